@@ -1,0 +1,105 @@
+"""From what a view returns to bytes on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from http import HTTPStatus
+from typing import Any
+
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET
+
+from pushd.static import StaticFiles
+from pushd.views import Page, Response
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{status} {phrase}</title>
+<link rel="stylesheet" href="/pushd.css">
+<main>
+<h1>{status} {phrase}</h1>
+<p>{line}</p>
+<p><a href="/">To the start</a></p>
+</main>
+</html>
+"""
+
+
+def error_page(status: int, line: str) -> Response:
+    """An error as a page, for people."""
+    phrase = HTTPStatus(status).phrase
+    return Response(status, body=_PAGE.format(status=status, phrase=phrase, line=escape(line)))
+
+
+def refusal(status: int, line: str, headers: Mapping[str, str] | None = None) -> Response:
+    """An error as one line of text, for programs."""
+    headers = {"Content-Type": "text/plain; charset=utf-8", **(headers or {})}
+    return Response(status, headers, f"{line}\n")
+
+
+NOT_FOUND = error_page(404, "There is nothing at this address.")
+FAILURE = error_page(500, "Something went wrong here. It has been logged.")
+
+
+class AnswerResource(Resource):
+    """Answers every request with the same."""
+
+    isLeaf = True
+
+    def __init__(self, answer: Response) -> None:
+        super().__init__()
+        self._answer = answer
+
+    def render(self, request: Any) -> int:
+        """Write the answer."""
+        write_response(request, self._answer)
+        return NOT_DONE_YET
+
+
+def write_answer(request: Any, answer: object, files: StaticFiles) -> None:
+    """Answer a request with what a view returned.
+
+    Raises TypeError for what is no answer, and LookupError for a page that is not there; nothing
+    is written then.
+    """
+    if answer is None:
+        answer = Response(204)
+    elif isinstance(answer, str | bytes):
+        answer = Response(body=answer)
+    elif isinstance(answer, Page):
+        file = files.find(f"/{answer.name}")
+        if file is None:
+            raise LookupError(f"there is no page {answer.name!r}")
+        answer = file
+    if isinstance(answer, Response):
+        write_response(request, answer)
+    elif IResource.providedBy(answer):
+        request.render(answer)
+    else:
+        raise TypeError(
+            "a view returns str, bytes, Response, page(…), a twisted.web resource or None, "
+            f"not {type(answer).__name__}"
+        )
+
+
+def write_response(request: Any, response: Response) -> None:
+    """Write a whole response and finish the request."""
+    body = response.body
+    kind = "application/octet-stream"
+    if isinstance(body, str):
+        body, kind = body.encode(), "text/html; charset=utf-8"
+    request.setResponseCode(response.status)
+    if response.status not in (204, 304):
+        request.setHeader(b"content-type", kind.encode())
+        request.setHeader(b"content-length", str(len(body)).encode())
+    for name, value in response.headers.items():
+        values = [value] if isinstance(value, str) else value
+        request.responseHeaders.setRawHeaders(name, list(values))
+    if response.status not in (204, 304):
+        request.write(body)
+    request.finish()
+
+

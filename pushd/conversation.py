@@ -1,0 +1,233 @@
+"""One view at work: how it is run, and how it is ended."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pushd.deadlines import Deadlines
+from pushd.views import Request, View, name_of
+
+# How long a view may go on after it was told that its conversation is over, in seconds.
+GRACE = 5.0
+
+# How long one step of a view may keep the reactor from everybody else, in seconds.
+PATIENCE = 0.5
+
+
+class Threads(Protocol):
+    """Where views run that block."""
+
+    def run(self, view: View, request: Request) -> Deferred[Any]:
+        """Call the view; the Deferred fires with what it returns or raises.
+
+        Raises ThreadsBusy when there is no thread to be had.
+        """
+
+    def stop(self) -> None:
+        """Let go of the threads as they end."""
+
+
+class ThreadsBusy(Exception):
+    """Every thread for views that block is taken."""
+
+
+class ConversationOver(BaseException):
+    """Ends a view in a thread that goes on after the end of its conversation.
+
+    No ``except Exception`` in the view's own code stops it.
+    """
+
+
+class Stage:
+    """Where views run, whatever kind of function they are.
+
+    :param clock: where time comes from.
+    :param threads: where those run that block.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, threads: Threads) -> None:
+        self._threads = threads
+        self.clock = clock
+        self.graces: Deadlines[Conversation] = Deadlines(
+            clock, length=GRACE, expired=Conversation.outstayed
+        )
+        self._warned: set[str] = set()
+
+    def start(self, view: View, request: Request) -> Conversation:
+        """Run the view. Raises ThreadsBusy when it needs a thread and there is none."""
+        conversation = Conversation(self, view, request)
+        if runs_on_reactor(view):
+            conversation.perform()
+        else:
+            conversation.finished = self._threads.run(view, request)
+            conversation.finished.addCallback(_settle)
+        return conversation
+
+    def blocked(self, view: View, seconds: float) -> None:
+        """Warn, once per view, that it kept the reactor for so many seconds."""
+        name = name_of(view)
+        if name not in self._warned:
+            self._warned.add(name)
+            self._log.warn(
+                "{view} blocked the reactor for {seconds:.3f} s: all others had to wait; "
+                "make it a plain def, which runs in a thread",
+                view=name,
+                seconds=seconds,
+            )
+
+
+class Conversation:
+    """One view that answers one request, over HTTP or a WebSocket.
+
+    ``finished`` fires with what the view returns, or fails with what it raises.
+    """
+
+    _log = Logger()
+
+    def __init__(self, stage: Stage, view: View, request: Request) -> None:
+        self._stage = stage
+        self._view = view
+        self._request = request
+        self._on_reactor = False
+        self._steps: Steps | None = None
+        self._work: Deferred[Any] | None = None
+        self.finished: Deferred[Any] = Deferred()
+
+    @property
+    def running(self) -> bool:
+        """Whether the view is what runs at this moment."""
+        return self._steps is not None and self._steps.running
+
+    def perform(self) -> None:
+        """Call the view on the reactor."""
+        self._on_reactor = True
+        if self._request.websocket is not None:
+            self._request.websocket.belong_to(self, self.over)
+        self._work = maybeDeferred(self._call)
+        self._work.addBoth(self._done)
+
+    def over(self) -> None:
+        """End the view, as nobody is left to talk with.
+
+        It is cancelled where it waits; when that is for the conversation itself, it is told,
+        and has a grace of some seconds to finish. A view in a thread can't be cancelled: it
+        learns of the end when it next uses its WebSocket.
+        """
+        if not self._on_reactor or self.finished.called:
+            return
+        self._stage.graces.start(self)
+        if self._work is None or self.running:
+            return
+        awaited = self._steps.awaited if self._steps is not None else None
+        websocket = self._request.websocket
+        if websocket is None or not websocket.will_tell(awaited):
+            self._work.cancel()
+
+    def outstayed(self) -> None:
+        """Cancel a view that goes on after the grace, and come back should that not help."""
+        self._log.warn(
+            "{view} goes on {grace:g} s after the end of its conversation with {peer}: cancelled",
+            view=name_of(self._view),
+            peer=self._request.peer,
+            grace=GRACE,
+        )
+        self._stage.graces.start(self)
+        if self._work is not None:
+            self._work.cancel()
+
+    def _call(self) -> Any:
+        result = self._view(self._request)
+        if inspect.iscoroutine(result):
+            self._steps = Steps(result, self._stage.clock, self._blocked)
+            return Deferred.fromCoroutine(self._steps)
+        return result
+
+    def _blocked(self, seconds: float) -> None:
+        self._stage.blocked(self._view, seconds)
+
+    def _done(self, result: Any) -> None:
+        self._stage.graces.stop(self)
+        self.finished.callback(result)
+
+
+class Steps(Coroutine[Deferred[Any], Any, Any]):
+    """A view's coroutine that knows whether it runs, and what it awaits when it does not.
+
+    :param blocked: told the seconds of each step that takes longer than PATIENCE.
+    """
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Deferred[Any], Any, Any],
+        clock: IReactorTime,
+        blocked: Callable[[float], object],
+    ) -> None:
+        self._coroutine = coroutine
+        self._clock = clock
+        self._blocked = blocked
+        self.running = False
+        self.awaited: Deferred[Any] | None = None
+
+    def send(self, value: Any) -> Any:
+        """Run the view until it waits again."""
+        return self._step(self._coroutine.send, value)
+
+    def throw(self, *exception: Any) -> Any:
+        """Raise an exception in the view where it waits, and run it until it waits again."""
+        return self._step(self._coroutine.throw, *exception)
+
+    def close(self) -> None:
+        """Unwind the view."""
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Deferred[Any], Any, Any]:
+        return self._coroutine.__await__()
+
+    def _step(self, step: Callable[..., Any], *arguments: Any) -> Any:
+        self.running, self.awaited = True, None
+        start = self._clock.seconds()
+        try:
+            self.awaited = step(*arguments)
+        finally:
+            self.running = False
+            seconds = self._clock.seconds() - start
+            if seconds > PATIENCE:
+                self._blocked(seconds)
+        return self.awaited
+
+
+def _settle(result: Any) -> Any:
+    """Await what a plain function returned, should it have made a coroutine."""
+    return Deferred.fromCoroutine(result) if inspect.iscoroutine(result) else result
+
+
+def runs_on_reactor(view: View) -> bool:
+    """Whether a view gives the reactor back by itself: ``async def``, or returning a Deferred.
+
+    The latter shows in ``@inlineCallbacks`` or in an annotation ``-> Deferred[…]``. Whatever
+    else is callable may block, and belongs in a thread.
+    """
+    function = inspect.unwrap(view)
+    while hasattr(function, "func"):  # functools.partial
+        function = inspect.unwrap(function.func)
+    if not inspect.isroutine(function):
+        function = type(function).__call__
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        return True
+    returned = getattr(function, "__annotations__", {}).get("return", "")
+    origin = getattr(returned, "__origin__", returned)
+    return origin is Deferred or str(origin).split("[")[0].split(".")[-1] == "Deferred"
+
+
+def is_cancellation(failure: Failure) -> bool:
+    """Whether a view ended because it was cancelled, which is no error."""
+    return failure.check(CancelledError, ConversationOver) is not None

@@ -1,0 +1,130 @@
+"""Which view answers at which path."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from werkzeug.exceptions import NotFound
+from werkzeug.routing import Map, RequestRedirect, Rule
+
+from pushd.views import Handshakes, View, handshakes_of
+
+
+# A named part of a path: <room>, <int:number>.
+_PART = re.compile(r"<(?:(?P<kind>[^<>:]+):)?[^<>]+>")
+
+
+class Match(NamedTuple):
+    """What a path leads to."""
+
+    view: View
+    #: The named parts of the path.
+    parameters: Mapping[str, Any]
+    handshakes: Handshakes
+
+
+class Routes(Mapping[str, View]):
+    """A map from path to view: ``Routes({"/chat/<room>/": chat})``.
+
+    A plain dict does as well where every view says for itself that it takes WebSockets.
+    Paths are written as for werkzeug's routing: ``<name>`` is one segment, ``<int:name>`` a
+    number, ``<path:name>`` all the rest.
+
+    :param views: the views by path, or pairs of path and view.
+    :param accept_all: make every view a WebSocket view, as ``accept_websocket`` does.
+
+    Raises ValueError for a path that does not parse, or that two views have, and TypeError for a
+    view that can't be called.
+    """
+
+    def __init__(
+        self,
+        views: Mapping[str, View] | Iterable[tuple[str, View]],
+        *,
+        accept_all: bool = False,
+    ) -> None:
+        pairs = views.items() if isinstance(views, Mapping) else views
+        self._views: dict[str, View] = {}
+        self.accept_all = accept_all or getattr(views, "accept_all", False)
+        shapes: dict[str, str] = {}
+        rules: list[Rule] = []
+        for path, view in pairs:
+            if not isinstance(path, str) or not path.startswith("/"):
+                raise ValueError(f"{path!r} is no path: a path is text that starts with /")
+            if not callable(view):
+                raise TypeError(f"what stands at {path} is no view but a {type(view).__name__}")
+            shape = _PART.sub(lambda part: f"<{part['kind'] or 'string'}>", path)
+            if shape in shapes:
+                raise ValueError(f"two views stand at {path} (the other as {shapes[shape]})")
+            shapes[shape] = path
+            self._views[path] = view
+            rules.append(Rule(path, endpoint=path))
+        # Slashes count as they stand, and nothing is redirected: a WebSocket can't follow.
+        try:
+            self._map = Map(rules, strict_slashes=False, merge_slashes=False).bind("pushd")
+            self._map.test("/")
+        except Exception as error:
+            raise ValueError(f"a path does not parse: {error}") from error
+
+    def __getitem__(self, path: str) -> View:
+        return self._views[path]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def match(self, path: str) -> Match | None:
+        """What a decoded path leads to; None where there is no view."""
+        view = self._views.get(path)
+        parameters: Mapping[str, Any] = {}
+        if view is None or "<" in path:
+            # The router takes any number of slashes at the start for one.
+            if path.startswith("//"):
+                return None
+            try:
+                endpoint, parameters = self._map.match(path, method="GET")
+            except (NotFound, RequestRedirect):
+                return None
+            view = self._views[str(endpoint)]
+        return Match(view, parameters, self._handshakes(view))
+
+    def _handshakes(self, view: View) -> Handshakes:
+        decorated = handshakes_of(view)
+        if self.accept_all and decorated is Handshakes.REFUSED:
+            return Handshakes.ACCEPTED
+        return decorated
+
+
+def load_routes(text: str) -> Routes:
+    """Import the map of views that ``MODULE:NAME`` names.
+
+    The current folder is importable, as ``python -m`` has it. Raises ValueError or TypeError
+    that say in one line what is wrong.
+    """
+    module_name, colon, name = text.partition(":")
+    if not (module_name and colon and name):
+        raise ValueError("not MODULE:NAME")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        views = getattr(importlib.import_module(module_name), name)
+    except Exception as error:
+        # A module may fail as it likes; where it did is what its author needs.
+        raise ValueError(f"{type(error).__name__}: {error}{_place(error)}") from error
+    if not isinstance(views, Mapping):
+        raise TypeError(f"{name} is no map from path to view but a {type(views).__name__}")
+    return Routes(views)
+
+
+def _place(error: BaseException) -> str:
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
+    last = frames[-1]
+    return "" if last.filename == __file__ else f" ({last.filename}, line {last.lineno})"

@@ -1,0 +1,53 @@
+"""Ticks over callLater: what is sent when."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+
+class PushSchedule:
+    """Numbers that come at a steady pace: ``async for number in PushSchedule(clock, …)``.
+
+    Number ``n`` comes ``n * interval`` seconds after the first was asked for, and the loop ends
+    ``interval`` seconds after the last number. The times are absolute: a tick that comes late,
+    because the loop's body or the reactor was busy, does not delay the ones behind it.
+
+    :param clock: where time comes from; in a view, ``request.clock``.
+    :param count: how many numbers come; None for no end.
+    :param interval: seconds from one number to the next; more than 0.
+    """
+
+    def __init__(self, clock: IReactorTime, *, count: int | None, interval: float) -> None:
+        if count is not None and count < 0:
+            raise ValueError(f"count is {count}: 0 or more, or None for no end")
+        if not 0 < interval < float("inf"):
+            raise ValueError(f"interval is {interval}: a number of seconds above 0")
+        self._clock = clock
+        self._count = count
+        self._interval = interval
+        self._number = 0
+        self._start: float | None = None
+
+    def __aiter__(self) -> PushSchedule:
+        return self
+
+    async def __anext__(self) -> int:
+        """Wait for the next number's time and give it."""
+        number = self._number
+        if self._start is None:
+            self._start = self._clock.seconds()
+        # One tick more than there are numbers: the last one gets its full interval, too.
+        await self._until(self._start + number * self._interval)
+        if number == self._count:
+            raise StopAsyncIteration
+        self._number += 1
+        return number
+
+    async def _until(self, moment: float) -> None:
+        delay = moment - self._clock.seconds()
+        if delay <= 0:
+            return
+        ticked: Deferred[None] = Deferred(lambda _: call.cancel())
+        call = self._clock.callLater(delay, ticked.callback, None)
+        await ticked

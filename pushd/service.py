@@ -1,0 +1,125 @@
+"""The daemon, put together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pushd.channel import Door, peer_name
+from pushd.connections import Connections
+from pushd.conversation import Stage, Threads
+from pushd.messages import GOING_AWAY
+from pushd.options import Options, Settings
+from pushd.protocol import PushFactory
+from pushd.site import control_door, public_door
+from pushd.static import StaticFiles
+from pushd.threads import ViewThreads
+from pushd.upgrade import ViewDoor
+
+
+def makeService(options: Options, reactor: Any = None) -> MultiService:
+    """Make the whole daemon, to be started by twistd.
+
+    :param options: what the operator wants.
+    :param reactor: where sockets and time come from; None for the global one.
+    """
+    if reactor is None:
+        from twisted.internet import reactor
+    return build(options.settings, reactor, ViewThreads(reactor, options.settings.threads))
+
+
+def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
+    """Build every object of the daemon once, from the top down."""
+    connections = Connections()
+    views = ViewDoor(
+        clock=reactor,
+        stage=Stage(reactor, threads),
+        factory=PushFactory(reactor),
+        connections=connections,
+        files=StaticFiles([*([settings.web] if settings.web else []), shipped_client()]),
+    )
+    public = public_door(reactor, settings.routes, views)
+    control = control_door(reactor)
+    service = PushService(connections, threads)
+    for endpoint in settings.listen:
+        service.addService(DoorService(reactor, endpoint, public, "listening on {url}"))
+    for endpoint in settings.control:
+        service.addService(DoorService(reactor, endpoint, control, "control door at {url}"))
+    return service
+
+
+class PushService(MultiService):
+    """The daemon's doors, closed in order when it stops."""
+
+    def __init__(self, connections: Connections, threads: Threads) -> None:
+        super().__init__()
+        self._connections = connections
+        self._threads = threads
+
+    def stopService(self) -> Deferred[Any]:
+        """Let nobody in any more, say goodbye to those who are here, and wait until they left."""
+        stopped = maybeDeferred(super().stopService)
+        closed = self._connections.close_all(GOING_AWAY)
+        self._threads.stop()
+        return gatherResults([stopped, closed], consumeErrors=True)
+
+
+class DoorService(Service):
+    """One endpoint at which a door is open.
+
+    :param message: what to log with the URL once it is.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, endpoint: str, door: Door, message: str) -> None:
+        self._reactor = reactor
+        self._endpoint = endpoint
+        self._door = door
+        self._message = message
+        self._port: IListeningPort | None = None
+
+    def privilegedStartService(self) -> None:
+        """Listen, while ports below 1024 may still be had. Ends the process if that fails."""
+        failures: list[Failure] = []
+        listening = serverFromString(self._reactor, self._endpoint).listen(self._door)
+        listening.addCallback(self._listening).addErrback(failures.append)
+        if failures:
+            raise SystemExit(f"pushd: {self._endpoint}: {failures[0].getErrorMessage()}")
+
+    def stopService(self) -> Deferred[Any] | None:
+        """Stop listening."""
+        super().stopService()
+        if self._port is None:
+            return None
+        port, self._port = self._port, None
+        return maybeDeferred(port.stopListening)
+
+    def _listening(self, port: IListeningPort) -> None:
+        self._port = port
+        self._log.info(self._message, url=_url(self._endpoint, port))
+
+
+def shipped_client() -> Path:
+    """The folder of the client that comes with pushd: installed inside it, in a checkout beside."""
+    package = Path(__file__).resolve().parent
+    installed = package / "web"
+    return installed if installed.is_dir() else package.parent / "web"
+
+
+def _url(endpoint: str, port: IListeningPort) -> str:
+    """The URL that a browser on this machine can open."""
+    address = port.getHost()
+    place = peer_name(address)
+    if place == "unix":
+        return endpoint
+    place = place.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
+    scheme = "https" if endpoint.startswith(("ssl:", "tls:")) else "http"
+    return f"{scheme}://{place}/"

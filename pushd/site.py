@@ -1,0 +1,54 @@
+"""The URL map of both doors, on one screen."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.resource import IResource
+
+from pushd.answers import NOT_FOUND, AnswerResource
+from pushd.channel import Door
+from pushd.handshake import asks_for_websocket
+from pushd.health import alive
+from pushd.routes import Routes
+from pushd.upgrade import ViewDoor, ViewResource
+
+
+def public_door(reactor: IReactorTime, routes: Routes, views: ViewDoor) -> Door:
+    """What strangers reach: the views, then the static client."""
+
+    def find(request: Any) -> IResource:
+        path = _path(request)
+        match = routes.match(path) if path is not None else None
+        if path is None:
+            return AnswerResource(NOT_FOUND)
+        if match is not None:
+            return ViewResource(views, match, path)
+        if asks_for_websocket(request.requestHeaders):
+            return AnswerResource(NOT_FOUND)
+        return views.files.find(path) or AnswerResource(NOT_FOUND)
+
+    return Door(find, reactor)
+
+
+def control_door(reactor: IReactorTime) -> Door:
+    """What operators and publishers reach."""
+
+    def find(request: Any) -> IResource:
+        match request.path:
+            case b"/healthz":
+                return alive()
+        return AnswerResource(NOT_FOUND)
+
+    return Door(find, reactor)
+
+
+def _path(request: Any) -> str | None:
+    """The decoded path of a request, or None where it is no path or not UTF-8."""
+    try:
+        path = unquote_to_bytes(request.path).decode()
+    except UnicodeDecodeError:
+        return None
+    return path if path.startswith("/") else None

@@ -1,0 +1,106 @@
+"""The static client: files, and nothing but files."""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+import re
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.web.http import CACHED
+from twisted.web.static import File
+
+# One plain range of bytes (RFC 9110 §14.1.2), with numbers that fit any file.
+_PLAIN_RANGE = re.compile(rb"bytes=(?:\d{1,18}-\d{0,18}|-\d{1,18})")
+
+# What a browser refuses to run or draw when it comes as anything else; a machine's own table of
+# types may say so, or not.
+_TYPES = {
+    ".css": "text/css",
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".json": "application/json",
+    ".mjs": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain",
+    ".wasm": "application/wasm",
+}
+
+
+class StaticFiles:
+    """Folders of files, the first that has a file serves it.
+
+    Only regular files below a folder are served: no listing, no dotfile, nothing that a symbolic
+    link leads to outside, no device.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = [folder.resolve() for folder in folders]
+
+    def find(self, path: str) -> StaticFile | None:
+        """The file that a URL's decoded path names, or None; ``/a/`` names ``/a/index.html``."""
+        segments = path.removeprefix("/").split("/")
+        if segments[-1] == "":
+            segments[-1] = "index.html"
+        for segment in segments:
+            if segment == "" or segment.startswith(".") or "\0" in segment or "\\" in segment:
+                return None
+        for folder in self._folders:
+            file = folder.joinpath(*segments)
+            if _is_served(file, folder):
+                return StaticFile(str(file))
+        return None
+
+
+class StaticFile(File):
+    """One file: GET and HEAD, one range at most, conditional requests."""
+
+    isLeaf = True
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.type, self.encoding = _type_of(path), None
+
+    def render_GET(self, request: Any) -> Any:
+        """Answer with the file, a part of it, or that the client has it."""
+        self._simplify_range(request)
+        self.restat(False)
+        request.setHeader(b"cache-control", b"no-cache")
+        etag = b'"%x-%x"' % (int(self.getModificationTime() * 1e9), self.getsize())
+        # If-None-Match comes first, and If-Modified-Since then counts no more (RFC 9110 §13.2.2).
+        if request.getHeader(b"if-none-match") is not None:
+            request.requestHeaders.removeHeader(b"if-modified-since")
+        if request.setETag(etag) is CACHED:
+            return b""
+        return super().render_GET(request)
+
+    render_HEAD = render_GET
+
+    def _simplify_range(self, request: Any) -> None:
+        """Ignore whatever is not one plain range, as a server may (RFC 9110 §14.2).
+
+        twisted.web raises on some others, and many of them cost it much.
+        """
+        ranges = request.requestHeaders.getRawHeaders(b"range", ())
+        plain = len(ranges) == 1 and _PLAIN_RANGE.fullmatch(ranges[0])
+        if not plain or request.getHeader(b"if-range") is not None:
+            request.requestHeaders.removeHeader(b"range")
+
+
+def _is_served(file: Path, folder: Path) -> bool:
+    try:
+        return stat.S_ISREG(file.stat().st_mode) and Path(os.path.realpath(file)).is_relative_to(
+            folder
+        )
+    except OSError:
+        return False
+
+
+def _type_of(path: str) -> str:
+    suffix = Path(path).suffix.lower()
+    kind = _TYPES.get(suffix) or mimetypes.guess_type(path)[0] or "application/octet-stream"
+    textual = kind.startswith("text/") or kind in ("application/json", "image/svg+xml")
+    return f"{kind}; charset=utf-8" if textual else kind

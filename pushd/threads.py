@@ -1,0 +1,152 @@
+"""Views that block: each in a thread, with a WebSocket that blocks as well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from threading import Thread
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.threads import blockingCallFromThread
+from twisted.python.threadpool import ThreadPool
+
+from pushd.conversation import ConversationOver, ThreadsBusy
+from pushd.messages import NORMAL
+from pushd.views import Request, View
+from pushd.websocket import WebSocket
+
+
+
+class Bridge(Protocol):
+    """The way from a view's thread to the reactor's and back."""
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Call a function on the reactor's thread; wait for what its Deferred fires with."""
+
+
+class BlockingWebSocket:
+    """A WebSocket for views in threads: the names of ``WebSocket``, and each call waits.
+
+    After the end of the conversation the view is told once, with None, and then ended: by
+    ConversationOver, at its next ``wait`` or ``send``.
+    """
+
+    def __init__(self, websocket: WebSocket, bridge: Bridge) -> None:
+        self._websocket = websocket
+        self._bridge = bridge
+        self._told = False
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that was agreed on, or None."""
+        return self._websocket.subprotocol
+
+    def accept(self, subprotocol: str | None = None) -> None:
+        """Open the connection now; see ``WebSocket.accept``."""
+        self._bridge.call(partial(self._websocket.accept, subprotocol))
+
+    def wait(self, timeout: float | None = None) -> str | bytes | None:
+        """Wait for the next message; None when the conversation is over."""
+        if self._told:
+            raise ConversationOver
+        message: str | bytes | None = self._bridge.call(partial(self._websocket.wait, timeout))
+        self._told = message is None
+        return message
+
+    def read(self, fallback: str | bytes | None = None) -> str | bytes | None:
+        """Give the next message if one is here, else the fallback; never wait for one."""
+        result: str | bytes | None = self._bridge.call(partial(self._websocket.read, fallback))
+        return result
+
+    def count_messages(self) -> int:
+        """How many messages wait to be read."""
+        count: int = self._bridge.call(self._websocket.count_messages)
+        return count
+
+    def has_messages(self) -> bool:
+        """Whether a message waits to be read."""
+        return self.count_messages() > 0
+
+    def send(self, data: str | bytes, *, binary: bool = False) -> None:
+        """Send one message; return once the connection can take more."""
+        self._bridge.call(partial(self._send, data, binary))
+
+    def close(self, code: int = NORMAL.code, reason: str = "") -> None:
+        """Close the conversation; return when the connection is gone."""
+        self._bridge.call(partial(self._websocket.close, code, reason))
+
+    def is_closed(self) -> bool:
+        """Whether either side has closed or vanished."""
+        return self._websocket.is_closed()
+
+    def __iter__(self) -> BlockingWebSocket:
+        return self
+
+    def __next__(self) -> str | bytes:
+        message = self.wait()
+        if message is None:
+            raise StopIteration
+        return message
+
+    def _send(self, data: str | bytes, binary: bool) -> Deferred[None]:
+        if self._websocket.is_closed():
+            raise ConversationOver
+        return self._websocket.send(data, binary=binary)
+
+
+class ViewThreads:
+    """A pool of threads for views that block.
+
+    :param reactor: whose thread the WebSockets live on.
+    :param limit: how many views may block at once.
+    """
+
+    def __init__(self, reactor: IReactorFromThreads, limit: int) -> None:
+        self._reactor = reactor
+        self._limit = limit
+        self._busy = 0
+        self._pool = ThreadPool(minthreads=0, maxthreads=limit, name="views")
+        # A thread that sleeps must not keep the process from ending.
+        self._pool.threadFactory = partial(Thread, daemon=True)
+
+    def run(self, view: View, request: Request) -> Deferred[Any]:
+        """Call the view in a thread; the Deferred fires with what it returns or raises.
+
+        Raises ThreadsBusy when there is no thread to be had.
+        """
+        if self._busy >= self._limit:
+            raise ThreadsBusy
+        self._busy += 1
+        if not self._pool.started:
+            self._pool.start()
+        finished: Deferred[Any] = Deferred()
+        self._pool.callInThreadWithCallback(
+            partial(self._reactor.callFromThread, self._finish, finished),
+            partial(view, blocking(request, self)),
+        )
+        return finished
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Call a function on the reactor's thread; wait for what its Deferred fires with."""
+        return blockingCallFromThread(self._reactor, function)
+
+    def stop(self) -> None:
+        """Let go of the threads that have nothing to do, and of the others once they have not."""
+        if self._pool.started:
+            self._pool.adjustPoolsize(0, 0)
+
+    def _finish(self, finished: Deferred[Any], success: bool, result: Any) -> None:
+        self._busy -= 1
+        finished.callback(result)
+
+
+def blocking(request: Request, bridge: Bridge) -> Request:
+    """The same request for a view in a thread."""
+    if request.websocket is None:
+        return request
+    return replace(request, websocket=BlockingWebSocket(request.websocket, bridge))
+
+

@@ -1,0 +1,57 @@
+"""The built-in view: ten pushes, half a second apart, then goodbye."""
+
+from __future__ import annotations
+
+import json
+
+from twisted.logger import Logger
+
+from pushd.schedule import PushSchedule
+from pushd.views import Page, Request, accept_websocket, page
+from pushd.websocket import WebSocket
+
+# How long a client may stay silent before it is let go, in seconds.
+SILENCE = 60
+
+# How much of the first message is logged, in characters: who listens to strangers keeps it short.
+_LOGGED = 200
+
+_log = Logger()
+
+
+@accept_websocket
+async def ticker(request: Request) -> Page | None:
+    """Answer HTTP with the page, and a WebSocket's first message with ten pushes."""
+    if not request.is_websocket():
+        return page("test.html")
+    websocket: WebSocket = request.websocket
+    try:
+        message = await websocket.wait(timeout=SILENCE)
+    except TimeoutError:
+        await websocket.close(1008, f"no message came within {SILENCE} s")
+        return None
+    if message is None:
+        return None
+    # A message's content is for debug only: it may be anything, and of anybody.
+    _log.debug(
+        "{peer} says {raw}, that is {decoded}",
+        peer=request.peer,
+        raw=_shorten(repr(message)),
+        decoded=_shorten(_decode(message)),
+    )
+    async for number in PushSchedule(request.clock, count=10, interval=0.5):
+        while websocket.has_messages():
+            websocket.read()  # What else the client says is not for us.
+        websocket.send(f"service message: {number}".encode())
+    return None
+
+
+def _decode(message: str | bytes) -> str:
+    try:
+        return repr(json.loads(message))
+    except (ValueError, RecursionError) as error:
+        return f"not JSON ({type(error).__name__})"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LOGGED else f"{text[:_LOGGED]}… ({len(text)} characters)"

@@ -1,0 +1,198 @@
+"""One URL, two languages: a view behind HTTP and WebSocket."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from pushd.answers import FAILURE, refusal, write_answer, write_response
+from pushd.channel import path_of, peer_of
+from pushd.connections import Connections
+from pushd.conversation import Conversation, Stage, ThreadsBusy, is_cancellation
+from pushd.handshake import Handshake, Refused, asks_for_websocket, read_handshake
+from pushd.messages import INTERNAL_ERROR, NORMAL
+from pushd.protocol import PushFactory, PushProtocol
+from pushd.routes import Match
+from pushd.static import StaticFiles
+from pushd.views import Handshakes, Request, View, name_of
+from pushd.websocket import WebSocket
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewDoor:
+    """What it takes to serve views."""
+
+    clock: IReactorTime
+    stage: Stage
+    factory: PushFactory
+    connections: Connections
+    files: StaticFiles
+
+
+
+class ViewResource(Resource):
+    """A view at a URL: runs it for a request, and writes what it answers."""
+
+    isLeaf = True
+
+    def __init__(self, door: ViewDoor, match: Match, path: str) -> None:
+        super().__init__()
+        self._door = door
+        self._match = match
+        self._path = path
+
+    def render(self, request: Any) -> int:
+        """Start the view, or refuse what it does not take."""
+        view, _, handshakes = self._match
+        if asks_for_websocket(request.requestHeaders):
+            try:
+                handshake = read_handshake(
+                    request.method, request.clientproto, request.requestHeaders
+                )
+                if handshakes is Handshakes.REFUSED:
+                    raise Refused(400, "there is no WebSocket at this address")
+            except Refused as refused:
+                headers = {"Sec-WebSocket-Version": "13"} if refused.status == 426 else {}
+                write_response(request, refusal(refused.status, refused.reason, headers))
+            else:
+                _Meeting(self._door, view, request).upgrade(self._ask(request), handshake)
+        elif handshakes is Handshakes.REQUIRED:
+            line = "this address speaks WebSocket only"
+            write_response(
+                request, refusal(426, line, {"Upgrade": "websocket", "Connection": "Upgrade"})
+            )
+        else:
+            _Meeting(self._door, view, request).answer(self._ask(request))
+        return NOT_DONE_YET
+
+    def _ask(self, request: Any) -> dict[str, Any]:
+        """What a view may want to know of a request."""
+        return {
+            "method": request.method.decode("latin-1"),
+            "path": self._path,
+            "scheme": "https" if request.isSecure() else "http",
+            "host": (request.getHeader(b"host") or b"").decode("latin-1"),
+            "peer": peer_of(request),
+            "clock": self._door.clock,
+            "query_string": request.uri.partition(b"?")[2].decode("latin-1"),
+            "parameters": self._match.parameters,
+            "raw_headers": request.requestHeaders,
+        }
+
+
+class _Meeting:
+    """A browser's request and the view that answers it, until one of them leaves."""
+
+    _log = Logger()
+
+    def __init__(self, door: ViewDoor, view: View, request: Any) -> None:
+        self._door = door
+        self._view = view
+        # The HTTP request, for as long as it can be answered over HTTP.
+        self._http: Any = request
+        self._peer = peer_of(request)
+        self._path = path_of(request)
+        self._websocket: WebSocket | None = None
+        self._conversation: Conversation | None = None
+        self._opened = 0.0
+        self.subprotocols: tuple[str, ...] = ()
+
+    def answer(self, asked: dict[str, Any]) -> None:
+        """Serve plain HTTP."""
+        self._start(Request(body=self._http.content.read(), **asked))
+
+    def upgrade(self, asked: dict[str, Any], handshake: Handshake) -> None:
+        """Serve a WebSocket, once the view wants it open."""
+        self._handshake = handshake
+        self.subprotocols = handshake.subprotocols
+        self._websocket = WebSocket(self, self._door.clock)
+        self._start(
+            Request(websocket=self._websocket, subprotocols=handshake.subprotocols, **asked)
+        )
+
+    def accept(self, websocket: WebSocket, subprotocol: str | None) -> PushProtocol:
+        """Answer 101 and hand the connection over to Autobahn."""
+        request, self._http = self._http, None
+        channel = request.channel
+        transport, channel.transport = channel.transport, None
+        protocol = self._door.factory.build(websocket, self._lost)
+        protocol._take_over(transport, self._handshake, subprotocol)
+        # Frames that came right behind the handshake: those that the channel has put aside,
+        # and those that it will when this is called from within its own parsing.
+        protocol.dataReceived(b"".join(channel._dataBuffer))
+        channel.rawDataReceived = protocol.dataReceived
+        self._opened = self._door.clock.seconds()
+        self._door.connections.opened(websocket)
+        self._log.info("{peer} {path} opened", peer=self._peer, path=self._path)
+        return protocol
+
+    def _start(self, request: Request) -> None:
+        self._http.notifyFinish().addErrback(self._left)
+        try:
+            conversation = self._door.stage.start(self._view, request)
+        except ThreadsBusy:
+            line = "all threads for this are taken, try again later"
+            write_response(self._http, refusal(503, line, {"Retry-After": "1"}))
+            return
+        self._conversation = conversation
+        conversation.finished.addCallbacks(self._returned, self._raised).addErrback(self._raised)
+
+    def _returned(self, answer: object) -> None:
+        """Make the view's answer the end of the meeting."""
+        if self._http is not None and (self._websocket is None or answer is not None):
+            write_answer(self._http, answer, self._door.files)
+            self._forget_websocket()
+        elif self._websocket is not None:
+            self._websocket.close_with(NORMAL)
+
+    def _raised(self, failure: Failure) -> None:
+        """Make an error the end of the meeting."""
+        gone = self._http is None and (self._websocket is None or self._websocket.is_closed())
+        if not (gone and is_cancellation(failure)):
+            self._log.failure(
+                "{view} failed at {path} for {peer}",
+                failure=failure,
+                view=name_of(self._view),
+                path=self._path,
+                peer=self._peer,
+            )
+        if self._http is not None:
+            write_response(self._http, FAILURE)
+            self._forget_websocket()
+        elif self._websocket is not None:
+            self._websocket.close_with(INTERNAL_ERROR)
+
+    def _left(self, _: Failure) -> None:
+        """Take note that the client left before it was answered over HTTP."""
+        if self._http is None:
+            return
+        self._http = None
+        if self._websocket is not None:
+            self._forget_websocket()
+        elif self._conversation is not None:
+            self._conversation.over()
+
+    def _forget_websocket(self) -> None:
+        """End a WebSocket that was never opened."""
+        if self._websocket is not None:
+            self._websocket.connection_lost()
+
+    def _lost(self, protocol: PushProtocol) -> None:
+        """Take note that the WebSocket's connection is gone."""
+        assert self._websocket is not None
+        self._door.connections.lost(self._websocket)
+        self._log.info(
+            "{peer} {path} closed {code} after {seconds:.3f} s",
+            peer=self._peer,
+            path=self._path,
+            code=protocol._code,
+            seconds=self._door.clock.seconds() - self._opened,
+        )
+
+

@@ -1,0 +1,153 @@
+"""What a view is, what it is asked and what it may answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http_headers import Headers
+from werkzeug.datastructures import ImmutableMultiDict
+from werkzeug.http import parse_cookie
+
+from pushd.websocket import WebSocket
+
+# A view is called with a Request. What it may return is told in Answer; an async view returns
+# a coroutine of that. Its exact type would refuse the blocking views that are annotated with
+# nothing at all, as the ones that people port are.
+View = Callable[[Any], Any]
+AnyView = TypeVar("AnyView", bound=View)
+
+
+class Handshakes(Enum):
+    """What a view does with a WebSocket handshake."""
+
+    REFUSED = "the view speaks plain HTTP"
+    ACCEPTED = "the view speaks both"
+    REQUIRED = "the view speaks nothing else"
+
+
+class HeaderMap(Mapping[str, str]):
+    """Headers of a request by name, upper or lower case; repeated ones joined by a comma."""
+
+    def __init__(self, headers: Headers) -> None:
+        self._values = {
+            name.decode("latin-1").lower(): ", ".join(value.decode("latin-1") for value in values)
+            for name, values in headers.getAllRawHeaders()
+        }
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """What a browser asks of a view. It does not change."""
+
+    #: GET, HEAD, POST, …
+    method: str
+    #: The path of the URL, decoded: ``/chat/café/``.
+    path: str
+    #: ``http`` or ``https``; a WebSocket at ``wss:`` has ``https``.
+    scheme: str
+    #: The Host header: the name, and the port where it is not the usual one.
+    host: str
+    #: Who asks, as ``address:port``.
+    peer: str
+    #: Where time comes from: for PushSchedule, ``task.deferLater`` and the like.
+    clock: IReactorTime
+    #: What stands behind the ``?``, as it came.
+    query_string: str = ""
+    #: The named parts of the path: ``{"room": "café"}`` for ``/chat/<room>/``.
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    #: The body of a POST; empty with a WebSocket.
+    body: bytes = b""
+    #: The subprotocols that a WebSocket client offers, the one it likes best first.
+    subprotocols: tuple[str, ...] = ()
+    #: The conversation, or None when this is plain HTTP. (Of a type that suits the view: plain
+    #: functions get a ``pushd.threads.BlockingWebSocket``.)
+    websocket: Any = None
+    raw_headers: Headers = field(default_factory=Headers, repr=False)
+
+    def is_websocket(self) -> bool:
+        """Whether the browser asks for a WebSocket."""
+        return self.websocket is not None
+
+    @cached_property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, by name in upper or lower case."""
+        return HeaderMap(self.raw_headers)
+
+    @cached_property
+    def query(self) -> ImmutableMultiDict[str, str]:
+        """The query, decoded: ``query["room"]`` is the first, ``query.getlist("room")`` all."""
+        return ImmutableMultiDict(parse_qsl(self.query_string, keep_blank_values=True))
+
+    @cached_property
+    def cookies(self) -> ImmutableMultiDict[str, str]:
+        """The cookies, by name."""
+        return parse_cookie(self.headers.get("cookie"))
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An HTTP answer: ``Response(403, body="no")``, ``Response(302, {"Location": "/"})``.
+
+    A ``str`` body is sent as UTF-8. Without a Content-Type, ``str`` is HTML and ``bytes`` are
+    ``application/octet-stream``. A header that is there more than once has a list of values.
+    """
+
+    status: int = 200
+    headers: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    body: str | bytes = b""
+
+    def __post_init__(self) -> None:
+        if not 200 <= self.status <= 599:
+            raise ValueError(f"status is {self.status}: 200 to 599")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One of the files of the static client as an answer; see ``page``."""
+
+    name: str
+
+
+def page(name: str) -> Page:
+    """Answer with a file of the ``--web`` folder: ``return page("test.html")``."""
+    return Page(name)
+
+
+def accept_websocket(view: AnyView) -> AnyView:
+    """Let a view serve WebSockets beside plain HTTP, where ``request.websocket`` is None."""
+    view.__dict__["pushd_handshakes"] = Handshakes.ACCEPTED
+    return view
+
+
+def require_websocket(view: AnyView) -> AnyView:
+    """Let a view serve WebSockets only: plain HTTP gets 426 (RFC 9110 §15.5.22)."""
+    view.__dict__["pushd_handshakes"] = Handshakes.REQUIRED
+    return view
+
+
+def handshakes_of(view: View) -> Handshakes:
+    """What a view has been decorated to do with a handshake."""
+    decorated = getattr(view, "pushd_handshakes", Handshakes.REFUSED)
+    return decorated if isinstance(decorated, Handshakes) else Handshakes.REFUSED
+
+
+def name_of(view: View) -> str:
+    """What a view is called in the log: its module and name."""
+    module = getattr(view, "__module__", None) or type(view).__module__
+    name = getattr(view, "__qualname__", None) or type(view).__qualname__
+    return f"{module}.{name}"

@@ -1,0 +1,336 @@
+"""What a view holds of its conversation with a browser."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, NoReturn, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+
+from pushd.messages import NORMAL, Closing
+
+# The inbox holds so many bytes beside its number of messages, or 64 messages of the largest
+# size would be 64 MiB a connection.
+_INBOX_BYTES = 1 << 20
+
+# "None, as often as asked" ends here for the view itself: it loops without looking.
+_PATIENCE = 100
+
+
+class Wire(Protocol):
+    """An open WebSocket connection, as a conversation needs it."""
+
+    def send(self, payload: bytes, *, binary: bool) -> None:
+        """Put one message on its way, as one frame."""
+
+    def close(self, closing: Closing) -> None:
+        """Send the Close frame and see to it that the connection ends in time."""
+
+    def pause_reading(self) -> None:
+        """Deliver no more messages until reading is resumed."""
+
+    def resume_reading(self) -> None:
+        """Deliver what came meanwhile, and go on."""
+
+
+class Offer(Protocol):
+    """An opening handshake that has not been answered."""
+
+    @property
+    def subprotocols(self) -> Sequence[str]:
+        """The subprotocols that the client offers, the one it likes best first."""
+
+    def accept(self, websocket: WebSocket, subprotocol: str | None) -> Wire:
+        """Answer 101; the wire delivers to the WebSocket once its reading is resumed."""
+
+
+class Owner(Protocol):
+    """The view that a WebSocket was made for, told apart from other tasks that use it."""
+
+    @property
+    def running(self) -> bool:
+        """Whether the view is what runs at this moment."""
+
+
+class _State(Enum):
+    """Where a WebSocket stands between the client's request and the end of its connection."""
+
+    OFFERED = "the handshake is not answered"
+    OPEN = "both sides may speak"
+    CLOSING = "one side has closed"
+    CLOSED = "the connection is gone"
+
+
+class WebSocket:
+    """One browser's side of a conversation, in a view's hands as ``request.websocket``.
+
+    The 101 that opens the connection goes out when the view first needs it open: at the first
+    call of any method but ``is_closed``. A view that returns an HTTP answer before that refuses
+    the handshake with it.
+
+    :param offer: the handshake to answer.
+    :param clock: where time-outs come from.
+    :param inbox: how many messages may wait before reading pauses; so long TCP holds the peer.
+    """
+
+    def __init__(self, offer: Offer, clock: IReactorTime, *, inbox: int = 64) -> None:
+        self._offer: Offer | None = offer
+        self._clock = clock
+        self._capacity = inbox
+        self._state = _State.OFFERED
+        self._subprotocol: str | None = None
+        self._wire: Wire | None = None
+        self._owner: Owner | None = None
+        self._ended: Callable[[], object] | None = None
+        self._inbox: deque[str | bytes] = deque()
+        self._inbox_bytes = 0
+        self._reading_paused = False
+        self._writing_paused = False
+        self._asked_in_vain = 0
+        # What views wait for: the next message, room to send, the end of the connection.
+        self._waiter: Deferred[str | bytes | None] | None = None
+        self._senders: list[Deferred[None]] = []
+        self._closers: list[Deferred[None]] = []
+
+    # What views call
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that was agreed on, or None."""
+        return self._subprotocol
+
+    def accept(self, subprotocol: str | None = None) -> None:
+        """Open the connection now, speaking one of the subprotocols that the client offers.
+
+        Calling it is optional; without it the connection opens when it is first needed, with
+        no subprotocol. Raises ValueError for a subprotocol that was not offered (RFC 6455
+        §4.2.2), and RuntimeError when one is asked for after the handshake has been answered.
+        """
+        if self._offer is None:
+            if subprotocol != self._subprotocol and self._state is not _State.CLOSED:
+                raise RuntimeError("the handshake was answered before: accept() comes first")
+            return
+        if subprotocol is not None and subprotocol not in self._offer.subprotocols:
+            raise ValueError(f"the client does not offer the subprotocol {subprotocol!r}")
+        offer, self._offer = self._offer, None
+        self._state = _State.OPEN
+        self._subprotocol = subprotocol
+        self._wire = offer.accept(self, subprotocol)
+        self._wire.resume_reading()
+
+    def wait(self, timeout: float | None = None) -> Deferred[str | bytes | None]:
+        """Await the next message: ``str`` for text, ``bytes`` for binary.
+
+        None means that the conversation is over, as often as asked. One task at a time may
+        wait: a second gets RuntimeError.
+
+        :param timeout: seconds until TimeoutError; nothing is lost by it.
+        """
+        self.accept(self._subprotocol)
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout is {timeout}: seconds from 0 on, or None")
+        if self._waiter is not None:
+            raise RuntimeError("another task waits for this WebSocket's next message already")
+        if self._inbox:
+            return succeed(self._take())
+        if self._state is not _State.OPEN:
+            self._asked_in_vain += 1
+            if self._asked_in_vain > _PATIENCE:
+                self._end_owner()
+            return succeed(None)
+        waiter: Deferred[str | bytes | None] = Deferred(self._forget_waiter)
+        self._waiter = waiter
+        if timeout is not None:
+            waiter.addTimeout(timeout, self._clock, _time_out)
+        return waiter
+
+    def read(self, fallback: str | bytes | None = None) -> str | bytes | None:
+        """Give the next message if one is here, else the fallback; never wait."""
+        self.accept(self._subprotocol)
+        return self._take() if self._inbox else fallback
+
+    def count_messages(self) -> int:
+        """How many messages wait to be read."""
+        self.accept(self._subprotocol)
+        return len(self._inbox)
+
+    def has_messages(self) -> bool:
+        """Whether a message waits to be read."""
+        return self.count_messages() > 0
+
+    def send(self, data: str | bytes, *, binary: bool = False) -> Deferred[None]:
+        """Send one message: a text frame, or with ``binary=True`` a binary one.
+
+        It is on its way when the call returns. The Deferred fires once the connection can take
+        more: await it to go at the browser's pace, or leave it.
+
+        After the end of the conversation nothing is sent: other tasks are not bothered, the
+        view itself is ended (CancelledError).
+
+        Raises TypeError for what is neither ``str`` nor ``bytes`` and for a ``str`` to be sent
+        as binary, and ValueError for text that is not UTF-8; the socket is as it was then.
+        """
+        payload = _encode(data, binary)
+        self.accept(self._subprotocol)
+        if self._wire is None or self._state is not _State.OPEN:
+            self._end_owner()
+            return succeed(None)
+        self._wire.send(payload, binary=binary)
+        if not self._writing_paused:
+            return succeed(None)
+        sender: Deferred[None] = Deferred(_forget(self._senders))
+        self._senders.append(sender)
+        return sender
+
+    def close(self, code: int = NORMAL.code, reason: str = "") -> Deferred[None]:
+        """Close the conversation; the Deferred fires when the connection is gone.
+
+        The Close frame leaves at once. Closing what is closed does nothing. Raises ValueError
+        for a code that may not go on the wire (RFC 6455 §7.4) or a reason over 123 bytes.
+        """
+        return self.close_with(Closing(code, reason))
+
+    def is_closed(self) -> bool:
+        """Whether either side has closed or vanished."""
+        return self._state in (_State.CLOSING, _State.CLOSED)
+
+    def __aiter__(self) -> WebSocket:
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        message = await self.wait()
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+    # What the conversation and the connection call
+
+    @property
+    def is_offered(self) -> bool:
+        """Whether the handshake still waits for its answer."""
+        return self._offer is not None
+
+    def belong_to(self, owner: Owner, ended: Callable[[], object]) -> None:
+        """Name the view that is ended by a send after the end, and whom to tell of the end.
+
+        ``ended`` is called once, before those who wait are told.
+        """
+        self._owner = owner
+        self._ended = ended
+
+    def will_tell(self, awaited: Deferred[Any] | None) -> bool:
+        """Whether a task that awaits this Deferred is told by it when the conversation ends.
+
+        None stands for a task of which it is not known what it awaits.
+        """
+        if awaited is None:
+            return self._waiter is not None or bool(self._closers)
+        return awaited is self._waiter or awaited in self._closers
+
+    def close_with(self, closing: Closing) -> Deferred[None]:
+        """Close the conversation in a given way; see ``close``."""
+        self.accept(self._subprotocol)
+        if self._wire is not None and self._state is _State.OPEN:
+            wire = self._wire
+            # First the end, or what the wire still delivers would be taken for news.
+            self.conversation_ended()
+            wire.close(closing)
+        if self._state is _State.CLOSED:
+            return succeed(None)
+        closer: Deferred[None] = Deferred(_forget(self._closers))
+        self._closers.append(closer)
+        return closer
+
+    def message_received(self, message: str | bytes) -> None:
+        """Take a message from the connection."""
+        if self._state is not _State.OPEN:
+            return
+        if self._waiter is not None:
+            waiter, self._waiter = self._waiter, None
+            waiter.callback(message)
+            return
+        self._inbox.append(message)
+        self._inbox_bytes += len(message)
+        if self._wire is not None and not self._reading_paused and self._is_full():
+            self._reading_paused = True
+            self._wire.pause_reading()
+
+    def writing_paused(self) -> None:
+        """Hold those who await their send: the connection has enough to do."""
+        self._writing_paused = True
+
+    def writing_resumed(self) -> None:
+        """Let those go on who awaited their send."""
+        self._writing_paused = False
+        while self._senders and not self._writing_paused:
+            self._senders.pop(0).callback(None)
+
+    def conversation_ended(self) -> None:
+        """Take note that one side has closed: no message comes or goes any more."""
+        if self.is_closed():
+            return
+        self._state = _State.CLOSING
+        self._offer = None
+        if self._ended is not None:
+            self._ended()
+        if self._waiter is not None:
+            waiter, self._waiter = self._waiter, None
+            waiter.callback(None)
+        self.writing_resumed()
+
+    def connection_lost(self) -> None:
+        """Take note that the connection is gone, whoever ended it."""
+        self.conversation_ended()
+        self._state = _State.CLOSED
+        self._wire = None
+        while self._closers:
+            self._closers.pop(0).callback(None)
+
+    # Private
+
+    def _take(self) -> str | bytes:
+        message = self._inbox.popleft()
+        self._inbox_bytes -= len(message)
+        if self._reading_paused and len(self._inbox) <= self._capacity // 2 and self._wire:
+            self._reading_paused = False
+            self._wire.resume_reading()
+        return message
+
+    def _is_full(self) -> bool:
+        return len(self._inbox) >= self._capacity or self._inbox_bytes >= _INBOX_BYTES
+
+    def _forget_waiter(self, waiter: Deferred[str | bytes | None]) -> None:
+        self._waiter = None
+
+    def _end_owner(self) -> None:
+        if self._owner is not None and self._owner.running:
+            raise CancelledError("the conversation is over")
+
+
+def _encode(data: str | bytes, binary: bool) -> bytes:
+    if isinstance(data, str):
+        if binary:
+            raise TypeError("binary=True sends bytes, not str")
+        return data.encode()
+    if not isinstance(data, bytes):
+        raise TypeError(f"send takes str or bytes, not {type(data).__name__}")
+    if not binary:
+        data.decode()  # A text frame holds UTF-8 (RFC 6455 §5.6); raises UnicodeDecodeError.
+    return data
+
+
+def _forget(waiting: list[Deferred[None]]) -> Callable[[Deferred[None]], None]:
+    """Make the canceller of a Deferred that stands in a list, or stood there until just now."""
+
+    def forget(deferred: Deferred[None]) -> None:
+        if deferred in waiting:
+            waiting.remove(deferred)
+
+    return forget
+
+
+def _time_out(failure: object, timeout: float) -> NoReturn:
+    raise TimeoutError(f"no message within {timeout:g} s")

@@ -1,0 +1,10 @@
+"""Teach twistd the word pushd. This folder must never hold an __init__.py."""
+
+from twisted.application.service import ServiceMaker
+
+pushd = ServiceMaker(
+    "pushd",
+    "pushd.service",
+    "A push daemon: the server talks first, over WebSocket, Server-Sent Events or long polling",
+    "pushd",
+)
