@@ -101,5 +101,3 @@ def write_response(request: Any, response: Response) -> None:
     if response.status not in (204, 304):
         request.write(body)
     request.finish()
-
-

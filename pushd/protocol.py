@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from twisted.internet.interfaces import IAddress, IPushProducer, IReactorTime
@@ -45,6 +45,12 @@ class PushProtocol(WebSocketServerProtocol):
 
     log = _NoLog()
     _log = Logger()
+
+    # What Autobahn leaves untyped, or types too narrowly.
+    transport: Any
+    factory: PushFactory
+    maxMessagePayloadSize: int
+    localCloseCode: int | None
 
     def __init__(self, websocket: WebSocket, lost: Callable[[PushProtocol], object]) -> None:
         super().__init__()
@@ -131,7 +137,7 @@ class PushProtocol(WebSocketServerProtocol):
         """Tell everybody that the connection is gone."""
         for deadlines in self.factory._all_deadlines:
             deadlines.stop(self)
-        self._connectionLost(reason)
+        self._connectionLost(cast(Any, reason))
         self._websocket.connection_lost()
         self._lost(self)
 
@@ -193,9 +199,9 @@ class PushProtocol(WebSocketServerProtocol):
     def _code(self) -> int:
         """The close code that tells how it ended (RFC 6455 §7.1.5; 1006 without any Close)."""
         if self.closedByMe and self.localCloseCode is not None:
-            return int(self.localCloseCode)
+            return self.localCloseCode
         if self.wasClean:
-            return 1005 if self.remoteCloseCode is None else int(self.remoteCloseCode)
+            return cast(Any, self.remoteCloseCode) or 1005
         return 1006
 
     def _ping(self) -> None:
@@ -235,13 +241,11 @@ class PushFactory(WebSocketServerFactory):
         self._closings = Deadlines(reactor, length=CLOSE_TIMEOUT, expired=PushProtocol._drop_dead)
         self._all_deadlines = (self._pings, self._pongs, self._closings)
 
-    def buildProtocol(self, addr: IAddress | None) -> PushProtocol:
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         """Refuse: connections come from the upgrade of an HTTP request, with their WebSocket."""
         raise RuntimeError("a PushProtocol takes over an HTTP connection: see upgrade.py")
 
-    def build(
-        self, websocket: WebSocket, lost: Callable[[PushProtocol], object]
-    ) -> PushProtocol:
+    def build(self, websocket: WebSocket, lost: Callable[[PushProtocol], object]) -> PushProtocol:
         """Make the protocol for a WebSocket; ``lost`` is called when its connection is gone."""
         protocol = PushProtocol(websocket, lost)
         protocol.factory = self

@@ -15,7 +15,6 @@ from werkzeug.routing import Map, RequestRedirect, Rule
 
 from pushd.views import Handshakes, View, handshakes_of
 
-
 # A named part of a path: <room>, <int:number>.
 _PART = re.compile(r"<(?:(?P<kind>[^<>:]+):)?[^<>]+>")
 

@@ -8,13 +8,18 @@ import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from twisted.internet.interfaces import IPushProducer
 from twisted.web.http import CACHED
-from twisted.web.static import File
+from twisted.web.static import File, SingleRangeStaticProducer
+from zope.interface import implementer
 
 # One plain range of bytes (RFC 9110 §14.1.2), with numbers that fit any file.
 _PLAIN_RANGE = re.compile(rb"bytes=(?:\d{1,18}-\d{0,18}|-\d{1,18})")
+
+# How much of a file is read at a time, in bytes.
+_CHUNK = 1 << 16
 
 # What a browser refuses to run or draw when it comes as anything else; a machine's own table of
 # types may say so, or not.
@@ -77,7 +82,23 @@ class StaticFile(File):
             return b""
         return super().render_GET(request)
 
-    render_HEAD = render_GET
+    def render(self, request: Any) -> Any:
+        """Answer GET and HEAD, and nothing else."""
+        if request.method not in (b"GET", b"HEAD"):
+            request.setResponseCode(405)
+            request.setHeader(b"allow", b"GET, HEAD")
+            request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+            return b"a file is read with GET or HEAD\n"
+        return self.render_GET(request)
+
+    def makeProducer(self, request: Any, fileForReading: BinaryIO) -> FileProducer:
+        """Send the file, or the range that is asked for, at the reader's pace."""
+        # This sets the status and the headers; what it makes pulls on the global reactor.
+        pull = super().makeProducer(request, fileForReading)
+        offset, size = 0, self.getsize()
+        if isinstance(pull, SingleRangeStaticProducer):
+            offset, size = pull.offset, pull.size
+        return FileProducer(request, fileForReading, offset, size)
 
     def _simplify_range(self, request: Any) -> None:
         """Ignore whatever is not one plain range, as a server may (RFC 9110 §14.2).
@@ -88,6 +109,45 @@ class StaticFile(File):
         plain = len(ranges) == 1 and _PLAIN_RANGE.fullmatch(ranges[0])
         if not plain or request.getHeader(b"if-range") is not None:
             request.requestHeaders.removeHeader(b"range")
+
+
+@implementer(IPushProducer)
+class FileProducer:
+    """Writes a part of a file to a request, whenever its connection can take more."""
+
+    def __init__(self, request: Any, file: BinaryIO, offset: int, size: int) -> None:
+        self._request = request
+        self._file = file
+        self._left = size
+        self._paused = False
+        file.seek(offset)
+
+    def start(self) -> None:
+        """Begin."""
+        self._request.registerProducer(self, True)
+        self.resumeProducing()
+
+    def resumeProducing(self) -> None:
+        """Write until the connection has enough, or all is written."""
+        self._paused = False
+        while not self._paused and not self._file.closed:
+            data = self._file.read(min(self._left, _CHUNK))
+            self._left -= len(data)
+            if data:
+                self._request.write(data)
+            else:
+                # All is written, or the file has become shorter, which the length will tell.
+                self._file.close()
+                self._request.unregisterProducer()
+                self._request.finish()
+
+    def pauseProducing(self) -> None:
+        """Wait until the connection can take more."""
+        self._paused = True
+
+    def stopProducing(self) -> None:
+        """Let go of the file: the client has left."""
+        self._file.close()
 
 
 def _is_served(file: Path, folder: Path) -> bool:

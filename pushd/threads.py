@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
@@ -17,7 +17,6 @@ from pushd.conversation import ConversationOver, ThreadsBusy
 from pushd.messages import NORMAL
 from pushd.views import Request, View
 from pushd.websocket import WebSocket
-
 
 
 class Bridge(Protocol):
@@ -110,7 +109,7 @@ class ViewThreads:
         self._busy = 0
         self._pool = ThreadPool(minthreads=0, maxthreads=limit, name="views")
         # A thread that sleeps must not keep the process from ending.
-        self._pool.threadFactory = partial(Thread, daemon=True)
+        self._pool.threadFactory = cast(Any, partial(Thread, daemon=True))
 
     def run(self, view: View, request: Request) -> Deferred[Any]:
         """Call the view in a thread; the Deferred fires with what it returns or raises.
@@ -148,5 +147,3 @@ def blocking(request: Request, bridge: Bridge) -> Request:
     if request.websocket is None:
         return request
     return replace(request, websocket=BlockingWebSocket(request.websocket, bridge))
-
-

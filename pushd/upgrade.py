@@ -35,7 +35,6 @@ class ViewDoor:
     files: StaticFiles
 
 
-
 class ViewResource(Resource):
     """A view at a URL: runs it for a request, and writes what it answers."""
 
@@ -194,5 +193,3 @@ class _Meeting:
             code=protocol._code,
             seconds=self._door.clock.seconds() - self._opened,
         )
-
-

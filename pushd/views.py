@@ -14,8 +14,6 @@ from twisted.web.http_headers import Headers
 from werkzeug.datastructures import ImmutableMultiDict
 from werkzeug.http import parse_cookie
 
-from pushd.websocket import WebSocket
-
 # A view is called with a Request. What it may return is told in Answer; an async view returns
 # a coroutine of that. Its exact type would refuse the blocking views that are annotated with
 # nothing at all, as the ones that people port are.
@@ -96,7 +94,7 @@ class Request:
     @cached_property
     def cookies(self) -> ImmutableMultiDict[str, str]:
         """The cookies, by name."""
-        return parse_cookie(self.headers.get("cookie"))
+        return ImmutableMultiDict(parse_cookie(self.headers.get("cookie")))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,113 @@
+"""Threads that take turns with the test, so that views that block are as sure as the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread, local
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python.failure import Failure
+
+from pushd.conversation import ThreadsBusy
+from pushd.threads import blocking
+from pushd.views import Request, View
+
+# How long a view may compute between two calls of its WebSocket before the test gives up, in
+# seconds of real time.
+_LIMIT = 60
+
+
+class _Turns:
+    """The two queues over which a view's thread and the test pass each other the turn."""
+
+    def __init__(self) -> None:
+        #: A function to be called on the test's thread, or the outcome of the view.
+        self.asked: SimpleQueue[Callable[[], Any] | _Outcome] = SimpleQueue()
+        #: What became of it.
+        self.answered: SimpleQueue[_Outcome] = SimpleQueue()
+
+
+class _Outcome:
+    """What a function returned, or what it raised."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.error: BaseException | None = None
+        self.result: Any = None
+        try:
+            self.result = function()
+        except BaseException as error:  # It goes on in the other thread, whatever it is.
+            self.error = error
+
+    def get(self) -> Any:
+        """Return or raise it."""
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+class LockstepThreads:
+    """Runs views in threads, one at a time: while one runs, the test waits for it.
+
+    A view has its turn from one call of its WebSocket to the next that must wait.
+
+    :param limit: how many views may block at once.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._busy = 0
+        self._mine = local()
+
+    def run(self, view: View, request: Request) -> Deferred[Any]:
+        """Call the view; the Deferred fires with what it returns or raises."""
+        if self._busy >= self._limit:
+            raise ThreadsBusy
+        self._busy += 1
+        turns = _Turns()
+        finished: Deferred[Any] = Deferred()
+
+        def work() -> None:
+            self._mine.turns = turns
+            turns.asked.put(_Outcome(lambda: view(blocking(request, self))))
+
+        Thread(target=work, daemon=True).start()
+        self._take_turn(turns, finished)
+        return finished
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Call a function on the test's thread; wait for what its Deferred fires with."""
+        turns: _Turns = self._mine.turns
+        turns.asked.put(function)
+        return turns.answered.get().get()
+
+    def stop(self) -> None:
+        """Do nothing: a thread ends with its view."""
+
+    def _take_turn(self, turns: _Turns, finished: Deferred[Any]) -> None:
+        """Do what the view asks for, until it must wait or has ended."""
+        while True:
+            asked = turns.asked.get(timeout=_LIMIT)
+            if isinstance(asked, _Outcome):
+                self._busy -= 1
+                maybeDeferred(asked.get).chainDeferred(finished)
+                return
+            done = maybeDeferred(asked)
+            if not done.called:
+                done.addBoth(self._answer, turns, finished)
+                return
+            done.addBoth(lambda result: turns.answered.put(_outcome(result)))
+
+    def _answer(self, result: Any, turns: _Turns, finished: Deferred[Any]) -> None:
+        turns.answered.put(_outcome(result))
+        self._take_turn(turns, finished)
+
+
+def _outcome(result: Any) -> _Outcome:
+    def get() -> Any:
+        if isinstance(result, Failure):
+            result.raiseException()
+        return result
+
+    return _Outcome(get)

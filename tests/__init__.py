@@ -1,0 +1,1 @@
+"""What pushd promises, proved."""

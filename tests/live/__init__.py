@@ -1,0 +1,1 @@
+"""What only real sockets and processes show."""
