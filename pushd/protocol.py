@@ -50,7 +50,6 @@ class PushProtocol(WebSocketServerProtocol):
     transport: Any
     factory: PushFactory
     maxMessagePayloadSize: int
-    localCloseCode: int | None
 
     def __init__(self, websocket: WebSocket, lost: Callable[[PushProtocol], object]) -> None:
         super().__init__()
@@ -179,6 +178,8 @@ class PushProtocol(WebSocketServerProtocol):
         self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False
     ) -> None:
         """Send a Close frame, ours or the reply to the peer's, and watch what comes of it."""
+        if self.state is not self.STATE_OPEN:
+            return
         super().sendCloseFrame(code, reasonUtf8, isReply)
         self.factory._closings.start(self)
         self._websocket.conversation_ended()
@@ -198,11 +199,9 @@ class PushProtocol(WebSocketServerProtocol):
     @property
     def _code(self) -> int:
         """The close code that tells how it ended (RFC 6455 §7.1.5; 1006 without any Close)."""
-        if self.closedByMe and self.localCloseCode is not None:
-            return self.localCloseCode
-        if self.wasClean:
-            return cast(Any, self.remoteCloseCode) or 1005
-        return 1006
+        ours, theirs = cast(Any, self.localCloseCode), cast(Any, self.remoteCloseCode)
+        code: int = ours if self.closedByMe else theirs or 1005
+        return code if self.wasClean or self.closedByMe else 1006
 
     def _ping(self) -> None:
         """Ask whether the peer is alive."""

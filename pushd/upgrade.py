@@ -23,6 +23,8 @@ from pushd.static import StaticFiles
 from pushd.views import Handshakes, Request, View, name_of
 from pushd.websocket import WebSocket
 
+_log = Logger()
+
 
 @dataclass(frozen=True, kw_only=True)
 class ViewDoor:
@@ -88,8 +90,6 @@ class ViewResource(Resource):
 class _Meeting:
     """A browser's request and the view that answers it, until one of them leaves."""
 
-    _log = Logger()
-
     def __init__(self, door: ViewDoor, view: View, request: Any) -> None:
         self._door = door
         self._view = view
@@ -128,7 +128,7 @@ class _Meeting:
         channel.rawDataReceived = protocol.dataReceived
         self._opened = self._door.clock.seconds()
         self._door.connections.opened(websocket)
-        self._log.info("{peer} {path} opened", peer=self._peer, path=self._path)
+        _log.info("{peer} {path} opened", peer=self._peer, path=self._path)
         return protocol
 
     def _start(self, request: Request) -> None:
@@ -154,7 +154,7 @@ class _Meeting:
         """Make an error the end of the meeting."""
         gone = self._http is None and (self._websocket is None or self._websocket.is_closed())
         if not (gone and is_cancellation(failure)):
-            self._log.failure(
+            _log.failure(
                 "{view} failed at {path} for {peer}",
                 failure=failure,
                 view=name_of(self._view),
@@ -186,7 +186,7 @@ class _Meeting:
         """Take note that the WebSocket's connection is gone."""
         assert self._websocket is not None
         self._door.connections.lost(self._websocket)
-        self._log.info(
+        _log.info(
             "{peer} {path} closed {code} after {seconds:.3f} s",
             peer=self._peer,
             path=self._path,
