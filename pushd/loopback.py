@@ -106,7 +106,8 @@ class LoopbackTransport:
         return False
 
     def loseWriteConnection(self) -> None:
-        """Do nothing: no protocol of ours closes half."""
+        """Close our way, once everything is sent; the other end sees that it is over."""
+        self.loseConnection()
 
     # What the loopback calls
 

@@ -40,4 +40,8 @@ class Closing:
 
 NORMAL = Closing(1000)
 GOING_AWAY = Closing(1001, "the server is going away")
+TINY_FRAGMENTS = Closing(1008, "too many tiny fragments")
+RATE_EXCEEDED = Closing(1008, "too many messages")
+TOO_BIG = Closing(1009, "the message is too big")
 INTERNAL_ERROR = Closing(1011, "internal error")
+TRY_AGAIN_LATER = Closing(1013, "too slow to follow")

@@ -10,6 +10,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
+from pushd.protocol import Limits
 from pushd.routes import Routes, load_routes
 from pushd.ticker import ticker
 
@@ -32,6 +33,8 @@ class Settings:
     routes: Routes = field(default_factory=_demo)
     #: How many views may block in threads at once.
     threads: int = 64
+    #: What one connection may take.
+    limits: Limits = field(default_factory=Limits)
 
 
 class Options(UsageOptions):

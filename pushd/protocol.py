@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 from twisted.internet.interfaces import IAddress, IPushProducer, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -15,7 +18,16 @@ from zope.interface import implementer
 
 from pushd.deadlines import Deadlines
 from pushd.handshake import Handshake
-from pushd.messages import INTERNAL_ERROR, Closing
+from pushd.limits import TokenBucket
+from pushd.messages import (
+    INTERNAL_ERROR,
+    RATE_EXCEEDED,
+    TINY_FRAGMENTS,
+    TOO_BIG,
+    TRY_AGAIN_LATER,
+    Closing,
+)
+from pushd.outbox import unsent
 from pushd.websocket import WebSocket
 
 # How long a peer has to answer a Close frame and to take what was sent before, in seconds.
@@ -25,6 +37,36 @@ CLOSE_TIMEOUT = 5.0
 # tunnels that are idle for a minute.
 PING_INTERVAL = 25.0
 PONG_TIMEOUT = 10.0
+
+# After so many fragments of one message they must have so many bytes on the average, or most of
+# the work would be for frames' heads.
+_FREE_FRAGMENTS = 256
+_MEAN_FRAGMENT = 32
+
+# Compression: no context is kept between messages, so an idle connection holds none of zlib's
+# memory (with one it would be 58 KiB or more), and a small window does for what is pushed.
+_WINDOW_BITS = 12
+_MEMORY_LEVEL = 5
+# What is shorter gains nothing: deflate's own overhead eats it up.
+_COMPRESS_FROM = 128
+
+# FIN, RSV1 and the opcodes of RFC 6455 §5.2.
+_TEXT, _BINARY, _PING, _PONG = 0x81, 0x82, 0x89, 0x8A
+_RSV1 = 0x40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one connection may take."""
+
+    #: Bytes of one message, its fragments together and decompressed.
+    max_message: int = 1 << 20
+    #: Bytes that may wait for a peer that does not read.
+    max_buffered: int = 1 << 20
+    #: Messages and control frames a second in the long run; ten times as many at once.
+    max_rate: int = 1000
+    #: Whether permessage-deflate (RFC 7692) is spoken.
+    compression: bool = True
 
 
 class _NoLog:
@@ -39,8 +81,8 @@ class _NoLog:
 class PushProtocol(WebSocketServerProtocol):
     """One WebSocket connection after its 101.
 
-    It translates between Autobahn's callbacks and a WebSocket and decides nothing. Names of our
-    own start with an underscore, as Autobahn has taken some 285 others.
+    It translates between Autobahn's callbacks and a WebSocket, and holds the peer to the limits.
+    Names of our own start with an underscore, as Autobahn has taken some 285 others.
     """
 
     log = _NoLog()
@@ -49,13 +91,24 @@ class PushProtocol(WebSocketServerProtocol):
     # What Autobahn leaves untyped, or types too narrowly.
     transport: Any
     factory: PushFactory
-    maxMessagePayloadSize: int
+    state: Any
+    current_frame: Any
+    _perMessageCompress: Any
+    localCloseCode: Any
+    localCloseReason: Any
+    remoteCloseCode: Any
 
     def __init__(self, websocket: WebSocket, lost: Callable[[PushProtocol], object]) -> None:
         super().__init__()
         self._websocket = websocket
         self._lost = lost
         self._reading_paused = True
+        self._consuming = False
+        self._deaf = False
+        self._window_bits = 0
+        self._partial = bytearray()
+        self._fragments = 0
+        self._bucket: TokenBucket | None = None
 
     # What the upgrade calls
 
@@ -75,21 +128,31 @@ class PushProtocol(WebSocketServerProtocol):
         transport.registerProducer(self, True)
         self.websocket_version = 13
         self.websocket_protocols = list(handshake.subprotocols)
-        self.websocket_extensions = self._parseExtensionsHeader(handshake.extensions)
+        offered = self._parseExtensionsHeader(handshake.extensions)
+        self.websocket_extensions = [offer for offer in offered if _is_understood(*offer)]
         self._wskey = handshake.key
+        self._bucket = self.factory._make_bucket()
         self.succeedHandshake((subprotocol, {}))
+        if self._perMessageCompress is not None:
+            self._window_bits = self._perMessageCompress.server_max_window_bits
         self.factory._pings.start(self)
 
     # What the WebSocket calls, as its Wire
 
     def send(self, payload: bytes, *, binary: bool) -> None:
         """Send one message as one frame. Raises ValueError for one beyond the limit."""
-        if len(payload) > self.maxMessagePayloadSize:
-            # The limit holds for both ways in Autobahn, which raises in the reactor.
-            raise ValueError(
-                f"a message of {len(payload)} bytes: --max-message is {self.maxMessagePayloadSize}"
-            )
-        self.sendMessage(payload, isBinary=binary)
+        limit = self.factory._limits.max_message
+        if len(payload) > limit:
+            raise ValueError(f"a message of {len(payload)} bytes: --max-message is {limit}")
+        if unsent(self.transport) > self.factory._limits.max_buffered:
+            self.close(TRY_AGAIN_LATER)
+            return
+        head = _BINARY if binary else _TEXT
+        if self._window_bits and len(payload) >= _COMPRESS_FROM:
+            compressed = _compress(payload, self._window_bits)
+            if len(compressed) < len(payload):
+                head, payload = head | _RSV1, compressed
+        self.transport.write(_frame(head, payload))
 
     def close(self, closing: Closing) -> None:
         """Send a Close frame with any code that may go on the wire."""
@@ -123,13 +186,14 @@ class PushProtocol(WebSocketServerProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Pass data to Autobahn; nothing that goes wrong in there may go on as if it had not."""
-        if self.state is self.STATE_CLOSED:
+        if self._deaf or self.state is self.STATE_CLOSED:
             return
         self.data += data
         try:
             self.consumeData()
         except Exception:
             self._log.failure("failed to take data from {peer}", peer=str(self.transport.getPeer()))
+            self.data = b""
             self.close(INTERNAL_ERROR)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -156,19 +220,75 @@ class PushProtocol(WebSocketServerProtocol):
     def _onOpen(self) -> None:
         """Do nothing: the view runs already."""
 
+    def consumeData(self) -> None:
+        """Process what has come, as long as somebody wants it."""
+        if self._consuming:  # A message's reader has made room: the loop below goes on.
+            return
+        self._consuming = True
+        try:
+            while not (self._reading_paused or self._deaf or self.state is self.STATE_CLOSED):
+                self._take_short_frames()
+                if self._reading_paused or not self.processData():
+                    return
+        finally:
+            self._consuming = False
+
+    def onMessageBegin(self, isBinary: bool) -> None:
+        """Begin a message that comes in more than one piece, or compressed."""
+        super().onMessageBegin(isBinary)
+        self._partial = bytearray()
+        self._fragments = 0
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        """Check the size of a fragment, and that of all together."""
+        super().onMessageFrameBegin(length)
+        self._fragments += 1
+        if (
+            self._fragments > _FREE_FRAGMENTS
+            and self.message_data_total_length < self._fragments * _MEAN_FRAGMENT
+        ):
+            self._fail(TINY_FRAGMENTS)
+
+    def onMessageFrameData(self, payload: bytes) -> None:
+        """Put a piece to those before it: a list of many small ones would take far more room."""
+        if not self.failedByMe:
+            self._partial += payload
+
+    def onMessageFrameEnd(self) -> None:
+        """Do nothing: the piece is where it belongs."""
+
+    def onMessageEnd(self) -> None:
+        """Hand a whole message on."""
+        payload, self._partial = bytes(self._partial), bytearray()
+        if self._perMessageCompress is not None:
+            # Nothing is carried over to the next message, and this is 40 KiB.
+            self._perMessageCompress._decompressor = None
+        if self.failedByMe:
+            return
+        if len(payload) > self.factory._limits.max_message:
+            self._fail(TOO_BIG)
+        else:
+            self.onMessage(payload, self.message_is_binary)
+
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Hand a whole message to the WebSocket."""
-        self._websocket.message_received(payload if isBinary else payload.decode())
+        if self._may_go_on():
+            self._websocket.message_received(payload if isBinary else payload.decode())
+
+    def processControlFrame(self) -> bool:
+        """Count a control frame before it is heeded."""
+        return self._may_go_on() and super().processControlFrame()
+
+    def onPing(self, payload: bytes) -> None:
+        """Answer a ping, unless the answers to the ones before are still here."""
+        if unsent(self.transport) > self.factory._limits.max_buffered:
+            self.close(TRY_AGAIN_LATER)
+        else:
+            self.sendPong(payload)
 
     def onPong(self, payload: bytes) -> None:
         """Take any pong for a sign of life."""
         self.factory._pongs.stop(self)
-
-    def consumeData(self) -> None:
-        """Process what has come, as long as somebody wants it."""
-        while not self._reading_paused and self.processData():
-            if self.state is self.STATE_CLOSED:
-                return
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Write to the transport, without the log strings that Autobahn makes for each frame."""
@@ -199,9 +319,79 @@ class PushProtocol(WebSocketServerProtocol):
     @property
     def _code(self) -> int:
         """The close code that tells how it ended (RFC 6455 §7.1.5; 1006 without any Close)."""
-        ours, theirs = cast(Any, self.localCloseCode), cast(Any, self.remoteCloseCode)
-        code: int = ours if self.closedByMe else theirs or 1005
+        code: int = self.localCloseCode if self.closedByMe else self.remoteCloseCode or 1005
         return code if self.wasClean or self.closedByMe else 1006
+
+    @property
+    def _reason(self) -> str:
+        """What is to be said of the end, behind a colon; nothing when it was the normal one."""
+        if self.closedByMe and self.localCloseReason:
+            return f": {self.localCloseReason.decode()}"
+        return "" if self.wasClean else ": the connection broke off"
+
+    def _take_short_frames(self) -> None:
+        """Take the frames that are whole, short and simple, as most are, without Autobahn.
+
+        Whatever is the least unusual is left to Autobahn; so is all that stands behind it.
+        """
+        if self.current_frame is not None or self.inside_message:
+            return
+        data, start = self.data, 0
+        while not self._reading_paused and self.state is self.STATE_OPEN:
+            if len(data) - start < 6:
+                break
+            head, length = data[start], data[start + 1] - 0x80
+            end = start + 6 + length
+            if not 0 <= length <= 125 or end > len(data) or head not in _SHORT_FRAMES:
+                break
+            payload = _unmask(data[start + 2 : start + 6], data[start + 6 : end])
+            if head == _TEXT and not _is_utf8(payload):
+                break
+            start = end
+            if head in (_TEXT, _BINARY):
+                self.onMessage(payload, head == _BINARY)
+            elif self._may_go_on():
+                self.onPing(payload) if head == _PING else self.onPong(payload)
+        if start:
+            self.data = data[start:]
+
+    def _fail_connection(self, code: int = 1002, reason: str = "protocol error") -> None:
+        """Fail the connection as Autobahn found fit (RFC 6455 §7.1.7)."""
+        self._fail(Closing(code, reason.encode()[:_MAX_REASON].decode(errors="ignore")))
+
+    def _protocol_violation(self, reason: str) -> bool:
+        """Fail the connection with 1002, and tell Autobahn to go no further."""
+        self._fail_connection(1002, reason)
+        return True
+
+    def _invalid_payload(self, reason: str) -> bool:
+        """Fail the connection with 1007, and tell Autobahn to go no further."""
+        self._fail_connection(1007, reason)
+        return True
+
+    def _may_go_on(self) -> bool:
+        """Count a message or control frame against the peer's rate."""
+        if self.state is not self.STATE_OPEN:
+            return True  # It was told; what is under way, its Close above all, may come.
+        if self._bucket is None or self._bucket.take():
+            return True
+        self._fail(RATE_EXCEEDED)
+        return False
+
+    def _fail(self, closing: Closing) -> None:
+        """Close on a peer that broke a rule, and listen to it no more.
+
+        What it still sends is read, or its own end would reset the connection and our Close with
+        it, but nothing is done about it. TCP is closed our way; its own is the peer's to close.
+        """
+        if self.state is not self.STATE_OPEN:
+            self.dropConnection()
+            return
+        self._deaf = self.failedByMe = True
+        self.close(closing)
+        self.data = b""
+        if not isinstance(self.transport, ProtocolWrapper):  # TLS can't be closed by half
+            self.transport.loseWriteConnection()
 
     def _ping(self) -> None:
         """Ask whether the peer is alive."""
@@ -220,21 +410,25 @@ class PushFactory(WebSocketServerFactory):
     """Makes the protocols, and holds what they share.
 
     :param reactor: where time comes from.
-    :param max_message: bytes that one message may have, its fragments together.
     """
 
-    def __init__(self, reactor: IReactorTime, *, max_message: int = 1 << 20) -> None:
+    def __init__(self, reactor: IReactorTime, limits: Limits) -> None:
         super().__init__(reactor=reactor, server=None)
+        # Compressed, a message may be a little larger than it is; onMessageEnd looks closer.
+        size = limits.max_message + (limits.max_message >> 10) + 64
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,
-            maxFramePayloadSize=max_message,
-            maxMessagePayloadSize=max_message,
+            maxFramePayloadSize=size,
+            maxMessagePayloadSize=size,
             failByDrop=False,
             # Autobahn's timers are cut to whole seconds and run on a clock of their own.
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
+            perMessageCompressionAccept=_accept_compression if limits.compression else None,
         )
+        self._clock = reactor
+        self._limits = limits
         self._pings = Deadlines(reactor, length=PING_INTERVAL, expired=PushProtocol._ping)
         self._pongs = Deadlines(reactor, length=PONG_TIMEOUT, expired=PushProtocol._drop_dead)
         self._closings = Deadlines(reactor, length=CLOSE_TIMEOUT, expired=PushProtocol._drop_dead)
@@ -249,3 +443,67 @@ class PushFactory(WebSocketServerFactory):
         protocol = PushProtocol(websocket, lost)
         protocol.factory = self
         return protocol
+
+    def _make_bucket(self) -> TokenBucket:
+        rate = self._limits.max_rate
+        return TokenBucket(rate=rate, burst=10 * rate, now=self._clock.seconds)
+
+
+# What a Close frame holds beside its code (RFC 6455 §5.5).
+_MAX_REASON = 123
+
+_SHORT_FRAMES = frozenset({_TEXT, _BINARY, _PING, _PONG})
+
+
+def _is_utf8(payload: bytes) -> bool:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _unmask(mask: bytes, payload: bytes) -> bytes:
+    """Undo the masking of up to 125 bytes (RFC 6455 §5.3)."""
+    pattern = (mask * 32)[: len(payload)]
+    plain = int.from_bytes(payload, "big") ^ int.from_bytes(pattern, "big")
+    return plain.to_bytes(len(payload), "big")
+
+
+def _frame(head: int, payload: bytes) -> bytes:
+    """One whole frame of a server, unmasked (RFC 6455 §5.2)."""
+    length = len(payload)
+    if length < 126:
+        return bytes((head, length)) + payload
+    if length < 1 << 16:
+        return bytes((head, 126)) + length.to_bytes(2, "big") + payload
+    return bytes((head, 127)) + length.to_bytes(8, "big") + payload
+
+
+def _compress(payload: bytes, window_bits: int) -> bytes:
+    """Deflate a message on its own (RFC 7692 §7.2.1)."""
+    deflater = zlib.compressobj(wbits=-window_bits, memLevel=_MEMORY_LEVEL)
+    return (deflater.compress(payload) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def _accept_compression(offers: list[Any]) -> PerMessageDeflateOfferAccept:
+    """Accept the first offer, without anything that is kept between messages."""
+    offer = offers[0]
+    return PerMessageDeflateOfferAccept(
+        offer,
+        request_no_context_takeover=True,
+        no_context_takeover=True,
+        window_bits=min(_WINDOW_BITS, offer.request_max_window_bits or _WINDOW_BITS),
+        mem_level=_MEMORY_LEVEL,
+    )
+
+
+def _is_understood(extension: str, parameters: dict[str, Any]) -> bool:
+    """Whether an extension's offer is one that we may accept; others are declined (RFC 7692 §5)."""
+    if extension != PerMessageDeflateOffer.EXTENSION_NAME:
+        return False
+    try:
+        PerMessageDeflateOffer.parse(parameters)
+    except Exception:  # Autobahn raises no other for a parameter that it does not like.
+        return False
+    return True

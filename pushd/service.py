@@ -41,7 +41,7 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
     views = ViewDoor(
         clock=reactor,
         stage=Stage(reactor, threads),
-        factory=PushFactory(reactor),
+        factory=PushFactory(reactor, settings.limits),
         connections=connections,
         files=StaticFiles([*([settings.web] if settings.web else []), shipped_client()]),
     )

@@ -187,9 +187,10 @@ class _Meeting:
         assert self._websocket is not None
         self._door.connections.lost(self._websocket)
         _log.info(
-            "{peer} {path} closed {code} after {seconds:.3f} s",
+            "{peer} {path} closed {code} after {seconds:.3f} s{reason}",
             peer=self._peer,
             path=self._path,
             code=protocol._code,
+            reason=protocol._reason,
             seconds=self._door.clock.seconds() - self._opened,
         )

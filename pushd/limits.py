@@ -1,0 +1,59 @@
+"""How much is enough."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable
+
+
+class TokenBucket:
+    """Lets so many things a second pass, and a burst of some more after a pause.
+
+    :param rate: how many a second in the long run.
+    :param burst: how many at once after a pause.
+    :param now: the time in seconds.
+    """
+
+    __slots__ = ("_burst", "_last", "_now", "_rate", "_tokens")
+
+    def __init__(self, *, rate: float, burst: float, now: Callable[[], float]) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._now = now
+        self._tokens = burst
+        self._last = now()
+
+    def take(self) -> bool:
+        """Take one; False when there is none left."""
+        if self._tokens < 1:
+            now = self._now()
+            self._tokens = min(self._burst, self._tokens + (now - self._last) * self._rate)
+            self._last = now
+            if self._tokens < 1:
+                return False
+        self._tokens -= 1
+        return True
+
+
+class Places:
+    """How many of each key are here, up to a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._taken: Counter[Hashable] = Counter()
+
+    def take(self, key: Hashable) -> bool:
+        """Take one of the key's places; False when all are taken."""
+        if self._taken[key] >= self._limit:
+            return False
+        self._taken[key] += 1
+        return True
+
+    def leave(self, key: Hashable) -> None:
+        """Give one of the key's places back; a key without any takes no memory."""
+        self._taken[key] -= 1
+        if self._taken[key] <= 0:
+            del self._taken[key]
+
+    def __len__(self) -> int:
+        return len(self._taken)
