@@ -7,6 +7,7 @@ from html import escape
 from http import HTTPStatus
 from typing import Any
 
+from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
@@ -83,6 +84,22 @@ def write_answer(request: Any, answer: object, files: StaticFiles) -> None:
             "a view returns str, bytes, Response, page(…), a twisted.web resource or None, "
             f"not {type(answer).__name__}"
         )
+
+
+def write_failure(request: Any) -> None:
+    """Answer 500 in place of an answer that failed, whatever had become of that."""
+    if request.startedWriting:
+        # Too late for a status; that the connection breaks off tells that the answer is not whole.
+        if not request.finished:
+            request.loseConnection()
+        return
+    # What the failed answer said of itself, above all how long it may be kept, is not true of this.
+    said, request.responseHeaders = request.responseHeaders, Headers()
+    for name in (b"date", b"connection"):
+        request.responseHeaders.setRawHeaders(name, said.getRawHeaders(name, ()))
+    request.etag = request.lastModified = None
+    request.cookies.clear()
+    write_response(request, FAILURE)
 
 
 def write_response(request: Any, response: Response) -> None:

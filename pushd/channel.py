@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from io import BytesIO
 from typing import Any
 
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 
-from pushd.answers import FAILURE, write_response
+from pushd.admission import Admission, Ticket
+from pushd.answers import AnswerResource, refusal, write_failure, write_response
+from pushd.deadlines import Deadlines
+from pushd.guard import Guard
+from pushd.metrics import Metrics
+from pushd.proxies import Proxies
 
 # What every answer says, unless a view says otherwise.
 _HEADERS = {
@@ -25,12 +35,94 @@ _PAGE_HEADERS = {
     b"x-frame-options": b"SAMEORIGIN",
 }
 
+# How long a request may take from the connection, or its first byte, to its last, in seconds.
+REQUEST_TIMEOUT = 20
+
 # How long a connection may be idle between two requests, in seconds.
 KEEP_ALIVE = 60
 
+# How long a reader may take for what fills the transport's buffer, in seconds.
+STALL_TIMEOUT = 60
+
+# How long a peer may take to read our last words and go, in seconds.
+LINGER = 5
+
+# How many may wait for the 503 that tells them that all places are taken.
+_WAITING_ROOM = 64
+
+# Bytes that no line of a request's head may hold (RFC 9110 §5.5): all controls but the tab.
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+_BUSY = refusal(503, "all places are taken, try again later", {"Retry-After": "5"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entrance:
+    """What a door asks of all who come.
+
+    :param max_body: bytes that the body of a request may have.
+    """
+
+    guard: Guard
+    admission: Admission
+    proxies: Proxies
+    metrics: Metrics
+    max_body: int
+
 
 class ChannelRequest(Request):
-    """A request whose failures do not tell strangers about our insides."""
+    """A request that knows who asks, and whose failures keep our insides to ourselves."""
+
+    channel: Any
+    content: Any
+    #: Who asks, as ``address:port``, or the address alone where a proxy says so.
+    peer = "unknown"
+    #: ``http`` or ``https``, as the client sees it.
+    scheme = "http"
+    #: The place that a client behind a proxy takes.
+    ticket: Ticket | None = None
+
+    def process(self) -> None:
+        """Find out who asks, then answer."""
+        entrance = self.channel.site.entrance
+        address = self.getClientAddress()
+        host = getattr(address, "host", None)
+        client = entrance.proxies.client(host, self.requestHeaders)
+        self.scheme = client.scheme or ("https" if self.isSecure() else "http")
+        self.peer = peer_name(address)
+        if client.address != (host or "unix"):
+            self.peer = client.address
+            self.ticket = entrance.admission.visit(client.address)
+            if self.ticket is None:
+                self.channel.site.count_refusal("busy")
+                write_response(self, _BUSY)
+                return
+            self.notifyFinish().addBoth(self._leave)
+        super().process()
+
+    def gotLength(self, length: int | None) -> None:
+        """Refuse a body that is too large before it comes."""
+        super().gotLength(length)
+        if length is not None and length > self.channel.site.entrance.max_body:
+            self.channel.refuse(413, "the body is too large")
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Take a piece of the body, which may not say beforehand how large it is."""
+        if self.content.tell() + len(data) > self.channel.site.entrance.max_body:
+            self.channel.refuse(413, "the body is too large")
+        else:
+            super().handleContentChunk(data)
+
+    def render(self, resrc: IResource) -> None:
+        """Let a resource answer."""
+        try:
+            super().render(resrc)
+        except BaseException:
+            # twisted.web lets a resource without HEAD answer a GET in its place, unheard, and
+            # would leave it at that: the failure would be unheard, too.
+            if self._inFakeHead:
+                self._inFakeHead, self.method = False, b"HEAD"
+            raise
 
     def processingFailed(self, reason: Failure) -> None:
         """Log an exception of ours, and answer 500 if that is still possible."""
@@ -39,20 +131,122 @@ class ChannelRequest(Request):
             failure=reason,
             method=self.method.decode("latin-1"),
             path=path_of(self),
-            peer=peer_of(self),
+            peer=self.peer,
         )
-        if self.startedWriting:
-            self.loseConnection()
-        else:
-            write_response(self, FAILURE)
+        write_failure(self)
+
+    def _leave(self, _: object) -> None:
+        if self.ticket is not None:
+            self.ticket.leave()
 
 
 class Channel(HTTPChannel):
-    """One HTTP/1.1 connection."""
+    """One HTTP/1.1 connection, held to its time and to the letter."""
+
+    site: Door
+    transport: Any
+    # The deadlines of the door replace the time-out that each byte would reset.
+    timeOut = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: The connection's place, for its owner to give back.
+        self.ticket: Ticket | None = None
+        #: Whether there was no place to be had, but for hearing so.
+        self.unwelcome = False
+        self._refused = False
+        self._line = 0
+
+    def connectionMade(self) -> None:
+        """Wait for the first request."""
+        super().connectionMade()
+        self.site.requests.start(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Parse a piece of a request; of one that was refused, what comes is read and dropped."""
+        if self._refused:
+            return
+        if self in self.site.idle:
+            self.site.idle.stop(self)
+            self.site.requests.start(self)
+        super().dataReceived(data)
+        # What is left is a line without its end; a line feed in it has no carriage return.
+        if b"\n" in data and self.line_mode and b"\n" in self._buffer:
+            self.refuse(400, "a line of the request's head is malformed")
+
+    def lineReceived(self, line: bytes) -> None:
+        """Refuse what a laxer server could read in two ways (RFC 9112 §2.2, §5.2)."""
+        self._line += 1
+        if self._refused:
+            return
+        if line[:1] in (b" ", b"\t") or _CONTROL.search(line):
+            self.refuse(400, "a line of the request's head is malformed")
+        elif not line and self._line > 1 and self.unwelcome:
+            self.site.count_refusal("busy")
+            self._write_last(_BUSY.status, str(_BUSY.body), {"Retry-After": "5"})
+        else:
+            super().lineReceived(line)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Refuse a line that is too long."""
+        if self._line == 0:
+            self.refuse(414, "the address is too long")
+        else:
+            self.refuse(431, "a header is too long")
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """Take a piece of a body, or of what comes after."""
+        if not self._refused:
+            super().rawDataReceived(data)
+
+    def allContentReceived(self) -> None:
+        """Answer a request that came whole and in time."""
+        self._line = 0
+        self.site.requests.stop(self)
+        if not self._refused:
+            super().allContentReceived()
+
+    def requestDone(self, request: Any) -> None:
+        """Wait for the next request."""
+        super().requestDone(request)
+        if self.transport is not None and not self._handlingRequest:
+            waiting = self.site.requests if self._line or self._buffer else self.site.idle
+            waiting.start(self)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        # Twisted leaves this parameter untyped, and without the default of its base class.
+        """Give the place back."""
+        self.forget()
+        if self.ticket is not None:
+            self.ticket.leave()
+        super().connectionLost(reason)
+
+    def pauseProducing(self) -> None:
+        """Note that the reader is slow, and wait only so long."""
+        super().pauseProducing()
+        self.site.stalled.start(self)
+
+    def resumeProducing(self) -> None:
+        """Note that the reader has caught up."""
+        super().resumeProducing()
+        self.site.stalled.stop(self)
+
+    def loseConnection(self) -> None:
+        """Close once all is sent, and not wait for ever until it is."""
+        super().loseConnection()
+        self.site.stalled.start(self)
+
+    def forget(self) -> None:
+        """Stop all clocks: the connection is gone, or somebody else's."""
+        for deadlines in self.site.deadlines:
+            deadlines.stop(self)
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
         """Write a response's head with the headers that all share, and without our version."""
         headers.removeHeader(b"server")
+        if code in (b"204", b"304"):
+            # It would have to be that of the page itself (RFC 9110 §8.6).
+            headers.removeHeader(b"content-length")
         kind = headers.getRawHeaders(b"content-type", [b""])[0]
         shared = _HEADERS | _PAGE_HEADERS if kind.startswith(b"text/html") else _HEADERS
         for name, value in shared.items():
@@ -60,11 +254,63 @@ class Channel(HTTPChannel):
                 headers.setRawHeaders(name, [value])
         super().writeHeaders(version, code, reason, headers)
 
+    def refuse(self, status: int, line: str) -> None:
+        """Answer what is no request of ours to handle, and close."""
+        if self._refused:
+            return
+        self.site.count_refusal(HTTPStatus(status).phrase.lower().replace(" ", "_"))
+        self.site.log_refusal(peer_name(self.transport.getPeer()), status, line)
+        self._write_last(status, f"{line}\n", {})
+
+    def time_out(self) -> None:
+        """Give up on a request that does not come to its end."""
+        if self._line or self.requests:
+            self.refuse(408, "the request did not come in time")
+        else:
+            self.loseConnection()
+
+    def abort(self) -> None:
+        """Give up on a peer that does not read, or does not go."""
+        self.transport.abortConnection()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """Refuse what twisted.web finds malformed, or too much."""
+        if (
+            self._receivedHeaderCount > self.maxHeaders
+            or self._receivedHeaderSize > self.totalHeadersSize
+        ):
+            self.refuse(431, "the request has too many headers")
+        else:
+            self.refuse(400, "the request is malformed")
+
+    def _send100Continue(self) -> None:
+        """Invite a body, unless it was refused."""
+        if not self._refused:
+            super()._send100Continue()
+
+    def _write_last(self, status: int, body: str, extra: Mapping[str, str]) -> None:
+        """Write an answer and close, but read on: else the answer may be lost to a reset."""
+        self._refused = True
+        headers = Headers({"Content-Type": ["text/plain; charset=utf-8"], "Connection": ["close"]})
+        headers.setRawHeaders("Content-Length", [str(len(body.encode()))])
+        for name, value in extra.items():
+            headers.setRawHeaders(name, [value])
+        phrase = HTTPStatus(status).phrase.encode()
+        self.writeHeaders(b"HTTP/1.1", str(status).encode(), phrase, headers)
+        self.transport.write(body.encode())
+        self.forget()
+        self.site.lingering.start(self)
+        if isinstance(self.transport, ProtocolWrapper):  # TLS can't be closed by half
+            super().loseConnection()
+        else:
+            self.transport.loseWriteConnection()
+
 
 class Door(Site):
     """A Site that asks one function what answers a request.
 
     :param find: gives the resource for a request, or raises.
+    :param entrance: what is asked before.
     :param reactor: where time comes from.
     """
 
@@ -74,15 +320,47 @@ class Door(Site):
     protocol: Any = Channel
     requestFactory = ChannelRequest
 
-    def __init__(self, find: Callable[[Any], IResource], reactor: IReactorTime) -> None:
-        super().__init__(
-            Resource(), timeout=KEEP_ALIVE, reactor=reactor, parsePOSTFormSubmission=False
-        )
+    def __init__(
+        self, find: Callable[[Any], IResource], entrance: Entrance, reactor: IReactorTime
+    ) -> None:
+        super().__init__(Resource(), timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
         self._find = find
+        self.entrance = entrance
+        self._waiting_room = Admission(
+            connections=_WAITING_ROOM, per_address=_WAITING_ROOM, proxies=entrance.proxies
+        )
+        self.requests = Deadlines(reactor, length=REQUEST_TIMEOUT, expired=Channel.time_out)
+        self.idle = Deadlines(reactor, length=KEEP_ALIVE, expired=Channel.loseConnection)
+        self.stalled = Deadlines(reactor, length=STALL_TIMEOUT, expired=Channel.abort)
+        self.lingering = Deadlines(reactor, length=LINGER, expired=Channel.abort)
+        self.deadlines = (self.requests, self.idle, self.stalled, self.lingering)
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Make the channel for a connection, if there is a place for it."""
+        address = getattr(addr, "host", None)
+        ticket = self.entrance.admission.connect(address)
+        unwelcome = ticket is None
+        if unwelcome:
+            ticket = self._waiting_room.connect(None)
+            if ticket is None:
+                self.count_refusal("busy")
+                return None  # Twisted closes the connection.
+        channel = super().buildProtocol(addr)
+        channel.timeOut = None
+        channel.ticket, channel.unwelcome = ticket, unwelcome
+        return channel
 
     def getResourceFor(self, request: Any) -> IResource:
-        """Ask for the resource."""
+        """Ask the guard, then for the resource."""
+        refused = self.entrance.guard(request)
+        if refused is not None:
+            self.count_refusal(HTTPStatus(refused.status).phrase.lower().replace(" ", "_"))
+            return AnswerResource(refused)
         return self._find(request)
+
+    def getContentFile(self, length: int | None) -> BytesIO:
+        """Keep a body in memory: it is bounded, and descriptors are dearer."""
+        return BytesIO()
 
     def acceptableProtocols(self) -> list[bytes]:
         """Speak HTTP/1.1 only over TLS: a WebSocket can't take over an HTTP/2 connection."""
@@ -94,21 +372,24 @@ class Door(Site):
     def stopFactory(self) -> None:
         """Do nothing, likewise."""
 
+    def count_refusal(self, reason: str) -> None:
+        """Count a request that was turned away."""
+        self.entrance.metrics.refused.labels(reason=reason).inc()
+
+    def log_refusal(self, peer: str, status: int, line: str) -> None:
+        """Write the line of a request that did not come far enough for an access line."""
+        self._log.info("{peer} refused {status}: {line}", peer=peer, status=status, line=line)
+
     def log(self, request: Any) -> None:
         """Write the access line."""
         self._log.info(
             "{peer} {method} {path} {status} {length}",
-            peer=peer_of(request),
+            peer=request.peer,
             method=request.method.decode("latin-1"),
             path=path_of(request),
             status=request.code,
             length=request.sentLength,
         )
-
-
-def peer_of(request: Any) -> str:
-    """Who asks, as ``address:port``."""
-    return peer_name(request.getClientAddress())
 
 
 def peer_name(address: IAddress) -> str:

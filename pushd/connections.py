@@ -13,7 +13,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._open: set[WebSocket] = set()
-        self._emptied: Deferred[None] | None = None
+        self._emptied: list[Deferred[None]] = []
 
     def __len__(self) -> int:
         return len(self._open)
@@ -25,9 +25,8 @@ class Connections:
     def lost(self, websocket: WebSocket) -> None:
         """Count a WebSocket out: its connection is gone."""
         self._open.discard(websocket)
-        if self._emptied is not None and not self._open:
-            emptied, self._emptied = self._emptied, None
-            emptied.callback(None)
+        while self._emptied and not self._open:
+            self._emptied.pop().callback(None)
 
     def close_all(self, closing: Closing) -> Deferred[None]:
         """Close every WebSocket; the Deferred fires when the last connection is gone."""
@@ -35,5 +34,6 @@ class Connections:
             websocket.close_with(closing)
         if not self._open:
             return succeed(None)
-        self._emptied = Deferred()
-        return self._emptied
+        emptied: Deferred[None] = Deferred()
+        self._emptied.append(emptied)
+        return emptied

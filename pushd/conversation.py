@@ -27,7 +27,8 @@ class Threads(Protocol):
     def run(self, view: View, request: Request) -> Deferred[Any]:
         """Call the view; the Deferred fires with what it returns or raises.
 
-        Raises ThreadsBusy when there is no thread to be had.
+        A Deferred or a coroutine that it returns is waited for. Raises ThreadsBusy when there
+        is no thread to be had.
         """
 
     def stop(self) -> None:
@@ -69,7 +70,6 @@ class Stage:
             conversation.perform()
         else:
             conversation.finished = self._threads.run(view, request)
-            conversation.finished.addCallback(_settle)
         return conversation
 
     def blocked(self, view: View, seconds: float) -> None:
@@ -103,9 +103,11 @@ class Conversation:
         self.finished: Deferred[Any] = Deferred()
 
     @property
-    def running(self) -> bool:
-        """Whether the view is what runs at this moment."""
-        return self._steps is not None and self._steps.running
+    def running(self) -> bool | None:
+        """Whether the view is what runs at this moment; None where that can't be known."""
+        if self._steps is not None:
+            return self._steps.running
+        return False if self.finished.called else None
 
     def perform(self) -> None:
         """Call the view on the reactor."""
@@ -145,7 +147,12 @@ class Conversation:
             self._work.cancel()
 
     def _call(self) -> Any:
+        start = self._stage.clock.seconds()
         result = self._view(self._request)
+        # What answers with a Deferred can't be stepped: this is all that is seen of its work.
+        seconds = self._stage.clock.seconds() - start
+        if seconds > PATIENCE:
+            self._blocked(seconds)
         if inspect.iscoroutine(result):
             self._steps = Steps(result, self._stage.clock, self._blocked)
             return Deferred.fromCoroutine(self._steps)
@@ -203,11 +210,6 @@ class Steps(Coroutine[Deferred[Any], Any, Any]):
             if seconds > PATIENCE:
                 self._blocked(seconds)
         return self.awaited
-
-
-def _settle(result: Any) -> Any:
-    """Await what a plain function returned, should it have made a coroutine."""
-    return Deferred.fromCoroutine(result) if inspect.iscoroutine(result) else result
 
 
 def runs_on_reactor(view: View) -> bool:

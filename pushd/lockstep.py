@@ -78,7 +78,9 @@ class LockstepThreads:
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Call a function on the test's thread; wait for what its Deferred fires with."""
-        turns: _Turns = self._mine.turns
+        turns: _Turns | None = getattr(self._mine, "turns", None)
+        if turns is None:
+            raise RuntimeError("a blocking WebSocket, used outside of its view's thread")
         turns.asked.put(function)
         return turns.answered.get().get()
 

@@ -63,7 +63,9 @@ class LoopbackTransport:
             self.other.lose(ConnectionLost())
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Take a producer, to be paused when too much waits."""
+        """Take a producer, to be paused when too much waits; one at a time."""
+        if self._producer is not None:
+            raise RuntimeError(f"there is a producer already: {self._producer}")
         self._producer = producer
 
     def unregisterProducer(self) -> None:
@@ -116,6 +118,10 @@ class LoopbackTransport:
         """How many bytes wait for the other end to read them."""
         return len(self._unsent)
 
+    @property
+    def _reads(self) -> bool:
+        return not self.reading_paused and not self.disconnecting
+
     def lose(self, error: Exception) -> None:
         """Note that the connection is gone; the protocol is told in turn."""
         if self.lost is None:
@@ -123,7 +129,7 @@ class LoopbackTransport:
 
     def run(self) -> bool:
         """Deliver what can be delivered. Returns whether anything happened."""
-        if self._unsent and not self.other.reading_paused and self.other.lost is None:
+        if self._unsent and self.other._reads and self.other.lost is None:
             data = bytes(self._unsent)
             self._unsent.clear()
             self.other.protocol.dataReceived(data)

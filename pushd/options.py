@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from twisted.internet.endpoints import serverFromString
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
+from pushd import __version__
+from pushd.access import Origins
 from pushd.protocol import Limits
+from pushd.proxies import Proxies
 from pushd.routes import Routes, load_routes
 from pushd.ticker import ticker
+
+# What stands for no endpoint at all.
+_NONE = "none"
 
 
 def _demo() -> Routes:
@@ -35,6 +43,32 @@ class Settings:
     threads: int = 64
     #: What one connection may take.
     limits: Limits = field(default_factory=Limits)
+    #: The origins whose pages may open WebSockets, beside our own.
+    origins: Origins = field(default_factory=Origins)
+    #: The proxies whose word on who asks counts.
+    proxies: Proxies = field(default_factory=Proxies)
+    #: How many connections there may be at the public door.
+    max_connections: int = 10_000
+    #: How many of them from one address.
+    max_per_address: int = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One option: its name, what it is for, and how its text becomes a value.
+
+    ``parse`` raises ValueError or TypeError that say what is allowed.
+    """
+
+    name: str
+    help: str
+    parse: Callable[[Any], Any]
+    default: str | tuple[str, ...] | None = None
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may be given more than once."""
+        return isinstance(self.default, tuple)
 
 
 class Options(UsageOptions):
@@ -46,32 +80,14 @@ class Options(UsageOptions):
 
     synopsis = "[options]"
     longdesc = "Serves views over WebSocket and HTTP, and the static client beside them."
-    optParameters = [
-        ["web", None, None, "A folder whose files are served before the shipped client's."],
-        ["views", None, None, "MODULE:NAME of a map from path to view (default: the demo)."],
-        ["threads", None, str(Settings.threads), "How many views may block at once."],
-    ]
 
     def __init__(self) -> None:
+        self._given: dict[str, list[str]] = {}
         super().__init__()
-        self._listen: list[str] = []
-        self._control: list[str] = []
         self.settings = Settings()
-
-    def opt_listen(self, endpoint: str) -> None:
-        """Listen here for everybody; may be given more than once.
-        [default: tcp:8080:interface=127.0.0.1]"""
-        self._listen.append(endpoint)
-
-    def opt_control(self, endpoint: str) -> None:
-        """Listen here for operators, may be given more than once; none: nowhere.
-        [default: tcp:8081:interface=127.0.0.1]"""
-        self._control.append(endpoint)
 
     def opt_version(self) -> None:
         """Print the version and exit."""
-        from pushd import __version__
-
         print(f"pushd {__version__}")  # noqa: T201 - the answer to the one who asked
         raise SystemExit(0)
 
@@ -85,62 +101,187 @@ class Options(UsageOptions):
 
     def postOptions(self) -> None:
         """Make the settings of what was given."""
-        defaults = Settings()
+        values = {option.name: self._value_of(option) for option in OPTIONS}
         self.settings = Settings(
-            listen=_endpoints("listen", self._listen) or defaults.listen,
-            control=_control(self._control, defaults.control),
-            web=_folder("web", self["web"]),
-            routes=_routes(self["views"]),
-            threads=_count("threads", self["threads"]),
+            listen=values["listen"],
+            control=values["control"],
+            web=values["web"],
+            routes=values["views"],
+            threads=values["threads"],
+            limits=Limits(
+                max_message=values["max-message"],
+                max_buffered=values["max-buffered"],
+                max_rate=values["max-rate"],
+                compression=values["compression"],
+            ),
+            origins=values["origin"],
+            proxies=values["trusted-proxy"],
+            max_connections=values["max-connections"],
+            max_per_address=values["max-per-address"],
         )
 
+    def _value_of(self, option: Option) -> Any:
+        given: Any = self._given.get(option.name)
+        if option.repeatable:
+            given = option.default if given is None else tuple(given)
+        else:
+            given = option.default if given is None else given[-1]
+        try:
+            return option.parse(given)
+        except (TypeError, ValueError) as error:
+            shown = " ".join(given) if option.repeatable else given
+            # One line, whatever an exception of others had to say.
+            raise UsageError(" ".join(f"--{option.name} {shown}: {error}".split())) from None
 
-def _mistake(option: str, given: object, allowed: object) -> UsageError:
-    return UsageError(f"--{option} {given}: {allowed}")
 
-
-def _endpoints(option: str, given: list[str]) -> tuple[str, ...]:
+def _listen(given: tuple[str, ...]) -> tuple[str, ...]:
     for endpoint in given:
         try:
             serverFromString(None, endpoint)
         except Exception as error:
             # Endpoint plugins raise what they like, for a mistake in any of their arguments.
-            allowed = f"no endpoint like tcp:8080 or unix:/run/pushd.sock ({error})"
-            raise _mistake(option, endpoint, allowed) from None
-    return tuple(given)
+            raise ValueError(
+                f"no endpoint like tcp:8080 or unix:/run/pushd.sock ({error})"
+            ) from None
+    return given
 
 
-def _control(given: list[str], default: tuple[str, ...]) -> tuple[str, ...]:
-    if "none" not in given:
-        return _endpoints("control", given) or default
+def _control(given: tuple[str, ...]) -> tuple[str, ...]:
+    if _NONE not in given:
+        return _listen(given)
     if len(given) > 1:
-        raise _mistake("control", "none", "goes with no other --control")
+        raise ValueError(f"{_NONE} goes with no other --control")
     return ()
 
 
-def _folder(option: str, given: str | None) -> Path | None:
+def _folder(given: str | None) -> Path | None:
     if given is None:
         return None
     folder = Path(given)
-    if not folder.is_dir():
-        raise _mistake(option, given, "not a folder")
+    # No name at all would be the current folder, which nobody means to show to the world.
+    if not given or not folder.is_dir():
+        raise ValueError("not a folder")
     return folder.resolve()
 
 
-def _count(option: str, given: str) -> int:
-    # int() would take " 1_0 " as well.
-    if not given.isascii() or not given.isdecimal() or not 1 <= int(given) <= 100_000:
-        raise _mistake(option, given, "a number from 1 to 100000")
-    return int(given)
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def parse(given: str) -> int:
+        # int() would take " 1_0 " as well, and raises for thousands of digits.
+        if not re.fullmatch(r"[0-9]{1,12}", given) or not least <= int(given) <= most:
+            raise ValueError(f"a number from {least} to {most}")
+        return int(given)
+
+    return parse
 
 
-def _routes(given: str | None) -> Routes:
+def _switch(given: str) -> bool:
+    if given not in ("on", "off"):
+        raise ValueError("on or off")
+    return given == "on"
+
+
+def _views(given: str | None) -> Routes:
     demo = _demo()
     if given is None:
         return demo
-    try:
-        routes = load_routes(given)
-    except (TypeError, ValueError) as error:
-        raise _mistake("views", given, error) from None
+    routes = load_routes(given)
     kept = [(path, view) for path, view in demo.items() if routes.match(path) is None]
     return Routes([*routes.items(), *kept], accept_all=routes.accept_all)
+
+
+#: Every option there is, in the order in which people should read of them.
+OPTIONS = (
+    Option(
+        name="listen",
+        help="Listen here for everybody; may be given more than once.",
+        parse=_listen,
+        default=Settings.listen,
+    ),
+    Option(
+        name="control",
+        help="Listen here for operators; may be given more than once; none: nowhere.",
+        parse=_control,
+        default=Settings.control,
+    ),
+    Option(
+        name="web",
+        help="A folder whose files are served before the shipped client's.",
+        parse=_folder,
+    ),
+    Option(
+        name="views",
+        help="MODULE:NAME of a map from path to view (default: the demo).",
+        parse=_views,
+    ),
+    Option(
+        name="threads",
+        help="How many views may block at once.",
+        parse=_number(1, 100_000),
+        default=str(Settings.threads),
+    ),
+    Option(
+        name="origin",
+        help="An origin whose pages may open WebSockets beside our own, such as "
+        "https://example.com or https://*.example.com; may be given more than once; *: all.",
+        parse=Origins,
+        default=(),
+    ),
+    Option(
+        name="trusted-proxy",
+        help="A network whose word on who asks counts, such as 10.0.0.0/8; may be given more "
+        "than once.",
+        parse=Proxies,
+        default=(),
+    ),
+    Option(
+        name="max-connections",
+        help="How many connections there may be; beyond, 503.",
+        parse=_number(1, 10_000_000),
+        default=str(Settings.max_connections),
+    ),
+    Option(
+        name="max-per-address",
+        help="How many of them from one address, this machine and trusted proxies excepted.",
+        parse=_number(1, 10_000_000),
+        default=str(Settings.max_per_address),
+    ),
+    Option(
+        name="max-message",
+        help="How many bytes a message or a request's body may have; beyond, 1009 or 413.",
+        parse=_number(1, 1 << 30),
+        default=str(Limits().max_message),
+    ),
+    Option(
+        name="max-buffered",
+        help="How many bytes may wait for one who does not read them; beyond, 1013.",
+        parse=_number(1, 1 << 30),
+        default=str(Limits().max_buffered),
+    ),
+    Option(
+        name="max-rate",
+        help="How many messages a second one may send, ten times as many at once; beyond, 1008.",
+        parse=_number(1, 10_000_000),
+        default=str(Limits().max_rate),
+    ),
+    Option(
+        name="compression",
+        help="Whether permessage-deflate is spoken: on or off.",
+        parse=_switch,
+        default="on",
+    ),
+)
+
+
+def _add_to_command_line(option: Option) -> None:
+    """Give usage.Options the method that it looks for."""
+
+    def opt(self: Options, value: str) -> None:
+        self._given.setdefault(option.name, []).append(value)
+
+    default = option.default if isinstance(option.default, str) else " ".join(option.default or ())
+    opt.__doc__ = f"{option.help} [default: {default}]" if default else option.help
+    setattr(Options, f"opt_{option.name.replace('-', '_')}", opt)
+
+
+for _option in OPTIONS:
+    _add_to_command_line(_option)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,26 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushd.channel import Door, peer_name
+from pushd.admission import Admission
+from pushd.channel import Door, Entrance, peer_name
 from pushd.connections import Connections
 from pushd.conversation import Stage, Threads
+from pushd.descriptors import allow_connections
+from pushd.guard import control_guard, public_guard
 from pushd.messages import GOING_AWAY
+from pushd.metrics import Metrics
 from pushd.options import Options, Settings
 from pushd.protocol import PushFactory
+from pushd.proxies import Proxies
 from pushd.site import control_door, public_door
 from pushd.static import StaticFiles
 from pushd.threads import ViewThreads
 from pushd.upgrade import ViewDoor
+
+_log = Logger()
+
+# How many connections the private door takes: enough for all who should be there.
+_OPERATORS = 1000
 
 
 def makeService(options: Options, reactor: Any = None) -> MultiService:
@@ -32,21 +43,60 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     """
     if reactor is None:
         from twisted.internet import reactor
-    return build(options.settings, reactor, ViewThreads(reactor, options.settings.threads))
+    settings = options.settings
+    allowed = allow_connections(settings.max_connections)
+    if allowed == settings.max_connections:
+        _log.info("{allowed} connections at most", allowed=allowed)
+    else:
+        _log.warn(
+            "{allowed} connections at most, not {wanted}: the limit of open files allows no more",
+            allowed=allowed,
+            wanted=settings.max_connections,
+        )
+    settings = replace(settings, max_connections=allowed)
+    return build(settings, reactor, ViewThreads(reactor, settings.threads))
 
 
 def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
     """Build every object of the daemon once, from the top down."""
     connections = Connections()
+    metrics = Metrics()
     views = ViewDoor(
         clock=reactor,
         stage=Stage(reactor, threads),
         factory=PushFactory(reactor, settings.limits),
         connections=connections,
+        metrics=metrics,
         files=StaticFiles([*([settings.web] if settings.web else []), shipped_client()]),
     )
-    public = public_door(reactor, settings.routes, views)
-    control = control_door(reactor)
+    public = public_door(
+        reactor,
+        Entrance(
+            guard=public_guard(settings.origins),
+            admission=Admission(
+                connections=settings.max_connections,
+                per_address=settings.max_per_address,
+                proxies=settings.proxies,
+            ),
+            proxies=settings.proxies,
+            metrics=metrics,
+            max_body=settings.limits.max_message,
+        ),
+        settings.routes,
+        views,
+    )
+    nobody = Proxies()
+    control = control_door(
+        reactor,
+        Entrance(
+            guard=control_guard,
+            admission=Admission(connections=_OPERATORS, per_address=_OPERATORS, proxies=nobody),
+            proxies=nobody,
+            metrics=metrics,
+            max_body=settings.limits.max_message,
+        ),
+        metrics,
+    )
     service = PushService(connections, threads)
     for endpoint in settings.listen:
         service.addService(DoorService(reactor, endpoint, public, "listening on {url}"))
@@ -120,6 +170,7 @@ def _url(endpoint: str, port: IListeningPort) -> str:
     place = peer_name(address)
     if place == "unix":
         return endpoint
-    place = place.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
+    if place.startswith(("0.0.0.0:", "[::]:")):
+        place = place.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
     scheme = "https" if endpoint.startswith(("ssl:", "tls:")) else "http"
     return f"{scheme}://{place}/"

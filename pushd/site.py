@@ -9,14 +9,15 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import IResource
 
 from pushd.answers import NOT_FOUND, AnswerResource
-from pushd.channel import Door
+from pushd.channel import Door, Entrance
 from pushd.handshake import asks_for_websocket
-from pushd.health import alive
+from pushd.health import MetricsResource, alive
+from pushd.metrics import Metrics
 from pushd.routes import Routes
 from pushd.upgrade import ViewDoor, ViewResource
 
 
-def public_door(reactor: IReactorTime, routes: Routes, views: ViewDoor) -> Door:
+def public_door(reactor: IReactorTime, entrance: Entrance, routes: Routes, views: ViewDoor) -> Door:
     """What strangers reach: the views, then the static client."""
 
     def find(request: Any) -> IResource:
@@ -30,19 +31,21 @@ def public_door(reactor: IReactorTime, routes: Routes, views: ViewDoor) -> Door:
             return AnswerResource(NOT_FOUND)
         return views.files.find(path) or AnswerResource(NOT_FOUND)
 
-    return Door(find, reactor)
+    return Door(find, entrance, reactor)
 
 
-def control_door(reactor: IReactorTime) -> Door:
+def control_door(reactor: IReactorTime, entrance: Entrance, metrics: Metrics) -> Door:
     """What operators and publishers reach."""
 
     def find(request: Any) -> IResource:
         match request.path:
             case b"/healthz":
                 return alive()
+            case b"/metrics":
+                return MetricsResource(metrics)
         return AnswerResource(NOT_FOUND)
 
-    return Door(find, reactor)
+    return Door(find, entrance, reactor)
 
 
 def _path(request: Any) -> str | None:

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from twisted.internet.interfaces import IPushProducer
-from twisted.web.http import CACHED
+from twisted.web.http import NOT_MODIFIED
 from twisted.web.static import File, SingleRangeStaticProducer
 from zope.interface import implementer
 
 # One plain range of bytes (RFC 9110 §14.1.2), with numbers that fit any file.
-_PLAIN_RANGE = re.compile(rb"bytes=(?:\d{1,18}-\d{0,18}|-\d{1,18})")
+_PLAIN_RANGE = re.compile(rb"bytes=(?:\d{1,18}-\d{0,18}|-(?P<suffix>\d{1,18}))")
+
+# What stands for one version of a file; If-None-Match compares weakly (RFC 9110 §8.8.3, §13.1.2).
+_TAG = re.compile(rb'(?:W/)?("[^"]*")')
 
 # How much of a file is read at a time, in bytes.
 _CHUNK = 1 << 16
@@ -71,14 +74,14 @@ class StaticFile(File):
 
     def render_GET(self, request: Any) -> Any:
         """Answer with the file, a part of it, or that the client has it."""
-        self._simplify_range(request)
         self.restat(False)
+        self._simplify_range(request)
         request.setHeader(b"cache-control", b"no-cache")
         etag = b'"%x-%x"' % (int(self.getModificationTime() * 1e9), self.getsize())
-        # If-None-Match comes first, and If-Modified-Since then counts no more (RFC 9110 §13.2.2).
-        if request.getHeader(b"if-none-match") is not None:
-            request.requestHeaders.removeHeader(b"if-modified-since")
-        if request.setETag(etag) is CACHED:
+        known = self._is_known(request, etag)
+        request.setETag(etag)
+        if known:
+            request.setResponseCode(NOT_MODIFIED)
             return b""
         return super().render_GET(request)
 
@@ -100,6 +103,21 @@ class StaticFile(File):
             offset, size = pull.offset, pull.size
         return FileProducer(request, fileForReading, offset, size)
 
+    def _is_known(self, request: Any, etag: bytes) -> bool:
+        """Whether the client says that it has this version of the file.
+
+        twisted.web is left with no header that it would misread: it does not know tags in a list
+        or weak ones, and raises on a date that is nothing but a parameter.
+        """
+        tags = request.requestHeaders.getRawHeaders(b"if-none-match")
+        request.requestHeaders.removeHeader(b"if-none-match")
+        since = request.getHeader(b"if-modified-since") or b""
+        # If-None-Match comes first, and If-Modified-Since then counts no more (RFC 9110 §13.2.2).
+        if tags is not None or not since.partition(b";")[0].strip():
+            request.requestHeaders.removeHeader(b"if-modified-since")
+        joined = b",".join(tags or ())
+        return etag in _TAG.findall(joined) or joined.strip() == b"*"
+
     def _simplify_range(self, request: Any) -> None:
         """Ignore whatever is not one plain range, as a server may (RFC 9110 §14.2).
 
@@ -108,6 +126,9 @@ class StaticFile(File):
         ranges = request.requestHeaders.getRawHeaders(b"range", ())
         plain = len(ranges) == 1 and _PLAIN_RANGE.fullmatch(ranges[0])
         if not plain or request.getHeader(b"if-range") is not None:
+            request.requestHeaders.removeHeader(b"range")
+        elif plain["suffix"] and int(plain["suffix"]) > self.getsize():
+            # More of the end than there is of the file: that is the whole.
             request.requestHeaders.removeHeader(b"range")
 
 
@@ -135,10 +156,13 @@ class FileProducer:
             self._left -= len(data)
             if data:
                 self._request.write(data)
+                continue
+            self._file.close()
+            self._request.unregisterProducer()
+            if self._left:
+                # The file has become shorter than was said: what came next would be taken for it.
+                self._request.loseConnection()
             else:
-                # All is written, or the file has become shorter, which the length will tell.
-                self._file.close()
-                self._request.unregisterProducer()
                 self._request.finish()
 
     def pauseProducing(self) -> None:
@@ -161,6 +185,8 @@ def _is_served(file: Path, folder: Path) -> bool:
 
 def _type_of(path: str) -> str:
     suffix = Path(path).suffix.lower()
-    kind = _TYPES.get(suffix) or mimetypes.guess_type(path)[0] or "application/octet-stream"
+    guessed, packed = mimetypes.guess_type(path)
+    # What a packed file holds when it is unpacked is not what is sent.
+    kind = _TYPES.get(suffix) or (not packed and guessed) or "application/octet-stream"
     textual = kind.startswith("text/") or kind in ("application/json", "image/svg+xml")
     return f"{kind}; charset=utf-8" if textual else kind

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from http.client import HTTPMessage, HTTPResponse
+from http.client import HTTPMessage, HTTPResponse, IncompleteRead
 from io import BytesIO
 from types import TracebackType
 from typing import Any, cast
@@ -332,4 +332,7 @@ def _parse(data: bytes, method: str) -> Answer | None:
         return None
     response = HTTPResponse(cast("Any", _Received(data)), method=method)
     response.begin()
-    return Answer(response.status, response.headers, response.read())
+    try:
+        return Answer(response.status, response.headers, response.read())
+    except IncompleteRead:
+        return None

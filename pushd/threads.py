@@ -8,9 +8,10 @@ from functools import partial
 from threading import Thread
 from typing import Any, Protocol, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import blockingCallFromThread
+from twisted.python.threadable import isInIOThread
 from twisted.python.threadpool import ThreadPool
 
 from pushd.conversation import ConversationOver, ThreadsBusy
@@ -129,17 +130,27 @@ class ViewThreads:
         return finished
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """Call a function on the reactor's thread; wait for what its Deferred fires with."""
+        """Call a function on the reactor's thread; wait for what its Deferred fires with.
+
+        Raises RuntimeError on the reactor's own thread, which would wait for itself for ever.
+        """
+        if isInIOThread():
+            raise RuntimeError(
+                "a blocking WebSocket, used on the reactor's thread: make the view async def, "
+                "and what is around it as well, or use functools.wraps there"
+            )
         return blockingCallFromThread(self._reactor, function)
 
     def stop(self) -> None:
         """Let go of the threads that have nothing to do, and of the others once they have not."""
+        self._limit = 0  # Who comes now would wait for a thread for ever.
         if self._pool.started:
             self._pool.adjustPoolsize(0, 0)
 
     def _finish(self, finished: Deferred[Any], success: bool, result: Any) -> None:
         self._busy -= 1
-        finished.callback(result)
+        # What it returned may have to be waited for.
+        maybeDeferred(lambda: result).chainDeferred(finished)
 
 
 def blocking(request: Request, bridge: Bridge) -> Request:

@@ -11,12 +11,14 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from pushd.admission import Ticket
 from pushd.answers import FAILURE, refusal, write_answer, write_response
-from pushd.channel import path_of, peer_of
+from pushd.channel import path_of
 from pushd.connections import Connections
 from pushd.conversation import Conversation, Stage, ThreadsBusy, is_cancellation
 from pushd.handshake import Handshake, Refused, asks_for_websocket, read_handshake
 from pushd.messages import INTERNAL_ERROR, NORMAL
+from pushd.metrics import Metrics
 from pushd.protocol import PushFactory, PushProtocol
 from pushd.routes import Match
 from pushd.static import StaticFiles
@@ -35,6 +37,7 @@ class ViewDoor:
     factory: PushFactory
     connections: Connections
     files: StaticFiles
+    metrics: Metrics
 
 
 class ViewResource(Resource):
@@ -77,9 +80,9 @@ class ViewResource(Resource):
         return {
             "method": request.method.decode("latin-1"),
             "path": self._path,
-            "scheme": "https" if request.isSecure() else "http",
+            "scheme": request.scheme,
             "host": (request.getHeader(b"host") or b"").decode("latin-1"),
-            "peer": peer_of(request),
+            "peer": request.peer,
             "clock": self._door.clock,
             "query_string": request.uri.partition(b"?")[2].decode("latin-1"),
             "parameters": self._match.parameters,
@@ -95,11 +98,12 @@ class _Meeting:
         self._view = view
         # The HTTP request, for as long as it can be answered over HTTP.
         self._http: Any = request
-        self._peer = peer_of(request)
+        self._peer = request.peer
         self._path = path_of(request)
         self._websocket: WebSocket | None = None
         self._conversation: Conversation | None = None
         self._opened = 0.0
+        self._tickets: list[Ticket] = []
         self.subprotocols: tuple[str, ...] = ()
 
     def answer(self, asked: dict[str, Any]) -> None:
@@ -119,7 +123,10 @@ class _Meeting:
         """Answer 101 and hand the connection over to Autobahn."""
         request, self._http = self._http, None
         channel = request.channel
+        channel.forget()
         transport, channel.transport = channel.transport, None
+        # The connection's place, and the client's behind a proxy, go over to the WebSocket.
+        self._tickets = [ticket for ticket in (channel.ticket, request.ticket) if ticket]
         protocol = self._door.factory.build(websocket, self._lost)
         protocol._take_over(transport, self._handshake, subprotocol)
         # Frames that came right behind the handshake: those that the channel has put aside,
@@ -186,6 +193,9 @@ class _Meeting:
         """Take note that the WebSocket's connection is gone."""
         assert self._websocket is not None
         self._door.connections.lost(self._websocket)
+        for ticket in self._tickets:
+            ticket.leave()
+        self._door.metrics.closed.labels(code=protocol._code).inc()
         _log.info(
             "{peer} {path} closed {code} after {seconds:.3f} s{reason}",
             peer=self._peer,

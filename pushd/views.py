@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from werkzeug.datastructures import ImmutableMultiDict
-from werkzeug.http import parse_cookie
+from werkzeug.sansio.http import parse_cookie
 
 # A view is called with a Request. What it may return is told in Answer; an async view returns
 # a coroutine of that. Its exact type would refuse the blocking views that are annotated with
@@ -94,7 +94,9 @@ class Request:
     @cached_property
     def cookies(self) -> ImmutableMultiDict[str, str]:
         """The cookies, by name."""
-        return ImmutableMultiDict(parse_cookie(self.headers.get("cookie")))
+        values = self.raw_headers.getRawHeaders(b"cookie", ())
+        text = "; ".join(value.decode(errors="replace") for value in values)
+        return ImmutableMultiDict(parse_cookie(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +142,19 @@ def require_websocket(view: AnyView) -> AnyView:
 
 def handshakes_of(view: View) -> Handshakes:
     """What a view has been decorated to do with a handshake."""
-    decorated = getattr(view, "pushd_handshakes", Handshakes.REFUSED)
-    return decorated if isinstance(decorated, Handshakes) else Handshakes.REFUSED
+    while isinstance(view, partial) and "pushd_handshakes" not in view.__dict__:
+        view = view.func
+    for decorated in (view, type(view).__call__):
+        handshakes = getattr(decorated, "pushd_handshakes", None)
+        if isinstance(handshakes, Handshakes):
+            return handshakes
+    return Handshakes.REFUSED
 
 
 def name_of(view: View) -> str:
     """What a view is called in the log: its module and name."""
+    while isinstance(view, partial):
+        view = view.func
     module = getattr(view, "__module__", None) or type(view).__module__
     name = getattr(view, "__qualname__", None) or type(view).__qualname__
     return f"{module}.{name}"

@@ -51,8 +51,8 @@ class Owner(Protocol):
     """The view that a WebSocket was made for, told apart from other tasks that use it."""
 
     @property
-    def running(self) -> bool:
-        """Whether the view is what runs at this moment."""
+    def running(self) -> bool | None:
+        """Whether the view is what runs at this moment; None where that can't be known."""
 
 
 class _State(Enum):
@@ -110,7 +110,7 @@ class WebSocket:
         §4.2.2), and RuntimeError when one is asked for after the handshake has been answered.
         """
         if self._offer is None:
-            if subprotocol != self._subprotocol and self._state is not _State.CLOSED:
+            if self._state is _State.OPEN and subprotocol not in (None, self._subprotocol):
                 raise RuntimeError("the handshake was answered before: accept() comes first")
             return
         if subprotocol is not None and subprotocol not in self._offer.subprotocols:
@@ -129,7 +129,7 @@ class WebSocket:
 
         :param timeout: seconds until TimeoutError; nothing is lost by it.
         """
-        self.accept(self._subprotocol)
+        self.accept()
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"timeout is {timeout}: seconds from 0 on, or None")
         if self._waiter is not None:
@@ -137,9 +137,7 @@ class WebSocket:
         if self._inbox:
             return succeed(self._take())
         if self._state is not _State.OPEN:
-            self._asked_in_vain += 1
-            if self._asked_in_vain > _PATIENCE:
-                self._end_owner()
+            self._end_owner(_PATIENCE)
             return succeed(None)
         waiter: Deferred[str | bytes | None] = Deferred(self._forget_waiter)
         self._waiter = waiter
@@ -149,12 +147,12 @@ class WebSocket:
 
     def read(self, fallback: str | bytes | None = None) -> str | bytes | None:
         """Give the next message if one is here, else the fallback; never wait."""
-        self.accept(self._subprotocol)
+        self.accept()
         return self._take() if self._inbox else fallback
 
     def count_messages(self) -> int:
         """How many messages wait to be read."""
-        self.accept(self._subprotocol)
+        self.accept()
         return len(self._inbox)
 
     def has_messages(self) -> bool:
@@ -174,9 +172,9 @@ class WebSocket:
         as binary, and ValueError for text that is not UTF-8; the socket is as it was then.
         """
         payload = _encode(data, binary)
-        self.accept(self._subprotocol)
+        self.accept()
         if self._wire is None or self._state is not _State.OPEN:
-            self._end_owner()
+            self._end_owner(0)
             return succeed(None)
         self._wire.send(payload, binary=binary)
         if not self._writing_paused:
@@ -232,7 +230,7 @@ class WebSocket:
 
     def close_with(self, closing: Closing) -> Deferred[None]:
         """Close the conversation in a given way; see ``close``."""
-        self.accept(self._subprotocol)
+        self.accept()
         if self._wire is not None and self._state is _State.OPEN:
             wire = self._wire
             # First the end, or what the wire still delivers would be taken for news.
@@ -294,7 +292,7 @@ class WebSocket:
     def _take(self) -> str | bytes:
         message = self._inbox.popleft()
         self._inbox_bytes -= len(message)
-        if self._reading_paused and len(self._inbox) <= self._capacity // 2 and self._wire:
+        if self._reading_paused and self._is_half_empty() and self._wire:
             self._reading_paused = False
             self._wire.resume_reading()
         return message
@@ -302,11 +300,19 @@ class WebSocket:
     def _is_full(self) -> bool:
         return len(self._inbox) >= self._capacity or self._inbox_bytes >= _INBOX_BYTES
 
+    def _is_half_empty(self) -> bool:
+        return len(self._inbox) <= self._capacity // 2 and self._inbox_bytes <= _INBOX_BYTES // 2
+
     def _forget_waiter(self, waiter: Deferred[str | bytes | None]) -> None:
         self._waiter = None
 
-    def _end_owner(self) -> None:
-        if self._owner is not None and self._owner.running:
+    def _end_owner(self, patience: int) -> None:
+        running = self._owner.running if self._owner is not None else False
+        if running is False:
+            return
+        self._asked_in_vain += 1
+        # Where it may be another task that asks, it has the patience of one that only waits.
+        if self._asked_in_vain > (patience if running else _PATIENCE):
             raise CancelledError("the conversation is over")
 
 

@@ -1,0 +1,71 @@
+"""How many may be here at once: connections in all, and from one address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_address
+
+from pushd.limits import Places
+from pushd.proxies import Proxies
+
+
+class Ticket:
+    """A place that is taken until its holder leaves."""
+
+    __slots__ = ("_leave",)
+
+    def __init__(self, leave: Callable[[], object]) -> None:
+        self._leave: Callable[[], object] | None = leave
+
+    def leave(self) -> None:
+        """Give the place back; once, however often it is called."""
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
+
+
+class Admission:
+    """Gives out the places for connections.
+
+    :param connections: how many connections there may be.
+    :param per_address: how many of them from one address. Addresses of this machine and of our
+        proxies are exempt; the clients behind a proxy are counted by what it says of them.
+    """
+
+    def __init__(self, *, connections: int, per_address: int, proxies: Proxies) -> None:
+        self._limit = connections
+        self._taken = 0
+        self._addresses = Places(per_address)
+        self._proxies = proxies
+
+    def __len__(self) -> int:
+        return self._taken
+
+    def connect(self, address: str | None) -> Ticket | None:
+        """A place for a connection from an address; None when there is none."""
+        if self._taken >= self._limit:
+            return None
+        exempt = address is None or self._proxies.trust(address) or _is_loopback(address)
+        if not exempt and not self._addresses.take(address):
+            return None
+        self._taken += 1
+
+        def leave() -> None:
+            self._taken -= 1
+            if not exempt:
+                self._addresses.leave(address)
+
+        return Ticket(leave)
+
+    def visit(self, address: str) -> Ticket | None:
+        """A place for a client behind one of our proxies; None when there is none."""
+        if not self._addresses.take(address):
+            return None
+        return Ticket(lambda: self._addresses.leave(address))
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,24 @@
+"""How many descriptors this process may have open, and what they leave for connections."""
+
+from __future__ import annotations
+
+import resource
+
+# What everything but connections takes: the reactor, the log, listening ports, open files.
+_OWN = 64
+
+
+def allow_connections(wanted: int) -> int:
+    """How many connections there may be, of those that are wanted.
+
+    Each takes a descriptor, so the soft limit is raised as far as that needs and the hard limit
+    lets it. Whoever takes more than there are is left to accept() and its errors.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _OWN
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, soft - _OWN))

@@ -1,0 +1,27 @@
+"""What is counted, for Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+
+
+class Metrics:
+    """The daemon's counters, each named and labelled by Prometheus' conventions."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        #: Requests and handshakes that were turned away, by why.
+        self.refused = Counter(
+            "pushd_refused",
+            "Requests and handshakes refused before a view saw them.",
+            ["reason"],
+            registry=self._registry,
+        )
+        #: WebSockets that ended, by the code of the Close frame.
+        self.closed = Counter(
+            "pushd_closed", "WebSockets closed, by close code.", ["code"], registry=self._registry
+        )
+
+    def render(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self._registry)
