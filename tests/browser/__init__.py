@@ -1,0 +1,1 @@
+"""What a real browser sees: Debian's Chromium, driven by Playwright."""

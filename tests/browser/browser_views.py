@@ -1,0 +1,17 @@
+"""The views that the browser's tests talk with."""
+
+from pushd.views import Request, accept_websocket
+
+
+@accept_websocket
+async def echo(request: Request) -> str | None:
+    """Give every message back as it came, and choose the subprotocol ``demo`` where offered."""
+    if not request.is_websocket():
+        return "<!doctype html><title>echo</title>"
+    request.websocket.accept(subprotocol="demo" if "demo" in request.subprotocols else None)
+    async for message in request.websocket:
+        request.websocket.send(message, binary=isinstance(message, bytes))
+    return None
+
+
+views = {"/echo/": echo}

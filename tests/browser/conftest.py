@@ -1,0 +1,91 @@
+"""A browser, its pages, and daemons for them to talk with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from signal import SIGTERM
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+
+from tests.daemon_process import DaemonProcess
+
+CHROMIUM = "/usr/bin/chromium"
+
+# The sandbox wants more than a container gives; the rest keeps Chromium from talking to others.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Start the system's Chromium; where there is none, the tests fail."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """Open an empty page, in a profile of its own."""
+    context = browser.new_context()
+    context.set_default_timeout(10_000)
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture
+def complaints(page: Page) -> list[str]:
+    """Collect what the browser complains about: errors, broken policies, failed loads."""
+    heard: list[str] = []
+
+    def hear(message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            heard.append(message.text)
+
+    page.on("console", hear)
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    return heard
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    """Run a daemon as it is shipped."""
+    with DaemonProcess(directory=tmp_path_factory.mktemp("daemon")) as daemon:
+        yield daemon
+    assert_ended_in_order(daemon)
+
+
+@pytest.fixture
+def mortal_daemon(tmp_path: Path) -> Iterator[DaemonProcess]:
+    """Run a daemon as it is shipped, for one test, which may stop it."""
+    with DaemonProcess(directory=tmp_path) as daemon:
+        yield daemon
+    assert_ended_in_order(daemon)
+
+
+@pytest.fixture(scope="module")
+def echo_daemon() -> Iterator[DaemonProcess]:
+    """Run a daemon that has the view at ``/echo/`` as well."""
+    args = ["--views", "browser_views:views"]
+    with DaemonProcess(args, directory=Path(__file__).parent) as daemon:
+        yield daemon
+    assert_ended_in_order(daemon)
+
+
+def assert_ended_in_order(daemon: DaemonProcess) -> None:
+    """Prove that a daemon was stopped, did not fall, and had nothing to complain about."""
+    log = "\n".join(daemon.log)
+    # In order, twistd ends itself by the signal that it was asked with.
+    assert daemon.stop() == -SIGTERM, log
+    assert "Server Shut Down." in log, log
+    assert "Traceback" not in log, log
+    assert "Unhandled" not in log, log

@@ -1,0 +1,155 @@
+"""A real daemon in a process of its own, for the tests that only real sockets can make."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Condition, Thread
+from time import monotonic
+from types import TracebackType
+
+TWISTD = Path(sys.executable).with_name("twistd")
+
+# Where a daemon listens unless a test says otherwise: a free port, and nothing private.
+DEFAULTS = {"--listen": "tcp:0:interface=127.0.0.1", "--control": "none"}
+
+
+class DaemonProcess:
+    """Run ``twistd -n pushd``: started on ``with``, stopped in order after it.
+
+    ``args`` are further options; one of them takes the place of its default in ``DEFAULTS``. The
+    daemon runs in ``directory``, and has ``patience`` seconds for each thing that is waited for.
+    """
+
+    def __init__(
+        self, args: Sequence[str] = (), *, directory: Path, patience: float = 20.0
+    ) -> None:
+        self._command = [str(TWISTD), "-n", "--pidfile=", "pushd"]
+        for option, value in DEFAULTS.items():
+            if not any(arg == option or arg.startswith(f"{option}=") for arg in args):
+                self._command += [option, value]
+        self._command += args
+        self._directory = directory
+        self._patience = patience
+        self._process: subprocess.Popen[str] | None = None
+        self._reader = Thread(target=self._read, daemon=True)
+        # Guards the two below, and tells of each change to them.
+        self._news = Condition()
+        self._lines: list[str] = []
+        self._ended = False
+
+    def __enter__(self) -> DaemonProcess:
+        self.start()
+        try:
+            self.wait_for(r"listening on http")
+        except BaseException:
+            self._kill()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """The address of the first door that was opened, such as ``http://127.0.0.1:40000/``."""
+        return self.wait_for(r"listening on (http://\S+)")[1]
+
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._started.pid
+
+    @property
+    def log(self) -> list[str]:
+        """The lines that the daemon has said until now."""
+        with self._news:
+            return list(self._lines)
+
+    def start(self) -> None:
+        """Start the process, without waiting for its doors to open."""
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        self._process = subprocess.Popen(
+            self._command,
+            cwd=self._directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+        )
+        self._reader.start()
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """Find the first line of the log with this in it, waiting until there is one.
+
+        Raises ``AssertionError``, with the log, when it does not come in time, or cannot any more.
+        """
+        deadline = monotonic() + self._patience
+        seen = 0
+        with self._news:
+            while True:
+                for line in self._lines[seen:]:
+                    if match := re.search(pattern, line):
+                        return match
+                seen = len(self._lines)
+                if self._ended:
+                    raise self._complain(f"The daemon ended before it said {pattern!r}")
+                if not self._news.wait(deadline - monotonic()):
+                    raise self._complain(f"The daemon did not say {pattern!r} in time")
+
+    def wait(self) -> int:
+        """Wait for the process to end, and give its exit code; it is killed if it does not."""
+        try:
+            code = self._started.wait(self._patience)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            raise self._complain("The daemon did not end in time") from None
+        self._kill()
+        return code
+
+    def stop(self) -> int:
+        """Ask the process to end, wait for it, and give its exit code.
+
+        That code is ``-SIGTERM`` when all went well: ``twistd`` stops in order, and then ends
+        itself by the signal that it got. Stopping what has ended gives its code again.
+        """
+        if self._started.poll() is None:
+            self._started.terminate()
+        return self.wait()
+
+    @property
+    def _started(self) -> subprocess.Popen[str]:
+        assert self._process is not None, "The daemon was not started"
+        return self._process
+
+    def _read(self) -> None:
+        stdout = self._started.stdout
+        assert stdout is not None
+        for line in stdout:
+            with self._news:
+                self._lines.append(line.rstrip("\n"))
+                self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    def _kill(self) -> None:
+        self._started.kill()
+        self._started.wait()
+        self._reader.join(self._patience)
+        if self._started.stdout is not None and not self._reader.is_alive():
+            self._started.stdout.close()
+
+    def _complain(self, words: str) -> AssertionError:
+        return AssertionError("\n".join([f"{words}. Its log:", *self._lines]))

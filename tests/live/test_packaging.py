@@ -1,0 +1,149 @@
+"""What a release holds: built, installed into an empty environment and started from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.request import ProxyHandler, build_opener
+from zipfile import ZipFile
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# What a checkout holds beside what is in the repository.
+LITTER = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "_trial_temp*")
+
+DOORS = ("--listen", "tcp:0:interface=127.0.0.1", "--control", "none")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the wheel, made as a release is: the source package first, the wheel from that."""
+    folder = tmp_path_factory.mktemp("release")
+    shutil.copytree(ROOT, folder / "source", ignore=LITTER)
+    _run(sys.executable, "-m", "build", "--outdir", folder / "dist", folder / "source")
+    [wheel] = (folder / "dist").glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of programs of an environment that holds pushd and what it needs."""
+    folder = tmp_path_factory.mktemp("environment")
+    _run(sys.executable, "-m", "venv", folder)
+    _run(folder / "bin/python", "-m", "pip", "install", "-q", wheel)
+    return folder / "bin"
+
+
+def test_pages(programs: Path, tmp_path: Path) -> None:
+    """The installed daemon serves what the checkout holds, to the byte."""
+    pages = {path.name: path for path in (ROOT / "web").iterdir() if path.is_file()}
+    pages |= {"": pages["index.html"], "test/": pages["test.html"]}
+    with _started(programs / "twistd", "-n", "--pidfile=", "pushd", *DOORS, cwd=tmp_path) as url:
+        served = {name: _fetch(url + name) for name in pages}
+    assert served == {name: path.read_bytes() for name, path in pages.items()}
+
+
+def test_twist(programs: Path, tmp_path: Path) -> None:
+    """Twisted's newer runner starts the same service."""
+    command = (programs / "python", "-m", "twisted", "--log-format=text", "pushd", *DOORS)
+    with _started(*command, cwd=tmp_path) as url:
+        assert _fetch(url + "test/") == (ROOT / "web/test.html").read_bytes()
+
+
+def test_tac(programs: Path, tmp_path: Path) -> None:
+    """The .tac file starts the same service, its options taken from the environment."""
+    command = (programs / "twistd", "--pidfile=", "-ny", ROOT / "pushd.tac")
+    with _started(*command, cwd=tmp_path, PUSHD_OPTIONS=" ".join(DOORS)) as url:
+        assert _fetch(url + "test/") == (ROOT / "web/test.html").read_bytes()
+
+
+def test_tac_bad_option(programs: Path, tmp_path: Path) -> None:
+    """A bad option in the environment is one clear line, not a traceback."""
+    done = subprocess.run(
+        [programs / "twistd", "--pidfile=", "-ny", ROOT / "pushd.tac"],
+        cwd=tmp_path,
+        env=_environment(PUSHD_OPTIONS="--no-such-option"),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"pushd: .*no-such-option.*\n", done.stderr)
+
+
+def test_contents(wheel: Path) -> None:
+    """The wheel holds the daemon and its plugin, and nothing that gets in another's way."""
+    names = set(ZipFile(wheel).namelist())
+    assert {"pushd/py.typed", "twisted/plugins/pushd_plugin.py"} <= names
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"pushd", "twisted"}
+    assert not [name for name in names if re.match(r"twisted/.*__init__\.py$", name)]
+    assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
+
+
+@contextmanager
+def _started(*command: str | Path, cwd: Path, **variables: str) -> Iterator[str]:
+    """Start a daemon, give the URL that its log names, and stop it in order."""
+    log = cwd / "daemon.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=_environment(**variables),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield _wait_for_url(process, log)
+        process.terminate()
+        process.wait(10)
+    finally:
+        process.kill()
+        process.wait(10)
+    assert "Traceback" not in log.read_text()
+
+
+def _wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and process.poll() is None:
+        if named := re.search(r"listening on (http://\S+)\n", log.read_text()):
+            return named[1]
+        time.sleep(0.05)
+    raise AssertionError(f"the daemon did not start:\n{log.read_text()}")
+
+
+def _fetch(url: str) -> bytes:
+    with build_opener(ProxyHandler({})).open(url, timeout=10) as response:
+        body = response.read()
+    assert isinstance(body, bytes)
+    return body
+
+
+def _environment(**variables: str) -> dict[str, str]:
+    """Give our environment without what would lend the other Python our modules."""
+    ours = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return ours | variables
+
+
+def _run(*command: str | Path) -> None:
+    done = subprocess.run(
+        command,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
