@@ -65,6 +65,10 @@ live: .venv/.dev  ## Real sockets and processes
 browser: chromium  ## The pages in a real Chromium
 	$(BIN)/pytest -q tests/browser
 
+.PHONY: conformance
+conformance: .venv/.dev  ## The Autobahn|Testsuite, 10 minutes; needs a Python 2.7
+	$(BIN)/python -m tests.conformance.run
+
 ##@ Around them
 
 .PHONY: format

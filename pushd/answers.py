@@ -41,6 +41,9 @@ def refusal(status: int, line: str, headers: Mapping[str, str] | None = None) ->
     return Response(status, headers, f"{line}\n")
 
 
+# twisted.web does not know all of them: 426 Upgrade Required would be 426 Unknown Status.
+_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
+
 NOT_FOUND = error_page(404, "There is nothing at this address.")
 FAILURE = error_page(500, "Something went wrong here. It has been logged.")
 
@@ -108,7 +111,7 @@ def write_response(request: Any, response: Response) -> None:
     kind = "application/octet-stream"
     if isinstance(body, str):
         body, kind = body.encode(), "text/html; charset=utf-8"
-    request.setResponseCode(response.status)
+    request.setResponseCode(response.status, _PHRASES.get(response.status))
     if response.status not in (204, 304):
         request.setHeader(b"content-type", kind.encode())
         request.setHeader(b"content-length", str(len(body)).encode())

@@ -422,6 +422,8 @@ class PushFactory(WebSocketServerFactory):
             maxFramePayloadSize=size,
             maxMessagePayloadSize=size,
             failByDrop=False,
+            # A page that closes with a code of its own sees it in its close event.
+            echoCloseCodeReason=True,
             # Autobahn's timers are cut to whole seconds and run on a clock of their own.
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,

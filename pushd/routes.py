@@ -85,8 +85,8 @@ class Routes(Mapping[str, View]):
         view = self._views.get(path)
         parameters: Mapping[str, Any] = {}
         if view is None or "<" in path:
-            # The router takes any number of slashes at the start for one.
-            if path.startswith("//"):
+            # The router takes any number of slashes at the start for one, and none as well.
+            if path.startswith("//") or not path.startswith("/"):
                 return None
             try:
                 endpoint, parameters = self._map.match(path, method="GET")
@@ -117,7 +117,8 @@ def load_routes(text: str) -> Routes:
         views = getattr(importlib.import_module(module_name), name)
     except Exception as error:
         # A module may fail as it likes; where it did is what its author needs.
-        raise ValueError(f"{type(error).__name__}: {error}{_place(error)}") from error
+        message = " ".join(str(error).split())
+        raise ValueError(f"{type(error).__name__}: {message}{_place(error)}") from error
     if not isinstance(views, Mapping):
         raise TypeError(f"{name} is no map from path to view but a {type(views).__name__}")
     return Routes(views)

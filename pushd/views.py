@@ -18,7 +18,8 @@ from werkzeug.sansio.http import parse_cookie
 # a coroutine of that. Its exact type would refuse the blocking views that are annotated with
 # nothing at all, as the ones that people port are.
 View = Callable[[Any], Any]
-AnyView = TypeVar("AnyView", bound=View)
+# A decorated function may be a method, or be given more arguments by a partial.
+AnyView = TypeVar("AnyView", bound=Callable[..., Any])
 
 
 class Handshakes(Enum):

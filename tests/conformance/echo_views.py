@@ -1,0 +1,13 @@
+"""What the suite wants to talk with: every message comes back as it was."""
+
+from pushd.views import Request, require_websocket
+
+
+@require_websocket
+async def echo(request: Request) -> None:
+    """Give every message back, at the pace of the one who reads it."""
+    async for message in request.websocket:
+        await request.websocket.send(message, binary=isinstance(message, bytes))
+
+
+views = {"/echo/": echo}
