@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from urllib.parse import SplitResult, urlsplit
 
-_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+from pushd.proxies import read_address
 
-# RFC 6454 §7.1: a scheme, a host and perhaps a port; with a wildcard for names below a domain.
+_PORTS = {"http": 80, "https": 443}
+
+# RFC 6454 §7.1: a scheme, a host and perhaps a port, and nothing else: no user, no path. With a
+# wildcard for names below a domain.
 _ORIGIN = re.compile(
-    r"(?P<scheme>https?)://(?P<host>(\*\.)?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?"
+    r"(https?)://((?:\*\.)?[a-z0-9_-][a-z0-9._-]*|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?",
+    re.ASCII | re.IGNORECASE,
 )
 
 
@@ -33,9 +36,7 @@ class Origins:
             if text == "*":
                 self._all = True
                 continue
-            if not _ORIGIN.fullmatch(text):
-                raise ValueError("no origin like https://example.com, https://*.example.com or *")
-            scheme, host, port = _origin(urlsplit(text))
+            scheme, host, port = _read_origin(text)
             if host.startswith("*."):
                 self._below.add((scheme, host[1:], port))
             else:
@@ -50,11 +51,9 @@ class Origins:
         if origin is None or self._all:
             return True
         try:
-            asking = _origin(urlsplit(origin))
-            own = _origin(urlsplit(f"{scheme}://{host}"))
+            asking = _read_origin(origin)
+            own = _read_origin(f"{scheme}://{host}")
         except ValueError:
-            return False
-        if asking[0] not in ("http", "https"):
             return False
         if asking == own or asking in self._exact:
             return True
@@ -73,13 +72,19 @@ def is_own_host(host: str, address: str | None) -> bool:
     :param address: the address at which the request came in; None for a Unix socket.
     """
     try:
-        name = urlsplit(f"//{host}").hostname
+        name = _read_origin(f"http://{host}")[1]
     except ValueError:
         return False
-    return name in ("localhost", address)
+    own = read_address(address)
+    return name == "localhost" or (own is not None and own == read_address(name))
 
 
-def _origin(parts: SplitResult) -> tuple[str, str, int]:
-    """Scheme, host and port. Raises ValueError for a port that is none."""
-    port = parts.port
-    return parts.scheme, parts.hostname or "", _PORTS.get(parts.scheme, 0) if port is None else port
+def _read_origin(text: str) -> tuple[str, str, int]:
+    """Scheme, host and port. Raises ValueError for what is no origin."""
+    match = _ORIGIN.fullmatch(text)
+    if match is not None:
+        scheme, host, port = match.groups()
+        number = int(port or _PORTS[scheme.lower()])
+        if number < 1 << 16:
+            return scheme.lower(), host.lower(), number
+    raise ValueError("no origin like https://example.com, https://*.example.com or *")

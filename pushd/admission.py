@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import ip_address
 
 from pushd.limits import Places
-from pushd.proxies import Proxies
+from pushd.proxies import Proxies, read_address
 
 
 class Ticket:
@@ -45,27 +44,27 @@ class Admission:
         """A place for a connection from an address; None when there is none."""
         if self._taken >= self._limit:
             return None
-        exempt = address is None or self._proxies.trust(address) or _is_loopback(address)
-        if not exempt and not self._addresses.take(address):
+        visit = self.visit(address)
+        if visit is None:
             return None
         self._taken += 1
 
         def leave() -> None:
             self._taken -= 1
-            if not exempt:
-                self._addresses.leave(address)
+            visit.leave()
 
         return Ticket(leave)
 
-    def visit(self, address: str) -> Ticket | None:
-        """A place for a client behind one of our proxies; None when there is none."""
-        if not self._addresses.take(address):
+    def visit(self, address: str | None) -> Ticket | None:
+        """A place for one more from an address, over whose connection ever; None if there is none.
+
+        A client behind one of our proxies takes it beside the place of the proxy's connection.
+        """
+        parsed = read_address(address)
+        loopback = parsed is not None and parsed.is_loopback
+        if address is None or loopback or self._proxies.trust(address):
+            return Ticket(lambda: None)
+        key = parsed or address
+        if not self._addresses.take(key):
             return None
-        return Ticket(lambda: self._addresses.leave(address))
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ip_address(address).is_loopback
-    except ValueError:
-        return False
+        return Ticket(lambda: self._addresses.leave(key))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import resource
 
-# What everything but connections takes: the reactor, the log, listening ports, open files.
-_OWN = 64
+# What all but the public door's connections take: the reactor, the log, listening ports and open
+# files; those who wait to hear that there is no place; and operators, who must get in even then.
+_OWN = 192
 
 
 def allow_connections(wanted: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,9 @@ from pushd.access import Origins, is_own_host
 from pushd.answers import refusal
 from pushd.handshake import asks_for_websocket
 from pushd.views import Response
+
+# RFC 9110 §7.2, RFC 3986 §3.2.2: a name or an address, and perhaps a port.
+_HOST = re.compile(rb"([A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Za-z:.]+\])(:[0-9]*)?")
 
 # Gives the refusal of a request, or None for one that may come in.
 Guard = Callable[[Any], Response | None]
@@ -46,6 +50,11 @@ def control_guard(request: Any) -> Response | None:
 
 
 def _has_host(request: Any) -> bool:
-    """Whether there is one Host (RFC 9112 §3.2), or none from the times before it was needed."""
-    hosts = len(request.requestHeaders.getRawHeaders("host", ()))
-    return hosts == 1 or (hosts == 0 and request.clientproto == b"HTTP/1.0")
+    """Whether there is one Host that can be one (RFC 9112 §3.2).
+
+    Or none, from the times before it was needed.
+    """
+    hosts = request.requestHeaders.getRawHeaders(b"host", ())
+    if not hosts:
+        return bool(request.clientproto == b"HTTP/1.0")
+    return len(hosts) == 1 and _HOST.fullmatch(hosts[0]) is not None

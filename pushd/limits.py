@@ -25,12 +25,13 @@ class TokenBucket:
 
     def take(self) -> bool:
         """Take one; False when there is none left."""
+        now = self._now()
+        # The reactor's clock is the one on the wall, which may be set back.
+        passed = max(0.0, now - self._last)
+        self._tokens = min(self._burst, self._tokens + passed * self._rate)
+        self._last = now
         if self._tokens < 1:
-            now = self._now()
-            self._tokens = min(self._burst, self._tokens + (now - self._last) * self._rate)
-            self._last = now
-            if self._tokens < 1:
-                return False
+            return False
         self._tokens -= 1
         return True
 

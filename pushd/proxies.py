@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from twisted.web.http_headers import Headers
 
-# One element of Forwarded (RFC 7239 §4): name=token or name="quoted".
+# One element of Forwarded (RFC 7239 §4): pairs of name=token or name="quoted".
 _PAIR = re.compile(r'\s*([A-Za-z]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;,"]+)\s*')
+_ELEMENT = re.compile(rf"(?:{_PAIR.pattern})(?:;{_PAIR.pattern})*;?")
 
 
 class Client(NamedTuple):
@@ -33,7 +34,7 @@ class Proxies:
 
     def trust(self, address: str | None) -> bool:
         """Whether a proxy of ours has this address; None, a Unix socket, is this machine's own."""
-        parsed = _parse(address)
+        parsed = read_address(address)
         if parsed is None:
             return address is None and bool(self._networks)
         return any(parsed in network for network in self._networks)
@@ -46,24 +47,29 @@ class Proxies:
         """
         if not self.trust(peer):
             return Client(peer or "unix", None)
-        hops, schemes = _forwarded(headers)
+        scheme = ""
+        hops = _forwarded(headers)
         if not hops:
-            hops = _listed(headers, b"x-forwarded-for")
-            schemes = _listed(headers, b"x-forwarded-proto")
+            scheme = (_listed(headers, b"x-forwarded-proto") or [""])[-1]
+            hops = [(hop, "") for hop in _listed(headers, b"x-forwarded-for")]
         address = peer or "unix"
-        for hop in reversed(hops):
-            parsed = _parse(hop)
+        for hop, said in reversed(hops):
+            scheme = said or scheme
+            parsed = read_address(hop)
             if parsed is None:
                 break
             address = str(parsed)
             if not self.trust(address):
                 break
-        scheme = schemes[-1].lower() if schemes else None
+        scheme = scheme.lower()
         return Client(address, scheme if scheme in ("http", "https") else None)
 
 
-def _parse(text: str | None) -> IPv4Address | IPv6Address | None:
-    """An address that may have a port behind it; IPv4 in IPv6's clothes is IPv4."""
+def read_address(text: str | None) -> IPv4Address | IPv6Address | None:
+    """Read an address that may have a port behind it; None for what is none.
+
+    IPv4 in IPv6's clothes, as a dual-stack socket has it, is IPv4.
+    """
     if text is None:
         return None
     text = text.strip().strip('"')
@@ -78,15 +84,16 @@ def _parse(text: str | None) -> IPv4Address | IPv6Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _forwarded(headers: Headers) -> tuple[list[str], list[str]]:
-    hops, schemes = [], []
+def _forwarded(headers: Headers) -> list[tuple[str, str]]:
+    """Address and scheme of each hop, as far as it says; none at all if none says its address."""
+    hops = []
     for element in _listed(headers, b"forwarded"):
-        pairs = {name.lower(): value.strip('"') for name, value in _PAIR.findall(element)}
-        if "for" in pairs:
-            hops.append(pairs["for"])
-        if "proto" in pairs:
-            schemes.append(pairs["proto"])
-    return hops, schemes
+        # A comma in a quoted string cuts an element in two that are none: clients can write one
+        # into the host that a proxy puts there, so their pieces must not count.
+        pairs = _PAIR.findall(element) if _ELEMENT.fullmatch(element) else []
+        values = {name.lower(): value.strip('"') for name, value in pairs}
+        hops.append((values.get("for", ""), values.get("proto", "")))
+    return hops if any(address for address, _ in hops) else []
 
 
 def _listed(headers: Headers, name: bytes) -> list[str]:

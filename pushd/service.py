@@ -144,6 +144,12 @@ class DoorService(Service):
         if failures:
             raise SystemExit(f"pushd: {self._endpoint}: {failures[0].getErrorMessage()}")
 
+    def startService(self) -> None:
+        """Listen now, where nobody asked for it while the process still had its privileges."""
+        super().startService()
+        if self._port is None:
+            self.privilegedStartService()
+
     def stopService(self) -> Deferred[Any] | None:
         """Stop listening."""
         super().stopService()

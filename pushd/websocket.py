@@ -179,7 +179,7 @@ class WebSocket:
         self._wire.send(payload, binary=binary)
         if not self._writing_paused:
             return succeed(None)
-        sender: Deferred[None] = Deferred(_forget(self._senders))
+        sender: Deferred[None] = Deferred(self._senders.remove)
         self._senders.append(sender)
         return sender
 
@@ -238,7 +238,7 @@ class WebSocket:
             wire.close(closing)
         if self._state is _State.CLOSED:
             return succeed(None)
-        closer: Deferred[None] = Deferred(_forget(self._closers))
+        closer: Deferred[None] = Deferred(self._closers.remove)
         self._closers.append(closer)
         return closer
 
@@ -326,16 +326,6 @@ def _encode(data: str | bytes, binary: bool) -> bytes:
     if not binary:
         data.decode()  # A text frame holds UTF-8 (RFC 6455 §5.6); raises UnicodeDecodeError.
     return data
-
-
-def _forget(waiting: list[Deferred[None]]) -> Callable[[Deferred[None]], None]:
-    """Make the canceller of a Deferred that stands in a list, or stood there until just now."""
-
-    def forget(deferred: Deferred[None]) -> None:
-        if deferred in waiting:
-            waiting.remove(deferred)
-
-    return forget
 
 
 def _time_out(failure: object, timeout: float) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGTERM
@@ -11,7 +12,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from tests.daemon_process import DaemonProcess
 
-CHROMIUM = "/usr/bin/chromium"
+# The system's; where it has none by that name, Playwright looks for one of its own.
+CHROMIUM = shutil.which("chromium")
 
 # The sandbox wants more than a container gives; the rest keeps Chromium from talking to others.
 ARGUMENTS = [
