@@ -11,6 +11,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
+from pushd.feeds import to_json
 from pushd.static import StaticFiles
 from pushd.views import Page, Response
 
@@ -121,3 +122,17 @@ def write_response(request: Any, response: Response) -> None:
     if response.status not in (204, 304):
         request.write(body)
     request.finish()
+
+
+def json_response(status: int, value: object, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer for programs, which nobody may keep."""
+    shared = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+    return Response(status, {**shared, **(headers or {})}, f"{to_json(value)}\n")
+
+
+def json_refusal(
+    status: int, error: str, where: str | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """An error for programs: what was wrong, and where in the request."""
+    value = {"error": error} if where is None else {"error": error, "where": where}
+    return json_response(status, value, headers)

@@ -208,6 +208,8 @@ class Channel(HTTPChannel):
 
     def requestDone(self, request: Any) -> None:
         """Wait for the next request."""
+        if self.site.draining:
+            self.persistent = 0
         super().requestDone(request)
         if self.transport is not None and not self._handlingRequest:
             waiting = self.site.requests if self._line or self._buffer else self.site.idle
@@ -326,6 +328,7 @@ class Door(Site):
         super().__init__(Resource(), timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
         self._find = find
         self.entrance = entrance
+        self.draining = False
         self._waiting_room = Admission(
             connections=_WAITING_ROOM, per_address=_WAITING_ROOM, proxies=entrance.proxies
         )
@@ -357,6 +360,12 @@ class Door(Site):
             self.count_refusal(HTTPStatus(refused.status).phrase.lower().replace(" ", "_"))
             return AnswerResource(refused)
         return self._find(request)
+
+    def drain(self) -> None:
+        """Close the connections that nobody uses, and the others once they have their answer."""
+        self.draining = True
+        for channel in [*self.idle, *self.requests]:
+            channel.loseConnection()
 
     def getContentFile(self, length: int | None) -> BytesIO:
         """Keep a body in memory: it is bounded, and descriptors are dearer."""

@@ -1,37 +1,45 @@
-"""The open WebSockets: counted, and closed at the end."""
+"""Who is here: counted, and asked to leave at the end."""
 
 from __future__ import annotations
+
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 
 from pushd.messages import Closing
-from pushd.websocket import WebSocket
+
+
+class Closable(Protocol):
+    """Somebody who is here, and can be asked to leave."""
+
+    def close_with(self, closing: Closing) -> Any:
+        """Close in this way."""
 
 
 class Connections:
-    """Every WebSocket of this daemon from its 101 to the end of its connection."""
+    """Everybody who listens or talks, from the beginning to the end of the connection."""
 
     def __init__(self) -> None:
-        self._open: set[WebSocket] = set()
+        self._open: set[Closable] = set()
         self._emptied: list[Deferred[None]] = []
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def opened(self, websocket: WebSocket) -> None:
-        """Count a WebSocket in."""
-        self._open.add(websocket)
+    def opened(self, visitor: Closable) -> None:
+        """Count somebody in."""
+        self._open.add(visitor)
 
-    def lost(self, websocket: WebSocket) -> None:
-        """Count a WebSocket out: its connection is gone."""
-        self._open.discard(websocket)
+    def lost(self, visitor: Closable) -> None:
+        """Count somebody out: the connection is gone."""
+        self._open.discard(visitor)
         while self._emptied and not self._open:
             self._emptied.pop().callback(None)
 
     def close_all(self, closing: Closing) -> Deferred[None]:
-        """Close every WebSocket; the Deferred fires when the last connection is gone."""
-        for websocket in list(self._open):
-            websocket.close_with(closing)
+        """Close everybody; the Deferred fires when the last connection is gone."""
+        for visitor in list(self._open):
+            visitor.close_with(closing)
         if not self._open:
             return succeed(None)
         emptied: Deferred[None] = Deferred()

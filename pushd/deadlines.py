@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -34,6 +34,9 @@ class Deadlines(Generic[Key]):
 
     def __contains__(self, key: object) -> bool:
         return key in self._due
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._due)
 
     def start(self, key: Key) -> None:
         """Give the key its full time from now on, whether it was waiting or not."""

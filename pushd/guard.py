@@ -24,7 +24,9 @@ def public_guard(origins: Origins) -> Guard:
     def guard(request: Any) -> Response | None:
         if not _has_host(request):
             return refusal(400, "a request needs one Host")
-        if asks_for_websocket(request.requestHeaders):
+        # A page may send a plain request to any site, but not read what a topic answers.
+        listens = request.path.startswith(b"/topics/")
+        if listens or asks_for_websocket(request.requestHeaders):
             origin, host = request.getHeader("origin"), request.getHeader("host") or ""
             if not origins.allow(origin, scheme=request.scheme, host=host):
                 return refusal(403, "this page's origin is not allowed here: see --origin")

@@ -14,6 +14,7 @@ from twisted.python.usage import UsageError
 
 from pushd import __version__
 from pushd.access import Origins
+from pushd.history import Retention
 from pushd.protocol import Limits
 from pushd.proxies import Proxies
 from pushd.routes import Routes, load_routes
@@ -43,6 +44,8 @@ class Settings:
     threads: int = 64
     #: What one connection may take.
     limits: Limits = field(default_factory=Limits)
+    #: How much of the past of topics is kept.
+    retention: Retention = field(default_factory=Retention)
     #: The origins whose pages may open WebSockets, beside our own.
     origins: Origins = field(default_factory=Origins)
     #: The proxies whose word on who asks counts.
@@ -113,6 +116,11 @@ class Options(UsageOptions):
                 max_buffered=values["max-buffered"],
                 max_rate=values["max-rate"],
                 compression=values["compression"],
+            ),
+            retention=Retention(
+                size=values["history-size"],
+                ttl=values["history-ttl"],
+                bytes=values["history-bytes"],
             ),
             origins=values["origin"],
             proxies=values["trusted-proxy"],
@@ -262,6 +270,24 @@ OPTIONS = (
         help="How many messages a second one may send, ten times as many at once; beyond, 1008.",
         parse=_number(1, 10_000_000),
         default=str(Limits().max_rate),
+    ),
+    Option(
+        name="history-size",
+        help="How many publications of each topic are kept for those who come back.",
+        parse=_number(0, 1_000_000),
+        default=str(Retention.size),
+    ),
+    Option(
+        name="history-ttl",
+        help="How many seconds they are kept.",
+        parse=_number(1, 604_800),
+        default=str(Retention.ttl),
+    ),
+    Option(
+        name="history-bytes",
+        help="How many bytes are kept of all topics together; the oldest go first.",
+        parse=_number(0, 1 << 40),
+        default=str(Retention.bytes),
     ),
     Option(
         name="compression",

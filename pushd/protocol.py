@@ -144,6 +144,10 @@ class PushProtocol(WebSocketServerProtocol):
         limit = self.factory._limits.max_message
         if len(payload) > limit:
             raise ValueError(f"a message of {len(payload)} bytes: --max-message is {limit}")
+        self.push(payload, binary=binary)
+
+    def push(self, payload: bytes, *, binary: bool) -> None:
+        """Send one message as one frame, unless the peer is too slow to follow."""
         if unsent(self.transport) > self.factory._limits.max_buffered:
             self.close(TRY_AGAIN_LATER)
             return

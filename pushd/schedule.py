@@ -16,9 +16,12 @@ class PushSchedule:
     :param clock: where time comes from; in a view, ``request.clock``.
     :param count: how many numbers come; None for no end.
     :param interval: seconds from one number to the next; more than 0.
+    :param delay: seconds until the first number.
     """
 
-    def __init__(self, clock: IReactorTime, *, count: int | None, interval: float) -> None:
+    def __init__(
+        self, clock: IReactorTime, *, count: int | None, interval: float, delay: float = 0
+    ) -> None:
         if count is not None and count < 0:
             raise ValueError(f"count is {count}: 0 or more, or None for no end")
         if not 0 < interval < float("inf"):
@@ -26,6 +29,9 @@ class PushSchedule:
         self._clock = clock
         self._count = count
         self._interval = interval
+        if not 0 <= delay < float("inf"):
+            raise ValueError(f"delay is {delay}: a number of seconds from 0 on")
+        self._delay = delay
         self._number = 0
         self._start: float | None = None
 
@@ -36,7 +42,7 @@ class PushSchedule:
         """Wait for the next number's time and give it."""
         number = self._number
         if self._start is None:
-            self._start = self._clock.seconds()
+            self._start = self._clock.seconds() + self._delay
         # One tick more than there are numbers: the last one gets its full interval, too.
         await self._until(self._start + number * self._interval)
         if number == self._count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,26 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.admission import Admission
+from pushd.broker import Broker, MemoryBroker
 from pushd.channel import Door, Entrance, peer_name
 from pushd.connections import Connections
 from pushd.conversation import Stage, Threads
 from pushd.descriptors import allow_connections
 from pushd.guard import control_guard, public_guard
+from pushd.history import History
+from pushd.hub import Hub
 from pushd.messages import GOING_AWAY
 from pushd.metrics import Metrics
 from pushd.options import Options, Settings
 from pushd.protocol import PushFactory
 from pushd.proxies import Proxies
+from pushd.publish import PublishDoor
+from pushd.publisher import Publisher
 from pushd.site import control_door, public_door
 from pushd.static import StaticFiles
 from pushd.threads import ViewThreads
+from pushd.timed import TimedPushes
+from pushd.topics import TopicDoor
 from pushd.upgrade import ViewDoor
 
 _log = Logger()
@@ -61,12 +69,18 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
     """Build every object of the daemon once, from the top down."""
     connections = Connections()
     metrics = Metrics()
+    broker = MemoryBroker(reactor, History(reactor, settings.retention, _make_name))
+    hub = Hub(broker)
+    broker.start(hub.deliver)
+    timed = TimedPushes(reactor, broker, _make_name)
     views = ViewDoor(
         clock=reactor,
         stage=Stage(reactor, threads),
         factory=PushFactory(reactor, settings.limits),
         connections=connections,
         metrics=metrics,
+        hub=hub,
+        publisher=Publisher(broker, timed),
         files=StaticFiles([*([settings.web] if settings.web else []), shipped_client()]),
     )
     public = public_door(
@@ -83,7 +97,7 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
             max_body=settings.limits.max_message,
         ),
         settings.routes,
-        views,
+        TopicDoor(reactor, views, settings.limits.max_buffered),
     )
     nobody = Proxies()
     control = control_door(
@@ -96,8 +110,9 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
             max_body=settings.limits.max_message,
         ),
         metrics,
+        PublishDoor(broker=broker, hub=hub, timed=timed),
     )
-    service = PushService(connections, threads)
+    service = PushService(connections, threads, timed, broker)
     for endpoint in settings.listen:
         service.addService(DoorService(reactor, endpoint, public, "listening on {url}"))
     for endpoint in settings.control:
@@ -108,17 +123,28 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
 class PushService(MultiService):
     """The daemon's doors, closed in order when it stops."""
 
-    def __init__(self, connections: Connections, threads: Threads) -> None:
+    def __init__(
+        self, connections: Connections, threads: Threads, timed: TimedPushes, broker: Broker
+    ) -> None:
         super().__init__()
         self._connections = connections
         self._threads = threads
+        self._timed = timed
+        self._broker = broker
 
     def stopService(self) -> Deferred[Any]:
         """Let nobody in any more, say goodbye to those who are here, and wait until they left."""
         stopped = maybeDeferred(super().stopService)
+        self._timed.stop()
         closed = self._connections.close_all(GOING_AWAY)
+        closed.addCallback(lambda _: self._broker.stop())
         self._threads.stop()
         return gatherResults([stopped, closed], consumeErrors=True)
+
+
+def _make_name() -> str:
+    """A random name that nobody guesses and nobody had before."""
+    return secrets.token_urlsafe(9)
 
 
 class DoorService(Service):
@@ -153,6 +179,7 @@ class DoorService(Service):
     def stopService(self) -> Deferred[Any] | None:
         """Stop listening."""
         super().stopService()
+        self._door.drain()
         if self._port is None:
             return None
         port, self._port = self._port, None

@@ -13,12 +13,21 @@ from pushd.channel import Door, Entrance
 from pushd.handshake import asks_for_websocket
 from pushd.health import MetricsResource, alive
 from pushd.metrics import Metrics
+from pushd.publish import Batch, PublishDoor, TopicControl, TopicList
 from pushd.routes import Routes
-from pushd.upgrade import ViewDoor, ViewResource
+from pushd.schedules import ScheduleControl, ScheduleList
+from pushd.topics import TopicDoor, TopicResource
+from pushd.upgrade import ViewResource
+
+_TOPICS = "/topics/"
+_SCHEDULES = "/schedules/"
 
 
-def public_door(reactor: IReactorTime, entrance: Entrance, routes: Routes, views: ViewDoor) -> Door:
-    """What strangers reach: the views, then the static client."""
+def public_door(
+    reactor: IReactorTime, entrance: Entrance, routes: Routes, topics: TopicDoor
+) -> Door:
+    """What strangers reach: the views, the topics, then the static client."""
+    views = topics.views
 
     def find(request: Any) -> IResource:
         path = _path(request)
@@ -27,6 +36,8 @@ def public_door(reactor: IReactorTime, entrance: Entrance, routes: Routes, views
             return AnswerResource(NOT_FOUND)
         if match is not None:
             return ViewResource(views, match, path)
+        if path.startswith(_TOPICS):
+            return TopicResource(topics, path.removeprefix(_TOPICS))
         if asks_for_websocket(request.requestHeaders):
             return AnswerResource(NOT_FOUND)
         return views.files.find(path) or AnswerResource(NOT_FOUND)
@@ -34,15 +45,28 @@ def public_door(reactor: IReactorTime, entrance: Entrance, routes: Routes, views
     return Door(find, entrance, reactor)
 
 
-def control_door(reactor: IReactorTime, entrance: Entrance, metrics: Metrics) -> Door:
+def control_door(
+    reactor: IReactorTime, entrance: Entrance, metrics: Metrics, publish: PublishDoor
+) -> Door:
     """What operators and publishers reach."""
 
     def find(request: Any) -> IResource:
-        match request.path:
-            case b"/healthz":
+        path = _path(request) or ""
+        match path:
+            case "/healthz":
                 return alive()
-            case b"/metrics":
+            case "/metrics":
                 return MetricsResource(metrics)
+            case "/publish":
+                return Batch(publish)
+            case "/topics":
+                return TopicList(publish)
+            case "/schedules":
+                return ScheduleList(publish)
+        if path.startswith(_TOPICS):
+            return TopicControl(publish, path.removeprefix(_TOPICS))
+        if path.startswith(_SCHEDULES):
+            return ScheduleControl(publish, path.removeprefix(_SCHEDULES))
         return AnswerResource(NOT_FOUND)
 
     return Door(find, entrance, reactor)

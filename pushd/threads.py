@@ -16,6 +16,7 @@ from twisted.python.threadpool import ThreadPool
 
 from pushd.conversation import ConversationOver, ThreadsBusy
 from pushd.messages import NORMAL
+from pushd.publisher import Publisher
 from pushd.views import Request, View
 from pushd.websocket import WebSocket
 
@@ -78,6 +79,15 @@ class BlockingWebSocket:
         """Close the conversation; return when the connection is gone."""
         self._bridge.call(partial(self._websocket.close, code, reason))
 
+    def subscribe(self, topic: str, after: str | None = None) -> bool:
+        """Let the browser have what is published to a topic; see ``WebSocket.subscribe``."""
+        recovered: bool = self._bridge.call(partial(self._websocket.subscribe, topic, after))
+        return recovered
+
+    def unsubscribe(self, topic: str) -> None:
+        """Let the browser have no more of a topic."""
+        self._bridge.call(partial(self._websocket.unsubscribe, topic))
+
     def is_closed(self) -> bool:
         """Whether either side has closed or vanished."""
         return self._websocket.is_closed()
@@ -95,6 +105,18 @@ class BlockingWebSocket:
         if self._websocket.is_closed():
             raise ConversationOver
         return self._websocket.send(data, binary=binary)
+
+
+class BlockingPublisher:
+    """A publisher for views in threads: each call waits."""
+
+    def __init__(self, publisher: Publisher, bridge: Bridge) -> None:
+        self._publisher = publisher
+        self._bridge = bridge
+
+    def publish(self, topic: str, data: str | bytes, **times: Any) -> Any:
+        """Publish; see ``Publisher.publish``."""
+        return self._bridge.call(partial(self._publisher.publish, topic, data, **times))
 
 
 class ViewThreads:
@@ -155,6 +177,6 @@ class ViewThreads:
 
 def blocking(request: Request, bridge: Bridge) -> Request:
     """The same request for a view in a thread."""
-    if request.websocket is None:
-        return request
-    return replace(request, websocket=BlockingWebSocket(request.websocket, bridge))
+    websocket = request.websocket and BlockingWebSocket(request.websocket, bridge)
+    publisher = request.publisher and BlockingPublisher(request.publisher, bridge)
+    return replace(request, websocket=websocket, publisher=publisher)

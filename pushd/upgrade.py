@@ -17,9 +17,11 @@ from pushd.channel import path_of
 from pushd.connections import Connections
 from pushd.conversation import Conversation, Stage, ThreadsBusy, is_cancellation
 from pushd.handshake import Handshake, Refused, asks_for_websocket, read_handshake
+from pushd.hub import Hub
 from pushd.messages import INTERNAL_ERROR, NORMAL
 from pushd.metrics import Metrics
 from pushd.protocol import PushFactory, PushProtocol
+from pushd.publisher import Publisher
 from pushd.routes import Match
 from pushd.static import StaticFiles
 from pushd.views import Handshakes, Request, View, name_of
@@ -38,6 +40,8 @@ class ViewDoor:
     connections: Connections
     files: StaticFiles
     metrics: Metrics
+    hub: Hub
+    publisher: Publisher
 
 
 class ViewResource(Resource):
@@ -84,6 +88,7 @@ class ViewResource(Resource):
             "host": (request.getHeader(b"host") or b"").decode("latin-1"),
             "peer": request.peer,
             "clock": self._door.clock,
+            "publisher": self._door.publisher,
             "query_string": request.uri.partition(b"?")[2].decode("latin-1"),
             "parameters": self._match.parameters,
             "raw_headers": request.requestHeaders,
@@ -114,7 +119,7 @@ class _Meeting:
         """Serve a WebSocket, once the view wants it open."""
         self._handshake = handshake
         self.subprotocols = handshake.subprotocols
-        self._websocket = WebSocket(self, self._door.clock)
+        self._websocket = WebSocket(self, self._door.clock, hub=self._door.hub)
         self._start(
             Request(websocket=self._websocket, subprotocols=handshake.subprotocols, **asked)
         )

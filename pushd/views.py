@@ -76,11 +76,32 @@ class Request:
     #: The conversation, or None when this is plain HTTP. (Of a type that suits the view: plain
     #: functions get a ``pushd.threads.BlockingWebSocket``.)
     websocket: Any = None
+    #: What ``publish`` goes to. (Of a type that suits the view, as with ``websocket``.)
+    publisher: Any = field(default=None, repr=False)
     raw_headers: Headers = field(default_factory=Headers, repr=False)
 
     def is_websocket(self) -> bool:
         """Whether the browser asks for a WebSocket."""
         return self.websocket is not None
+
+    def publish(
+        self,
+        topic: str,
+        data: str | bytes,
+        *,
+        delay: float | None = None,
+        every: float | None = None,
+        count: int | None = None,
+    ) -> Any:
+        """Publish to a topic: everybody who listens to it hears.
+
+        Without a time it is published now, and a Deferred fires with its id (in a view that
+        blocks, the id is returned). With ``delay``, or ``every`` and ``count``, it is published
+        later or that often, in seconds, and a handle is returned that has ``cancel()``.
+
+        Raises ValueError for what is no topic or no time, and TypeError for what is no data.
+        """
+        return self.publisher.publish(topic, data, delay=delay, every=every, count=count)
 
     @cached_property
     def headers(self) -> Mapping[str, str]:

@@ -10,7 +10,9 @@ from typing import Any, NoReturn, Protocol
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
-from pushd.messages import NORMAL, Closing
+from pushd.feeds import V1, Feed, JsonFeed
+from pushd.hub import Hub
+from pushd.messages import NORMAL, Closing, Id, check_topic
 
 # The inbox holds so many bytes beside its number of messages, or 64 messages of the largest
 # size would be 64 MiB a connection.
@@ -24,7 +26,10 @@ class Wire(Protocol):
     """An open WebSocket connection, as a conversation needs it."""
 
     def send(self, payload: bytes, *, binary: bool) -> None:
-        """Put one message on its way, as one frame."""
+        """Put one message on its way, as one frame. Raises ValueError for one that is too big."""
+
+    def push(self, payload: bytes, *, binary: bool) -> None:
+        """Put one message on its way, as one frame, however big."""
 
     def close(self, closing: Closing) -> None:
         """Send the Close frame and see to it that the connection ends in time."""
@@ -73,12 +78,17 @@ class WebSocket:
 
     :param offer: the handshake to answer.
     :param clock: where time-outs come from.
+    :param hub: where topics can be subscribed to.
     :param inbox: how many messages may wait before reading pauses; so long TCP holds the peer.
     """
 
-    def __init__(self, offer: Offer, clock: IReactorTime, *, inbox: int = 64) -> None:
+    def __init__(
+        self, offer: Offer, clock: IReactorTime, *, hub: Hub | None = None, inbox: int = 64
+    ) -> None:
         self._offer: Offer | None = offer
         self._clock = clock
+        self._hub = hub
+        self._feeds: dict[str, Feed] = {}
         self._capacity = inbox
         self._state = _State.OFFERED
         self._subprotocol: str | None = None
@@ -191,6 +201,35 @@ class WebSocket:
         """
         return self.close_with(Closing(code, reason))
 
+    def subscribe(self, topic: str, after: str | None = None) -> Deferred[bool]:
+        """Let the browser have what is published to a topic, since an id or from now on.
+
+        Each publication goes to it as a frame of its own, past the view. The Deferred fires with
+        whether nothing is missing since ``after``; False where there was no such id, as well.
+
+        Raises ValueError for what is no topic or no id, or for a topic subscribed to already.
+        """
+        check_topic(topic)
+        id = None if after is None else Id.parse(after)
+        if topic in self._feeds:
+            raise ValueError(f"this WebSocket is subscribed to {topic} already")
+        if self._hub is None:
+            raise RuntimeError("this WebSocket has no topics to subscribe to")
+        self.accept()
+        feed = (JsonFeed if self._subprotocol == V1 else Feed)(self)
+        if self._state is not _State.OPEN:
+            self._end_owner(0)
+            return succeed(False)
+        self._feeds[topic] = feed
+        feed.start(self._hub, topic, id)
+        return feed.begun
+
+    def unsubscribe(self, topic: str) -> None:
+        """Let the browser have no more of a topic; nothing happens if it had none."""
+        feed = self._feeds.pop(topic, None)
+        if feed is not None:
+            feed.stop()
+
     def is_closed(self) -> bool:
         """Whether either side has closed or vanished."""
         return self._state in (_State.CLOSING, _State.CLOSED)
@@ -242,6 +281,15 @@ class WebSocket:
         self._closers.append(closer)
         return closer
 
+    def push(self, payload: bytes, *, binary: bool) -> None:
+        """Send a publication; nothing happens when the conversation is over."""
+        if self._wire is not None and self._state is _State.OPEN:
+            self._wire.push(payload, binary=binary)
+
+    def has_room(self) -> bool:
+        """Whether the connection can take more just now."""
+        return not self._writing_paused
+
     def message_received(self, message: str | bytes) -> None:
         """Take a message from the connection."""
         if self._state is not _State.OPEN:
@@ -265,6 +313,8 @@ class WebSocket:
         self._writing_paused = False
         while self._senders and not self._writing_paused:
             self._senders.pop(0).callback(None)
+        for feed in tuple(self._feeds.values()):
+            feed.resume()
 
     def conversation_ended(self) -> None:
         """Take note that one side has closed: no message comes or goes any more."""
@@ -272,6 +322,8 @@ class WebSocket:
             return
         self._state = _State.CLOSING
         self._offer = None
+        for topic in tuple(self._feeds):
+            self.unsubscribe(topic)
         if self._ended is not None:
             self._ended()
         if self._waiter is not None:

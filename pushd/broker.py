@@ -1,0 +1,107 @@
+"""How a publication reaches everybody's hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IReactorTime
+
+from pushd.deadlines import Deadlines
+from pushd.history import History
+from pushd.messages import Id, Publication, Replay
+
+# How long an idempotency key is remembered, in seconds, and how many at most.
+KEY_TTL = 300
+_MAX_KEYS = 100_000
+
+
+class Broker(Protocol):
+    """Takes publications, and lets every hub have them in the same order."""
+
+    def start(self, deliver: Callable[[Publication], None]) -> None:
+        """Begin; ``deliver`` gets what is published to topics that are followed."""
+
+    def publish(self, topic: str, data: str | bytes, key: str | None = None) -> Deferred[Id]:
+        """Publish, or, for a key that was seen not long ago, only tell the id of then."""
+
+    def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
+        """What was published after an id; see ``History.replay``."""
+
+    def follow(self, topic: str) -> None:
+        """Somebody listens to this topic here."""
+
+    def unfollow(self, topic: str) -> None:
+        """Nobody listens to this topic here any more."""
+
+    def describe(self, topic: str) -> Deferred[tuple[Id | None, int]]:
+        """A topic's last id, and how many publications are kept."""
+
+    def names(self) -> Deferred[list[str]]:
+        """The topics that are remembered."""
+
+    def stop(self) -> None:
+        """End."""
+
+
+class MemoryBroker:
+    """One node's broker: all is in this process, and ends with it."""
+
+    def __init__(self, clock: IReactorTime, history: History) -> None:
+        self._history = history
+        self._deliver: Callable[[Publication], None] | None = None
+        self._ids: dict[tuple[str, str], Id] = {}
+        self._keys: Deadlines[tuple[str, str]] = Deadlines(
+            clock, length=KEY_TTL, expired=self._ids.pop
+        )
+
+    def start(self, deliver: Callable[[Publication], None]) -> None:
+        """Begin; ``deliver`` gets what is published."""
+        self._deliver = deliver
+
+    def publish(self, topic: str, data: str | bytes, key: str | None = None) -> Deferred[Id]:
+        """Publish, or, for a key that was seen not long ago, only tell the id of then."""
+        if key is not None and (topic, key) in self._ids:
+            return succeed(self._ids[topic, key])
+        publication = self._history.add(topic, data)
+        if key is not None:
+            self._remember((topic, key), publication.id)
+        assert self._deliver is not None
+        self._deliver(publication)
+        return succeed(publication.id)
+
+    def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
+        """What was published after an id."""
+        return maybeDeferred(self._history.replay, topic, after, limit)
+
+    def follow(self, topic: str) -> None:
+        """Keep the topic: somebody listens."""
+        self._history.hold(topic)
+
+    def unfollow(self, topic: str) -> None:
+        """Let the topic go in its time."""
+        self._history.release(topic)
+
+    def describe(self, topic: str) -> Deferred[tuple[Id | None, int]]:
+        """A topic's last id, and how many publications are kept."""
+        return succeed(self._history.describe(topic))
+
+    def names(self) -> Deferred[list[str]]:
+        """The topics that are remembered."""
+        return succeed(self._history.names())
+
+    def stop(self) -> None:
+        """Forget everything."""
+        for key in self._ids:
+            self._keys.stop(key)
+        self._ids.clear()
+        self._history.stop()
+
+    def _remember(self, key: tuple[str, str], id: Id) -> None:
+        if len(self._ids) >= _MAX_KEYS:
+            oldest = next(iter(self._ids))
+            self._keys.stop(oldest)
+            del self._ids[oldest]
+        self._ids[key] = id
+        self._keys.start(key)

@@ -1,0 +1,97 @@
+"""Topics by long polling, and by plain polling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from pushd.answers import json_response, write_response
+from pushd.feeds import publication_json
+from pushd.hub import Hub, Subscription
+from pushd.messages import Closing, Id, Publication
+
+#: How many bytes of data one answer has at most, but for the first publication.
+_ENOUGH = 1 << 20
+
+
+class LongPoll:
+    """One question for what is new: answered when there is something, or when the time is up.
+
+    :param wait: seconds to wait for something; 0 asks for what is here.
+    """
+
+    transport = "longpoll"
+
+    def __init__(self, request: Any, clock: IReactorTime, wait: float) -> None:
+        self._request = request
+        self._clock = clock
+        self._wait = wait
+        self._asked: Id | None = None
+        self._id: Id | None = None
+        self._recovered = False
+        self._publications: list[Publication] = []
+        self._bytes = 0
+        self._subscription: Subscription | None = None
+        self._call: IDelayedCall | None = None
+        self._open = True
+
+    def start(self, hub: Hub, topic: str, after: Id | None) -> None:
+        """Begin to wait."""
+        self._asked = after
+        self._answer_in(self._wait)
+        self._subscription = hub.subscribe(topic, self, after)
+
+    def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
+        """Note where the publications begin; that some are lost is an answer already."""
+        self._id = id
+        self._recovered = recovered
+        if self._asked is not None and not recovered:
+            self._answer_in(0)
+
+    def deliver(self, publication: Publication) -> None:
+        """Put a publication into the answer, with those that come in the same turn."""
+        if self.has_room():
+            self._publications.append(publication)
+            self._bytes += len(publication.data)
+            self._answer_in(0)
+
+    def has_room(self) -> bool:
+        """Whether the answer can hold more."""
+        return self._open and self._bytes < _ENOUGH
+
+    def lost_track(self) -> None:
+        """Answer with what is here; the next question will be told that some is lost."""
+        self._answer()
+
+    def close_with(self, closing: Closing) -> Deferred[None]:
+        """Answer now, as the daemon stops."""
+        self._answer()
+        return succeed(None)
+
+    def forget(self) -> None:
+        """Let go of everything: the client has its answer, or has left."""
+        self._open = False
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+        if self._subscription is not None:
+            self._subscription.cancel()
+
+    def _answer_in(self, seconds: float) -> None:
+        if self._call is not None and self._call.active():
+            self._call.reset(seconds)
+        else:
+            self._call = self._clock.callLater(seconds, self._answer)
+
+    def _answer(self) -> None:
+        if not self._open:
+            return
+        self.forget()
+        last = self._publications[-1].id if self._publications else self._id
+        answer = {
+            "id": None if last is None else str(last),
+            "recovered": self._recovered,
+            "publications": [publication_json(one) for one in self._publications],
+        }
+        write_response(self._request, json_response(200, answer))

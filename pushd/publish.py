@@ -1,0 +1,268 @@
+"""Publishing over HTTP, at the control door."""
+
+from __future__ import annotations
+
+import binascii
+import json
+import re
+from base64 import b64decode
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from pushd.answers import json_refusal, json_response, write_response
+from pushd.broker import Broker
+from pushd.hub import Hub
+from pushd.messages import Id, check_topic
+from pushd.timed import TimedPush, TimedPushes, TooMany
+from pushd.views import Response
+
+# What an Idempotency-Key may be: what fits into a header, and is not made to fill memory.
+_KEY = re.compile(r"[\x21-\x7e]{1,200}")
+
+# How many publications one request may have, and how many topics one answer lists.
+_MAX_BATCH = 1000
+_MAX_LIST = 1000
+
+
+class Wrong(Exception):
+    """A request that can't be carried out: what is wrong with it, and where."""
+
+    def __init__(self, error: object, where: str, status: int = 400) -> None:
+        super().__init__(str(error))
+        self.where = where
+        self.status = status
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishDoor:
+    """What it takes to publish."""
+
+    broker: Broker
+    hub: Hub
+    timed: TimedPushes
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """What is to be published."""
+
+    topic: str
+    data: str | bytes
+    key: str | None
+
+
+class AsyncResource(Resource):
+    """A resource whose answer is a Response that a coroutine makes."""
+
+    isLeaf = True
+
+    def __init__(self, door: PublishDoor, name: str = "") -> None:
+        super().__init__()
+        self._door = door
+        self._name = name
+
+    def render(self, request: Any) -> int:
+        """Answer, unless the client leaves before."""
+        answering = Deferred.fromCoroutine(self._try(request))
+        request.notifyFinish().addErrback(lambda _: answering.cancel())
+        answering.addCallbacks(
+            lambda response: write_response(request, response), self._failed, errbackArgs=(request,)
+        )
+        return NOT_DONE_YET
+
+    async def answer(self, request: Any) -> Response:
+        """Make the answer; Wrong says why there is none."""
+        raise NotImplementedError
+
+    async def _try(self, request: Any) -> Response:
+        try:
+            return await self.answer(request)
+        except Wrong as wrong:
+            return json_refusal(wrong.status, str(wrong), wrong.where)
+
+    def _failed(self, failure: Failure, request: Any) -> None:
+        if not request._disconnected:
+            request.processingFailed(failure)
+
+
+class TopicControl(AsyncResource):
+    """``/topics/<topic>``: POST publishes, now or at its time; GET tells what is there."""
+
+    async def answer(self, request: Any) -> Response:
+        """Publish or tell."""
+        topic = _topic(self._name, "topic")
+        if request.method == b"GET":
+            return await self._tell(topic)
+        _allow(request, b"GET", b"POST")
+        data = _body(request)
+        times = {name: _number(request, name) for name in ("delay", "every", "count")}
+        if any(value is not None for value in times.values()):
+            return self._schedule(topic, data, times)
+        draft = _Draft(topic, data, _key(request.getHeader("idempotency-key"), "Idempotency-Key"))
+        return json_response(200, await _publish(self._door, draft))
+
+    async def _tell(self, topic: str) -> Response:
+        return json_response(200, await _describe(self._door, topic))
+
+    def _schedule(self, topic: str, data: str | bytes, times: dict[str, Any]) -> Response:
+        count = times["count"]
+        if count is not None and count != int(count):
+            raise Wrong("count is a whole number", "count")
+        try:
+            push = self._door.timed.add(
+                topic,
+                data,
+                delay=times["delay"] or 0,
+                every=times["every"],
+                count=None if count is None else int(count),
+            )
+        except ValueError as error:
+            raise Wrong(error, str(error).split()[0]) from None
+        except TooMany as error:
+            raise Wrong(error, "schedules", 503) from None
+        return json_response(202, schedule_json(push), {"Location": f"/schedules/{push.id}"})
+
+
+class TopicList(AsyncResource):
+    """``/topics``: what is there."""
+
+    async def answer(self, request: Any) -> Response:
+        """List the topics that somebody listens to, or that are remembered."""
+        _allow(request, b"GET")
+        names = sorted({*self._door.hub.topics(), *await self._door.broker.names()})
+        topics = [await _describe(self._door, name) for name in names[:_MAX_LIST]]
+        return json_response(200, {"topics": topics, "more": len(names) > _MAX_LIST})
+
+
+class Batch(AsyncResource):
+    """``/publish``: many publications at once, all or none."""
+
+    async def answer(self, request: Any) -> Response:
+        """Publish, once all are found to be in order."""
+        _allow(request, b"POST")
+        drafts = _drafts(request.content.read())
+        published = [await _publish(self._door, draft) for draft in drafts]
+        return json_response(200, {"published": published})
+
+
+def schedule_json(push: TimedPush) -> dict[str, Any]:
+    """A timed push as JSON has it."""
+    return {
+        "schedule": push.id,
+        "topic": push.topic,
+        "count": push.count,
+        "done": push.done,
+        "every": push.every,
+    }
+
+
+async def _publish(door: PublishDoor, draft: _Draft) -> dict[str, Any]:
+    id = await door.broker.publish(draft.topic, draft.data, draft.key)
+    return {"id": str(id), "subscribers": door.hub.count(draft.topic)}
+
+
+async def _describe(door: PublishDoor, topic: str) -> dict[str, Any]:
+    described: tuple[Id | None, int] = await door.broker.describe(topic)
+    last, kept = described
+    transports = Counter(
+        getattr(subscriber, "transport", "other") for subscriber in door.hub.subscribers(topic)
+    )
+    return {
+        "topic": topic,
+        "id": None if last is None else str(last),
+        "history": kept,
+        "subscribers": dict(transports),
+    }
+
+
+def _drafts(body: bytes) -> list[_Draft]:
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Wrong(f"the body is no JSON: {error}", "body") from None
+    publications = asked.get("publications") if isinstance(asked, dict) else None
+    if not isinstance(publications, list):
+        raise Wrong('the body is {"publications": […]}', "body")
+    if len(publications) > _MAX_BATCH:
+        raise Wrong(f"a request has {_MAX_BATCH} publications at most", "publications", 413)
+    return [_draft(one, f"publications[{place}]") for place, one in enumerate(publications)]
+
+
+def _draft(one: object, where: str) -> _Draft:
+    if not isinstance(one, dict):
+        raise Wrong("a publication is an object", where)
+    unknown = one.keys() - {"topic", "data", "base64", "idempotency_key"}
+    if unknown:
+        raise Wrong("unknown key", f"{where}.{min(unknown)}")
+    topic = _topic(one.get("topic"), f"{where}.topic")
+    if ("data" in one) == ("base64" in one):
+        raise Wrong("a publication has either data or base64", where)
+    key = _key(one.get("idempotency_key"), f"{where}.idempotency_key")
+    if "data" in one:
+        if not isinstance(one["data"], str) or not _is_unicode(one["data"]):
+            raise Wrong("data is text", f"{where}.data")
+        return _Draft(topic, one["data"], key)
+    try:
+        return _Draft(topic, b64decode(one["base64"], validate=True), key)
+    except (TypeError, ValueError, binascii.Error):
+        raise Wrong("base64 is bytes in base64", f"{where}.base64") from None
+
+
+def _topic(name: object, where: str) -> str:
+    if not isinstance(name, str):
+        raise Wrong("a topic is text", where)
+    try:
+        return check_topic(name)
+    except ValueError as error:
+        raise Wrong(error, where) from None
+
+
+def _key(given: object, where: str) -> str | None:
+    if given is None:
+        return None
+    if not isinstance(given, str) or not _KEY.fullmatch(given):
+        raise Wrong("a key is 1 to 200 printable ASCII characters", where)
+    return given
+
+
+def _body(request: Any) -> str | bytes:
+    data: bytes = request.content.read()
+    kind = (request.getHeader("content-type") or "").partition(";")[0].strip().lower()
+    if kind == "application/octet-stream":
+        return data
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        error = "the body is not UTF-8; bytes are sent as application/octet-stream"
+        raise Wrong(error, "body") from None
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether text can be sent: JSON can spell half a surrogate pair, UTF-8 can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _number(request: Any, name: str) -> float | None:
+    values = request.args.get(name.encode())
+    if not values:
+        return None
+    text = values[-1].decode("latin-1")
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text):
+        raise Wrong(f"{name} is a number", name)
+    return float(text)
+
+
+def _allow(request: Any, *methods: bytes) -> None:
+    if request.method not in methods:
+        allowed = b", ".join(methods).decode()
+        raise Wrong(f"this address takes {allowed}", "method", 405)

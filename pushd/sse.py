@@ -1,0 +1,137 @@
+"""Topics as Server-Sent Events (WHATWG HTML §9.2)."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
+
+from pushd.deadlines import Deadlines
+from pushd.feeds import subscription_json, to_json
+from pushd.hub import Hub, Subscription
+from pushd.messages import Closing, Id, Publication
+from pushd.outbox import unsent
+
+#: How often a silent stream gets a comment, in seconds, or proxies would cut it.
+KEEP_ALIVE = 25.0
+
+_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    # nginx would keep the events until its buffer is full.
+    "x-accel-buffering": "no",
+}
+
+
+@implementer(IPushProducer)
+class EventStream:
+    """One browser's stream of one topic.
+
+    The first event is ``subscribed``, with the same JSON as ``pushd.v1`` has; text comes as a
+    ``message``; what would not survive the way as it is, comes as ``base64`` or, text with a
+    carriage return, as ``json``.
+
+    :param max_buffered: bytes that may wait for a reader who does not read.
+    """
+
+    transport = "sse"
+
+    def __init__(self, request: Any, keep_alives: Deadlines[EventStream], max_buffered: int):
+        self._request = request
+        self._keep_alives = keep_alives
+        self._max_buffered = max_buffered
+        self._subscription: Subscription | None = None
+        self._paused = False
+        self._open = True
+
+    def start(self, hub: Hub, topic: str, after: Id | None) -> None:
+        """Begin to answer."""
+        for name, value in _HEADERS.items():
+            self._request.setHeader(name, value)
+        self._request.registerProducer(self, True)
+        self._keep_alives.start(self)
+        self._subscription = hub.subscribe(topic, self, after)
+        if not self._open:
+            self._subscription.cancel()
+
+    # What the hub calls
+
+    def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
+        """Tell where the publications begin; who is cut off at once begins there again."""
+        self._send("subscribed", str(id), to_json(subscription_json(topic, id, recovered)))
+
+    def deliver(self, publication: Publication) -> None:
+        """Send a publication."""
+        id, data = str(publication.id), publication.data
+        if isinstance(data, bytes):
+            self._send("base64", id, b64encode(data).decode())
+        elif "\r" in data:
+            # It would end a line, and come out as a line feed.
+            self._send("json", id, to_json(data))
+        else:
+            self._send(None, id, data)
+
+    def has_room(self) -> bool:
+        """Whether the connection can take more just now."""
+        return not self._paused
+
+    def lost_track(self) -> None:
+        """End, so that the browser begins anew and is told what it missed."""
+        self.end()
+
+    # What the connection and the daemon call
+
+    def pauseProducing(self) -> None:
+        """Note that the connection has enough to do."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """Go on."""
+        self._paused = False
+        if self._subscription is not None:
+            self._subscription.resume()
+
+    def stopProducing(self) -> None:
+        """Do nothing: ``forget`` follows."""
+
+    def keep_alive(self) -> None:
+        """Send a comment. It has no id, or that would be the browser's last."""
+        self._write(b":\n\n")
+
+    def close_with(self, closing: Closing) -> Deferred[None]:
+        """End, as the daemon stops; the browser comes back by itself."""
+        self.end()
+        return succeed(None)
+
+    def end(self) -> None:
+        """Finish the answer."""
+        if self._open:
+            self.forget()
+            self._request.unregisterProducer()
+            self._request.finish()
+
+    def forget(self) -> None:
+        """Let go of everything: the browser has left."""
+        self._open = False
+        self._keep_alives.stop(self)
+        if self._subscription is not None:
+            self._subscription.cancel()
+
+    def _send(self, event: str | None, id: str, data: str) -> None:
+        head = f"event: {event}\n" if event else ""
+        lines = data.replace("\n", "\ndata: ")
+        self._write(f"{head}id: {id}\ndata: {lines}\n\n".encode())
+
+    def _write(self, data: bytes) -> None:
+        if not self._open:
+            return
+        if unsent(self._request.channel.transport) > self._max_buffered:
+            # There is no code to say it with; that the stream breaks off makes it begin anew.
+            self._request.loseConnection()
+            self.forget()
+            return
+        self._keep_alives.start(self)
+        self._request.write(data)

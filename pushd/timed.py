@@ -1,0 +1,132 @@
+"""Publications that come later, or again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pushd.broker import Broker
+from pushd.schedule import PushSchedule
+
+# How far ahead, how often and how many of them at once.
+MAX_DELAY = 86_400.0
+MIN_INTERVAL = 0.01
+MAX_COUNT = 1_000_000
+MAX_PUSHES = 10_000
+
+
+class TooMany(Exception):
+    """There are as many timed pushes as there may be."""
+
+
+@dataclass(eq=False, slots=True)
+class TimedPush:
+    """One publication that waits for its time, or its times. ``cancel()`` ends it."""
+
+    id: str
+    topic: str
+    #: How many publications it makes in all, and how many of them are made.
+    count: int
+    done: int
+    #: Seconds between them.
+    every: float
+    #: When the next is due, in seconds of the daemon's clock.
+    due: float
+    cancel: Callable[[], object]
+
+
+class TimedPushes:
+    """All timed pushes of this node. They end with it: nothing of them is kept.
+
+    :param make_id: gives a new random name.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, broker: Broker, make_id: Callable[[], str]) -> None:
+        self._clock = clock
+        self._broker = broker
+        self._make_id = make_id
+        self._pushes: dict[str, TimedPush] = {}
+
+    def add(
+        self,
+        topic: str,
+        data: str | bytes,
+        *,
+        delay: float = 0,
+        every: float | None = None,
+        count: int | None = None,
+    ) -> TimedPush:
+        """Publish after a delay in seconds, and then again every so many, so many times.
+
+        Raises ValueError for times that can't be, and TooMany when there are too many already.
+        """
+        if not 0 <= delay <= MAX_DELAY:
+            raise ValueError(f"delay is a number of seconds from 0 to {MAX_DELAY:g}")
+        if (every is None) != (count is None):
+            raise ValueError("every and count go together")
+        if every is not None and not MIN_INTERVAL <= every <= MAX_DELAY:
+            raise ValueError(f"every is a number of seconds from {MIN_INTERVAL} to {MAX_DELAY:g}")
+        if count is not None and not 1 <= count <= MAX_COUNT:
+            raise ValueError(f"count is a number from 1 to {MAX_COUNT}")
+        if len(self._pushes) >= MAX_PUSHES:
+            raise TooMany(f"there are {MAX_PUSHES} timed pushes already")
+        interval = every or MAX_DELAY
+        schedule = PushSchedule(self._clock, count=count or 1, interval=interval, delay=delay)
+        push = TimedPush(
+            id=self._make_id(),
+            topic=topic,
+            count=count or 1,
+            done=0,
+            every=every or 0,
+            due=self._clock.seconds() + delay,
+            cancel=lambda: running.cancel(),
+        )
+        self._pushes[push.id] = push
+        running = Deferred.fromCoroutine(self._run(push, data, schedule))
+        running.addErrback(self._ended, push)
+        return push
+
+    def get(self, id: str) -> TimedPush | None:
+        """The timed push of this name, if it still has something to do."""
+        return self._pushes.get(id)
+
+    def all(self) -> list[TimedPush]:
+        """Those that still have something to do, the oldest first."""
+        return list(self._pushes.values())
+
+    def stop(self) -> None:
+        """Cancel all, and log each: this is what is lost."""
+        for push in self.all():
+            self._log.warn(
+                "timed push {id} to {topic} is lost with this stop: {left} of {count} to come",
+                id=push.id,
+                topic=push.topic,
+                left=push.count - push.done,
+                count=push.count,
+            )
+            push.cancel()
+
+    async def _run(self, push: TimedPush, data: str | bytes, schedule: PushSchedule) -> None:
+        try:
+            async for number in schedule:
+                push.done = number + 1
+                push.due += push.every
+                await self._broker.publish(push.topic, data)
+                if push.done == push.count:
+                    return
+        finally:
+            del self._pushes[push.id]
+
+    def _ended(self, failure: Failure, push: TimedPush) -> Any:
+        if failure.check(CancelledError) is None:
+            self._log.failure(
+                "timed push {id} to {topic} failed", failure=failure, id=push.id, topic=push.topic
+            )
