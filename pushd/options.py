@@ -15,6 +15,7 @@ from twisted.python.usage import UsageError
 from pushd import __version__
 from pushd.access import Origins
 from pushd.history import Retention
+from pushd.playground import Playground
 from pushd.protocol import Limits
 from pushd.proxies import Proxies
 from pushd.routes import Routes, load_routes
@@ -25,7 +26,7 @@ _NONE = "none"
 
 
 def _demo() -> Routes:
-    return Routes({"/test/": ticker})
+    return Routes({"/test/": ticker, **Playground().views})
 
 
 @dataclass(frozen=True, kw_only=True)
