@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
+from sys import getsizeof
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from pushd.deadlines import Deadlines
 from pushd.messages import Id, Publication, Replay
 
-# What a publication and a topic take in memory beside their data, in bytes, about.
-_OVERHEAD = 512
+# What a publication takes in memory beside its data, in bytes, its topic included.
+_OVERHEAD = 1024
+
+# How many topics are remembered only because somebody was told an id of theirs.
+_MAX_IDLE = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,33 +33,25 @@ class Retention:
 class Topic:
     """One topic's past."""
 
-    __slots__ = ("epoch", "history", "name", "offset")
+    __slots__ = ("epoch", "held", "kept", "name", "offset")
 
     def __init__(self, name: str, epoch: str) -> None:
         self.name = name
         self.epoch = epoch
         self.offset = 0
-        self.history: deque[_Entry] = deque()
+        self.held = False
+        #: The last publications by their offset, without a gap.
+        self.kept: dict[int, Publication] = {}
 
     @property
     def last(self) -> Id:
         """The id of the last publication; offset 0 where there was none."""
         return Id(self.epoch, self.offset)
 
-
-class _Entry:
-    """One publication that is kept."""
-
-    __slots__ = ("due", "publication", "topic")
-
-    def __init__(self, topic: Topic, publication: Publication, due: float) -> None:
-        self.topic = topic
-        self.publication = publication
-        self.due = due
-
     @property
-    def size(self) -> int:
-        return len(self.publication.data) + _OVERHEAD
+    def oldest(self) -> Publication:
+        """The oldest publication that is kept."""
+        return self.kept[self.offset - len(self.kept) + 1]
 
 
 class History:
@@ -77,12 +71,12 @@ class History:
         self._retention = retention
         self._make_epoch = make_epoch
         self._topics: dict[str, Topic] = {}
-        self._held: set[str] = set()
-        # All entries from the oldest to the newest, whatever their topic: as all are kept equally
-        # long, the first is due first, and the first to go when the bytes are too many.
-        self._entries: dict[_Entry, None] = {}
+        # When each publication has had its time, and each topic whose id was handed out. As all
+        # are kept equally long, what came first goes first. (To find the first of a dict, Python
+        # walks over all that was deleted before it.)
+        self._entries: OrderedDict[Publication, float] = OrderedDict()
+        self._idle: OrderedDict[Topic, float] = OrderedDict()
         self._expiry: IDelayedCall | None = None
-        self._idle: Deadlines[Topic] = Deadlines(clock, length=retention.ttl, expired=self._forget)
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -91,11 +85,11 @@ class History:
     def add(self, name: str, data: str | bytes) -> Publication:
         """Give a publication its id, and keep it."""
         topic = self._get(name)
+        self._touch(topic)
         topic.offset += 1
-        publication = Publication(name, data, topic.last)
+        publication = Publication(topic.name, data, topic.last)
         if self._retention.size:
             self._keep(topic, publication)
-        self._touch(topic)
         return publication
 
     def replay(self, name: str, after: Id | None, limit: int) -> Replay:
@@ -107,33 +101,35 @@ class History:
         topic = self._get(name)
         self._touch(topic)
         last = topic.last
-        if after is None or after.epoch != topic.epoch or after.offset > topic.offset:
+        if after is None or after.epoch != topic.epoch:
             return Replay(last, False, (), last)
-        missing = topic.offset - after.offset
-        if missing > len(topic.history):
+        if not 0 <= topic.offset - after.offset <= len(topic.kept):
             return Replay(last, False, (), last)
         chosen: list[Publication] = []
-        for entry in islice(topic.history, len(topic.history) - missing, None):
+        for offset in range(after.offset + 1, topic.offset + 1):
             if chosen and limit <= 0:
                 break
-            chosen.append(entry.publication)
-            limit -= entry.size
+            chosen.append(topic.kept[offset])
+            limit -= _size(chosen[-1])
         return Replay(after, True, tuple(chosen), last)
 
     def hold(self, name: str) -> None:
         """Do not forget a topic: somebody listens."""
-        self._held.add(name)
-        self._idle.stop(self._get(name))
+        topic = self._get(name)
+        topic.held = True
+        self._idle.pop(topic, None)
+        self._rest()
 
     def release(self, name: str) -> None:
         """Forget a topic in its time: nobody listens any more."""
-        self._held.discard(name)
-        self._touch(self._get(name))
+        topic = self._get(name)
+        topic.held = False
+        self._touch(topic)
 
     def describe(self, name: str) -> tuple[Id | None, int]:
         """A topic's last id and how many publications are kept; (None, 0) for one unheard of."""
         topic = self._topics.get(name)
-        return (None, 0) if topic is None else (topic.last, len(topic.history))
+        return (None, 0) if topic is None else (topic.last, len(topic.kept))
 
     def names(self) -> list[str]:
         """The topics that are not forgotten."""
@@ -141,63 +137,76 @@ class History:
 
     def stop(self) -> None:
         """Forget everything, timers included."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
-        for topic in self._topics.values():
-            self._idle.stop(topic)
         self._topics.clear()
         self._entries.clear()
+        self._idle.clear()
+        self.bytes = 0
+        self._rest()
 
     def _get(self, name: str) -> Topic:
         topic = self._topics.get(name)
         if topic is None:
             topic = self._topics[name] = Topic(name, self._make_epoch())
-            self._count(_OVERHEAD)
         return topic
 
     def _touch(self, topic: Topic) -> None:
-        """Keep a topic's epoch for those who have just heard of it."""
-        if topic.name not in self._held and topic.name in self._topics:
-            self._idle.start(topic)
+        """Keep a topic's epoch for those who are about to hear of it."""
+        if topic.held:
+            return
+        self._idle[topic] = self._due()
+        self._idle.move_to_end(topic)
+        if len(self._idle) > _MAX_IDLE:
+            self._forget(self._idle.popitem(last=False)[0])
 
     def _keep(self, topic: Topic, publication: Publication) -> None:
-        entry = _Entry(topic, publication, self._clock.seconds() + self._retention.ttl)
-        topic.history.append(entry)
-        self._entries[entry] = None
-        if len(topic.history) > self._retention.size:
-            self._drop(topic.history[0])
-        if self._expiry is None:
-            self._expiry = self._clock.callLater(self._retention.ttl, self._expire)
-        self._count(entry.size)
-
-    def _count(self, size: int) -> None:
-        self.bytes += size
-        while self.bytes > self._retention.bytes and self._entries:
+        topic.kept[topic.offset] = publication
+        self._entries[publication] = self._due()
+        self.bytes += _size(publication)
+        if len(topic.kept) > self._retention.size:
+            self._drop(topic.oldest)
+        while self.bytes > self._retention.bytes:
             self._drop(next(iter(self._entries)))
 
-    def _drop(self, entry: _Entry) -> None:
+    def _drop(self, publication: Publication) -> None:
         """Let the oldest publication of a topic go."""
-        del self._entries[entry]
-        entry.topic.history.popleft()
-        self.bytes -= entry.size
-        self._forget_if_unused(entry.topic)
+        topic = self._topics[publication.topic]
+        del self._entries[publication], topic.kept[publication.id.offset]
+        self.bytes -= _size(publication)
+        self._forget(topic)
+
+    def _forget(self, topic: Topic) -> None:
+        """Forget a topic, unless there is a reason not to."""
+        if not (topic.kept or topic.held or topic in self._idle):
+            del self._topics[topic.name]
+
+    def _due(self) -> float:
+        """When what is kept from now on has had its time."""
+        if self._expiry is None:
+            self._expiry = self._clock.callLater(self._retention.ttl, self._expire)
+        return self._clock.seconds() + self._retention.ttl
 
     def _expire(self) -> None:
         self._expiry = None
         now = self._clock.seconds()
-        while self._entries:
-            entry = next(iter(self._entries))
-            if entry.due > now:
-                self._expiry = self._clock.callLater(entry.due - now, self._expire)
-                return
-            self._drop(entry)
+        while self._entries and _first(self._entries) <= now:
+            self._drop(next(iter(self._entries)))
+        while self._idle and _first(self._idle) <= now:
+            self._forget(self._idle.popitem(last=False)[0])
+        dues = [_first(queue) for queue in (self._entries, self._idle) if queue]
+        if dues:
+            self._expiry = self._clock.callLater(min(dues) - now, self._expire)
 
-    def _forget(self, topic: Topic) -> None:
-        self._forget_if_unused(topic)
+    def _rest(self) -> None:
+        """Stop the timer when nothing is left to expire."""
+        if self._expiry is not None and not self._entries and not self._idle:
+            self._expiry.cancel()
+            self._expiry = None
 
-    def _forget_if_unused(self, topic: Topic) -> None:
-        used = topic.history or topic.name in self._held or topic in self._idle
-        if not used and self._topics.get(topic.name) is topic:
-            del self._topics[topic.name]
-            self.bytes -= _OVERHEAD
+
+def _size(publication: Publication) -> int:
+    # Text takes up to four bytes a character.
+    return getsizeof(publication.data) + _OVERHEAD
+
+
+def _first(queue: OrderedDict[Publication, float] | OrderedDict[Topic, float]) -> float:
+    return next(iter(queue.values()))
