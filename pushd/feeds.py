@@ -21,8 +21,8 @@ class Socket(Protocol):
     def push(self, payload: bytes, *, binary: bool) -> None:
         """Send a publication; nothing happens when the conversation is over."""
 
-    def has_room(self) -> bool:
-        """Whether the connection can take more just now."""
+    def has_room_for(self, feed: Feed) -> bool:
+        """Whether the connection can take more just now; if not, ``Feed.resume`` is called."""
 
     def close_with(self, closing: Closing) -> Any:
         """Close the conversation."""
@@ -36,17 +36,23 @@ class Feed:
     def __init__(self, socket: Socket) -> None:
         self._socket = socket
         self._subscription: Subscription | None = None
+        self._stopped = False
         #: Fires with whether nothing is missing since the id that was asked for.
         self.begun: Deferred[bool] = Deferred()
 
     def start(self, hub: Hub, topic: str, after: Id | None) -> None:
         """Begin."""
         self._subscription = hub.subscribe(topic, self, after)
+        if self._stopped:  # by what it was sent at once
+            self._subscription.cancel()
 
     def stop(self) -> None:
-        """End."""
+        """End. Who still waits for it to begin waits no longer."""
+        self._stopped = True
         if self._subscription is not None:
             self._subscription.cancel()
+        if not self.begun.called:
+            self.begun.callback(False)
 
     def resume(self) -> None:
         """Go on: the connection has room again."""
@@ -67,7 +73,7 @@ class Feed:
 
     def has_room(self) -> bool:
         """Whether the connection can take more just now."""
-        return self._socket.has_room()
+        return not self._stopped and self._socket.has_room_for(self)
 
     def lost_track(self) -> None:
         """Close, so that the client begins anew and is told what it missed."""

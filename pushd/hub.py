@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
@@ -64,7 +63,16 @@ class Subscription:
     and without a repeat: what comes while it catches up is in the past by the time it gets there.
     """
 
-    __slots__ = ("_asking", "_hub", "_newest", "_position", "_state", "_subscriber", "topic")
+    __slots__ = (
+        "_begun",
+        "_hub",
+        "_newest",
+        "_position",
+        "_reading",
+        "_state",
+        "_subscriber",
+        "topic",
+    )
 
     def __init__(self, hub: Hub, topic: str, subscriber: Subscriber) -> None:
         self.topic = topic
@@ -73,17 +81,25 @@ class Subscription:
         self._state = _State.CATCHING_UP
         self._position: Id | None = None
         self._newest = 0
-        self._asking = False
+        self._reading = False
+        self._begun = False
+
+    @property
+    def subscriber(self) -> Subscriber:
+        """Who listens."""
+        return self._subscriber
 
     def start(self, after: Id | None) -> None:
-        """Ask for the past since an id; None: from now on."""
+        """Ask for the past since an id; None: from now on, whether there is room or not."""
         self._position = after
-        self._ask(self._begin)
+        if after is None or self._subscriber.has_room():
+            self.resume()
 
     def resume(self) -> None:
         """Go on: the subscriber has room again."""
-        if self._state is _State.CATCHING_UP and not self._asking and self._position is not None:
-            self._ask(self._go_on)
+        if self._state is _State.CATCHING_UP and not self._reading:
+            self._reading = True
+            Deferred.fromCoroutine(self._read()).addErrback(self.failed)
 
     def cancel(self) -> None:
         """End it."""
@@ -105,38 +121,47 @@ class Subscription:
         else:
             self._newest = publication.id.offset
 
-    def _ask(self, answered: Callable[[Replay], None]) -> None:
-        self._asking = True
-        asked = self._hub.past.replay(self.topic, self._position, _BATCH)
-        asked.addCallback(answered).addErrback(self._failed)
-
-    def _begin(self, replay: Replay) -> None:
-        self._asking = False
-        if self._state is _State.ENDED:
-            return
-        self._position = replay.id
-        self._subscriber.subscribed(self.topic, replay.id, replay.recovered)
-        self._hand_over(replay)
-
-    def _go_on(self, replay: Replay) -> None:
-        self._asking = False
-        if self._state is _State.ENDED:
-            return
-        if replay.recovered:
-            self._hand_over(replay)
-        else:
+    def failed(self, failure: Failure) -> None:
+        """Log what went wrong with this one, and end it."""
+        self._hub.complain(failure, self.topic)
+        if self._state is not _State.ENDED:
             self._lose_track()
 
-    def _hand_over(self, replay: Replay) -> None:
+    async def _read(self) -> None:
+        """Read the past until it meets the present, or the subscriber has no room."""
+        try:
+            while not await self._read_some():
+                pass
+        finally:
+            self._reading = False
+
+    async def _read_some(self) -> bool:
+        """Read a batch. Returns whether that is all for now."""
+        replay = await self._hub.past.replay(self.topic, self._position, _BATCH)
+        if self._has_ended():
+            return True
+        if not self._begun:
+            self._begun = True
+            self._position = replay.id
+            self._subscriber.subscribed(self.topic, replay.id, replay.recovered)
+        elif not replay.recovered:
+            self._lose_track()
+            return True
         for publication in replay.publications:
-            if self._state is _State.ENDED:
-                return
+            if self._has_ended() or not self._subscriber.has_room():
+                return True
             self._deliver(publication)
+        return self._has_ended() or self._has_caught_up(replay.last)
+
+    def _has_ended(self) -> bool:
+        return self._state is _State.ENDED
+
+    def _has_caught_up(self, last: Id) -> bool:
         assert self._position is not None
-        if self._position.offset >= max(replay.last.offset, self._newest):
-            self._state = _State.LIVE
-        elif self._subscriber.has_room():
-            self._ask(self._go_on)
+        if self._position.offset < max(last.offset, self._newest):
+            return False
+        self._state = _State.LIVE
+        return True
 
     def _deliver(self, publication: Publication) -> None:
         self._position = publication.id
@@ -145,12 +170,6 @@ class Subscription:
     def _lose_track(self) -> None:
         self.cancel()
         self._subscriber.lost_track()
-
-    def _failed(self, failure: Failure) -> None:
-        self._asking = False
-        self._hub.complain(failure, self.topic)
-        if self._state is not _State.ENDED:
-            self._lose_track()
 
 
 class Hub:
@@ -201,7 +220,7 @@ class Hub:
 
     def subscribers(self, topic: str) -> list[Subscriber]:
         """Those who listen to a topic on this node."""
-        return [subscription._subscriber for subscription in self._topics.get(topic, ())]
+        return [subscription.subscriber for subscription in self._topics.get(topic, ())]
 
     def forget(self, subscription: Subscription) -> None:
         """Take a subscription out; ``Subscription.cancel`` calls this."""
@@ -220,5 +239,4 @@ class Hub:
             try:
                 subscription.take(publication)
             except Exception:
-                self.complain(Failure(), publication.topic)
-                subscription.cancel()
+                subscription.failed(Failure())

@@ -76,7 +76,7 @@ class EventStream:
 
     def has_room(self) -> bool:
         """Whether the connection can take more just now."""
-        return not self._paused
+        return self._open and not self._paused
 
     def lost_track(self) -> None:
         """End, so that the browser begins anew and is told what it missed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, NoReturn, Protocol
@@ -89,6 +89,8 @@ class WebSocket:
         self._clock = clock
         self._hub = hub
         self._feeds: dict[str, Feed] = {}
+        # Those that have more to send than there was room for.
+        self._waiting_feeds: OrderedDict[Feed, None] = OrderedDict()
         self._capacity = inbox
         self._state = _State.OFFERED
         self._subprotocol: str | None = None
@@ -286,8 +288,10 @@ class WebSocket:
         if self._wire is not None and self._state is _State.OPEN:
             self._wire.push(payload, binary=binary)
 
-    def has_room(self) -> bool:
-        """Whether the connection can take more just now."""
+    def has_room_for(self, feed: Feed) -> bool:
+        """Whether the connection can take more just now; if not, the feed is told when it can."""
+        if self._writing_paused:
+            self._waiting_feeds[feed] = None
         return not self._writing_paused
 
     def message_received(self, message: str | bytes) -> None:
@@ -313,8 +317,9 @@ class WebSocket:
         self._writing_paused = False
         while self._senders and not self._writing_paused:
             self._senders.pop(0).callback(None)
-        for feed in tuple(self._feeds.values()):
-            feed.resume()
+        while self._waiting_feeds and not self._writing_paused:
+            # It comes to the end of the line if there is not room enough for all it has.
+            self._waiting_feeds.popitem(last=False)[0].resume()
 
     def conversation_ended(self) -> None:
         """Take note that one side has closed: no message comes or goes any more."""
