@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
@@ -51,7 +52,7 @@ class MemoryBroker:
     def __init__(self, clock: IReactorTime, history: History) -> None:
         self._history = history
         self._deliver: Callable[[Publication], None] | None = None
-        self._ids: dict[tuple[str, str], Id] = {}
+        self._ids: OrderedDict[tuple[str, str], Id] = OrderedDict()
         self._keys: Deadlines[tuple[str, str]] = Deadlines(
             clock, length=KEY_TTL, expired=self._ids.pop
         )
@@ -100,8 +101,6 @@ class MemoryBroker:
 
     def _remember(self, key: tuple[str, str], id: Id) -> None:
         if len(self._ids) >= _MAX_KEYS:
-            oldest = next(iter(self._ids))
-            self._keys.stop(oldest)
-            del self._ids[oldest]
+            self._keys.stop(self._ids.popitem(last=False)[0])
         self._ids[key] = id
         self._keys.start(key)
