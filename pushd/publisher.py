@@ -10,11 +10,15 @@ from pushd.timed import TimedPush, TimedPushes
 
 
 class Publisher:
-    """Publishes to topics, now or later."""
+    """Publishes to topics, now or later.
 
-    def __init__(self, broker: Broker, timed: TimedPushes) -> None:
+    :param max_message: bytes that a publication may have.
+    """
+
+    def __init__(self, broker: Broker, timed: TimedPushes, max_message: int) -> None:
         self._broker = broker
         self._timed = timed
+        self._max_message = max_message
 
     def publish(
         self,
@@ -27,13 +31,18 @@ class Publisher:
     ) -> Deferred[Id] | TimedPush:
         """Publish now; the Deferred fires with the id. With a time, get a handle to cancel it.
 
-        Raises ValueError for what is no topic or no time, and TypeError for what is no data.
+        Raises ValueError for what is no topic or no time or too much data, TypeError for what is
+        no data, and TooMany when there are as many timed pushes as there may be.
         """
         check_topic(topic)
-        if isinstance(data, str):
-            data.encode()  # Raises for what is no Unicode text: a lone half of a pair.
-        elif not isinstance(data, bytes):
+        if not isinstance(data, str | bytes):
             raise TypeError(f"a publication is str or bytes, not {type(data).__name__}")
+        # Text is encoded to see that it is Unicode: no lone half of a pair.
+        length = len(data.encode() if isinstance(data, str) else data)
+        if length > self._max_message:
+            raise ValueError(
+                f"a publication of {length} bytes: --max-message is {self._max_message}"
+            )
         if delay is None and every is None and count is None:
             return self._broker.publish(topic, data)
         return self._timed.add(topic, data, delay=delay or 0, every=every, count=count)

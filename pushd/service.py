@@ -80,7 +80,7 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
         connections=connections,
         metrics=metrics,
         hub=hub,
-        publisher=Publisher(broker, timed),
+        publisher=Publisher(broker, timed, settings.limits.max_message),
         files=StaticFiles([*([settings.web] if settings.web else []), shipped_client()]),
     )
     public = public_door(
