@@ -17,6 +17,7 @@ from twisted.python.threadpool import ThreadPool
 from pushd.conversation import ConversationOver, ThreadsBusy
 from pushd.messages import NORMAL
 from pushd.publisher import Publisher
+from pushd.timed import TimedPush
 from pushd.views import Request, View
 from pushd.websocket import WebSocket
 
@@ -107,6 +108,28 @@ class BlockingWebSocket:
         return self._websocket.send(data, binary=binary)
 
 
+class BlockingTimedPush:
+    """A timed push for views in threads."""
+
+    def __init__(self, push: TimedPush, bridge: Bridge) -> None:
+        self._push = push
+        self._bridge = bridge
+
+    @property
+    def id(self) -> str:
+        """Its name in ``/schedules``."""
+        return self._push.id
+
+    @property
+    def done(self) -> int:
+        """How many of its publications are made."""
+        return self._push.done
+
+    def cancel(self) -> None:
+        """End it."""
+        self._bridge.call(self._push.cancel)
+
+
 class BlockingPublisher:
     """A publisher for views in threads: each call waits."""
 
@@ -116,7 +139,8 @@ class BlockingPublisher:
 
     def publish(self, topic: str, data: str | bytes, **times: Any) -> Any:
         """Publish; see ``Publisher.publish``."""
-        return self._bridge.call(partial(self._publisher.publish, topic, data, **times))
+        done = self._bridge.call(partial(self._publisher.publish, topic, data, **times))
+        return BlockingTimedPush(done, self._bridge) if isinstance(done, TimedPush) else done
 
 
 class ViewThreads:

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.broker import Broker
+from pushd.messages import Id
 from pushd.schedule import PushSchedule
 
 # How far ahead, how often and how many of them at once.
@@ -39,6 +40,8 @@ class TimedPush:
     #: When the next is due, in seconds of the daemon's clock.
     due: float
     cancel: Callable[[], object]
+    #: Whether it is in the midst of a publication just now.
+    publishing: bool = False
 
 
 class TimedPushes:
@@ -74,8 +77,8 @@ class TimedPushes:
             raise ValueError("every and count go together")
         if every is not None and not MIN_INTERVAL <= every <= MAX_DELAY:
             raise ValueError(f"every is a number of seconds from {MIN_INTERVAL} to {MAX_DELAY:g}")
-        if count is not None and not 1 <= count <= MAX_COUNT:
-            raise ValueError(f"count is a number from 1 to {MAX_COUNT}")
+        if count is not None and not (isinstance(count, int) and 1 <= count <= MAX_COUNT):
+            raise ValueError(f"count is a whole number from 1 to {MAX_COUNT}")
         if len(self._pushes) >= MAX_PUSHES:
             raise TooMany(f"there are {MAX_PUSHES} timed pushes already")
         interval = every or MAX_DELAY
@@ -87,7 +90,7 @@ class TimedPushes:
             done=0,
             every=every or 0,
             due=self._clock.seconds() + delay,
-            cancel=lambda: running.cancel(),
+            cancel=lambda: self._cancel(push, running),
         )
         self._pushes[push.id] = push
         running = Deferred.fromCoroutine(self._run(push, data, schedule))
@@ -119,11 +122,23 @@ class TimedPushes:
             async for number in schedule:
                 push.done = number + 1
                 push.due += push.every
-                await self._broker.publish(push.topic, data)
-                if push.done == push.count:
+                await self._publish(push, data)
+                if push.done == push.count or push.id not in self._pushes:
                     return
         finally:
-            del self._pushes[push.id]
+            self._pushes.pop(push.id, None)
+
+    def _publish(self, push: TimedPush, data: str | bytes) -> Deferred[Id]:
+        push.publishing = True
+        try:
+            return self._broker.publish(push.topic, data)
+        finally:
+            push.publishing = False
+
+    def _cancel(self, push: TimedPush, running: Deferred[None]) -> None:
+        # One whose own publication makes somebody cancel it looks for itself, and ends.
+        if self._pushes.pop(push.id, None) is not None and not push.publishing:
+            running.cancel()
 
     def _ended(self, failure: Failure, push: TimedPush) -> Any:
         if failure.check(CancelledError) is None:
