@@ -7,13 +7,17 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from pushd.answers import json_response, write_response
+from pushd.answers import json_refusal, json_response, write_response
 from pushd.feeds import publication_json
 from pushd.hub import Hub, Subscription
 from pushd.messages import Closing, Id, Publication
+from pushd.views import Response
 
-#: How many bytes of data one answer has at most, but for the first publication.
+# How many bytes one answer has, about: no publication is added beyond.
 _ENOUGH = 1 << 20
+
+# What a publication takes in it beside its data, in bytes, about.
+_OVERHEAD = 50
 
 
 class LongPoll:
@@ -40,21 +44,20 @@ class LongPoll:
     def start(self, hub: Hub, topic: str, after: Id | None) -> None:
         """Begin to wait."""
         self._asked = after
-        self._answer_in(self._wait)
         self._subscription = hub.subscribe(topic, self, after)
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
         """Note where the publications begin; that some are lost is an answer already."""
         self._id = id
         self._recovered = recovered
-        if self._asked is not None and not recovered:
-            self._answer_in(0)
+        lost = self._asked is not None and not recovered
+        self._answer_in(0 if lost else self._wait)
 
     def deliver(self, publication: Publication) -> None:
         """Put a publication into the answer, with those that come in the same turn."""
         if self.has_room():
             self._publications.append(publication)
-            self._bytes += len(publication.data)
+            self._bytes += len(publication.data) + _OVERHEAD
             self._answer_in(0)
 
     def has_room(self) -> bool:
@@ -88,10 +91,15 @@ class LongPoll:
         if not self._open:
             return
         self.forget()
+        write_response(self._request, self._make_answer())
+
+    def _make_answer(self) -> Response:
+        if self._id is None:
+            return json_refusal(503, "the topic can't be read just now", "topic")
         last = self._publications[-1].id if self._publications else self._id
         answer = {
-            "id": None if last is None else str(last),
+            "id": str(last),
             "recovered": self._recovered,
             "publications": [publication_json(one) for one in self._publications],
         }
-        write_response(self._request, json_response(200, answer))
+        return json_response(200, answer)
