@@ -120,11 +120,13 @@ class TopicResource(Resource):
         subscriber.start(self._door.hub, question.topic, question.after)
 
     def _read(self, request: Any) -> _Question:
-        after = _argument(request, b"after")
-        last = request.getHeader(b"last-event-id")
-        where, given = ("after", after) if after is not None else ("Last-Event-ID", last)
-        if isinstance(given, bytes):
-            given = given.decode("latin-1")
+        # The header first: a browser that comes back by itself asks at the same URL again.
+        where, given = (
+            "Last-Event-ID",
+            (request.getHeader(b"last-event-id") or b"").decode("latin-1"),
+        )
+        if not given:
+            where, given = "after", _argument(request, b"after") or ""
         try:
             topic = check_topic(self._name)
         except ValueError as error:
