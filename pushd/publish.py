@@ -8,6 +8,7 @@ import re
 from base64 import b64decode
 from collections import Counter
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -33,10 +34,13 @@ _MAX_LIST = 1000
 class Wrong(Exception):
     """A request that can't be carried out: what is wrong with it, and where."""
 
-    def __init__(self, error: object, where: str, status: int = 400) -> None:
+    def __init__(
+        self, error: object, where: str, status: int = 400, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(str(error))
         self.where = where
         self.status = status
+        self.headers = headers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +75,8 @@ class AsyncResource(Resource):
         """Answer, unless the client leaves before."""
         answering = Deferred.fromCoroutine(self._try(request))
         request.notifyFinish().addErrback(lambda _: answering.cancel())
-        answering.addCallbacks(
-            lambda response: write_response(request, response), self._failed, errbackArgs=(request,)
-        )
+        answering.addCallback(lambda response: write_response(request, response))
+        answering.addErrback(self._failed, request)
         return NOT_DONE_YET
 
     async def answer(self, request: Any) -> Response:
@@ -84,7 +87,7 @@ class AsyncResource(Resource):
         try:
             return await self.answer(request)
         except Wrong as wrong:
-            return json_refusal(wrong.status, str(wrong), wrong.where)
+            return json_refusal(wrong.status, str(wrong), wrong.where, wrong.headers)
 
     def _failed(self, failure: Failure, request: Any) -> None:
         if not request._disconnected:
@@ -99,13 +102,15 @@ class TopicControl(AsyncResource):
         topic = _topic(self._name, "topic")
         if request.method == b"GET":
             return await self._tell(topic)
-        _allow(request, b"GET", b"POST")
+        allow(request, "GET", "POST")
         data = _body(request)
+        key = _key(_header(request, b"idempotency-key"), "Idempotency-Key")
         times = {name: _number(request, name) for name in ("delay", "every", "count")}
         if any(value is not None for value in times.values()):
+            if key is not None:
+                raise Wrong("a timed push has no key: list /schedules", "Idempotency-Key")
             return self._schedule(topic, data, times)
-        draft = _Draft(topic, data, _key(request.getHeader("idempotency-key"), "Idempotency-Key"))
-        return json_response(200, await _publish(self._door, draft))
+        return json_response(200, await _publish(self._door, _Draft(topic, data, key)))
 
     async def _tell(self, topic: str) -> Response:
         return json_response(200, await _describe(self._door, topic))
@@ -125,7 +130,7 @@ class TopicControl(AsyncResource):
         except ValueError as error:
             raise Wrong(error, str(error).split()[0]) from None
         except TooMany as error:
-            raise Wrong(error, "schedules", 503) from None
+            raise Wrong(error, "schedules", 503, {"Retry-After": "60"}) from None
         return json_response(202, schedule_json(push), {"Location": f"/schedules/{push.id}"})
 
 
@@ -134,9 +139,10 @@ class TopicList(AsyncResource):
 
     async def answer(self, request: Any) -> Response:
         """List the topics that somebody listens to, or that are remembered."""
-        _allow(request, b"GET")
-        names = sorted({*self._door.hub.topics(), *await self._door.broker.names()})
-        topics = [await _describe(self._door, name) for name in names[:_MAX_LIST]]
+        allow(request, "GET")
+        names = {*self._door.hub.topics(), *await self._door.broker.names()}
+        first = nsmallest(_MAX_LIST, names)
+        topics = [await _describe(self._door, name) for name in first]
         return json_response(200, {"topics": topics, "more": len(names) > _MAX_LIST})
 
 
@@ -145,10 +151,17 @@ class Batch(AsyncResource):
 
     async def answer(self, request: Any) -> Response:
         """Publish, once all are found to be in order."""
-        _allow(request, b"POST")
+        allow(request, "POST")
         drafts = _drafts(request.content.read())
         published = [await _publish(self._door, draft) for draft in drafts]
         return json_response(200, {"published": published})
+
+
+def allow(request: Any, *methods: str) -> None:
+    """Raise Wrong for a request that is made with another method."""
+    if request.method.decode("latin-1") not in methods:
+        allowed = ", ".join(methods)
+        raise Wrong(f"this address takes {allowed}", "method", 405, {"Allow": allowed})
 
 
 def schedule_json(push: TimedPush) -> dict[str, Any]:
@@ -199,7 +212,8 @@ def _draft(one: object, where: str) -> _Draft:
         raise Wrong("a publication is an object", where)
     unknown = one.keys() - {"topic", "data", "base64", "idempotency_key"}
     if unknown:
-        raise Wrong("unknown key", f"{where}.{min(unknown)}")
+        # Escaped: a key may be what no answer could hold.
+        raise Wrong("unknown key", f"{where}.{ascii(min(unknown))[1:-1][:100]}")
     topic = _topic(one.get("topic"), f"{where}.topic")
     if ("data" in one) == ("base64" in one):
         raise Wrong("a publication has either data or base64", where)
@@ -233,7 +247,7 @@ def _key(given: object, where: str) -> str | None:
 
 def _body(request: Any) -> str | bytes:
     data: bytes = request.content.read()
-    kind = (request.getHeader("content-type") or "").partition(";")[0].strip().lower()
+    kind = (_header(request, b"content-type") or "").partition(";")[0].strip().lower()
     if kind == "application/octet-stream":
         return data
     try:
@@ -262,7 +276,6 @@ def _number(request: Any, name: str) -> float | None:
     return float(text)
 
 
-def _allow(request: Any, *methods: bytes) -> None:
-    if request.method not in methods:
-        allowed = b", ".join(methods).decode()
-        raise Wrong(f"this address takes {allowed}", "method", 405)
+def _header(request: Any, name: bytes) -> str | None:
+    value = request.getHeader(name)
+    return None if value is None else str(value, "latin-1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pushd.answers import json_response
-from pushd.publish import AsyncResource, Wrong, schedule_json
+from pushd.publish import AsyncResource, Wrong, allow, schedule_json
 from pushd.views import Response
 
 
@@ -14,8 +14,7 @@ class ScheduleList(AsyncResource):
 
     async def answer(self, request: Any) -> Response:
         """List them."""
-        if request.method != b"GET":
-            raise Wrong("this address takes GET", "method", 405)
+        allow(request, "GET")
         pushes = [schedule_json(push) for push in self._door.timed.all()]
         return json_response(200, {"schedules": pushes})
 
@@ -25,12 +24,11 @@ class ScheduleControl(AsyncResource):
 
     async def answer(self, request: Any) -> Response:
         """Tell of it with GET, cancel it with DELETE."""
+        allow(request, "GET", "DELETE")
         push = self._door.timed.get(self._name)
         if push is None:
             raise Wrong("there is no such schedule, or it has ended", "schedule", 404)
         if request.method == b"GET":
             return json_response(200, schedule_json(push))
-        if request.method != b"DELETE":
-            raise Wrong("this address takes GET and DELETE", "method", 405)
         push.cancel()
         return Response(204)
