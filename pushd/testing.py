@@ -191,6 +191,15 @@ class Wire:
         self._transport.loseConnection()
         self._daemon.settle()
 
+    def stall(self) -> None:
+        """Stop reading."""
+        self._transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._transport.resumeProducing()
+        self._daemon.settle()
+
     @property
     def received(self) -> bytes:
         """All that has come so far."""
