@@ -82,7 +82,6 @@ export function subscribe(url, onPublication, options = {}) {
     function took({ id: next, data, base64 }) {
       if (over) return;
       id = next;
-      // Uint8Array.fromBase64 is too young.
       const bytes = () => Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
       call(onPublication, { id, data: base64 === undefined ? data : bytes() });
     }
@@ -131,8 +130,7 @@ export function subscribe(url, onPublication, options = {}) {
 
   function wait(least = 0) {
     // Full jitter: who lost their server together do not come back together.
-    const most = Math.min(LONGEST, SHORTEST * 2 ** breaks++);
-    const seconds = Math.max(least, Math.random() * most);
+    const seconds = Math.max(least, Math.random() * Math.min(LONGEST, SHORTEST * 2 ** breaks++));
     cut = () => {};
     timer = setTimeout(connect, seconds * 1000);
     tell({ state: "waiting", seconds });
