@@ -28,8 +28,8 @@ MAX_LEDGERS = 256
 # How long a page may have itself cut off, in seconds.
 MAX_CUT = 10.0
 
-# What a page may call what it does: plain polling and the three transports.
-WAYS = ("poll", "longpoll", "sse", "websocket")
+# What a page may call what it does: plain polling, the three transports, or whichever of them.
+WAYS = ("poll", "longpoll", "sse", "websocket", "any")
 
 _SECONDS = re.compile(r"\d{1,2}(\.\d{1,3})?")
 
@@ -171,12 +171,12 @@ class Metered(Resource):
         request.uri = b"?".join([request.path, *request.uri.split(b"?", 1)[1:]])
         self._tally.requests += 1
         self._tally.received += _head_size(request)
-        wire = channel.transport
-        meter = Meter(wire, self._tally)
+        # With a request that came right behind another, the other's meter is still there.
+        wire = Meter.look_behind(channel.transport)
+        meter = Meter(wire, request, self._tally)
         self._ledger.meters.add(meter)
 
         def over(_: object) -> None:
-            # The next request on this connection may be for something else.
             self._ledger.meters.discard(meter)
             if channel.transport is meter:
                 channel.transport = wire
@@ -188,10 +188,10 @@ class Metered(Resource):
 
 
 class Meter:
-    """A transport that counts what is written to it, and is in all else the one behind it."""
+    """A transport that counts what is written for a request, and is else the one behind it."""
 
-    def __init__(self, transport: Any, tally: Tally) -> None:
-        self.__dict__.update(_transport=transport, _tally=tally)
+    def __init__(self, transport: Any, request: Any, tally: Tally) -> None:
+        self.__dict__.update(_transport=transport, _request=request, _tally=tally)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -204,15 +204,25 @@ class Meter:
     def __setattr__(self, name: str, value: object) -> None:
         setattr(self._transport, name, value)
 
+    @staticmethod
+    def look_behind(transport: Any) -> Any:
+        """The transport behind a meter; any other as it is."""
+        return transport.__dict__["_transport"] if type(transport) is Meter else transport
+
     def write(self, data: bytes) -> None:
         """Write and count."""
-        self._tally.sent += len(data)
+        self._count(len(data))
         self._transport.write(data)
 
     def writeSequence(self, pieces: list[bytes]) -> None:
         """Write and count."""
-        self._tally.sent += sum(map(len, pieces))
+        self._count(sum(map(len, pieces)))
         self._transport.writeSequence(pieces)
+
+    def _count(self, size: int) -> None:
+        # What comes behind the answer is another one. A WebSocket's request is never finished.
+        if not self._request.finished:
+            self._tally.sent += size
 
 
 def _find_fault(topic: str) -> str | None:

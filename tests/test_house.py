@@ -47,6 +47,7 @@ STOREYS = (
             "publish",
             "schedules",
             "health",
+            "playground",
             "guard",
             "site",
         },

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page
 
 from tests.browser.conftest import assert_ended_in_order
 from tests.browser.middleman import EVENT_STREAM, WEBSOCKET, Middleman
