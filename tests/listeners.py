@@ -1,0 +1,452 @@
+"""Clients of the three transports, alike for those who test what all of them have in common."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.history import Retention
+from pushd.loopback import LoopbackTransport
+from pushd.messages import Closing
+from pushd.protocol import Limits
+from pushd.testing import Answer, Browser, Daemon, Wire
+
+MIB = 1 << 20
+
+
+class Run(NamedTuple):
+    """A sequence of publications that is to be without a gap."""
+
+    #: The id that was asked for, and the one that it was told to begin behind.
+    after: str | None
+    begun: str | None
+    recovered: bool | None
+    got: list[tuple[str | None, str | bytes]]
+
+
+class Listener:
+    """One client that listens to one topic: what it was told, and what it got.
+
+    :param after: the id to resume from.
+    """
+
+    #: Whether it is told ids, and where it begins.
+    tells = True
+
+    def __init__(self, daemon: Daemon, topic: str, after: str | None = None) -> None:
+        self.daemon = daemon
+        self.topic = topic
+        self.after = after
+        self._begun: str | None = None
+        self._recovered: bool | None = None
+        self._start()
+
+    @property
+    def path(self) -> str:
+        """Where it asks."""
+        query = "" if self.after is None else f"?after={self.after}"
+        return f"/topics/{self.topic}{query}"
+
+    @property
+    def got(self) -> list[tuple[str | None, str | bytes]]:
+        """Every publication so far: its id, where ids are told, and its data."""
+        raise NotImplementedError
+
+    @property
+    def begun(self) -> str | None:
+        """The id that the first publication follows."""
+        self.got  # noqa: B018 - hears what has come
+        return self._begun
+
+    @property
+    def recovered(self) -> bool | None:
+        """Whether it was told that nothing is missing since the id that it resumed from."""
+        self.got  # noqa: B018
+        return self._recovered
+
+    @property
+    def runs(self) -> list[Run]:
+        """What it got, each time that it was told anew where it begins."""
+        return [Run(self.after, self.begun, self.recovered, self.got)]
+
+    @property
+    def data(self) -> list[str | bytes]:
+        """The data of every publication so far."""
+        return [data for _, data in self.got]
+
+    @property
+    def ids(self) -> list[str | None]:
+        """The ids of every publication so far."""
+        return [id for id, _ in self.got]
+
+    @property
+    def last(self) -> str | None:
+        """The id to resume from."""
+        got = self.ids
+        return got[-1] if got else self.begun
+
+    @property
+    def gone(self) -> bool:
+        """Whether the connection is gone."""
+        raise NotImplementedError
+
+    @property
+    def server_side(self) -> LoopbackTransport:
+        """The daemon's end of the connection."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """Go without a word."""
+        raise NotImplementedError
+
+    def stall(self) -> None:
+        """Read no more."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Read on."""
+        raise NotImplementedError
+
+    def _start(self) -> None:
+        raise NotImplementedError
+
+
+class RawSocket(Listener):
+    """A WebSocket without a subprotocol: data, and nothing else."""
+
+    tells = False
+    subprotocols: tuple[str, ...] = ()
+
+    def _start(self) -> None:
+        self.browser: Browser = self.daemon.connect(self.path, subprotocols=self.subprotocols)
+
+    @property
+    def got(self) -> list[tuple[str | None, str | bytes]]:
+        """Each message is a publication."""
+        return [(None, message) for message in self.browser.messages]
+
+    @property
+    def closing(self) -> Closing | None:
+        """The server's Close frame."""
+        return self.browser.closing
+
+    @property
+    def gone(self) -> bool:
+        """Whether the connection is gone."""
+        return self.browser.gone
+
+    @property
+    def server_side(self) -> LoopbackTransport:
+        """The daemon's end of the connection."""
+        return self.browser._transport.other
+
+    def leave(self) -> None:
+        """Go without a word."""
+        self.browser.leave()
+
+    def stall(self) -> None:
+        """Read no more."""
+        self.browser.stall()
+
+    def resume(self) -> None:
+        """Read on."""
+        self.browser.resume()
+
+
+class JsonSocket(RawSocket):
+    """A WebSocket that speaks pushd.v1."""
+
+    tells = True
+    subprotocols = ("pushd.v1",)
+
+    def _start(self) -> None:
+        self._heard = 0
+        self._got: list[tuple[str | None, str | bytes]] = []
+        super()._start()
+
+    @property
+    def got(self) -> list[tuple[str | None, str | bytes]]:
+        """Each message but the first is a publication."""
+        for message in self.browser.messages[self._heard :]:
+            value = json.loads(message)
+            if self._heard:
+                self._got.append(_unwrap(value))
+            else:
+                assert value.pop("subscribed") == self.topic
+                self._begun, self._recovered = value.pop("id"), value.pop("recovered")
+                assert not value
+            self._heard += 1
+        return self._got
+
+
+class Events(Listener):
+    """Server-Sent Events, read from the bytes by the book."""
+
+    headers: Mapping[str, str] = {}
+
+    def _start(self) -> None:
+        self.wire: Wire = self.daemon.open_connection()
+        fields = {"Host": "localhost:8080", "Accept": "text/event-stream", **self.headers}
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        self._read = 0
+        self._head = b""
+        self._body = bytearray()
+        self._got: list[tuple[str | None, str | bytes]] = []
+        self.wire.send(f"GET {self.path} HTTP/1.1\r\n{head}\r\n".encode())
+
+    @property
+    def head(self) -> str:
+        """The head of the answer."""
+        self._take()
+        return self._head.decode()
+
+    @property
+    def got(self) -> list[tuple[str | None, str | bytes]]:
+        """Each event but the first is a publication."""
+        self._take()
+        while b"\n\n" in self._body:
+            end = self._body.index(b"\n\n")
+            event = bytes(self._body[:end])
+            del self._body[: end + 2]
+            self._hear(event.decode())
+        return self._got
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer is whole."""
+        return self.wire.received.endswith(b"\r\n0\r\n\r\n")
+
+    @property
+    def gone(self) -> bool:
+        """Whether the stream is over, with or without its end."""
+        return self.wire.closed or self.ended
+
+    @property
+    def server_side(self) -> LoopbackTransport:
+        """The daemon's end of the connection."""
+        return self.wire._transport.other
+
+    def leave(self) -> None:
+        """Go without a word."""
+        self.wire.leave()
+
+    def stall(self) -> None:
+        """Read no more."""
+        self.wire.stall()
+
+    def resume(self) -> None:
+        """Read on."""
+        self.wire.resume()
+
+    def _take(self) -> None:
+        """Take the chunks that are whole (RFC 9112 §7.1)."""
+        received = self.wire._client.received
+        if not self._head:
+            end = received.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            self._head, self._read = bytes(received[:end]), end + 4
+        while (end := received.find(b"\r\n", self._read)) >= 0:
+            size = int(received[self._read : end], 16)
+            if len(received) < end + 2 + size + 2:
+                return
+            self._body += received[end + 2 : end + 2 + size]
+            self._read = end + 2 + size + 2
+
+    def _hear(self, event: str) -> None:
+        """Take one event (WHATWG HTML §9.2.6)."""
+        kind, id, lines = "message", None, []
+        for line in event.split("\n"):
+            name, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            if name == "event":
+                kind = value
+            elif name == "id":
+                id = value
+            elif name == "data":
+                lines.append(value)
+        if not lines:
+            assert event == ":", event
+            return
+        data = "\n".join(lines)
+        if kind == "subscribed":
+            value = json.loads(data)
+            assert value["subscribed"] == self.topic
+            assert value["id"] == id
+            self._begun, self._recovered = id, value["recovered"]
+        elif kind == "base64":
+            self._got.append((id, b64decode(data)))
+        else:
+            self._got.append((id, json.loads(data) if kind == "json" else data))
+
+
+class Poller(Listener):
+    """Long polls, one behind the other: whenever one is answered, the next is asked."""
+
+    wait = 25.0
+
+    def _start(self) -> None:
+        #: Every answer so far.
+        self.answers: list[dict[str, Any]] = []
+        self._runs: list[Run] = []
+        self.asked: str | None = None
+        self._left = False
+        self._ask(self.after)
+        self._pump()
+
+    @property
+    def got(self) -> list[tuple[str | None, str | bytes]]:
+        """All publications of all answers, in order."""
+        self._pump()
+        return [one for run in self._runs for one in run.got]
+
+    @property
+    def runs(self) -> list[Run]:
+        """One, and another each time that it was told of a gap."""
+        self._pump()
+        return self._runs
+
+    @property
+    def last(self) -> str | None:
+        """The id to resume from."""
+        self._pump()
+        return self.asked
+
+    @property
+    def gone(self) -> bool:
+        """Whether the poll that waits has lost its connection."""
+        self._pump()
+        return self.wire.closed
+
+    @property
+    def server_side(self) -> LoopbackTransport:
+        """The daemon's end of the poll that waits."""
+        return self.wire._transport.other
+
+    def leave(self) -> None:
+        """Go without a word."""
+        self._pump()
+        self._left = True
+        self.wire.leave()
+
+    def stall(self) -> None:
+        """Read no more."""
+        self.wire.stall()
+
+    def resume(self) -> None:
+        """Read on."""
+        self.wire.resume()
+        self._pump()
+
+    def _ask(self, after: str | None) -> None:
+        self.asked = after
+        self.wire = self.daemon.open_connection()
+        query = f"?wait={self.wait:g}" + ("" if after is None else f"&after={after}")
+        self.wire.send(
+            f"GET /topics/{self.topic}{query} HTTP/1.1\r\n"
+            "Host: localhost:8080\r\nConnection: close\r\n\r\n".encode()
+        )
+
+    def _pump(self) -> None:
+        """Take the answers that are here, and ask again."""
+        while not self._left and (answer := self.wire.answer()) is not None:
+            assert answer.status == 200, answer
+            said = json.loads(answer.body)
+            self.answers.append(said)
+            publications = [_unwrap(one) for one in said["publications"]]
+            begun = _before(publications[0][0]) if publications else said["id"]
+            if not self._runs:
+                self._begun, self._recovered = begun, said["recovered"]
+            if not (self._runs and said["recovered"]):
+                self._runs.append(Run(self.asked, begun, said["recovered"], []))
+            self._runs[-1].got.extend(publications)
+            self._ask(said["id"])
+
+
+TRANSPORTS: tuple[type[Listener], ...] = (RawSocket, JsonSocket, Events, Poller)
+
+
+class TopicTestCase(SynchronousTestCase):
+    """A daemon with topics, and what is done with them at its control door."""
+
+    def setUp(self) -> None:
+        """Start a daemon that every test may replace by one with other settings."""
+        self.daemon = self.start()
+
+    def start(self, **settings: Any) -> Daemon:
+        """Run a daemon; afterwards not a call may be left."""
+        daemon = Daemon({}, **settings)
+        self.addCleanup(lambda: self.assertEqual(daemon.pending_calls, []))
+        self.addCleanup(daemon.stop)
+        self.daemon = daemon
+        return daemon
+
+    def keep(
+        self, *, size: int = 100, ttl: int = 300, bytes: int = 64 * MIB, **limits: Any
+    ) -> None:
+        """Take a daemon that keeps so much of the past."""
+        retention = Retention(size=size, ttl=ttl, bytes=bytes)
+        self.start(retention=retention, limits=Limits(**limits))
+
+    def control(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Ask at the control door."""
+        answer = self.daemon.request(method, path, headers, body, control=True)
+        assert answer is not None
+        return answer
+
+    def publish(self, topic: str, data: str | bytes) -> str:
+        """Publish; gives the id."""
+        headers = {} if isinstance(data, str) else {"Content-Type": "application/octet-stream"}
+        body = data.encode() if isinstance(data, str) else data
+        answer = self.control("POST", f"/topics/{topic}", body, headers)
+        self.assertEqual(answer.status, 200, answer)
+        id = json.loads(answer.body)["id"]
+        assert isinstance(id, str)
+        return id
+
+    def publish_many(self, topic: str, data: list[str]) -> list[str]:
+        """Publish many at once; gives the ids."""
+        body = {"publications": [{"topic": topic, "data": one} for one in data]}
+        answer = self.control("POST", "/publish", json.dumps(body).encode())
+        self.assertEqual(answer.status, 200, answer)
+        return [one["id"] for one in json.loads(answer.body)["published"]]
+
+    def describe(self, topic: str) -> dict[str, Any]:
+        """What the control door says of a topic."""
+        described = json.loads(self.control("GET", f"/topics/{topic}").body)
+        assert isinstance(described, dict)
+        return described
+
+
+def split(id: str) -> tuple[str, int]:
+    """Epoch and offset of an id."""
+    epoch, _, offset = id.partition(":")
+    return epoch, int(offset)
+
+
+def sequel(id: str, count: int) -> Iterator[str]:
+    """The next ids after one."""
+    epoch, offset = split(id)
+    return (f"{epoch}:{offset + step}" for step in range(1, count + 1))
+
+
+def _before(id: str) -> str:
+    epoch, offset = split(id)
+    return f"{epoch}:{offset - 1}"
+
+
+def _unwrap(value: dict[str, Any]) -> tuple[str, str | bytes]:
+    id = value.pop("id")
+    data = b64decode(value.pop("base64")) if "base64" in value else value.pop("data")
+    assert not value
+    return id, data

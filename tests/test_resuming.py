@@ -1,0 +1,313 @@
+"""Nothing is lost, nothing comes twice: subscribers that come and go, in any order of events."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.history import History, Retention
+from pushd.hub import Hub, Subscription
+from pushd.messages import Id, Publication, Replay
+from pushd.protocol import Limits
+from pushd.testing import Daemon
+from tests.listeners import TRANSPORTS, Listener, Run, sequel, split
+
+# So that a run says the same on every machine; each test takes some seconds.
+FUZZ = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+class LatePast:
+    """A history whose answers come when the test wants them to: as if they came over a network.
+
+    What is published reaches the hub late as well, but in order.
+    """
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.hub: Hub | None = None
+        self.questions: deque[tuple[Deferred[Replay], Callable[[], Replay]]] = deque()
+        self.answers: deque[tuple[Deferred[Replay], Replay]] = deque()
+        self.news: deque[Publication] = deque()
+
+    def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
+        """Take a question; it is answered in two steps."""
+        asked: Deferred[Replay] = Deferred()
+        self.questions.append((asked, lambda: self.history.replay(topic, after, 3000)))
+        return asked
+
+    def follow(self, topic: str) -> None:
+        """Keep the topic."""
+        self.history.hold(topic)
+
+    def unfollow(self, topic: str) -> None:
+        """Let it go."""
+        self.history.release(topic)
+
+    def publish(self, topic: str, data: str) -> Id:
+        """Publish; nobody hears it yet."""
+        publication = self.history.add(topic, data)
+        self.news.append(publication)
+        return publication.id
+
+    def look_up(self) -> None:
+        """Find the answer to the oldest question."""
+        if self.questions:
+            asked, question = self.questions.popleft()
+            self.answers.append((asked, question()))
+
+    def answer(self) -> None:
+        """Give the oldest answer."""
+        if self.answers:
+            asked, replay = self.answers.popleft()
+            asked.callback(replay)
+
+    def tell(self) -> None:
+        """Let the hub have the oldest news."""
+        if self.news:
+            assert self.hub is not None
+            self.hub.deliver(self.news.popleft())
+
+    def lose(self) -> None:
+        """Let the hub miss the oldest news; what comes next shows that it did."""
+        if self.news:
+            self.news.popleft()
+
+
+class Reader:
+    """A subscriber that has room for so many, and none again until it is given some."""
+
+    def __init__(self, after: Id | None) -> None:
+        self.after = after
+        self.room = 2
+        self.run: Run | None = None
+        self.lost = False
+        self.left = False
+        self.subscription: Subscription | None = None
+
+    def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
+        """Begin, once."""
+        assert self.run is None
+        assert not self.left
+        self.run = Run(None if self.after is None else str(self.after), str(id), recovered, [])
+
+    def deliver(self, publication: Publication) -> None:
+        """Take one."""
+        assert self.run is not None
+        assert not self.lost
+        assert not self.left
+        self.room -= 1
+        self.run.got.append((str(publication.id), publication.data))
+
+    def has_room(self) -> bool:
+        """Whether there is room left."""
+        return self.room > 0
+
+    def lost_track(self) -> None:
+        """End."""
+        self.lost = True
+
+    @property
+    def last(self) -> Id | None:
+        """The id to resume from."""
+        if self.run is None:
+            return self.after
+        got, begun = self.run.got, self.run.begun
+        return Id.parse(str(got[-1][0] if got else begun))
+
+
+class ResumingTestCase(SynchronousTestCase):
+    """What must be true of everything that any subscriber got."""
+
+    def check(self, run: Run, published: dict[str, str]) -> None:
+        """A run begins where it was told, and has no gap, no repeat and nothing else."""
+        if run.begun is not None:
+            self.assertEqual([id for id, _ in run.got], list(sequel(run.begun, len(run.got))))
+            if run.recovered:
+                self.assertEqual(run.begun, run.after)
+            for id, data in run.got:
+                self.assertEqual(published[str(id)], data)
+            return
+        # Without ids: what was published is unlike, so it says where it stands.
+        ids = {data: id for id, data in published.items()}
+        got = [ids[str(data)] for _, data in run.got]
+        if got:
+            epoch, offset = split(got[0])
+            self.assertEqual(got, list(sequel(f"{epoch}:{offset - 1}", len(got))))
+
+
+class HubTests(ResumingTestCase):
+    """The hub, with a past that answers late."""
+
+    def test_interleavings(self) -> None:
+        """However publishing, answers, room, leaving and coming back are mixed: no gap."""
+        step = st.one_of(
+            st.sampled_from(["publish", "look_up", "answer", "tell"] * 3 + ["expire", "lose"]),
+            st.tuples(st.sampled_from(["room", "leave", "come back"]), st.integers(0, 3)),
+        )
+        retentions = st.builds(
+            Retention,
+            size=st.sampled_from([0, 1, 3, 100]),
+            ttl=st.just(10),
+            bytes=st.sampled_from([0, 4000, 1 << 20]),
+        )
+
+        @settings(FUZZ, max_examples=1000)
+        @given(st.lists(step, max_size=80), retentions)
+        def play(steps: list[Any], retention: Retention) -> None:
+            self.play(steps, retention)
+
+        play()
+
+    def play(self, steps: list[Any], retention: Retention) -> None:
+        """Take the steps, then let everything arrive."""
+        clock = Clock()
+        epochs = iter(range(10_000))
+        past = LatePast(History(clock, retention, lambda: f"e{next(epochs)}"))
+        hub = past.hub = Hub(past)
+        published: dict[str, str] = {}
+        here: list[Reader | None] = [None] * 4
+        last: list[Id | None] = [None] * 4
+        everybody: list[Reader] = []
+        for step in steps:
+            match step:
+                case "publish":
+                    data = f"{len(published)}"
+                    published[str(past.publish("t", data))] = data
+                case "expire":
+                    clock.advance(4)
+                case "look_up" | "answer" | "tell" | "lose":
+                    getattr(past, step)()
+                case (what, place):
+                    reader = here[place]
+                    if what == "room" and reader and reader.subscription:
+                        reader.room += 3
+                        reader.subscription.resume()
+                    elif what == "leave" and reader and reader.subscription:
+                        reader.subscription.cancel()
+                        reader.left = True
+                        last[place], here[place] = reader.last, None
+                    elif what == "come back" and reader is None:
+                        reader = here[place] = Reader(last[place])
+                        everybody.append(reader)
+                        reader.subscription = hub.subscribe("t", reader, last[place])
+        for reader in everybody:
+            reader.room = 1 << 30
+            assert reader.subscription
+            reader.subscription.resume()
+        data = "the last shows what was missed"
+        published[str(past.publish("t", data))] = data
+        while past.questions or past.answers or past.news:
+            past.look_up()
+            past.answer()
+            past.tell()
+        for reader in everybody:
+            if reader.run is not None:
+                self.check(reader.run, published)
+        # Who is still here and was not told of a gap has everything up to the end.
+        for reader in here:
+            if reader is not None and not reader.lost:
+                self.assertEqual(str(reader.last), str(past.history.describe("t")[0]))
+            if reader is not None and reader.subscription:
+                reader.subscription.cancel()
+        self.assertEqual(hub.topics(), [])
+        clock.advance(10)
+        clock.advance(10)
+        self.assertEqual((len(past.history), past.history.bytes), (0, 0))
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+
+class DaemonTests(ResumingTestCase):
+    """The whole daemon, by every transport."""
+
+    def test_interleavings(self) -> None:
+        """However publishing, stalling, leaving and resuming by another way are mixed: no gap."""
+        places, ways = st.integers(0, 3), st.integers(0, len(TRANSPORTS) - 1)
+        step = st.one_of(
+            st.tuples(st.just("publish"), st.sampled_from([1, 1, 2, 5]), st.booleans()),
+            st.tuples(st.just("join"), places, ways),
+            st.tuples(st.sampled_from(["leave", "stall", "read on"]), places),
+            st.tuples(st.just("wait"), st.sampled_from([1, 6, 11])),
+        )
+        retentions = st.builds(
+            Retention,
+            size=st.sampled_from([0, 2, 10, 100]),
+            ttl=st.just(10),
+            bytes=st.sampled_from([1 << 19, 1 << 26]),
+        )
+
+        @settings(FUZZ, max_examples=150)
+        @given(st.lists(step, min_size=5, max_size=40), retentions)
+        def play(steps: list[Any], retention: Retention) -> None:
+            with Daemon({}, retention=retention, limits=Limits(max_buffered=1 << 18)) as daemon:
+                self.play(daemon, steps)
+
+        play()
+
+    def play(self, daemon: Daemon, steps: list[Any]) -> None:
+        """Take the steps, then let everybody read to the end."""
+        published: dict[str, str] = {}
+        here: list[Listener | None] = [None] * 4
+        last: list[str | None] = [None] * 4
+        everybody: list[Listener] = []
+
+        def publish(data: str) -> None:
+            answer = daemon.request("POST", "/topics/t", body=data.encode(), control=True)
+            assert answer is not None
+            published[answer.text.split('"')[3]] = data
+
+        for step in steps:
+            match step:
+                case ("publish", count, big):
+                    for _ in range(count):
+                        publish(f"{len(published)} {'x' * (60_000 if big else 0)}")
+                case ("join", place, way):
+                    if here[place] is None:
+                        listener = TRANSPORTS[way](daemon, "t", last[place])
+                        here[place] = listener
+                        everybody.append(listener)
+                case ("wait", seconds):
+                    daemon.advance(seconds)
+                case (what, place):
+                    listener = here[place]
+                    if listener is None:
+                        continue
+                    if what == "leave":
+                        last[place], here[place] = self.last(listener, published), None
+                        listener.leave()
+                    elif what == "stall":
+                        listener.stall()
+                    else:
+                        listener.resume()
+        for listener in everybody:
+            listener.resume()
+        # Two more: one that a poll may take with it, one that nobody may miss.
+        for data in ("last but one", "last"):
+            publish(data)
+            for one in here:
+                if one is not None:
+                    one.resume()
+        for listener in everybody:
+            for run in listener.runs:
+                self.check(run, published)
+        for listener in here:
+            if listener is not None and not listener.gone:
+                self.assertEqual(listener.data[-1], "last")
+
+    def last(self, listener: Listener, published: dict[str, str]) -> str | None:
+        """The id that a client has, or that of its last data."""
+        if listener.tells or not listener.data:
+            return listener.last or listener.after
+        ids = {data: id for id, data in published.items()}
+        return ids[str(listener.data[-1])]

@@ -1,0 +1,389 @@
+"""One suite for all transports: what a subscriber may rely on, however it is connected."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pushd.messages import TRY_AGAIN_LATER
+from tests.listeners import (
+    MIB,
+    TRANSPORTS,
+    Events,
+    JsonSocket,
+    Listener,
+    Poller,
+    RawSocket,
+    TopicTestCase,
+    sequel,
+    split,
+)
+
+if TYPE_CHECKING:
+    _Base = TopicTestCase
+else:
+    _Base = object
+
+# More than any buffer between two sockets here, less than what cuts a reader off.
+HALF = "x" * (MIB // 2)
+
+
+class Rules(_Base):
+    """What holds for every transport."""
+
+    transport: type[Listener]
+
+    def listen(self, topic: str = "news", after: str | None = None) -> Listener:
+        """Listen by the transport that is tested."""
+        return self.transport(self.daemon, topic, after)
+
+    def assert_began(self, listener: Listener, id: str, *, recovered: bool) -> None:
+        """Check what it was told at the beginning, where it is told anything."""
+        if listener.tells:
+            self.assertEqual((listener.begun, listener.recovered), (id, recovered))
+
+    def assert_got(self, listener: Listener, ids: list[str], data: list[str]) -> None:
+        """Check all that it got."""
+        self.assertEqual(listener.data, data)
+        if listener.tells:
+            self.assertEqual(listener.ids, ids)
+
+    def test_order(self) -> None:
+        """All that is published comes, in order, and nothing that was there before."""
+        before = self.publish("news", "before")
+        listener = self.listen()
+        data = [str(number) for number in range(30)]
+        ids = [self.publish("news", one) for one in data]
+        self.assert_got(listener, ids, data)
+        self.assert_began(listener, before, recovered=False)
+
+    def test_ids(self) -> None:
+        """Ids count from 1 without a gap, in the epoch that the first subscriber was told."""
+        listener = self.listen()
+        ids = [self.publish("news", "x") for _ in range(3)]
+        epoch, _ = split(ids[0])
+        self.assertEqual(ids, list(sequel(f"{epoch}:0", 3)))
+        self.assert_got(listener, ids, ["x"] * 3)
+        self.assert_began(listener, f"{epoch}:0", recovered=False)
+
+    def test_topics_are_apart(self) -> None:
+        """What is published to another topic is not heard."""
+        listener = self.listen()
+        self.publish("news/local", "no")
+        self.publish("new", "no")
+        id = self.publish("news", "yes")
+        self.assert_got(listener, [id], ["yes"])
+
+    def test_many_listeners(self) -> None:
+        """All subscribers of a topic see the same, in the same order."""
+        listeners = [transport(self.daemon, "news", None) for transport in TRANSPORTS]
+        listeners.append(self.listen())
+        self.publish_many("news", ["a", "b"])
+        self.publish_many("news", ["c"])
+        for listener in listeners:
+            self.assertEqual(listener.data, ["a", "b", "c"])
+
+    def test_any_text(self) -> None:
+        """Text comes as it was: empty, with line ends of every kind, quotes, beyond the BMP."""
+        texts = [
+            "",
+            " ",
+            "\n",
+            "a\nb",
+            "\n\na\n",
+            "a\r\nb\r",
+            '"\\',
+            "é€😀",
+            "data: x",
+            ": x",
+            "\0",
+        ]
+        listener = self.listen()
+        for text in texts:
+            self.publish("news", text)
+        self.assertEqual(listener.data, texts)
+
+    def test_binary(self) -> None:
+        """Bytes come as bytes: none, all there are, and those that would be text."""
+        data = [b"", bytes(range(256)), b"text"]
+        listener = self.listen()
+        for one in data:
+            self.publish("news", one)
+        self.assertEqual(listener.data, data)
+        again = self.listen(after=self.first(listener))
+        self.assertEqual(again.data, data[1:])
+
+    def first(self, listener: Listener) -> str:
+        """The id of the first publication."""
+        epoch, _ = split(self.describe(listener.topic)["id"])
+        return f"{epoch}:1"
+
+    def test_resume(self) -> None:
+        """An id got over any transport resumes over this one: all since, then what comes."""
+        for other in TRANSPORTS:
+            topic = other.__name__
+            first = other(self.daemon, topic)
+            ids = self.publish_many(topic, ["1"])
+            self.assertEqual(first.data, ["1"])
+            last = first.last if first.tells else ids[0]
+            first.leave()
+            ids += self.publish_many(topic, ["2", "3"])
+            listener = self.listen(topic, last)
+            ids.append(self.publish(topic, "4"))
+            self.assert_got(listener, ids[1:], ["2", "3", "4"])
+            self.assert_began(listener, ids[0], recovered=True)
+
+    def test_resume_from_the_beginning(self) -> None:
+        """Offset 0 stands before the first publication."""
+        ids = self.publish_many("news", ["1", "2"])
+        epoch, _ = split(ids[0])
+        listener = self.listen(after=f"{epoch}:0")
+        self.assert_got(listener, ids, ["1", "2"])
+        self.assert_began(listener, f"{epoch}:0", recovered=True)
+
+    def test_resume_with_nothing_missing(self) -> None:
+        """Who has everything already is told so, and gets what comes."""
+        id = self.publish("news", "old")
+        listener = self.listen(after=id)
+        self.assertEqual(listener.data, [])
+        new = self.publish("news", "new")
+        self.assert_got(listener, [new], ["new"])
+        self.assert_began(listener, id, recovered=True)
+
+    def test_wrong_epoch(self) -> None:
+        """An id of another epoch is not recovered; the subscriber starts live."""
+        id = self.publish("news", "old")
+        listener = self.listen(after="another:1")
+        self.assert_began(listener, id, recovered=False)
+        new = self.publish("news", "new")
+        self.assert_got(listener, [new], ["new"])
+
+    def test_future(self) -> None:
+        """Nor is an id that no publication has had yet."""
+        id = self.publish("news", "old")
+        epoch, _ = split(id)
+        listener = self.listen(after=f"{epoch}:2")
+        self.assert_began(listener, id, recovered=False)
+        new = self.publish("news", "new")
+        self.assert_got(listener, [new], ["new"])
+
+    def test_too_old(self) -> None:
+        """Where the publication behind the id is not kept any more, nothing is recovered."""
+        self.keep(size=3)
+        ids = self.publish_many("news", ["1", "2", "3", "4", "5"])
+        enough = self.listen(after=ids[1])
+        self.assert_got(enough, ids[2:], ["3", "4", "5"])
+        self.assert_began(enough, ids[1], recovered=True)
+        listener = self.listen(after=ids[0])
+        self.assert_began(listener, ids[4], recovered=False)
+        new = self.publish("news", "6")
+        self.assert_got(listener, [new], ["6"])
+
+    def test_expiry(self) -> None:
+        """What is older than --history-ttl is gone, what is younger is not."""
+        self.keep(ttl=10)
+        ids = [self.publish("news", "1")]
+        self.daemon.advance(5)
+        ids.append(self.publish("news", "2"))
+        self.daemon.advance(5)
+        young = self.listen(after=ids[0])
+        self.assert_got(young, ids[1:], ["2"])
+        self.assert_began(young, ids[0], recovered=True)
+        epoch, _ = split(ids[0])
+        old = self.listen(after=f"{epoch}:0")
+        self.assertEqual(old.data, [])
+        self.assert_began(old, ids[1], recovered=False)
+
+    def test_no_history(self) -> None:
+        """With --history-size 0 all is live: who is here hears it, who was away is told."""
+        self.keep(size=0)
+        listener = self.listen()
+        if isinstance(listener, Poller):
+            # Between two polls, nobody is here.
+            ids = [self.publish("news", "1")]
+            self.assertEqual(listener.data, ["1"])
+        else:
+            ids = self.publish_many("news", ["1", "2"])
+            self.assert_got(listener, ids, ["1", "2"])
+        self.publish("news", "missed")
+        again = self.listen(after=ids[0])
+        new = self.publish("news", "new")
+        self.assert_got(again, [new], ["new"])
+        self.assertIsNot(again.recovered, True)
+
+    def test_no_history_nothing_missed(self) -> None:
+        """With --history-size 0, too, who missed nothing is told that."""
+        self.keep(size=0)
+        id = self.publish("news", "1")
+        listener = self.listen(after=id)
+        new = self.publish("news", "2")
+        self.assert_got(listener, [new], ["2"])
+        self.assert_began(listener, id, recovered=True)
+
+    def test_leaving(self) -> None:
+        """Who has left is not counted any more, and leaves no call behind."""
+        listener = self.listen()
+        self.assertEqual(sum(self.describe("news")["subscribers"].values()), 1)
+        listener.leave()
+        self.assertEqual(self.describe("news")["subscribers"], {})
+        self.publish("news", "nobody hears it")
+        self.assertEqual(listener.data, [])
+        self.daemon.advance(300, 1)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_stop(self) -> None:
+        """When the daemon stops, every subscriber ends, and nothing is left."""
+        listener = self.listen()
+        self.publish("news", "1")
+        self.assertEqual(listener.data, ["1"])
+        self.daemon.stop()
+        self.assertTrue(listener.server_side.lost)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_slow(self) -> None:
+        """One that does not read keeps nobody else waiting, and takes only so much memory."""
+        slow = self.listen()
+        others = [transport(self.daemon, "news") for transport in TRANSPORTS]
+        slow.stall()
+        server_side = slow.server_side
+        for number in range(1, 9):
+            self.publish("news", HALF)
+            for other in others:
+                self.assertEqual(len(other.data), number)
+            self.assertLess(server_side.unsent, 2.2 * MIB)
+        self.assertEqual(sum(self.describe("news")["subscribers"].values()), len(others))
+        slow.resume()
+        self.assert_cut_off(slow)
+
+    def assert_cut_off(self, listener: Listener) -> None:
+        """Check how one that was too slow has ended: at a point from which it can resume."""
+        self.assertTrue(listener.gone)
+        self.assertIn(len(listener.data), (2, 3))
+
+    def test_long_history(self) -> None:
+        """A long history is replayed as fast as it is read: little waits, and all comes."""
+        self.keep(size=100, bytes=200 * MIB)
+        id = self.publish("news", "first")
+        for number in range(100):
+            self.publish("news", bytes([number]) * MIB)
+        self.assertEqual(self.describe("news")["history"], 100)
+        listener = self.listen_stalled(id)
+        self.assertLess(listener.server_side.unsent, 2 * MIB)
+        listener.resume()
+        got = listener.data
+        self.assertEqual([one[0] for one in got], list(range(100)))
+        self.assertTrue(all(len(one) == MIB for one in got))
+        new = self.publish("news", "live")
+        self.assertEqual(listener.data[100:], ["live"])
+        self.assertIn(listener.ids[-1], (None, new))
+
+    def listen_stalled(self, after: str) -> Listener:
+        """Listen, and read nothing."""
+        wire_open = self.daemon.settle
+        self.daemon.settle = lambda: None  # type: ignore[method-assign]
+        try:
+            listener = self.listen(after=after)
+            listener.stall()
+        finally:
+            self.daemon.settle = wire_open  # type: ignore[method-assign]
+        self.daemon.settle()
+        return listener
+
+    def test_publications_during_replay(self) -> None:
+        """What is published while one still reads the past comes behind it, once."""
+        self.keep(size=1000)
+        numbers = iter(range(1000))
+        big = [f"{next(numbers)} {'x' * 100_000}" for _ in range(20)]
+        ids = [self.publish("news", one) for one in big]
+        epoch, _ = split(ids[0])
+        data = list(big)
+        listener = self.listen_stalled(f"{epoch}:0")
+        for _ in range(10):
+            one = f"{next(numbers)} {'y' * 50_000}"
+            data.append(one)
+            ids.append(self.publish("news", one))
+            listener.resume()
+            listener.stall()
+        listener.resume()
+        self.assert_got(listener, ids, data)
+
+    def test_lost_track(self) -> None:
+        """When what one still has to read is not kept any more, it is cut off: no silent gap."""
+        self.keep(size=4)
+        ids = [self.publish("news", HALF) for _ in range(4)]
+        epoch, _ = split(ids[0])
+        listener = self.listen_stalled(f"{epoch}:0")
+        for _ in range(8):
+            self.publish("news", "later")
+        listener.resume()
+        self.assert_lost_track(listener, ids)
+
+    def assert_lost_track(self, listener: Listener, ids: list[str]) -> None:
+        """Check that it ended behind a part of what it asked for."""
+        self.assertTrue(listener.gone)
+        self.assertLess(len(listener.data), 4)
+        self.assertEqual(set(listener.data), {HALF})
+
+    def test_bad_id(self) -> None:
+        """What is no id is refused with 400, and says so."""
+        answer = self.daemon.get("/topics/news?after=x")
+        assert answer is not None
+        self.assertEqual(answer.status, 400)
+        self.assertIn('"where":"after"', answer.text)
+
+
+class RawSocketTests(Rules, TopicTestCase):
+    """A WebSocket without a subprotocol."""
+
+    transport = RawSocket
+
+    def assert_cut_off(self, listener: Listener) -> None:
+        """The Close says what happened."""
+        super().assert_cut_off(listener)
+        assert isinstance(listener, RawSocket)
+        self.assertEqual(listener.closing, TRY_AGAIN_LATER)
+
+    def assert_lost_track(self, listener: Listener, ids: list[str]) -> None:
+        """The Close says what happened."""
+        super().assert_lost_track(listener, ids)
+        assert isinstance(listener, RawSocket)
+        self.assertEqual(listener.closing, TRY_AGAIN_LATER)
+
+
+class JsonSocketTests(RawSocketTests):
+    """A WebSocket with pushd.v1."""
+
+    transport = JsonSocket
+
+
+class EventsTests(Rules, TopicTestCase):
+    """Server-Sent Events."""
+
+    transport = Events
+
+
+class PollerTests(Rules, TopicTestCase):
+    """Long polls, one behind the other."""
+
+    transport = Poller
+
+    def test_slow(self) -> None:
+        """One that does not read its answer keeps nobody waiting, and no more is put into it."""
+        slow = self.listen()
+        others = [transport(self.daemon, "news") for transport in TRANSPORTS]
+        slow.stall()
+        for number in range(1, 9):
+            self.publish("news", HALF)
+            for other in others:
+                self.assertEqual(len(other.data), number)
+            self.assertLess(slow.server_side.unsent, MIB)
+        self.assertEqual(sum(self.describe("news")["subscribers"].values()), len(others))
+        slow.resume()
+        self.assertEqual(slow.data, [HALF] * 8)
+
+    def assert_lost_track(self, listener: Listener, ids: list[str]) -> None:
+        """It gets a part, and the next answer tells of the gap."""
+        runs = listener.runs
+        self.assertEqual([run.recovered for run in runs], [True, False])
+        self.assertEqual(len(runs[0].got), 2)
+        self.assertEqual(runs[1].got, [])
+        self.assertEqual(runs[1].begun, self.describe("news")["id"])
