@@ -192,9 +192,14 @@ class History:
             self._drop(next(iter(self._entries)))
         while self._idle and _first(self._idle) <= now:
             self._forget(self._idle.popitem(last=False)[0])
-        dues = [_first(queue) for queue in (self._entries, self._idle) if queue]
-        if dues:
-            self._expiry = self._clock.callLater(min(dues) - now, self._expire)
+        queues = (self._entries, self._idle)
+        if any(queues):
+            due = min(_first(queue) for queue in queues if queue)
+            self._expiry = self._clock.callLater(due - now, self._expire)
+        for emptied in (*queues, self._topics):
+            if not emptied:
+                # Python keeps the room that a million keys took, for keys that may come.
+                emptied.clear()
 
     def _rest(self) -> None:
         """Stop the timer when nothing is left to expire."""
