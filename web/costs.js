@@ -78,8 +78,8 @@ async function measure() {
   } finally {
     running.abort();
     running = null;
-    // The browser tells of a stream once it has ended.
-    await sleep(100);
+    // The browser tells of a request once it has ended.
+    await sleep(500);
     observer.disconnect();
     draw(listeners);
     start.textContent = "Measure again";

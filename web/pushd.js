@@ -131,7 +131,6 @@ export function subscribe(url, onPublication, options = {}) {
   function wait(least = 0) {
     // Full jitter: who lost their server together do not come back together.
     const seconds = Math.max(least, Math.random() * Math.min(LONGEST, SHORTEST * 2 ** breaks++));
-    cut = () => {};
     timer = setTimeout(connect, seconds * 1000);
     tell({ state: "waiting", seconds });
   }
@@ -196,12 +195,14 @@ const OPENERS = {
       // The first answer comes at once and says where we stand.
       for (let seconds = 0; ; seconds = POLL) {
         const asked = performance.now();
-        const answer = await ask(url, after, seconds, asking.signal);
-        if (!seconds || !answer.recovered) opened(answer);
-        answer.publications.forEach(took);
-        after = answer.id ?? after;
+        const { id, recovered, publications } = await ask(url, after, seconds, asking.signal);
+        const [epoch, offset] = id.split(":");
+        const first = `${epoch}:${offset - publications.length}`;
+        if (!seconds || !recovered) opened({ id: first, recovered });
+        publications.forEach(took);
+        after = id;
         // Something on the way may not let us wait; then we do not ask without end.
-        const early = !answer.publications.length && performance.now() - asked < 1000;
+        const early = !publications.length && performance.now() - asked < 1000;
         if (seconds && early) await new Promise((resolve) => setTimeout(resolve, 1000));
       }
     })().catch((error) => ended(error));

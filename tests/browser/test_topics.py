@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import assert_ended_in_order
 from tests.browser.middleman import EVENT_STREAM, WEBSOCKET, Middleman
@@ -49,6 +50,13 @@ class Publisher:
         """How many listen, by transport."""
         with urlopen(f"{self._door}topics/{topic}", timeout=10) as answer:
             return dict(json.load(answer)["subscribers"])
+
+    def wait_for(self, topic: str, transport: str) -> None:
+        """Wait until one listens, by this transport."""
+        deadline = monotonic() + 10
+        while self.subscribers(topic) != {transport: 1}:
+            assert monotonic() < deadline
+            sleep(0.02)
 
 
 def start_daemon(directory: Path) -> DaemonProcess:
@@ -272,46 +280,49 @@ def test_busy(page: Page, network: Middleman, topic: str) -> None:
     wait_for_state(page, "open")
 
 
-def test_policy_violation(page: Page, topics_daemon: DaemonProcess, topic: str) -> None:
-    """A close with 1008 is the end; with any other code, a new beginning."""
-    page.add_init_script(
-        """
-        window.opened = 0;
-        const Real = WebSocket;
-        window.WebSocket = class extends Real {
-          constructor(...given) { super(...given); window.opened += 1; window.last = this; }
-        };
-        """
-    )
+# Lets a test reach the page's latest WebSocket as `last`.
+KEEP_LAST = """
+window.opened = 0;
+const Real = WebSocket;
+window.WebSocket = class extends Real {
+  constructor(...given) { super(...given); window.opened += 1; window.last = this; }
+};
+"""
+
+END = "([code, reason]) => last.onclose({ code, reason, wasClean: true })"
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1005, 1006, 1009, 1011, 1012, 1013, 4000])
+def test_close(page: Page, topics_daemon: DaemonProcess, topic: str, code: int) -> None:
+    """A close with any code but one is a reason to come back."""
+    page.add_init_script(KEEP_LAST)
     subscribe(page, topics_daemon.url, topic)
-    end = "([code, reason]) => last.onclose({ code, reason, wasClean: true })"
-    for opened, code in enumerate([1000, 1001, 1011, 1012, 1013, 1006], start=2):
-        wait_for_state(page, "open")
-        page.evaluate(end, [code, ""])
-        page.wait_for_function("(count) => opened === count", arg=opened)
     wait_for_state(page, "open")
-    page.evaluate(end, [1008, "the token ran out"])
+    page.evaluate(END, [code, ""])
+    page.wait_for_function("() => opened === 2")
+    wait_for_state(page, "open")
+
+
+def test_policy_violation(page: Page, topics_daemon: DaemonProcess, topic: str) -> None:
+    """A close with 1008 is the end, and the page hears why."""
+    page.add_init_script(KEEP_LAST)
+    subscribe(page, topics_daemon.url, topic)
+    wait_for_state(page, "open")
+    page.evaluate(END, [1008, "the token ran out"])
     assert page.evaluate("handle.state") == {
         "state": "closed",
         "code": 1008,
         "reason": "the token ran out",
     }
     page.wait_for_timeout(1500)
-    assert page.evaluate("opened") == 7
+    assert page.evaluate("opened") == 1
 
 
 def test_policy_violation_of_the_daemon(
     page: Page, topics_daemon: DaemonProcess, topic: str
 ) -> None:
     """The daemon's own 1008 is understood."""
-    page.add_init_script(
-        """
-        const Real = WebSocket;
-        window.WebSocket = class extends Real {
-          constructor(...given) { super(...given); window.last = this; }
-        };
-        """
-    )
+    page.add_init_script(KEEP_LAST)
     subscribe(page, topics_daemon.url, topic)
     wait_for_state(page, "open")
     page.evaluate("for (let n = 0; n < 20_000; n += 1) last.send('')")
@@ -355,6 +366,7 @@ def test_after(
     subscribe(page, topics_daemon.url, topic, transports=[transport], after=first)
     assert wait_for_state(page, "open")["recovered"] is True
     wait_for_publications(page, ["two"])
+    assert page.evaluate("states.find(({ state }) => state === 'open').id") == first
 
     page.evaluate("handle.close()")
     subscribe(page, topics_daemon.url, topic, transports=[transport], after="gone:1")
@@ -381,6 +393,39 @@ def test_online(page: Page, network: Middleman, publisher: Publisher, topic: str
     page.clock.pause_at(page.evaluate("Date.now()") + 10)
     page.evaluate("dispatchEvent(new Event('online'))")
     wait_for_state(page, "open")
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_backoff(
+    page: Page, network: Middleman, publisher: Publisher, topic: str, transport: str
+) -> None:
+    """The waits grow to 20 seconds and no more, at random below; a good connection forgives."""
+    page.clock.install()
+    subscribe(page, network.url, topic, transports=[transport])
+    wait_for_state(page, "open")
+    page.clock.fast_forward(6000)
+    # As long as it can get.
+    page.evaluate("() => { Math.random = () => 1; }")
+    network.unreachable = True
+    network.cut()
+    for seconds in (0.5, 1, 2, 4, 8, 16, 20, 20):
+        assert wait_for_state(page, "waiting")["seconds"] == seconds
+        count = page.evaluate("states.length")
+        page.clock.run_for(int(seconds * 1000))
+        page.wait_for_function("(count) => states.length > count + 1", arg=count)
+    network.unreachable = False
+    page.evaluate("() => { Math.random = () => 0; }")
+    page.clock.run_for(20_000)
+    wait_for_state(page, "open")
+    # Lost at once, it was no good one; after five seconds it was.
+    for passed, most in ((1000, 10), (6000, 0.25)):
+        page.evaluate("() => { Math.random = () => 0.5; }")
+        page.clock.fast_forward(passed)
+        publisher.wait_for(topic, transport)
+        network.cut()
+        assert wait_for_state(page, "waiting")["seconds"] == most
+        page.clock.run_for(10_000)
+        wait_for_state(page, "open")
 
 
 def test_page_mistakes(
@@ -421,3 +466,234 @@ def test_page_mistakes(
           });
         }"""
     ) == ["TypeError: no transport: pigeon", "TypeError: no transport: "]
+
+
+def open_page(page: Page, url: str) -> None:
+    """Open the page, and wait until it listens."""
+    page.goto(f"{url}topics.html")
+    expect(page.locator("#state")).to_have_text("Open over WebSocket")
+
+
+def publish_from(page: Page, text: str) -> None:
+    """Publish as somebody does who uses the page."""
+    page.get_by_label("Publish to it").fill(text)
+    page.get_by_role("button", name="Publish", exact=True).click()
+
+
+def read_costs(page: Page) -> dict[str, dict[str, float]]:
+    """Give the numbers of the table, by what they are of and the way."""
+    rows = page.locator("#numbers tr").evaluate_all(
+        """rows => rows.map((row) => [
+          row.querySelector("th").textContent,
+          Array.from(row.querySelectorAll("td"), (cell) => [cell.dataset.way, cell.textContent]),
+        ])"""
+    )
+    costs: dict[str, dict[str, float]] = {}
+    heading = ""
+    for name, cells in rows:
+        if not cells:
+            heading = f"{name}: "
+        costs[f"{heading}{name}"] = {
+            way: float(re.sub(r"[^0-9.]", "", text))
+            for way, text in cells
+            if re.search(r"\d", text)
+        }
+    return costs
+
+
+def test_page(page: Page, topics_daemon: DaemonProcess, complaints: list[str]) -> None:
+    """What is published is heard, here and in a second window, whatever it looks like."""
+    page.goto(topics_daemon.url)
+    page.get_by_role("link", name="See nothing get lost").click()
+    expect(page.locator("#state")).to_have_text("Open over WebSocket")
+    page.get_by_label("Topic").fill("play/tests")
+    page.get_by_role("button", name="Listen").click()
+    expect(page.locator("#messages li")).to_have_text(["Listening over WebSocket"])
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="this topic in a second window").click()
+    second = opened.value
+    expect(second.get_by_label("Topic")).to_have_value("play/tests")
+    expect(second.locator("#state")).to_have_text("Open over WebSocket")
+
+    publish_from(page, "<b>one</b>")
+    publish_from(second, "two")
+    for window in (page, second):
+        lines = window.locator("#messages li[data-id]")
+        expect(lines).to_contain_text(["<b>one</b>", "two"])
+        assert [
+            id.split(":")[1] for id in lines.evaluate_all("all => all.map(one => one.dataset.id)")
+        ] == ["1", "2"]
+        expect(window.locator("#count")).to_have_text("2 heard, none missing")
+    assert complaints == []
+
+
+def test_page_transports(page: Page, topics_daemon: DaemonProcess, complaints: list[str]) -> None:
+    """Who changes the transport in the middle goes on from the same id."""
+    open_page(page, topics_daemon.url)
+    publish_from(page, "one")
+    expect(page.locator("#messages")).to_contain_text("one")
+    for number, (value, name) in enumerate(
+        [("sse", "Server-Sent Events"), ("longpoll", "long polling"), ("websocket", "WebSocket")]
+    ):
+        page.get_by_label("Transport").select_option(value)
+        expect(page.locator("#state")).to_have_text(f"Open over {name}")
+        expect(page.locator("#messages li").last).to_have_text(
+            f"Going on over {name}, from the same id"
+        )
+        publish_from(page, f"number {number}")
+        expect(page.locator("#messages li").last).to_contain_text(f"number {number}")
+    expect(page.locator("#count")).to_have_text("4 heard, none missing")
+    assert complaints == []
+
+
+@pytest.mark.parametrize("transport", ["any", "longpoll"])
+def test_page_cut(page: Page, topics_daemon: DaemonProcess, transport: str) -> None:
+    """The page has itself cut off, comes back, and has what was published meanwhile."""
+    open_page(page, topics_daemon.url)
+    page.get_by_label("Transport").select_option(transport)
+    publish_from(page, "before")
+    expect(page.locator("#messages")).to_contain_text("before")
+    page.get_by_role("button", name="Cut for 5 seconds").click()
+    expect(page.locator("#messages")).to_contain_text("The connection is gone")
+    expect(page.get_by_role("button", name="Come back too late")).to_be_disabled()
+    lines = page.locator("#messages li[data-id]")
+    expect(lines).to_have_count(4, timeout=30_000)
+    expect(page.locator("#messages")).to_contain_text("Nothing lost: what was missed follows")
+    ids = lines.evaluate_all("all => all.map(one => one.dataset.id)")
+    assert [id.split(":")[1] for id in ids] == ["1", "2", "3", "4"]
+    expect(page.locator("#count")).to_have_text("4 heard, none missing")
+
+
+def test_page_too_late(page: Page, topics_daemon: DaemonProcess, complaints: list[str]) -> None:
+    """Who comes back too late is told, and hears what comes."""
+    open_page(page, topics_daemon.url)
+    page.get_by_role("button", name="Come back too late").click()
+    expect(page.locator("#messages .bad")).to_contain_text("recovered: false")
+    publish_from(page, "and on it goes")
+    expect(page.locator("#messages")).to_contain_text("and on it goes")
+    expect(page.locator("#count")).to_have_text("1 heard, some may be missing")
+    assert complaints == []
+
+
+def test_page_trouble(page: Page, tmp_path: Path) -> None:
+    """What the daemon refuses, and that it is gone, is said in words."""
+    with start_daemon(tmp_path) as daemon:
+        open_page(page, daemon.url)
+        page.get_by_label("Topic").fill("news")
+        page.get_by_role("button", name="Listen").click()
+        assert page.locator("#topic:invalid").count() == 1
+        page.locator("#text").evaluate("input => { input.value = 'é'.repeat(513); }")
+        page.get_by_role("button", name="Publish", exact=True).click()
+        expect(page.locator("#trouble")).to_contain_text("has 1024 bytes at most")
+    assert_ended_in_order(daemon)
+    expect(page.locator("#state")).to_contain_text("Waiting")
+    publish_from(page, "anybody?")
+    expect(page.locator("#trouble")).to_contain_text("could not be reached")
+    page.get_by_role("button", name="Measure").click()
+    expect(page.locator("#failure")).to_contain_text("The measurement failed")
+    expect(page.locator("#progress")).to_have_text("Stopped")
+
+
+def test_page_costs(page: Page, topics_daemon: DaemonProcess, complaints: list[str]) -> None:
+    """The cost of each way is measured: by the daemon, and as far as it can by the browser."""
+    open_page(page, topics_daemon.url)
+    expect(page.locator("#results")).to_be_hidden()
+    page.get_by_label("A message every").select_option("1")
+    page.get_by_role("button", name="Measure").click()
+    expect(page.locator("#progress")).to_have_text("3 of 10 messages", timeout=30_000)
+    expect(page.locator("#bytes .bar")).to_have_count(4)
+    expect(page.locator("#progress")).to_have_text("Done", timeout=60_000)
+    expect(page.get_by_role("button", name="Measure again")).to_be_visible()
+    for chart in ("bytes", "requests"):
+        widths = page.locator(f"#{chart} .bar").evaluate_all(
+            "bars => bars.map(bar => bar.getBoundingClientRect().width)"
+        )
+        assert len(widths) == 4
+        assert max(widths[:2]) > 3 * max(widths[2:]) > 0
+    names = page.locator("#bytes text:not(.value)").all_text_contents()
+    assert names == ["Polling each second", "Long polling", "Server-Sent Events", "WebSocket"]
+    expect(page.get_by_role("img", name="WebSocket")).to_have_count(2)
+
+    costs = read_costs(page)
+    assert costs["Messages heard"] == dict.fromkeys(["poll", *TRANSPORTS[::-1]], 10.0)
+    delays = costs["Time on the way, mean"]
+    assert delays["poll"] > 100 > max(delays[way] for way in TRANSPORTS)
+    requests = costs["Counted by the daemon: Requests"]
+    assert (requests["sse"], requests["websocket"]) == (1, 1)
+    # One to begin with, one for each message, and the one that still waits.
+    assert requests["longpoll"] == 12
+    assert 5 < requests["poll"] < 30
+    each = costs["Counted by the daemon: Bytes per message"]
+    assert each["websocket"] < each["sse"] < 300 < each["poll"] < 3000
+    assert 500 < each["longpoll"] < 3000
+    by_browser = costs["Counted by the browser: Requests"]
+    assert by_browser["poll"] == requests["poll"]
+    # The last one was broken off, of which a browser may or may not tell.
+    assert requests["longpoll"] - 1 <= by_browser["longpoll"] <= requests["longpoll"]
+    # Both count the data; of the heads a browser knows no more than that they are about so big.
+    answers = costs["Counted by the daemon: Bytes of answers"]
+    received = costs["Counted by the browser: Bytes of answers"]
+    assert abs(answers["poll"] - received["poll"]) < 150 * requests["poll"]
+    assert page.evaluate("document.querySelectorAll('[style]').length") == 0
+    assert complaints == []
+
+
+def test_page_costs_stopped(
+    page: Page, topics_daemon: DaemonProcess, complaints: list[str]
+) -> None:
+    """Who stops a measurement keeps what it has found so far, and leaves nothing running."""
+    open_page(page, topics_daemon.url)
+    page.get_by_role("button", name="Measure").click()
+    expect(page.locator("#progress")).to_have_text("2 of 10 messages", timeout=30_000)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#progress")).to_have_text("Stopped")
+    expect(page.get_by_role("button", name="Measure again")).to_be_visible()
+    expect(page.locator("#failure")).to_be_hidden()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(1500)
+    assert asked == []
+    assert complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_on_a_phone(browser: Browser, topics_daemon: DaemonProcess, scheme: str) -> None:
+    """Nothing sticks out on a narrow screen, and what can be pressed is as big as a finger."""
+    context = browser.new_context(
+        viewport={"width": 360, "height": 640},
+        is_mobile=True,
+        has_touch=True,
+        color_scheme="dark" if scheme == "dark" else "light",
+    )
+    page = context.new_page()
+    open_page(page, topics_daemon.url)
+    page.get_by_label("A message every").select_option("0.5")
+    page.get_by_role("button", name="Measure").click()
+    expect(page.locator("#numbers tr")).to_have_count(11, timeout=20_000)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    for box in page.locator(".home, button, input, select").evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect().height)"
+    ):
+        assert box >= 44
+    context.close()
+
+
+def test_page_policy(page: Page, topics_daemon: DaemonProcess, complaints: list[str]) -> None:
+    """Nothing on the page comes from elsewhere."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    response = page.goto(f"{topics_daemon.url}topics.html")
+    assert response is not None
+    assert "default-src 'self'" in (response.header_value("content-security-policy") or "")
+    expect(page.locator("#state")).to_have_text("Open over WebSocket")
+    assert [url for url in asked if not url.startswith(topics_daemon.url)] == []
+    assert complaints == []
+
+
+def test_page_without_script(browser: Browser, topics_daemon: DaemonProcess) -> None:
+    """A browser that runs no scripts says why nothing happens."""
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{topics_daemon.url}topics.html")
+    assert "This page needs JavaScript" in page.locator("noscript p").inner_text()
+    context.close()
