@@ -14,6 +14,7 @@ from pushd.loopback import LoopbackTransport
 from pushd.messages import Closing
 from pushd.protocol import Limits
 from pushd.testing import Answer, Browser, Daemon, Wire
+from pushd.views import View
 
 MIB = 1 << 20
 
@@ -377,9 +378,9 @@ class TopicTestCase(SynchronousTestCase):
         """Start a daemon that every test may replace by one with other settings."""
         self.daemon = self.start()
 
-    def start(self, **settings: Any) -> Daemon:
+    def start(self, views: Mapping[str, View] | None = None, **settings: Any) -> Daemon:
         """Run a daemon; afterwards not a call may be left."""
-        daemon = Daemon({}, **settings)
+        daemon = Daemon(views or {}, **settings)
         self.addCleanup(lambda: self.assertEqual(daemon.pending_calls, []))
         self.addCleanup(daemon.stop)
         self.daemon = daemon
