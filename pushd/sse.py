@@ -126,8 +126,6 @@ class EventStream:
         self._write(f"{head}id: {id}\ndata: {lines}\n\n".encode())
 
     def _write(self, data: bytes) -> None:
-        if not self._open:
-            return
         if unsent(self._request.channel.transport) > self._max_buffered:
             # There is no code to say it with; that the stream breaks off makes it begin anew.
             self._request.loseConnection()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -187,7 +187,7 @@ class JsonSocket(RawSocket):
 class Events(Listener):
     """Server-Sent Events, read from the bytes by the book."""
 
-    headers: Mapping[str, str] = {}
+    headers: ClassVar[Mapping[str, str]] = {}
 
     def _start(self) -> None:
         self.wire: Wire = self.daemon.open_connection()

@@ -1,0 +1,163 @@
+"""A topic on a WebSocket: frames, JSON, and the way between history and wire."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.broker import MemoryBroker
+from pushd.feeds import Feed, JsonFeed, publication_json, subscription_json, to_json
+from pushd.history import History, Retention
+from pushd.hub import Hub
+from pushd.messages import TRY_AGAIN_LATER, Closing, Id, Publication
+
+
+class Socket:
+    """A WebSocket that notes what it is given, and has room for so much."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[bytes, bool]] = []
+        self.closings: list[Closing] = []
+        self.waiting: list[Feed] = []
+        self.room = 1000
+        self.feed: Feed | None = None
+
+    def push(self, payload: bytes, *, binary: bool) -> None:
+        """Take one; at the last that there is room for, everything ends if there is a feed."""
+        self.sent.append((payload, binary))
+        self.room -= 1
+        if self.feed is not None and self.room == 0:
+            self.feed.stop()
+
+    def has_room_for(self, feed: Feed) -> bool:
+        """Whether there is room."""
+        if self.room <= 0:
+            self.waiting.append(feed)
+        return self.room > 0
+
+    def close_with(self, closing: Closing) -> Any:
+        """Note it."""
+        self.closings.append(closing)
+
+
+class FeedTests(SynchronousTestCase):
+    """Both kinds of feed."""
+
+    def setUp(self) -> None:
+        """Have a hub, and a socket."""
+        self.clock = Clock()
+        self.broker = MemoryBroker(self.clock, History(self.clock, Retention(), lambda: "e"))
+        self.hub = Hub(self.broker)
+        self.broker.start(self.hub.deliver)
+        self.socket = Socket()
+
+    def test_plain(self) -> None:
+        """Text is a text frame, bytes are a binary one, and there is nothing else."""
+        feed = Feed(self.socket)
+        feed.start(self.hub, "t", None)
+        self.broker.publish("t", "é")
+        self.broker.publish("t", b"\xff")
+        self.assertEqual(self.socket.sent, [("é".encode(), False), (b"\xff", True)])
+        self.assertIs(self.successResultOf(feed.begun), False)
+
+    def test_json(self) -> None:
+        """Each frame is JSON; the first says where the others begin."""
+        self.broker.publish("t", "old")
+        feed = JsonFeed(self.socket)
+        feed.start(self.hub, "t", Id("e", 0))
+        self.broker.publish("t", b"\xff")
+        self.assertEqual(
+            self.socket.sent,
+            [
+                (b'{"subscribed":"t","id":"e:0","recovered":true}', False),
+                (b'{"id":"e:1","data":"old"}', False),
+                (b'{"id":"e:2","base64":"/w=="}', False),
+            ],
+        )
+        self.assertIs(self.successResultOf(feed.begun), True)
+
+    def test_no_room(self) -> None:
+        """It asks for room, goes on when it is told to, and does not before."""
+        for number in range(3):
+            self.broker.publish("t", str(number))
+        self.socket.room = 1
+        feed = Feed(self.socket)
+        feed.resume()
+        feed.start(self.hub, "t", Id("e", 0))
+        self.assertEqual(self.socket.waiting, [feed])
+        self.socket.room = 5
+        feed.resume()
+        self.assertEqual([payload for payload, _ in self.socket.sent], [b"0", b"1", b"2"])
+
+    def test_stop(self) -> None:
+        """It can be stopped, also twice; nothing comes any more."""
+        feed = Feed(self.socket)
+        feed.start(self.hub, "t", None)
+        feed.stop()
+        feed.stop()
+        self.broker.publish("t", "x")
+        self.assertEqual((self.socket.sent, self.hub.topics()), ([], []))
+
+    def test_stopped_by_its_beginning(self) -> None:
+        """When what it sends first ends the conversation, no subscription is left."""
+        for number in range(3):
+            self.broker.publish("t", str(number))
+        for room in (1, 2, 3):
+            self.socket.room = room
+            self.socket.feed = Feed(self.socket)
+            self.socket.feed.start(self.hub, "t", Id("e", 0))
+            self.assertEqual(self.hub.topics(), [])
+            self.assertEqual(len(self.socket.sent), room)
+            self.socket.sent.clear()
+
+    def test_stopped_before_it_began(self) -> None:
+        """Who waits for the beginning of one that is stopped before it is told False."""
+        self.broker.publish("t", "x")
+        self.socket.room = 0
+        feed = Feed(self.socket)
+        feed.start(self.hub, "t", Id("e", 0))
+        self.assertNoResult(feed.begun)
+        feed.stop()
+        self.assertIs(self.successResultOf(feed.begun), False)
+        self.socket.feed = Feed(self.socket)
+        self.socket.feed.stop()
+        self.assertIs(self.successResultOf(self.socket.feed.begun), False)
+
+    def test_lost_track(self) -> None:
+        """One that can't go on without a gap ends the conversation, to be tried again."""
+        for number in range(3):
+            self.broker.publish("t", str(number))
+        self.socket.room = 1
+        feed = Feed(self.socket)
+        feed.start(self.hub, "t", Id("e", 0))
+        self.clock.advance(1000)
+        self.socket.room = 5
+        feed.resume()
+        self.assertEqual(self.socket.closings, [TRY_AGAIN_LATER])
+        self.assertEqual(len(self.socket.sent), 1)
+
+
+class FormatTests(SynchronousTestCase):
+    """The JSON that all transports share."""
+
+    def test_subscription(self) -> None:
+        """What is told first."""
+        self.assertEqual(
+            subscription_json("t", Id("e", 7), True),
+            {"subscribed": "t", "id": "e:7", "recovered": True},
+        )
+
+    def test_publication(self) -> None:
+        """Text as data, bytes as base64."""
+        for data, name, value in (("é", "data", "é"), (b"\xff\x00", "base64", "/wA=")):
+            publication = Publication("t", data, Id("e", 7))
+            self.assertEqual(publication_json(publication), {"id": "e:7", name: value})
+
+    def test_json(self) -> None:
+        """JSON is short, and in the characters that it is about."""
+        text = to_json({"a": ["é", "\u2028", '"', 1]})
+        self.assertEqual(text, '{"a":["é","\u2028","\\"",1]}')
+        self.assertEqual(json.loads(text), {"a": ["é", "\u2028", '"', 1]})

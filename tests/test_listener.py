@@ -1,0 +1,78 @@
+"""The view behind ``/topics/<topic>``, for those who ask with a WebSocket."""
+
+from __future__ import annotations
+
+from pushd.messages import GOING_AWAY, NORMAL
+from tests.listeners import JsonSocket, RawSocket, TopicTestCase
+
+
+class ListenerTests(TopicTestCase):
+    """A WebSocket to a topic."""
+
+    def test_subprotocol(self) -> None:
+        """pushd.v1 is spoken with those who offer it, whatever else they offer."""
+        for offered, chosen in (
+            ((), None),
+            (("pushd.v1",), "pushd.v1"),
+            (("other", "pushd.v1"), "pushd.v1"),
+            (("other",), None),
+        ):
+            browser = self.daemon.connect("/topics/t", subprotocols=offered)
+            self.assertEqual(browser.subprotocol, chosen, offered)
+            self.assertEqual(len(browser.messages), 1 if chosen else 0)
+
+    def test_what_it_says(self) -> None:
+        """What a subscriber says itself is read and has no effect."""
+        listener = JsonSocket(self.daemon, "t")
+        for _ in range(200):
+            listener.browser.send("x" * 1000)
+        listener.browser.send(b"\xff")
+        self.publish("t", "y")
+        self.assertEqual(listener.data, ["y"])
+
+    def test_close(self) -> None:
+        """It ends when the browser closes, and the browser's code comes back."""
+        listener = RawSocket(self.daemon, "t")
+        listener.browser.close(4000, "enough")
+        assert listener.closing is not None
+        self.assertEqual((listener.closing.code, listener.gone), (4000, True))
+        self.assertEqual(self.describe("t")["subscribers"], {})
+        other = RawSocket(self.daemon, "t")
+        other.browser.close()
+        self.assertEqual(other.closing, NORMAL)
+
+    def test_stop(self) -> None:
+        """It is told when the daemon stops."""
+        listener = RawSocket(self.daemon, "t")
+        self.daemon.stop()
+        self.assertEqual(listener.closing, GOING_AWAY)
+
+    def test_any_topic(self) -> None:
+        """A topic may have slashes, and every mark that a name may have."""
+        for topic in ("a/b/c", "A-z_0.9:x", "a%2Fb", "x" * 255):
+            listener = RawSocket(self.daemon, topic)
+            self.publish(topic, "x")
+            self.assertEqual(listener.data, ["x"], topic)
+
+    def test_refused(self) -> None:
+        """What is no topic or no id is refused with an answer that says so, before any 101."""
+        for path, where in (
+            ("/topics/", "topic"),
+            ("/topics/a//b", "topic"),
+            ("/topics/a%20b", "topic"),
+            ("/topics/a?after=x", "after"),
+            ("/topics/a?wait=x", "wait"),
+        ):
+            refused = self.daemon.connect(path).refused
+            assert refused is not None
+            self.assertEqual(refused.status, 400, path)
+            self.assertIn(f'"where":"{where}"', refused.text)
+
+    def test_origin(self) -> None:
+        """A page of strangers gets none, by no transport."""
+        headers = {"Origin": "https://evil.example"}
+        refused = self.daemon.connect("/topics/t", origin="https://evil.example").refused
+        answer = self.daemon.get("/topics/t", headers)
+        assert refused is not None
+        assert answer is not None
+        self.assertEqual((refused.status, answer.status), (403, 403))

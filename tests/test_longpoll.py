@@ -1,0 +1,193 @@
+"""Long polls, and plain ones: when they are answered, and with how much."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.testing import StringTransport
+
+from pushd.hub import Hub
+from pushd.longpoll import LongPoll
+from pushd.messages import Id, Replay
+from pushd.testing import Wire
+from tests.listeners import MIB, TopicTestCase
+
+
+class Failing(Exception):
+    """What goes wrong in these tests."""
+
+
+class LongPollTests(TopicTestCase):
+    """One question at a time."""
+
+    def ask(self, query: str = "", topic: str = "t") -> Wire:
+        """Ask; the answer may take its time."""
+        wire = self.daemon.open_connection()
+        line = f"GET /topics/{topic}{query} HTTP/1.1\r\n"
+        wire.send(f"{line}Host: localhost:8080\r\nConnection: close\r\n\r\n".encode())
+        return wire
+
+    def read(self, wire: Wire) -> dict[str, Any] | None:
+        """The answer, if it is there."""
+        answer = wire.answer()
+        if answer is None:
+            return None
+        self.assertEqual(answer.status, 200, answer)
+        self.assertEqual(answer.headers["Content-Type"], "application/json")
+        self.assertEqual(answer.headers["Cache-Control"], "no-store")
+        value = json.loads(answer.body)
+        assert isinstance(value, dict)
+        return value
+
+    def test_something_new(self) -> None:
+        """It is answered as soon as there is something, with the id to ask for next."""
+        wire = self.ask()
+        self.assertIsNone(self.read(wire))
+        id = self.publish("t", "x")
+        self.assertEqual(
+            self.read(wire),
+            {"id": id, "recovered": False, "publications": [{"id": id, "data": "x"}]},
+        )
+        self.assertTrue(wire.closed)
+
+    def test_something_missed(self) -> None:
+        """What is here already is the answer, at once."""
+        ids = self.publish_many("t", ["1", "2", "3"])
+        self.publish("t", b"\xff")
+        value = self.read(self.ask(f"?after={ids[0]}"))
+        assert value is not None
+        self.assertEqual(value["recovered"], True)
+        said = [one.get("data", one.get("base64")) for one in value["publications"]]
+        self.assertEqual(said, ["2", "3", "/w=="])
+
+    def test_nothing(self) -> None:
+        """When nothing comes, the answer is an empty list after ``wait`` seconds."""
+        id = self.publish("t", "x")
+        for query, seconds in (("?", 25.0), ("?wait=3", 3), ("?wait=0.5", 0.5), ("?wait=60", 60)):
+            wire = self.ask(f"{query}&after={id}")
+            self.daemon.advance(seconds - 0.1)
+            self.assertIsNone(self.read(wire))
+            self.daemon.advance(0.1)
+            self.assertEqual(self.read(wire), {"id": id, "recovered": True, "publications": []})
+
+    def test_plain_poll(self) -> None:
+        """With ``wait=0`` it is answered at once, whatever there is."""
+        first = self.read(self.ask("?wait=0"))
+        assert first is not None
+        self.assertEqual((first["recovered"], first["publications"]), (False, []))
+        id = self.publish("t", "x")
+        second = self.read(self.ask(f"?wait=0&after={first['id']}"))
+        self.assertEqual(
+            second, {"id": id, "recovered": True, "publications": [{"id": id, "data": "x"}]}
+        )
+        third = self.read(self.ask(f"?wait=0&after={id}"))
+        self.assertEqual(third, {"id": id, "recovered": True, "publications": []})
+
+    def test_not_recovered(self) -> None:
+        """That something is lost is an answer of its own, at once."""
+        id = self.publish("t", "x")
+        self.assertEqual(
+            self.read(self.ask("?after=other:1")),
+            {"id": id, "recovered": False, "publications": []},
+        )
+
+    def test_epoch_is_kept(self) -> None:
+        """Who polls a silent topic keeps its epoch, and is told that nothing is missing."""
+        value = self.read(self.ask("?wait=0"))
+        for _ in range(5):
+            assert value is not None
+            self.daemon.advance(299)
+            value = self.read(self.ask(f"?wait=0&after={value['id']}"))
+            assert value is not None
+            self.assertEqual(value["recovered"], True)
+        self.daemon.advance(300)
+        self.assertEqual(json.loads(self.control("GET", "/topics").body)["topics"], [])
+
+    def test_together(self) -> None:
+        """What is published in one turn comes in one answer."""
+        wire = self.ask()
+        ids = self.publish_many("t", ["1", "2", "3"])
+        value = self.read(wire)
+        assert value is not None
+        self.assertEqual((value["id"], len(value["publications"])), (ids[-1], 3))
+
+    def test_enough(self) -> None:
+        """An answer has about a MiB at most, or one publication; what is left is for the next."""
+        ids = [self.publish("t", "x" * (MIB // 2)) for _ in range(5)]
+        epoch = ids[0].partition(":")[0]
+        value = self.read(self.ask(f"?after={epoch}:0"))
+        assert value is not None
+        self.assertEqual((value["id"], len(value["publications"])), (ids[1], 2))
+        value = self.read(self.ask(f"?after={ids[3]}"))
+        assert value is not None
+        self.assertEqual(len(value["publications"]), 1)
+
+    def test_enough_at_once(self) -> None:
+        """That holds for what is published while it waits, too."""
+        self.patch(LongPoll, "has_room", lambda poll: len(poll._publications) < 2)
+        wire = self.ask()
+        ids = self.publish_many("t", ["1", "2", "3"])
+        value = self.read(wire)
+        assert value is not None
+        self.assertEqual(value["id"], ids[1])
+        value = self.read(self.ask(f"?after={ids[1]}"))
+        assert value is not None
+        self.assertEqual(value["id"], ids[2])
+
+    def test_enough_of_nothing(self) -> None:
+        """Publications without data count as well."""
+        self.keep(size=100_000, bytes=1 << 30)
+        for _ in range(30):
+            self.publish_many("t", [""] * 1000)
+        epoch = self.describe("t")["id"].partition(":")[0]
+        value = self.read(self.ask(f"?after={epoch}:0"))
+        assert value is not None
+        self.assertIn(len(value["publications"]), range(20_000, 22_000))
+
+    def test_leaving(self) -> None:
+        """Who leaves before the answer leaves nothing behind."""
+        wire = self.ask()
+        wire.leave()
+        self.publish("t", "x")
+        self.assertEqual(self.describe("t")["subscribers"], {})
+        self.daemon.advance(301)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_leaving_with_an_answer_on_its_way(self) -> None:
+        """Who leaves between a publication and its answer is not written to."""
+        poll = LongPoll(StringTransport(), self.daemon.clock, 25)
+        hub: Hub = self.daemon._service._broker._deliver.__self__  # type: ignore[attr-defined]
+        poll.start(hub, "t", None)
+        self.assertEqual(hub.count("t"), 1)
+        poll.forget()
+        poll.lost_track()
+        self.assertFalse(poll.has_room())
+        self.assertEqual(hub.count("t"), 0)
+
+    def test_stop(self) -> None:
+        """When the daemon stops, it is answered at once."""
+        id = self.publish("t", "x")
+        wire = self.ask(f"?after={id}")
+        self.daemon.begin_stop()
+        self.assertEqual(self.read(wire), {"id": id, "recovered": True, "publications": []})
+
+    def test_unreadable(self) -> None:
+        """When the past can't be read, the answer says so, and the log says why."""
+        self.patch(self.daemon._service._broker, "replay", lambda *_: fail(Failing()))
+        answer = self.ask("?after=e:1").answer()
+        assert answer is not None
+        self.assertEqual((answer.status, json.loads(answer.body)["where"]), (503, "topic"))
+        self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
+
+    def test_far_away(self) -> None:
+        """A past that takes its time is waited for, also by who does not wait for what comes."""
+        asked: Deferred[Replay] = Deferred()
+        self.patch(self.daemon._service._broker, "replay", lambda *_: asked)
+        wire = self.ask("?wait=0&after=e:1")
+        self.daemon.advance(1)
+        self.assertIsNone(self.read(wire))
+        asked.callback(Replay(Id("e", 1), True, (), Id("e", 1)))
+        self.daemon.settle()
+        self.assertEqual(self.read(wire), {"id": "e:1", "recovered": True, "publications": []})

@@ -1,0 +1,170 @@
+"""Server-Sent Events: the bytes of the stream, and how it lives and ends."""
+
+from __future__ import annotations
+
+from pushd.deadlines import Deadlines
+from pushd.messages import Closing
+from pushd.protocol import Limits
+from pushd.sse import KEEP_ALIVE, EventStream
+from tests.listeners import MIB, Events, TopicTestCase
+
+
+class Returning(Events):
+    """A browser that comes back by itself: at the same URL, with the last id in a header."""
+
+
+class EventStreamTests(TopicTestCase):
+    """One browser's stream."""
+
+    def body(self, listener: Events) -> bytes:
+        """What came, as it came."""
+        listener._take()
+        return bytes(listener._body)
+
+    def test_head(self) -> None:
+        """Nobody may keep it, hold it back or take it for something else."""
+        head = Events(self.daemon, "t").head.lower()
+        self.assertTrue(head.startswith("http/1.1 200"))
+        for line in (
+            "content-type: text/event-stream; charset=utf-8",
+            "cache-control: no-cache",
+            "x-accel-buffering: no",
+        ):
+            self.assertIn(line, head)
+
+    def test_events(self) -> None:
+        """First where it begins, then each publication with its id."""
+        id = self.publish("t", "old")
+        epoch = id.partition(":")[0]
+        listener = Events(self.daemon, "t")
+        for data in ("a", "b\nc", "", b"\xff", "d\r\n"):
+            self.publish("t", data)
+        self.assertEqual(
+            self.body(listener).decode(),
+            f'event: subscribed\nid: {id}\ndata: {{"subscribed":"t","id":"{id}",'
+            f'"recovered":false}}\n\n'
+            f"id: {epoch}:2\ndata: a\n\n"
+            f"id: {epoch}:3\ndata: b\ndata: c\n\n"
+            f"id: {epoch}:4\ndata: \n\n"
+            f"event: base64\nid: {epoch}:5\ndata: /w==\n\n"
+            f'event: json\nid: {epoch}:6\ndata: "d\\r\\n"\n\n',
+        )
+
+    def test_keep_alive(self) -> None:
+        """A silent stream gets a comment now and then; one that speaks needs none."""
+        listener = Events(self.daemon, "t")
+        begun = len(self.body(listener))
+        self.daemon.advance(KEEP_ALIVE - 1)
+        self.assertEqual(len(self.body(listener)), begun)
+        self.daemon.advance(1)
+        self.assertEqual(self.body(listener)[begun:], b":\n\n")
+        self.daemon.advance(KEEP_ALIVE - 1)
+        self.publish("t", "x")
+        said = len(self.body(listener))
+        self.daemon.advance(KEEP_ALIVE - 1)
+        self.assertEqual(len(self.body(listener)), said)
+        self.daemon.advance(1)
+        self.assertEqual(self.body(listener)[said:], b":\n\n")
+        listener.leave()
+
+    def test_one_timer(self) -> None:
+        """A hundred silent streams share one timer."""
+        before = len(self.daemon.pending_calls)
+        listeners = [Events(self.daemon, f"t{number}") for number in range(100)]
+        self.assertEqual(len(self.daemon.pending_calls), before + 1)
+        for listener in listeners:
+            listener.leave()
+        self.daemon.advance(301)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_last_event_id(self) -> None:
+        """A browser that comes back says the last id in a header, which outdates the URL's."""
+        ids = self.publish_many("t", ["1", "2", "3"])
+        self.patch(Returning, "headers", {"Last-Event-ID": ids[1]})
+        for after in (None, ids[0]):
+            listener = Returning(self.daemon, "t", after)
+            self.assertEqual(listener.data, ["3"])
+            self.assertEqual((listener.begun, listener.recovered), (ids[1], True))
+
+    def test_empty_last_event_id(self) -> None:
+        """An empty header says nothing."""
+        ids = self.publish_many("t", ["1", "2"])
+        self.patch(Returning, "headers", {"Last-Event-ID": ""})
+        self.assertEqual(Returning(self.daemon, "t", ids[0]).data, ["2"])
+
+    def test_stop(self) -> None:
+        """When the daemon stops, the answer ends as a whole, and the browser comes back."""
+        listener = Events(self.daemon, "t")
+        self.daemon.begin_stop()
+        self.assertTrue(listener.ended)
+
+    def test_too_slow(self) -> None:
+        """One that is cut off gets what was under way, but not the end of an answer."""
+        self.start(limits=Limits(max_buffered=100_000))
+        listener = Events(self.daemon, "t")
+        listener.stall()
+        for number in range(5):
+            self.publish("t", f"{number}{'x' * 60_000}")
+        self.assertEqual(self.describe("t")["subscribers"], {})
+        listener.resume()
+        self.assertEqual([str(data)[0] for data in listener.data], ["0", "1"])
+        self.assertTrue(listener.wire.closed)
+        self.assertFalse(listener.ended)
+
+    def test_too_slow_from_the_start(self) -> None:
+        """That it is cut off while it begins leaves no subscription."""
+        self.start(limits=Limits(max_buffered=1))
+        ids = self.publish_many("t", ["1", "2", "3"])
+        epoch = ids[0].partition(":")[0]
+        listener = Events(self.daemon, "t", f"{epoch}:0")
+        self.assertTrue(listener.gone)
+        self.assertEqual(self.describe("t")["subscribers"], {})
+        self.publish("t", "4")
+
+    def test_pauses(self) -> None:
+        """What comes while the connection has enough to do is sent all the same, up to a limit."""
+        listener = Events(self.daemon, "t")
+        listener.stall()
+        for _ in range(3):
+            self.publish("t", "x" * 100_000)
+        self.assertLess(listener.server_side.unsent, MIB)
+        listener.resume()
+        self.publish("t", "last")
+        self.assertEqual(len(listener.data), 4)
+
+    def test_early_resume(self) -> None:
+        """A stream that has not begun has nothing to go on with."""
+        stream = EventStream(None, Deadlines(self.daemon.clock, length=1, expired=str), 1)
+        stream.pauseProducing()
+        stream.resumeProducing()
+        self.assertTrue(stream.has_room())
+
+    def test_http_1_0(self) -> None:
+        """For HTTP/1.0 the stream is not in chunks, and ends with the connection."""
+        wire = self.daemon.open_connection()
+        wire.send(b"GET /topics/t HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n")
+        self.publish("t", "x")
+        self.assertIn(b"data: x\n\n", wire.received)
+        self.assertNotIn(b"chunked", wire.received)
+        wire.leave()
+
+    def test_next_request(self) -> None:
+        """A request that comes behind one on the same connection waits."""
+        wire = self.daemon.open_connection()
+        head = b"GET /topics/t HTTP/1.1\r\nHost: localhost:8080\r\n"
+        wire.send(head + b"Accept: text/event-stream\r\n\r\n")
+        wire.send(head.replace(b"/t", b"/u", 1) + b"\r\n")
+        self.assertEqual(wire.received.count(b"HTTP/1.1 200"), 1)
+        wire.leave()
+        self.assertEqual(self.describe("t")["subscribers"], {})
+
+    def test_two_closings(self) -> None:
+        """Closing what is closed does nothing, nor does telling it anything."""
+        listener = Events(self.daemon, "t")
+        (stream,) = self.daemon._service._connections._open
+        stream.close_with(Closing(1001))
+        stream.close_with(Closing(1001))
+        self.daemon.settle()
+        self.assertTrue(listener.ended)
+        self.publish("t", "x")
+        self.assertEqual(listener.data, [])

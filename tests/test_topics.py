@@ -1,0 +1,111 @@
+"""``/topics/<topic>`` at the public door: what is asked, and who is refused."""
+
+from __future__ import annotations
+
+import json
+
+from pushd.testing import Answer
+from tests.listeners import Events, JsonSocket, Listener, Poller, RawSocket, TopicTestCase
+
+
+class TopicResourceTests(TopicTestCase):
+    """One URL, three transports."""
+
+    def ask(self, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> Answer:
+        """Ask for what is answered at once."""
+        answer = self.daemon.request(method, path, headers)
+        assert answer is not None
+        return answer
+
+    def assert_wrong(self, answer: Answer, status: int, where: str) -> None:
+        """Check a refusal: its status, and a JSON body that says what and where."""
+        self.assertEqual(answer.status, status, answer)
+        self.assertEqual(answer.headers["Content-Type"], "application/json")
+        value = json.loads(answer.body)
+        self.assertEqual((sorted(value), value["where"]), (["error", "where"], where))
+
+    def test_negotiation(self) -> None:
+        """The request says by itself which transport is meant."""
+        wanted: dict[str, list[Listener]] = {
+            "websocket": [RawSocket(self.daemon, "t"), JsonSocket(self.daemon, "t")],
+            "sse": [Events(self.daemon, "t")],
+            "longpoll": [Poller(self.daemon, "t")],
+        }
+        counts = {transport: len(listeners) for transport, listeners in wanted.items()}
+        self.assertEqual(self.describe("t")["subscribers"], counts)
+        listing = json.loads(self.control("GET", "/topics").body)
+        self.assertEqual(listing["topics"][0]["subscribers"], counts)
+
+    def test_accept(self) -> None:
+        """Events are for those who name them, among others as well."""
+        for accept, kind in (
+            ("text/event-stream", "text/event-stream; charset=utf-8"),
+            ("text/html, text/event-stream;q=0.9", "text/event-stream; charset=utf-8"),
+            ("application/json", "application/json"),
+            ("*/*", "application/json"),
+        ):
+            wire = self.daemon.open_connection()
+            head = f"GET /topics/t?wait=0 HTTP/1.1\r\nHost: localhost:8080\r\nAccept: {accept}"
+            wire.send(f"{head}\r\n\r\n".encode())
+            self.assertIn(f"content-type: {kind}\r\n", wire.received.decode().lower())
+            wire.leave()
+
+    def test_bad_topic(self) -> None:
+        """What is no topic is refused, by every transport."""
+        for name in ("", "a/", "/a", "a//b", "a%20b", "caf%C3%A9", "a%00", "x" * 256):
+            for accept in ("*/*", "text/event-stream"):
+                answer = self.daemon.request("GET", f"/topics/{name}", {"Accept": accept})
+                assert answer is not None
+                self.assert_wrong(answer, 400, "topic")
+        self.assertEqual(json.loads(self.control("GET", "/topics").body)["topics"], [])
+
+    def test_bad_id(self) -> None:
+        """What is no id is refused, and told apart by where it stood."""
+        for id in ("x", "e:", ":1", "e:01", "e:-1", "e:1:1", "e%20e:1", "%ff:1", "e:" + "1" * 19):
+            self.assert_wrong(self.ask(f"/topics/t?after={id}"), 400, "after")
+        for last in ("x", "é:1", "e:1 2"):
+            headers = {"Last-Event-ID": last}
+            self.assert_wrong(self.ask("/topics/t?after=e:1", headers), 400, "Last-Event-ID")
+
+    def test_no_id(self) -> None:
+        """An empty id is none."""
+        self.assertEqual(self.ask("/topics/t?after=&wait=0").status, 200)
+
+    def test_bad_wait(self) -> None:
+        """A wait that is none, or longer than a minute, is refused."""
+        for wait in ("", "x", "-1", "1e3", "60.1", "61", "1.", "inf", "nan", "0.0000001"):
+            self.assert_wrong(self.ask(f"/topics/t?wait={wait}"), 400, "wait")
+
+    def test_the_last_of_many(self) -> None:
+        """Of two values in the query, the last counts."""
+        self.assertEqual(self.ask("/topics/t?wait=x&wait=0").status, 200)
+
+    def test_method(self) -> None:
+        """Nothing but GET is answered here; where to publish is said."""
+        for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+            answer = self.ask("/topics/t", method=method)
+            self.assert_wrong(answer, 405, "method")
+            self.assertEqual(answer.headers["Allow"], "GET")
+            self.assertIn("control door", answer.text)
+        self.assertEqual(self.ask("/topics/t", method="HEAD").status, 405)
+
+    def test_origin(self) -> None:
+        """A page that may listen may also read the answer, refusals included."""
+        for path in ("/topics/t?wait=0", "/topics/t?wait=x"):
+            answer = self.ask(path, {"Origin": "http://localhost:8080"})
+            self.assertEqual(answer.headers["Access-Control-Allow-Origin"], "http://localhost:8080")
+            self.assertEqual(answer.headers["Vary"], "origin")
+            self.assertNotIn("Access-Control-Allow-Origin", self.ask(path).headers)
+
+    def test_view_comes_first(self) -> None:
+        """A view at such an address is asked in place of the topic."""
+        self.start({"/topics/t": lambda request: "mine"})
+        self.assertEqual(self.ask("/topics/t").text, "mine")
+        self.assertEqual(self.ask("/topics/u?wait=0").status, 200)
+
+    def test_many_topics(self) -> None:
+        """One who listens to thousands of topics costs the others nothing."""
+        listeners = [Events(self.daemon, f"t/{number}") for number in range(50)]
+        self.publish("t/7", "x")
+        self.assertEqual([len(one.data) for one in listeners].index(1), 7)
+        self.assertEqual(sum(len(one.data) for one in listeners), 1)
