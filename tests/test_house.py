@@ -15,13 +15,15 @@ ROOT = Path(__file__).parent.parent
 # Imports go down this table, or stay on a storey without going round in a circle.
 STOREYS = (
     ("words", {"messages"}),
-    ("clockwork", {"schedule", "deadlines", "limits", "descriptors", "metrics"}),
-    ("topics", {"history", "broker", "redis_broker", "hub"}),
+    ("clockwork", {"schedule", "deadlines", "limits", "metrics"}),
+    ("topics", {"history", "broker", "redis_broker", "hub", "timed", "publisher"}),
     (
         "rooms",
         {
             "views",
             "routes",
+            "feeds",
+            "listener",
             "websocket",
             "threads",
             "conversation",
@@ -44,6 +46,7 @@ STOREYS = (
             "channel",
             "sse",
             "longpoll",
+            "topics",
             "publish",
             "schedules",
             "health",
