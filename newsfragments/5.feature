@@ -1,0 +1,1 @@
+Topics: publish with one HTTP request or `request.publish()`, now, later or again and again; listen over WebSocket, Server-Sent Events or long poll on one URL, and resume over any of them by the last id, without a gap or a repeat: see docs/topics.md.

@@ -1,0 +1,140 @@
+"""docs/topics.md, run: every command in it, and what it says comes of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from itertools import pairwise
+from pathlib import Path
+from threading import Timer
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import pytest
+from websockets.sync.client import connect
+
+from pushd.history import Retention
+from pushd.protocol import Limits
+from tests.daemon_process import DaemonProcess
+
+DOCUMENT = Path(__file__).parent.parent.parent / "docs/topics.md"
+
+# The epoch and the schedule of the document; in truth they are random, and of the same form.
+EPOCH, SCHEDULE = "k3JpQ0r8TzLm", "Wv9dQzq2mBfY"
+
+# How long a command may take, in seconds.
+PATIENCE = 40.0
+
+
+class Block(NamedTuple):
+    """A fenced block: its language and its text."""
+
+    language: str
+    text: str
+
+
+BLOCKS = [
+    Block(*found)
+    for found in re.findall(r"^```(\w+)\n(.*?)^```$", DOCUMENT.read_text(), re.M | re.S)
+]
+
+
+class Reader:
+    """Somebody who has a shell open beside the document, and runs what stands there."""
+
+    def __init__(self, daemon: DaemonProcess) -> None:
+        self.public = urlsplit(daemon.url).netloc
+        self.control = urlsplit(daemon.wait_for(r"control door at (http://\S+)")[1]).netloc
+
+    def ask(self, path: str) -> dict[str, object]:
+        """Ask at the control door."""
+        connection = HTTPConnection(self.control, timeout=PATIENCE)
+        connection.request("GET", path)
+        said = json.loads(connection.getresponse().read())
+        connection.close()
+        assert isinstance(said, dict)
+        return said
+
+    def run(self, command: str) -> str:
+        """Run a block of shell; gives its output, as the document would have it.
+
+        A stream is read for as many lines as there are at once, and then left.
+        """
+        streams = "curl -N" in command
+        command = command.replace("127.0.0.1:8080", self.public)
+        command = command.replace("127.0.0.1:8081", self.control).replace("curl ", "curl -sS ")
+        id = str(self.ask("/topics/news")["id"])
+        command = command.replace(EPOCH, id.partition(":")[0])
+        # The name is that of the one that was made last, which only the shell knows in time.
+        last = """grep -o '[^"]*","topic' | tail -1 | cut -d'"' -f1"""
+        listing = f"curl -s http://{self.control}/schedules"
+        command = command.replace(SCHEDULE, f"$({listing} | {last})")
+        with subprocess.Popen(
+            ["sh", "-euc", f"exec 2>&1\n{'exec ' if streams else ''}{command}"],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            timer = Timer(2 if streams else PATIENCE, process.kill)
+            timer.start()
+            output, _ = process.communicate()
+            timer.cancel()
+        assert streams or process.returncode == 0, output
+        assert "curl: " not in output, output
+        return re.sub(r"[\w-]{12}(?=:\d)", EPOCH, output)
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Reader]:
+    """Run a daemon as the document has it."""
+    with DaemonProcess(["--control", "tcp:0:interface=127.0.0.1"], directory=tmp_path) as daemon:
+        yield Reader(daemon)
+
+
+def test_commands(reader: Reader) -> None:
+    """Every command does what the document says, one behind the other."""
+    commands = 0
+    for block, behind in pairwise([*BLOCKS, Block("", "")]):
+        if block.language == "sh":
+            commands += block.text.count("curl ")
+            output = reader.run(block.text)
+            assert '"error"' not in output, (block.text, output)
+            if behind.language == "text":
+                assert output.strip() == behind.text.strip(), block.text
+    assert commands == 11
+    # The one that was to come in an hour is cancelled, the other one is still at work or done.
+    left = reader.ask("/schedules")["schedules"]
+    assert isinstance(left, list)
+    assert [one["every"] for one in left] in ([0.5], [])
+
+
+def test_websocket(reader: Reader) -> None:
+    """The frames of pushd.v1 are as the document has them."""
+    first, *others = (
+        block for block in BLOCKS if "subscribed" in block.text and '"base64"' in block.text
+    )
+    assert not others
+    for data in ("1", "2", "3"):
+        reader.run(f"curl --data {data} http://127.0.0.1:8081/topics/news")
+    url = f"ws://{reader.public}/topics/news"
+    with connect(url, subprotocols=["pushd.v1"], proxy=None) as websocket:  # type: ignore[list-item]
+        reader.run("curl --data text http://127.0.0.1:8081/topics/news")
+        binary = "-H 'Content-Type: application/octet-stream' --data-binary @-"
+        reader.run(f"head -c 3 /dev/zero | curl {binary} http://127.0.0.1:8081/topics/news")
+        frames = [str(websocket.recv(PATIENCE)) for _ in range(3)]
+    epoch = str(reader.ask("/topics/news")["id"]).partition(":")[0]
+    assert "\n".join(frames).replace(epoch, EPOCH) == first.text.strip()
+
+
+def test_defaults() -> None:
+    """The table of limits has the defaults that there are."""
+    rows = dict(re.findall(r"^\| `(--[a-z-]+)` \| (\d+) \|", DOCUMENT.read_text(), re.M))
+    assert rows == {
+        "--history-size": str(Retention.size),
+        "--history-ttl": str(Retention.ttl),
+        "--history-bytes": str(Retention.bytes),
+        "--max-message": str(Limits().max_message),
+        "--max-buffered": str(Limits().max_buffered),
+    }
