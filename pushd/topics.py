@@ -83,8 +83,9 @@ class TopicResource(Resource):
     def render(self, request: Any) -> int:
         """Subscribe by the transport that the request is made for."""
         origin = request.getHeader(b"origin")
-        if origin is not None:
-            # The guard has let it in; now the browser may show the page what it gets.
+        if origin is not None and request.path.startswith(b"/topics/"):
+            # The guard, which knows topics by this spelling of their address, has let it in; now
+            # the browser may show the page what it gets.
             request.setHeader(b"access-control-allow-origin", origin)
             request.setHeader(b"vary", b"origin")
         try:

@@ -97,6 +97,13 @@ class TopicResourceTests(TopicTestCase):
             self.assertEqual(answer.headers["Vary"], "origin")
             self.assertNotIn("Access-Control-Allow-Origin", self.ask(path).headers)
 
+    def test_spelling(self) -> None:
+        """A page of strangers can't read a topic by another spelling of its address."""
+        headers = {"Origin": "https://evil.example"}
+        for path in ("/topics/t", "/%74opics/t", "/topics%2Ft"):
+            answer = self.ask(f"{path}?wait=0", headers)
+            self.assertNotIn("Access-Control-Allow-Origin", answer.headers)
+
     def test_view_comes_first(self) -> None:
         """A view at such an address is asked in place of the topic."""
         self.start({"/topics/t": lambda request: "mine"})
