@@ -187,6 +187,29 @@ class SubscribeTests(TopicTestCase):
         self.assertEqual(browser.closing, TRY_AGAIN_LATER)
         self.assertEqual(self.describe("t")["subscribers"], {})
 
+    def test_publishing_at_the_end(self) -> None:
+        """What a view publishes as its conversation ends is not sent there any more."""
+        ids = self.publish_many("late", ["1", "2"])
+        noted: list[bool] = []
+
+        @accept_websocket
+        async def view(request: Request) -> None:
+            websocket = request.websocket
+            websocket.accept()
+            websocket.writing_paused()
+            begun = websocket.subscribe("late", ids[0])
+            websocket.subscribe("live")
+            noted.append(await begun)
+            await request.publish("live", "too late")
+
+        self.start({"/view": view})
+        ids = self.publish_many("late", ["1", "2"])
+        browser = self.daemon.connect("/view")
+        browser.close()
+        self.assertEqual((noted, browser.messages), ([False], []))
+        self.assertEqual(self.describe("live")["history"], 1)
+        self.assertEqual(self.describe("live")["subscribers"], {})
+
     def test_slow(self) -> None:
         """One that is too slow for what comes is closed, and its view is over."""
         browser, websocket = self.open()
