@@ -201,6 +201,8 @@ class ViewThreads:
 
 def blocking(request: Request, bridge: Bridge) -> Request:
     """The same request for a view in a thread."""
+    if request.websocket is None and request.publisher is None:
+        return request
     websocket = request.websocket and BlockingWebSocket(request.websocket, bridge)
     publisher = request.publisher and BlockingPublisher(request.publisher, bridge)
     return replace(request, websocket=websocket, publisher=publisher)
