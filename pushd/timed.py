@@ -42,6 +42,8 @@ class TimedPush:
     cancel: Callable[[], object]
     #: Whether it is in the midst of a publication just now.
     publishing: bool = False
+    #: What it waits for.
+    running: Deferred[None] | None = None
 
 
 class TimedPushes:
@@ -90,11 +92,11 @@ class TimedPushes:
             done=0,
             every=every or 0,
             due=self._clock.seconds() + delay,
-            cancel=lambda: self._cancel(push, running),
+            cancel=lambda: self._cancel(push),
         )
         self._pushes[push.id] = push
-        running = Deferred.fromCoroutine(self._run(push, data, schedule))
-        running.addErrback(self._ended, push)
+        push.running = Deferred.fromCoroutine(self._run(push, data, schedule))
+        push.running.addErrback(self._ended, push)
         return push
 
     def get(self, id: str) -> TimedPush | None:
@@ -135,10 +137,11 @@ class TimedPushes:
         finally:
             push.publishing = False
 
-    def _cancel(self, push: TimedPush, running: Deferred[None]) -> None:
+    def _cancel(self, push: TimedPush) -> None:
+        known = self._pushes.pop(push.id, None) is not None
         # One whose own publication makes somebody cancel it looks for itself, and ends.
-        if self._pushes.pop(push.id, None) is not None and not push.publishing:
-            running.cancel()
+        if known and not push.publishing and push.running is not None:
+            push.running.cancel()
 
     def _ended(self, failure: Failure, push: TimedPush) -> Any:
         if failure.check(CancelledError) is None:

@@ -151,6 +151,14 @@ class TimedPushesTests(SynchronousTestCase):
         self.assertEqual(self.times, [1])
         self.assertEqual((self.timed.all(), self.clock.getDelayedCalls()), ([], []))
 
+    def test_cancel_while_publishing_first(self) -> None:
+        """That holds for its first publication, too, before anybody has its handle."""
+        self.broker.react = lambda: self.timed.all()[0].cancel()
+        push = self.timed.add("t", "x", every=1, count=10)
+        self.clock.advance(10)
+        self.assertEqual((self.times, push.done), ([0], 1))
+        self.assertEqual((self.timed.all(), self.clock.getDelayedCalls()), ([], []))
+
     def test_cancel_while_another_publishes(self) -> None:
         """One that publishes because another one does is cancelled like any other."""
         outer = self.timed.add("t", "outer", delay=1, every=1, count=10)
