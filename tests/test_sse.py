@@ -162,9 +162,11 @@ class EventStreamTests(TopicTestCase):
         """Closing what is closed does nothing, nor does telling it anything."""
         listener = Events(self.daemon, "t")
         (stream,) = self.daemon._service._connections._open
+        assert isinstance(stream, EventStream)
         stream.close_with(Closing(1001))
         stream.close_with(Closing(1001))
         self.daemon.settle()
         self.assertTrue(listener.ended)
+        self.assertFalse(stream.has_room())
         self.publish("t", "x")
         self.assertEqual(listener.data, [])

@@ -152,7 +152,8 @@ class SubscribeTests(TopicTestCase):
         """When there is room again, only those are asked who have something left to send."""
         _, websocket = self.open()
         for number in range(100):
-            self.subscribe(websocket, f"idle/{number}")
+            id = self.publish(f"idle/{number}", "x")
+            self.subscribe(websocket, f"idle/{number}", f"{id.partition(':')[0]}:0")
         feeds = websocket._feeds
         asked = []
         for topic, feed in feeds.items():
