@@ -53,6 +53,18 @@ _WAITING_ROOM = 64
 # Bytes that no line of a request's head may hold (RFC 9110 §5.5): all controls but the tab.
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
+# Under which names refusals are counted.
+_REASONS = {
+    400: "bad_request",
+    403: "forbidden",
+    408: "request_timeout",
+    413: "content_too_large",
+    414: "uri_too_long",
+    426: "upgrade_required",
+    431: "headers_too_large",
+    503: "busy",
+}
+
 _BUSY = refusal(503, "all places are taken, try again later", {"Retry-After": "5"})
 
 
@@ -94,7 +106,7 @@ class ChannelRequest(Request):
             self.peer = client.address
             self.ticket = entrance.admission.visit(client.address)
             if self.ticket is None:
-                self.channel.site.count_refusal("busy")
+                self.channel.site.count_refusal(503)
                 write_response(self, _BUSY)
                 return
             self.notifyFinish().addBoth(self._leave)
@@ -182,7 +194,8 @@ class Channel(HTTPChannel):
         if line[:1] in (b" ", b"\t") or _CONTROL.search(line):
             self.refuse(400, "a line of the request's head is malformed")
         elif not line and self._line > 1 and self.unwelcome:
-            self.site.count_refusal("busy")
+            self.site.count_refusal(503)
+            self.site.log_refusal(peer_name(self.transport.getPeer()), 503, "all places are taken")
             self._write_last(_BUSY.status, str(_BUSY.body), {"Retry-After": "5"})
         else:
             super().lineReceived(line)
@@ -258,7 +271,7 @@ class Channel(HTTPChannel):
         """Answer what is no request of ours to handle, and close."""
         if self._refused:
             return
-        self.site.count_refusal(HTTPStatus(status).phrase.lower().replace(" ", "_"))
+        self.site.count_refusal(status)
         self.site.log_refusal(peer_name(self.transport.getPeer()), status, line)
         self._write_last(status, f"{line}\n", {})
 
@@ -343,7 +356,8 @@ class Door(Site):
         if unwelcome:
             ticket = self._waiting_room.connect(None)
             if ticket is None:
-                self.count_refusal("busy")
+                self.count_refusal(503)
+                self.log_refusal(str(address), 503, "all places are taken, to wait as well")
                 return None  # Twisted closes the connection.
         channel = super().buildProtocol(addr)
         channel.timeOut = None
@@ -354,7 +368,7 @@ class Door(Site):
         """Ask the guard, then for the resource."""
         refused = self.entrance.guard(request)
         if refused is not None:
-            self.count_refusal(HTTPStatus(refused.status).phrase.lower().replace(" ", "_"))
+            self.count_refusal(refused.status)
             return AnswerResource(refused)
         return self._find(request)
 
@@ -372,9 +386,9 @@ class Door(Site):
     def stopFactory(self) -> None:
         """Do nothing, likewise."""
 
-    def count_refusal(self, reason: str) -> None:
+    def count_refusal(self, status: int) -> None:
         """Count a request that was turned away."""
-        self.entrance.metrics.refused.labels(reason=reason).inc()
+        self.entrance.metrics.refused.labels(reason=_REASONS[status]).inc()
 
     def log_refusal(self, peer: str, status: int, line: str) -> None:
         """Write the line of a request that did not come far enough for an access line."""

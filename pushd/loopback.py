@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IPushProducer, ITCPTransport
+from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -161,10 +162,12 @@ class Loopback:
         there = IPv4Address("TCP", "127.0.0.1", 8080)
         ours, theirs = LoopbackTransport(here, there), LoopbackTransport(there, here)
         ours.other, theirs.other = theirs, ours
-        ours.protocol, theirs.protocol = client, server.buildProtocol(here)
+        ours.protocol, theirs.protocol = client, server.buildProtocol(here) or Protocol()
         self._transports += [ours, theirs]
         theirs.protocol.makeConnection(theirs)
         client.makeConnection(ours)
+        if type(theirs.protocol) is Protocol:
+            theirs.abortConnection()  # As Twisted does with a connection that nobody wants.
         return ours
 
     def run(self) -> None:

@@ -12,7 +12,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pushd.admission import Ticket
-from pushd.answers import FAILURE, refusal, write_answer, write_response
+from pushd.answers import refusal, write_answer, write_failure, write_response
 from pushd.channel import path_of
 from pushd.connections import Connections
 from pushd.conversation import Conversation, Stage, ThreadsBusy, is_cancellation
@@ -62,11 +62,13 @@ class ViewResource(Resource):
                 if handshakes is Handshakes.REFUSED:
                     raise Refused(400, "there is no WebSocket at this address")
             except Refused as refused:
+                request.site.count_refusal(refused.status)
                 headers = {"Sec-WebSocket-Version": "13"} if refused.status == 426 else {}
                 write_response(request, refusal(refused.status, refused.reason, headers))
             else:
                 _Meeting(self._door, view, request).upgrade(self._ask(request), handshake)
         elif handshakes is Handshakes.REQUIRED:
+            request.site.count_refusal(426)
             line = "this address speaks WebSocket only"
             write_response(
                 request, refusal(426, line, {"Upgrade": "websocket", "Connection": "Upgrade"})
@@ -143,6 +145,7 @@ class _Meeting:
         try:
             conversation = self._door.stage.start(self._view, request)
         except ThreadsBusy:
+            self._http.site.count_refusal(503)
             line = "all threads for this are taken, try again later"
             write_response(self._http, refusal(503, line, {"Retry-After": "1"}))
             return
@@ -169,7 +172,7 @@ class _Meeting:
                 peer=self._peer,
             )
         if self._http is not None:
-            write_response(self._http, FAILURE)
+            write_failure(self._http)
             self._forget_websocket()
         elif self._websocket is not None:
             self._websocket.close_with(INTERNAL_ERROR)
@@ -195,7 +198,7 @@ class _Meeting:
         self._door.connections.lost(self._websocket)
         for ticket in self._tickets:
             ticket.leave()
-        self._door.metrics.closed.labels(code=protocol._code).inc()
+        self._door.metrics.count_closed(protocol._code)
         _log.info(
             "{peer} {path} closed {code} after {seconds:.3f} s{reason}",
             peer=self._peer,
