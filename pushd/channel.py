@@ -104,13 +104,18 @@ class ChannelRequest(Request):
         self.peer = peer_name(address)
         if client.address != (host or "unix"):
             self.peer = client.address
-            self.ticket = entrance.admission.visit(client.address)
-            if self.ticket is None:
+            self.ticket = ticket = entrance.admission.visit(client.address)
+            if ticket is None:
                 self.channel.site.count_refusal(503)
                 write_response(self, _BUSY)
                 return
-            self.notifyFinish().addBoth(self._leave)
+            self.notifyFinish().addBoth(lambda _: ticket.leave())
         super().process()
+
+    def header(self, name: bytes) -> str | None:
+        """The last value of a header; its bytes may be any, so they are taken for Latin-1."""
+        value = self.getHeader(name)
+        return None if value is None else value.decode("latin-1")
 
     def gotLength(self, length: int | None) -> None:
         """Refuse a body that is too large before it comes."""
@@ -125,17 +130,6 @@ class ChannelRequest(Request):
         else:
             super().handleContentChunk(data)
 
-    def render(self, resrc: IResource) -> None:
-        """Let a resource answer."""
-        try:
-            super().render(resrc)
-        except BaseException:
-            # twisted.web lets a resource without HEAD answer a GET in its place, unheard, and
-            # would leave it at that: the failure would be unheard, too.
-            if self._inFakeHead:
-                self._inFakeHead, self.method = False, b"HEAD"
-            raise
-
     def processingFailed(self, reason: Failure) -> None:
         """Log an exception of ours, and answer 500 if that is still possible."""
         self._log.failure(
@@ -147,23 +141,19 @@ class ChannelRequest(Request):
         )
         write_failure(self)
 
-    def _leave(self, _: object) -> None:
-        if self.ticket is not None:
-            self.ticket.leave()
-
 
 class Channel(HTTPChannel):
     """One HTTP/1.1 connection, held to its time and to the letter."""
 
     site: Door
     transport: Any
+    #: The connection's place, for its owner to give back.
+    ticket: Ticket
     # The deadlines of the door replace the time-out that each byte would reset.
     timeOut = None
 
     def __init__(self) -> None:
         super().__init__()
-        #: The connection's place, for its owner to give back.
-        self.ticket: Ticket | None = None
         #: Whether there was no place to be had, but for hearing so.
         self.unwelcome = False
         self._refused = False
@@ -183,7 +173,8 @@ class Channel(HTTPChannel):
             self.site.requests.start(self)
         super().dataReceived(data)
         # What is left is a line without its end; a line feed in it has no carriage return.
-        if b"\n" in data and self.line_mode and b"\n" in self._buffer:
+        # (Within another call of this, it is only what that call still has to look at.)
+        if not self._busyReceiving and self.line_mode and b"\n" in data and b"\n" in self._buffer:
             self.refuse(400, "a line of the request's head is malformed")
 
     def lineReceived(self, line: bytes) -> None:
@@ -230,8 +221,7 @@ class Channel(HTTPChannel):
         # Twisted leaves this parameter untyped, and without the default of its base class.
         """Give the place back."""
         self.forget()
-        if self.ticket is not None:
-            self.ticket.leave()
+        self.ticket.leave()
         super().connectionLost(reason)
 
     def pauseProducing(self) -> None:

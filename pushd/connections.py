@@ -13,6 +13,8 @@ class Connections:
 
     def __init__(self) -> None:
         self._open: set[WebSocket] = set()
+        #: How everybody is being asked to leave, once the daemon stops.
+        self.closing: Closing | None = None
         self._emptied: list[Deferred[None]] = []
 
     def __len__(self) -> int:
@@ -30,6 +32,7 @@ class Connections:
 
     def close_all(self, closing: Closing) -> Deferred[None]:
         """Close every WebSocket; the Deferred fires when the last connection is gone."""
+        self.closing = closing
         for websocket in list(self._open):
             websocket.close_with(closing)
         if not self._open:

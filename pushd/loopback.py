@@ -125,8 +125,7 @@ class LoopbackTransport:
 
     def lose(self, error: Exception) -> None:
         """Note that the connection is gone; the protocol is told in turn."""
-        if self.lost is None:
-            self.lost = Failure(error)
+        self.lost = Failure(error)
 
     def run(self) -> bool:
         """Deliver what can be delivered. Returns whether anything happened."""

@@ -89,7 +89,7 @@ def read_address(text: str | None) -> IPv4Address | IPv6Address | None:
 
 
 def _forwarded(headers: Headers) -> list[tuple[str, str]]:
-    """Address and scheme of each hop, as far as it says; none at all if none speaks of addresses."""
+    """Address and scheme of each hop, as far as it says; none where none speaks of addresses."""
     hops = []
     silent = True
     for element in _listed(headers, b"forwarded"):

@@ -27,6 +27,9 @@ from pushd.websocket import WebSocket
 
 _log = Logger()
 
+# What a client whose handshake was refused should know (RFC 6455 §4.4, RFC 9110 §15.6.4).
+_REFUSED_HEADERS = {426: {"Sec-WebSocket-Version": "13"}, 503: {"Retry-After": "5"}}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ViewDoor:
@@ -59,11 +62,13 @@ class ViewResource(Resource):
                 handshake = read_handshake(
                     request.method, request.clientproto, request.requestHeaders
                 )
+                if self._door.connections.closing is not None:
+                    raise Refused(503, "the server is going away")
                 if handshakes is Handshakes.REFUSED:
                     raise Refused(400, "there is no WebSocket at this address")
             except Refused as refused:
                 request.site.count_refusal(refused.status)
-                headers = {"Sec-WebSocket-Version": "13"} if refused.status == 426 else {}
+                headers = _REFUSED_HEADERS.get(refused.status, {})
                 write_response(request, refusal(refused.status, refused.reason, headers))
             else:
                 _Meeting(self._door, view, request).upgrade(self._ask(request), handshake)
@@ -83,7 +88,7 @@ class ViewResource(Resource):
             "method": request.method.decode("latin-1"),
             "path": self._path,
             "scheme": request.scheme,
-            "host": (request.getHeader(b"host") or b"").decode("latin-1"),
+            "host": request.header(b"host") or "",
             "peer": request.peer,
             "clock": self._door.clock,
             "query_string": request.uri.partition(b"?")[2].decode("latin-1"),
@@ -136,7 +141,11 @@ class _Meeting:
         protocol.dataReceived(b"".join(channel._dataBuffer))
         channel.rawDataReceived = protocol.dataReceived
         self._opened = self._door.clock.seconds()
-        self._door.connections.opened(websocket)
+        connections = self._door.connections
+        connections.opened(websocket)
+        if connections.closing is not None:
+            # The view took its time, and the daemon stops by now: goodbye is all there is to say.
+            self._door.clock.callLater(0, websocket.close_with, connections.closing)
         _log.info("{peer} {path} opened", peer=self._peer, path=self._path)
         return protocol
 

@@ -307,15 +307,15 @@ class OtherAddressTests(SynchronousTestCase):
         """Make a request that came in at an address."""
         fields = Headers({name: [value] for name, value in headers.items()})
 
-        def header(name: str) -> str | None:
-            values: list[str] = list(fields.getRawHeaders(name, []))
-            return values[-1] if values else None
+        def header(name: bytes) -> str | None:
+            values = list(fields.getRawHeaders(name, []))
+            return values[-1].decode() if values else None
 
         return SimpleNamespace(
             requestHeaders=fields,
             clientproto=b"HTTP/1.1",
             scheme="http",
-            getHeader=header,
+            header=header,
             getHost=lambda: address,
         )
 
