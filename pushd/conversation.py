@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from twisted.internet.defer import CancelledError, Deferred, FirstError, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
@@ -233,5 +233,5 @@ def runs_on_reactor(view: View) -> bool:
 def is_cancellation(failure: Failure) -> bool:
     """Whether a view ended because it was cancelled, which is no error."""
     while failure.check(FirstError):  # It was cancelled where it awaited gatherResults.
-        failure = failure.value.subFailure
+        failure = cast(FirstError, failure.value).subFailure
     return failure.check(CancelledError, ConversationOver) is not None
