@@ -9,7 +9,7 @@ from http import HTTPStatus
 from io import BytesIO
 from typing import Any
 
-from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
@@ -46,6 +46,10 @@ STALL_TIMEOUT = 60
 
 # How long a peer may take to read our last words and go, in seconds.
 LINGER = 5
+
+# After so many pieces of a body they must have so many bytes on the average.
+_FREE_CHUNKS = 4096
+_MEAN_CHUNK = 16
 
 # How many may wait for the 503 that tells them that all places are taken.
 _WAITING_ROOM = 64
@@ -91,6 +95,7 @@ class ChannelRequest(Request):
     peer = "unknown"
     #: ``http`` or ``https``, as the client sees it.
     scheme = "http"
+    _chunks = 0
     #: The place that a client behind a proxy takes.
     ticket: Ticket | None = None
 
@@ -125,8 +130,12 @@ class ChannelRequest(Request):
 
     def handleContentChunk(self, data: bytes) -> None:
         """Take a piece of the body, which may not say beforehand how large it is."""
-        if self.content.tell() + len(data) > self.channel.site.entrance.max_body:
+        size = self.content.tell() + len(data)
+        self._chunks += 1
+        if size > self.channel.site.entrance.max_body:
             self.channel.refuse(413, "the body is too large")
+        elif self._chunks > _FREE_CHUNKS and size < self._chunks * _MEAN_CHUNK:
+            self.channel.refuse(400, "the body comes in too many tiny chunks")
         else:
             super().handleContentChunk(data)
 
@@ -158,6 +167,7 @@ class Channel(HTTPChannel):
         self.unwelcome = False
         self._refused = False
         self._line = 0
+        self._turn: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         """Wait for the first request."""
@@ -174,7 +184,8 @@ class Channel(HTTPChannel):
         super().dataReceived(data)
         # What is left is a line without its end; a line feed in it has no carriage return.
         # (Within another call of this, it is only what that call still has to look at.)
-        if not self._busyReceiving and self.line_mode and b"\n" in data and b"\n" in self._buffer:
+        waiting = self._busyReceiving or self.paused or not self.line_mode
+        if not waiting and b"\n" in data and b"\n" in self._buffer:
             self.refuse(400, "a line of the request's head is malformed")
 
     def lineReceived(self, line: bytes) -> None:
@@ -205,22 +216,39 @@ class Channel(HTTPChannel):
 
     def allContentReceived(self) -> None:
         """Answer a request that came whole and in time."""
+        # twisted.web reads a trailer and forgets it; a laxer server may find more lines in it.
+        trailer = getattr(self._transferDecoder, "_trailerHeaders", ())
+        if any(_CONTROL.search(line) for line in trailer):
+            self.refuse(400, "a line of the request's trailer is malformed")
         self._line = 0
         self.site.requests.stop(self)
         if not self._refused:
             super().allContentReceived()
 
     def requestDone(self, request: Any) -> None:
-        """Wait for the next request."""
+        """Wait for the next request.
+
+        What stands behind it already has its turn when the answer has gone out and others have
+        had theirs: else who sends a thousand requests and reads nothing fills the memory.
+        """
+        self.paused = True
         super().requestDone(request)
-        if self.transport is not None and not self._handlingRequest:
-            waiting = self.site.requests if self._line or self._buffer else self.site.idle
-            waiting.start(self)
+        if self.transport is None or not self.persistent:
+            return
+        if self._buffer:
+            self._networkProducer.pauseProducing()
+            self._turn = self.callLater(0, self._take_turn)
+        else:
+            self.paused = False
+        waiting = self.site.requests if self._buffer else self.site.idle
+        waiting.start(self)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         # Twisted leaves this parameter untyped, and without the default of its base class.
         """Give the place back."""
         self.forget()
+        if self._turn is not None and self._turn.active():
+            self._turn.cancel()
         self.ticket.leave()
         super().connectionLost(reason)
 
@@ -233,6 +261,8 @@ class Channel(HTTPChannel):
         """Note that the reader has caught up."""
         super().resumeProducing()
         self.site.stalled.stop(self)
+        if self.paused:
+            self._take_turn()
 
     def loseConnection(self) -> None:
         """Close once all is sent, and not wait for ever until it is."""
@@ -275,6 +305,15 @@ class Channel(HTTPChannel):
     def abort(self) -> None:
         """Give up on a peer that does not read, or does not go."""
         self.transport.abortConnection()
+
+    def _take_turn(self) -> None:
+        """Parse the request that came behind the one before, once that one's answer is gone."""
+        if self._waitingForTransport:
+            return  # resumeProducing comes back to it.
+        self.paused = False
+        if not self._refused:
+            self._networkProducer.resumeProducing()
+            self.dataReceived(b"")
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """Refuse what twisted.web finds malformed, or too much."""

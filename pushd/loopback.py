@@ -58,7 +58,7 @@ class LoopbackTransport:
 
     def abortConnection(self) -> None:
         """Close at once."""
-        if self.connected and self.lost is None:
+        if self.lost is None:
             self._unsent.clear()
             self.lose(ConnectionAborted())
             self.other.lose(ConnectionLost())
@@ -142,6 +142,9 @@ class LoopbackTransport:
             self.other.lose(ConnectionDone())
         if self.lost is not None and self.connected:
             self.connected = False
+            producer, self._producer = self._producer, None
+            if producer is not None:
+                producer.stopProducing()
             self.protocol.connectionLost(self.lost)
             return True
         return False

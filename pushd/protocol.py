@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -94,6 +95,8 @@ class PushProtocol(WebSocketServerProtocol):
     state: Any
     current_frame: Any
     _perMessageCompress: Any
+    maxMessagePayloadSize: Any
+    maxFramePayloadSize: Any
     localCloseCode: Any
     localCloseReason: Any
     remoteCloseCode: Any
@@ -108,6 +111,7 @@ class PushProtocol(WebSocketServerProtocol):
         self._window_bits = 0
         self._partial = bytearray()
         self._fragments = 0
+        self._ping_payload = b""
         self._bucket: TokenBucket | None = None
 
     # What the upgrade calls
@@ -135,6 +139,9 @@ class PushProtocol(WebSocketServerProtocol):
         self.succeedHandshake((subprotocol, {}))
         if self._perMessageCompress is not None:
             self._window_bits = self._perMessageCompress.server_max_window_bits
+            # What does not compress is larger compressed; onMessageEnd looks closer.
+            self.maxMessagePayloadSize += self.maxMessagePayloadSize >> 3
+            self.maxFramePayloadSize = self.maxMessagePayloadSize
         self.factory._pings.start(self)
 
     # What the WebSocket calls, as its Wire
@@ -287,8 +294,9 @@ class PushProtocol(WebSocketServerProtocol):
             self.sendPong(payload)
 
     def onPong(self, payload: bytes) -> None:
-        """Take any pong for a sign of life."""
-        self.factory._pongs.stop(self)
+        """Take the answer to the last ping for a sign of life: the peer reads what we send."""
+        if payload == self._ping_payload:
+            self.factory._pongs.stop(self)
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Write to the transport, without the log strings that Autobahn makes for each frame."""
@@ -371,11 +379,12 @@ class PushProtocol(WebSocketServerProtocol):
 
     def _may_go_on(self) -> bool:
         """Count a message or control frame against the peer's rate."""
-        if self.state is not self.STATE_OPEN:
-            return True  # It was told; what is under way, its Close above all, may come.
         if self._bucket is None or self._bucket.take():
             return True
-        self._fail(RATE_EXCEEDED)
+        if self.state is self.STATE_OPEN:
+            self._fail(RATE_EXCEEDED)
+        else:  # We have closed. Some may have been under way, its Close above all; but no flood.
+            self._deaf, self.data = True, b""
         return False
 
     def _fail(self, closing: Closing) -> None:
@@ -390,13 +399,18 @@ class PushProtocol(WebSocketServerProtocol):
         self._deaf = self.failedByMe = True
         self.close(closing)
         self.data = b""
-        if not isinstance(self.transport, ProtocolWrapper):  # TLS can't be closed by half
+        if isinstance(self.transport, ProtocolWrapper):
+            # TLS can't be closed by half; it says goodbye, and reads on until the peer does, too.
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
+        else:
             self.transport.loseWriteConnection()
 
     def _ping(self) -> None:
         """Ask whether the peer is alive."""
         self.factory._pings.start(self)
-        self.sendPing()
+        self._ping_payload = os.urandom(4)
+        self.sendPing(self._ping_payload)
         # While reading is paused no pong can be seen; a peer that is gone fails the write.
         if not self._reading_paused:
             self.factory._pongs.start(self)
@@ -414,13 +428,11 @@ class PushFactory(WebSocketServerFactory):
 
     def __init__(self, reactor: IReactorTime, limits: Limits) -> None:
         super().__init__(reactor=reactor, server=None)
-        # Compressed, a message may be a little larger than it is; onMessageEnd looks closer.
-        size = limits.max_message + (limits.max_message >> 10) + 64
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,
-            maxFramePayloadSize=size,
-            maxMessagePayloadSize=size,
+            maxFramePayloadSize=limits.max_message,
+            maxMessagePayloadSize=limits.max_message,
             failByDrop=False,
             # A page that closes with a code of its own sees it in its close event.
             echoCloseCodeReason=True,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -220,13 +222,12 @@ class CloseTests(LoopbackTestCase):
         self.assertEqual((self.server.heard, self.client.ends), ([b"a"], [ConnectionDone]))
 
     def test_deaf(self) -> None:
-        """Who has lost its connection hears nothing more."""
-        self.here.pauseProducing()
-        self.there.write(b"for you")
-        self.here.loseConnection()
-        self.here.resumeProducing()
+        """Who loses its connection hears nothing more, even of what is under way."""
+        self.there.write(b"for the client")
+        self.here.write(b"for the server")
+        self.there.loseConnection()
         self.loopback.run()
-        self.assertEqual(self.client.heard, [])
+        self.assertEqual((self.client.heard, self.server.heard), ([b"for the client"], []))
 
     def test_synonyms(self) -> None:
         """A producer that is stopped, and a half that is closed, end the connection."""
@@ -254,6 +255,15 @@ class CloseTests(LoopbackTestCase):
         self.assertEqual(self.client.ends, [ConnectionAborted])
         self.assertEqual(self.server.ends, [ConnectionLost])
 
+    def test_abort_both(self) -> None:
+        """When both sides are rude, the first one was it."""
+        self.here.abortConnection()
+        self.there.abortConnection()
+        self.loopback.run()
+        self.assertEqual(self.client.ends, [ConnectionAborted])
+        self.assertEqual(self.server.ends, [ConnectionLost])
+        self.assertEqual(self.here.unsent, 0)
+
     def test_abort_after_lose(self) -> None:
         """It does so to a connection that waits to be lost."""
         self.there.pauseProducing()
@@ -273,6 +283,13 @@ class CloseTests(LoopbackTestCase):
         self.loopback.run()
         self.assertEqual(self.client.ends, [ConnectionDone])
 
+    def test_aborted_by_peer(self) -> None:
+        """What is under way to an end that aborts does not arrive."""
+        self.here.write(b"a")
+        self.there.abortConnection()
+        self.loopback.run()
+        self.assertEqual((self.server.heard, self.client.ends), ([], [ConnectionLost]))
+
     def test_write_to_nobody(self) -> None:
         """What is written to a connection that is gone is not kept."""
         self.there.abortConnection()
@@ -288,15 +305,33 @@ class CloseTests(LoopbackTestCase):
         self.assertEqual(self.client.ends, [ConnectionDone])
         self.assertEqual(self.server.ends, [ConnectionDone])
 
+    def test_last_words(self) -> None:
+        """What a protocol says elsewhere because of its end arrives."""
+
+        class Mourner(Peer):
+            def connectionLost(self, reason: Failure = connectionDone) -> None:
+                here.write(b"it is gone")
+
+        here = self.here
+        other = self.loopback.connect(self.factory, Mourner())
+        other.abortConnection()
+        self.loopback.run()
+        self.assertEqual(self.server.heard, [b"it is gone"])
+
     def test_forgotten(self) -> None:
-        """A connection that is gone is not looked at again, and others go on."""
+        """A connection that is gone is not kept, and others go on."""
         client = Peer()
         other = self.loopback.connect(self.factory, client)
+        trace = ref(self.here)
         self.here.abortConnection()
         self.loopback.run()
         other.write(b"a")
         self.loopback.run()
-        self.assertEqual(self.factory.peers[1].heard, [b"a"])
+        self.assertEqual(self.factory.peers.pop().heard, [b"a"])
+        del self.here, self.there, self.client, self.server
+        self.factory.peers.clear()
+        gc.collect()
+        self.assertIsNone(trace())
 
 
 class ProducerTests(LoopbackTestCase):
@@ -325,6 +360,20 @@ class ProducerTests(LoopbackTestCase):
             self.assertEqual(self.producer.told, ["pause", "resume"])
             self.loopback.run()
             self.assertEqual(self.producer.told, ["pause", "resume"])
+
+    def test_not_paused(self) -> None:
+        """As long as it is not too much, it is told nothing."""
+        for _ in range(10):
+            self.here.write(bytes(10_000))
+            self.loopback.run()
+        self.assertEqual(self.producer.told, [])
+
+    def test_let_go(self) -> None:
+        """One that is let go while it is paused is not resumed any more."""
+        self.here.write(bytes(100_000))
+        self.here.unregisterProducer()
+        self.loopback.run()
+        self.assertEqual(self.producer.told, ["pause"])
 
     def test_not_while_stalled(self) -> None:
         """It is not resumed as long as the other end does not read."""

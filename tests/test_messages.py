@@ -8,7 +8,16 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.messages import GOING_AWAY, INTERNAL_ERROR, NORMAL, Closing
+from pushd.messages import (
+    GOING_AWAY,
+    INTERNAL_ERROR,
+    NORMAL,
+    RATE_EXCEEDED,
+    TINY_FRAGMENTS,
+    TOO_BIG,
+    TRY_AGAIN_LATER,
+    Closing,
+)
 
 
 class ClosingTests(SynchronousTestCase):
@@ -71,7 +80,15 @@ class ClosingTests(SynchronousTestCase):
             NORMAL.code = 1001  # type: ignore[misc]
 
     def test_named(self) -> None:
-        """The named closings have the codes that RFC 6455 gives them."""
+        """The named closings have the codes of RFC 6455, and a reason where one is needed."""
         self.assertEqual(NORMAL, Closing(1000, ""))
-        self.assertEqual(GOING_AWAY.code, 1001)
-        self.assertEqual(INTERNAL_ERROR.code, 1011)
+        for closing, code in (
+            (GOING_AWAY, 1001),
+            (TINY_FRAGMENTS, 1008),
+            (RATE_EXCEEDED, 1008),
+            (TOO_BIG, 1009),
+            (INTERNAL_ERROR, 1011),
+            (TRY_AGAIN_LATER, 1013),
+        ):
+            self.assertEqual(closing.code, code)
+            self.assertNotEqual(closing.reason, "")

@@ -242,6 +242,7 @@ class ValueTests(OptionsTestCase):
         for option in OPTIONS:
             self.assertIn(f"--{option.name}", said)
         words = " ".join(said.split())
+        self.assertNotIn("[default: ]", words)
         for default in ("tcp:8080:interface=127.0.0.1", "tcp:8081:interface=127.0.0.1", "64"):
             self.assertIn(f"[default: {default}]", words)
 

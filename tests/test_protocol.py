@@ -504,6 +504,10 @@ class HeartbeatTests(WireTestCase):
         """How many pings came."""
         return [each.opcode for each in peer.frames].count(PING)
 
+    def last_ping(self, peer: Peer) -> bytes:
+        """What the last ping holds."""
+        return [each.payload for each in peer.frames if each.opcode == PING][-1]
+
     def test_interval(self) -> None:
         """A peer is pinged every 25 seconds as long as it answers."""
         self.peer.advance(24.9)
@@ -511,7 +515,7 @@ class HeartbeatTests(WireTestCase):
         self.peer.advance(0.2)
         for count in range(1, 5):
             self.assertEqual(self.pings(self.peer), count)
-            self.peer.send(frame(PONG))
+            self.peer.send(frame(PONG, self.last_ping(self.peer)))
             self.peer.advance(24.8)
             self.assertEqual(self.pings(self.peer), count)
             self.peer.advance(0.2)
@@ -529,9 +533,16 @@ class HeartbeatTests(WireTestCase):
     def test_late_pong(self) -> None:
         """An answer in the last moment will do."""
         self.peer.advance(25, 9.9)
-        self.peer.send(frame(PONG, b"whatever"))
+        self.peer.send(frame(PONG, self.last_ping(self.peer)))
         self.peer.advance(10)
         self.assertTrue(self.peer.server.connected)
+
+    def test_pong_of_nothing(self) -> None:
+        """A pong that answers no ping of ours is none: the peer may read nothing of what we send."""
+        self.peer.advance(25)
+        self.peer.send(frame(PONG), frame(PONG, b"whatever"))
+        self.peer.advance(10.1)
+        self.assertFalse(self.peer.server.connected)
 
     def test_full_inbox(self) -> None:
         """While reading is paused no pong can be seen, so none is missed."""
@@ -616,12 +627,19 @@ class LimitTests(WireTestCase):
             self.assertLess(len(self.peer.frames), 103)
 
     def test_close_at_the_end_of_the_rate(self) -> None:
-        """Who has spent its rate may still say goodbye to a server that has."""
-        peer = self.connect("/idle/")
-        self.requests[0].websocket.close()
-        peer.settle()
-        peer.send(*(frame(PING) for _ in range(200)))
-        self.assert_closed(1000, peer)
+        """What was under way when the server closed does no harm, but a flood is not heard out."""
+        for count, clean in ((50, True), (500, False)):
+            peer = self.connect("/idle/")
+            self.requests[-1].websocket.close()
+            peer.settle()
+            peer.send(*(frame(PING) for _ in range(count)))
+            if clean:
+                self.assert_closed(1000, peer)
+            else:
+                peer.send(frame(CLOSE))
+                self.assertTrue(peer.server.connected)
+                peer.advance(5.1)
+                self.assertFalse(peer.server.connected)
 
     def test_tiny_fragments(self) -> None:
         """A message in fragments that are mostly heads is 1008, before it is whole."""

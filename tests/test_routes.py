@@ -74,7 +74,8 @@ class MatchTests(SynchronousTestCase):
     def test_rest(self) -> None:
         """A path part takes all the rest, slashes too."""
         routes = Routes({"/files/<path:rest>": plain})
-        self.assertEqual(self.find(routes, "/files/a/b.txt").parameters, {"rest": "a/b.txt"})
+        for rest in ("a/b.txt", "a//b", "a/"):
+            self.assertEqual(self.find(routes, f"/files/{rest}").parameters, {"rest": rest})
 
     def test_several_parts(self) -> None:
         """A path may have several named parts, and text around them."""
@@ -87,6 +88,11 @@ class MatchTests(SynchronousTestCase):
             routes = Routes(views)
             self.assertIs(self.find(routes, "/a/").view, plain)
             self.assertIs(self.find(routes, "/b/").view, both)
+
+    def test_odd_path(self) -> None:
+        """A path that is written out is found, however odd."""
+        for path in ("/a//b/", "//a/", "/a|b", "/a b/", "/a%20b/", "/é/", "/a?b"):
+            self.assertEqual(Routes({path: plain}).match(path), (plain, {}, Handshakes.REFUSED))
 
     def test_path_like_pattern(self) -> None:
         """A path that looks like the pattern is matched like any other."""

@@ -76,6 +76,10 @@ class ControlTests(SiteTestCase):
         self.assertEqual(self.get("/healthz", control=True).status, 200)
         self.assertEqual(self.get("/healthz?verbose", control=True).status, 200)
 
+    def test_metrics(self) -> None:
+        """It tells what was counted."""
+        self.assertEqual(self.get("/metrics", control=True).status, 200)
+
     def test_nothing_else(self) -> None:
         """Neither views nor files stand behind it."""
         for path in ("/", "/chat/a/", "/test.html", "/healthz/", "/Healthz", "/%68ealthz", "/x"):

@@ -97,7 +97,7 @@ class TwoLanguagesTests(SynchronousTestCase):
             assert got is not None
             self.assertEqual((got.status, got.text.count("\n")), (426, 1))
             self.assertEqual(got.headers["Upgrade"], "websocket")
-            self.assertIn("Upgrade", got.headers["Connection"])
+            self.assertEqual(got.headers["Connection"], "Upgrade")
             self.assertEqual(got.headers["Content-Type"], "text/plain; charset=utf-8")
         self.assertEqual(self.called, [])
         self.assertEqual(self.daemon.connect("/strict/").messages, ["strict"])
@@ -357,6 +357,10 @@ class RefusingTests(SynchronousTestCase):
 
 
 class ErrorTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Have seen no socket."""
+        self.sockets: list[Any] = []
+
     def fail_at(self, view: Any, data: bytes) -> tuple[Peer, list[str]]:
         """Send bytes to a view that is going to fail; give what the log says of it."""
         peer = Peer(Daemon({"/view/": view}))
@@ -391,9 +395,11 @@ class ErrorTests(SynchronousTestCase):
 
         @accept_websocket
         async def failing(request: Request) -> None:
+            self.sockets.append(request.websocket)
             raise ZeroDivisionError("our secret")
 
         peer, log = self.fail_at(failing, handshake("/view/"))
+        self.assertTrue(self.sockets[0].is_closed())
         self.assertIn(" 500 ", peer.head)
         self.assertNotIn(b"secret", peer.received)
         self.assertIn("failing failed at /view/ for 127.0.0.1:50001", log[0])
@@ -548,6 +554,81 @@ class LeavingTests(SynchronousTestCase):
             self.assertEqual(daemon.pending_calls, [])
 
 
+class StoppingTests(SynchronousTestCase):
+    """A daemon that has begun to stop, and waits for one who does not answer."""
+
+    def setUp(self) -> None:
+        """Let it begin, with a handshake under way and a connection that is idle."""
+        self.view = accept_websocket(Waiting())
+        self.go: Deferred[None] = Deferred()
+
+        @accept_websocket
+        async def late(request: Request) -> None:
+            await self.go
+            await request.websocket.wait()
+
+        self.daemon = Daemon({"/echo/": echo, "/view/": self.view, "/late/": late})
+        deaf, self.late, self.idle = (Peer(self.daemon) for _ in range(3))
+        deaf.send(handshake("/echo/"))
+        self.late.send(handshake("/late/"))
+        self.ended = self.daemon.begin_stop()
+        self.deaf = deaf
+
+    def test_new_handshake(self) -> None:
+        """It takes no handshake any more, and says so; the view is not called."""
+        self.idle.send(handshake("/view/"))
+        self.assertEqual(self.idle.head.split(" ")[1], "503")
+        self.assertIn("\r\nRetry-After: 5\r\n", self.idle.head)
+        self.assertEqual(self.idle.body, b"the server is going away\n")
+        self.assertEqual(self.view.requests, [])
+
+    def test_handshake_under_way(self) -> None:
+        """One that is accepted only now is told goodbye at once."""
+        self.go.callback(None)
+        self.late.settle()
+        self.assertIn(" 101 ", self.late.head)
+        self.assertEqual(self.late.code, 1001)
+        self.late.send(close_frame(1001))
+        self.deaf.advance(5)
+        self.successResultOf(self.ended)
+
+    def test_http(self) -> None:
+        """Plain requests over connections that are open are still answered."""
+        self.idle.send(request("GET /echo/ HTTP/1.1", "Host: localhost:8080"))
+        self.assertEqual(self.idle.body, b"a page")
+
+
+class CountTests(SynchronousTestCase):
+    def test_refusals(self) -> None:
+        """Every refusal is counted by its reason."""
+
+        @accept_websocket
+        def blocking(request: Request) -> None:
+            request.websocket.wait()
+
+        @require_websocket
+        async def strict(request: Request) -> None: ...
+
+        daemon = Daemon({"/blocking/": blocking, "/strict/": strict}, threads=1)
+        for data in (
+            handshake("/strict/", without=("Sec-WebSocket-Key",)),
+            handshake("/strict/", without=("Sec-WebSocket-Version",)),
+            request("GET /strict/ HTTP/1.1", "Host: localhost:8080"),
+            handshake("/blocking/"),
+            handshake("/blocking/"),
+        ):
+            Peer(daemon).send(data)
+        answer = daemon.request("GET", "/metrics", control=True)
+        assert answer is not None
+        for reason, count in (
+            ("bad_request", 1),
+            ("upgrade_required", 2),
+            ("busy", 1),
+        ):
+            line = f'pushd_refused_total{{reason="{reason}"}} {count}.0'
+            self.assertIn(line, answer.text)
+
+
 class EndTests(SynchronousTestCase):
     def test_return(self) -> None:
         """A view that returns closes with 1000 and no reason."""
@@ -586,6 +667,7 @@ class EndTests(SynchronousTestCase):
         daemon = Daemon({"/echo/": echo})
         with capturedLogs() as events:
             peer = Peer(daemon)
+            peer.advance(7)
             peer.send(handshake("/echo/?token=secret"))
             peer.advance(1.5)
             peer.send(close_frame(1001))

@@ -91,6 +91,17 @@ class RequestTests(SynchronousTestCase):
         with self.assertRaises(TypeError):
             headers["a"] = "2"
 
+    def test_identity(self) -> None:
+        """Two requests that ask the same are two."""
+        request = make_request()
+        self.assertNotEqual(request, replace(request))
+        self.assertEqual(len({request, request, replace(request)}), 2)
+
+    def test_keywords(self) -> None:
+        """What it is made of has names: nobody knows the order of so many."""
+        positional: Any = Request
+        self.assertRaises(TypeError, positional, "GET", "/", "http", "a", "b", Clock())
+
     def test_is_websocket(self) -> None:
         """It is a WebSocket exactly when there is one."""
         self.assertIs(make_request().is_websocket(), False)
@@ -209,6 +220,8 @@ class ResponseTests(SynchronousTestCase):
         """A page is named, and is equal to one of the same name."""
         self.assertEqual(page("test.html"), Page("test.html"))
         self.assertEqual(page("test.html").name, "test.html")
+        with self.assertRaises(FrozenInstanceError):
+            page("test.html").name = "other.html"  # type: ignore[misc]
 
 
 def view(request: Request) -> str:
@@ -350,6 +363,7 @@ class NameTests(SynchronousTestCase):
         self.assertEqual(name_of(view), f"{here}.view")
         self.assertEqual(name_of(Counter().method), f"{here}.Counter.method")
         self.assertEqual(name_of(Counter()), f"{here}.Counter")
+        self.assertEqual(name_of("".join), "builtins.str.join")
 
     def test_partial(self) -> None:
         """A partial is called by its function, or two of them could not be told apart."""
