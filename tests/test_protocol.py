@@ -538,7 +538,7 @@ class HeartbeatTests(WireTestCase):
         self.assertTrue(self.peer.server.connected)
 
     def test_pong_of_nothing(self) -> None:
-        """A pong that answers no ping of ours is none: the peer may read nothing of what we send."""
+        """A pong that answers no ping of ours is none: the peer may not read what we send."""
         self.peer.advance(25)
         self.peer.send(frame(PONG), frame(PONG, b"whatever"))
         self.peer.advance(10.1)
