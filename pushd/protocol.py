@@ -258,8 +258,7 @@ class PushProtocol(WebSocketServerProtocol):
 
     def onMessageFrameData(self, payload: bytes) -> None:
         """Put a piece to those before it: a list of many small ones would take far more room."""
-        if not self.failedByMe:
-            self._partial += payload
+        self._partial += payload
 
     def onMessageFrameEnd(self) -> None:
         """Do nothing: the piece is where it belongs."""
@@ -270,8 +269,6 @@ class PushProtocol(WebSocketServerProtocol):
         if self._perMessageCompress is not None:
             # Nothing is carried over to the next message, and this is 40 KiB.
             self._perMessageCompress._decompressor = None
-        if self.failedByMe:
-            return
         if len(payload) > self.factory._limits.max_message:
             self._fail(TOO_BIG)
         else:

@@ -19,8 +19,7 @@ from pushd.messages import NORMAL
 from pushd.views import Request, View
 from pushd.websocket import WebSocket
 
-# How often a view may look for messages after the end of its conversation: enough for all that
-# can still be in its inbox.
+# How often a view may look for messages and find none after the end of its conversation.
 _PATIENCE = 100
 
 
@@ -65,14 +64,17 @@ class BlockingWebSocket:
 
     def read(self, fallback: str | bytes | None = None) -> str | bytes | None:
         """Give the next message if one is here, else the fallback; never wait for one."""
-        self._look()
-        result: str | bytes | None = self._bridge.call(partial(self._websocket.read, fallback))
-        return result
+        message: str | bytes | None = self._bridge.call(self._websocket.read)
+        if message is None:
+            self._look_in_vain()
+            return fallback
+        return message
 
     def count_messages(self) -> int:
         """How many messages wait to be read."""
-        self._look()
         count: int = self._bridge.call(self._websocket.count_messages)
+        if count == 0:
+            self._look_in_vain()
         return count
 
     def has_messages(self) -> bool:
@@ -102,7 +104,7 @@ class BlockingWebSocket:
             raise StopIteration
         return message
 
-    def _look(self) -> None:
+    def _look_in_vain(self) -> None:
         """End a view that goes on looking for messages after the end of its conversation."""
         if self._websocket.is_closed():
             self._looked_in_vain += 1

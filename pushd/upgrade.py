@@ -188,12 +188,11 @@ class _Meeting:
 
     def _left(self, _: Failure) -> None:
         """Take note that the client left before it was answered over HTTP."""
-        if self._http is None:
-            return
         self._http = None
         if self._websocket is not None:
             self._forget_websocket()
-        elif self._conversation is not None:
+        else:
+            assert self._conversation is not None  # It began in the call that began to listen.
             self._conversation.over()
 
     def _forget_websocket(self) -> None:
