@@ -10,6 +10,7 @@ from io import BytesIO
 from typing import Any
 
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
@@ -23,6 +24,7 @@ from pushd.answers import AnswerResource, refusal, write_failure, write_response
 from pushd.deadlines import Deadlines
 from pushd.guard import Guard
 from pushd.metrics import Metrics
+from pushd.outbox import bound_silence
 from pushd.proxies import Proxies
 
 # What every answer says, unless a view says otherwise.
@@ -34,6 +36,8 @@ _PAGE_HEADERS = {
     b"content-security-policy": b"default-src 'self'",
     b"x-frame-options": b"SAMEORIGIN",
 }
+
+_PAGES = (b"text/html", b"application/xhtml")
 
 # How long a request may take from the connection, or its first byte, to its last, in seconds.
 REQUEST_TIMEOUT = 20
@@ -51,6 +55,9 @@ LINGER = 5
 _FREE_CHUNKS = 4096
 _MEAN_CHUNK = 16
 
+# The longest number that a length may be: more than anything can hold.
+_MAX_LENGTH_DIGITS = 18
+
 # How many may wait for the 503 that tells them that all places are taken.
 _WAITING_ROOM = 64
 
@@ -61,6 +68,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _REASONS = {
     400: "bad_request",
     403: "forbidden",
+    404: "not_found",
     408: "request_timeout",
     413: "content_too_large",
     414: "uri_too_long",
@@ -151,6 +159,16 @@ class ChannelRequest(Request):
         write_failure(self)
 
 
+class _Nobody(Protocol):
+    """What a connection gets that there is no place for at all: TLS can't do with None."""
+
+    transport: Any
+
+    def connectionMade(self) -> None:
+        """Close it."""
+        self.transport.abortConnection()
+
+
 class Channel(HTTPChannel):
     """One HTTP/1.1 connection, held to its time and to the letter."""
 
@@ -172,6 +190,7 @@ class Channel(HTTPChannel):
     def connectionMade(self) -> None:
         """Wait for the first request."""
         super().connectionMade()
+        bound_silence(self.transport)
         self.site.requests.start(self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -181,7 +200,11 @@ class Channel(HTTPChannel):
         if self in self.site.idle:
             self.site.idle.stop(self)
             self.site.requests.start(self)
-        super().dataReceived(data)
+        try:
+            super().dataReceived(data)
+        except Exception:
+            self.site.log_failure(peer_name(self.transport.getPeer()))
+            self.refuse(400, "the request is malformed")
         # What is left is a line without its end; a line feed in it has no carriage return.
         # (Within another call of this, it is only what that call still has to look at.)
         waiting = self._busyReceiving or self.paused or not self.line_mode
@@ -281,7 +304,7 @@ class Channel(HTTPChannel):
             # It would have to be that of the page itself (RFC 9110 §8.6).
             headers.removeHeader(b"content-length")
         kind = headers.getRawHeaders(b"content-type", [b""])[0]
-        shared = _HEADERS | _PAGE_HEADERS if kind.startswith(b"text/html") else _HEADERS
+        shared = _HEADERS | _PAGE_HEADERS if kind.lower().startswith(_PAGES) else _HEADERS
         for name, value in shared.items():
             if not headers.hasHeader(name):
                 headers.setRawHeaders(name, [value])
@@ -300,6 +323,7 @@ class Channel(HTTPChannel):
         if self._line or self.requests:
             self.refuse(408, "the request did not come in time")
         else:
+            self.site.count_refusal(408)
             self.loseConnection()
 
     def abort(self) -> None:
@@ -314,6 +338,20 @@ class Channel(HTTPChannel):
         if not self._refused:
             self._networkProducer.resumeProducing()
             self.dataReceived(b"")
+
+    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
+        """Take one length or one ``chunked``, and refuse what a laxer server could understand."""
+        if header == b"Content-Length":
+            well = len(data) <= _MAX_LENGTH_DIGITS
+        elif header == b"Transfer-Encoding":
+            well = self._version == b"HTTP/1.1" and data.lower() == b"chunked"
+        else:
+            return True
+        return bool(
+            super()._maybeChooseTransferDecoder(header, data)
+            if well
+            else self._failChooseTransferDecoder()
+        )
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """Refuse what twisted.web finds malformed, or too much."""
@@ -387,7 +425,7 @@ class Door(Site):
             if ticket is None:
                 self.count_refusal(503)
                 self.log_refusal(str(address), 503, "all places are taken, to wait as well")
-                return None  # Twisted closes the connection.
+                return _Nobody()
         channel = super().buildProtocol(addr)
         channel.timeOut = None
         channel.ticket, channel.unwelcome = ticket, unwelcome
@@ -417,7 +455,11 @@ class Door(Site):
 
     def count_refusal(self, status: int) -> None:
         """Count a request that was turned away."""
-        self.entrance.metrics.refused.labels(reason=_REASONS[status]).inc()
+        self.entrance.metrics.refused.labels(reason=_REASONS.get(status, "other")).inc()
+
+    def log_failure(self, peer: str) -> None:
+        """Log an exception that twisted.web raised over what a client sent."""
+        self._log.failure("failed to read a request of {peer}", peer=peer)
 
     def log_refusal(self, peer: str, status: int, line: str) -> None:
         """Write the line of a request that did not come far enough for an access line."""

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
-from twisted.internet.interfaces import IAddress, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
@@ -43,6 +43,10 @@ PONG_TIMEOUT = 10.0
 # the work would be for frames' heads.
 _FREE_FRAGMENTS = 256
 _MEAN_FRAGMENT = 32
+
+# How much of one connection is done in one turn of the reactor, before others have theirs: frames,
+# and every 4 KiB of what they hold.
+_TURN = 64
 
 # Compression: no context is kept between messages, so an idle connection holds none of zlib's
 # memory (with one it would be 58 KiB or more), and a small window does for what is pushed.
@@ -109,6 +113,9 @@ class PushProtocol(WebSocketServerProtocol):
         self._consuming = False
         self._deaf = False
         self._window_bits = 0
+        # What has been done in this turn of the reactor, and the call that begins the next.
+        self._work = 0
+        self._rest: IDelayedCall | None = None
         self._partial = bytearray()
         self._fragments = 0
         self._ping_payload = b""
@@ -177,7 +184,7 @@ class PushProtocol(WebSocketServerProtocol):
         """Deliver what is here already, then read on."""
         self._reading_paused = False
         self.consumeData()
-        if not self._reading_paused:
+        if not self._reading_paused and self._rest is None:
             self.transport.resumeProducing()
 
     # What the transport calls
@@ -205,6 +212,9 @@ class PushProtocol(WebSocketServerProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell everybody that the connection is gone."""
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
         for deadlines in self.factory._all_deadlines:
             deadlines.stop(self)
         self._connectionLost(cast(Any, reason))
@@ -229,16 +239,20 @@ class PushProtocol(WebSocketServerProtocol):
 
     def consumeData(self) -> None:
         """Process what has come, as long as somebody wants it."""
-        if self._consuming:  # A message's reader has made room: the loop below goes on.
+        # Perhaps a message's reader has made room: the loop below goes on by itself.
+        if self._consuming or self._rest is not None:
             return
-        self._consuming = True
+        self._consuming, self._work = True, 0
         try:
-            while not (self._reading_paused or self._deaf or self.state is self.STATE_CLOSED):
+            while self._wants_more():
                 self._take_short_frames()
-                if self._reading_paused or not self.processData():
-                    return
+                if not self._wants_more() or not self.processData():
+                    break
         finally:
             self._consuming = False
+        if self._work >= _TURN and self.data and not self._reading_paused:
+            self.transport.pauseProducing()
+            self._rest = self.factory._clock.callLater(0, self._go_on)
 
     def onMessageBegin(self, isBinary: bool) -> None:
         """Begin a message that comes in more than one piece, or compressed."""
@@ -250,6 +264,7 @@ class PushProtocol(WebSocketServerProtocol):
         """Check the size of a fragment, and that of all together."""
         super().onMessageFrameBegin(length)
         self._fragments += 1
+        self._work += 1
         if (
             self._fragments > _FREE_FRAGMENTS
             and self.message_data_total_length < self._fragments * _MEAN_FRAGMENT
@@ -259,6 +274,7 @@ class PushProtocol(WebSocketServerProtocol):
     def onMessageFrameData(self, payload: bytes) -> None:
         """Put a piece to those before it: a list of many small ones would take far more room."""
         self._partial += payload
+        self._work += len(payload) >> 12
 
     def onMessageFrameEnd(self) -> None:
         """Do nothing: the piece is where it belongs."""
@@ -271,7 +287,8 @@ class PushProtocol(WebSocketServerProtocol):
             self._perMessageCompress._decompressor = None
         if len(payload) > self.factory._limits.max_message:
             self._fail(TOO_BIG)
-        else:
+        # Many pieces and many bytes, inflated ones above all, cost more than a message does.
+        elif self._may_go_on((self._fragments >> 5) + (len(payload) >> 16)):
             self.onMessage(payload, self.message_is_binary)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
@@ -342,7 +359,7 @@ class PushProtocol(WebSocketServerProtocol):
         if self.current_frame is not None or self.inside_message:
             return
         data, start = self.data, 0
-        while not self._reading_paused and self.state is self.STATE_OPEN:
+        while self._wants_more() and self.state is self.STATE_OPEN:
             if len(data) - start < 6:
                 break
             head, length = data[start], data[start + 1] - 0x80
@@ -374,9 +391,22 @@ class PushProtocol(WebSocketServerProtocol):
         self._fail_connection(1007, reason)
         return True
 
-    def _may_go_on(self) -> bool:
+    def _wants_more(self) -> bool:
+        """Whether to go on with what has come, in this turn of the reactor."""
+        if self._reading_paused or self._deaf or self._work >= _TURN:
+            return False
+        return self.state is not self.STATE_CLOSED
+
+    def _go_on(self) -> None:
+        """Go on with what has come, now that others have had their turn."""
+        self._rest = None
+        if not self._reading_paused:
+            self.resume_reading()
+
+    def _may_go_on(self, count: int = 1) -> bool:
         """Count a message or control frame against the peer's rate."""
-        if self._bucket is None or self._bucket.take():
+        self._work += 1
+        if self._bucket is None or self._bucket.take(count):
             return True
         if self.state is self.STATE_OPEN:
             self._fail(RATE_EXCEEDED)

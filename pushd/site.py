@@ -28,6 +28,7 @@ def public_door(reactor: IReactorTime, entrance: Entrance, routes: Routes, views
         if match is not None:
             return ViewResource(views, match, path)
         if asks_for_websocket(request.requestHeaders):
+            request.site.count_refusal(404)
             return AnswerResource(NOT_FOUND)
         return views.files.find(path) or AnswerResource(NOT_FOUND)
 

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http import HTTPChannel
 
 from pushd.admission import Admission, Ticket
 from pushd.loopback import Loopback
@@ -557,7 +558,8 @@ class WaitingRoomTests(AdmissionTestCase):
         """64 wait for it; who comes then is closed unheard, and counted."""
         waiting = [self.daemon.open_connection() for _ in range(64)]
         door = self.daemon.clock.tcpServers[0][1]
-        self.assertIsNone(door.buildProtocol(IPv4Address("TCP", "127.0.0.1", 50_000)))
+        nobody = door.buildProtocol(IPv4Address("TCP", "127.0.0.1", 50_000))
+        self.assertNotIsInstance(nobody, HTTPChannel)
         self.assertEqual(self.count(), 1)
         waiting.pop().leave()
         self.assert_busy(self.get())

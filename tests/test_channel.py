@@ -10,7 +10,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.http import INTERNAL_SERVER_ERROR
+from twisted.web.http import INTERNAL_SERVER_ERROR, HTTPChannel
 from twisted.web.resource import Resource
 from twisted.web.static import Data
 
@@ -218,6 +218,13 @@ class LogTests(ChannelTestCase):
         self.assertEqual(peer_name(IPv6Address("TCP", "::1", 80)), "[::1]:80")
         self.assertEqual(peer_name(UNIXAddress("/run/pushd.sock")), "unix")
 
+    def test_unix(self) -> None:
+        """A client of a Unix socket is one of this machine, whoever it is."""
+        with capturedLogs() as events:
+            UnixTransport(self.daemon).receive(GET)
+        self.assertEqual(said(events), ["unix GET /hello/ 200 5"])
+        self.assertEqual(self.requests[0].peer, "unix")
+
 
 class TimeTests(ChannelTestCase):
     def test_keep_alive(self) -> None:
@@ -301,10 +308,14 @@ class TimeTests(ChannelTestCase):
         for peer in (patient, stuck):
             peer.stall()
             peer.send(GET)
-        stuck.advance(59)
+        stuck.advance(50)
         patient.resume()
         self.assertEqual(len(patient.body), 1_000_000)
-        stuck.advance(1.1)
+        patient.send(GET)
+        stuck.advance(9.9)
+        self.assertTrue(stuck.server.connected)
+        stuck.advance(0.2)
+        patient.settle()
         self.assertFalse(stuck.server.connected)
         self.assertTrue(patient.server.connected)
 
@@ -354,6 +365,33 @@ class RequestTests(ChannelTestCase):
         self.assertLess(peer.received.index(b"one"), peer.received.index(b"hello"))
         self.assertLess(peer.received.index(b"hello"), peer.received.index(b"three"))
 
+    def test_pipelined_to_a_slow_reader(self) -> None:
+        """What came behind a request waits until the answer before it has been taken."""
+        serve(self.daemon, Data(b"x" * 1_000_000, "text/plain"))
+        peer = Peer(self.daemon)
+        peer.stall()
+        peer.send(GET * 3)
+        self.assertLess(peer.server.unsent, 1_100_000)
+        for _ in range(3):
+            peer.resume()
+        self.assertEqual(peer.received.count(b"HTTP/1.1 200 OK"), 3)
+        self.assertEqual(peer.received.count(b"x" * 1_000_000), 3)
+
+    def test_pipelined_in_turn(self) -> None:
+        """They are not answered all in one go: others have their turn in between."""
+        transport = UnixTransport(self.daemon)
+        self.assertEqual(transport.receive(GET * 3).count(b"hello"), 1)
+        self.daemon.settle()
+        self.assertEqual(transport.value().count(b"hello"), 3)
+
+    def test_pipelined_and_gone(self) -> None:
+        """Who leaves before the turn of its next request leaves nothing behind."""
+        transport = UnixTransport(self.daemon)
+        self.assertEqual(transport.receive(GET + GET).count(b"hello"), 1)
+        transport.protocol.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.daemon.pending_calls, [])
+        self.assertEqual(len(self.requests), 1)
+
     def test_http_1_0(self) -> None:
         """HTTP/1.0 is answered, its length told, and its connection closed."""
         for lines in ((), ("Host: localhost:8080",), ("Connection: keep-alive",)):
@@ -385,6 +423,23 @@ class RequestTests(ChannelTestCase):
         head = request("POST /hello/ HTTP/1.1", "Host: a", "Transfer-Encoding: chunked")
         self.send(head + b"3\r\nabc\r\n", b"2\r\nde\r\n0\r\n\r\n")
         self.assertEqual(self.requests[0].body, b"abcde")
+
+    def test_tiny_chunks(self) -> None:
+        """Chunks that are mostly heads are refused; some thousand are free."""
+        head = request("POST /hello/ HTTP/1.1", "Host: a", "Transfer-Encoding: chunked")
+        self.assertEqual(self.send(head + b"1\r\nx\r\n" * 4096 + b"0\r\n\r\n").body, b"hello")
+        decent = b"10\r\n0123456789abcdef\r\n" * 5000
+        self.assertEqual(self.send(head + decent + b"0\r\n\r\n").body, b"hello")
+        self.assertEqual([len(asked.body) for asked in self.requests], [4096, 80_000])
+        self.requests.clear()
+        self.assert_refused(self.send(head + b"1\r\nx\r\n" * 4097), 400)
+
+    def test_trailer(self) -> None:
+        """What stands behind the chunks of a body is held to the rules of a head."""
+        head = request("POST /hello/ HTTP/1.1", "Host: a", "Transfer-Encoding: chunked")
+        self.assertEqual(self.send(head + b"1\r\nx\r\n0\r\nX: y\r\n\r\n").body, b"hello")
+        self.requests.clear()
+        self.assert_refused(self.send(head + b"1\r\nx\r\n0\r\nX: a\x0bb\r\n\r\n"), 400)
 
     def test_invitation(self) -> None:
         """Who waits for an invitation to send its body gets it."""
@@ -433,6 +488,16 @@ class RequestTests(ChannelTestCase):
                 "Transfer-Encoding: chunked",
             ),
             request("POST /hello/ HTTP/1.1", "Host: a", "Transfer-Encoding: gzip"),
+            request("POST /hello/ HTTP/1.1", "Host: a", "Transfer-Encoding: identity"),
+            request(
+                "POST /hello/ HTTP/1.1",
+                "Host: a",
+                "Transfer-Encoding: identity",
+                "Transfer-Encoding: chunked",
+            ),
+            request("POST /hello/ HTTP/1.0", "Host: a", "Transfer-Encoding: chunked"),
+            request("POST /hello/ HTTP/1.1", "Host: a", f"Content-Length: {'1' * 5000}"),
+            request("POST /hello/ HTTP/1.1", "Host: a", f"Content-Length: {'0' * 19}"),
             request("POST /hello/ HTTP/1.1", "Host: a", "Transfer-Encoding: chunked") + b"no\r\n",
         ):
             self.assert_refused(self.send(data), 400)
@@ -541,6 +606,10 @@ class PlacesTests(ChannelTestCase):
             third = self.send(data[:20], data[20:])
             self.assert_refused(third, 503)
             self.assertIn("\r\nRetry-After: 5\r\n", third.head)
+        third = self.send(b"\r\n")
+        self.assertIsNone(third.lost)
+        third.send(GET)
+        self.assertEqual(third.received.count(b"HTTP/1.1 503 "), 1)
         first.vanish()
         self.assertEqual(self.send(GET).body, b"hello")
         second.vanish()
@@ -561,9 +630,10 @@ class PlacesTests(ChannelTestCase):
         waiting = [self.send() for _ in range(64)]
         self.assertEqual([peer.lost for peer in waiting], [None] * 64)
         door: Any = self.daemon.clock.tcpServers[0][1]
-        self.assertIsNone(door.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1)))
+        nobody = door.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        self.assertNotIsInstance(nobody, HTTPChannel)
         waiting[0].vanish()
-        self.assertIsNotNone(door.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1)))
+        self.assertIsInstance(door.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1)), HTTPChannel)
         waiting[1].send(GET)
         self.assertIn(" 503 ", waiting[1].head)
 
@@ -625,14 +695,43 @@ class GuardTests(ChannelTestCase):
         self.assertEqual(peer.body, b"hello")
 
     def test_counted(self) -> None:
-        """Everything that is turned away is counted by its reason."""
-        self.send(handshake("/hello/", "Origin: https://elsewhere.example"))
-        self.send(b"nonsense\r\n\r\n")
-        self.send(b"nonsense\r\n\r\n")
+        """Everything that is turned away is counted by its reason, and is a line in the log."""
+        self.daemon = Daemon({}, max_connections=3, limits=Limits(max_message=10))
+        slow = request("POST / HTTP/1.1", "Host: a", "Content-Length: 9")
+        with capturedLogs() as events:
+            for data in (
+                handshake("/", "Origin: https://elsewhere.example"),
+                b"nonsense\r\n\r\n",
+                b"nonsense\r\n\r\n",
+                request("POST / HTTP/1.1", "Host: a", "Content-Length: 11"),
+                request(f"GET /{'x' * 20_000} HTTP/1.1"),
+                request("GET / HTTP/1.1", f"X: {'x' * 20_000}"),
+            ):
+                self.send(data).vanish()
+            inside = [self.send(slow) for _ in range(3)]
+            outside = [self.send() for _ in range(64)]
+            door: Any = self.daemon.clock.tcpServers[0][1]
+            nobody = door.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+            self.assertNotIsInstance(nobody, HTTPChannel)
+            outside[0].send(GET)
+            inside[0].advance(20.1)
         answer = self.daemon.request("GET", "/metrics", control=True)
         assert answer is not None
-        self.assertIn('pushd_refused_total{reason="forbidden"} 1.0', answer.text)
-        self.assertIn('pushd_refused_total{reason="bad_request"} 2.0', answer.text)
+        for reason, count in {
+            "forbidden": 1,
+            "bad_request": 2,
+            "content_too_large": 1,
+            "uri_too_long": 1,
+            "headers_too_large": 1,
+            "request_timeout": 66,
+            "busy": 2,
+        }.items():
+            line = f'pushd_refused_total{{reason="{reason}"}} {count}.0'
+            self.assertIn(line, answer.text.splitlines())
+        codes = [line.split(" ")[2].rstrip(":") for line in said(events) if " refused " in line]
+        self.assertEqual(
+            codes, ["400", "400", "413", "414", "431", "503", "503", "408", "408", "408"]
+        )
 
 
 class DoorTests(SynchronousTestCase):

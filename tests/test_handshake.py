@@ -212,7 +212,12 @@ class HeaderTests(HandshakeTestCase):
         self.assert_refused(self.send(chunked), 400, "no body")
         empty = handshake("/view/", "Transfer-Encoding: chunked") + b"0\r\n\r\n"
         self.assert_refused(self.send(empty), 400, "no body")
-        self.assert_refused(self.shake("Transfer-Encoding: identity"), 400, "no body")
+        self.assert_refused(self.shake("Transfer-Encoding: identity"), 400, "malformed")
+
+    def test_next_line(self) -> None:
+        """The byte that some take for a line's end is refused, though UTF-8 may hold it."""
+        data = handshake("/view/").replace(b"\r\n\r\n", b"\r\nX: a\x85X-User: admin\r\n\r\n")
+        self.assert_refused(self.send(data), 400, "control byte")
 
     def test_empty_body(self) -> None:
         """A length of nothing is no body."""

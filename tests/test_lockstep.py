@@ -80,6 +80,14 @@ class LockstepThreadsTests(SynchronousTestCase):
 
         self.assertEqual(self.successResultOf(self.run_view(view)), ["a", "b", None])
 
+    def test_many_calls(self) -> None:
+        """A view may call as often as it likes within one turn."""
+
+        def view(request: Request) -> int:
+            return sum(self.call(lambda: 1) for _ in range(5000))
+
+        self.assertEqual(self.successResultOf(self.run_view(view)), 5000)
+
     def test_call_raises(self) -> None:
         """A call raises what the function raises, or what its Deferred fails with."""
 
@@ -163,7 +171,7 @@ class LockstepThreadsTests(SynchronousTestCase):
 
     def test_limit(self) -> None:
         """Beyond the limit it says so; a view that has ended makes room, however it ended."""
-        waiting: list[Deferred[None]] = [Deferred(), Deferred()]
+        waiting: list[Deferred[None]] = [Deferred(), Deferred(), Deferred()]
         finished = [self.run_view(lambda _: self.call(lambda: waiting[0]))]
         finished.append(self.run_view(lambda _: self.call(lambda: waiting[1])))
         for _ in range(2):
@@ -171,8 +179,12 @@ class LockstepThreadsTests(SynchronousTestCase):
         waiting[0].errback(ZeroDivisionError())
         self.failureResultOf(finished[0], ZeroDivisionError)
         self.successResultOf(self.run_view(lambda _: None))
+        third = self.run_view(lambda _: self.call(lambda: waiting[2]))
+        self.assertRaises(ThreadsBusy, self.run_view, lambda _: None)
         waiting[1].callback(None)
+        waiting[2].callback(None)
         self.successResultOf(finished[1])
+        self.successResultOf(third)
 
     def test_deferred(self) -> None:
         """A Deferred or a coroutine that a view returns is waited for."""

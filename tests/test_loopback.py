@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 from weakref import ref
 
 from twisted.internet.address import IPv4Address
@@ -374,6 +374,16 @@ class ProducerTests(LoopbackTestCase):
         self.here.unregisterProducer()
         self.loopback.run()
         self.assertEqual(self.producer.told, ["pause"])
+
+    def test_stopped(self) -> None:
+        """When the connection is gone it is stopped, before the protocol is told."""
+        told: list[str] = []
+        self.client.ends = cast(Any, told)
+        self.producer.told = told
+        for end in (self.there.abortConnection, self.here.abortConnection):
+            end()
+            self.loopback.run()
+        self.assertEqual(told, ["stop", ConnectionLost])
 
     def test_not_while_stalled(self) -> None:
         """It is not resumed as long as the other end does not read."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
@@ -12,7 +14,7 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.outbox import unsent
+from pushd.outbox import bound_silence, unsent
 from pushd.protocol import Limits
 from pushd.testing import Daemon
 from pushd.views import Request, require_websocket
@@ -116,3 +118,30 @@ class UnsentTests(SynchronousTestCase):
         self.assertEqual(len(browser.messages), 10)
         assert browser.closing is not None
         self.assertEqual(browser.closing.code, 1013)
+
+
+class BoundSilenceTests(SynchronousTestCase):
+    """The kernel notices a peer that has vanished."""
+
+    def test_tcp(self) -> None:
+        """A TCP socket asks after a silent peer, and gives up on one that acknowledges nothing."""
+        with socket.socket() as handle:
+            bound_silence(SimpleNamespace(socket=handle))
+            self.assertEqual(handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1)
+            timeout = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            self.assertEqual(timeout, 60_000)
+
+    def test_tls(self) -> None:
+        """So does the socket beneath TLS."""
+        with socket.socket() as handle:
+            wrapper: Any = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
+            wrapper.transport = SimpleNamespace(socket=handle)
+            bound_silence(wrapper)
+            self.assertEqual(handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1)
+
+    def test_others(self) -> None:
+        """A Unix socket knows at once, and a transport without a socket needs nothing."""
+        with socket.socket(socket.AF_UNIX) as handle:
+            bound_silence(SimpleNamespace(socket=handle))
+            self.assertEqual(handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), 0)
+        bound_silence(StringTransport())

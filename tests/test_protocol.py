@@ -648,9 +648,22 @@ class LimitTests(WireTestCase):
         self.assert_closed(1008, peer)
         self.assertEqual(peer.texts, [])
 
+    def test_many_in_one_segment(self) -> None:
+        """What comes at once is done in turns, so that others have theirs; all of it in order."""
+        peer = self.connect("/echo/")
+        peer.send(b"".join(frame(TEXT, str(number).encode()) for number in range(90)))
+        self.assertEqual(peer.texts, [str(number) for number in range(90)])
+
+    def test_leaves_between_turns(self) -> None:
+        """Who leaves between two turns leaves nothing behind."""
+        peer = self.connect("/echo/")
+        peer.server.protocol.dataReceived(frame(TEXT, b"x") * 90)
+        peer.vanish()
+        self.daemon.settle()
+
     def test_small_fragments(self) -> None:
         """Some hundred of them are free, and so are any number of decent ones."""
-        for pieces in ([b"x"] * 256, [b"x" * 32] * 5000):
+        for pieces in ([b"x"] * 256, [b"x" * 32] * 2000):
             peer = self.connect("/echo/")
             peer.send(b"".join(fragments(TEXT, pieces)))
             self.assertEqual(peer.texts, ["x" * sum(map(len, pieces))])

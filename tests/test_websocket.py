@@ -1012,6 +1012,47 @@ class TrafficTests(DaemonTestCase):
         self.assertEqual(heard, sent)
         self.assertEqual(browser.messages, sent)
 
+    def test_fragments(self) -> None:
+        """A message in fragments arrives whole, and a ping among them is no harm."""
+        heard: list[str | bytes] = []
+
+        async def view(request: Request) -> None:
+            async for message in request.websocket:
+                heard.append(message)
+
+        browser = self.open(self.serve(view))
+        head, middle, end, ping = b"\x01\x82", b"\x00\x81", b"\x80\x82", b"\x89\x81"
+        mask = bytes(4)
+        # The two bytes of an é come in two fragments.
+        browser.send_bytes(head + mask + b"a\xc3" + ping + mask + b"p" + middle + mask + b"\xa9")
+        self.assertEqual(heard, [])
+        browser.send_bytes(end + mask + b"bc" + b"\x82\x81" + mask + b"\xff")
+        self.assertEqual(heard, ["aébc", b"\xff"])
+
+    def test_with_handshake(self) -> None:
+        """Messages that come in one piece with the handshake are there, whenever it is answered."""
+        heard: list[str | bytes] = []
+        for delay in (0, 3):
+
+            async def view(request: Request, delay: float = delay) -> None:
+                await deferLater(request.clock, delay)
+                async for message in request.websocket:
+                    heard.append(message)
+
+            daemon = self.serve(view)
+            wire = daemon.open_connection()
+            frames = [b"\x81\x81" + bytes(4) + name for name in (b"a", b"b", b"c")]
+            wire.send(
+                b"GET /view/ HTTP/1.1\r\nHost: localhost:8080\r\n"
+                b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" + b"".join(frames[:2])
+            )
+            wire.send(frames[2])
+            daemon.advance(delay)
+            self.assertEqual(heard, ["a", "b", "c"])
+            heard.clear()
+            wire.leave()
+
     def test_bytes_as_text(self) -> None:
         """Bytes go out as text unless they are sent as binary."""
 
