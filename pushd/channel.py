@@ -335,9 +335,8 @@ class Channel(HTTPChannel):
         if self._waitingForTransport:
             return  # resumeProducing comes back to it.
         self.paused = False
-        if not self._refused:
-            self._networkProducer.resumeProducing()
-            self.dataReceived(b"")
+        self._networkProducer.resumeProducing()
+        self.dataReceived(b"")
 
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
         """Take one length or one ``chunked``, and refuse what a laxer server could understand."""

@@ -400,8 +400,7 @@ class PushProtocol(WebSocketServerProtocol):
     def _go_on(self) -> None:
         """Go on with what has come, now that others have had their turn."""
         self._rest = None
-        if not self._reading_paused:
-            self.resume_reading()
+        self.resume_reading()
 
     def _may_go_on(self, count: int = 1) -> bool:
         """Count a message or control frame against the peer's rate."""

@@ -560,7 +560,8 @@ class WaitingRoomTests(AdmissionTestCase):
         door = self.daemon.clock.tcpServers[0][1]
         nobody = door.buildProtocol(IPv4Address("TCP", "127.0.0.1", 50_000))
         self.assertNotIsInstance(nobody, HTTPChannel)
-        self.assertEqual(self.count(), 1)
+        self.assertTrue(self.daemon.open_connection().closed)
+        self.assertEqual(self.count(), 2)
         waiting.pop().leave()
         self.assert_busy(self.get())
 

@@ -624,6 +624,18 @@ class PlacesTests(ChannelTestCase):
                     self.assertFalse(peer.server.connected)
         self.assertEqual(self.send(GET).body, b"hello")
 
+    def test_unforeseen(self) -> None:
+        """Whatever parsing may raise, the client is told, and the operator has the traceback."""
+        peer = self.send()
+
+        def fail(line: bytes) -> None:
+            raise ZeroDivisionError(line)
+
+        peer.server.protocol.lineReceived = fail
+        peer.send(GET)
+        self.assertIn(" 400 ", peer.head)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     def test_waiting_room(self) -> None:
         """Those who wait to be told so are few: beyond them the connection is closed at once."""
         self.send(), self.send()

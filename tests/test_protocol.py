@@ -648,6 +648,13 @@ class LimitTests(WireTestCase):
         self.assert_closed(1008, peer)
         self.assertEqual(peer.texts, [])
 
+    def test_costly_message(self) -> None:
+        """A message of very many pieces counts for several, and may be too many by itself."""
+        peer = self.connect("/echo/")
+        peer.send(b"".join(fragments(TEXT, [b"x" * 32] * 5000)))
+        self.assert_closed(1008, peer)
+        self.assertEqual(peer.texts, [])
+
     def test_many_in_one_segment(self) -> None:
         """What comes at once is done in turns, so that others have theirs; all of it in order."""
         peer = self.connect("/echo/")
