@@ -172,6 +172,11 @@ class Loopback:
             theirs.abortConnection()  # As Twisted does with a connection that nobody wants.
         return ours
 
+    def cut(self) -> None:
+        """End every connection, as the end of a process does."""
+        for transport in self._transports:
+            transport.abortConnection()
+
     def run(self) -> None:
         """Deliver everything, and what comes of it, until all is quiet."""
         busy = True

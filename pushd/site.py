@@ -11,7 +11,7 @@ from twisted.web.resource import IResource
 from pushd.answers import NOT_FOUND, AnswerResource
 from pushd.channel import Door, Entrance
 from pushd.handshake import asks_for_websocket
-from pushd.health import MetricsResource, alive
+from pushd.health import alive, counted
 from pushd.metrics import Metrics
 from pushd.routes import Routes
 from pushd.upgrade import ViewDoor, ViewResource
@@ -43,7 +43,7 @@ def control_door(reactor: IReactorTime, entrance: Entrance, metrics: Metrics) ->
             case b"/healthz":
                 return alive()
             case b"/metrics":
-                return MetricsResource(metrics)
+                return counted(metrics)
         return AnswerResource(NOT_FOUND)
 
     return Door(find, entrance, reactor)

@@ -167,6 +167,11 @@ class _Meeting:
             write_answer(self._http, answer, self._door.files)
             self._forget_websocket()
         elif self._websocket is not None:
+            if answer is not None:
+                _log.warn(
+                    "{view} returned an answer after it had opened its WebSocket: nobody gets it",
+                    view=name_of(self._view),
+                )
             self._websocket.close_with(NORMAL)
 
     def _raised(self, failure: Failure) -> None:

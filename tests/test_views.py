@@ -471,3 +471,14 @@ class DeferredViewTests(SynchronousTestCase):
             answer = wire.answer()
             assert answer is not None
             self.assertEqual(answer.text, "now")
+
+
+class UndecorableTests(SynchronousTestCase):
+    """What can't be decorated."""
+
+    def test_class(self) -> None:
+        """A class is no view, and who decorates one is told so."""
+        for decorator in (accept_websocket, require_websocket):
+            for thing in (Request, len):
+                with self.assertRaisesRegex(TypeError, "a view is a function"):
+                    decorator(thing)
