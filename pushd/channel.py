@@ -165,8 +165,8 @@ class _Nobody(Protocol):
     transport: Any
 
     def connectionMade(self) -> None:
-        """Close it."""
-        self.transport.abortConnection()
+        """Close it, in order: a reset could fail the client's very attempt to connect."""
+        self.transport.loseConnection()
 
 
 class Channel(HTTPChannel):

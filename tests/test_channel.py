@@ -641,11 +641,12 @@ class PlacesTests(ChannelTestCase):
         self.send(), self.send()
         waiting = [self.send() for _ in range(64)]
         self.assertEqual([peer.lost for peer in waiting], [None] * 64)
-        door: Any = self.daemon.clock.tcpServers[0][1]
-        nobody = door.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
-        self.assertNotIsInstance(nobody, HTTPChannel)
+        for tls in (False, True):
+            late = Peer(self.daemon, tls=tls)
+            self.assertIsNotNone(late.lost)
+            self.assertEqual(late.received, b"")
         waiting[0].vanish()
-        self.assertIsInstance(door.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1)), HTTPChannel)
+        self.assertIsNone(self.send().lost)
         waiting[1].send(GET)
         self.assertIn(" 503 ", waiting[1].head)
 

@@ -122,6 +122,12 @@ class MessageTests(WireTestCase):
                 peer.send(frame(TEXT, b"after"))
                 self.assertEqual(peer.frames[-1].payload, b"after")
 
+    def test_fragments_of_many_messages(self) -> None:
+        """The fragments of a message count for that message alone."""
+        for count in range(1, 5):
+            self.peer.send(b"".join(fragments(TEXT, [b"x"] * 250)))
+            self.assertEqual(self.peer.texts, ["x" * 250] * count)
+
     def test_fragments_cut_a_letter(self) -> None:
         """A letter may be cut by the end of a fragment."""
         self.peer.send(*fragments(TEXT, [b"caf\xc3", b"\xa9"]))
@@ -563,6 +569,21 @@ class HeartbeatTests(WireTestCase):
         self.assertFalse(peer.server.reading_paused)
         self.assertTrue(peer.server.connected)
 
+    def test_inbox_that_is_full_at_once(self) -> None:
+        """More messages than there is room for may come with the handshake."""
+        peer = Peer(self.daemon)
+        texts = [str(number) for number in range(200)]
+        peer.send(handshake("/idle/") + b"".join(frame(TEXT, text.encode()) for text in texts))
+        websocket = self.requests[0].websocket
+        heard: list[object] = []
+        while websocket.has_messages():
+            self.assertTrue(peer.server.reading_paused or len(heard) > 100)
+            self.assertLessEqual(websocket.count_messages(), 64)
+            heard.append(websocket.read())
+            peer.settle()
+        self.assertEqual(heard, texts)
+        self.assertFalse(peer.server.reading_paused)
+
     def test_full_inbox_with_a_ping_under_way(self) -> None:
         """Neither is one that was asked for before reading was paused."""
         peer = self.connect("/idle/")
@@ -851,11 +872,22 @@ class TransportTests(WireTestCase):
         peer.send(close_frame(1000))
         self.assertEqual(peer.code, 1000)
         self.assertIs(peer.lost, ConnectionDone)
+        self.assertEqual(self.ends, ["echo"])
         peer = Peer(self.daemon, tls=True)
         peer.send(handshake("/echo/"), frame(3))
         self.assertEqual(peer.code, 1002)
         peer.finish()
         self.assertIsNotNone(peer.lost)
+        self.assertEqual(self.ends, ["echo"] * 2)
+
+    def test_leaving_over_tls(self) -> None:
+        """Who vanishes from TLS leaves nothing behind."""
+        peer = Peer(self.daemon, tls=True)
+        peer.send(handshake("/echo/"))
+        peer.vanish()
+        self.assertEqual(self.ends, ["echo"])
+        self.peer.vanish()
+        self.assertEqual(self.daemon.pending_calls, [])
 
     def test_slow_reader_over_tls(self) -> None:
         """The limit of what waits for a peer holds over TLS."""
@@ -885,6 +917,12 @@ class TransportTests(WireTestCase):
         self.assertEqual((violation.opcode, violation.code), (CLOSE, 1002))
         self.assertTrue(transport.write_closed)
         self.assertEqual(transport.receive(frame(TEXT, b"x") + frame(PING)), b"")
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for _ in range(8):
+            self.assertEqual(transport.receive(bytes(1 << 20)), b"")
+        after, _ = tracemalloc.get_traced_memory()
+        self.assertLess(after, 1 << 20)
         self.assertFalse(transport.aborted)
         self.daemon.advance(5.1)
         self.assertTrue(transport.aborted)

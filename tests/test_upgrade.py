@@ -675,6 +675,30 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(opened, "127.0.0.1:50001 /echo/ opened")
         self.assertTrue(closed.startswith("127.0.0.1:50001 /echo/ closed 1001 after 1.500 s"))
 
+    def test_log_of_reasons(self) -> None:
+        """The line says why we closed, or that the connection broke off."""
+
+        @accept_websocket
+        async def rude(request: Request) -> None:
+            request.websocket.close(4000, "enough")
+
+        @accept_websocket
+        async def polite(request: Request) -> None:
+            request.websocket.close(4000)
+
+        for view, how, said_so in (
+            (rude, lambda peer: peer.send(close_frame(4000)), "closed 4000 after 0.000 s: enough"),
+            (rude, Peer.vanish, "closed 4000 after 0.000 s: enough"),
+            (polite, lambda peer: peer.send(close_frame(4000)), "closed 4000 after 0.000 s"),
+            (echo, lambda peer: peer.send(close_frame(4000)), "closed 4000 after 0.000 s"),
+            (echo, Peer.vanish, "closed 1006 after 0.000 s: the connection broke off"),
+        ):
+            peer = Peer(Daemon({"/": view}))
+            peer.send(handshake())
+            with capturedLogs() as events:
+                how(peer)
+            self.assertEqual(said(events), [f"127.0.0.1:50001 / {said_so}"])
+
     def test_log_of_codes(self) -> None:
         """The line of the end has the code that was sent: 1005 is none, 1006 is no Close at all."""
 
