@@ -176,8 +176,6 @@ class Channel(HTTPChannel):
     transport: Any
     #: The connection's place, for its owner to give back.
     ticket: Ticket
-    # The deadlines of the door replace the time-out that each byte would reset.
-    timeOut = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -219,7 +217,6 @@ class Channel(HTTPChannel):
         if line[:1] in (b" ", b"\t") or _CONTROL.search(line):
             self.refuse(400, "a line of the request's head is malformed")
         elif not line and self._line > 1 and self.unwelcome:
-            self.site.count_refusal(503)
             self.site.log_refusal(peer_name(self.transport.getPeer()), 503, "all places are taken")
             self._write_last(_BUSY.status, str(_BUSY.body), {"Retry-After": "5"})
         else:
@@ -314,7 +311,6 @@ class Channel(HTTPChannel):
         """Answer what is no request of ours to handle, and close."""
         if self._refused:
             return
-        self.site.count_refusal(status)
         self.site.log_refusal(peer_name(self.transport.getPeer()), status, line)
         self._write_last(status, f"{line}\n", {})
 
@@ -402,6 +398,7 @@ class Door(Site):
     def __init__(
         self, find: Callable[[Any], IResource], entrance: Entrance, reactor: IReactorTime
     ) -> None:
+        # The deadlines below replace the time-out that each byte would reset.
         super().__init__(Resource(), timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
         self._find = find
         self.entrance = entrance
@@ -422,11 +419,9 @@ class Door(Site):
         if unwelcome:
             ticket = self._waiting_room.connect(None)
             if ticket is None:
-                self.count_refusal(503)
                 self.log_refusal(str(address), 503, "all places are taken, to wait as well")
                 return _Nobody()
         channel = super().buildProtocol(addr)
-        channel.timeOut = None
         channel.ticket, channel.unwelcome = ticket, unwelcome
         return channel
 
@@ -461,7 +456,8 @@ class Door(Site):
         self._log.failure("failed to read a request of {peer}", peer=peer)
 
     def log_refusal(self, peer: str, status: int, line: str) -> None:
-        """Write the line of a request that did not come far enough for an access line."""
+        """Count a request that did not come far enough for an access line, and write its line."""
+        self.count_refusal(status)
         self._log.info("{peer} refused {status}: {line}", peer=peer, status=status, line=line)
 
     def log(self, request: Any) -> None:
