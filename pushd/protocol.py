@@ -97,6 +97,8 @@ class PushProtocol(WebSocketServerProtocol):
     transport: Any
     factory: PushFactory
     state: Any
+    # Comes with the factory, before the first data.
+    _bucket: TokenBucket
     current_frame: Any
     _perMessageCompress: Any
     maxMessagePayloadSize: Any
@@ -119,7 +121,6 @@ class PushProtocol(WebSocketServerProtocol):
         self._partial = bytearray()
         self._fragments = 0
         self._ping_payload = b""
-        self._bucket: TokenBucket | None = None
 
     # What the upgrade calls
 
@@ -288,13 +289,12 @@ class PushProtocol(WebSocketServerProtocol):
         if len(payload) > self.factory._limits.max_message:
             self._fail(TOO_BIG)
         # Many pieces and many bytes, inflated ones above all, cost more than a message does.
-        elif self._may_go_on((self._fragments >> 5) + (len(payload) >> 16)):
+        elif self._may_go_on(1 + (self._fragments >> 5) + (len(payload) >> 16)):
             self.onMessage(payload, self.message_is_binary)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Hand a whole message to the WebSocket."""
-        if self._may_go_on():
-            self._websocket.message_received(payload if isBinary else payload.decode())
+        self._websocket.message_received(payload if isBinary else payload.decode())
 
     def processControlFrame(self) -> bool:
         """Count a control frame before it is heeded."""
@@ -367,13 +367,19 @@ class PushProtocol(WebSocketServerProtocol):
             if not 0 <= length <= 125 or end > len(data) or head not in _SHORT_FRAMES:
                 break
             payload = _unmask(data[start + 2 : start + 6], data[start + 6 : end])
-            if head == _TEXT and not _is_utf8(payload):
+            try:
+                message = payload.decode() if head == _TEXT else payload
+            except UnicodeDecodeError:
                 break
             start = end
-            if head in (_TEXT, _BINARY):
-                self.onMessage(payload, head == _BINARY)
-            elif self._may_go_on():
-                self.onPing(payload) if head == _PING else self.onPong(payload)
+            if not self._may_go_on():
+                break
+            if head == _PING:
+                self.onPing(payload)
+            elif head == _PONG:
+                self.onPong(payload)
+            else:
+                self._websocket.message_received(message)
         if start:
             self.data = data[start:]
 
@@ -405,7 +411,7 @@ class PushProtocol(WebSocketServerProtocol):
     def _may_go_on(self, count: int = 1) -> bool:
         """Count a message or control frame against the peer's rate."""
         self._work += 1
-        if self._bucket is None or self._bucket.take(count):
+        if self._bucket.take(count):
             return True
         if self.state is self.STATE_OPEN:
             self._fail(RATE_EXCEEDED)
@@ -493,14 +499,6 @@ class PushFactory(WebSocketServerFactory):
 _MAX_REASON = 123
 
 _SHORT_FRAMES = frozenset({_TEXT, _BINARY, _PING, _PONG})
-
-
-def _is_utf8(payload: bytes) -> bool:
-    try:
-        payload.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _unmask(mask: bytes, payload: bytes) -> bytes:
