@@ -201,15 +201,19 @@ def frame(
     opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, masked: bool = True
 ) -> bytes:
     """Make a client's frame (RFC 6455 §5.2)."""
-    length = len(payload)
+    head = frame_head(opcode, len(payload), fin=fin, rsv=rsv, masked=masked)
+    return head + _MASK + mask(payload) if masked else head + payload
+
+
+def frame_head(opcode: int, length: int, *, fin: bool, rsv: int, masked: bool = True) -> bytes:
+    """Make what stands before the mask of a frame of this length."""
     if length < 126:
         short, extended = length, b""
     elif length < 1 << 16:
         short, extended = 126, length.to_bytes(2, "big")
     else:
         short, extended = 127, length.to_bytes(8, "big")
-    head = bytes([fin << 7 | rsv << 4 | opcode, masked << 7 | short]) + extended
-    return head + _MASK + mask(payload) if masked else head + payload
+    return bytes([fin << 7 | rsv << 4 | opcode, masked << 7 | short]) + extended
 
 
 def mask(payload: bytes) -> bytes:

@@ -27,13 +27,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.daemon_process import DaemonProcess
+from tests.peer import CLOSE, TEXT, frame_head
 
 HERE = Path(__file__).parent
 VIEWS = ("--views", "attack_views:views")
 
 MIB = 1 << 20
-
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 # How long anything may take that is not to take long, in seconds.
 PATIENCE = 15.0
@@ -234,14 +233,7 @@ def handshake(host: str, path: str, *lines: str, version: int = 13) -> bytes:
 
 def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0) -> bytes:
     """Make a client's frame, masked with a key that changes nothing (RFC 6455 §5.3)."""
-    length = len(payload)
-    if length < 126:
-        short, extended = length, b""
-    elif length < 1 << 16:
-        short, extended = 126, length.to_bytes(2, "big")
-    else:
-        short, extended = 127, length.to_bytes(8, "big")
-    return bytes([fin << 7 | rsv << 4 | opcode, 0x80 | short]) + extended + bytes(4) + payload
+    return frame_head(opcode, len(payload), fin=fin, rsv=rsv) + bytes(4) + payload
 
 
 def trusting() -> ssl.SSLContext:

@@ -24,13 +24,7 @@ import pytest
 from pushd.testing import Daemon
 from tests.daemon_process import DaemonProcess
 from tests.live.attacker import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
     MIB,
-    PING,
-    PONG,
-    TEXT,
     Attacker,
     Frame,
     Vitals,
@@ -42,6 +36,7 @@ from tests.live.attacker import (
     url_of,
     watched,
 )
+from tests.peer import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 # Far more than a burst, for attacks that the rate would end before they began.
 UNLIMITED = ("--max-rate", "10000000")

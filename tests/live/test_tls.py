@@ -23,11 +23,7 @@ from pushd.loopback import Loopback, LoopbackTransport
 from pushd.testing import Daemon
 from tests.daemon_process import DaemonProcess
 from tests.live.attacker import (
-    BINARY,
-    CLOSE,
     MIB,
-    PING,
-    TEXT,
     Attacker,
     Frame,
     frame,
@@ -39,6 +35,7 @@ from tests.live.attacker import (
     url_of,
     watched,
 )
+from tests.peer import BINARY, CLOSE, PING, TEXT
 
 
 @pytest.fixture(scope="module")
