@@ -54,7 +54,8 @@ unit: .venv/.dev  ## The tests in memory, which cover every line and branch
 
 .PHONY: trial
 trial: .venv/.dev  ## The same tests under Twisted's own runner
-	$(BIN)/python -W error -m twisted.trial --reporter=text tests
+	$(BIN)/python -W error -W ignore:twisted.web.resource._Unsafe:DeprecationWarning \
+		-m twisted.trial --reporter=text tests
 
 .PHONY: live
 live: .venv/.dev  ## Real sockets and processes
