@@ -537,6 +537,10 @@ class RequestTests(ChannelTestCase):
         """An address, a header and all of them have a limit."""
         long = "x" * 20_000
         self.assert_refused(self.send(request(f"GET /{long} HTTP/1.1", "Host: a")), 414)
+        second = self.send(request("GET /nothing HTTP/1.1", "Host: a"))
+        second.received.clear()
+        second.send(request(f"GET /{long} HTTP/1.1", "Host: a"))
+        self.assert_refused(second, 414)
         self.assert_refused(self.send(request("GET / HTTP/1.1", f"X: {long}")), 431)
         many = [f"X-{number}: x" for number in range(600)]
         self.assert_refused(self.send(request("GET / HTTP/1.1", "Host: a", *many)), 431)
@@ -686,6 +690,9 @@ class ProxyTests(ChannelTestCase):
         second = self.ask("/slow/", line)
         second.vanish()
         self.assertIn(" 200 ", self.ask("/hello/", line).head)
+        answer = self.daemon.request("GET", "/metrics", control=True)
+        assert answer is not None
+        self.assertIn('pushd_refused_total{reason="busy"} 1.0', answer.text)
 
     def test_places_of_websockets(self) -> None:
         """A WebSocket keeps its client's place until its end."""

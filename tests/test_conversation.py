@@ -577,6 +577,16 @@ class DeferredViewTests(DaemonTestCase):
         self.daemon.advance(1)
         self.assertEqual(self.noted, ["finished"])
 
+    def test_closes_at_once(self) -> None:
+        """A view that returns the Deferred of its close() is done when the connection is gone."""
+
+        def view(request: Request) -> Deferred[None]:
+            closing: Deferred[None] = request.websocket.close(4000)
+            return closing.addCallback(lambda _: self.noted.append("gone"))
+
+        browser = self.open(view)
+        self.assertEqual((browser.closing, self.noted), (Closing(4000), ["gone"]))
+
     def test_inline_callbacks_in_vain(self) -> None:
         """A view with inlineCallbacks that waits and sends after the end can't go on for ever."""
 
@@ -742,12 +752,17 @@ class BlockedTests(DaemonTestCase):
         """Of a view that returns a Deferred, all that it does before that is measured."""
 
         def view(request: Request) -> Deferred[str]:
-            self.block(1)
+            self.block(float(request.query["seconds"]))
             return succeed("page")
 
+        daemon = self.serve(view)
+        daemon.advance(100)
         with capturedLogs() as events:
-            self.serve(view).get("/view/")
-        self.assertEqual(len(self.blocked(events)), 1)
+            daemon.get("/view/?seconds=0.5")
+            self.assertEqual(self.blocked(events), [])
+            daemon.get("/view/?seconds=0.75")
+        [line] = self.blocked(events)
+        self.assertIn("for 0.750 s", line)
 
 
 # What is made for a conversation, and must go with it.

@@ -249,7 +249,7 @@ class CloseTests(LoopbackTestCase):
         self.here.write(b"a")
         self.here.abortConnection()
         self.here.abortConnection()
-        self.assertEqual(self.client.ends, [])
+        self.assertEqual((self.here.unsent, self.client.ends), (0, []))
         self.loopback.run()
         self.assertEqual(self.server.heard, [])
         self.assertEqual(self.client.ends, [ConnectionAborted])
@@ -262,7 +262,6 @@ class CloseTests(LoopbackTestCase):
         self.loopback.run()
         self.assertEqual(self.client.ends, [ConnectionAborted])
         self.assertEqual(self.server.ends, [ConnectionLost])
-        self.assertEqual(self.here.unsent, 0)
 
     def test_abort_after_lose(self) -> None:
         """It does so to a connection that waits to be lost."""
@@ -317,6 +316,15 @@ class CloseTests(LoopbackTestCase):
         other.abortConnection()
         self.loopback.run()
         self.assertEqual(self.server.heard, [b"it is gone"])
+
+    def test_cut(self) -> None:
+        """The end of a process breaks every connection, and nothing more arrives on any."""
+        client = Peer()
+        self.loopback.connect(self.factory, client).write(b"a")
+        self.loopback.cut()
+        self.loopback.run()
+        for peer in (self.client, client, *self.factory.peers):
+            self.assertEqual((peer.heard, len(peer.ends)), ([], 1))
 
     def test_forgotten(self) -> None:
         """A connection that is gone is not kept, and others go on."""

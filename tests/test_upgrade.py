@@ -650,8 +650,12 @@ class EndTests(SynchronousTestCase):
                 request.websocket.send("x")
                 return answer
 
-            browser = Daemon({"/": view}).connect("/")
+            with capturedLogs() as events:
+                browser = Daemon({"/": view}).connect("/")
             self.assertEqual((browser.messages, browser.closing), (["x"], NORMAL))
+            warnings = [line for line in said(events) if "nobody gets it" in line]
+            self.assertEqual(len(warnings), 1)
+            self.assertIn("test_answer_after_101", warnings[0])
 
     def test_own_close(self) -> None:
         """A view that has closed may return what it likes."""
