@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import IPv6Address
 
 from pushd.limits import Places
 from pushd.proxies import Proxies, read_address
@@ -64,7 +65,8 @@ class Admission:
         loopback = parsed is not None and parsed.is_loopback
         if address is None or loopback or self._proxies.trust(address):
             return Ticket(lambda: None)
-        key = parsed or address
+        # Whoever has an IPv6 address has 2⁶⁴ of them.
+        key = int(parsed) >> 64 if isinstance(parsed, IPv6Address) else parsed or address
         if not self._addresses.take(key):
             return None
         return Ticket(lambda: self._addresses.leave(key))

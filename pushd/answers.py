@@ -119,8 +119,7 @@ def write_response(request: Any, response: Response) -> None:
     for name, value in response.headers.items():
         values = [value] if isinstance(value, str) else value
         request.responseHeaders.setRawHeaders(name, list(values))
-    if response.status not in (204, 304):
-        request.write(body)
+    request.write(body)
     request.finish()
 
 

@@ -9,7 +9,8 @@ from http import HTTPStatus
 from io import BytesIO
 from typing import Any
 
-from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
@@ -23,6 +24,7 @@ from pushd.answers import AnswerResource, refusal, write_failure, write_response
 from pushd.deadlines import Deadlines
 from pushd.guard import Guard
 from pushd.metrics import Metrics
+from pushd.outbox import bound_silence
 from pushd.proxies import Proxies
 
 # What every answer says, unless a view says otherwise.
@@ -34,6 +36,8 @@ _PAGE_HEADERS = {
     b"content-security-policy": b"default-src 'self'",
     b"x-frame-options": b"SAMEORIGIN",
 }
+
+_PAGES = (b"text/html", b"application/xhtml")
 
 # How long a request may take from the connection, or its first byte, to its last, in seconds.
 REQUEST_TIMEOUT = 20
@@ -47,11 +51,31 @@ STALL_TIMEOUT = 60
 # How long a peer may take to read our last words and go, in seconds.
 LINGER = 5
 
+# After so many pieces of a body they must have so many bytes on the average.
+_FREE_CHUNKS = 4096
+_MEAN_CHUNK = 16
+
+# The longest number that a length may be: more than anything can hold.
+_MAX_LENGTH_DIGITS = 18
+
 # How many may wait for the 503 that tells them that all places are taken.
 _WAITING_ROOM = 64
 
 # Bytes that no line of a request's head may hold (RFC 9110 §5.5): all controls but the tab.
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+# Under which names refusals are counted.
+_REASONS = {
+    400: "bad_request",
+    403: "forbidden",
+    404: "not_found",
+    408: "request_timeout",
+    413: "content_too_large",
+    414: "uri_too_long",
+    426: "upgrade_required",
+    431: "headers_too_large",
+    503: "busy",
+}
 
 _BUSY = refusal(503, "all places are taken, try again later", {"Retry-After": "5"})
 
@@ -79,6 +103,7 @@ class ChannelRequest(Request):
     peer = "unknown"
     #: ``http`` or ``https``, as the client sees it.
     scheme = "http"
+    _chunks = 0
     #: The place that a client behind a proxy takes.
     ticket: Ticket | None = None
 
@@ -92,13 +117,18 @@ class ChannelRequest(Request):
         self.peer = peer_name(address)
         if client.address != (host or "unix"):
             self.peer = client.address
-            self.ticket = entrance.admission.visit(client.address)
-            if self.ticket is None:
-                self.channel.site.count_refusal("busy")
+            self.ticket = ticket = entrance.admission.visit(client.address)
+            if ticket is None:
+                self.channel.site.count_refusal(503)
                 write_response(self, _BUSY)
                 return
-            self.notifyFinish().addBoth(self._leave)
+            self.notifyFinish().addBoth(lambda _: ticket.leave())
         super().process()
+
+    def header(self, name: bytes) -> str | None:
+        """The last value of a header; its bytes may be any, so they are taken for Latin-1."""
+        value = self.getHeader(name)
+        return None if value is None else value.decode("latin-1")
 
     def gotLength(self, length: int | None) -> None:
         """Refuse a body that is too large before it comes."""
@@ -108,21 +138,14 @@ class ChannelRequest(Request):
 
     def handleContentChunk(self, data: bytes) -> None:
         """Take a piece of the body, which may not say beforehand how large it is."""
-        if self.content.tell() + len(data) > self.channel.site.entrance.max_body:
+        size = self.content.tell() + len(data)
+        self._chunks += 1
+        if size > self.channel.site.entrance.max_body:
             self.channel.refuse(413, "the body is too large")
+        elif self._chunks > _FREE_CHUNKS and size < self._chunks * _MEAN_CHUNK:
+            self.channel.refuse(400, "the body comes in too many tiny chunks")
         else:
             super().handleContentChunk(data)
-
-    def render(self, resrc: IResource) -> None:
-        """Let a resource answer."""
-        try:
-            super().render(resrc)
-        except BaseException:
-            # twisted.web lets a resource without HEAD answer a GET in its place, unheard, and
-            # would leave it at that: the failure would be unheard, too.
-            if self._inFakeHead:
-                self._inFakeHead, self.method = False, b"HEAD"
-            raise
 
     def processingFailed(self, reason: Failure) -> None:
         """Log an exception of ours, and answer 500 if that is still possible."""
@@ -135,9 +158,15 @@ class ChannelRequest(Request):
         )
         write_failure(self)
 
-    def _leave(self, _: object) -> None:
-        if self.ticket is not None:
-            self.ticket.leave()
+
+class _Nobody(Protocol):
+    """What a connection gets that there is no place for at all: TLS can't do with None."""
+
+    transport: Any
+
+    def connectionMade(self) -> None:
+        """Close it, in order: a reset could fail the client's very attempt to connect."""
+        self.transport.loseConnection()
 
 
 class Channel(HTTPChannel):
@@ -145,21 +174,21 @@ class Channel(HTTPChannel):
 
     site: Door
     transport: Any
-    # The deadlines of the door replace the time-out that each byte would reset.
-    timeOut = None
+    #: The connection's place, for its owner to give back.
+    ticket: Ticket
 
     def __init__(self) -> None:
         super().__init__()
-        #: The connection's place, for its owner to give back.
-        self.ticket: Ticket | None = None
         #: Whether there was no place to be had, but for hearing so.
         self.unwelcome = False
         self._refused = False
         self._line = 0
+        self._turn: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         """Wait for the first request."""
         super().connectionMade()
+        bound_silence(self.transport)
         self.site.requests.start(self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -169,9 +198,15 @@ class Channel(HTTPChannel):
         if self in self.site.idle:
             self.site.idle.stop(self)
             self.site.requests.start(self)
-        super().dataReceived(data)
+        try:
+            super().dataReceived(data)
+        except Exception:
+            self.site.log_failure(peer_name(self.transport.getPeer()))
+            self.refuse(400, "the request is malformed")
         # What is left is a line without its end; a line feed in it has no carriage return.
-        if b"\n" in data and self.line_mode and b"\n" in self._buffer:
+        # (Within another call of this, it is only what that call still has to look at.)
+        waiting = self._busyReceiving or self.paused or not self.line_mode
+        if not waiting and b"\n" in data and b"\n" in self._buffer:
             self.refuse(400, "a line of the request's head is malformed")
 
     def lineReceived(self, line: bytes) -> None:
@@ -182,7 +217,7 @@ class Channel(HTTPChannel):
         if line[:1] in (b" ", b"\t") or _CONTROL.search(line):
             self.refuse(400, "a line of the request's head is malformed")
         elif not line and self._line > 1 and self.unwelcome:
-            self.site.count_refusal("busy")
+            self.site.log_refusal(peer_name(self.transport.getPeer()), 503, "all places are taken")
             self._write_last(_BUSY.status, str(_BUSY.body), {"Retry-After": "5"})
         else:
             super().lineReceived(line)
@@ -201,26 +236,42 @@ class Channel(HTTPChannel):
 
     def allContentReceived(self) -> None:
         """Answer a request that came whole and in time."""
+        # twisted.web reads a trailer and forgets it; a laxer server may find more lines in it.
+        trailer = getattr(self._transferDecoder, "_trailerHeaders", ())
+        if any(_CONTROL.search(line) for line in trailer):
+            self.refuse(400, "a line of the request's trailer is malformed")
         self._line = 0
         self.site.requests.stop(self)
         if not self._refused:
             super().allContentReceived()
 
     def requestDone(self, request: Any) -> None:
-        """Wait for the next request."""
+        """Wait for the next request.
+
+        What stands behind it already has its turn when the answer has gone out and others have
+        had theirs: else who sends a thousand requests and reads nothing fills the memory.
+        """
         if self.site.draining:
             self.persistent = 0
+        self.paused = True
         super().requestDone(request)
-        if self.transport is not None and not self._handlingRequest:
-            waiting = self.site.requests if self._line or self._buffer else self.site.idle
-            waiting.start(self)
+        if self.transport is None or not self.persistent:
+            return
+        if self._buffer:
+            self._networkProducer.pauseProducing()
+            self._turn = self.callLater(0, self._take_turn)
+        else:
+            self.paused = False
+        waiting = self.site.requests if self._buffer else self.site.idle
+        waiting.start(self)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         # Twisted leaves this parameter untyped, and without the default of its base class.
         """Give the place back."""
         self.forget()
-        if self.ticket is not None:
-            self.ticket.leave()
+        if self._turn is not None and self._turn.active():
+            self._turn.cancel()
+        self.ticket.leave()
         super().connectionLost(reason)
 
     def pauseProducing(self) -> None:
@@ -232,6 +283,8 @@ class Channel(HTTPChannel):
         """Note that the reader has caught up."""
         super().resumeProducing()
         self.site.stalled.stop(self)
+        if self.paused:
+            self._take_turn()
 
     def loseConnection(self) -> None:
         """Close once all is sent, and not wait for ever until it is."""
@@ -250,7 +303,7 @@ class Channel(HTTPChannel):
             # It would have to be that of the page itself (RFC 9110 §8.6).
             headers.removeHeader(b"content-length")
         kind = headers.getRawHeaders(b"content-type", [b""])[0]
-        shared = _HEADERS | _PAGE_HEADERS if kind.startswith(b"text/html") else _HEADERS
+        shared = _HEADERS | _PAGE_HEADERS if kind.lower().startswith(_PAGES) else _HEADERS
         for name, value in shared.items():
             if not headers.hasHeader(name):
                 headers.setRawHeaders(name, [value])
@@ -260,7 +313,6 @@ class Channel(HTTPChannel):
         """Answer what is no request of ours to handle, and close."""
         if self._refused:
             return
-        self.site.count_refusal(HTTPStatus(status).phrase.lower().replace(" ", "_"))
         self.site.log_refusal(peer_name(self.transport.getPeer()), status, line)
         self._write_last(status, f"{line}\n", {})
 
@@ -269,11 +321,34 @@ class Channel(HTTPChannel):
         if self._line or self.requests:
             self.refuse(408, "the request did not come in time")
         else:
+            self.site.count_refusal(408)
             self.loseConnection()
 
     def abort(self) -> None:
         """Give up on a peer that does not read, or does not go."""
         self.transport.abortConnection()
+
+    def _take_turn(self) -> None:
+        """Parse the request that came behind the one before, once that one's answer is gone."""
+        if self._waitingForTransport:
+            return  # resumeProducing comes back to it.
+        self.paused = False
+        self._networkProducer.resumeProducing()
+        self.dataReceived(b"")
+
+    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
+        """Take one length or one ``chunked``, and refuse what a laxer server could understand."""
+        if header == b"Content-Length":
+            well = len(data) <= _MAX_LENGTH_DIGITS
+        elif header == b"Transfer-Encoding":
+            well = self._version == b"HTTP/1.1" and data.lower() == b"chunked"
+        else:
+            return True
+        return bool(
+            super()._maybeChooseTransferDecoder(header, data)
+            if well
+            else self._failChooseTransferDecoder()
+        )
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """Refuse what twisted.web finds malformed, or too much."""
@@ -325,6 +400,7 @@ class Door(Site):
     def __init__(
         self, find: Callable[[Any], IResource], entrance: Entrance, reactor: IReactorTime
     ) -> None:
+        # The deadlines below replace the time-out that each byte would reset.
         super().__init__(Resource(), timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
         self._find = find
         self.entrance = entrance
@@ -346,10 +422,9 @@ class Door(Site):
         if unwelcome:
             ticket = self._waiting_room.connect(None)
             if ticket is None:
-                self.count_refusal("busy")
-                return None  # Twisted closes the connection.
+                self.log_refusal(str(address), 503, "all places are taken, to wait as well")
+                return _Nobody()
         channel = super().buildProtocol(addr)
-        channel.timeOut = None
         channel.ticket, channel.unwelcome = ticket, unwelcome
         return channel
 
@@ -357,14 +432,17 @@ class Door(Site):
         """Ask the guard, then for the resource."""
         refused = self.entrance.guard(request)
         if refused is not None:
-            self.count_refusal(HTTPStatus(refused.status).phrase.lower().replace(" ", "_"))
+            self.count_refusal(refused.status)
             return AnswerResource(refused)
         return self._find(request)
 
     def drain(self) -> None:
-        """Close the connections that nobody uses, and the others once they have their answer."""
+        """Close the connections that nobody uses, and the others once they have their answer.
+
+        One on which no request has come yet is not idle: its request may be on the way.
+        """
         self.draining = True
-        for channel in [*self.idle, *self.requests]:
+        for channel in list(self.idle):
             channel.loseConnection()
 
     def getContentFile(self, length: int | None) -> BytesIO:
@@ -381,12 +459,17 @@ class Door(Site):
     def stopFactory(self) -> None:
         """Do nothing, likewise."""
 
-    def count_refusal(self, reason: str) -> None:
+    def count_refusal(self, status: int) -> None:
         """Count a request that was turned away."""
-        self.entrance.metrics.refused.labels(reason=reason).inc()
+        self.entrance.metrics.refused.labels(reason=_REASONS.get(status, "other")).inc()
+
+    def log_failure(self, peer: str) -> None:
+        """Log an exception that twisted.web raised over what a client sent."""
+        self._log.failure("failed to read a request of {peer}", peer=peer)
 
     def log_refusal(self, peer: str, status: int, line: str) -> None:
-        """Write the line of a request that did not come far enough for an access line."""
+        """Count a request that did not come far enough for an access line, and write its line."""
+        self.count_refusal(status)
         self._log.info("{peer} refused {status}: {line}", peer=peer, status=status, line=line)
 
     def log(self, request: Any) -> None:

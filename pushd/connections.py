@@ -21,6 +21,8 @@ class Connections:
 
     def __init__(self) -> None:
         self._open: set[Closable] = set()
+        #: How everybody is being asked to leave, once the daemon stops.
+        self.closing: Closing | None = None
         self._emptied: list[Deferred[None]] = []
 
     def __len__(self) -> int:
@@ -38,6 +40,7 @@ class Connections:
 
     def close_all(self, closing: Closing) -> Deferred[None]:
         """Close everybody; the Deferred fires when the last connection is gone."""
+        self.closing = closing
         for visitor in list(self._open):
             visitor.close_with(closing)
         if not self._open:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, FirstError, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -232,4 +232,6 @@ def runs_on_reactor(view: View) -> bool:
 
 def is_cancellation(failure: Failure) -> bool:
     """Whether a view ended because it was cancelled, which is no error."""
+    while failure.check(FirstError):  # It was cancelled where it awaited gatherResults.
+        failure = cast(FirstError, failure.value).subFailure
     return failure.check(CancelledError, ConversationOver) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
@@ -29,7 +30,8 @@ class Deadlines(Generic[Key]):
         self._length = length
         self._expired = expired
         # Insertion order is the order of expiry, as all keys wait equally long.
-        self._due: dict[Key, float] = {}
+        # A plain dict finds its first key only past all that were taken out before it.
+        self._due: OrderedDict[Key, float] = OrderedDict()
         self._call: IDelayedCall | None = None
 
     def __contains__(self, key: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from pushd.access import Origins, is_own_host
 from pushd.answers import refusal
@@ -25,9 +26,9 @@ def public_guard(origins: Origins) -> Guard:
         if not _has_host(request):
             return refusal(400, "a request needs one Host")
         # A page may send a plain request to any site, but not read what a topic answers.
-        listens = request.path.startswith(b"/topics/")
+        listens = unquote_to_bytes(request.path).startswith(b"/topics/")
         if listens or asks_for_websocket(request.requestHeaders):
-            origin, host = request.getHeader("origin"), request.getHeader("host") or ""
+            origin, host = request.header(b"origin"), request.header(b"host") or ""
             if not origins.allow(origin, scheme=request.scheme, host=host):
                 return refusal(403, "this page's origin is not allowed here: see --origin")
         return None
@@ -43,10 +44,10 @@ def control_guard(request: Any) -> Response | None:
     """
     if not _has_host(request):
         return refusal(400, "a request needs one Host")
-    if request.getHeader("origin") is not None:
+    if request.header(b"origin") is not None:
         return refusal(403, "this door is not for browsers: the request has an Origin")
     address = getattr(request.getHost(), "host", None)
-    if not is_own_host(request.getHeader("host") or "", address):
+    if not is_own_host(request.header(b"host") or "", address):
         return refusal(403, "this door answers to its own address and to localhost only")
     return None
 

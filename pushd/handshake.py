@@ -39,6 +39,9 @@ def read_handshake(method: bytes, version: bytes, headers: Headers) -> Handshake
     """Read an opening handshake. Raises Refused for one that RFC 6455 §4.2.1 does not allow."""
     if method != b"GET":
         raise Refused(400, "a WebSocket handshake is a GET")
+    if any(b"\x85" in value for _, values in headers.getAllRawHeaders() for value in values):
+        # A line's end to some (NEL), though nobody may parse what we have read a second time.
+        raise Refused(400, "a header of a WebSocket handshake holds a control byte")
     if version != b"HTTP/1.1":
         raise Refused(400, "a WebSocket handshake needs HTTP/1.1")
     if len(headers.getRawHeaders(b"host", ())) != 1:

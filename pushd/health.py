@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 
-from pushd.answers import AnswerResource
+from pushd.answers import refusal, write_response
 from pushd.metrics import Metrics
 from pushd.views import Response
 
 
-def alive() -> AnswerResource:
-    """``/healthz``: 200 says that the reactor turns, as else nobody would answer."""
-    return AnswerResource(
-        Response(
-            headers={"Content-Type": "application/json", "Cache-Control": "no-store"},
-            body='{"status": "alive"}\n',
-        )
-    )
+class Reading(Resource):
+    """Something to be read with GET or HEAD, as it is at the moment.
 
-
-class MetricsResource(Resource):
-    """``/metrics``: everything that is counted, in Prometheus' text format."""
+    :param read: makes the answer.
+    """
 
     isLeaf = True
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, read: Callable[[], Response]) -> None:
         super().__init__()
-        self._metrics = metrics
+        self._read = read
 
-    def render_GET(self, request: Any) -> bytes:
-        """Answer with the numbers of this moment."""
-        request.setHeader(b"content-type", CONTENT_TYPE_LATEST.encode())
-        request.setHeader(b"cache-control", b"no-store")
-        return self._metrics.render()
+    def render(self, request: Any) -> int:
+        """Answer, unless more is asked for than to read."""
+        if request.method in (b"GET", b"HEAD"):
+            response = self._read()
+        else:
+            response = refusal(405, "this is read with GET or HEAD", {"Allow": "GET, HEAD"})
+        write_response(request, response)
+        return NOT_DONE_YET
+
+
+def alive() -> Reading:
+    """``/healthz``: 200 says that the reactor turns, as else nobody would answer."""
+    return Reading(lambda: _fresh("application/json", '{"status": "alive"}\n'))
+
+
+def counted(metrics: Metrics) -> Reading:
+    """``/metrics``: everything that is counted, in Prometheus' text format."""
+    return Reading(lambda: _fresh(CONTENT_TYPE_LATEST, metrics.render()))
+
+
+def _fresh(kind: str, body: str | bytes) -> Response:
+    return Response(headers={"Content-Type": kind, "Cache-Control": "no-store"}, body=body)

@@ -23,16 +23,16 @@ class TokenBucket:
         self._tokens = burst
         self._last = now()
 
-    def take(self) -> bool:
-        """Take one; False when there is none left."""
+    def take(self, count: int = 1) -> bool:
+        """Take one, or more for what costs more; False when there are not so many left."""
         now = self._now()
         # The reactor's clock is the one on the wall, which may be set back.
         passed = max(0.0, now - self._last)
         self._tokens = min(self._burst, self._tokens + passed * self._rate)
         self._last = now
-        if self._tokens < 1:
+        if self._tokens < count:
             return False
-        self._tokens -= 1
+        self._tokens -= count
         return True
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IPushProducer, ITCPTransport
+from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -57,7 +58,7 @@ class LoopbackTransport:
 
     def abortConnection(self) -> None:
         """Close at once."""
-        if self.connected and self.lost is None:
+        if self.lost is None:
             self._unsent.clear()
             self.lose(ConnectionAborted())
             self.other.lose(ConnectionLost())
@@ -124,8 +125,7 @@ class LoopbackTransport:
 
     def lose(self, error: Exception) -> None:
         """Note that the connection is gone; the protocol is told in turn."""
-        if self.lost is None:
-            self.lost = Failure(error)
+        self.lost = Failure(error)
 
     def run(self) -> bool:
         """Deliver what can be delivered. Returns whether anything happened."""
@@ -142,6 +142,9 @@ class LoopbackTransport:
             self.other.lose(ConnectionDone())
         if self.lost is not None and self.connected:
             self.connected = False
+            producer, self._producer = self._producer, None
+            if producer is not None:
+                producer.stopProducing()
             self.protocol.connectionLost(self.lost)
             return True
         return False
@@ -161,11 +164,18 @@ class Loopback:
         there = IPv4Address("TCP", "127.0.0.1", 8080)
         ours, theirs = LoopbackTransport(here, there), LoopbackTransport(there, here)
         ours.other, theirs.other = theirs, ours
-        ours.protocol, theirs.protocol = client, server.buildProtocol(here)
+        ours.protocol, theirs.protocol = client, server.buildProtocol(here) or Protocol()
         self._transports += [ours, theirs]
         theirs.protocol.makeConnection(theirs)
         client.makeConnection(ours)
+        if type(theirs.protocol) is Protocol:
+            theirs.abortConnection()  # As Twisted does with a connection that nobody wants.
         return ours
+
+    def cut(self) -> None:
+        """End every connection, as the end of a process does."""
+        for transport in self._transports:
+            transport.abortConnection()
 
     def run(self) -> None:
         """Deliver everything, and what comes of it, until all is quiet."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
+# The codes that get a series of their own: those of RFC 6455 and of its registry.
+_CODES = frozenset(range(1000, 1016))
+
 
 class Metrics:
     """The daemon's counters, each named and labelled by Prometheus' conventions."""
@@ -21,6 +24,11 @@ class Metrics:
         self.closed = Counter(
             "pushd_closed", "WebSockets closed, by close code.", ["code"], registry=self._registry
         )
+
+    def count_closed(self, code: int) -> None:
+        """Count the end of a WebSocket; codes of the peers' own invention are one."""
+        label = str(code) if code in _CODES else "other"
+        self.closed.labels(code=label).inc()
 
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""

@@ -1,7 +1,8 @@
-"""What a transport has not sent yet."""
+"""What is on its way to a peer, and what becomes of a peer that is not there any more."""
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from twisted.protocols.policies import ProtocolWrapper
@@ -21,3 +22,29 @@ def unsent(transport: Any) -> int:
     except AttributeError:
         size = getattr(transport, "unsent", 0)
     return size
+
+
+# After so many seconds without a word the kernel asks whether the peer is still there, and after so
+# many without an answer it is not.
+_IDLE = 60
+_NO_ANSWER = 60
+
+
+def bound_silence(transport: Any) -> None:
+    """Let the kernel give up on a peer that has vanished, where it can be told to.
+
+    Pings find that out for a WebSocket, but not while its reading is paused; and nothing does for
+    a plain request whose answer takes its time.
+    """
+    if isinstance(transport, ProtocolWrapper):
+        bound_silence(transport.transport)
+        return
+    handle = getattr(transport, "socket", None)
+    if handle is None or handle.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # Linux has both; elsewhere the kernel's own times have to do.
+    times = {"TCP_KEEPIDLE": _IDLE, "TCP_USER_TIMEOUT": _NO_ANSWER * 1000}
+    for option, value in ((getattr(socket, name, None), times[name]) for name in times):
+        if option is not None:  # pragma: no branch
+            handle.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -171,15 +171,13 @@ class Metered(Resource):
         request.uri = b"?".join([request.path, *request.uri.split(b"?", 1)[1:]])
         self._tally.requests += 1
         self._tally.received += _head_size(request)
-        # With a request that came right behind another, the other's meter is still there.
-        wire = Meter.look_behind(channel.transport)
-        meter = Meter(wire, request, self._tally)
+        wire = channel.transport
+        meter = Meter(wire, self._tally)
         self._ledger.meters.add(meter)
 
         def over(_: object) -> None:
             self._ledger.meters.discard(meter)
-            if channel.transport is meter:
-                channel.transport = wire
+            channel.transport = wire
 
         request.notifyFinish().addBoth(over)
         channel.transport = meter
@@ -188,10 +186,10 @@ class Metered(Resource):
 
 
 class Meter:
-    """A transport that counts what is written for a request, and is else the one behind it."""
+    """A transport that counts what is written, and is else the one behind it."""
 
-    def __init__(self, transport: Any, request: Any, tally: Tally) -> None:
-        self.__dict__.update(_transport=transport, _request=request, _tally=tally)
+    def __init__(self, transport: Any, tally: Tally) -> None:
+        self.__dict__.update(_transport=transport, _tally=tally)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -204,25 +202,15 @@ class Meter:
     def __setattr__(self, name: str, value: object) -> None:
         setattr(self._transport, name, value)
 
-    @staticmethod
-    def look_behind(transport: Any) -> Any:
-        """The transport behind a meter; any other as it is."""
-        return transport.__dict__["_transport"] if type(transport) is Meter else transport
-
     def write(self, data: bytes) -> None:
         """Write and count."""
-        self._count(len(data))
+        self._tally.sent += len(data)
         self._transport.write(data)
 
     def writeSequence(self, pieces: list[bytes]) -> None:
         """Write and count."""
-        self._count(sum(map(len, pieces)))
+        self._tally.sent += sum(map(len, pieces))
         self._transport.writeSequence(pieces)
-
-    def _count(self, size: int) -> None:
-        # What comes behind the answer is another one. A WebSocket's request is never finished.
-        if not self._request.finished:
-            self._tally.sent += size
 
 
 def _find_fault(topic: str) -> str | None:

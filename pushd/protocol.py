@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, cast
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
-from twisted.internet.interfaces import IAddress, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
@@ -42,6 +43,10 @@ PONG_TIMEOUT = 10.0
 # the work would be for frames' heads.
 _FREE_FRAGMENTS = 256
 _MEAN_FRAGMENT = 32
+
+# How much of one connection is done in one turn of the reactor, before others have theirs: frames,
+# and every 4 KiB of what they hold.
+_TURN = 64
 
 # Compression: no context is kept between messages, so an idle connection holds none of zlib's
 # memory (with one it would be 58 KiB or more), and a small window does for what is pushed.
@@ -92,8 +97,12 @@ class PushProtocol(WebSocketServerProtocol):
     transport: Any
     factory: PushFactory
     state: Any
+    # Comes with the factory, before the first data.
+    _bucket: TokenBucket
     current_frame: Any
     _perMessageCompress: Any
+    maxMessagePayloadSize: Any
+    maxFramePayloadSize: Any
     localCloseCode: Any
     localCloseReason: Any
     remoteCloseCode: Any
@@ -106,9 +115,12 @@ class PushProtocol(WebSocketServerProtocol):
         self._consuming = False
         self._deaf = False
         self._window_bits = 0
+        # What has been done in this turn of the reactor, and the call that begins the next.
+        self._work = 0
+        self._rest: IDelayedCall | None = None
         self._partial = bytearray()
         self._fragments = 0
-        self._bucket: TokenBucket | None = None
+        self._ping_payload = b""
 
     # What the upgrade calls
 
@@ -135,6 +147,9 @@ class PushProtocol(WebSocketServerProtocol):
         self.succeedHandshake((subprotocol, {}))
         if self._perMessageCompress is not None:
             self._window_bits = self._perMessageCompress.server_max_window_bits
+            # What does not compress is larger compressed; onMessageEnd looks closer.
+            self.maxMessagePayloadSize += self.maxMessagePayloadSize >> 3
+            self.maxFramePayloadSize = self.maxMessagePayloadSize
         self.factory._pings.start(self)
 
     # What the WebSocket calls, as its Wire
@@ -174,7 +189,7 @@ class PushProtocol(WebSocketServerProtocol):
         """Deliver what is here already, then read on."""
         self._reading_paused = False
         self.consumeData()
-        if not self._reading_paused:
+        if not self._reading_paused and self._rest is None:
             self.transport.resumeProducing()
 
     # What the transport calls
@@ -202,6 +217,9 @@ class PushProtocol(WebSocketServerProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell everybody that the connection is gone."""
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
         for deadlines in self.factory._all_deadlines:
             deadlines.stop(self)
         self._connectionLost(cast(Any, reason))
@@ -226,16 +244,20 @@ class PushProtocol(WebSocketServerProtocol):
 
     def consumeData(self) -> None:
         """Process what has come, as long as somebody wants it."""
-        if self._consuming:  # A message's reader has made room: the loop below goes on.
+        # Perhaps a message's reader has made room: the loop below goes on by itself.
+        if self._consuming or self._rest is not None:
             return
-        self._consuming = True
+        self._consuming, self._work = True, 0
         try:
-            while not (self._reading_paused or self._deaf or self.state is self.STATE_CLOSED):
+            while self._wants_more():
                 self._take_short_frames()
-                if self._reading_paused or not self.processData():
-                    return
+                if not self._wants_more() or not self.processData():
+                    break
         finally:
             self._consuming = False
+        if self._work >= _TURN and self.data and not self._reading_paused:
+            self.transport.pauseProducing()
+            self._rest = self.factory._clock.callLater(0, self._go_on)
 
     def onMessageBegin(self, isBinary: bool) -> None:
         """Begin a message that comes in more than one piece, or compressed."""
@@ -247,6 +269,7 @@ class PushProtocol(WebSocketServerProtocol):
         """Check the size of a fragment, and that of all together."""
         super().onMessageFrameBegin(length)
         self._fragments += 1
+        self._work += 1
         if (
             self._fragments > _FREE_FRAGMENTS
             and self.message_data_total_length < self._fragments * _MEAN_FRAGMENT
@@ -255,8 +278,8 @@ class PushProtocol(WebSocketServerProtocol):
 
     def onMessageFrameData(self, payload: bytes) -> None:
         """Put a piece to those before it: a list of many small ones would take far more room."""
-        if not self.failedByMe:
-            self._partial += payload
+        self._partial += payload
+        self._work += len(payload) >> 12
 
     def onMessageFrameEnd(self) -> None:
         """Do nothing: the piece is where it belongs."""
@@ -267,17 +290,15 @@ class PushProtocol(WebSocketServerProtocol):
         if self._perMessageCompress is not None:
             # Nothing is carried over to the next message, and this is 40 KiB.
             self._perMessageCompress._decompressor = None
-        if self.failedByMe:
-            return
         if len(payload) > self.factory._limits.max_message:
             self._fail(TOO_BIG)
-        else:
+        # Many pieces and many bytes, inflated ones above all, cost more than a message does.
+        elif self._may_go_on(1 + (self._fragments >> 5) + (len(payload) >> 16)):
             self.onMessage(payload, self.message_is_binary)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Hand a whole message to the WebSocket."""
-        if self._may_go_on():
-            self._websocket.message_received(payload if isBinary else payload.decode())
+        self._websocket.message_received(payload if isBinary else payload.decode())
 
     def processControlFrame(self) -> bool:
         """Count a control frame before it is heeded."""
@@ -291,8 +312,9 @@ class PushProtocol(WebSocketServerProtocol):
             self.sendPong(payload)
 
     def onPong(self, payload: bytes) -> None:
-        """Take any pong for a sign of life."""
-        self.factory._pongs.stop(self)
+        """Take the answer to the last ping for a sign of life: the peer reads what we send."""
+        if payload == self._ping_payload:
+            self.factory._pongs.stop(self)
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Write to the transport, without the log strings that Autobahn makes for each frame."""
@@ -341,7 +363,7 @@ class PushProtocol(WebSocketServerProtocol):
         if self.current_frame is not None or self.inside_message:
             return
         data, start = self.data, 0
-        while not self._reading_paused and self.state is self.STATE_OPEN:
+        while self._wants_more() and self.state is self.STATE_OPEN:
             if len(data) - start < 6:
                 break
             head, length = data[start], data[start + 1] - 0x80
@@ -349,13 +371,19 @@ class PushProtocol(WebSocketServerProtocol):
             if not 0 <= length <= 125 or end > len(data) or head not in _SHORT_FRAMES:
                 break
             payload = _unmask(data[start + 2 : start + 6], data[start + 6 : end])
-            if head == _TEXT and not _is_utf8(payload):
+            try:
+                message = payload.decode() if head == _TEXT else payload
+            except UnicodeDecodeError:
                 break
             start = end
-            if head in (_TEXT, _BINARY):
-                self.onMessage(payload, head == _BINARY)
-            elif self._may_go_on():
-                self.onPing(payload) if head == _PING else self.onPong(payload)
+            if not self._may_go_on():
+                break
+            if head == _PING:
+                self.onPing(payload)
+            elif head == _PONG:
+                self.onPong(payload)
+            else:
+                self._websocket.message_received(message)
         if start:
             self.data = data[start:]
 
@@ -373,13 +401,26 @@ class PushProtocol(WebSocketServerProtocol):
         self._fail_connection(1007, reason)
         return True
 
-    def _may_go_on(self) -> bool:
+    def _wants_more(self) -> bool:
+        """Whether to go on with what has come, in this turn of the reactor."""
+        if self._reading_paused or self._deaf or self._work >= _TURN:
+            return False
+        return self.state is not self.STATE_CLOSED
+
+    def _go_on(self) -> None:
+        """Go on with what has come, now that others have had their turn."""
+        self._rest = None
+        self.resume_reading()
+
+    def _may_go_on(self, count: int = 1) -> bool:
         """Count a message or control frame against the peer's rate."""
-        if self.state is not self.STATE_OPEN:
-            return True  # It was told; what is under way, its Close above all, may come.
-        if self._bucket is None or self._bucket.take():
+        self._work += 1
+        if self._bucket.take(count):
             return True
-        self._fail(RATE_EXCEEDED)
+        if self.state is self.STATE_OPEN:
+            self._fail(RATE_EXCEEDED)
+        else:  # We have closed. Some may have been under way, its Close above all; but no flood.
+            self._deaf, self.data = True, b""
         return False
 
     def _fail(self, closing: Closing) -> None:
@@ -394,13 +435,18 @@ class PushProtocol(WebSocketServerProtocol):
         self._deaf = self.failedByMe = True
         self.close(closing)
         self.data = b""
-        if not isinstance(self.transport, ProtocolWrapper):  # TLS can't be closed by half
+        if isinstance(self.transport, ProtocolWrapper):
+            # TLS can't be closed by half; it says goodbye, and reads on until the peer does, too.
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
+        else:
             self.transport.loseWriteConnection()
 
     def _ping(self) -> None:
         """Ask whether the peer is alive."""
         self.factory._pings.start(self)
-        self.sendPing()
+        self._ping_payload = os.urandom(4)
+        self.sendPing(self._ping_payload)
         # While reading is paused no pong can be seen; a peer that is gone fails the write.
         if not self._reading_paused:
             self.factory._pongs.start(self)
@@ -418,13 +464,11 @@ class PushFactory(WebSocketServerFactory):
 
     def __init__(self, reactor: IReactorTime, limits: Limits) -> None:
         super().__init__(reactor=reactor, server=None)
-        # Compressed, a message may be a little larger than it is; onMessageEnd looks closer.
-        size = limits.max_message + (limits.max_message >> 10) + 64
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,
-            maxFramePayloadSize=size,
-            maxMessagePayloadSize=size,
+            maxFramePayloadSize=limits.max_message,
+            maxMessagePayloadSize=limits.max_message,
             failByDrop=False,
             # A page that closes with a code of its own sees it in its close event.
             echoCloseCodeReason=True,
@@ -459,14 +503,6 @@ class PushFactory(WebSocketServerFactory):
 _MAX_REASON = 123
 
 _SHORT_FRAMES = frozenset({_TEXT, _BINARY, _PING, _PONG})
-
-
-def _is_utf8(payload: bytes) -> bool:
-    try:
-        payload.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _unmask(mask: bytes, payload: bytes) -> bytes:

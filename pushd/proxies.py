@@ -14,6 +14,10 @@ _PAIR = re.compile(r'\s*([A-Za-z]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;,"]+)\s*')
 _ELEMENT = re.compile(rf"(?:{_PAIR.pattern})(?:;{_PAIR.pattern})*;?")
 
 
+# The address of a client whose proxy does not tell it (RFC 7239 §6.2).
+UNKNOWN = "unknown"
+
+
 class Client(NamedTuple):
     """Where a request really comes from."""
 
@@ -42,21 +46,21 @@ class Proxies:
     def client(self, peer: str | None, headers: Headers) -> Client:
         """Who asks: the rightmost hop that is no proxy of ours.
 
-        What stands to the left of it may be of anybody's invention. ``Forwarded`` counts before
-        ``X-Forwarded-For``.
+        What stands to the left of it may be of anybody's invention. Where both are there,
+        ``X-Forwarded-For`` counts: most proxies write that one, and pass a ``Forwarded`` that the
+        client wrote on as it is.
         """
         if not self.trust(peer):
             return Client(peer or "unix", None)
-        scheme = ""
-        hops = _forwarded(headers)
-        if not hops:
-            scheme = (_listed(headers, b"x-forwarded-proto") or [""])[-1]
-            hops = [(hop, "") for hop in _listed(headers, b"x-forwarded-for")]
+        scheme = (_listed(headers, b"x-forwarded-proto") or [""])[-1]
+        hops = [(hop, "") for hop in _listed(headers, b"x-forwarded-for")] or _forwarded(headers)
         address = peer or "unix"
         for hop, said in reversed(hops):
             scheme = said or scheme
             parsed = read_address(hop)
             if parsed is None:
+                # Somebody, but not the proxy itself, which may be exempt from what others are not.
+                address = UNKNOWN
                 break
             address = str(parsed)
             if not self.trust(address):
@@ -85,15 +89,18 @@ def read_address(text: str | None) -> IPv4Address | IPv6Address | None:
 
 
 def _forwarded(headers: Headers) -> list[tuple[str, str]]:
-    """Address and scheme of each hop, as far as it says; none at all if none says its address."""
+    """Address and scheme of each hop, as far as it says; none where none speaks of addresses."""
     hops = []
+    silent = True
     for element in _listed(headers, b"forwarded"):
         # A comma in a quoted string cuts an element in two that are none: clients can write one
         # into the host that a proxy puts there, so their pieces must not count.
-        pairs = _PAIR.findall(element) if _ELEMENT.fullmatch(element) else []
+        well_formed = _ELEMENT.fullmatch(element)
+        pairs = _PAIR.findall(element) if well_formed else []
         values = {name.lower(): value.strip('"') for name, value in pairs}
+        silent = silent and bool(well_formed) and "for" not in values
         hops.append((values.get("for", ""), values.get("proto", "")))
-    return hops if any(address for address, _ in hops) else []
+    return [] if silent else hops
 
 
 def _listed(headers: Headers, name: bytes) -> list[str]:

@@ -42,6 +42,9 @@ _log = Logger()
 # How many connections the private door takes: enough for all who should be there.
 _OPERATORS = 1000
 
+# How many connections may wait to be accepted.
+_BACKLOG = 2048
+
 
 def makeService(options: Options, reactor: Any = None) -> MultiService:
     """Make the whole daemon, to be started by twistd.
@@ -165,7 +168,8 @@ class DoorService(Service):
     def privilegedStartService(self) -> None:
         """Listen, while ports below 1024 may still be had. Ends the process if that fails."""
         failures: list[Failure] = []
-        listening = serverFromString(self._reactor, self._endpoint).listen(self._door)
+        endpoint = serverFromString(self._reactor, _with_backlog(self._endpoint))
+        listening = endpoint.listen(self._door)
         listening.addCallback(self._listening).addErrback(failures.append)
         if failures:
             raise SystemExit(f"pushd: {self._endpoint}: {failures[0].getErrorMessage()}")
@@ -195,6 +199,12 @@ def shipped_client() -> Path:
     package = Path(__file__).resolve().parent
     installed = package / "web"
     return installed if installed.is_dir() else package.parent / "web"
+
+
+def _with_backlog(endpoint: str) -> str:
+    """The endpoint with room for many who come at once: with Twisted's 50 most would wait."""
+    queues = endpoint.startswith(("tcp:", "tcp6:", "ssl:", "unix:"))
+    return f"{endpoint}:backlog={_BACKLOG}" if queues and ":backlog=" not in endpoint else endpoint
 
 
 def _url(endpoint: str, port: IListeningPort) -> str:

@@ -11,7 +11,7 @@ from twisted.web.resource import IResource
 from pushd.answers import NOT_FOUND, AnswerResource
 from pushd.channel import Door, Entrance
 from pushd.handshake import asks_for_websocket
-from pushd.health import MetricsResource, alive
+from pushd.health import alive, counted
 from pushd.metrics import Metrics
 from pushd.publish import Batch, PublishDoor, TopicControl, TopicList
 from pushd.routes import Routes
@@ -39,6 +39,7 @@ def public_door(
         if path.startswith(_TOPICS):
             return TopicResource(topics, path.removeprefix(_TOPICS))
         if asks_for_websocket(request.requestHeaders):
+            request.site.count_refusal(404)
             return AnswerResource(NOT_FOUND)
         return views.files.find(path) or AnswerResource(NOT_FOUND)
 
@@ -51,18 +52,18 @@ def control_door(
     """What operators and publishers reach."""
 
     def find(request: Any) -> IResource:
-        path = _path(request) or ""
-        match path:
-            case "/healthz":
+        match request.path:
+            case b"/healthz":
                 return alive()
-            case "/metrics":
-                return MetricsResource(metrics)
-            case "/publish":
+            case b"/metrics":
+                return counted(metrics)
+            case b"/publish":
                 return Batch(publish)
-            case "/topics":
+            case b"/topics":
                 return TopicList(publish)
-            case "/schedules":
+            case b"/schedules":
                 return ScheduleList(publish)
+        path = _path(request) or ""
         if path.startswith(_TOPICS):
             return TopicControl(publish, path.removeprefix(_TOPICS))
         if path.startswith(_SCHEDULES):

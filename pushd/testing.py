@@ -146,6 +146,9 @@ class Daemon:
         """Stop, and let the time pass that this takes."""
         self.begin_stop()
         self.advance(5, 5)
+        # The end of the process would cut what waits for an answer still.
+        self._loopback.cut()
+        self.settle()
 
     def __enter__(self) -> Daemon:
         return self

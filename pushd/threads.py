@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from threading import Thread
+from threading import Thread, get_ident
 from typing import Any, Protocol, cast
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -21,6 +21,9 @@ from pushd.timed import TimedPush
 from pushd.views import Request, View
 from pushd.websocket import WebSocket
 
+# How often a view may look for messages and find none after the end of its conversation.
+_PATIENCE = 100
+
 
 class Bridge(Protocol):
     """The way from a view's thread to the reactor's and back."""
@@ -33,13 +36,16 @@ class BlockingWebSocket:
     """A WebSocket for views in threads: the names of ``WebSocket``, and each call waits.
 
     After the end of the conversation the view is told once, with None, and then ended: by
-    ConversationOver, at its next ``wait`` or ``send``.
+    ConversationOver, at its next ``wait`` or ``send``. In other threads nothing happens then.
     """
 
     def __init__(self, websocket: WebSocket, bridge: Bridge) -> None:
         self._websocket = websocket
         self._bridge = bridge
+        # The thread that this is made in is the view's own: it is ended, others are not bothered.
+        self._owner = get_ident()
         self._told = False
+        self._looked_in_vain = 0
 
     @property
     def subprotocol(self) -> str | None:
@@ -53,19 +59,24 @@ class BlockingWebSocket:
     def wait(self, timeout: float | None = None) -> str | bytes | None:
         """Wait for the next message; None when the conversation is over."""
         if self._told:
-            raise ConversationOver
+            self._end_owner()
         message: str | bytes | None = self._bridge.call(partial(self._websocket.wait, timeout))
         self._told = message is None
         return message
 
     def read(self, fallback: str | bytes | None = None) -> str | bytes | None:
         """Give the next message if one is here, else the fallback; never wait for one."""
-        result: str | bytes | None = self._bridge.call(partial(self._websocket.read, fallback))
-        return result
+        message: str | bytes | None = self._bridge.call(self._websocket.read)
+        if message is None:
+            self._look_in_vain()
+            return fallback
+        return message
 
     def count_messages(self) -> int:
         """How many messages wait to be read."""
         count: int = self._bridge.call(self._websocket.count_messages)
+        if count == 0:
+            self._look_in_vain()
         return count
 
     def has_messages(self) -> bool:
@@ -74,7 +85,9 @@ class BlockingWebSocket:
 
     def send(self, data: str | bytes, *, binary: bool = False) -> None:
         """Send one message; return once the connection can take more."""
-        self._bridge.call(partial(self._send, data, binary))
+        if self._websocket.is_closed():
+            self._end_owner()
+        self._bridge.call(partial(self._websocket.send, data, binary=binary))
 
     def close(self, code: int = NORMAL.code, reason: str = "") -> None:
         """Close the conversation; return when the connection is gone."""
@@ -102,10 +115,16 @@ class BlockingWebSocket:
             raise StopIteration
         return message
 
-    def _send(self, data: str | bytes, binary: bool) -> Deferred[None]:
+    def _look_in_vain(self) -> None:
+        """End a view that goes on looking for messages after the end of its conversation."""
         if self._websocket.is_closed():
+            self._looked_in_vain += 1
+            if self._looked_in_vain > _PATIENCE:
+                self._end_owner()
+
+    def _end_owner(self) -> None:
+        if get_ident() == self._owner:
             raise ConversationOver
-        return self._websocket.send(data, binary=binary)
 
 
 class BlockingTimedPush:
@@ -171,7 +190,7 @@ class ViewThreads:
         finished: Deferred[Any] = Deferred()
         self._pool.callInThreadWithCallback(
             partial(self._reactor.callFromThread, self._finish, finished),
-            partial(view, blocking(request, self)),
+            lambda: view(blocking(request, self)),
         )
         return finished
 

@@ -12,7 +12,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pushd.admission import Ticket
-from pushd.answers import FAILURE, refusal, write_answer, write_response
+from pushd.answers import refusal, write_answer, write_failure, write_response
 from pushd.channel import path_of
 from pushd.connections import Connections
 from pushd.conversation import Conversation, Stage, ThreadsBusy, is_cancellation
@@ -28,6 +28,9 @@ from pushd.views import Handshakes, Request, View, name_of
 from pushd.websocket import WebSocket
 
 _log = Logger()
+
+# What a client whose handshake was refused should know (RFC 6455 §4.4, RFC 9110 §15.6.4).
+_REFUSED_HEADERS = {426: {"Sec-WebSocket-Version": "13"}, 503: {"Retry-After": "5"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +66,18 @@ class ViewResource(Resource):
                 handshake = read_handshake(
                     request.method, request.clientproto, request.requestHeaders
                 )
+                if self._door.connections.closing is not None:
+                    raise Refused(503, "the server is going away")
                 if handshakes is Handshakes.REFUSED:
                     raise Refused(400, "there is no WebSocket at this address")
             except Refused as refused:
-                headers = {"Sec-WebSocket-Version": "13"} if refused.status == 426 else {}
+                request.site.count_refusal(refused.status)
+                headers = _REFUSED_HEADERS.get(refused.status, {})
                 write_response(request, refusal(refused.status, refused.reason, headers))
             else:
                 _Meeting(self._door, view, request).upgrade(self._ask(request), handshake)
         elif handshakes is Handshakes.REQUIRED:
+            request.site.count_refusal(426)
             line = "this address speaks WebSocket only"
             write_response(
                 request, refusal(426, line, {"Upgrade": "websocket", "Connection": "Upgrade"})
@@ -85,7 +92,7 @@ class ViewResource(Resource):
             "method": request.method.decode("latin-1"),
             "path": self._path,
             "scheme": request.scheme,
-            "host": (request.getHeader(b"host") or b"").decode("latin-1"),
+            "host": request.header(b"host") or "",
             "peer": request.peer,
             "clock": self._door.clock,
             "publisher": self._door.publisher,
@@ -139,7 +146,11 @@ class _Meeting:
         protocol.dataReceived(b"".join(channel._dataBuffer))
         channel.rawDataReceived = protocol.dataReceived
         self._opened = self._door.clock.seconds()
-        self._door.connections.opened(websocket)
+        connections = self._door.connections
+        connections.opened(websocket)
+        if connections.closing is not None:
+            # The view took its time, and the daemon stops by now: goodbye is all there is to say.
+            self._door.clock.callLater(0, websocket.close_with, connections.closing)
         _log.info("{peer} {path} opened", peer=self._peer, path=self._path)
         return protocol
 
@@ -148,6 +159,7 @@ class _Meeting:
         try:
             conversation = self._door.stage.start(self._view, request)
         except ThreadsBusy:
+            self._http.site.count_refusal(503)
             line = "all threads for this are taken, try again later"
             write_response(self._http, refusal(503, line, {"Retry-After": "1"}))
             return
@@ -160,6 +172,11 @@ class _Meeting:
             write_answer(self._http, answer, self._door.files)
             self._forget_websocket()
         elif self._websocket is not None:
+            if answer is not None:
+                _log.warn(
+                    "{view} returned an answer after it had opened its WebSocket: nobody gets it",
+                    view=name_of(self._view),
+                )
             self._websocket.close_with(NORMAL)
 
     def _raised(self, failure: Failure) -> None:
@@ -174,19 +191,18 @@ class _Meeting:
                 peer=self._peer,
             )
         if self._http is not None:
-            write_response(self._http, FAILURE)
+            write_failure(self._http)
             self._forget_websocket()
         elif self._websocket is not None:
             self._websocket.close_with(INTERNAL_ERROR)
 
     def _left(self, _: Failure) -> None:
         """Take note that the client left before it was answered over HTTP."""
-        if self._http is None:
-            return
         self._http = None
         if self._websocket is not None:
             self._forget_websocket()
-        elif self._conversation is not None:
+        else:
+            assert self._conversation is not None  # It began in the call that began to listen.
             self._conversation.over()
 
     def _forget_websocket(self) -> None:
@@ -200,7 +216,7 @@ class _Meeting:
         self._door.connections.lost(self._websocket)
         for ticket in self._tickets:
             ticket.leave()
-        self._door.metrics.closed.labels(code=protocol._code).inc()
+        self._door.metrics.count_closed(protocol._code)
         _log.info(
             "{peer} {path} closed {code} after {seconds:.3f} s{reason}",
             peer=self._peer,

@@ -152,13 +152,18 @@ def page(name: str) -> Page:
 
 def accept_websocket(view: AnyView) -> AnyView:
     """Let a view serve WebSockets beside plain HTTP, where ``request.websocket`` is None."""
-    view.__dict__["pushd_handshakes"] = Handshakes.ACCEPTED
-    return view
+    return _decorate(view, Handshakes.ACCEPTED)
 
 
 def require_websocket(view: AnyView) -> AnyView:
     """Let a view serve WebSockets only: plain HTTP gets 426 (RFC 9110 §15.5.22)."""
-    view.__dict__["pushd_handshakes"] = Handshakes.REQUIRED
+    return _decorate(view, Handshakes.REQUIRED)
+
+
+def _decorate(view: AnyView, handshakes: Handshakes) -> AnyView:
+    if isinstance(view, type) or not hasattr(view, "__dict__"):
+        raise TypeError(f"a view is a function or an object that can be called, not {view!r}")
+    view.__dict__["pushd_handshakes"] = handshakes
     return view
 
 

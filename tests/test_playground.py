@@ -203,7 +203,7 @@ class CostsTests(PlaygroundTestCase):
         after = self.costs("play/a")["websocket"]
         self.assertEqual(after["sent"] - before["sent"], 2 + len("hello"))
         self.daemon.advance(25)
-        self.assertEqual(self.costs("play/a")["websocket"]["sent"], after["sent"] + 2, "a ping")
+        self.assertEqual(self.costs("play/a")["websocket"]["sent"], after["sent"] + 2 + 4, "a ping")
 
     def test_connection_is_kept(self) -> None:
         """What else comes by the same connection is not counted."""

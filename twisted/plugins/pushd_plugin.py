@@ -5,6 +5,6 @@ from twisted.application.service import ServiceMaker
 pushd = ServiceMaker(
     "pushd",
     "pushd.service",
-    "A push daemon: the server talks first, over WebSocket, Server-Sent Events or long polling",
+    "A push daemon: views over WebSocket and HTTP; the server talks first",
     "pushd",
 )

@@ -1,0 +1,1 @@
+"""Views to start from; see README.md."""

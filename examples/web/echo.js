@@ -1,0 +1,29 @@
+import { webSocketURL } from "/pushd.js";
+
+const form = document.querySelector("form");
+const status = document.querySelector("#status");
+const said = document.querySelector("#said");
+
+const socket = new WebSocket(webSocketURL("/echo/"));
+
+socket.onopen = () => {
+  status.textContent = "What you say comes back.";
+  form.querySelector("button").disabled = false;
+};
+
+socket.onmessage = ({ data }) => {
+  const line = document.createElement("li");
+  line.textContent = data;
+  said.append(line);
+};
+
+socket.onclose = ({ code }) => {
+  status.textContent = `The conversation is over (${code}). Reload the page to begin another.`;
+  form.querySelector("button").disabled = true;
+};
+
+form.onsubmit = (event) => {
+  event.preventDefault();
+  socket.send(form.elements.text.value);
+  form.reset();
+};

@@ -1,0 +1,1 @@
+Safe in the open by default: same-origin handshakes (`--origin`), limits for messages, rates, buffers, connections and addresses (`--max-…`, `--trusted-proxy`), pings, time-outs, strict HTTP, permessage-deflate without context; `make conformance` runs the Autobahn|Testsuite, and `docs/security.md` says what is promised.

@@ -1,0 +1,117 @@
+"""The examples' pages, as somebody who opens them sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.conftest import assert_ended_in_order
+from tests.daemon_process import DaemonProcess
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def example(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
+    """Run the example that a test names, in its folder, as its header says."""
+    command = ["--views", f"{request.param}:views", "--web", "web"]
+    with DaemonProcess(command, directory=EXAMPLES) as daemon:
+        yield daemon
+    assert_ended_in_order(daemon)
+
+
+@pytest.mark.parametrize("example", ["echo"], indirect=True)
+def test_echo(page: Page, example: DaemonProcess, complaints: list[str]) -> None:
+    """What is said comes back, as text, until the server goes."""
+    page.goto(f"{example.url}echo/")
+    expect(page.locator("#status")).to_have_text("What you say comes back.")
+    for text in ("hello", "<b>příliš</b>"):
+        page.get_by_label("Say something").fill(text)
+        page.get_by_role("button", name="Send").click()
+    expect(page.locator("#said li")).to_have_text(["hello", "<b>příliš</b>"])
+    assert complaints == []
+
+    example.stop()
+    expect(page.locator("#status")).to_contain_text("The conversation is over (1001)")
+    expect(page.get_by_role("button", name="Send")).to_be_disabled()
+
+
+@pytest.mark.parametrize("example", ["chat"], indirect=True)
+def test_chat(page: Page, browser: Browser, example: DaemonProcess, complaints: list[str]) -> None:
+    """Two people in a room hear each other, and see who comes and goes."""
+    # The front door leads to the lobby.
+    page.goto(example.url)
+    page.wait_for_url(f"{example.url}chat/lobby/")
+    expect(page.get_by_role("heading")).to_have_text("Chat: lobby")
+    enter(page, "Ann & co")
+
+    other = browser.new_context()
+    bob = other.new_page()
+    bob.goto(f"{example.url}chat/lobby/")
+    enter(bob, "Bob")
+    said = page.locator("#said li")
+    expect(said).to_have_text(["Ann & co enters", "Bob enters"])
+
+    bob.get_by_label("Say something").fill("<b>hello</b>")
+    bob.keyboard.press("Enter")
+    expect(said.last).to_have_text("Bob: <b>hello</b>")
+    expect(bob.locator("#said li").last).to_have_text("Bob: <b>hello</b>")
+    expect(bob.get_by_label("Say something")).to_have_value("")
+
+    other.close()
+    expect(said.last).to_have_text("Bob leaves")
+    assert complaints == []
+
+
+@pytest.mark.parametrize("example", ["chat"], indirect=True)
+def test_chat_room(page: Page, example: DaemonProcess, complaints: list[str]) -> None:
+    """A room has any name; who is thrown out by the end of the server may enter again."""
+    page.goto(f"{example.url}chat/café 🐎/")
+    expect(page.get_by_role("heading")).to_have_text("Chat: café 🐎")
+    enter(page, "Ann")
+    assert complaints == []
+    example.stop()
+    expect(page.locator("#status")).to_contain_text("You are out (1001, the server is going away)")
+    expect(page.get_by_role("button", name="Enter")).to_be_visible()
+
+
+@pytest.mark.parametrize("example", ["progress"], indirect=True)
+def test_progress(page: Page, example: DaemonProcess, complaints: list[str]) -> None:
+    """The bar fills step by step, and at its end there is the key."""
+    page.goto(f"{example.url}progress/")
+    page.get_by_role("button", name="Start").click()
+    bar = page.get_by_role("progressbar")
+    expect(page.locator("#status")).to_contain_text("of 50 steps")
+    first = bar.evaluate("bar => bar.position")
+    assert 0 < first < 1
+    expect(page.locator("#status")).to_have_text("Done.", timeout=60_000)
+    assert bar.evaluate("bar => bar.position") == 1
+    assert len(page.locator("#key").inner_text()) == 64
+    assert complaints == []
+
+
+@pytest.mark.parametrize("example", ["progress"], indirect=True)
+def test_progress_stopped(page: Page, example: DaemonProcess, complaints: list[str]) -> None:
+    """A job that is stopped says where, and may be started again."""
+    page.goto(f"{example.url}progress/")
+    start = page.get_by_role("button", name="Start")
+    start.click()
+    expect(page.locator("#status")).to_contain_text("of 50 steps")
+    expect(start).to_be_disabled()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#status")).to_contain_text("Stopped at")
+    expect(page.locator("#key")).to_be_empty()
+    start.click()
+    expect(page.locator("#status")).to_contain_text("of 50 steps")
+    assert complaints == []
+
+
+def enter(page: Page, name: str) -> None:
+    """Go into the room that the page shows."""
+    page.get_by_label("Your name").fill(name)
+    page.get_by_role("button", name="Enter").click()
+    expect(page.locator("#status")).to_have_text("You are in.")
+    expect(page.locator("#said li").first).to_have_text(f"{name} enters")

@@ -1,0 +1,365 @@
+"""Who may come in: origins, and the hosts that are us."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.access import Origins, is_own_host
+
+
+class SameOriginTests(SynchronousTestCase):
+    """What passes without any ``--origin``."""
+
+    def assert_same(self, origin: str, host: str, scheme: str = "http") -> None:
+        """Check that the origin is the host's own."""
+        self.assertTrue(Origins().allow(origin, scheme=scheme, host=host), (origin, scheme, host))
+
+    def assert_foreign(self, origin: str, host: str = "example.com", scheme: str = "http") -> None:
+        """Check that the origin is a stranger's, and that only ``*`` lets it in."""
+        where = (origin[:80], scheme, host)
+        self.assertFalse(Origins().allow(origin, scheme=scheme, host=host), where)
+        self.assertTrue(Origins(["*"]).allow(origin, scheme=scheme, host=host), where)
+
+    def test_same(self) -> None:
+        """A page of the same scheme, host and port may come in."""
+        self.assert_same("http://example.com", "example.com")
+        self.assert_same("http://example.com:8080", "example.com:8080")
+        self.assert_same("https://example.com:8443", "example.com:8443", "https")
+        self.assert_same("http://192.0.2.1:8080", "192.0.2.1:8080")
+        self.assert_same("http://a_b.xn--mnchen-3ya.de", "a_b.xn--mnchen-3ya.de")
+
+    def test_none(self) -> None:
+        """Who has no origin is no browser, and may come in."""
+        self.assertTrue(Origins().allow(None, scheme="http", host="example.com"))
+        self.assertTrue(Origins(["*"]).allow(None, scheme="http", host=""))
+
+    def test_default_ports(self) -> None:
+        """A port that goes without saying may be said on either side."""
+        self.assert_same("http://example.com", "example.com:80")
+        self.assert_same("http://example.com:80", "example.com")
+        self.assert_same("https://example.com", "example.com:443", "https")
+        self.assert_same("https://example.com:443", "example.com", "https")
+        self.assert_foreign("http://example.com:443", "example.com")
+        self.assert_foreign("http://example.com", "example.com:443")
+        self.assert_foreign("https://example.com:80", "example.com", "https")
+
+    def test_upper_case(self) -> None:
+        """Upper and lower case are one."""
+        self.assert_same("http://EXAMPLE.com", "example.COM")
+        self.assert_same("HTTP://example.com", "example.com")
+        self.assert_same("http://[2001:DB8::A]", "[2001:db8::a]")
+        # The sign for kelvin, whose lower case is a plain k.
+        self.assert_foreign("http://\u212aey.com", "key.com")
+
+    def test_ipv6(self) -> None:
+        """An IPv6 address stands in brackets, with a port behind them or none."""
+        self.assert_same("http://[::1]", "[::1]")
+        self.assert_same("http://[::1]:80", "[::1]")
+        self.assert_same("http://[::1]:8080", "[::1]:8080")
+        self.assert_foreign("http://[::1]:8080", "[::1]:8081")
+        self.assert_foreign("http://[::2]", "[::1]")
+        for bad in ("http://[::1", "http://::1", "http://[::1]x", "http://[::1]:", "http://[]"):
+            self.assert_foreign(bad, "[::1]")
+
+    def test_scheme(self) -> None:
+        """The scheme is a part of it: http can be forged by whoever sits in between."""
+        self.assert_foreign("http://example.com", "example.com", "https")
+        self.assert_foreign("https://example.com", "example.com", "http")
+        for scheme in ("ws", "wss", "ftp", "file", "chrome-extension", "data", ""):
+            self.assert_foreign(f"{scheme}://example.com")
+
+    def test_port(self) -> None:
+        """The port is a part of it."""
+        self.assert_foreign("http://example.com:8080", "example.com")
+        self.assert_foreign("http://example.com", "example.com:8080")
+        for port in (
+            "",
+            "x",
+            "-80",
+            "+80",
+            "0x50",
+            "65616",
+            "99999",
+            "000080",
+            "8 0",
+            "\u0668\u0660",
+        ):
+            self.assert_foreign(f"http://example.com:{port}")
+
+    def test_other_host(self) -> None:
+        """Another host is another host, however much it looks like ours."""
+        for host in (
+            "evil.com",
+            "www.example.com",
+            "com",
+            "example.com.evil.com",
+            "evil-example.com",
+            "example.com.",
+            "example.com%00",
+            "example.com%2eevil.com",
+            "examp1e.com",
+            "\u0435xample.com",
+        ):
+            self.assert_foreign(f"http://{host}")
+
+    def test_null(self) -> None:
+        """The origin of sandboxed frames and of files is nobody's."""
+        self.assert_foreign("null")
+        self.assert_foreign("NULL")
+        self.assert_foreign("null", "null")
+
+    def test_userinfo(self) -> None:
+        """An origin has no user: what stands before an @ is never taken for the host."""
+        for origin in (
+            "http://example.com@evil.com",
+            "http://example.com:80@evil.com",
+            "http://evil.com@example.com",
+            "http://evil.com:x@example.com",
+            "http://@example.com",
+            "http://example.com\\@evil.com",
+            "http://example.com#@evil.com",
+            "https://good@evil",
+        ):
+            self.assert_foreign(origin)
+
+    def test_more_than_an_origin(self) -> None:
+        """An origin has no path, no query and no fragment, and is alone."""
+        for rest in (
+            "/",
+            "/path",
+            "?query",
+            "#fragment",
+            "\\",
+            " ",
+            "\t",
+            "\n",
+            "\x00",
+            ", http://evil.com",
+            " http://evil.com",
+        ):
+            self.assert_foreign(f"http://example.com{rest}")
+        for origin in (" http://example.com", "http://exam\tple.com", "http:/example.com"):
+            self.assert_foreign(origin)
+
+    def test_garbage(self) -> None:
+        """What is no origin at all is refused, and makes no noise."""
+        for origin in ("", " ", "*", "garbage", "example.com", "//example.com", "http://", "://"):
+            self.assert_foreign(origin)
+            self.assert_foreign(origin, host="")
+
+    def test_long(self) -> None:
+        """The length of an origin does not matter, and costs no time worth mentioning."""
+        self.assert_foreign("http://" + "a" * 100_000)
+        self.assert_foreign("http://" + "a." * 100_000 + "!")
+        self.assert_foreign("http://example.com:" + "8" * 100_000)
+        self.assert_foreign("[" * 100_000)
+        self.assert_foreign("http://[" + ":" * 100_000)
+
+    def test_bad_host(self) -> None:
+        """With a Host that is none no page is ours."""
+        for host in ("", "@", "a@example.com", "example.com/", "example.com:x", "[::1", "*", "é"):
+            self.assert_foreign("http://example.com", host)
+            self.assert_foreign(f"http://{host}", host)
+
+
+class AllowedOriginTests(SynchronousTestCase):
+    """What ``--origin`` adds."""
+
+    def allow(self, origin: str, *allowed: str) -> bool:
+        """Whether an origin may come to pushd.example."""
+        return Origins(allowed).allow(origin, scheme="https", host="pushd.example")
+
+    def test_exact(self) -> None:
+        """An origin that is named may come in; others, and those below it, may not."""
+        self.assertTrue(self.allow("https://example.com", "https://example.com"))
+        self.assertTrue(self.allow("https://example.com", "https://example.com:443"))
+        self.assertTrue(self.allow("https://example.com:443", "https://example.com"))
+        self.assertTrue(self.allow("https://example.com", "HTTPS://EXAMPLE.com"))
+        self.assertTrue(self.allow("http://[::1]:3000", "http://[::1]:3000"))
+        for origin in (
+            "http://example.com",
+            "http://example.com:443",
+            "https://example.com:8443",
+            "https://www.example.com",
+            "https://evil.com",
+            "null",
+        ):
+            self.assertFalse(self.allow(origin, "https://example.com"), origin)
+
+    def test_beside_our_own(self) -> None:
+        """Our own origin stays allowed, and so does each of those that are named."""
+        allowed = ("https://a.example", "http://b.example:3000", "https://*.c.example")
+        for origin in (
+            "https://pushd.example",
+            "https://a.example",
+            "http://b.example:3000",
+            "https://x.c.example",
+        ):
+            self.assertTrue(self.allow(origin, *allowed), origin)
+        self.assertFalse(self.allow("https://d.example", *allowed))
+
+    def test_wildcard(self) -> None:
+        """A wildcard stands for all names below a domain, at any depth."""
+        for origin in (
+            "https://a.example.com",
+            "https://A.EXAMPLE.COM",
+            "https://a.b.example.com",
+            "https://a.example.com:443",
+        ):
+            self.assertTrue(self.allow(origin, "https://*.example.com"), origin)
+        self.assertTrue(self.allow("https://a.example.com:8443", "https://*.example.com:8443"))
+
+    def test_wildcard_is_no_more(self) -> None:
+        """It stands neither for the domain itself nor for what only ends like it."""
+        for origin in (
+            "https://example.com",
+            "https://.example.com",
+            "https://evil-example.com",
+            "https://evilexample.com",
+            "https://example.com.evil.com",
+            "https://a.example.com.evil.com",
+            "https://a.example.com.",
+            "http://a.example.com",
+            "http://a.example.com:443",
+            "https://a.example.com:8443",
+            "https://evil.com\\.example.com",
+            "https://evil.com/.example.com",
+            "https://evil.com#.example.com",
+            "https://evil.com?.example.com",
+            "https://evil.com:.example.com",
+            "https://evil.com%2f.example.com",
+            "https://evil.com@a.example.com",
+            "https://evil.com\x00.example.com",
+            "null",
+            "",
+        ):
+            self.assertFalse(self.allow(origin, "https://*.example.com"), origin)
+
+    def test_all(self) -> None:
+        """A lone star stands for everybody, whatever else is named."""
+        for origin in ("https://evil.com", "null", "garbage", ""):
+            self.assertTrue(self.allow(origin, "https://example.com", "*"), origin)
+
+    def test_bad(self) -> None:
+        """What is no origin is refused at the start, with a line that says what is one."""
+        for text in (
+            "",
+            "example.com",
+            "//example.com",
+            "null",
+            "**",
+            "http://",
+            "http://*",
+            "http://*.",
+            "http://*..",
+            "http://.",
+            "http://.com",
+            "https://a.*.com",
+            "https://*.*.com",
+            "https://*example.com",
+            "https://*.[::1]",
+            "*://example.com",
+            "http*://example.com",
+            "http://example.com/",
+            "http://example.com:",
+            "http://example.com:x",
+            "http://example.com:99999",
+            "http://example.com:*",
+            "http://example.com:\u0668\u0660",
+            "http://user@example.com",
+            "http://[zz]",
+            "http://[::1",
+            "ftp://example.com",
+            "ws://example.com",
+            "http://example.com ",
+            " http://example.com",
+            "http://example.com\n",
+            "http://münchen.de",
+            "https://a.example https://b.example",
+        ):
+            with self.assertRaises(ValueError) as raised:
+                Origins(["https://good.example", text])
+            self.assertEqual(
+                str(raised.exception),
+                "no origin like https://example.com, https://*.example.com or *",
+            )
+
+
+class OwnHostTests(SynchronousTestCase):
+    """Which Host headers the control door takes for its own."""
+
+    def test_localhost(self) -> None:
+        """This machine's own name is ours, at whichever address and port."""
+        for host in ("localhost", "localhost:8081", "LOCALHOST", "localhost:80"):
+            for address in ("127.0.0.1", "::1", "192.0.2.1", None):
+                self.assertTrue(is_own_host(host, address), (host, address))
+
+    def test_address(self) -> None:
+        """So is the address at which the request came in, however it is written."""
+        for host, address in (
+            ("127.0.0.1", "127.0.0.1"),
+            ("127.0.0.1:8081", "127.0.0.1"),
+            ("192.0.2.1:8081", "192.0.2.1"),
+            ("[::1]", "::1"),
+            ("[::1]:8081", "::1"),
+            ("[0:0:0:0:0:0:0:1]:8081", "::1"),
+            ("[2001:DB8::A]", "2001:db8::a"),
+            # A dual-stack socket's name for an IPv4 address.
+            ("127.0.0.1:8081", "::ffff:127.0.0.1"),
+        ):
+            self.assertTrue(is_own_host(host, address), (host, address))
+
+    def test_other_address(self) -> None:
+        """Another address is not, be it one of this machine."""
+        for host, address in (
+            ("127.0.0.2", "127.0.0.1"),
+            ("127.0.0.1", "::1"),
+            ("[::1]", "127.0.0.1"),
+            ("0.0.0.0", "127.0.0.1"),
+            ("127.1", "127.0.0.1"),
+            ("2130706433", "127.0.0.1"),
+            ("0x7f.0.0.1", "127.0.0.1"),
+            ("127.0.0.1", None),
+        ):
+            self.assertFalse(is_own_host(host, address), (host, address))
+
+    def test_name(self) -> None:
+        """A name that anybody may point at us is not ours."""
+        for host in (
+            "evil.com",
+            "evil.com:8081",
+            "localhost.evil.com",
+            "localhost.",
+            "127.0.0.1.evil.com",
+            "127.0.0.1.nip.io",
+            "notlocalhost",
+            "localhost@evil.com",
+            "evil.com@localhost",
+            "evil.com#localhost",
+        ):
+            for address in ("127.0.0.1", "::1", None):
+                self.assertFalse(is_own_host(host, address), (host, address))
+
+    def test_garbage(self) -> None:
+        """Nor is what is no host at all, and an empty one is nobody's."""
+        for host in (
+            "",
+            ":",
+            ":8081",
+            "/",
+            "@",
+            "[",
+            "[::1",
+            "::1",
+            "[]",
+            "localhost:x",
+            "localhost:99999",
+            "localhost/",
+            "localhost ",
+            "http://localhost",
+            "None",
+            "unix",
+            "a" * 100_000,
+        ):
+            for address in ("127.0.0.1", "::1", "", None):
+                self.assertFalse(is_own_host(host, address), (host[:80], address))

@@ -1,0 +1,145 @@
+"""The open WebSockets: who is counted, and what happens to them at the end."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.connections import Connections
+from pushd.messages import GOING_AWAY, NORMAL, Closing
+from pushd.testing import Daemon
+from pushd.views import Request, accept_websocket
+from pushd.websocket import WebSocket
+
+
+class Line:
+    """An offer and its wire: it notes how it was closed."""
+
+    subprotocols = ()
+
+    def __init__(self) -> None:
+        self.closings: list[Closing] = []
+
+    def accept(self, websocket: WebSocket, subprotocol: str | None) -> Line:
+        """Open it."""
+        return self
+
+    def send(self, payload: bytes, *, binary: bool) -> None:
+        """Let it go: nobody listens."""
+
+    push = send
+
+    def close(self, closing: Closing) -> None:
+        """Note how it ends."""
+        self.closings.append(closing)
+
+    def pause_reading(self) -> None:
+        """Do nothing: there is nothing to read."""
+
+    def resume_reading(self) -> None:
+        """Do nothing, likewise."""
+
+
+class ConnectionsTests(SynchronousTestCase):
+    """Counted in, counted out, and closed."""
+
+    def setUp(self) -> None:
+        """Keep no connections at first."""
+        self.connections = Connections()
+
+    def open(self) -> tuple[WebSocket, Line]:
+        """Open one more."""
+        line = Line()
+        websocket = WebSocket(line, Clock())
+        websocket.accept()
+        self.connections.opened(websocket)
+        return websocket, line
+
+    def lose(self, websocket: WebSocket) -> None:
+        """Lose its connection."""
+        websocket.connection_lost()
+        self.connections.lost(websocket)
+
+    def test_count(self) -> None:
+        """Each is counted once, from its opening to the end of its connection."""
+        self.assertEqual(len(self.connections), 0)
+        first, _ = self.open()
+        second, _ = self.open()
+        self.connections.opened(first)
+        self.assertEqual(len(self.connections), 2)
+        self.lose(first)
+        self.connections.lost(first)
+        self.assertEqual(len(self.connections), 1)
+        self.lose(second)
+        self.assertEqual(len(self.connections), 0)
+
+    def test_close_none(self) -> None:
+        """With nobody there, all are gone at once."""
+        self.successResultOf(self.connections.close_all(GOING_AWAY))
+
+    def test_close_all(self) -> None:
+        """Each is told the same goodbye; it is over when the last connection is gone."""
+        opened = [self.open() for _ in range(3)]
+        gone = self.connections.close_all(GOING_AWAY)
+        for websocket, line in opened:
+            self.assertEqual(line.closings, [GOING_AWAY])
+            self.assertTrue(websocket.is_closed())
+        for websocket, _ in opened:
+            self.assertNoResult(gone)
+            self.lose(websocket)
+        self.successResultOf(gone)
+
+    def test_close_twice(self) -> None:
+        """Who asks a second time is told as well, and nobody hears goodbye twice."""
+        websocket, line = self.open()
+        gone = [self.connections.close_all(closing) for closing in (GOING_AWAY, NORMAL)]
+        self.assertEqual(line.closings, [GOING_AWAY])
+        self.lose(websocket)
+        for each in gone:
+            self.successResultOf(each)
+
+    def test_on_the_way_out(self) -> None:
+        """One that is closing already is waited for, and not closed again."""
+        websocket, line = self.open()
+        websocket.close(4000, "enough")
+        gone = self.connections.close_all(GOING_AWAY)
+        self.assertEqual(line.closings, [Closing(4000, "enough")])
+        self.assertNoResult(gone)
+        self.lose(websocket)
+        self.successResultOf(gone)
+
+    def test_again(self) -> None:
+        """Those that come and go afterwards are no matter of an earlier end."""
+        websocket, _ = self.open()
+        self.lose(websocket)
+        other, _ = self.open()
+        gone = self.connections.close_all(GOING_AWAY)
+        self.lose(other)
+        self.successResultOf(gone)
+        third, _ = self.open()
+        self.lose(third)
+        self.assertEqual(len(self.connections), 0)
+
+
+class StopTests(SynchronousTestCase):
+    """The same in a daemon."""
+
+    def test_stop(self) -> None:
+        """A daemon that stops says 1001 to all, and waits until all of them have left."""
+
+        @accept_websocket
+        async def listen(request: Request) -> None:
+            await request.websocket.wait()
+
+        daemon = Daemon({"/": listen})
+        browsers = [daemon.connect("/") for _ in range(3)]
+        browsers[1].stall()
+        stopped: Deferred[object] = daemon.begin_stop()
+        self.assertEqual([browsers[0].closing, browsers[2].closing], [GOING_AWAY, GOING_AWAY])
+        self.assertTrue(browsers[0].gone)
+        self.assertNoResult(stopped)
+        browsers[1].resume()
+        self.assertEqual(browsers[1].closing, GOING_AWAY)
+        self.successResultOf(stopped)
+        self.assertEqual(daemon.pending_calls, [])

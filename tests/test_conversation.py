@@ -1,0 +1,1297 @@
+"""A view at work: how it is run, how it is ended, and that nothing is left of it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Generator, Sequence
+from functools import partial, wraps
+from typing import Any
+from weakref import ref
+
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredList,
+    FirstError,
+    gatherResults,
+    inlineCallbacks,
+    succeed,
+)
+from twisted.internet.task import Clock, deferLater
+from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.channel import Channel
+from pushd.conversation import (
+    Conversation,
+    ConversationOver,
+    Stage,
+    Steps,
+    ThreadsBusy,
+    is_cancellation,
+    runs_on_reactor,
+)
+from pushd.messages import GOING_AWAY, INTERNAL_ERROR, NORMAL, TRY_AGAIN_LATER, Closing
+from pushd.protocol import Limits, PushProtocol
+from pushd.testing import Browser, Daemon
+from pushd.views import Request, View, accept_websocket
+from pushd.websocket import WebSocket
+
+
+def warnings(events: Sequence[LogEvent]) -> list[str]:
+    """Give the warnings among what was logged."""
+    return [str(formatEvent(event)) for event in events if event["log_level"] is LogLevel.warn]
+
+
+class DaemonTestCase(SynchronousTestCase):
+    """A view behind the real HTTP and the real WebSocket, and what it notes."""
+
+    def setUp(self) -> None:
+        """Note nothing yet."""
+        self.noted: list[object] = []
+
+    def serve(self, view: View, **settings: Any) -> Daemon:
+        """Serve one view; the daemon is stopped after the test, and must be empty then."""
+        self.daemon = Daemon({"/view/": accept_websocket(view)}, **settings)
+        self.addCleanup(lambda: self.assertEqual(self.daemon.pending_calls, []))
+        self.addCleanup(self.daemon.stop)
+        return self.daemon
+
+    def open(self, view: View, **settings: Any) -> Browser:
+        """Serve one view and open a WebSocket to it."""
+        return self.serve(view, **settings).connect("/view/")
+
+
+class EndOfViewTests(DaemonTestCase):
+    """What the end of a view is for its conversation."""
+
+    def test_returns(self) -> None:
+        """A view that returns closes with 1000 and no reason."""
+
+        async def view(request: Request) -> None:
+            await request.websocket.wait()
+
+        browser = self.open(view)
+        browser.send("go")
+        self.assertEqual((browser.closing, browser.gone), (NORMAL, True))
+
+    def test_raises(self) -> None:
+        """A view that raises closes with 1011; the log has the traceback, the peer and the URL."""
+
+        async def view(request: Request) -> None:
+            await request.websocket.wait()
+            raise ZeroDivisionError("secret")
+
+        browser = self.open(view)
+        with capturedLogs() as events:
+            browser.send("go")
+        self.assertEqual((browser.closing, browser.gone), (INTERNAL_ERROR, True))
+        self.assertEqual(browser.messages, [])
+        [event] = [event for event in events if event["log_level"] is LogLevel.critical]
+        self.assertIn("test_raises", formatEvent(event))
+        self.assertIn("/view/", formatEvent(event))
+        self.assertIn("127.0.0.1:5", formatEvent(event))
+        [failure] = self.flushLoggedErrors(ZeroDivisionError)
+        self.assertIn("secret", failure.getTraceback())
+
+    def test_cancels_itself(self) -> None:
+        """A CancelledError of the view's own doing is an error like any other."""
+
+        async def view(request: Request) -> None:
+            await request.websocket.wait()
+            raise CancelledError
+
+        browser = self.open(view)
+        browser.send("go")
+        self.assertEqual(browser.closing, INTERNAL_ERROR)
+        self.assertEqual(len(self.flushLoggedErrors(CancelledError)), 1)
+
+    def test_goes_on_after_close(self) -> None:
+        """A view that has closed may finish its business, for some seconds."""
+
+        async def view(request: Request) -> None:
+            await request.websocket.wait()
+            await request.websocket.close(4000, "enough")
+            await deferLater(request.clock, 4)
+            self.noted.append("finished")
+
+        browser = self.open(view)
+        with capturedLogs() as events:
+            browser.send("go")
+            self.assertEqual(browser.closing, Closing(4000, "enough"))
+            self.assertTrue(browser.gone)
+            self.daemon.advance(4)
+        self.assertEqual(self.noted, ["finished"])
+        self.assertEqual(warnings(events), [])
+        self.assertEqual(self.daemon.pending_calls, [])
+
+
+class EndOfConversationTests(DaemonTestCase):
+    """What the end of a conversation is for its view."""
+
+    def setUp(self) -> None:
+        """Know the ways in which a conversation may end from outside."""
+        super().setUp()
+        self.ends: list[Callable[[Browser], object]] = [
+            lambda browser: browser.close(4000),
+            lambda browser: browser.leave(),
+            lambda browser: browser.send_bytes(b"\xff\xff nonsense"),
+            lambda browser: self.daemon.begin_stop(),
+        ]
+
+    def note_end(self, failure: BaseException) -> None:
+        """Note an exception by its type."""
+        self.noted.append(type(failure))
+
+    def test_cancelled(self) -> None:
+        """A view that waits for something else is cancelled there, at once, which is no error."""
+
+        async def view(request: Request) -> None:
+            request.websocket.accept()
+            try:
+                await deferLater(request.clock, 1000)
+            except BaseException as error:
+                self.note_end(error)
+                raise
+
+        for end in self.ends:
+            browser = self.open(view)
+            with capturedLogs() as events:
+                end(browser)
+            self.assertEqual(self.noted.pop(), CancelledError)
+            self.assertEqual(warnings(events), [])
+            self.daemon.stop()
+            self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_told(self) -> None:
+        """A view that waits for a message is told with None, and may clean up in peace."""
+
+        async def view(request: Request) -> None:
+            self.noted.append(await request.websocket.wait())
+            await deferLater(request.clock, 3)
+            self.noted.append("cleaned up")
+
+        for end in self.ends:
+            browser = self.open(view)
+            with capturedLogs() as events:
+                end(browser)
+                self.assertEqual(self.noted, [None])
+                self.daemon.advance(3)
+            self.assertEqual(self.noted, [None, "cleaned up"])
+            self.assertEqual(warnings(events), [])
+            self.daemon.stop()
+            self.noted.clear()
+
+    def test_loop_stops(self) -> None:
+        """A view that iterates leaves the loop by its end, not by an exception."""
+
+        async def view(request: Request) -> None:
+            async for message in request.websocket:
+                self.noted.append(message)
+            self.noted.append("after the loop")
+
+        for end in self.ends:
+            browser = self.open(view)
+            browser.send("a")
+            end(browser)
+            self.assertEqual(self.noted, ["a", "after the loop"])
+            self.daemon.stop()
+            self.noted.clear()
+
+    def test_timed_wait(self) -> None:
+        """A wait with a time-out is told like any other, and its timer is gone."""
+
+        async def view(request: Request) -> None:
+            self.noted.append(await request.websocket.wait(timeout=100))
+
+        browser = self.open(view)
+        browser.leave()
+        self.assertEqual(self.noted, [None])
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_closing(self) -> None:
+        """A view that awaits close() is told when the connection is gone."""
+
+        async def view(request: Request) -> None:
+            request.websocket.accept()
+            await deferLater(request.clock, 1)
+            await request.websocket.close()
+            self.noted.append("gone")
+
+        browser = self.open(view)
+        browser.stall()
+        self.daemon.advance(1)
+        self.assertEqual(self.noted, [])
+        browser.leave()
+        self.assertEqual(self.noted, ["gone"])
+
+    def test_combined(self) -> None:
+        """A view that waits for a message among other things is cancelled, and all those too."""
+        combine: Any
+        for combine in (DeferredList, gatherResults):
+
+            async def view(request: Request, combine: Any = combine) -> None:
+                later: Deferred[None] = deferLater(request.clock, 1000)
+                await combine([request.websocket.wait(), later], consumeErrors=True)
+
+            self.open(view).leave()
+            self.assertEqual(self.daemon.pending_calls, [])
+            self.daemon.stop()
+
+    def test_in_helper(self) -> None:
+        """It is told or cancelled wherever in its own functions it waits."""
+
+        async def sleep(request: Request) -> None:
+            try:
+                await deferLater(request.clock, 1000)
+            finally:
+                self.noted.append("awake")
+
+        async def listen(request: Request) -> str | bytes | None:
+            message: str | bytes | None = await request.websocket.wait()
+            return message
+
+        async def view(request: Request) -> None:
+            if await listen(request) == "sleep":
+                await sleep(request)
+            self.noted.append("told")
+
+        browser = self.open(view)
+        browser.leave()
+        self.assertEqual(self.noted, ["told"])
+        browser = self.daemon.connect("/view/")
+        browser.send("sleep")
+        browser.leave()
+        self.assertEqual(self.noted, ["told", "awake"])
+
+    def test_sending(self) -> None:
+        """A view that sends on and on is ended by its next send."""
+
+        async def view(request: Request) -> None:
+            while True:
+                await request.websocket.wait()
+                try:
+                    request.websocket.send("tick")
+                except BaseException as error:
+                    self.note_end(error)
+                    raise
+
+        browser = self.open(view)
+        browser.send("a")
+        browser.leave()
+        self.assertEqual(self.noted, [CancelledError])
+        self.assertEqual(browser.messages, ["tick"])
+
+    def test_too_slow(self) -> None:
+        """A view that does not await its sends is ended when its browser is closed as too slow."""
+
+        async def view(request: Request) -> None:
+            await request.websocket.wait()
+            try:
+                while len(self.noted) < 1000:
+                    request.websocket.send(bytes(10_000), binary=True)
+                    self.noted.append("sent")
+            except BaseException as error:
+                self.note_end(error)
+                raise
+
+        browser = self.open(view, limits=Limits(compression=False))
+        browser.stall()
+        browser.send("go")
+        self.assertEqual(self.noted.pop(), CancelledError)
+        self.assertLess(len(self.noted), 200)
+        browser.resume()
+        self.assertEqual(browser.closing, TRY_AGAIN_LATER)
+
+    def test_waiting_in_vain(self) -> None:
+        """A view that loops over wait() without looking at the None is ended."""
+
+        async def view(request: Request) -> None:
+            while True:
+                self.noted.append(await request.websocket.wait())
+
+        browser = self.open(view)
+        browser.send("a")
+        browser.close()
+        self.assertEqual(self.noted, ["a"] + [None] * 101)
+
+    def test_unopened(self) -> None:
+        """A view whose browser leaves before the handshake is answered is cancelled."""
+
+        async def view(request: Request) -> None:
+            try:
+                await deferLater(request.clock, 1000)
+            except BaseException as error:
+                self.note_end(error)
+                self.assertTrue(request.websocket.is_closed())
+                raise
+
+        browser = self.open(view)
+        browser.leave()
+        self.assertEqual(self.noted, [CancelledError])
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_plain_http(self) -> None:
+        """A view whose client leaves before it has an answer is cancelled, which is no error."""
+
+        async def view(request: Request) -> str:
+            try:
+                await deferLater(request.clock, 1000)
+            except BaseException as error:
+                self.note_end(error)
+                raise
+            return "late"
+
+        wire = self.serve(view).open_connection()
+        wire.send(b"GET /view/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+        with capturedLogs() as events:
+            wire.leave()
+        self.assertEqual(self.noted, [CancelledError])
+        self.assertEqual(warnings(events), [])
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_error_on_the_way_out(self) -> None:
+        """An error while a view cleans up is logged, though nobody is left to be told."""
+
+        async def view(request: Request) -> None:
+            request.websocket.accept()
+            try:
+                await deferLater(request.clock, 1000)
+            finally:
+                raise ZeroDivisionError
+
+        self.open(view).leave()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_finished_before(self) -> None:
+        """A view that has returned is not bothered by an end that takes its time."""
+
+        async def view(request: Request) -> None:
+            await request.websocket.wait()
+
+        browser = self.open(view)
+        browser.stall()
+        with capturedLogs() as events:
+            browser.send("go")
+            self.daemon.advance(2)
+            browser.leave()
+            self.daemon.advance(20)
+        self.assertEqual(warnings(events), [])
+
+    def test_other_tasks(self) -> None:
+        """Others that hold the WebSocket of a view that is gone go on unharmed."""
+        held: list[WebSocket] = []
+
+        async def view(request: Request) -> None:
+            held.append(request.websocket)
+            await request.websocket.wait()
+
+        browser = self.open(view)
+        browser.leave()
+        [websocket] = held
+        for _ in range(500):
+            self.successResultOf(websocket.send("anybody there?"))
+            self.assertIsNone(self.successResultOf(websocket.wait()))
+
+    def test_broadcast(self) -> None:
+        """A view that sends to others is not ended by one of them being gone."""
+        everybody: list[WebSocket] = []
+
+        async def view(request: Request) -> None:
+            everybody.append(request.websocket)
+            async for message in request.websocket:
+                for websocket in everybody:
+                    websocket.send(message)
+
+        first = self.open(view)
+        second, third = (self.daemon.connect("/view/") for _ in range(2))
+        second.leave()
+        third.send("hello")
+        self.assertEqual((first.messages, third.messages), (["hello"], ["hello"]))
+
+
+class GraceTests(DaemonTestCase):
+    """A view that goes on after its end is cancelled after 5 s, with a warning, again and again."""
+
+    def test_outstays(self) -> None:
+        """A view that was told and goes on is warned about by name, and cancelled."""
+
+        async def view(request: Request) -> None:
+            await request.websocket.wait()
+            try:
+                await deferLater(request.clock, 1000)
+            except CancelledError:
+                self.noted.append("cancelled")
+                raise
+
+        browser = self.open(view)
+        browser.leave()
+        with capturedLogs() as events:
+            self.daemon.advance(4.999)
+            self.assertEqual(self.noted, [])
+            self.daemon.advance(0.001)
+        self.assertEqual(self.noted, ["cancelled"])
+        [warning] = warnings(events)
+        self.assertIn("test_outstays.<locals>.view goes on 5 s after the end", warning)
+        self.assertIn("127.0.0.1:5", warning)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_swallows(self) -> None:
+        """A view that swallows its cancellation is cancelled every 5 s until it gives in."""
+
+        async def view(request: Request) -> None:
+            request.websocket.accept()
+            while len(self.noted) < 4:
+                try:
+                    await deferLater(request.clock, 1000)
+                except CancelledError:
+                    self.noted.append(request.clock.seconds())
+
+        browser = self.open(view)
+        browser.leave()
+        with capturedLogs() as events:
+            self.daemon.advance(*[1] * 30)
+        self.assertEqual(self.noted, [0, 5, 10, 15])
+        self.assertEqual(len(warnings(events)), 3)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_swallows_exception(self) -> None:
+        """The same goes for a loop that catches every Exception."""
+
+        async def view(request: Request) -> None:
+            request.websocket.accept()
+            while True:
+                try:
+                    await deferLater(request.clock, 3)
+                    self.noted.append("tick")
+                    await request.websocket.send("tick")
+                except Exception as error:
+                    self.noted.append(type(error))
+                    if self.noted.count(CancelledError) == 3:
+                        return
+
+        browser = self.open(view)
+        self.daemon.advance(3)
+        self.assertEqual(browser.messages, ["tick"])
+        browser.leave()
+        self.daemon.advance(3, 2)
+        self.assertEqual(
+            self.noted, ["tick", CancelledError, "tick", CancelledError, CancelledError]
+        )
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_in_time(self) -> None:
+        """A view that ends within its grace is not warned about."""
+
+        async def view(request: Request) -> None:
+            await request.websocket.wait()
+            await deferLater(request.clock, 4.9)
+            self.noted.append("finished")
+
+        browser = self.open(view)
+        browser.leave()
+        with capturedLogs() as events:
+            self.daemon.advance(4.9, 10)
+        self.assertEqual((self.noted, warnings(events)), (["finished"], []))
+
+    def test_within_first_step(self) -> None:
+        """A view that takes all its grace before it ever waits is warned about all the same."""
+
+        async def view(request: Request) -> None:
+            request.websocket.close()
+            self.daemon.clock.advance(6)
+            try:
+                await deferLater(request.clock, 1000)
+            except CancelledError:
+                self.noted.append(request.clock.seconds())
+
+        with capturedLogs() as events:
+            self.open(view)
+            self.daemon.advance(5)
+        self.assertEqual(self.noted, [11])
+        self.assertEqual(len([line for line in warnings(events) if "goes on" in line]), 2)
+
+
+class DeferredViewTests(DaemonTestCase):
+    """Views that return a Deferred follow the same rules, as far as one can see into them."""
+
+    def test_inline_callbacks(self) -> None:
+        """A view with inlineCallbacks talks, is told of the end, and answers HTTP."""
+
+        @inlineCallbacks
+        def view(request: Request) -> Generator[Deferred[Any], Any, str | None]:
+            if not request.is_websocket():
+                yield deferLater(request.clock, 1)
+                return "page"
+            while (message := (yield request.websocket.wait())) is not None:
+                yield request.websocket.send(message)
+            self.noted.append("told")
+            return None
+
+        browser = self.open(view)
+        browser.send("a")
+        browser.send(b"b")
+        self.assertEqual(browser.messages, ["a", b"b".decode()])
+        browser.leave()
+        self.assertEqual(self.noted, ["told"])
+        wire = self.daemon.open_connection()
+        wire.send(b"GET /view/ HTTP/1.1\r\nHost: localhost:8080\r\nConnection: close\r\n\r\n")
+        self.daemon.advance(1)
+        answer = wire.answer()
+        assert answer is not None
+        self.assertEqual(answer.text, "page")
+
+    def test_inline_callbacks_cancelled(self) -> None:
+        """Where it waits for something else it is cancelled."""
+
+        @inlineCallbacks
+        def view(request: Request) -> Generator[Deferred[Any], Any, None]:
+            yield request.websocket.wait()
+            try:
+                yield deferLater(request.clock, 1000)
+            except CancelledError:
+                self.noted.append("cancelled")
+                raise
+
+        browser = self.open(view)
+        browser.send("go")
+        browser.leave()
+        self.assertEqual(self.noted, ["cancelled"])
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_inline_callbacks_closes(self) -> None:
+        """A view with inlineCallbacks that closes goes on behind its close()."""
+
+        @inlineCallbacks
+        def view(request: Request) -> Generator[Deferred[Any], Any, None]:
+            yield request.websocket.wait()
+            yield request.websocket.close(4000)
+            yield deferLater(request.clock, 1)
+            self.noted.append("finished")
+
+        browser = self.open(view)
+        browser.send("go")
+        self.assertEqual(browser.closing, Closing(4000))
+        self.daemon.advance(1)
+        self.assertEqual(self.noted, ["finished"])
+
+    def test_closes_at_once(self) -> None:
+        """A view that returns the Deferred of its close() is done when the connection is gone."""
+
+        def view(request: Request) -> Deferred[None]:
+            closing: Deferred[None] = request.websocket.close(4000)
+            return closing.addCallback(lambda _: self.noted.append("gone"))
+
+        browser = self.open(view)
+        self.assertEqual((browser.closing, self.noted), (Closing(4000), ["gone"]))
+
+    def test_inline_callbacks_in_vain(self) -> None:
+        """A view with inlineCallbacks that waits and sends after the end can't go on for ever."""
+
+        @inlineCallbacks
+        def view(request: Request) -> Generator[Deferred[Any], Any, None]:
+            while len(self.noted) < 10_000:
+                self.noted.append((yield request.websocket.wait(1)))
+                yield request.websocket.send("tick")
+
+        browser = self.open(view)
+        browser.send("go")
+        browser.leave()
+        self.assertLess(len(self.noted), 200)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_annotated(self) -> None:
+        """A function annotated with a Deferred runs on the reactor, and ends with its Deferred."""
+
+        def view(request: Request) -> Deferred[None]:
+            waiting: Deferred[str] = request.websocket.wait()
+            return waiting.addCallback(request.websocket.send)
+
+        browser = self.open(view)
+        browser.send("hello")
+        self.assertEqual((browser.messages, browser.closing), (["hello"], NORMAL))
+
+    def test_annotated_cancelled(self) -> None:
+        """Its Deferred is cancelled when nobody is left."""
+
+        def view(request: Request) -> Deferred[None]:
+            request.websocket.accept()
+            return deferLater(request.clock, 1000)
+
+        self.open(view).leave()
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_annotated_raises(self) -> None:
+        """A function that raises before it returns its Deferred has failed."""
+
+        def view(request: Request) -> Deferred[None]:
+            request.websocket.accept()
+            raise ZeroDivisionError
+
+        self.assertEqual(self.open(view).closing, INTERNAL_ERROR)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
+class BlockedTests(DaemonTestCase):
+    """A view that keeps the reactor is named in the log, once."""
+
+    def block(self, seconds: float) -> None:
+        """Let time pass as if it was computed away."""
+        self.daemon.clock.advance(seconds)
+
+    def blocked(self, events: Sequence[LogEvent]) -> list[str]:
+        """Give the warnings about it."""
+        return [line for line in warnings(events) if "blocked the reactor" in line]
+
+    def test_named(self) -> None:
+        """More than half a second is too long: the warning has the view's name and the time."""
+
+        async def view(request: Request) -> None:
+            request.websocket.accept()
+            self.block(0.75)
+
+        with capturedLogs() as events:
+            self.open(view)
+        [line] = self.blocked(events)
+        self.assertTrue(line.startswith("tests.test_conversation.BlockedTests.test_named.<locals>"))
+        self.assertIn("blocked the reactor for 0.750 s", line)
+
+    def test_half_a_second(self) -> None:
+        """Half a second is not too long."""
+
+        async def view(request: Request) -> None:
+            request.websocket.accept()
+            self.block(0.5)
+
+        with capturedLogs() as events:
+            self.open(view)
+        self.assertEqual(self.blocked(events), [])
+
+    def test_once(self) -> None:
+        """A view is warned about once, however often it does so; another one is another."""
+
+        async def one(request: Request) -> str:
+            self.block(1)
+            return "one"
+
+        async def two(request: Request) -> str:
+            self.block(1)
+            return "two"
+
+        with capturedLogs() as events, Daemon({"/1": one, "/2": two}) as self.daemon:
+            for path in ("/1", "/1", "/2", "/1", "/2"):
+                self.daemon.get(path)
+        names = [line.split()[0].rpartition(".")[2] for line in self.blocked(events)]
+        self.assertEqual(names, ["one", "two"])
+
+    def test_partials(self) -> None:
+        """Two partials are two views, by the names of their functions."""
+
+        async def one(number: int, request: Request) -> str:
+            self.block(1)
+            return "one"
+
+        async def two(number: int, request: Request) -> str:
+            self.block(1)
+            return "two"
+
+        views = {"/1": partial(one, 1), "/2": partial(two, 2)}
+        with capturedLogs() as events, Daemon(views) as self.daemon:
+            for path in views:
+                self.daemon.get(path)
+        self.assertEqual(len(self.blocked(events)), 2)
+
+    def test_any_step(self) -> None:
+        """Each step is measured, be it after a message, a pause or an exception."""
+
+        async def view(request: Request) -> None:
+            await request.websocket.wait()
+            self.block(0.3)
+            await deferLater(request.clock, 1)
+            self.block(0.3)
+            try:
+                await request.websocket.wait(timeout=1)
+            except TimeoutError:
+                self.block(0.6)
+
+        with capturedLogs() as events:
+            browser = self.open(view)
+            browser.send("go")
+            self.daemon.advance(1)
+            self.assertEqual(self.blocked(events), [])
+            self.daemon.advance(1)
+        self.assertIn("0.600 s", self.blocked(events)[0])
+
+    def test_waiting_is_free(self) -> None:
+        """Time that a view waits is nobody's loss."""
+
+        async def view(request: Request) -> None:
+            request.websocket.accept()
+            await deferLater(request.clock, 100)
+
+        with capturedLogs() as events:
+            self.open(view)
+            self.daemon.advance(100)
+        self.assertEqual(self.blocked(events), [])
+
+    def test_raises(self) -> None:
+        """A step that ends with an exception is measured as well."""
+
+        async def view(request: Request) -> None:
+            self.block(1)
+            raise ZeroDivisionError
+
+        with capturedLogs() as events:
+            self.open(view)
+        self.assertEqual(len(self.blocked(events)), 1)
+        self.flushLoggedErrors(ZeroDivisionError)
+
+    def test_deferred(self) -> None:
+        """Of a view that returns a Deferred, all that it does before that is measured."""
+
+        def view(request: Request) -> Deferred[str]:
+            self.block(float(request.query["seconds"]))
+            return succeed("page")
+
+        daemon = self.serve(view)
+        daemon.advance(100)
+        with capturedLogs() as events:
+            daemon.get("/view/?seconds=0.5")
+            self.assertEqual(self.blocked(events), [])
+            daemon.get("/view/?seconds=0.75")
+        [line] = self.blocked(events)
+        self.assertIn("for 0.750 s", line)
+
+
+# What is made for a conversation, and must go with it.
+KINDS = (WebSocket, PushProtocol, Conversation, Request, Channel)
+
+
+def living() -> list[object]:
+    """Give everything alive that belongs to some conversation."""
+    gc.collect()
+    return [one for one in gc.get_objects() if type(one) in KINDS]
+
+
+@accept_websocket
+async def modern(request: Request) -> None:
+    """Do what the browser says, as a coroutine."""
+    async for message in request.websocket:
+        match message:
+            case "return":
+                return
+            case "raise":
+                raise ZeroDivisionError
+            case "close":
+                await request.websocket.close(4000)
+            case "sleep":
+                await deferLater(request.clock, 1000)
+            case "flood":
+                while True:
+                    await request.websocket.send(bytes(10_000), binary=True)
+
+
+@accept_websocket
+@inlineCallbacks
+def classic(request: Request) -> Generator[Deferred[Any], Any, None]:
+    """Do what the browser says, as a generator."""
+    while (message := (yield request.websocket.wait())) is not None:
+        match message:
+            case "return":
+                return
+            case "raise":
+                raise ZeroDivisionError
+            case "close":
+                yield request.websocket.close(4000)
+            case "sleep":
+                yield deferLater(request.clock, 1000)
+            case "flood":
+                while True:
+                    yield request.websocket.send(bytes(10_000), binary=True)
+
+
+@accept_websocket
+def chained(request: Request) -> Deferred[Any]:
+    """Do what the browser says, by callbacks."""
+
+    def act(message: str | None) -> Any:
+        match message:
+            case None | "return":
+                return None
+            case "raise":
+                raise ZeroDivisionError
+            case "close":
+                return request.websocket.close(4000)
+            case "sleep":
+                return deferLater(request.clock, 1000)
+        return request.websocket.send(bytes(100_000), binary=True).addCallback(
+            lambda _: act("flood")
+        )
+
+    waiting: Deferred[Any] = request.websocket.wait()
+    return waiting.addCallback(act)
+
+
+class NothingLeftTests(SynchronousTestCase):
+    """However it ends, no delayed call and no object of a conversation remains."""
+
+    def setUp(self) -> None:
+        """Look only at what is made from now on."""
+        gc.collect()
+        gc.freeze()
+        self.addCleanup(gc.unfreeze)
+
+    def check(self, view: View, command: str, end: Callable[[Browser], object]) -> None:
+        """Have a conversation and end it; all of it must be gone, with the daemon still there."""
+        with Daemon({"/view/": view}, limits=Limits(compression=False)) as daemon:
+            browser = daemon.connect("/view/")
+            found = living()
+            # The HTTP channel has gone already.
+            self.assertEqual({type(one) for one in found}, {*KINDS} - {Channel})
+            traces = [ref(one) for one in found]
+            del found
+            if command == "flood":
+                browser.stall()
+            if command:
+                browser.send(command)
+            end(browser)
+            for failure in self.flushLoggedErrors(ZeroDivisionError):
+                # The log keeps it, and the traceback keeps everything.
+                failure.value.__traceback__ = failure.tb = None
+            self.assertTrue(browser.gone)
+            self.assertEqual(daemon.pending_calls, [], (view, command))
+            del browser
+            gc.collect()
+            left = [trace() for trace in traces if trace() is not None]
+            self.assertEqual(left, [], (view, command))
+
+    def test_ends_itself(self) -> None:
+        """A view that returns, raises or closes leaves nothing."""
+        for view in (modern, classic, chained):
+            for command in ("return", "raise", "close"):
+                self.check(view, command, lambda browser: None)
+
+    def test_browser_closes(self) -> None:
+        """A browser that closes leaves nothing, whatever the view was about."""
+        for view in (modern, classic, chained):
+            for command in ("", "sleep"):
+                self.check(view, command, lambda browser: browser.close(1000))
+
+    def test_browser_leaves(self) -> None:
+        """A browser that vanishes leaves nothing, whatever the view was about."""
+        for view in (modern, classic, chained):
+            for command in ("", "sleep", "flood"):
+                self.check(view, command, lambda browser: browser.leave())
+
+    def test_protocol_error(self) -> None:
+        """A browser that speaks nonsense leaves nothing."""
+        for view in (modern, classic, chained):
+            for command in ("", "sleep"):
+                self.check(view, command, lambda browser: browser.send_bytes(b"\xff" * 20))
+
+    def test_many(self) -> None:
+        """A thousand that came and went are no more than one."""
+        with Daemon({"/view/": modern}) as daemon:
+            for _ in range(1000):
+                daemon.connect("/view/").leave()
+            self.assertEqual(daemon.pending_calls, [])
+            self.assertEqual(living(), [])
+
+    def test_plain_http(self) -> None:
+        """An HTTP request that was answered, or whose client left, leaves nothing."""
+
+        async def view(request: Request) -> str:
+            if request.query_string:
+                await deferLater(request.clock, 1000)
+            return "page"
+
+        with Daemon({"/view/": view}) as daemon:
+            daemon.get("/view/")
+            wire = daemon.open_connection()
+            wire.send(b"GET /view/?later HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+            self.assertEqual({type(one) for one in living()}, {Request, Conversation, Channel})
+            wire.leave()
+            del wire
+            self.assertEqual(daemon.pending_calls, [])
+            self.assertEqual(living(), [])
+
+    def test_refused(self) -> None:
+        """A handshake that the view refuses leaves nothing."""
+
+        @accept_websocket
+        async def view(request: Request) -> str:
+            return "no"
+
+        with Daemon({"/view/": view}) as daemon:
+            browser = daemon.connect("/view/")
+            self.assertIsNotNone(browser.refused)
+            browser.leave()
+            del browser
+            self.assertEqual(daemon.pending_calls, [])
+            self.assertEqual(living(), [])
+
+    def test_stop(self) -> None:
+        """A daemon that stops in the middle says 1001, and nothing is left of anybody."""
+        for view in (modern, classic, chained):
+            daemon = Daemon({"/view/": view})
+            browsers = [daemon.connect("/view/") for _ in range(3)]
+            browsers[1].send("sleep")
+            daemon.begin_stop()
+            self.assertEqual([browser.closing for browser in browsers], [GOING_AWAY] * 3)
+            self.assertEqual(daemon.pending_calls, [])
+            del browsers
+            self.assertEqual(living(), [])
+
+
+class Threads:
+    """Threads for one view that never runs."""
+
+    def __init__(self) -> None:
+        self.views: list[View] = []
+        self.finished: Deferred[Any] = Deferred()
+
+    def run(self, view: View, request: Request) -> Deferred[Any]:
+        """Take the first one."""
+        if self.views:
+            raise ThreadsBusy
+        self.views.append(view)
+        return self.finished
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+
+class StageTests(SynchronousTestCase):
+    """Where a view runs, and what becomes of what it returns."""
+
+    def setUp(self) -> None:
+        """Prepare a stage with one thread."""
+        self.clock = Clock()
+        self.threads = Threads()
+        self.stage = Stage(self.clock, self.threads)
+        self.request = Request(
+            method="GET", path="/", scheme="http", host="a", peer="b", clock=self.clock
+        )
+
+    def start(self, view: View) -> Conversation:
+        """Run a view."""
+        return self.stage.start(view, self.request)
+
+    def test_coroutine(self) -> None:
+        """An async def runs at once, and its result is that of the conversation."""
+
+        async def view(request: Request) -> str:
+            await deferLater(request.clock, 1)
+            return "done"
+
+        conversation = self.start(view)
+        self.assertNoResult(conversation.finished)
+        self.clock.advance(1)
+        self.assertEqual(self.successResultOf(conversation.finished), "done")
+        self.assertEqual(self.threads.views, [])
+
+    def test_failure(self) -> None:
+        """What it raises is that of the conversation, too."""
+
+        async def view(request: Request) -> str:
+            raise ZeroDivisionError
+
+        self.failureResultOf(self.start(view).finished, ZeroDivisionError)
+
+    def test_thread(self) -> None:
+        """Whatever may block gets a thread, and what comes of it is that of the conversation."""
+
+        def view(request: Request) -> str:
+            return "done"
+
+        conversation = self.start(view)
+        self.assertEqual(self.threads.views, [view])
+        self.threads.finished.callback("done")
+        self.assertEqual(self.successResultOf(conversation.finished), "done")
+
+    def test_busy(self) -> None:
+        """Without a thread to be had it says so at once."""
+        self.start(lambda request: None)
+        self.assertRaises(ThreadsBusy, self.start, lambda request: None)
+
+    def test_thread_is_not_ended(self) -> None:
+        """A view in a thread can't be cancelled: the end of a request leaves it alone."""
+        conversation = self.start(lambda request: None)
+        conversation.over()
+        self.assertNoResult(conversation.finished)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_over_twice(self) -> None:
+        """The end of what has ended is nothing."""
+
+        async def view(request: Request) -> str:
+            return "done"
+
+        conversation = self.start(view)
+        conversation.over()
+        self.assertEqual(self.successResultOf(conversation.finished), "done")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_running(self) -> None:
+        """A view runs while it runs, and not while it waits or when it has returned."""
+        seen: list[bool | None] = []
+
+        async def view(request: Request) -> None:
+            await deferLater(self.clock, 1)
+            seen.append(conversation.running)
+
+        conversation = self.start(view)
+        seen.append(conversation.running)
+        self.clock.advance(1)
+        seen.append(conversation.running)
+        self.assertEqual(seen, [False, True, False])
+
+    def test_running_unknown(self) -> None:
+        """Of a view that has returned a Deferred it is not known, until that has fired."""
+        waiting: Deferred[None] = Deferred()
+
+        def view(request: Request) -> Deferred[None]:
+            return waiting
+
+        conversation = self.start(view)
+        self.assertIsNone(conversation.running)
+        waiting.callback(None)
+        self.assertIs(conversation.running, False)
+
+
+async def coroutine(request: Request) -> None:
+    """Be a coroutine."""
+
+
+def blocking(request: Request) -> None:
+    """Block, for all one knows."""
+
+
+def annotated(request: Request) -> Deferred[None]:
+    """Return a Deferred."""
+    return succeed(None)
+
+
+def bare(request):  # type: ignore[no-untyped-def]
+    """Say nothing."""
+
+
+def wrapped(inner: View) -> View:
+    """Decorate as people do."""
+
+    @wraps(inner)
+    def outer(request: Request) -> Any:
+        return inner(request)
+
+    return outer
+
+
+class Views:
+    """Views that are methods."""
+
+    async def coroutine(self, request: Request) -> None:
+        """Be a coroutine."""
+
+    def annotated(self, request: Request) -> Deferred[None]:
+        """Return a Deferred."""
+        return succeed(None)
+
+    @inlineCallbacks
+    def inline(self, request: Request) -> Generator[Deferred[Any], Any, None]:
+        """Be a generator."""
+        yield succeed(None)
+
+    def blocking(self, request: Request) -> None:
+        """Block, for all one knows."""
+
+    @staticmethod
+    async def static(request: Request) -> None:
+        """Be a coroutine."""
+
+
+class AsyncObject:
+    """An object that is a view."""
+
+    async def __call__(self, request: Request) -> None:
+        """Be a coroutine."""
+
+
+class DeferredObject:
+    """An object that is a view."""
+
+    def __call__(self, request: Request) -> Deferred[None]:
+        """Return a Deferred."""
+        return succeed(None)
+
+
+class BlockingObject:
+    """An object that is a view."""
+
+    def __call__(self, request: Request) -> None:
+        """Block, for all one knows."""
+
+
+class KindTests(SynchronousTestCase):
+    """Which functions give the reactor back, and which get a thread."""
+
+    def test_reactor(self) -> None:
+        """Coroutines, inlineCallbacks and what says that it returns a Deferred: the reactor."""
+
+        @inlineCallbacks
+        def inline(request: Request) -> Generator[Deferred[Any], Any, None]:
+            yield succeed(None)
+
+        def evaluated(request: Request) -> None: ...
+
+        evaluated.__annotations__["return"] = Deferred[None]
+
+        def evaluated_bare(request: Request) -> None: ...
+
+        evaluated_bare.__annotations__["return"] = Deferred
+
+        def qualified(request: Request) -> None: ...
+
+        qualified.__annotations__["return"] = "defer.Deferred[defer.Deferred[int]]"
+
+        views: list[View] = [
+            coroutine,
+            annotated,
+            inline,
+            evaluated,
+            evaluated_bare,
+            qualified,
+            wrapped(coroutine),
+            wrapped(inline),
+            wrapped(annotated),
+            partial(coroutine),
+            partial(partial(wrapped(annotated))),
+            wrapped(partial(inline)),
+            Views().coroutine,
+            Views().annotated,
+            Views().inline,
+            Views.static,
+            AsyncObject(),
+            DeferredObject(),
+            partial(AsyncObject()),
+            accept_websocket(wrapped(coroutine)),
+        ]
+        for view in views:
+            self.assertTrue(runs_on_reactor(view), view)
+
+    def test_thread(self) -> None:
+        """Everything else may block."""
+
+        def list_of(request: Request) -> list[Deferred[None]]:
+            return []
+
+        def alike(request: Request) -> None: ...
+
+        alike.__annotations__["return"] = "DeferredAnswer"
+
+        views: list[View] = [
+            blocking,
+            bare,
+            list_of,
+            alike,
+            wrapped(blocking),
+            partial(blocking),
+            Views().blocking,
+            BlockingObject(),
+            partial(BlockingObject()),
+            lambda request: None,
+            print,
+            dict,
+        ]
+        for view in views:
+            self.assertFalse(runs_on_reactor(view), view)
+
+
+class StepsTests(SynchronousTestCase):
+    """A coroutine that knows whether it runs and what it awaits."""
+
+    def setUp(self) -> None:
+        """Make one that waits for a Deferred."""
+        self.clock = Clock()
+        self.blocked: list[float] = []
+        self.waiting: Deferred[str] = Deferred()
+        self.seen: list[object] = []
+
+    def make(self) -> Steps:
+        """Make its steps."""
+
+        async def view() -> str:
+            self.seen.append((self.steps.running, self.steps.awaited))
+            try:
+                answer = await self.waiting
+            except ZeroDivisionError:
+                answer = "caught"
+            finally:
+                self.seen.append((self.steps.running, self.steps.awaited))
+            return answer
+
+        self.steps = Steps(view(), self.clock, self.blocked.append)
+        return self.steps
+
+    def test_states(self) -> None:
+        """It runs in its steps, and awaits something between them."""
+        steps = self.make()
+        self.assertFalse(steps.running)
+        self.assertIsNone(steps.awaited)
+        finished = Deferred.fromCoroutine(steps)
+        self.assertFalse(steps.running)
+        self.assertIs(steps.awaited, self.waiting)
+        self.waiting.callback("done")
+        self.assertEqual(self.successResultOf(finished), "done")
+        self.assertEqual(self.seen, [(True, None), (True, None)])
+        self.assertFalse(steps.running)
+        self.assertIsNone(steps.awaited)
+
+    def test_throw(self) -> None:
+        """An exception is raised in it where it waits."""
+        finished = Deferred.fromCoroutine(self.make())
+        self.waiting.errback(Failure(ZeroDivisionError()))
+        self.assertEqual(self.successResultOf(finished), "caught")
+        self.assertEqual(self.seen, [(True, None), (True, None)])
+
+    def test_close(self) -> None:
+        """Closing unwinds it."""
+        steps = self.make()
+        self.assertIs(steps.send(None), self.waiting)
+        steps.close()
+        self.assertEqual(len(self.seen), 2)
+        self.assertRaises(RuntimeError, steps.send, None)
+
+    def test_await(self) -> None:
+        """It can be awaited like the coroutine that it holds."""
+
+        async def outer() -> str:
+            answer: str = await self.make()
+            return answer
+
+        finished = Deferred.fromCoroutine(outer())
+        self.waiting.callback("done")
+        self.assertEqual(self.successResultOf(finished), "done")
+
+
+class CancellationTests(SynchronousTestCase):
+    """Which ends of a view are no errors."""
+
+    def test_kinds(self) -> None:
+        """Being cancelled is none, nor is the end of a thread's conversation; all else is."""
+        for error, expected in (
+            (CancelledError(), True),
+            (ConversationOver(), True),
+            (FirstError(Failure(CancelledError()), 0), True),
+            (FirstError(Failure(FirstError(Failure(CancelledError()), 0)), 1), True),
+            (FirstError(Failure(ZeroDivisionError()), 0), False),
+            (ZeroDivisionError(), False),
+            (TimeoutError(), False),
+            (SystemExit(), False),
+        ):
+            self.assertIs(is_cancellation(Failure(error)), expected)
+
+    def test_no_exception(self) -> None:
+        """No ``except Exception`` of a view's own stops the end of a thread's conversation."""
+        self.assertFalse(issubclass(ConversationOver, Exception))

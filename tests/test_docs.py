@@ -1,0 +1,439 @@
+"""What the documents say, run: every block of Python, every name in a table, every link."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import unittest
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from functools import wraps
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.messages import INTERNAL_ERROR, NORMAL, Closing
+from pushd.testing import Answer, Browser, Daemon
+from pushd.threads import BlockingWebSocket
+from pushd.views import Request
+from pushd.websocket import WebSocket
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")]
+
+# What a fenced block may be. A new language is welcome; a block of Python that hides is not.
+LANGUAGES = {"python", "sh", "html", "js", "ini", "nginx", "text"}
+
+
+class Block(NamedTuple):
+    """A block of Python in a document."""
+
+    #: The document and the heading above; from the second block on with a number.
+    name: str
+    source: str
+
+    @property
+    def code(self) -> CodeType:
+        """The block, compiled; in tracebacks its name stands for the file."""
+        return compile(self.source, self.name, "exec")
+
+
+def find_fences(text: str) -> Iterator[tuple[str, str, str]]:
+    """Give the heading above, the language and the text of every fenced block."""
+    heading = ""
+    lines = iter(text.splitlines(keepends=True))
+    for line in lines:
+        if line.startswith("#"):
+            heading = line.strip("# \n")
+        elif line.startswith("```"):
+            language = line.strip("` \n")
+            # The text is taken from the same iterator, so its comments are no headings.
+            body = "".join(iter(lambda: next(lines), "```\n"))
+            yield heading, language, body
+
+
+def find_blocks(document: str, text: str) -> dict[str, Block]:
+    """Give the blocks of Python in a document by their names."""
+    blocks: dict[str, Block] = {}
+    for heading, language, body in find_fences(text):
+        if language == "python":
+            name, number = f"{document}: {heading}", 2
+            while name in blocks:
+                name, number = f"{document}: {heading} {number}", number + 1
+            blocks[name] = Block(name, body)
+    return blocks
+
+
+def find_codes(code: CodeType) -> Iterator[CodeType]:
+    """Give the code of a block and of all functions in it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from find_codes(constant)
+
+
+def find_idle(block: Block, use: Callable[[dict[str, Any]], object]) -> list[str]:
+    """Execute a block, use what it defines, and give the names of the functions not called."""
+    code = block.code
+    called: set[CodeType] = set()
+
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        called.add(frame.f_code)
+
+    names: dict[str, Any] = {"__name__": "document"}
+    before = sys.getprofile()
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        exec(code, names)
+        use(names)
+    finally:
+        sys.setprofile(before)
+        threading.setprofile(None)
+    return [one.co_name for one in find_codes(code) if one not in called]
+
+
+def find_table_names(text: str, heading: str) -> set[str]:
+    """Give the names in the first columns of the tables under a heading."""
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\|([^|]*)\|", section, re.MULTILINE)
+    return {
+        name
+        for row, below in pairwise([*rows, ""])
+        if set(below) != {"-"}  # That would be the line below a head.
+        for name in re.findall(r"`(\w+)", row)
+    }
+
+
+def read(document: str) -> str:
+    """Give a document's text."""
+    return (ROOT / document).read_text()
+
+
+BLOCKS = {
+    name: block
+    for path in DOCUMENTS
+    for name, block in find_blocks(str(path.relative_to(ROOT)), path.read_text()).items()
+}
+# The blocks that have a test here.
+TESTED: set[str] = set()
+# The blocks that are tests for pytest, and the files that they are put into.
+PYTEST_FILES = {
+    "test_demo.py": "docs/testing.md: Testing views",
+    "test_chat.py": "docs/testing.md: A chat, with two browsers",
+}
+
+Names = dict[str, Any]
+
+
+def runs(name: str) -> Callable[[Callable[[Any, Names], None]], Callable[[Any], None]]:
+    """Make a test that gets what a block defines, and has to call all its functions."""
+    TESTED.add(name)
+
+    def decorate(test: Callable[[Any, Names], None]) -> Callable[[Any], None]:
+        @wraps(test)
+        def run(case: Any) -> None:
+            idle = find_idle(BLOCKS[name], lambda names: test(case, names))
+            case.assertEqual(idle, [], f"{name}: not called")
+
+        return run
+
+    return decorate
+
+
+class DocumentTests(SynchronousTestCase):
+    """No part of a document is left to trust."""
+
+    def test_blocks(self) -> None:
+        """Every block of Python has a test, and every test a block."""
+        self.assertEqual(TESTED | set(PYTEST_FILES.values()), set(BLOCKS))
+
+    def test_languages(self) -> None:
+        """Every block says what it is, so none of Python passes for something else."""
+        for path in DOCUMENTS:
+            for heading, language, _ in find_fences(path.read_text()):
+                self.assertIn(language, LANGUAGES, f"{path}, {heading}")
+
+    def test_links(self) -> None:
+        """What a document points at is there."""
+        for path in DOCUMENTS:
+            for link in re.findall(r"\]\(([^)#:]+)[^):]*\)", path.read_text()):
+                self.assertTrue((path.parent / link).exists(), f"{path}: {link}")
+
+    def test_request(self) -> None:
+        """The table of views.md has everything that a request has."""
+        attributes = {one.name for one in fields(Request)} | _public(Request)
+        self.assertEqual(find_table_names(read("docs/views.md"), "The request"), attributes)
+
+    def test_websocket(self) -> None:
+        """The table of views.md has everything that a view calls, in both kinds of function."""
+        names = find_table_names(read("docs/views.md"), "The conversation")
+        self.assertEqual(names, _public(BlockingWebSocket))
+        self.assertEqual(names - _public(WebSocket), set())
+
+    def test_kit(self) -> None:
+        """What testing.md names is there."""
+        names = find_table_names(read("docs/testing.md"), "What there is")
+        self.assertIn("pending_calls", names)
+        self.assertIn("stall", names)
+        self.assertEqual(names - _public(Daemon) - _public(Browser) - {"clock"}, set())
+
+
+class FinderTests(SynchronousTestCase):
+    """What looks into the documents sees what is there."""
+
+    def test_blocks(self) -> None:
+        """A block is known by the heading above it; a comment in it is no heading."""
+        text = (
+            "# Top\n```python\n# no heading\na = 1\n```\n```sh\nls\n```\n"
+            "```python\nb = 2\n```\n## Next\n```python\nc = 3\n```\n"
+        )
+        self.assertEqual(
+            list(find_blocks("x.md", text)), ["x.md: Top", "x.md: Top 2", "x.md: Next"]
+        )
+        self.assertEqual([language for _, language, _ in find_fences(text)][1], "sh")
+
+    def test_idle(self) -> None:
+        """A function that nobody calls is found, in a class, in another one, and in a thread."""
+        source = (
+            "```python\ndef f():\n    def g(): pass\nclass C:\n    async def h(self): pass\n"
+            "k = lambda: 1\n```\n"
+        )
+        [block] = find_blocks("x.md", source).values()
+        self.assertEqual(find_idle(block, lambda names: None), ["f", "g", "h", "<lambda>"])
+
+        def use(names: Names) -> None:
+            names["f"]()
+            thread = threading.Thread(target=names["k"])
+            thread.start()
+            thread.join()
+
+        self.assertEqual(find_idle(block, use), ["g", "h"])
+
+    def test_table_names(self) -> None:
+        """Names come from first columns, not from heads, other columns or other sections."""
+        text = "\n## A\n\n| `x` |\n|---|\n| `a(b)`, `c` | `d` |\n\n## B\n\n| `e` |\n"
+        self.assertEqual(find_table_names(text, "A"), {"a", "c"})
+
+
+class ReadmeTests(SynchronousTestCase):
+    @runs("README.md: A view of your own")
+    def test_hello(self, names: Names) -> None:
+        """The view of the README says hello three times, a second apart."""
+        with Daemon(names["views"]) as daemon:
+            self.assertIn("WebSocket", _get(daemon, "/hello/").text)
+            browser = daemon.connect("/hello/")
+            daemon.advance(1, 1)
+            self.assertEqual(browser.messages, ["hello 0", "hello 1", "hello 2"])
+            daemon.advance(1)
+            self.assertEqual(browser.closing, NORMAL)
+
+
+class ViewsTests(SynchronousTestCase):
+    """docs/views.md."""
+
+    @runs("docs/views.md: Views")
+    def test_news(self, names: Names) -> None:
+        """One URL answers HTTP with a page and a WebSocket with news."""
+        with Daemon(names["views"]) as daemon:
+            self.assertIn("<p>This address", _get(daemon, "/news/").text)
+            browser = daemon.connect("/news/")
+            self.assertEqual(browser.messages, ["news 0"])
+            daemon.advance(0.5, 0.5)
+            self.assertEqual(browser.messages, ["news 0", "news 1", "news 2"])
+            self.assertIsNone(browser.closing)
+            daemon.advance(0.5)
+            self.assertEqual(browser.closing, NORMAL)
+            self.assertEqual(daemon.pending_calls, [])
+
+    @runs("docs/views.md: What a view may answer")
+    def test_answers(self, names: Names) -> None:
+        """Each kind of answer has its status and type, and HEAD has the same without a body."""
+        with Daemon(names["views"]) as daemon:
+            for path, status, kind, start in (
+                ("/html", 200, "text/html; charset=utf-8", "<h1>A str is HTML</h1>"),
+                ("/bytes", 200, "application/octet-stream", "bytes are"),
+                ("/away", 302, "application/octet-stream", ""),
+                ("/page", 200, "text/html; charset=utf-8", "<!doctype html>"),
+                ("/nothing", 204, None, ""),
+            ):
+                answer = _get(daemon, path)
+                self.assertEqual(answer.status, status, path)
+                self.assertEqual(answer.headers["Content-Type"], kind, path)
+                self.assertTrue(answer.text.startswith(start), path)
+                head = daemon.request("HEAD", path)
+                assert head is not None
+                self.assertEqual((head.status, head.body), (status, b""))
+                self.assertEqual(head.headers["Content-Length"], answer.headers["Content-Length"])
+            self.assertEqual(_get(daemon, "/away").headers.get_all("Set-Cookie"), ["a=1", "b=2"])
+
+    @runs("docs/views.md: Opening it, or not")
+    def test_prices(self, names: Names) -> None:
+        """Strangers get an HTTP answer; members get in, with the subprotocol they offer or none."""
+        with Daemon(names["views"]) as daemon:
+            stranger = daemon.connect("/prices/")
+            assert stranger.refused is not None
+            self.assertEqual(
+                (stranger.refused.status, stranger.refused.text), (403, "members only")
+            )
+            for offered, chosen in (((), None), (("x", "prices.v2"), "prices.v2"), (("x",), None)):
+                member = daemon.connect(
+                    "/prices/", subprotocols=offered, headers={"Cookie": "member=yes"}
+                )
+                self.assertEqual((member.subprotocol, member.messages), (chosen, ["12.50"]))
+            self.assertEqual(_get(daemon, "/prices/").status, 426)
+
+    @runs("docs/views.md: `async def` or plain `def`")
+    def test_shout(self, names: Names) -> None:
+        """A view in a thread shouts back, and gives its thread back after a while."""
+        with Daemon(names["views"], threads=1) as daemon:
+            browser = daemon.connect("/shout/")
+            browser.send("hello")
+            browser.send(b"bytes")
+            self.assertEqual(browser.messages, ["HELLO", "BYTES"])
+            late = daemon.connect("/shout/")
+            assert late.refused is not None
+            self.assertEqual(late.refused.status, 503)
+            daemon.advance(59)
+            self.assertIsNone(browser.closing)
+            daemon.advance(1)
+            self.assertEqual(browser.closing, Closing(4000, "too quiet"))
+            daemon.connect("/shout/").close()
+            self.assertEqual(daemon.pending_calls, [])
+
+    @runs("docs/views.md: How it ends")
+    def test_presence(self, names: Names) -> None:
+        """A view that waits for time is ended at once, and leaves neither itself nor a timer."""
+        with Daemon(names["views"]) as daemon:
+            browser, other = daemon.connect("/presence/"), daemon.connect("/presence/")
+            daemon.advance(10)
+            self.assertEqual(browser.messages, ["1 here", "2 here"])
+            other.leave()
+            daemon.advance(10)
+            self.assertEqual(browser.messages, ["1 here", "2 here", "1 here"])
+            browser.close()
+            self.assertEqual(names["here"], set())
+            self.assertEqual(daemon.pending_calls, [])
+
+    @runs("docs/views.md: The map")
+    def test_greet(self, names: Names) -> None:
+        """A view without a decorator takes WebSockets where the map says so."""
+        with Daemon(names["views"]) as daemon:
+            self.assertEqual(_get(daemon, "/greet/caf%C3%A9/").text, "hello café")
+            browser = daemon.connect("/greet/ann/")
+            self.assertEqual((browser.messages, browser.closing), (["hello ann"], NORMAL))
+            self.assertEqual(_get(daemon, "/greet/ann").text, "hello ann")
+            self.assertEqual(_get(daemon, "/greet/ann/lee/").status, 404)
+
+
+class FromDwebsocketTests(SynchronousTestCase):
+    """docs/from-dwebsocket.md."""
+
+    @runs("docs/from-dwebsocket.md: Coming from dwebsocket")
+    def test_as_it_was(self, names: Names) -> None:
+        """The body of a dwebsocket view runs as it was."""
+        self._try_numbers(names["views"])
+
+    @runs("docs/from-dwebsocket.md: Coming from dwebsocket 2")
+    def test_async(self, names: Names) -> None:
+        """The same view as a coroutine does the same."""
+        self._try_numbers(names["views"])
+
+    @runs("docs/from-dwebsocket.md: Pushing to many")
+    def test_everybody(self, names: Names) -> None:
+        """Everybody hears everybody, and who has left is forgotten."""
+        with Daemon(names["views"]) as daemon:
+            ann, bob = daemon.connect("/everybody/"), daemon.connect("/everybody/")
+            ann.send("hello")
+            self.assertEqual([ann.messages, bob.messages], [["hello"], ["hello"]])
+            ann.leave()
+            bob.send("alone")
+            self.assertEqual(bob.messages, ["hello", "alone"])
+            bob.close()
+            self.assertEqual(names["clients"], set())
+
+    @runs("docs/from-dwebsocket.md: Waiting")
+    def test_ten(self, names: Names) -> None:
+        """Ten pushes come half a second apart."""
+        with Daemon(names["views"]) as daemon:
+            browser = daemon.connect("/ten/")
+            self.assertEqual(browser.messages, [])
+            browser.send("go")
+            for number in range(10):
+                self.assertEqual(browser.messages[number:], [f"service message: {number}"])
+                daemon.advance(0.5)
+            self.assertEqual(browser.closing, NORMAL)
+
+    def _try_numbers(self, views: Mapping[str, Any]) -> None:
+        with Daemon(views, threads=1) as daemon:
+            self.assertIn("<!doctype html>", _get(daemon, "/numbers/").text)
+            browser = daemon.connect("/numbers/")
+            browser.send('["1","2"]')
+            browser.send(b"[3]")
+            self.assertEqual(browser.messages, [f"service message: {n}" for n in (1, 2, 3)])
+            browser.close()
+            # The one thread is free again.
+            again = daemon.connect("/numbers/")
+            again.send("no JSON")
+            self.assertEqual(again.closing, INTERNAL_ERROR)
+        self.assertEqual(len(self.flushLoggedErrors(json.JSONDecodeError)), 1)
+
+
+class TestingTests(SynchronousTestCase):
+    """docs/testing.md: the tests in it pass."""
+
+    @runs("docs/testing.md: Testing views 2")
+    def test_demo(self, names: Names) -> None:
+        """The demo's page, as a class for trial."""
+        self._try_case(names["DemoTests"])
+
+    @runs("docs/testing.md: What there is")
+    def test_divide(self, names: Names) -> None:
+        """A view that raises, as a class for trial."""
+        self._try_case(names["DivideTests"])
+
+    def _try_case(self, case: type[unittest.TestCase]) -> None:
+        result = unittest.TestResult()
+        unittest.defaultTestLoader.loadTestsFromTestCase(case).run(result)
+        self.assertEqual([text for _, text in result.errors + result.failures], [])
+        self.assertEqual(result.testsRun, 1)
+
+
+class PytestTests(SynchronousTestCase):
+    """docs/testing.md: the tests in it that are for pytest pass there."""
+
+    def test_pytest(self) -> None:
+        """Each block is a file that pytest finds, with the fixture, where pushd is installed."""
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        place = Path(folder.name)
+        (place / "chat.py").write_text(read("examples/chat.py"))
+        for file, name in PYTEST_FILES.items():
+            (place / file).write_text(BLOCKS[name].source)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("3 passed", done.stdout)
+
+
+def _public(kind: type) -> set[str]:
+    return {name for name in dir(kind) if not name.startswith("_")}
+
+
+def _get(daemon: Daemon, path: str) -> Answer:
+    answer = daemon.get(path)
+    assert answer is not None
+    return answer

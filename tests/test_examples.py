@@ -1,0 +1,181 @@
+"""The examples, in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from examples import chat, echo, progress
+from pushd.messages import NORMAL
+from pushd.testing import Answer, Browser, Daemon
+from pushd.views import View
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+WEB = EXAMPLES / "web"
+
+
+class ExampleTestCase(SynchronousTestCase):
+    """One daemon with one example."""
+
+    views: Mapping[str, View]
+
+    def setUp(self) -> None:
+        self.daemon = Daemon(self.views, web=WEB)
+        self.addCleanup(self.daemon.stop)
+
+    def get(self, path: str) -> Answer:
+        """Ask for a page that comes at once."""
+        answer = self.daemon.get(path)
+        assert answer is not None
+        return answer
+
+    def assert_page(self, path: str, name: str) -> None:
+        """Prove that an address answers with a page, and that all the page asks for is there."""
+        answer = self.get(path)
+        self.assertEqual((answer.status, answer.body), (200, (WEB / name).read_bytes()))
+        self.assertIn("default-src 'self'", answer.headers["Content-Security-Policy"])
+        asked = [part.partition('"')[0] for part in answer.text.split('="/')[1:]]
+        self.assertIn(name.replace(".html", ".js"), asked)
+        for file in asked:
+            self.assertEqual(self.get(f"/{file}").status, 200, file)
+
+    def assert_left_nothing(self) -> None:
+        """Prove that no timer runs when nobody is connected."""
+        self.assertEqual(self.daemon.pending_calls, [])
+
+
+class EchoTests(ExampleTestCase):
+    views = echo.views
+
+    def test_page(self) -> None:
+        """HTTP gets the page."""
+        self.assert_page("/echo/", "echo.html")
+
+    def test_echo(self) -> None:
+        """Text comes back as text, bytes as bytes, in order; the end is answered."""
+        browser = self.daemon.connect("/echo/")
+        said: list[str | bytes] = ["hello", b"\x00\xff", "", "žluťoučký 🐎", b""]
+        for message in said:
+            browser.send(message)
+        self.assertEqual(browser.messages, said)
+        browser.close(3000)
+        self.assertTrue(browser.gone)
+        self.assert_left_nothing()
+
+    def test_slow_browser(self) -> None:
+        """A browser that sends and does not read waits for itself, and loses nothing."""
+        browser = self.daemon.connect("/echo/")
+        browser.stall()
+        said = [f"{number} {'x' * 10_000}" for number in range(50)]
+        for message in said:
+            browser.send(message)
+        self.assertEqual(browser.messages, [])
+        browser.resume()
+        self.assertEqual(browser.messages, said)
+
+
+class ChatTests(ExampleTestCase):
+    views = chat.views
+
+    def test_page(self) -> None:
+        """Every room has the page, and the front door leads to the lobby."""
+        self.assert_page("/chat/lobby/", "chat.html")
+        self.assert_page("/chat/caf%C3%A9/", "chat.html")
+        answer = self.get("/")
+        self.assertEqual((answer.status, answer.headers["Location"]), (302, "/chat/lobby/"))
+
+    def test_room(self) -> None:
+        """Everybody in a room hears what is said there, who enters and who leaves."""
+        ann, bob = self._enter("caf%C3%A9", "ann"), self._enter("caf%C3%A9", "bob")
+        bob.send("hello <b>ann</b>")
+        self.assertEqual(
+            _news(ann),
+            [
+                {"name": "ann", "event": "enters"},
+                {"name": "bob", "event": "enters"},
+                {"name": "bob", "text": "hello <b>ann</b>"},
+            ],
+        )
+        self.assertEqual(_news(bob), _news(ann)[1:])
+        bob.close()
+        self.assertEqual(_news(ann)[3:], [{"name": "bob", "event": "leaves"}])
+
+    def test_other_room(self) -> None:
+        """What is said in a room stays there."""
+        ann, eve = self._enter("lobby", "ann"), self._enter("cellar", "eve")
+        ann.send("secret")
+        self.assertEqual(_news(eve), [{"name": "eve", "event": "enters"}])
+
+    def test_vanished(self) -> None:
+        """Who vanishes has left; a room that is empty is forgotten, and nothing is left of it."""
+        ann, bob = self._enter("lobby", "ann"), self._enter("lobby", "bob")
+        ann.leave()
+        self.assertEqual(_news(bob)[1:], [{"name": "ann", "event": "leaves"}])
+        self.assertEqual(len(chat.rooms), 1)
+        bob.leave()
+        self.assertEqual(len(chat.rooms), 0)
+        self.assert_left_nothing()
+
+    def test_slow_browser(self) -> None:
+        """Nobody waits for a browser that does not read."""
+        ann, bob = self._enter("lobby", "ann"), self._enter("lobby", "bob")
+        bob.stall()
+        for _ in range(200):
+            ann.send("x" * 1000)
+        self.assertEqual(len(ann.messages), 202)
+
+    def test_limits(self) -> None:
+        """No name at all, names and messages that are too long, and bytes do no harm."""
+        ann = self._enter("lobby", "")
+        bob = self._enter("lobby", "b" * 31)
+        bob.send(b"\xff\x00")
+        bob.send("x" * 1001)
+        self.assertEqual(
+            _news(ann),
+            [
+                {"name": "somebody", "event": "enters"},
+                {"name": "b" * 30, "event": "enters"},
+                {"name": "b" * 30, "text": "x" * 1000},
+            ],
+        )
+
+    def _enter(self, room: str, name: str) -> Browser:
+        return self.daemon.connect(f"/chat/{room}/?name={name}")
+
+
+class ProgressTests(ExampleTestCase):
+    views = progress.views
+
+    def setUp(self) -> None:
+        super().setUp()
+        # The job itself is the only thing here that would take time.
+        self.patch(progress, "ROUNDS", 1)
+
+    def test_page(self) -> None:
+        """HTTP gets the page."""
+        self.assert_page("/progress/", "progress.html")
+
+    def test_job(self) -> None:
+        """The browser hears of every step, with the last one of the result, and then it is over."""
+        browser = self.daemon.connect("/progress/?word=caf%C3%A9")
+        news = _news(browser)
+        self.assertEqual([one["done"] for one in news], list(range(1, progress.STEPS + 1)))
+        self.assertEqual({one["of"] for one in news}, {progress.STEPS})
+        self.assertEqual({one["key"] for one in news[:-1]}, {None})
+        self.assertEqual(news[-1]["key"], list(progress.stretch("café"))[-1])
+        self.assertEqual(browser.closing, NORMAL)
+        self.assert_left_nothing()
+
+    def test_key(self) -> None:
+        """Each word has its key."""
+        keys = [_news(self.daemon.connect(f"/progress/?word={word}"))[-1]["key"] for word in "abb"]
+        self.assertNotEqual(keys[0], keys[1])
+        self.assertEqual(keys[1], keys[2])
+
+
+def _news(browser: Browser) -> list[dict[str, Any]]:
+    return [json.loads(message) for message in browser.messages]

@@ -1,0 +1,147 @@
+"""What a transport has not sent yet: of Twisted's own, of TLS, and of one in memory."""
+
+from __future__ import annotations
+
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import CertificateOptions
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.outbox import bound_silence, unsent
+from pushd.protocol import Limits
+from pushd.testing import Daemon
+from pushd.views import Request, require_websocket
+
+
+class Descriptor(FileDescriptor):
+    """Twisted's transport, before a kernel that takes so many bytes at a time."""
+
+    def __init__(self, reactor: Any, *, takes: int = 0) -> None:
+        super().__init__(reactor)
+        self.connected = True
+        self.takes = takes
+
+    def writeSomeData(self, data: bytes) -> int:
+        """Take some."""
+        return min(self.takes, len(data))
+
+
+class UnsentTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Make a transport whose kernel takes nothing yet."""
+        self.reactor = MemoryReactorClock()
+        self.transport = Descriptor(self.reactor)
+
+    def test_empty(self) -> None:
+        """A transport that has sent all has nothing left."""
+        self.assertEqual(unsent(self.transport), 0)
+
+    def test_written(self) -> None:
+        """What is written waits, before and after the kernel has been asked."""
+        self.transport.write(b"x" * 1000)
+        self.transport.writeSequence([b"x" * 100, b"x" * 10])
+        self.assertEqual(unsent(self.transport), 1110)
+        self.transport.doWrite()
+        self.assertEqual(unsent(self.transport), 1110)
+
+    def test_partly_sent(self) -> None:
+        """What the kernel has taken waits no more, though it is still in Twisted's buffer."""
+        self.transport.write(b"x" * 300_000)
+        self.transport.takes = 1000
+        self.transport.doWrite()
+        self.assertEqual(unsent(self.transport), 299_000)
+        self.transport.write(b"x" * 500)
+        self.assertEqual(unsent(self.transport), 299_500)
+        self.transport.doWrite()
+        self.assertEqual(unsent(self.transport), 298_500)
+        self.transport.takes = 1_000_000
+        while unsent(self.transport):
+            self.transport.doWrite()
+
+    def test_tls(self) -> None:
+        """Under TLS what waits in its own buffer counts, and what waits below it."""
+        factory = TLSMemoryBIOFactory(
+            CertificateOptions(),
+            isClient=True,
+            wrappedFactory=Factory.forProtocol(Protocol),
+            clock=self.reactor,
+        )
+        tls = factory.buildProtocol(None)
+        assert tls is not None
+        tls.makeConnection(self.transport)
+        hello = unsent(self.transport)
+        self.assertGreater(hello, 0)
+        self.assertEqual(unsent(tls), hello)
+        # Before the peer has answered, TLS has no key to encrypt it with.
+        tls.write(b"x" * 1000)
+        self.reactor.advance(0)
+        self.assertEqual(unsent(tls), hello + 1000)
+        self.assertEqual(unsent(self.transport), hello)
+
+    def test_other_wrapper(self) -> None:
+        """A wrapper without a buffer of its own has what its transport has."""
+        wrapper = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
+        wrapper.makeConnection(self.transport)
+        wrapper.write(b"x" * 1000)
+        self.assertEqual(unsent(wrapper), 1000)
+
+    def test_unknown(self) -> None:
+        """A transport of another kind counts as empty."""
+        transport = StringTransport()
+        transport.write(b"x" * 1000)
+        self.assertEqual(unsent(transport), 0)
+
+    def test_memory(self) -> None:
+        """The transport in memory says it itself, so a slow reader is told so in tests as well."""
+
+        @require_websocket
+        async def flood(request: Request) -> None:
+            async for _ in request.websocket:
+                request.websocket.send(b"x" * 1000)
+
+        daemon = Daemon({"/flood/": flood}, limits=Limits(max_buffered=10_000))
+        self.addCleanup(daemon.stop)
+        browser = daemon.connect("/flood/")
+        browser.stall()
+        for _ in range(20):
+            browser.send("more")
+        self.assertEqual(browser.messages, [])
+        browser.resume()
+        # With four bytes of head each, the tenth went beyond the limit.
+        self.assertEqual(len(browser.messages), 10)
+        assert browser.closing is not None
+        self.assertEqual(browser.closing.code, 1013)
+
+
+class BoundSilenceTests(SynchronousTestCase):
+    """The kernel notices a peer that has vanished."""
+
+    def test_tcp(self) -> None:
+        """A TCP socket asks after a silent peer, and gives up on one that acknowledges nothing."""
+        with socket.socket() as handle:
+            bound_silence(SimpleNamespace(socket=handle))
+            self.assertEqual(handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1)
+            timeout = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            self.assertEqual(timeout, 60_000)
+
+    def test_tls(self) -> None:
+        """So does the socket beneath TLS."""
+        with socket.socket() as handle:
+            wrapper: Any = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
+            wrapper.transport = SimpleNamespace(socket=handle)
+            bound_silence(wrapper)
+            self.assertEqual(handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1)
+
+    def test_others(self) -> None:
+        """A Unix socket knows at once, and a transport without a socket needs nothing."""
+        with socket.socket(socket.AF_UNIX) as handle:
+            bound_silence(SimpleNamespace(socket=handle))
+            self.assertEqual(handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), 0)
+        bound_silence(StringTransport())

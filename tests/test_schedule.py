@@ -1,0 +1,155 @@
+"""The ticks: their times, their number, and what remains of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.schedule import PushSchedule
+
+
+class PushScheduleTests(SynchronousTestCase):
+    """Numbers at a steady pace."""
+
+    def setUp(self) -> None:
+        """Keep a clock that does not stand at zero, and what came when."""
+        self.clock = Clock()
+        self.clock.advance(1000)
+        self.came: list[tuple[float, int]] = []
+
+    def run_schedule(
+        self,
+        count: int | None,
+        interval: float = 0.5,
+        body: Callable[[int], object] = lambda number: None,
+    ) -> Deferred[float]:
+        """Go through a schedule; the Deferred fires with the time at which the loop ends."""
+
+        async def loop() -> float:
+            async for number in PushSchedule(self.clock, count=count, interval=interval):
+                self.came.append((self.clock.seconds() - 1000, number))
+                body(number)
+            return self.clock.seconds() - 1000
+
+        return Deferred.fromCoroutine(loop())
+
+    def test_pace(self) -> None:
+        """The first number comes at once, each next one an interval later, and then the end."""
+        ended = self.run_schedule(4)
+        self.assertEqual(self.came, [(0, 0)])
+        self.clock.pump([0.25] * 7)
+        self.assertEqual(self.came, [(0, 0), (0.5, 1), (1.0, 2), (1.5, 3)])
+        self.assertNoResult(ended)
+        self.clock.advance(0.25)
+        self.assertEqual(self.successResultOf(ended), 2.0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_nothing_early(self) -> None:
+        """A number does not come before its time, not by a thousandth."""
+        self.run_schedule(4)
+        self.clock.advance(0.499)
+        self.assertEqual(len(self.came), 1)
+        self.clock.advance(0.001)
+        self.assertEqual(len(self.came), 2)
+
+    def test_late(self) -> None:
+        """A reactor that comes late delays the number that it held, and none behind that."""
+        self.run_schedule(6)
+        self.clock.pump([0.5, 0.75, 0.25, 0.5])
+        self.assertEqual(self.came, [(0, 0), (0.5, 1), (1.25, 2), (1.5, 3), (2.0, 4)])
+
+    def test_slow_body(self) -> None:
+        """A body that takes its time does not shift the numbers behind it."""
+        self.run_schedule(5, body=lambda number: self.clock.advance(0.2))
+        self.clock.pump([0.1] * 19)
+        times = [round(time, 6) for time, _ in self.came]
+        self.assertEqual(times, [0, 0.5, 1.0, 1.5, 2.0])
+
+    def test_missed(self) -> None:
+        """Numbers whose time has passed come at once, all of them and in order."""
+        self.run_schedule(6)
+        self.clock.advance(1.75)
+        self.assertEqual(self.came[1:], [(1.75, 1), (1.75, 2), (1.75, 3)])
+        self.clock.advance(0.25)
+        self.assertEqual(self.came[-1], (2.0, 4))
+
+    def test_no_drift(self) -> None:
+        """A reactor that is late each time does not add it up, be it for hours."""
+        self.run_schedule(None)
+        for number in range(1, 10_000):
+            [call] = self.clock.getDelayedCalls()
+            self.assertEqual(call.getTime(), 1000 + number * 0.5)
+            self.clock.advance(call.getTime() + 0.25 - self.clock.seconds())
+            self.assertEqual(self.came[-1], (number * 0.5 + 0.25, number))
+
+    def test_first_asked(self) -> None:
+        """Time counts from when the first number is asked for, not from when it was made."""
+        schedule = PushSchedule(self.clock, count=2, interval=0.5)
+        self.clock.advance(10)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.successResultOf(Deferred.fromCoroutine(schedule.__anext__()))
+        second = Deferred.fromCoroutine(schedule.__anext__())
+        self.assertNoResult(second)
+        self.clock.advance(0.5)
+        self.assertEqual(self.successResultOf(second), 1)
+
+    def test_none(self) -> None:
+        """No numbers means that the loop ends at once."""
+        self.assertEqual(self.successResultOf(self.run_schedule(0)), 0)
+        self.assertEqual(self.came, [])
+
+    def test_no_end(self) -> None:
+        """Without a count it goes on."""
+        ended = self.run_schedule(None)
+        self.clock.pump([0.5] * 500)
+        self.assertEqual(len(self.came), 501)
+        self.assertNoResult(ended)
+
+    def test_over(self) -> None:
+        """After its end it stays at its end."""
+        schedule = PushSchedule(self.clock, count=0, interval=0.5)
+        for _ in range(2):
+            self.failureResultOf(Deferred.fromCoroutine(schedule.__anext__()), StopAsyncIteration)
+
+    def test_cancelled(self) -> None:
+        """A loop that is cancelled ends where it waits and leaves no delayed call."""
+        ended = self.run_schedule(4)
+        self.clock.advance(0.5)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        ended.cancel()
+        self.failureResultOf(ended, CancelledError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_left(self) -> None:
+        """A loop that breaks off leaves no delayed call."""
+
+        async def loop() -> None:
+            async for number in PushSchedule(self.clock, count=None, interval=0.5):
+                if number == 2:
+                    break
+
+        ended = Deferred.fromCoroutine(loop())
+        self.clock.pump([0.5, 0.5])
+        self.successResultOf(ended)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_one_call(self) -> None:
+        """It holds one delayed call at a time, however many numbers are to come."""
+        self.run_schedule(1_000_000)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+
+    def test_bad_count(self) -> None:
+        """Fewer than no numbers is a mistake."""
+        error = self.assertRaises(ValueError, PushSchedule, self.clock, count=-1, interval=0.5)
+        self.assertIn("-1", str(error))
+
+    def test_bad_interval(self) -> None:
+        """An interval is a number of seconds above 0: else it would never end, or never come."""
+        for interval in (0, -0.5, float("inf"), float("nan")):
+            error = self.assertRaises(
+                ValueError, PushSchedule, self.clock, count=1, interval=interval
+            )
+            self.assertIn(str(interval), str(error))

@@ -1,0 +1,380 @@
+"""The daemon put together: its doors, what it says of them, and how it ends."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from pushd.lockstep import LockstepThreads
+from pushd.messages import GOING_AWAY
+from pushd.options import Options, Settings
+from pushd.service import build, makeService, shipped_client
+from pushd.testing import Daemon
+from pushd.views import Request, accept_websocket
+from tests.peer import TEXT, Peer, certificate_file, close_frame, frame, handshake, request, said
+
+
+@accept_websocket
+async def echo(request: Request) -> str | None:
+    """Answer everything with itself."""
+    if not request.is_websocket():
+        return "hello"
+    async for message in request.websocket:
+        request.websocket.send(message)
+    return None
+
+
+@implementer(IListeningPort)
+class Port:
+    """A port that says where it is, and notes when it is closed."""
+
+    def __init__(self, address: IPv4Address | IPv6Address, events: list[str]) -> None:
+        self._address = address
+        self._events = events
+
+    def getHost(self) -> IPv4Address | IPv6Address:
+        return self._address
+
+    def startListening(self) -> None:
+        """Do nothing: it listens already."""
+
+    def stopListening(self) -> Deferred[None]:
+        self._events.append(f"closed {self._address.port}")
+        return Deferred()
+
+
+class Reactor(MemoryReactorClock):
+    """A reactor in memory whose ports are where they were asked for, port 0 being 40000."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[str] = []
+        self.trouble: Exception | None = None
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Port:
+        if self.trouble is not None:
+            raise self.trouble
+        super().listenTCP(port, factory, backlog, interface)
+        self.events.append(f"opened {port}")
+        if ":" in interface:
+            return Port(IPv6Address("TCP", interface, port or 40_000), self.events)
+        return Port(IPv4Address("TCP", interface or "0.0.0.0", port or 40_000), self.events)
+
+
+class DoorsTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Have a reactor."""
+        self.reactor = Reactor()
+
+    def start(self, **settings: Any) -> list[str]:
+        """Start a daemon; give what it says."""
+        settings.setdefault("control", ())
+        threads = LockstepThreads(1)
+        self.service = build(Settings(**settings), self.reactor, threads)
+        with capturedLogs() as events:
+            self.service.privilegedStartService()
+            self.service.startService()
+        return said(events)
+
+
+class DoorsTests(DoorsTestCase):
+    def test_defaults(self) -> None:
+        """By default the public door is at 8080 and the private one at 8081, here alone."""
+        lines = self.start(control=Settings.control)
+        doors = [(port, interface) for port, _, _, interface in self.reactor.tcpServers]
+        self.assertEqual(doors, [(8080, "127.0.0.1"), (8081, "127.0.0.1")])
+        self.assertEqual(
+            lines, ["listening on http://127.0.0.1:8080/", "control door at http://127.0.0.1:8081/"]
+        )
+
+    def test_many(self) -> None:
+        """Each door may be at any number of places."""
+        lines = self.start(listen=("tcp:1", "tcp:2"), control=("tcp:3", "tcp:4"))
+        self.assertEqual(self.reactor.events, [f"opened {port}" for port in (1, 2, 3, 4)])
+        self.assertEqual([line.rpartition(":")[2] for line in lines], ["1/", "2/", "3/", "4/"])
+
+    def test_two_doors(self) -> None:
+        """What stands behind one door does not stand behind the other."""
+        daemon = Daemon()
+        for control, path, status in (
+            (False, "/test/", 200),
+            (True, "/test/", 404),
+            (False, "/healthz", 404),
+            (True, "/healthz", 200),
+        ):
+            answer = daemon.request("GET", path, control=control)
+            assert answer is not None
+            self.assertEqual(answer.status, status, (control, path))
+
+    def test_no_private_door(self) -> None:
+        """The private door may stay shut."""
+        self.start()
+        self.assertEqual(self.reactor.events, ["opened 8080"])
+
+    def test_urls(self) -> None:
+        """What is logged is a URL that a browser on this machine can open."""
+        for endpoint, url in (
+            ("tcp:80:interface=127.0.0.1", "http://127.0.0.1:80/"),
+            ("tcp:0", "http://127.0.0.1:40000/"),
+            ("tcp:80", "http://127.0.0.1:80/"),
+            ("tcp:80:interface=0.0.0.0", "http://127.0.0.1:80/"),
+            ("tcp:80:interface=10.0.0.0", "http://10.0.0.0:80/"),
+            ("tcp:80:interface=10.1.2.3", "http://10.1.2.3:80/"),
+            ("tcp:80:interface=\\:\\:", "http://[::1]:80/"),
+            ("tcp:80:interface=\\:\\:1", "http://[::1]:80/"),
+            ("tcp:80:interface=fe80\\:\\:7", "http://[fe80::7]:80/"),
+            ("unix:/run/pushd.sock", "unix:/run/pushd.sock"),
+        ):
+            self.assertEqual(self.start(listen=(endpoint,)), [f"listening on {url}"])
+
+    def test_url_over_tls(self) -> None:
+        """Over TLS it is one of https."""
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        (folder / "both.pem").write_bytes(certificate_file())
+        endpoint = f"ssl:443:privateKey={folder}/both.pem:certKey={folder}/both.pem"
+        (line,) = self.start(listen=(endpoint,))
+        self.assertRegex(line, r"^listening on https://127\.0\.0\.1:443/$")
+
+    def test_port_in_use(self) -> None:
+        """A port that is not to be had ends the process, with one line that says which and why."""
+        for trouble, words in (
+            (CannotListenError("127.0.0.1", 80, OSError(98, "Address already in use")), "in use"),
+            (PermissionError(13, "Permission denied"), "Permission denied"),
+            (OverflowError("port must be 0-65535"), "0-65535"),
+        ):
+            self.reactor.trouble = trouble
+            with self.assertRaises(SystemExit) as raised:
+                self.start(listen=("tcp:80:interface=127.0.0.1",))
+            line = raised.exception.code
+            assert isinstance(line, str)
+            self.assertTrue(line.startswith("pushd: tcp:80:interface=127.0.0.1: "), line)
+            self.assertIn(words, line)
+            self.assertEqual(line.splitlines(), [line])
+
+    def test_without_privileges(self) -> None:
+        """The doors open once, also where nobody starts a service twice."""
+        service = build(Settings(), self.reactor, LockstepThreads(1))
+        service.startService()
+        self.assertEqual(self.reactor.events, ["opened 8080", "opened 8081"])
+        service.stopService()
+        self.start()
+        self.assertEqual(self.reactor.events[4:], ["opened 8080"])
+
+    def test_never_started(self) -> None:
+        """What was never opened need not be closed."""
+        service = build(Settings(), self.reactor, LockstepThreads(1))
+        self.assertEqual([door.stopService() for door in service], [None, None])
+        self.successResultOf(service.stopService())
+        self.assertEqual(self.reactor.events, [])
+
+    def test_files(self) -> None:
+        """One's own files stand before those of the shipped client."""
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        (folder / "pushd.css").write_text("ours")
+        daemon = Daemon(web=folder)
+        for path, ours in (("/pushd.css", True), ("/pushd.js", False)):
+            answer = daemon.get(path)
+            assert answer is not None
+            self.assertEqual((answer.status, answer.text == "ours"), (200, ours))
+
+    def test_shipped_client(self) -> None:
+        """The shipped client is where its pages are."""
+        self.assertTrue((shipped_client() / "test.html").is_file())
+
+
+class EndTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Start a daemon."""
+        self.daemon = Daemon({"/": echo})
+
+    def connect(self) -> Peer:
+        """Open a WebSocket."""
+        peer = Peer(self.daemon)
+        peer.send(handshake())
+        self.assertIn(" 101 ", peer.head)
+        return peer
+
+    def test_order(self) -> None:
+        """First the doors are closed, then those who are inside hear that the server goes."""
+        reactor = Reactor()
+
+        @accept_websocket
+        async def watch(request: Request) -> None:
+            await request.websocket.wait()
+            reactor.events.append("goodbye")
+
+        service = build(Settings(routes=Daemon({"/": watch}).settings.routes), reactor, Quiet())
+        service.startService()
+        daemon = Daemon()
+        daemon.clock = reactor
+        peer = Peer(daemon)
+        peer.send(handshake())
+        del reactor.events[:]
+        service.stopService()
+        peer.settle()
+        self.assertEqual(set(reactor.events[:2]), {"closed 8080", "closed 8081"})
+        self.assertEqual(reactor.events[2:], ["goodbye"])
+
+    def test_nobody_there(self) -> None:
+        """Without WebSockets there is nothing to wait for."""
+        self.successResultOf(self.daemon.begin_stop())
+
+    def test_goodbye(self) -> None:
+        """Every WebSocket is closed with 1001; the end has come when all have answered."""
+        peers = [self.connect() for _ in range(3)]
+        ended = self.daemon.begin_stop()
+        for peer in peers:
+            self.assertNoResult(ended)
+            peer.settle()
+            self.assertEqual(peer.code, GOING_AWAY.code)
+            self.assertIn(GOING_AWAY.reason.encode(), peer.frames[0].payload)
+            peer.send(close_frame(1001))
+        self.successResultOf(ended)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_no_answer(self) -> None:
+        """Those who do not answer hold it up for five seconds, and no longer."""
+        peer = self.connect()
+        ended = self.daemon.begin_stop()
+        peer.advance(4.9)
+        self.assertNoResult(ended)
+        peer.advance(0.2)
+        self.successResultOf(ended)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_no_reader(self) -> None:
+        """Nor do those who do not read what they were sent."""
+        peer = self.connect()
+        peer.stall()
+        peer.send(frame(TEXT, b"x" * 100_000))
+        ended = self.daemon.begin_stop()
+        peer.advance(4.9)
+        self.assertNoResult(ended)
+        peer.advance(0.2)
+        self.successResultOf(ended)
+
+    def test_left_before(self) -> None:
+        """Those who have left are not waited for."""
+        self.connect().vanish()
+        self.successResultOf(self.daemon.begin_stop())
+
+    def test_handshake_after(self) -> None:
+        """A connection that is open already gets no WebSocket any more that would be waited for."""
+        idle = Peer(self.daemon)
+        idle.send(request("GET / HTTP/1.1", "Host: localhost:8080"))
+        deaf = self.connect()
+        ended = self.daemon.begin_stop()
+        idle.received.clear()
+        idle.send(handshake())
+        self.assertTrue(" 101 " not in idle.head or idle.code == GOING_AWAY.code, idle.head)
+        deaf.advance(5.1)
+        idle.settle()
+        self.successResultOf(ended)
+
+    def test_handshake_under_way(self) -> None:
+        """Nor does one whose view still thinks when the end begins."""
+        go: Deferred[None] = Deferred()
+
+        @accept_websocket
+        async def late(request: Request) -> None:
+            await go
+            await request.websocket.wait()
+
+        self.daemon = Daemon({"/": echo, "/late/": late})
+        slow = Peer(self.daemon)
+        slow.send(handshake("/late/"))
+        deaf = self.connect()
+        ended = self.daemon.begin_stop()
+        go.callback(None)
+        slow.settle()
+        self.assertTrue(" 101 " not in slow.head or slow.code == GOING_AWAY.code, slow.head)
+        deaf.advance(5.1)
+        slow.settle()
+        self.successResultOf(ended)
+
+    def test_threads(self) -> None:
+        """The threads are let go."""
+        threads = Quiet()
+        service = build(Settings(), Reactor(), threads)
+        service.startService()
+        self.assertFalse(threads.stopped)
+        service.stopService()
+        self.assertTrue(threads.stopped)
+
+
+class Quiet(LockstepThreads):
+    """Threads that note when they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Note it."""
+        self.stopped = True
+
+
+class MakeServiceTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Keep this process's limit of open files."""
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+
+    def make(self, *args: str) -> tuple[Reactor, list[str], Any]:
+        """Make the service that a command line asks for."""
+        options = Options()
+        options.parseOptions(list(args))
+        reactor = Reactor()
+        with capturedLogs() as events:
+            service = makeService(options, reactor)
+        return reactor, said(events), service
+
+    def test_options(self) -> None:
+        """The service is what the options say."""
+        reactor, lines, service = self.make(
+            "--listen", "tcp:1", "--control", "none", "--max-connections", "5"
+        )
+        self.assertEqual(lines, ["5 connections at most"])
+        self.assertEqual(reactor.events, [])
+        service.startService()
+        self.assertEqual(reactor.events, ["opened 1"])
+
+    def test_limit_of_open_files(self) -> None:
+        """More connections than this process may have are not promised, and it is said."""
+        self.patch(resource, "getrlimit", lambda _: (200, 200))
+        self.patch(resource, "setrlimit", lambda *_: None)
+        reactor, (line,), service = self.make("--max-connections", "100")
+        self.assertRegex(line, r"^8 connections at most, not 100: .*open files")
+        service.startService()
+        daemon = Daemon()
+        daemon.clock = reactor
+        peers = [Peer(daemon) for _ in range(9)]
+        for peer in peers:
+            peer.send(request("GET / HTTP/1.1", "Host: localhost:8080"))
+        codes = [peer.head.split(" ")[1] for peer in peers]
+        self.assertEqual(codes, ["200"] * 8 + ["503"])
+
+    def test_global_reactor(self) -> None:
+        """Without a reactor it is the global one, which twistd runs."""
+        from twisted.internet import reactor
+
+        memory = Reactor()
+        self.patch(reactor, "listenTCP", memory.listenTCP)
+        service = makeService(Options())
+        self.assertEqual(memory.events, [])
+        service.startService()
+        self.assertEqual(memory.events, ["opened 8080", "opened 8081"])

@@ -1,0 +1,748 @@
+"""One URL that speaks HTTP and WebSocket, and the view behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import LogEvent, capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+from twisted.web.static import Data
+
+from pushd.messages import INTERNAL_ERROR, NORMAL, Closing
+from pushd.routes import Routes
+from pushd.testing import Daemon
+from pushd.views import Request, Response, accept_websocket, page, require_websocket
+from tests.peer import TEXT, Peer, close_frame, frame, handshake, request, said
+
+
+@accept_websocket
+async def echo(request: Request) -> str | None:
+    """Answer HTTP with a page, and every message with itself."""
+    if not request.is_websocket():
+        return "a page"
+    async for message in request.websocket:
+        request.websocket.send(message, binary=isinstance(message, bytes))
+    return None
+
+
+class Waiting:
+    """A view that waits until the test lets it go on, and notes how it ends."""
+
+    def __init__(self, then: Callable[[Request], Any] = lambda request: None) -> None:
+        self.go: Deferred[None] = Deferred()
+        self.requests: list[Request] = []
+        self.ends: list[str] = []
+        self._then = then
+
+    async def __call__(self, request: Request) -> Any:
+        """Wait, then do what was asked for."""
+        self.requests.append(request)
+        try:
+            await self.go
+        except CancelledError:
+            self.ends.append("cancelled")
+            raise
+        try:
+            return self._then(request)
+        finally:
+            self.ends.append("returned")
+
+
+class TwoLanguagesTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Start a daemon with one view of each kind."""
+        self.called: list[Request] = []
+
+        async def plain(request: Request) -> str:
+            self.called.append(request)
+            return "plain"
+
+        @require_websocket
+        async def strict(request: Request) -> None:
+            self.called.append(request)
+            request.websocket.send("strict")
+
+        self.daemon = Daemon({"/echo/": echo, "/plain/": plain, "/strict/": strict})
+
+    def test_one_url(self) -> None:
+        """The same address gives a page over HTTP, and a conversation over WebSocket."""
+        got = self.daemon.get("/echo/")
+        assert got is not None
+        self.assertEqual((got.status, got.text), (200, "a page"))
+        browser = self.daemon.connect("/echo/")
+        browser.send("hello")
+        browser.send(b"\x00\xff")
+        self.assertEqual(browser.messages, ["hello", b"\x00\xff"])
+
+    def test_plain(self) -> None:
+        """A view without a decorator refuses a handshake in one line, and is not called."""
+        refused = self.daemon.connect("/plain/").refused
+        assert refused is not None
+        self.assertEqual((refused.status, refused.text.count("\n")), (400, 1))
+        self.assertEqual(refused.text, "there is no WebSocket at this address\n")
+        self.assertEqual(refused.headers["Content-Type"], "text/plain; charset=utf-8")
+        self.assertEqual(self.called, [])
+        got = self.daemon.get("/plain/")
+        assert got is not None
+        self.assertEqual(got.text, "plain")
+
+    def test_strict(self) -> None:
+        """A view that requires a WebSocket tells HTTP so, and is not called."""
+        for method in ("GET", "POST"):
+            got = self.daemon.request(method, "/strict/")
+            assert got is not None
+            self.assertEqual((got.status, got.text.count("\n")), (426, 1))
+            self.assertEqual(got.headers["Upgrade"], "websocket")
+            self.assertEqual(got.headers["Connection"], "Upgrade")
+            self.assertEqual(got.headers["Content-Type"], "text/plain; charset=utf-8")
+        self.assertEqual(self.called, [])
+        self.assertEqual(self.daemon.connect("/strict/").messages, ["strict"])
+
+    def test_strict_phrase(self) -> None:
+        """The status has its name."""
+        peer = Peer(self.daemon)
+        peer.send(request("GET /strict/ HTTP/1.1", "Host: localhost:8080"))
+        self.assertTrue(peer.head.startswith("HTTP/1.1 426 Upgrade Required\r\n"))
+
+    def test_accept_all(self) -> None:
+        """A map that says so makes every view a WebSocket view, as the decorator does."""
+
+        async def plain(request: Request) -> str | None:
+            if request.is_websocket():
+                request.websocket.send("here")
+                return None
+            return "plain"
+
+        daemon = Daemon(Routes({"/plain/": plain}, accept_all=True))
+        self.assertEqual(daemon.connect("/plain/").messages, ["here"])
+        got = daemon.get("/plain/")
+        assert got is not None
+        self.assertEqual(got.text, "plain")
+
+    def test_bad_handshake_before_all(self) -> None:
+        """A handshake with a mistake hears of the mistake, whatever the view takes."""
+        for path in ("/plain/", "/strict/", "/echo/"):
+            peer = Peer(self.daemon)
+            peer.send(handshake(path, without=("Sec-WebSocket-Key",)))
+            self.assertIn("Sec-WebSocket-Key", peer.body.decode())
+        self.assertEqual(self.called, [])
+
+    def test_nothing_there(self) -> None:
+        """A handshake where no view is gets 404, also where a file is."""
+        for path in ("/nothing/", "/index.html", "/"):
+            refused = self.daemon.connect(path).refused
+            assert refused is not None
+            self.assertEqual(refused.status, 404)
+
+
+class RequestTests(SynchronousTestCase):
+    def test_http(self) -> None:
+        """A view is told all that was asked over HTTP."""
+        view = Waiting()
+        daemon = Daemon({"/chat/<room>/": view})
+        daemon.request("POST", "/chat/caf%C3%A9/?a=1&b=%20&a=2", {"Cookie": "k=v"}, b"body")
+        (asked,) = view.requests
+        self.assertEqual((asked.method, asked.path), ("POST", "/chat/café/"))
+        self.assertEqual(asked.parameters, {"room": "café"})
+        self.assertEqual(asked.query_string, "a=1&b=%20&a=2")
+        self.assertEqual(asked.query.getlist("a"), ["1", "2"])
+        self.assertEqual(asked.body, b"body")
+        self.assertEqual((asked.scheme, asked.host), ("http", "localhost:8080"))
+        self.assertEqual(asked.peer, "127.0.0.1:50001")
+        self.assertEqual(asked.cookies["k"], "v")
+        self.assertEqual((asked.websocket, asked.subprotocols), (None, ()))
+        self.assertIs(asked.clock, daemon.clock)
+
+    def test_websocket(self) -> None:
+        """So it is over WebSocket."""
+        view = accept_websocket(Waiting())
+        daemon = Daemon({"/chat/<room>/": view})
+        daemon.connect("/chat/a/?b", subprotocols=["x", "y"], headers={"X-Extra": "z"})
+        (asked,) = view.requests
+        self.assertEqual((asked.method, asked.path), ("GET", "/chat/a/"))
+        self.assertEqual((asked.parameters, asked.query_string), ({"room": "a"}, "b"))
+        self.assertEqual(asked.subprotocols, ("x", "y"))
+        self.assertEqual(asked.headers["x-extra"], "z")
+        self.assertEqual((asked.body, asked.is_websocket()), (b"", True))
+
+    def test_no_host(self) -> None:
+        """A request of HTTP/1.0 need not name a host."""
+        view = Waiting()
+        peer = Peer(Daemon({"/": view}))
+        peer.send(request("GET / HTTP/1.0"))
+        self.assertEqual([asked.host for asked in view.requests], [""])
+
+
+class OpeningTests(SynchronousTestCase):
+    def test_when_needed(self) -> None:
+        """The 101 goes out when the view first needs the socket open, not before."""
+        for use in ("accept", "wait", "read", "count_messages", "has_messages", "close"):
+            go: Deferred[None] = Deferred()
+            over: Deferred[None] = Deferred()
+
+            @accept_websocket
+            async def view(
+                request: Request, go: Any = go, over: Any = over, use: str = use
+            ) -> None:
+                await go
+                getattr(request.websocket, use)()
+                await over
+
+            daemon = Daemon({"/": view})
+            browser = daemon.connect("/")
+            self.assertEqual((browser.opened, browser.refused), (False, None))
+            go.callback(None)
+            daemon.settle()
+            self.assertTrue(browser.opened, use)
+
+    def test_asking_opens_nothing(self) -> None:
+        """Whether it is closed may be asked without opening it."""
+        seen = []
+
+        @accept_websocket
+        async def refuse(request: Request) -> str:
+            seen.append(request.websocket.is_closed())
+            seen.append(request.websocket.subprotocol)
+            return "no"
+
+        browser = Daemon({"/": refuse}).connect("/")
+        self.assertFalse(browser.opened)
+        self.assertEqual(seen, [False, None])
+
+    def test_same_segment(self) -> None:
+        """Frames that come in one segment with the handshake arrive, in order."""
+        peer = Peer(Daemon({"/echo/": echo}))
+        peer.send(handshake("/echo/") + frame(TEXT, b"1") + frame(TEXT, b"2") + frame(TEXT, b"3"))
+        self.assertEqual(peer.texts, ["1", "2", "3"])
+        peer.send(frame(TEXT, b"4"))
+        self.assertEqual(peer.texts, ["1", "2", "3", "4"])
+
+    def test_split_anywhere(self) -> None:
+        """Wherever TCP cuts the stream, it means the same."""
+        data = handshake("/echo/") + frame(TEXT, b"1") + frame(TEXT, b"22")
+        for cut in (1, len(data) // 2, len(handshake("/echo/")), len(data) - 9, len(data) - 1):
+            peer = Peer(Daemon({"/echo/": echo}))
+            peer.send(data[:cut], data[cut:])
+            self.assertEqual(peer.texts, ["1", "22"], cut)
+        peer = Peer(Daemon({"/echo/": echo}))
+        peer.send(*(data[n : n + 1] for n in range(len(data))))
+        self.assertEqual(peer.texts, ["1", "22"])
+
+    def test_accepted_later(self) -> None:
+        """Frames that come while the view still thinks arrive in order once the socket is open."""
+        go: Deferred[None] = Deferred()
+
+        @accept_websocket
+        async def late(request: Request) -> None:
+            await go
+            async for message in request.websocket:
+                request.websocket.send(message)
+
+        peer = Peer(Daemon({"/": late}))
+        first, *others = [frame(TEXT, str(number).encode() * 100) for number in range(300)]
+        peer.send(handshake() + first, *others)
+        self.assertEqual(peer.received, b"")
+        go.callback(None)
+        peer.settle()
+        self.assertEqual(peer.texts, [str(number) * 100 for number in range(300)])
+        peer.send(frame(TEXT, b"more"))
+        self.assertEqual(peer.texts[-1], "more")
+
+    def test_subprotocol(self) -> None:
+        """The view chooses one of the subprotocols that the client offers."""
+
+        @accept_websocket
+        async def choose(request: Request) -> None:
+            request.websocket.accept(request.subprotocols[-1])
+            request.websocket.send(request.websocket.subprotocol)
+            await request.websocket.wait()
+
+        browser = Daemon({"/": choose}).connect("/", subprotocols=["a", "b"])
+        self.assertEqual((browser.subprotocol, browser.messages), ("b", ["b"]))
+
+    def test_no_subprotocol(self) -> None:
+        """A view that chooses none opens the socket without."""
+        daemon = Daemon({"/echo/": echo})
+        browser = daemon.connect("/echo/", subprotocols=["a"])
+        self.assertEqual((browser.opened, browser.subprotocol), (True, None))
+        peer = Peer(daemon)
+        peer.send(handshake("/echo/", "Sec-WebSocket-Protocol: a"))
+        self.assertNotRegex(peer.head, "(?i)Sec-WebSocket-Protocol")
+
+
+class RefusingTests(SynchronousTestCase):
+    """A view that answers a handshake over HTTP, before it has used the socket."""
+
+    def refuse(self, answer: Any) -> Peer:
+        """Send a handshake to a view that answers so."""
+
+        @accept_websocket
+        async def view(request: Request) -> Any:
+            return answer
+
+        peer = Peer(Daemon({"/": view}))
+        peer.send(handshake())
+        return peer
+
+    def test_answers(self) -> None:
+        """Every answer that a view may give over HTTP refuses the handshake."""
+        for answer, status, body in (
+            ("no", 200, b"no"),
+            (b"no", 200, b"no"),
+            (Response(403, body="members only"), 403, b"members only"),
+            (Data(b"no", "text/plain"), 200, b"no"),
+        ):
+            peer = self.refuse(answer)
+            self.assertEqual(peer.head.split(" ")[1], str(status))
+            self.assertEqual(peer.body, body)
+        self.assertIn(b"<!doctype html>", self.refuse(page("test.html")).body)
+
+    def test_browser(self) -> None:
+        """A browser in memory shows the answer that its handshake got."""
+
+        @accept_websocket
+        async def view(request: Request) -> Response:
+            return Response(401, {"X": "y"}, "who are you?")
+
+        refused = Daemon({"/": view}).connect("/").refused
+        assert refused is not None
+        self.assertEqual((refused.status, refused.headers["X"]), (401, "y"))
+        self.assertEqual(refused.text, "who are you?")
+
+    def test_connection_goes_on(self) -> None:
+        """A refused handshake leaves the connection to HTTP."""
+        peer = self.refuse("no")
+        self.assertIsNone(peer.lost)
+        peer.send(request("GET /index.html HTTP/1.1", "Host: localhost:8080"))
+        self.assertIn(b"HTTP/1.1 200 OK", peer.body)
+
+    def test_socket_is_closed(self) -> None:
+        """The socket that was refused is closed for every task that has it."""
+        sockets = []
+
+        @accept_websocket
+        async def view(request: Request) -> str:
+            sockets.append(request.websocket)
+            return "no"
+
+        daemon = Daemon({"/": view})
+        daemon.connect("/")
+        self.assertTrue(sockets[0].is_closed())
+        self.assertEqual(self.successResultOf(sockets[0].wait()), None)
+        sockets[0].send("nobody hears")
+        self.assertEqual(daemon.pending_calls, [])
+
+    def test_none(self) -> None:
+        """A view that has no answer and no need of the socket opens it and says goodbye."""
+        peer = self.refuse(None)
+        self.assertIn("101", peer.head)
+        self.assertEqual(peer.code, 1000)
+
+    def test_not_an_answer(self) -> None:
+        """What is no answer refuses with 500, and is logged once."""
+        peer = self.refuse(5)
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
+        self.assertIn(" 500 ", peer.head)
+        self.assertNotIn(b"Traceback", peer.body)
+
+    def test_page_that_is_not_there(self) -> None:
+        """So does a page that is not there."""
+        peer = self.refuse(page("nothing.html"))
+        self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
+        self.assertIn(" 500 ", peer.head)
+
+
+class ErrorTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Have seen no socket."""
+        self.sockets: list[Any] = []
+
+    def fail_at(self, view: Any, data: bytes) -> tuple[Peer, list[str]]:
+        """Send bytes to a view that is going to fail; give what the log says of it."""
+        peer = Peer(Daemon({"/view/": view}))
+        with capturedLogs() as events:
+            peer.send(data)
+        failures = [event for event in events if "log_failure" in event]
+        self.assertEqual(len(failures), 1)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.traceback_of(failures[0]), True)
+        return peer, said(failures)
+
+    def traceback_of(self, event: LogEvent) -> bool:
+        """Whether a log event holds the traceback."""
+        return "test_upgrade.py" in event["log_failure"].getTraceback()
+
+    def test_http(self) -> None:
+        """A view that raises over HTTP is a 500 page; the log has the traceback, peer and path."""
+
+        async def failing(request: Request) -> str:
+            raise ZeroDivisionError("our secret")
+
+        peer, log = self.fail_at(failing, request("GET /view/?q=1 HTTP/1.1", "Host: localhost"))
+        self.assertIn(" 500 ", peer.head)
+        self.assertIn("text/html", peer.head)
+        for secret in ("secret", "Traceback", "ZeroDivision", "test_upgrade"):
+            self.assertNotIn(secret, peer.received.decode())
+        (line,) = log
+        self.assertIn("failing failed at /view/ for 127.0.0.1:50001", line)
+
+    def test_before_101(self) -> None:
+        """A view that raises before the socket is open refuses the handshake with 500."""
+
+        @accept_websocket
+        async def failing(request: Request) -> None:
+            self.sockets.append(request.websocket)
+            raise ZeroDivisionError("our secret")
+
+        peer, log = self.fail_at(failing, handshake("/view/"))
+        self.assertTrue(self.sockets[0].is_closed())
+        self.assertIn(" 500 ", peer.head)
+        self.assertNotIn(b"secret", peer.received)
+        self.assertIn("failing failed at /view/ for 127.0.0.1:50001", log[0])
+
+    def test_after_101(self) -> None:
+        """A view that raises in a conversation closes it with 1011, and says no more."""
+
+        @accept_websocket
+        async def failing(request: Request) -> None:
+            await request.websocket.wait()
+            raise ZeroDivisionError("our secret")
+
+        peer, log = self.fail_at(failing, handshake("/view/") + frame(TEXT, b"x"))
+        self.assertEqual(peer.code, INTERNAL_ERROR.code)
+        self.assertNotIn(b"secret", peer.received)
+        self.assertIn("failing failed at /view/ for 127.0.0.1:50001", log[0])
+
+    def test_when_the_peer_has_left(self) -> None:
+        """What a view raises while it is being ended is an error all the same."""
+
+        @accept_websocket
+        async def failing(request: Request) -> None:
+            await request.websocket.wait()
+            raise ZeroDivisionError
+
+        peer = Peer(Daemon({"/view/": failing}))
+        peer.send(handshake("/view/"))
+        peer.vanish()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_cancelling_oneself(self) -> None:
+        """A view that is cancelled by anything but the end of its conversation has failed."""
+
+        @accept_websocket
+        async def quitting(request: Request) -> None:
+            if request.is_websocket():
+                request.websocket.accept()
+            raise CancelledError
+
+        daemon = Daemon({"/": quitting})
+        got = daemon.get("/")
+        assert got is not None
+        self.assertEqual(got.status, 500)
+        self.assertEqual(daemon.connect("/").closing, INTERNAL_ERROR)
+        self.assertEqual(len(self.flushLoggedErrors(CancelledError)), 2)
+
+    def test_resource_that_fails_in_the_middle(self) -> None:
+        """An answer that fails in the middle breaks off, rather than go on with an error page."""
+
+        class Failing(Resource):
+            isLeaf = True
+
+            def render_GET(self, request: Any) -> bytes:
+                request.write(b"half")
+                raise ZeroDivisionError
+
+        async def view(request: Request) -> Failing:
+            return Failing()
+
+        peer, _ = self.fail_at(view, request("GET /view/ HTTP/1.1", "Host: localhost:8080"))
+        self.assertEqual(peer.body, b"4\r\nhalf\r\n")
+        self.assertIsNotNone(peer.lost)
+
+    def test_resource_that_fails_with_headers(self) -> None:
+        """What the failed answer said of itself is not said of the error page."""
+
+        async def view(request: Request) -> Response:
+            return Response(200, {"Content-Encoding": "gzip", "X": 5})  # type: ignore[dict-item]
+
+        got = Daemon({"/": view}).get("/")
+        assert got is not None
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
+        self.assertEqual((got.status, got.headers["Content-Encoding"]), (500, None))
+
+
+class LeavingTests(SynchronousTestCase):
+    def test_http_client(self) -> None:
+        """A client that leaves before it has its answer cancels the view where it waits."""
+        view = Waiting()
+        peer = Peer(Daemon({"/": view}))
+        peer.send(request("GET / HTTP/1.1", "Host: localhost:8080"))
+        self.assertEqual(view.ends, [])
+        with capturedLogs() as events:
+            peer.vanish()
+        self.assertEqual(view.ends, ["cancelled"])
+        self.assertEqual([line for line in said(events) if "failed" in line], [])
+
+    def test_http_client_of_a_timer(self) -> None:
+        """It leaves nothing that the view waited for."""
+
+        async def slow(request: Request) -> str:
+            await deferLater(request.clock, 60)
+            return "late"
+
+        daemon = Daemon({"/": slow})
+        peer = Peer(daemon)
+        peer.send(request("GET / HTTP/1.1", "Host: localhost:8080"))
+        self.assertEqual(len(daemon.pending_calls), 1)
+        peer.vanish()
+        self.assertEqual(daemon.pending_calls, [])
+
+    def test_view_that_goes_on(self) -> None:
+        """What a view returns to a client that has left is dropped in silence."""
+
+        class Stubborn(Waiting):
+            async def __call__(self, request: Request) -> str:
+                try:
+                    return str(await super().__call__(request))
+                except CancelledError:
+                    return "an answer"
+
+        for view, data in (
+            (Stubborn(), request("GET / HTTP/1.1", "Host: localhost:8080")),
+            (accept_websocket(Stubborn()), handshake()),
+        ):
+            peer = Peer(Daemon({"/": view}))
+            peer.send(data)
+            peer.vanish()
+            self.assertEqual(view.ends, ["cancelled"])
+            self.assertEqual(peer.received, b"")
+
+    def test_handshake(self) -> None:
+        """A client that leaves before the 101 cancels the view, and leaves nothing."""
+        view = accept_websocket(Waiting())
+        daemon = Daemon({"/": view})
+        peer = Peer(daemon)
+        peer.send(handshake())
+        with capturedLogs() as events:
+            peer.vanish()
+        self.assertEqual(view.ends, ["cancelled"])
+        self.assertTrue(view.requests[0].websocket.is_closed())
+        self.assertEqual([line for line in said(events) if "failed" in line], [])
+        self.assertEqual(daemon.pending_calls, [])
+
+    def test_conversation(self) -> None:
+        """A client that leaves in the conversation ends the view where it waits for anything."""
+        for leave in (Peer.vanish, Peer.finish, lambda peer: peer.send(close_frame(1001))):
+            view = Waiting()
+
+            @accept_websocket
+            async def open_and_wait(request: Request, view: Waiting = view) -> Any:
+                request.websocket.accept()
+                return await view(request)
+
+            daemon = Daemon({"/": open_and_wait})
+            peer = Peer(daemon)
+            peer.send(handshake())
+            with capturedLogs() as events:
+                leave(peer)
+            self.assertEqual(view.ends, ["cancelled"])
+            self.assertEqual([line for line in said(events) if "failed" in line], [])
+            self.assertEqual(daemon.pending_calls, [])
+
+
+class StoppingTests(SynchronousTestCase):
+    """A daemon that has begun to stop, and waits for one who does not answer."""
+
+    def setUp(self) -> None:
+        """Let it begin, with a handshake under way and a connection that is idle."""
+        self.view = accept_websocket(Waiting())
+        self.go: Deferred[None] = Deferred()
+
+        @accept_websocket
+        async def late(request: Request) -> None:
+            await self.go
+            await request.websocket.wait()
+
+        self.daemon = Daemon({"/echo/": echo, "/view/": self.view, "/late/": late})
+        deaf, self.late, self.idle = (Peer(self.daemon) for _ in range(3))
+        deaf.send(handshake("/echo/"))
+        self.late.send(handshake("/late/"))
+        self.ended = self.daemon.begin_stop()
+        self.deaf = deaf
+
+    def test_new_handshake(self) -> None:
+        """It takes no handshake any more, and says so; the view is not called."""
+        self.idle.send(handshake("/view/"))
+        self.assertEqual(self.idle.head.split(" ")[1], "503")
+        self.assertIn("\r\nRetry-After: 5\r\n", self.idle.head)
+        self.assertEqual(self.idle.body, b"the server is going away\n")
+        self.assertEqual(self.view.requests, [])
+
+    def test_handshake_under_way(self) -> None:
+        """One that is accepted only now is told goodbye at once."""
+        self.go.callback(None)
+        self.late.settle()
+        self.assertIn(" 101 ", self.late.head)
+        self.assertEqual(self.late.code, 1001)
+        self.late.send(close_frame(1001))
+        self.deaf.advance(5)
+        self.successResultOf(self.ended)
+
+    def test_http(self) -> None:
+        """Plain requests over connections that are open are still answered."""
+        self.idle.send(request("GET /echo/ HTTP/1.1", "Host: localhost:8080"))
+        self.assertEqual(self.idle.body, b"a page")
+
+
+class CountTests(SynchronousTestCase):
+    def test_refusals(self) -> None:
+        """Every refusal is counted by its reason."""
+
+        @accept_websocket
+        def blocking(request: Request) -> None:
+            request.websocket.wait()
+
+        @require_websocket
+        async def strict(request: Request) -> None: ...
+
+        daemon = Daemon({"/blocking/": blocking, "/strict/": strict}, threads=1)
+        for data in (
+            handshake("/strict/", without=("Sec-WebSocket-Key",)),
+            handshake("/strict/", without=("Sec-WebSocket-Version",)),
+            request("GET /strict/ HTTP/1.1", "Host: localhost:8080"),
+            handshake("/blocking/"),
+            handshake("/blocking/"),
+        ):
+            Peer(daemon).send(data)
+        answer = daemon.request("GET", "/metrics", control=True)
+        assert answer is not None
+        for reason, count in (
+            ("bad_request", 1),
+            ("upgrade_required", 2),
+            ("busy", 1),
+        ):
+            line = f'pushd_refused_total{{reason="{reason}"}} {count}.0'
+            self.assertIn(line, answer.text)
+
+
+class EndTests(SynchronousTestCase):
+    def test_return(self) -> None:
+        """A view that returns closes with 1000 and no reason."""
+
+        @accept_websocket
+        async def view(request: Request) -> None:
+            request.websocket.send("bye")
+
+        browser = Daemon({"/": view}).connect("/")
+        self.assertEqual((browser.messages, browser.closing), (["bye"], NORMAL))
+        self.assertTrue(browser.gone)
+
+    def test_answer_after_101(self) -> None:
+        """An answer that comes after the socket was opened is dropped."""
+        for answer in ("text", Response(403), page("nothing.html"), 5):
+
+            @accept_websocket
+            async def view(request: Request, answer: Any = answer) -> Any:
+                request.websocket.send("x")
+                return answer
+
+            with capturedLogs() as events:
+                browser = Daemon({"/": view}).connect("/")
+            self.assertEqual((browser.messages, browser.closing), (["x"], NORMAL))
+            warnings = [line for line in said(events) if "nobody gets it" in line]
+            self.assertEqual(len(warnings), 1)
+            self.assertIn("test_answer_after_101", warnings[0])
+
+    def test_own_close(self) -> None:
+        """A view that has closed may return what it likes."""
+
+        @accept_websocket
+        async def view(request: Request) -> None:
+            await request.websocket.close(4000, "enough")
+
+        self.assertEqual(Daemon({"/": view}).connect("/").closing, Closing(4000, "enough"))
+
+    def test_log(self) -> None:
+        """A conversation is a line when it opens and one when it ends, without the query."""
+        daemon = Daemon({"/echo/": echo})
+        with capturedLogs() as events:
+            peer = Peer(daemon)
+            peer.advance(7)
+            peer.send(handshake("/echo/?token=secret"))
+            peer.advance(1.5)
+            peer.send(close_frame(1001))
+        opened, closed = [line for line in said(events) if "/echo/" in line]
+        self.assertEqual(opened, "127.0.0.1:50001 /echo/ opened")
+        self.assertTrue(closed.startswith("127.0.0.1:50001 /echo/ closed 1001 after 1.500 s"))
+
+    def test_log_of_reasons(self) -> None:
+        """The line says why we closed, or that the connection broke off."""
+
+        @accept_websocket
+        async def rude(request: Request) -> None:
+            request.websocket.close(4000, "enough")
+
+        @accept_websocket
+        async def polite(request: Request) -> None:
+            request.websocket.close(4000)
+
+        for view, how, said_so in (
+            (rude, lambda peer: peer.send(close_frame(4000)), "closed 4000 after 0.000 s: enough"),
+            (rude, Peer.vanish, "closed 4000 after 0.000 s: enough"),
+            (polite, lambda peer: peer.send(close_frame(4000)), "closed 4000 after 0.000 s"),
+            (echo, lambda peer: peer.send(close_frame(4000)), "closed 4000 after 0.000 s"),
+            (echo, Peer.vanish, "closed 1006 after 0.000 s: the connection broke off"),
+        ):
+            peer = Peer(Daemon({"/": view}))
+            peer.send(handshake())
+            with capturedLogs() as events:
+                how(peer)
+            self.assertEqual(said(events), [f"127.0.0.1:50001 / {said_so}"])
+
+    def test_log_of_codes(self) -> None:
+        """The line of the end has the code that was sent: 1005 is none, 1006 is no Close at all."""
+
+        def leave(how: Callable[[Peer], object]) -> str:
+            daemon = Daemon({"/echo/": echo})
+            peer = Peer(daemon)
+            peer.send(handshake("/echo/"))
+            with capturedLogs() as events:
+                how(peer)
+            return said(events)[-1].partition("closed ")[2][:4]
+
+        self.assertEqual(leave(lambda peer: peer.send(close_frame(4321))), "4321")
+        self.assertEqual(leave(lambda peer: peer.send(frame(8))), "1005")
+        self.assertEqual(leave(Peer.vanish), "1006")
+        self.assertEqual(leave(Peer.finish), "1006")
+        self.assertEqual(leave(lambda peer: peer.send(frame(TEXT, b"x", masked=False))), "1002")
+
+
+class ThreadTests(SynchronousTestCase):
+    def test_full(self) -> None:
+        """When all threads are taken, 503 says so, to HTTP and to a handshake before its 101."""
+
+        @accept_websocket
+        def blocking(request: Request) -> str:
+            if request.is_websocket():
+                request.websocket.wait()
+            return "done"
+
+        daemon = Daemon({"/": blocking}, threads=1)
+        first = daemon.connect("/")
+        self.assertTrue(first.opened)
+        refused = daemon.connect("/").refused
+        assert refused is not None
+        self.assertEqual((refused.status, refused.headers["Retry-After"]), (503, "1"))
+        self.assertEqual(refused.text.count("\n"), 1)
+        got = daemon.get("/")
+        assert got is not None
+        self.assertEqual(got.status, 503)
+        first.send("go")
+        self.assertEqual(first.closing, NORMAL)
+        got = daemon.get("/")
+        assert got is not None
+        self.assertEqual((got.status, got.text), (200, "done"))
