@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pushd.deadlines import Deadlines
+from pushd.frames import BINARY, MAX_WINDOW_BITS, MEMORY_LEVEL, PING, PONG, TEXT, message, unmask
 from pushd.handshake import Handshake
 from pushd.limits import TokenBucket
 from pushd.messages import (
@@ -28,7 +29,7 @@ from pushd.messages import (
     TRY_AGAIN_LATER,
     Closing,
 )
-from pushd.outbox import unsent
+from pushd.outbox import unsent, writer
 from pushd.websocket import WebSocket
 
 # How long a peer has to answer a Close frame and to take what was sent before, in seconds.
@@ -39,6 +40,9 @@ CLOSE_TIMEOUT = 5.0
 PING_INTERVAL = 25.0
 PONG_TIMEOUT = 10.0
 
+# Twisted asks its producer for a pause when so many bytes wait.
+_PAUSED_FROM = FileDescriptor.bufferSize
+
 # After so many fragments of one message they must have so many bytes on the average, or most of
 # the work would be for frames' heads.
 _FREE_FRAGMENTS = 256
@@ -47,17 +51,6 @@ _MEAN_FRAGMENT = 32
 # How much of one connection is done in one turn of the reactor, before others have theirs: frames,
 # and every 4 KiB of what they hold.
 _TURN = 64
-
-# Compression: no context is kept between messages, so an idle connection holds none of zlib's
-# memory (with one it would be 58 KiB or more), and a small window does for what is pushed.
-_WINDOW_BITS = 12
-_MEMORY_LEVEL = 5
-# What is shorter gains nothing: deflate's own overhead eats it up.
-_COMPRESS_FROM = 128
-
-# FIN, RSV1 and the opcodes of RFC 6455 §5.2.
-_TEXT, _BINARY, _PING, _PONG = 0x81, 0x82, 0x89, 0x8A
-_RSV1 = 0x40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +92,8 @@ class PushProtocol(WebSocketServerProtocol):
     state: Any
     # Comes with the factory, before the first data.
     _bucket: TokenBucket
+    # Comes with the transport: puts frames on their way that are ready to go.
+    push_frames: Callable[[bytes], object]
     current_frame: Any
     _perMessageCompress: Any
     maxMessagePayloadSize: Any
@@ -114,7 +109,8 @@ class PushProtocol(WebSocketServerProtocol):
         self._reading_paused = True
         self._consuming = False
         self._deaf = False
-        self._window_bits = 0
+        self._writing_paused = False
+        self.window_bits = 0
         # What has been done in this turn of the reactor, and the call that begins the next.
         self._work = 0
         self._rest: IDelayedCall | None = None
@@ -137,6 +133,7 @@ class PushProtocol(WebSocketServerProtocol):
         else:
             transport.protocol = self
         self.makeConnection(transport)
+        self.push_frames = writer(transport)
         transport.registerProducer(self, True)
         self.websocket_version = 13
         self.websocket_protocols = list(handshake.subprotocols)
@@ -146,7 +143,7 @@ class PushProtocol(WebSocketServerProtocol):
         self._bucket = self.factory._make_bucket()
         self.succeedHandshake((subprotocol, {}))
         if self._perMessageCompress is not None:
-            self._window_bits = self._perMessageCompress.server_max_window_bits
+            self.window_bits = self._perMessageCompress.server_max_window_bits
             # What does not compress is larger compressed; onMessageEnd looks closer.
             self.maxMessagePayloadSize += self.maxMessagePayloadSize >> 3
             self.maxFramePayloadSize = self.maxMessagePayloadSize
@@ -163,15 +160,13 @@ class PushProtocol(WebSocketServerProtocol):
 
     def push(self, payload: bytes, *, binary: bool) -> None:
         """Send one message as one frame, unless the peer is too slow to follow."""
-        if unsent(self.transport) > self.factory._limits.max_buffered:
+        # As long as the transport has not asked for a pause there is not much in it.
+        if (self._writing_paused or self.factory._limits.max_buffered < _PAUSED_FROM) and unsent(
+            self.transport
+        ) > self.factory._limits.max_buffered:
             self.close(TRY_AGAIN_LATER)
             return
-        head = _BINARY if binary else _TEXT
-        if self._window_bits and len(payload) >= _COMPRESS_FROM:
-            compressed = _compress(payload, self._window_bits)
-            if len(compressed) < len(payload):
-                head, payload = head | _RSV1, compressed
-        self.transport.write(_frame(head, payload))
+        self.push_frames(message(payload, binary=binary, window_bits=self.window_bits))
 
     def close(self, closing: Closing) -> None:
         """Send a Close frame with any code that may go on the wire."""
@@ -228,10 +223,12 @@ class PushProtocol(WebSocketServerProtocol):
 
     def pauseProducing(self) -> None:
         """Note that the transport's buffer is full."""
+        self._writing_paused = True
         self._websocket.writing_paused()
 
     def resumeProducing(self) -> None:
         """Note that the transport's buffer is empty."""
+        self._writing_paused = False
         self._websocket.writing_resumed()
 
     def stopProducing(self) -> None:
@@ -318,7 +315,7 @@ class PushProtocol(WebSocketServerProtocol):
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Write to the transport, without the log strings that Autobahn makes for each frame."""
-        self.transport.write(data)
+        self.push_frames(data)
 
     def sendCloseFrame(
         self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False
@@ -370,17 +367,17 @@ class PushProtocol(WebSocketServerProtocol):
             end = start + 6 + length
             if not 0 <= length <= 125 or end > len(data) or head not in _SHORT_FRAMES:
                 break
-            payload = _unmask(data[start + 2 : start + 6], data[start + 6 : end])
+            payload = unmask(data[start + 2 : start + 6], data[start + 6 : end])
             try:
-                message = payload.decode() if head == _TEXT else payload
+                message = payload.decode() if head == TEXT else payload
             except UnicodeDecodeError:
                 break
             start = end
             if not self._may_go_on():
                 break
-            if head == _PING:
+            if head == PING:
                 self.onPing(payload)
-            elif head == _PONG:
+            elif head == PONG:
                 self.onPong(payload)
             else:
                 self._websocket.message_received(message)
@@ -502,30 +499,7 @@ class PushFactory(WebSocketServerFactory):
 # What a Close frame holds beside its code (RFC 6455 §5.5).
 _MAX_REASON = 123
 
-_SHORT_FRAMES = frozenset({_TEXT, _BINARY, _PING, _PONG})
-
-
-def _unmask(mask: bytes, payload: bytes) -> bytes:
-    """Undo the masking of up to 125 bytes (RFC 6455 §5.3)."""
-    pattern = (mask * 32)[: len(payload)]
-    plain = int.from_bytes(payload, "big") ^ int.from_bytes(pattern, "big")
-    return plain.to_bytes(len(payload), "big")
-
-
-def _frame(head: int, payload: bytes) -> bytes:
-    """One whole frame of a server, unmasked (RFC 6455 §5.2)."""
-    length = len(payload)
-    if length < 126:
-        return bytes((head, length)) + payload
-    if length < 1 << 16:
-        return bytes((head, 126)) + length.to_bytes(2, "big") + payload
-    return bytes((head, 127)) + length.to_bytes(8, "big") + payload
-
-
-def _compress(payload: bytes, window_bits: int) -> bytes:
-    """Deflate a message on its own (RFC 7692 §7.2.1)."""
-    deflater = zlib.compressobj(wbits=-window_bits, memLevel=_MEMORY_LEVEL)
-    return (deflater.compress(payload) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
+_SHORT_FRAMES = frozenset({TEXT, BINARY, PING, PONG})
 
 
 def _accept_compression(offers: list[Any]) -> PerMessageDeflateOfferAccept:
@@ -535,8 +509,8 @@ def _accept_compression(offers: list[Any]) -> PerMessageDeflateOfferAccept:
         offer,
         request_no_context_takeover=True,
         no_context_takeover=True,
-        window_bits=min(_WINDOW_BITS, offer.request_max_window_bits or _WINDOW_BITS),
-        mem_level=_MEMORY_LEVEL,
+        window_bits=min(MAX_WINDOW_BITS, offer.request_max_window_bits or MAX_WINDOW_BITS),
+        mem_level=MEMORY_LEVEL,
     )
 
 

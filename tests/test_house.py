@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 # Imports go down this table, or stay on a storey without going round in a circle.
 STOREYS = (
     ("words", {"messages"}),
-    ("clockwork", {"schedule", "deadlines", "limits", "metrics"}),
-    ("topics", {"history", "broker", "redis_broker", "hub", "timed", "publisher"}),
+    ("clockwork", {"schedule", "deadlines", "limits", "metrics", "frames"}),
+    ("topics", {"history", "batch", "broker", "redis_broker", "hub", "timed", "publisher"}),
     (
         "rooms",
         {

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.batch import Batch
 from pushd.history import History, Retention
 from pushd.hub import Hub, Subscription
 from pushd.messages import Id, Publication, Replay
@@ -102,13 +103,14 @@ class Reader:
         assert not self.left
         self.run = Run(None if self.after is None else str(self.after), str(id), recovered, [])
 
-    def deliver(self, publication: Publication) -> None:
-        """Take one."""
+    def deliver(self, batch: Batch) -> None:
+        """Take some."""
         assert self.run is not None
         assert not self.lost
         assert not self.left
-        self.room -= 1
-        self.run.got.append((str(publication.id), publication.data))
+        for publication in batch:
+            self.room -= 1
+            self.run.got.append((str(publication.id), publication.data))
 
     def has_room(self) -> bool:
         """Whether there is room left."""
@@ -157,7 +159,9 @@ class HubTests(ResumingTestCase):
     def test_interleavings(self) -> None:
         """However publishing, answers, room, leaving and coming back are mixed: no gap."""
         step = st.one_of(
-            st.sampled_from(["publish", "look_up", "answer", "tell"] * 3 + ["expire", "lose"]),
+            st.sampled_from(
+                ["publish", "look_up", "answer", "tell", "turn"] * 3 + ["expire", "lose"]
+            ),
             st.tuples(st.sampled_from(["room", "leave", "come back"]), st.integers(0, 3)),
         )
         retentions = st.builds(
@@ -189,6 +193,8 @@ class HubTests(ResumingTestCase):
                 case "publish":
                     data = f"{len(published)}"
                     published[str(past.publish("t", data))] = data
+                case "turn":
+                    hub.flush()
                 case "expire":
                     clock.advance(4)
                 case "look_up" | "answer" | "tell" | "lose":
@@ -216,6 +222,7 @@ class HubTests(ResumingTestCase):
             past.look_up()
             past.answer()
             past.tell()
+            hub.flush()
         for reader in everybody:
             if reader.run is not None:
                 self.check(reader.run, published)
