@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from hashlib import sha1
+from typing import Any
 
-from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
-from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
+from autobahn.twisted.websocket import WebSocketServerFactory
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import connectionDone
@@ -18,8 +19,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pushd.deadlines import Deadlines
-from pushd.frames import BINARY, MAX_WINDOW_BITS, MEMORY_LEVEL, PING, PONG, TEXT, message, unmask
+from pushd.deflate import decompressor, negotiate
+from pushd.frames import BINARY, PING, PONG, TEXT, message, unmask
 from pushd.handshake import Handshake
+from pushd.lean import LeanProtocol
 from pushd.limits import TokenBucket
 from pushd.messages import (
     INTERNAL_ERROR,
@@ -67,56 +70,43 @@ class Limits:
     compression: bool = True
 
 
-class _NoLog:
-    """A stand-in for Autobahn's logger: pushd says itself what an operator should know."""
-
-    def debug(self, *_: object, **__: object) -> None: ...
-
-    info = warn = error = debug
-
-
 @implementer(IPushProducer)
-class PushProtocol(WebSocketServerProtocol):
+class PushProtocol(LeanProtocol):
     """One WebSocket connection after its 101.
 
     It translates between Autobahn's callbacks and a WebSocket, and holds the peer to the limits.
     Names of our own start with an underscore, as Autobahn has taken some 285 others.
     """
 
-    log = _NoLog()
     _log = Logger()
 
-    # What Autobahn leaves untyped, or types too narrowly.
-    transport: Any
     factory: PushFactory
-    state: Any
     # Comes with the factory, before the first data.
     _bucket: TokenBucket
     # Comes with the transport: puts frames on their way that are ready to go.
     push_frames: Callable[[bytes], object]
-    current_frame: Any
-    _perMessageCompress: Any
+    # What the factory was given as options.
     maxMessagePayloadSize: Any
     maxFramePayloadSize: Any
-    localCloseCode: Any
-    localCloseReason: Any
-    remoteCloseCode: Any
+
+    # As long as nothing else is to be said of this connection.
+    window_bits = 0
+    _reading_paused = True
+    _consuming = False
+    _deaf = False
+    _writing_paused = False
+    # What has been done in this turn of the reactor, and the call that begins the next.
+    _work = 0
+    _rest: IDelayedCall | None = None
+    # A message that comes in pieces.
+    _partial = bytearray()
+    _fragments = 0
+    _ping_payload = b""
 
     def __init__(self, websocket: WebSocket, lost: Callable[[PushProtocol], object]) -> None:
         super().__init__()
         self._websocket = websocket
         self._lost = lost
-        self._reading_paused = True
-        self._consuming = False
-        self._deaf = False
-        self._writing_paused = False
-        self.window_bits = 0
-        # What has been done in this turn of the reactor, and the call that begins the next.
-        self._work = 0
-        self._rest: IDelayedCall | None = None
-        self._partial = bytearray()
-        self._fragments = 0
-        self._ping_payload = b""
 
     # What the upgrade calls
 
@@ -135,18 +125,8 @@ class PushProtocol(WebSocketServerProtocol):
         self.makeConnection(transport)
         self.push_frames = writer(transport)
         transport.registerProducer(self, True)
-        self.websocket_version = 13
-        self.websocket_protocols = list(handshake.subprotocols)
-        offered = self._parseExtensionsHeader(handshake.extensions)
-        self.websocket_extensions = [offer for offer in offered if _is_understood(*offer)]
-        self._wskey = handshake.key
         self._bucket = self.factory._make_bucket()
-        self.succeedHandshake((subprotocol, {}))
-        if self._perMessageCompress is not None:
-            self.window_bits = self._perMessageCompress.server_max_window_bits
-            # What does not compress is larger compressed; onMessageEnd looks closer.
-            self.maxMessagePayloadSize += self.maxMessagePayloadSize >> 3
-            self.maxFramePayloadSize = self.maxMessagePayloadSize
+        self.push_frames(_opening(handshake.key, subprotocol, self._agree(handshake.extensions)))
         self.factory._pings.start(self)
 
     # What the WebSocket calls, as its Wire
@@ -190,13 +170,11 @@ class PushProtocol(WebSocketServerProtocol):
     # What the transport calls
 
     def connectionMade(self) -> None:
-        """Prepare Autobahn's state; the transport's details are not asked for."""
+        """Let what is written go out at once, however short it is."""
         # Autobahn asks for the option before it has been copied, and hides the error.
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
         if set_no_delay is not None:
             set_no_delay(True)
-        self.peer = ""
-        self._connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
         """Pass data to Autobahn; nothing that goes wrong in there may go on as if it had not."""
@@ -217,7 +195,7 @@ class PushProtocol(WebSocketServerProtocol):
             self._rest = None
         for deadlines in self.factory._all_deadlines:
             deadlines.stop(self)
-        self._connectionLost(cast(Any, reason))
+        super().connectionLost(reason)
         self._websocket.connection_lost()
         self._lost(self)
 
@@ -235,9 +213,6 @@ class PushProtocol(WebSocketServerProtocol):
         """Do nothing: connectionLost follows."""
 
     # What Autobahn calls
-
-    def _onOpen(self) -> None:
-        """Do nothing: the view runs already."""
 
     def consumeData(self) -> None:
         """Process what has come, as long as somebody wants it."""
@@ -338,6 +313,21 @@ class PushProtocol(WebSocketServerProtocol):
         super().dropConnection(abort=abort and not self.wasClean)
 
     # Private
+
+    def _agree(self, extensions: str) -> str | None:
+        """Agree on compression where it is offered; gives what the client is told of it."""
+        if not extensions or not self.factory._limits.compression:
+            return None
+        accepted = negotiate(self._parseExtensionsHeader(extensions))
+        if accepted is None:
+            return None
+        self._perMessageCompress = decompressor(accepted)
+        self.window_bits = self._perMessageCompress.server_max_window_bits
+        # What does not compress is larger compressed; onMessageEnd looks closer.
+        self.maxMessagePayloadSize += self.maxMessagePayloadSize >> 3
+        self.maxFramePayloadSize = self.maxMessagePayloadSize
+        told: str = accepted.get_extension_string()
+        return told
 
     @property
     def _code(self) -> int:
@@ -472,13 +462,15 @@ class PushFactory(WebSocketServerFactory):
             # Autobahn's timers are cut to whole seconds and run on a clock of their own.
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
-            perMessageCompressionAccept=_accept_compression if limits.compression else None,
         )
         self._clock = reactor
         self._limits = limits
         self._pings = Deadlines(reactor, length=PING_INTERVAL, expired=PushProtocol._ping)
         self._pongs = Deadlines(reactor, length=PONG_TIMEOUT, expired=PushProtocol._drop_dead)
         self._closings = Deadlines(reactor, length=CLOSE_TIMEOUT, expired=PushProtocol._drop_dead)
+        # The options stand in a class, where Autobahn finds them as well as in each object.
+        options = {name: getattr(self, name) for name in PushProtocol.CONFIG_ATTRS}
+        self._protocol: type[PushProtocol] = type("PushProtocol", (PushProtocol,), options)
         self._all_deadlines = (self._pings, self._pongs, self._closings)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
@@ -487,7 +479,7 @@ class PushFactory(WebSocketServerFactory):
 
     def build(self, websocket: WebSocket, lost: Callable[[PushProtocol], object]) -> PushProtocol:
         """Make the protocol for a WebSocket; ``lost`` is called when its connection is gone."""
-        protocol = PushProtocol(websocket, lost)
+        protocol = self._protocol(websocket, lost)
         protocol.factory = self
         return protocol
 
@@ -499,27 +491,22 @@ class PushFactory(WebSocketServerFactory):
 # What a Close frame holds beside its code (RFC 6455 §5.5).
 _MAX_REASON = 123
 
+# RFC 6455 §1.3.
+_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
 _SHORT_FRAMES = frozenset({TEXT, BINARY, PING, PONG})
 
 
-def _accept_compression(offers: list[Any]) -> PerMessageDeflateOfferAccept:
-    """Accept the first offer, without anything that is kept between messages."""
-    offer = offers[0]
-    return PerMessageDeflateOfferAccept(
-        offer,
-        request_no_context_takeover=True,
-        no_context_takeover=True,
-        window_bits=min(MAX_WINDOW_BITS, offer.request_max_window_bits or MAX_WINDOW_BITS),
-        mem_level=MEMORY_LEVEL,
-    )
-
-
-def _is_understood(extension: str, parameters: dict[str, Any]) -> bool:
-    """Whether an extension's offer is one that we may accept; others are declined (RFC 7692 §5)."""
-    if extension != PerMessageDeflateOffer.EXTENSION_NAME:
-        return False
-    try:
-        PerMessageDeflateOffer.parse(parameters)
-    except Exception:  # Autobahn raises no other for a parameter that it does not like.
-        return False
-    return True
+def _opening(key: str, subprotocol: str | None, extensions: str | None) -> bytes:
+    """The answer that opens a WebSocket (RFC 6455 §4.2.2)."""
+    lines = [
+        "HTTP/1.1 101 Switching Protocols",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Accept: {b64encode(sha1((key + _GUID).encode()).digest()).decode()}",
+    ]
+    if subprotocol is not None:
+        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+    if extensions is not None:
+        lines.append(f"Sec-WebSocket-Extensions: {extensions}")
+    return "\r\n".join([*lines, "", ""]).encode()

@@ -42,6 +42,8 @@ STOREYS = (
             "handshake",
             "outbox",
             "protocol",
+            "lean",
+            "deflate",
             "upgrade",
             "channel",
             "sse",
@@ -62,7 +64,7 @@ KIT = {"testing", "lockstep", "loopback", "pytest_plugin"}
 BESIDE = {"__init__", "__main__", *KIT}
 
 # The only ones that know which library speaks WebSocket.
-SPEAKS_AUTOBAHN = {"protocol", "upgrade", "testing"}
+SPEAKS_AUTOBAHN = {"protocol", "lean", "deflate", "upgrade", "testing"}
 
 # What looks at the clock on the wall; a clock that a test can set is passed in instead.
 WALL_CLOCKS = {
