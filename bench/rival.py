@@ -12,6 +12,7 @@ PATHS = {
     "subscribe": "/subscribe/",
     "publish": "/publish/",
     "echo": "/echo/",
+    "handshake": "/echo/",
 }
 
 ALL = frozenset({"w1", "w2", "w3", "w4", "w5"})
@@ -19,11 +20,14 @@ ALL = frozenset({"w1", "w2", "w3", "w4", "w5"})
 
 @dataclass(frozen=True)
 class Start:
-    """How a server is started: the command, where, and the line in its log that has its port."""
+    """How a server is started."""
 
     command: list[str]
+    #: The folder in which it runs.
     directory: Path
+    #: What its log says when it listens; the group is the port, where that is not given before.
     ready: str = r"listening on (\d+)"
+    port: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,8 +52,7 @@ class Runner:
 
     def _run_together(self, rivals: Sequence[Rival], workload: Workload) -> None:
         with ThreadPoolExecutor(max(1, len(rivals))) as threads:
-            for rival in rivals:
-                threads.submit(self._measure, rival, workload, 1)
+            list(threads.map(lambda rival: self._measure(rival, workload, 1), rivals))
 
     def _measure(self, rival: Rival, workload: Workload, number: int) -> None:
         begun = time.monotonic()

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from bench.processes import find_family, measure_cpu, measure_memory
-from bench.rival import Rival
+from bench.rival import Rival, Start
 
 # How long a server may take to listen, and to end, in seconds.
 PATIENCE = 20
@@ -41,7 +41,7 @@ class Server:
                 stderr=subprocess.STDOUT,
             )
         try:
-            self.port = self._find_port(start.ready)
+            self.port = self._find_port(start)
         except BaseException:
             self._stop()
             raise
@@ -69,11 +69,11 @@ class Server:
             raise self._complain("ended")
         return find_family(self._process.pid)
 
-    def _find_port(self, ready: str) -> int:
+    def _find_port(self, start: Start) -> int:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            if match := re.search(ready, self._log.read_text(errors="replace")):
-                return int(match[1])
+            if match := re.search(start.ready, self._log.read_text(errors="replace")):
+                return start.port or int(match[1])
             self._family()
             time.sleep(0.02)
         raise self._complain("did not listen in time")

@@ -21,7 +21,7 @@ def format_number(value: float | None) -> str:
 
 
 def make_table(rows: Sequence[Sequence[str]]) -> str:
-    """Give the first row as a head, the others below it; but for the first column all is numbers."""
+    """Give rows as a table, the first as its head; all but the first column is numbers."""
     head, *body = rows
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from bench.load import run_load
 from bench.server import Server
@@ -112,7 +111,7 @@ def run_handshake(server: Server, scale: float) -> Mapping[str, float]:
     seen = _Seen(server)
     result = run_load(
         [
-            *("handshake", "--path", server.rival.paths["echo"], "--port", str(server.port)),
+            *("handshake", "--path", server.rival.paths["handshake"], "--port", str(server.port)),
             *("--total", _count(3000, scale * server.rival.share)),
             *("--warm", _count(300, scale * server.rival.share)),
         ],

@@ -80,6 +80,8 @@ void fanout(Crowd &crowd, const Options &options, Line &result) {
     std::deque<std::string> published;
     uint64_t delivered = 0;
     crowd.received = [&](Client &client, std::string_view payload) {
+        // Some tell the publisher how it went.
+        if (client.number == subscribers) return;
         // Each has to have every publication, once, in order: the next is the only right one.
         if (client.got >= published.size() || payload != published[client.got]) {
             return crowd.faults.note("payload", payload);
