@@ -40,8 +40,8 @@ def message(payload: bytes, *, binary: bool, window_bits: int = 0) -> bytes:
 
 
 def unmask(mask: bytes, payload: bytes) -> bytes:
-    """Undo the masking of up to 125 bytes (RFC 6455 §5.3)."""
-    pattern = (mask * 32)[: len(payload)]
+    """Undo the masking of a short payload (RFC 6455 §5.3)."""
+    pattern = (mask * ((len(payload) + 3) >> 2))[: len(payload)]
     plain = int.from_bytes(payload, "big") ^ int.from_bytes(pattern, "big")
     return plain.to_bytes(len(payload), "big")
 

@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha1
-from typing import Any
+from typing import Any, cast
 
 from autobahn.twisted.websocket import WebSocketServerFactory
 from twisted.internet.abstract import FileDescriptor
@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from pushd.deadlines import Deadlines
 from pushd.deflate import decompressor, negotiate
-from pushd.frames import BINARY, PING, PONG, TEXT, message, unmask
+from pushd.frames import BINARY, CLOSE, PING, PONG, TEXT, message, unmask
 from pushd.handshake import Handshake
 from pushd.lean import LeanProtocol
 from pushd.limits import TokenBucket
@@ -223,6 +223,8 @@ class PushProtocol(LeanProtocol):
         try:
             while self._wants_more():
                 self._take_short_frames()
+                if not self.data and self.current_frame is None:
+                    break
                 if not self._wants_more() or not self.processData():
                     break
         finally:
@@ -349,30 +351,42 @@ class PushProtocol(LeanProtocol):
         """
         if self.current_frame is not None or self.inside_message:
             return
-        data, start = self.data, 0
-        while self._wants_more() and self.state is self.STATE_OPEN:
-            if len(data) - start < 6:
+        data, start, available = self.data, 0, len(self.data)
+        while available - start >= 6 and self._wants_more():
+            head, length, body = data[start], data[start + 1] - 0x80, start + 6
+            if length == 126 and available - start >= 8:
+                length, body = int.from_bytes(data[start + 2 : start + 4], "big"), start + 8
+                fits = 126 <= length <= self.factory._short  # Not shorter (RFC 6455 §5.2).
+            else:
+                fits = 0 <= length <= self.factory._short and length < 126
+            end = body + length
+            if not fits or end > available or head not in _SHORT_FRAMES:
                 break
-            head, length = data[start], data[start + 1] - 0x80
-            end = start + 6 + length
-            if not 0 <= length <= 125 or end > len(data) or head not in _SHORT_FRAMES:
-                break
-            payload = unmask(data[start + 2 : start + 6], data[start + 6 : end])
+            payload = unmask(data[body - 4 : body], data[body:end])
             try:
                 message = payload.decode() if head == TEXT else payload
             except UnicodeDecodeError:
                 break
-            start = end
-            if not self._may_go_on():
+            if head >= CLOSE and (length > 125 or (head == CLOSE and length == 1)):
                 break
-            if head == PING:
-                self.onPing(payload)
+            start = end
+            if not self._may_go_on(1 + (length >> 12)):
+                break
+            if head in (TEXT, BINARY):
+                self._websocket.message_received(message)
             elif head == PONG:
                 self.onPong(payload)
+            elif head == PING:
+                self.onPing(payload)
             else:
-                self._websocket.message_received(message)
+                self._take_close(payload)
         if start:
             self.data = data[start:]
+
+    def _take_close(self, payload: bytes) -> None:
+        """Take a Close frame: Autobahn answers it, or finds fault with it."""
+        code = int.from_bytes(payload[:2], "big") if payload else None
+        self.onCloseFrame(cast(int, code), cast(bytes, payload[2:] or None))
 
     def _fail_connection(self, code: int = 1002, reason: str = "protocol error") -> None:
         """Fail the connection as Autobahn found fit (RFC 6455 §7.1.7)."""
@@ -465,6 +479,7 @@ class PushFactory(WebSocketServerFactory):
         )
         self._clock = reactor
         self._limits = limits
+        self._short = min(_SHORT, limits.max_message)
         self._pings = Deadlines(reactor, length=PING_INTERVAL, expired=PushProtocol._ping)
         self._pongs = Deadlines(reactor, length=PONG_TIMEOUT, expired=PushProtocol._drop_dead)
         self._closings = Deadlines(reactor, length=CLOSE_TIMEOUT, expired=PushProtocol._drop_dead)
@@ -494,7 +509,10 @@ _MAX_REASON = 123
 # RFC 6455 §1.3.
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
-_SHORT_FRAMES = frozenset({TEXT, BINARY, PING, PONG})
+_SHORT_FRAMES = frozenset({TEXT, BINARY, CLOSE, PING, PONG})
+
+# Frames up to so many bytes are unmasked here.
+_SHORT = 4096
 
 
 def _opening(key: str, subprotocol: str | None, extensions: str | None) -> bytes:
