@@ -64,6 +64,10 @@ class LongPoll:
         """Whether the answer can hold more."""
         return self._open and self._bytes < _ENOUGH
 
+    def keeps_up(self) -> bool:
+        """Whether the answer need not wait for the past: never, what it can't hold comes next."""
+        return True
+
     def lost_track(self) -> None:
         """Answer with what is here; the next question will be told that some is lost."""
         self._answer()

@@ -73,7 +73,7 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
     connections = Connections()
     metrics = Metrics()
     broker = MemoryBroker(reactor, History(reactor, settings.retention, _make_name))
-    hub = Hub(broker)
+    hub = Hub(broker, reactor)
     broker.start(hub.deliver)
     timed = TimedPushes(reactor, broker, _make_name)
     views = ViewDoor(
@@ -84,6 +84,7 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
         metrics=metrics,
         hub=hub,
         publisher=Publisher(broker, timed, settings.limits.max_message),
+        max_buffered=settings.limits.max_buffered,
         files=StaticFiles([*([settings.web] if settings.web else []), shipped_client()]),
     )
     public = public_door(

@@ -114,6 +114,10 @@ class Reader:
         """Whether there is room left."""
         return self.room > 0
 
+    def keeps_up(self) -> bool:
+        """Whether what comes now finds room."""
+        return self.room > 0
+
     def lost_track(self) -> None:
         """End."""
         self.lost = True
@@ -175,7 +179,7 @@ class HubTests(ResumingTestCase):
         clock = Clock()
         epochs = iter(range(10_000))
         past = LatePast(History(clock, retention, lambda: f"e{next(epochs)}"))
-        hub = past.hub = Hub(past)
+        hub = past.hub = Hub(past, clock)
         published: dict[str, str] = {}
         here: list[Reader | None] = [None] * 4
         last: list[Id | None] = [None] * 4
@@ -238,6 +242,7 @@ class DaemonTests(ResumingTestCase):
             st.tuples(st.just("publish"), st.sampled_from([1, 1, 2, 5]), st.booleans()),
             st.tuples(st.just("join"), places, ways),
             st.tuples(st.sampled_from(["leave", "stall", "read on"]), places),
+            st.tuples(st.just("burst"), st.sampled_from([3, 9])),
             st.tuples(st.just("wait"), st.sampled_from([1, 6, 11])),
         )
         retentions = st.builds(
@@ -272,6 +277,13 @@ class DaemonTests(ResumingTestCase):
                 case ("publish", count, big):
                     for _ in range(count):
                         publish(f"{len(published)} {'x' * (60_000 if big else 0)}")
+                case ("burst", count):
+                    # More than --max-buffered, in one turn of the reactor.
+                    for _ in range(count):
+                        data = f"{len(published)} {'y' * 60_000}"
+                        id = self.successResultOf(daemon._service._broker.publish("t", data))
+                        published[str(id)] = data
+                    daemon.settle()
                 case ("join", place, way):
                     if here[place] is None:
                         listener = TRANSPORTS[way](daemon, "t", last[place])
