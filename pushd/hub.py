@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from enum import Enum
 from typing import Protocol
 
@@ -57,6 +57,11 @@ class Past(Protocol):
 
     def unfollow(self, topic: str) -> None:
         """Nobody listens to this topic here any more."""
+
+
+def transport_of(subscriber: Subscriber) -> str:
+    """How a subscriber is connected, for those who count."""
+    return getattr(subscriber, "transport", "other")
 
 
 class _State(Enum):
@@ -136,7 +141,7 @@ class Subscription:
         if self._subscriber.keeps_up():
             self.resume()
         else:
-            self._lose_track()
+            self._cut_off()
 
     def failed(self, failure: Failure) -> None:
         """Log what went wrong with this one, and end it."""
@@ -162,7 +167,7 @@ class Subscription:
             self._position = replay.id
             self._subscriber.subscribed(self.topic, replay.id, replay.recovered)
         elif not replay.recovered:
-            self._lose_track()
+            self._cut_off()
             return True
         for publication in replay.publications:
             if self._has_ended() or not self._subscriber.has_room():
@@ -197,7 +202,13 @@ class Subscription:
 
     def _deliver(self, publication: Publication) -> None:
         self._position = publication.id
+        self._hub.delivered += 1
         self._subscriber.deliver(publication)
+
+    def _cut_off(self) -> None:
+        """End one that is too slow."""
+        self._hub.cut += 1
+        self._lose_track()
 
     def _lose_track(self) -> None:
         self.cancel()
@@ -222,6 +233,12 @@ class Hub:
         self.behind: Deadlines[Subscription] = Deadlines(
             clock, length=PATIENCE, expired=Subscription.overdue
         )
+        #: How often a publication has been given to a subscriber.
+        self.delivered = 0
+        #: How many subscribers were ended because they were too slow.
+        self.cut = 0
+        #: How many subscriptions there are, by transport.
+        self.transports: Counter[str] = Counter()
         self._topics: dict[str, dict[Subscription, None]] = {}
         self._queue: deque[Publication] = deque()
         self._delivering = False
@@ -234,6 +251,7 @@ class Hub:
             listeners = self._topics[topic] = {}
             self.past.follow(topic)
         listeners[subscription] = None
+        self.transports[transport_of(subscriber)] += 1
         subscription.start(after)
         return subscription
 
@@ -265,6 +283,7 @@ class Hub:
         """Take a subscription out; ``Subscription.cancel`` calls this."""
         listeners = self._topics[subscription.topic]
         del listeners[subscription]
+        self.transports[transport_of(subscription.subscriber)] -= 1
         if not listeners:
             del self._topics[subscription.topic]
             self.past.unfollow(subscription.topic)
