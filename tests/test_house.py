@@ -48,6 +48,7 @@ STOREYS = (
             "longpoll",
             "topics",
             "publish",
+            "receipts",
             "schedules",
             "health",
             "playground",
