@@ -51,6 +51,7 @@ STOREYS = (
             "receipts",
             "schedules",
             "health",
+            "meter",
             "playground",
             "guard",
             "site",
