@@ -190,9 +190,7 @@ class TimedPushesTests(SynchronousTestCase):
         self.clock.advance(1)
         handles[0].cancel()
         self.clock.advance(10)
-        self.assertEqual(
-            [data for _, _, data in self.broker.made], ["outer", "inner", "inner"]
-        )
+        self.assertEqual([data for _, _, data in self.broker.made], ["outer", "inner", "inner"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_cancel_on_the_way(self) -> None:
