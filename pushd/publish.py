@@ -12,6 +12,8 @@ from heapq import nsmallest
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -30,6 +32,10 @@ _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 # How many publications one request may have, and how many topics one answer lists.
 _MAX_BATCH = 1000
 _MAX_LIST = 1000
+
+# How many bytes of a batch are published in one turn of the reactor, about: no more than what
+# Twisted hands to the kernel of each connection in a turn, framing included.
+_SLICE = 1 << 16
 
 # How many bytes the body of a batch may have at least, whatever --max-message is.
 _BATCH_BODY = 16 << 20
@@ -54,6 +60,7 @@ class PublishDoor:
     :param max_message: bytes that a publication may have.
     """
 
+    clock: IReactorTime
     broker: Broker
     hub: Hub
     timed: TimedPushes
@@ -162,8 +169,21 @@ class Batch(AsyncResource):
         """Publish, once all are found to be in order."""
         allow(request, "POST")
         drafts = _drafts(request.content.read(), self._door.max_message)
-        published = [await _publish(self._door, draft) for draft in drafts]
-        return json_response(200, {"published": published})
+        # All or none: that the client leaves in the midst of it ends only its answer.
+        done: Deferred[list[dict[str, Any]]] = Deferred()
+        Deferred.fromCoroutine(self._publish_all(drafts)).chainDeferred(done)
+        return json_response(200, {"published": await done})
+
+    async def _publish_all(self, drafts: list[_Draft]) -> list[dict[str, Any]]:
+        published, size = [], 0
+        for draft in drafts:
+            if size > _SLICE:
+                # Let what there is be sent: else a batch alone would overtake all who listen.
+                await deferLater(self._door.clock, 0)
+                size = 0
+            published.append(await _publish(self._door, draft))
+            size += len(draft.data)
+        return published
 
 
 def allow(request: Any, *methods: str) -> None:

@@ -119,6 +119,7 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
         ),
         metrics,
         PublishDoor(
+            clock=reactor,
             broker=broker,
             hub=hub,
             timed=timed,

@@ -103,7 +103,7 @@ class TopicResource(Resource):
             allow = {"Allow": "GET"}
             error = "a topic is subscribed to with GET here; publish at the control door"
             write_response(request, json_refusal(405, error, "method", allow))
-        elif b"text/event-stream" in (request.getHeader(b"accept") or b""):
+        elif b"text/event-stream" in (request.getHeader(b"accept") or b"").lower():
             stream = EventStream(request, self._door.keep_alives, self._door.max_buffered)
             self._start(request, stream, question)
         else:

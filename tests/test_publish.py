@@ -7,6 +7,7 @@ from base64 import b64encode
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import deferLater
 
 from pushd import publish as module
 from pushd import timed
@@ -405,6 +406,37 @@ class BatchTests(PublishTestCase):
             answer = self.post_json({"publications": [many[0], large]})
             self.assert_wrong(answer, 413, "publications[1]")
         self.assertEqual(len(self.listener.data), 3)
+
+    def test_turns(self) -> None:
+        """A large batch does not overtake those who listen, however short the history is."""
+        self.keep(size=2)
+        # This clock has no turns: what is due now it does at once.
+        self.patch(module, "deferLater", lambda clock, _: deferLater(clock, 1))
+        listeners = [transport(self.daemon, "t") for transport in (RawSocket, JsonSocket, Events)]
+        data = [f"{number} {'x' * 50_000}" for number in range(100)]
+        body = json.dumps({"publications": [{"topic": "t", "data": one} for one in data]}).encode()
+        self.assertIsNone(self.daemon.request("POST", "/publish", body=body, control=True))
+        self.assertLess(len(listeners[0].data), 10)
+        self.daemon.advance(*[1] * 60)
+        for listener in listeners:
+            # No lists in the message: they are long.
+            self.assertTrue(listener.data == data)
+
+    def test_leaves(self) -> None:
+        """All or none, also where the client leaves in the midst of it."""
+        self.patch(module, "_SLICE", 0)
+        body = json.dumps({"publications": [{"topic": "t", "data": "x"}] * 3}).encode()
+        head = f"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        wire = self.daemon.open_connection(control=True)
+        settle = self.daemon.settle
+        self.daemon.settle = self.daemon._loopback.run  # type: ignore[method-assign]
+        wire.send(head.encode() + body)
+        self.assertEqual(len(self.listener.data), 1)
+        wire.leave()
+        self.daemon.settle = settle  # type: ignore[method-assign]
+        self.daemon.settle()
+        self.assertEqual(self.listener.data, ["x"] * 3)
+        self.assertEqual(wire.received, b"")
 
     def test_body_too_large(self) -> None:
         """It has a bound of its own, which grows with --max-message."""
