@@ -274,28 +274,32 @@ class DaemonTests(ResumingTestCase):
 
     def test_interleavings(self) -> None:
         """However publishing, stalling, leaving and resuming by another way are mixed: no gap."""
-        places, ways = st.integers(0, 3), st.integers(0, len(TRANSPORTS) - 1)
+        places, ways = st.integers(0, 2), st.integers(0, len(TRANSPORTS) - 1)
         step = st.one_of(
             st.tuples(st.just("publish"), st.sampled_from([1, 1, 2, 5]), st.booleans()),
             st.tuples(st.just("join"), places, ways),
+            st.tuples(st.just("come back"), places, ways),
             st.tuples(st.sampled_from(["leave", "stall", "read on"]), places),
             st.tuples(st.just("burst"), st.sampled_from([3, 9])),
             st.tuples(st.just("wait"), st.sampled_from([1, 6, 11])),
         )
         retentions = st.builds(
             Retention,
-            size=st.sampled_from([0, 2, 10, 100]),
+            size=st.sampled_from([100, 10, 2, 0]),
             ttl=st.just(10),
-            bytes=st.sampled_from([1 << 19, 1 << 26]),
+            bytes=st.sampled_from([1 << 26, 1 << 19]),
         )
+        self.seen: Counter[str] = Counter()
 
-        @settings(FUZZ, max_examples=150)
-        @given(st.lists(step, min_size=5, max_size=40), retentions)
+        @settings(FUZZ, max_examples=60)
+        @given(st.lists(step, min_size=20, max_size=40), retentions)
         def play(steps: list[Any], retention: Retention) -> None:
             with Daemon({}, retention=retention, limits=Limits(max_buffered=1 << 18)) as daemon:
                 self.play(daemon, steps)
 
         play()
+        for situation in ("resumed", "told of a gap"):
+            self.assertGreater(self.seen[situation], 20, situation)
 
     def play(self, daemon: Daemon, steps: list[Any]) -> None:
         """Take the steps, then let everybody read to the end."""
@@ -326,6 +330,14 @@ class DaemonTests(ResumingTestCase):
                         listener = TRANSPORTS[way](daemon, "t", last[place])
                         here[place] = listener
                         everybody.append(listener)
+                case ("come back", place, way):
+                    listener = here[place]
+                    if listener is not None:
+                        last[place] = self.last(listener, published)
+                        listener.leave()
+                    publish(f"{len(published)} meanwhile")
+                    listener = here[place] = TRANSPORTS[way](daemon, "t", last[place])
+                    everybody.append(listener)
                 case ("wait", seconds):
                     daemon.advance(seconds)
                 case (what, place):
@@ -350,6 +362,8 @@ class DaemonTests(ResumingTestCase):
         for listener in everybody:
             for run in listener.runs:
                 self.check(run, published)
+                if run.after is not None and run.begun is not None:
+                    self.seen["resumed" if run.recovered else "told of a gap"] += 1
         for listener in here:
             if listener is not None and not listener.gone:
                 self.assertEqual(listener.data[-1], "last")
