@@ -131,8 +131,10 @@ class Subscription:
         if self._state is _State.LIVE:
             if self._position is None or publication.id.epoch != self._position.epoch:
                 self._lose_track()
+            elif publication.id.offset == self._position.offset + 1 and self._subscriber.keeps_up():
+                self._deliver(publication)
             elif publication.id.offset > self._position.offset:
-                self._follow(publication)
+                self._fall_back(publication.id)
         else:
             self._newest = publication.id.offset
 
@@ -185,17 +187,11 @@ class Subscription:
         self._state = _State.LIVE
         return True
 
-    def _follow(self, publication: Publication) -> None:
-        """Take what comes now, or fall back on the past."""
-        assert self._position is not None
-        follows = publication.id.offset == self._position.offset + 1
-        keeps_up = self._subscriber.keeps_up()
-        if follows and keeps_up:
-            self._deliver(publication)
-            return
+    def _fall_back(self, newest: Id) -> None:
+        """Go on from the past: at once where something is missing, else when there is room."""
         self._state = _State.CATCHING_UP
-        self._newest = publication.id.offset
-        if keeps_up:
+        self._newest = newest.offset
+        if self._subscriber.keeps_up():
             self.resume()
         else:
             self._hub.behind.start(self)
