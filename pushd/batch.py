@@ -29,6 +29,9 @@ class Batch:
         self.first = publications[0].id.offset
         self._forms: dict[Form, bytes] = {}
 
+    def __len__(self) -> int:
+        return len(self.publications)
+
     def __iter__(self) -> Iterator[Publication]:
         return iter(self.publications)
 

@@ -149,7 +149,8 @@ class Conversation:
     def _cancel(self) -> None:
         if self._steps is not None:
             self._steps.cancel()
-        elif self._work is not None:
+        else:
+            assert self._work is not None  # What is no coroutine has returned it by now.
             self._work.cancel()
 
     def _call(self) -> Any:

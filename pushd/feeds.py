@@ -20,7 +20,10 @@ V1 = "pushd.v1"
 
 
 class FrameWriter(Protocol):
-    """What takes frames as they are."""
+    """What takes messages, and frames as they are."""
+
+    def push(self, payload: bytes, *, binary: bool) -> None:
+        """Send a message."""
 
     @property
     def push_frames(self) -> Callable[[bytes], object]:
@@ -33,9 +36,6 @@ class FrameWriter(Protocol):
 
 class Socket(Protocol):
     """What a feed needs of a WebSocket."""
-
-    def push(self, payload: bytes, *, binary: bool) -> None:
-        """Send a message; nothing happens when the conversation is over."""
 
     @property
     def wire(self) -> FrameWriter:
@@ -130,7 +130,7 @@ class JsonFeed(Feed):
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
         """Tell where the publications begin."""
         told = to_json(subscription_json(topic, id, recovered))
-        self._socket.push(told.encode(), binary=False)
+        self._socket.wire.push(told.encode(), binary=False)
         super().subscribed(topic, id, recovered)
 
 

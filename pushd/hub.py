@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import Enum
 from typing import Protocol
 
@@ -60,6 +61,11 @@ class Past(Protocol):
 
     def unfollow(self, topic: str) -> None:
         """Nobody listens to this topic here any more."""
+
+
+def transport_of(subscriber: Subscriber) -> str:
+    """How a subscriber is connected, for those who count."""
+    return getattr(subscriber, "transport", "other")
 
 
 class _State(Enum):
@@ -136,6 +142,7 @@ class Subscription:
         ):
             # Nearly always. Whatever is different is for the past to sort out.
             self._position = batch.last
+            self._hub.delivered += len(batch)
             self._subscriber.deliver(batch)
         elif position.epoch != batch.epoch:
             self._lose_track()
@@ -147,7 +154,7 @@ class Subscription:
         if self._subscriber.keeps_up():
             self.resume()
         else:
-            self._lose_track()
+            self._cut_off()
 
     def failed(self, failure: Failure) -> None:
         """Log what went wrong with this one, and end it."""
@@ -173,7 +180,7 @@ class Subscription:
             self._position = replay.id
             self._subscriber.subscribed(self.topic, replay.id, replay.recovered)
         elif not replay.recovered:
-            self._lose_track()
+            self._cut_off()
             return True
         for publication in replay.publications:
             if self._has_ended() or not self._subscriber.has_room():
@@ -192,11 +199,13 @@ class Subscription:
         return True
 
     def _follow(self, batch: Batch) -> None:
-        """Take of what comes now what is new, or fall back on the past."""
+        """Take of what comes now what is new, or go on from the past.
+
+        From there at once where something is missing, else when there is room.
+        """
         assert self._position is not None
-        follows = batch.first <= self._position.offset + 1
         keeps_up = self._subscriber.keeps_up()
-        if follows and keeps_up:
+        if keeps_up and batch.first <= self._position.offset + 1:
             self._deliver(batch.since(self._position.offset))
             return
         self._state = _State.CATCHING_UP
@@ -208,7 +217,13 @@ class Subscription:
 
     def _deliver(self, batch: Batch) -> None:
         self._position = batch.last
+        self._hub.delivered += len(batch)
         self._subscriber.deliver(batch)
+
+    def _cut_off(self) -> None:
+        """End one that is too slow."""
+        self._hub.cut += 1
+        self._lose_track()
 
     def _lose_track(self) -> None:
         self.cancel()
@@ -235,6 +250,12 @@ class Hub:
         self.behind: Deadlines[Subscription] = Deadlines(
             clock, length=PATIENCE, expired=Subscription.overdue
         )
+        #: How often a publication has been given to a subscriber.
+        self.delivered = 0
+        #: How many subscribers were ended because they were too slow.
+        self.cut = 0
+        #: How many subscriptions there are, by transport.
+        self.transports: Counter[str] = Counter()
         self._topics: dict[str, dict[Subscription, None]] = {}
         # What was published in this turn, in runs without a gap, the last run of each topic, and
         # how many bytes there are.
@@ -252,6 +273,7 @@ class Hub:
             listeners = self._topics[topic] = {}
             self.past.follow(topic)
         listeners[subscription] = None
+        self.transports[transport_of(subscriber)] += 1
         subscription.start(after)
         return subscription
 
@@ -299,6 +321,7 @@ class Hub:
         """Take a subscription out; ``Subscription.cancel`` calls this."""
         listeners = self._topics[subscription.topic]
         del listeners[subscription]
+        self.transports[transport_of(subscription.subscriber)] -= 1
         if not listeners:
             del self._topics[subscription.topic]
             self.past.unfollow(subscription.topic)

@@ -77,9 +77,7 @@ class LeanProtocol(WebSocketServerProtocol):
     def sendCloseFrame(
         self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False
     ) -> None:
-        """Send a Close frame with any code (RFC 6455 §5.5.1); once, while the state is open."""
-        if self.state is not self.STATE_OPEN:
-            return
+        """Send a Close frame with any code (RFC 6455 §5.5.1); the state is open before."""
         payload = b"" if code is None else code.to_bytes(2, "big") + (reasonUtf8 or b"")
         self.sendData(frame(CLOSE, payload))
         self.state = self.STATE_CLOSING
@@ -87,12 +85,12 @@ class LeanProtocol(WebSocketServerProtocol):
         self.localCloseCode, self.localCloseReason = code, reasonUtf8
 
     def dropConnection(self, abort: bool = False) -> None:
-        """Close the connection; with ``abort`` what waits to be sent is lost."""
+        """Close the connection once all is sent.
+
+        Autobahn wants it aborted after a clean close as well: what waits to be sent would be
+        lost, and the browser would call the close unclean.
+        """
         self.transport.unregisterProducer()
-        if self.state is not self.STATE_CLOSED:
-            self.droppedByMe = True
-            self.state = self.STATE_CLOSED
-            if abort:
-                self.transport.abortConnection()
-            else:
-                self.transport.loseConnection()
+        self.droppedByMe = True
+        self.state = self.STATE_CLOSED
+        self.transport.loseConnection()

@@ -57,9 +57,8 @@ class LongPoll:
     def deliver(self, batch: Batch) -> None:
         """Put publications into the answer, with those that come in the same turn."""
         for publication in batch:
-            if self.has_room():
-                self._publications.append(publication)
-                self._bytes += len(publication.data) + _OVERHEAD
+            self._publications.append(publication)
+            self._bytes += len(publication.data) + _OVERHEAD
         self._answer_in(0)
 
     def has_room(self) -> bool:
@@ -67,8 +66,8 @@ class LongPoll:
         return self._open and self._bytes < _ENOUGH
 
     def keeps_up(self) -> bool:
-        """Whether the answer need not wait for the past: never, what it can't hold comes next."""
-        return True
+        """Whether the answer can hold more; what it can't is for the next."""
+        return self.has_room()
 
     def lost_track(self) -> None:
         """Answer with what is here; the next question will be told that some is lost."""

@@ -307,13 +307,6 @@ class PushProtocol(LeanProtocol):
         if self._reading_paused and not isReply:
             self.resume_reading()
 
-    def dropConnection(self, abort: bool = False) -> None:
-        """Drop the connection; abort it only where the closing handshake did not work out.
-
-        Autobahn aborts after a clean close as well, and the browser then calls it unclean.
-        """
-        super().dropConnection(abort=abort and not self.wasClean)
-
     # Private
 
     def _agree(self, extensions: str) -> str | None:
@@ -485,6 +478,7 @@ class PushFactory(WebSocketServerFactory):
         self._closings = Deadlines(reactor, length=CLOSE_TIMEOUT, expired=PushProtocol._drop_dead)
         # The options stand in a class, where Autobahn finds them as well as in each object.
         options = {name: getattr(self, name) for name in PushProtocol.CONFIG_ATTRS}
+        del options["perMessageCompressionAccept"]  # A function would become a method.
         self._protocol: type[PushProtocol] = type("PushProtocol", (PushProtocol,), options)
         self._all_deadlines = (self._pings, self._pongs, self._closings)
 

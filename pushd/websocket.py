@@ -302,16 +302,10 @@ class WebSocket:
         self._closers.append(closer)
         return closer
 
-    def push(self, payload: bytes, *, binary: bool) -> None:
-        """Send a publication; nothing happens when the conversation is over."""
-        if self._wire is not None and self._state is _State.OPEN:
-            self._wire.push(payload, binary=binary)
-
     @property
     def wire(self) -> Wire:
-        """The connection itself; RuntimeError when there is none."""
-        if self._wire is None:
-            raise RuntimeError("this WebSocket has no connection")
+        """The connection itself, of a conversation that is open."""
+        assert self._wire is not None
         return self._wire
 
     def has_room_for(self, feed: Feed) -> bool:
