@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.admission import Admission
+from pushd.beat import Beat
 from pushd.broker import Broker, MemoryBroker
 from pushd.channel import Door, Entrance, peer_name
 from pushd.connections import Connections
@@ -77,10 +78,12 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
     hub = Hub(broker, reactor)
     broker.start(hub.deliver)
     metrics.count_topics(hub, broker)
-    timed = TimedPushes(reactor, broker, _make_name)
+    # What is due in the same millisecond costs one wake of the reactor, however much it is.
+    beat = Beat(reactor)
+    timed = TimedPushes(beat, broker, _make_name)
     receipts = Receipts(reactor)
     views = ViewDoor(
-        clock=reactor,
+        clock=beat,
         stage=Stage(reactor, threads),
         factory=PushFactory(reactor, settings.limits),
         connections=connections,

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 # Imports go down this table, or stay on a storey without going round in a circle.
 STOREYS = (
     ("words", {"messages"}),
-    ("clockwork", {"schedule", "deadlines", "limits", "metrics", "frames"}),
+    ("clockwork", {"schedule", "deadlines", "limits", "metrics", "frames", "beat"}),
     ("topics", {"history", "batch", "broker", "redis_broker", "hub", "timed", "publisher"}),
     (
         "rooms",
