@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
-from twisted.web.http_headers import Headers
+from twisted.web.http_headers import Headers, InvalidHeaderName
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 
@@ -74,6 +74,12 @@ _SPEAKS_JSON = re.compile(rb"/(topics|publish|schedules)(/|$)")
 
 # Bytes that no line of a request's head may hold (RFC 9110 §5.5): all controls but the tab.
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+# What the short way through a request's head takes: a request line without anything special, and
+# so many bytes in all. Headers that say that there is a body, or wait for a word, are not for it.
+_SIMPLE_LINE = re.compile(rb"GET ([\x21-\x7e]+) HTTP/1\.1")
+_SIMPLE_SIZE = 8192
+_UNUSUAL = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 
 # Under which names refusals are counted.
 _REASONS = {
@@ -224,7 +230,8 @@ class Channel(HTTPChannel):
             self.site.idle.stop(self)
             self.site.requests.start(self)
         try:
-            super().dataReceived(data)
+            if not self._take_whole_head(data):
+                super().dataReceived(data)
         except Exception:
             self.site.log_failure(peer_name(self.transport.getPeer()))
             self.refuse(400, "the request is malformed")
@@ -366,6 +373,40 @@ class Channel(HTTPChannel):
         self.paused = False
         self._networkProducer.resumeProducing()
         self.dataReceived(b"")
+
+    def _take_whole_head(self, data: bytes) -> bool:
+        """Parse a GET that comes in one piece, as nearly all do, at a third of the price.
+
+        Whatever is the least unusual, or wrong, is left to twisted.web, as if nothing had been
+        tried: False says so.
+        """
+        if self._line or self._buffer or self.paused or self.unwelcome or not self.line_mode:
+            return False
+        if not data.startswith(b"GET ") or data.find(b"\r\n\r\n") != len(data) - 4:
+            return False
+        first, *lines = data[:-4].split(b"\r\n")
+        target = _SIMPLE_LINE.fullmatch(first)
+        if target is None or len(data) > _SIMPLE_SIZE or len(lines) > self.maxHeaders:
+            return False
+        if _CONTROL.search(b"".join(lines)):
+            return False
+        headers = Headers()
+        for line in lines:
+            name, colon, value = line.partition(b":")
+            if not colon or line[0] in b" \t" or name.lower() in _UNUSUAL:
+                return False
+            try:
+                headers.addRawHeader(name, value.strip(b" \t"))
+            except InvalidHeaderName:
+                return False
+        self._line = len(lines) + 2
+        request = self.requestFactory(self, len(self.requests))
+        request.requestHeaders = headers
+        self.requests.append(request)
+        self._command, self._path, self._version = b"GET", target[1], b"HTTP/1.1"
+        self.allHeadersReceived()
+        self.allContentReceived()
+        return True
 
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
         """Take one length or one ``chunked``, and refuse what a laxer server could understand."""

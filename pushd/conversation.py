@@ -236,6 +236,8 @@ def runs_on_reactor(view: View) -> bool:
     The latter shows in ``@inlineCallbacks`` or in an annotation ``-> Deferred[…]``. Whatever
     else is callable may block, and belongs in a thread.
     """
+    if inspect.iscoroutinefunction(view):
+        return True
     function = inspect.unwrap(view)
     while hasattr(function, "func"):  # functools.partial
         function = inspect.unwrap(function.func)
