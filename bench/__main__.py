@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import datetime
+import os
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from bench.build import BUILD, build
 from bench.catalogue import CATALOGUE
+from bench.chart import draw_chart
+from bench.growth import measure_growth
+from bench.machine import describe_machine
+from bench.report import CHART, DOCUMENT, FOLDER, Report, put_into, write_report
 from bench.runner import Runner, say
-from bench.table import tabulate, tabulate_goals, tabulate_ratios
+from bench.server import Trouble
 from bench.workloads import WORKLOADS
+
+# What the growth takes of a run's time, in seconds.
+GROWTH_SECONDS = 75
+
+# A load above this, one minute's average, disturbs what is measured.
+QUIET = 0.5
 
 T = TypeVar("T")
 
@@ -20,6 +33,8 @@ T = TypeVar("T")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and write what was found; give the exit code."""
     given = make_parser().parse_args(arguments)
+    if given.growth is None:
+        given.growth = given.workloads is None and given.rivals is None
     try:
         rivals = choose(given.rivals, {rival.name: rival for rival in CATALOGUE})
         workloads = choose(given.workloads, {one.name: one for one in WORKLOADS})
@@ -29,28 +44,71 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     raise_descriptors()
     present = [rival for rival in rivals if rival.version() is not None]
-    for rival in rivals:
-        if rival not in present:
-            say(f"missing: {rival.name} ({rival.source})")
+    missing = [rival for rival in rivals if rival not in present]
+    for rival in missing:
+        say(f"missing: {rival.name} (to be had from {rival.source})")
+    busy = os.getloadavg()[0]
+    if busy > QUIET:
+        say(f"note: this machine has a load of {busy:.1f} before we begin; read ratios only")
     runner = Runner(BUILD, scale=given.scale)
-    runner.run(present, workloads, given.rounds)
+    seconds = 60 * given.minutes - (GROWTH_SECONDS if given.growth else 0)
+    runner.run(present, workloads, rounds=given.rounds, seconds=seconds)
+    growth = None
+    if given.growth:
+        able = [rival for rival in present if rival.name in ("pushd", "floor")]
+        try:
+            growth = measure_growth(able, BUILD, given.scale, say)
+        except (Trouble, OSError) as trouble:
+            runner.troubles.append(f"growth: {trouble}")
+            say(runner.troubles[-1])
     measures = [measure for workload in workloads for measure in workload.measures]
-    for table in (
-        tabulate(runner.results, present, measures),
-        tabulate_ratios(runner.results, present, measures),
-        tabulate_goals(runner.results, measures),
-    ):
-        say(f"\n{table}")
+    report = Report(
+        results=runner.results,
+        rivals=present,
+        measures=measures,
+        date=datetime.date.today().isoformat(),
+        machine=describe_machine(),
+        growth=growth,
+        missing=missing,
+        troubles=runner.troubles,
+    )
+    markdown = report.as_markdown()
+    say(f"\n{markdown}")
+    chart = draw_chart(runner.results, present, measures)
+    written = write_report(markdown, chart, given.output)
+    if given.docs:
+        DOCUMENT.write_text(put_into(DOCUMENT.read_text(), markdown))
+        (DOCUMENT.parent / CHART).write_text(chart)
+        written += [DOCUMENT, DOCUMENT.parent / CHART]
+    say(f"written: {' '.join(map(str, written))}")
     return 1 if runner.troubles else 0
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Give what reads the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="pushd beside its rivals")
-    parser.add_argument("--rivals", help="names, parted by commas (default: all)")
-    parser.add_argument("--workloads", help="of w1 to w5, parted by commas (default: all)")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Measure pushd beside its rivals."
+    )
+    names = ", ".join(rival.name for rival in CATALOGUE)
+    parser.add_argument("--rivals", help=f"of {names} (default: all)")
+    parser.add_argument("--workloads", help="of w1, w2, w3, w4, w5 (default: all)")
     parser.add_argument("--rounds", type=int, default=3, help="how often (default: 3)")
+    parser.add_argument(
+        "--minutes", type=float, default=9, help="no later round goes past them (default: 9)"
+    )
     parser.add_argument("--scale", type=float, default=1, help="the part of the work (default: 1)")
+    parser.add_argument(
+        "--growth",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="from 100 to 10,000 connections (default: where all is measured)",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=FOLDER, help="where to write (default: bench/results)"
+    )
+    parser.add_argument(
+        "--docs", action="store_true", help="put the results into docs/performance.md, too"
+    )
     return parser
 
 

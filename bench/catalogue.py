@@ -10,12 +10,12 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from bench.build import BUILD, FLOOR, HERE
+from bench.build import FLOOR, HERE, ROOT
 from bench.rival import PATHS, Rival, Start
 
 RIVALS = HERE / "rivals"
 # Where `make bench` has npm put what it needs.
-NODE = BUILD / "node"
+NODE = ROOT / ".venv" / "bench" / "node"
 NCHAN_MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from bench.load import run_load
 from bench.server import Server
 
+# For more connections than one address may have ports or places, and for what each one costs.
+CROWD = ("--sources", "8", "--rate", "4000", "--rehearse", "100")
+
 Run = Callable[[Server, float], Mapping[str, float]]
 
 
@@ -56,7 +59,7 @@ def run_fanout(server: Server, scale: float) -> Mapping[str, float]:
     """W2: publications to many, first one after the other, then eight in one piece."""
     found: dict[str, float] = {}
     share = server.rival.share
-    for key, burst, times in (("w2.one", 1, 100), ("w2.burst", 8, 20)):
+    for key, burst, times in (("w2.one", 1, 80), ("w2.burst", 8, 20)):
         result = run_publications(
             server,
             _size(1000, scale),
@@ -70,9 +73,12 @@ def run_fanout(server: Server, scale: float) -> Mapping[str, float]:
 
 
 def run_publications(
-    server: Server, subscribers: int, *, burst: int, times: int, warm: int, sources: int = 1
+    server: Server, subscribers: int, *, burst: int, times: int, warm: int, crowd: bool = False
 ) -> Mapping[str, float]:
-    """Publish to these subscribers: CPU per delivery in µs, memory per connection in KiB."""
+    """Publish to these subscribers: CPU per delivery in µs, memory per connection in KiB.
+
+    A ``crowd`` comes from several addresses, after some that leave again.
+    """
     seen = _Seen(server)
     paths = server.rival.paths
     result = run_load(
@@ -80,7 +86,8 @@ def run_publications(
             *("fanout", "--port", str(server.port)),
             *("--path", paths["subscribe"], "--publish", paths["publish"]),
             *("--subscribers", str(subscribers), "--burst", str(burst)),
-            *("--times", str(times), "--warm", str(warm), "--sources", str(sources)),
+            *("--times", str(times), "--warm", str(warm)),
+            *(CROWD if crowd else ()),
         ],
         seen.look,
     )
