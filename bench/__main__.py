@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from bench.build import BUILD, build
+from bench.build import build
 from bench.catalogue import CATALOGUE
 from bench.chart import draw_chart
 from bench.growth import measure_growth
@@ -50,14 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     busy = os.getloadavg()[0]
     if busy > QUIET:
         say(f"note: this machine has a load of {busy:.1f} before we begin; read ratios only")
-    runner = Runner(BUILD, scale=given.scale)
+    given.output.mkdir(parents=True, exist_ok=True)
+    runner = Runner(given.output, scale=given.scale)
     seconds = 60 * given.minutes - (GROWTH_SECONDS if given.growth else 0)
     runner.run(present, workloads, rounds=given.rounds, seconds=seconds)
     growth = None
     if given.growth:
         able = [rival for rival in present if rival.name in ("pushd", "floor")]
         try:
-            growth = measure_growth(able, BUILD, given.scale, say)
+            growth = measure_growth(able, given.output, given.scale, say)
         except (Trouble, OSError) as trouble:
             runner.troubles.append(f"growth: {trouble}")
             say(runner.troubles[-1])
@@ -104,7 +105,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="from 100 to 10,000 connections (default: where all is measured)",
     )
     parser.add_argument(
-        "--output", type=Path, default=FOLDER, help="where to write (default: bench/results)"
+        "--output",
+        type=lambda text: Path(text).resolve(),
+        default=FOLDER,
+        help="where results and the servers' logs go (default: bench/results)",
     )
     parser.add_argument(
         "--docs", action="store_true", help="put the results into docs/performance.md, too"
