@@ -12,7 +12,7 @@ from bench.table import format_number
 from bench.workloads import Measure
 
 # All in pixels.
-WIDTH, NAME, BAR, LINE, HEAD, GAP = 440, 130, 230, 17, 26, 18
+WIDTH, NAME, BAR, LINE, HEAD, GAP = 430, 130, 220, 17, 26, 24
 
 # A bar this many times the median is cut off, so that the others can be told apart.
 LONGEST = 2.5

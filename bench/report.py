@@ -38,7 +38,7 @@ class Report:
 
     def as_markdown(self) -> str:
         """Give it as Markdown."""
-        lines = [f"{self.date}. {self.machine}.", ""]
+        lines = [f"{self.date}. {self.machine}. Medians; rounds: {self.results.rounds}.", ""]
         lines += [tabulate(self.results, self.rivals, self.measures), ""]
         if self.results.has("pushd"):
             lines += ["pushd : rival; below 1, pushd is cheaper.", ""]

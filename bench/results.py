@@ -29,6 +29,14 @@ class Results:
         """Whether there is anything of a rival."""
         return any(samples[rival] for samples in self._samples.values() if rival in samples)
 
+    @property
+    def rounds(self) -> int:
+        """How often the one was measured that was measured most."""
+        return max(
+            (len(samples) for rivals in self._samples.values() for samples in rivals.values()),
+            default=0,
+        )
+
     def spread(self, key: str, rival: str) -> tuple[float, float] | None:
         """Give the least and the most of all rounds, or None where there was none."""
         samples = self._samples[key].get(rival)

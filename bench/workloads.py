@@ -178,7 +178,7 @@ WORKLOADS: tuple[Workload, ...] = (
         (
             Measure(
                 "w1.cpu",
-                "W1 demo, 4,000 browsers: CPU per push, connection included",
+                "W1 4,000 browsers: CPU per push, arrival included",
                 "µs",
                 75,
                 (0.5, "autobahn"),

@@ -169,6 +169,7 @@ class ResultsTests(SynchronousTestCase):
             self.assertIsNone(RESULTS.ratio("w9.late", "pushd", "other"))
             self.assertIsNone(RESULTS.ratio("w9.cpu", "nobody", "other"))
             self.assertFalse(RESULTS.has("nobody"))
+            self.assertEqual(Results().rounds, 0)
         self.assertTrue(RESULTS.has("other"))
 
     def test_ratio(self) -> None:
@@ -301,7 +302,9 @@ class ReportTests(SynchronousTestCase):
             troubles=("w9 other: it ended\n    its log",),
             growth=Growth({"pushd": {100: costs}}),
         ).as_markdown()
-        self.assertTrue(text.startswith("2026-11-22. A machine.\n\n|  | Pushd |"))
+        self.assertTrue(
+            text.startswith("2026-11-22. A machine. Medians; rounds: 3.\n\n|  | Pushd |")
+        )
         for words in (
             "Versions: pushd 1.0; floor 1.0; other 1.0.\n",
             "Missing on this machine: Absent (nowhere).\n",
