@@ -17,8 +17,10 @@ from bench.chart import draw_chart
 from bench.growth import measure_growth
 from bench.machine import describe_machine
 from bench.report import CHART, DOCUMENT, FOLDER, Report, put_into, write_report
+from bench.rival import Rival
 from bench.runner import Runner, say
 from bench.server import Trouble
+from bench.workload import Workload
 from bench.workloads import WORKLOADS
 
 # What the growth takes of a run's time, in seconds.
@@ -33,8 +35,6 @@ T = TypeVar("T")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and write what was found; give the exit code."""
     given = make_parser().parse_args(arguments)
-    if given.growth is None:
-        given.growth = given.workloads is None and given.rivals is None
     try:
         rivals = choose(given.rivals, {rival.name: rival for rival in CATALOGUE})
         workloads = choose(given.workloads, {one.name: one for one in WORKLOADS})
@@ -42,15 +42,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, RuntimeError) as error:
         sys.stderr.write(f"bench: {error}\n")
         return 1
+    if given.growth is None:
+        given.growth = given.workloads is None and given.rivals is None
+    report = measure(rivals, workloads, given)
+    markdown = report.as_markdown()
+    chart = draw_chart(report.results, report.rivals, report.measures)
+    written = write_report(markdown, chart, given.output)
+    if given.docs:
+        DOCUMENT.write_text(put_into(DOCUMENT.read_text(), markdown))
+        (DOCUMENT.parent / CHART).write_text(chart)
+        written += [DOCUMENT, DOCUMENT.parent / CHART]
+    say(f"\n{markdown}\nwritten: {' '.join(map(str, written))}")
+    return 1 if report.troubles else 0
+
+
+def measure(
+    rivals: Sequence[Rival], workloads: Sequence[Workload], given: argparse.Namespace
+) -> Report:
+    """Measure those rivals that are here, and say how it goes."""
     raise_descriptors()
+    given.output.mkdir(parents=True, exist_ok=True)
     present = [rival for rival in rivals if rival.version() is not None]
     missing = [rival for rival in rivals if rival not in present]
     for rival in missing:
-        say(f"missing: {rival.name} (to be had from {rival.source})")
-    busy = os.getloadavg()[0]
-    if busy > QUIET:
-        say(f"note: this machine has a load of {busy:.1f} before we begin; read ratios only")
-    given.output.mkdir(parents=True, exist_ok=True)
+        say(f"missing: {rival.name} ({rival.source})")
+    load = os.getloadavg()[0]
+    if load > QUIET:
+        say(f"note: this machine has a load of {load:.1f} before we begin; read ratios only")
     runner = Runner(given.output, scale=given.scale)
     seconds = 60 * given.minutes - (GROWTH_SECONDS if given.growth else 0)
     runner.run(present, workloads, rounds=given.rounds, seconds=seconds)
@@ -62,27 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (Trouble, OSError) as trouble:
             runner.troubles.append(f"growth: {trouble}")
             say(runner.troubles[-1])
-    measures = [measure for workload in workloads for measure in workload.measures]
-    report = Report(
+    return Report(
         results=runner.results,
         rivals=present,
-        measures=measures,
+        measures=[one for workload in workloads for one in workload.measures],
         date=datetime.date.today().isoformat(),
         machine=describe_machine(),
         growth=growth,
         missing=missing,
         troubles=runner.troubles,
     )
-    markdown = report.as_markdown()
-    say(f"\n{markdown}")
-    chart = draw_chart(runner.results, present, measures)
-    written = write_report(markdown, chart, given.output)
-    if given.docs:
-        DOCUMENT.write_text(put_into(DOCUMENT.read_text(), markdown))
-        (DOCUMENT.parent / CHART).write_text(chart)
-        written += [DOCUMENT, DOCUMENT.parent / CHART]
-    say(f"written: {' '.join(map(str, written))}")
-    return 1 if runner.troubles else 0
 
 
 def make_parser() -> argparse.ArgumentParser:

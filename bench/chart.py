@@ -9,7 +9,7 @@ from html import escape
 from bench.results import Results
 from bench.rival import Rival
 from bench.table import format_number
-from bench.workloads import Measure
+from bench.workload import Measure
 
 # All in pixels.
 WIDTH, NAME, BAR, LINE, HEAD, GAP = 430, 130, 220, 17, 26, 24

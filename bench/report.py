@@ -11,7 +11,7 @@ from bench.growth import Growth
 from bench.results import Results
 from bench.rival import Rival
 from bench.table import tabulate, tabulate_goals, tabulate_ratios
-from bench.workloads import Measure
+from bench.workload import Measure
 
 FOLDER = HERE / "results"
 DOCUMENT = ROOT / "docs" / "performance.md"

@@ -6,7 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping
 
-from bench.workloads import Measure
+from bench.workload import Measure
 
 
 class Results:

@@ -13,7 +13,7 @@ from bench.results import Results
 from bench.rival import Rival
 from bench.server import Server, Trouble
 from bench.table import format_number
-from bench.workloads import Workload
+from bench.workload import Workload
 
 Say = Callable[[str], None]
 

@@ -35,7 +35,8 @@ from bench.rival import PATHS, Rival, Start
 from bench.runner import Runner, rotate
 from bench.server import Server, Trouble
 from bench.table import format_number, tabulate, tabulate_goals, tabulate_ratios
-from bench.workloads import WORKLOADS, Measure, Workload
+from bench.workload import Measure, Workload
+from bench.workloads import WORKLOADS
 
 ROOT = Path(__file__).parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
@@ -302,9 +303,7 @@ class ReportTests(SynchronousTestCase):
             troubles=("w9 other: it ended\n    its log",),
             growth=Growth({"pushd": {100: costs}}),
         ).as_markdown()
-        self.assertTrue(
-            text.startswith("2026-11-22. A machine. Medians; rounds: 3.\n\n|  | Pushd |")
-        )
+        self.assertTrue(text.startswith("2026-11-22. A machine. Medians; rounds: 3.\n\n|  |"))
         for words in (
             "Versions: pushd 1.0; floor 1.0; other 1.0.\n",
             "Missing on this machine: Absent (nowhere).\n",
