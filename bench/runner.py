@@ -93,18 +93,18 @@ class Runner:
         head = f"{number} {workload.name} {rival.name:12}"
         try:
             with self._serve(rival, self._folder) as server:
-                found = workload.run(server, self._scale)
+                found = dict(workload.run(server, self._scale))
         except (Trouble, OSError) as trouble:
             self.troubles.append(f"{workload.name} {rival.name}: {trouble}")
             self._say(f"{head} FAILED: {trouble}")
             return
+        busy = found.pop("busy", 0)
         self.results.add(rival.name, found)
         figures = "  ".join(
             f"{measure.key} {format_number(found[measure.key])} {measure.unit}"
             for measure in workload.measures
         )
         seconds = self._now() - begun
-        busy = found.get("busy", 0)
         note = f"  (load generator {busy:.0%} busy)" if busy > BUSY else ""
         self._say(f"{head} {figures}  in {seconds:.1f} s{note}")
 

@@ -388,6 +388,7 @@ class RunnerTests(SynchronousTestCase):
             ],
         )
         self.assertEqual(self.runner.results.spread("a.cpu", "pushd"), (1, 6))
+        self.assertEqual(self.runner.results.rounds, 2)
         self.assertEqual(self.runner.troubles, [])
         self.assertIn("99% busy", self.said[0])
 
