@@ -18,8 +18,9 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-inp
 	--config-settings editable_mode=compat
 APT := $(if $(filter 0,$(shell id -u)),,sudo )env DEBIAN_FRONTEND=noninteractive apt-get -q
 
-# What one runs with "make run ARGS=...", say ARGS='--listen tcp:9000'.
+# What one runs with "make run ARGS=...", say ARGS='--listen tcp:9000', and with "make bench".
 ARGS ?=
+BENCH ?=
 
 ##@ The two commands
 
@@ -76,6 +77,10 @@ format: .venv/.dev  ## Put the code into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+.PHONY: bench
+bench: .venv/bench/.ready  ## pushd beside its rivals, 10 minutes; BENCH='--rivals pushd,floor'
+	.venv/bench/bin/python -m bench $(BENCH)
+
 .PHONY: clean
 clean:  ## Remove all that the other targets made
 	rm -rf .venv build dist *.egg-info .coverage htmlcov _trial_temp* \
@@ -98,6 +103,18 @@ help:  ## Show this list
 	@echo 'Installing pushd and the tools for its tests into .venv ...'
 	$(INSTALL) -e '.[dev]' < /dev/null
 	touch .venv/.run $@
+
+# The rivals have an environment of their own, as each of them would be run. Who can't be had is
+# named as missing in the results.
+.venv/bench/.ready: setup.cfg pyproject.toml bench/requirements.txt | $(BIN)/pip
+	@echo 'Installing pushd and its rivals into .venv/bench ...'
+	command -v g++ > /dev/null || { $(APT) update && $(APT) install -y g++; } < /dev/null
+	$(BIN)/python -m venv .venv/bench
+	$(subst $(BIN),.venv/bench/bin,$(INSTALL)) -e . -r bench/requirements.txt < /dev/null
+	if command -v npm > /dev/null; then
+		npm install --prefix .venv/bench/node --no-audit --no-fund --silent ws < /dev/null || true
+	fi
+	touch $@
 
 # Debian and Ubuntu ship ensurepip, which venv needs, in a package of its own.
 $(BIN)/pip:
