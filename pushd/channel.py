@@ -67,6 +67,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 # Under which names refusals are counted.
 _REASONS = {
     400: "bad_request",
+    401: "unauthorized",
     403: "forbidden",
     404: "not_found",
     408: "request_timeout",
@@ -124,6 +125,10 @@ class ChannelRequest(Request):
                 return
             self.notifyFinish().addBoth(lambda _: ticket.leave())
         super().process()
+
+    def __repr__(self) -> str:
+        """Tell what it is without its query, as a token may be in that."""
+        return f"<{type(self).__name__} {self.method.decode('latin-1')} {path_of(self)}>"
 
     def header(self, name: bytes) -> str | None:
         """The last value of a header; its bytes may be any, so they are taken for Latin-1."""

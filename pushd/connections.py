@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
-from pushd.messages import Closing
+from pushd.expiries import Expiries
+from pushd.messages import TOKEN_EXPIRED, Closing
 
 
 class Closable(Protocol):
@@ -22,6 +23,9 @@ class Closable(Protocol):
 
     def close_with(self, closing: Closing) -> Any:
         """Close in this way."""
+
+    def __hash__(self) -> int:
+        """Be one of many in a dict."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +52,9 @@ class Connections:
         self._clock = clock
         self._open: dict[Closable, Connection] = {}
         self._ids = count(1)
+        self._expiries: Expiries[Closable] = Expiries(
+            clock, lambda visitor: visitor.close_with(TOKEN_EXPIRED)
+        )
         #: How everybody is being asked to leave, once the daemon stops.
         self.closing: Closing | None = None
         self._emptied: list[Deferred[None]] = []
@@ -78,8 +85,17 @@ class Connections:
     def lost(self, visitor: Closable) -> None:
         """Count somebody out: the connection is gone."""
         self._open.pop(visitor, None)
+        self._expiries.stop(visitor)
         while self._emptied and not self._open:
             self._emptied.pop().callback(None)
+
+    def end_at(self, visitor: Closable, moment: float) -> None:
+        """Close somebody when their token runs out, in seconds of the daemon's clock.
+
+        A later call, for a fresh token, takes the place of an earlier one.
+        """
+        if visitor in self._open:
+            self._expiries.start(visitor, moment)
 
     def get(self, id: int) -> Connection | None:
         """The connection of this id, if it is still there."""

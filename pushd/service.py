@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pushd.access import Access
 from pushd.admission import Admission
 from pushd.broker import Broker, MemoryBroker
 from pushd.channel import Door, Entrance, peer_name
@@ -79,6 +80,7 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
     views = ViewDoor(
         clock=reactor,
         stage=Stage(reactor, threads),
+        access=Access(settings.token_keys, reactor.seconds),
         factory=PushFactory(reactor, settings.limits),
         connections=connections,
         metrics=metrics,
@@ -86,6 +88,7 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
         publisher=Publisher(broker, timed, settings.limits.max_message),
         files=StaticFiles([*([settings.web] if settings.web else []), shipped_client()]),
     )
+    publish = PublishDoor(broker=broker, hub=hub, timed=timed)
     public = public_door(
         reactor,
         Entrance(
@@ -100,7 +103,7 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
             max_body=settings.limits.max_message,
         ),
         settings.routes,
-        TopicDoor(reactor, views, settings.limits.max_buffered),
+        TopicDoor(reactor, views, publish, settings.limits.max_buffered),
     )
     nobody = Proxies()
     control = control_door(
@@ -113,7 +116,7 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
             max_body=settings.limits.max_message,
         ),
         metrics,
-        PublishDoor(broker=broker, hub=hub, timed=timed),
+        publish,
     )
     service = PushService(connections, threads, timed, broker)
     for endpoint in settings.listen:

@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.connections import Connections
-from pushd.messages import GOING_AWAY, NORMAL, Closing
+from pushd.messages import GOING_AWAY, NORMAL, TOKEN_EXPIRED, Closing
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket
 from pushd.websocket import WebSocket
@@ -96,6 +96,28 @@ class ConnectionsTests(SynchronousTestCase):
         self.assertIs(opened.visitor, websocket)
         self.assertEqual((opened.peer, opened.path, opened.subject), ("a:1", "/x", "u"))
         self.assertEqual((opened.since, opened.visitor.transport), (7, "websocket"))
+
+    def test_end(self) -> None:
+        """Who came with a token is closed when it runs out; a fresh one moves that."""
+        (first, line), (second, other) = self.open(), self.open()
+        self.connections.end_at(first, 10)
+        self.connections.end_at(second, 10)
+        self.connections.end_at(second, 20)
+        self.clock.advance(10)
+        self.assertEqual((line.closings, other.closings), ([TOKEN_EXPIRED], []))
+        self.lose(first)
+        self.clock.advance(10)
+        self.assertEqual((line.closings, other.closings), ([TOKEN_EXPIRED], [TOKEN_EXPIRED]))
+
+    def test_end_of_who_left(self) -> None:
+        """Who has left is not closed later, and leaves no timer."""
+        websocket, line = self.open()
+        self.connections.end_at(websocket, 10)
+        self.lose(websocket)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.connections.end_at(websocket, 10)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(line.closings, [])
 
     def test_close_none(self) -> None:
         """With nobody there, all are gone at once."""

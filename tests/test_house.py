@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 
 # Imports go down this table, or stay on a storey without going round in a circle.
 STOREYS = (
-    ("words", {"messages"}),
-    ("clockwork", {"schedule", "deadlines", "limits", "metrics"}),
+    ("words", {"messages", "identity"}),
+    ("clockwork", {"schedule", "deadlines", "expiries", "limits", "metrics"}),
     ("topics", {"history", "broker", "redis_broker", "hub", "timed", "publisher"}),
     (
         "rooms",
@@ -29,6 +29,8 @@ STOREYS = (
             "conversation",
             "ticker",
             "access",
+            "keys",
+            "tokens",
             "proxies",
             "admission",
             "connections",
@@ -38,6 +40,7 @@ STOREYS = (
         "doors",
         {
             "answers",
+            "bearer",
             "static",
             "handshake",
             "outbox",
