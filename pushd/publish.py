@@ -18,6 +18,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from pushd.answers import json_refusal, json_response, write_response
 from pushd.broker import Broker
+from pushd.connections import Connections
 from pushd.hub import Hub
 from pushd.messages import Id, check_topic
 from pushd.timed import TimedPush, TimedPushes, TooMany
@@ -45,11 +46,12 @@ class Wrong(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class PublishDoor:
-    """What it takes to publish."""
+    """What it takes to publish, and to tell operators what is there."""
 
     broker: Broker
     hub: Hub
     timed: TimedPushes
+    connections: Connections
 
 
 @dataclass(frozen=True)

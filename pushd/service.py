@@ -88,7 +88,7 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
         publisher=Publisher(broker, timed, settings.limits.max_message),
         files=StaticFiles([*([settings.web] if settings.web else []), shipped_client()]),
     )
-    publish = PublishDoor(broker=broker, hub=hub, timed=timed)
+    publish = PublishDoor(broker=broker, hub=hub, timed=timed, connections=connections)
     public = public_door(
         reactor,
         Entrance(
