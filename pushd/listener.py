@@ -17,7 +17,7 @@ from pushd.websocket import WebSocket
 
 # How many fresh tokens one may send a second in the long run, and how many at once: to check one
 # takes longer than to read a message.
-_RATE = 0.1
+_RATE = 1.0
 _BURST = 10
 
 # A message that is longer holds no token: the head of a request could not hold it either.
