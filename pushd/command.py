@@ -18,57 +18,58 @@ _PUBLIC = "http://127.0.0.1:8080"
 
 _EXAMPLES = """\
 examples:
-  pushd publish news 'it is noon'          everybody who listens to news hears it
-  date | pushd publish news                the same, with data from a pipe
-  pushd tail news                          listen, until Ctrl-C
-  pushd connections                        who is here, and since when
-  pushd close 17                           and one of them goes
+  pushdctl publish news 'it is noon'       everybody who listens to news hears it
+  date | pushdctl publish news             the same, with data from a pipe
+  pushdctl tail news                       listen, until Ctrl-C
+  pushdctl connections                     who is here, and since when
+  pushdctl close 17                        and one of them goes
 
   The daemon itself is started with: twistd -n pushd
+  This is installed as pushd as well, but bash and zsh have a pushd of their own.
 """
 
 _PUBLISH = """\
 examples:
-  pushd publish news 'it is noon'
-  pushd publish images/7 --binary < cat.png
-  pushd publish news tick --every 0.5 --count 10
-  pushd publish news tea --delay 3600
-  pushd publish orders paid --idempotency-key order-66
+  pushdctl publish news 'it is noon'
+  pushdctl publish images/7 --binary < cat.png
+  pushdctl publish news tick --every 0.5 --count 10
+  pushdctl publish news tea --delay 3600
+  pushdctl publish orders paid --idempotency-key order-66
 """
 
 _TAIL = """\
 examples:
-  pushd tail news                          one line each: the id, a tab, the data
-  pushd tail news --json | jq .data        one JSON object a line
-  pushd tail news --after k3JpQ0r8TzLm:41  all since the one that you have, then what comes
-  PUSHD_TOKEN=$(pushd token --key F --subscribe news) pushd tail news
+  pushdctl tail news                       one line each: the id, a tab, the data
+  pushdctl tail news --json | jq .data     one JSON object a line
+  pushdctl tail news --after k3JpQ0r8TzLm:41  all since the one that you have, then what comes
+  PUSHD_TOKEN=$(pushdctl token --key F --subscribe news) pushdctl tail news
 """
 
 _CONNECTIONS = """\
 examples:
-  pushd connections
-  pushd connections --json | jq 'select(.transport == "sse") | .peer'
+  pushdctl connections
+  pushdctl connections --json | jq 'select(.transport == "sse") | .peer'
 """
 
 _CLOSE = """\
 examples:
-  pushd close 17                           with 1008: for good, if the page uses pushd.js
-  pushd close 17 --code 1001               the page comes back by itself
-  pushd close 17 --code 4000 --reason 'please log in again'
+  pushdctl close 17                        with 1008: for good, if the page uses pushd.js
+  pushdctl close 17 --code 1001            the page comes back by itself
+  pushdctl close 17 --code 4000 --reason 'please log in again'
 """
 
 _TOKEN = """\
 examples:
   openssl rand -base64 48 > key            a secret for both sides
   twistd -n pushd --token-key key
-  pushd token --key key --sub ann --subscribe news --subscribe 'chat/*' --publish 'chat/**'
+  pushdctl token --key key --sub ann --subscribe news --subscribe 'chat/*' --publish 'chat/**'
 
   In a pattern * stands for one segment of a topic, and ** for all the rest.
 """
 
 _CHECK = """\
 examples:
-  pushd check --listen tcp:8080 --origin https://example.com
+  pushdctl check --listen tcp:8080 --origin https://example.com
 """
 
 
@@ -139,7 +140,9 @@ def run(arguments: Sequence[str], world: World) -> int:
 
 
 def _make_parser(environ: Mapping[str, str]) -> ArgumentParser:
-    parser = _Parser(prog="pushd", description="Talk to a pushd that is running.", epilog=_EXAMPLES)
+    parser = _Parser(
+        prog="pushdctl", description="Talk to a pushd that is running.", epilog=_EXAMPLES
+    )
     parser.add_argument("--version", action="version", version=f"pushd {__version__}")
     parser.set_defaults(action=None)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")

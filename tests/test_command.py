@@ -373,9 +373,9 @@ class HelpTests(CommandTestCase):
         self.assertIn("examples:", said)
         for name in self.COMMANDS:
             said = self.help(name)
-            self.assertIn(f"usage: pushd {name} [-h]", said)
+            self.assertIn(f"usage: pushdctl {name} [-h]", said)
             if name != "topics":
-                self.assertIn(f"  pushd {name} ", said)
+                self.assertIn(f"  pushdctl {name} ", said)
 
     def test_nothing(self) -> None:
         """Who says nothing is helped."""
