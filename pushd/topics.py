@@ -16,6 +16,7 @@ from pushd.bearer import challenge, read_token
 from pushd.channel import path_of
 from pushd.connections import Connections
 from pushd.deadlines import Deadlines
+from pushd.guard import is_topic
 from pushd.handshake import asks_for_websocket
 from pushd.hub import Hub
 from pushd.identity import Identity
@@ -132,7 +133,7 @@ class TopicResource(Resource):
             allow = {"Allow": self._methods}
             error = "a topic is subscribed to with GET here; publish at the control door"
             write_response(request, json_refusal(405, error, "method", allow))
-        elif b"text/event-stream" in (request.getHeader(b"accept") or b""):
+        elif b"text/event-stream" in (request.getHeader(b"accept") or b"").lower():
             stream = EventStream(request, self._door.keep_alives, self._door.max_buffered)
             self._start(request, stream, question, identity)
         else:
@@ -147,10 +148,10 @@ class TopicResource(Resource):
     def _allow_page(self, request: Any) -> None:
         """Let the browser show a page of another origin what it gets.
 
-        The guard, which knows topics by this spelling of their address, has let it in.
+        The guard, which knows topics by this test as well, has let it in.
         """
         origin = request.getHeader(b"origin")
-        if origin is not None and request.path.startswith(b"/topics/"):
+        if origin is not None and is_topic(request.path):
             request.setHeader(b"access-control-allow-origin", origin)
             request.setHeader(b"access-control-expose-headers", b"Retry-After, WWW-Authenticate")
             request.setHeader(b"vary", b"origin")
