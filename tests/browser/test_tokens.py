@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from time import time
 from typing import Any
 from urllib.request import Request, urlopen
@@ -22,6 +25,8 @@ from tests.browser.test_topics import (
     wait_for_state,
 )
 from tests.daemon_process import DaemonProcess
+
+ROOT = Path(__file__).parent.parent.parent
 
 # For how long a token is good, in seconds; and how many the page goes through, about.
 TTL = 3
@@ -165,3 +170,75 @@ def test_operator(page: Page, daemon: DaemonProcess, office: Office) -> None:
         pass
     state = wait_for_state(page, "closed")
     assert (state["code"], state["reason"]) == (1008, "closed by an operator")
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[str]:
+    """Serve the client from another origin, as one's own web server does."""
+    handler = partial(_Quiet, directory=str(ROOT / "web"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def friendly_daemon(key: Path, tmp_path: Path, elsewhere: str) -> Iterator[DaemonProcess]:
+    """Run a daemon that lets in pages from there, and asks for tokens."""
+    control = ("--control", "tcp:0:interface=127.0.0.1")
+    args = [*control, "--token-key", str(key), "--origin", elsewhere]
+    with DaemonProcess(args, directory=tmp_path) as daemon:
+        yield daemon
+    assert_ended_in_order(daemon)
+
+
+PUBLISH = """
+async ([url, token, body]) => {
+  const headers = { Authorization: `Bearer ${token}`, "Idempotency-Key": "once" };
+  const answer = await fetch(url, { method: "POST", headers, body });
+  return [answer.status, answer.headers.get("WWW-Authenticate"), await answer.json()];
+}
+"""
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_other_origin(
+    page: Page,
+    friendly_daemon: DaemonProcess,
+    elsewhere: str,
+    key: Path,
+    office: Office,
+    transport: str,
+) -> None:
+    """A page of an origin that is allowed listens and publishes with its tokens."""
+    topic = f"{friendly_daemon.url}topics/news"
+    page.goto(f"{elsewhere}/index.html")
+    page.evaluate(SUBSCRIBE, [topic, transport])
+    wait_for_state(page, "open")
+    claims = {"exp": int(time()) + 60, "publish": ["news"]}
+    token = make_token(read_signing_key(str(key)), claims)
+    said = [page.evaluate(PUBLISH, [topic, token, "hello"]) for _ in range(2)]
+    assert said[0] == said[1]
+    assert said[0][0] == 200
+    wait_for_publications(page, ["hello"])
+    # Why it may not is the page's to know.
+    status, challenge, answer = page.evaluate(PUBLISH, [topic, "x", "hello"])
+    assert (status, answer["error"]) == (401, "the token is malformed")
+    assert 'error="invalid_token"' in challenge
+
+
+def test_stranger_origin(page: Page, daemon: DaemonProcess, elsewhere: str, office: Office) -> None:
+    """A page of another origin gets nothing, though its token is good."""
+    page.goto(f"{elsewhere}/index.html")
+    page.evaluate(SUBSCRIBE, [f"{daemon.url}topics/news", "longpoll"])
+    wait_for_state(page, "waiting")
+    assert connections(daemon) == []
+    daemon.wait_for(r"OPTIONS /topics/news 403")
+    page.evaluate("handle.close()")
