@@ -145,7 +145,8 @@ class ChannelRequest(Request):
 
     def __repr__(self) -> str:
         """Tell what it is without its query, as a token may be in that."""
-        return f"<{type(self).__name__} {self.method.decode('latin-1')} {path_of(self)}>"
+        asked = path_of(self) if self.path else "not read yet"
+        return f"<{type(self).__name__} {asked}>"
 
     def header(self, name: bytes) -> str | None:
         """The last value of a header; its bytes may be any, so they are taken for Latin-1."""
