@@ -84,6 +84,7 @@ _UNUSUAL = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 # Under which names refusals are counted.
 _REASONS = {
     400: "bad_request",
+    401: "unauthorized",
     403: "forbidden",
     404: "not_found",
     408: "request_timeout",
@@ -147,6 +148,11 @@ class ChannelRequest(Request):
                 return
             self.notifyFinish().addBoth(lambda _: ticket.leave())
         super().process()
+
+    def __repr__(self) -> str:
+        """Tell what it is without its query, as a token may be in that."""
+        asked = path_of(self) if self.path else "not read yet"
+        return f"<{type(self).__name__} {asked}>"
 
     def header(self, name: bytes) -> str | None:
         """The last value of a header; its bytes may be any, so they are taken for Latin-1."""

@@ -20,6 +20,7 @@ from pushd.protocol import Limits
 from pushd.proxies import Proxies
 from pushd.routes import Routes, load_routes
 from pushd.ticker import ticker
+from pushd.tokens import TokenKeys, read_token_keys
 
 # What stands for no endpoint at all.
 _NONE = "none"
@@ -49,6 +50,8 @@ class Settings:
     retention: Retention = field(default_factory=Retention)
     #: The origins whose pages may open WebSockets, beside our own.
     origins: Origins = field(default_factory=Origins)
+    #: The keys that tokens are checked with; without any nobody is asked for one.
+    token_keys: TokenKeys = field(default_factory=TokenKeys)
     #: The proxies whose word on who asks counts.
     proxies: Proxies = field(default_factory=Proxies)
     #: How many connections there may be at the public door.
@@ -124,6 +127,7 @@ class Options(UsageOptions):
                 bytes=values["history-bytes"],
             ),
             origins=values["origin"],
+            token_keys=values["token-key"],
             proxies=values["trusted-proxy"],
             max_connections=values["max-connections"],
             max_per_address=values["max-per-address"],
@@ -244,6 +248,14 @@ OPTIONS = (
         help="An origin whose pages may open WebSockets beside our own, such as "
         "https://example.com or https://*.example.com; may be given more than once; *: all.",
         parse=Origins,
+        default=(),
+    ),
+    Option(
+        name="token-key",
+        help="A file with a key for tokens, which are needed to subscribe and to publish at the "
+        "public door then: a secret, a public key in PEM or a JSON Web Key Set; may be given more "
+        "than once.",
+        parse=read_token_keys,
         default=(),
     ),
     Option(

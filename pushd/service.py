@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pushd.access import Access
 from pushd.admission import Admission
 from pushd.beat import Beat
 from pushd.broker import Broker, MemoryBroker
@@ -72,7 +73,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
 
 def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
     """Build every object of the daemon once, from the top down."""
-    connections = Connections()
+    connections = Connections(reactor)
     metrics = Metrics()
     broker = MemoryBroker(reactor, History(reactor, settings.retention, _make_name))
     hub = Hub(broker, reactor)
@@ -85,6 +86,7 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
     views = ViewDoor(
         clock=beat,
         stage=Stage(reactor, threads),
+        access=Access(settings.token_keys, reactor.seconds),
         factory=PushFactory(reactor, settings.limits),
         connections=connections,
         metrics=metrics,
@@ -92,6 +94,15 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
         publisher=Publisher(broker, timed, settings.limits.max_message),
         max_buffered=settings.limits.max_buffered,
         files=StaticFiles([*([settings.web] if settings.web else []), shipped_client()]),
+    )
+    publish = PublishDoor(
+        clock=reactor,
+        broker=broker,
+        hub=hub,
+        timed=timed,
+        connections=connections,
+        receipts=receipts,
+        max_message=settings.limits.max_message,
     )
     public = public_door(
         reactor,
@@ -107,7 +118,7 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
             max_body=settings.limits.max_message,
         ),
         settings.routes,
-        TopicDoor(reactor, views, settings.limits.max_buffered),
+        TopicDoor(reactor, views, publish, settings.limits.max_buffered),
     )
     nobody = Proxies()
     control = control_door(
@@ -121,14 +132,7 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
             max_bodies={b"/publish": batch_body(settings.limits.max_message)},
         ),
         metrics,
-        PublishDoor(
-            clock=reactor,
-            broker=broker,
-            hub=hub,
-            timed=timed,
-            receipts=receipts,
-            max_message=settings.limits.max_message,
-        ),
+        publish,
     )
     service = PushService(connections, threads, timed, broker, receipts)
     for endpoint in settings.listen:

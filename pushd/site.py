@@ -15,12 +15,14 @@ from pushd.handshake import asks_for_websocket
 from pushd.health import alive, counted
 from pushd.metrics import Metrics
 from pushd.publish import Batch, PublishDoor, TopicControl, TopicList
+from pushd.roster import ConnectionControl, ConnectionList
 from pushd.routes import Routes
 from pushd.schedules import ScheduleControl, ScheduleList
 from pushd.topics import TopicDoor, TopicResource
 from pushd.upgrade import ViewResource
 
 _TOPICS = "/topics/"
+_CONNECTIONS = "/connections/"
 _SCHEDULES = "/schedules/"
 
 
@@ -65,11 +67,15 @@ def control_door(
                 return Batch(publish)
             case b"/topics":
                 return TopicList(publish)
+            case b"/connections":
+                return ConnectionList(publish)
             case b"/schedules":
                 return ScheduleList(publish)
         path = _path(request) or (_TOPICS if is_topic(request.path) else "")
         if path.startswith(_TOPICS):
             return TopicControl(publish, path.removeprefix(_TOPICS))
+        if path.startswith(_CONNECTIONS):
+            return ConnectionControl(publish, path.removeprefix(_CONNECTIONS))
         if path.startswith(_SCHEDULES):
             return ScheduleControl(publish, path.removeprefix(_SCHEDULES))
         return AnswerResource(NOT_FOUND)

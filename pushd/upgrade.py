@@ -11,13 +11,16 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from pushd.access import Access, Denied
 from pushd.admission import Ticket
 from pushd.answers import refusal, write_answer, write_failure, write_response
+from pushd.bearer import challenge, read_token
 from pushd.channel import path_of
 from pushd.connections import Connections
 from pushd.conversation import Conversation, Stage, ThreadsBusy, is_cancellation
 from pushd.handshake import Handshake, Refused, asks_for_websocket, read_handshake
 from pushd.hub import Hub
+from pushd.identity import Identity
 from pushd.messages import INTERNAL_ERROR, NORMAL
 from pushd.metrics import Metrics
 from pushd.outbox import unsent
@@ -25,7 +28,7 @@ from pushd.protocol import PushFactory, PushProtocol
 from pushd.publisher import Publisher
 from pushd.routes import Match
 from pushd.static import StaticFiles
-from pushd.views import Handshakes, Request, View, name_of
+from pushd.views import Handshakes, Request, View, name_of, needs_token
 from pushd.websocket import WebSocket
 
 _log = Logger()
@@ -43,6 +46,7 @@ class ViewDoor:
 
     clock: IReactorTime
     stage: Stage
+    access: Access
     factory: PushFactory
     connections: Connections
     files: StaticFiles
@@ -53,19 +57,31 @@ class ViewDoor:
 
 
 class ViewResource(Resource):
-    """A view at a URL: runs it for a request, and writes what it answers."""
+    """A view at a URL: runs it for a request, and writes what it answers.
+
+    :param identity: who asks, where that is known already.
+    """
 
     isLeaf = True
 
-    def __init__(self, door: ViewDoor, match: Match, path: str) -> None:
+    def __init__(
+        self, door: ViewDoor, match: Match, path: str, identity: Identity | None = None
+    ) -> None:
         super().__init__()
         self._door = door
         self._match = match
         self._path = path
+        self._identity = identity
 
     def render(self, request: Any) -> int:
         """Start the view, or refuse what it does not take."""
         view, _, handshakes = self._match
+        try:
+            self._identity = self._identity or self._identify(request)
+        except Denied as denied:
+            request.site.count_refusal(denied.status)
+            write_response(request, refusal(denied.status, str(denied), challenge(denied)))
+            return NOT_DONE_YET
         if asks_for_websocket(request.requestHeaders):
             try:
                 handshake = read_handshake(
@@ -91,6 +107,16 @@ class ViewResource(Resource):
             _Meeting(self._door, view, request).answer(self._ask(request))
         return NOT_DONE_YET
 
+    def _identify(self, request: Any) -> Identity | None:
+        """Who asks. A token is of no interest that is not good, unless the view needs one."""
+        access = self._door.access
+        if needs_token(self._match.view):
+            return access.require(read_token(request))
+        try:
+            return access.identify(read_token(request))
+        except Denied:
+            return None
+
     def _ask(self, request: Any) -> dict[str, Any]:
         """What a view may want to know of a request."""
         return {
@@ -104,6 +130,7 @@ class ViewResource(Resource):
             "query_string": request.uri.partition(b"?")[2].decode("latin-1"),
             "parameters": self._match.parameters,
             "raw_headers": request.requestHeaders,
+            "identity": self._identity,
         }
 
 
@@ -119,6 +146,7 @@ class _Meeting:
         self._path = path_of(request)
         self._websocket: WebSocket | None = None
         self._conversation: Conversation | None = None
+        self._identity: Identity | None = None
         # The connection, once it is a WebSocket's.
         self._transport: Any = None
         self._opened = 0.0
@@ -131,6 +159,7 @@ class _Meeting:
 
     def upgrade(self, asked: dict[str, Any], handshake: Handshake) -> None:
         """Serve a WebSocket, once the view wants it open."""
+        self._identity = asked["identity"]
         self._handshake = handshake
         self.subprotocols = handshake.subprotocols
         self._websocket = WebSocket(
@@ -157,7 +186,11 @@ class _Meeting:
         channel.rawDataReceived = protocol.dataReceived
         self._opened = self._door.clock.seconds()
         connections = self._door.connections
-        connections.opened(websocket)
+        identity = self._identity
+        subject = None if identity is None else identity.subject
+        connections.opened(websocket, peer=self._peer, path=self._path, subject=subject)
+        if identity is not None:
+            connections.end_at(websocket, self._door.access.ends(identity))
         if connections.closing is not None:
             # The view took its time, and the daemon stops by now: goodbye is all there is to say.
             self._door.clock.callLater(0, websocket.close_with, connections.closing)

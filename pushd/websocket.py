@@ -91,6 +91,8 @@ class WebSocket:
     :param is_full: whether more waits for the peer than may.
     """
 
+    transport = "websocket"
+
     def __init__(
         self,
         offer: Offer,

@@ -17,8 +17,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import INTERNAL_SERVER_ERROR, HTTPChannel
 from twisted.web.resource import Resource
 from twisted.web.static import Data
+from twisted.web.test.requesthelper import DummyChannel
 
-from pushd.channel import peer_name
+from pushd.channel import ChannelRequest, peer_name
 from pushd.protocol import Limits
 from pushd.proxies import Proxies
 from pushd.routes import Routes
@@ -767,6 +768,29 @@ class GuardTests(ChannelTestCase):
         self.assertEqual(
             codes, ["400", "400", "413", "414", "431", "503", "503", "408", "408", "408"]
         )
+
+
+class ShownTests(SynchronousTestCase):
+    """What a request looks like to who comes to show it, in an error's text perhaps."""
+
+    def test_shown(self) -> None:
+        """Its path is told, and not its query, in which there may be a token."""
+        shown: list[str] = []
+
+        class Shown(Resource):
+            isLeaf = True
+
+            def render_GET(self, request: Any) -> bytes:
+                shown.append(repr(request))
+                return b""
+
+        async def view(request: Request) -> Resource:
+            return Shown()
+
+        with Daemon({"/a/<b>": view}) as daemon:
+            daemon.get("/a/b?token=secret")
+        self.assertEqual(shown, ["<ChannelRequest /a/b>"])
+        self.assertEqual(repr(ChannelRequest(DummyChannel())), "<ChannelRequest not read yet>")
 
 
 class DoorTests(SynchronousTestCase):

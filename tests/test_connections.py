@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.connections import Connections
-from pushd.messages import GOING_AWAY, NORMAL, Closing
+from pushd.messages import GOING_AWAY, NORMAL, TOKEN_EXPIRED, Closing
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket
 from pushd.websocket import WebSocket
@@ -50,7 +50,8 @@ class ConnectionsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Keep no connections at first."""
-        self.connections = Connections()
+        self.clock = Clock()
+        self.connections = Connections(self.clock)
 
     def open(self) -> tuple[WebSocket, Line]:
         """Open one more."""
@@ -77,6 +78,50 @@ class ConnectionsTests(SynchronousTestCase):
         self.assertEqual(len(self.connections), 1)
         self.lose(second)
         self.assertEqual(len(self.connections), 0)
+
+    def test_ids(self) -> None:
+        """Ids count up, are never given twice, and stay with whom they were given."""
+        websockets = [WebSocket(Line(), Clock()) for _ in range(3)]
+        opened = [self.connections.opened(websocket) for websocket in websockets]
+        self.assertEqual([one.id for one in opened], [1, 2, 3])
+        self.assertIs(self.connections.opened(websockets[1]), opened[1])
+        self.connections.lost(websockets[1])
+        self.assertEqual([one.id for one in self.connections], [1, 3])
+        self.assertEqual(self.connections.opened(websockets[1]).id, 4)
+        self.assertIs(self.connections.get(3), opened[2])
+        self.assertIsNone(self.connections.get(2))
+
+    def test_record(self) -> None:
+        """What is known of a connection is kept with it."""
+        self.clock.advance(7)
+        websocket = WebSocket(Line(), Clock())
+        opened = self.connections.opened(websocket, peer="a:1", path="/x", subject="u")
+        self.clock.advance(1)
+        self.assertIs(opened.visitor, websocket)
+        self.assertEqual((opened.peer, opened.path, opened.subject), ("a:1", "/x", "u"))
+        self.assertEqual((opened.since, opened.visitor.transport), (7, "websocket"))
+
+    def test_end(self) -> None:
+        """Who came with a token is closed when it runs out; a fresh one moves that."""
+        (first, line), (second, other) = self.open(), self.open()
+        self.connections.end_at(first, 10)
+        self.connections.end_at(second, 10)
+        self.connections.end_at(second, 20)
+        self.clock.advance(10)
+        self.assertEqual((line.closings, other.closings), ([TOKEN_EXPIRED], []))
+        self.lose(first)
+        self.clock.advance(10)
+        self.assertEqual((line.closings, other.closings), ([TOKEN_EXPIRED], [TOKEN_EXPIRED]))
+
+    def test_end_of_who_left(self) -> None:
+        """Who has left is not closed later, and leaves no timer."""
+        websocket, line = self.open()
+        self.connections.end_at(websocket, 10)
+        self.lose(websocket)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.connections.end_at(websocket, 10)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(line.closings, [])
 
     def test_close_none(self) -> None:
         """With nobody there, all are gone at once."""

@@ -19,11 +19,15 @@ from typing import Any, NamedTuple
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.client import Client, publish
 from pushd.messages import INTERNAL_ERROR, NORMAL, Closing
 from pushd.testing import Answer, Browser, Daemon
 from pushd.threads import BlockingWebSocket
+from pushd.tokens import read_token_keys
 from pushd.views import Request
 from pushd.websocket import WebSocket
+from tests.blocking import Network
+from tests.keyring import secret_keys, token
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")]
@@ -331,6 +335,52 @@ class ViewsTests(SynchronousTestCase):
             self.assertEqual((browser.messages, browser.closing), (["hello ann"], NORMAL))
             self.assertEqual(_get(daemon, "/greet/ann").text, "hello ann")
             self.assertEqual(_get(daemon, "/greet/ann/lee/").status, 404)
+
+
+class TokensTests(SynchronousTestCase):
+    """docs/tokens.md."""
+
+    @runs("docs/tokens.md: The token")
+    def test_make(self, names: Names) -> None:
+        """The token that a server makes opens what it says, and nothing else."""
+        with TemporaryDirectory() as folder:
+            key = Path(folder, "key")
+            key.write_bytes(b"0123456789abcdef" * 4 + b"\n")
+            given = names["make_token"](key, "ann")
+            keys = read_token_keys([str(key)])
+        identity = keys.identify(given, 0)
+        self.assertEqual((identity.subject, identity.subscribe), ("ann", ("users/ann",)))
+
+    @runs("docs/tokens.md: In a view")
+    def test_inbox(self, names: Names) -> None:
+        """A browser hears what is published to its own topic, and strangers do not get in."""
+        with Daemon(names["views"], token_keys=secret_keys()) as daemon:
+            ann, bob = (daemon.connect(f"/inbox/?token={token(name)}") for name in ("ann", "bob"))
+            ann.send("hello")
+            self.assertEqual((ann.messages, bob.messages), (["hello"], []))
+            refused = daemon.connect("/inbox/").refused
+            assert refused is not None
+            self.assertEqual(refused.status, 401)
+
+
+class CommandTests(SynchronousTestCase):
+    """docs/command.md."""
+
+    def setUp(self) -> None:
+        """Let the block find a daemon in memory."""
+        self.daemon = Daemon({})
+        self.addCleanup(self.daemon.stop)
+        defaults = dict(Client.__init__.__kwdefaults__ or {})
+        defaults["connect"] = Network(self.daemon).connect
+        self.patch(Client.__init__, "__kwdefaults__", defaults)
+
+    @runs("docs/command.md: From Python")
+    def test_publish(self, names: Names) -> None:
+        """The one line publishes."""
+        said = self.daemon.request("GET", "/topics/news", control=True)
+        assert said is not None
+        self.assertEqual(json.loads(said.body)["history"], 1)
+        self.assertIs(names["publish"], publish)
 
 
 class FromDwebsocketTests(SynchronousTestCase):
