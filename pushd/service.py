@@ -25,11 +25,12 @@ from pushd.history import History
 from pushd.hub import Hub
 from pushd.messages import GOING_AWAY
 from pushd.metrics import Metrics
-from pushd.options import Options, Settings
+from pushd.options import Options
 from pushd.protocol import PushFactory
 from pushd.proxies import Proxies
 from pushd.publish import PublishDoor
 from pushd.publisher import Publisher
+from pushd.settings import Settings
 from pushd.site import control_door, public_door
 from pushd.static import StaticFiles
 from pushd.threads import ViewThreads

@@ -27,9 +27,9 @@ from twisted.python.failure import Failure
 from pushd.lockstep import LockstepThreads
 from pushd.loopback import Loopback, LoopbackTransport
 from pushd.messages import Closing
-from pushd.options import Settings
 from pushd.routes import Routes
 from pushd.service import build
+from pushd.settings import Settings
 from pushd.views import View
 
 _HOST = "localhost:8080"
@@ -42,7 +42,7 @@ class Daemon:
     that block run in turns with the test.
 
     :param views: the map of views; None for the demo.
-    :param settings: other settings, by the names of ``pushd.options.Settings``.
+    :param settings: other settings, by the names of ``pushd.settings.Settings``.
     """
 
     def __init__(self, views: Mapping[str, View] | None = None, **settings: Any) -> None:

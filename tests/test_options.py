@@ -14,10 +14,11 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import __version__
-from pushd.options import OPTIONS, Options, Settings
+from pushd.options import OPTIONS, Options
 from pushd.playground import Playground
 from pushd.protocol import Limits
 from pushd.routes import Routes
+from pushd.settings import Settings
 from pushd.ticker import ticker
 from pushd.views import Handshakes, Request
 from tests.peer import certificate_file

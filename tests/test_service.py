@@ -19,8 +19,9 @@ from zope.interface import implementer
 
 from pushd.lockstep import LockstepThreads
 from pushd.messages import GOING_AWAY
-from pushd.options import Options, Settings
+from pushd.options import Options
 from pushd.service import build, makeService, shipped_client
+from pushd.settings import Settings
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket
 from tests.peer import TEXT, Peer, certificate_file, close_frame, frame, handshake, request, said
