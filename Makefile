@@ -76,6 +76,10 @@ format: .venv/.dev  ## Put the code into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+.PHONY: options
+options: .venv/.dev  ## Bring the table of options in docs/operations.md up to date
+	$(BIN)/python -m tests.options_table
+
 .PHONY: clean
 clean:  ## Remove all that the other targets made
 	rm -rf .venv build dist *.egg-info .coverage htmlcov _trial_temp* \

@@ -1,10 +1,11 @@
-"""The command line, validated into one frozen value."""
+"""The table of options, and the command line that it makes."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,18 @@ from twisted.python.usage import UsageError
 
 from pushd import __version__
 from pushd.access import Origins
+from pushd.config import (
+    Clash,
+    Given,
+    Mistakes,
+    Sources,
+    describe_clash,
+    parse,
+    write_defaults,
+    write_values,
+)
 from pushd.history import Retention
+from pushd.option import Option
 from pushd.protocol import Limits
 from pushd.proxies import Proxies
 from pushd.routes import Routes, load_routes
@@ -23,39 +35,48 @@ from pushd.settings import Settings, demo
 # What stands for no endpoint at all.
 _NONE = "none"
 
+# An endpoint that the system finds a free port for, each time another.
+_ANY_PORT = re.compile(r"(tcp6?|ssl):0(:|$)")
 
-@dataclass(frozen=True, kw_only=True)
-class Option:
-    """One option: its name, what it is for, and how its text becomes a value.
-
-    ``parse`` raises ValueError or TypeError that say what is allowed.
-    """
-
-    name: str
-    help: str
-    parse: Callable[[Any], Any]
-    default: str | tuple[str, ...] | None = None
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether it may be given more than once."""
-        return isinstance(self.default, tuple)
+# An endpoint that systemd opens: what a check of the options can see of it, as the descriptors
+# come to the daemon only.
+_SYSTEMD = re.compile(r"systemd:domain=(INET6?|UNIX):(index=[0-9]{1,4}|name=[^:]+)")
 
 
 class Options(UsageOptions):
     """The options of ``twistd pushd``; ``settings`` holds what they amount to.
 
-    A mistake ends the process with exit code 1 and one line that names the option, what was
-    given, and what is allowed.
+    Mistakes end the process with exit code 1 and one line for each, which names the option, what
+    was given, and what is allowed.
+
+    :param environ: the environment; None for that of the process.
     """
 
     synopsis = "[options]"
     longdesc = "Serves views over WebSocket and HTTP, and the static client beside them."
 
-    def __init__(self) -> None:
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        self._environ = os.environ if environ is None else environ
         self._given: dict[str, list[str]] = {}
+        self._file = self._environ.get("PUSHD_CONFIG")
+        self._check = False
         super().__init__()
         self.settings = Settings()
+        #: What each option was given, and where.
+        self.given: dict[str, Given] = {}
+
+    def opt_config(self, path: str) -> None:
+        """A TOML file with any of these options, by these names."""
+        self._file = path
+
+    def opt_check(self) -> None:
+        """Print what would be in force, or every mistake, and exit."""
+        self._check = True
+
+    def opt_print_config(self) -> None:
+        """Print a file for --config with all defaults, and exit."""
+        print(write_defaults(OPTIONS), end="")  # noqa: T201 - the answer to the one who asked
+        raise SystemExit(0)
 
     def opt_version(self) -> None:
         """Print the version and exit."""
@@ -72,8 +93,32 @@ class Options(UsageOptions):
 
     def postOptions(self) -> None:
         """Make the settings of what was given."""
-        values = {option.name: self._value_of(option) for option in OPTIONS}
-        self.settings = Settings(
+        try:
+            self.settings, self.given = self.resolve()
+        except Mistakes as mistakes:
+            raise SystemExit("\n".join(f"pushd: {line}" for line in mistakes.lines)) from None
+        if self._check:
+            print(write_values(OPTIONS, self.given))  # noqa: T201 - the answer to the one who asked
+            raise SystemExit(0)
+
+    def resolve(self) -> tuple[Settings, dict[str, Given]]:
+        """Give the settings, and what each option was given, the file being what it is now.
+
+        Raises Mistakes.
+        """
+        given, mistakes = Sources(self._given, self._environ, self._file).collect(OPTIONS)
+        values, wrong = parse(OPTIONS, given)
+        mistakes += wrong
+        if not wrong:
+            clashes = [clash for find in COMBINATIONS for clash in find(values)]
+            mistakes += [describe_clash(clash, given) for clash in clashes]
+        if mistakes:
+            # One line each, whatever an exception of others had to say.
+            raise Mistakes([" ".join(mistake.split()) for mistake in mistakes])
+        return self._make(values), given
+
+    def _make(self, values: dict[str, Any]) -> Settings:
+        return Settings(
             listen=values["listen"],
             control=values["control"],
             web=values["web"],
@@ -96,22 +141,13 @@ class Options(UsageOptions):
             max_per_address=values["max-per-address"],
         )
 
-    def _value_of(self, option: Option) -> Any:
-        given: Any = self._given.get(option.name)
-        if option.repeatable:
-            given = option.default if given is None else tuple(given)
-        else:
-            given = option.default if given is None else given[-1]
-        try:
-            return option.parse(given)
-        except (TypeError, ValueError) as error:
-            shown = " ".join(given) if option.repeatable else given
-            # One line, whatever an exception of others had to say.
-            raise UsageError(" ".join(f"--{option.name} {shown}: {error}".split())) from None
-
 
 def _listen(given: tuple[str, ...]) -> tuple[str, ...]:
+    if not given:
+        raise ValueError("an endpoint like tcp:8080 or unix:/run/pushd.sock")
     for endpoint in given:
+        if _SYSTEMD.fullmatch(endpoint):
+            continue
         try:
             serverFromString(None, endpoint)
         except Exception as error:
@@ -123,6 +159,8 @@ def _listen(given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _control(given: tuple[str, ...]) -> tuple[str, ...]:
+    if not given:
+        return ()
     if _NONE not in given:
         return _listen(given)
     if len(given) > 1:
@@ -165,6 +203,17 @@ def _views(given: str | None) -> Routes:
     return Routes([*routes.items(), *kept], accept_all=routes.accept_all)
 
 
+def _find_shared_doors(values: Mapping[str, Any]) -> Iterator[Clash]:
+    """Find the endpoints that are named twice: who came second could not listen there."""
+    for endpoint, count in Counter(values["listen"] + values["control"]).items():
+        if count > 1 and not _ANY_PORT.match(endpoint):
+            names = tuple(name for name in ("listen", "control") if endpoint in values[name])
+            yield Clash(names, f"{endpoint} is named {count} times")
+
+
+#: What can't be in force together: each takes the values of all options by name.
+COMBINATIONS: tuple[Callable[[Mapping[str, Any]], Iterator[Clash]], ...] = (_find_shared_doors,)
+
 #: Every option there is, in the order in which people should read of them.
 OPTIONS = (
     Option(
@@ -201,6 +250,7 @@ OPTIONS = (
         "https://example.com or https://*.example.com; may be given more than once; *: all.",
         parse=Origins,
         default=(),
+        live=True,
     ),
     Option(
         name="trusted-proxy",
@@ -214,30 +264,35 @@ OPTIONS = (
         help="How many connections there may be; beyond, 503.",
         parse=_number(1, 10_000_000),
         default=str(Settings.max_connections),
+        live=True,
     ),
     Option(
         name="max-per-address",
         help="How many of them from one address, this machine and trusted proxies excepted.",
         parse=_number(1, 10_000_000),
         default=str(Settings.max_per_address),
+        live=True,
     ),
     Option(
         name="max-message",
         help="How many bytes a message or a request's body may have; beyond, 1009 or 413.",
         parse=_number(1, 1 << 30),
         default=str(Limits().max_message),
+        live=True,
     ),
     Option(
         name="max-buffered",
         help="How many bytes may wait for one who does not read them; beyond, 1013.",
         parse=_number(1, 1 << 30),
         default=str(Limits().max_buffered),
+        live=True,
     ),
     Option(
         name="max-rate",
         help="How many messages a second one may send, ten times as many at once; beyond, 1008.",
         parse=_number(1, 10_000_000),
         default=str(Limits().max_rate),
+        live=True,
     ),
     Option(
         name="history-size",
@@ -262,6 +317,7 @@ OPTIONS = (
         help="Whether permessage-deflate is spoken: on or off.",
         parse=_switch,
         default="on",
+        live=True,
     ),
 )
 

@@ -169,7 +169,11 @@ class DoorService(Service):
     def privilegedStartService(self) -> None:
         """Listen, while ports below 1024 may still be had. Ends the process if that fails."""
         failures: list[Failure] = []
-        endpoint = serverFromString(self._reactor, _with_backlog(self._endpoint))
+        try:
+            endpoint = serverFromString(self._reactor, _with_backlog(self._endpoint))
+        except LookupError:
+            line = "systemd passed no such socket: see LISTEN_FDS and LISTEN_FDNAMES"
+            raise SystemExit(f"pushd: {self._endpoint}: {line}") from None
         listening = endpoint.listen(self._door)
         listening.addCallback(self._listening).addErrback(failures.append)
         if failures:

@@ -55,7 +55,10 @@ STOREYS = (
             "site",
         },
     ),
-    ("assembly", {"logs", "settings", "config", "options", "systemd", "descriptors", "service"}),
+    (
+        "assembly",
+        {"logs", "settings", "option", "config", "options", "systemd", "descriptors", "service"},
+    ),
 )
 # These stand beside the house: they may import anything, and nothing in the house imports them.
 KIT = {"testing", "lockstep", "loopback", "pytest_plugin"}

@@ -165,6 +165,17 @@ class DoorsTests(DoorsTestCase):
             self.assertIn(words, line)
             self.assertEqual(line.splitlines(), [line])
 
+    def test_no_descriptor(self) -> None:
+        """So does a socket that systemd was to pass, and did not."""
+        for endpoint in ("systemd:domain=INET:index=99", "systemd:domain=INET:name=web"):
+            with self.assertRaises(SystemExit) as raised:
+                self.start(listen=(endpoint,))
+            self.assertEqual(
+                raised.exception.code,
+                f"pushd: {endpoint}: "
+                "systemd passed no such socket: see LISTEN_FDS and LISTEN_FDNAMES",
+            )
+
     def test_without_privileges(self) -> None:
         """The doors open once, also where nobody starts a service twice."""
         service = build(Settings(), self.reactor, LockstepThreads(1))
