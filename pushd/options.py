@@ -137,6 +137,7 @@ class Options(UsageOptions):
             ),
             origins=values["origin"],
             proxies=values["trusted-proxy"],
+            drain=values["drain"],
             max_connections=values["max-connections"],
             max_per_address=values["max-per-address"],
         )
@@ -311,6 +312,13 @@ OPTIONS = (
         help="How many bytes are kept of all topics together; the oldest go first.",
         parse=_number(0, 1 << 40),
         default=str(Retention.bytes),
+    ),
+    Option(
+        name="drain",
+        help="How many seconds a stop takes to close everybody, one after the other; 0: at once.",
+        parse=_number(0, 3600),
+        default=str(Settings.drain),
+        live=True,
     ),
     Option(
         name="compression",

@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from random import random
 from typing import Any
 
-from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort
+from twisted.application.service import MultiService
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from pushd.admission import Admission
-from pushd.broker import Broker, MemoryBroker
-from pushd.channel import Door, Entrance, peer_name
+from pushd.broker import MemoryBroker
+from pushd.channel import Entrance
 from pushd.connections import Connections
 from pushd.conversation import Stage, Threads
+from pushd.daemon import PushService
 from pushd.descriptors import allow_connections
+from pushd.drain import Drain
 from pushd.guard import control_guard, public_guard
 from pushd.history import History
 from pushd.hub import Hub
-from pushd.messages import GOING_AWAY
+from pushd.listening import DoorService
 from pushd.metrics import Metrics
 from pushd.options import Options
 from pushd.protocol import PushFactory
 from pushd.proxies import Proxies
 from pushd.publish import PublishDoor
 from pushd.publisher import Publisher
+from pushd.readiness import Readiness
 from pushd.settings import Settings
+from pushd.signals import Signals
 from pushd.site import control_door, public_door
 from pushd.static import StaticFiles
 from pushd.threads import ViewThreads
@@ -42,9 +44,6 @@ _log = Logger()
 
 # How many connections the private door takes: enough for all who should be there.
 _OPERATORS = 1000
-
-# How many connections may wait to be accepted.
-_BACKLOG = 2048
 
 
 def makeService(options: Options, reactor: Any = None) -> MultiService:
@@ -66,12 +65,20 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
             wanted=settings.max_connections,
         )
     settings = replace(settings, max_connections=allowed)
-    return build(settings, reactor, ViewThreads(reactor, settings.threads))
+    service = build(settings, reactor, ViewThreads(reactor, settings.threads))
+    service.addService(Signals(reactor, cut=service.cut, reload=lambda: None))
+    return service
 
 
-def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
+def build(
+    settings: Settings,
+    reactor: Any,
+    threads: Threads,
+    random: Callable[[], float] = random,
+) -> PushService:
     """Build every object of the daemon once, from the top down."""
     connections = Connections()
+    readiness = Readiness()
     metrics = Metrics()
     broker = MemoryBroker(reactor, History(reactor, settings.retention, _make_name))
     hub = Hub(broker)
@@ -114,36 +121,23 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
             max_body=settings.limits.max_message,
         ),
         metrics,
+        readiness,
         PublishDoor(broker=broker, hub=hub, timed=timed),
     )
-    service = PushService(connections, threads, timed, broker)
-    for endpoint in settings.listen:
-        service.addService(DoorService(reactor, endpoint, public, "listening on {url}"))
-    for endpoint in settings.control:
-        service.addService(DoorService(reactor, endpoint, control, "control door at {url}"))
+    service = PushService(
+        reactor,
+        readiness=readiness,
+        farewell=Drain(reactor, connections, random),
+        threads=threads,
+        timed=timed,
+        broker=broker,
+    )
+    service.drain = settings.drain
+    service.add_doors(
+        [DoorService(reactor, one, public, "listening on {url}") for one in settings.listen],
+        [DoorService(reactor, one, control, "control door at {url}") for one in settings.control],
+    )
     return service
-
-
-class PushService(MultiService):
-    """The daemon's doors, closed in order when it stops."""
-
-    def __init__(
-        self, connections: Connections, threads: Threads, timed: TimedPushes, broker: Broker
-    ) -> None:
-        super().__init__()
-        self._connections = connections
-        self._threads = threads
-        self._timed = timed
-        self._broker = broker
-
-    def stopService(self) -> Deferred[Any]:
-        """Let nobody in any more, say goodbye to those who are here, and wait until they left."""
-        stopped = maybeDeferred(super().stopService)
-        self._timed.stop()
-        closed = self._connections.close_all(GOING_AWAY)
-        closed.addCallback(lambda _: self._broker.stop())
-        self._threads.stop()
-        return gatherResults([stopped, closed], consumeErrors=True)
 
 
 def _make_name() -> str:
@@ -151,74 +145,8 @@ def _make_name() -> str:
     return secrets.token_urlsafe(9)
 
 
-class DoorService(Service):
-    """One endpoint at which a door is open.
-
-    :param message: what to log with the URL once it is.
-    """
-
-    _log = Logger()
-
-    def __init__(self, reactor: Any, endpoint: str, door: Door, message: str) -> None:
-        self._reactor = reactor
-        self._endpoint = endpoint
-        self._door = door
-        self._message = message
-        self._port: IListeningPort | None = None
-
-    def privilegedStartService(self) -> None:
-        """Listen, while ports below 1024 may still be had. Ends the process if that fails."""
-        failures: list[Failure] = []
-        try:
-            endpoint = serverFromString(self._reactor, _with_backlog(self._endpoint))
-        except LookupError:
-            line = "systemd passed no such socket: see LISTEN_FDS and LISTEN_FDNAMES"
-            raise SystemExit(f"pushd: {self._endpoint}: {line}") from None
-        listening = endpoint.listen(self._door)
-        listening.addCallback(self._listening).addErrback(failures.append)
-        if failures:
-            raise SystemExit(f"pushd: {self._endpoint}: {failures[0].getErrorMessage()}")
-
-    def startService(self) -> None:
-        """Listen now, where nobody asked for it while the process still had its privileges."""
-        super().startService()
-        if self._port is None:
-            self.privilegedStartService()
-
-    def stopService(self) -> Deferred[Any] | None:
-        """Stop listening."""
-        super().stopService()
-        self._door.drain()
-        if self._port is None:
-            return None
-        port, self._port = self._port, None
-        return maybeDeferred(port.stopListening)
-
-    def _listening(self, port: IListeningPort) -> None:
-        self._port = port
-        self._log.info(self._message, url=_url(self._endpoint, port))
-
-
 def shipped_client() -> Path:
     """The folder of the client that comes with pushd: installed inside it, in a checkout beside."""
     package = Path(__file__).resolve().parent
     installed = package / "web"
     return installed if installed.is_dir() else package.parent / "web"
-
-
-def _with_backlog(endpoint: str) -> str:
-    """The endpoint with room for many who come at once: with Twisted's 50 most would wait."""
-    queues = endpoint.startswith(("tcp:", "tcp6:", "ssl:", "unix:"))
-    return f"{endpoint}:backlog={_BACKLOG}" if queues and ":backlog=" not in endpoint else endpoint
-
-
-def _url(endpoint: str, port: IListeningPort) -> str:
-    """The URL that a browser on this machine can open."""
-    address = port.getHost()
-    place = peer_name(address)
-    if place == "unix":
-        return endpoint
-    if place.startswith(("0.0.0.0:", "[::]:")):
-        place = place.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
-    scheme = "https" if endpoint.startswith(("ssl:", "tls:")) else "http"
-    return f"{scheme}://{place}/"

@@ -41,6 +41,8 @@ class Settings:
     origins: Origins = field(default_factory=Origins)
     #: The proxies whose word on who asks counts.
     proxies: Proxies = field(default_factory=Proxies)
+    #: Seconds over which those who are here are asked to leave when the daemon stops.
+    drain: int = 5
     #: How many connections there may be at the public door.
     max_connections: int = 10_000
     #: How many of them from one address.

@@ -48,11 +48,14 @@ class Daemon:
     def __init__(self, views: Mapping[str, View] | None = None, **settings: Any) -> None:
         if views is not None:
             settings["routes"] = views if isinstance(views, Routes) else Routes(views)
-        self.settings = Settings(**settings)
+        # A stop says goodbye to all at once, unless a test wants to see how it is spread.
+        self.settings = Settings(**{"drain": 0, **settings})
         #: The clock, and a reactor for what else needs one.
         self.clock = MemoryReactorClock()
         self._loopback = Loopback()
-        self._service = build(self.settings, self.clock, LockstepThreads(self.settings.threads))
+        self._service = build(
+            self.settings, self.clock, LockstepThreads(self.settings.threads), random=lambda: 0.5
+        )
         self._service.privilegedStartService()
         self._service.startService()
         self._doors = [server[1] for server in self.clock.tcpServers]

@@ -27,6 +27,8 @@ from pushd.views import Handshakes
 _WAIT = 25.0
 _MAX_WAIT = 60.0
 
+_GOING_AWAY = json_refusal(503, "the server is going away", None, {"Retry-After": "1"})
+
 
 class TopicDoor:
     """What it takes to serve subscribers.
@@ -88,6 +90,10 @@ class TopicResource(Resource):
             # the browser may show the page what it gets.
             request.setHeader(b"access-control-allow-origin", origin)
             request.setHeader(b"vary", b"origin")
+        if self._door.connections.closing is not None:
+            request.site.count_refusal(503)
+            write_response(request, _GOING_AWAY)
+            return NOT_DONE_YET
         try:
             question = self._read(request)
         except _Wrong as wrong:

@@ -135,7 +135,7 @@ class _Meeting:
         """Answer 101 and hand the connection over to Autobahn."""
         request, self._http = self._http, None
         channel = request.channel
-        channel.forget()
+        channel.hand_over()
         transport, channel.transport = channel.transport, None
         # The connection's place, and the client's behind a proxy, go over to the WebSocket.
         self._tickets = [ticket for ticket in (channel.ticket, request.ticket) if ticket]

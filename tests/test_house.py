@@ -32,6 +32,8 @@ STOREYS = (
             "proxies",
             "admission",
             "connections",
+            "drain",
+            "readiness",
         },
     ),
     (
@@ -57,7 +59,19 @@ STOREYS = (
     ),
     (
         "assembly",
-        {"logs", "settings", "option", "config", "options", "systemd", "descriptors", "service"},
+        {
+            "logs",
+            "settings",
+            "option",
+            "config",
+            "options",
+            "systemd",
+            "signals",
+            "descriptors",
+            "listening",
+            "daemon",
+            "service",
+        },
     ),
 )
 # These stand beside the house: they may import anything, and nothing in the house imports them.
