@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +37,7 @@ from pushd.settings import Settings
 from pushd.signals import Signals
 from pushd.site import control_door, public_door
 from pushd.static import StaticFiles
+from pushd.systemd import Notifier
 from pushd.threads import ViewThreads
 from pushd.timed import TimedPushes
 from pushd.topics import TopicDoor
@@ -44,6 +47,9 @@ _log = Logger()
 
 # How many connections the private door takes: enough for all who should be there.
 _OPERATORS = 1000
+
+# What a stop may take beside the drain, in seconds: time to answer, and some to spare.
+_LAST_MINUTE = 30.0
 
 
 def makeService(options: Options, reactor: Any = None) -> MultiService:
@@ -66,6 +72,14 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         )
     settings = replace(settings, max_connections=allowed)
     service = build(settings, reactor, ViewThreads(reactor, settings.threads))
+    notifier = Notifier(
+        reactor,
+        environ=os.environ,
+        count=lambda: len(service.connections),
+        monotonic=time.monotonic,
+    )
+    service.addService(notifier)
+    service.stopping.append(lambda: notifier.stopping(service.drain + _LAST_MINUTE))
     service.addService(Signals(reactor, cut=service.cut, reload=lambda: None))
     return service
 

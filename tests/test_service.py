@@ -220,6 +220,8 @@ class MakeServiceTests(SynchronousTestCase):
         self.assertEqual(reactor.events, [])
         service.startService()
         self.assertEqual(reactor.events, ["opened 1"])
+        self.successResultOf(service.stopService())
+        self.assertEqual(reactor.events, ["opened 1", "closed 1"])
 
     def test_limit_of_open_files(self) -> None:
         """More connections than this process may have are not promised, and it is said."""
