@@ -44,6 +44,9 @@ PONG_TIMEOUT = 10.0
 _FREE_FRAGMENTS = 256
 _MEAN_FRAGMENT = 32
 
+# How many seconds' worth of messages may come at once.
+_BURST = 10
+
 # How much of one connection is done in one turn of the reactor, before others have theirs: frames,
 # and every 4 KiB of what they hold.
 _TURN = 64
@@ -147,9 +150,7 @@ class PushProtocol(WebSocketServerProtocol):
         self.succeedHandshake((subprotocol, {}))
         if self._perMessageCompress is not None:
             self._window_bits = self._perMessageCompress.server_max_window_bits
-            # What does not compress is larger compressed; onMessageEnd looks closer.
-            self.maxMessagePayloadSize += self.maxMessagePayloadSize >> 3
-            self.maxFramePayloadSize = self.maxMessagePayloadSize
+        self._limit_size()
         self.factory._pings.start(self)
 
     # What the WebSocket calls, as its Wire
@@ -342,6 +343,14 @@ class PushProtocol(WebSocketServerProtocol):
 
     # Private
 
+    def _limit_size(self) -> None:
+        """Tell Autobahn how large messages may be."""
+        size = self.factory._limits.max_message
+        if self._perMessageCompress is not None:
+            # What does not compress is larger compressed; onMessageEnd looks closer.
+            size += size >> 3
+        self.maxMessagePayloadSize = self.maxFramePayloadSize = size
+
     @property
     def _code(self) -> int:
         """The close code that tells how it ended (RFC 6455 §7.1.5; 1006 without any Close)."""
@@ -467,22 +476,35 @@ class PushFactory(WebSocketServerFactory):
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,
-            maxFramePayloadSize=limits.max_message,
-            maxMessagePayloadSize=limits.max_message,
             failByDrop=False,
             # A page that closes with a code of its own sees it in its close event.
             echoCloseCodeReason=True,
             # Autobahn's timers are cut to whole seconds and run on a clock of their own.
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
-            perMessageCompressionAccept=_accept_compression if limits.compression else None,
         )
         self._clock = reactor
-        self._limits = limits
         self._pings = Deadlines(reactor, length=PING_INTERVAL, expired=PushProtocol._ping)
         self._pongs = Deadlines(reactor, length=PONG_TIMEOUT, expired=PushProtocol._drop_dead)
         self._closings = Deadlines(reactor, length=CLOSE_TIMEOUT, expired=PushProtocol._drop_dead)
         self._all_deadlines = (self._pings, self._pongs, self._closings)
+        self.limit(limits)
+
+    def limit(self, limits: Limits) -> None:
+        """Go by these limits from now on, with those who are here as well.
+
+        But whether a connection is compressed was agreed on when it was opened.
+        """
+        self._limits = limits
+        accept = _accept_compression if limits.compression else _decline_compression
+        self.setProtocolOptions(
+            maxFramePayloadSize=limits.max_message,
+            maxMessagePayloadSize=limits.max_message,
+            perMessageCompressionAccept=accept,
+        )
+        for protocol in self._pings:
+            protocol._limit_size()
+            protocol._bucket.change(rate=limits.max_rate, burst=_BURST * limits.max_rate)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Refuse: connections come from the upgrade of an HTTP request, with their WebSocket."""
@@ -496,7 +518,7 @@ class PushFactory(WebSocketServerFactory):
 
     def _make_bucket(self) -> TokenBucket:
         rate = self._limits.max_rate
-        return TokenBucket(rate=rate, burst=10 * rate, now=self._clock.seconds)
+        return TokenBucket(rate=rate, burst=_BURST * rate, now=self._clock.seconds)
 
 
 # What a Close frame holds beside its code (RFC 6455 §5.5).
@@ -538,6 +560,10 @@ def _accept_compression(offers: list[Any]) -> PerMessageDeflateOfferAccept:
         window_bits=min(_WINDOW_BITS, offer.request_max_window_bits or _WINDOW_BITS),
         mem_level=_MEMORY_LEVEL,
     )
+
+
+def _decline_compression(offers: list[Any]) -> None:
+    """Accept no offer."""
 
 
 def _is_understood(extension: str, parameters: dict[str, Any]) -> bool:

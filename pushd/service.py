@@ -33,6 +33,7 @@ from pushd.proxies import Proxies
 from pushd.publish import PublishDoor
 from pushd.publisher import Publisher
 from pushd.readiness import Readiness
+from pushd.reload import Reloader
 from pushd.settings import Settings
 from pushd.signals import Signals
 from pushd.site import control_door, public_door
@@ -60,17 +61,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     """
     if reactor is None:
         from twisted.internet import reactor
-    settings = options.settings
-    allowed = allow_connections(settings.max_connections)
-    if allowed == settings.max_connections:
-        _log.info("{allowed} connections at most", allowed=allowed)
-    else:
-        _log.warn(
-            "{allowed} connections at most, not {wanted}: the limit of open files allows no more",
-            allowed=allowed,
-            wanted=settings.max_connections,
-        )
-    settings = replace(settings, max_connections=allowed)
+    settings = _allow(options.settings)
     service = build(settings, reactor, ViewThreads(reactor, settings.threads))
     notifier = Notifier(
         reactor,
@@ -80,7 +71,14 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     )
     service.addService(notifier)
     service.stopping.append(lambda: notifier.stopping(service.drain + _LAST_MINUTE))
-    service.addService(Signals(reactor, cut=service.cut, reload=lambda: None))
+    reloader = Reloader(options, service.appliers)
+
+    def reload() -> None:
+        notifier.reloading()
+        reloader.reload()
+        notifier.ready()
+
+    service.addService(Signals(reactor, cut=service.cut, reload=reload))
     return service
 
 
@@ -98,31 +96,35 @@ def build(
     hub = Hub(broker)
     broker.start(hub.deliver)
     timed = TimedPushes(reactor, broker, _make_name)
+    factory = PushFactory(reactor, settings.limits)
+    publisher = Publisher(broker, timed, settings.limits.max_message)
     views = ViewDoor(
         clock=reactor,
         stage=Stage(reactor, threads),
-        factory=PushFactory(reactor, settings.limits),
+        factory=factory,
         connections=connections,
         metrics=metrics,
         hub=hub,
-        publisher=Publisher(broker, timed, settings.limits.max_message),
+        publisher=publisher,
         files=StaticFiles([*([settings.web] if settings.web else []), shipped_client()]),
+    )
+    topics = TopicDoor(reactor, views, settings.limits.max_buffered)
+    admission = Admission(
+        connections=settings.max_connections,
+        per_address=settings.max_per_address,
+        proxies=settings.proxies,
     )
     public = public_door(
         reactor,
         Entrance(
             guard=public_guard(settings.origins),
-            admission=Admission(
-                connections=settings.max_connections,
-                per_address=settings.max_per_address,
-                proxies=settings.proxies,
-            ),
+            admission=admission,
             proxies=settings.proxies,
             metrics=metrics,
             max_body=settings.limits.max_message,
         ),
         settings.routes,
-        TopicDoor(reactor, views, settings.limits.max_buffered),
+        topics,
     )
     nobody = Proxies()
     control = control_door(
@@ -147,11 +149,42 @@ def build(
         broker=broker,
     )
     service.drain = settings.drain
+
+    def apply_limits(new: Settings) -> None:
+        factory.limit(new.limits)
+        publisher.max_message = new.limits.max_message
+        topics.max_buffered = new.limits.max_buffered
+        for door in (public, control):
+            door.entrance = replace(door.entrance, max_body=new.limits.max_message)
+        service.drain = new.drain
+
+    def apply_places(new: Settings) -> None:
+        connections = _allow(new).max_connections
+        admission.resize(connections=connections, per_address=new.max_per_address)
+
+    def apply_origins(new: Settings) -> None:
+        public.entrance = replace(public.entrance, guard=public_guard(new.origins))
+
+    service.appliers += [apply_limits, apply_places, apply_origins]
     service.add_doors(
         [DoorService(reactor, one, public, "listening on {url}") for one in settings.listen],
         [DoorService(reactor, one, control, "control door at {url}") for one in settings.control],
     )
     return service
+
+
+def _allow(settings: Settings) -> Settings:
+    """Give the settings with as many connections as there may be, and log how many."""
+    allowed = allow_connections(settings.max_connections)
+    if allowed == settings.max_connections:
+        _log.info("{allowed} connections at most", allowed=allowed)
+    else:
+        _log.warn(
+            "{allowed} connections at most, not {wanted}: the limit of open files allows no more",
+            allowed=allowed,
+            wanted=settings.max_connections,
+        )
+    return replace(settings, max_connections=allowed)
 
 
 def _make_name() -> str:

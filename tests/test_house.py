@@ -70,6 +70,7 @@ STOREYS = (
             "descriptors",
             "listening",
             "daemon",
+            "reload",
             "service",
         },
     ),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import tempfile
 from pathlib import Path
+from socket import AF_UNIX, SOCK_DGRAM, socket
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -21,6 +23,7 @@ from pushd.lockstep import LockstepThreads
 from pushd.options import Options
 from pushd.service import build, makeService, shipped_client
 from pushd.settings import Settings
+from pushd.signals import Signals
 from pushd.testing import Daemon
 from tests.peer import Peer, certificate_file, request, said
 
@@ -222,6 +225,24 @@ class MakeServiceTests(SynchronousTestCase):
         self.assertEqual(reactor.events, ["opened 1"])
         self.successResultOf(service.stopService())
         self.assertEqual(reactor.events, ["opened 1", "closed 1"])
+
+    def test_reload(self) -> None:
+        """SIGHUP reads the file of options again, and systemd hears of it."""
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        (folder / "pushd.toml").write_text("drain = 7\n")
+        with socket(AF_UNIX, SOCK_DGRAM) as systemd:
+            systemd.bind(str(folder / "notify"))
+            systemd.settimeout(10)
+            self.patch(os, "environ", {**os.environ, "NOTIFY_SOCKET": str(folder / "notify")})
+            _, _, service = self.make("--config", str(folder / "pushd.toml"), "--control", "none")
+            self.assertEqual(service.drain, 7)
+            (folder / "pushd.toml").write_text("drain = 8\n")
+            (signals,) = [one for one in service if isinstance(one, Signals)]
+            signals._read_again("SIGHUP")
+            self.assertEqual(service.drain, 8)
+            lines = [systemd.recv(4096).split(b"\n")[0] for _ in range(2)]
+            self.assertEqual(lines, [b"RELOADING=1", b"READY=1"])
 
     def test_limit_of_open_files(self) -> None:
         """More connections than this process may have are not promised, and it is said."""
