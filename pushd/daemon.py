@@ -12,11 +12,11 @@ from twisted.logger import Logger
 
 from pushd.broker import Broker
 from pushd.connections import Connections
-from pushd.conversation import Threads
 from pushd.drain import Drain
 from pushd.listening import DoorService
 from pushd.messages import GOING_AWAY
 from pushd.readiness import Readiness
+from pushd.receipts import Receipts
 from pushd.settings import Settings
 from pushd.timed import TimedPushes
 
@@ -45,17 +45,17 @@ class PushService(MultiService):
         *,
         readiness: Readiness,
         farewell: Drain,
-        threads: Threads,
         timed: TimedPushes,
         broker: Broker,
+        receipts: Receipts,
     ) -> None:
         super().__init__()
         self._clock = clock
         self._readiness = readiness
         self._farewell = farewell
-        self._threads = threads
         self._timed = timed
         self._broker = broker
+        self._receipts = receipts
         #: Seconds over which they are asked.
         self.drain: float = 0
         #: The doors for everybody, and those for operators.
@@ -105,7 +105,6 @@ class PushService(MultiService):
         self._readiness.draining = True
         for call in self.stopping:
             call()
-        self._threads.stop()
         begin = self._clock.seconds()
         closed = gatherResults([door.close() for door in self.public], consumeErrors=True)
         await self._wait(self._farewell.start(GOING_AWAY, self.drain))
@@ -116,6 +115,7 @@ class PushService(MultiService):
         await self._wait(closed, begin + self.drain - self._clock.seconds())
         self._timed.stop()
         self._broker.stop()
+        self._receipts.stop()
         closed = gatherResults([door.close() for door in self.control], consumeErrors=True)
         await self._wait(closed, _LAST_WORDS)
         await super().stopService()

@@ -30,9 +30,10 @@ from pushd.metrics import Metrics
 from pushd.options import Options
 from pushd.protocol import PushFactory
 from pushd.proxies import Proxies
-from pushd.publish import PublishDoor
+from pushd.publish import PublishDoor, batch_body
 from pushd.publisher import Publisher
 from pushd.readiness import Readiness
+from pushd.receipts import Receipts
 from pushd.reload import Reloader
 from pushd.settings import Settings
 from pushd.signals import Signals
@@ -93,11 +94,13 @@ def build(
     readiness = Readiness()
     metrics = Metrics()
     broker = MemoryBroker(reactor, History(reactor, settings.retention, _make_name))
-    hub = Hub(broker)
+    hub = Hub(broker, reactor)
     broker.start(hub.deliver)
+    metrics.count_topics(hub, broker)
     timed = TimedPushes(reactor, broker, _make_name)
     factory = PushFactory(reactor, settings.limits)
     publisher = Publisher(broker, timed, settings.limits.max_message)
+    receipts = Receipts(reactor)
     views = ViewDoor(
         clock=reactor,
         stage=Stage(reactor, threads),
@@ -106,6 +109,7 @@ def build(
         metrics=metrics,
         hub=hub,
         publisher=publisher,
+        max_buffered=settings.limits.max_buffered,
         files=StaticFiles([*([settings.web] if settings.web else []), shipped_client()]),
     )
     topics = TopicDoor(reactor, views, settings.limits.max_buffered)
@@ -127,6 +131,14 @@ def build(
         topics,
     )
     nobody = Proxies()
+    publish = PublishDoor(
+        clock=reactor,
+        broker=broker,
+        hub=hub,
+        timed=timed,
+        receipts=receipts,
+        max_message=settings.limits.max_message,
+    )
     control = control_door(
         reactor,
         Entrance(
@@ -135,27 +147,34 @@ def build(
             proxies=nobody,
             metrics=metrics,
             max_body=settings.limits.max_message,
+            max_bodies={b"/publish": batch_body(settings.limits.max_message)},
         ),
         metrics,
         readiness,
-        PublishDoor(broker=broker, hub=hub, timed=timed),
+        publish,
     )
     service = PushService(
         reactor,
         readiness=readiness,
         farewell=Drain(reactor, connections, random),
-        threads=threads,
         timed=timed,
         broker=broker,
+        receipts=receipts,
     )
+    service.stopping.append(threads.stop)
     service.drain = settings.drain
 
     def apply_limits(new: Settings) -> None:
-        factory.limit(new.limits)
-        publisher.max_message = new.limits.max_message
-        topics.max_buffered = new.limits.max_buffered
-        for door in (public, control):
-            door.entrance = replace(door.entrance, max_body=new.limits.max_message)
+        limits = new.limits
+        factory.limit(limits)
+        views.max_buffered = topics.max_buffered = limits.max_buffered
+        publisher.max_message = publish.max_message = limits.max_message
+        public.entrance = replace(public.entrance, max_body=limits.max_message)
+        control.entrance = replace(
+            control.entrance,
+            max_body=limits.max_message,
+            max_bodies={b"/publish": batch_body(limits.max_message)},
+        )
         service.drain = new.drain
 
     def apply_places(new: Settings) -> None:

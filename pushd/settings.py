@@ -14,7 +14,7 @@ from pushd.routes import Routes
 from pushd.ticker import ticker
 
 
-def demo() -> Routes:
+def demo_views() -> Routes:
     """The views that are served unless one has others at their addresses."""
     return Routes({"/test/": ticker, **Playground().views})
 
@@ -30,7 +30,7 @@ class Settings:
     #: A folder of files to serve before those of the shipped client.
     web: Path | None = None
     #: The views, with the demo.
-    routes: Routes = field(default_factory=demo)
+    routes: Routes = field(default_factory=demo_views)
     #: How many views may block in threads at once.
     threads: int = 64
     #: What one connection may take.
