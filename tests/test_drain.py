@@ -101,6 +101,15 @@ class DrainTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(visitors[0].asked, [])
 
+    def test_left_meanwhile(self) -> None:
+        """Whoever has left is passed over, whatever their turn."""
+        visitors = self.visitors(3, polite=False)
+        gone = self.start(9, 0.5)
+        self.connections.lost(visitors[1])
+        self.clock.pump([0.5] * 18)
+        self.assertEqual([len(visitor.asked) for visitor in visitors], [1, 0, 1])
+        self.assertNoResult(gone)
+
     def test_waits(self) -> None:
         """Who is asked and stays is waited for."""
         visitors = self.visitors(2, polite=False)
