@@ -496,8 +496,9 @@ class PushFactory(WebSocketServerFactory):
         """
         self._limits = limits
         self._short = min(_SHORT, limits.max_message)
-        self._protocol.maxMessagePayloadSize = limits.max_message
-        self._protocol.maxFramePayloadSize = limits.max_message
+        holder: Any
+        for holder in (self, self._protocol):
+            holder.maxMessagePayloadSize = holder.maxFramePayloadSize = limits.max_message
         for protocol in self._pings:
             protocol._go_by_limits()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -29,11 +31,13 @@ class OptionsTests(SynchronousTestCase):
 
     def test_toml(self) -> None:
         """The file that is shown has options of ours, in their types."""
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
         blocks = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
         self.assertTrue(blocks)
         for block in blocks:
             self.assertTrue(tomllib.loads(block))
-            path = Path(self.mktemp())
+            path = folder / "pushd.toml"
             path.write_text(block)
             options = Options({})
             options.parseOptions(["--config", str(path)])
