@@ -59,7 +59,7 @@ trial: .venv/.dev  ## The same tests under Twisted's own runner
 		-m twisted.trial --reporter=text tests
 
 .PHONY: live
-live: .venv/.dev  ## Real sockets and processes
+live: systemd  ## Real sockets and processes
 	$(BIN)/pytest -q tests/live
 
 .PHONY: browser
@@ -80,6 +80,10 @@ format: .venv/.dev  ## Put the code into shape
 .PHONY: bench
 bench: .venv/bench/.ready  ## pushd beside its rivals, 10 minutes; BENCH='--rivals pushd,floor'
 	.venv/bench/bin/python -m bench $(BENCH)
+
+.PHONY: options
+options: .venv/.dev  ## Bring the table of options in docs/operations.md up to date
+	$(BIN)/python -m tests.options_table
 
 .PHONY: clean
 clean:  ## Remove all that the other targets made
@@ -131,6 +135,15 @@ $(BIN)/pip:
 		}
 	fi < /dev/null
 	$(PYTHON) -m venv --clear .venv
+
+# The units are checked where systemd-analyze is, which CI has for that.
+.PHONY: systemd
+systemd: .venv/.dev
+	@if ! command -v systemd-analyze > /dev/null; then
+		echo 'Installing systemd, for systemd-analyze ...'
+		{ $(APT) update && $(APT) install -y --no-install-recommends systemd; } ||
+			echo 'Without systemd-analyze the units are not checked' >&2
+	fi < /dev/null
 
 # The system's Chromium where it is a package: Debian. On Ubuntu it is a snap, so there
 # Playwright fetches its own, which the tests take when there is no command chromium.

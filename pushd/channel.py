@@ -10,6 +10,7 @@ from io import BytesIO
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
@@ -226,6 +227,7 @@ class Channel(HTTPChannel):
         """Wait for the first request."""
         super().connectionMade()
         bound_silence(self.transport)
+        self.site.enter(self)
         self.site.requests.start(self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -310,6 +312,7 @@ class Channel(HTTPChannel):
         if self._turn is not None and self._turn.active():
             self._turn.cancel()
         self.ticket.leave()
+        self.site.leave(self)
         super().connectionLost(reason)
 
     def pauseProducing(self) -> None:
@@ -333,6 +336,11 @@ class Channel(HTTPChannel):
         """Stop all clocks: the connection is gone, or somebody else's."""
         for deadlines in self.site.deadlines:
             deadlines.stop(self)
+
+    def hand_over(self) -> None:
+        """Let go of a connection that speaks WebSocket from now on."""
+        self.forget()
+        self.site.leave(self)
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
         """Write a response's head with the headers that all share, and without our version."""
@@ -483,6 +491,9 @@ class Door(Site):
         self._find = find
         self.entrance = entrance
         self.draining = False
+        # The connections that speak HTTP, and who waits until there are none.
+        self._here: set[Channel] = set()
+        self._emptied: list[Deferred[None]] = []
         self._waiting_room = Admission(
             connections=_WAITING_ROOM, per_address=_WAITING_ROOM, proxies=entrance.proxies
         )
@@ -514,14 +525,36 @@ class Door(Site):
             return AnswerResource(refused)
         return self._find(request)
 
-    def drain(self) -> None:
+    def enter(self, channel: Channel) -> None:
+        """Count a connection in."""
+        self._here.add(channel)
+
+    def leave(self, channel: Channel) -> None:
+        """Count a connection out: it is gone, or speaks WebSocket from now on."""
+        self._here.discard(channel)
+        while self._emptied and not self._here:
+            self._emptied.pop().callback(None)
+
+    def drain(self) -> Deferred[None]:
         """Close the connections that nobody uses, and the others once they have their answer.
 
-        One on which no request has come yet is not idle: its request may be on the way.
+        One on which no request has come yet is not idle: its request may be on the way, see
+        ``close_silent``. The Deferred fires when there are none.
         """
         self.draining = True
         for channel in list(self.idle):
             channel.loseConnection()
+        if not self._here:
+            return succeed(None)
+        emptied: Deferred[None] = Deferred(self._emptied.remove)
+        self._emptied.append(emptied)
+        return emptied
+
+    def close_silent(self) -> None:
+        """Close the connections on which nobody waits for an answer."""
+        for channel in list(self._here):
+            if not channel.requests:
+                channel.loseConnection()
 
     def getContentFile(self, length: int | None) -> BytesIO:
         """Keep a body in memory: it is bounded, and descriptors are dearer."""

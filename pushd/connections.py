@@ -101,11 +101,16 @@ class Connections:
         """The connection of this id, if it is still there."""
         return next((one for one in self._open.values() if one.id == id), None)
 
-    def close_all(self, closing: Closing) -> Deferred[None]:
-        """Close everybody; the Deferred fires when the last connection is gone."""
+    def __contains__(self, visitor: Closable) -> bool:
+        return visitor in self._open
+
+    def everybody(self) -> list[Closable]:
+        """All who are here."""
+        return list(self._open)
+
+    def close_door(self, closing: Closing) -> Deferred[None]:
+        """Let nobody in any more; the Deferred fires when the last who is here is gone."""
         self.closing = closing
-        for visitor in list(self._open):
-            visitor.close_with(closing)
         if not self._open:
             return succeed(None)
         emptied: Deferred[None] = Deferred()

@@ -51,6 +51,9 @@ _PAUSED_FROM = FileDescriptor.bufferSize
 _FREE_FRAGMENTS = 256
 _MEAN_FRAGMENT = 32
 
+# How many seconds' worth of messages may come at once.
+_BURST = 10
+
 # How much of one connection is done in one turn of the reactor, before others have theirs: frames,
 # and every 4 KiB of what they hold.
 _TURN = 64
@@ -318,11 +321,18 @@ class PushProtocol(LeanProtocol):
             return None
         self._perMessageCompress = decompressor(accepted)
         self.window_bits = self._perMessageCompress.server_max_window_bits
-        # What does not compress is larger compressed; onMessageEnd looks closer.
-        self.maxMessagePayloadSize += self.maxMessagePayloadSize >> 3
-        self.maxFramePayloadSize = self.maxMessagePayloadSize
+        self._go_by_limits()
         told: str = accepted.get_extension_string()
         return told
+
+    def _go_by_limits(self) -> None:
+        """Note the limits that there are now, where the class does not have them for all."""
+        limits = self.factory._limits
+        self._bucket.change(rate=limits.max_rate, burst=_BURST * limits.max_rate)
+        if self._perMessageCompress is not None:
+            # What does not compress is larger compressed; onMessageEnd looks closer.
+            size = limits.max_message + (limits.max_message >> 3)
+            self.maxMessagePayloadSize = self.maxFramePayloadSize = size
 
     @property
     def _code(self) -> int:
@@ -461,8 +471,6 @@ class PushFactory(WebSocketServerFactory):
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,
-            maxFramePayloadSize=limits.max_message,
-            maxMessagePayloadSize=limits.max_message,
             failByDrop=False,
             # A page that closes with a code of its own sees it in its close event.
             echoCloseCodeReason=True,
@@ -471,8 +479,6 @@ class PushFactory(WebSocketServerFactory):
             closeHandshakeTimeout=0,
         )
         self._clock = reactor
-        self._limits = limits
-        self._short = min(_SHORT, limits.max_message)
         self._pings = Deadlines(reactor, length=PING_INTERVAL, expired=PushProtocol._ping)
         self._pongs = Deadlines(reactor, length=PONG_TIMEOUT, expired=PushProtocol._drop_dead)
         self._closings = Deadlines(reactor, length=CLOSE_TIMEOUT, expired=PushProtocol._drop_dead)
@@ -481,6 +487,20 @@ class PushFactory(WebSocketServerFactory):
         del options["perMessageCompressionAccept"]  # A function would become a method.
         self._protocol: type[PushProtocol] = type("PushProtocol", (PushProtocol,), options)
         self._all_deadlines = (self._pings, self._pongs, self._closings)
+        self.limit(limits)
+
+    def limit(self, limits: Limits) -> None:
+        """Go by these limits from now on, with those who are here as well.
+
+        But whether a connection is compressed was agreed on when it was opened.
+        """
+        self._limits = limits
+        self._short = min(_SHORT, limits.max_message)
+        holder: Any
+        for holder in (self, self._protocol):
+            holder.maxMessagePayloadSize = holder.maxFramePayloadSize = limits.max_message
+        for protocol in self._pings:
+            protocol._go_by_limits()
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Refuse: connections come from the upgrade of an HTTP request, with their WebSocket."""
@@ -494,7 +514,7 @@ class PushFactory(WebSocketServerFactory):
 
     def _make_bucket(self) -> TokenBucket:
         rate = self._limits.max_rate
-        return TokenBucket(rate=rate, burst=10 * rate, now=self._clock.seconds)
+        return TokenBucket(rate=rate, burst=_BURST * rate, now=self._clock.seconds)
 
 
 # What a Close frame holds beside its code (RFC 6455 §5.5).

@@ -54,11 +54,11 @@ class Wrong(Exception):
         self.headers = headers
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class PublishDoor:
     """What it takes to publish, and to tell operators what is there.
 
-    :param max_message: bytes that a publication may have.
+    :param max_message: bytes that a publication may have; a reload changes it.
     """
 
     clock: IReactorTime

@@ -12,9 +12,10 @@ from pushd.answers import NOT_FOUND, AnswerResource
 from pushd.channel import Door, Entrance
 from pushd.guard import is_topic
 from pushd.handshake import asks_for_websocket
-from pushd.health import alive, counted
+from pushd.health import alive, counted, ready
 from pushd.metrics import Metrics
 from pushd.publish import Batch, PublishDoor, TopicControl, TopicList
+from pushd.readiness import Readiness
 from pushd.roster import ConnectionControl, ConnectionList
 from pushd.routes import Routes
 from pushd.schedules import ScheduleControl, ScheduleList
@@ -53,7 +54,11 @@ def public_door(
 
 
 def control_door(
-    reactor: IReactorTime, entrance: Entrance, metrics: Metrics, publish: PublishDoor
+    reactor: IReactorTime,
+    entrance: Entrance,
+    metrics: Metrics,
+    readiness: Readiness,
+    publish: PublishDoor,
 ) -> Door:
     """What operators and publishers reach."""
 
@@ -61,6 +66,8 @@ def control_door(
         match request.path:
             case b"/healthz":
                 return alive()
+            case b"/readyz":
+                return ready(readiness)
             case b"/metrics":
                 return counted(metrics)
             case b"/publish":

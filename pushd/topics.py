@@ -35,6 +35,7 @@ _MAX_WAIT = 60.0
 
 # What a page of an origin that is allowed may send beside the usual.
 _PAGE_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+_GOING_AWAY = json_refusal(503, "the server is going away", None, {"Retry-After": "1"})
 
 
 class TopicDoor:
@@ -102,6 +103,10 @@ class TopicResource(Resource):
     def render(self, request: Any) -> int:
         """Subscribe by the transport that the request is made for, or publish."""
         self._allow_page(request)
+        if self._door.connections.closing is not None:
+            request.site.count_refusal(503)
+            write_response(request, _GOING_AWAY)
+            return NOT_DONE_YET
         if request.method == b"OPTIONS" and request.header(b"access-control-request-method"):
             write_response(request, Response(204, self._preflight()))
             return NOT_DONE_YET

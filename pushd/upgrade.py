@@ -37,11 +37,11 @@ _log = Logger()
 _REFUSED_HEADERS = {426: {"Sec-WebSocket-Version": "13"}, 503: {"Retry-After": "5"}}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ViewDoor:
     """What it takes to serve views.
 
-    :param max_buffered: bytes that may wait for a peer that does not read.
+    :param max_buffered: bytes that may wait for a peer that does not read; a reload changes it.
     """
 
     clock: IReactorTime
@@ -173,7 +173,7 @@ class _Meeting:
         """Answer 101 and hand the connection over to Autobahn."""
         request, self._http = self._http, None
         channel = request.channel
-        channel.forget()
+        channel.hand_over()
         transport, channel.transport = channel.transport, None
         self._transport = transport
         # The connection's place, and the client's behind a proxy, go over to the WebSocket.

@@ -7,6 +7,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.connections import Connections
+from pushd.drain import Drain
 from pushd.messages import GOING_AWAY, NORMAL, TOKEN_EXPIRED, Closing
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket
@@ -123,14 +124,18 @@ class ConnectionsTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(line.closings, [])
 
+    def close_all(self, closing: Closing) -> Deferred[None]:
+        """Close everybody at once."""
+        return Drain(Clock(), self.connections, lambda: 0.0).start(closing, 0)
+
     def test_close_none(self) -> None:
         """With nobody there, all are gone at once."""
-        self.successResultOf(self.connections.close_all(GOING_AWAY))
+        self.successResultOf(self.close_all(GOING_AWAY))
 
     def test_close_all(self) -> None:
         """Each is told the same goodbye; it is over when the last connection is gone."""
         opened = [self.open() for _ in range(3)]
-        gone = self.connections.close_all(GOING_AWAY)
+        gone = self.close_all(GOING_AWAY)
         for websocket, line in opened:
             self.assertEqual(line.closings, [GOING_AWAY])
             self.assertTrue(websocket.is_closed())
@@ -142,7 +147,7 @@ class ConnectionsTests(SynchronousTestCase):
     def test_close_twice(self) -> None:
         """Who asks a second time is told as well, and nobody hears goodbye twice."""
         websocket, line = self.open()
-        gone = [self.connections.close_all(closing) for closing in (GOING_AWAY, NORMAL)]
+        gone = [self.close_all(closing) for closing in (GOING_AWAY, NORMAL)]
         self.assertEqual(line.closings, [GOING_AWAY])
         self.lose(websocket)
         for each in gone:
@@ -152,7 +157,7 @@ class ConnectionsTests(SynchronousTestCase):
         """One that is closing already is waited for, and not closed again."""
         websocket, line = self.open()
         websocket.close(4000, "enough")
-        gone = self.connections.close_all(GOING_AWAY)
+        gone = self.close_all(GOING_AWAY)
         self.assertEqual(line.closings, [Closing(4000, "enough")])
         self.assertNoResult(gone)
         self.lose(websocket)
@@ -163,7 +168,7 @@ class ConnectionsTests(SynchronousTestCase):
         websocket, _ = self.open()
         self.lose(websocket)
         other, _ = self.open()
-        gone = self.connections.close_all(GOING_AWAY)
+        gone = self.close_all(GOING_AWAY)
         self.lose(other)
         self.successResultOf(gone)
         third, _ = self.open()

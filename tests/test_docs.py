@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")]
 
 # What a fenced block may be. A new language is welcome; a block of Python that hides is not.
-LANGUAGES = {"python", "sh", "html", "js", "ini", "nginx", "text"}
+LANGUAGES = {"python", "sh", "html", "js", "ini", "nginx", "text", "toml"}
 
 
 class Block(NamedTuple):

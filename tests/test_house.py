@@ -34,6 +34,8 @@ STOREYS = (
             "proxies",
             "admission",
             "connections",
+            "drain",
+            "readiness",
         },
     ),
     (
@@ -63,7 +65,24 @@ STOREYS = (
             "site",
         },
     ),
-    ("assembly", {"logs", "options", "systemd", "descriptors", "service", "command"}),
+    (
+        "assembly",
+        {
+            "logs",
+            "settings",
+            "option",
+            "config",
+            "options",
+            "systemd",
+            "signals",
+            "descriptors",
+            "listening",
+            "daemon",
+            "reload",
+            "service",
+            "command",
+        },
+    ),
 )
 # These stand beside the house: they may import anything, and nothing in the house imports them.
 KIT = {"testing", "lockstep", "loopback", "pytest_plugin"}

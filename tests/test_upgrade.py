@@ -589,7 +589,7 @@ class StoppingTests(SynchronousTestCase):
         self.assertIn(" 101 ", self.late.head)
         self.assertEqual(self.late.code, 1001)
         self.late.send(close_frame(1001))
-        self.deaf.advance(5)
+        self.deaf.advance(5, 1)
         self.successResultOf(self.ended)
 
     def test_http(self) -> None:
