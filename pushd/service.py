@@ -70,7 +70,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
 
 def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
     """Build every object of the daemon once, from the top down."""
-    connections = Connections()
+    connections = Connections(reactor)
     metrics = Metrics()
     broker = MemoryBroker(reactor, History(reactor, settings.retention, _make_name))
     hub = Hub(broker)

@@ -11,6 +11,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pushd.answers import json_refusal, write_response
+from pushd.channel import path_of
 from pushd.connections import Connections
 from pushd.deadlines import Deadlines
 from pushd.handshake import asks_for_websocket
@@ -116,7 +117,7 @@ class TopicResource(Resource):
             subscriber.forget()
             connections.lost(subscriber)
 
-        connections.opened(subscriber)
+        connections.opened(subscriber, peer=request.peer, path=path_of(request))
         request.notifyFinish().addBoth(ended)
         subscriber.start(self._door.hub, question.topic, question.after)
 

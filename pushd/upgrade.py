@@ -147,7 +147,7 @@ class _Meeting:
         channel.rawDataReceived = protocol.dataReceived
         self._opened = self._door.clock.seconds()
         connections = self._door.connections
-        connections.opened(websocket)
+        connections.opened(websocket, peer=self._peer, path=self._path)
         if connections.closing is not None:
             # The view took its time, and the daemon stops by now: goodbye is all there is to say.
             self._door.clock.callLater(0, websocket.close_with, connections.closing)

@@ -82,6 +82,8 @@ class WebSocket:
     :param inbox: how many messages may wait before reading pauses; so long TCP holds the peer.
     """
 
+    transport = "websocket"
+
     def __init__(
         self, offer: Offer, clock: IReactorTime, *, hub: Hub | None = None, inbox: int = 64
     ) -> None:

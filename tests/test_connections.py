@@ -46,7 +46,8 @@ class ConnectionsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Keep no connections at first."""
-        self.connections = Connections()
+        self.clock = Clock()
+        self.connections = Connections(self.clock)
 
     def open(self) -> tuple[WebSocket, Line]:
         """Open one more."""
@@ -73,6 +74,28 @@ class ConnectionsTests(SynchronousTestCase):
         self.assertEqual(len(self.connections), 1)
         self.lose(second)
         self.assertEqual(len(self.connections), 0)
+
+    def test_ids(self) -> None:
+        """Ids count up, are never given twice, and stay with whom they were given."""
+        websockets = [WebSocket(Line(), Clock()) for _ in range(3)]
+        opened = [self.connections.opened(websocket) for websocket in websockets]
+        self.assertEqual([one.id for one in opened], [1, 2, 3])
+        self.assertIs(self.connections.opened(websockets[1]), opened[1])
+        self.connections.lost(websockets[1])
+        self.assertEqual([one.id for one in self.connections], [1, 3])
+        self.assertEqual(self.connections.opened(websockets[1]).id, 4)
+        self.assertIs(self.connections.get(3), opened[2])
+        self.assertIsNone(self.connections.get(2))
+
+    def test_record(self) -> None:
+        """What is known of a connection is kept with it."""
+        self.clock.advance(7)
+        websocket = WebSocket(Line(), Clock())
+        opened = self.connections.opened(websocket, peer="a:1", path="/x", subject="u")
+        self.clock.advance(1)
+        self.assertIs(opened.visitor, websocket)
+        self.assertEqual((opened.peer, opened.path, opened.subject), ("a:1", "/x", "u"))
+        self.assertEqual((opened.since, opened.visitor.transport), (7, "websocket"))
 
     def test_close_none(self) -> None:
         """With nobody there, all are gone at once."""
