@@ -232,7 +232,12 @@ class Hub:
 
     def complain(self, failure: Failure, topic: str) -> None:
         """Log that something failed for one subscriber; the others do not notice."""
-        self._log.failure("failed to serve a subscriber of {topic}", failure=failure, topic=topic)
+        self._log.failure(
+            "failed to serve a subscriber of {topic}",
+            failure=failure,
+            event="subscriber_failed",
+            topic=topic,
+        )
 
     def _tell(self, publication: Publication) -> None:
         for subscription in tuple(self._topics.get(publication.topic, ())):

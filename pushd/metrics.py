@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
+from pushd.traffic import Ledger
+
 # The codes that get a series of their own: those of RFC 6455 and of its registry.
 _CODES = frozenset(range(1000, 1016))
 
@@ -13,6 +15,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        #: Messages and bytes each way.
+        self.traffic = Ledger()
         #: Requests and handshakes that were turned away, by why.
         self.refused = Counter(
             "pushd_refused",

@@ -15,6 +15,7 @@ from twisted.python.usage import UsageError
 from pushd import __version__
 from pushd.access import Origins
 from pushd.history import Retention
+from pushd.logs import LEVELS
 from pushd.playground import Playground
 from pushd.protocol import Limits
 from pushd.proxies import Proxies
@@ -55,6 +56,10 @@ class Settings:
     max_connections: int = 10_000
     #: How many of them from one address.
     max_per_address: int = 100
+    #: How the log is written: ``text`` or ``json``.
+    log_format: str = "text"
+    #: From which level on: one of ``pushd.logs.LEVELS``.
+    log_level: str = "info"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +132,8 @@ class Options(UsageOptions):
             proxies=values["trusted-proxy"],
             max_connections=values["max-connections"],
             max_per_address=values["max-per-address"],
+            log_format=values["log-format"],
+            log_level=values["log-level"],
         )
 
     def _value_of(self, option: Option) -> Any:
@@ -184,9 +191,16 @@ def _number(least: int, most: int) -> Callable[[str], int]:
 
 
 def _switch(given: str) -> bool:
-    if given not in ("on", "off"):
-        raise ValueError("on or off")
-    return given == "on"
+    return _one_of("on", "off")(given) == "on"
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(given: str) -> str:
+        if given not in allowed:
+            raise ValueError(f"{', '.join(allowed[:-1])} or {allowed[-1]}")
+        return given
+
+    return parse
 
 
 def _views(given: str | None) -> Routes:
@@ -295,6 +309,18 @@ OPTIONS = (
         help="Whether permessage-deflate is spoken: on or off.",
         parse=_switch,
         default="on",
+    ),
+    Option(
+        name="log-format",
+        help="How the log is written: text for people, json for machines, one object a line.",
+        parse=_one_of("text", "json"),
+        default=Settings.log_format,
+    ),
+    Option(
+        name="log-level",
+        help="What is logged: debug, info, warn or error, and all that is worse.",
+        parse=_one_of(*LEVELS),
+        default=Settings.log_level,
     ),
 )
 

@@ -29,6 +29,8 @@ from pushd.messages import (
     Closing,
 )
 from pushd.outbox import unsent
+from pushd.traffic import Traffic
+from pushd.visits import PEER, US, Ending
 from pushd.websocket import WebSocket
 
 # How long a peer has to answer a Close frame and to take what was sent before, in seconds.
@@ -121,6 +123,9 @@ class PushProtocol(WebSocketServerProtocol):
         self._partial = bytearray()
         self._fragments = 0
         self._ping_payload = b""
+        self._traffic = Traffic()
+        # Whether it was given up on, as no pong came.
+        self._silent = False
 
     # What the upgrade calls
 
@@ -166,11 +171,13 @@ class PushProtocol(WebSocketServerProtocol):
         if unsent(self.transport) > self.factory._limits.max_buffered:
             self.close(TRY_AGAIN_LATER)
             return
-        head = _BINARY if binary else _TEXT
-        if self._window_bits and len(payload) >= _COMPRESS_FROM:
+        head, length = _BINARY if binary else _TEXT, len(payload)
+        if self._window_bits and length >= _COMPRESS_FROM:
             compressed = _compress(payload, self._window_bits)
-            if len(compressed) < len(payload):
+            if len(compressed) < length:
                 head, payload = head | _RSV1, compressed
+        self._traffic.messages_out += 1
+        self._traffic.bytes_out += length
         self.transport.write(_frame(head, payload))
 
     def close(self, closing: Closing) -> None:
@@ -211,7 +218,10 @@ class PushProtocol(WebSocketServerProtocol):
         try:
             self.consumeData()
         except Exception:
-            self._log.failure("failed to take data from {peer}", peer=str(self.transport.getPeer()))
+            peer = str(self.transport.getPeer())
+            self._log.failure(
+                "failed to take data from {peer}", event="connection_failed", peer=peer
+            )
             self.data = b""
             self.close(INTERNAL_ERROR)
 
@@ -298,6 +308,8 @@ class PushProtocol(WebSocketServerProtocol):
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Hand a whole message to the WebSocket."""
+        self._traffic.messages_in += 1
+        self._traffic.bytes_in += len(payload)
         self._websocket.message_received(payload if isBinary else payload.decode())
 
     def processControlFrame(self) -> bool:
@@ -349,11 +361,15 @@ class PushProtocol(WebSocketServerProtocol):
         return code if self.wasClean or self.closedByMe else 1006
 
     @property
-    def _reason(self) -> str:
-        """What is to be said of the end, behind a colon; nothing when it was the normal one."""
-        if self.closedByMe and self.localCloseReason:
-            return f": {self.localCloseReason.decode()}"
-        return "" if self.wasClean else ": the connection broke off"
+    def _ending(self) -> Ending:
+        """How it ended, and why: who sent the first Close frame ended it, with or without words."""
+        if self.closedByMe:
+            return Ending(self._code, US, (self.localCloseReason or b"the view closed").decode())
+        if self._silent:
+            return Ending(self._code, US, f"no answer to a ping in {PONG_TIMEOUT:g} s")
+        if not self.wasClean:
+            return Ending(self._code, PEER, "the connection broke off")
+        return Ending(self._code, PEER, ascii(self.remoteCloseReason or "the peer closed")[1:-1])
 
     def _take_short_frames(self) -> None:
         """Take the frames that are whole, short and simple, as most are, without Autobahn.
@@ -383,6 +399,8 @@ class PushProtocol(WebSocketServerProtocol):
             elif head == _PONG:
                 self.onPong(payload)
             else:
+                self._traffic.messages_in += 1
+                self._traffic.bytes_in += length
                 self._websocket.message_received(message)
         if start:
             self.data = data[start:]
@@ -451,6 +469,11 @@ class PushProtocol(WebSocketServerProtocol):
         if not self._reading_paused:
             self.factory._pongs.start(self)
 
+    def _drop_silent(self) -> None:
+        """Give up on a peer that shows no sign of life."""
+        self._silent = True
+        self._drop_dead()
+
     def _drop_dead(self) -> None:
         """Give up on a peer that does not answer."""
         self.transport.abortConnection()
@@ -480,7 +503,7 @@ class PushFactory(WebSocketServerFactory):
         self._clock = reactor
         self._limits = limits
         self._pings = Deadlines(reactor, length=PING_INTERVAL, expired=PushProtocol._ping)
-        self._pongs = Deadlines(reactor, length=PONG_TIMEOUT, expired=PushProtocol._drop_dead)
+        self._pongs = Deadlines(reactor, length=PONG_TIMEOUT, expired=PushProtocol._drop_silent)
         self._closings = Deadlines(reactor, length=CLOSE_TIMEOUT, expired=PushProtocol._drop_dead)
         self._all_deadlines = (self._pings, self._pongs, self._closings)
 

@@ -11,7 +11,7 @@ from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
-from twisted.logger import Logger
+from twisted.logger import Logger, globalLogBeginner
 from twisted.python.failure import Failure
 
 from pushd.admission import Admission
@@ -23,6 +23,7 @@ from pushd.descriptors import allow_connections
 from pushd.guard import control_guard, public_guard
 from pushd.history import History
 from pushd.hub import Hub
+from pushd.logs import LogStyle
 from pushd.messages import GOING_AWAY
 from pushd.metrics import Metrics
 from pushd.options import Options, Settings
@@ -52,15 +53,19 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     :param options: what the operator wants.
     :param reactor: where sockets and time come from; None for the global one.
     """
+    settings = options.settings
     if reactor is None:
         from twisted.internet import reactor
-    settings = options.settings
+
+        style = LogStyle(as_json=settings.log_format == "json", level=settings.log_level)
+        style.begin_with(globalLogBeginner)
     allowed = allow_connections(settings.max_connections)
     if allowed == settings.max_connections:
-        _log.info("{allowed} connections at most", allowed=allowed)
+        _log.info("{allowed} connections at most", event="allowed", allowed=allowed)
     else:
         _log.warn(
             "{allowed} connections at most, not {wanted}: the limit of open files allows no more",
+            event="allowed",
             allowed=allowed,
             wanted=settings.max_connections,
         )
@@ -191,7 +196,7 @@ class DoorService(Service):
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
-        self._log.info(self._message, url=_url(self._endpoint, port))
+        self._log.info(self._message, event="listening", url=_url(self._endpoint, port))
 
 
 def shipped_client() -> Path:

@@ -12,8 +12,10 @@ from zope.interface import implementer
 from pushd.deadlines import Deadlines
 from pushd.feeds import subscription_json, to_json
 from pushd.hub import Hub, Subscription
-from pushd.messages import Closing, Id, Publication
+from pushd.messages import TRY_AGAIN_LATER, Closing, Id, Publication
 from pushd.outbox import unsent
+from pushd.traffic import Traffic
+from pushd.visits import PEER, US, Ending
 
 #: How often a silent stream gets a comment, in seconds, or proxies would cut it.
 KEEP_ALIVE = 25.0
@@ -46,6 +48,9 @@ class EventStream:
         self._subscription: Subscription | None = None
         self._paused = False
         self._open = True
+        self.traffic = Traffic()
+        #: How the daemon ended it; until then, it is the browser that leaves.
+        self.ending = Ending(1006, PEER, "the browser left")
 
     def start(self, hub: Hub, topic: str, after: Id | None) -> None:
         """Begin to answer."""
@@ -80,7 +85,7 @@ class EventStream:
 
     def lost_track(self) -> None:
         """End, so that the browser begins anew and is told what it missed."""
-        self.end()
+        self.close_with(TRY_AGAIN_LATER)
 
     # What the connection and the daemon call
 
@@ -103,6 +108,7 @@ class EventStream:
 
     def close_with(self, closing: Closing) -> Deferred[None]:
         """End, as the daemon stops; the browser comes back by itself."""
+        self.ending = Ending(closing.code, US, closing.reason)
         self.end()
         return succeed(None)
 
@@ -123,13 +129,16 @@ class EventStream:
     def _send(self, event: str | None, id: str, data: str) -> None:
         head = f"event: {event}\n" if event else ""
         lines = data.replace("\n", "\ndata: ")
+        self.traffic.messages_out += 1
         self._write(f"{head}id: {id}\ndata: {lines}\n\n".encode())
 
     def _write(self, data: bytes) -> None:
         if unsent(self._request.channel.transport) > self._max_buffered:
             # There is no code to say it with; that the stream breaks off makes it begin anew.
+            self.ending = Ending(TRY_AGAIN_LATER.code, US, TRY_AGAIN_LATER.reason)
             self._request.loseConnection()
             self.forget()
             return
         self._keep_alives.start(self)
+        self.traffic.bytes_out += len(data)
         self._request.write(data)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 # Imports go down this table, or stay on a storey without going round in a circle.
 STOREYS = (
     ("words", {"messages"}),
-    ("clockwork", {"schedule", "deadlines", "limits", "metrics"}),
+    ("clockwork", {"schedule", "deadlines", "limits", "traffic", "metrics"}),
     ("topics", {"history", "broker", "redis_broker", "hub", "timed", "publisher"}),
     (
         "rooms",
@@ -32,6 +32,7 @@ STOREYS = (
             "proxies",
             "admission",
             "connections",
+            "visits",
         },
     ),
     (
