@@ -24,6 +24,10 @@ PATIENCE = 0.5
 class Threads(Protocol):
     """Where views run that block."""
 
+    @property
+    def busy(self) -> int:
+        """How many threads run a view just now."""
+
     def run(self, view: View, request: Request) -> Deferred[Any]:
         """Call the view; the Deferred fires with what it returns or raises.
 

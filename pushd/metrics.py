@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.registry import Collector
 
 from pushd.traffic import Ledger
 
@@ -28,6 +29,15 @@ class Metrics:
         self.closed = Counter(
             "pushd_closed", "WebSockets closed, by close code.", ["code"], registry=self._registry
         )
+
+        #: Views that raised.
+        self.view_errors = Counter(
+            "pushd_view_errors", "Views that failed with an exception.", registry=self._registry
+        )
+
+    def register(self, collector: Collector) -> None:
+        """Add what is read at the time of asking."""
+        self._registry.register(collector)
 
     def count_closed(self, code: int) -> None:
         """Count the end of a WebSocket; codes of the peers' own invention are one."""

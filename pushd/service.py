@@ -19,10 +19,13 @@ from pushd.broker import Broker, MemoryBroker
 from pushd.channel import Door, Entrance, peer_name
 from pushd.connections import Connections
 from pushd.conversation import Stage, Threads
+from pushd.delivery import TimedDelivery
 from pushd.descriptors import allow_connections
+from pushd.distributions import Distribution
 from pushd.guard import control_guard, public_guard
 from pushd.history import History
 from pushd.hub import Hub
+from pushd.lag import LagMeter
 from pushd.logs import LogStyle
 from pushd.messages import GOING_AWAY
 from pushd.metrics import Metrics
@@ -31,6 +34,8 @@ from pushd.protocol import PushFactory
 from pushd.proxies import Proxies
 from pushd.publish import PublishDoor
 from pushd.publisher import Publisher
+from pushd.readings import Readings
+from pushd.schedule import lateness_of
 from pushd.site import control_door, public_door
 from pushd.static import StaticFiles
 from pushd.threads import ViewThreads
@@ -45,6 +50,14 @@ _OPERATORS = 1000
 
 # How many connections may wait to be accepted.
 _BACKLOG = 2048
+
+# The histograms, and what they are about.
+_LATENESS = ("pushd_push_lateness_seconds", "How much later than scheduled a push was made.")
+_PUBLISHING = (
+    "pushd_publish_seconds",
+    "From this node's hub having a publication to all its subscribers' sockets having it.",
+)
+_LAG = ("pushd_reactor_lag_seconds", "How much later than asked for the reactor made a call.")
 
 
 def makeService(options: Options, reactor: Any = None) -> MultiService:
@@ -70,21 +83,31 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
             wanted=settings.max_connections,
         )
     settings = replace(settings, max_connections=allowed)
-    return build(settings, reactor, ViewThreads(reactor, settings.threads))
+    meter = LagMeter(reactor)
+    service = build(settings, reactor, ViewThreads(reactor, settings.threads), meter.lag)
+    service.addService(meter)
+    return service
 
 
-def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
-    """Build every object of the daemon once, from the top down."""
+def build(
+    settings: Settings, reactor: Any, threads: Threads, lag: Distribution | None = None
+) -> PushService:
+    """Build every object of the daemon once, from the top down.
+
+    :param lag: how late the reactor is, where that is measured.
+    """
     connections = Connections(reactor)
     metrics = Metrics()
     broker = MemoryBroker(reactor, History(reactor, settings.retention, _make_name))
     hub = Hub(broker)
-    broker.start(hub.deliver)
+    delivery = TimedDelivery(reactor, hub)
+    broker.start(delivery.deliver)
     timed = TimedPushes(reactor, broker, _make_name)
+    factory = PushFactory(reactor, settings.limits)
     views = ViewDoor(
         clock=reactor,
         stage=Stage(reactor, threads),
-        factory=PushFactory(reactor, settings.limits),
+        factory=factory,
         connections=connections,
         metrics=metrics,
         hub=hub,
@@ -106,6 +129,21 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
         ),
         settings.routes,
         TopicDoor(reactor, views, settings.limits.max_buffered),
+    )
+    metrics.register(
+        Readings(
+            door=public,
+            factory=factory,
+            ledger=metrics.traffic,
+            threads=threads,
+            times={
+                _LATENESS: lateness_of(reactor),
+                _PUBLISHING: delivery.seconds,
+                _LAG: lag or Distribution(),
+            },
+            max_connections=settings.max_connections,
+            max_threads=settings.threads,
+        )
     )
     nobody = Proxies()
     control = control_door(

@@ -185,6 +185,7 @@ class _Meeting:
         """Make an error the end of the meeting."""
         gone = self._http is None and (self._websocket is None or self._websocket.is_closed())
         if not (gone and is_cancellation(failure)):
+            self._door.metrics.view_errors.inc()
             _log.failure(
                 "{view} failed at {path} for {peer}",
                 failure=failure,

@@ -15,8 +15,11 @@ ROOT = Path(__file__).parent.parent
 # Imports go down this table, or stay on a storey without going round in a circle.
 STOREYS = (
     ("words", {"messages"}),
-    ("clockwork", {"schedule", "deadlines", "limits", "traffic", "metrics"}),
-    ("topics", {"history", "broker", "redis_broker", "hub", "timed", "publisher"}),
+    (
+        "clockwork",
+        {"schedule", "deadlines", "limits", "traffic", "metrics", "distributions", "lag"},
+    ),
+    ("topics", {"history", "broker", "redis_broker", "hub", "timed", "publisher", "delivery"}),
     (
         "rooms",
         {
@@ -51,6 +54,7 @@ STOREYS = (
             "publish",
             "schedules",
             "health",
+            "readings",
             "playground",
             "guard",
             "site",

@@ -700,9 +700,10 @@ class ViewThreadsTests(ThreadsTestCase):
         finished = [self.run_view(partial(self.hold, gate)) for gate in gates]
         for _ in range(3):
             self.assertRaises(ThreadsBusy, self.run_view, lambda _: None)
-        self.assertEqual(len(self.ours()), 2)
+        self.assertEqual((len(self.ours()), self.threads.busy), (2, 2))
         gates[0].set()
         self.finish(finished[0])
+        self.assertEqual(self.threads.busy, 1)
         third = self.run_view(partial(self.hold, gates[1]))
         self.assertRaises(ThreadsBusy, self.run_view, lambda _: None)
         gates[1].set()
