@@ -24,6 +24,9 @@ class Socket(Protocol):
     def has_room_for(self, feed: Feed) -> bool:
         """Whether the connection can take more just now; if not, ``Feed.resume`` is called."""
 
+    def keeps_up(self, feed: Feed) -> bool:
+        """Whether it can take what comes anyway; if not, ``Feed.resume`` is called."""
+
     def close_with(self, closing: Closing) -> Any:
         """Close the conversation."""
 
@@ -74,6 +77,10 @@ class Feed:
     def has_room(self) -> bool:
         """Whether the connection can take more just now."""
         return not self._stopped and self._socket.has_room_for(self)
+
+    def keeps_up(self) -> bool:
+        """Whether the connection can take what is published now."""
+        return self._socket.keeps_up(self)
 
     def lost_track(self) -> None:
         """Close, so that the client begins anew and is told what it missed."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from enum import Enum
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pushd.deadlines import Deadlines
 from pushd.messages import Id, Publication, Replay
 
 # How much of the past is asked for at a time, in bytes.
 _BATCH = 1 << 18
+
+# How long one that does not keep up has to read some of what it was sent, in seconds.
+PATIENCE = 10.0
 
 
 class Subscriber(Protocol):
@@ -30,6 +35,12 @@ class Subscriber(Protocol):
 
     def has_room(self) -> bool:
         """Whether more of the past may come now; if not, ``Subscription.resume`` is called."""
+
+    def keeps_up(self) -> bool:
+        """Whether what is published now may come at once; if not, ``resume`` is called.
+
+        If not, it comes from the past, and has_room() decides when.
+        """
 
     def lost_track(self) -> None:
         """End: what comes next is not kept any more, so there would be a gap."""
@@ -48,6 +59,11 @@ class Past(Protocol):
         """Nobody listens to this topic here any more."""
 
 
+def transport_of(subscriber: Subscriber) -> str:
+    """How a subscriber is connected, for those who count."""
+    return getattr(subscriber, "transport", "other")
+
+
 class _State(Enum):
     """How a subscription gets its publications."""
 
@@ -61,6 +77,7 @@ class Subscription:
 
     It first gets what it has missed, at its own pace, then what comes. The two meet without a gap
     and without a repeat: what comes while it catches up is in the past by the time it gets there.
+    When more comes at once than it can take, it falls back on the past for the rest of it.
     """
 
     __slots__ = (
@@ -98,6 +115,7 @@ class Subscription:
     def resume(self) -> None:
         """Go on: the subscriber has room again."""
         if self._state is _State.CATCHING_UP and not self._reading:
+            self._hub.behind.stop(self)
             self._reading = True
             Deferred.fromCoroutine(self._read()).addErrback(self.failed)
 
@@ -105,6 +123,7 @@ class Subscription:
         """End it."""
         if self._state is not _State.ENDED:
             self._state = _State.ENDED
+            self._hub.behind.stop(self)
             self._hub.forget(self)
 
     def take(self, publication: Publication) -> None:
@@ -112,14 +131,19 @@ class Subscription:
         if self._state is _State.LIVE:
             if self._position is None or publication.id.epoch != self._position.epoch:
                 self._lose_track()
-            elif publication.id.offset == self._position.offset + 1:
+            elif publication.id.offset == self._position.offset + 1 and self._subscriber.keeps_up():
                 self._deliver(publication)
             elif publication.id.offset > self._position.offset:
-                self._state = _State.CATCHING_UP
-                self._newest = publication.id.offset
-                self.resume()
+                self._fall_back(publication.id)
         else:
             self._newest = publication.id.offset
+
+    def overdue(self) -> None:
+        """End one that has read nothing to speak of since it fell behind."""
+        if self._subscriber.keeps_up():
+            self.resume()
+        else:
+            self._cut_off()
 
     def failed(self, failure: Failure) -> None:
         """Log what went wrong with this one, and end it."""
@@ -145,7 +169,7 @@ class Subscription:
             self._position = replay.id
             self._subscriber.subscribed(self.topic, replay.id, replay.recovered)
         elif not replay.recovered:
-            self._lose_track()
+            self._cut_off()
             return True
         for publication in replay.publications:
             if self._has_ended() or not self._subscriber.has_room():
@@ -163,9 +187,24 @@ class Subscription:
         self._state = _State.LIVE
         return True
 
+    def _fall_back(self, newest: Id) -> None:
+        """Go on from the past: at once where something is missing, else when there is room."""
+        self._state = _State.CATCHING_UP
+        self._newest = newest.offset
+        if self._subscriber.keeps_up():
+            self.resume()
+        else:
+            self._hub.behind.start(self)
+
     def _deliver(self, publication: Publication) -> None:
         self._position = publication.id
+        self._hub.delivered += 1
         self._subscriber.deliver(publication)
+
+    def _cut_off(self) -> None:
+        """End one that is too slow."""
+        self._hub.cut += 1
+        self._lose_track()
 
     def _lose_track(self) -> None:
         self.cancel()
@@ -177,12 +216,25 @@ class Hub:
 
     All subscribers of a topic see the same order, also when one of them publishes while it is
     being told: what is published then is delivered after.
+
+    :param past: where to get what was published before.
+    :param clock: where time comes from.
     """
 
     _log = Logger()
 
-    def __init__(self, past: Past) -> None:
+    def __init__(self, past: Past, clock: IReactorTime) -> None:
         self.past = past
+        #: Those that did not keep up, and have read nothing to speak of since.
+        self.behind: Deadlines[Subscription] = Deadlines(
+            clock, length=PATIENCE, expired=Subscription.overdue
+        )
+        #: How often a publication has been given to a subscriber.
+        self.delivered = 0
+        #: How many subscribers were ended because they were too slow.
+        self.cut = 0
+        #: How many subscriptions there are, by transport.
+        self.transports: Counter[str] = Counter()
         self._topics: dict[str, dict[Subscription, None]] = {}
         self._queue: deque[Publication] = deque()
         self._delivering = False
@@ -195,6 +247,7 @@ class Hub:
             listeners = self._topics[topic] = {}
             self.past.follow(topic)
         listeners[subscription] = None
+        self.transports[transport_of(subscriber)] += 1
         subscription.start(after)
         return subscription
 
@@ -226,6 +279,7 @@ class Hub:
         """Take a subscription out; ``Subscription.cancel`` calls this."""
         listeners = self._topics[subscription.topic]
         del listeners[subscription]
+        self.transports[transport_of(subscription.subscriber)] -= 1
         if not listeners:
             del self._topics[subscription.topic]
             self.past.unfollow(subscription.topic)

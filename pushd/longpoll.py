@@ -57,14 +57,17 @@ class LongPoll:
 
     def deliver(self, publication: Publication) -> None:
         """Put a publication into the answer, with those that come in the same turn."""
-        if self.has_room():
-            self._publications.append(publication)
-            self._bytes += len(publication.data) + _OVERHEAD
-            self._answer_in(0)
+        self._publications.append(publication)
+        self._bytes += len(publication.data) + _OVERHEAD
+        self._answer_in(0)
 
     def has_room(self) -> bool:
         """Whether the answer can hold more."""
         return self._open and self._bytes < _ENOUGH
+
+    def keeps_up(self) -> bool:
+        """Whether the answer can hold more; what it can't is for the next."""
+        return self.has_room()
 
     def lost_track(self) -> None:
         """Answer with what is here; the next question will be told that some is lost."""

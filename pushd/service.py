@@ -32,9 +32,10 @@ from pushd.metrics import Metrics
 from pushd.options import Options, Settings
 from pushd.protocol import PushFactory
 from pushd.proxies import Proxies
-from pushd.publish import PublishDoor
+from pushd.publish import PublishDoor, batch_body
 from pushd.publisher import Publisher
 from pushd.readings import Readings
+from pushd.receipts import Receipts
 from pushd.schedule import lateness_of
 from pushd.site import control_door, public_door
 from pushd.static import StaticFiles
@@ -99,10 +100,12 @@ def build(
     connections = Connections(reactor)
     metrics = Metrics()
     broker = MemoryBroker(reactor, History(reactor, settings.retention, _make_name))
-    hub = Hub(broker)
+    hub = Hub(broker, reactor)
     delivery = TimedDelivery(reactor, hub)
     broker.start(delivery.deliver)
+    metrics.count_topics(hub, broker)
     timed = TimedPushes(reactor, broker, _make_name)
+    receipts = Receipts(reactor)
     factory = PushFactory(reactor, settings.limits)
     views = ViewDoor(
         clock=reactor,
@@ -112,6 +115,7 @@ def build(
         metrics=metrics,
         hub=hub,
         publisher=Publisher(broker, timed, settings.limits.max_message),
+        max_buffered=settings.limits.max_buffered,
         files=StaticFiles([*([settings.web] if settings.web else []), shipped_client()]),
     )
     public = public_door(
@@ -154,11 +158,19 @@ def build(
             proxies=nobody,
             metrics=metrics,
             max_body=settings.limits.max_message,
+            max_bodies={b"/publish": batch_body(settings.limits.max_message)},
         ),
         metrics,
-        PublishDoor(broker=broker, hub=hub, timed=timed),
+        PublishDoor(
+            clock=reactor,
+            broker=broker,
+            hub=hub,
+            timed=timed,
+            receipts=receipts,
+            max_message=settings.limits.max_message,
+        ),
     )
-    service = PushService(connections, threads, timed, broker)
+    service = PushService(connections, threads, timed, broker, receipts)
     for endpoint in settings.listen:
         service.addService(DoorService(reactor, endpoint, public, "listening on {url}"))
     for endpoint in settings.control:
@@ -170,18 +182,25 @@ class PushService(MultiService):
     """The daemon's doors, closed in order when it stops."""
 
     def __init__(
-        self, connections: Connections, threads: Threads, timed: TimedPushes, broker: Broker
+        self,
+        connections: Connections,
+        threads: Threads,
+        timed: TimedPushes,
+        broker: Broker,
+        receipts: Receipts,
     ) -> None:
         super().__init__()
         self._connections = connections
         self._threads = threads
         self._timed = timed
         self._broker = broker
+        self._receipts = receipts
 
     def stopService(self) -> Deferred[Any]:
         """Let nobody in any more, say goodbye to those who are here, and wait until they left."""
         stopped = maybeDeferred(super().stopService)
         self._timed.stop()
+        self._receipts.stop()
         closed = self._connections.close_all(GOING_AWAY)
         closed.addCallback(lambda _: self._broker.stop())
         self._threads.stop()

@@ -83,9 +83,16 @@ class EventStream:
         """Whether the connection can take more just now."""
         return self._open and not self._paused
 
+    def keeps_up(self) -> bool:
+        """Whether no more waits for the reader than may."""
+        return not self._paused or self._unsent() <= self._max_buffered
+
     def lost_track(self) -> None:
         """End, so that the browser begins anew and is told what it missed."""
-        self.close_with(TRY_AGAIN_LATER)
+        if self.keeps_up():
+            self.close_with(TRY_AGAIN_LATER)
+        else:
+            self._break_off()
 
     # What the connection and the daemon call
 
@@ -133,12 +140,18 @@ class EventStream:
         self._write(f"{head}id: {id}\ndata: {lines}\n\n".encode())
 
     def _write(self, data: bytes) -> None:
-        if unsent(self._request.channel.transport) > self._max_buffered:
-            # There is no code to say it with; that the stream breaks off makes it begin anew.
-            self.ending = Ending(TRY_AGAIN_LATER.code, US, TRY_AGAIN_LATER.reason)
-            self._request.loseConnection()
-            self.forget()
+        if self._unsent() > self._max_buffered:
+            self._break_off()
             return
         self._keep_alives.start(self)
         self.traffic.bytes_out += len(data)
         self._request.write(data)
+
+    def _break_off(self) -> None:
+        """End one that does not read. There is no code to say it with, but it begins anew."""
+        self.ending = Ending(TRY_AGAIN_LATER.code, US, TRY_AGAIN_LATER.reason)
+        self._request.loseConnection()
+        self.forget()
+
+    def _unsent(self) -> int:
+        return unsent(self._request.channel.transport)

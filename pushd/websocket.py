@@ -80,14 +80,22 @@ class WebSocket:
     :param clock: where time-outs come from.
     :param hub: where topics can be subscribed to.
     :param inbox: how many messages may wait before reading pauses; so long TCP holds the peer.
+    :param is_full: whether more waits for the peer than may.
     """
 
     transport = "websocket"
 
     def __init__(
-        self, offer: Offer, clock: IReactorTime, *, hub: Hub | None = None, inbox: int = 64
+        self,
+        offer: Offer,
+        clock: IReactorTime,
+        *,
+        hub: Hub | None = None,
+        inbox: int = 64,
+        is_full: Callable[[], bool] = lambda: False,
     ) -> None:
         self._offer: Offer | None = offer
+        self._is_full = is_full
         self._clock = clock
         self._hub = hub
         self._feeds: dict[str, Feed] = {}
@@ -296,6 +304,13 @@ class WebSocket:
             self._waiting_feeds[feed] = None
         return not self._writing_paused
 
+    def keeps_up(self, feed: Feed) -> bool:
+        """Whether no more waits for the peer than may; if not, the feed is told when it is less."""
+        if not self._writing_paused or not self._is_full():
+            return True
+        self._waiting_feeds[feed] = None
+        return False
+
     def message_received(self, message: str | bytes) -> None:
         """Take a message from the connection."""
         if self._state is not _State.OPEN:
@@ -306,7 +321,7 @@ class WebSocket:
             return
         self._inbox.append(message)
         self._inbox_bytes += len(message)
-        if self._wire is not None and not self._reading_paused and self._is_full():
+        if self._wire is not None and not self._reading_paused and self._is_inbox_full():
             self._reading_paused = True
             self._wire.pause_reading()
 
@@ -351,15 +366,15 @@ class WebSocket:
     def _take(self) -> str | bytes:
         message = self._inbox.popleft()
         self._inbox_bytes -= len(message)
-        if self._reading_paused and self._is_half_empty() and self._wire:
+        if self._reading_paused and self._is_inbox_half_empty() and self._wire:
             self._reading_paused = False
             self._wire.resume_reading()
         return message
 
-    def _is_full(self) -> bool:
+    def _is_inbox_full(self) -> bool:
         return len(self._inbox) >= self._capacity or self._inbox_bytes >= _INBOX_BYTES
 
-    def _is_half_empty(self) -> bool:
+    def _is_inbox_half_empty(self) -> bool:
         return len(self._inbox) <= self._capacity // 2 and self._inbox_bytes <= _INBOX_BYTES // 2
 
     def _forget_waiter(self, waiter: Deferred[str | bytes | None]) -> None:

@@ -41,6 +41,9 @@ class Slow:
     def has_room(self) -> bool:
         return True
 
+    def keeps_up(self) -> bool:
+        return True
+
     def lost_track(self) -> None:
         """Do nothing."""
 
@@ -49,7 +52,7 @@ class DeliveryTests(SynchronousTestCase):
     def test_seconds(self) -> None:
         """A publication takes as long as until its last subscriber has it, if it has any."""
         clock = Clock()
-        hub = Hub(Past())
+        hub = Hub(Past(), clock)
         delivery = TimedDelivery(clock, hub)
         subscribers = [Slow(clock) for _ in range(3)]
         for subscriber in subscribers:

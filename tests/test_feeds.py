@@ -38,6 +38,10 @@ class Socket:
             self.waiting.append(feed)
         return self.room > 0
 
+    def keeps_up(self, feed: Feed) -> bool:
+        """Whether there is room for what comes now."""
+        return self.has_room_for(feed)
+
     def close_with(self, closing: Closing) -> Any:
         """Note it."""
         self.closings.append(closing)
@@ -50,7 +54,7 @@ class FeedTests(SynchronousTestCase):
         """Have a hub, and a socket."""
         self.clock = Clock()
         self.broker = MemoryBroker(self.clock, History(self.clock, Retention(), lambda: "e"))
-        self.hub = Hub(self.broker)
+        self.hub = Hub(self.broker, self.clock)
         self.broker.start(self.hub.deliver)
         self.socket = Socket()
 
@@ -125,6 +129,20 @@ class FeedTests(SynchronousTestCase):
         self.socket.feed = Feed(self.socket)
         self.socket.feed.stop()
         self.assertIs(self.successResultOf(self.socket.feed.begun), False)
+
+    def test_does_not_keep_up(self) -> None:
+        """What comes while there is no room is read from the past once there is some."""
+        feed = Feed(self.socket)
+        feed.start(self.hub, "t", None)
+        self.socket.room = 1
+        for number in range(3):
+            self.broker.publish("t", str(number))
+        self.assertEqual([payload for payload, _ in self.socket.sent], [b"0"])
+        self.assertEqual(set(self.socket.waiting), {feed})
+        self.socket.room = 5
+        feed.resume()
+        self.broker.publish("t", "3")
+        self.assertEqual([payload for payload, _ in self.socket.sent], [b"0", b"1", b"2", b"3"])
 
     def test_lost_track(self) -> None:
         """One that can't go on without a gap ends the conversation, to be tried again."""

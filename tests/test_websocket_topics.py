@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.task import Clock, deferLater
 
+from pushd.hub import PATIENCE
 from pushd.messages import TRY_AGAIN_LATER
 from pushd.protocol import Limits
 from pushd.testing import Browser
@@ -218,6 +219,8 @@ class SubscribeTests(TopicTestCase):
         browser.stall()
         for _ in range(4):
             self.publish("t", "x" * (MIB // 2))
+        self.assertFalse(websocket.is_closed())
+        self.daemon.advance(PATIENCE)
         self.assertTrue(websocket.is_closed())
         self.assertEqual(self.describe("t")["subscribers"], {})
         browser.resume()
@@ -233,4 +236,4 @@ class SubscribeTests(TopicTestCase):
         self.publish("t/1234", "x")
         self.assertEqual(browser.messages, ["x"])
         browser.leave()
-        self.assertEqual(self.daemon._service._broker._deliver.__self__._topics, {})  # type: ignore[attr-defined]
+        self.assertEqual(self.daemon._service._broker._deliver.__self__._hub._topics, {})  # type: ignore[attr-defined]
