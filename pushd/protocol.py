@@ -123,7 +123,7 @@ class PushProtocol(WebSocketServerProtocol):
         self._partial = bytearray()
         self._fragments = 0
         self._ping_payload = b""
-        self._traffic = Traffic()
+        self.traffic = Traffic()
         # Whether it was given up on, as no pong came.
         self._silent = False
 
@@ -176,8 +176,8 @@ class PushProtocol(WebSocketServerProtocol):
             compressed = _compress(payload, self._window_bits)
             if len(compressed) < length:
                 head, payload = head | _RSV1, compressed
-        self._traffic.messages_out += 1
-        self._traffic.bytes_out += length
+        self.traffic.messages_out += 1
+        self.traffic.bytes_out += length
         self.transport.write(_frame(head, payload))
 
     def close(self, closing: Closing) -> None:
@@ -308,8 +308,8 @@ class PushProtocol(WebSocketServerProtocol):
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Hand a whole message to the WebSocket."""
-        self._traffic.messages_in += 1
-        self._traffic.bytes_in += len(payload)
+        self.traffic.messages_in += 1
+        self.traffic.bytes_in += len(payload)
         self._websocket.message_received(payload if isBinary else payload.decode())
 
     def processControlFrame(self) -> bool:
@@ -399,8 +399,8 @@ class PushProtocol(WebSocketServerProtocol):
             elif head == _PONG:
                 self.onPong(payload)
             else:
-                self._traffic.messages_in += 1
-                self._traffic.bytes_in += length
+                self.traffic.messages_in += 1
+                self.traffic.bytes_in += length
                 self._websocket.message_received(message)
         if start:
             self.data = data[start:]

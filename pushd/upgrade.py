@@ -158,7 +158,7 @@ class _Meeting:
         channel.rawDataReceived = protocol.dataReceived
         connections = self._door.connections
         self._connection = connections.opened(websocket, peer=self._peer, path=self._path)
-        self._door.metrics.traffic.opened("websocket", protocol._traffic)
+        self._door.metrics.traffic.opened("websocket", protocol.traffic)
         if connections.closing is not None:
             # The view took its time, and the daemon stops by now: goodbye is all there is to say.
             self._door.clock.callLater(0, websocket.close_with, connections.closing)
@@ -235,7 +235,7 @@ class _Meeting:
         self._door.connections.lost(self._websocket)
         for ticket in self._tickets:
             ticket.leave()
-        ending, traffic = protocol._ending, protocol._traffic
+        ending, traffic = protocol._ending, protocol.traffic
         self._door.metrics.count_closed(ending.code)
         self._door.metrics.traffic.ended("websocket", traffic)
         log_ended(self._connection, ending, traffic, self._door.clock.seconds())
