@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.deadlines import Deadlines
+from pushd.distributions import Distribution
 from pushd.messages import Id, Publication, Replay
 
 # How much of the past is asked for at a time, in bytes.
@@ -225,6 +226,7 @@ class Hub:
 
     def __init__(self, past: Past, clock: IReactorTime) -> None:
         self.past = past
+        self._clock = clock
         #: Those that did not keep up, and have read nothing to speak of since.
         self.behind: Deadlines[Subscription] = Deadlines(
             clock, length=PATIENCE, expired=Subscription.overdue
@@ -236,7 +238,10 @@ class Hub:
         #: How many subscriptions there are, by transport.
         self.transports: Counter[str] = Counter()
         self._topics: dict[str, dict[Subscription, None]] = {}
-        self._queue: deque[Publication] = deque()
+        #: How long publications took from here to the last subscriber's socket, in seconds.
+        self.delays = Distribution()
+        # What is to be delivered, and since when.
+        self._queue: deque[tuple[Publication, float]] = deque()
         self._delivering = False
 
     def subscribe(self, topic: str, subscriber: Subscriber, after: Id | None) -> Subscription:
@@ -253,13 +258,16 @@ class Hub:
 
     def deliver(self, publication: Publication) -> None:
         """Tell all who listen."""
-        self._queue.append(publication)
+        self._queue.append((publication, self._clock.seconds()))
         if self._delivering:
             return
         self._delivering = True
         try:
             while self._queue:
-                self._tell(self._queue.popleft())
+                publication, since = self._queue.popleft()
+                if publication.topic in self._topics:
+                    self._tell(publication)
+                    self.delays.observe(self._clock.seconds() - since)
         finally:
             self._delivering = False
 
@@ -294,7 +302,7 @@ class Hub:
         )
 
     def _tell(self, publication: Publication) -> None:
-        for subscription in tuple(self._topics.get(publication.topic, ())):
+        for subscription in tuple(self._topics[publication.topic]):
             try:
                 subscription.take(publication)
             except Exception:

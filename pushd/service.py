@@ -19,7 +19,6 @@ from pushd.broker import Broker, MemoryBroker
 from pushd.channel import Door, Entrance, peer_name
 from pushd.connections import Connections
 from pushd.conversation import Stage, Threads
-from pushd.delivery import TimedDelivery
 from pushd.descriptors import allow_connections
 from pushd.distributions import Distribution
 from pushd.guard import control_guard, public_guard
@@ -101,8 +100,7 @@ def build(
     metrics = Metrics()
     broker = MemoryBroker(reactor, History(reactor, settings.retention, _make_name))
     hub = Hub(broker, reactor)
-    delivery = TimedDelivery(reactor, hub)
-    broker.start(delivery.deliver)
+    broker.start(hub.deliver)
     metrics.count_topics(hub, broker)
     timed = TimedPushes(reactor, broker, _make_name)
     receipts = Receipts(reactor)
@@ -142,7 +140,7 @@ def build(
             threads=threads,
             times={
                 _LATENESS: lateness_of(reactor),
-                _PUBLISHING: delivery.seconds,
+                _PUBLISHING: hub.delays,
                 _LAG: lag or Distribution(),
             },
             max_connections=settings.max_connections,

@@ -19,7 +19,7 @@ STOREYS = (
         "clockwork",
         {"schedule", "deadlines", "limits", "traffic", "metrics", "distributions", "lag"},
     ),
-    ("topics", {"history", "broker", "redis_broker", "hub", "timed", "publisher", "delivery"}),
+    ("topics", {"history", "broker", "redis_broker", "hub", "timed", "publisher"}),
     (
         "rooms",
         {

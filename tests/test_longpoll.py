@@ -158,7 +158,7 @@ class LongPollTests(TopicTestCase):
     def test_leaving_with_an_answer_on_its_way(self) -> None:
         """Who leaves between a publication and its answer is not written to."""
         poll = LongPoll(StringTransport(), self.daemon.clock, 25)
-        hub: Hub = self.daemon._service._broker._deliver.__self__._hub  # type: ignore[attr-defined]
+        hub: Hub = self.daemon._service._broker._deliver.__self__  # type: ignore[attr-defined]
         poll.start(hub, "t", None)
         self.assertEqual(hub.count("t"), 1)
         poll.forget()

@@ -236,4 +236,4 @@ class SubscribeTests(TopicTestCase):
         self.publish("t/1234", "x")
         self.assertEqual(browser.messages, ["x"])
         browser.leave()
-        self.assertEqual(self.daemon._service._broker._deliver.__self__._hub._topics, {})  # type: ignore[attr-defined]
+        self.assertEqual(self.daemon._service._broker._deliver.__self__._topics, {})  # type: ignore[attr-defined]
