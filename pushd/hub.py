@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from enum import Enum
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pushd.batch import Batch
 from pushd.deadlines import Deadlines
 from pushd.distributions import Distribution
 from pushd.messages import Id, Publication, Replay
 
 # How much of the past is asked for at a time, in bytes.
 _BATCH = 1 << 18
+
+# How much may wait for the end of the turn: after so many bytes it goes out at once.
+_TURN = 1 << 18
 
 # How long one that does not keep up has to read some of what it was sent, in seconds.
 PATIENCE = 10.0
@@ -31,8 +35,8 @@ class Subscriber(Protocol):
         ``recovered`` says that nothing is missing since the id that was asked for.
         """
 
-    def deliver(self, publication: Publication) -> None:
-        """Take a publication."""
+    def deliver(self, batch: Batch) -> None:
+        """Take what was published."""
 
     def has_room(self) -> bool:
         """Whether more of the past may come now; if not, ``Subscription.resume`` is called."""
@@ -127,17 +131,24 @@ class Subscription:
             self._hub.behind.stop(self)
             self._hub.forget(self)
 
-    def take(self, publication: Publication) -> None:
+    def take(self, batch: Batch) -> None:
         """Take what has just been published."""
-        if self._state is _State.LIVE:
-            if self._position is None or publication.id.epoch != self._position.epoch:
-                self._lose_track()
-            elif publication.id.offset == self._position.offset + 1 and self._subscriber.keeps_up():
-                self._deliver(publication)
-            elif publication.id.offset > self._position.offset:
-                self._fall_back(publication.id)
-        else:
-            self._newest = publication.id.offset
+        position = self._position
+        if self._state is not _State.LIVE or position is None:
+            self._newest = batch.last.offset
+        elif (
+            position.offset + 1 == batch.first
+            and position.epoch == batch.epoch
+            and self._subscriber.keeps_up()
+        ):
+            # Nearly always. Whatever is different is for the past to sort out.
+            self._position = batch.last
+            self._hub.delivered += len(batch)
+            self._subscriber.deliver(batch)
+        elif position.epoch != batch.epoch:
+            self._lose_track()
+        elif position.offset < batch.last.offset:
+            self._follow(batch)
 
     def overdue(self) -> None:
         """End one that has read nothing to speak of since it fell behind."""
@@ -175,7 +186,7 @@ class Subscription:
         for publication in replay.publications:
             if self._has_ended() or not self._subscriber.has_room():
                 return True
-            self._deliver(publication)
+            self._deliver(Batch((publication,)))
         return self._has_ended() or self._has_caught_up(replay.last)
 
     def _has_ended(self) -> bool:
@@ -188,19 +199,27 @@ class Subscription:
         self._state = _State.LIVE
         return True
 
-    def _fall_back(self, newest: Id) -> None:
-        """Go on from the past: at once where something is missing, else when there is room."""
+    def _follow(self, batch: Batch) -> None:
+        """Take of what comes now what is new, or go on from the past.
+
+        From there at once where something is missing, else when there is room.
+        """
+        assert self._position is not None
+        keeps_up = self._subscriber.keeps_up()
+        if keeps_up and batch.first <= self._position.offset + 1:
+            self._deliver(batch.since(self._position.offset))
+            return
         self._state = _State.CATCHING_UP
-        self._newest = newest.offset
-        if self._subscriber.keeps_up():
+        self._newest = batch.last.offset
+        if keeps_up:
             self.resume()
         else:
             self._hub.behind.start(self)
 
-    def _deliver(self, publication: Publication) -> None:
-        self._position = publication.id
-        self._hub.delivered += 1
-        self._subscriber.deliver(publication)
+    def _deliver(self, batch: Batch) -> None:
+        self._position = batch.last
+        self._hub.delivered += len(batch)
+        self._subscriber.deliver(batch)
 
     def _cut_off(self) -> None:
         """End one that is too slow."""
@@ -215,8 +234,9 @@ class Subscription:
 class Hub:
     """The subscriptions of this node, by topic.
 
-    All subscribers of a topic see the same order, also when one of them publishes while it is
-    being told: what is published then is delivered after.
+    What is published in one turn of the reactor is delivered together at its end: that is one
+    write for each subscriber, however many publications there are. All subscribers of a topic
+    see the same order, also when one of them publishes while it is being told.
 
     :param past: where to get what was published before.
     :param clock: where time comes from.
@@ -238,10 +258,15 @@ class Hub:
         #: How many subscriptions there are, by transport.
         self.transports: Counter[str] = Counter()
         self._topics: dict[str, dict[Subscription, None]] = {}
-        #: How long publications took from here to the last subscriber's socket, in seconds.
+        #: How long publications took from here to the last subscriber's socket, in seconds: for
+        #: those of one turn, how long the first of them took.
         self.delays = Distribution()
-        # What is to be delivered, and since when.
-        self._queue: deque[tuple[Publication, float]] = deque()
+        # What was published in this turn, in runs without a gap, each with the time of its
+        # beginning, the last run of each topic, and how many bytes there are.
+        self._news: list[tuple[list[Publication], float]] = []
+        self._runs: dict[str, list[Publication]] = {}
+        self._bytes = 0
+        self._turn_ends: IDelayedCall | None = None
         self._delivering = False
 
     def subscribe(self, topic: str, subscriber: Subscriber, after: Id | None) -> Subscription:
@@ -257,17 +282,31 @@ class Hub:
         return subscription
 
     def deliver(self, publication: Publication) -> None:
-        """Tell all who listen."""
-        self._queue.append((publication, self._clock.seconds()))
+        """Tell all who listen, at the end of this turn."""
+        topic, id = publication.topic, publication.id
+        if topic not in self._topics:
+            return
+        run = self._runs.get(topic)
+        if run is None or not _follows(id, run[-1].id):
+            run = self._runs[topic] = []
+            self._news.append((run, self._clock.seconds()))
+        run.append(publication)
+        self._bytes += len(publication.data)
+        if self._turn_ends is None:
+            self._turn_ends = self._clock.callLater(0, self._end_turn)
+        if self._bytes >= _TURN:
+            self.flush()
+
+    def flush(self) -> None:
+        """Deliver what was published in this turn now; what is published by that comes later."""
         if self._delivering:
             return
+        news, self._news, self._runs, self._bytes = self._news, [], {}, 0
         self._delivering = True
         try:
-            while self._queue:
-                publication, since = self._queue.popleft()
-                if publication.topic in self._topics:
-                    self._tell(publication)
-                    self.delays.observe(self._clock.seconds() - since)
+            for run, since in news:
+                self._tell(Batch(run))
+                self.delays.observe(self._clock.seconds() - since)
         finally:
             self._delivering = False
 
@@ -301,9 +340,18 @@ class Hub:
             topic=topic,
         )
 
-    def _tell(self, publication: Publication) -> None:
-        for subscription in tuple(self._topics[publication.topic]):
+    def _end_turn(self) -> None:
+        self._turn_ends = None
+        self.flush()
+
+    def _tell(self, batch: Batch) -> None:
+        for subscription in tuple(self._topics.get(batch.topic, ())):
             try:
-                subscription.take(publication)
+                subscription.take(batch)
             except Exception:
                 subscription.failed(Failure())
+
+
+def _follows(id: Id, last: Id) -> bool:
+    """Whether an id is the next one behind another."""
+    return id.offset == last.offset + 1 and id.epoch == last.epoch

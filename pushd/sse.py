@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
+from pushd.batch import Batch
 from pushd.deadlines import Deadlines
 from pushd.feeds import subscription_json, to_json
 from pushd.hub import Hub, Subscription
@@ -66,18 +67,14 @@ class EventStream:
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
         """Tell where the publications begin; who is cut off at once begins there again."""
-        self._send("subscribed", str(id), to_json(subscription_json(topic, id, recovered)))
+        told = to_json(subscription_json(topic, id, recovered))
+        self.traffic.messages_out += 1
+        self._write(_event("subscribed", id, told))
 
-    def deliver(self, publication: Publication) -> None:
-        """Send a publication."""
-        id, data = str(publication.id), publication.data
-        if isinstance(data, bytes):
-            self._send("base64", id, b64encode(data).decode())
-        elif "\r" in data:
-            # It would end a line, and come out as a line feed.
-            self._send("json", id, to_json(data))
-        else:
-            self._send(None, id, data)
+    def deliver(self, batch: Batch) -> None:
+        """Send what was published."""
+        self.traffic.messages_out += len(batch.publications)
+        self._write(batch.render(event_for))
 
     def has_room(self) -> bool:
         """Whether the connection can take more just now."""
@@ -133,12 +130,6 @@ class EventStream:
         if self._subscription is not None:
             self._subscription.cancel()
 
-    def _send(self, event: str | None, id: str, data: str) -> None:
-        head = f"event: {event}\n" if event else ""
-        lines = data.replace("\n", "\ndata: ")
-        self.traffic.messages_out += 1
-        self._write(f"{head}id: {id}\ndata: {lines}\n\n".encode())
-
     def _write(self, data: bytes) -> None:
         if self._unsent() > self._max_buffered:
             self._break_off()
@@ -155,3 +146,20 @@ class EventStream:
 
     def _unsent(self) -> int:
         return unsent(self._request.channel.transport)
+
+
+def event_for(publication: Publication) -> bytes:
+    """The event that holds a publication."""
+    data = publication.data
+    if isinstance(data, bytes):
+        return _event("base64", publication.id, b64encode(data).decode())
+    if "\r" in data:
+        # It would end a line, and come out as a line feed.
+        return _event("json", publication.id, to_json(data))
+    return _event(None, publication.id, data)
+
+
+def _event(kind: str | None, id: Id, data: str) -> bytes:
+    head = f"event: {kind}\n" if kind else ""
+    lines = data.replace("\n", "\ndata: ")
+    return f"{head}id: {id}\ndata: {lines}\n\n".encode()

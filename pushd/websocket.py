@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from pushd.feeds import V1, Feed, JsonFeed
 from pushd.hub import Hub
 from pushd.messages import NORMAL, Closing, Id, check_topic
+from pushd.traffic import Traffic
 
 # The inbox holds so many bytes beside its number of messages, or 64 messages of the largest
 # size would be 64 MiB a connection.
@@ -30,6 +31,18 @@ class Wire(Protocol):
 
     def push(self, payload: bytes, *, binary: bool) -> None:
         """Put one message on its way, as one frame, however big."""
+
+    @property
+    def push_frames(self) -> Callable[[bytes], object]:
+        """Puts frames on their way that are ready to go."""
+
+    @property
+    def window_bits(self) -> int:
+        """How far back deflate may look in a frame, as a power of two; 0: frames are plain."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What went over it, for whoever writes past it to add to."""
 
     def close(self, closing: Closing) -> None:
         """Send the Close frame and see to it that the connection ends in time."""
@@ -110,7 +123,7 @@ class WebSocket:
         self._inbox: deque[str | bytes] = deque()
         self._inbox_bytes = 0
         self._reading_paused = False
-        self._writing_paused = False
+        self.is_writing_paused = False
         self._asked_in_vain = 0
         # What views wait for: the next message, room to send, the end of the connection.
         self._waiter: Deferred[str | bytes | None] | None = None
@@ -198,8 +211,9 @@ class WebSocket:
         if self._wire is None or self._state is not _State.OPEN:
             self._end_owner(0)
             return succeed(None)
+        self._catch_up()
         self._wire.send(payload, binary=binary)
-        if not self._writing_paused:
+        if not self.is_writing_paused:
             return succeed(None)
         sender: Deferred[None] = Deferred(self._senders.remove)
         self._senders.append(sender)
@@ -228,10 +242,10 @@ class WebSocket:
         if self._hub is None:
             raise RuntimeError("this WebSocket has no topics to subscribe to")
         self.accept()
-        feed = (JsonFeed if self._subprotocol == V1 else Feed)(self)
         if self._state is not _State.OPEN:
             self._end_owner(0)
             return succeed(False)
+        feed = (JsonFeed if self._subprotocol == V1 else Feed)(self)
         self._feeds[topic] = feed
         feed.start(self._hub, topic, id)
         return feed.begun
@@ -283,6 +297,8 @@ class WebSocket:
         """Close the conversation in a given way; see ``close``."""
         self.accept()
         if self._wire is not None and self._state is _State.OPEN:
+            self._catch_up()
+        if self._wire is not None and self._state is _State.OPEN:
             wire = self._wire
             # First the end, or what the wire still delivers would be taken for news.
             self.conversation_ended()
@@ -293,20 +309,21 @@ class WebSocket:
         self._closers.append(closer)
         return closer
 
-    def push(self, payload: bytes, *, binary: bool) -> None:
-        """Send a publication; nothing happens when the conversation is over."""
-        if self._wire is not None and self._state is _State.OPEN:
-            self._wire.push(payload, binary=binary)
+    @property
+    def wire(self) -> Wire:
+        """The connection itself, of a conversation that is open."""
+        assert self._wire is not None
+        return self._wire
 
     def has_room_for(self, feed: Feed) -> bool:
         """Whether the connection can take more just now; if not, the feed is told when it can."""
-        if self._writing_paused:
+        if self.is_writing_paused:
             self._waiting_feeds[feed] = None
-        return not self._writing_paused
+        return not self.is_writing_paused
 
     def keeps_up(self, feed: Feed) -> bool:
         """Whether no more waits for the peer than may; if not, the feed is told when it is less."""
-        if not self._writing_paused or not self._is_full():
+        if not self.is_writing_paused or not self._is_full():
             return True
         self._waiting_feeds[feed] = None
         return False
@@ -327,14 +344,14 @@ class WebSocket:
 
     def writing_paused(self) -> None:
         """Hold those who await their send: the connection has enough to do."""
-        self._writing_paused = True
+        self.is_writing_paused = True
 
     def writing_resumed(self) -> None:
         """Let those go on who awaited their send."""
-        self._writing_paused = False
-        while self._senders and not self._writing_paused:
+        self.is_writing_paused = False
+        while self._senders and not self.is_writing_paused:
             self._senders.pop(0).callback(None)
-        while self._waiting_feeds and not self._writing_paused:
+        while self._waiting_feeds and not self.is_writing_paused:
             # It comes to the end of the line if there is not room enough for all it has.
             self._waiting_feeds.popitem(last=False)[0].resume()
 
@@ -344,8 +361,11 @@ class WebSocket:
             return
         self._state = _State.CLOSING
         self._offer = None
-        for topic in tuple(self._feeds):
-            self.unsubscribe(topic)
+        # First all, or what the end of one makes somebody publish would go out with another.
+        for feed in self._feeds.values():
+            feed.mute()
+        while self._feeds:
+            self._feeds.popitem()[1].stop()
         if self._ended is not None:
             self._ended()
         if self._waiter is not None:
@@ -362,6 +382,11 @@ class WebSocket:
             self._closers.pop(0).callback(None)
 
     # Private
+
+    def _catch_up(self) -> None:
+        """Let what was published before this moment go out before what follows."""
+        if self._feeds and self._hub is not None:
+            self._hub.flush()
 
     def _take(self) -> str | bytes:
         message = self._inbox.popleft()

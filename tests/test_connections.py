@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.connections import Connections
 from pushd.messages import GOING_AWAY, NORMAL, Closing
 from pushd.testing import Daemon
+from pushd.traffic import Traffic
 from pushd.views import Request, accept_websocket
 from pushd.websocket import WebSocket
 
@@ -29,6 +30,11 @@ class Line:
         """Let it go: nobody listens."""
 
     push = send
+    window_bits = 0
+    traffic = Traffic()
+
+    def push_frames(self, frames: bytes) -> None:
+        """Let them go: nobody subscribes here."""
 
     def close(self, closing: Closing) -> None:
         """Note how it ends."""

@@ -17,9 +17,9 @@ STOREYS = (
     ("words", {"messages"}),
     (
         "clockwork",
-        {"schedule", "deadlines", "limits", "traffic", "metrics", "distributions", "lag"},
+        {"schedule", "deadlines", "limits", "frames", "traffic", "metrics", "distributions", "lag"},
     ),
-    ("topics", {"history", "broker", "redis_broker", "hub", "timed", "publisher"}),
+    ("topics", {"history", "batch", "broker", "redis_broker", "hub", "timed", "publisher"}),
     (
         "rooms",
         {
@@ -46,6 +46,8 @@ STOREYS = (
             "handshake",
             "outbox",
             "protocol",
+            "lean",
+            "deflate",
             "upgrade",
             "channel",
             "sse",
@@ -69,7 +71,7 @@ KIT = {"testing", "lockstep", "loopback", "pytest_plugin"}
 BESIDE = {"__init__", "__main__", *KIT}
 
 # The only ones that know which library speaks WebSocket.
-SPEAKS_AUTOBAHN = {"protocol", "upgrade", "testing"}
+SPEAKS_AUTOBAHN = {"protocol", "lean", "deflate", "upgrade", "testing"}
 
 # What looks at the clock on the wall; a clock that a test can set is passed in instead.
 WALL_CLOCKS = {

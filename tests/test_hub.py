@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.batch import Batch
 from pushd.history import History, Retention
 from pushd.hub import PATIENCE, Hub, Subscription
 from pushd.messages import Id, Publication, Replay
@@ -65,11 +66,12 @@ class Listener:
         """Note it."""
         self._note(f"{topic} from {id}{' recovered' if recovered else ''}")
 
-    def deliver(self, publication: Publication) -> None:
+    def deliver(self, batch: Batch) -> None:
         """Note it."""
         self.calls += 1
-        self.room -= 1
-        self._note(str(publication.data))
+        for publication in batch:
+            self.room -= 1
+            self._note(str(publication.data))
 
     def has_room(self) -> bool:
         """Whether there is some left."""
@@ -100,6 +102,7 @@ class HubTestCase(SynchronousTestCase):
         """Publish as a broker does."""
         publication = self.past.history.add(topic, data)
         self.hub.deliver(publication)
+        self.hub.flush()
         return publication
 
     def listen(self, after: str | None = None, topic: str = "t", room: int = 1 << 30) -> Listener:
@@ -250,6 +253,7 @@ class SubscriptionTests(HubTestCase):
         self.publish("1")
         self.hub.deliver(Publication("t", "2", Id("e9", 2)))
         self.hub.deliver(Publication("t", "3", Id("e9", 3)))
+        self.hub.flush()
         self.assertEqual(listener.events, ["t from e1:0", "1", "lost"])
 
     def test_gap(self) -> None:
@@ -342,15 +346,25 @@ class HubTests(HubTestCase):
         first = self.listen()
         heard: list[str] = []
 
-        def deliver(publication: Publication) -> None:
-            heard.append(str(publication.data))
-            if publication.data == "a":
+        def deliver(batch: Batch) -> None:
+            heard.extend(str(publication.data) for publication in batch)
+            if heard == ["a"]:
                 self.publish("b")
             self.pass_time(1)
 
         self.patch(first, "deliver", deliver)
         self.publish("a")
+        self.past.clock.advance(0)
         self.assertEqual((heard, self.hub.delays.sum), (["a", "b"], 3))
+
+    def test_delays_together(self) -> None:
+        """What is published in one turn is delivered once, and counts from its beginning."""
+        self.listen()
+        for text in ("a", "b"):
+            self.hub.deliver(self.past.history.add("t", text))
+            self.pass_time(0.5)
+        self.hub.flush()
+        self.assertEqual((self.hub.delays.buckets[-1][1], self.hub.delays.sum), (1, 1))
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, with nothing else done."""
@@ -372,6 +386,8 @@ class HubTests(HubTestCase):
         first, second = self.listen(), self.listen()
         first.react = lambda event: event == "1" and self.publish("2")
         self.publish("1")
+        self.assertEqual(first.events[1:], ["1"])
+        self.past.clock.advance(0)
         self.assertEqual(first.events[1:], ["1", "2"])
         self.assertEqual(second.events[1:], ["1", "2"])
 

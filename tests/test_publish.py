@@ -431,7 +431,7 @@ class BatchTests(PublishTestCase):
         settle = self.daemon.settle
         self.daemon.settle = self.daemon._loopback.run  # type: ignore[method-assign]
         wire.send(head.encode() + body)
-        self.assertEqual(len(self.listener.data), 1)
+        self.assertEqual(self.daemon._service._broker.published, 1)
         wire.leave()
         self.daemon.settle = settle  # type: ignore[method-assign]
         self.daemon.settle()

@@ -120,7 +120,10 @@ class ReadingsTests(SynchronousTestCase):
         self.assertEqual(self.connections(), {})
 
     def test_traffic(self) -> None:
-        """Messages and bytes are counted each way, and stay when their connection goes."""
+        """Messages and bytes are counted each way, and stay when their connection goes.
+
+        What is sent counts as it goes out, also where it is written past the WebSocket.
+        """
         browser = self.daemon.connect("/echo/")
         browser.send("caf\u00e9")
         browser.send(b"x" * 1000)
@@ -131,8 +134,16 @@ class ReadingsTests(SynchronousTestCase):
             self.assertEqual(now["pushd_received_messages_total"], 2)
             self.assertEqual(now["pushd_received_bytes_total"], 1005)
             self.assertEqual(now["pushd_sent_messages_total websocket"], 2)
-            self.assertEqual(now["pushd_sent_bytes_total websocket"], 1005)
+            # With the heads of two frames.
+            self.assertEqual(now["pushd_sent_bytes_total websocket"], 1011)
         self.assertEqual(now["pushd_sent_messages_total sse"], 0)
+        listener = self.daemon.connect("/topics/a")
+        for _ in range(3):
+            self.daemon.request("POST", "/topics/a", body=b"12345", control=True)
+        self.assertEqual(listener.messages, ["12345"] * 3)
+        now = read(self.daemon)
+        self.assertEqual(now["pushd_sent_messages_total websocket"], 5)
+        self.assertEqual(now["pushd_sent_bytes_total websocket"], 1032)
 
     def test_topics(self) -> None:
         """Streams and long polls count what they send, and publishing takes its time."""

@@ -747,7 +747,7 @@ class EndTests(SynchronousTestCase):
                 browser.send(message)
             browser.close()
         line = said(events)[-1]
-        self.assertTrue(line.endswith("3 messages, 71005 bytes in; 6, 71020 out"), line)
+        self.assertTrue(line.endswith("3 messages, 71005 bytes in; 6, 71042 out"), line)
         fields = events[-1]
         self.assertEqual(
             [fields[name] for name in ("event", "connection", "transport", "by", "code")],
