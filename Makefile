@@ -59,7 +59,7 @@ trial: .venv/.dev  ## The same tests under Twisted's own runner
 		-m twisted.trial --reporter=text tests
 
 .PHONY: live
-live: systemd  ## Real sockets and processes
+live: systemd nginx  ## Real sockets and processes
 	$(BIN)/pytest -q tests/live
 
 .PHONY: browser
@@ -154,6 +154,17 @@ chromium: .venv/.dev
 		{ $(APT) update && $(APT) install -y --no-install-recommends chromium; } ||
 		{ $(BIN)/playwright install --with-deps chromium && touch .venv/.chromium; } || {
 			echo 'The browser tests need Chromium: apt-get install chromium' >&2
+			exit 1
+		}
+	fi < /dev/null
+
+# The tests run one of their own; the service that Debian starts with the package is not touched.
+.PHONY: nginx
+nginx:
+	@if ! PATH=$$PATH:/usr/sbin command -v nginx > /dev/null; then
+		echo 'Installing nginx ...'
+		$(APT) update && $(APT) install -y --no-install-recommends nginx || {
+			echo 'The live tests need nginx: apt-get install nginx' >&2
 			exit 1
 		}
 	fi < /dev/null

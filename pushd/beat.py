@@ -139,6 +139,11 @@ class BeatCall:
         self.kwargs = kwargs
         self.beat = _DUE
 
+    def __repr__(self) -> str:
+        due = self.time - self._clock.seconds()
+        name = getattr(self.function, "__qualname__", repr(self.function))
+        return f"<BeatCall in {due:g} s: {name}{self.args}>"
+
     def getTime(self) -> float:
         """When it is due, in seconds of the clock."""
         return self.time

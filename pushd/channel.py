@@ -131,9 +131,16 @@ class ChannelRequest(Request):
     _chunks = 0
     #: The place that a client behind a proxy takes.
     ticket: Ticket | None = None
+    #: The id of the connection that it is, if it is one that is listed.
+    connection: int | None = None
+    #: Whether its end is a line in the log: that of a stream has one of its own.
+    has_access_line = True
+    # When it was here as a whole, in seconds of the daemon's clock.
+    _since: float | None = None
 
     def process(self) -> None:
         """Find out who asks, then answer."""
+        self._since = self.channel.site.reactor.seconds()
         entrance = self.channel.site.entrance
         address = self.getClientAddress()
         host = getattr(address, "host", None)
@@ -177,6 +184,18 @@ class ChannelRequest(Request):
         else:
             super().handleContentChunk(data)
 
+    @property
+    def seconds(self) -> float:
+        """How long it is here, since its last byte came."""
+        now: float = self.channel.site.reactor.seconds()
+        return now - (now if self._since is None else self._since)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Take note that the client left before it was answered."""
+        if self._since is not None:
+            self.channel.site.log_left(self)
+        super().connectionLost(reason)
+
     def _may_have(self, size: int) -> bool:
         """Whether the body may have so many bytes; refuses the request if not."""
         limit = self.channel.site.entrance.body_limit(self.channel._path)
@@ -190,6 +209,7 @@ class ChannelRequest(Request):
         self._log.failure(
             "failed to answer {method} {path} for {peer}",
             failure=reason,
+            event="request_failed",
             method=self.method.decode("latin-1"),
             path=path_of(self),
             peer=self.peer,
@@ -576,23 +596,49 @@ class Door(Site):
 
     def log_failure(self, peer: str) -> None:
         """Log an exception that twisted.web raised over what a client sent."""
-        self._log.failure("failed to read a request of {peer}", peer=peer)
+        self._log.failure("failed to read a request of {peer}", event="request_failed", peer=peer)
 
     def log_refusal(self, peer: str, status: int, line: str) -> None:
         """Count a request that did not come far enough for an access line, and write its line."""
         self.count_refusal(status)
-        self._log.info("{peer} refused {status}: {line}", peer=peer, status=status, line=line)
+        self._log.info(
+            "{peer} refused {status}: {line}",
+            event="refused",
+            peer=peer,
+            status=status,
+            line=line,
+        )
 
     def log(self, request: Any) -> None:
         """Write the access line."""
-        self._log.info(
-            "{peer} {method} {path} {status} {length}",
-            peer=request.peer,
-            method=request.method.decode("latin-1"),
-            path=path_of(request),
-            status=request.code,
-            length=request.sentLength,
-        )
+        if request.has_access_line:
+            self._log.info(
+                "{peer} {method} {path} {status} {length} after {seconds:.3f} s",
+                event="request",
+                **_facts(request),
+                status=request.code,
+                length=request.sentLength,
+            )
+
+    def log_left(self, request: ChannelRequest) -> None:
+        """Write the line of a client that left before it was answered."""
+        if request.has_access_line:
+            self._log.info(
+                "{peer} {method} {path} left unanswered after {seconds:.3f} s",
+                event="left",
+                **_facts(request),
+            )
+
+
+def _facts(request: Any) -> dict[str, Any]:
+    """What the log has of every request."""
+    return {
+        "connection": request.connection,
+        "peer": request.peer,
+        "method": request.method.decode("latin-1"),
+        "path": path_of(request),
+        "seconds": request.seconds,
+    }
 
 
 def peer_name(address: IAddress) -> str:

@@ -25,6 +25,10 @@ PATIENCE = 0.5
 class Threads(Protocol):
     """Where views run that block."""
 
+    @property
+    def busy(self) -> int:
+        """How many threads run a view just now."""
+
     def run(self, view: View, request: Request) -> Deferred[Any]:
         """Call the view; the Deferred fires with what it returns or raises.
 
@@ -81,6 +85,7 @@ class Stage:
             self._log.warn(
                 "{view} blocked the reactor for {seconds:.3f} s: all others had to wait; "
                 "make it a plain def, which runs in a thread",
+                event="view_blocked",
                 view=name,
                 seconds=seconds,
             )
@@ -139,6 +144,7 @@ class Conversation:
         """Cancel a view that goes on after the grace, and come back should that not help."""
         self._log.warn(
             "{view} goes on {grace:g} s after the end of its conversation with {peer}: cancelled",
+            event="view_cancelled",
             view=name_of(self._view),
             peer=self._request.peer,
             grace=GRACE,

@@ -75,7 +75,7 @@ class DoorService(Service):
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
-        self._log.info(self._message, url=_url(self._endpoint, port))
+        self._log.info(self._message, event="listening", url=_url(self._endpoint, port))
 
 
 def _with_backlog(endpoint: str) -> str:

@@ -60,6 +60,11 @@ class LockstepThreads:
         self._busy = 0
         self._mine = local()
 
+    @property
+    def busy(self) -> int:
+        """How many threads run a view just now."""
+        return self._busy
+
     def run(self, view: View, request: Request) -> Deferred[Any]:
         """Call the view; the Deferred fires with what it returns or raises."""
         if self._busy >= self._limit:

@@ -26,6 +26,7 @@ from pushd.config import (
     write_values,
 )
 from pushd.history import Retention
+from pushd.logs import LEVELS
 from pushd.option import Option
 from pushd.protocol import Limits
 from pushd.proxies import Proxies
@@ -142,6 +143,8 @@ class Options(UsageOptions):
             drain=values["drain"],
             max_connections=values["max-connections"],
             max_per_address=values["max-per-address"],
+            log_format=values["log-format"],
+            log_level=values["log-level"],
         )
 
 
@@ -192,9 +195,16 @@ def _number(least: int, most: int) -> Callable[[str], int]:
 
 
 def _switch(given: str) -> bool:
-    if given not in ("on", "off"):
-        raise ValueError("on or off")
-    return given == "on"
+    return _one_of("on", "off")(given) == "on"
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(given: str) -> str:
+        if given not in allowed:
+            raise ValueError(f"{', '.join(allowed[:-1])} or {allowed[-1]}")
+        return given
+
+    return parse
 
 
 def _views(given: str | None) -> Routes | None:
@@ -347,6 +357,19 @@ OPTIONS = (
         help="Whether permessage-deflate is spoken: on or off.",
         parse=_switch,
         default="on",
+        live=True,
+    ),
+    Option(
+        name="log-format",
+        help="How the log is written: text for people, json for machines, one object a line.",
+        parse=_one_of("text", "json"),
+        default=Settings.log_format,
+    ),
+    Option(
+        name="log-level",
+        help="What is logged: debug, info, warn or error, and all that is worse.",
+        parse=_one_of(*LEVELS),
+        default=Settings.log_level,
         live=True,
     ),
 )

@@ -33,6 +33,8 @@ from pushd.messages import (
     Closing,
 )
 from pushd.outbox import unsent, writer
+from pushd.traffic import Traffic
+from pushd.visits import PEER, US, Ending
 from pushd.websocket import WebSocket
 
 # How long a peer has to answer a Close frame and to take what was sent before, in seconds.
@@ -105,11 +107,14 @@ class PushProtocol(LeanProtocol):
     _partial = bytearray()
     _fragments = 0
     _ping_payload = b""
+    # Whether it was given up on, as no pong came.
+    _silent = False
 
     def __init__(self, websocket: WebSocket, lost: Callable[[PushProtocol], object]) -> None:
         super().__init__()
         self._websocket = websocket
         self._lost = lost
+        self.traffic = Traffic()
 
     # What the upgrade calls
 
@@ -149,7 +154,10 @@ class PushProtocol(LeanProtocol):
         ) > self.factory._limits.max_buffered:
             self.close(TRY_AGAIN_LATER)
             return
-        self.push_frames(message(payload, binary=binary, window_bits=self.window_bits))
+        data = message(payload, binary=binary, window_bits=self.window_bits)
+        self.traffic.messages_out += 1
+        self.traffic.bytes_out += len(data)
+        self.push_frames(data)
 
     def close(self, closing: Closing) -> None:
         """Send a Close frame with any code that may go on the wire."""
@@ -187,7 +195,10 @@ class PushProtocol(LeanProtocol):
         try:
             self.consumeData()
         except Exception:
-            self._log.failure("failed to take data from {peer}", peer=str(self.transport.getPeer()))
+            peer = str(self.transport.getPeer())
+            self._log.failure(
+                "failed to take data from {peer}", event="connection_failed", peer=peer
+            )
             self.data = b""
             self.close(INTERNAL_ERROR)
 
@@ -275,6 +286,8 @@ class PushProtocol(LeanProtocol):
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Hand a whole message to the WebSocket."""
+        self.traffic.messages_in += 1
+        self.traffic.bytes_in += len(payload)
         self._websocket.message_received(payload if isBinary else payload.decode())
 
     def processControlFrame(self) -> bool:
@@ -341,11 +354,15 @@ class PushProtocol(LeanProtocol):
         return code if self.wasClean or self.closedByMe else 1006
 
     @property
-    def _reason(self) -> str:
-        """What is to be said of the end, behind a colon; nothing when it was the normal one."""
-        if self.closedByMe and self.localCloseReason:
-            return f": {self.localCloseReason.decode()}"
-        return "" if self.wasClean else ": the connection broke off"
+    def _ending(self) -> Ending:
+        """How it ended, and why: who sent the first Close frame ended it, with or without words."""
+        if self.closedByMe:
+            return Ending(self._code, US, (self.localCloseReason or b"the view closed").decode())
+        if self._silent:
+            return Ending(self._code, US, f"no answer to a ping in {PONG_TIMEOUT:g} s")
+        if not self.wasClean:
+            return Ending(self._code, PEER, "the connection broke off")
+        return Ending(self._code, PEER, ascii(self.remoteCloseReason or "the peer closed")[1:-1])
 
     def _take_short_frames(self) -> None:
         """Take the frames that are whole, short and simple, as most are, without Autobahn.
@@ -376,6 +393,8 @@ class PushProtocol(LeanProtocol):
             if not self._may_go_on(1 + (length >> 12)):
                 break
             if head in (TEXT, BINARY):
+                self.traffic.messages_in += 1
+                self.traffic.bytes_in += length
                 self._websocket.message_received(message)
             elif head == PONG:
                 self.onPong(payload)
@@ -455,6 +474,11 @@ class PushProtocol(LeanProtocol):
         if not self._reading_paused:
             self.factory._pongs.start(self)
 
+    def _drop_silent(self) -> None:
+        """Give up on a peer that shows no sign of life."""
+        self._silent = True
+        self._drop_dead()
+
     def _drop_dead(self) -> None:
         """Give up on a peer that does not answer."""
         self.transport.abortConnection()
@@ -480,7 +504,7 @@ class PushFactory(WebSocketServerFactory):
         )
         self._clock = reactor
         self._pings = Deadlines(reactor, length=PING_INTERVAL, expired=PushProtocol._ping)
-        self._pongs = Deadlines(reactor, length=PONG_TIMEOUT, expired=PushProtocol._drop_dead)
+        self._pongs = Deadlines(reactor, length=PONG_TIMEOUT, expired=PushProtocol._drop_silent)
         self._closings = Deadlines(reactor, length=CLOSE_TIMEOUT, expired=PushProtocol._drop_dead)
         # The options stand in a class, where Autobahn finds them as well as in each object.
         options = {name: getattr(self, name) for name in PushProtocol.CONFIG_ATTRS}

@@ -50,6 +50,7 @@ class Reloader:
                 log = self._log.warn
             log(
                 line,
+                event="reloaded",
                 option=option.name,
                 value=option.show(text) or "unset",
                 before=option.show(before) or "unset",
@@ -59,4 +60,4 @@ class Reloader:
                 apply(settings)
             except Exception:
                 self._log.failure("failed to put new settings in force")
-        self._log.info("reloaded")
+        self._log.info("reloaded", event="reloaded")

@@ -12,7 +12,7 @@ from random import random
 from typing import Any
 
 from twisted.application.service import MultiService
-from twisted.logger import Logger
+from twisted.logger import Logger, globalLogBeginner
 
 from pushd.access import Access
 from pushd.admission import Admission
@@ -23,11 +23,14 @@ from pushd.connections import Connections
 from pushd.conversation import Stage, Threads
 from pushd.daemon import PushService
 from pushd.descriptors import allow_connections
+from pushd.distributions import Distribution
 from pushd.drain import Drain
 from pushd.guard import control_guard, public_guard
 from pushd.history import History
 from pushd.hub import Hub
+from pushd.lag import LagMeter
 from pushd.listening import DoorService
+from pushd.logs import LogStyle
 from pushd.metrics import Metrics
 from pushd.options import Options
 from pushd.protocol import PushFactory
@@ -35,8 +38,10 @@ from pushd.proxies import Proxies
 from pushd.publish import PublishDoor, batch_body
 from pushd.publisher import Publisher
 from pushd.readiness import Readiness
+from pushd.readings import Readings
 from pushd.receipts import Receipts
 from pushd.reload import Reloader
+from pushd.schedule import lateness_of
 from pushd.settings import Settings
 from pushd.signals import Signals
 from pushd.site import control_door, public_door
@@ -55,6 +60,14 @@ _OPERATORS = 1000
 # What a stop may take beside the drain, in seconds: time to answer, and some to spare.
 _LAST_MINUTE = 30.0
 
+# The histograms, and what they are about.
+_LATENESS = ("pushd_push_lateness_seconds", "How much later than scheduled a push was made.")
+_PUBLISHING = (
+    "pushd_publish_seconds",
+    "From this node's hub having a publication to all its subscribers' sockets having it.",
+)
+_LAG = ("pushd_reactor_lag_seconds", "How much later than asked for the reactor made a call.")
+
 
 def makeService(options: Options, reactor: Any = None) -> MultiService:
     """Make the whole daemon, to be started by twistd.
@@ -62,10 +75,24 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     :param options: what the operator wants.
     :param reactor: where sockets and time come from; None for the global one.
     """
+    settings = options.settings
+    appliers: list[Callable[[Settings], None]] = []
     if reactor is None:
         from twisted.internet import reactor
-    settings = _allow(options.settings)
-    service = build(settings, reactor, ViewThreads(reactor, settings.threads))
+
+        style = LogStyle(as_json=settings.log_format == "json", level=settings.log_level)
+        style.begin_with(globalLogBeginner)
+
+        def apply_level(new: Settings) -> None:
+            style.level = new.log_level
+
+        appliers.append(apply_level)
+    settings = _allow(settings)
+    meter = LagMeter(reactor)
+    threads = ViewThreads(reactor, settings.threads)
+    service = build(settings, reactor, threads, lag=meter.lag)
+    service.addService(meter)
+    service.appliers += appliers
     notifier = Notifier(
         reactor,
         environ=os.environ,
@@ -90,8 +117,13 @@ def build(
     reactor: Any,
     threads: Threads,
     random: Callable[[], float] = random,
+    lag: Distribution | None = None,
 ) -> PushService:
-    """Build every object of the daemon once, from the top down."""
+    """Build every object of the daemon once, from the top down.
+
+    :param random: gives a number from 0 to 1, by which the end is spread.
+    :param lag: how late the reactor is, where that is measured.
+    """
     connections = Connections(reactor)
     readiness = Readiness()
     metrics = Metrics()
@@ -145,6 +177,20 @@ def build(
         settings.routes,
         topics,
     )
+    readings = Readings(
+        door=public,
+        factory=factory,
+        ledger=metrics.traffic,
+        threads=threads,
+        times={
+            _LATENESS: lateness_of(beat),
+            _PUBLISHING: hub.delays,
+            _LAG: lag or Distribution(),
+        },
+        max_connections=settings.max_connections,
+        max_threads=settings.threads,
+    )
+    metrics.register(readings)
     nobody = Proxies()
     control = control_door(
         reactor,
@@ -187,6 +233,7 @@ def build(
     def apply_places(new: Settings) -> None:
         connections = _allow(new).max_connections
         admission.resize(connections=connections, per_address=new.max_per_address)
+        readings.max_connections = connections
 
     def apply_origins(new: Settings) -> None:
         public.entrance = replace(public.entrance, guard=public_guard(new.origins))
@@ -206,10 +253,11 @@ def _allow(settings: Settings) -> Settings:
     """Give the settings with as many connections as there may be, and log how many."""
     allowed = allow_connections(settings.max_connections)
     if allowed == settings.max_connections:
-        _log.info("{allowed} connections at most", allowed=allowed)
+        _log.info("{allowed} connections at most", event="allowed", allowed=allowed)
     else:
         _log.warn(
             "{allowed} connections at most, not {wanted}: the limit of open files allows no more",
+            event="allowed",
             allowed=allowed,
             wanted=settings.max_connections,
         )

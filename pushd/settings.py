@@ -50,3 +50,7 @@ class Settings:
     max_connections: int = 10_000
     #: How many of them from one address.
     max_per_address: int = 100
+    #: How the log is written: ``text`` or ``json``.
+    log_format: str = "text"
+    #: From which level on: one of ``pushd.logs.LEVELS``.
+    log_level: str = "info"

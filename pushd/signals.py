@@ -60,13 +60,13 @@ class Signals(Service):
 
     def _stop(self, name: str) -> None:
         if self._stopping:
-            self._log.warn("{signal} again: ending now", signal=name)
+            self._log.warn("{signal} again: ending now", event="stopping", signal=name)
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._install(number, signal.SIG_DFL)
             self._cut()
         else:
             self._stopping = True
-            self._log.info("{signal}: stopping", signal=name)
+            self._log.info("{signal}: stopping", event="stopping", signal=name)
             self._reactor.stop()
 
     def _read_again(self, name: str) -> None:

@@ -24,6 +24,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
+from pushd.beat import Beat
 from pushd.lockstep import LockstepThreads
 from pushd.loopback import Loopback, LoopbackTransport
 from pushd.messages import Closing
@@ -129,14 +130,18 @@ class Daemon:
     def settle(self) -> None:
         """Deliver what is under way, and run what is due now."""
         self._loopback.run()
-        while any(call.getTime() <= self.clock.seconds() for call in self.pending_calls):
+        while any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()):
             self.clock.advance(0)
             self._loopback.run()
 
     @property
     def pending_calls(self) -> list[IDelayedCall]:
         """Every delayed call that is left; an idle daemon has none."""
-        return list(self.clock.getDelayedCalls())
+        calls: list[IDelayedCall] = []
+        for call in self.clock.getDelayedCalls():
+            owner = getattr(call.func, "__self__", None)
+            calls += owner.getDelayedCalls() if isinstance(owner, Beat) else [call]
+        return calls
 
     def begin_stop(self) -> Deferred[Any]:
         """Stop, as SIGTERM does; the Deferred fires when the process would end."""

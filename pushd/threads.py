@@ -177,6 +177,11 @@ class ViewThreads:
         # A thread that sleeps must not keep the process from ending.
         self._pool.threadFactory = cast(Any, partial(Thread, daemon=True))
 
+    @property
+    def busy(self) -> int:
+        """How many threads run a view just now."""
+        return self._busy
+
     def run(self, view: View, request: Request) -> Deferred[Any]:
         """Call the view in a thread; the Deferred fires with what it returns or raises.
 

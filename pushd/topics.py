@@ -28,6 +28,7 @@ from pushd.routes import Match
 from pushd.sse import KEEP_ALIVE, EventStream
 from pushd.upgrade import ViewDoor, ViewResource
 from pushd.views import Handshakes, Response
+from pushd.visits import log_ended, log_opened
 
 # How long a long poll waits unless it says so itself, and how long at most, in seconds.
 _WAIT = 25.0
@@ -178,14 +179,27 @@ class TopicResource(Resource):
     ) -> None:
         connections = self._door.connections
 
+        ledger, transport = self._door.views.metrics.traffic, subscriber.transport
+
         def ended(_: object) -> None:
             subscriber.forget()
             connections.lost(subscriber)
+            ledger.ended(transport, subscriber.traffic)
+            if isinstance(subscriber, EventStream):
+                now = self._door.clock.seconds()
+                log_ended(connection, subscriber.ending, subscriber.traffic, now)
 
         subject = None if identity is None else identity.subject
-        connections.opened(subscriber, peer=request.peer, path=path_of(request), subject=subject)
+        connection = connections.opened(
+            subscriber, peer=request.peer, path=path_of(request), subject=subject
+        )
         if identity is not None:
             connections.end_at(subscriber, self._door.access.ends(identity))
+        ledger.opened(transport, subscriber.traffic)
+        request.connection = connection.id
+        if isinstance(subscriber, EventStream):
+            request.has_access_line = False
+            log_opened(connection)
         request.notifyFinish().addBoth(ended)
         subscriber.start(self._door.hub, question.topic, question.after)
 

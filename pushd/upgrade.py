@@ -16,7 +16,7 @@ from pushd.admission import Ticket
 from pushd.answers import refusal, write_answer, write_failure, write_response
 from pushd.bearer import challenge, read_token
 from pushd.channel import path_of
-from pushd.connections import Connections
+from pushd.connections import Connection, Connections
 from pushd.conversation import Conversation, Stage, ThreadsBusy, is_cancellation
 from pushd.handshake import Handshake, Refused, asks_for_websocket, read_handshake
 from pushd.hub import Hub
@@ -29,6 +29,7 @@ from pushd.publisher import Publisher
 from pushd.routes import Match
 from pushd.static import StaticFiles
 from pushd.views import Handshakes, Request, View, name_of, needs_token
+from pushd.visits import log_ended, log_opened
 from pushd.websocket import WebSocket
 
 _log = Logger()
@@ -147,9 +148,9 @@ class _Meeting:
         self._websocket: WebSocket | None = None
         self._conversation: Conversation | None = None
         self._identity: Identity | None = None
+        self._connection: Connection | None = None
         # The connection, once it is a WebSocket's.
         self._transport: Any = None
-        self._opened = 0.0
         self._tickets: list[Ticket] = []
         self.subprotocols: tuple[str, ...] = ()
 
@@ -184,17 +185,19 @@ class _Meeting:
         # and those that it will when this is called from within its own parsing.
         protocol.dataReceived(b"".join(channel._dataBuffer))
         channel.rawDataReceived = protocol.dataReceived
-        self._opened = self._door.clock.seconds()
         connections = self._door.connections
         identity = self._identity
         subject = None if identity is None else identity.subject
-        connections.opened(websocket, peer=self._peer, path=self._path, subject=subject)
+        self._connection = connections.opened(
+            websocket, peer=self._peer, path=self._path, subject=subject
+        )
         if identity is not None:
             connections.end_at(websocket, self._door.access.ends(identity))
+        self._door.metrics.traffic.opened("websocket", protocol.traffic)
         if connections.closing is not None:
             # The view took its time, and the daemon stops by now: goodbye is all there is to say.
             self._door.clock.callLater(0, websocket.close_with, connections.closing)
-        _log.info("{peer} {path} opened", peer=self._peer, path=self._path)
+        log_opened(self._connection)
         return protocol
 
     def _is_full(self) -> bool:
@@ -222,6 +225,7 @@ class _Meeting:
             if answer is not None:
                 _log.warn(
                     "{view} returned an answer after it had opened its WebSocket: nobody gets it",
+                    event="answer_lost",
                     view=name_of(self._view),
                 )
             self._websocket.close_with(NORMAL)
@@ -230,9 +234,12 @@ class _Meeting:
         """Make an error the end of the meeting."""
         gone = self._http is None and (self._websocket is None or self._websocket.is_closed())
         if not (gone and is_cancellation(failure)):
+            self._door.metrics.view_errors.inc()
             _log.failure(
                 "{view} failed at {path} for {peer}",
                 failure=failure,
+                event="view_failed",
+                connection=self._connection and self._connection.id,
                 view=name_of(self._view),
                 path=self._path,
                 peer=self._peer,
@@ -259,16 +266,11 @@ class _Meeting:
 
     def _lost(self, protocol: PushProtocol) -> None:
         """Take note that the WebSocket's connection is gone."""
-        assert self._websocket is not None
+        assert self._websocket is not None and self._connection is not None  # It was opened.
         self._door.connections.lost(self._websocket)
         for ticket in self._tickets:
             ticket.leave()
-        self._door.metrics.count_closed(protocol._code)
-        _log.info(
-            "{peer} {path} closed {code} after {seconds:.3f} s{reason}",
-            peer=self._peer,
-            path=self._path,
-            code=protocol._code,
-            reason=protocol._reason,
-            seconds=self._door.clock.seconds() - self._opened,
-        )
+        ending, traffic = protocol._ending, protocol.traffic
+        self._door.metrics.count_closed(ending.code)
+        self._door.metrics.traffic.ended("websocket", traffic)
+        log_ended(self._connection, ending, traffic, self._door.clock.seconds())

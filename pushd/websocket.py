@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from pushd.feeds import V1, Feed, JsonFeed
 from pushd.hub import Hub
 from pushd.messages import NORMAL, Closing, Id, check_topic
+from pushd.traffic import Traffic
 
 # The inbox holds so many bytes beside its number of messages, or 64 messages of the largest
 # size would be 64 MiB a connection.
@@ -38,6 +39,10 @@ class Wire(Protocol):
     @property
     def window_bits(self) -> int:
         """How far back deflate may look in a frame, as a power of two; 0: frames are plain."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What went over it, for whoever writes past it to add to."""
 
     def close(self, closing: Closing) -> None:
         """Send the Close frame and see to it that the connection ends in time."""

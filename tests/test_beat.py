@@ -35,6 +35,10 @@ class BeatTests(SynchronousTestCase):
         verifyObject(IReactorTime, self.beat)
         verifyObject(IDelayedCall, self.later(1, "x"))
 
+    def test_name(self) -> None:
+        """A call says when it is due, and what it is, to who looks for what is left behind."""
+        self.assertIn("in 2 s: list.append('x',)", repr(self.later(2, "x")))
+
     def test_time(self) -> None:
         """A call is made at its time or within a millisecond of it, and never before."""
         call = self.later(0.5, "x")

@@ -192,10 +192,38 @@ class LogTests(ChannelTestCase):
 
     def test_access_line(self) -> None:
         """Each answer is one line: peer, method, path, status and length; never the query."""
-        self.assertEqual(self.lines(GET), ["127.0.0.1:50001 GET /hello/ 200 5"])
+        self.assertEqual(self.lines(GET), ["127.0.0.1:50001 GET /hello/ 200 5 after 0.000 s"])
         self.assertEqual(
             self.lines(request("POST /nothing?token=secret HTTP/1.1", "Host: a")),
-            [f"127.0.0.1:50001 POST /nothing 404 {len(self.get('/nothing').body)}"],
+            [f"127.0.0.1:50001 POST /nothing 404 {len(self.get('/nothing').body)} after 0.000 s"],
+        )
+
+    def test_duration(self) -> None:
+        """The line says how long the answer took from the last byte of the request on."""
+        peer = self.send(request("GET /slow/ HTTP/1.1", "Host: a")[:-1])
+        peer.advance(1)
+        with capturedLogs() as events:
+            peer.send(b"\n")
+            peer.advance(1.5)
+            self.answers[0].callback("done")
+        self.assertEqual(said(events), ["127.0.0.1:50001 GET /slow/ 200 4 after 1.500 s"])
+        fields = events[-1]
+        self.assertEqual((fields["event"], fields["seconds"]), ("request", 1.5))
+
+    def test_left(self) -> None:
+        """Who leaves before the answer has a line, too; who leaves after it has no second one."""
+        peer = self.send(request("GET /slow/ HTTP/1.1", "Host: a"))
+        peer.advance(2)
+        with capturedLogs() as events:
+            peer.vanish()
+            self.send(GET).vanish()
+            self.send(GET[:-1]).vanish()
+        self.assertEqual(
+            said(events),
+            [
+                "127.0.0.1:50001 GET /slow/ left unanswered after 2.000 s",
+                "127.0.0.1:50001 GET /hello/ 200 5 after 0.000 s",
+            ],
         )
 
     def test_escaped(self) -> None:
@@ -215,7 +243,7 @@ class LogTests(ChannelTestCase):
     def test_websocket(self) -> None:
         """A WebSocket has no access line, but two of its own."""
         lines = self.lines(handshake("/hello/"))
-        self.assertEqual(lines, ["127.0.0.1:50001 /hello/ opened"])
+        self.assertEqual(lines, ["#1 127.0.0.1:50001 /hello/ opened"])
 
     def test_names(self) -> None:
         """An address reads as in a URL; a Unix socket has none."""
@@ -227,7 +255,7 @@ class LogTests(ChannelTestCase):
         """A client of a Unix socket is one of this machine, whoever it is."""
         with capturedLogs() as events:
             UnixTransport(self.daemon).receive(GET)
-        self.assertEqual(said(events), ["unix GET /hello/ 200 5"])
+        self.assertEqual(said(events), ["unix GET /hello/ 200 5 after 0.000 s"])
         self.assertEqual(self.requests[0].peer, "unix")
 
 
@@ -686,7 +714,7 @@ class ProxyTests(ChannelTestCase):
             self.ask("/hello/", "X-Forwarded-For: 192.0.2.7", "X-Forwarded-Proto: https")
         self.assertEqual(self.requests[0].peer, "192.0.2.7")
         self.assertEqual(self.requests[0].scheme, "https")
-        self.assertEqual(said(events), ["192.0.2.7 GET /hello/ 200 5"])
+        self.assertEqual(said(events), ["192.0.2.7 GET /hello/ 200 5 after 0.000 s"])
 
     def test_proxy_itself(self) -> None:
         """A request of the proxy's own is from the proxy."""

@@ -10,6 +10,7 @@ from pushd.connections import Connections
 from pushd.drain import Drain
 from pushd.messages import GOING_AWAY, NORMAL, TOKEN_EXPIRED, Closing
 from pushd.testing import Daemon
+from pushd.traffic import Traffic
 from pushd.views import Request, accept_websocket
 from pushd.websocket import WebSocket
 
@@ -31,6 +32,7 @@ class Line:
 
     push = send
     window_bits = 0
+    traffic = Traffic()
 
     def push_frames(self, frames: bytes) -> None:
         """Let them go: nobody subscribes here."""

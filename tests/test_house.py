@@ -15,7 +15,21 @@ ROOT = Path(__file__).parent.parent
 # Imports go down this table, or stay on a storey without going round in a circle.
 STOREYS = (
     ("words", {"messages", "identity", "client"}),
-    ("clockwork", {"schedule", "deadlines", "expiries", "limits", "metrics", "frames", "beat"}),
+    (
+        "clockwork",
+        {
+            "schedule",
+            "beat",
+            "deadlines",
+            "expiries",
+            "limits",
+            "frames",
+            "traffic",
+            "metrics",
+            "distributions",
+            "lag",
+        },
+    ),
     ("topics", {"history", "batch", "broker", "redis_broker", "hub", "timed", "publisher"}),
     (
         "rooms",
@@ -36,6 +50,7 @@ STOREYS = (
             "connections",
             "drain",
             "readiness",
+            "visits",
         },
     ),
     (
@@ -59,6 +74,7 @@ STOREYS = (
             "schedules",
             "roster",
             "health",
+            "readings",
             "meter",
             "playground",
             "guard",

@@ -236,6 +236,15 @@ class ValueTests(OptionsTestCase):
         for given in ("yes", "ON", "1", ""):
             self.assert_mistake("compression", given, "on or off")
 
+    def test_log(self) -> None:
+        """The log has two formats and four levels."""
+        settings = parse("--log-format", "json", "--log-level", "debug")
+        self.assertEqual((settings.log_format, settings.log_level), ("json", "debug"))
+        self.assertEqual((parse().log_format, parse().log_level), ("text", "info"))
+        self.assert_mistake("log-format", "xml", "text or json")
+        for given in ("critical", "INFO", ""):
+            self.assert_mistake("log-level", given, "debug, info, warn or error")
+
     def test_origin(self) -> None:
         """Origins may be named one by one."""
         origins = parse("--origin", "https://a.example", "--origin", "https://*.b.example").origins

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, globalLogBeginner
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
@@ -265,7 +265,10 @@ class MakeServiceTests(SynchronousTestCase):
 
         memory = Reactor()
         self.patch(reactor, "listenTCP", memory.listenTCP)
+        self.patch(globalLogBeginner, "beginLoggingTo", lambda observers: None)
+        before = globalLogBeginner.beginLoggingTo
         service = makeService(Options())
+        self.assertIsNot(globalLogBeginner.beginLoggingTo, before)
         self.assertEqual(memory.events, [])
         service.startService()
         self.assertEqual(memory.events, ["opened 8080", "opened 8081"])

@@ -24,6 +24,7 @@ from pushd.messages import INTERNAL_ERROR, NORMAL, Closing
 from pushd.protocol import Limits, PushProtocol
 from pushd.testing import Browser, Daemon
 from pushd.threads import BlockingWebSocket, ViewThreads, blocking
+from pushd.traffic import Traffic
 from pushd.views import Request, Response, View, accept_websocket, require_websocket
 from pushd.websocket import WebSocket
 
@@ -616,6 +617,7 @@ class Line:
 
     push = send
     window_bits = 0
+    traffic = Traffic()
 
     def push_frames(self, frames: bytes) -> None:
         """Let them go: nobody subscribes here."""
@@ -710,9 +712,10 @@ class ViewThreadsTests(ThreadsTestCase):
         finished = [self.run_view(partial(self.hold, gate)) for gate in gates]
         for _ in range(3):
             self.assertRaises(ThreadsBusy, self.run_view, lambda _: None)
-        self.assertEqual(len(self.ours()), 2)
+        self.assertEqual((len(self.ours()), self.threads.busy), (2, 2))
         gates[0].set()
         self.finish(finished[0])
+        self.assertEqual(self.threads.busy, 1)
         third = self.run_view(partial(self.hold, gates[1]))
         self.assertRaises(ThreadsBusy, self.run_view, lambda _: None)
         gates[1].set()
