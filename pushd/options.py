@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.endpoints import serverFromString
 from twisted.python.usage import Options as UsageOptions
@@ -14,11 +14,12 @@ from twisted.python.usage import UsageError
 
 from pushd import __version__
 from pushd.access import Origins
+from pushd.gateway import Application
 from pushd.history import Retention
 from pushd.playground import Playground
 from pushd.protocol import Limits
 from pushd.proxies import Proxies
-from pushd.routes import Routes, load_routes
+from pushd.routes import Routes, load, load_routes
 from pushd.ticker import ticker
 
 # What stands for no endpoint at all.
@@ -43,6 +44,10 @@ class Settings:
     routes: Routes = field(default_factory=_demo)
     #: How many views may block in threads at once.
     threads: int = 64
+    #: An application that answers at every path that pushd itself does not have.
+    wsgi: Application | None = None
+    #: How many of its pages may be made at once.
+    wsgi_threads: int = 16
     #: What one connection may take.
     limits: Limits = field(default_factory=Limits)
     #: How much of the past of topics is kept.
@@ -110,8 +115,11 @@ class Options(UsageOptions):
             listen=values["listen"],
             control=values["control"],
             web=values["web"],
-            routes=values["views"],
+            # An application's site has no demo in it.
+            routes=values["views"] if values["wsgi"] else _with_demo(values["views"]),
             threads=values["threads"],
+            wsgi=values["wsgi"],
+            wsgi_threads=values["wsgi-threads"],
             limits=Limits(
                 max_message=values["max-message"],
                 max_buffered=values["max-buffered"],
@@ -190,12 +198,22 @@ def _switch(given: str) -> bool:
 
 
 def _views(given: str | None) -> Routes:
+    return Routes({}) if given is None else load_routes(given)
+
+
+def _with_demo(routes: Routes) -> Routes:
     demo = _demo()
-    if given is None:
-        return demo
-    routes = load_routes(given)
     kept = [(path, view) for path, view in demo.items() if routes.match(path) is None]
     return Routes([*routes.items(), *kept], accept_all=routes.accept_all)
+
+
+def _wsgi(given: str | None) -> Application | None:
+    if given is None:
+        return None
+    application = load(given)
+    if not callable(application):
+        raise TypeError(f"no WSGI application but a {type(application).__name__}")
+    return cast(Application, application)
 
 
 #: Every option there is, in the order in which people should read of them.
@@ -227,6 +245,17 @@ OPTIONS = (
         help="How many views may block at once.",
         parse=_number(1, 100_000),
         default=str(Settings.threads),
+    ),
+    Option(
+        name="wsgi",
+        help="MODULE:APPLICATION to answer at every path that pushd itself does not have.",
+        parse=_wsgi,
+    ),
+    Option(
+        name="wsgi-threads",
+        help="How many of its pages may be made at once.",
+        parse=_number(1, 10_000),
+        default=str(Settings.wsgi_threads),
     ),
     Option(
         name="origin",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
@@ -32,10 +32,11 @@ from pushd.publish import PublishDoor
 from pushd.publisher import Publisher
 from pushd.site import control_door, public_door
 from pushd.static import StaticFiles
-from pushd.threads import ViewThreads
+from pushd.threads import Bridge, ViewThreads
 from pushd.timed import TimedPushes
 from pushd.topics import TopicDoor
 from pushd.upgrade import ViewDoor
+from pushd.wsgi import ApplicationDoor, Pool
 
 _log = Logger()
 
@@ -68,7 +69,14 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     return build(settings, reactor, ViewThreads(reactor, settings.threads))
 
 
-def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
+class Workers(Threads, Bridge, Protocol):
+    """Where all runs that blocks: views, and an application's pages."""
+
+    def pool(self, limit: int) -> Pool:
+        """Make a pool of so many more threads, for work that may wait until one has time."""
+
+
+def build(settings: Settings, reactor: Any, threads: Workers) -> PushService:
     """Build every object of the daemon once, from the top down."""
     connections = Connections()
     metrics = Metrics()
@@ -101,6 +109,7 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
         ),
         settings.routes,
         TopicDoor(reactor, views, settings.limits.max_buffered),
+        _application(settings, views, threads),
     )
     nobody = Proxies()
     control = control_door(
@@ -143,6 +152,19 @@ class PushService(MultiService):
         closed.addCallback(lambda _: self._broker.stop())
         self._threads.stop()
         return gatherResults([stopped, closed], consumeErrors=True)
+
+
+def _application(settings: Settings, views: ViewDoor, workers: Workers) -> ApplicationDoor | None:
+    if settings.wsgi is None:
+        return None
+    return ApplicationDoor(
+        settings.wsgi,
+        views,
+        workers=workers,
+        pool=workers.pool(settings.wsgi_threads),
+        files=StaticFiles([settings.web] if settings.web else []),
+        shipped=StaticFiles([shipped_client()]),
+    )
 
 
 def _make_name() -> str:
