@@ -197,6 +197,8 @@ def check_head(status: Any, headers: Any) -> Head:
         if name.lower() not in _HOP_BY_HOP:
             kept.append((name, value))
     number = int(found[1])
+    if number == 426:  # RFC 9110 §15.5.22: this is the server's to say, as of the connection.
+        kept += [("Upgrade", "websocket"), ("Connection", "Upgrade")]
     return Head(number, found[2] or _phrase(number), kept)
 
 

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pushd import inprocess
 from pushd.admission import Admission
 from pushd.broker import Broker, MemoryBroker
 from pushd.channel import Door, Entrance, peer_name
@@ -32,7 +33,7 @@ from pushd.publish import PublishDoor
 from pushd.publisher import Publisher
 from pushd.site import control_door, public_door
 from pushd.static import StaticFiles
-from pushd.threads import Bridge, ViewThreads
+from pushd.threads import BlockingPublisher, Bridge, ViewThreads
 from pushd.timed import TimedPushes
 from pushd.topics import TopicDoor
 from pushd.upgrade import ViewDoor
@@ -124,7 +125,8 @@ def build(settings: Settings, reactor: Any, threads: Workers) -> PushService:
         metrics,
         PublishDoor(broker=broker, hub=hub, timed=timed),
     )
-    service = PushService(connections, threads, timed, broker)
+    inside = BlockingPublisher(views.publisher, threads)
+    service = PushService(connections, threads, timed, broker, inside)
     for endpoint in settings.listen:
         service.addService(DoorService(reactor, endpoint, public, "listening on {url}"))
     for endpoint in settings.control:
@@ -136,17 +138,29 @@ class PushService(MultiService):
     """The daemon's doors, closed in order when it stops."""
 
     def __init__(
-        self, connections: Connections, threads: Threads, timed: TimedPushes, broker: Broker
+        self,
+        connections: Connections,
+        threads: Threads,
+        timed: TimedPushes,
+        broker: Broker,
+        inside: BlockingPublisher,
     ) -> None:
         super().__init__()
         self._connections = connections
         self._threads = threads
         self._timed = timed
         self._broker = broker
+        self._inside = inside
+
+    def startService(self) -> None:
+        """Open the doors, and let code of this process publish."""
+        super().startService()
+        inprocess.started(self._inside)
 
     def stopService(self) -> Deferred[Any]:
         """Let nobody in any more, say goodbye to those who are here, and wait until they left."""
         stopped = maybeDeferred(super().stopService)
+        inprocess.stopped(self._inside)
         self._timed.stop()
         closed = self._connections.close_all(GOING_AWAY)
         closed.addCallback(lambda _: self._broker.stop())

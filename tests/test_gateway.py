@@ -123,6 +123,11 @@ class HeadTests(SynchronousTestCase):
         headers = [("Connection", "close"), ("Server", "x"), ("X-Bytes", "\xff")]
         self.assertEqual(check_head("200 OK", headers).headers, [("X-Bytes", "\xff")])
 
+    def test_upgrade_required(self) -> None:
+        """What goes with a 426 is the server's to say, too (RFC 9110 §15.5.22)."""
+        headers = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
+        self.assertEqual(check_head("426 Upgrade Required", []).headers, headers)
+
     def test_bad(self) -> None:
         """What would break the answer, or be another one, is refused."""
         for status in ("", "OK", "100 Continue", "200OK", "2000 OK", "200 OK\r\nX: y"):

@@ -27,6 +27,8 @@ STOREYS = (
             "websocket",
             "threads",
             "gateway",
+            "inprocess",
+            "django",
             "conversation",
             "ticker",
             "access",
