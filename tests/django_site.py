@@ -29,7 +29,12 @@ settings.configure(
             "NAME": str(Path(mkdtemp()) / "site.sqlite3"),
         }
     },
-    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "pushd"],
+    INSTALLED_APPS=[
+        "django.contrib.auth",
+        "django.contrib.contenttypes",
+        "django.contrib.staticfiles",
+        "pushd",
+    ],
     LOGGING_CONFIG=None,
     LOGIN_URL="/login/",
     MIDDLEWARE=MIDDLEWARE,
@@ -38,6 +43,8 @@ settings.configure(
     ROOT_URLCONF="tests.django_site",
     SECRET_KEY="for tests",
     SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies",
+    STATIC_URL="/static/",
+    TIME_ZONE="UTC",
     USE_TZ=True,
 )
 django.setup()

@@ -27,9 +27,11 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Take where to listen, and what is for pushd itself."""
-        parser.add_argument("addrport", nargs="?", default="8000", help="a port, or ADDRESS:PORT")
         parser.add_argument(
-            "option", nargs="*", help="options of twistd pushd, behind --, such as -- --threads 128"
+            "args",
+            nargs="*",
+            metavar="[ADDRESS:]PORT [-- OPTION ...]",
+            help="where to listen (default: 8000), and options of twistd pushd",
         )
         parser.add_argument(
             "--noreload", action="store_false", dest="reload", help="do not watch the code"
@@ -37,7 +39,9 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Serve until Ctrl-C."""
-        given = ["--listen", _endpoint(options["addrport"]), *options["option"]]
+        given = list(args)
+        addrport = given.pop(0) if given and not given[0].startswith("-") else "8000"
+        given = ["--listen", _endpoint(addrport), *given]
         _parse(given)  # A mistake is told here, before anybody waits for the code to change.
         if options["reload"]:
             autoreload.run_with_reloader(self.serve, given=given, in_thread=True)
