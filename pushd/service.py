@@ -178,6 +178,7 @@ def _application(settings: Settings, views: ViewDoor, workers: Workers) -> Appli
         pool=workers.pool(settings.wsgi_threads),
         files=StaticFiles([settings.web] if settings.web else []),
         shipped=StaticFiles([shipped_client()]),
+        max_buffered=settings.limits.max_buffered,
     )
 
 

@@ -49,6 +49,8 @@ class ApplicationDoor:
     :param pool: the threads that its pages are made in.
     :param files: the files that are served before it.
     :param shipped: those of the client that pushd ships.
+    :param max_buffered: bytes of a page that may wait for a slow reader, before the application
+        has to as well.
     """
 
     def __init__(
@@ -60,11 +62,13 @@ class ApplicationDoor:
         pool: Pool,
         files: StaticFiles,
         shipped: StaticFiles,
+        max_buffered: int,
     ) -> None:
         self.application = application
         self.views = views
         self.workers = workers
         self.pool = pool
+        self.max_buffered = max_buffered
         self.handshakes = Match(HandshakeView(application), {}, Handshakes.ACCEPTED)
         self._files = files
         self._shipped = shipped
@@ -95,7 +99,7 @@ class ApplicationResource(ViewResource):
         door = self._application_door
         asked = Request(body=request.content.read(), **self._ask(request))
         environ = make_environ(blocking(asked, door.workers))
-        page = _Page(request)
+        page = _Page(request, door.max_buffered)
         # The application is called with our own environ; Twisted's knows no proxies.
         call = partial(_call, door.application, environ, page, door.workers)
         WSGIResource(_Reactor(door.workers), door.pool, call).render(page)
@@ -122,13 +126,17 @@ class _Page:
     # WSGIResource makes an environ of these, which is not used.
     prepath = postpath = ()
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, max_buffered: int) -> None:
         self._request = request
+        self._max_buffered = max_buffered
+        # Bytes that were written since the connection had enough; None while it has not.
+        self._waiting: int | None = None
         self._started = False
         #: Whether nobody reads any more.
         self.gone = False
-        #: Fires once the connection can take more; None while it can. (The application's thread
-        #: reads both of these.)
+        #: Fires once the application may go on; None while it may. (Its thread reads both of
+        #: these. It goes on for a while after the connection has enough: most pages fit in
+        #: there, and threads are few.)
         self.room: Deferred[None] | None = None
         request.foreign = True
         request.defaultContentType = None
@@ -150,6 +158,10 @@ class _Page:
             self._started = True
             self._request.registerProducer(self, True)
         self._request.write(data)
+        if self._waiting is not None:
+            self._waiting += len(data)
+            if self._waiting > self._max_buffered:
+                self.room = self.room or Deferred()
 
     def finish(self) -> None:
         """End the answer."""
@@ -166,11 +178,12 @@ class _Page:
             self._request.loseConnection()
 
     def pauseProducing(self) -> None:
-        """Let the application wait."""
-        self.room = self.room or Deferred()
+        """Count what is written from now on."""
+        self._waiting = 0
 
     def resumeProducing(self) -> None:
         """Let the application go on."""
+        self._waiting = None
         room, self.room = self.room, None
         if room is not None:
             room.callback(None)
