@@ -21,6 +21,14 @@ _MAX_KEYS = 100_000
 class Broker(Protocol):
     """Takes publications, and lets every hub have them in the same order."""
 
+    @property
+    def published(self) -> int:
+        """How many publications this node has taken."""
+
+    @property
+    def history_bytes(self) -> int:
+        """How much this node keeps of the past, in bytes."""
+
     def start(self, deliver: Callable[[Publication], None]) -> None:
         """Begin; ``deliver`` gets what is published to topics that are followed."""
 
@@ -50,12 +58,19 @@ class MemoryBroker:
     """One node's broker: all is in this process, and ends with it."""
 
     def __init__(self, clock: IReactorTime, history: History) -> None:
+        #: How many publications it has taken.
+        self.published = 0
         self._history = history
         self._deliver: Callable[[Publication], None] | None = None
         self._ids: OrderedDict[tuple[str, str], Id] = OrderedDict()
         self._keys: Deadlines[tuple[str, str]] = Deadlines(
             clock, length=KEY_TTL, expired=self._ids.pop
         )
+
+    @property
+    def history_bytes(self) -> int:
+        """How much is kept of the past, in bytes."""
+        return self._history.bytes
 
     def start(self, deliver: Callable[[Publication], None]) -> None:
         """Begin; ``deliver`` gets what is published."""
@@ -66,6 +81,7 @@ class MemoryBroker:
         if key is not None and (topic, key) in self._ids:
             return succeed(self._ids[topic, key])
         publication = self._history.add(topic, data)
+        self.published += 1
         if key is not None:
             self._remember((topic, key), publication.id)
         assert self._deliver is not None

@@ -4,10 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.application.service import Service
+
 from pushd.threads import BlockingPublisher
 
 # The publishers of the daemons that run here, the latest last: one, but for tests.
 _running: list[BlockingPublisher] = []
+
+
+class InProcess(Service):
+    """Lets code of this process publish as long as it runs."""
+
+    def __init__(self, publisher: BlockingPublisher) -> None:
+        self._publisher = publisher
+
+    def startService(self) -> None:
+        """Begin."""
+        super().startService()
+        _running.append(self._publisher)
+
+    def stopService(self) -> None:
+        """End it; nothing happens where it did not begin."""
+        super().stopService()
+        if self._publisher in _running:
+            _running.remove(self._publisher)
 
 
 def publish(
@@ -28,14 +48,3 @@ def publish(
             "no pushd runs in this process: pushd.client.publish takes the control door"
         )
     return _running[-1].publish(topic, data, delay=delay, every=every, count=count)
-
-
-def started(publisher: BlockingPublisher) -> None:
-    """Take note of a daemon that runs from now on."""
-    _running.append(publisher)
-
-
-def stopped(publisher: BlockingPublisher) -> None:
-    """Take note that it does no more; nothing happens if it did not."""
-    if publisher in _running:
-        _running.remove(publisher)

@@ -116,7 +116,7 @@ class Options(UsageOptions):
             control=values["control"],
             web=values["web"],
             # An application's site has no demo in it.
-            routes=values["views"] if values["wsgi"] else _with_demo(values["views"]),
+            routes=_routes(values["views"], demo=values["demo"] and values["wsgi"] is None),
             threads=values["threads"],
             wsgi=values["wsgi"],
             wsgi_threads=values["wsgi-threads"],
@@ -197,14 +197,18 @@ def _switch(given: str) -> bool:
     return given == "on"
 
 
-def _views(given: str | None) -> Routes:
-    return Routes({}) if given is None else load_routes(given)
+def _views(given: str | None) -> Routes | None:
+    return None if given is None else load_routes(given)
 
 
-def _with_demo(routes: Routes) -> Routes:
-    demo = _demo()
-    kept = [(path, view) for path, view in demo.items() if routes.match(path) is None]
-    return Routes([*routes.items(), *kept], accept_all=routes.accept_all)
+def _routes(views: Routes | None, *, demo: bool) -> Routes:
+    """The operator's views, and behind them the demo's where their paths are free."""
+    if views is None:
+        return _demo() if demo else Routes({})
+    if not demo:
+        return views
+    kept = [(path, view) for path, view in _demo().items() if views.match(path) is None]
+    return Routes([*views.items(), *kept], accept_all=views.accept_all)
 
 
 def _wsgi(given: str | None) -> Application | None:
@@ -239,6 +243,12 @@ OPTIONS = (
         name="views",
         help="MODULE:NAME of a map from path to view (default: the demo).",
         parse=_views,
+    ),
+    Option(
+        name="demo",
+        help="Whether the demo's views, /test/ and /play/, are there as well: on or off.",
+        parse=_switch,
+        default="on",
     ),
     Option(
         name="threads",

@@ -12,14 +12,17 @@ from heapq import nsmallest
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pushd.answers import json_refusal, json_response, write_response
 from pushd.broker import Broker
-from pushd.hub import Hub
+from pushd.hub import Hub, transport_of
 from pushd.messages import Id, check_topic
+from pushd.receipts import Receipts
 from pushd.timed import TimedPush, TimedPushes, TooMany
 from pushd.views import Response
 
@@ -29,6 +32,13 @@ _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 # How many publications one request may have, and how many topics one answer lists.
 _MAX_BATCH = 1000
 _MAX_LIST = 1000
+
+# How many bytes of a batch are published in one turn of the reactor, about: no more than what
+# Twisted hands to the kernel of each connection in a turn, framing included.
+_SLICE = 1 << 16
+
+# How many bytes the body of a batch may have at least, whatever --max-message is.
+_BATCH_BODY = 16 << 20
 
 
 class Wrong(Exception):
@@ -45,11 +55,17 @@ class Wrong(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class PublishDoor:
-    """What it takes to publish."""
+    """What it takes to publish.
 
+    :param max_message: bytes that a publication may have.
+    """
+
+    clock: IReactorTime
     broker: Broker
     hub: Hub
     timed: TimedPushes
+    receipts: Receipts
+    max_message: int
 
 
 @dataclass(frozen=True)
@@ -152,9 +168,22 @@ class Batch(AsyncResource):
     async def answer(self, request: Any) -> Response:
         """Publish, once all are found to be in order."""
         allow(request, "POST")
-        drafts = _drafts(request.content.read())
-        published = [await _publish(self._door, draft) for draft in drafts]
-        return json_response(200, {"published": published})
+        drafts = _drafts(request.content.read(), self._door.max_message)
+        # All or none: that the client leaves in the midst of it ends only its answer.
+        done: Deferred[list[dict[str, Any]]] = Deferred()
+        Deferred.fromCoroutine(self._publish_all(drafts)).chainDeferred(done)
+        return json_response(200, {"published": await done})
+
+    async def _publish_all(self, drafts: list[_Draft]) -> list[dict[str, Any]]:
+        published, size = [], 0
+        for draft in drafts:
+            if size > _SLICE:
+                # Let what there is be sent: else a batch alone would overtake all who listen.
+                await deferLater(self._door.clock, 0)
+                size = 0
+            published.append(await _publish(self._door, draft))
+            size += len(draft.data)
+        return published
 
 
 def allow(request: Any, *methods: str) -> None:
@@ -176,16 +205,19 @@ def schedule_json(push: TimedPush) -> dict[str, Any]:
 
 
 async def _publish(door: PublishDoor, draft: _Draft) -> dict[str, Any]:
-    id = await door.broker.publish(draft.topic, draft.data, draft.key)
-    return {"id": str(id), "subscribers": door.hub.count(draft.topic)}
+    topic, key = draft.topic, draft.key
+    told = None if key is None else door.receipts.find(topic, key)
+    if told is not None:
+        return told
+    id = await door.broker.publish(topic, draft.data, key)
+    answer = {"id": str(id), "subscribers": door.hub.count(topic)}
+    return answer if key is None else door.receipts.keep(topic, key, answer)
 
 
 async def _describe(door: PublishDoor, topic: str) -> dict[str, Any]:
     described: tuple[Id | None, int] = await door.broker.describe(topic)
     last, kept = described
-    transports = Counter(
-        getattr(subscriber, "transport", "other") for subscriber in door.hub.subscribers(topic)
-    )
+    transports = Counter(map(transport_of, door.hub.subscribers(topic)))
     return {
         "topic": topic,
         "id": None if last is None else str(last),
@@ -194,7 +226,12 @@ async def _describe(door: PublishDoor, topic: str) -> dict[str, Any]:
     }
 
 
-def _drafts(body: bytes) -> list[_Draft]:
+def batch_body(max_message: int) -> int:
+    """How many bytes the body of a batch may have: many publications, or one in base64."""
+    return max(_BATCH_BODY, 2 * max_message)
+
+
+def _drafts(body: bytes, max_message: int) -> list[_Draft]:
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -204,7 +241,14 @@ def _drafts(body: bytes) -> list[_Draft]:
         raise Wrong('the body is {"publications": […]}', "body")
     if len(publications) > _MAX_BATCH:
         raise Wrong(f"a request has {_MAX_BATCH} publications at most", "publications", 413)
-    return [_draft(one, f"publications[{place}]") for place, one in enumerate(publications)]
+    drafts = []
+    for place, one in enumerate(publications):
+        drafts.append(draft := _draft(one, f"publications[{place}]"))
+        size = len(draft.data.encode() if isinstance(draft.data, str) else draft.data)
+        if size > max_message:
+            line = f"a publication of {size} bytes: --max-message is {max_message}"
+            raise Wrong(line, f"publications[{place}]", 413)
+    return drafts
 
 
 def _draft(one: object, where: str) -> _Draft:

@@ -14,7 +14,6 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushd import inprocess
 from pushd.admission import Admission
 from pushd.broker import Broker, MemoryBroker
 from pushd.channel import Door, Entrance, peer_name
@@ -24,13 +23,15 @@ from pushd.descriptors import allow_connections
 from pushd.guard import control_guard, public_guard
 from pushd.history import History
 from pushd.hub import Hub
+from pushd.inprocess import InProcess
 from pushd.messages import GOING_AWAY
 from pushd.metrics import Metrics
 from pushd.options import Options, Settings
 from pushd.protocol import PushFactory
 from pushd.proxies import Proxies
-from pushd.publish import PublishDoor
+from pushd.publish import PublishDoor, batch_body
 from pushd.publisher import Publisher
+from pushd.receipts import Receipts
 from pushd.site import control_door, public_door
 from pushd.static import StaticFiles
 from pushd.threads import BlockingPublisher, Bridge, ViewThreads
@@ -82,9 +83,11 @@ def build(settings: Settings, reactor: Any, threads: Workers) -> PushService:
     connections = Connections()
     metrics = Metrics()
     broker = MemoryBroker(reactor, History(reactor, settings.retention, _make_name))
-    hub = Hub(broker)
+    hub = Hub(broker, reactor)
     broker.start(hub.deliver)
+    metrics.count_topics(hub, broker)
     timed = TimedPushes(reactor, broker, _make_name)
+    receipts = Receipts(reactor)
     views = ViewDoor(
         clock=reactor,
         stage=Stage(reactor, threads),
@@ -93,6 +96,7 @@ def build(settings: Settings, reactor: Any, threads: Workers) -> PushService:
         metrics=metrics,
         hub=hub,
         publisher=Publisher(broker, timed, settings.limits.max_message),
+        max_buffered=settings.limits.max_buffered,
         files=StaticFiles([*([settings.web] if settings.web else []), shipped_client()]),
     )
     public = public_door(
@@ -121,12 +125,20 @@ def build(settings: Settings, reactor: Any, threads: Workers) -> PushService:
             proxies=nobody,
             metrics=metrics,
             max_body=settings.limits.max_message,
+            max_bodies={b"/publish": batch_body(settings.limits.max_message)},
         ),
         metrics,
-        PublishDoor(broker=broker, hub=hub, timed=timed),
+        PublishDoor(
+            clock=reactor,
+            broker=broker,
+            hub=hub,
+            timed=timed,
+            receipts=receipts,
+            max_message=settings.limits.max_message,
+        ),
     )
-    inside = BlockingPublisher(views.publisher, threads)
-    service = PushService(connections, threads, timed, broker, inside)
+    service = PushService(connections, threads, timed, broker, receipts)
+    service.addService(InProcess(BlockingPublisher(views.publisher, threads)))
     for endpoint in settings.listen:
         service.addService(DoorService(reactor, endpoint, public, "listening on {url}"))
     for endpoint in settings.control:
@@ -143,25 +155,20 @@ class PushService(MultiService):
         threads: Threads,
         timed: TimedPushes,
         broker: Broker,
-        inside: BlockingPublisher,
+        receipts: Receipts,
     ) -> None:
         super().__init__()
         self._connections = connections
         self._threads = threads
         self._timed = timed
         self._broker = broker
-        self._inside = inside
-
-    def startService(self) -> None:
-        """Open the doors, and let code of this process publish."""
-        super().startService()
-        inprocess.started(self._inside)
+        self._receipts = receipts
 
     def stopService(self) -> Deferred[Any]:
         """Let nobody in any more, say goodbye to those who are here, and wait until they left."""
         stopped = maybeDeferred(super().stopService)
-        inprocess.stopped(self._inside)
         self._timed.stop()
+        self._receipts.stop()
         closed = self._connections.close_all(GOING_AWAY)
         closed.addCallback(lambda _: self._broker.stop())
         self._threads.stop()

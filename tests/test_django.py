@@ -274,10 +274,13 @@ class SocketTests(DjangoTestCase):
         def view(request: Any) -> None:
             request.websocket.subscribe("a")
             publish("a", "one")
+            request.websocket.wait()
             request.websocket.unsubscribe("a")
             publish("a", "two")
 
-        self.assertEqual(self.open(view).messages, ["one"])
+        browser = self.open(view)
+        browser.send("enough")
+        self.assertEqual((browser.messages, browser.closing), (["one"], NORMAL))
 
     def test_publish(self) -> None:
         """Any code of the site may publish, in a view's thread."""

@@ -48,4 +48,4 @@ class PublishTests(SynchronousTestCase):
 
     def test_stopped_unstarted(self) -> None:
         """A daemon may be stopped that was never started."""
-        inprocess.stopped(BlockingPublisher(None, None))  # type: ignore[arg-type] # never used
+        inprocess.InProcess(BlockingPublisher(None, None)).stopService()  # type: ignore[arg-type] # never used
