@@ -15,6 +15,10 @@ from pushd.views import Request
 
 
 class PublishTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Forget the daemons that other tests never stopped."""
+        self.patch(inprocess, "_running", [])
+
     def ask(self, daemon: Daemon, path: str) -> Answer:
         """Ask for a page."""
         answer = daemon.get(path)
