@@ -35,7 +35,7 @@ test: check live browser  ## Run everything that must pass, as CI does
 ##@ Its parts
 
 .PHONY: check
-check: lint types unit trial  ## All that needs neither a socket nor a browser
+check: lint types unit trial django  ## All that needs neither a socket nor a browser
 
 .PHONY: lint
 lint: .venv/.dev  ## ruff: rules and format; towncrier: the newsfragments' names
@@ -57,6 +57,10 @@ unit: .venv/.dev  ## The tests in memory, which cover every line and branch
 trial: .venv/.dev  ## The same tests under Twisted's own runner
 	$(BIN)/python -W error -W ignore:twisted.web.resource._Unsafe:DeprecationWarning \
 		-m twisted.trial --reporter=text tests
+
+.PHONY: django
+django: .venv/.django  ## Django views on the oldest Django; "make unit" has the newest
+	PYTHONPATH=.venv/django $(BIN)/pytest -q tests/test_django.py tests/test_runpushd.py
 
 .PHONY: live
 live: systemd nginx  ## Real sockets and processes
@@ -118,6 +122,15 @@ help:  ## Show this list
 	if command -v npm > /dev/null; then
 		npm install --prefix .venv/bench/node --no-audit --no-fund --silent ws < /dev/null || true
 	fi
+	touch $@
+
+# The oldest Django that setup.cfg allows, beside the newest that this Python can have.
+.venv/.django: setup.cfg | .venv/.dev
+	@version=$$(sed -n 's/^ *django >= //p' setup.cfg)
+	echo "Installing Django $$version into .venv/django ..."
+	rm -rf .venv/django
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
+		--target .venv/django "django==$$version" < /dev/null
 	touch $@
 
 # Debian and Ubuntu ship ensurepip, which venv needs, in a package of its own.

@@ -129,6 +129,8 @@ class ChannelRequest(Request):
     #: ``http`` or ``https``, as the client sees it.
     scheme = "http"
     _chunks = 0
+    #: Whether an application answers, which says itself what its pages may do.
+    foreign = False
     #: The place that a client behind a proxy takes.
     ticket: Ticket | None = None
     #: The id of the connection that it is, if it is one that is listed.
@@ -370,6 +372,8 @@ class Channel(HTTPChannel):
             headers.removeHeader(b"content-length")
         kind = headers.getRawHeaders(b"content-type", [b""])[0]
         shared = _HEADERS | _PAGE_HEADERS if kind.lower().startswith(_PAGES) else _HEADERS
+        if self.requests and self.requests[0].foreign:
+            shared = {}
         for name, value in shared.items():
             if not headers.hasHeader(name):
                 headers.setRawHeaders(name, [value])

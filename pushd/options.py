@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.endpoints import serverFromString
 from twisted.python.usage import Options as UsageOptions
@@ -25,12 +25,13 @@ from pushd.config import (
     write_defaults,
     write_values,
 )
+from pushd.gateway import Application
 from pushd.history import Retention
 from pushd.logs import LEVELS
 from pushd.option import Option
 from pushd.protocol import Limits
 from pushd.proxies import Proxies
-from pushd.routes import Routes, load_routes
+from pushd.routes import Routes, load, load_routes
 from pushd.settings import Settings, demo_views
 from pushd.tokens import read_token_keys
 
@@ -124,8 +125,11 @@ class Options(UsageOptions):
             listen=values["listen"],
             control=values["control"],
             web=values["web"],
-            routes=_routes(values["views"], demo=values["demo"]),
+            # An application's site has no demo in it.
+            routes=_routes(values["views"], demo=values["demo"] and values["wsgi"] is None),
             threads=values["threads"],
+            wsgi=values["wsgi"],
+            wsgi_threads=values["wsgi-threads"],
             limits=Limits(
                 max_message=values["max-message"],
                 max_buffered=values["max-buffered"],
@@ -232,6 +236,16 @@ def _find_shared_doors(values: Mapping[str, Any]) -> Iterator[Clash]:
 #: What can't be in force together: each takes the values of all options by name.
 COMBINATIONS: tuple[Callable[[Mapping[str, Any]], Iterator[Clash]], ...] = (_find_shared_doors,)
 
+
+def _wsgi(given: str | None) -> Application | None:
+    if given is None:
+        return None
+    application = load(given)
+    if not callable(application):
+        raise TypeError(f"no WSGI application but a {type(application).__name__}")
+    return cast(Application, application)
+
+
 #: Every option there is, in the order in which people should read of them.
 OPTIONS = (
     Option(
@@ -267,6 +281,17 @@ OPTIONS = (
         help="How many views may block at once.",
         parse=_number(1, 100_000),
         default=str(Settings.threads),
+    ),
+    Option(
+        name="wsgi",
+        help="MODULE:APPLICATION to answer at every path that pushd itself does not have.",
+        parse=_wsgi,
+    ),
+    Option(
+        name="wsgi-threads",
+        help="How many of its pages may be made at once.",
+        parse=_number(1, 10_000),
+        default=str(Settings.wsgi_threads),
     ),
     Option(
         name="origin",

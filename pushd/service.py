@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import random
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.application.service import MultiService
 from twisted.logger import Logger, globalLogBeginner
@@ -28,6 +28,7 @@ from pushd.drain import Drain
 from pushd.guard import control_guard, public_guard
 from pushd.history import History
 from pushd.hub import Hub
+from pushd.inprocess import InProcess
 from pushd.lag import LagMeter
 from pushd.listening import DoorService
 from pushd.logs import LogStyle
@@ -47,10 +48,11 @@ from pushd.signals import Signals
 from pushd.site import control_door, public_door
 from pushd.static import StaticFiles
 from pushd.systemd import Notifier
-from pushd.threads import ViewThreads
+from pushd.threads import BlockingPublisher, Bridge, ViewThreads
 from pushd.timed import TimedPushes
 from pushd.topics import TopicDoor
 from pushd.upgrade import ViewDoor
+from pushd.wsgi import ApplicationDoor, Pool
 
 _log = Logger()
 
@@ -112,10 +114,17 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     return service
 
 
+class Workers(Threads, Bridge, Protocol):
+    """Where all runs that blocks: views, and an application's pages."""
+
+    def pool(self, limit: int) -> Pool:
+        """Make a pool of so many more threads, for work that may wait until one has time."""
+
+
 def build(
     settings: Settings,
     reactor: Any,
-    threads: Threads,
+    threads: Workers,
     random: Callable[[], float] = random,
     lag: Distribution | None = None,
 ) -> PushService:
@@ -176,6 +185,7 @@ def build(
         ),
         settings.routes,
         topics,
+        _application(settings, views, threads),
     )
     readings = Readings(
         door=public,
@@ -246,6 +256,7 @@ def build(
         [DoorService(reactor, one, public, "listening on {url}") for one in settings.listen],
         [DoorService(reactor, one, control, "control door at {url}") for one in settings.control],
     )
+    service.addService(InProcess(BlockingPublisher(publisher, threads)))
     return service
 
 
@@ -262,6 +273,20 @@ def _allow(settings: Settings) -> Settings:
             wanted=settings.max_connections,
         )
     return replace(settings, max_connections=allowed)
+
+
+def _application(settings: Settings, views: ViewDoor, workers: Workers) -> ApplicationDoor | None:
+    if settings.wsgi is None:
+        return None
+    return ApplicationDoor(
+        settings.wsgi,
+        views,
+        workers=workers,
+        pool=workers.pool(settings.wsgi_threads),
+        files=StaticFiles([settings.web] if settings.web else []),
+        shipped=StaticFiles([shipped_client()]),
+        max_buffered=settings.limits.max_buffered,
+    )
 
 
 def _make_name() -> str:

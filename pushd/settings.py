@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pushd.access import Origins
+from pushd.gateway import Application
 from pushd.history import Retention
 from pushd.playground import Playground
 from pushd.protocol import Limits
@@ -34,6 +35,10 @@ class Settings:
     routes: Routes = field(default_factory=demo_views)
     #: How many views may block in threads at once.
     threads: int = 64
+    #: An application that answers at every path that pushd itself does not have.
+    wsgi: Application | None = None
+    #: How many of its pages may be made at once.
+    wsgi_threads: int = 16
     #: What one connection may take.
     limits: Limits = field(default_factory=Limits)
     #: How much of the past of topics is kept.

@@ -21,6 +21,7 @@ from pushd.routes import Routes
 from pushd.schedules import ScheduleControl, ScheduleList
 from pushd.topics import TopicDoor, TopicResource
 from pushd.upgrade import ViewResource
+from pushd.wsgi import ApplicationDoor
 
 _TOPICS = "/topics/"
 _CONNECTIONS = "/connections/"
@@ -28,9 +29,13 @@ _SCHEDULES = "/schedules/"
 
 
 def public_door(
-    reactor: IReactorTime, entrance: Entrance, routes: Routes, topics: TopicDoor
+    reactor: IReactorTime,
+    entrance: Entrance,
+    routes: Routes,
+    topics: TopicDoor,
+    application: ApplicationDoor | None = None,
 ) -> Door:
-    """What strangers reach: the views, the topics, then the static client."""
+    """What strangers reach: the views, the topics, then the application or the static client."""
     views = topics.views
 
     def find(request: Any) -> IResource:
@@ -45,6 +50,8 @@ def public_door(
             return ViewResource(views, match, path)
         if path.startswith(_TOPICS):
             return TopicResource(topics, path.removeprefix(_TOPICS))
+        if application is not None:
+            return application.find(request, path)
         if asks_for_websocket(request.requestHeaders):
             request.site.count_refusal(404)
             return AnswerResource(NOT_FOUND)

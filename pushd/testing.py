@@ -139,7 +139,7 @@ class Daemon:
         """Every delayed call that is left; an idle daemon has none."""
         calls: list[IDelayedCall] = []
         for call in self.clock.getDelayedCalls():
-            owner = getattr(call.func, "__self__", None)
+            owner = getattr(getattr(call, "func", None), "__self__", None)
             calls += owner.getDelayedCalls() if isinstance(owner, Beat) else [call]
         return calls
 

@@ -18,6 +18,7 @@ from pushd.bearer import challenge, read_token
 from pushd.channel import path_of
 from pushd.connections import Connection, Connections
 from pushd.conversation import Conversation, Stage, ThreadsBusy, is_cancellation
+from pushd.gateway import LateAnswer
 from pushd.handshake import Handshake, Refused, asks_for_websocket, read_handshake
 from pushd.hub import Hub
 from pushd.identity import Identity
@@ -222,6 +223,9 @@ class _Meeting:
             write_answer(self._http, answer, self._door.files)
             self._forget_websocket()
         elif self._websocket is not None:
+            if isinstance(answer, LateAnswer):
+                self._websocket.close_with(answer.closing)
+                return
             if answer is not None:
                 _log.warn(
                     "{view} returned an answer after it had opened its WebSocket: nobody gets it",

@@ -290,6 +290,34 @@ class ValueTests(OptionsTestCase):
         self.assertEqual(self.ask("--version"), (f"pushd {__version__}\n", 0))
 
 
+class ApplicationTests(OptionsTestCase):
+    def test_application(self) -> None:
+        """An application of the current folder is found, and its site has no demo in it."""
+        (self.folder / "site_of_mine.py").write_text("def application(environ, start): ...")
+        settings = parse("--wsgi", "site_of_mine:application", "--wsgi-threads", "3")
+        assert callable(settings.wsgi)
+        self.assertEqual(settings.wsgi_threads, 3)
+        self.assertEqual(list(settings.routes), [])
+        self.assertIsNone(parse().wsgi)
+
+    def test_views_beside(self) -> None:
+        """Views may stand beside it."""
+        (self.folder / "both.py").write_text("def a(*_): ...\nviews = {'/a/': a}")
+        settings = parse("--wsgi", "both:a", "--views", "both:views")
+        self.assertEqual(list(settings.routes), ["/a/"])
+
+    def test_mistakes(self) -> None:
+        """What can't be imported, or called, is one line."""
+        (self.folder / "broken.py").write_text("text = 'a'\nraise LookupError('two\\nlines')")
+        (self.folder / "other.py").write_text("text = 'a'")
+        self.assert_mistake("wsgi", "nowhere:application", "No module named 'nowhere'")
+        self.assert_mistake("wsgi", "broken:text", "LookupError: two lines", "broken.py, line 2")
+        self.assert_mistake("wsgi", "other:application", "has no attribute 'application'")
+        self.assert_mistake("wsgi", "other:text", "no WSGI application but a str")
+        self.assert_mistake("wsgi", "other", "MODULE:NAME")
+        self.assert_mistake("wsgi-threads", "0", "a number from 1")
+
+
 class ViewsTests(OptionsTestCase):
     def module(self, name: str, *lines: str) -> str:
         """Write a module of views into the current folder; ``view`` is one already."""

@@ -179,7 +179,7 @@ class DoorsTests(DoorsTestCase):
     def test_never_started(self) -> None:
         """What was never opened need not be closed."""
         service = build(Settings(), self.reactor, LockstepThreads(1))
-        self.assertEqual([door.stopService() for door in service], [None, None])
+        self.assertEqual([part.stopService() for part in service], [None] * 3)
         self.successResultOf(service.stopService())
         self.assertEqual(self.reactor.events, [])
 

@@ -737,6 +737,29 @@ class ViewThreadsTests(ThreadsTestCase):
             self.finish(finished)
             self.failureResultOf(finished, ZeroDivisionError)
 
+    def test_pool(self) -> None:
+        """A pool of further threads lets work wait until one has time, and ends with the rest."""
+        pool = self.threads.pool(2)
+        gates = [threading.Event() for _ in range(3)]
+        held: SimpleQueue[bool] = SimpleQueue()
+        for gate in gates:
+            pool.callInThread(partial(self.note, held, gate))
+        self.assertTrue(held.get(timeout=PATIENCE) and held.get(timeout=PATIENCE))
+        self.assertTrue(held.empty())
+        gates[0].set()
+        gates[1].set()
+        self.assertTrue(held.get(timeout=PATIENCE))
+        # They have no part in the number of views that may block.
+        finished = [self.run_view(lambda _: "done") for _ in range(2)]
+        self.finish(*finished)
+        self.threads.stop()
+        gates[2].set()
+
+    def note(self, held: SimpleQueue[bool], gate: threading.Event) -> None:
+        """Say whether this thread is a daemon, and wait."""
+        held.put(threading.current_thread().daemon)
+        gate.wait(PATIENCE)
+
     def test_stop_idle(self) -> None:
         """Stopping ends the threads that have nothing to do."""
         self.finish(self.run_view(lambda _: None))
