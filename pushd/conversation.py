@@ -102,7 +102,10 @@ class Conversation:
     def __init__(self, stage: Stage, view: View, request: Request) -> None:
         self._stage = stage
         self._view = view
-        self._request = request
+        # Until the view is called: then it is the view's to keep, or to let go.
+        self._request: Request | None = request
+        self._websocket = request.websocket
+        self._peer = request.peer
         self._on_reactor = False
         self._steps: Steps | None = None
         self._work: Deferred[Any] | None = None
@@ -118,8 +121,8 @@ class Conversation:
     def perform(self) -> None:
         """Call the view on the reactor."""
         self._on_reactor = True
-        if self._request.websocket is not None:
-            self._request.websocket.belong_to(self, self.over)
+        if self._websocket is not None:
+            self._websocket.belong_to(self, self.over)
         self._work = maybeDeferred(self._call)
         self._work.addBoth(self._done)
 
@@ -136,7 +139,7 @@ class Conversation:
         if self._work is None or self.running:
             return
         awaited = self._steps.awaited if self._steps is not None else None
-        websocket = self._request.websocket
+        websocket = self._websocket
         if websocket is None or not websocket.will_tell(awaited):
             self._cancel()
 
@@ -146,7 +149,7 @@ class Conversation:
             "{view} goes on {grace:g} s after the end of its conversation with {peer}: cancelled",
             event="view_cancelled",
             view=name_of(self._view),
-            peer=self._request.peer,
+            peer=self._peer,
             grace=GRACE,
         )
         self._stage.graces.start(self)
@@ -161,7 +164,9 @@ class Conversation:
 
     def _call(self) -> Any:
         start = self._stage.clock.seconds()
-        result = self._view(self._request)
+        request, self._request = self._request, None
+        result = self._view(request)
+        del request
         # What answers with a Deferred can't be stepped: this is all that is seen of its work.
         seconds = self._stage.clock.seconds() - start
         if seconds > PATIENCE:

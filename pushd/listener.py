@@ -40,19 +40,26 @@ class TopicListener:
         """Serve one browser."""
         websocket: WebSocket = request.websocket
         websocket.accept(V1 if V1 in request.subprotocols else None)
-        await websocket.subscribe(request.parameters["topic"], request.parameters["after"])
+        topic, after = request.parameters["topic"], request.parameters["after"]
         identity, speaks = request.identity, websocket.subprotocol == V1
-        if identity is not None and speaks:
+        # It may stay for days, and what it asked with takes more room than all the rest.
+        del request
+        await websocket.subscribe(topic, after)
+        if not speaks:
+            async for _ in websocket:
+                pass
+            return
+        if identity is not None:
             websocket.send(self._tell(self._access.ends(identity)))
         bucket = TokenBucket(rate=_RATE, burst=_BURST, now=self._access.now)
         async for message in websocket:
-            token = _read_token(message) if speaks else None
+            token = _read_token(message)
             if token is None:
                 continue
             if not bucket.take():
                 websocket.close_with(RATE_EXCEEDED)
                 return
-            websocket.send(self._renew(websocket, identity, token, request.parameters["topic"]))
+            websocket.send(self._renew(websocket, identity, token, topic))
 
     def _renew(
         self, websocket: WebSocket, identity: Identity | None, token: str, topic: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, NoReturn, Protocol
@@ -112,15 +112,16 @@ class WebSocket:
         self._clock = clock
         self._hub = hub
         self._feeds: dict[str, Feed] = {}
-        # Those that have more to send than there was room for.
-        self._waiting_feeds: OrderedDict[Feed, None] = OrderedDict()
+        # Those that have more to send than there was room for, in the order in which they asked.
+        self._waiting_feeds: dict[Feed, None] = {}
         self._capacity = inbox
         self._state = _State.OFFERED
         self._subprotocol: str | None = None
         self._wire: Wire | None = None
         self._owner: Owner | None = None
         self._ended: Callable[[], object] | None = None
-        self._inbox: deque[str | bytes] = deque()
+        # A deque from the first message on that has to wait: an empty one takes half a KiB.
+        self._inbox: deque[str | bytes] | tuple[()] = ()
         self._inbox_bytes = 0
         self._reading_paused = False
         self.is_writing_paused = False
@@ -336,6 +337,8 @@ class WebSocket:
             waiter, self._waiter = self._waiter, None
             waiter.callback(message)
             return
+        if isinstance(self._inbox, tuple):
+            self._inbox = deque()
         self._inbox.append(message)
         self._inbox_bytes += len(message)
         if self._wire is not None and not self._reading_paused and self._is_inbox_full():
@@ -352,8 +355,13 @@ class WebSocket:
         while self._senders and not self.is_writing_paused:
             self._senders.pop(0).callback(None)
         while self._waiting_feeds and not self.is_writing_paused:
-            # It comes to the end of the line if there is not room enough for all it has.
-            self._waiting_feeds.popitem(last=False)[0].resume()
+            waiting, self._waiting_feeds = self._waiting_feeds, {}
+            while waiting and not self.is_writing_paused:
+                feed = next(iter(waiting))
+                del waiting[feed]
+                # It comes to the end of the line if there is not room enough for all it has.
+                feed.resume()
+            self._waiting_feeds = waiting | self._waiting_feeds
 
     def conversation_ended(self) -> None:
         """Take note that one side has closed: no message comes or goes any more."""
@@ -389,6 +397,7 @@ class WebSocket:
             self._hub.flush()
 
     def _take(self) -> str | bytes:
+        assert isinstance(self._inbox, deque)
         message = self._inbox.popleft()
         self._inbox_bytes -= len(message)
         if self._reading_paused and self._is_inbox_half_empty() and self._wire:
