@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 
@@ -16,6 +17,7 @@ from twisted.logger import (
     LogLevel,
     formatEvent,
     formatEventAsClassicLogText,
+    formatTime,
 )
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
@@ -36,20 +38,24 @@ class LogStyle:
     """How an event becomes what is written of it; one that is not to be written becomes None.
 
     :param as_json: one JSON object a line; else text, with failures over several lines.
-    :param level: one of LEVELS. ``level`` may be set anew at any time.
+    :param level: one of LEVELS.
     """
 
     def __init__(self, *, as_json: bool = False, level: str = "info") -> None:
-        self.level = level
-        self._write = json_line if as_json else formatEventAsClassicLogText
+        self._level = LEVELS[level]
+        self._write = json_line if as_json else text_line
 
     def __call__(self, event: LogEvent) -> str | None:
         """What is written of an event."""
         return self._write(event) if self.lets_pass(event) else None
 
+    def set_level(self, level: str) -> None:
+        """Write what is of another level from now on."""
+        self._level = LEVELS[level]
+
     def lets_pass(self, event: LogEvent) -> bool:
         """Whether an event is of the level, or above it."""
-        return bool(event.get("log_level", LogLevel.info) >= LEVELS[self.level])
+        return bool(event.get("log_level", LogLevel.info) >= self._level)
 
     def dress(self, observer: ILogObserver) -> ILogObserver:
         """Have an observer write in this style.
@@ -89,6 +95,33 @@ class _Sieve:
     def __call__(self, event: LogEvent) -> None:
         if self._style.lets_pass(event):
             self._observer(event)
+
+
+def text_line(event: LogEvent) -> str | None:
+    """An event as Twisted's own log has it; None for one that says nothing.
+
+    Each connection has two lines, and Twisted takes nearly as long for them as all else takes that
+    is done for its handshake. What is special is left to it: failures, calls, odd values.
+    """
+    form, level = event.get("log_format"), event.get("log_level")
+    system, moment = event.get("log_system"), event.get("log_time")
+    if level is None or moment is None or "log_failure" in event or not isinstance(form, str):
+        return formatEventAsClassicLogText(event)
+    try:
+        text = "" if "(" in form else form.format_map(event)
+    except Exception:  # Whatever a value's own methods may raise, Twisted says it in the line.
+        text = ""
+    if not text:
+        return formatEventAsClassicLogText(event)
+    if system is None:
+        system = f"{event.get('log_namespace', '-')}#{level.name}"
+    indented = text.replace("\n", "\n\t")
+    return f"{_text_time(int(moment))} [{system}] {indented}\n"
+
+
+@lru_cache(maxsize=2)
+def _text_time(second: int) -> str:
+    return formatTime(second)
 
 
 def json_line(event: LogEvent) -> str:

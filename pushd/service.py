@@ -84,11 +84,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
 
         style = LogStyle(as_json=settings.log_format == "json", level=settings.log_level)
         style.begin_with(globalLogBeginner)
-
-        def apply_level(new: Settings) -> None:
-            style.level = new.log_level
-
-        appliers.append(apply_level)
+        appliers.append(lambda new: style.set_level(new.log_level))
     settings = _allow(settings)
     meter = LagMeter(reactor)
     threads = ViewThreads(reactor, settings.threads)

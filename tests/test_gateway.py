@@ -193,7 +193,7 @@ class HandshakeTests(SynchronousTestCase):
             browser.send("enough")
         self.assertEqual(browser.messages, ["hello", "enough"])
         self.assertEqual(browser.closing, NORMAL)
-        words = [line.partition(" /chat/ ")[2] for line in said(events)]
+        words = [line.partition(" /chat/ ")[2].partition(" by ")[0] for line in said(events)]
         self.assertEqual(words, ["", "", "opened", "closed 1000 after 0.000 s"])
 
     def test_generator(self) -> None:

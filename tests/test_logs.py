@@ -18,13 +18,14 @@ from twisted.logger import (
     Logger,
     LogLevel,
     LogPublisher,
+    formatEventAsClassicLogText,
     textFileLogObserver,
 )
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from pushd.logs import LEVELS, LogStyle, json_line
+from pushd.logs import LEVELS, LogStyle, json_line, text_line
 
 # The start of 2026, and something.
 MOMENT = 1_767_225_600.1239
@@ -151,7 +152,7 @@ class LevelTests(SynchronousTestCase):
         """The level may change while the daemon runs."""
         style = LogStyle()
         self.assertEqual(self.levels(style)[0], "info")
-        style.level = "error"
+        style.set_level("error")
         self.assertEqual(self.levels(style), ["error", "critical"])
 
     def test_text(self) -> None:
@@ -245,3 +246,45 @@ def _failure() -> Failure:
     except ZeroDivisionError:
         return Failure()
     raise AssertionError
+
+
+class TextLineTests(SynchronousTestCase):
+    """Text is Twisted's own, though it is made another way."""
+
+    def test_same(self) -> None:
+        """Whatever an event holds, the line is the one that Twisted would have written."""
+
+        class Odd:
+            """What can't be written."""
+
+            def __format__(self, spec: str) -> str:
+                raise ZeroDivisionError
+
+        events: list[LogEvent] = [
+            {"log_format": "{peer} {seconds:.3f} s", "peer": "a:1", "seconds": 1.5},
+            {"log_format": "two\nlines and {more}", "more": "one\nmore\n"},
+            {"log_format": "{call()}", "call": lambda: "called"},
+            {"log_format": "{missing}"},
+            {"log_format": "{odd}", "odd": Odd()},
+            {"log_format": "{log_text}", "log_text": "older", "log_system": "-"},
+            {"log_format": "x", "log_system": "a system"},
+            {"log_format": "x", "log_level": LogLevel.error},
+            {"log_format": "x", "log_level": None},
+            {"log_format": "x", "log_time": None},
+            {"log_format": "é{{}} %s"},
+            {"log_format": b"bytes"},
+            {"log_format": ""},
+        ]
+        for fields in events:
+            given = event(**fields)
+            self.assertEqual(text_line(given), formatEventAsClassicLogText(given), fields)
+        for name in event():
+            given = event()
+            del given[name]
+            self.assertEqual(text_line(given), formatEventAsClassicLogText(given), name)
+
+    def test_failure(self) -> None:
+        """A failure comes with its traceback."""
+        given = event(log_failure=Failure(ZeroDivisionError("why")))
+        self.assertEqual(text_line(given), formatEventAsClassicLogText(given))
+        self.assertIn("why", str(text_line(given)))

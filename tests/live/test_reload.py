@@ -51,3 +51,25 @@ def test_reload(tmp_path: Path) -> None:
         assert inside.ping().wait(PATIENCE)
     assert daemon.wait() == 0
     assert not [line for line in daemon.log if "Traceback" in line]
+
+
+def test_keys_and_log_level(tmp_path: Path) -> None:
+    """Keys count for those who come from then on, and the log tells more."""
+    file, key = tmp_path / "pushd.toml", tmp_path / "secret"
+    file.write_text("")
+    key.write_text("a secret of thirty-two characters")
+    with (
+        DaemonProcess(["--config", str(file)], directory=tmp_path) as daemon,
+        open_socket(daemon) as inside,
+    ):
+        file.write_text(f'log-level = "debug"\ntoken-key = ["{key}"]\n')
+        os.kill(daemon.pid, signal.SIGHUP)
+        daemon.wait_for("reloaded: log-level is debug now, not info")
+        daemon.wait_for("reloaded$")
+        with pytest.raises(InvalidStatus, match="401"):
+            open_socket(daemon)
+        with connect(f"{daemon.url.replace('http', 'ws', 1)}test/") as page:
+            page.send("a word that only debug shows")
+            daemon.wait_for("a word that only debug shows")
+        assert inside.ping().wait(PATIENCE)
+    assert daemon.wait() == 0
