@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -18,14 +19,54 @@ KEY_TTL = 300
 _MAX_KEYS = 100_000
 
 
-class Broker(Protocol):
-    """Takes publications, and lets every hub have them in the same order."""
+class Unavailable(Exception):
+    """What keeps the topics can't be reached, or refuses: try again in ``retry_after`` seconds.
 
-    def start(self, deliver: Callable[[Publication], None]) -> None:
-        """Begin; ``deliver`` gets what is published to topics that are followed."""
+    A publication that failed with this may have been made all the same, where the answer was what
+    was lost; one with an idempotency key can be repeated without a doubt.
+    """
+
+    retry_after = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What is to be published."""
+
+    topic: str
+    data: str | bytes
+    #: Makes publishing safe to repeat.
+    key: str | None = None
+
+
+def ignore_missed(topic: str, last: Id) -> None:
+    """Take no note of what was missed."""
+
+
+class Broker(Protocol):
+    """Takes publications, and lets every hub have them in the same order.
+
+    Every Deferred fails with ``Unavailable`` where the past is kept elsewhere, and elsewhere can't
+    be reached.
+    """
+
+    def start(
+        self,
+        deliver: Callable[[Publication], None],
+        missed: Callable[[str, Id], None] = ignore_missed,
+    ) -> None:
+        """Begin.
+
+        :param deliver: gets what is published to topics that are followed, without a gap.
+        :param missed: is told of a gap that can't be filled: a topic, and the id that the next
+            publication will follow.
+        """
 
     def publish(self, topic: str, data: str | bytes, key: str | None = None) -> Deferred[Id]:
         """Publish, or, for a key that was seen not long ago, only tell the id of then."""
+
+    def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
+        """Publish all of them, or none."""
 
     def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
         """What was published after an id; see ``History.replay``."""
@@ -42,6 +83,9 @@ class Broker(Protocol):
     def names(self) -> Deferred[list[str]]:
         """The topics that are remembered."""
 
+    def fault(self) -> str | None:
+        """Why nothing can be published just now, in one line; None where it can."""
+
     def stop(self) -> None:
         """End."""
 
@@ -57,21 +101,21 @@ class MemoryBroker:
             clock, length=KEY_TTL, expired=self._ids.pop
         )
 
-    def start(self, deliver: Callable[[Publication], None]) -> None:
-        """Begin; ``deliver`` gets what is published."""
+    def start(
+        self,
+        deliver: Callable[[Publication], None],
+        missed: Callable[[str, Id], None] = ignore_missed,
+    ) -> None:
+        """Begin; ``deliver`` gets what is published, all of it."""
         self._deliver = deliver
 
     def publish(self, topic: str, data: str | bytes, key: str | None = None) -> Deferred[Id]:
         """Publish, or, for a key that was seen not long ago, only tell the id of then."""
-        if key is not None and (topic, key) in self._ids:
-            return succeed(self._ids[topic, key])
-        publication = self._history.add(topic, data)
-        if key is not None:
-            self._remember((topic, key), publication.id)
-        assert self._deliver is not None
-        self._deliver(publication)
-        return succeed(publication.id)
+        return succeed(self._publish(topic, data, key))
 
+    def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
+        """Publish all of them."""
+        return succeed([self._publish(draft.topic, draft.data, draft.key) for draft in drafts])
     def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
         """What was published after an id."""
         return maybeDeferred(self._history.replay, topic, after, limit)
@@ -92,12 +136,26 @@ class MemoryBroker:
         """The topics that are remembered."""
         return succeed(self._history.names())
 
+    def fault(self) -> str | None:
+        """Tell nothing: what is here can be reached."""
+        return None
+
     def stop(self) -> None:
         """Forget everything."""
         for key in self._ids:
             self._keys.stop(key)
         self._ids.clear()
         self._history.stop()
+
+    def _publish(self, topic: str, data: str | bytes, key: str | None) -> Id:
+        if key is not None and (topic, key) in self._ids:
+            return self._ids[topic, key]
+        publication = self._history.add(topic, data)
+        if key is not None:
+            self._remember((topic, key), publication.id)
+        assert self._deliver is not None
+        self._deliver(publication)
+        return publication.id
 
     def _remember(self, key: tuple[str, str], id: Id) -> None:
         if len(self._ids) >= _MAX_KEYS:

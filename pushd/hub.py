@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pushd.broker import Unavailable
 from pushd.messages import Id, Publication, Replay
 
 # How much of the past is asked for at a time, in bytes.
@@ -80,7 +81,7 @@ class Subscription:
         self._subscriber = subscriber
         self._state = _State.CATCHING_UP
         self._position: Id | None = None
-        self._newest = 0
+        self._newest: Id | None = None
         self._reading = False
         self._begun = False
 
@@ -116,14 +117,23 @@ class Subscription:
                 self._deliver(publication)
             elif publication.id.offset > self._position.offset:
                 self._state = _State.CATCHING_UP
-                self._newest = publication.id.offset
+                self._newest = publication.id
                 self.resume()
         else:
-            self._newest = publication.id.offset
+            self._newest = publication.id
+
+    def miss(self, last: Id) -> None:
+        """Take note of a gap up to an id that can't be filled."""
+        if self._state is _State.CATCHING_UP:
+            self._newest = last
+        elif self._position is None or _is_before(self._position, last):
+            self._lose_track()
 
     def failed(self, failure: Failure) -> None:
         """Log what went wrong with this one, and end it."""
-        self._hub.complain(failure, self.topic)
+        # The broker logs once that it is away, not once for everybody who waits for it.
+        if failure.check(Unavailable) is None:
+            self._hub.complain(failure, self.topic)
         if self._state is not _State.ENDED:
             self._lose_track()
 
@@ -158,7 +168,13 @@ class Subscription:
 
     def _has_caught_up(self, last: Id) -> bool:
         assert self._position is not None
-        if self._position.offset < max(last.offset, self._newest):
+        newest, self._newest = self._newest, None
+        if newest is not None and newest.epoch != last.epoch:
+            # One of the two is from before the epoch changed: the next read tells which.
+            return False
+        if newest is not None and _is_before(last, newest):
+            self._newest = last = newest
+        if _is_before(self._position, last):
             return False
         self._state = _State.LIVE
         return True
@@ -210,6 +226,14 @@ class Hub:
         finally:
             self._delivering = False
 
+    def missed(self, topic: str, last: Id) -> None:
+        """End those who have not heard all up to an id, which is not kept any more."""
+        for subscription in tuple(self._topics.get(topic, ())):
+            try:
+                subscription.miss(last)
+            except Exception:
+                subscription.failed(Failure())
+
     def count(self, topic: str) -> int:
         """How many listen to a topic on this node."""
         return len(self._topics.get(topic, ()))
@@ -240,3 +264,8 @@ class Hub:
                 subscription.take(publication)
             except Exception:
                 subscription.failed(Failure())
+
+
+def _is_before(position: Id, id: Id) -> bool:
+    """Whether there is something to read on the way from one id to another."""
+    return position.epoch != id.epoch or position.offset < id.offset

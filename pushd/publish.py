@@ -17,7 +17,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pushd.answers import json_refusal, json_response, write_response
-from pushd.broker import Broker
+from pushd.broker import Broker, Draft, Unavailable
 from pushd.hub import Hub
 from pushd.messages import Id, check_topic
 from pushd.timed import TimedPush, TimedPushes, TooMany
@@ -52,15 +52,6 @@ class PublishDoor:
     timed: TimedPushes
 
 
-@dataclass(frozen=True)
-class _Draft:
-    """What is to be published."""
-
-    topic: str
-    data: str | bytes
-    key: str | None
-
-
 class AsyncResource(Resource):
     """A resource whose answer is a Response that a coroutine makes."""
 
@@ -88,6 +79,8 @@ class AsyncResource(Resource):
             return await self.answer(request)
         except Wrong as wrong:
             return json_refusal(wrong.status, str(wrong), wrong.where, wrong.headers)
+        except Unavailable as error:
+            return json_refusal(503, str(error), "broker", {"Retry-After": f"{error.retry_after}"})
 
     def _failed(self, failure: Failure, request: Any) -> None:
         if not request._disconnected:
@@ -110,7 +103,8 @@ class TopicControl(AsyncResource):
             if key is not None:
                 raise Wrong("a timed push has no key: list /schedules", "Idempotency-Key")
             return self._schedule(topic, data, times)
-        return json_response(200, await _publish(self._door, _Draft(topic, data, key)))
+        id = await self._door.broker.publish(topic, data, key)
+        return json_response(200, _published(self._door, topic, id))
 
     async def _tell(self, topic: str) -> Response:
         return json_response(200, await _describe(self._door, topic))
@@ -153,7 +147,10 @@ class Batch(AsyncResource):
         """Publish, once all are found to be in order."""
         allow(request, "POST")
         drafts = _drafts(request.content.read())
-        published = [await _publish(self._door, draft) for draft in drafts]
+        ids: list[Id] = await self._door.broker.publish_all(drafts)
+        published = [
+            _published(self._door, draft.topic, id) for draft, id in zip(drafts, ids, strict=True)
+        ]
         return json_response(200, {"published": published})
 
 
@@ -175,9 +172,8 @@ def schedule_json(push: TimedPush) -> dict[str, Any]:
     }
 
 
-async def _publish(door: PublishDoor, draft: _Draft) -> dict[str, Any]:
-    id = await door.broker.publish(draft.topic, draft.data, draft.key)
-    return {"id": str(id), "subscribers": door.hub.count(draft.topic)}
+def _published(door: PublishDoor, topic: str, id: Id) -> dict[str, Any]:
+    return {"id": str(id), "subscribers": door.hub.count(topic)}
 
 
 async def _describe(door: PublishDoor, topic: str) -> dict[str, Any]:
@@ -194,7 +190,7 @@ async def _describe(door: PublishDoor, topic: str) -> dict[str, Any]:
     }
 
 
-def _drafts(body: bytes) -> list[_Draft]:
+def _drafts(body: bytes) -> list[Draft]:
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -207,7 +203,7 @@ def _drafts(body: bytes) -> list[_Draft]:
     return [_draft(one, f"publications[{place}]") for place, one in enumerate(publications)]
 
 
-def _draft(one: object, where: str) -> _Draft:
+def _draft(one: object, where: str) -> Draft:
     if not isinstance(one, dict):
         raise Wrong("a publication is an object", where)
     unknown = one.keys() - {"topic", "data", "base64", "idempotency_key"}
@@ -221,9 +217,9 @@ def _draft(one: object, where: str) -> _Draft:
     if "data" in one:
         if not isinstance(one["data"], str) or not _is_unicode(one["data"]):
             raise Wrong("data is text", f"{where}.data")
-        return _Draft(topic, one["data"], key)
+        return Draft(topic, one["data"], key)
     try:
-        return _Draft(topic, b64decode(one["base64"], validate=True), key)
+        return Draft(topic, b64decode(one["base64"], validate=True), key)
     except (TypeError, ValueError, binascii.Error):
         raise Wrong("base64 is bytes in base64", f"{where}.base64") from None
 

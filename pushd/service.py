@@ -74,7 +74,7 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
     metrics = Metrics()
     broker = MemoryBroker(reactor, History(reactor, settings.retention, _make_name))
     hub = Hub(broker)
-    broker.start(hub.deliver)
+    broker.start(hub.deliver, hub.missed)
     timed = TimedPushes(reactor, broker, _make_name)
     views = ViewDoor(
         clock=reactor,
