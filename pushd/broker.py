@@ -116,6 +116,7 @@ class MemoryBroker:
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
         """Publish all of them."""
         return succeed([self._publish(draft.topic, draft.data, draft.key) for draft in drafts])
+
     def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
         """What was published after an id."""
         return maybeDeferred(self._history.replay, topic, after, limit)

@@ -18,6 +18,7 @@ from pushd.history import Retention
 from pushd.playground import Playground
 from pushd.protocol import Limits
 from pushd.proxies import Proxies
+from pushd.redis_url import RedisAddress, mask, parse_broker
 from pushd.routes import Routes, load_routes
 from pushd.ticker import ticker
 
@@ -51,6 +52,8 @@ class Settings:
     origins: Origins = field(default_factory=Origins)
     #: The proxies whose word on who asks counts.
     proxies: Proxies = field(default_factory=Proxies)
+    #: The Redis behind the topics; None where they are kept in this process.
+    broker: RedisAddress | None = None
     #: How many connections there may be at the public door.
     max_connections: int = 10_000
     #: How many of them from one address.
@@ -68,6 +71,8 @@ class Option:
     help: str
     parse: Callable[[Any], Any]
     default: str | tuple[str, ...] | None = None
+    #: Takes out of the text what nobody may read in a message.
+    mask: Callable[[str], str] = str
 
     @property
     def repeatable(self) -> bool:
@@ -125,6 +130,7 @@ class Options(UsageOptions):
             ),
             origins=values["origin"],
             proxies=values["trusted-proxy"],
+            broker=values["broker"],
             max_connections=values["max-connections"],
             max_per_address=values["max-per-address"],
         )
@@ -138,7 +144,7 @@ class Options(UsageOptions):
         try:
             return option.parse(given)
         except (TypeError, ValueError) as error:
-            shown = " ".join(given) if option.repeatable else given
+            shown = option.mask(" ".join(given) if option.repeatable else given)
             # One line, whatever an exception of others had to say.
             raise UsageError(" ".join(f"--{option.name} {shown}: {error}".split())) from None
 
@@ -271,6 +277,15 @@ OPTIONS = (
         help="How many messages a second one may send, ten times as many at once; beyond, 1008.",
         parse=_number(1, 10_000_000),
         default=str(Limits().max_rate),
+    ),
+    Option(
+        name="broker",
+        help="What keeps the topics: memory, for one process, or a Redis for many: "
+        "redis://[user:password@]host:port/db, rediss://, unix:///path, "
+        "redis+sentinel://host,host/service/db.",
+        parse=parse_broker,
+        default="memory",
+        mask=mask,
     ),
     Option(
         name="history-size",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from pushd.protocol import PushFactory
 from pushd.proxies import Proxies
 from pushd.publish import PublishDoor
 from pushd.publisher import Publisher
+from pushd.redis_broker import RedisBroker
+from pushd.redis_url import RedisAddress
 from pushd.site import control_door, public_door
 from pushd.static import StaticFiles
 from pushd.threads import ViewThreads
@@ -55,6 +58,8 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     if reactor is None:
         from twisted.internet import reactor
     settings = options.settings
+    if settings.broker is not None:
+        _check_redis(settings.broker)
     allowed = allow_connections(settings.max_connections)
     if allowed == settings.max_connections:
         _log.info("{allowed} connections at most", allowed=allowed)
@@ -72,7 +77,7 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
     """Build every object of the daemon once, from the top down."""
     connections = Connections()
     metrics = Metrics()
-    broker = MemoryBroker(reactor, History(reactor, settings.retention, _make_name))
+    broker = _make_broker(settings, reactor)
     hub = Hub(broker)
     broker.start(hub.deliver, hub.missed)
     timed = TimedPushes(reactor, broker, _make_name)
@@ -121,6 +126,35 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
     for endpoint in settings.control:
         service.addService(DoorService(reactor, endpoint, control, "control door at {url}"))
     return service
+
+
+def _check_redis(address: RedisAddress) -> None:
+    """End the process if this Redis can't be used without somebody changing something."""
+    try:
+        from pushd.redis_probe import probe
+    except ImportError as error:
+        raise SystemExit(
+            f"pushd: --broker {address}: pip install 'pushd[redis]' ({error})"
+        ) from None
+    if (reason := probe(address)) is not None:
+        raise SystemExit(f"pushd: --broker {address}: {reason}")
+
+
+def _make_broker(settings: Settings, reactor: Any) -> Broker:
+    address = settings.broker
+    if address is None:
+        return MemoryBroker(reactor, History(reactor, settings.retention, _make_name))
+    # Not above: its library is an extra, and imports the global reactor.
+    from pushd.redis_session import open_session
+
+    return RedisBroker(
+        reactor,
+        partial(open_session, reactor, address),
+        name=str(address),
+        db=address.db,
+        retention=settings.retention,
+        make_name=_make_name,
+    )
 
 
 class PushService(MultiService):

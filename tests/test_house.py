@@ -16,7 +16,22 @@ ROOT = Path(__file__).parent.parent
 STOREYS = (
     ("words", {"messages"}),
     ("clockwork", {"schedule", "deadlines", "limits", "metrics"}),
-    ("topics", {"history", "broker", "redis_broker", "hub", "timed", "publisher"}),
+    (
+        "topics",
+        {
+            "history",
+            "broker",
+            "redis_url",
+            "redis_scripts",
+            "redis_topic",
+            "redis_session",
+            "redis_broker",
+            "redis_probe",
+            "hub",
+            "timed",
+            "publisher",
+        },
+    ),
     (
         "rooms",
         {
