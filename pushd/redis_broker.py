@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from twisted.application.internet import backoffPolicy
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, fail
+from twisted.internet.defer import Deferred, DeferredSemaphore, fail
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -105,7 +105,7 @@ class Session(Protocol):
 
 
 # Opens a session; see ``redis_session.open_session``.
-Opener = Callable[[Callable[[bytes, bytes], None], Callable[[str], object]], Deferred[Session]]
+Opener = Callable[[Callable[[bytes, bytes], None], Callable[[str], object]], Deferred[Any]]
 
 
 class RedisBroker:
@@ -263,7 +263,7 @@ class RedisBroker:
         self._touching = self._reactor.callLater(_TOUCH, self._touch_all)
 
     def _not_opened(self, failure: Failure) -> None:
-        if failure.check(CancelledError):
+        if self._stopped:
             return
         if failure.check(Away, Unsuitable) is None:
             self._failed(failure)

@@ -11,6 +11,9 @@ from pushd.redis_scripts import Unsuitable
 from pushd.redis_session import Session, open_session
 from pushd.redis_url import RedisAddress
 
+# How long to wait for something to happen before the clock is looked at, in seconds.
+_STEP = 0.1
+
 
 def probe(address: RedisAddress) -> str | None:
     """Why this Redis can't be used until somebody changes something; None if it can.
@@ -19,16 +22,18 @@ def probe(address: RedisAddress) -> str | None:
     seconds that a session has to open, on a reactor of its own, as the daemon's is not running yet.
     """
     reactor: Any = SelectReactor()
-    reasons: list[str] = []
+    reactor.startRunning(installSignalHandlers=False)
+    opening = open_session(reactor, address, lambda *_: None, lambda _: None)
+    looking = opening.addCallbacks(Session.end, _explain)
+    while not looking.called:
+        reactor.iterate(_STEP)
+    reactor.stop()
+    # Once to be told of the stop, once to carry it out.
+    reactor.iterate(0)
+    reactor.iterate(0)
+    reason: str | None = looking.result
+    return reason
 
-    def begin() -> None:
-        opening = open_session(reactor, address, lambda *_: None, lambda _: None)
-        opening.addCallback(Session.end).addErrback(note).addBoth(lambda _: reactor.stop())
 
-    def note(failure: Failure) -> None:
-        if failure.check(Unsuitable):
-            reasons.append(failure.getErrorMessage())
-
-    reactor.callWhenRunning(begin)
-    reactor.run(installSignalHandlers=False)
-    return reasons[0] if reasons else None
+def _explain(failure: Failure) -> str | None:
+    return failure.getErrorMessage() if failure.check(Unsuitable) else None
