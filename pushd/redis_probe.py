@@ -31,8 +31,8 @@ def probe(address: RedisAddress) -> str | None:
     # Once to be told of the stop, once to carry it out.
     reactor.iterate(0)
     reactor.iterate(0)
-    reason: str | None = looking.result
-    return reason
+    reason: Any = looking.result
+    return None if reason is None else str(reason)
 
 
 def _explain(failure: Failure) -> str | None:

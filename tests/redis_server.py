@@ -8,11 +8,15 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from socket import AF_UNIX, socket
 from threading import Event, Thread
 from types import TracebackType
 from typing import Any
 
 import hiredis
+
+# Its stub knows only commands of one word.
+_pack: Any = hiredis.pack_command
 
 # How long anything may take that a Redis does, in seconds.
 _PATIENCE = 20.0
@@ -25,7 +29,8 @@ class RedisServer:
     """
 
     def __init__(self, args: Sequence[str] = (), *, port: int = 0) -> None:
-        self._args = args
+        #: Further options, for the next start.
+        self.args = args
         self._port = port
         self._process: subprocess.Popen[str] | None = None
         # Its socket's name has to be short.
@@ -50,14 +55,14 @@ class RedisServer:
         shutil.rmtree(self.directory)
 
     @property
-    def socket(self) -> Path:
+    def path(self) -> Path:
         """Where it listens."""
         return self.directory / "redis.sock"
 
     @property
     def url(self) -> str:
         """What to give to ``--broker``."""
-        return f"unix://{self.socket}"
+        return f"unix://{self.path}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -65,9 +70,9 @@ class RedisServer:
         self._process = subprocess.Popen(
             [
                 *("redis-server", "--port", str(self._port), "--bind", "127.0.0.1"),
-                *("--unixsocket", str(self.socket), "--dir", str(self.directory)),
+                *("--unixsocket", str(self.path), "--dir", str(self.directory)),
                 *("--save", "", "--daemonize", "no", "--enable-debug-command", "yes"),
-                *self._args,
+                *self.args,
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -100,15 +105,13 @@ class RedisServer:
 
     def ask(self, *args: str | int | bytes, password: str | None = None) -> Any:
         """Ask it something over a connection of one's own."""
-        import socket
-
         reader = hiredis.Reader()
-        with socket.socket(socket.AF_UNIX) as connection:
+        with socket(AF_UNIX) as connection:
             connection.settimeout(_PATIENCE)
-            connection.connect(str(self.socket))
+            connection.connect(str(self.path))
             questions = [("AUTH", password)] if password is not None else []
             for question in (*questions, args):
-                connection.sendall(hiredis.pack_command(question))
+                connection.sendall(_pack(tuple(question)))
                 while (answer := reader.gets()) is False:
                     reader.feed(connection.recv(1 << 16))
         return answer
