@@ -371,7 +371,8 @@ async def test_interleavings(server: RedisServer) -> None:
     def play(steps: list[Any], size: int) -> None:
         server.ask("FLUSHALL")
         playing = partial(_play, server, steps, Retention(size=size))
-        blockingCallFromThread(reactor, lambda: Deferred.fromCoroutine(playing()))
+        _block: Any = blockingCallFromThread
+        _block(reactor, lambda: Deferred.fromCoroutine(playing()))
 
     from twisted.internet import reactor as it
 
