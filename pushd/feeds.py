@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 
 from pushd.hub import Hub, Subscription
-from pushd.messages import TRY_AGAIN_LATER, Closing, Id, Publication
+from pushd.messages import LOST_TRACK, Closing, Id, Publication
 
 #: The subprotocol in which each frame is JSON and says its id.
 V1 = "pushd.v1"
@@ -77,7 +77,7 @@ class Feed:
 
     def lost_track(self) -> None:
         """Close, so that the client begins anew and is told what it missed."""
-        self._socket.close_with(TRY_AGAIN_LATER)
+        self._socket.close_with(LOST_TRACK)
 
 
 class JsonFeed(Feed):

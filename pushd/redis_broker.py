@@ -258,7 +258,7 @@ class RedisBroker:
         self._session, self._fault, self._attempts = session, None, 0
         self._log.info("Redis at {name} answers", name=self._name)
         _wake(self._waiters)
-        for followed in self._followed.values():
+        for followed in list(self._followed.values()):
             self._enqueue(followed)
         self._touching = self._reactor.callLater(_TOUCH, self._touch_all)
 
@@ -374,8 +374,7 @@ class RedisBroker:
             try:
                 return await self._read(session, topic, after, limit)
             except Away:
-                # The next session will tell.
-                continue
+                pass  # the next session will tell
             except Refused as error:
                 raise Unavailable(f"Redis at {self._name}: {error}") from None
 

@@ -174,11 +174,13 @@ class Session:
         if self._call.active():
             self._call.cancel()
         lost, self._lost = self._lost, None
-        for connection in (self._commands, self._listener):
+        connections = (self._commands, self._listener)
+        for connection in connections:
             connection.lost = _ignore
-            connection.transport.abortConnection()
         if lost is not None:
             lost(reason)
+        for connection in connections:
+            connection.transport.abortConnection()
 
 
 def open_session(
@@ -210,9 +212,7 @@ async def _open(
         if (await _greet(endpoint, listener, address))["run_id"] != server["run_id"]:
             raise Away("another server has just taken its place")
     except BaseException:
-        for connection in (commands, listener):
-            if connection.transport is not None:
-                connection.transport.abortConnection()
+        _abandon(commands, listener)
         raise
     # A replica that took over, and a server that keeps nothing on disk, may have lost the end.
     trusted = (
@@ -249,8 +249,7 @@ async def _ask_sentinels(reactor: Any, address: RedisAddress) -> tuple[str, int]
             said = f": {error}"
             continue
         finally:
-            if sentinel.transport is not None:
-                sentinel.transport.abortConnection()
+            _abandon(sentinel)
         if found is not None:
             return found[0].decode(), int(found[1])
     raise Away(f"no Sentinel knows the master {address.service}{said}")
@@ -281,6 +280,12 @@ async def _connect(endpoint: IStreamClientEndpoint, connection: _Commands) -> No
         await endpoint.connect(_Once(connection))
     except Exception as error:
         raise Away(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _abandon(*connections: _Commands) -> None:
+    for connection in connections:
+        if connection.transport is not None:
+            connection.transport.abortConnection()
 
 
 async def _prepare(connection: _Commands, address: RedisAddress, server: dict[str, str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pushd.messages import TRY_AGAIN_LATER
+from pushd.messages import LOST_TRACK, TRY_AGAIN_LATER
 from tests.listeners import (
     MIB,
     TRANSPORTS,
@@ -346,7 +346,7 @@ class RawSocketTests(Rules, TopicTestCase):
         """The Close says what happened."""
         super().assert_lost_track(listener, ids)
         assert isinstance(listener, RawSocket)
-        self.assertEqual(listener.closing, TRY_AGAIN_LATER)
+        self.assertEqual(listener.closing, LOST_TRACK)
 
 
 class JsonSocketTests(RawSocketTests):
