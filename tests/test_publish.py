@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, fail
 
 from pushd import publish as module
 from pushd import timed
+from pushd.broker import Unavailable
 from pushd.messages import Id
 from pushd.protocol import Limits
 from pushd.testing import Answer
@@ -125,6 +126,21 @@ class TopicControlTests(PublishTestCase):
         self.patch(self.daemon._service._broker, "publish", lambda *_: fail(Failing()))
         self.assertEqual(self.post("/topics/t").status, 500)
         self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
+
+    def test_unavailable(self) -> None:
+        """While what keeps the topics is away, it is 503 and why, and when to try again."""
+        broker = self.daemon._service._broker
+        for name in ("publish", "publish_all", "describe", "names"):
+            self.patch(broker, name, lambda *_: fail(Unavailable("no Redis")))
+        batch = json.dumps({"publications": [{"topic": "t", "data": "x"}]}).encode()
+        for answer in (
+            self.post("/topics/t"),
+            self.post("/publish", batch),
+            self.control("GET", "/topics/t"),
+            self.control("GET", "/topics"),
+        ):
+            self.assertEqual(self.assert_wrong(answer, 503, "broker")["error"], "no Redis")
+            self.assertEqual(answer.headers["Retry-After"], "5")
 
     def test_failing_answer(self) -> None:
         """So is one while the answer is written."""
