@@ -58,7 +58,7 @@ trial: .venv/.dev  ## The same tests under Twisted's own runner
 		-m twisted.trial --reporter=text tests
 
 .PHONY: live
-live: .venv/.dev  ## Real sockets and processes
+live: .venv/.dev redis  ## Real sockets and processes, and a real Redis
 	$(BIN)/pytest -q tests/live
 
 .PHONY: browser
@@ -114,6 +114,17 @@ $(BIN)/pip:
 		}
 	fi < /dev/null
 	$(PYTHON) -m venv --clear .venv
+
+.PHONY: redis
+redis:
+	@if ! command -v redis-server > /dev/null; then
+		echo 'Installing Redis ...'
+		# Not to run: the tests start their own.
+		$(APT) update && $(APT) install -y --no-install-recommends redis-server || {
+			echo 'The live tests need Redis: apt-get install redis-server' >&2
+			exit 1
+		}
+	fi < /dev/null
 
 # The system's Chromium where it is a package: Debian. On Ubuntu it is a snap, so there
 # Playwright fetches its own, which the tests take when there is no command chromium.

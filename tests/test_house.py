@@ -70,7 +70,7 @@ STOREYS = (
             "site",
         },
     ),
-    ("assembly", {"logs", "options", "systemd", "descriptors", "service"}),
+    ("assembly", {"logs", "options", "systemd", "descriptors", "reuse_port", "service"}),
 )
 # These stand beside the house: they may import anything, and nothing in the house imports them.
 KIT = {"testing", "lockstep", "loopback", "pytest_plugin"}
