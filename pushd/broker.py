@@ -9,6 +9,7 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from pushd.deadlines import Deadlines
 from pushd.history import History
@@ -17,6 +18,10 @@ from pushd.messages import Id, Publication, Replay
 # How long an idempotency key is remembered, in seconds, and how many at most.
 KEY_TTL = 300
 _MAX_KEYS = 100_000
+
+# How many bytes of many publications are published in one turn of the reactor, about: no more than
+# what Twisted hands to the kernel of each connection in a turn, framing included.
+_SLICE = 1 << 16
 
 
 class Unavailable(Exception):
@@ -49,6 +54,14 @@ class Broker(Protocol):
     Every Deferred fails with ``Unavailable`` where the past is kept elsewhere, and elsewhere can't
     be reached.
     """
+
+    @property
+    def published(self) -> int:
+        """How many publications this node has taken."""
+
+    @property
+    def history_bytes(self) -> int:
+        """How much this node keeps of the past, in bytes."""
 
     def start(
         self,
@@ -94,12 +107,20 @@ class MemoryBroker:
     """One node's broker: all is in this process, and ends with it."""
 
     def __init__(self, clock: IReactorTime, history: History) -> None:
+        #: How many publications it has taken.
+        self.published = 0
+        self._clock = clock
         self._history = history
         self._deliver: Callable[[Publication], None] | None = None
         self._ids: OrderedDict[tuple[str, str], Id] = OrderedDict()
         self._keys: Deadlines[tuple[str, str]] = Deadlines(
             clock, length=KEY_TTL, expired=self._ids.pop
         )
+
+    @property
+    def history_bytes(self) -> int:
+        """How much is kept of the past, in bytes."""
+        return self._history.bytes
 
     def start(
         self,
@@ -114,8 +135,8 @@ class MemoryBroker:
         return succeed(self._publish(topic, data, key))
 
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
-        """Publish all of them."""
-        return succeed([self._publish(draft.topic, draft.data, draft.key) for draft in drafts])
+        """Publish all of them, many bytes in turns."""
+        return Deferred.fromCoroutine(self._publish_all(drafts))
 
     def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
         """What was published after an id."""
@@ -148,10 +169,22 @@ class MemoryBroker:
         self._ids.clear()
         self._history.stop()
 
+    async def _publish_all(self, drafts: Sequence[Draft]) -> list[Id]:
+        ids, size = [], 0
+        for draft in drafts:
+            if size > _SLICE:
+                # Let what there is be sent: else they alone would overtake all who listen.
+                await deferLater(self._clock, 0)
+                size = 0
+            ids.append(self._publish(draft.topic, draft.data, draft.key))
+            size += len(draft.data)
+        return ids
+
     def _publish(self, topic: str, data: str | bytes, key: str | None) -> Id:
         if key is not None and (topic, key) in self._ids:
             return self._ids[topic, key]
         publication = self._history.add(topic, data)
+        self.published += 1
         if key is not None:
             self._remember((topic, key), publication.id)
         assert self._deliver is not None

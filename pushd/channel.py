@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol
@@ -20,12 +21,19 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 
 from pushd.admission import Admission, Ticket
-from pushd.answers import AnswerResource, refusal, write_failure, write_response
+from pushd.answers import (
+    AnswerResource,
+    json_refusal,
+    refusal,
+    write_failure,
+    write_response,
+)
 from pushd.deadlines import Deadlines
 from pushd.guard import Guard
 from pushd.metrics import Metrics
 from pushd.outbox import bound_silence
 from pushd.proxies import Proxies
+from pushd.views import Response
 
 # What every answer says, unless a view says otherwise.
 _HEADERS = {
@@ -61,6 +69,9 @@ _MAX_LENGTH_DIGITS = 18
 # How many may wait for the 503 that tells them that all places are taken.
 _WAITING_ROOM = 64
 
+# Where programs publish and listen: all that is said there is JSON, refusals as well.
+_SPEAKS_JSON = re.compile(rb"/(topics|publish|schedules)(/|$)")
+
 # Bytes that no line of a request's head may hold (RFC 9110 §5.5): all controls but the tab.
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -85,6 +96,7 @@ class Entrance:
     """What a door asks of all who come.
 
     :param max_body: bytes that the body of a request may have.
+    :param max_bodies: the same for those paths that may have more.
     """
 
     guard: Guard
@@ -92,6 +104,11 @@ class Entrance:
     proxies: Proxies
     metrics: Metrics
     max_body: int
+    max_bodies: Mapping[bytes, int] = field(default_factory=dict)
+
+    def body_limit(self, path: bytes) -> int:
+        """How many bytes the body of a request to a path may have."""
+        return self.max_bodies.get(path, self.max_body)
 
 
 class ChannelRequest(Request):
@@ -133,19 +150,27 @@ class ChannelRequest(Request):
     def gotLength(self, length: int | None) -> None:
         """Refuse a body that is too large before it comes."""
         super().gotLength(length)
-        if length is not None and length > self.channel.site.entrance.max_body:
-            self.channel.refuse(413, "the body is too large")
+        if length is not None:
+            self._may_have(length)
 
     def handleContentChunk(self, data: bytes) -> None:
         """Take a piece of the body, which may not say beforehand how large it is."""
         size = self.content.tell() + len(data)
         self._chunks += 1
-        if size > self.channel.site.entrance.max_body:
-            self.channel.refuse(413, "the body is too large")
-        elif self._chunks > _FREE_CHUNKS and size < self._chunks * _MEAN_CHUNK:
-            self.channel.refuse(400, "the body comes in too many tiny chunks")
+        if not self._may_have(size):
+            return
+        if self._chunks > _FREE_CHUNKS and size < self._chunks * _MEAN_CHUNK:
+            self.channel.refuse(400, "the body comes in too many tiny chunks", "body")
         else:
             super().handleContentChunk(data)
+
+    def _may_have(self, size: int) -> bool:
+        """Whether the body may have so many bytes; refuses the request if not."""
+        limit = self.channel.site.entrance.body_limit(self.channel._path)
+        if size > limit:
+            error = f"the body is too large: it may have {limit} bytes"
+            self.channel.refuse(413, error, "body")
+        return bool(size <= limit)
 
     def processingFailed(self, reason: Failure) -> None:
         """Log an exception of ours, and answer 500 if that is still possible."""
@@ -218,7 +243,7 @@ class Channel(HTTPChannel):
             self.refuse(400, "a line of the request's head is malformed")
         elif not line and self._line > 1 and self.unwelcome:
             self.site.log_refusal(peer_name(self.transport.getPeer()), 503, "all places are taken")
-            self._write_last(_BUSY.status, str(_BUSY.body), {"Retry-After": "5"})
+            self._write_last(_BUSY)
         else:
             super().lineReceived(line)
 
@@ -309,12 +334,18 @@ class Channel(HTTPChannel):
                 headers.setRawHeaders(name, [value])
         super().writeHeaders(version, code, reason, headers)
 
-    def refuse(self, status: int, line: str) -> None:
-        """Answer what is no request of ours to handle, and close."""
+    def refuse(self, status: int, line: str, where: str | None = None) -> None:
+        """Answer what is no request of ours to handle, and close.
+
+        :param where: what of it is wrong, for the programs that all our JSON is for.
+        """
         if self._refused:
             return
         self.site.log_refusal(peer_name(self.transport.getPeer()), status, line)
-        self._write_last(status, f"{line}\n", {})
+        answer = refusal(status, line)
+        if where is not None and _SPEAKS_JSON.match(unquote_to_bytes(self._path)):
+            answer = json_refusal(status, line, where)
+        self._write_last(answer)
 
     def time_out(self) -> None:
         """Give up on a request that does not come to its end."""
@@ -365,16 +396,16 @@ class Channel(HTTPChannel):
         if not self._refused:
             super()._send100Continue()
 
-    def _write_last(self, status: int, body: str, extra: Mapping[str, str]) -> None:
+    def _write_last(self, answer: Response) -> None:
         """Write an answer and close, but read on: else the answer may be lost to a reset."""
         self._refused = True
-        headers = Headers({"Content-Type": ["text/plain; charset=utf-8"], "Connection": ["close"]})
-        headers.setRawHeaders("Content-Length", [str(len(body.encode()))])
-        for name, value in extra.items():
-            headers.setRawHeaders(name, [value])
-        phrase = HTTPStatus(status).phrase.encode()
-        self.writeHeaders(b"HTTP/1.1", str(status).encode(), phrase, headers)
-        self.transport.write(body.encode())
+        body = str(answer.body).encode()
+        headers = Headers({"Connection": ["close"], "Content-Length": [str(len(body))]})
+        for name, value in answer.headers.items():
+            headers.setRawHeaders(name, [str(value)])
+        phrase = HTTPStatus(answer.status).phrase.encode()
+        self.writeHeaders(b"HTTP/1.1", str(answer.status).encode(), phrase, headers)
+        self.transport.write(body)
         self.forget()
         self.site.lingering.start(self)
         if isinstance(self.transport, ProtocolWrapper):  # TLS can't be closed by half

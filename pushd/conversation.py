@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from typing import Any, Protocol, cast
 
 from twisted.internet.defer import CancelledError, Deferred, FirstError, maybeDeferred
@@ -132,7 +133,7 @@ class Conversation:
         awaited = self._steps.awaited if self._steps is not None else None
         websocket = self._request.websocket
         if websocket is None or not websocket.will_tell(awaited):
-            self._work.cancel()
+            self._cancel()
 
     def outstayed(self) -> None:
         """Cancel a view that goes on after the grace, and come back should that not help."""
@@ -143,7 +144,13 @@ class Conversation:
             grace=GRACE,
         )
         self._stage.graces.start(self)
-        if self._work is not None:
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._steps is not None:
+            self._steps.cancel()
+        else:
+            assert self._work is not None  # What is no coroutine has returned it by now.
             self._work.cancel()
 
     def _call(self) -> Any:
@@ -155,7 +162,8 @@ class Conversation:
             self._blocked(seconds)
         if inspect.iscoroutine(result):
             self._steps = Steps(result, self._stage.clock, self._blocked)
-            return Deferred.fromCoroutine(self._steps)
+            self._steps.advance()
+            return self._steps.finished
         return result
 
     def _blocked(self, seconds: float) -> None:
@@ -166,11 +174,16 @@ class Conversation:
         self.finished.callback(result)
 
 
-class Steps(Coroutine[Deferred[Any], Any, Any]):
-    """A view's coroutine that knows whether it runs, and what it awaits when it does not.
+class Steps:
+    """Runs a view's coroutine, and knows whether it runs and what it awaits when it does not.
+
+    It does what ``Deferred.fromCoroutine`` does, for a fifth of the price: this is the way of
+    every message. As there, the view keeps its ``contextvars``.
 
     :param blocked: told the seconds of each step that takes longer than PATIENCE.
     """
+
+    __slots__ = ("_blocked", "_clock", "_context", "_coroutine", "awaited", "finished", "running")
 
     def __init__(
         self,
@@ -179,37 +192,42 @@ class Steps(Coroutine[Deferred[Any], Any, Any]):
         blocked: Callable[[float], object],
     ) -> None:
         self._coroutine = coroutine
+        self._context = copy_context()
         self._clock = clock
         self._blocked = blocked
         self.running = False
         self.awaited: Deferred[Any] | None = None
+        #: Fires with what the coroutine returns, or fails with what it raises.
+        self.finished: Deferred[Any] = Deferred()
 
-    def send(self, value: Any) -> Any:
-        """Run the view until it waits again."""
-        return self._step(self._coroutine.send, value)
+    def cancel(self) -> None:
+        """Cancel what the coroutine awaits: it is told by a CancelledError there."""
+        if self.awaited is not None:
+            self.awaited.cancel()
 
-    def throw(self, *exception: Any) -> Any:
-        """Raise an exception in the view where it waits, and run it until it waits again."""
-        return self._step(self._coroutine.throw, *exception)
-
-    def close(self) -> None:
-        """Unwind the view."""
-        self._coroutine.close()
-
-    def __await__(self) -> Generator[Deferred[Any], Any, Any]:
-        return self._coroutine.__await__()
-
-    def _step(self, step: Callable[..., Any], *arguments: Any) -> Any:
+    def advance(self, result: object = None) -> None:
+        """Run the coroutine until it waits again, and be called back when that has happened."""
         self.running, self.awaited = True, None
         start = self._clock.seconds()
         try:
-            self.awaited = step(*arguments)
+            if isinstance(result, Failure):
+                awaited = self._context.run(result.throwExceptionIntoGenerator, self._coroutine)
+            else:
+                awaited = self._context.run(self._coroutine.send, result)
+        except StopIteration as stop:
+            returned, awaited = stop.value, None
+        except BaseException:  # The view's task ends by it, and says so: CancelledError, too.
+            returned, awaited = Failure(), None
         finally:
             self.running = False
             seconds = self._clock.seconds() - start
             if seconds > PATIENCE:
                 self._blocked(seconds)
-        return self.awaited
+        if awaited is None:
+            self.finished.callback(returned)
+        else:
+            self.awaited = awaited
+            awaited.addBoth(self.advance)
 
 
 def runs_on_reactor(view: View) -> bool:

@@ -4,25 +4,52 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from collections.abc import Callable
+from functools import cache
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 
+from pushd.batch import Batch, Form
+from pushd.frames import message
 from pushd.hub import Hub, Subscription
-from pushd.messages import LOST_TRACK, Closing, Id, Publication
+from pushd.messages import TRY_AGAIN_LATER, Closing, Id, Publication
 
 #: The subprotocol in which each frame is JSON and says its id.
 V1 = "pushd.v1"
 
 
+class FrameWriter(Protocol):
+    """What takes messages, and frames as they are."""
+
+    def push(self, payload: bytes, *, binary: bool) -> None:
+        """Send a message."""
+
+    @property
+    def push_frames(self) -> Callable[[bytes], object]:
+        """Puts frames on their way that are ready to go."""
+
+    @property
+    def window_bits(self) -> int:
+        """How far back deflate may look in a frame, as a power of two; 0: frames are plain."""
+
+
 class Socket(Protocol):
     """What a feed needs of a WebSocket."""
 
-    def push(self, payload: bytes, *, binary: bool) -> None:
-        """Send a publication; nothing happens when the conversation is over."""
+    @property
+    def wire(self) -> FrameWriter:
+        """Where frames go out, for as long as the conversation lasts."""
+
+    @property
+    def is_writing_paused(self) -> bool:
+        """Whether the connection has enough to do just now."""
 
     def has_room_for(self, feed: Feed) -> bool:
         """Whether the connection can take more just now; if not, ``Feed.resume`` is called."""
+
+    def keeps_up(self, feed: Feed) -> bool:
+        """Whether it can take what comes anyway; if not, ``Feed.resume`` is called."""
 
     def close_with(self, closing: Closing) -> Any:
         """Close the conversation."""
@@ -37,8 +64,16 @@ class Feed:
         self._socket = socket
         self._subscription: Subscription | None = None
         self._stopped = False
+        # Past the socket: whoever ends the conversation stops its feeds first.
+        self._write = socket.wire.push_frames
+        self._form = self.choose_form(socket.wire.window_bits)
         #: Fires with whether nothing is missing since the id that was asked for.
         self.begun: Deferred[bool] = Deferred()
+
+    @staticmethod
+    def choose_form(window_bits: int) -> Form:
+        """How publications go out."""
+        return _in_plain_frames(window_bits)
 
     def start(self, hub: Hub, topic: str, after: Id | None) -> None:
         """Begin."""
@@ -46,11 +81,15 @@ class Feed:
         if self._stopped:  # by what it was sent at once
             self._subscription.cancel()
 
-    def stop(self) -> None:
-        """End. Who still waits for it to begin waits no longer."""
+    def mute(self) -> None:
+        """Send no more."""
         self._stopped = True
         if self._subscription is not None:
             self._subscription.cancel()
+
+    def stop(self) -> None:
+        """End. Who still waits for it to begin waits no longer."""
+        self.mute()
         if not self.begun.called:
             self.begun.callback(False)
 
@@ -63,37 +102,60 @@ class Feed:
         """Take note that it has begun."""
         self.begun.callback(recovered)
 
-    def deliver(self, publication: Publication) -> None:
-        """Send a publication."""
-        data = publication.data
-        if isinstance(data, str):
-            self._socket.push(data.encode(), binary=False)
-        else:
-            self._socket.push(data, binary=True)
+    def deliver(self, batch: Batch) -> None:
+        """Send what was published."""
+        self._write(batch.render(self._form))
 
     def has_room(self) -> bool:
         """Whether the connection can take more just now."""
         return not self._stopped and self._socket.has_room_for(self)
 
+    def keeps_up(self) -> bool:
+        """Whether the connection can take what is published now."""
+        return not self._socket.is_writing_paused or self._socket.keeps_up(self)
+
     def lost_track(self) -> None:
         """Close, so that the client begins anew and is told what it missed."""
-        self._socket.close_with(LOST_TRACK)
+        self._socket.close_with(TRY_AGAIN_LATER)
 
 
 class JsonFeed(Feed):
     """One topic on one WebSocket that speaks ``pushd.v1``."""
 
+    @staticmethod
+    def choose_form(window_bits: int) -> Form:
+        """How publications go out: with their ids."""
+        return _in_json_frames(window_bits)
+
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
         """Tell where the publications begin."""
-        self._tell(subscription_json(topic, id, recovered))
+        told = to_json(subscription_json(topic, id, recovered))
+        self._socket.wire.push(told.encode(), binary=False)
         super().subscribed(topic, id, recovered)
 
-    def deliver(self, publication: Publication) -> None:
-        """Send a publication with its id."""
-        self._tell(publication_json(publication))
 
-    def _tell(self, value: dict[str, Any]) -> None:
-        self._socket.push(to_json(value).encode(), binary=False)
+@cache
+def _in_plain_frames(window_bits: int) -> Form:
+    """The form in which a frame holds a publication's data."""
+
+    def form(publication: Publication) -> bytes:
+        data = publication.data
+        if isinstance(data, str):
+            return message(data.encode(), binary=False, window_bits=window_bits)
+        return message(data, binary=True, window_bits=window_bits)
+
+    return form
+
+
+@cache
+def _in_json_frames(window_bits: int) -> Form:
+    """The form in which a frame holds a publication with its id, as JSON."""
+
+    def form(publication: Publication) -> bytes:
+        payload = to_json(publication_json(publication)).encode()
+        return message(payload, binary=False, window_bits=window_bits)
+
+    return form
 
 
 def subscription_json(topic: str, id: Id, recovered: bool) -> dict[str, Any]:

@@ -26,8 +26,7 @@ def public_guard(origins: Origins) -> Guard:
         if not _has_host(request):
             return refusal(400, "a request needs one Host")
         # A page may send a plain request to any site, but not read what a topic answers.
-        listens = unquote_to_bytes(request.path).startswith(b"/topics/")
-        if listens or asks_for_websocket(request.requestHeaders):
+        if is_topic(request.path) or asks_for_websocket(request.requestHeaders):
             origin, host = request.header(b"origin"), request.header(b"host") or ""
             if not origins.allow(origin, scheme=request.scheme, host=host):
                 return refusal(403, "this page's origin is not allowed here: see --origin")
@@ -50,6 +49,11 @@ def control_guard(request: Any) -> Response | None:
     if not is_own_host(request.header(b"host") or "", address):
         return refusal(403, "this door answers to its own address and to localhost only")
     return None
+
+
+def is_topic(path: bytes) -> bool:
+    """Whether a request's path is that of a topic, however it is spelt."""
+    return unquote_to_bytes(path).startswith(b"/topics/")
 
 
 def _has_host(request: Any) -> bool:

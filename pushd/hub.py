@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter
 from enum import Enum
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pushd.batch import Batch
 from pushd.broker import Unavailable
+from pushd.deadlines import Deadlines
 from pushd.messages import Id, Publication, Replay
 
 # How much of the past is asked for at a time, in bytes.
 _BATCH = 1 << 18
+
+# How much may wait for the end of the turn: after so many bytes it goes out at once.
+_TURN = 1 << 18
+
+# How long one that does not keep up has to read some of what it was sent, in seconds.
+PATIENCE = 10.0
 
 
 class Subscriber(Protocol):
@@ -26,11 +35,17 @@ class Subscriber(Protocol):
         ``recovered`` says that nothing is missing since the id that was asked for.
         """
 
-    def deliver(self, publication: Publication) -> None:
-        """Take a publication."""
+    def deliver(self, batch: Batch) -> None:
+        """Take what was published."""
 
     def has_room(self) -> bool:
         """Whether more of the past may come now; if not, ``Subscription.resume`` is called."""
+
+    def keeps_up(self) -> bool:
+        """Whether what is published now may come at once; if not, ``resume`` is called.
+
+        If not, it comes from the past, and has_room() decides when.
+        """
 
     def lost_track(self) -> None:
         """End: what comes next is not kept any more, so there would be a gap."""
@@ -49,6 +64,11 @@ class Past(Protocol):
         """Nobody listens to this topic here any more."""
 
 
+def transport_of(subscriber: Subscriber) -> str:
+    """How a subscriber is connected, for those who count."""
+    return getattr(subscriber, "transport", "other")
+
+
 class _State(Enum):
     """How a subscription gets its publications."""
 
@@ -62,6 +82,7 @@ class Subscription:
 
     It first gets what it has missed, at its own pace, then what comes. The two meet without a gap
     and without a repeat: what comes while it catches up is in the past by the time it gets there.
+    When more comes at once than it can take, it falls back on the past for the rest of it.
     """
 
     __slots__ = (
@@ -99,6 +120,7 @@ class Subscription:
     def resume(self) -> None:
         """Go on: the subscriber has room again."""
         if self._state is _State.CATCHING_UP and not self._reading:
+            self._hub.behind.stop(self)
             self._reading = True
             Deferred.fromCoroutine(self._read()).addErrback(self.failed)
 
@@ -106,21 +128,34 @@ class Subscription:
         """End it."""
         if self._state is not _State.ENDED:
             self._state = _State.ENDED
+            self._hub.behind.stop(self)
             self._hub.forget(self)
 
-    def take(self, publication: Publication) -> None:
+    def take(self, batch: Batch) -> None:
         """Take what has just been published."""
-        if self._state is _State.LIVE:
-            if self._position is None or publication.id.epoch != self._position.epoch:
-                self._lose_track()
-            elif publication.id.offset == self._position.offset + 1:
-                self._deliver(publication)
-            elif publication.id.offset > self._position.offset:
-                self._state = _State.CATCHING_UP
-                self._newest = publication.id
-                self.resume()
+        position = self._position
+        if self._state is not _State.LIVE or position is None:
+            self._newest = batch.last
+        elif (
+            position.offset + 1 == batch.first
+            and position.epoch == batch.epoch
+            and self._subscriber.keeps_up()
+        ):
+            # Nearly always. Whatever is different is for the past to sort out.
+            self._position = batch.last
+            self._hub.delivered += len(batch)
+            self._subscriber.deliver(batch)
+        elif position.epoch != batch.epoch:
+            self._lose_track()
+        elif position.offset < batch.last.offset:
+            self._follow(batch)
+
+    def overdue(self) -> None:
+        """End one that has read nothing to speak of since it fell behind."""
+        if self._subscriber.keeps_up():
+            self.resume()
         else:
-            self._newest = publication.id
+            self._cut_off()
 
     def miss(self, last: Id) -> None:
         """Take note of a gap up to an id that can't be filled."""
@@ -155,12 +190,12 @@ class Subscription:
             self._position = replay.id
             self._subscriber.subscribed(self.topic, replay.id, replay.recovered)
         elif not replay.recovered:
-            self._lose_track()
+            self._cut_off()
             return True
         for publication in replay.publications:
             if self._has_ended() or not self._subscriber.has_room():
                 return True
-            self._deliver(publication)
+            self._deliver(Batch((publication,)))
         return self._has_ended() or self._has_caught_up(replay.last)
 
     def _has_ended(self) -> bool:
@@ -179,9 +214,32 @@ class Subscription:
         self._state = _State.LIVE
         return True
 
-    def _deliver(self, publication: Publication) -> None:
-        self._position = publication.id
-        self._subscriber.deliver(publication)
+    def _follow(self, batch: Batch) -> None:
+        """Take of what comes now what is new, or go on from the past.
+
+        From there at once where something is missing, else when there is room.
+        """
+        assert self._position is not None
+        keeps_up = self._subscriber.keeps_up()
+        if keeps_up and batch.first <= self._position.offset + 1:
+            self._deliver(batch.since(self._position.offset))
+            return
+        self._state = _State.CATCHING_UP
+        self._newest = batch.last
+        if keeps_up:
+            self.resume()
+        else:
+            self._hub.behind.start(self)
+
+    def _deliver(self, batch: Batch) -> None:
+        self._position = batch.last
+        self._hub.delivered += len(batch)
+        self._subscriber.deliver(batch)
+
+    def _cut_off(self) -> None:
+        """End one that is too slow."""
+        self._hub.cut += 1
+        self._lose_track()
 
     def _lose_track(self) -> None:
         self.cancel()
@@ -191,16 +249,36 @@ class Subscription:
 class Hub:
     """The subscriptions of this node, by topic.
 
-    All subscribers of a topic see the same order, also when one of them publishes while it is
-    being told: what is published then is delivered after.
+    What is published in one turn of the reactor is delivered together at its end: that is one
+    write for each subscriber, however many publications there are. All subscribers of a topic
+    see the same order, also when one of them publishes while it is being told.
+
+    :param past: where to get what was published before.
+    :param clock: where time comes from.
     """
 
     _log = Logger()
 
-    def __init__(self, past: Past) -> None:
+    def __init__(self, past: Past, clock: IReactorTime) -> None:
         self.past = past
+        self._clock = clock
+        #: Those that did not keep up, and have read nothing to speak of since.
+        self.behind: Deadlines[Subscription] = Deadlines(
+            clock, length=PATIENCE, expired=Subscription.overdue
+        )
+        #: How often a publication has been given to a subscriber.
+        self.delivered = 0
+        #: How many subscribers were ended because they were too slow.
+        self.cut = 0
+        #: How many subscriptions there are, by transport.
+        self.transports: Counter[str] = Counter()
         self._topics: dict[str, dict[Subscription, None]] = {}
-        self._queue: deque[Publication] = deque()
+        # What was published in this turn, in runs without a gap, the last run of each topic, and
+        # how many bytes there are.
+        self._news: list[list[Publication]] = []
+        self._runs: dict[str, list[Publication]] = {}
+        self._bytes = 0
+        self._turn_ends: IDelayedCall | None = None
         self._delivering = False
 
     def subscribe(self, topic: str, subscriber: Subscriber, after: Id | None) -> Subscription:
@@ -211,23 +289,41 @@ class Hub:
             listeners = self._topics[topic] = {}
             self.past.follow(topic)
         listeners[subscription] = None
+        self.transports[transport_of(subscriber)] += 1
         subscription.start(after)
         return subscription
 
     def deliver(self, publication: Publication) -> None:
-        """Tell all who listen."""
-        self._queue.append(publication)
+        """Tell all who listen, at the end of this turn."""
+        topic, id = publication.topic, publication.id
+        if topic not in self._topics:
+            return
+        run = self._runs.get(topic)
+        if run is None or not _follows(id, run[-1].id):
+            run = self._runs[topic] = []
+            self._news.append(run)
+        run.append(publication)
+        self._bytes += len(publication.data)
+        if self._turn_ends is None:
+            self._turn_ends = self._clock.callLater(0, self._end_turn)
+        if self._bytes >= _TURN:
+            self.flush()
+
+    def flush(self) -> None:
+        """Deliver what was published in this turn now; what is published by that comes later."""
         if self._delivering:
             return
+        news, self._news, self._runs, self._bytes = self._news, [], {}, 0
         self._delivering = True
         try:
-            while self._queue:
-                self._tell(self._queue.popleft())
+            for run in news:
+                self._tell(Batch(run))
         finally:
             self._delivering = False
 
     def missed(self, topic: str, last: Id) -> None:
         """End those who have not heard all up to an id, which is not kept any more."""
+        self.flush()
         for subscription in tuple(self._topics.get(topic, ())):
             try:
                 subscription.miss(last)
@@ -250,6 +346,7 @@ class Hub:
         """Take a subscription out; ``Subscription.cancel`` calls this."""
         listeners = self._topics[subscription.topic]
         del listeners[subscription]
+        self.transports[transport_of(subscription.subscriber)] -= 1
         if not listeners:
             del self._topics[subscription.topic]
             self.past.unfollow(subscription.topic)
@@ -258,12 +355,21 @@ class Hub:
         """Log that something failed for one subscriber; the others do not notice."""
         self._log.failure("failed to serve a subscriber of {topic}", failure=failure, topic=topic)
 
-    def _tell(self, publication: Publication) -> None:
-        for subscription in tuple(self._topics.get(publication.topic, ())):
+    def _end_turn(self) -> None:
+        self._turn_ends = None
+        self.flush()
+
+    def _tell(self, batch: Batch) -> None:
+        for subscription in tuple(self._topics.get(batch.topic, ())):
             try:
-                subscription.take(publication)
+                subscription.take(batch)
             except Exception:
                 subscription.failed(Failure())
+
+
+def _follows(id: Id, last: Id) -> bool:
+    """Whether an id is the next one behind another."""
+    return id.offset == last.offset + 1 and id.epoch == last.epoch
 
 
 def _is_before(position: Id, id: Id) -> bool:

@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pushd.answers import json_refusal, json_response, write_response
+from pushd.batch import Batch
 from pushd.feeds import publication_json
 from pushd.hub import Hub, Subscription
 from pushd.messages import Closing, Id, Publication
@@ -58,16 +59,20 @@ class LongPoll:
         lost = self._asked is not None and not recovered
         self._answer_in(0 if lost else self._wait)
 
-    def deliver(self, publication: Publication) -> None:
-        """Put a publication into the answer, with those that come in the same turn."""
-        if self.has_room():
+    def deliver(self, batch: Batch) -> None:
+        """Put publications into the answer, with those that come in the same turn."""
+        for publication in batch:
             self._publications.append(publication)
             self._bytes += len(publication.data) + _OVERHEAD
-            self._answer_in(0)
+        self._answer_in(0)
 
     def has_room(self) -> bool:
         """Whether the answer can hold more."""
         return self._open and self._bytes < _ENOUGH
+
+    def keeps_up(self) -> bool:
+        """Whether the answer can hold more; what it can't is for the next."""
+        return self.has_room()
 
     def lost_track(self) -> None:
         """Answer with what is here; the next question will be told that some is lost."""

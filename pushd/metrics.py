@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
 from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 # The codes that get a series of their own: those of RFC 6455 and of its registry.
 _CODES = frozenset(range(1000, 1016))
@@ -30,6 +35,72 @@ class Metrics:
         label = str(code) if code in _CODES else "other"
         self.closed.labels(code=label).inc()
 
+    def count_topics(self, listeners: Listeners, past: Past) -> None:
+        """Tell of topics as well, with numbers that are kept elsewhere."""
+        self._registry.register(_Topics(listeners, past))
+
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+# Topics: plain numbers, looked at when somebody asks, as a Counter's lock for each delivery would
+# cost more than the delivery. No topic is named: there may be millions.
+
+
+class Listeners(Protocol):
+    """What is counted of those who listen; a Hub."""
+
+    delivered: int
+    cut: int
+
+    @property
+    def transports(self) -> Mapping[str, int]:
+        """How many there are by transport."""
+
+
+class Past(Protocol):
+    """What is counted of publications; a Broker."""
+
+    @property
+    def published(self) -> int:
+        """How many there were."""
+
+    @property
+    def history_bytes(self) -> int:
+        """What those that are kept take."""
+
+
+class _Topics(Collector):
+    """The numbers of topics."""
+
+    def __init__(self, listeners: Listeners, past: Past) -> None:
+        self._listeners = listeners
+        self._past = past
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the numbers of now."""
+        yield CounterMetricFamily(
+            "pushd_publications", "Publications taken.", value=self._past.published
+        )
+        yield CounterMetricFamily(
+            "pushd_deliveries",
+            "Publications given to subscribers, each counted for each of them.",
+            value=self._listeners.delivered,
+        )
+        subscribers = GaugeMetricFamily(
+            "pushd_subscribers", "Subscriptions to topics, by transport.", labels=["transport"]
+        )
+        for transport, count in self._listeners.transports.items():
+            subscribers.add_metric([transport], count)
+        yield subscribers
+        yield GaugeMetricFamily(
+            "pushd_history_bytes",
+            "Memory that the histories of all topics take.",
+            value=self._past.history_bytes,
+        )
+        yield CounterMetricFamily(
+            "pushd_slow_subscribers_cut",
+            "Subscribers cut off because they read too slowly.",
+            value=self._listeners.cut,
+        )

@@ -115,7 +115,7 @@ class Options(UsageOptions):
             listen=values["listen"],
             control=values["control"],
             web=values["web"],
-            routes=values["views"],
+            routes=_routes(values["views"], demo=values["demo"]),
             threads=values["threads"],
             limits=Limits(
                 max_message=values["max-message"],
@@ -195,13 +195,18 @@ def _switch(given: str) -> bool:
     return given == "on"
 
 
-def _views(given: str | None) -> Routes:
-    demo = _demo()
-    if given is None:
-        return demo
-    routes = load_routes(given)
-    kept = [(path, view) for path, view in demo.items() if routes.match(path) is None]
-    return Routes([*routes.items(), *kept], accept_all=routes.accept_all)
+def _views(given: str | None) -> Routes | None:
+    return None if given is None else load_routes(given)
+
+
+def _routes(views: Routes | None, *, demo: bool) -> Routes:
+    """The operator's views, and behind them the demo's where their paths are free."""
+    if views is None:
+        return _demo() if demo else Routes({})
+    if not demo:
+        return views
+    kept = [(path, view) for path, view in _demo().items() if views.match(path) is None]
+    return Routes([*views.items(), *kept], accept_all=views.accept_all)
 
 
 #: Every option there is, in the order in which people should read of them.
@@ -227,6 +232,12 @@ OPTIONS = (
         name="views",
         help="MODULE:NAME of a map from path to view (default: the demo).",
         parse=_views,
+    ),
+    Option(
+        name="demo",
+        help="Whether the demo's views, /test/ and /play/, are there as well: on or off.",
+        parse=_switch,
+        default="on",
     ),
     Option(
         name="threads",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper
 
 
@@ -22,6 +25,37 @@ def unsent(transport: Any) -> int:
     except AttributeError:
         size = getattr(transport, "unsent", 0)
     return size
+
+
+def _write_at_once(transport: Any, data: bytes) -> None:
+    """Hand data to the kernel now; what it does not take is the transport's to write.
+
+    A transport's own ``write`` waits for the reactor to find the socket writable, which costs
+    three system calls where this has one.
+    """
+    # What waits already has to go first.
+    if transport.dataBuffer or transport._tempDataBuffer:
+        transport.write(data)
+        return
+    try:
+        sent = transport.socket.send(data)
+    except OSError:
+        # There is no room, or no connection: the transport finds out, and knows what to do.
+        sent = 0
+    if sent < len(data):
+        transport.write(data[sent:])
+
+
+def writer(transport: Any) -> Callable[[bytes], object]:
+    """The quickest way to write to a transport.
+
+    Past its ``write`` where it is Twisted's own and hands what it gets to the socket as it is;
+    with TLS, and with what only looks like it, there is no other way.
+    """
+    if issubclass(type(transport), Connection) and not transport.TLS:
+        return partial(_write_at_once, transport)
+    write: Callable[[bytes], object] = transport.write
+    return write
 
 
 # After so many seconds without a word the kernel asks whether the peer is still there, and after so

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import zlib
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha1
 from typing import Any, cast
 
-from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
-from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
+from autobahn.twisted.websocket import WebSocketServerFactory
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -18,7 +19,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pushd.deadlines import Deadlines
+from pushd.deflate import decompressor, negotiate
+from pushd.frames import BINARY, CLOSE, PING, PONG, TEXT, message, unmask
 from pushd.handshake import Handshake
+from pushd.lean import LeanProtocol
 from pushd.limits import TokenBucket
 from pushd.messages import (
     INTERNAL_ERROR,
@@ -28,7 +32,7 @@ from pushd.messages import (
     TRY_AGAIN_LATER,
     Closing,
 )
-from pushd.outbox import unsent
+from pushd.outbox import unsent, writer
 from pushd.websocket import WebSocket
 
 # How long a peer has to answer a Close frame and to take what was sent before, in seconds.
@@ -39,6 +43,9 @@ CLOSE_TIMEOUT = 5.0
 PING_INTERVAL = 25.0
 PONG_TIMEOUT = 10.0
 
+# Twisted asks its producer for a pause when so many bytes wait.
+_PAUSED_FROM = FileDescriptor.bufferSize
+
 # After so many fragments of one message they must have so many bytes on the average, or most of
 # the work would be for frames' heads.
 _FREE_FRAGMENTS = 256
@@ -47,17 +54,6 @@ _MEAN_FRAGMENT = 32
 # How much of one connection is done in one turn of the reactor, before others have theirs: frames,
 # and every 4 KiB of what they hold.
 _TURN = 64
-
-# Compression: no context is kept between messages, so an idle connection holds none of zlib's
-# memory (with one it would be 58 KiB or more), and a small window does for what is pushed.
-_WINDOW_BITS = 12
-_MEMORY_LEVEL = 5
-# What is shorter gains nothing: deflate's own overhead eats it up.
-_COMPRESS_FROM = 128
-
-# FIN, RSV1 and the opcodes of RFC 6455 §5.2.
-_TEXT, _BINARY, _PING, _PONG = 0x81, 0x82, 0x89, 0x8A
-_RSV1 = 0x40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,53 +70,43 @@ class Limits:
     compression: bool = True
 
 
-class _NoLog:
-    """A stand-in for Autobahn's logger: pushd says itself what an operator should know."""
-
-    def debug(self, *_: object, **__: object) -> None: ...
-
-    info = warn = error = debug
-
-
 @implementer(IPushProducer)
-class PushProtocol(WebSocketServerProtocol):
+class PushProtocol(LeanProtocol):
     """One WebSocket connection after its 101.
 
     It translates between Autobahn's callbacks and a WebSocket, and holds the peer to the limits.
     Names of our own start with an underscore, as Autobahn has taken some 285 others.
     """
 
-    log = _NoLog()
     _log = Logger()
 
-    # What Autobahn leaves untyped, or types too narrowly.
-    transport: Any
     factory: PushFactory
-    state: Any
     # Comes with the factory, before the first data.
     _bucket: TokenBucket
-    current_frame: Any
-    _perMessageCompress: Any
+    # Comes with the transport: puts frames on their way that are ready to go.
+    push_frames: Callable[[bytes], object]
+    # What the factory was given as options.
     maxMessagePayloadSize: Any
     maxFramePayloadSize: Any
-    localCloseCode: Any
-    localCloseReason: Any
-    remoteCloseCode: Any
+
+    # As long as nothing else is to be said of this connection.
+    window_bits = 0
+    _reading_paused = True
+    _consuming = False
+    _deaf = False
+    _writing_paused = False
+    # What has been done in this turn of the reactor, and the call that begins the next.
+    _work = 0
+    _rest: IDelayedCall | None = None
+    # A message that comes in pieces.
+    _partial = bytearray()
+    _fragments = 0
+    _ping_payload = b""
 
     def __init__(self, websocket: WebSocket, lost: Callable[[PushProtocol], object]) -> None:
         super().__init__()
         self._websocket = websocket
         self._lost = lost
-        self._reading_paused = True
-        self._consuming = False
-        self._deaf = False
-        self._window_bits = 0
-        # What has been done in this turn of the reactor, and the call that begins the next.
-        self._work = 0
-        self._rest: IDelayedCall | None = None
-        self._partial = bytearray()
-        self._fragments = 0
-        self._ping_payload = b""
 
     # What the upgrade calls
 
@@ -137,19 +123,10 @@ class PushProtocol(WebSocketServerProtocol):
         else:
             transport.protocol = self
         self.makeConnection(transport)
+        self.push_frames = writer(transport)
         transport.registerProducer(self, True)
-        self.websocket_version = 13
-        self.websocket_protocols = list(handshake.subprotocols)
-        offered = self._parseExtensionsHeader(handshake.extensions)
-        self.websocket_extensions = [offer for offer in offered if _is_understood(*offer)]
-        self._wskey = handshake.key
         self._bucket = self.factory._make_bucket()
-        self.succeedHandshake((subprotocol, {}))
-        if self._perMessageCompress is not None:
-            self._window_bits = self._perMessageCompress.server_max_window_bits
-            # What does not compress is larger compressed; onMessageEnd looks closer.
-            self.maxMessagePayloadSize += self.maxMessagePayloadSize >> 3
-            self.maxFramePayloadSize = self.maxMessagePayloadSize
+        self.push_frames(_opening(handshake.key, subprotocol, self._agree(handshake.extensions)))
         self.factory._pings.start(self)
 
     # What the WebSocket calls, as its Wire
@@ -163,15 +140,13 @@ class PushProtocol(WebSocketServerProtocol):
 
     def push(self, payload: bytes, *, binary: bool) -> None:
         """Send one message as one frame, unless the peer is too slow to follow."""
-        if unsent(self.transport) > self.factory._limits.max_buffered:
+        # As long as the transport has not asked for a pause there is not much in it.
+        if (self._writing_paused or self.factory._limits.max_buffered < _PAUSED_FROM) and unsent(
+            self.transport
+        ) > self.factory._limits.max_buffered:
             self.close(TRY_AGAIN_LATER)
             return
-        head = _BINARY if binary else _TEXT
-        if self._window_bits and len(payload) >= _COMPRESS_FROM:
-            compressed = _compress(payload, self._window_bits)
-            if len(compressed) < len(payload):
-                head, payload = head | _RSV1, compressed
-        self.transport.write(_frame(head, payload))
+        self.push_frames(message(payload, binary=binary, window_bits=self.window_bits))
 
     def close(self, closing: Closing) -> None:
         """Send a Close frame with any code that may go on the wire."""
@@ -195,13 +170,11 @@ class PushProtocol(WebSocketServerProtocol):
     # What the transport calls
 
     def connectionMade(self) -> None:
-        """Prepare Autobahn's state; the transport's details are not asked for."""
+        """Let what is written go out at once, however short it is."""
         # Autobahn asks for the option before it has been copied, and hides the error.
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
         if set_no_delay is not None:
             set_no_delay(True)
-        self.peer = ""
-        self._connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
         """Pass data to Autobahn; nothing that goes wrong in there may go on as if it had not."""
@@ -222,25 +195,24 @@ class PushProtocol(WebSocketServerProtocol):
             self._rest = None
         for deadlines in self.factory._all_deadlines:
             deadlines.stop(self)
-        self._connectionLost(cast(Any, reason))
+        super().connectionLost(reason)
         self._websocket.connection_lost()
         self._lost(self)
 
     def pauseProducing(self) -> None:
         """Note that the transport's buffer is full."""
+        self._writing_paused = True
         self._websocket.writing_paused()
 
     def resumeProducing(self) -> None:
         """Note that the transport's buffer is empty."""
+        self._writing_paused = False
         self._websocket.writing_resumed()
 
     def stopProducing(self) -> None:
         """Do nothing: connectionLost follows."""
 
     # What Autobahn calls
-
-    def _onOpen(self) -> None:
-        """Do nothing: the view runs already."""
 
     def consumeData(self) -> None:
         """Process what has come, as long as somebody wants it."""
@@ -251,6 +223,8 @@ class PushProtocol(WebSocketServerProtocol):
         try:
             while self._wants_more():
                 self._take_short_frames()
+                if not self.data and self.current_frame is None:
+                    break
                 if not self._wants_more() or not self.processData():
                     break
         finally:
@@ -318,7 +292,7 @@ class PushProtocol(WebSocketServerProtocol):
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Write to the transport, without the log strings that Autobahn makes for each frame."""
-        self.transport.write(data)
+        self.push_frames(data)
 
     def sendCloseFrame(
         self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False
@@ -333,14 +307,22 @@ class PushProtocol(WebSocketServerProtocol):
         if self._reading_paused and not isReply:
             self.resume_reading()
 
-    def dropConnection(self, abort: bool = False) -> None:
-        """Drop the connection; abort it only where the closing handshake did not work out.
-
-        Autobahn aborts after a clean close as well, and the browser then calls it unclean.
-        """
-        super().dropConnection(abort=abort and not self.wasClean)
-
     # Private
+
+    def _agree(self, extensions: str) -> str | None:
+        """Agree on compression where it is offered; gives what the client is told of it."""
+        if not extensions or not self.factory._limits.compression:
+            return None
+        accepted = negotiate(self._parseExtensionsHeader(extensions))
+        if accepted is None:
+            return None
+        self._perMessageCompress = decompressor(accepted)
+        self.window_bits = self._perMessageCompress.server_max_window_bits
+        # What does not compress is larger compressed; onMessageEnd looks closer.
+        self.maxMessagePayloadSize += self.maxMessagePayloadSize >> 3
+        self.maxFramePayloadSize = self.maxMessagePayloadSize
+        told: str = accepted.get_extension_string()
+        return told
 
     @property
     def _code(self) -> int:
@@ -362,30 +344,42 @@ class PushProtocol(WebSocketServerProtocol):
         """
         if self.current_frame is not None or self.inside_message:
             return
-        data, start = self.data, 0
-        while self._wants_more() and self.state is self.STATE_OPEN:
-            if len(data) - start < 6:
+        data, start, available = self.data, 0, len(self.data)
+        while available - start >= 6 and self._wants_more():
+            head, length, body = data[start], data[start + 1] - 0x80, start + 6
+            if length == 126 and available - start >= 8:
+                length, body = int.from_bytes(data[start + 2 : start + 4], "big"), start + 8
+                fits = 126 <= length <= self.factory._short  # Not shorter (RFC 6455 §5.2).
+            else:
+                fits = 0 <= length <= self.factory._short and length < 126
+            end = body + length
+            if not fits or end > available or head not in _SHORT_FRAMES:
                 break
-            head, length = data[start], data[start + 1] - 0x80
-            end = start + 6 + length
-            if not 0 <= length <= 125 or end > len(data) or head not in _SHORT_FRAMES:
-                break
-            payload = _unmask(data[start + 2 : start + 6], data[start + 6 : end])
+            payload = unmask(data[body - 4 : body], data[body:end])
             try:
-                message = payload.decode() if head == _TEXT else payload
+                message = payload.decode() if head == TEXT else payload
             except UnicodeDecodeError:
                 break
-            start = end
-            if not self._may_go_on():
+            if head >= CLOSE and (length > 125 or (head == CLOSE and length == 1)):
                 break
-            if head == _PING:
-                self.onPing(payload)
-            elif head == _PONG:
-                self.onPong(payload)
-            else:
+            start = end
+            if not self._may_go_on(1 + (length >> 12)):
+                break
+            if head in (TEXT, BINARY):
                 self._websocket.message_received(message)
+            elif head == PONG:
+                self.onPong(payload)
+            elif head == PING:
+                self.onPing(payload)
+            else:
+                self._take_close(payload)
         if start:
             self.data = data[start:]
+
+    def _take_close(self, payload: bytes) -> None:
+        """Take a Close frame: Autobahn answers it, or finds fault with it."""
+        code = int.from_bytes(payload[:2], "big") if payload else None
+        self.onCloseFrame(cast(int, code), cast(bytes, payload[2:] or None))
 
     def _fail_connection(self, code: int = 1002, reason: str = "protocol error") -> None:
         """Fail the connection as Autobahn found fit (RFC 6455 §7.1.7)."""
@@ -475,13 +469,17 @@ class PushFactory(WebSocketServerFactory):
             # Autobahn's timers are cut to whole seconds and run on a clock of their own.
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
-            perMessageCompressionAccept=_accept_compression if limits.compression else None,
         )
         self._clock = reactor
         self._limits = limits
+        self._short = min(_SHORT, limits.max_message)
         self._pings = Deadlines(reactor, length=PING_INTERVAL, expired=PushProtocol._ping)
         self._pongs = Deadlines(reactor, length=PONG_TIMEOUT, expired=PushProtocol._drop_dead)
         self._closings = Deadlines(reactor, length=CLOSE_TIMEOUT, expired=PushProtocol._drop_dead)
+        # The options stand in a class, where Autobahn finds them as well as in each object.
+        options = {name: getattr(self, name) for name in PushProtocol.CONFIG_ATTRS}
+        del options["perMessageCompressionAccept"]  # A function would become a method.
+        self._protocol: type[PushProtocol] = type("PushProtocol", (PushProtocol,), options)
         self._all_deadlines = (self._pings, self._pongs, self._closings)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
@@ -490,7 +488,7 @@ class PushFactory(WebSocketServerFactory):
 
     def build(self, websocket: WebSocket, lost: Callable[[PushProtocol], object]) -> PushProtocol:
         """Make the protocol for a WebSocket; ``lost`` is called when its connection is gone."""
-        protocol = PushProtocol(websocket, lost)
+        protocol = self._protocol(websocket, lost)
         protocol.factory = self
         return protocol
 
@@ -502,50 +500,25 @@ class PushFactory(WebSocketServerFactory):
 # What a Close frame holds beside its code (RFC 6455 §5.5).
 _MAX_REASON = 123
 
-_SHORT_FRAMES = frozenset({_TEXT, _BINARY, _PING, _PONG})
+# RFC 6455 §1.3.
+_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+_SHORT_FRAMES = frozenset({TEXT, BINARY, CLOSE, PING, PONG})
+
+# Frames up to so many bytes are unmasked here.
+_SHORT = 4096
 
 
-def _unmask(mask: bytes, payload: bytes) -> bytes:
-    """Undo the masking of up to 125 bytes (RFC 6455 §5.3)."""
-    pattern = (mask * 32)[: len(payload)]
-    plain = int.from_bytes(payload, "big") ^ int.from_bytes(pattern, "big")
-    return plain.to_bytes(len(payload), "big")
-
-
-def _frame(head: int, payload: bytes) -> bytes:
-    """One whole frame of a server, unmasked (RFC 6455 §5.2)."""
-    length = len(payload)
-    if length < 126:
-        return bytes((head, length)) + payload
-    if length < 1 << 16:
-        return bytes((head, 126)) + length.to_bytes(2, "big") + payload
-    return bytes((head, 127)) + length.to_bytes(8, "big") + payload
-
-
-def _compress(payload: bytes, window_bits: int) -> bytes:
-    """Deflate a message on its own (RFC 7692 §7.2.1)."""
-    deflater = zlib.compressobj(wbits=-window_bits, memLevel=_MEMORY_LEVEL)
-    return (deflater.compress(payload) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
-
-
-def _accept_compression(offers: list[Any]) -> PerMessageDeflateOfferAccept:
-    """Accept the first offer, without anything that is kept between messages."""
-    offer = offers[0]
-    return PerMessageDeflateOfferAccept(
-        offer,
-        request_no_context_takeover=True,
-        no_context_takeover=True,
-        window_bits=min(_WINDOW_BITS, offer.request_max_window_bits or _WINDOW_BITS),
-        mem_level=_MEMORY_LEVEL,
-    )
-
-
-def _is_understood(extension: str, parameters: dict[str, Any]) -> bool:
-    """Whether an extension's offer is one that we may accept; others are declined (RFC 7692 §5)."""
-    if extension != PerMessageDeflateOffer.EXTENSION_NAME:
-        return False
-    try:
-        PerMessageDeflateOffer.parse(parameters)
-    except Exception:  # Autobahn raises no other for a parameter that it does not like.
-        return False
-    return True
+def _opening(key: str, subprotocol: str | None, extensions: str | None) -> bytes:
+    """The answer that opens a WebSocket (RFC 6455 §4.2.2)."""
+    lines = [
+        "HTTP/1.1 101 Switching Protocols",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Accept: {b64encode(sha1((key + _GUID).encode()).digest()).decode()}",
+    ]
+    if subprotocol is not None:
+        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+    if extensions is not None:
+        lines.append(f"Sec-WebSocket-Extensions: {extensions}")
+    return "\r\n".join([*lines, "", ""]).encode()

@@ -12,14 +12,16 @@ from heapq import nsmallest
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pushd.answers import json_refusal, json_response, write_response
 from pushd.broker import Broker, Draft, Unavailable
-from pushd.hub import Hub
+from pushd.hub import Hub, transport_of
 from pushd.messages import Id, check_topic
+from pushd.receipts import Receipts
 from pushd.timed import TimedPush, TimedPushes, TooMany
 from pushd.views import Response
 
@@ -29,6 +31,9 @@ _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 # How many publications one request may have, and how many topics one answer lists.
 _MAX_BATCH = 1000
 _MAX_LIST = 1000
+
+# How many bytes the body of a batch may have at least, whatever --max-message is.
+_BATCH_BODY = 16 << 20
 
 
 class Wrong(Exception):
@@ -45,11 +50,17 @@ class Wrong(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class PublishDoor:
-    """What it takes to publish."""
+    """What it takes to publish.
 
+    :param max_message: bytes that a publication may have.
+    """
+
+    clock: IReactorTime
     broker: Broker
     hub: Hub
     timed: TimedPushes
+    receipts: Receipts
+    max_message: int
 
 
 class AsyncResource(Resource):
@@ -103,8 +114,7 @@ class TopicControl(AsyncResource):
             if key is not None:
                 raise Wrong("a timed push has no key: list /schedules", "Idempotency-Key")
             return self._schedule(topic, data, times)
-        id = await self._door.broker.publish(topic, data, key)
-        return json_response(200, _published(self._door, topic, id))
+        return json_response(200, await _publish(self._door, Draft(topic, data, key)))
 
     async def _tell(self, topic: str) -> Response:
         return json_response(200, await _describe(self._door, topic))
@@ -146,10 +156,12 @@ class Batch(AsyncResource):
     async def answer(self, request: Any) -> Response:
         """Publish, once all are found to be in order."""
         allow(request, "POST")
-        drafts = _drafts(request.content.read())
-        ids: list[Id] = await self._door.broker.publish_all(drafts)
+        drafts = _drafts(request.content.read(), self._door.max_message)
+        # All or none: that the client leaves in the midst of it ends only its answer.
+        done: Deferred[list[Id]] = Deferred()
+        self._door.broker.publish_all(drafts).chainDeferred(done)
         published = [
-            _published(self._door, draft.topic, id) for draft, id in zip(drafts, ids, strict=True)
+            _tell(self._door, draft, id) for draft, id in zip(drafts, await done, strict=True)
         ]
         return json_response(200, {"published": published})
 
@@ -172,16 +184,23 @@ def schedule_json(push: TimedPush) -> dict[str, Any]:
     }
 
 
-def _published(door: PublishDoor, topic: str, id: Id) -> dict[str, Any]:
-    return {"id": str(id), "subscribers": door.hub.count(topic)}
+async def _publish(door: PublishDoor, draft: Draft) -> dict[str, Any]:
+    told = None if draft.key is None else door.receipts.find(draft.topic, draft.key)
+    if told is not None:
+        return told
+    return _tell(door, draft, await door.broker.publish(draft.topic, draft.data, draft.key))
+
+
+def _tell(door: PublishDoor, draft: Draft, id: Id) -> dict[str, Any]:
+    """The answer to a publication; for a key that was seen, the one of then."""
+    answer = {"id": str(id), "subscribers": door.hub.count(draft.topic)}
+    return answer if draft.key is None else door.receipts.keep(draft.topic, draft.key, answer)
 
 
 async def _describe(door: PublishDoor, topic: str) -> dict[str, Any]:
     described: tuple[Id | None, int] = await door.broker.describe(topic)
     last, kept = described
-    transports = Counter(
-        getattr(subscriber, "transport", "other") for subscriber in door.hub.subscribers(topic)
-    )
+    transports = Counter(map(transport_of, door.hub.subscribers(topic)))
     return {
         "topic": topic,
         "id": None if last is None else str(last),
@@ -190,7 +209,12 @@ async def _describe(door: PublishDoor, topic: str) -> dict[str, Any]:
     }
 
 
-def _drafts(body: bytes) -> list[Draft]:
+def batch_body(max_message: int) -> int:
+    """How many bytes the body of a batch may have: many publications, or one in base64."""
+    return max(_BATCH_BODY, 2 * max_message)
+
+
+def _drafts(body: bytes, max_message: int) -> list[Draft]:
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -200,7 +224,14 @@ def _drafts(body: bytes) -> list[Draft]:
         raise Wrong('the body is {"publications": […]}', "body")
     if len(publications) > _MAX_BATCH:
         raise Wrong(f"a request has {_MAX_BATCH} publications at most", "publications", 413)
-    return [_draft(one, f"publications[{place}]") for place, one in enumerate(publications)]
+    drafts = []
+    for place, one in enumerate(publications):
+        drafts.append(draft := _draft(one, f"publications[{place}]"))
+        size = len(draft.data.encode() if isinstance(draft.data, str) else draft.data)
+        if size > max_message:
+            line = f"a publication of {size} bytes: --max-message is {max_message}"
+            raise Wrong(line, f"publications[{place}]", 413)
+    return drafts
 
 
 def _draft(one: object, where: str) -> Draft:

@@ -131,6 +131,8 @@ class RedisBroker:
         retention: Retention,
         make_name: Callable[[], str],
     ) -> None:
+        #: How many publications this node has taken.
+        self.published = 0
         self._reactor = reactor
         self._open_session = open_session
         self._name = name
@@ -161,6 +163,11 @@ class RedisBroker:
         self._unanswered_bytes = 0
 
     # What the daemon calls
+
+    @property
+    def history_bytes(self) -> int:
+        """How much this node keeps of the past: nothing, it is all in Redis."""
+        return 0
 
     def start(
         self,
@@ -215,7 +222,7 @@ class RedisBroker:
         self._unanswered_bytes += size
         calling = session.call(PUBLISH, keys, args)
         calling.addBoth(self._answered, len(drafts), size)
-        return calling.addCallbacks(_read_ids, self._not_published, errbackArgs=(session,))
+        return calling.addCallbacks(self._published, self._not_published, errbackArgs=(session,))
 
     def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
         """What was published after an id."""
@@ -466,6 +473,10 @@ class RedisBroker:
         self._unanswered_bytes -= size
         return result
 
+    def _published(self, ids: list[bytes]) -> list[Id]:
+        self.published += len(ids)
+        return [read_id(id) for id in ids]
+
     def _not_published(self, failure: Failure, session: Session) -> Any:
         if failure.check(Away):
             raise Unavailable(
@@ -495,10 +506,6 @@ def _ignore(publication: Publication) -> None:
 
 def _first(ids: list[Id]) -> Id:
     return ids[0]
-
-
-def _read_ids(ids: list[bytes]) -> list[Id]:
-    return [read_id(id) for id in ids]
 
 
 def _wake(waiters: dict[Deferred[None], None]) -> None:

@@ -29,8 +29,9 @@ from pushd.metrics import Metrics
 from pushd.options import Options, Settings
 from pushd.protocol import PushFactory
 from pushd.proxies import Proxies
-from pushd.publish import PublishDoor
+from pushd.publish import PublishDoor, batch_body
 from pushd.publisher import Publisher
+from pushd.receipts import Receipts
 from pushd.redis_broker import RedisBroker
 from pushd.redis_url import RedisAddress
 from pushd.site import control_door, public_door
@@ -78,9 +79,11 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
     connections = Connections()
     metrics = Metrics()
     broker = _make_broker(settings, reactor)
-    hub = Hub(broker)
+    hub = Hub(broker, reactor)
     broker.start(hub.deliver, hub.missed)
+    metrics.count_topics(hub, broker)
     timed = TimedPushes(reactor, broker, _make_name)
+    receipts = Receipts(reactor)
     views = ViewDoor(
         clock=reactor,
         stage=Stage(reactor, threads),
@@ -89,6 +92,7 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
         metrics=metrics,
         hub=hub,
         publisher=Publisher(broker, timed, settings.limits.max_message),
+        max_buffered=settings.limits.max_buffered,
         files=StaticFiles([*([settings.web] if settings.web else []), shipped_client()]),
     )
     public = public_door(
@@ -116,11 +120,19 @@ def build(settings: Settings, reactor: Any, threads: Threads) -> PushService:
             proxies=nobody,
             metrics=metrics,
             max_body=settings.limits.max_message,
+            max_bodies={b"/publish": batch_body(settings.limits.max_message)},
         ),
         metrics,
-        PublishDoor(broker=broker, hub=hub, timed=timed),
+        PublishDoor(
+            clock=reactor,
+            broker=broker,
+            hub=hub,
+            timed=timed,
+            receipts=receipts,
+            max_message=settings.limits.max_message,
+        ),
     )
-    service = PushService(connections, threads, timed, broker)
+    service = PushService(connections, threads, timed, broker, receipts)
     for endpoint in settings.listen:
         service.addService(DoorService(reactor, endpoint, public, "listening on {url}"))
     for endpoint in settings.control:
@@ -161,18 +173,25 @@ class PushService(MultiService):
     """The daemon's doors, closed in order when it stops."""
 
     def __init__(
-        self, connections: Connections, threads: Threads, timed: TimedPushes, broker: Broker
+        self,
+        connections: Connections,
+        threads: Threads,
+        timed: TimedPushes,
+        broker: Broker,
+        receipts: Receipts,
     ) -> None:
         super().__init__()
         self._connections = connections
         self._threads = threads
         self._timed = timed
         self._broker = broker
+        self._receipts = receipts
 
     def stopService(self) -> Deferred[Any]:
         """Let nobody in any more, say goodbye to those who are here, and wait until they left."""
         stopped = maybeDeferred(super().stopService)
         self._timed.stop()
+        self._receipts.stop()
         closed = self._connections.close_all(GOING_AWAY)
         closed.addCallback(lambda _: self._broker.stop())
         self._threads.stop()

@@ -10,6 +10,7 @@ from twisted.web.resource import IResource
 
 from pushd.answers import NOT_FOUND, AnswerResource
 from pushd.channel import Door, Entrance
+from pushd.guard import is_topic
 from pushd.handshake import asks_for_websocket
 from pushd.health import alive, counted
 from pushd.metrics import Metrics
@@ -33,6 +34,9 @@ def public_door(
         path = _path(request)
         match = routes.match(path) if path is not None else None
         if path is None:
+            # No topic has such a name either, but its door says so in JSON.
+            if is_topic(request.path):
+                return TopicResource(topics, "")
             return AnswerResource(NOT_FOUND)
         if match is not None:
             return ViewResource(views, match, path)
@@ -63,7 +67,7 @@ def control_door(
                 return TopicList(publish)
             case b"/schedules":
                 return ScheduleList(publish)
-        path = _path(request) or ""
+        path = _path(request) or (_TOPICS if is_topic(request.path) else "")
         if path.startswith(_TOPICS):
             return TopicControl(publish, path.removeprefix(_TOPICS))
         if path.startswith(_SCHEDULES):

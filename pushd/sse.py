@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
+from pushd.batch import Batch
 from pushd.deadlines import Deadlines
 from pushd.feeds import subscription_json, to_json
 from pushd.hub import Hub, Subscription
@@ -61,26 +62,27 @@ class EventStream:
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
         """Tell where the publications begin; who is cut off at once begins there again."""
-        self._send("subscribed", str(id), to_json(subscription_json(topic, id, recovered)))
+        told = to_json(subscription_json(topic, id, recovered))
+        self._write(_event("subscribed", id, told))
 
-    def deliver(self, publication: Publication) -> None:
-        """Send a publication."""
-        id, data = str(publication.id), publication.data
-        if isinstance(data, bytes):
-            self._send("base64", id, b64encode(data).decode())
-        elif "\r" in data:
-            # It would end a line, and come out as a line feed.
-            self._send("json", id, to_json(data))
-        else:
-            self._send(None, id, data)
+    def deliver(self, batch: Batch) -> None:
+        """Send what was published."""
+        self._write(batch.render(event_for))
 
     def has_room(self) -> bool:
         """Whether the connection can take more just now."""
         return self._open and not self._paused
 
+    def keeps_up(self) -> bool:
+        """Whether no more waits for the reader than may."""
+        return not self._paused or self._unsent() <= self._max_buffered
+
     def lost_track(self) -> None:
         """End, so that the browser begins anew and is told what it missed."""
-        self.end()
+        if self.keeps_up():
+            self.end()
+        else:
+            self._break_off()
 
     # What the connection and the daemon call
 
@@ -120,16 +122,34 @@ class EventStream:
         if self._subscription is not None:
             self._subscription.cancel()
 
-    def _send(self, event: str | None, id: str, data: str) -> None:
-        head = f"event: {event}\n" if event else ""
-        lines = data.replace("\n", "\ndata: ")
-        self._write(f"{head}id: {id}\ndata: {lines}\n\n".encode())
-
     def _write(self, data: bytes) -> None:
-        if unsent(self._request.channel.transport) > self._max_buffered:
-            # There is no code to say it with; that the stream breaks off makes it begin anew.
-            self._request.loseConnection()
-            self.forget()
+        if self._unsent() > self._max_buffered:
+            self._break_off()
             return
         self._keep_alives.start(self)
         self._request.write(data)
+
+    def _break_off(self) -> None:
+        """End one that does not read. There is no code to say it with, but it begins anew."""
+        self._request.loseConnection()
+        self.forget()
+
+    def _unsent(self) -> int:
+        return unsent(self._request.channel.transport)
+
+
+def event_for(publication: Publication) -> bytes:
+    """The event that holds a publication."""
+    data = publication.data
+    if isinstance(data, bytes):
+        return _event("base64", publication.id, b64encode(data).decode())
+    if "\r" in data:
+        # It would end a line, and come out as a line feed.
+        return _event("json", publication.id, to_json(data))
+    return _event(None, publication.id, data)
+
+
+def _event(kind: str | None, id: Id, data: str) -> bytes:
+    head = f"event: {kind}\n" if kind else ""
+    lines = data.replace("\n", "\ndata: ")
+    return f"{head}id: {id}\ndata: {lines}\n\n".encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from sys import getsizeof
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -20,10 +21,12 @@ MAX_DELAY = 86_400.0
 MIN_INTERVAL = 0.01
 MAX_COUNT = 1_000_000
 MAX_PUSHES = 10_000
+# How many bytes all of them hold.
+MAX_BYTES = 64 << 20
 
 
 class TooMany(Exception):
-    """There are as many timed pushes as there may be."""
+    """There are as many timed pushes as there may be, or they hold as much."""
 
 
 @dataclass(eq=False, slots=True)
@@ -40,6 +43,8 @@ class TimedPush:
     #: When the next is due, in seconds of the daemon's clock.
     due: float
     cancel: Callable[[], object]
+    #: What it holds in memory, in bytes.
+    size: int = 0
     #: Whether it is in the midst of a publication just now.
     publishing: bool = False
     #: What it waits for.
@@ -59,6 +64,8 @@ class TimedPushes:
         self._broker = broker
         self._make_id = make_id
         self._pushes: dict[str, TimedPush] = {}
+        #: What all of them hold in memory, in bytes.
+        self.bytes = 0
 
     def add(
         self,
@@ -83,6 +90,9 @@ class TimedPushes:
             raise ValueError(f"count is a whole number from 1 to {MAX_COUNT}")
         if len(self._pushes) >= MAX_PUSHES:
             raise TooMany(f"there are {MAX_PUSHES} timed pushes already")
+        size = getsizeof(data)
+        if self.bytes + size > MAX_BYTES:
+            raise TooMany(f"timed pushes hold {self.bytes} of {MAX_BYTES} bytes already")
         interval = every or MAX_DELAY
         schedule = PushSchedule(self._clock, count=count or 1, interval=interval, delay=delay)
         push = TimedPush(
@@ -93,8 +103,10 @@ class TimedPushes:
             every=every or 0,
             due=self._clock.seconds() + delay,
             cancel=lambda: self._cancel(push),
+            size=size,
         )
         self._pushes[push.id] = push
+        self.bytes += size
         push.running = Deferred.fromCoroutine(self._run(push, data, schedule))
         push.running.addErrback(self._ended, push)
         return push
@@ -137,7 +149,7 @@ class TimedPushes:
                 if push.done == push.count or push.id not in self._pushes:
                     return
         finally:
-            self._pushes.pop(push.id, None)
+            self._forget(push)
 
     def _publish(self, push: TimedPush, data: str | bytes) -> Deferred[Id]:
         push.publishing = True
@@ -147,10 +159,17 @@ class TimedPushes:
             push.publishing = False
 
     def _cancel(self, push: TimedPush) -> None:
-        known = self._pushes.pop(push.id, None) is not None
+        known = self._forget(push)
         # One whose own publication makes somebody cancel it looks for itself, and ends.
         if known and not push.publishing and push.running is not None:
             push.running.cancel()
+
+    def _forget(self, push: TimedPush) -> bool:
+        """Take it out; False for one that is out already."""
+        known = self._pushes.pop(push.id, None) is not None
+        if known:
+            self.bytes -= push.size
+        return known
 
     def _ended(self, failure: Failure, push: TimedPush) -> Any:
         if failure.check(CancelledError) is None:

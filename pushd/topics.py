@@ -13,6 +13,7 @@ from twisted.web.server import NOT_DONE_YET
 from pushd.answers import json_refusal, write_response
 from pushd.connections import Connections
 from pushd.deadlines import Deadlines
+from pushd.guard import is_topic
 from pushd.handshake import asks_for_websocket
 from pushd.hub import Hub
 from pushd.listener import listen
@@ -83,9 +84,9 @@ class TopicResource(Resource):
     def render(self, request: Any) -> int:
         """Subscribe by the transport that the request is made for."""
         origin = request.getHeader(b"origin")
-        if origin is not None and request.path.startswith(b"/topics/"):
-            # The guard, which knows topics by this spelling of their address, has let it in; now
-            # the browser may show the page what it gets.
+        if origin is not None and is_topic(request.path):
+            # The guard, which knows topics by this test as well, has let it in; now the browser
+            # may show the page what it gets.
             request.setHeader(b"access-control-allow-origin", origin)
             request.setHeader(b"vary", b"origin")
         try:
@@ -102,7 +103,7 @@ class TopicResource(Resource):
             allow = {"Allow": "GET"}
             error = "a topic is subscribed to with GET here; publish at the control door"
             write_response(request, json_refusal(405, error, "method", allow))
-        elif b"text/event-stream" in (request.getHeader(b"accept") or b""):
+        elif b"text/event-stream" in (request.getHeader(b"accept") or b"").lower():
             stream = EventStream(request, self._door.keep_alives, self._door.max_buffered)
             self._start(request, stream, question)
         else:

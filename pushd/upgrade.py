@@ -20,6 +20,7 @@ from pushd.handshake import Handshake, Refused, asks_for_websocket, read_handsha
 from pushd.hub import Hub
 from pushd.messages import INTERNAL_ERROR, NORMAL
 from pushd.metrics import Metrics
+from pushd.outbox import unsent
 from pushd.protocol import PushFactory, PushProtocol
 from pushd.publisher import Publisher
 from pushd.routes import Match
@@ -35,7 +36,10 @@ _REFUSED_HEADERS = {426: {"Sec-WebSocket-Version": "13"}, 503: {"Retry-After": "
 
 @dataclass(frozen=True, kw_only=True)
 class ViewDoor:
-    """What it takes to serve views."""
+    """What it takes to serve views.
+
+    :param max_buffered: bytes that may wait for a peer that does not read.
+    """
 
     clock: IReactorTime
     stage: Stage
@@ -45,6 +49,7 @@ class ViewDoor:
     metrics: Metrics
     hub: Hub
     publisher: Publisher
+    max_buffered: int
 
 
 class ViewResource(Resource):
@@ -114,6 +119,8 @@ class _Meeting:
         self._path = path_of(request)
         self._websocket: WebSocket | None = None
         self._conversation: Conversation | None = None
+        # The connection, once it is a WebSocket's.
+        self._transport: Any = None
         self._opened = 0.0
         self._tickets: list[Ticket] = []
         self.subprotocols: tuple[str, ...] = ()
@@ -126,7 +133,9 @@ class _Meeting:
         """Serve a WebSocket, once the view wants it open."""
         self._handshake = handshake
         self.subprotocols = handshake.subprotocols
-        self._websocket = WebSocket(self, self._door.clock, hub=self._door.hub)
+        self._websocket = WebSocket(
+            self, self._door.clock, hub=self._door.hub, is_full=self._is_full
+        )
         self._start(
             Request(websocket=self._websocket, subprotocols=handshake.subprotocols, **asked)
         )
@@ -137,6 +146,7 @@ class _Meeting:
         channel = request.channel
         channel.forget()
         transport, channel.transport = channel.transport, None
+        self._transport = transport
         # The connection's place, and the client's behind a proxy, go over to the WebSocket.
         self._tickets = [ticket for ticket in (channel.ticket, request.ticket) if ticket]
         protocol = self._door.factory.build(websocket, self._lost)
@@ -153,6 +163,10 @@ class _Meeting:
             self._door.clock.callLater(0, websocket.close_with, connections.closing)
         _log.info("{peer} {path} opened", peer=self._peer, path=self._path)
         return protocol
+
+    def _is_full(self) -> bool:
+        """Whether the wire would close if it was given one more message."""
+        return unsent(self._transport) > self._door.max_buffered
 
     def _start(self, request: Request) -> None:
         self._http.notifyFinish().addErrback(self._left)

@@ -31,6 +31,14 @@ class Wire(Protocol):
     def push(self, payload: bytes, *, binary: bool) -> None:
         """Put one message on its way, as one frame, however big."""
 
+    @property
+    def push_frames(self) -> Callable[[bytes], object]:
+        """Puts frames on their way that are ready to go."""
+
+    @property
+    def window_bits(self) -> int:
+        """How far back deflate may look in a frame, as a power of two; 0: frames are plain."""
+
     def close(self, closing: Closing) -> None:
         """Send the Close frame and see to it that the connection ends in time."""
 
@@ -80,12 +88,20 @@ class WebSocket:
     :param clock: where time-outs come from.
     :param hub: where topics can be subscribed to.
     :param inbox: how many messages may wait before reading pauses; so long TCP holds the peer.
+    :param is_full: whether more waits for the peer than may.
     """
 
     def __init__(
-        self, offer: Offer, clock: IReactorTime, *, hub: Hub | None = None, inbox: int = 64
+        self,
+        offer: Offer,
+        clock: IReactorTime,
+        *,
+        hub: Hub | None = None,
+        inbox: int = 64,
+        is_full: Callable[[], bool] = lambda: False,
     ) -> None:
         self._offer: Offer | None = offer
+        self._is_full = is_full
         self._clock = clock
         self._hub = hub
         self._feeds: dict[str, Feed] = {}
@@ -100,7 +116,7 @@ class WebSocket:
         self._inbox: deque[str | bytes] = deque()
         self._inbox_bytes = 0
         self._reading_paused = False
-        self._writing_paused = False
+        self.is_writing_paused = False
         self._asked_in_vain = 0
         # What views wait for: the next message, room to send, the end of the connection.
         self._waiter: Deferred[str | bytes | None] | None = None
@@ -188,8 +204,9 @@ class WebSocket:
         if self._wire is None or self._state is not _State.OPEN:
             self._end_owner(0)
             return succeed(None)
+        self._catch_up()
         self._wire.send(payload, binary=binary)
-        if not self._writing_paused:
+        if not self.is_writing_paused:
             return succeed(None)
         sender: Deferred[None] = Deferred(self._senders.remove)
         self._senders.append(sender)
@@ -218,10 +235,10 @@ class WebSocket:
         if self._hub is None:
             raise RuntimeError("this WebSocket has no topics to subscribe to")
         self.accept()
-        feed = (JsonFeed if self._subprotocol == V1 else Feed)(self)
         if self._state is not _State.OPEN:
             self._end_owner(0)
             return succeed(False)
+        feed = (JsonFeed if self._subprotocol == V1 else Feed)(self)
         self._feeds[topic] = feed
         feed.start(self._hub, topic, id)
         return feed.begun
@@ -273,6 +290,8 @@ class WebSocket:
         """Close the conversation in a given way; see ``close``."""
         self.accept()
         if self._wire is not None and self._state is _State.OPEN:
+            self._catch_up()
+        if self._wire is not None and self._state is _State.OPEN:
             wire = self._wire
             # First the end, or what the wire still delivers would be taken for news.
             self.conversation_ended()
@@ -283,16 +302,24 @@ class WebSocket:
         self._closers.append(closer)
         return closer
 
-    def push(self, payload: bytes, *, binary: bool) -> None:
-        """Send a publication; nothing happens when the conversation is over."""
-        if self._wire is not None and self._state is _State.OPEN:
-            self._wire.push(payload, binary=binary)
+    @property
+    def wire(self) -> Wire:
+        """The connection itself, of a conversation that is open."""
+        assert self._wire is not None
+        return self._wire
 
     def has_room_for(self, feed: Feed) -> bool:
         """Whether the connection can take more just now; if not, the feed is told when it can."""
-        if self._writing_paused:
+        if self.is_writing_paused:
             self._waiting_feeds[feed] = None
-        return not self._writing_paused
+        return not self.is_writing_paused
+
+    def keeps_up(self, feed: Feed) -> bool:
+        """Whether no more waits for the peer than may; if not, the feed is told when it is less."""
+        if not self.is_writing_paused or not self._is_full():
+            return True
+        self._waiting_feeds[feed] = None
+        return False
 
     def message_received(self, message: str | bytes) -> None:
         """Take a message from the connection."""
@@ -304,20 +331,20 @@ class WebSocket:
             return
         self._inbox.append(message)
         self._inbox_bytes += len(message)
-        if self._wire is not None and not self._reading_paused and self._is_full():
+        if self._wire is not None and not self._reading_paused and self._is_inbox_full():
             self._reading_paused = True
             self._wire.pause_reading()
 
     def writing_paused(self) -> None:
         """Hold those who await their send: the connection has enough to do."""
-        self._writing_paused = True
+        self.is_writing_paused = True
 
     def writing_resumed(self) -> None:
         """Let those go on who awaited their send."""
-        self._writing_paused = False
-        while self._senders and not self._writing_paused:
+        self.is_writing_paused = False
+        while self._senders and not self.is_writing_paused:
             self._senders.pop(0).callback(None)
-        while self._waiting_feeds and not self._writing_paused:
+        while self._waiting_feeds and not self.is_writing_paused:
             # It comes to the end of the line if there is not room enough for all it has.
             self._waiting_feeds.popitem(last=False)[0].resume()
 
@@ -327,8 +354,11 @@ class WebSocket:
             return
         self._state = _State.CLOSING
         self._offer = None
-        for topic in tuple(self._feeds):
-            self.unsubscribe(topic)
+        # First all, or what the end of one makes somebody publish would go out with another.
+        for feed in self._feeds.values():
+            feed.mute()
+        while self._feeds:
+            self._feeds.popitem()[1].stop()
         if self._ended is not None:
             self._ended()
         if self._waiter is not None:
@@ -346,18 +376,23 @@ class WebSocket:
 
     # Private
 
+    def _catch_up(self) -> None:
+        """Let what was published before this moment go out before what follows."""
+        if self._feeds and self._hub is not None:
+            self._hub.flush()
+
     def _take(self) -> str | bytes:
         message = self._inbox.popleft()
         self._inbox_bytes -= len(message)
-        if self._reading_paused and self._is_half_empty() and self._wire:
+        if self._reading_paused and self._is_inbox_half_empty() and self._wire:
             self._reading_paused = False
             self._wire.resume_reading()
         return message
 
-    def _is_full(self) -> bool:
+    def _is_inbox_full(self) -> bool:
         return len(self._inbox) >= self._capacity or self._inbox_bytes >= _INBOX_BYTES
 
-    def _is_half_empty(self) -> bool:
+    def _is_inbox_half_empty(self) -> bool:
         return len(self._inbox) <= self._capacity // 2 and self._inbox_bytes <= _INBOX_BYTES // 2
 
     def _forget_waiter(self, waiter: Deferred[str | bytes | None]) -> None:

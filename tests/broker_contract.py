@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol
 
+from pushd.batch import Batch
 from pushd.broker import Broker, Draft
 from pushd.history import Retention
 from pushd.hub import Hub, Subscription
-from pushd.messages import Id, Replay
+from pushd.messages import Id, Publication, Replay
 
 
 class Listener:
@@ -23,12 +24,16 @@ class Listener:
         """Note it."""
         self.events.append((str(id), recovered))
 
-    def deliver(self, publication: Any) -> None:
+    def deliver(self, batch: Batch) -> None:
         """Note it."""
-        self.events.append((str(publication.id), publication.data))
+        self.events += [(str(publication.id), publication.data) for publication in batch]
 
     def has_room(self) -> bool:
         """Whether there is room: always."""
+        return True
+
+    def keeps_up(self) -> bool:
+        """Whether it keeps up: always."""
         return True
 
     def lost_track(self) -> None:
@@ -48,10 +53,14 @@ class Listener:
 class Node:
     """One node: its broker and its hub."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, clock: Any) -> None:
         self.broker = broker
-        self.hub = Hub(broker)
-        broker.start(self.hub.deliver, self.hub.missed)
+        self.hub = Hub(broker, clock)
+        broker.start(self.deliver, self.hub.missed)
+
+    def deliver(self, publication: Publication) -> None:
+        """Let the hub have it; it tells at the end of the turn."""
+        self.hub.deliver(publication)
 
     def listen(self, topic: str, after: str | None = None) -> Listener:
         """Let somebody listen."""

@@ -109,11 +109,12 @@ class Alone:
     async def start(self, retention: Retention) -> tuple[Node, Node]:
         """Start it: it is both."""
         history = History(self.clock, retention, lambda: f"e{next(self.names)}")
-        node = Node(MemoryBroker(self.clock, history))
+        node = Node(MemoryBroker(self.clock, history), self.clock)
         return node, node
 
     async def until(self, condition: Callable[[], object]) -> None:
         """See that it is so: nothing takes time."""
+        self.clock.advance(0)
         assert condition()
 
     async def wait(self, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -595,6 +596,17 @@ class BodyTests(ChannelTestCase):
         ):
             self.assert_refused(self.send(head, *segments), 413)
         self.assert_refused(self.send(head + b"6\r\nabcdef\r\n5\r\nabcde\r\n0\r\n\r\n" + GET), 413)
+
+    def test_for_programs(self) -> None:
+        """Where all is JSON, however the path is spelt, this is, too."""
+        for path in ("/topics/a", "/%74opics/a", "/publish", "/schedules", "/topics"):
+            peer = self.send(request(f"POST {path} HTTP/1.1", "Host: a", "Content-Length: 11"))
+            self.assertIn("\r\nContent-Type: application/json\r\n", peer.head)
+            value = json.loads(peer.body)
+            self.assertEqual((sorted(value), value["where"]), (["error", "where"], "body"))
+        for path in ("/topicsy", "/a/topics/"):
+            peer = self.send(request(f"POST {path} HTTP/1.1", "Host: a", "Content-Length: 11"))
+            self.assert_refused(peer, 413)
 
 
 class PlacesTests(ChannelTestCase):

@@ -29,6 +29,10 @@ class Line:
         """Let it go: nobody listens."""
 
     push = send
+    window_bits = 0
+
+    def push_frames(self, frames: bytes) -> None:
+        """Let them go: nobody subscribes here."""
 
     def close(self, closing: Closing) -> None:
         """Note how it ends."""

@@ -12,7 +12,7 @@ from pushd.broker import MemoryBroker
 from pushd.feeds import Feed, JsonFeed, publication_json, subscription_json, to_json
 from pushd.history import History, Retention
 from pushd.hub import Hub
-from pushd.messages import LOST_TRACK, Closing, Id, Publication
+from pushd.messages import TRY_AGAIN_LATER, Closing, Id, Publication
 
 
 class Socket:
@@ -23,7 +23,21 @@ class Socket:
         self.closings: list[Closing] = []
         self.waiting: list[Feed] = []
         self.room = 1000
+        self.window_bits = 0
+        self.is_writing_paused = True
         self.feed: Feed | None = None
+
+    @property
+    def wire(self) -> Any:
+        """The other side is here, too."""
+        return self
+
+    def push_frames(self, frames: bytes) -> None:
+        """Take frames apart."""
+        while frames:
+            head, length = frames[0], frames[1]
+            self.push(frames[2 : 2 + length], binary=head == 0x82)
+            frames = frames[2 + length :]
 
     def push(self, payload: bytes, *, binary: bool) -> None:
         """Take one; at the last that there is room for, everything ends if there is a feed."""
@@ -38,6 +52,10 @@ class Socket:
             self.waiting.append(feed)
         return self.room > 0
 
+    def keeps_up(self, feed: Feed) -> bool:
+        """Whether there is room for what comes now."""
+        return self.has_room_for(feed)
+
     def close_with(self, closing: Closing) -> Any:
         """Note it."""
         self.closings.append(closing)
@@ -50,25 +68,30 @@ class FeedTests(SynchronousTestCase):
         """Have a hub, and a socket."""
         self.clock = Clock()
         self.broker = MemoryBroker(self.clock, History(self.clock, Retention(), lambda: "e"))
-        self.hub = Hub(self.broker)
+        self.hub = Hub(self.broker, self.clock)
         self.broker.start(self.hub.deliver)
         self.socket = Socket()
+
+    def publish(self, data: str | bytes) -> None:
+        """Publish, and let the turn end."""
+        self.broker.publish("t", data)
+        self.hub.flush()
 
     def test_plain(self) -> None:
         """Text is a text frame, bytes are a binary one, and there is nothing else."""
         feed = Feed(self.socket)
         feed.start(self.hub, "t", None)
-        self.broker.publish("t", "é")
-        self.broker.publish("t", b"\xff")
+        self.publish("é")
+        self.publish(b"\xff")
         self.assertEqual(self.socket.sent, [("é".encode(), False), (b"\xff", True)])
         self.assertIs(self.successResultOf(feed.begun), False)
 
     def test_json(self) -> None:
         """Each frame is JSON; the first says where the others begin."""
-        self.broker.publish("t", "old")
+        self.publish("old")
         feed = JsonFeed(self.socket)
         feed.start(self.hub, "t", Id("e", 0))
-        self.broker.publish("t", b"\xff")
+        self.publish(b"\xff")
         self.assertEqual(
             self.socket.sent,
             [
@@ -82,12 +105,12 @@ class FeedTests(SynchronousTestCase):
     def test_no_room(self) -> None:
         """It asks for room, goes on when it is told to, and does not before."""
         for number in range(3):
-            self.broker.publish("t", str(number))
+            self.publish(str(number))
         self.socket.room = 1
         feed = Feed(self.socket)
         feed.resume()
         feed.start(self.hub, "t", Id("e", 0))
-        self.assertEqual(self.socket.waiting, [feed])
+        self.assertEqual(set(self.socket.waiting), {feed})
         self.socket.room = 5
         feed.resume()
         self.assertEqual([payload for payload, _ in self.socket.sent], [b"0", b"1", b"2"])
@@ -98,13 +121,13 @@ class FeedTests(SynchronousTestCase):
         feed.start(self.hub, "t", None)
         feed.stop()
         feed.stop()
-        self.broker.publish("t", "x")
+        self.publish("x")
         self.assertEqual((self.socket.sent, self.hub.topics()), ([], []))
 
     def test_stopped_by_its_beginning(self) -> None:
         """When what it sends first ends the conversation, no subscription is left."""
         for number in range(3):
-            self.broker.publish("t", str(number))
+            self.publish(str(number))
         for room in (1, 2, 3):
             self.socket.room = room
             self.socket.feed = Feed(self.socket)
@@ -115,7 +138,7 @@ class FeedTests(SynchronousTestCase):
 
     def test_stopped_before_it_began(self) -> None:
         """Who waits for the beginning of one that is stopped before it is told False."""
-        self.broker.publish("t", "x")
+        self.publish("x")
         self.socket.room = 0
         feed = Feed(self.socket)
         feed.start(self.hub, "t", Id("e", 0))
@@ -126,17 +149,31 @@ class FeedTests(SynchronousTestCase):
         self.socket.feed.stop()
         self.assertIs(self.successResultOf(self.socket.feed.begun), False)
 
+    def test_does_not_keep_up(self) -> None:
+        """What comes while there is no room is read from the past once there is some."""
+        feed = Feed(self.socket)
+        feed.start(self.hub, "t", None)
+        self.socket.room = 1
+        for number in range(3):
+            self.publish(str(number))
+        self.assertEqual([payload for payload, _ in self.socket.sent], [b"0"])
+        self.assertEqual(set(self.socket.waiting), {feed})
+        self.socket.room = 5
+        feed.resume()
+        self.publish("3")
+        self.assertEqual([payload for payload, _ in self.socket.sent], [b"0", b"1", b"2", b"3"])
+
     def test_lost_track(self) -> None:
         """One that can't go on without a gap ends the conversation, to be tried again."""
         for number in range(3):
-            self.broker.publish("t", str(number))
+            self.publish(str(number))
         self.socket.room = 1
         feed = Feed(self.socket)
         feed.start(self.hub, "t", Id("e", 0))
         self.clock.advance(1000)
         self.socket.room = 5
         feed.resume()
-        self.assertEqual(self.socket.closings, [LOST_TRACK])
+        self.assertEqual(self.socket.closings, [TRY_AGAIN_LATER])
         self.assertEqual(len(self.socket.sent), 1)
 
 

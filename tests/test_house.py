@@ -15,11 +15,12 @@ ROOT = Path(__file__).parent.parent
 # Imports go down this table, or stay on a storey without going round in a circle.
 STOREYS = (
     ("words", {"messages"}),
-    ("clockwork", {"schedule", "deadlines", "limits", "metrics"}),
+    ("clockwork", {"schedule", "deadlines", "limits", "metrics", "frames"}),
     (
         "topics",
         {
             "history",
+            "batch",
             "broker",
             "redis_url",
             "redis_scripts",
@@ -57,14 +58,18 @@ STOREYS = (
             "handshake",
             "outbox",
             "protocol",
+            "lean",
+            "deflate",
             "upgrade",
             "channel",
             "sse",
             "longpoll",
             "topics",
             "publish",
+            "receipts",
             "schedules",
             "health",
+            "meter",
             "playground",
             "guard",
             "site",
@@ -77,7 +82,7 @@ KIT = {"testing", "lockstep", "loopback", "pytest_plugin"}
 BESIDE = {"__init__", "__main__", *KIT}
 
 # The only ones that know which library speaks WebSocket.
-SPEAKS_AUTOBAHN = {"protocol", "upgrade", "testing"}
+SPEAKS_AUTOBAHN = {"protocol", "lean", "deflate", "upgrade", "testing"}
 
 # What looks at the clock on the wall; a clock that a test can set is passed in instead.
 WALL_CLOCKS = {

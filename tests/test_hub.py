@@ -8,9 +8,10 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.batch import Batch
 from pushd.broker import Unavailable
 from pushd.history import History, Retention
-from pushd.hub import Hub, Subscription
+from pushd.hub import PATIENCE, Hub, Subscription
 from pushd.messages import Id, Publication, Replay
 
 
@@ -58,21 +59,28 @@ class Listener:
         self.events: list[str] = []
         self.calls = 0
         self.room = room
+        #: Whether it takes what is published now in any case.
+        self.fast = True
         self.react: Callable[[str], object] = lambda event: None
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
         """Note it."""
         self._note(f"{topic} from {id}{' recovered' if recovered else ''}")
 
-    def deliver(self, publication: Publication) -> None:
+    def deliver(self, batch: Batch) -> None:
         """Note it."""
         self.calls += 1
-        self.room -= 1
-        self._note(str(publication.data))
+        for publication in batch:
+            self.room -= 1
+            self._note(str(publication.data))
 
     def has_room(self) -> bool:
         """Whether there is some left."""
         return self.room > 0
+
+    def keeps_up(self) -> bool:
+        """Whether it can take what comes now."""
+        return self.fast or self.room > 0
 
     def lost_track(self) -> None:
         """Note it."""
@@ -89,12 +97,13 @@ class HubTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         """Nobody listens yet."""
         self.past = Past()
-        self.hub = Hub(self.past)
+        self.hub = Hub(self.past, self.past.clock)
 
     def publish(self, data: str, topic: str = "t") -> Publication:
         """Publish as a broker does."""
         publication = self.past.history.add(topic, data)
         self.hub.deliver(publication)
+        self.hub.flush()
         return publication
 
     def listen(self, after: str | None = None, topic: str = "t", room: int = 1 << 30) -> Listener:
@@ -171,6 +180,55 @@ class SubscriptionTests(HubTestCase):
         self.publish("1")
         self.assertEqual(listener.events, ["t from e1:0", "1"])
 
+    def test_falls_behind(self) -> None:
+        """Who can't take what comes reads it from the past, and is up to date again."""
+        listener = self.listen(room=2)
+        listener.fast = False
+        for data in "12345":
+            self.publish(data)
+        self.assertEqual(listener.events, ["t from e1:0", "1", "2"])
+        listener.room = 2
+        self.last.resume()
+        self.assertEqual(listener.events[3:], ["3", "4"])
+        listener.room = 5
+        self.last.resume()
+        self.publish("6")
+        self.assertEqual(listener.events[3:], ["3", "4", "5", "6"])
+        self.assertEqual(self.past.asked, 3)
+        listener.room = 0
+        self.past.history.add("t", "7")
+        self.publish("8")
+        listener.room = 5
+        self.last.resume()
+        self.assertEqual(listener.events[7:], ["7", "8"])
+        self.assertEqual(list(self.hub.behind), [])
+
+    def test_stays_behind(self) -> None:
+        """Who reads nothing for some time is ended; who reads a little is not."""
+        listener, other = self.listen(room=0), self.listen(room=0)
+        listener.fast = other.fast = False
+        self.publish("1")
+        self.past.clock.advance(PATIENCE - 1)
+        self.publish("2")
+        other.room = 1
+        self.assertEqual(self.hub.count("t"), 2)
+        self.past.clock.advance(1)
+        self.assertEqual(listener.events, ["t from e1:0", "lost"])
+        self.assertEqual(other.events, ["t from e1:0", "1"])
+        self.assertEqual(self.hub.count("t"), 1)
+        other.room = 5
+        self.last.resume()
+        self.assertEqual(other.events, ["t from e1:0", "1", "2"])
+
+    def test_leaves_behind(self) -> None:
+        """Who leaves while it is behind leaves no timer."""
+        listener = self.listen(room=0)
+        listener.fast = False
+        self.publish("1")
+        self.assertEqual(list(self.hub.behind), [self.last])
+        self.last.cancel()
+        self.assertEqual(list(self.hub.behind), [])
+
     def test_resume_in_vain(self) -> None:
         """Room that nobody waits for changes nothing."""
         listener = self.listen()
@@ -196,6 +254,7 @@ class SubscriptionTests(HubTestCase):
         self.publish("1")
         self.hub.deliver(Publication("t", "2", Id("e9", 2)))
         self.hub.deliver(Publication("t", "3", Id("e9", 3)))
+        self.hub.flush()
         self.assertEqual(listener.events, ["t from e1:0", "1", "lost"])
 
     def test_gap(self) -> None:
@@ -275,6 +334,7 @@ class SubscriptionTests(HubTestCase):
         self.patch(self.past, "replay", replay)
         listener = self.listen("e1:5")
         self.hub.deliver(Publication("t", "new", Id("e9", 1)))
+        self.hub.flush()
         old, new = Id("e1", 5), Id("e9", 1)
         asked[0].callback(Replay(old, True, (), old))
         self.assertEqual(listener.events, ["t from e1:5 recovered"])
@@ -292,10 +352,12 @@ class SubscriptionTests(HubTestCase):
         self.patch(self.past, "replay", replay)
         listener = self.listen()
         self.hub.deliver(Publication("t", "old", Id("e1", 9)))
+        self.hub.flush()
         new = Id("e2", 0)
         asked[0].callback(Replay(new, False, (), new))
         asked[1].callback(Replay(new, True, (), new))
         self.hub.deliver(Publication("t", "1", Id("e2", 1)))
+        self.hub.flush()
         self.assertEqual(listener.events, ["t from e2:0", "1"])
 
     def test_left_before_it_failed(self) -> None:
@@ -368,6 +430,8 @@ class HubTests(HubTestCase):
         first, second = self.listen(), self.listen()
         first.react = lambda event: event == "1" and self.publish("2")
         self.publish("1")
+        self.assertEqual(first.events[1:], ["1"])
+        self.past.clock.advance(0)
         self.assertEqual(first.events[1:], ["1", "2"])
         self.assertEqual(second.events[1:], ["1", "2"])
 

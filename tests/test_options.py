@@ -309,6 +309,15 @@ class ViewsTests(OptionsTestCase):
             assert found is not None
             self.assertIsNot(found.view, ticker)
 
+    def test_no_demo(self) -> None:
+        """Without the demo there is what the map has, and nothing without a map."""
+        self.module("alone", "urls = {'/a/': view}")
+        self.assertEqual(list(parse("--demo", "off").routes), [])
+        self.assertEqual(list(parse("--demo", "off", "--views", "alone:urls").routes), ["/a/"])
+        self.assertIn("/test/", parse("--demo", "on", "--views", "alone:urls").routes)
+        for given in ("", "no", "ON"):
+            self.assert_mistake("demo", given, "on or off")
+
     def test_accept_all(self) -> None:
         """What the map says of all its views is kept."""
         self.module(

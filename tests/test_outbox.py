@@ -9,12 +9,13 @@ from typing import Any
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
+from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.outbox import bound_silence, unsent
+from pushd.outbox import bound_silence, unsent, writer
 from pushd.protocol import Limits
 from pushd.testing import Daemon
 from pushd.views import Request, require_websocket
@@ -31,6 +32,84 @@ class Descriptor(FileDescriptor):
     def writeSomeData(self, data: bytes) -> int:
         """Take some."""
         return min(self.takes, len(data))
+
+
+class Kernel:
+    """A socket that notes each system call, and takes so many bytes at a time."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.takes = 1 << 20
+        self.error: OSError | None = None
+
+    def send(self, data: Any) -> int:
+        """Take some."""
+        if self.error is not None:
+            raise self.error
+        self.sent.append(bytes(data[: self.takes]))
+        return min(self.takes, len(data))
+
+    def setblocking(self, flag: bool) -> None:
+        """Never block, whatever is asked."""
+
+    def fileno(self) -> int:
+        """A number that nobody uses."""
+        return 1000
+
+
+class WriterTests(SynchronousTestCase):
+    """The short way to the kernel."""
+
+    def setUp(self) -> None:
+        """Connect to a kernel that takes all."""
+        self.reactor = MemoryReactorClock()
+        self.kernel = Kernel()
+        kernel: Any = self.kernel
+        self.transport: Any = Connection(kernel, Protocol(), self.reactor)
+        self.transport.connected = True
+        self.write = writer(self.transport)
+
+    def test_at_once(self) -> None:
+        """What is written is one system call, and the reactor is not asked for anything."""
+        for data in (b"one", b"two"):
+            self.write(data)
+        self.assertEqual(self.kernel.sent, [b"one", b"two"])
+        self.assertEqual(unsent(self.transport), 0)
+        self.assertNotIn(self.transport, self.reactor.getWriters())
+
+    def test_rest(self) -> None:
+        """What the kernel does not take is written when it can, and what comes next behind it."""
+        self.kernel.takes = 2
+        self.write(b"abc")
+        self.write(b"def")
+        self.assertEqual(self.kernel.sent, [b"ab"])
+        self.assertEqual(unsent(self.transport), 4)
+        self.assertIn(self.transport, self.reactor.getWriters())
+        self.kernel.takes = 3
+        self.transport.doWrite()
+        # Some waits in the transport's older buffer now.
+        self.write(b"gh")
+        self.transport.doWrite()
+        self.transport.doWrite()
+        self.assertEqual(b"".join(self.kernel.sent), b"abcdefgh")
+        self.write(b"!")
+        self.assertEqual(self.kernel.sent[-1], b"!")
+
+    def test_no_room(self) -> None:
+        """A kernel that has no room, or no connection, is the transport's to deal with."""
+        for error in (BlockingIOError(), BrokenPipeError()):
+            self.kernel.error = error
+            self.write(b"abc")
+            self.assertIn(self.transport, self.reactor.getWriters())
+        self.assertEqual(unsent(self.transport), 6)
+
+    def test_no_socket(self) -> None:
+        """What only looks like a socket's transport, or encrypts, is written to as ever."""
+        self.transport.TLS = True
+        self.assertEqual(writer(self.transport), self.transport.write)
+        transport = StringTransport()
+        writer(transport)(b"abc")
+        self.assertEqual(transport.value(), b"abc")
 
 
 class UnsentTests(SynchronousTestCase):

@@ -7,9 +7,10 @@ from base64 import b64encode
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import deferLater
 
+from pushd import broker, timed
 from pushd import publish as module
-from pushd import timed
 from pushd.broker import Unavailable
 from pushd.messages import Id
 from pushd.protocol import Limits
@@ -41,6 +42,11 @@ class PublishTestCase(TopicTestCase):
         self.assertEqual((sorted(value), value["where"]), (["error", "where"], where))
         self.assertTrue(value["error"])
         return value
+
+    def assert_refused(self, answer: Answer, where: str) -> dict[str, Any]:
+        """Check a 413 that came before the whole request did."""
+        self.assertEqual(answer.headers["Connection"], "close")
+        return self.assert_wrong(answer, 413, where)
 
     def post(self, path: str, body: bytes = b"x", headers: dict[str, str] | None = None) -> Answer:
         """Post."""
@@ -101,7 +107,8 @@ class TopicControlTests(PublishTestCase):
         """More than --max-message is 413, and just as much is not."""
         self.start(limits=Limits(max_message=1000))
         self.assertEqual(self.post("/topics/t", b"x" * 1000).status, 200)
-        self.assertEqual(self.post("/topics/t", b"x" * 1001).status, 413)
+        value = self.assert_refused(self.post("/topics/t", b"x" * 1001), "body")
+        self.assertIn("1000", value["error"])
 
     def test_method(self) -> None:
         """Another method is refused, with those that there are."""
@@ -129,9 +136,9 @@ class TopicControlTests(PublishTestCase):
 
     def test_unavailable(self) -> None:
         """While what keeps the topics is away, it is 503 and why, and when to try again."""
-        broker = self.daemon._service._broker
+        kept = self.daemon._service._broker
         for name in ("publish", "publish_all", "describe", "names"):
-            self.patch(broker, name, lambda *_: fail(Unavailable("no Redis")))
+            self.patch(kept, name, lambda *_: fail(Unavailable("no Redis")))
         batch = json.dumps({"publications": [{"topic": "t", "data": "x"}]}).encode()
         for answer in (
             self.post("/topics/t"),
@@ -189,6 +196,18 @@ class IdempotencyTests(PublishTestCase):
         before = self.describe("u")["id"]
         self.post("/topics/u", b"3", headers)
         self.assertNotEqual(self.describe("u")["id"], before)
+
+    def test_same_count(self) -> None:
+        """The answer is the one of then, whoever listens by now; in a batch as well."""
+        one = {"topic": "t", "data": "x", "idempotency_key": "k"}
+        first = self.post_json({"publications": [one]}).body
+        self.assertEqual(json.loads(first)["published"][0]["subscribers"], 1)
+        RawSocket(self.daemon, "t")
+        self.assertEqual(self.post_json({"publications": [one]}).body, first)
+        again = self.post("/topics/t", b"y", {"Idempotency-Key": "k"})
+        self.assertEqual(json.loads(again.body), json.loads(first)["published"][0])
+        new = json.loads(self.post("/topics/t", b"y", {"Idempotency-Key": "l"}).body)
+        self.assertEqual(new["subscribers"], 2)
 
     def test_other_topic(self) -> None:
         """It counts for the topic that it came with."""
@@ -276,6 +295,13 @@ class TimedTests(PublishTestCase):
         answer = self.post("/topics/t?delay=1")
         self.assert_wrong(answer, 503, "schedules")
         self.assertEqual(answer.headers["Retry-After"], "60")
+
+    def test_too_much(self) -> None:
+        """Nor may they hold more than so many bytes."""
+        self.patch(timed, "MAX_BYTES", 1000)
+        self.assertEqual(self.post("/topics/t?delay=1").status, 202)
+        answer = self.post("/topics/t?delay=1", b"x" * 1000)
+        self.assertIn("1000 bytes", self.assert_wrong(answer, 503, "schedules")["error"])
 
 
 class TopicListTests(PublishTestCase):
@@ -384,6 +410,57 @@ class BatchTests(PublishTestCase):
             b"9" * 5000,
         ):
             self.assert_wrong(self.post("/publish", body), 400, "body")
+
+    def test_body(self) -> None:
+        """A batch may be larger than a publication, but no publication in it."""
+        largest = b64encode(bytes(1 << 20)).decode()
+        many = [{"topic": "t", "base64": largest}] * 3
+        self.assertEqual(self.post_json({"publications": many}).status, 200)
+        self.assertEqual(self.listener.data, [bytes(1 << 20)] * 3)
+        for size, key in (((1 << 20) + 1, "data"), ((1 << 19) + 1, "é")):
+            large = {"topic": "t", "data": ("x" if key == "data" else key) * size}
+            answer = self.post_json({"publications": [many[0], large]})
+            self.assert_wrong(answer, 413, "publications[1]")
+        self.assertEqual(len(self.listener.data), 3)
+
+    def test_turns(self) -> None:
+        """A large batch does not overtake those who listen, however short the history is."""
+        self.keep(size=2)
+        # This clock has no turns: what is due now it does at once.
+        self.patch(broker, "deferLater", lambda clock, _: deferLater(clock, 1))
+        listeners = [transport(self.daemon, "t") for transport in (RawSocket, JsonSocket, Events)]
+        data = [f"{number} {'x' * 50_000}" for number in range(100)]
+        body = json.dumps({"publications": [{"topic": "t", "data": one} for one in data]}).encode()
+        self.assertIsNone(self.daemon.request("POST", "/publish", body=body, control=True))
+        self.assertLess(len(listeners[0].data), 10)
+        self.daemon.advance(*[1] * 60)
+        for listener in listeners:
+            # No lists in the message: they are long.
+            self.assertTrue(listener.data == data)
+
+    def test_leaves(self) -> None:
+        """All or none, also where the client leaves in the midst of it."""
+        self.patch(broker, "_SLICE", 0)
+        body = json.dumps({"publications": [{"topic": "t", "data": "x"}] * 3}).encode()
+        head = f"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        wire = self.daemon.open_connection(control=True)
+        settle = self.daemon.settle
+        self.daemon.settle = self.daemon._loopback.run  # type: ignore[method-assign]
+        wire.send(head.encode() + body)
+        self.assertEqual(self.daemon._service._broker.published, 1)
+        wire.leave()
+        self.daemon.settle = settle  # type: ignore[method-assign]
+        self.daemon.settle()
+        self.assertEqual(self.listener.data, ["x"] * 3)
+        self.assertEqual(wire.received, b"")
+
+    def test_body_too_large(self) -> None:
+        """It has a bound of its own, which grows with --max-message."""
+        self.assertEqual(module.batch_body(1000), 16 << 20)
+        self.assertEqual(module.batch_body(16 << 20), 32 << 20)
+        length = {"Content-Length": str((16 << 20) + 1)}
+        answer = self.control("POST", "/publish", b"", length)
+        self.assert_refused(answer, "body")
 
     def test_too_many(self) -> None:
         """More than a thousand are 413."""

@@ -19,6 +19,15 @@ from tests.broker_contract import Listener, Node
 from tests.fake_redis import FakeRedis
 
 
+class PromptNode(Node):
+    """A node whose turns are short."""
+
+    def deliver(self, publication: Publication) -> None:
+        """Tell at once."""
+        super().deliver(publication)
+        self.hub.flush()
+
+
 class BrokerTestCase(SynchronousTestCase):
     """A Redis and a node."""
 
@@ -41,11 +50,12 @@ class BrokerTestCase(SynchronousTestCase):
         self.broker.stop()
         self.redis.answer()
         self.redis.history.stop()
+        self.clock.advance(0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def start(self) -> Node:
         """Begin."""
-        node = Node(self.broker)
+        node = PromptNode(self.broker, self.clock)
         self.run_reactor()
         return node
 
@@ -164,7 +174,7 @@ class SessionTests(BrokerTestCase):
 
     def test_begins_when_the_reactor_runs(self) -> None:
         """Before that, and after the end, nothing is connected to."""
-        Node(self.broker)
+        Node(self.broker, self.clock)
         self.assertEqual(self.redis.sessions, [])
         self.assertIn("not answered yet", str(self.broker.fault()))
         self.broker.stop()
@@ -428,6 +438,7 @@ class TellingTests(BrokerTestCase):
             self.publish(topic)
         self.assertEqual(self.successResultOf(self.broker.describe("t")), (Id("e0-0", 2), 2))
         self.assertEqual(self.names(), ["t", "u"])
+        self.assertEqual((self.broker.published, self.broker.history_bytes), (3, 0))
 
     def test_very_many(self) -> None:
         """Not all of very many are listed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pushd.deadlines import Deadlines
+from pushd.hub import PATIENCE
 from pushd.messages import Closing
 from pushd.protocol import Limits
 from pushd.sse import KEEP_ALIVE, EventStream
@@ -105,6 +106,7 @@ class EventStreamTests(TopicTestCase):
         listener.stall()
         for number in range(5):
             self.publish("t", f"{number}{'x' * 60_000}")
+        self.daemon.advance(PATIENCE)
         self.assertEqual(self.describe("t")["subscribers"], {})
         listener.resume()
         self.assertEqual([str(data)[0] for data in listener.data], ["0", "1"])

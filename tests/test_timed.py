@@ -22,18 +22,18 @@ class Failing(Exception):
 
 
 class Broker(MemoryBroker):
-    """A broker that notes what is published when, and may do something about it."""
+    """A broker that notes what is made when, and may do something about it."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock, History(clock, Retention(), lambda: "e"))
         self.clock = clock
-        self.published: list[tuple[float, str, str | bytes]] = []
+        self.made: list[tuple[float, str, str | bytes]] = []
         self.react: Callable[[], object] = lambda: None
         self.answer: Callable[[], Deferred[Id]] = lambda: succeed(Id("e", 1))
 
     def publish(self, topic: str, data: str | bytes, key: str | None = None) -> Deferred[Id]:
         """Note it."""
-        self.published.append((self.clock.seconds(), topic, data))
+        self.made.append((self.clock.seconds(), topic, data))
         self.react()
         return self.answer()
 
@@ -50,18 +50,18 @@ class TimedPushesTests(SynchronousTestCase):
 
     @property
     def times(self) -> list[float]:
-        """When something was published."""
-        return [round(time, 6) for time, _, _ in self.broker.published]
+        """When something was made."""
+        return [round(time, 6) for time, _, _ in self.broker.made]
 
     def test_delay(self) -> None:
-        """One that is delayed is published once, then; and is forgotten."""
+        """One that is delayed is made once, then; and is forgotten."""
         push = self.timed.add("t", b"x", delay=2.5)
         self.assertEqual((push.topic, push.count, push.done, push.every), ("t", 1, 0, 0))
         self.assertIs(self.timed.get(push.id), push)
         self.clock.advance(2.4)
-        self.assertEqual(self.broker.published, [])
+        self.assertEqual(self.broker.made, [])
         self.clock.advance(0.1)
-        self.assertEqual(self.broker.published, [(2.5, "t", b"x")])
+        self.assertEqual(self.broker.made, [(2.5, "t", b"x")])
         self.assertEqual((push.done, self.timed.all()), (1, []))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -116,7 +116,7 @@ class TimedPushesTests(SynchronousTestCase):
         """What is just allowed is allowed."""
         self.timed.add("t", "x", delay=MAX_DELAY, every=MIN_INTERVAL, count=MAX_COUNT)
         self.timed.add("t", "x", delay=0, every=MAX_DELAY, count=1)
-        self.assertEqual(len(self.broker.published), 1)
+        self.assertEqual(len(self.broker.made), 1)
         self.timed.stop()
 
     def test_too_many(self) -> None:
@@ -129,6 +129,22 @@ class TimedPushesTests(SynchronousTestCase):
         self.timed.add("t", "x", delay=1)
         self.timed.stop()
 
+    def test_too_much(self) -> None:
+        """Nor may all of them hold more than so many bytes; one that ends makes room."""
+        self.patch(module, "MAX_BYTES", 3000)
+        first = self.timed.add("t", b"x" * 1000, every=1, count=2)
+        self.timed.add("t", "x" * 1000, delay=5)
+        self.assertTrue(2000 < self.timed.bytes < 3000)
+        refused = self.assertRaises(TooMany, self.timed.add, "t", b"x" * 1000, delay=1)
+        self.assertIn("3000 bytes", str(refused))
+        self.clock.advance(1)
+        self.assertNotIn(first, self.timed.all())
+        again = self.timed.add("t", b"x" * 1000, delay=1)
+        again.cancel()
+        again.cancel()
+        self.timed.stop()
+        self.assertEqual(self.timed.bytes, 0)
+
     def test_cancel(self) -> None:
         """One that is cancelled publishes nothing more; cancelling again does nothing."""
         push = self.timed.add("t", "x", every=1, count=10)
@@ -138,7 +154,7 @@ class TimedPushesTests(SynchronousTestCase):
         push.cancel()
         self.assertEqual(self.timed.all(), [other])
         self.clock.advance(10)
-        self.assertEqual([data for _, _, data in self.broker.published], ["x", "x", "y"])
+        self.assertEqual([data for _, _, data in self.broker.made], ["x", "x", "y"])
         other.cancel()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -165,7 +181,7 @@ class TimedPushesTests(SynchronousTestCase):
         handles = []
 
         def react() -> None:
-            if len(self.broker.published) == 1:
+            if len(self.broker.made) == 1:
                 handles.append(self.timed.add("t", "inner", every=1, count=5))
                 outer.cancel()
 
@@ -174,9 +190,7 @@ class TimedPushesTests(SynchronousTestCase):
         self.clock.advance(1)
         handles[0].cancel()
         self.clock.advance(10)
-        self.assertEqual(
-            [data for _, _, data in self.broker.published], ["outer", "inner", "inner"]
-        )
+        self.assertEqual([data for _, _, data in self.broker.made], ["outer", "inner", "inner"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_cancel_on_the_way(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from pushd.access import Origins
 from pushd.testing import Answer
 from tests.listeners import Events, JsonSocket, Listener, Poller, RawSocket, TopicTestCase
 
@@ -40,7 +41,7 @@ class TopicResourceTests(TopicTestCase):
         """Events are for those who name them, among others as well."""
         for accept, kind in (
             ("text/event-stream", "text/event-stream; charset=utf-8"),
-            ("text/html, text/event-stream;q=0.9", "text/event-stream; charset=utf-8"),
+            ("text/html, Text/Event-Stream;q=0.9", "text/event-stream; charset=utf-8"),
             ("application/json", "application/json"),
             ("*/*", "application/json"),
         ):
@@ -52,7 +53,7 @@ class TopicResourceTests(TopicTestCase):
 
     def test_bad_topic(self) -> None:
         """What is no topic is refused, by every transport."""
-        for name in ("", "a/", "/a", "a//b", "a%20b", "caf%C3%A9", "a%00", "x" * 256):
+        for name in ("", "a/", "/a", "a//b", "a%20b", "caf%C3%A9", "%ff", "a%00", "x" * 256):
             for accept in ("*/*", "text/event-stream"):
                 answer = self.daemon.request("GET", f"/topics/{name}", {"Accept": accept})
                 assert answer is not None
@@ -98,11 +99,16 @@ class TopicResourceTests(TopicTestCase):
             self.assertNotIn("Access-Control-Allow-Origin", self.ask(path).headers)
 
     def test_spelling(self) -> None:
-        """A page of strangers can't read a topic by another spelling of its address."""
-        headers = {"Origin": "https://evil.example"}
-        for path in ("/topics/t", "/%74opics/t", "/topics%2Ft"):
-            answer = self.ask(f"{path}?wait=0", headers)
+        """By whatever spelling of its address: strangers are refused, others may read it."""
+        self.start(origins=Origins(["https://friend.example"]))
+        for path in ("/topics/t", "/%74opics/t", "/topics%2Ft", "/%74%6f%70%69%63%73/t"):
+            answer = self.ask(f"{path}?wait=0", {"Origin": "https://evil.example"})
+            self.assertEqual(answer.status, 403)
             self.assertNotIn("Access-Control-Allow-Origin", answer.headers)
+            for origin in ("https://friend.example", "http://localhost:8080"):
+                answer = self.ask(f"{path}?wait=0", {"Origin": origin})
+                self.assertEqual(answer.status, 200)
+                self.assertEqual(answer.headers["Access-Control-Allow-Origin"], origin)
 
     def test_view_comes_first(self) -> None:
         """A view at such an address is asked in place of the topic."""

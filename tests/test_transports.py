@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pushd.messages import LOST_TRACK, TRY_AGAIN_LATER
+from pushd.hub import PATIENCE
+from pushd.messages import TRY_AGAIN_LATER
 from tests.listeners import (
     MIB,
     TRANSPORTS,
@@ -250,14 +251,45 @@ class Rules(_Base):
             for other in others:
                 self.assertEqual(len(other.data), number)
             self.assertLess(server_side.unsent, 2.2 * MIB)
+        self.daemon.advance(PATIENCE)
         self.assertEqual(sum(self.describe("news")["subscribers"].values()), len(others))
         slow.resume()
         self.assert_cut_off(slow)
+
+    def test_slow_for_a_while(self) -> None:
+        """One that reads on in time has missed nothing."""
+        listener = self.listen()
+        listener.stall()
+        burst = [f"{number} {HALF}" for number in range(12)]
+        for one in burst:
+            self.publish("news", one)
+        self.daemon.advance(PATIENCE - 1)
+        listener.resume()
+        self.assertEqual(listener.data, burst)
+        self.publish("news", "live")
+        self.assertEqual(listener.data[12:], ["live"])
 
     def assert_cut_off(self, listener: Listener) -> None:
         """Check how one that was too slow has ended: at a point from which it can resume."""
         self.assertTrue(listener.gone)
         self.assertIn(len(listener.data), (2, 3))
+
+    def test_burst(self) -> None:
+        """However much is published in one turn of the reactor: who reads it gets all of it."""
+        listener = self.listen()
+        self.publish("news", "first")
+        self.assertEqual(listener.data, ["first"])
+        broker = self.daemon._service._broker
+        burst = [f"{number} {HALF}" for number in range(12)]
+        for one in burst:
+            broker.publish("news", one)
+        self.assertLess(listener.server_side.unsent, 2.2 * MIB)
+        self.daemon.settle()
+        self.assertEqual(listener.data[1:], burst)
+        self.publish("news", "live")
+        self.daemon.advance(PATIENCE)
+        self.assertEqual(listener.data[13:], ["live"])
+        self.assertFalse(listener.gone)
 
     def test_long_history(self) -> None:
         """A long history is replayed as fast as it is read: little waits, and all comes."""
@@ -346,7 +378,7 @@ class RawSocketTests(Rules, TopicTestCase):
         """The Close says what happened."""
         super().assert_lost_track(listener, ids)
         assert isinstance(listener, RawSocket)
-        self.assertEqual(listener.closing, LOST_TRACK)
+        self.assertEqual(listener.closing, TRY_AGAIN_LATER)
 
 
 class JsonSocketTests(RawSocketTests):

@@ -59,7 +59,7 @@ class Cluster:
             retention=retention or Retention(),
             make_name=lambda: f"e{next(_names)}",
         )
-        node = Node(broker)
+        node = Node(broker, self.reactor)
         self.nodes.append(node)
         await self.until(lambda: broker.fault() is None)
         return node

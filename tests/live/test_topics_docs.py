@@ -17,7 +17,10 @@ import pytest
 from websockets.sync.client import connect
 
 from pushd.history import Retention
+from pushd.hub import PATIENCE as PATIENCE_OF_THE_HUB
 from pushd.protocol import Limits
+from pushd.publish import batch_body
+from pushd.timed import MAX_BYTES, MAX_PUSHES
 from tests.daemon_process import DaemonProcess
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs/topics.md"
@@ -138,3 +141,11 @@ def test_defaults() -> None:
         "--max-message": str(Limits().max_message),
         "--max-buffered": str(Limits().max_buffered),
     }
+
+
+def test_other_limits() -> None:
+    """So are those that are no options."""
+    text = DOCUMENT.read_text()
+    assert f"| | {batch_body(Limits().max_message)} | bytes of a batch's body" in text
+    assert f"| | {MAX_PUSHES}, {MAX_BYTES} | timed pushes, and bytes of them" in text
+    assert PATIENCE_OF_THE_HUB == 10

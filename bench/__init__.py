@@ -1,0 +1,1 @@
+"""pushd measured beside its rivals: ``make bench``. See README.md."""

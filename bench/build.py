@@ -1,0 +1,53 @@
+"""What is written in C and C++ here, compiled when it is older than its source."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+BUILD = ROOT / "build" / "bench"
+LOAD = BUILD / "load"
+FLOOR = BUILD / "floor"
+
+_LOAD_SOURCES = HERE / "load"
+_FLOOR_SOURCE = HERE / "rivals" / "floor.c"
+_FLAGS = ["-O2", "-Wall", "-Wextra", "-Werror"]
+
+
+def build() -> None:
+    """Compile the load generator and the floor, where that is to be done.
+
+    Raises ``RuntimeError`` where there is no compiler or it does not compile.
+    """
+    BUILD.mkdir(parents=True, exist_ok=True)
+    sources = sorted(_LOAD_SOURCES.glob("*.cpp"))
+    _compile(LOAD, ["g++", "-std=c++20", *_FLAGS], sources, sorted(_LOAD_SOURCES.iterdir()))
+    _compile(FLOOR, ["gcc", *_FLAGS], [_FLOOR_SOURCE], [_FLOOR_SOURCE])
+
+
+def is_older(target: Path, sources: list[Path]) -> bool:
+    """Whether a target is to be made: it is not there, or a source has changed since."""
+    if not target.exists():
+        return True
+    made = target.stat().st_mtime
+    return any(source.stat().st_mtime > made for source in sources)
+
+
+def _compile(target: Path, compiler: list[str], sources: list[Path], watched: list[Path]) -> None:
+    if not is_older(target, watched):
+        return
+    if shutil.which(compiler[0]) is None:
+        raise RuntimeError(f"the benchmark needs {compiler[0]}: apt-get install g++")
+    fresh = target.with_suffix(".new")
+    done = subprocess.run(
+        [*compiler, "-o", str(fresh), *map(str, sources)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{target.name} does not compile:\n{done.stderr}")
+    fresh.replace(target)

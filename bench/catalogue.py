@@ -1,0 +1,167 @@
+"""Who is measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from bench.build import BUILD, FLOOR, HERE
+from bench.rival import PATHS, Rival, Start
+
+RIVALS = HERE / "rivals"
+# Where `make bench` has npm put what it needs.
+NODE = BUILD / "node"
+NCHAN_MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
+
+
+def _version_of(*names: str) -> str | None:
+    try:
+        return ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _output_of(*command: str) -> str:
+    if shutil.which(command[0]) is None:
+        return ""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return (done.stdout or done.stderr).strip()
+
+
+def _start_script(name: str) -> Start:
+    return Start([sys.executable, f"{name}.py"], RIVALS)
+
+
+def _start_pushd(folder: Path) -> Start:
+    return Start(
+        [
+            *(str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", "pushd"),
+            *("--listen", "tcp:0:interface=127.0.0.1", "--control", "none"),
+            *("--views", "pushd_views:views", "--max-rate", "10000000"),
+            *("--max-connections", "19000", "--max-per-address", "19000"),
+        ],
+        RIVALS,
+        r"listening on http://127\.0\.0\.1:(\d+)/",
+    )
+
+
+def _start_channels(folder: Path) -> Start:
+    return Start(
+        [
+            *(sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", "0"),
+            *("--ping-interval", "25", "--ping-timeout", "25", "--access-log", "/dev/null"),
+            "channels_application:application",
+        ],
+        RIVALS,
+        r"Listening on TCP address 127\.0\.0\.1:(\d+)",
+    )
+
+
+def _version_of_ws() -> str | None:
+    package = NODE / "node_modules" / "ws" / "package.json"
+    if not package.exists() or not (node := _output_of("node", "--version")):
+        return None
+    return f"ws {json.loads(package.read_text())['version']}, Node.js {node.removeprefix('v')}"
+
+
+def _start_nchan(folder: Path) -> Start:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    text = (RIVALS / "nchan.conf").read_text()
+    configuration = folder / "nchan.conf"
+    configuration.write_text(text.replace("PORT", str(port)).replace("FOLDER", str(folder)))
+    command = ["nginx", "-c", str(configuration), "-e", "stderr"]
+    return Start(command, folder, "start worker process ", port)
+
+
+def _version_of_nchan() -> str | None:
+    if not NCHAN_MODULE.exists() or not (nginx := _output_of("nginx", "-v")):
+        return None
+    package = _output_of("dpkg-query", "-W", "-f", "${Version}", "libnginx-mod-nchan")
+    return f"Nchan {package}, {nginx.removeprefix('nginx version: ')}"
+
+
+PUSHD = Rival(
+    name="pushd",
+    title="**pushd**",
+    start=_start_pushd,
+    version=lambda: _version_of("pushd", "Twisted", "autobahn"),
+    source="this repository",
+    paths={**PATHS, "subscribe": "/topics/bench"},
+)
+
+CATALOGUE: tuple[Rival, ...] = (
+    PUSHD,
+    Rival(
+        name="floor",
+        title="C floor",
+        start=lambda folder: Start([str(FLOOR)], RIVALS),
+        version=lambda: "bench/rivals/floor.c",
+        source="this repository",
+    ),
+    Rival(
+        name="floor-join",
+        title="C floor that joins",
+        start=lambda folder: Start([str(FLOOR), "--join"], RIVALS),
+        version=lambda: "bench/rivals/floor.c --join",
+        source="this repository",
+        workloads=frozenset({"w2"}),
+    ),
+    Rival(
+        name="autobahn",
+        title="Autobahn + Site",
+        start=lambda folder: _start_script("autobahn_server"),
+        version=lambda: _version_of("autobahn", "Twisted"),
+        source="PyPI",
+    ),
+    Rival(
+        name="websockets",
+        title="`websockets`",
+        start=lambda folder: _start_script("websockets_server"),
+        version=lambda: _version_of("websockets"),
+        source="PyPI",
+    ),
+    Rival(
+        name="aiohttp",
+        title="aiohttp",
+        start=lambda folder: _start_script("aiohttp_server"),
+        version=lambda: _version_of("aiohttp"),
+        source="PyPI",
+    ),
+    Rival(
+        name="picows",
+        title="picows",
+        start=lambda folder: _start_script("picows_server"),
+        version=lambda: _version_of("picows"),
+        source="PyPI",
+    ),
+    Rival(
+        name="channels",
+        title="Channels + Daphne",
+        start=_start_channels,
+        version=lambda: _version_of("channels", "daphne", "Django"),
+        source="PyPI",
+        share=0.1,
+    ),
+    Rival(
+        name="ws",
+        title="Node `ws`",
+        start=lambda folder: Start(["node", "ws_server.js", str(NODE)], RIVALS),
+        version=_version_of_ws,
+        source="npm, with Node.js",
+    ),
+    Rival(
+        name="nchan",
+        title="Nchan",
+        start=_start_nchan,
+        version=_version_of_nchan,
+        source="Debian: nginx, libnginx-mod-nchan",
+        workloads=frozenset({"w2", "w3", "w4"}),
+        paths={**PATHS, "handshake": "/subscribe/"},
+    ),
+)

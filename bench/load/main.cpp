@@ -1,0 +1,58 @@
+// A load generator: one thread, one epoll, every payload verified. See ../README.md.
+#include <signal.h>
+#include <unistd.h>
+
+#include "workloads.hpp"
+
+namespace load {
+
+Options::Options(int count, char **arguments) {
+    for (int at = 2; at + 1 < count; at += 2) _given[arguments[at] + 2] = arguments[at + 1];
+}
+
+std::string Options::text(const std::string &name, const std::string &otherwise) const {
+    const auto found = _given.find(name);
+    return found == _given.end() ? otherwise : found->second;
+}
+
+double Options::number(const std::string &name, double otherwise) const {
+    const std::string given = text(name);
+    return given.empty() ? otherwise : std::stod(given);
+}
+
+uint32_t Options::count(const std::string &name, uint32_t otherwise) const {
+    return uint32_t(number(name, otherwise));
+}
+
+Target Options::target() const {
+    Target target{uint16_t(count("port", 0))};
+    target.rate = number("rate", target.rate);
+    target.sources = count("sources", target.sources);
+    target.patience = number("patience", target.patience);
+    return target;
+}
+
+}  // namespace load
+
+int main(int count, char **arguments) {
+    static const std::map<std::string, void (*)(load::Crowd &, const load::Options &, load::Line &)>
+        workloads{{"demo", load::demo},
+                  {"fanout", load::fanout},
+                  {"idle", load::idle},
+                  {"handshake", load::handshake},
+                  {"echo", load::echo}};
+    const auto found = workloads.find(count > 1 ? arguments[1] : "");
+    if (found == workloads.end() || count % 2) {
+        std::fprintf(stderr, "load demo|fanout|idle|handshake|echo --port PORT --path PATH ...\n");
+        return 2;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    const load::Options options(count, arguments);
+    load::Crowd crowd(options.target());
+    load::Line result;
+    result.add("at", std::string_view("done"));
+    found->second(crowd, options, result);
+    result.add("faults", crowd.faults.words()).print();
+    // Nobody is told goodbye: what that costs the server is not measured.
+    _exit(crowd.faults.none() ? 0 : 1);
+}

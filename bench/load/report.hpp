@@ -1,0 +1,94 @@
+// What the driver hears from the load generator, and how it holds it: JSON lines and a gate.
+#pragma once
+
+#include <sys/resource.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace load {
+
+// Monotonic time, in nanoseconds.
+inline int64_t now() {
+    timespec at;
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    return at.tv_sec * 1'000'000'000LL + at.tv_nsec;
+}
+
+// The processor time of this process, in seconds: near that of the wall, it is the bottleneck.
+inline double own_cpu() {
+    rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec +
+           (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+}
+
+// One JSON object, on one line.
+class Line {
+  public:
+    Line &add(const char *name, double value) {
+        char text[64];
+        std::snprintf(text, sizeof text, "%.10g", value);
+        return put(name, text);
+    }
+    Line &add(const char *name, std::string_view value) {
+        std::string text = "\"";
+        for (char one : value) text += one < ' ' || one == '"' || one == '\\' ? '.' : one;
+        return put(name, text + '"');
+    }
+    void print() {
+        std::printf("{%s}\n", _text.c_str());
+        std::fflush(stdout);
+    }
+
+  private:
+    Line &put(const char *name, const std::string &value) {
+        if (!_text.empty()) _text += ", ";
+        _text += std::string("\"") + name + "\": " + value;
+        return *this;
+    }
+    std::string _text;
+};
+
+// Say where we are, and wait until the driver has looked at the server.
+inline void gate(const char *place) {
+    Line().add("at", std::string_view(place)).print();
+    char line[16];
+    if (!std::fgets(line, sizeof line, stdin)) std::exit(3);  // The driver has gone.
+}
+
+// What went wrong: how often, of each kind, and the first of them in words.
+class Faults {
+  public:
+    void note(const char *kind, std::string_view detail = "") {
+        if (_counts.empty()) _first = std::string(kind) + ": " + std::string(detail.substr(0, 120));
+        _counts[kind]++;
+    }
+    bool none() const { return _counts.empty(); }
+    std::string words() const {
+        std::string text;
+        for (const auto &[kind, count] : _counts)
+            text += (text.empty() ? "" : ", ") + std::to_string(count) + " x " + kind;
+        return none() ? text : text + " (first: " + _first + ")";
+    }
+
+  private:
+    std::map<std::string, long> _counts;
+    std::string _first;
+};
+
+// The value below which `share` of the values lie.
+inline double percentile(std::vector<double> &values, double share) {
+    if (values.empty()) return 0;
+    std::sort(values.begin(), values.end());
+    return values[std::min(values.size() - 1, size_t(share * values.size()))];
+}
+
+}  // namespace load

@@ -1,0 +1,233 @@
+#include "workloads.hpp"
+
+#include <deque>
+
+namespace load {
+
+namespace {
+
+constexpr int NORMAL = 1000;
+
+// Text that only this message has, of this many bytes.
+std::string make_payload(uint32_t first, uint32_t second, size_t size) {
+    char head[32];
+    std::snprintf(head, sizeof head, "%08x.%08x ", first, second);
+    std::string text = head;
+    for (uint32_t at = first + second; text.size() < size; at++) text += char('a' + at % 26);
+    return text;
+}
+
+// The load generator's own share of the processor between start and end: near 1, its
+// figures say more about itself than about the server.
+class Busy {
+  public:
+    void add_to(Line &result) {
+        const double wall = (now() - _wall) / 1e9;
+        result.add("seconds", wall).add("busy", (own_cpu() - _cpu) / wall);
+    }
+
+  private:
+    int64_t _wall = now();
+    double _cpu = own_cpu();
+};
+
+}  // namespace
+
+// Browsers that arrive one after the other; each says hello, and gets ten pushes, half a second
+// apart, and a goodbye.
+void demo(Crowd &crowd, const Options &options, Line &result) {
+    const uint32_t browsers = options.count("browsers", 4000), pushes = 10;
+    const double interval = 0.5;
+    std::vector<double> lateness;
+    uint32_t served = 0, left = 0;
+    crowd.opened = [](Client &client) {
+        client.since = now();
+        client.send("[\"1\",\"2\",\"3\"]");
+    };
+    crowd.received = [&](Client &client, std::string_view payload) {
+        const double due = client.since / 1e6 + client.got * interval * 1e3;
+        lateness.push_back(now() / 1e6 - due);
+        if (client.got >= pushes || payload != "service message: " + std::to_string(client.got)) {
+            crowd.faults.note("payload", payload);
+        }
+        client.got++;
+    };
+    crowd.gone = [&](Client &client) {
+        left++;
+        if (client.got == pushes && client.code == NORMAL) served++;
+    };
+    for (uint32_t at = 0; at < browsers; at++) crowd.add(options.text("path"));
+    lateness.reserve(size_t(browsers) * pushes);
+    gate("start");
+    Busy busy;
+    crowd.arrive();
+    crowd.run_until([&] { return left == browsers; });
+    busy.add_to(result);
+    gate("end");
+    if (served != browsers) {
+        crowd.faults.note("demo", std::to_string(browsers - served) + " browsers saw less");
+    }
+    result.add("units", lateness.size());
+    result.add("p50", percentile(lateness, 0.5)).add("p99", percentile(lateness, 0.99));
+    result.add("max", percentile(lateness, 1));
+}
+
+// One topic, many subscribers. Publications go out in bursts; the next one is for when everybody
+// has the last. The warming up is the same whatever the burst.
+void fanout(Crowd &crowd, const Options &options, Line &result) {
+    const uint32_t subscribers = options.count("subscribers", 1000);
+    const uint32_t burst = options.count("burst", 1), times = options.count("times", 100);
+    std::deque<std::string> published;
+    uint64_t delivered = 0;
+    crowd.received = [&](Client &client, std::string_view payload) {
+        // Some tell the publisher how it went.
+        if (client.number == subscribers) return;
+        // Each has to have every publication, once, in order: the next is the only right one.
+        if (client.got >= published.size() || payload != published[client.got]) {
+            return crowd.faults.note("payload", payload);
+        }
+        client.got++;
+        delivered++;
+    };
+    gate("empty");
+    Busy arrival;
+    for (uint32_t at = 0; at < subscribers; at++) crowd.add(options.text("path"));
+    bool well = crowd.arrive();
+    Client &publisher = crowd.add(options.text("publish"));
+    // What a server does behind its 101, such as to subscribe, is done a moment later.
+    well = well && crowd.arrive() && crowd.faults.none();
+    crowd.run_for(0.3);
+    gate("connected");
+    auto publish = [&](uint32_t together) {
+        for (uint32_t at = 0; at < together; at++) {
+            published.push_back(make_payload(uint32_t(published.size()), burst, 128));
+            if (at + 1 < together) publisher.cork(published.back());
+        }
+        publisher.send(published.back());
+        const uint64_t all = uint64_t(subscribers) * published.size();
+        well = crowd.run_until([&] { return delivered >= all || !crowd.faults.none(); }) &&
+               crowd.faults.none();
+    };
+    for (uint32_t at = 0; well && at < options.count("warm", 20); at++) publish(1);
+    const uint64_t before = delivered;
+    gate("start");
+    Busy busy;
+    for (uint32_t at = 0; well && at < times; at++) publish(burst);
+    busy.add_to(result);
+    gate("end");
+    crowd.run_for(0.1);
+    const uint64_t all = uint64_t(subscribers) * published.size();
+    if (!well || delivered != all) crowd.faults.note("delivered", "not to everybody");
+    result.add("units", delivered - before);
+}
+
+// Many who listen, and nothing happens but pings.
+void idle(Crowd &crowd, const Options &options, Line &result) {
+    const uint32_t connections = options.count("connections", 5000);
+    const bool pinged = options.count("pinged", 1);
+    crowd.received = [&](Client &, std::string_view payload) {
+        crowd.faults.note("payload", payload);
+    };
+    // What the first ones cost, such as code that is loaded, is not what each one costs.
+    for (uint32_t at = 0; at < options.count("warm", 100); at++) {
+        crowd.add(options.text("path"));
+    }
+    crowd.arrive();
+    for (auto &client : crowd.clients) client->leave(NORMAL);
+    crowd.run_until([&] {
+        for (auto &client : crowd.clients) {
+            if (client->stage != Client::Stage::GONE) return false;
+        }
+        return true;
+    });
+    crowd.forget();
+    crowd.run_for(0.5);
+    gate("empty");
+    for (uint32_t at = 0; at < connections; at++) crowd.add(options.text("path"));
+    crowd.arrive();
+    const int64_t arrived = now();
+    const uint64_t before = crowd.pings;
+    Busy busy;
+    auto unpinged = [&] {
+        uint32_t count = 0;
+        for (auto &client : crowd.clients) count += !client->pings;
+        return count;
+    };
+    const double longest = options.number("longest", 60);
+    do crowd.run_for(1);
+    while (pinged && unpinged() && crowd.faults.none() && now() - arrived < longest * 1e9);
+    crowd.run_for(1);
+    busy.add_to(result);
+    gate("full");
+    if (pinged && unpinged()) crowd.faults.note("ping", std::to_string(unpinged()) + " had none");
+    if (crowd.open != connections) crowd.faults.note("cut", "not all are open still");
+    result.add("units", crowd.open).add("pings", crowd.pings - before);
+}
+
+// Come, and go: a few at a time, as fast as they are let in.
+void handshake(Crowd &crowd, const Options &options, Line &result) {
+    const uint32_t total = options.count("total", 3000), at_once = options.count("atonce", 20);
+    uint32_t left = 0, well = 0;
+    crowd.received = [&](Client &, std::string_view payload) {
+        crowd.faults.note("payload", payload);
+    };
+    crowd.opened = [](Client &client) { client.leave(NORMAL); };
+    crowd.gone = [&](Client &client) {
+        left++;
+        if (client.code == NORMAL) well++;
+    };
+    auto come_and_go = [&](uint32_t count) {
+        uint32_t come = left = well = 0;
+        crowd.run_until([&] {
+            while (come < count && come - left < at_once) {
+                come++;
+                crowd.add(options.text("path")).connect();
+            }
+            if (crowd.clients.size() > 1000) crowd.forget();
+            return left == count;
+        });
+        crowd.forget();
+    };
+    come_and_go(options.count("warm", 300));
+    gate("start");
+    Busy busy;
+    come_and_go(total);
+    busy.add_to(result);
+    gate("end");
+    if (well != total) crowd.faults.note("close", std::to_string(total - well) + " without 1000");
+    result.add("units", left);
+}
+
+// Each sends a message, and the next one when it is back.
+void echo(Crowd &crowd, const Options &options, Line &result) {
+    const uint32_t clients = options.count("clients", 100), each = options.count("each", 200);
+    const uint32_t warm = options.count("warm", 20);
+    uint32_t goal = 0, done = 0;
+    crowd.received = [&](Client &client, std::string_view payload) {
+        if (client.got >= goal || payload != make_payload(client.number, client.got, 128)) {
+            return crowd.faults.note("payload", payload);
+        }
+        if (++client.got < goal) return client.send(make_payload(client.number, client.got, 128));
+        done++;
+    };
+    auto talk = [&](uint32_t more) {
+        goal += more;
+        done = 0;
+        for (auto &client : crowd.clients) {
+            client->send(make_payload(client->number, client->got, 128));
+        }
+        crowd.run_until([&] { return done == clients || !crowd.faults.none(); });
+    };
+    for (uint32_t at = 0; at < clients; at++) crowd.add(options.text("path"));
+    if (crowd.arrive() && crowd.faults.none() && warm) talk(warm);
+    gate("start");
+    Busy busy;
+    if (crowd.faults.none()) talk(each);
+    busy.add_to(result);
+    gate("end");
+    uint64_t messages = 0;
+    for (auto &client : crowd.clients) messages += client->got;
+    result.add("units", messages - uint64_t(clients) * warm);
+}
+
+}  // namespace load

@@ -1,0 +1,30 @@
+// What is measured. Each says where it is at its gates, and gives what it saw at the end.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "crowd.hpp"
+
+namespace load {
+
+// The options of the command line: their names without the dashes, and their text.
+class Options {
+  public:
+    Options(int count, char **arguments);
+    std::string text(const std::string &name, const std::string &otherwise = "") const;
+    double number(const std::string &name, double otherwise) const;
+    uint32_t count(const std::string &name, uint32_t otherwise) const;
+    Target target() const;
+
+  private:
+    std::map<std::string, std::string> _given;
+};
+
+void demo(Crowd &, const Options &, Line &);
+void fanout(Crowd &, const Options &, Line &);
+void idle(Crowd &, const Options &, Line &);
+void handshake(Crowd &, const Options &, Line &);
+void echo(Crowd &, const Options &, Line &);
+
+}  // namespace load

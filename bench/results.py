@@ -1,0 +1,49 @@
+"""What was measured, and what it comes to: medians of rounds, ratios, goals."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+
+from bench.workloads import Measure
+
+
+class Results:
+    """All samples of a run, by the key of their measure and the name of the rival."""
+
+    def __init__(self) -> None:
+        self._samples: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+
+    def add(self, rival: str, found: Mapping[str, float]) -> None:
+        """Take the samples of one round."""
+        for key, value in found.items():
+            self._samples[key][rival].append(value)
+
+    def median(self, key: str, rival: str) -> float | None:
+        """Give the median of all rounds, or None where there was none."""
+        samples = self._samples[key][rival]
+        return statistics.median(samples) if samples else None
+
+    def spread(self, key: str, rival: str) -> tuple[float, float] | None:
+        """Give the least and the most of all rounds, or None where there was none."""
+        samples = self._samples[key][rival]
+        return (min(samples), max(samples)) if samples else None
+
+    def ratio(self, key: str, ours: str, theirs: str) -> float | None:
+        """Give how many times theirs ours is, or None where one of them was not measured."""
+        our, their = self.median(key, ours), self.median(key, theirs)
+        return our / their if our is not None and their else None
+
+    def judge(self, measure: Measure, ours: str = "pushd") -> str:
+        """Say of each goal of a measure whether it was reached."""
+        words = []
+        value = self.median(measure.key, ours)
+        if measure.most is not None and value is not None:
+            words.append(f"≤ {measure.most:g}: {'yes' if value <= measure.most else 'no'}")
+        if measure.relation is not None:
+            factor, rival = measure.relation
+            ratio = self.ratio(measure.key, ours, rival)
+            if ratio is not None:
+                words.append(f"≤ {factor:g} x {rival}: {'yes' if ratio <= factor else 'no'}")
+        return ", ".join(words)

@@ -1,0 +1,79 @@
+"""aiohttp as its documents say: a handler a path, a loop over sockets, its own heartbeat."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from aiohttp import WSMsgType, web
+
+PING_INTERVAL = 25
+
+subscribers: set[web.WebSocketResponse] = set()
+
+
+async def accept(request: web.Request) -> web.WebSocketResponse:
+    """Open the WebSocket."""
+    websocket = web.WebSocketResponse(heartbeat=PING_INTERVAL)
+    await websocket.prepare(request)
+    return websocket
+
+
+async def demo(request: web.Request) -> web.WebSocketResponse:
+    """Ten pushes, half a second apart, then goodbye."""
+    websocket = await accept(request)
+    await websocket.receive()
+    for number in range(10):
+        await websocket.send_str(f"service message: {number}")
+        await asyncio.sleep(0.5)
+    await websocket.close()
+    return websocket
+
+
+async def subscribe(request: web.Request) -> web.WebSocketResponse:
+    """Gets every publication."""
+    websocket = await accept(request)
+    subscribers.add(websocket)
+    try:
+        async for _ in websocket:
+            pass
+    finally:
+        subscribers.discard(websocket)
+    return websocket
+
+
+async def publish(request: web.Request) -> web.WebSocketResponse:
+    """What it says goes to every subscriber."""
+    websocket = await accept(request)
+    async for message in websocket:
+        if message.type == WSMsgType.TEXT:
+            for subscriber in list(subscribers):
+                await subscriber.send_str(message.data)
+    return websocket
+
+
+async def echo(request: web.Request) -> web.WebSocketResponse:
+    """Says what it is told."""
+    websocket = await accept(request)
+    async for message in websocket:
+        if message.type == WSMsgType.TEXT:
+            await websocket.send_str(message.data)
+    return websocket
+
+
+async def main() -> None:
+    """Listen, and say where."""
+    application = web.Application()
+    application.router.add_get("/test/", demo)
+    application.router.add_get("/subscribe/", subscribe)
+    application.router.add_get("/publish/", publish)
+    application.router.add_get("/echo/", echo)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=4096).start()
+    sys.stdout.write(f"listening on {runner.addresses[0][1]}\n")
+    sys.stdout.flush()
+    await asyncio.Event().wait()
+
+
+asyncio.run(main())

@@ -1,0 +1,95 @@
+"""A server at work: started, found out where it listens, looked at, stopped."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+
+from bench.processes import find_family, measure_cpu, measure_memory
+from bench.rival import Rival, Start
+
+# How long a server may take to listen, and to end, in seconds.
+PATIENCE = 20
+
+
+class Trouble(Exception):
+    """A server or the load generator did not do what it is for; the message says what."""
+
+
+class Server:
+    """Run a rival: started on ``with``, ended after it. It says what it has to say to a file."""
+
+    def __init__(self, rival: Rival, folder: Path) -> None:
+        self.rival = rival
+        self.port = 0
+        self._folder = folder
+        self._log = folder / f"{rival.name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Server:
+        start = self.rival.start(self._folder)
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                start.command,
+                cwd=start.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            self.port = self._find_port(start)
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    def cpu(self) -> float:
+        """Give the microseconds of processor time that were spent until now."""
+        return measure_cpu(self._family())
+
+    def memory(self) -> int:
+        """Give the KiB of memory that are taken now."""
+        return measure_memory(self._family())
+
+    def _family(self) -> list[int]:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise self._complain("ended")
+        return find_family(self._process.pid)
+
+    def _find_port(self, start: Start) -> int:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            if match := re.search(start.ready, self._log.read_text(errors="replace")):
+                return start.port or int(match[1])
+            self._family()
+            time.sleep(0.02)
+        raise self._complain("did not listen in time")
+
+    def _stop(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            # What some do for thousands of open connections at their end is not measured.
+            self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            for pid in find_family(self._process.pid)[1:]:
+                subprocess.run(["kill", "-9", str(pid)], check=False)
+            self._process.kill()
+            self._process.wait()
+
+    def _complain(self, words: str) -> Trouble:
+        log = self._log.read_text(errors="replace").splitlines()[-8:]
+        return Trouble("\n    ".join([f"{self.rival.name} {words}; its log ends:", *log]))

@@ -1,0 +1,217 @@
+"""The workloads: how the load generator is called, and what is read of the server meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from bench.load import run_load
+from bench.server import Server
+
+Run = Callable[[Server, float], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of the table."""
+
+    key: str
+    title: str
+    unit: str
+    #: Of what the issue asks: the most it may be, and the most in relation to a rival.
+    most: float | None = None
+    relation: tuple[float, str] | None = None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One thing that servers do, and what of it is measured."""
+
+    name: str
+    title: str
+    run: Run
+    measures: tuple[Measure, ...]
+    #: Whether all rivals may be measured at the same time: memory does not depend on time.
+    together: bool = False
+
+
+def run_demo(server: Server, scale: float) -> Mapping[str, float]:
+    """W1: thousands of browsers with the demo: each gets ten pushes, half a second apart."""
+    seen = _Seen(server)
+    result = run_load(
+        [
+            *("demo", "--path", server.rival.paths["demo"]),
+            *("--browsers", _count(4000, scale), "--rate", "1000", "--port", str(server.port)),
+        ],
+        seen.look,
+    )
+    return {
+        "w1.cpu": seen.cpu("start", "end") / result["units"],
+        "w1.late": result["p99"],
+        "busy": result["busy"],
+    }
+
+
+def run_fanout(server: Server, scale: float) -> Mapping[str, float]:
+    """W2: publications to many, first one after the other, then eight in one piece."""
+    found: dict[str, float] = {}
+    share = server.rival.share
+    for key, burst, times in (("w2.one", 1, 100), ("w2.burst", 8, 20)):
+        result = run_publications(
+            server,
+            _size(1000, scale),
+            burst=burst,
+            times=_size(times, share),
+            warm=_size(20, share),
+        )
+        found[key] = result["delivery"]
+        found["busy"] = max(found.get("busy", 0), result["busy"])
+    return found
+
+
+def run_publications(
+    server: Server, subscribers: int, *, burst: int, times: int, warm: int, sources: int = 1
+) -> Mapping[str, float]:
+    """Publish to these subscribers: CPU per delivery in µs, memory per connection in KiB."""
+    seen = _Seen(server)
+    paths = server.rival.paths
+    result = run_load(
+        [
+            *("fanout", "--port", str(server.port)),
+            *("--path", paths["subscribe"], "--publish", paths["publish"]),
+            *("--subscribers", str(subscribers), "--burst", str(burst)),
+            *("--times", str(times), "--warm", str(warm), "--sources", str(sources)),
+        ],
+        seen.look,
+    )
+    return {
+        "delivery": seen.cpu("start", "end") / result["units"],
+        "arrival": seen.cpu("empty", "connected") / (subscribers + 1),
+        "memory": seen.memory("empty", "connected") / (subscribers + 1),
+        "busy": result["busy"],
+    }
+
+
+def run_idle(server: Server, scale: float) -> Mapping[str, float]:
+    """W3: thousands who listen, until each has been pinged."""
+    seen = _Seen(server)
+    result = run_load(
+        [
+            *("idle", "--path", server.rival.paths["subscribe"], "--port", str(server.port)),
+            *("--connections", _count(5000, scale), "--rate", "500"),
+            *("--pinged", str(int(server.rival.pings))),
+        ],
+        seen.look,
+    )
+    return {"w3.memory": seen.memory("empty", "full") / result["units"]}
+
+
+def run_handshake(server: Server, scale: float) -> Mapping[str, float]:
+    """W4: come and go."""
+    seen = _Seen(server)
+    result = run_load(
+        [
+            *("handshake", "--path", server.rival.paths["handshake"], "--port", str(server.port)),
+            *("--total", _count(3000, scale * server.rival.share)),
+            *("--warm", _count(300, scale * server.rival.share)),
+        ],
+        seen.look,
+    )
+    return {"w4.cpu": seen.cpu("start", "end") / result["units"], "busy": result["busy"]}
+
+
+def run_echo(server: Server, scale: float) -> Mapping[str, float]:
+    """W5: a hundred clients who get back what they say."""
+    seen = _Seen(server)
+    result = run_load(
+        [
+            *("echo", "--path", server.rival.paths["echo"], "--port", str(server.port)),
+            *("--clients", _count(100, scale)),
+            *("--each", _count(200, server.rival.share), "--warm", _count(20, server.rival.share)),
+        ],
+        seen.look,
+    )
+    return {"w5.cpu": seen.cpu("start", "end") / result["units"], "busy": result["busy"]}
+
+
+class _Seen:
+    """What was read of a server at the gates."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._cpu: dict[str, float] = {}
+        self._memory: dict[str, int] = {}
+
+    def look(self, gate: str) -> None:
+        # Memory is slow to read: not between the processor's times.
+        if gate in ("empty", "connected", "full"):
+            self._memory[gate] = self._server.memory()
+        self._cpu[gate] = self._server.cpu()
+
+    def cpu(self, first: str, last: str) -> float:
+        return self._cpu[last] - self._cpu[first]
+
+    def memory(self, first: str, last: str) -> float:
+        return self._memory[last] - self._memory[first]
+
+
+def _size(full: int, scale: float) -> int:
+    return max(1, round(full * scale))
+
+
+def _count(full: int, scale: float) -> str:
+    return str(_size(full, scale))
+
+
+WORKLOADS: tuple[Workload, ...] = (
+    Workload(
+        "w1",
+        "the demo, 4,000 browsers",
+        run_demo,
+        (
+            Measure(
+                "w1.cpu",
+                "W1 demo, 4,000 browsers: CPU per push, connection included",
+                "µs",
+                75,
+                (0.5, "autobahn"),
+            ),
+            Measure("w1.late", "W1 lateness of a push, 99th percentile", "ms", 8),
+        ),
+    ),
+    Workload(
+        "w2",
+        "one topic, 1,000 subscribers",
+        run_fanout,
+        (
+            Measure(
+                "w2.one",
+                "W2 1,000 subscribers, one by one: CPU per delivery",
+                "µs",
+                relation=(1.5, "floor"),
+            ),
+            Measure(
+                "w2.burst", "W2 in bursts of 8: CPU per delivery", "µs", 2, relation=(1, "floor")
+            ),
+        ),
+    ),
+    Workload(
+        "w3",
+        "5,000 idle",
+        run_idle,
+        (Measure("w3.memory", "W3 5,000 idle, pinged: memory each", "KiB", 10),),
+        together=True,
+    ),
+    Workload(
+        "w4",
+        "handshake and close",
+        run_handshake,
+        (Measure("w4.cpu", "W4 handshake and close: CPU each", "µs", 190),),
+    ),
+    Workload(
+        "w5",
+        "echo, 100 clients",
+        run_echo,
+        (Measure("w5.cpu", "W5 echo of 128 B, 100 clients: CPU per message", "µs", 20),),
+    ),
+)
