@@ -232,7 +232,7 @@ async def _find(reactor: Any, address: RedisAddress) -> IStreamClientEndpoint:
         host, port = await _ask_sentinels(reactor, address)
     endpoint = HostnameEndpoint(reactor, host.encode(), port, timeout=_CONNECT)
     if address.tls:
-        return wrapClientTLS(optionsForClientTLS(host), endpoint)
+        return wrapClientTLS(optionsForClientTLS(host), endpoint, reactor)
     return endpoint
 
 

@@ -177,7 +177,8 @@ class OpeningTests(SessionTestCase):
         self.opened("redis://h:1/0")
         wrapped: list[Any] = []
 
-        def wrap(options: Any, endpoint: Any) -> Any:
+        def wrap(options: Any, endpoint: Any, clock: Any) -> Any:
+            self.assertIs(clock, self.clock)
             wrapped.append(options._hostname)
             return endpoint
 
