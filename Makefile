@@ -63,7 +63,7 @@ django: .venv/.django  ## Django views on the oldest Django; "make unit" has the
 	PYTHONPATH=.venv/django $(BIN)/pytest -q tests/test_django.py tests/test_runpushd.py
 
 .PHONY: live
-live: systemd nginx  ## Real sockets and processes
+live: systemd nginx redis  ## Real sockets and processes, and a real Redis
 	$(BIN)/pytest -q tests/live
 
 .PHONY: browser
@@ -156,6 +156,17 @@ systemd: .venv/.dev
 		echo 'Installing systemd, for systemd-analyze ...'
 		{ $(APT) update && $(APT) install -y --no-install-recommends systemd; } ||
 			echo 'Without systemd-analyze the units are not checked' >&2
+	fi < /dev/null
+
+.PHONY: redis
+redis:
+	@if ! command -v redis-server > /dev/null; then
+		echo 'Installing Redis ...'
+		# Not to run: the tests start their own.
+		$(APT) update && $(APT) install -y --no-install-recommends redis-server || {
+			echo 'The live tests need Redis: apt-get install redis-server' >&2
+			exit 1
+		}
 	fi < /dev/null
 
 # The system's Chromium where it is a package: Debian. On Ubuntu it is a snap, so there

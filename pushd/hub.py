@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.batch import Batch
+from pushd.broker import Unavailable
 from pushd.deadlines import Deadlines
 from pushd.distributions import Distribution
 from pushd.messages import Id, Publication, Replay
@@ -102,7 +103,7 @@ class Subscription:
         self._subscriber = subscriber
         self._state = _State.CATCHING_UP
         self._position: Id | None = None
-        self._newest = 0
+        self._newest: Id | None = None
         self._reading = False
         self._begun = False
 
@@ -135,7 +136,7 @@ class Subscription:
         """Take what has just been published."""
         position = self._position
         if self._state is not _State.LIVE or position is None:
-            self._newest = batch.last.offset
+            self._newest = batch.last
         elif (
             position.offset + 1 == batch.first
             and position.epoch == batch.epoch
@@ -157,9 +158,18 @@ class Subscription:
         else:
             self._cut_off()
 
+    def miss(self, last: Id) -> None:
+        """Take note of a gap up to an id that can't be filled."""
+        if self._state is _State.CATCHING_UP:
+            self._newest = last
+        elif self._position is None or _is_before(self._position, last):
+            self._lose_track()
+
     def failed(self, failure: Failure) -> None:
         """Log what went wrong with this one, and end it."""
-        self._hub.complain(failure, self.topic)
+        # The broker logs once that it is away, not once for everybody who waits for it.
+        if failure.check(Unavailable) is None:
+            self._hub.complain(failure, self.topic)
         if self._state is not _State.ENDED:
             self._lose_track()
 
@@ -194,7 +204,13 @@ class Subscription:
 
     def _has_caught_up(self, last: Id) -> bool:
         assert self._position is not None
-        if self._position.offset < max(last.offset, self._newest):
+        newest, self._newest = self._newest, None
+        if newest is not None and newest.epoch != last.epoch:
+            # One of the two is from before the epoch changed: the next read tells which.
+            return False
+        if newest is not None and _is_before(last, newest):
+            self._newest = last = newest
+        if _is_before(self._position, last):
             return False
         self._state = _State.LIVE
         return True
@@ -210,7 +226,7 @@ class Subscription:
             self._deliver(batch.since(self._position.offset))
             return
         self._state = _State.CATCHING_UP
-        self._newest = batch.last.offset
+        self._newest = batch.last
         if keeps_up:
             self.resume()
         else:
@@ -310,6 +326,15 @@ class Hub:
         finally:
             self._delivering = False
 
+    def missed(self, topic: str, last: Id) -> None:
+        """End those who have not heard all up to an id, which is not kept any more."""
+        self.flush()
+        for subscription in tuple(self._topics.get(topic, ())):
+            try:
+                subscription.miss(last)
+            except Exception:
+                subscription.failed(Failure())
+
     def count(self, topic: str) -> int:
         """How many listen to a topic on this node."""
         return len(self._topics.get(topic, ()))
@@ -355,3 +380,8 @@ class Hub:
 def _follows(id: Id, last: Id) -> bool:
     """Whether an id is the next one behind another."""
     return id.offset == last.offset + 1 and id.epoch == last.epoch
+
+
+def _is_before(position: Id, id: Id) -> bool:
+    """Whether there is something to read on the way from one id to another."""
+    return position.epoch != id.epoch or position.offset < id.offset

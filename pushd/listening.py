@@ -80,7 +80,7 @@ class DoorService(Service):
 
 def _with_backlog(endpoint: str) -> str:
     """The endpoint with room for many who come at once: with Twisted's 50 most would wait."""
-    queues = endpoint.startswith(("tcp:", "tcp6:", "ssl:", "unix:"))
+    queues = endpoint.startswith(("tcp:", "tcp6:", "ssl:", "unix:", "reuseport:"))
     return f"{endpoint}:backlog={_BACKLOG}" if queues and ":backlog=" not in endpoint else endpoint
 
 

@@ -18,6 +18,9 @@ from pushd.views import Response
 # How many bytes one answer has, about: no publication is added beyond.
 _ENOUGH = 1 << 20
 
+# How long the past may take to be read, in seconds, beside the time that the poll waits anyway.
+_PATIENCE = 5.0
+
 # What a publication takes in it beside its data, in bytes, about.
 _OVERHEAD = 50
 
@@ -48,6 +51,8 @@ class LongPoll:
         """Begin to wait."""
         self._asked = after
         self._subscription = hub.subscribe(topic, self, after)
+        if self._open and self._call is None:
+            self._answer_in(self._wait + _PATIENCE)
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
         """Note where the publications begin; that some are lost is an answer already."""
@@ -105,7 +110,8 @@ class LongPoll:
 
     def _make_answer(self) -> Response:
         if self._id is None:
-            return json_refusal(503, "the topic can't be read just now", "topic")
+            retry = {"Retry-After": f"{_PATIENCE:g}"}
+            return json_refusal(503, "the topic can't be read just now", "topic", retry)
         last = self._publications[-1].id if self._publications else self._id
         answer = {
             "id": str(last),

@@ -31,6 +31,7 @@ from pushd.logs import LEVELS
 from pushd.option import Option
 from pushd.protocol import Limits
 from pushd.proxies import Proxies
+from pushd.redis_url import parse_broker
 from pushd.routes import Routes, load, load_routes
 from pushd.settings import Settings, demo_views
 from pushd.tokens import read_token_keys
@@ -145,6 +146,7 @@ class Options(UsageOptions):
             token_keys=values["token-key"],
             proxies=values["trusted-proxy"],
             drain=values["drain"],
+            broker=values["broker"],
             max_connections=values["max-connections"],
             max_per_address=values["max-per-address"],
             log_format=values["log-format"],
@@ -351,6 +353,15 @@ OPTIONS = (
         parse=_number(1, 10_000_000),
         default=str(Limits().max_rate),
         live=True,
+    ),
+    Option(
+        name="broker",
+        help="What keeps the topics: memory, for one process, or a Redis for many: "
+        "redis://[user:password@]host:port/db, rediss://, unix:///path, "
+        "redis+sentinel://host,host/service/db.",
+        parse=parse_broker,
+        default="memory",
+        secret=True,
     ),
     Option(
         name="history-size",

@@ -13,13 +13,12 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pushd.answers import json_refusal, json_response, write_response
-from pushd.broker import Broker
+from pushd.broker import Broker, Draft, Unavailable
 from pushd.connections import Connections
 from pushd.hub import Hub, transport_of
 from pushd.messages import Id, check_topic
@@ -33,10 +32,6 @@ _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 # How many publications one request may have, and how many topics one answer lists.
 _MAX_BATCH = 1000
 _MAX_LIST = 1000
-
-# How many bytes of a batch are published in one turn of the reactor, about: no more than what
-# Twisted hands to the kernel of each connection in a turn, framing included.
-_SLICE = 1 << 16
 
 # How many bytes the body of a batch may have at least, whatever --max-message is.
 _BATCH_BODY = 16 << 20
@@ -70,15 +65,6 @@ class PublishDoor:
     max_message: int
 
 
-@dataclass(frozen=True)
-class _Draft:
-    """What is to be published."""
-
-    topic: str
-    data: str | bytes
-    key: str | None
-
-
 class AsyncResource(Resource):
     """A resource whose answer is a Response that a coroutine makes."""
 
@@ -106,6 +92,8 @@ class AsyncResource(Resource):
             return await self.answer(request)
         except Wrong as wrong:
             return json_refusal(wrong.status, str(wrong), wrong.where, wrong.headers)
+        except Unavailable as error:
+            return json_refusal(503, str(error), "broker", {"Retry-After": f"{error.retry_after}"})
 
     def _failed(self, failure: Failure, request: Any) -> None:
         if not request._disconnected:
@@ -128,7 +116,7 @@ class TopicControl(AsyncResource):
             if key is not None:
                 raise Wrong("a timed push has no key: list /schedules", "Idempotency-Key")
             return self._schedule(topic, data, times)
-        return json_response(200, await _publish(self._door, _Draft(topic, data, key)))
+        return json_response(200, await _publish(self._door, Draft(topic, data, key)))
 
     async def _tell(self, topic: str) -> Response:
         return json_response(200, await _describe(self._door, topic))
@@ -172,7 +160,7 @@ class TopicPublish(AsyncResource):
         if key is not None:
             # No key has a blank, so this is nobody else's whatever the subject is.
             key = f"{self._subject} {key}"
-        return json_response(200, await _publish(self._door, _Draft(topic, _body(request), key)))
+        return json_response(200, await _publish(self._door, Draft(topic, _body(request), key)))
 
 
 class TopicList(AsyncResource):
@@ -195,20 +183,12 @@ class Batch(AsyncResource):
         allow(request, "POST")
         drafts = _drafts(request.content.read(), self._door.max_message)
         # All or none: that the client leaves in the midst of it ends only its answer.
-        done: Deferred[list[dict[str, Any]]] = Deferred()
-        Deferred.fromCoroutine(self._publish_all(drafts)).chainDeferred(done)
-        return json_response(200, {"published": await done})
-
-    async def _publish_all(self, drafts: list[_Draft]) -> list[dict[str, Any]]:
-        published, size = [], 0
-        for draft in drafts:
-            if size > _SLICE:
-                # Let what there is be sent: else a batch alone would overtake all who listen.
-                await deferLater(self._door.clock, 0)
-                size = 0
-            published.append(await _publish(self._door, draft))
-            size += len(draft.data)
-        return published
+        done: Deferred[list[Id]] = Deferred()
+        self._door.broker.publish_all(drafts).chainDeferred(done)
+        published = [
+            _tell(self._door, draft, id) for draft, id in zip(drafts, await done, strict=True)
+        ]
+        return json_response(200, {"published": published})
 
 
 def allow(request: Any, *methods: str) -> None:
@@ -229,14 +209,17 @@ def schedule_json(push: TimedPush) -> dict[str, Any]:
     }
 
 
-async def _publish(door: PublishDoor, draft: _Draft) -> dict[str, Any]:
-    topic, key = draft.topic, draft.key
-    told = None if key is None else door.receipts.find(topic, key)
+async def _publish(door: PublishDoor, draft: Draft) -> dict[str, Any]:
+    told = None if draft.key is None else door.receipts.find(draft.topic, draft.key)
     if told is not None:
         return told
-    id = await door.broker.publish(topic, draft.data, key)
-    answer = {"id": str(id), "subscribers": door.hub.count(topic)}
-    return answer if key is None else door.receipts.keep(topic, key, answer)
+    return _tell(door, draft, await door.broker.publish(draft.topic, draft.data, draft.key))
+
+
+def _tell(door: PublishDoor, draft: Draft, id: Id) -> dict[str, Any]:
+    """The answer to a publication; for a key that was seen, the one of then."""
+    answer = {"id": str(id), "subscribers": door.hub.count(draft.topic)}
+    return answer if draft.key is None else door.receipts.keep(draft.topic, draft.key, answer)
 
 
 async def _describe(door: PublishDoor, topic: str) -> dict[str, Any]:
@@ -256,7 +239,7 @@ def batch_body(max_message: int) -> int:
     return max(_BATCH_BODY, 2 * max_message)
 
 
-def _drafts(body: bytes, max_message: int) -> list[_Draft]:
+def _drafts(body: bytes, max_message: int) -> list[Draft]:
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -276,7 +259,7 @@ def _drafts(body: bytes, max_message: int) -> list[_Draft]:
     return drafts
 
 
-def _draft(one: object, where: str) -> _Draft:
+def _draft(one: object, where: str) -> Draft:
     if not isinstance(one, dict):
         raise Wrong("a publication is an object", where)
     unknown = one.keys() - {"topic", "data", "base64", "idempotency_key"}
@@ -290,9 +273,9 @@ def _draft(one: object, where: str) -> _Draft:
     if "data" in one:
         if not isinstance(one["data"], str) or not _is_unicode(one["data"]):
             raise Wrong("data is text", f"{where}.data")
-        return _Draft(topic, one["data"], key)
+        return Draft(topic, one["data"], key)
     try:
-        return _Draft(topic, b64decode(one["base64"], validate=True), key)
+        return Draft(topic, b64decode(one["base64"], validate=True), key)
     except (TypeError, ValueError, binascii.Error):
         raise Wrong("base64 is bytes in base64", f"{where}.base64") from None
 

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import random
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from twisted.logger import Logger, globalLogBeginner
 from pushd.access import Access
 from pushd.admission import Admission
 from pushd.beat import Beat
-from pushd.broker import MemoryBroker
+from pushd.broker import Broker, MemoryBroker
 from pushd.channel import Entrance
 from pushd.connections import Connections
 from pushd.conversation import Stage, Threads
@@ -41,6 +42,8 @@ from pushd.publisher import Publisher
 from pushd.readiness import Readiness
 from pushd.readings import Readings
 from pushd.receipts import Receipts
+from pushd.redis_broker import RedisBroker
+from pushd.redis_url import RedisAddress
 from pushd.reload import Reloader
 from pushd.schedule import lateness_of
 from pushd.settings import Settings
@@ -85,6 +88,8 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         style = LogStyle(as_json=settings.log_format == "json", level=settings.log_level)
         style.begin_with(globalLogBeginner)
         appliers.append(lambda new: style.set_level(new.log_level))
+    if settings.broker is not None:
+        _check_redis(settings.broker)
     settings = _allow(settings)
     meter = LagMeter(reactor)
     threads = ViewThreads(reactor, settings.threads)
@@ -130,11 +135,11 @@ def build(
     :param lag: how late the reactor is, where that is measured.
     """
     connections = Connections(reactor)
-    readiness = Readiness()
     metrics = Metrics()
-    broker = MemoryBroker(reactor, History(reactor, settings.retention, _make_name))
+    broker = _make_broker(settings, reactor)
+    readiness = Readiness(broker.fault)
     hub = Hub(broker, reactor)
-    broker.start(hub.deliver)
+    broker.start(hub.deliver, hub.missed)
     metrics.count_topics(hub, broker)
     # What is due in the same millisecond costs one wake of the reactor, however much it is.
     beat = Beat(reactor)
@@ -269,6 +274,35 @@ def _allow(settings: Settings) -> Settings:
             wanted=settings.max_connections,
         )
     return replace(settings, max_connections=allowed)
+
+
+def _check_redis(address: RedisAddress) -> None:
+    """End the process if this Redis can't be used without somebody changing something."""
+    try:
+        from pushd.redis_probe import probe
+    except ImportError as error:
+        raise SystemExit(
+            f"pushd: --broker {address}: pip install 'pushd[redis]' ({error})"
+        ) from None
+    if (reason := probe(address)) is not None:
+        raise SystemExit(f"pushd: --broker {address}: {reason}")
+
+
+def _make_broker(settings: Settings, reactor: Any) -> Broker:
+    address = settings.broker
+    if address is None:
+        return MemoryBroker(reactor, History(reactor, settings.retention, _make_name))
+    # Not above: its library is an extra, and imports the global reactor.
+    from pushd.redis_session import open_session
+
+    return RedisBroker(
+        reactor,
+        partial(open_session, reactor, address),
+        name=str(address),
+        db=address.db,
+        retention=settings.retention,
+        make_name=_make_name,
+    )
 
 
 def _application(settings: Settings, views: ViewDoor, workers: Workers) -> ApplicationDoor | None:

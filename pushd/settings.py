@@ -11,6 +11,7 @@ from pushd.history import Retention
 from pushd.playground import Playground
 from pushd.protocol import Limits
 from pushd.proxies import Proxies
+from pushd.redis_url import RedisAddress
 from pushd.routes import Routes
 from pushd.ticker import ticker
 from pushd.tokens import TokenKeys
@@ -51,6 +52,8 @@ class Settings:
     proxies: Proxies = field(default_factory=Proxies)
     #: Seconds over which those who are here are asked to leave when the daemon stops.
     drain: int = 5
+    #: The Redis behind the topics; None where they are kept in this process.
+    broker: RedisAddress | None = None
     #: How many connections there may be at the public door.
     max_connections: int = 10_000
     #: How many of them from one address.

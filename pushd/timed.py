@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushd.broker import Broker
+from pushd.broker import Broker, Unavailable
 from pushd.messages import Id
 from pushd.schedule import PushSchedule
 
@@ -137,7 +137,16 @@ class TimedPushes:
             async for number in schedule:
                 push.done = number + 1
                 push.due += push.every
-                await self._publish(push, data)
+                try:
+                    await self._publish(push, data)
+                except Unavailable as error:
+                    self._log.warn(
+                        "timed push {id} to {topic}: number {number} is lost: {error}",
+                        id=push.id,
+                        topic=push.topic,
+                        number=push.done,
+                        error=str(error),
+                    )
                 if push.done == push.count or push.id not in self._pushes:
                     return
         finally:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import broker as module
-from pushd.broker import KEY_TTL, Broker, MemoryBroker
+from pushd.broker import KEY_TTL, Broker, Draft, MemoryBroker, ignore_missed
 from pushd.history import History, Retention
 from pushd.messages import Id, Publication
+from tests.broker_contract import RULES, Node
 
 
 class MemoryBrokerTests(SynchronousTestCase):
@@ -84,3 +89,44 @@ class MemoryBrokerTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.broker.names()), [])
         self.assertEqual(self.publish("t", "a", "k"), "e2:1")
         self.broker.stop()
+
+    def test_all_at_once(self) -> None:
+        """Many are published as one is; there is never a fault."""
+        ids = self.successResultOf(self.broker.publish_all([Draft("t", "a"), Draft("u", b"b")]))
+        self.assertEqual([str(id) for id in ids], ["e1:1", "e2:1"])
+        self.assertEqual([one.data for one in self.delivered], ["a", b"b"])
+        self.assertIsNone(self.broker.fault())
+        self.assertIsNone(ignore_missed("t", ids[0]))  # type: ignore[func-returns-value]  # is there
+
+
+class Alone:
+    """A cluster of one node, under a clock."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.names = iter(range(1, 1000))
+
+    async def start(self, retention: Retention) -> tuple[Node, Node]:
+        """Start it: it is both."""
+        history = History(self.clock, retention, lambda: f"e{next(self.names)}")
+        node = Node(MemoryBroker(self.clock, history), self.clock)
+        return node, node
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """See that it is so: nothing takes time."""
+        self.clock.advance(0)
+        assert condition()
+
+    async def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self.clock.advance(seconds)
+
+
+class ContractTests(SynchronousTestCase):
+    """The rules that every broker keeps; ``tests/live/test_redis_broker.py`` has them as well."""
+
+    def test_rules(self) -> None:
+        """The broker of one node keeps them all."""
+        for rule in RULES:
+            running: Deferred[Any] = Deferred.fromCoroutine(rule(Alone()))  # type: ignore[arg-type]
+            self.assertIsNone(self.successResultOf(running), rule.__name__)

@@ -9,6 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.batch import Batch
+from pushd.broker import Unavailable
 from pushd.history import History, Retention
 from pushd.hub import PATIENCE, Hub, Subscription
 from pushd.messages import Id, Publication, Replay
@@ -277,6 +278,87 @@ class SubscriptionTests(HubTestCase):
         self.assertEqual(listener.events, ["lost"])
         self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
         self.assertEqual(self.hub.count("t"), 0)
+
+    def test_past_away(self) -> None:
+        """When the past is away, the subscriber is ended; the log has that from the broker."""
+        self.past.failure = Unavailable()
+        self.assertEqual(self.listen("e1:0").events, ["lost"])
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_missed(self) -> None:
+        """Those who have not heard what can't be had are ended, the others not."""
+        first, second = self.listen(), self.listen()
+        self.publish("1")
+        for missed in (Id("e1", 1), Id("e1", 0)):
+            self.hub.missed("t", missed)
+        self.hub.missed("u", Id("e2", 2))
+        self.assertEqual((first.events[1:], second.events[1:]), (["1"], ["1"]))
+        self.hub.missed("t", Id("e1", 3))
+        self.assertEqual((first.events[1:], second.events[1:]), (["1", "lost"], ["1", "lost"]))
+        third = self.listen()
+        self.hub.missed("t", Id("e2", 0))
+        self.assertEqual(third.events[1:], ["lost"])
+
+    def test_missed_while_catching_up(self) -> None:
+        """One that still reads finds out by itself."""
+        self.publish("1")
+        listener = self.listen("e1:0", room=0)
+        self.hub.missed("t", Id("e1", 1))
+        self.publish("2")
+        listener.room = 5
+        self.last.resume()
+        self.assertEqual(listener.events, ["t from e1:0 recovered", "1", "2"])
+
+    def test_missed_and_failing(self) -> None:
+        """One that fails when it is told of it is logged; the others are told."""
+
+        def fail_at(event: str) -> None:
+            if event == "lost":
+                raise Failing
+
+        first, second = self.listen(), self.listen()
+        first.react = fail_at
+        self.publish("1")
+        self.hub.missed("t", Id("e2", 0))
+        self.assertEqual(second.events[-1], "lost")
+        self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
+
+    def test_epoch_changes_while_it_reads(self) -> None:
+        """What is published in a new epoch while the old one is read is not taken for heard."""
+        asked: list[Deferred[Replay]] = []
+
+        def replay(*_: object) -> Deferred[Replay]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        self.patch(self.past, "replay", replay)
+        listener = self.listen("e1:5")
+        self.hub.deliver(Publication("t", "new", Id("e9", 1)))
+        self.hub.flush()
+        old, new = Id("e1", 5), Id("e9", 1)
+        asked[0].callback(Replay(old, True, (), old))
+        self.assertEqual(listener.events, ["t from e1:5 recovered"])
+        asked[1].callback(Replay(new, False, (), new))
+        self.assertEqual(listener.events[1:], ["lost"])
+
+    def test_old_news_while_it_reads(self) -> None:
+        """And the other way round: late news of an epoch that is over does no harm."""
+        asked: list[Deferred[Replay]] = []
+
+        def replay(*_: object) -> Deferred[Replay]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        self.patch(self.past, "replay", replay)
+        listener = self.listen()
+        self.hub.deliver(Publication("t", "old", Id("e1", 9)))
+        self.hub.flush()
+        new = Id("e2", 0)
+        asked[0].callback(Replay(new, False, (), new))
+        asked[1].callback(Replay(new, True, (), new))
+        self.hub.deliver(Publication("t", "1", Id("e2", 1)))
+        self.hub.flush()
+        self.assertEqual(listener.events, ["t from e2:0", "1"])
 
     def test_left_before_it_failed(self) -> None:
         """One who has left by then is told nothing, but the log is."""

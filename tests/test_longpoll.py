@@ -184,6 +184,18 @@ class LongPollTests(TopicTestCase):
         self.assertEqual((answer.status, json.loads(answer.body)["where"]), (503, "topic"))
         self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
 
+    def test_too_far_away(self) -> None:
+        """A past that can't be read in time is not waited for beyond the time that was asked."""
+        self.patch(self.daemon._service._broker, "replay", lambda *_: Deferred())
+        for wait, seconds in [(0, 5), (25, 30)]:
+            wire = self.ask(f"?wait={wait}")
+            self.daemon.advance(seconds - 1)
+            self.assertIsNone(wire.answer())
+            self.daemon.advance(1)
+            answer = wire.answer()
+            assert answer is not None
+            self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "5"))
+
     def test_far_away(self) -> None:
         """A past that takes its time is waited for, also by who does not wait for what comes."""
         asked: Deferred[Replay] = Deferred()

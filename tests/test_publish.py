@@ -9,8 +9,9 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import deferLater
 
+from pushd import broker, timed
 from pushd import publish as module
-from pushd import timed
+from pushd.broker import Unavailable
 from pushd.messages import Id
 from pushd.protocol import Limits
 from pushd.testing import Answer
@@ -132,6 +133,21 @@ class TopicControlTests(PublishTestCase):
         self.patch(self.daemon._service._broker, "publish", lambda *_: fail(Failing()))
         self.assertEqual(self.post("/topics/t").status, 500)
         self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
+
+    def test_unavailable(self) -> None:
+        """While what keeps the topics is away, it is 503 and why, and when to try again."""
+        kept = self.daemon._service._broker
+        for name in ("publish", "publish_all", "describe", "names"):
+            self.patch(kept, name, lambda *_: fail(Unavailable("no Redis")))
+        batch = json.dumps({"publications": [{"topic": "t", "data": "x"}]}).encode()
+        for answer in (
+            self.post("/topics/t"),
+            self.post("/publish", batch),
+            self.control("GET", "/topics/t"),
+            self.control("GET", "/topics"),
+        ):
+            self.assertEqual(self.assert_wrong(answer, 503, "broker")["error"], "no Redis")
+            self.assertEqual(answer.headers["Retry-After"], "5")
 
     def test_failing_answer(self) -> None:
         """So is one while the answer is written."""
@@ -411,7 +427,7 @@ class BatchTests(PublishTestCase):
         """A large batch does not overtake those who listen, however short the history is."""
         self.keep(size=2)
         # This clock has no turns: what is due now it does at once.
-        self.patch(module, "deferLater", lambda clock, _: deferLater(clock, 1))
+        self.patch(broker, "deferLater", lambda clock, _: deferLater(clock, 1))
         listeners = [transport(self.daemon, "t") for transport in (RawSocket, JsonSocket, Events)]
         data = [f"{number} {'x' * 50_000}" for number in range(100)]
         body = json.dumps({"publications": [{"topic": "t", "data": one} for one in data]}).encode()
@@ -424,7 +440,7 @@ class BatchTests(PublishTestCase):
 
     def test_leaves(self) -> None:
         """All or none, also where the client leaves in the midst of it."""
-        self.patch(module, "_SLICE", 0)
+        self.patch(broker, "_SLICE", 0)
         body = json.dumps({"publications": [{"topic": "t", "data": "x"}] * 3}).encode()
         head = f"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         wire = self.daemon.open_connection(control=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from socket import AF_UNIX, SOCK_DGRAM, socket
@@ -19,8 +20,10 @@ from twisted.logger import capturedLogs, globalLogBeginner
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from pushd import redis_probe
 from pushd.lockstep import LockstepThreads
 from pushd.options import Options
+from pushd.redis_broker import RedisBroker
 from pushd.service import build, makeService, shipped_client
 from pushd.settings import Settings
 from pushd.signals import Signals
@@ -258,6 +261,36 @@ class MakeServiceTests(SynchronousTestCase):
             peer.send(request("GET / HTTP/1.1", "Host: localhost:8080"))
         codes = [peer.head.split(" ")[1] for peer in peers]
         self.assertEqual(codes, ["200"] * 8 + ["503"])
+
+    def make_with_redis(self) -> Any:
+        """Make a service over a Redis that nobody is at."""
+        return self.make("--broker", "unix://:secret@/nobody/is/here")[2]
+
+    def test_redis(self) -> None:
+        """Topics are kept where it was said; that nobody is there yet is no reason to end."""
+        broker = self.make_with_redis()._broker
+        self.assertIsInstance(broker, RedisBroker)
+        fault = "Redis at unix://:***@/nobody/is/here?db=0: it has not answered yet"
+        self.assertEqual(broker.fault(), fault)
+
+    def test_unsuitable_redis(self) -> None:
+        """One that will not do ends it, with one line that has no password."""
+        self.patch(redis_probe, "probe", lambda _: "wrong user or password")
+        error = self.assertRaises(SystemExit, self.make_with_redis)
+        said = "pushd: --broker unix://:***@/nobody/is/here?db=0: wrong user or password"
+        self.assertEqual(str(error), said)
+
+    def test_redis_not_installed(self) -> None:
+        """Without its extra it can't be had, and it is said how to get it."""
+        for name in ("pushd.redis_probe", "pushd.redis_session"):
+            self.patch_module(name)
+        error = self.assertRaises(SystemExit, self.make_with_redis)
+        self.assertIn("pip install 'pushd[redis]'", str(error))
+
+    def patch_module(self, name: str) -> None:
+        """Let a module be one that can't be imported."""
+        self.addCleanup(sys.modules.__setitem__, name, sys.modules[name])
+        sys.modules[name] = None  # type: ignore[assignment]  # what makes an import fail
 
     def test_global_reactor(self) -> None:
         """Without a reactor it is the global one, which twistd runs."""

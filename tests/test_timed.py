@@ -11,7 +11,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import timed as module
-from pushd.broker import MemoryBroker
+from pushd.broker import MemoryBroker, Unavailable
 from pushd.history import History, Retention
 from pushd.messages import Id
 from pushd.timed import MAX_COUNT, MAX_DELAY, MIN_INTERVAL, TimedPushes, TooMany
@@ -213,6 +213,18 @@ class TimedPushesTests(SynchronousTestCase):
         (event,) = logs
         self.assertEqual((event["id"], event["topic"]), (push.id, "t"))
         self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_unavailable(self) -> None:
+        """What falls into a time when nothing can be published is lost and logged, no more."""
+        answers = [succeed(Id("e", 1)), fail(Unavailable("no Redis")), succeed(Id("e", 2))]
+        self.broker.answer = lambda: answers.pop(0)
+        with capturedLogs() as logs:
+            self.timed.add("t", "x", every=1, count=3)
+            self.clock.pump([1, 1, 1])
+        (event,) = logs
+        self.assertEqual((event["number"], event["error"]), (2, "no Redis"))
+        self.assertEqual(self.times, [0, 1, 2])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_stop(self) -> None:

@@ -1,6 +1,11 @@
-"""Teach twistd the word pushd. This folder must never hold an __init__.py."""
+"""Teach twistd the word pushd, and endpoints the word reuseport.
+
+This folder must never hold an __init__.py.
+"""
 
 from twisted.application.service import ServiceMaker
+
+from pushd.reuse_port import ReusePortParser
 
 pushd = ServiceMaker(
     "pushd",
@@ -8,3 +13,5 @@ pushd = ServiceMaker(
     "A push daemon: views over WebSocket and HTTP; the server talks first",
     "pushd",
 )
+
+reuse_port = ReusePortParser()

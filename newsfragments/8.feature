@@ -1,0 +1,1 @@
+More than one process: `--broker redis://…` keeps topics in a Redis that many nodes share, over TLS, Unix sockets and Sentinel, with the same order, ids and resume on all of them, and nothing lost when it is away for a while; `reuseport:` endpoints let several processes have one port; see docs/scaling.md.

@@ -1,0 +1,193 @@
+"""A Redis in memory, as far as the broker can see: it answers, is late, refuses, and is lost."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+from pushd.history import History, Retention
+from pushd.messages import Id, Publication
+from pushd.redis_scripts import (
+    DESCRIBE,
+    PUBLISH,
+    REPLAY,
+    TOUCH,
+    Away,
+    Refused,
+    Script,
+    channel_name,
+    encode,
+    read_topic,
+)
+
+
+class FakeRedis:
+    """What is in it, and the sessions with it."""
+
+    def __init__(self, clock: Any) -> None:
+        self.clock = clock
+        self.sessions: list[FakeSession] = []
+        #: Why no session can be opened just now.
+        self.trouble: Exception | None = None
+        #: What every script is answered with in place of an answer.
+        self.refusal: str | None = None
+        #: Whether nobody is told what is published.
+        self.silent = False
+        #: Whether answers wait for ``answer``, and those that do.
+        self.late = False
+        self.waiting: deque[tuple[Deferred[Any], Any]] = deque()
+        self.asked: list[str] = []
+        self.forget()
+
+    def forget(self) -> None:
+        """Be empty."""
+        epochs = iter(range(1000))
+        turn = len(self.sessions)
+        self.history = History(
+            self.clock, Retention(ttl=100_000), lambda: f"e{turn}-{next(epochs)}"
+        )
+        self.ids: dict[str, Id] = {}
+
+    def open(
+        self, notice: Callable[[bytes, bytes], None], lost: Callable[[str], object]
+    ) -> Deferred[Any]:
+        """Open a session."""
+        if self.trouble is not None:
+            return self.reply(self.trouble)
+        self.sessions.append(FakeSession(self, notice, lost))
+        return self.reply(self.sessions[-1])
+
+    def reply(self, answer: Any) -> Deferred[Any]:
+        """Answer now, or when it is time."""
+        if not self.late:
+            return fail(answer) if isinstance(answer, Exception) else succeed(answer)
+        waiting: Deferred[Any] = Deferred()
+        self.waiting.append((waiting, answer))
+        return waiting
+
+    def answer(self) -> None:
+        """Give all answers that wait, and be prompt from now on."""
+        self.late = False
+        while self.waiting:
+            waiting, answer = self.waiting.popleft()
+            if not waiting.called:
+                waiting.errback(answer) if isinstance(answer, Exception) else waiting.callback(
+                    answer
+                )
+
+    def lose(self, reason: str = "the connection was lost") -> None:
+        """Cut everybody off. What waits for an answer gets none."""
+        sessions = [session for session in self.sessions if session.open]
+        for session in sessions:
+            session.open = False
+            session.lost(reason)
+        self.waiting = deque((waiting, Away(reason)) for waiting, _ in self.waiting)
+        self.answer()
+
+    def publish(self, topic: str, data: str | bytes) -> Id:
+        """Publish, as another node does."""
+        publication = self.history.add(topic, data)
+        if not self.silent:
+            self.tell(publication)
+        return publication.id
+
+    def tell(self, publication: Publication) -> None:
+        """Tell all who are subscribed."""
+        channel = channel_name(0, publication.topic)
+        kind, data = encode(publication.data)
+        for session in self.sessions:
+            if session.open and channel in session.channels:
+                session.notice(channel, f"{publication.id} {kind}".encode() + data)
+
+
+class FakeSession:
+    """One session."""
+
+    def __init__(
+        self,
+        redis: FakeRedis,
+        notice: Callable[[bytes, bytes], None],
+        lost: Callable[[str], object],
+    ) -> None:
+        self.redis = redis
+        self.notice = notice
+        self.lost = lost
+        self.run = "run"
+        self.trusted = False
+        self.open = True
+        self.channels: list[bytes] = []
+
+    def call(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Deferred[Any]:
+        """Run a script."""
+        names = {PUBLISH: "publish", REPLAY: "replay", DESCRIBE: "describe", TOUCH: "touch"}
+        self.redis.asked.append(names[script])
+        if not self.open:
+            return self.redis.reply(Away("not open"))
+        if self.redis.refusal is not None:
+            return self.redis.reply(Refused(self.redis.refusal))
+        return self.redis.reply(getattr(self, f"_{names[script]}")(keys[1:], args[5:]))
+
+    def command(self, *args: Any) -> Deferred[Any]:
+        """Run SCAN, in two steps."""
+        self.redis.asked.append(str(args[0]))
+        if self.redis.refusal is not None:
+            return self.redis.reply(Refused(self.redis.refusal))
+        names = sorted(self.redis.history.names())
+        half = len(names) // 2
+        some, cursor = (names[:half], b"7") if args[1] == b"0" else (names[half:], b"0")
+        return self.redis.reply([cursor, [f"pushd:{{{name}}}:topic".encode() for name in some]])
+
+    def subscribe(self, channel: bytes) -> Deferred[Any]:
+        """Subscribe."""
+        self.channels.append(channel)
+        return self.redis.reply(None if self.open else Away("not open"))
+
+    def unsubscribe(self, channel: bytes) -> None:
+        """Unsubscribe."""
+        if channel in self.channels:
+            self.channels.remove(channel)
+
+    def end(self) -> None:
+        """End."""
+        self.open = False
+
+    def _publish(self, keys: Sequence[str], args: Sequence[Any]) -> list[bytes]:
+        ids = []
+        for place in range(0, len(keys), 3):
+            topic, _, key = keys[place : place + 3]
+            _, kind, data = args[2 + place : 5 + place]
+            id = self.redis.ids.get(key)
+            if id is None:
+                name = read_topic(topic.encode())
+                id = self.redis.publish(name, data.decode() if kind == "t" else data)
+                if key != topic:
+                    self.redis.ids[key] = id
+            ids.append(str(id).encode())
+        return ids
+
+    def _replay(self, keys: Sequence[str], args: Sequence[Any]) -> list[Any]:
+        epoch, offset, limit = args
+        after = Id(epoch, offset) if epoch else None
+        replay = self.redis.history.replay(read_topic(keys[0].encode()), after, limit)
+        entries = []
+        for one in replay.publications:
+            kind, data = encode(one.data)
+            entries.append([f"{one.id.offset}-1".encode(), kind.encode(), data])
+        return [
+            replay.id.epoch.encode(),
+            f"{replay.id.offset}".encode(),
+            int(replay.recovered),
+            f"{replay.last.offset}".encode(),
+            entries,
+        ]
+
+    def _describe(self, keys: Sequence[str], args: Sequence[Any]) -> list[Any] | None:
+        id, kept = self.redis.history.describe(read_topic(keys[0].encode()))
+        return None if id is None else [str(id).encode(), kept]
+
+    def _touch(self, keys: Sequence[str], args: Sequence[Any]) -> list[bytes]:
+        ids = [self.redis.history.describe(read_topic(key.encode()))[0] for key in keys]
+        return [b"" if id is None else str(id).encode() for id in ids]

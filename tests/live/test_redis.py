@@ -1,0 +1,282 @@
+"""Three daemons and one Redis, to which all happens that can."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from pathlib import Path
+from socket import SHUT_RDWR
+from threading import Thread, Timer
+from time import monotonic, sleep
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect
+
+from tests.daemon_process import DaemonProcess
+from tests.redis_server import RedisServer
+
+PUBLICATIONS = 2000
+
+# What is published last.
+END = "the end"
+
+# How long anything may take that is not to take long, in seconds.
+PATIENCE = 60.0
+
+# The id that comes first, whether nothing is missing before what follows, and what follows.
+Start = tuple[str, bool]
+Heard = tuple[str, str]
+
+
+class Broken(Exception):
+    """The daemon has ended a conversation, or would not begin it."""
+
+
+class Node:
+    """A daemon, and the addresses of its two doors."""
+
+    def __init__(self, daemon: DaemonProcess) -> None:
+        self.daemon = daemon
+        self.public = urlsplit(daemon.url).netloc
+        self.control = urlsplit(daemon.wait_for(r"control door at (http://\S+)")[1]).netloc
+
+    def publish(self, topic: str, data: str, key: str) -> tuple[int, dict[str, Any]]:
+        """Publish; gives the status and the answer."""
+        connection = HTTPConnection(self.control, timeout=PATIENCE)
+        try:
+            headers = {"Idempotency-Key": key}
+            connection.request("POST", f"/topics/{topic}", data.encode(), headers)
+            answer = connection.getresponse()
+            said = json.loads(answer.read())
+            assert answer.status in (200, 503), said
+            assert (answer.status == 503) == (answer.getheader("Retry-After") is not None)
+            return answer.status, said
+        finally:
+            connection.close()
+
+
+def by_websocket(node: Node, after: str) -> Iterator[Start | Heard]:
+    """Listen with pushd.v1."""
+    url = f"ws://{node.public}/topics/news?after={after}"
+    with connect(url, subprotocols=["pushd.v1"], proxy=None, open_timeout=PATIENCE) as websocket:  # type: ignore[list-item]  # any text
+        first = json.loads(websocket.recv(PATIENCE))
+        try:
+            yield first["id"], first["recovered"]
+            while True:
+                said = json.loads(websocket.recv(PATIENCE))
+                yield said["id"], said["data"]
+        finally:
+            # No Close, for whose answer it would wait: as if the cable was cut.
+            websocket.socket.shutdown(SHUT_RDWR)
+
+
+def by_events(node: Node, after: str) -> Iterator[Start | Heard]:
+    """Listen to Server-Sent Events."""
+    with asking(node, after, {"Accept": "text/event-stream"}) as answer:
+        fields: dict[str, str] = {}
+        while line := answer.readline().decode():
+            name, _, value = line.rstrip("\n").partition(": ")
+            if name:
+                fields[name] = value
+            elif fields.get("event") == "subscribed":
+                yield fields["id"], json.loads(fields["data"])["recovered"]
+            elif "id" in fields:
+                yield fields["id"], fields["data"]
+            fields = fields if name else {}
+    raise Broken
+
+
+def by_polling(node: Node, after: str) -> Iterator[Start | Heard]:
+    """Poll, again and again."""
+    told = False
+    while True:
+        with asking(node, after, {}) as answer:
+            said = json.loads(answer.read())
+        if answer.status == 503:
+            assert answer.getheader("Retry-After") is not None
+            raise Broken
+        publications = said["publications"]
+        if not told or not said["recovered"]:
+            begun = after if said["recovered"] else before(publications, said["id"])
+            yield begun, said["recovered"]
+            told = True
+        for one in publications:
+            yield one["id"], one["data"]
+        after = said["id"]
+
+
+def before(publications: list[dict[str, str]], last: str) -> str:
+    """The id that an answer begins behind."""
+    epoch, _, offset = last.partition(":")
+    return f"{epoch}:{int(offset) - len(publications)}"
+
+
+class asking(ExitStack):  # noqa: N801 - it is used like a function
+    """Ask for the topic; the connection is cut in the end."""
+
+    def __init__(self, node: Node, after: str, headers: dict[str, str]) -> None:
+        super().__init__()
+        connection = HTTPConnection(node.public, timeout=PATIENCE)
+        self.callback(connection.close)
+        connection.request("GET", f"/topics/news?after={after}&wait=5", headers=headers)
+        self._answer = connection.getresponse()
+
+    def __enter__(self) -> HTTPResponse:  # type: ignore[override]  # the answer, not the stack
+        return self._answer
+
+
+TRANSPORTS = (by_websocket, by_events, by_polling)
+
+
+class Client(Thread):
+    """One that is cut again and again, and goes on with another node and another transport."""
+
+    def __init__(self, number: int, nodes: list[Node], begin: str) -> None:
+        super().__init__(daemon=True)
+        self._random = random.Random(number)
+        self._nodes = nodes
+        self.last = begin
+        #: What it has heard since it was last told that something is missing; all that it was told.
+        self.runs: list[tuple[str, list[Heard]]] = [(begin, [])]
+        self.ended = False
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Listen until it has what is published last."""
+        deadline = monotonic() + 2 * PATIENCE
+        try:
+            while not self.ended:
+                assert monotonic() < deadline, "it does not come"
+                try:
+                    self._listen()
+                except (Broken, OSError, HTTPException, WebSocketException):
+                    sleep(0.05)
+        except BaseException as error:
+            self.error = error
+
+    def _listen(self) -> None:
+        transport = self._random.choice(TRANSPORTS)
+        patience = self._random.randint(1, 120)
+        for number, (id, what) in enumerate(transport(self._random.choice(self._nodes), self.last)):
+            if isinstance(what, str):
+                self.runs[-1][1].append((id, what))
+            elif what:
+                assert id == self.last
+            else:
+                self.runs.append((id, []))
+            self.last = id
+            self.ended = what == END
+            if number >= patience or self.ended:
+                return
+
+
+def publish_all(nodes: list[Node], happens: dict[int, Callable[[], None]]) -> dict[str, str]:
+    """Publish through all nodes, each until it is accepted, while things happen; gives the ids."""
+    published: dict[str, str] = {}
+    for number in range(PUBLICATIONS):
+        if number in happens:
+            happens[number]()
+        deadline = monotonic() + PATIENCE
+        place = number
+        while True:
+            status, said = nodes[place % 3].publish("news", f"{number}", f"key-{number}")
+            if status == 200:
+                published[said["id"]] = f"{number}"
+                break
+            assert monotonic() < deadline, said
+            place += 1
+            sleep(0.05)
+    return published
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """Give a Redis that writes all it does to its disk."""
+    with RedisServer(["--appendonly", "yes", "--appendfsync", "no"]) as server:
+        yield server
+
+
+@pytest.fixture
+def nodes(server: RedisServer, tmp_path: Path) -> Iterator[list[Node]]:
+    """Give three daemons over it."""
+    door = ("--control", "tcp:0:interface=127.0.0.1")
+    options = ("--broker", server.url, "--history-size", "10000", *door)
+    with ExitStack() as stack:
+        daemons = [DaemonProcess(options, directory=tmp_path, patience=PATIENCE) for _ in range(3)]
+        for daemon in daemons:
+            stack.enter_context(daemon)
+            daemon.wait_for("Redis at .* answers")
+        yield [Node(daemon) for daemon in daemons]
+
+
+def test_everything_happens(server: RedisServer, nodes: list[Node]) -> None:
+    """Whatever happens: all in order, nothing lost, nothing twice, and everybody is told."""
+    status, said = nodes[0].publish("news", "the first", "first")
+    assert status == 200
+    begin = said["id"]
+    clients = [Client(number, nodes, begin) for number in range(6)]
+    for client in clients:
+        client.start()
+
+    def pause() -> None:
+        server.pause()
+        Timer(3, server.go_on).start()
+
+    def restart() -> None:
+        server.kill()
+        # Away for a moment: somebody has to notice.
+        assert nodes[1].publish("news", "nobody takes it", "lost")[0] == 503
+        server.start()
+
+    def restart_empty() -> None:
+        server.kill()
+        shutil.rmtree(server.directory / "appendonlydir")
+        server.start()
+
+    happens: dict[int, Callable[[], None]] = {
+        300: lambda: server.ask("CLIENT", "KILL", "TYPE", "pubsub"),
+        500: pause,
+        800: restart,
+        1100: lambda: server.ask("CLIENT", "KILL", "TYPE", "normal"),
+        1400: restart_empty,
+        1700: lambda: server.ask("CLIENT", "KILL", "TYPE", "pubsub"),
+    }
+    published = publish_all(nodes, happens)
+    status, said = nodes[0].publish("news", END, "end")
+    assert status == 200
+    last = said["id"]
+    published[last] = END
+    for client in clients:
+        client.join(3 * PATIENCE)
+        assert client.error is None
+        assert client.last == last
+    # Two epochs, without a gap: all that was accepted has its own id.
+    epochs = [begin.partition(":")[0], last.partition(":")[0]]
+    assert {id.partition(":")[0] for id in published} == set(epochs)
+    assert "nobody takes it" not in published.values()
+    for client in clients:
+        check(client, published, epochs)
+    for node in nodes:
+        assert not [line for line in node.daemon.log if "Traceback" in line]
+
+
+def check(client: Client, published: dict[str, str], epochs: list[str]) -> None:
+    """One client has heard everything, in order, and was told once that something is missing."""
+    assert [begun.partition(":")[0] for begun, _ in client.runs] == epochs
+    for begun, heard in client.runs:
+        epoch, _, offset = begun.partition(":")
+        ids = [f"{epoch}:{int(offset) + number}" for number in range(1, len(heard) + 1)]
+        assert [id for id, _ in heard] == ids
+        for id, data in heard:
+            # What was not answered before Redis forgot it, was published once more later.
+            assert published.get(id, data) == data
+        assert len({data for _, data in heard}) == len(heard)
+    # Of the second epoch everything from where it was told that it begins, to the end.
+    assert client.runs[1][1][-1] == (client.last, END)

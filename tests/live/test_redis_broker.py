@@ -1,0 +1,445 @@
+"""The broker over a real Redis: the rules of every broker, and what a Redis can do to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
+from typing import Any
+
+import pytest
+import pytest_twisted
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import blockingCallFromThread, deferToThread
+from twisted.logger import capturedLogs
+
+from pushd.broker import Draft, Unavailable
+from pushd.history import Retention
+from pushd.messages import Id
+from pushd.redis_broker import RedisBroker
+from pushd.redis_session import open_session
+from pushd.redis_url import parse_broker
+from tests import test_resuming as resuming
+from tests.broker_contract import RULES, Listener, Node, Rule
+from tests.redis_server import RedisServer
+from tests.test_resuming import FUZZ, Reader
+
+# How long anything may take, in seconds.
+PATIENCE = 15.0
+
+_names = count()
+
+
+class Cluster:
+    """Nodes over one Redis, in this process."""
+
+    def __init__(self, server: RedisServer) -> None:
+        from twisted.internet import reactor
+
+        self.reactor: Any = reactor
+        self.server = server
+        self.nodes: list[Node] = []
+
+    async def start(self, retention: Retention) -> tuple[Node, Node]:
+        """Start two nodes."""
+        return await self.start_node(retention), await self.start_node(retention)
+
+    async def start_node(self, retention: Retention | None = None, **settings: Any) -> Node:
+        """Start one more."""
+        address = parse_broker(self.server.url)
+        assert address is not None
+        broker = RedisBroker(
+            self.reactor,
+            partial(open_session, self.reactor, address),
+            name="it",
+            db=settings.get("db", 0),
+            retention=retention or Retention(),
+            make_name=lambda: f"e{next(_names)}",
+        )
+        node = Node(broker, self.reactor)
+        self.nodes.append(node)
+        await self.until(lambda: broker.fault() is None)
+        return node
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Look often whether it is so by now."""
+        deadline = self.reactor.seconds() + PATIENCE
+        while not condition():
+            assert self.reactor.seconds() < deadline, [one.broker.fault() for one in self.nodes]
+            await self.wait(0.005)
+
+    async def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        await deferLater(self.reactor, seconds)
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """Give a Redis that keeps nothing on disk."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def cluster(server: RedisServer) -> Iterator[Cluster]:
+    """Give nodes over it."""
+    cluster = Cluster(server)
+    yield cluster
+    for node in cluster.nodes:
+        node.broker.stop()
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_rule(cluster: Cluster, rule: Rule) -> None:
+    """Over Redis the rules are the same."""
+    await rule(cluster)
+
+
+async def listen(cluster: Cluster, node: Node, after: str | None = None) -> Listener:
+    """Let somebody listen, and wait until it has begun."""
+    listener = node.listen("t", after)
+    await cluster.until(lambda: listener.begun)
+    return listener
+
+
+async def heard(cluster: Cluster, listener: Listener, last: str) -> list[str]:
+    """Wait until somebody has heard this id; gives all that it has heard."""
+    await cluster.until(lambda: listener.events[-1][0] == last)
+    return [id for id, _ in listener.events[1:]]
+
+
+async def refused(publishing: Any) -> str:
+    """Why this was not published."""
+    with pytest.raises(Unavailable) as caught:
+        await publishing
+    return str(caught.value)
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_restarted_empty(cluster: Cluster, server: RedisServer) -> None:
+    """While it is away publishing fails and nobody is cut; when it is empty, all begin anew."""
+    one, two = await cluster.start(Retention())
+    first = await listen(cluster, one)
+    last = await two.publish("t", "a")
+    await heard(cluster, first, last)
+    server.kill()
+    await cluster.until(lambda: one.broker.fault() and two.broker.fault())
+    assert "connection" in await refused(one.publish("t", "b"))
+    await refused(one.broker.describe("t"))
+    await refused(one.broker.names())
+    # One that comes now waits.
+    late, back = two.listen("t"), two.listen("t", after=last)
+    assert [first.events[-1], late.events, back.events] == [(last, "a"), [], []]
+    server.start()
+    await cluster.until(lambda: late.begun and back.begun and first.events[-1] == "lost")
+    assert late.events == back.events
+    (begin, recovered) = late.events[0]
+    assert not recovered
+    assert begin.endswith(":0")
+    assert not begin.startswith(last.partition(":")[0])
+    assert await one.publish("t", "b") == begin.replace(":0", ":1")
+    await cluster.until(lambda: len(late.events) == 2)
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_restarted_with_its_data(cluster: Cluster, server: RedisServer) -> None:
+    """One that writes all it does to its disk goes on where it was, and nobody notices."""
+    server.kill()
+    server.args = ["--appendonly", "yes"]
+    server.start()
+    one, two = await cluster.start(Retention())
+    first = await listen(cluster, one)
+    ids = [await two.publish("t", "a", "k")]
+    server.kill()
+    await cluster.until(lambda: one.broker.fault() and two.broker.fault())
+    server.start()
+    await cluster.until(lambda: two.broker.fault() is None)
+    assert await two.publish("t", "a", "k") == ids[0]
+    ids += [await two.publish("t", data) for data in "bc"]
+    assert await heard(cluster, first, ids[2]) == ids
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_restarted_with_old_data(cluster: Cluster, server: RedisServer) -> None:
+    """One that has forgotten the last publications does not count their offsets again."""
+    one, two = await cluster.start(Retention())
+    first = await listen(cluster, one)
+    ids = [await two.publish("t", "a")]
+    server.ask("SAVE")
+    ids += [await two.publish("t", data) for data in "bc"]
+    await heard(cluster, first, ids[2])
+    server.kill()
+    server.start()
+    await cluster.until(lambda: two.broker.fault() is None and first.events[-1] == "lost")
+    assert (await two.broker.describe("t"))[0] is not None
+    new = [await two.publish("t", data) for data in "bcd"]
+    assert new[0].endswith(":1")
+    assert not new[0].startswith(ids[0].partition(":")[0])
+    assert not (await two.replay("t", ids[2])).recovered
+    assert first.events[1:-1] == list(zip(ids, "abc", strict=True))
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_flushed(cluster: Cluster, server: RedisServer) -> None:
+    """When somebody deletes everything, the next publication shows it; scripts come again."""
+    one, two = await cluster.start(Retention())
+    first = await listen(cluster, one)
+    last = await two.publish("t", "a")
+    await heard(cluster, first, last)
+    server.ask("FLUSHALL")
+    server.ask("SCRIPT", "FLUSH")
+    new = await two.publish("t", "b")
+    assert new.endswith(":1")
+    assert not new.startswith(last.partition(":")[0])
+    await cluster.until(lambda: first.events[-1] == "lost")
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_paused(cluster: Cluster, server: RedisServer) -> None:
+    """One that does nothing for a while is waited for, in order; for long, it is away."""
+    one, two = await cluster.start(Retention())
+    first = await listen(cluster, one)
+    server.pause()
+    publishing = [two.broker.publish("t", data) for data in "abc"]
+    await cluster.wait(2)
+    assert not any(one.called for one in publishing)
+    server.go_on()
+    ids = [str(await one) for one in publishing]
+    assert await heard(cluster, first, ids[2]) == ids
+    server.pause()
+    unknown = two.broker.publish("t", "d", "k")
+    await cluster.until(lambda: one.broker.fault() and two.broker.fault())
+    assert "nobody knows" in await refused(unknown)
+    server.go_on()
+    await cluster.until(lambda: two.broker.fault() is None)
+    # Once more, with the same key: published once, then or now.
+    ids.append(await two.publish("t", "d", "k"))
+    assert await heard(cluster, first, ids[3]) == ids
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_clients_killed(cluster: Cluster, server: RedisServer) -> None:
+    """Whichever connection is cut, and when: nothing is missing, nothing comes twice."""
+    one, two = await cluster.start(Retention(size=10_000))
+    first = await listen(cluster, one)
+    ids: list[str] = []
+    for number in range(300):
+        if number % 50 == 25:
+            server.ask("CLIENT", "KILL", "TYPE", ("pubsub", "normal")[number % 100 == 25])
+        while True:
+            try:
+                ids.append(await two.publish("t", f"{number}", f"{number}"))
+                break
+            except Unavailable:
+                await cluster.until(lambda: two.broker.fault() is None)
+    assert await heard(cluster, first, ids[-1]) == ids
+    assert [data for _, data in first.events[1:]] == [f"{number}" for number in range(300)]
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_gaps(cluster: Cluster, server: RedisServer) -> None:
+    """What was not told is read when the next is told; also where the past has to be read long."""
+    one, _ = await cluster.start(Retention(size=10_000))
+    # What this one publishes is told to channels of another database.
+    silent = await cluster.start_node(Retention(size=10_000), db=7)
+    first = await listen(cluster, one)
+    second = await listen(cluster, one)
+    ids = [await silent.publish("t", "x" * 1000) for _ in range(600)]
+    assert len(first.events) == 1
+    server.ask("PUBLISH", "pushd:0:t", "no publication of ours")
+    server.ask("PUBLISH", "pushd:0:t", b"e:1 t\xff")
+    with capturedLogs() as events:
+        ids.append(await one.publish("t", "told"))
+        assert await heard(cluster, first, ids[-1]) == ids
+    assert await heard(cluster, second, ids[-1]) == ids
+    assert sum("somebody else" in str(event["log_format"]) for event in events) == 2
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_gap_that_is_too_long(cluster: Cluster) -> None:
+    """What was not told and is not kept any more: all who listen are ended."""
+    one, _ = await cluster.start(Retention(size=3))
+    silent = await cluster.start_node(Retention(size=3), db=7)
+    first = await listen(cluster, one)
+    for _ in range(10):
+        await silent.publish("t", "x")
+    await one.publish("t", "told")
+    await cluster.until(lambda: first.events[1:] == ["lost"])
+    second = await listen(cluster, one)
+    last = await one.publish("t", "told")
+    assert await heard(cluster, second, last) == [last]
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_full(cluster: Cluster, server: RedisServer) -> None:
+    """One that is full takes nothing, by one or by many, and keeps what it has."""
+    one, two = await cluster.start(Retention())
+    first = await listen(cluster, one)
+    last = await two.publish("t", "a")
+    server.ask("CONFIG", "SET", "maxmemory", 1)
+    assert "OOM" in await refused(two.publish("t", "b"))
+    assert "OOM" in await refused(two.broker.publish_all([Draft("t", "c"), Draft("u", "d")]))
+    assert one.broker.fault() is None
+    newcomer = one.listen("new")
+    await cluster.wait(0.1)
+    server.ask("CONFIG", "SET", "maxmemory", 0)
+    assert await two.broker.describe("u") == (None, 0)
+    ids = [last, await two.publish("t", "e")]
+    assert await heard(cluster, first, ids[1]) == ids
+    await cluster.until(lambda: newcomer.begun)
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_becomes_a_replica(cluster: Cluster, server: RedisServer) -> None:
+    """One that has become a replica takes nothing; the nodes wait until it is a master again."""
+    one, two = await cluster.start(Retention())
+    first = await listen(cluster, one)
+    ids = [await two.publish("t", "a")]
+    server.ask("REPLICAOF", "127.0.0.1", 1)
+    assert "READONLY" in await refused(two.publish("t", "b"))
+    await cluster.until(lambda: "read-only replica" in (two.broker.fault() or ""))
+    server.ask("REPLICAOF", "NO", "ONE")
+    await cluster.until(lambda: two.broker.fault() is None)
+    ids.append(await two.publish("t", "c"))
+    assert ids[1] == ids[0].replace(":1", ":2")
+    assert await heard(cluster, first, ids[1]) == ids
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_slow_node(cluster: Cluster, server: RedisServer) -> None:
+    """A node that Redis cuts, as it does not read what it is told, catches up."""
+    one, two = await cluster.start(Retention(size=10_000))
+    first = await listen(cluster, one)
+    server.ask("CONFIG", "SET", "client-output-buffer-limit", "pubsub 300000 0 0")
+    drafts = [Draft("t", f"{number} {'x' * 10_000}") for number in range(500)]
+    with capturedLogs() as events:
+        ids = [str(id) for id in await two.broker.publish_all(drafts)]
+        assert await heard(cluster, first, ids[-1]) == ids
+    assert any("is away" in str(event["log_format"]) for event in events)
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_only_what_somebody_listens_to(cluster: Cluster, server: RedisServer) -> None:
+    """A node has two connections, whatever happens, and is subscribed to what it has to be."""
+    one, _ = await cluster.start(Retention())
+    listeners = [one.listen(f"t{number}") for number in range(200)]
+    await cluster.until(lambda: all(listener.begun for listener in listeners))
+    assert len(server.ask("PUBSUB", "CHANNELS")) == 200
+    # And the one that asks.
+    assert len(server.ask("CLIENT", "LIST").splitlines()) == 5
+    for listener in listeners[1:]:
+        assert listener.subscription is not None
+        listener.subscription.cancel()
+    await one.publish("t0", "x")
+    await cluster.until(lambda: len(listeners[0].events) == 2)
+    assert server.ask("PUBSUB", "CHANNELS") == [b"pushd:0:t0"]
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_keys_expire(cluster: Cluster, server: RedisServer) -> None:
+    """Of a topic nothing is left in Redis when its time is over; one small key knows the server."""
+    one, _ = await cluster.start(Retention())
+    await one.publish("t", "x", "k")
+    ages = {key: server.ask("TTL", key) for key in server.ask("KEYS", "*")}
+    assert ages.pop(b"pushd:server") == -1
+    for key, most in [
+        (b"pushd:{t}:topic", 900),
+        (b"pushd:{t}:history", 300),
+        (b"pushd:{t}:key:k", 300),
+    ]:
+        assert most - 30 <= ages.pop(key) <= most
+    assert ages == {}
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_interleavings(server: RedisServer) -> None:
+    """However publishing, losing, cutting, leaving and resuming elsewhere are mixed: no gap."""
+    places, nodes = st.integers(0, 3), st.integers(0, 1)
+    step = st.one_of(
+        st.tuples(st.just("publish"), nodes, st.sampled_from([1, 1, 2, 5])),
+        st.tuples(st.just("join"), places, nodes),
+        st.tuples(st.sampled_from(["leave", "room"]), places, nodes),
+        st.sampled_from(["lose", "turn", "settle", "kill pubsub", "kill normal", "forget"]),
+    )
+
+    @settings(FUZZ, max_examples=40)
+    @given(st.lists(step, min_size=5, max_size=40), st.sampled_from([0, 1, 3, 100]))
+    def play(steps: list[Any], size: int) -> None:
+        server.ask("FLUSHALL")
+        playing = partial(_play, server, steps, Retention(size=size))
+        _block: Any = blockingCallFromThread
+        _block(reactor, lambda: Deferred.fromCoroutine(playing()))
+
+    from twisted.internet import reactor as it
+
+    reactor: Any = it
+    await deferToThread(play)
+
+
+async def _play(server: RedisServer, steps: list[Any], retention: Retention) -> None:
+    """Take the steps, then let everything arrive."""
+    cluster = Cluster(server)
+    nodes = await cluster.start(retention)
+    silent = await cluster.start_node(retention, db=7)
+    published: dict[str, str] = {}
+    here: list[Reader | None] = [None] * 4
+    last: list[Id | None] = [None] * 4
+    everybody: list[Reader] = []
+
+    async def publish(node: Node) -> None:
+        data = f"{len(published)}"
+        while data not in published.values():
+            try:
+                published[await node.publish("t", data, data)] = data
+            except Unavailable:
+                await cluster.until(lambda: node.broker.fault() is None)
+
+    for step in steps:
+        match step:
+            case ("publish", place, number):
+                for _ in range(number):
+                    await publish(nodes[place])
+            case ("join", place, node) if here[place] is None:
+                reader = here[place] = Reader(last[place])
+                everybody.append(reader)
+                reader.subscription = nodes[node].hub.subscribe("t", reader, last[place])
+            case ("leave" | "room" as what, place, _):
+                if (reader := here[place]) is None or reader.subscription is None:
+                    continue
+                if what == "room":
+                    reader.room += 3
+                    reader.subscription.resume()
+                else:
+                    reader.subscription.cancel()
+                    reader.left = True
+                    last[place], here[place] = reader.last, None
+            case "lose":
+                await publish(silent)
+            case "turn":
+                await cluster.wait(0)
+            case "settle":
+                await cluster.wait(0.01)
+            case "kill pubsub" | "kill normal":
+                server.ask("CLIENT", "KILL", "TYPE", step.split()[1])
+            case "forget":
+                server.ask("FLUSHALL")
+    for reader in everybody:
+        reader.room = 1 << 30
+        assert reader.subscription
+        reader.subscription.resume()
+    await cluster.until(lambda: all(node.broker.fault() is None for node in cluster.nodes))
+    await publish(nodes[0])
+    end = list(published)[-1]
+    # Whoever was not told of a gap has everything up to the end.
+    await cluster.until(
+        lambda: all(one is None or one.lost or str(one.last) == end for one in here)
+    )
+    for reader in everybody:
+        if reader.run is not None:
+            resuming.ResumingTestCase().check(reader.run, published)
+    for node in cluster.nodes:
+        node.broker.stop()

@@ -1,0 +1,172 @@
+"""The ways to a Redis: TLS, passwords, Sentinel; what ends the daemon at once; one port for two."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+from collections.abc import Callable
+from http.client import HTTPConnection
+from pathlib import Path
+from time import monotonic, sleep
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.daemon_process import DaemonProcess
+from tests.peer import certificate_file
+from tests.redis_server import RedisServer
+
+# How long anything may take, in seconds.
+PATIENCE = 60.0
+
+CONTROL = ("--control", "tcp:0:interface=127.0.0.1")
+
+
+def free_port() -> int:
+    """A port that nobody has just now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def ask(door: str, method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
+    """Ask; gives the status and the answer."""
+    connection = HTTPConnection(door, timeout=PATIENCE)
+    try:
+        connection.request(method, path, body)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def run(broker: str, folder: Path, *args: str) -> DaemonProcess:
+    """A daemon over a Redis, not started yet."""
+    return DaemonProcess(["--broker", broker, *CONTROL, *args], directory=folder, patience=PATIENCE)
+
+
+def control(daemon: DaemonProcess) -> str:
+    """Where its control door is."""
+    return urlsplit(daemon.wait_for(r"control door at (http://\S+)")[1]).netloc
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until this is so."""
+    deadline = monotonic() + PATIENCE
+    while not condition():
+        assert monotonic() < deadline
+        sleep(0.1)
+
+
+def test_tls_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over TLS with a user of its own that may do what the document says, and no more."""
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_bytes(certificate_file())
+    port = free_port()
+    args = ["--tls-port", str(port), "--tls-auth-clients", "no"]
+    args += ["--tls-cert-file", str(certificate), "--tls-key-file", str(certificate)]
+    document = (Path(__file__).parents[2] / "docs/scaling.md").read_text()
+    asked = document[document.index("What pushd asks of an ACL:") :].split("\n\n")[0]
+    commands = "auth select info ping script|load evalsha eval scan subscribe unsubscribe publish"
+    commands += " time get set del pexpire hmget hset hincrby xadd xlen xrange xtrim"
+    for command in commands.split():
+        assert command.upper().replace("|", " ") in asked or command.startswith("x"), command
+    rights = ["~pushd:*", "&pushd:*", *(f"+{command}" for command in commands.split())]
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with RedisServer(args) as server:
+        server.ask("ACL", "SETUSER", "pushd", "on", ">s3cret", *rights)
+        url = f"rediss://pushd:s3cret@localhost:{port}/0"
+        with run(url, tmp_path) as daemon:
+            daemon.wait_for("Redis at rediss://pushd:.*@localhost:.* answers")
+            door = control(daemon)
+            status, said = ask(door, "POST", "/topics/t", b"x")
+            assert (status, json.loads(said)["subscribers"]) == (200, 0)
+            assert ask(door, "GET", "/topics")[0] == 200
+            assert not [line for line in daemon.log if "s3cret" in line]
+
+
+def test_unsuitable(tmp_path: Path) -> None:
+    """What can't work ends the daemon with one line, and the password is not in it."""
+    with RedisServer(["--requirepass", "s3cret"]) as server, socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        for url, reason in [
+            (f"unix://{server.path}", "it wants a password"),
+            (f"unix://:wr0ng@{server.path}", "wrong user or password"),
+            (f"unix://:s3cret@{server.path}?db=99", "out of range"),
+            ("redis://me:s3cret@localhost:x/0", "one of memory, redis://"),
+        ]:
+            daemon = run(url, tmp_path)
+            daemon.start()
+            assert daemon.wait() == 1
+            (line,) = daemon.log
+            assert line.startswith("pushd: --broker ")
+            assert reason in line
+            assert "s3cret" not in line
+            assert "wr0ng" not in line
+
+
+def test_sentinel(tmp_path: Path) -> None:
+    """When the master dies, its replica takes over, and everybody begins anew."""
+    ports = [free_port() for _ in range(3)]
+    with RedisServer(port=ports[0]) as first, RedisServer(port=ports[1]) as second:
+        second.ask("REPLICAOF", "127.0.0.1", ports[0])
+        until(lambda: b"master_link_status:up" in second.ask("INFO", "replication"))
+        (tmp_path / "sentinel.conf").write_text(
+            f"port {ports[2]}\nbind 127.0.0.1\ndir {tmp_path}\n"
+            f"sentinel monitor main 127.0.0.1 {ports[0]} 1\n"
+            "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
+        )
+        command = ["redis-server", str(tmp_path / "sentinel.conf"), "--sentinel"]
+        sentinel = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            with run(f"redis+sentinel://127.0.0.1:{ports[2]}/main", tmp_path) as daemon:
+                daemon.wait_for("answers")
+                door = control(daemon)
+                status, before = ask(door, "POST", "/topics/t", b"x")
+                assert status == 200
+                # The Sentinel has to know the replica before the master dies.
+                until(lambda: sentinel_knows(ports[2]))
+                first.kill()
+                until(lambda: ask(door, "POST", "/topics/t", b"y")[0] == 503)
+                until(lambda: ask(door, "POST", "/topics/t", b"z")[0] == 200)
+                assert b"role:master" in second.ask("INFO", "replication")
+                status, after = ask(door, "GET", "/topics/t")
+                epochs = [json.loads(said)["id"].partition(":")[0] for said in (before, after)]
+                assert epochs[0] != epochs[1]
+        finally:
+            sentinel.kill()
+            sentinel.wait()
+
+
+def sentinel_knows(port: int) -> bool:
+    """Whether a Sentinel knows a replica."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+        connection.sendall(b"SENTINEL master main\r\n")
+        said = connection.recv(1 << 16)
+    return b"num-slaves\r\n$1\r\n1\r\n" in said
+
+
+def test_one_port(tmp_path: Path) -> None:
+    """Two daemons on one port: each gets some connections, and all hear the same."""
+    listen = f"reuseport:{free_port()}:interface=127.0.0.1"
+    with RedisServer() as server:
+        one, two = (run(server.url, tmp_path, "--listen", listen) for _ in range(2))
+        with one, two:
+            for daemon in (one, two):
+                daemon.wait_for("answers")
+            assert one.url == two.url
+            public = urlsplit(one.url).netloc
+            for _ in range(50):
+                assert ask(public, "GET", "/")[0] == 200
+            for daemon in (one, two):
+                daemon.wait_for(r"GET / 200")
+            status, said = ask(control(one), "POST", "/topics/t", b"x")
+            assert status == 200
+            id = json.loads(said)["id"]
+            after = id.replace(":1", ":0")
+            for _ in range(10):
+                status, said = ask(public, "GET", f"/topics/t?after={after}&wait=0")
+                assert json.loads(said)["id"] == id

@@ -1,0 +1,126 @@
+"""A real Redis in a process of its own, which keeps nothing unless it is told to."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from socket import AF_UNIX, socket
+from threading import Event, Thread
+from types import TracebackType
+from typing import Any
+
+import hiredis
+
+# Its stub knows only commands of one word.
+_pack: Any = hiredis.pack_command
+
+# How long anything may take that a Redis does, in seconds.
+_PATIENCE = 20.0
+
+
+class RedisServer:
+    """Run ``redis-server`` on a socket in a folder of its own: started on ``with``, killed after.
+
+    ``args`` are further options, such as ``--appendonly yes``. ``port`` is 0 for none.
+    """
+
+    def __init__(self, args: Sequence[str] = (), *, port: int = 0) -> None:
+        #: Further options, for the next start.
+        self.args = args
+        self._port = port
+        self._process: subprocess.Popen[str] | None = None
+        # Its socket's name has to be short.
+        self.directory = Path(tempfile.mkdtemp(prefix="pushd-redis-"))
+        self.log: list[str] = []
+
+    def __enter__(self) -> RedisServer:
+        try:
+            self.start()
+        except BaseException:
+            shutil.rmtree(self.directory)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+        shutil.rmtree(self.directory)
+
+    @property
+    def path(self) -> Path:
+        """Where it listens."""
+        return self.directory / "redis.sock"
+
+    @property
+    def url(self) -> str:
+        """What to give to ``--broker``."""
+        return f"unix://{self.path}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        ready = Event()
+        self._process = subprocess.Popen(
+            [
+                *("redis-server", "--port", str(self._port), "--bind", "127.0.0.1"),
+                *("--unixsocket", str(self.path), "--dir", str(self.directory)),
+                *("--save", "", "--daemonize", "no", "--enable-debug-command", "yes"),
+                *self.args,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+        )
+        Thread(target=self._read, args=(self._process, ready), daemon=True).start()
+        if not ready.wait(_PATIENCE) or self._process.poll() is not None:
+            self.kill()
+            raise AssertionError("\n".join(["Redis did not start. Its log:", *self.log]))
+
+    def kill(self) -> None:
+        """End it as the kernel does when memory runs out."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(_PATIENCE)
+            assert self._process.stdout is not None
+            self._process = None
+
+    def pause(self) -> None:
+        """Let it do nothing, without a word to anybody."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def ask(self, *args: str | int | bytes, password: str | None = None) -> Any:
+        """Ask it something over a connection of one's own."""
+        reader = hiredis.Reader()
+        with socket(AF_UNIX) as connection:
+            connection.settimeout(_PATIENCE)
+            connection.connect(str(self.path))
+            questions = [("AUTH", password)] if password is not None else []
+            for question in (*questions, args):
+                connection.sendall(_pack(tuple(question)))
+                while (answer := reader.gets()) is False:
+                    reader.feed(connection.recv(1 << 16))
+        return answer
+
+    def _read(self, process: subprocess.Popen[str], ready: Event) -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                self.log.append(line.rstrip("\n"))
+                if "eady to accept connections" in line:
+                    ready.set()
+        ready.set()
