@@ -361,7 +361,6 @@ OPTIONS = (
         "redis+sentinel://host,host/service/db.",
         parse=parse_broker,
         default="memory",
-        secret=True,
     ),
     Option(
         name="history-size",
