@@ -1,0 +1,203 @@
+"""How much is done for a message: counted, as a stop-watch would only measure the machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.tcp import Connection
+from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd import feeds, frames
+from pushd.testing import Daemon
+from pushd.ticker import ticker
+from pushd.views import Request, accept_websocket
+from tests.peer import TEXT, frame, handshake
+
+SUBSCRIBERS = 50
+BURST = 8
+
+
+@accept_websocket
+async def echo(request: Request) -> None:
+    """Say everything once more."""
+    async for message in request.websocket:
+        request.websocket.send(message)
+
+
+class Kernel:
+    """A socket that notes what each system call is given."""
+
+    def __init__(self) -> None:
+        self.given: list[bytes] = []
+
+    def send(self, data: bytes) -> int:
+        """Take all."""
+        self.given.append(data)
+        return len(data)
+
+    def setblocking(self, flag: bool) -> None:
+        """Never block."""
+
+    def setsockopt(self, *args: object) -> None:
+        """Take any option."""
+
+    def getsockopt(self, *args: object) -> int:
+        """Have none."""
+        return 0
+
+    def shutdown(self, how: int) -> None:
+        """Close a way."""
+
+    def close(self) -> None:
+        """Close both."""
+
+    family = 0
+
+    def fileno(self) -> int:
+        """A number that nobody uses."""
+        return 1000
+
+
+class Server(Connection):
+    """Twisted's own transport, on a kernel that counts."""
+
+    def __init__(self, daemon: Daemon, path: str, extra: str = "") -> None:
+        kernel: Any = Kernel()
+        protocol: Any = daemon._doors[0].buildProtocol(self.getPeer())
+        super().__init__(kernel, protocol, daemon.clock)
+        self.kernel = kernel
+        self.connected = True
+        protocol.makeConnection(self)
+        self.receive(handshake(path, *([extra] if extra else [])))
+        daemon.settle()
+
+    def getPeer(self) -> IPv4Address:
+        """Somebody."""
+        return IPv4Address("TCP", "127.0.0.1", 50_000)
+
+    getHost = getPeer
+
+    def receive(self, data: bytes) -> None:
+        """Let data come."""
+        self.protocol.dataReceived(data)
+
+
+class WorkTestCase(SynchronousTestCase):
+    """A daemon on transports that count."""
+
+    def setUp(self) -> None:
+        """Let the wires be quiet."""
+        self.daemon = Daemon({"/echo/": echo, "/test/": ticker}, max_per_address=1000)
+        self.addCleanup(self.daemon.stop)
+
+    def connect(self, count: int, path: str, extra: str = "") -> list[Server]:
+        """Open WebSockets, and forget what that took."""
+        servers = [Server(self.daemon, path, extra) for _ in range(count)]
+        for server in servers:
+            self.assertIn(b" 101 ", server.kernel.given[0])
+            server.kernel.given.clear()
+        return servers
+
+    def events_of(self, work: Callable[[], object]) -> int:
+        """How many events some work has for the log, on any level."""
+        events: list[object] = []
+        observer: Any = events.append
+        globalLogPublisher.addObserver(observer)
+        try:
+            work()
+        finally:
+            globalLogPublisher.removeObserver(observer)
+        return len(events)
+
+    def assert_reactor_left_alone(self) -> None:
+        """Nothing waits for the reactor to find a socket writable."""
+        self.assertEqual(self.daemon.clock.getWriters(), [])
+
+
+class DeliveryTests(WorkTestCase):
+    """One publication, many subscribers."""
+
+    def publish(self, count: int) -> None:
+        """Publish some in one turn of the reactor."""
+        publications = [{"topic": "t", "data": f"number {one}"} for one in range(count)]
+        body = json.dumps({"publications": publications}).encode()
+        answer = self.daemon.request("POST", "/publish", body=body, control=True)
+        assert answer is not None
+        self.assertEqual(answer.status, 200)
+
+    def test_one(self) -> None:
+        """A delivery is one system call, with the very bytes that all others get."""
+        servers = self.connect(SUBSCRIBERS, "/topics/t")
+        self.publish(1)
+        given = [server.kernel.given for server in servers]
+        self.assertEqual([len(calls) for calls in given], [1] * SUBSCRIBERS)
+        self.assertEqual(len({id(calls[0]) for calls in given}), 1)
+        self.assert_reactor_left_alone()
+
+    def test_burst(self) -> None:
+        """What is published in one turn is one system call for each subscriber."""
+        servers = self.connect(SUBSCRIBERS, "/topics/t")
+        self.publish(BURST)
+        for server in servers:
+            self.assertEqual(len(server.kernel.given), 1)
+            self.assertEqual(server.kernel.given[0].count(b"number "), BURST)
+        self.assert_reactor_left_alone()
+
+    def test_frames(self) -> None:
+        """Each publication is framed, and compressed, once for each way to have it."""
+        made: list[int] = []
+
+        def count(payload: bytes, *, binary: bool, window_bits: int = 0) -> bytes:
+            made.append(window_bits)
+            return frames.message(payload, binary=binary, window_bits=window_bits)
+
+        self.patch(feeds, "message", count)
+        deflate = "Sec-WebSocket-Extensions: permessage-deflate"
+        self.connect(SUBSCRIBERS, "/topics/t")
+        self.connect(SUBSCRIBERS, "/topics/t", deflate)
+        self.connect(SUBSCRIBERS, "/topics/t", "Sec-WebSocket-Protocol: pushd.v1")
+        made.clear()
+        self.publish(BURST)
+        self.assertEqual(len(made), 3 * BURST)
+        self.assertEqual(sorted(set(made)), [0, frames.MAX_WINDOW_BITS])
+
+    def test_log(self) -> None:
+        """Nothing is said to the log of a delivery, on any level."""
+        self.connect(SUBSCRIBERS, "/topics/t")
+        one = self.events_of(lambda: self.publish(1))
+        self.assertEqual(self.events_of(lambda: self.publish(BURST)), one)
+
+
+class EchoTests(WorkTestCase):
+    """A message that comes, and one that goes."""
+
+    def test_message(self) -> None:
+        """An answer is one system call; the log and the reactor hear nothing of it."""
+        [server] = self.connect(1, "/echo/")
+        data = frame(TEXT, b"x" * 128)
+        self.assertEqual(self.events_of(lambda: server.receive(data)), 0)
+        self.assertEqual(len(server.kernel.given), 1)
+        self.assert_reactor_left_alone()
+
+
+class TimeTests(WorkTestCase):
+    """Pushes that are due together."""
+
+    def test_one_timer(self) -> None:
+        """However many views wait for the same moment, the reactor has one call for them."""
+
+        def calls() -> int:
+            return len(self.daemon.clock.getDelayedCalls())
+
+        for server in (first := self.connect(1, "/test/")):
+            server.receive(frame(TEXT, b"go"))
+        alone = calls()
+        for server in self.connect(SUBSCRIBERS, "/test/"):
+            server.receive(frame(TEXT, b"go"))
+        self.assertEqual(calls(), alone)
+        self.daemon.advance(0.5)
+        self.assertEqual(len(first[0].kernel.given), 2)
