@@ -57,17 +57,13 @@ class PushSchedule:
             self._start = self._clock.seconds() + self._delay
         # One tick more than there are numbers: the last one gets its full interval, too.
         moment = self._start + number * self._interval
-        await self._until(moment)
+        delay = moment - self._clock.seconds()
+        if delay > 0:
+            ticked: Deferred[None] = Deferred(lambda _: call.cancel())
+            call = self._clock.callLater(delay, ticked.callback, None)
+            await ticked
         if number == self._count:
             raise StopAsyncIteration
         self._lateness.observe(max(0.0, self._clock.seconds() - moment))
         self._number += 1
         return number
-
-    async def _until(self, moment: float) -> None:
-        delay = moment - self._clock.seconds()
-        if delay <= 0:
-            return
-        ticked: Deferred[None] = Deferred(lambda _: call.cancel())
-        call = self._clock.callLater(delay, ticked.callback, None)
-        await ticked

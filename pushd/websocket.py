@@ -165,7 +165,8 @@ class WebSocket:
 
         :param timeout: seconds until TimeoutError; nothing is lost by it.
         """
-        self.accept()
+        if self._offer is not None:
+            self.accept()
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"timeout is {timeout}: seconds from 0 on, or None")
         if self._waiter is not None:
@@ -208,11 +209,13 @@ class WebSocket:
         as binary, and ValueError for text that is not UTF-8; the socket is as it was then.
         """
         payload = _encode(data, binary)
-        self.accept()
+        if self._offer is not None:
+            self.accept()
         if self._wire is None or self._state is not _State.OPEN:
             self._end_owner(0)
             return succeed(None)
-        self._catch_up()
+        if self._feeds:
+            self._catch_up()
         self._wire.send(payload, binary=binary)
         if not self.is_writing_paused:
             return succeed(None)
@@ -393,7 +396,7 @@ class WebSocket:
 
     def _catch_up(self) -> None:
         """Let what was published before this moment go out before what follows."""
-        if self._feeds and self._hub is not None:
+        if self._hub is not None:
             self._hub.flush()
 
     def _take(self) -> str | bytes:
