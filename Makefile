@@ -18,8 +18,9 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-inp
 	--config-settings editable_mode=compat
 APT := $(if $(filter 0,$(shell id -u)),,sudo )env DEBIAN_FRONTEND=noninteractive apt-get -q
 
-# What one runs with "make run ARGS=...", say ARGS='--listen tcp:9000'.
+# What one runs with "make run ARGS=...", say ARGS='--listen tcp:9000', and with "make bench".
 ARGS ?=
+BENCH ?=
 
 ##@ The two commands
 
@@ -34,7 +35,7 @@ test: check live browser  ## Run everything that must pass, as CI does
 ##@ Its parts
 
 .PHONY: check
-check: lint types unit trial  ## All that needs neither a socket nor a browser
+check: lint types unit trial django  ## All that needs neither a socket nor a browser
 
 .PHONY: lint
 lint: .venv/.dev  ## ruff: rules and format; towncrier: the newsfragments' names
@@ -57,8 +58,12 @@ trial: .venv/.dev  ## The same tests under Twisted's own runner
 	$(BIN)/python -W error -W ignore:twisted.web.resource._Unsafe:DeprecationWarning \
 		-m twisted.trial --reporter=text tests
 
+.PHONY: django
+django: .venv/.django  ## Django views on the oldest Django; "make unit" has the newest
+	PYTHONPATH=.venv/django $(BIN)/pytest -q tests/test_django.py tests/test_runpushd.py
+
 .PHONY: live
-live: .venv/.dev redis  ## Real sockets and processes, and a real Redis
+live: systemd nginx redis  ## Real sockets and processes, and a real Redis
 	$(BIN)/pytest -q tests/live
 
 .PHONY: browser
@@ -75,6 +80,14 @@ conformance: .venv/.dev  ## The Autobahn|Testsuite, 10 minutes; needs a Python 2
 format: .venv/.dev  ## Put the code into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+.PHONY: bench
+bench: .venv/bench/.ready  ## pushd beside its rivals, 10 minutes; BENCH='--rivals pushd,floor'
+	.venv/bench/bin/python -m bench $(BENCH)
+
+.PHONY: options
+options: .venv/.dev  ## Bring the table of options in docs/operations.md up to date
+	$(BIN)/python -m tests.options_table
 
 .PHONY: clean
 clean:  ## Remove all that the other targets made
@@ -99,6 +112,27 @@ help:  ## Show this list
 	$(INSTALL) -e '.[dev]' < /dev/null
 	touch .venv/.run $@
 
+# The rivals have an environment of their own, as each of them would be run. Who can't be had is
+# named as missing in the results.
+.venv/bench/.ready: setup.cfg pyproject.toml bench/requirements.txt | $(BIN)/pip
+	@echo 'Installing pushd and its rivals into .venv/bench ...'
+	command -v g++ > /dev/null || { $(APT) update && $(APT) install -y g++; } < /dev/null
+	$(BIN)/python -m venv .venv/bench
+	$(subst $(BIN),.venv/bench/bin,$(INSTALL)) -e . -r bench/requirements.txt < /dev/null
+	if command -v npm > /dev/null; then
+		npm install --prefix .venv/bench/node --no-audit --no-fund --silent ws < /dev/null || true
+	fi
+	touch $@
+
+# The oldest Django that setup.cfg allows, beside the newest that this Python can have.
+.venv/.django: setup.cfg | .venv/.dev
+	@version=$$(sed -n 's/^ *django >= //p' setup.cfg)
+	echo "Installing Django $$version into .venv/django ..."
+	rm -rf .venv/django
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
+		--target .venv/django "django==$$version" < /dev/null
+	touch $@
+
 # Debian and Ubuntu ship ensurepip, which venv needs, in a package of its own.
 $(BIN)/pip:
 	@if [ -z '$(PYTHON)' ]; then
@@ -114,6 +148,15 @@ $(BIN)/pip:
 		}
 	fi < /dev/null
 	$(PYTHON) -m venv --clear .venv
+
+# The units are checked where systemd-analyze is, which CI has for that.
+.PHONY: systemd
+systemd: .venv/.dev
+	@if ! command -v systemd-analyze > /dev/null; then
+		echo 'Installing systemd, for systemd-analyze ...'
+		{ $(APT) update && $(APT) install -y --no-install-recommends systemd; } ||
+			echo 'Without systemd-analyze the units are not checked' >&2
+	fi < /dev/null
 
 .PHONY: redis
 redis:
@@ -135,6 +178,17 @@ chromium: .venv/.dev
 		{ $(APT) update && $(APT) install -y --no-install-recommends chromium; } ||
 		{ $(BIN)/playwright install --with-deps chromium && touch .venv/.chromium; } || {
 			echo 'The browser tests need Chromium: apt-get install chromium' >&2
+			exit 1
+		}
+	fi < /dev/null
+
+# The tests run one of their own; the service that Debian starts with the package is not touched.
+.PHONY: nginx
+nginx:
+	@if ! PATH=$$PATH:/usr/sbin command -v nginx > /dev/null; then
+		echo 'Installing nginx ...'
+		$(APT) update && $(APT) install -y --no-install-recommends nginx || {
+			echo 'The live tests need nginx: apt-get install nginx' >&2
 			exit 1
 		}
 	fi < /dev/null

@@ -10,16 +10,17 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from bench.build import BUILD, FLOOR, HERE
+from bench.build import FLOOR, HERE, ROOT
 from bench.rival import PATHS, Rival, Start
 
 RIVALS = HERE / "rivals"
 # Where `make bench` has npm put what it needs.
-NODE = BUILD / "node"
+NODE = ROOT / ".venv" / "bench" / "node"
 NCHAN_MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 
 
-def _version_of(*names: str) -> str | None:
+def version_of(*names: str) -> str | None:
+    """Give the versions of some distributions, or None where one of them is not installed."""
     try:
         return ", ".join(f"{name} {metadata.version(name)}" for name in names)
     except metadata.PackageNotFoundError:
@@ -90,7 +91,7 @@ PUSHD = Rival(
     name="pushd",
     title="**pushd**",
     start=_start_pushd,
-    version=lambda: _version_of("pushd", "Twisted", "autobahn"),
+    version=lambda: version_of("pushd", "Twisted", "autobahn"),
     source="this repository",
     paths={**PATHS, "subscribe": "/topics/bench"},
 )
@@ -116,35 +117,35 @@ CATALOGUE: tuple[Rival, ...] = (
         name="autobahn",
         title="Autobahn + Site",
         start=lambda folder: _start_script("autobahn_server"),
-        version=lambda: _version_of("autobahn", "Twisted"),
+        version=lambda: version_of("autobahn", "Twisted"),
         source="PyPI",
     ),
     Rival(
         name="websockets",
         title="`websockets`",
         start=lambda folder: _start_script("websockets_server"),
-        version=lambda: _version_of("websockets"),
+        version=lambda: version_of("websockets"),
         source="PyPI",
     ),
     Rival(
         name="aiohttp",
         title="aiohttp",
         start=lambda folder: _start_script("aiohttp_server"),
-        version=lambda: _version_of("aiohttp"),
+        version=lambda: version_of("aiohttp"),
         source="PyPI",
     ),
     Rival(
         name="picows",
         title="picows",
         start=lambda folder: _start_script("picows_server"),
-        version=lambda: _version_of("picows"),
+        version=lambda: version_of("picows"),
         source="PyPI",
     ),
     Rival(
         name="channels",
         title="Channels + Daphne",
         start=_start_channels,
-        version=lambda: _version_of("channels", "daphne", "Django"),
+        version=lambda: version_of("channels", "daphne", "Django"),
         source="PyPI",
         share=0.1,
     ),

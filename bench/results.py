@@ -6,7 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping
 
-from bench.workloads import Measure
+from bench.workload import Measure
 
 
 class Results:
@@ -22,12 +22,24 @@ class Results:
 
     def median(self, key: str, rival: str) -> float | None:
         """Give the median of all rounds, or None where there was none."""
-        samples = self._samples[key][rival]
+        samples = self._samples[key].get(rival)
         return statistics.median(samples) if samples else None
+
+    def has(self, rival: str) -> bool:
+        """Whether there is anything of a rival."""
+        return any(samples[rival] for samples in self._samples.values() if rival in samples)
+
+    @property
+    def rounds(self) -> int:
+        """How often the one was measured that was measured most."""
+        return max(
+            (len(samples) for rivals in self._samples.values() for samples in rivals.values()),
+            default=0,
+        )
 
     def spread(self, key: str, rival: str) -> tuple[float, float] | None:
         """Give the least and the most of all rounds, or None where there was none."""
-        samples = self._samples[key][rival]
+        samples = self._samples[key].get(rival)
         return (min(samples), max(samples)) if samples else None
 
     def ratio(self, key: str, ours: str, theirs: str) -> float | None:

@@ -6,13 +6,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from bench.results import Results
 from bench.rival import Rival
 from bench.server import Server, Trouble
 from bench.table import format_number
-from bench.workloads import Workload
+from bench.workload import Workload
 
 Say = Callable[[str], None]
 
@@ -29,48 +30,81 @@ def say(text: str) -> None:
 class Runner:
     """Measure rivals, each time with a new server, in rounds."""
 
-    def __init__(self, folder: Path, *, scale: float = 1, say: Say = say) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        scale: float = 1,
+        say: Say = say,
+        now: Callable[[], float] = time.monotonic,
+        serve: Callable[[Rival, Path], AbstractContextManager[Server]] = Server,
+    ) -> None:
         self.results = Results()
         self.troubles: list[str] = []
         self._folder = folder
         self._scale = scale
         self._say = say
+        self._now = now
+        self._serve = serve
 
-    def run(self, rivals: Sequence[Rival], workloads: Sequence[Workload], rounds: int) -> None:
-        """Measure these; what goes wrong with one is kept in ``troubles`` and stops no other."""
+    def run(
+        self, rivals: Sequence[Rival], workloads: Sequence[Workload], *, rounds: int, seconds: float
+    ) -> None:
+        """Measure these; what goes wrong with one is kept in ``troubles`` and stops no other.
+
+        The first round is complete. What would go past ``seconds`` in a later one is left out.
+        """
+        end = self._now() + seconds
+        took: dict[str, float] = {}
         for number in range(rounds):
             for workload in workloads:
-                able = [rival for rival in rivals if workload.name in rival.workloads]
-                if workload.together:
-                    if number == 0:
-                        self._run_together(able, workload)
+                begun = self._now()
+                if number == 0:
+                    self._run_first(rivals, workload)
+                elif workload.together:
                     continue
-                for rival in rotate(able, number):
-                    # The slow ones have one round: they are far off in any case.
-                    if number == 0 or rival.share == 1:
-                        self._measure(rival, workload, number + 1)
+                elif begun + took[workload.name] > end:
+                    self._say(f"{number + 1} {workload.name}: no time left")
+                    continue
+                else:
+                    # The slow ones have had their round: they are far off in any case.
+                    quick = [rival for rival in rivals if rival.share == 1]
+                    self._run_in_turn(rotate(quick, number), workload, number + 1)
+                took[workload.name] = self._now() - begun
+
+    def _run_first(self, rivals: Sequence[Rival], workload: Workload) -> None:
+        if workload.together:
+            self._run_together(rivals, workload)
+        else:
+            self._run_in_turn(rivals, workload, 1)
+
+    def _run_in_turn(self, rivals: Sequence[Rival], workload: Workload, number: int) -> None:
+        for rival in rivals:
+            if workload.name in rival.workloads:
+                self._measure(rival, workload, number)
 
     def _run_together(self, rivals: Sequence[Rival], workload: Workload) -> None:
+        rivals = [rival for rival in rivals if workload.name in rival.workloads]
         with ThreadPoolExecutor(max(1, len(rivals))) as threads:
             list(threads.map(lambda rival: self._measure(rival, workload, 1), rivals))
 
     def _measure(self, rival: Rival, workload: Workload, number: int) -> None:
-        begun = time.monotonic()
+        begun = self._now()
         head = f"{number} {workload.name} {rival.name:12}"
         try:
-            with Server(rival, self._folder) as server:
-                found = workload.run(server, self._scale)
+            with self._serve(rival, self._folder) as server:
+                found = dict(workload.run(server, self._scale))
         except (Trouble, OSError) as trouble:
             self.troubles.append(f"{workload.name} {rival.name}: {trouble}")
             self._say(f"{head} FAILED: {trouble}")
             return
+        busy = found.pop("busy", 0)
         self.results.add(rival.name, found)
         figures = "  ".join(
             f"{measure.key} {format_number(found[measure.key])} {measure.unit}"
             for measure in workload.measures
         )
-        seconds = time.monotonic() - begun
-        busy = found.get("busy", 0)
+        seconds = self._now() - begun
         note = f"  (load generator {busy:.0%} busy)" if busy > BUSY else ""
         self._say(f"{head} {figures}  in {seconds:.1f} s{note}")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -85,9 +87,9 @@ class Server:
             # What some do for thousands of open connections at their end is not measured.
             self._process.wait(1)
         except subprocess.TimeoutExpired:
-            for pid in find_family(self._process.pid)[1:]:
-                subprocess.run(["kill", "-9", str(pid)], check=False)
-            self._process.kill()
+            for pid in reversed(find_family(self._process.pid)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self._process.wait()
 
     def _complain(self, words: str) -> Trouble:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bench.results import Results
 from bench.rival import Rival
-from bench.workloads import Measure
+from bench.workload import Measure
 
 
 def format_number(value: float | None) -> str:

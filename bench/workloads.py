@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from bench.load import run_load
 from bench.server import Server
+from bench.workload import Measure, Workload
 
-Run = Callable[[Server, float], Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One row of the table."""
-
-    key: str
-    title: str
-    unit: str
-    #: Of what the issue asks: the most it may be, and the most in relation to a rival.
-    most: float | None = None
-    relation: tuple[float, str] | None = None
-
-
-@dataclass(frozen=True)
-class Workload:
-    """One thing that servers do, and what of it is measured."""
-
-    name: str
-    title: str
-    run: Run
-    measures: tuple[Measure, ...]
-    #: Whether all rivals may be measured at the same time: memory does not depend on time.
-    together: bool = False
+# For more connections than one address may have ports or places, and for what each one costs.
+CROWD = ("--sources", "8", "--rate", "4000", "--rehearse", "100")
 
 
 def run_demo(server: Server, scale: float) -> Mapping[str, float]:
@@ -56,7 +33,7 @@ def run_fanout(server: Server, scale: float) -> Mapping[str, float]:
     """W2: publications to many, first one after the other, then eight in one piece."""
     found: dict[str, float] = {}
     share = server.rival.share
-    for key, burst, times in (("w2.one", 1, 100), ("w2.burst", 8, 20)):
+    for key, burst, times in (("w2.one", 1, 80), ("w2.burst", 8, 20)):
         result = run_publications(
             server,
             _size(1000, scale),
@@ -70,9 +47,12 @@ def run_fanout(server: Server, scale: float) -> Mapping[str, float]:
 
 
 def run_publications(
-    server: Server, subscribers: int, *, burst: int, times: int, warm: int, sources: int = 1
+    server: Server, subscribers: int, *, burst: int, times: int, warm: int, crowd: bool = False
 ) -> Mapping[str, float]:
-    """Publish to these subscribers: CPU per delivery in µs, memory per connection in KiB."""
+    """Publish to these subscribers: CPU per delivery in µs, memory per connection in KiB.
+
+    A ``crowd`` comes from several addresses, after some that leave again.
+    """
     seen = _Seen(server)
     paths = server.rival.paths
     result = run_load(
@@ -80,7 +60,8 @@ def run_publications(
             *("fanout", "--port", str(server.port)),
             *("--path", paths["subscribe"], "--publish", paths["publish"]),
             *("--subscribers", str(subscribers), "--burst", str(burst)),
-            *("--times", str(times), "--warm", str(warm), "--sources", str(sources)),
+            *("--times", str(times), "--warm", str(warm)),
+            *(CROWD if crowd else ()),
         ],
         seen.look,
     )
@@ -171,7 +152,7 @@ WORKLOADS: tuple[Workload, ...] = (
         (
             Measure(
                 "w1.cpu",
-                "W1 demo, 4,000 browsers: CPU per push, connection included",
+                "W1 4,000 browsers: CPU per push, arrival included",
                 "µs",
                 75,
                 (0.5, "autobahn"),

@@ -41,6 +41,11 @@ class Admission:
     def __len__(self) -> int:
         return self._taken
 
+    def resize(self, *, connections: int, per_address: int) -> None:
+        """Go by other numbers from now on; nobody has to leave."""
+        self._limit = connections
+        self._addresses.limit = per_address
+
     def connect(self, address: str | None) -> Ticket | None:
         """A place for a connection from an address; None when there is none."""
         if self._taken >= self._limit:

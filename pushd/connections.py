@@ -1,26 +1,60 @@
-"""Who is here: counted, and asked to leave at the end."""
+"""Who is here: counted, listed, and asked to leave."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
 
-from pushd.messages import Closing
+from pushd.expiries import Expiries
+from pushd.messages import TOKEN_EXPIRED, Closing
 
 
 class Closable(Protocol):
     """Somebody who is here, and can be asked to leave."""
 
+    @property
+    def transport(self) -> str:
+        """How they are connected: ``websocket``, ``sse`` or ``longpoll``."""
+
     def close_with(self, closing: Closing) -> Any:
         """Close in this way."""
+
+    def __hash__(self) -> int:
+        """Be one of many in a dict."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Connection:
+    """One who is here, as the log and operators know them."""
+
+    #: 1, 2, 3…: no other connection of this process has it, ever.
+    id: int
+    visitor: Closable
+    #: Who it is: ``address:port``, or what a proxy says.
+    peer: str
+    #: The path that was asked for, fit for a log.
+    path: str
+    #: When it opened, in seconds of the daemon's clock.
+    since: float
+    #: Whose token they came with; None without one.
+    subject: str | None
 
 
 class Connections:
     """Everybody who listens or talks, from the beginning to the end of the connection."""
 
-    def __init__(self) -> None:
-        self._open: set[Closable] = set()
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._open: dict[Closable, Connection] = {}
+        self._ids = count(1)
+        self._expiries: Expiries[Closable] = Expiries(
+            clock, lambda visitor: visitor.close_with(TOKEN_EXPIRED)
+        )
         #: How everybody is being asked to leave, once the daemon stops.
         self.closing: Closing | None = None
         self._emptied: list[Deferred[None]] = []
@@ -28,21 +62,55 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
-    def opened(self, visitor: Closable) -> None:
-        """Count somebody in."""
-        self._open.add(visitor)
+    def __iter__(self) -> Iterator[Connection]:
+        """Those who are here, the one who is here longest first."""
+        return iter(tuple(self._open.values()))
+
+    def opened(
+        self,
+        visitor: Closable,
+        *,
+        peer: str = "unknown",
+        path: str = "",
+        subject: str | None = None,
+    ) -> Connection:
+        """Count somebody in, and give them their id; who is here already keeps theirs."""
+        connection = self._open.get(visitor)
+        if connection is None:
+            now = self._clock.seconds()
+            connection = Connection(next(self._ids), visitor, peer, path, now, subject)
+            self._open[visitor] = connection
+        return connection
 
     def lost(self, visitor: Closable) -> None:
         """Count somebody out: the connection is gone."""
-        self._open.discard(visitor)
+        self._open.pop(visitor, None)
+        self._expiries.stop(visitor)
         while self._emptied and not self._open:
             self._emptied.pop().callback(None)
 
-    def close_all(self, closing: Closing) -> Deferred[None]:
-        """Close everybody; the Deferred fires when the last connection is gone."""
+    def end_at(self, visitor: Closable, moment: float) -> None:
+        """Close somebody when their token runs out, in seconds of the daemon's clock.
+
+        A later call, for a fresh token, takes the place of an earlier one.
+        """
+        if visitor in self._open:
+            self._expiries.start(visitor, moment)
+
+    def get(self, id: int) -> Connection | None:
+        """The connection of this id, if it is still there."""
+        return next((one for one in self._open.values() if one.id == id), None)
+
+    def __contains__(self, visitor: Closable) -> bool:
+        return visitor in self._open
+
+    def everybody(self) -> list[Closable]:
+        """All who are here."""
+        return list(self._open)
+
+    def close_door(self, closing: Closing) -> Deferred[None]:
+        """Let nobody in any more; the Deferred fires when the last who is here is gone."""
         self.closing = closing
-        for visitor in list(self._open):
-            visitor.close_with(closing)
         if not self._open:
             return succeed(None)
         emptied: Deferred[None] = Deferred()

@@ -25,6 +25,10 @@ PATIENCE = 0.5
 class Threads(Protocol):
     """Where views run that block."""
 
+    @property
+    def busy(self) -> int:
+        """How many threads run a view just now."""
+
     def run(self, view: View, request: Request) -> Deferred[Any]:
         """Call the view; the Deferred fires with what it returns or raises.
 
@@ -81,6 +85,7 @@ class Stage:
             self._log.warn(
                 "{view} blocked the reactor for {seconds:.3f} s: all others had to wait; "
                 "make it a plain def, which runs in a thread",
+                event="view_blocked",
                 view=name,
                 seconds=seconds,
             )
@@ -97,7 +102,10 @@ class Conversation:
     def __init__(self, stage: Stage, view: View, request: Request) -> None:
         self._stage = stage
         self._view = view
-        self._request = request
+        # Until the view is called: then it is the view's to keep, or to let go.
+        self._request: Request | None = request
+        self._websocket = request.websocket
+        self._peer = request.peer
         self._on_reactor = False
         self._steps: Steps | None = None
         self._work: Deferred[Any] | None = None
@@ -113,8 +121,8 @@ class Conversation:
     def perform(self) -> None:
         """Call the view on the reactor."""
         self._on_reactor = True
-        if self._request.websocket is not None:
-            self._request.websocket.belong_to(self, self.over)
+        if self._websocket is not None:
+            self._websocket.belong_to(self, self.over)
         self._work = maybeDeferred(self._call)
         self._work.addBoth(self._done)
 
@@ -131,7 +139,7 @@ class Conversation:
         if self._work is None or self.running:
             return
         awaited = self._steps.awaited if self._steps is not None else None
-        websocket = self._request.websocket
+        websocket = self._websocket
         if websocket is None or not websocket.will_tell(awaited):
             self._cancel()
 
@@ -139,8 +147,9 @@ class Conversation:
         """Cancel a view that goes on after the grace, and come back should that not help."""
         self._log.warn(
             "{view} goes on {grace:g} s after the end of its conversation with {peer}: cancelled",
+            event="view_cancelled",
             view=name_of(self._view),
-            peer=self._request.peer,
+            peer=self._peer,
             grace=GRACE,
         )
         self._stage.graces.start(self)
@@ -155,7 +164,9 @@ class Conversation:
 
     def _call(self) -> Any:
         start = self._stage.clock.seconds()
-        result = self._view(self._request)
+        request, self._request = self._request, None
+        result = self._view(request)
+        del request
         # What answers with a Deferred can't be stepped: this is all that is seen of its work.
         seconds = self._stage.clock.seconds() - start
         if seconds > PATIENCE:
@@ -236,6 +247,8 @@ def runs_on_reactor(view: View) -> bool:
     The latter shows in ``@inlineCallbacks`` or in an annotation ``-> Deferred[…]``. Whatever
     else is callable may block, and belongs in a thread.
     """
+    if inspect.iscoroutinefunction(view):
+        return True
     function = inspect.unwrap(view)
     while hasattr(function, "func"):  # functools.partial
         function = inspect.unwrap(function.func)

@@ -37,6 +37,9 @@ class Deadlines(Generic[Key]):
     def __contains__(self, key: object) -> bool:
         return key in self._due
 
+    def __len__(self) -> int:
+        return len(self._due)
+
     def __iter__(self) -> Iterator[Key]:
         return iter(self._due)
 

@@ -14,6 +14,7 @@ from pushd.batch import Batch, Form
 from pushd.frames import message
 from pushd.hub import Hub, Subscription
 from pushd.messages import TRY_AGAIN_LATER, Closing, Id, Publication
+from pushd.traffic import Traffic
 
 #: The subprotocol in which each frame is JSON and says its id.
 V1 = "pushd.v1"
@@ -32,6 +33,10 @@ class FrameWriter(Protocol):
     @property
     def window_bits(self) -> int:
         """How far back deflate may look in a frame, as a power of two; 0: frames are plain."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What went over it, for whoever writes past it to add to."""
 
 
 class Socket(Protocol):
@@ -67,6 +72,7 @@ class Feed:
         # Past the socket: whoever ends the conversation stops its feeds first.
         self._write = socket.wire.push_frames
         self._form = self.choose_form(socket.wire.window_bits)
+        self._traffic = socket.wire.traffic
         #: Fires with whether nothing is missing since the id that was asked for.
         self.begun: Deferred[bool] = Deferred()
 
@@ -104,7 +110,10 @@ class Feed:
 
     def deliver(self, batch: Batch) -> None:
         """Send what was published."""
-        self._write(batch.render(self._form))
+        frames, traffic = batch.render(self._form), self._traffic
+        traffic.messages_out += len(batch.publications)
+        traffic.bytes_out += len(frames)
+        self._write(frames)
 
     def has_room(self) -> bool:
         """Whether the connection can take more just now."""

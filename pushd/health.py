@@ -1,8 +1,10 @@
-"""Whether the daemon is alive, and what it has counted."""
+"""Whether the daemon is alive and ready, and what it has counted."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -11,6 +13,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from pushd.answers import refusal, write_response
 from pushd.metrics import Metrics
+from pushd.readiness import Readiness
 from pushd.views import Response
 
 
@@ -39,6 +42,19 @@ class Reading(Resource):
 def alive() -> Reading:
     """``/healthz``: 200 says that the reactor turns, as else nobody would answer."""
     return Reading(lambda: _fresh("application/json", '{"status": "alive"}\n'))
+
+
+def ready(readiness: Readiness) -> Reading:
+    """``/readyz``: 200 says that there may be traffic; 503 says why not."""
+
+    def read() -> Response:
+        reason = readiness.reason()
+        if reason is None:
+            return _fresh("application/json", '{"status": "ready"}\n')
+        body = json.dumps({"status": "not ready", "reason": reason})
+        return replace(_fresh("application/json", f"{body}\n"), status=503)
+
+    return Reading(read)
 
 
 def counted(metrics: Metrics) -> Reading:

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from pushd.batch import Batch
 from pushd.broker import Unavailable
 from pushd.deadlines import Deadlines
+from pushd.distributions import Distribution
 from pushd.messages import Id, Publication, Replay
 
 # How much of the past is asked for at a time, in bytes.
@@ -273,9 +274,12 @@ class Hub:
         #: How many subscriptions there are, by transport.
         self.transports: Counter[str] = Counter()
         self._topics: dict[str, dict[Subscription, None]] = {}
-        # What was published in this turn, in runs without a gap, the last run of each topic, and
-        # how many bytes there are.
-        self._news: list[list[Publication]] = []
+        #: How long publications took from here to the last subscriber's socket, in seconds: for
+        #: those of one turn, how long the first of them took.
+        self.delays = Distribution()
+        # What was published in this turn, in runs without a gap, each with the time of its
+        # beginning, the last run of each topic, and how many bytes there are.
+        self._news: list[tuple[list[Publication], float]] = []
         self._runs: dict[str, list[Publication]] = {}
         self._bytes = 0
         self._turn_ends: IDelayedCall | None = None
@@ -301,7 +305,7 @@ class Hub:
         run = self._runs.get(topic)
         if run is None or not _follows(id, run[-1].id):
             run = self._runs[topic] = []
-            self._news.append(run)
+            self._news.append((run, self._clock.seconds()))
         run.append(publication)
         self._bytes += len(publication.data)
         if self._turn_ends is None:
@@ -316,8 +320,9 @@ class Hub:
         news, self._news, self._runs, self._bytes = self._news, [], {}, 0
         self._delivering = True
         try:
-            for run in news:
+            for run, since in news:
                 self._tell(Batch(run))
+                self.delays.observe(self._clock.seconds() - since)
         finally:
             self._delivering = False
 
@@ -353,7 +358,12 @@ class Hub:
 
     def complain(self, failure: Failure, topic: str) -> None:
         """Log that something failed for one subscriber; the others do not notice."""
-        self._log.failure("failed to serve a subscriber of {topic}", failure=failure, topic=topic)
+        self._log.failure(
+            "failed to serve a subscriber of {topic}",
+            failure=failure,
+            event="subscriber_failed",
+            topic=topic,
+        )
 
     def _end_turn(self) -> None:
         self._turn_ends = None

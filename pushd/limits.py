@@ -23,6 +23,13 @@ class TokenBucket:
         self._tokens = burst
         self._last = now()
 
+    def change(self, *, rate: float, burst: float) -> None:
+        """Go by other numbers from now on; what was saved up is kept as far as it fits."""
+        self.take(0)
+        self._rate = rate
+        self._burst = burst
+        self._tokens = min(burst, self._tokens)
+
     def take(self, count: int = 1) -> bool:
         """Take one, or more for what costs more; False when there are not so many left."""
         now = self._now()
@@ -40,12 +47,13 @@ class Places:
     """How many of each key are here, up to a limit."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        #: How many each may have; those who have more keep theirs.
+        self.limit = limit
         self._taken: Counter[Hashable] = Counter()
 
     def take(self, key: Hashable) -> bool:
         """Take one of the key's places; False when all are taken."""
-        if self._taken[key] >= self._limit:
+        if self._taken[key] >= self.limit:
             return False
         self._taken[key] += 1
         return True

@@ -2,16 +2,92 @@
 
 from __future__ import annotations
 
-from pushd.feeds import V1
-from pushd.views import Request, accept_websocket
+import json
+from math import floor
+from typing import Any
+
+from pushd.access import Access, Denied
+from pushd.connections import Connections
+from pushd.feeds import V1, to_json
+from pushd.identity import Identity
+from pushd.limits import TokenBucket
+from pushd.messages import RATE_EXCEEDED
+from pushd.views import Request
 from pushd.websocket import WebSocket
 
+# How many fresh tokens one may send a second in the long run, and how many at once: to check one
+# takes longer than to read a message.
+_RATE = 1.0
+_BURST = 10
 
-@accept_websocket
-async def listen(request: Request) -> None:
-    """Let the browser have a topic until it leaves; what it says itself is of no interest."""
-    websocket: WebSocket = request.websocket
-    websocket.accept(V1 if V1 in request.subprotocols else None)
-    await websocket.subscribe(request.parameters["topic"], request.parameters["after"])
-    async for _ in websocket:
-        pass
+# A message that is longer holds no token: the head of a request could not hold it either.
+_MAX_LENGTH = 1 << 14
+
+
+class TopicListener:
+    """Lets a browser have a topic until it leaves, or until its token runs out.
+
+    Over ``pushd.v1`` it is told for how many seconds its token holds, ``{"expires_in": 3600}``,
+    and may send a fresh one, ``{"token": "…"}``, which is answered likewise, or with ``error``.
+    What else it says is of no interest.
+    """
+
+    def __init__(self, access: Access, connections: Connections) -> None:
+        self._access = access
+        self._connections = connections
+
+    async def __call__(self, request: Request) -> None:
+        """Serve one browser."""
+        websocket: WebSocket = request.websocket
+        websocket.accept(V1 if V1 in request.subprotocols else None)
+        topic, after = request.parameters["topic"], request.parameters["after"]
+        identity, speaks = request.identity, websocket.subprotocol == V1
+        # It may stay for days, and what it asked with takes more room than all the rest.
+        del request
+        await websocket.subscribe(topic, after)
+        if not speaks:
+            async for _ in websocket:
+                pass
+            return
+        if identity is not None:
+            websocket.send(self._tell(self._access.ends(identity)))
+        bucket = TokenBucket(rate=_RATE, burst=_BURST, now=self._access.now)
+        async for message in websocket:
+            token = _read_token(message)
+            if token is None:
+                continue
+            if not bucket.take():
+                websocket.close_with(RATE_EXCEEDED)
+                return
+            websocket.send(self._renew(websocket, identity, token, topic))
+
+    def _renew(
+        self, websocket: WebSocket, identity: Identity | None, token: str, topic: str
+    ) -> str:
+        """Let a fresh token take the place of the one before."""
+        try:
+            fresh = self._access.subscriber(token, topic)
+            if fresh is None or identity is None:
+                raise Denied(403, "this connection goes without a token")
+            if fresh.subject != identity.subject:
+                raise Denied(403, "the fresh token is for another subject")
+        except Denied as denied:
+            return to_json({"error": str(denied), "where": "token"})
+        ends = self._access.ends(fresh)
+        self._connections.end_at(websocket, ends)
+        return self._tell(ends)
+
+    def _tell(self, ends: float) -> str:
+        return to_json({"expires_in": floor(ends - self._access.now())})
+
+
+def _read_token(message: str | bytes) -> str | None:
+    """The token in ``{"token": "…"}``; None for all else."""
+    if len(message) > _MAX_LENGTH:
+        return None
+    try:
+        said: Any = json.loads(message)
+    except (ValueError, RecursionError):
+        return None
+    token = said.get("token") if isinstance(said, dict) else None
+    return token if isinstance(token, str) else None

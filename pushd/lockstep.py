@@ -60,21 +60,18 @@ class LockstepThreads:
         self._busy = 0
         self._mine = local()
 
+    @property
+    def busy(self) -> int:
+        """How many threads run a view just now."""
+        return self._busy
+
     def run(self, view: View, request: Request) -> Deferred[Any]:
         """Call the view; the Deferred fires with what it returns or raises."""
         if self._busy >= self._limit:
             raise ThreadsBusy
         self._busy += 1
-        turns = _Turns()
-        finished: Deferred[Any] = Deferred()
-
-        def work() -> None:
-            self._mine.turns = turns
-            turns.asked.put(_Outcome(lambda: view(blocking(request, self))))
-
-        Thread(target=work, daemon=True).start()
-        self._take_turn(turns, finished)
-        return finished
+        finished = self._start(lambda: view(blocking(request, self)))
+        return finished.addBoth(self._let_go)
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Call a function on the test's thread; wait for what its Deferred fires with."""
@@ -84,15 +81,34 @@ class LockstepThreads:
         turns.asked.put(function)
         return turns.answered.get().get()
 
+    def pool(self, limit: int) -> LockstepPool:
+        """Make a pool of threads that take turns with the test as well."""
+        return LockstepPool(self._start)
+
     def stop(self) -> None:
         """Do nothing: a thread ends with its view."""
+
+    def _start(self, function: Callable[[], Any]) -> Deferred[Any]:
+        turns = _Turns()
+        finished: Deferred[Any] = Deferred()
+
+        def work() -> None:
+            self._mine.turns = turns
+            turns.asked.put(_Outcome(function))
+
+        Thread(target=work, daemon=True).start()
+        self._take_turn(turns, finished)
+        return finished
+
+    def _let_go(self, result: Any) -> Any:
+        self._busy -= 1
+        return result
 
     def _take_turn(self, turns: _Turns, finished: Deferred[Any]) -> None:
         """Do what the view asks for, until it must wait or has ended."""
         while True:
             asked = turns.asked.get(timeout=_LIMIT)
             if isinstance(asked, _Outcome):
-                self._busy -= 1
                 maybeDeferred(asked.get).chainDeferred(finished)
                 return
             done = maybeDeferred(asked)
@@ -104,6 +120,16 @@ class LockstepThreads:
     def _answer(self, result: Any, turns: _Turns, finished: Deferred[Any]) -> None:
         turns.answered.put(_outcome(result))
         self._take_turn(turns, finished)
+
+
+class LockstepPool:
+    """Threads that take turns with the test, as many as there is work for."""
+
+    def __init__(self, start: Callable[[Callable[[], Any]], Deferred[Any]]) -> None:
+        self._start = start
+
+    def callInThread(self, function: Callable[[], Any]) -> None:
+        self._start(function)
 
 
 def _outcome(result: Any) -> _Outcome:

@@ -12,6 +12,7 @@ from pushd.batch import Batch
 from pushd.feeds import publication_json
 from pushd.hub import Hub, Subscription
 from pushd.messages import Closing, Id, Publication
+from pushd.traffic import Traffic
 from pushd.views import Response
 
 # How many bytes one answer has, about: no publication is added beyond.
@@ -44,6 +45,7 @@ class LongPoll:
         self._subscription: Subscription | None = None
         self._call: IDelayedCall | None = None
         self._open = True
+        self.traffic = Traffic()
 
     def start(self, hub: Hub, topic: str, after: Id | None) -> None:
         """Begin to wait."""
@@ -101,7 +103,10 @@ class LongPoll:
         if not self._open:
             return
         self.forget()
-        write_response(self._request, self._make_answer())
+        answer = self._make_answer()
+        self.traffic.messages_out = len(self._publications)
+        self.traffic.bytes_out = self._bytes - _OVERHEAD * len(self._publications)
+        write_response(self._request, answer)
 
     def _make_answer(self) -> Response:
         if self._id is None:

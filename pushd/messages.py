@@ -103,6 +103,7 @@ class Closing:
 NORMAL = Closing(1000)
 GOING_AWAY = Closing(1001, "the server is going away")
 TINY_FRAGMENTS = Closing(1008, "too many tiny fragments")
+TOKEN_EXPIRED = Closing(1008, "the token has run out")
 RATE_EXCEEDED = Closing(1008, "too many messages")
 TOO_BIG = Closing(1009, "the message is too big")
 INTERNAL_ERROR = Closing(1011, "internal error")

@@ -33,6 +33,8 @@ from pushd.messages import (
     Closing,
 )
 from pushd.outbox import unsent, writer
+from pushd.traffic import Traffic
+from pushd.visits import PEER, US, Ending
 from pushd.websocket import WebSocket
 
 # How long a peer has to answer a Close frame and to take what was sent before, in seconds.
@@ -50,6 +52,9 @@ _PAUSED_FROM = FileDescriptor.bufferSize
 # the work would be for frames' heads.
 _FREE_FRAGMENTS = 256
 _MEAN_FRAGMENT = 32
+
+# How many seconds' worth of messages may come at once.
+_BURST = 10
 
 # How much of one connection is done in one turn of the reactor, before others have theirs: frames,
 # and every 4 KiB of what they hold.
@@ -102,11 +107,14 @@ class PushProtocol(LeanProtocol):
     _partial = bytearray()
     _fragments = 0
     _ping_payload = b""
+    # Whether it was given up on, as no pong came.
+    _silent = False
 
     def __init__(self, websocket: WebSocket, lost: Callable[[PushProtocol], object]) -> None:
         super().__init__()
         self._websocket = websocket
         self._lost = lost
+        self.traffic = Traffic()
 
     # What the upgrade calls
 
@@ -146,7 +154,10 @@ class PushProtocol(LeanProtocol):
         ) > self.factory._limits.max_buffered:
             self.close(TRY_AGAIN_LATER)
             return
-        self.push_frames(message(payload, binary=binary, window_bits=self.window_bits))
+        data = message(payload, binary=binary, window_bits=self.window_bits)
+        self.traffic.messages_out += 1
+        self.traffic.bytes_out += len(data)
+        self.push_frames(data)
 
     def close(self, closing: Closing) -> None:
         """Send a Close frame with any code that may go on the wire."""
@@ -184,7 +195,10 @@ class PushProtocol(LeanProtocol):
         try:
             self.consumeData()
         except Exception:
-            self._log.failure("failed to take data from {peer}", peer=str(self.transport.getPeer()))
+            peer = str(self.transport.getPeer())
+            self._log.failure(
+                "failed to take data from {peer}", event="connection_failed", peer=peer
+            )
             self.data = b""
             self.close(INTERNAL_ERROR)
 
@@ -272,6 +286,8 @@ class PushProtocol(LeanProtocol):
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Hand a whole message to the WebSocket."""
+        self.traffic.messages_in += 1
+        self.traffic.bytes_in += len(payload)
         self._websocket.message_received(payload if isBinary else payload.decode())
 
     def processControlFrame(self) -> bool:
@@ -318,11 +334,18 @@ class PushProtocol(LeanProtocol):
             return None
         self._perMessageCompress = decompressor(accepted)
         self.window_bits = self._perMessageCompress.server_max_window_bits
-        # What does not compress is larger compressed; onMessageEnd looks closer.
-        self.maxMessagePayloadSize += self.maxMessagePayloadSize >> 3
-        self.maxFramePayloadSize = self.maxMessagePayloadSize
+        self._go_by_limits()
         told: str = accepted.get_extension_string()
         return told
+
+    def _go_by_limits(self) -> None:
+        """Note the limits that there are now, where the class does not have them for all."""
+        limits = self.factory._limits
+        self._bucket.change(rate=limits.max_rate, burst=_BURST * limits.max_rate)
+        if self._perMessageCompress is not None:
+            # What does not compress is larger compressed; onMessageEnd looks closer.
+            size = limits.max_message + (limits.max_message >> 3)
+            self.maxMessagePayloadSize = self.maxFramePayloadSize = size
 
     @property
     def _code(self) -> int:
@@ -331,11 +354,15 @@ class PushProtocol(LeanProtocol):
         return code if self.wasClean or self.closedByMe else 1006
 
     @property
-    def _reason(self) -> str:
-        """What is to be said of the end, behind a colon; nothing when it was the normal one."""
-        if self.closedByMe and self.localCloseReason:
-            return f": {self.localCloseReason.decode()}"
-        return "" if self.wasClean else ": the connection broke off"
+    def _ending(self) -> Ending:
+        """How it ended, and why: who sent the first Close frame ended it, with or without words."""
+        if self.closedByMe:
+            return Ending(self._code, US, (self.localCloseReason or b"the view closed").decode())
+        if self._silent:
+            return Ending(self._code, US, f"no answer to a ping in {PONG_TIMEOUT:g} s")
+        if not self.wasClean:
+            return Ending(self._code, PEER, "the connection broke off")
+        return Ending(self._code, PEER, ascii(self.remoteCloseReason or "the peer closed")[1:-1])
 
     def _take_short_frames(self) -> None:
         """Take the frames that are whole, short and simple, as most are, without Autobahn.
@@ -366,6 +393,8 @@ class PushProtocol(LeanProtocol):
             if not self._may_go_on(1 + (length >> 12)):
                 break
             if head in (TEXT, BINARY):
+                self.traffic.messages_in += 1
+                self.traffic.bytes_in += length
                 self._websocket.message_received(message)
             elif head == PONG:
                 self.onPong(payload)
@@ -445,6 +474,11 @@ class PushProtocol(LeanProtocol):
         if not self._reading_paused:
             self.factory._pongs.start(self)
 
+    def _drop_silent(self) -> None:
+        """Give up on a peer that shows no sign of life."""
+        self._silent = True
+        self._drop_dead()
+
     def _drop_dead(self) -> None:
         """Give up on a peer that does not answer."""
         self.transport.abortConnection()
@@ -461,8 +495,6 @@ class PushFactory(WebSocketServerFactory):
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,
-            maxFramePayloadSize=limits.max_message,
-            maxMessagePayloadSize=limits.max_message,
             failByDrop=False,
             # A page that closes with a code of its own sees it in its close event.
             echoCloseCodeReason=True,
@@ -471,16 +503,28 @@ class PushFactory(WebSocketServerFactory):
             closeHandshakeTimeout=0,
         )
         self._clock = reactor
-        self._limits = limits
-        self._short = min(_SHORT, limits.max_message)
         self._pings = Deadlines(reactor, length=PING_INTERVAL, expired=PushProtocol._ping)
-        self._pongs = Deadlines(reactor, length=PONG_TIMEOUT, expired=PushProtocol._drop_dead)
+        self._pongs = Deadlines(reactor, length=PONG_TIMEOUT, expired=PushProtocol._drop_silent)
         self._closings = Deadlines(reactor, length=CLOSE_TIMEOUT, expired=PushProtocol._drop_dead)
         # The options stand in a class, where Autobahn finds them as well as in each object.
         options = {name: getattr(self, name) for name in PushProtocol.CONFIG_ATTRS}
         del options["perMessageCompressionAccept"]  # A function would become a method.
         self._protocol: type[PushProtocol] = type("PushProtocol", (PushProtocol,), options)
         self._all_deadlines = (self._pings, self._pongs, self._closings)
+        self.limit(limits)
+
+    def limit(self, limits: Limits) -> None:
+        """Go by these limits from now on, with those who are here as well.
+
+        But whether a connection is compressed was agreed on when it was opened.
+        """
+        self._limits = limits
+        self._short = min(_SHORT, limits.max_message)
+        holder: Any
+        for holder in (self, self._protocol):
+            holder.maxMessagePayloadSize = holder.maxFramePayloadSize = limits.max_message
+        for protocol in self._pings:
+            protocol._go_by_limits()
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Refuse: connections come from the upgrade of an HTTP request, with their WebSocket."""
@@ -494,7 +538,7 @@ class PushFactory(WebSocketServerFactory):
 
     def _make_bucket(self) -> TokenBucket:
         rate = self._limits.max_rate
-        return TokenBucket(rate=rate, burst=10 * rate, now=self._clock.seconds)
+        return TokenBucket(rate=rate, burst=_BURST * rate, now=self._clock.seconds)
 
 
 # What a Close frame holds beside its code (RFC 6455 §5.5).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from twisted.web.http_headers import Headers
 _PAIR = re.compile(r'\s*([A-Za-z]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;,"]+)\s*')
 _ELEMENT = re.compile(rf"(?:{_PAIR.pattern})(?:;{_PAIR.pattern})*;?")
 
+# The longest address: IPv6 with an IPv4 address inside, and the name of a zone.
+_LONGEST = 64
 
 # The address of a client whose proxy does not tell it (RFC 7239 §6.2).
 UNKNOWN = "unknown"
@@ -81,6 +84,12 @@ def read_address(text: str | None) -> IPv4Address | IPv6Address | None:
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
+    # Nothing longer is an address, and what others send is not to fill the memory.
+    return _parse(text) if len(text) <= _LONGEST else None
+
+
+@lru_cache(maxsize=4096)
+def _parse(text: str) -> IPv4Address | IPv6Address | None:
     try:
         address = ip_address(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Publishing over HTTP, at the control door."""
+"""Publishing over HTTP."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from pushd.answers import json_refusal, json_response, write_response
 from pushd.broker import Broker, Draft, Unavailable
+from pushd.connections import Connections
 from pushd.hub import Hub, transport_of
 from pushd.messages import Id, check_topic
 from pushd.receipts import Receipts
@@ -48,17 +49,18 @@ class Wrong(Exception):
         self.headers = headers
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class PublishDoor:
-    """What it takes to publish.
+    """What it takes to publish, and to tell operators what is there.
 
-    :param max_message: bytes that a publication may have.
+    :param max_message: bytes that a publication may have; a reload changes it.
     """
 
     clock: IReactorTime
     broker: Broker
     hub: Hub
     timed: TimedPushes
+    connections: Connections
     receipts: Receipts
     max_message: int
 
@@ -136,6 +138,29 @@ class TopicControl(AsyncResource):
         except TooMany as error:
             raise Wrong(error, "schedules", 503, {"Retry-After": "60"}) from None
         return json_response(202, schedule_json(push), {"Location": f"/schedules/{push.id}"})
+
+
+class TopicPublish(AsyncResource):
+    """``POST /topics/<topic>`` at the public door, for those whose token allows it.
+
+    :param subject: who publishes; their idempotency keys are no one else's.
+    """
+
+    def __init__(self, door: PublishDoor, name: str, subject: str) -> None:
+        super().__init__(door, name)
+        self._subject = subject
+
+    async def answer(self, request: Any) -> Response:
+        """Publish now: what comes later is for the control door."""
+        topic = _topic(self._name, "topic")
+        for name in ("delay", "every", "count"):
+            if name.encode() in request.args:
+                raise Wrong("a timed push is made at the control door", name)
+        key = _key(_header(request, b"idempotency-key"), "Idempotency-Key")
+        if key is not None:
+            # No key has a blank, so this is nobody else's whatever the subject is.
+            key = f"{self._subject} {key}"
+        return json_response(200, await _publish(self._door, Draft(topic, _body(request), key)))
 
 
 class TopicList(AsyncResource):

@@ -18,7 +18,8 @@ class Publisher:
     def __init__(self, broker: Broker, timed: TimedPushes, max_message: int) -> None:
         self._broker = broker
         self._timed = timed
-        self._max_message = max_message
+        #: Bytes that a publication may have.
+        self.max_message = max_message
 
     def publish(
         self,
@@ -39,9 +40,9 @@ class Publisher:
             raise TypeError(f"a publication is str or bytes, not {type(data).__name__}")
         # Text is encoded to see that it is Unicode: no lone half of a pair.
         length = len(data.encode() if isinstance(data, str) else data)
-        if length > self._max_message:
+        if length > self.max_message:
             raise ValueError(
-                f"a publication of {length} bytes: --max-message is {self._max_message}"
+                f"a publication of {length} bytes: --max-message is {self.max_message}"
             )
         if delay is None and every is None and count is None:
             return self._broker.publish(topic, data)

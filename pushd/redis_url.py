@@ -58,11 +58,6 @@ def parse_broker(given: str) -> RedisAddress | None:
         raise ValueError(f"one of {_FORMS}{said}") from None
 
 
-def mask(given: str) -> str:
-    """Take the password out of a URL, however wrong the URL is."""
-    return re.sub(r"(//[^@/]*?:)(.*)(@)", r"\1***\3", given, flags=re.DOTALL)
-
-
 class _Wrong(ValueError):
     """What is wrong, in words that hold nothing of the password."""
 

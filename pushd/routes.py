@@ -103,7 +103,16 @@ class Routes(Mapping[str, View]):
 
 
 def load_routes(text: str) -> Routes:
-    """Import the map of views that ``MODULE:NAME`` names.
+    """Import the map of views that ``MODULE:NAME`` names; see ``load``."""
+    views = load(text)
+    if not isinstance(views, Mapping):
+        name = text.partition(":")[2]
+        raise TypeError(f"{name} is no map from path to view but a {type(views).__name__}")
+    return Routes(views)
+
+
+def load(text: str) -> Any:
+    """Import what ``MODULE:NAME`` names.
 
     The current folder is importable, as ``python -m`` has it. Raises ValueError or TypeError
     that say in one line what is wrong.
@@ -114,14 +123,11 @@ def load_routes(text: str) -> Routes:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        views = getattr(importlib.import_module(module_name), name)
+        return getattr(importlib.import_module(module_name), name)
     except Exception as error:
         # A module may fail as it likes; where it did is what its author needs.
         message = " ".join(str(error).split())
         raise ValueError(f"{type(error).__name__}: {message}{_place(error)}") from error
-    if not isinstance(views, Mapping):
-        raise TypeError(f"{name} is no map from path to view but a {type(views).__name__}")
-    return Routes(views)
 
 
 def _place(error: BaseException) -> str:

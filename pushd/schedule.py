@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+
+from pushd.distributions import Distribution
+
+_lateness: WeakKeyDictionary[IReactorTime, Distribution] = WeakKeyDictionary()
+
+
+def lateness_of(clock: IReactorTime) -> Distribution:
+    """How much later than scheduled the numbers of all schedules on a clock came, in seconds."""
+    return _lateness.setdefault(clock, Distribution())
 
 
 class PushSchedule:
@@ -34,6 +45,7 @@ class PushSchedule:
         self._delay = delay
         self._number = 0
         self._start: float | None = None
+        self._lateness = lateness_of(clock)
 
     def __aiter__(self) -> PushSchedule:
         return self
@@ -44,9 +56,11 @@ class PushSchedule:
         if self._start is None:
             self._start = self._clock.seconds() + self._delay
         # One tick more than there are numbers: the last one gets its full interval, too.
-        await self._until(self._start + number * self._interval)
+        moment = self._start + number * self._interval
+        await self._until(moment)
         if number == self._count:
             raise StopAsyncIteration
+        self._lateness.observe(max(0.0, self._clock.seconds() - moment))
         self._number += 1
         return number
 

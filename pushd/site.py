@@ -12,22 +12,30 @@ from pushd.answers import NOT_FOUND, AnswerResource
 from pushd.channel import Door, Entrance
 from pushd.guard import is_topic
 from pushd.handshake import asks_for_websocket
-from pushd.health import alive, counted
+from pushd.health import alive, counted, ready
 from pushd.metrics import Metrics
 from pushd.publish import Batch, PublishDoor, TopicControl, TopicList
+from pushd.readiness import Readiness
+from pushd.roster import ConnectionControl, ConnectionList
 from pushd.routes import Routes
 from pushd.schedules import ScheduleControl, ScheduleList
 from pushd.topics import TopicDoor, TopicResource
 from pushd.upgrade import ViewResource
+from pushd.wsgi import ApplicationDoor
 
 _TOPICS = "/topics/"
+_CONNECTIONS = "/connections/"
 _SCHEDULES = "/schedules/"
 
 
 def public_door(
-    reactor: IReactorTime, entrance: Entrance, routes: Routes, topics: TopicDoor
+    reactor: IReactorTime,
+    entrance: Entrance,
+    routes: Routes,
+    topics: TopicDoor,
+    application: ApplicationDoor | None = None,
 ) -> Door:
-    """What strangers reach: the views, the topics, then the static client."""
+    """What strangers reach: the views, the topics, then the application or the static client."""
     views = topics.views
 
     def find(request: Any) -> IResource:
@@ -42,6 +50,8 @@ def public_door(
             return ViewResource(views, match, path)
         if path.startswith(_TOPICS):
             return TopicResource(topics, path.removeprefix(_TOPICS))
+        if application is not None:
+            return application.find(request, path)
         if asks_for_websocket(request.requestHeaders):
             request.site.count_refusal(404)
             return AnswerResource(NOT_FOUND)
@@ -51,7 +61,11 @@ def public_door(
 
 
 def control_door(
-    reactor: IReactorTime, entrance: Entrance, metrics: Metrics, publish: PublishDoor
+    reactor: IReactorTime,
+    entrance: Entrance,
+    metrics: Metrics,
+    readiness: Readiness,
+    publish: PublishDoor,
 ) -> Door:
     """What operators and publishers reach."""
 
@@ -59,17 +73,23 @@ def control_door(
         match request.path:
             case b"/healthz":
                 return alive()
+            case b"/readyz":
+                return ready(readiness)
             case b"/metrics":
                 return counted(metrics)
             case b"/publish":
                 return Batch(publish)
             case b"/topics":
                 return TopicList(publish)
+            case b"/connections":
+                return ConnectionList(publish)
             case b"/schedules":
                 return ScheduleList(publish)
         path = _path(request) or (_TOPICS if is_topic(request.path) else "")
         if path.startswith(_TOPICS):
             return TopicControl(publish, path.removeprefix(_TOPICS))
+        if path.startswith(_CONNECTIONS):
+            return ConnectionControl(publish, path.removeprefix(_CONNECTIONS))
         if path.startswith(_SCHEDULES):
             return ScheduleControl(publish, path.removeprefix(_SCHEDULES))
         return AnswerResource(NOT_FOUND)

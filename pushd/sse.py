@@ -13,8 +13,10 @@ from pushd.batch import Batch
 from pushd.deadlines import Deadlines
 from pushd.feeds import subscription_json, to_json
 from pushd.hub import Hub, Subscription
-from pushd.messages import Closing, Id, Publication
+from pushd.messages import TRY_AGAIN_LATER, Closing, Id, Publication
 from pushd.outbox import unsent
+from pushd.traffic import Traffic
+from pushd.visits import PEER, US, Ending
 
 #: How often a silent stream gets a comment, in seconds, or proxies would cut it.
 KEEP_ALIVE = 25.0
@@ -47,6 +49,9 @@ class EventStream:
         self._subscription: Subscription | None = None
         self._paused = False
         self._open = True
+        self.traffic = Traffic()
+        #: How the daemon ended it; until then, it is the browser that leaves.
+        self.ending = Ending(1006, PEER, "the browser left")
 
     def start(self, hub: Hub, topic: str, after: Id | None) -> None:
         """Begin to answer."""
@@ -63,10 +68,12 @@ class EventStream:
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
         """Tell where the publications begin; who is cut off at once begins there again."""
         told = to_json(subscription_json(topic, id, recovered))
+        self.traffic.messages_out += 1
         self._write(_event("subscribed", id, told))
 
     def deliver(self, batch: Batch) -> None:
         """Send what was published."""
+        self.traffic.messages_out += len(batch.publications)
         self._write(batch.render(event_for))
 
     def has_room(self) -> bool:
@@ -80,7 +87,7 @@ class EventStream:
     def lost_track(self) -> None:
         """End, so that the browser begins anew and is told what it missed."""
         if self.keeps_up():
-            self.end()
+            self.close_with(TRY_AGAIN_LATER)
         else:
             self._break_off()
 
@@ -105,6 +112,7 @@ class EventStream:
 
     def close_with(self, closing: Closing) -> Deferred[None]:
         """End, as the daemon stops; the browser comes back by itself."""
+        self.ending = Ending(closing.code, US, closing.reason)
         self.end()
         return succeed(None)
 
@@ -127,10 +135,12 @@ class EventStream:
             self._break_off()
             return
         self._keep_alives.start(self)
+        self.traffic.bytes_out += len(data)
         self._request.write(data)
 
     def _break_off(self) -> None:
         """End one that does not read. There is no code to say it with, but it begins anew."""
+        self.ending = Ending(TRY_AGAIN_LATER.code, US, TRY_AGAIN_LATER.reason)
         self._request.loseConnection()
         self.forget()
 

@@ -24,12 +24,13 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
+from pushd.beat import Beat
 from pushd.lockstep import LockstepThreads
 from pushd.loopback import Loopback, LoopbackTransport
 from pushd.messages import Closing
-from pushd.options import Settings
 from pushd.routes import Routes
 from pushd.service import build
+from pushd.settings import Settings
 from pushd.views import View
 
 _HOST = "localhost:8080"
@@ -42,17 +43,20 @@ class Daemon:
     that block run in turns with the test.
 
     :param views: the map of views; None for the demo.
-    :param settings: other settings, by the names of ``pushd.options.Settings``.
+    :param settings: other settings, by the names of ``pushd.settings.Settings``.
     """
 
     def __init__(self, views: Mapping[str, View] | None = None, **settings: Any) -> None:
         if views is not None:
             settings["routes"] = views if isinstance(views, Routes) else Routes(views)
-        self.settings = Settings(**settings)
+        # A stop says goodbye to all at once, unless a test wants to see how it is spread.
+        self.settings = Settings(**{"drain": 0, **settings})
         #: The clock, and a reactor for what else needs one.
         self.clock = MemoryReactorClock()
         self._loopback = Loopback()
-        self._service = build(self.settings, self.clock, LockstepThreads(self.settings.threads))
+        self._service = build(
+            self.settings, self.clock, LockstepThreads(self.settings.threads), random=lambda: 0.5
+        )
         self._service.privilegedStartService()
         self._service.startService()
         self._doors = [server[1] for server in self.clock.tcpServers]
@@ -126,14 +130,18 @@ class Daemon:
     def settle(self) -> None:
         """Deliver what is under way, and run what is due now."""
         self._loopback.run()
-        while any(call.getTime() <= self.clock.seconds() for call in self.pending_calls):
+        while any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()):
             self.clock.advance(0)
             self._loopback.run()
 
     @property
     def pending_calls(self) -> list[IDelayedCall]:
         """Every delayed call that is left; an idle daemon has none."""
-        return list(self.clock.getDelayedCalls())
+        calls: list[IDelayedCall] = []
+        for call in self.clock.getDelayedCalls():
+            owner = getattr(getattr(call, "func", None), "__self__", None)
+            calls += owner.getDelayedCalls() if isinstance(owner, Beat) else [call]
+        return calls
 
     def begin_stop(self) -> Deferred[Any]:
         """Stop, as SIGTERM does; the Deferred fires when the process would end."""

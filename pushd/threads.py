@@ -173,9 +173,13 @@ class ViewThreads:
         self._reactor = reactor
         self._limit = limit
         self._busy = 0
-        self._pool = ThreadPool(minthreads=0, maxthreads=limit, name="views")
-        # A thread that sleeps must not keep the process from ending.
-        self._pool.threadFactory = cast(Any, partial(Thread, daemon=True))
+        self._pool = _make_pool(limit, "views")
+        self._others: list[ThreadPool] = []
+
+    @property
+    def busy(self) -> int:
+        """How many threads run a view just now."""
+        return self._busy
 
     def run(self, view: View, request: Request) -> Deferred[Any]:
         """Call the view in a thread; the Deferred fires with what it returns or raises.
@@ -206,16 +210,31 @@ class ViewThreads:
             )
         return blockingCallFromThread(self._reactor, function)
 
+    def pool(self, limit: int) -> ThreadPool:
+        """Make a pool of so many more threads, for work that may wait until one has time."""
+        pool = _make_pool(limit, "pages")
+        self._others.append(pool)
+        pool.start()
+        return pool
+
     def stop(self) -> None:
         """Let go of the threads that have nothing to do, and of the others once they have not."""
         self._limit = 0  # Who comes now would wait for a thread for ever.
-        if self._pool.started:
-            self._pool.adjustPoolsize(0, 0)
+        for pool in (self._pool, *self._others):
+            if pool.started:
+                pool.adjustPoolsize(0, 0)
 
     def _finish(self, finished: Deferred[Any], success: bool, result: Any) -> None:
         self._busy -= 1
         # What it returned may have to be waited for.
         maybeDeferred(lambda: result).chainDeferred(finished)
+
+
+def _make_pool(limit: int, name: str) -> ThreadPool:
+    pool = ThreadPool(minthreads=0, maxthreads=limit, name=name)
+    # A thread that sleeps must not keep the process from ending.
+    pool.threadFactory = cast(Any, partial(Thread, daemon=True))
+    return pool
 
 
 def blocking(request: Request, bridge: Bridge) -> Request:

@@ -124,6 +124,7 @@ class TimedPushes:
         for push in self.all():
             self._log.warn(
                 "timed push {id} to {topic} is lost with this stop: {left} of {count} to come",
+                event="timed_push_lost",
                 id=push.id,
                 topic=push.topic,
                 left=push.count - push.done,
@@ -174,5 +175,9 @@ class TimedPushes:
     def _ended(self, failure: Failure, push: TimedPush) -> Any:
         if failure.check(CancelledError) is None:
             self._log.failure(
-                "timed push {id} to {topic} failed", failure=failure, id=push.id, topic=push.topic
+                "timed push {id} to {topic} failed",
+                failure=failure,
+                event="timed_push_failed",
+                id=push.id,
+                topic=push.topic,
             )

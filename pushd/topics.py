@@ -10,35 +10,50 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from pushd.access import Access, Denied
 from pushd.answers import json_refusal, write_response
+from pushd.bearer import challenge, read_token
+from pushd.channel import path_of
 from pushd.connections import Connections
 from pushd.deadlines import Deadlines
 from pushd.guard import is_topic
 from pushd.handshake import asks_for_websocket
 from pushd.hub import Hub
-from pushd.listener import listen
+from pushd.identity import Identity
+from pushd.listener import TopicListener
 from pushd.longpoll import LongPoll
 from pushd.messages import Id, check_topic
+from pushd.publish import PublishDoor, TopicPublish
 from pushd.routes import Match
 from pushd.sse import KEEP_ALIVE, EventStream
 from pushd.upgrade import ViewDoor, ViewResource
-from pushd.views import Handshakes
+from pushd.views import Handshakes, Response
+from pushd.visits import log_ended, log_opened
 
 # How long a long poll waits unless it says so itself, and how long at most, in seconds.
 _WAIT = 25.0
 _MAX_WAIT = 60.0
 
+# What a page of an origin that is allowed may send beside the usual.
+_PAGE_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+_GOING_AWAY = json_refusal(503, "the server is going away", None, {"Retry-After": "1"})
+
 
 class TopicDoor:
     """What it takes to serve subscribers.
 
+    :param publish: what it takes to publish, for those whose token allows it.
     :param max_buffered: bytes that may wait for a reader who does not read.
     """
 
-    def __init__(self, clock: IReactorTime, views: ViewDoor, max_buffered: int) -> None:
+    def __init__(
+        self, clock: IReactorTime, views: ViewDoor, publish: PublishDoor, max_buffered: int
+    ) -> None:
         self.clock = clock
         self.views = views
+        self.publish = publish
         self.max_buffered = max_buffered
+        self.listener = TopicListener(views.access, views.connections)
         self.keep_alives: Deadlines[EventStream] = Deadlines(
             clock, length=KEEP_ALIVE, expired=EventStream.keep_alive
         )
@@ -47,6 +62,11 @@ class TopicDoor:
     def hub(self) -> Hub:
         """Who listens to what."""
         return self.views.hub
+
+    @property
+    def access(self) -> Access:
+        """Who may do what."""
+        return self.views.access
 
     @property
     def connections(self) -> Connections:
@@ -72,7 +92,7 @@ class _Wrong(Exception):
 
 
 class TopicResource(Resource):
-    """One topic, for those who want to hear of it."""
+    """One topic, for those who want to hear of it, or to publish to it."""
 
     isLeaf = True
 
@@ -82,46 +102,114 @@ class TopicResource(Resource):
         self._name = name
 
     def render(self, request: Any) -> int:
-        """Subscribe by the transport that the request is made for."""
-        origin = request.getHeader(b"origin")
-        if origin is not None and is_topic(request.path):
-            # The guard, which knows topics by this test as well, has let it in; now the browser
-            # may show the page what it gets.
-            request.setHeader(b"access-control-allow-origin", origin)
-            request.setHeader(b"vary", b"origin")
+        """Subscribe by the transport that the request is made for, or publish."""
+        self._allow_page(request)
+        if self._door.connections.closing is not None:
+            request.site.count_refusal(503)
+            write_response(request, _GOING_AWAY)
+            return NOT_DONE_YET
+        if request.method == b"OPTIONS" and request.header(b"access-control-request-method"):
+            write_response(request, Response(204, self._preflight()))
+            return NOT_DONE_YET
         try:
-            question = self._read(request)
+            return self._serve(request)
         except _Wrong as wrong:
             write_response(request, json_refusal(400, str(wrong), wrong.where))
-            return NOT_DONE_YET
-        if asks_for_websocket(request.requestHeaders):
+        except Denied as denied:
+            request.site.count_refusal(denied.status)
+            answer = json_refusal(denied.status, str(denied), "token", challenge(denied))
+            write_response(request, answer)
+        return NOT_DONE_YET
+
+    def _serve(self, request: Any) -> int:
+        topic, access = self._read_topic(), self._door.access
+        websocket = asks_for_websocket(request.requestHeaders)
+        if request.method == b"POST" and access.keys and not websocket:
+            publisher = access.publisher(read_token(request), topic)
+            return TopicPublish(self._door.publish, topic, publisher.subject).render(request)
+        identity = access.subscriber(read_token(request) if access.keys else None, topic)
+        question = self._read(request, topic)
+        if websocket:
             after = None if question.after is None else str(question.after)
-            parameters = {"topic": question.topic, "after": after}
-            match = Match(listen, parameters, Handshakes.REQUIRED)
-            return ViewResource(self._door.views, match, f"/topics/{self._name}").render(request)
+            parameters = {"topic": topic, "after": after}
+            match = Match(self._door.listener, parameters, Handshakes.REQUIRED)
+            view = ViewResource(self._door.views, match, f"/topics/{topic}", identity)
+            return view.render(request)
         if request.method != b"GET":
-            allow = {"Allow": "GET"}
+            allow = {"Allow": self._methods}
             error = "a topic is subscribed to with GET here; publish at the control door"
             write_response(request, json_refusal(405, error, "method", allow))
         elif b"text/event-stream" in (request.getHeader(b"accept") or b"").lower():
             stream = EventStream(request, self._door.keep_alives, self._door.max_buffered)
-            self._start(request, stream, question)
+            self._start(request, stream, question, identity)
         else:
-            self._start(request, LongPoll(request, self._door.clock, question.wait), question)
+            poll = LongPoll(request, self._door.clock, question.wait)
+            self._start(request, poll, question, identity)
         return NOT_DONE_YET
 
-    def _start(self, request: Any, subscriber: EventStream | LongPoll, question: _Question) -> None:
+    @property
+    def _methods(self) -> str:
+        return "GET, POST" if self._door.access.keys else "GET"
+
+    def _allow_page(self, request: Any) -> None:
+        """Let the browser show a page of another origin what it gets.
+
+        The guard, which knows topics by this test as well, has let it in.
+        """
+        origin = request.getHeader(b"origin")
+        if origin is not None and is_topic(request.path):
+            request.setHeader(b"access-control-allow-origin", origin)
+            request.setHeader(b"access-control-expose-headers", b"Retry-After, WWW-Authenticate")
+            request.setHeader(b"vary", b"origin")
+
+    def _preflight(self) -> dict[str, str]:
+        """What a browser asks before it lets a page send such a request (WHATWG Fetch §3.2.2)."""
+        return {
+            "Access-Control-Allow-Methods": self._methods,
+            "Access-Control-Allow-Headers": _PAGE_HEADERS,
+            "Access-Control-Max-Age": "600",
+        }
+
+    def _start(
+        self,
+        request: Any,
+        subscriber: EventStream | LongPoll,
+        question: _Question,
+        identity: Identity | None,
+    ) -> None:
         connections = self._door.connections
+
+        ledger, transport = self._door.views.metrics.traffic, subscriber.transport
 
         def ended(_: object) -> None:
             subscriber.forget()
             connections.lost(subscriber)
+            ledger.ended(transport, subscriber.traffic)
+            if isinstance(subscriber, EventStream):
+                now = self._door.clock.seconds()
+                log_ended(connection, subscriber.ending, subscriber.traffic, now)
 
-        connections.opened(subscriber)
+        subject = None if identity is None else identity.subject
+        connection = connections.opened(
+            subscriber, peer=request.peer, path=path_of(request), subject=subject
+        )
+        if identity is not None:
+            connections.end_at(subscriber, self._door.access.ends(identity))
+        ledger.opened(transport, subscriber.traffic)
+        request.connection = connection.id
+        if isinstance(subscriber, EventStream):
+            request.has_access_line = False
+            log_opened(connection)
         request.notifyFinish().addBoth(ended)
         subscriber.start(self._door.hub, question.topic, question.after)
 
-    def _read(self, request: Any) -> _Question:
+    def _read_topic(self) -> str:
+        try:
+            return check_topic(self._name)
+        except ValueError as error:
+            raise _Wrong("topic", error) from None
+
+    def _read(self, request: Any, topic: str) -> _Question:
         # The header first: a browser that comes back by itself asks at the same URL again.
         where, given = (
             "Last-Event-ID",
@@ -129,10 +217,6 @@ class TopicResource(Resource):
         )
         if not given:
             where, given = "after", _argument(request, b"after") or ""
-        try:
-            topic = check_topic(self._name)
-        except ValueError as error:
-            raise _Wrong("topic", error) from None
         try:
             id = Id.parse(given) if given else None
         except ValueError as error:

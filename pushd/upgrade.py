@@ -11,13 +11,17 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from pushd.access import Access, Denied
 from pushd.admission import Ticket
 from pushd.answers import refusal, write_answer, write_failure, write_response
+from pushd.bearer import challenge, read_token
 from pushd.channel import path_of
-from pushd.connections import Connections
+from pushd.connections import Connection, Connections
 from pushd.conversation import Conversation, Stage, ThreadsBusy, is_cancellation
+from pushd.gateway import LateAnswer
 from pushd.handshake import Handshake, Refused, asks_for_websocket, read_handshake
 from pushd.hub import Hub
+from pushd.identity import Identity
 from pushd.messages import INTERNAL_ERROR, NORMAL
 from pushd.metrics import Metrics
 from pushd.outbox import unsent
@@ -25,7 +29,8 @@ from pushd.protocol import PushFactory, PushProtocol
 from pushd.publisher import Publisher
 from pushd.routes import Match
 from pushd.static import StaticFiles
-from pushd.views import Handshakes, Request, View, name_of
+from pushd.views import Handshakes, Request, View, name_of, needs_token
+from pushd.visits import log_ended, log_opened
 from pushd.websocket import WebSocket
 
 _log = Logger()
@@ -34,15 +39,16 @@ _log = Logger()
 _REFUSED_HEADERS = {426: {"Sec-WebSocket-Version": "13"}, 503: {"Retry-After": "5"}}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ViewDoor:
     """What it takes to serve views.
 
-    :param max_buffered: bytes that may wait for a peer that does not read.
+    :param max_buffered: bytes that may wait for a peer that does not read; a reload changes it.
     """
 
     clock: IReactorTime
     stage: Stage
+    access: Access
     factory: PushFactory
     connections: Connections
     files: StaticFiles
@@ -53,19 +59,31 @@ class ViewDoor:
 
 
 class ViewResource(Resource):
-    """A view at a URL: runs it for a request, and writes what it answers."""
+    """A view at a URL: runs it for a request, and writes what it answers.
+
+    :param identity: who asks, where that is known already.
+    """
 
     isLeaf = True
 
-    def __init__(self, door: ViewDoor, match: Match, path: str) -> None:
+    def __init__(
+        self, door: ViewDoor, match: Match, path: str, identity: Identity | None = None
+    ) -> None:
         super().__init__()
         self._door = door
         self._match = match
         self._path = path
+        self._identity = identity
 
     def render(self, request: Any) -> int:
         """Start the view, or refuse what it does not take."""
         view, _, handshakes = self._match
+        try:
+            self._identity = self._identity or self._identify(request)
+        except Denied as denied:
+            request.site.count_refusal(denied.status)
+            write_response(request, refusal(denied.status, str(denied), challenge(denied)))
+            return NOT_DONE_YET
         if asks_for_websocket(request.requestHeaders):
             try:
                 handshake = read_handshake(
@@ -91,6 +109,16 @@ class ViewResource(Resource):
             _Meeting(self._door, view, request).answer(self._ask(request))
         return NOT_DONE_YET
 
+    def _identify(self, request: Any) -> Identity | None:
+        """Who asks. A token is of no interest that is not good, unless the view needs one."""
+        access = self._door.access
+        if needs_token(self._match.view):
+            return access.require(read_token(request))
+        try:
+            return access.identify(read_token(request))
+        except Denied:
+            return None
+
     def _ask(self, request: Any) -> dict[str, Any]:
         """What a view may want to know of a request."""
         return {
@@ -104,6 +132,7 @@ class ViewResource(Resource):
             "query_string": request.uri.partition(b"?")[2].decode("latin-1"),
             "parameters": self._match.parameters,
             "raw_headers": request.requestHeaders,
+            "identity": self._identity,
         }
 
 
@@ -119,9 +148,10 @@ class _Meeting:
         self._path = path_of(request)
         self._websocket: WebSocket | None = None
         self._conversation: Conversation | None = None
+        self._identity: Identity | None = None
+        self._connection: Connection | None = None
         # The connection, once it is a WebSocket's.
         self._transport: Any = None
-        self._opened = 0.0
         self._tickets: list[Ticket] = []
         self.subprotocols: tuple[str, ...] = ()
 
@@ -131,6 +161,7 @@ class _Meeting:
 
     def upgrade(self, asked: dict[str, Any], handshake: Handshake) -> None:
         """Serve a WebSocket, once the view wants it open."""
+        self._identity = asked["identity"]
         self._handshake = handshake
         self.subprotocols = handshake.subprotocols
         self._websocket = WebSocket(
@@ -144,7 +175,7 @@ class _Meeting:
         """Answer 101 and hand the connection over to Autobahn."""
         request, self._http = self._http, None
         channel = request.channel
-        channel.forget()
+        channel.hand_over()
         transport, channel.transport = channel.transport, None
         self._transport = transport
         # The connection's place, and the client's behind a proxy, go over to the WebSocket.
@@ -155,13 +186,19 @@ class _Meeting:
         # and those that it will when this is called from within its own parsing.
         protocol.dataReceived(b"".join(channel._dataBuffer))
         channel.rawDataReceived = protocol.dataReceived
-        self._opened = self._door.clock.seconds()
         connections = self._door.connections
-        connections.opened(websocket)
+        identity = self._identity
+        subject = None if identity is None else identity.subject
+        self._connection = connections.opened(
+            websocket, peer=self._peer, path=self._path, subject=subject
+        )
+        if identity is not None:
+            connections.end_at(websocket, self._door.access.ends(identity))
+        self._door.metrics.traffic.opened("websocket", protocol.traffic)
         if connections.closing is not None:
             # The view took its time, and the daemon stops by now: goodbye is all there is to say.
             self._door.clock.callLater(0, websocket.close_with, connections.closing)
-        _log.info("{peer} {path} opened", peer=self._peer, path=self._path)
+        log_opened(self._connection)
         return protocol
 
     def _is_full(self) -> bool:
@@ -186,9 +223,13 @@ class _Meeting:
             write_answer(self._http, answer, self._door.files)
             self._forget_websocket()
         elif self._websocket is not None:
+            if isinstance(answer, LateAnswer):
+                self._websocket.close_with(answer.closing)
+                return
             if answer is not None:
                 _log.warn(
                     "{view} returned an answer after it had opened its WebSocket: nobody gets it",
+                    event="answer_lost",
                     view=name_of(self._view),
                 )
             self._websocket.close_with(NORMAL)
@@ -197,9 +238,12 @@ class _Meeting:
         """Make an error the end of the meeting."""
         gone = self._http is None and (self._websocket is None or self._websocket.is_closed())
         if not (gone and is_cancellation(failure)):
+            self._door.metrics.view_errors.inc()
             _log.failure(
                 "{view} failed at {path} for {peer}",
                 failure=failure,
+                event="view_failed",
+                connection=self._connection and self._connection.id,
                 view=name_of(self._view),
                 path=self._path,
                 peer=self._peer,
@@ -226,16 +270,11 @@ class _Meeting:
 
     def _lost(self, protocol: PushProtocol) -> None:
         """Take note that the WebSocket's connection is gone."""
-        assert self._websocket is not None
+        assert self._websocket is not None and self._connection is not None  # It was opened.
         self._door.connections.lost(self._websocket)
         for ticket in self._tickets:
             ticket.leave()
-        self._door.metrics.count_closed(protocol._code)
-        _log.info(
-            "{peer} {path} closed {code} after {seconds:.3f} s{reason}",
-            peer=self._peer,
-            path=self._path,
-            code=protocol._code,
-            reason=protocol._reason,
-            seconds=self._door.clock.seconds() - self._opened,
-        )
+        ending, traffic = protocol._ending, protocol.traffic
+        self._door.metrics.count_closed(ending.code)
+        self._door.metrics.traffic.ended("websocket", traffic)
+        log_ended(self._connection, ending, traffic, self._door.clock.seconds())

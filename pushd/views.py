@@ -14,6 +14,8 @@ from twisted.web.http_headers import Headers
 from werkzeug.datastructures import ImmutableMultiDict
 from werkzeug.sansio.http import parse_cookie
 
+from pushd.identity import Identity
+
 # A view is called with a Request. What it may return is told in Answer; an async view returns
 # a coroutine of that. Its exact type would refuse the blocking views that are annotated with
 # nothing at all, as the ones that people port are.
@@ -66,7 +68,8 @@ class Request:
     #: Where time comes from: for PushSchedule, ``task.deferLater`` and the like.
     clock: IReactorTime
     #: What stands behind the ``?``, as it came.
-    query_string: str = ""
+    #: (A token may be in it, so it is not shown with the rest.)
+    query_string: str = field(default="", repr=False)
     #: The named parts of the path: ``{"room": "café"}`` for ``/chat/<room>/``.
     parameters: Mapping[str, Any] = field(default_factory=dict)
     #: The body of a POST; empty with a WebSocket.
@@ -78,6 +81,8 @@ class Request:
     websocket: Any = None
     #: What ``publish`` goes to. (Of a type that suits the view, as with ``websocket``.)
     publisher: Any = field(default=None, repr=False)
+    #: Who asks, as a token says that is good; None without one.
+    identity: Identity | None = None
     raw_headers: Headers = field(default_factory=Headers, repr=False)
 
     def is_websocket(self) -> bool:
@@ -152,30 +157,46 @@ def page(name: str) -> Page:
 
 def accept_websocket(view: AnyView) -> AnyView:
     """Let a view serve WebSockets beside plain HTTP, where ``request.websocket`` is None."""
-    return _decorate(view, Handshakes.ACCEPTED)
+    return _decorate(view, "pushd_handshakes", Handshakes.ACCEPTED)
 
 
 def require_websocket(view: AnyView) -> AnyView:
     """Let a view serve WebSockets only: plain HTTP gets 426 (RFC 9110 §15.5.22)."""
-    return _decorate(view, Handshakes.REQUIRED)
+    return _decorate(view, "pushd_handshakes", Handshakes.REQUIRED)
 
 
-def _decorate(view: AnyView, handshakes: Handshakes) -> AnyView:
+def require_token(view: AnyView) -> AnyView:
+    """Let only those have a view who come with a good token: others get 401 (RFC 6750 §3).
+
+    The view finds out who it is in ``request.identity``. Where no ``--token-key`` is given, nobody
+    has a good one.
+    """
+    return _decorate(view, "pushd_token", True)
+
+
+def _decorate(view: AnyView, name: str, value: object) -> AnyView:
     if isinstance(view, type) or not hasattr(view, "__dict__"):
         raise TypeError(f"a view is a function or an object that can be called, not {view!r}")
-    view.__dict__["pushd_handshakes"] = handshakes
+    view.__dict__[name] = value
     return view
 
 
 def handshakes_of(view: View) -> Handshakes:
     """What a view has been decorated to do with a handshake."""
-    while isinstance(view, partial) and "pushd_handshakes" not in view.__dict__:
+    handshakes = _decoration(view, "pushd_handshakes")
+    return handshakes if isinstance(handshakes, Handshakes) else Handshakes.REFUSED
+
+
+def needs_token(view: View) -> bool:
+    """Whether a view has been decorated to be for those only who have a token."""
+    return _decoration(view, "pushd_token") is True
+
+
+def _decoration(view: View, name: str) -> object:
+    while isinstance(view, partial) and name not in view.__dict__:
         view = view.func
-    for decorated in (view, type(view).__call__):
-        handshakes = getattr(decorated, "pushd_handshakes", None)
-        if isinstance(handshakes, Handshakes):
-            return handshakes
-    return Handshakes.REFUSED
+    found = getattr(view, name, None)
+    return found if found is not None else getattr(type(view).__call__, name, None)
 
 
 def name_of(view: View) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, NoReturn, Protocol
@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from pushd.feeds import V1, Feed, JsonFeed
 from pushd.hub import Hub
 from pushd.messages import NORMAL, Closing, Id, check_topic
+from pushd.traffic import Traffic
 
 # The inbox holds so many bytes beside its number of messages, or 64 messages of the largest
 # size would be 64 MiB a connection.
@@ -38,6 +39,10 @@ class Wire(Protocol):
     @property
     def window_bits(self) -> int:
         """How far back deflate may look in a frame, as a power of two; 0: frames are plain."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What went over it, for whoever writes past it to add to."""
 
     def close(self, closing: Closing) -> None:
         """Send the Close frame and see to it that the connection ends in time."""
@@ -91,6 +96,8 @@ class WebSocket:
     :param is_full: whether more waits for the peer than may.
     """
 
+    transport = "websocket"
+
     def __init__(
         self,
         offer: Offer,
@@ -105,15 +112,16 @@ class WebSocket:
         self._clock = clock
         self._hub = hub
         self._feeds: dict[str, Feed] = {}
-        # Those that have more to send than there was room for.
-        self._waiting_feeds: OrderedDict[Feed, None] = OrderedDict()
+        # Those that have more to send than there was room for, in the order in which they asked.
+        self._waiting_feeds: dict[Feed, None] = {}
         self._capacity = inbox
         self._state = _State.OFFERED
         self._subprotocol: str | None = None
         self._wire: Wire | None = None
         self._owner: Owner | None = None
         self._ended: Callable[[], object] | None = None
-        self._inbox: deque[str | bytes] = deque()
+        # A deque from the first message on that has to wait: an empty one takes half a KiB.
+        self._inbox: deque[str | bytes] | tuple[()] = ()
         self._inbox_bytes = 0
         self._reading_paused = False
         self.is_writing_paused = False
@@ -329,6 +337,8 @@ class WebSocket:
             waiter, self._waiter = self._waiter, None
             waiter.callback(message)
             return
+        if isinstance(self._inbox, tuple):
+            self._inbox = deque()
         self._inbox.append(message)
         self._inbox_bytes += len(message)
         if self._wire is not None and not self._reading_paused and self._is_inbox_full():
@@ -345,8 +355,13 @@ class WebSocket:
         while self._senders and not self.is_writing_paused:
             self._senders.pop(0).callback(None)
         while self._waiting_feeds and not self.is_writing_paused:
-            # It comes to the end of the line if there is not room enough for all it has.
-            self._waiting_feeds.popitem(last=False)[0].resume()
+            waiting, self._waiting_feeds = self._waiting_feeds, {}
+            while waiting and not self.is_writing_paused:
+                feed = next(iter(waiting))
+                del waiting[feed]
+                # It comes to the end of the line if there is not room enough for all it has.
+                feed.resume()
+            self._waiting_feeds = waiting | self._waiting_feeds
 
     def conversation_ended(self) -> None:
         """Take note that one side has closed: no message comes or goes any more."""
@@ -382,6 +397,7 @@ class WebSocket:
             self._hub.flush()
 
     def _take(self) -> str | bytes:
+        assert isinstance(self._inbox, deque)
         message = self._inbox.popleft()
         self._inbox_bytes -= len(message)
         if self._reading_paused and self._is_inbox_half_empty() and self._wire:

@@ -6,16 +6,29 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from socket import socket
 from threading import Condition, Thread
 from time import monotonic
 from types import TracebackType
 
 TWISTD = Path(sys.executable).with_name("twistd")
 
-# Where a daemon listens unless a test says otherwise: a free port, and nothing private.
-DEFAULTS = {"--listen": "tcp:0:interface=127.0.0.1", "--control": "none"}
+# Where a daemon listens unless a test says otherwise: a free port, and nothing private. And it
+# stops without taking its time.
+DEFAULTS = {"--listen": "tcp:0:interface=127.0.0.1", "--control": "none", "--drain": "0"}
+
+# Does what systemd does: the sockets begin at descriptor 3, and are for this process alone.
+_ACTIVATE = """
+import os, sys
+descriptors = [int(number) for number in sys.argv[1].split(",")]
+high = [os.dup2(one, 100 + at) for at, one in enumerate(descriptors)]
+for at, one in enumerate(high):
+    os.dup2(one, 3 + at)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class DaemonProcess:
@@ -23,11 +36,21 @@ class DaemonProcess:
 
     ``args`` are further options; one of them takes the place of its default in ``DEFAULTS``. The
     daemon runs in ``directory``, and has ``patience`` seconds for each thing that is waited for.
+    ``environment`` is what it has beside ours; ``sockets`` are passed to it by their names, as
+    systemd passes them.
     """
 
     def __init__(
-        self, args: Sequence[str] = (), *, directory: Path, patience: float = 20.0
+        self,
+        args: Sequence[str] = (),
+        *,
+        directory: Path,
+        patience: float = 20.0,
+        environment: Mapping[str, str] | None = None,
+        sockets: Mapping[str, socket] | None = None,
     ) -> None:
+        self._environment = dict(environment or {})
+        self._sockets = dict(sockets or {})
         self._command = [str(TWISTD), "-n", "--pidfile=", "pushd"]
         for option, value in DEFAULTS.items():
             if not any(arg == option or arg.startswith(f"{option}=") for arg in args):
@@ -78,10 +101,19 @@ class DaemonProcess:
     def start(self) -> None:
         """Start the process, without waiting for its doors to open."""
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment |= self._environment
+        command = self._command
+        descriptors = [one.fileno() for one in self._sockets.values()]
+        if descriptors:
+            environment["LISTEN_FDS"] = str(len(descriptors))
+            environment["LISTEN_FDNAMES"] = ":".join(self._sockets)
+            numbers = ",".join(map(str, descriptors))
+            command = [sys.executable, "-c", _ACTIVATE, numbers, *command]
         self._process = subprocess.Popen(
-            self._command,
+            command,
             cwd=self._directory,
             env=environment,
+            pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -121,8 +153,7 @@ class DaemonProcess:
     def stop(self) -> int:
         """Ask the process to end, wait for it, and give its exit code.
 
-        That code is ``-SIGTERM`` when all went well: ``twistd`` stops in order, and then ends
-        itself by the signal that it got. Stopping what has ended gives its code again.
+        That code is 0 when all went well. Stopping what has ended gives its code again.
         """
         if self._started.poll() is None:
             self._started.terminate()

@@ -123,6 +123,18 @@ class AdmissionTests(SynchronousTestCase):
         self.connect(*["10.0.0.1"] * 5)
         self.assertIsNotNone(self.admission.visit("192.0.2.1"))
 
+    def test_resize(self) -> None:
+        """Other numbers count for those who come; nobody has to leave."""
+        admission = Admission(connections=1, per_address=1, proxies=Proxies())
+        self.assertIsNotNone(admission.connect("10.0.0.1"))
+        admission.resize(connections=3, per_address=2)
+        self.assertIsNotNone(admission.connect("10.0.0.1"))
+        self.assertIsNone(admission.connect("10.0.0.1"))
+        self.assertIsNotNone(admission.connect("10.0.0.2"))
+        admission.resize(connections=1, per_address=1)
+        self.assertEqual(len(admission), 3)
+        self.assertIsNone(admission.connect("10.0.0.3"))
+
     def test_no_memory(self) -> None:
         """Nothing is kept of an address that has left, or that was turned away."""
         for number in range(1000):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -14,8 +17,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import INTERNAL_SERVER_ERROR, HTTPChannel
 from twisted.web.resource import Resource
 from twisted.web.static import Data
+from twisted.web.test.requesthelper import DummyChannel
 
-from pushd.channel import peer_name
+from pushd.channel import ChannelRequest, peer_name
 from pushd.protocol import Limits
 from pushd.proxies import Proxies
 from pushd.routes import Routes
@@ -188,10 +192,38 @@ class LogTests(ChannelTestCase):
 
     def test_access_line(self) -> None:
         """Each answer is one line: peer, method, path, status and length; never the query."""
-        self.assertEqual(self.lines(GET), ["127.0.0.1:50001 GET /hello/ 200 5"])
+        self.assertEqual(self.lines(GET), ["127.0.0.1:50001 GET /hello/ 200 5 after 0.000 s"])
         self.assertEqual(
             self.lines(request("POST /nothing?token=secret HTTP/1.1", "Host: a")),
-            [f"127.0.0.1:50001 POST /nothing 404 {len(self.get('/nothing').body)}"],
+            [f"127.0.0.1:50001 POST /nothing 404 {len(self.get('/nothing').body)} after 0.000 s"],
+        )
+
+    def test_duration(self) -> None:
+        """The line says how long the answer took from the last byte of the request on."""
+        peer = self.send(request("GET /slow/ HTTP/1.1", "Host: a")[:-1])
+        peer.advance(1)
+        with capturedLogs() as events:
+            peer.send(b"\n")
+            peer.advance(1.5)
+            self.answers[0].callback("done")
+        self.assertEqual(said(events), ["127.0.0.1:50001 GET /slow/ 200 4 after 1.500 s"])
+        fields = events[-1]
+        self.assertEqual((fields["event"], fields["seconds"]), ("request", 1.5))
+
+    def test_left(self) -> None:
+        """Who leaves before the answer has a line, too; who leaves after it has no second one."""
+        peer = self.send(request("GET /slow/ HTTP/1.1", "Host: a"))
+        peer.advance(2)
+        with capturedLogs() as events:
+            peer.vanish()
+            self.send(GET).vanish()
+            self.send(GET[:-1]).vanish()
+        self.assertEqual(
+            said(events),
+            [
+                "127.0.0.1:50001 GET /slow/ left unanswered after 2.000 s",
+                "127.0.0.1:50001 GET /hello/ 200 5 after 0.000 s",
+            ],
         )
 
     def test_escaped(self) -> None:
@@ -211,7 +243,7 @@ class LogTests(ChannelTestCase):
     def test_websocket(self) -> None:
         """A WebSocket has no access line, but two of its own."""
         lines = self.lines(handshake("/hello/"))
-        self.assertEqual(lines, ["127.0.0.1:50001 /hello/ opened"])
+        self.assertEqual(lines, ["#1 127.0.0.1:50001 /hello/ opened"])
 
     def test_names(self) -> None:
         """An address reads as in a URL; a Unix socket has none."""
@@ -223,7 +255,7 @@ class LogTests(ChannelTestCase):
         """A client of a Unix socket is one of this machine, whoever it is."""
         with capturedLogs() as events:
             UnixTransport(self.daemon).receive(GET)
-        self.assertEqual(said(events), ["unix GET /hello/ 200 5"])
+        self.assertEqual(said(events), ["unix GET /hello/ 200 5 after 0.000 s"])
         self.assertEqual(self.requests[0].peer, "unix")
 
 
@@ -648,7 +680,7 @@ class PlacesTests(ChannelTestCase):
             raise ZeroDivisionError(line)
 
         peer.server.protocol.lineReceived = fail
-        peer.send(GET)
+        peer.send(request("OPTIONS / HTTP/1.1", "Host: a"))
         self.assertIn(" 400 ", peer.head)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
@@ -682,7 +714,7 @@ class ProxyTests(ChannelTestCase):
             self.ask("/hello/", "X-Forwarded-For: 192.0.2.7", "X-Forwarded-Proto: https")
         self.assertEqual(self.requests[0].peer, "192.0.2.7")
         self.assertEqual(self.requests[0].scheme, "https")
-        self.assertEqual(said(events), ["192.0.2.7 GET /hello/ 200 5"])
+        self.assertEqual(said(events), ["192.0.2.7 GET /hello/ 200 5 after 0.000 s"])
 
     def test_proxy_itself(self) -> None:
         """A request of the proxy's own is from the proxy."""
@@ -766,6 +798,29 @@ class GuardTests(ChannelTestCase):
         )
 
 
+class ShownTests(SynchronousTestCase):
+    """What a request looks like to who comes to show it, in an error's text perhaps."""
+
+    def test_shown(self) -> None:
+        """Its path is told, and not its query, in which there may be a token."""
+        shown: list[str] = []
+
+        class Shown(Resource):
+            isLeaf = True
+
+            def render_GET(self, request: Any) -> bytes:
+                shown.append(repr(request))
+                return b""
+
+        async def view(request: Request) -> Resource:
+            return Shown()
+
+        with Daemon({"/a/<b>": view}) as daemon:
+            daemon.get("/a/b?token=secret")
+        self.assertEqual(shown, ["<ChannelRequest /a/b>"])
+        self.assertEqual(repr(ChannelRequest(DummyChannel())), "<ChannelRequest not read yet>")
+
+
 class DoorTests(SynchronousTestCase):
     def test_no_clock_that_ticks(self) -> None:
         """A door that opens and closes has no log file, and no date to keep for it."""
@@ -774,3 +829,42 @@ class DoorTests(SynchronousTestCase):
         door.doStart()
         self.assertEqual(daemon.pending_calls, [])
         door.doStop()
+
+
+class ShortWayTests(SynchronousTestCase):
+    """A whole head at once is read as one that comes in pieces."""
+
+    def answer(self, *pieces: bytes) -> tuple[bytes, bool]:
+        """What a daemon says to a request in pieces, but for the time, and whether it stays."""
+
+        async def tell(request: Request) -> str:
+            return f"{request.method} {request.path} {request.query_string} {[*request.headers]}"
+
+        peer = Peer(Daemon({"/": tell}))
+        for piece in pieces:
+            peer.send(piece)
+        return re.sub(rb"Date: .*\r\n", b"", peer.received), peer.lost is None
+
+    @settings(deadline=None, derandomize=True, max_examples=300)
+    @given(
+        st.sampled_from(["GET", "HEAD", "get", "POST"]),
+        st.sampled_from(["/", "/?a=b", "*", "//", "http://a/", "/\x7f", "/a b", "", "/é"]),
+        st.sampled_from(["HTTP/1.1", "HTTP/1.0", "HTTP/1.1 ", "HTTP/2"]),
+        st.lists(
+            st.tuples(
+                st.sampled_from(
+                    ["Host", "host", "X", "X-é", "Content-Length", "Connection", "Expect", " X", ""]
+                ),
+                st.sampled_from([":", ": ", ":\t", "", " :"]),
+                st.sampled_from(["a", "0", "2", "close", "x\x00", "x\ry", "é", "", "100-continue"]),
+            ),
+            max_size=4,
+        ),
+    )
+    def test_same(
+        self, method: str, target: str, version: str, fields: list[tuple[str, str, str]]
+    ) -> None:
+        """Whatever the head holds, the answer is the same."""
+        lines = [f"{method} {target} {version}", *("".join(field) for field in fields), "", ""]
+        head = "\r\n".join(lines).encode("latin-1")
+        self.assertEqual(self.answer(head), self.answer(head[:1], head[1:]))

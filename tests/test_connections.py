@@ -7,8 +7,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.connections import Connections
-from pushd.messages import GOING_AWAY, NORMAL, Closing
+from pushd.drain import Drain
+from pushd.messages import GOING_AWAY, NORMAL, TOKEN_EXPIRED, Closing
 from pushd.testing import Daemon
+from pushd.traffic import Traffic
 from pushd.views import Request, accept_websocket
 from pushd.websocket import WebSocket
 
@@ -30,6 +32,7 @@ class Line:
 
     push = send
     window_bits = 0
+    traffic = Traffic()
 
     def push_frames(self, frames: bytes) -> None:
         """Let them go: nobody subscribes here."""
@@ -50,7 +53,8 @@ class ConnectionsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Keep no connections at first."""
-        self.connections = Connections()
+        self.clock = Clock()
+        self.connections = Connections(self.clock)
 
     def open(self) -> tuple[WebSocket, Line]:
         """Open one more."""
@@ -78,14 +82,62 @@ class ConnectionsTests(SynchronousTestCase):
         self.lose(second)
         self.assertEqual(len(self.connections), 0)
 
+    def test_ids(self) -> None:
+        """Ids count up, are never given twice, and stay with whom they were given."""
+        websockets = [WebSocket(Line(), Clock()) for _ in range(3)]
+        opened = [self.connections.opened(websocket) for websocket in websockets]
+        self.assertEqual([one.id for one in opened], [1, 2, 3])
+        self.assertIs(self.connections.opened(websockets[1]), opened[1])
+        self.connections.lost(websockets[1])
+        self.assertEqual([one.id for one in self.connections], [1, 3])
+        self.assertEqual(self.connections.opened(websockets[1]).id, 4)
+        self.assertIs(self.connections.get(3), opened[2])
+        self.assertIsNone(self.connections.get(2))
+
+    def test_record(self) -> None:
+        """What is known of a connection is kept with it."""
+        self.clock.advance(7)
+        websocket = WebSocket(Line(), Clock())
+        opened = self.connections.opened(websocket, peer="a:1", path="/x", subject="u")
+        self.clock.advance(1)
+        self.assertIs(opened.visitor, websocket)
+        self.assertEqual((opened.peer, opened.path, opened.subject), ("a:1", "/x", "u"))
+        self.assertEqual((opened.since, opened.visitor.transport), (7, "websocket"))
+
+    def test_end(self) -> None:
+        """Who came with a token is closed when it runs out; a fresh one moves that."""
+        (first, line), (second, other) = self.open(), self.open()
+        self.connections.end_at(first, 10)
+        self.connections.end_at(second, 10)
+        self.connections.end_at(second, 20)
+        self.clock.advance(10)
+        self.assertEqual((line.closings, other.closings), ([TOKEN_EXPIRED], []))
+        self.lose(first)
+        self.clock.advance(10)
+        self.assertEqual((line.closings, other.closings), ([TOKEN_EXPIRED], [TOKEN_EXPIRED]))
+
+    def test_end_of_who_left(self) -> None:
+        """Who has left is not closed later, and leaves no timer."""
+        websocket, line = self.open()
+        self.connections.end_at(websocket, 10)
+        self.lose(websocket)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.connections.end_at(websocket, 10)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(line.closings, [])
+
+    def close_all(self, closing: Closing) -> Deferred[None]:
+        """Close everybody at once."""
+        return Drain(Clock(), self.connections, lambda: 0.0).start(closing, 0)
+
     def test_close_none(self) -> None:
         """With nobody there, all are gone at once."""
-        self.successResultOf(self.connections.close_all(GOING_AWAY))
+        self.successResultOf(self.close_all(GOING_AWAY))
 
     def test_close_all(self) -> None:
         """Each is told the same goodbye; it is over when the last connection is gone."""
         opened = [self.open() for _ in range(3)]
-        gone = self.connections.close_all(GOING_AWAY)
+        gone = self.close_all(GOING_AWAY)
         for websocket, line in opened:
             self.assertEqual(line.closings, [GOING_AWAY])
             self.assertTrue(websocket.is_closed())
@@ -97,7 +149,7 @@ class ConnectionsTests(SynchronousTestCase):
     def test_close_twice(self) -> None:
         """Who asks a second time is told as well, and nobody hears goodbye twice."""
         websocket, line = self.open()
-        gone = [self.connections.close_all(closing) for closing in (GOING_AWAY, NORMAL)]
+        gone = [self.close_all(closing) for closing in (GOING_AWAY, NORMAL)]
         self.assertEqual(line.closings, [GOING_AWAY])
         self.lose(websocket)
         for each in gone:
@@ -107,7 +159,7 @@ class ConnectionsTests(SynchronousTestCase):
         """One that is closing already is waited for, and not closed again."""
         websocket, line = self.open()
         websocket.close(4000, "enough")
-        gone = self.connections.close_all(GOING_AWAY)
+        gone = self.close_all(GOING_AWAY)
         self.assertEqual(line.closings, [Closing(4000, "enough")])
         self.assertNoResult(gone)
         self.lose(websocket)
@@ -118,7 +170,7 @@ class ConnectionsTests(SynchronousTestCase):
         websocket, _ = self.open()
         self.lose(websocket)
         other, _ = self.open()
-        gone = self.connections.close_all(GOING_AWAY)
+        gone = self.close_all(GOING_AWAY)
         self.lose(other)
         self.successResultOf(gone)
         third, _ = self.open()

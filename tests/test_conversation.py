@@ -955,6 +955,8 @@ class NothingLeftTests(SynchronousTestCase):
 class Threads:
     """Threads for one view that never runs."""
 
+    busy = 0
+
     def __init__(self) -> None:
         self.views: list[View] = []
         self.finished: Deferred[Any] = Deferred()

@@ -75,10 +75,14 @@ class DeadlinesTests(SynchronousTestCase):
     def test_contains(self) -> None:
         """A key is in it from its start to its stop or its end."""
         self.assertNotIn("a", self.deadlines)
-        self.deadlines.start("a")
-        self.assertIn("a", self.deadlines)
+        self.assertEqual(len(self.deadlines), 0)
+        for _ in range(2):
+            self.deadlines.start("a")
+            self.assertIn("a", self.deadlines)
+            self.assertEqual(len(self.deadlines), 1)
         self.deadlines.stop("a")
         self.assertNotIn("a", self.deadlines)
+        self.assertEqual(len(self.deadlines), 0)
         self.deadlines.start("a")
         seen: list[bool] = []
         self.then = lambda key: seen.append(key in self.deadlines)

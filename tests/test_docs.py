@@ -17,19 +17,29 @@ from tempfile import TemporaryDirectory
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
+from django import urls
+from django.core.handlers.wsgi import WSGIHandler
+from django.db.models.signals import post_save
+from django.test import override_settings
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.client import Client, publish
+from pushd.django import WebSocket as DjangoWebSocket
 from pushd.messages import INTERNAL_ERROR, NORMAL, Closing
 from pushd.testing import Answer, Browser, Daemon
 from pushd.threads import BlockingWebSocket
+from pushd.tokens import read_token_keys
 from pushd.views import Request
 from pushd.websocket import WebSocket
+from tests import django_site
+from tests.blocking import Network
+from tests.keyring import secret_keys, token
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")]
 
 # What a fenced block may be. A new language is welcome; a block of Python that hides is not.
-LANGUAGES = {"python", "sh", "html", "js", "ini", "nginx", "text"}
+LANGUAGES = {"python", "sh", "html", "js", "ini", "nginx", "text", "toml"}
 
 
 class Block(NamedTuple):
@@ -333,6 +343,52 @@ class ViewsTests(SynchronousTestCase):
             self.assertEqual(_get(daemon, "/greet/ann/lee/").status, 404)
 
 
+class TokensTests(SynchronousTestCase):
+    """docs/tokens.md."""
+
+    @runs("docs/tokens.md: The token")
+    def test_make(self, names: Names) -> None:
+        """The token that a server makes opens what it says, and nothing else."""
+        with TemporaryDirectory() as folder:
+            key = Path(folder, "key")
+            key.write_bytes(b"0123456789abcdef" * 4 + b"\n")
+            given = names["make_token"](key, "ann")
+            keys = read_token_keys([str(key)])
+        identity = keys.identify(given, 0)
+        self.assertEqual((identity.subject, identity.subscribe), ("ann", ("users/ann",)))
+
+    @runs("docs/tokens.md: In a view")
+    def test_inbox(self, names: Names) -> None:
+        """A browser hears what is published to its own topic, and strangers do not get in."""
+        with Daemon(names["views"], token_keys=secret_keys()) as daemon:
+            ann, bob = (daemon.connect(f"/inbox/?token={token(name)}") for name in ("ann", "bob"))
+            ann.send("hello")
+            self.assertEqual((ann.messages, bob.messages), (["hello"], []))
+            refused = daemon.connect("/inbox/").refused
+            assert refused is not None
+            self.assertEqual(refused.status, 401)
+
+
+class CommandTests(SynchronousTestCase):
+    """docs/command.md."""
+
+    def setUp(self) -> None:
+        """Let the block find a daemon in memory."""
+        self.daemon = Daemon({})
+        self.addCleanup(self.daemon.stop)
+        defaults = dict(Client.__init__.__kwdefaults__ or {})
+        defaults["connect"] = Network(self.daemon).connect
+        self.patch(Client.__init__, "__kwdefaults__", defaults)
+
+    @runs("docs/command.md: From Python")
+    def test_publish(self, names: Names) -> None:
+        """The one line publishes."""
+        said = self.daemon.request("GET", "/topics/news", control=True)
+        assert said is not None
+        self.assertEqual(json.loads(said.body)["history"], 1)
+        self.assertIs(names["publish"], publish)
+
+
 class FromDwebsocketTests(SynchronousTestCase):
     """docs/from-dwebsocket.md."""
 
@@ -384,6 +440,82 @@ class FromDwebsocketTests(SynchronousTestCase):
             again.send("no JSON")
             self.assertEqual(again.closing, INTERNAL_ERROR)
         self.assertEqual(len(self.flushLoggedErrors(json.JSONDecodeError)), 1)
+
+
+class DjangoTests(SynchronousTestCase):
+    """docs/django.md."""
+
+    def serve(self, *views: Any) -> Daemon:
+        """Serve views of Django, each at its name."""
+        patterns = tuple(urls.path(f"{name}/", view) for name, view in views)
+        templates = {"numbers.html": "<p>numbers</p>"}
+        loaders = [("django.template.loaders.locmem.Loader", templates)]
+        backend = "django.template.backends.django.DjangoTemplates"
+        override = override_settings(
+            ROOT_URLCONF=patterns, TEMPLATES=[{"BACKEND": backend, "OPTIONS": {"loaders": loaders}}]
+        )
+        override.enable()
+        self.addCleanup(override.disable)
+        daemon = Daemon({}, wsgi=WSGIHandler())
+        self.addCleanup(daemon.stop)
+        return daemon
+
+    @runs("docs/django.md: Django, and any other WSGI application")
+    def test_numbers(self, names: Names) -> None:
+        """The view of dwebsocket's own example does what it did."""
+        daemon = self.serve(("numbers", names["numbers"]))
+        self.assertEqual(_get(daemon, "/numbers/").text, "<p>numbers</p>")
+        browser = daemon.connect("/numbers/")
+        browser.send('["1","2"]')
+        self.assertEqual(browser.messages, ["service message: 1", "service message: 2"])
+        browser.close()
+        self.assertEqual(browser.closing, NORMAL)
+
+    @runs("docs/django.md: Decorators and middleware")
+    def test_members(self, names: Names) -> None:
+        """Strangers are sent to the login, over HTTP; who is logged in gets in."""
+        django_site.prepare()
+        daemon = self.serve(
+            ("login", django_site.login),
+            ("inbox", names["inbox"]),
+            ("rooms/<room>", names["Room"].as_view()),
+        )
+        cookies = _get(daemon, "/login/").headers.get_all("Set-Cookie") or []
+        member = {"Cookie": "; ".join(cookie.partition(";")[0] for cookie in cookies)}
+        for place, said in (("/inbox/", "hello ann"), ("/rooms/a/", "welcome to a")):
+            stranger = daemon.connect(place).refused
+            assert stranger is not None
+            self.assertEqual(stranger.status, 302)
+            self.assertEqual(daemon.connect(place, headers=member).messages, [said])
+        answer = daemon.get("/rooms/a/", member)
+        assert answer is not None
+        self.assertEqual(answer.text, "a")
+
+    @runs("docs/django.md: Publishing")
+    def test_publish(self, names: Names) -> None:
+        """What is saved is told."""
+        django_site.prepare()
+        self.addCleanup(post_save.disconnect, names["tell"], sender="auth.User")
+        daemon = self.serve(("login", django_site.login))
+        self.assertEqual(_get(daemon, "/login/").status, 200)  # It notes the time of the login.
+        last = json.loads(_get(daemon, "/topics/users?wait=0").text)["id"]
+        first = last.replace(":1", ":0")
+        self.assertIn("ann was saved", _get(daemon, f"/topics/users?wait=0&after={first}").text)
+
+    @runs("docs/django.md: Without Django")
+    def test_application(self, names: Names) -> None:
+        """An application without any framework sends back what it hears."""
+        with Daemon({}, wsgi=names["application"]) as daemon:
+            self.assertIn("speaks WebSocket", _get(daemon, "/").text)
+            browser = daemon.connect("/")
+            browser.send("hello")
+            browser.close()
+            self.assertEqual((browser.messages, browser.closing), (["hello"], NORMAL))
+
+    def test_names(self) -> None:
+        """The table has everything that a view calls."""
+        names = find_table_names(read("docs/django.md"), "The WebSocket")
+        self.assertEqual(names, _public(DjangoWebSocket))
 
 
 class TestingTests(SynchronousTestCase):

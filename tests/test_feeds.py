@@ -13,6 +13,7 @@ from pushd.feeds import Feed, JsonFeed, publication_json, subscription_json, to_
 from pushd.history import History, Retention
 from pushd.hub import Hub
 from pushd.messages import TRY_AGAIN_LATER, Closing, Id, Publication
+from pushd.traffic import Traffic
 
 
 class Socket:
@@ -24,6 +25,7 @@ class Socket:
         self.waiting: list[Feed] = []
         self.room = 1000
         self.window_bits = 0
+        self.traffic = Traffic()
         self.is_writing_paused = True
         self.feed: Feed | None = None
 

@@ -143,8 +143,8 @@ class HostTests(GuardTestCase):
             if str(event["log_namespace"]).startswith("pushd.")
         ]
         self.assertEqual(len(lines), 2, lines)
-        self.assertRegex(lines[0], r"^127\.0\.0\.1:\d+ GET /echo/ 400 \d+$")
-        self.assertRegex(lines[1], r"^127\.0\.0\.1:\d+ GET /healthz 400 \d+$")
+        self.assertRegex(lines[0], r"^127\.0\.0\.1:\d+ GET /echo/ 400 \d+ after 0\.000 s$")
+        self.assertRegex(lines[1], r"^127\.0\.0\.1:\d+ GET /healthz 400 \d+ after 0\.000 s$")
         self.assertEqual(self.count("bad_request"), 2)
 
 
@@ -191,7 +191,7 @@ class OriginTests(GuardTestCase):
             if str(event["log_namespace"]).startswith("pushd.")
         ]
         self.assertEqual(len(lines), 1, lines)
-        self.assertRegex(lines[0], r"^127\.0\.0\.1:\d+ GET /echo/ 403 \d+$")
+        self.assertRegex(lines[0], r"^127\.0\.0\.1:\d+ GET /echo/ 403 \d+ after 0\.000 s$")
 
     def test_empty(self) -> None:
         """An Origin that is there and says nothing is not a missing one."""

@@ -414,6 +414,44 @@ class HubTests(HubTestCase):
         self.assertEqual(self.hub.subscribers("t"), [first, second])
         self.assertEqual(self.hub.subscribers("v"), [])
 
+    def test_delays(self) -> None:
+        """A publication is on its way until its last subscriber has it; one without is not."""
+        for listener in (self.listen(), self.listen()):
+            self.patch(listener, "deliver", lambda _: self.pass_time(0.1))
+        self.publish("a")
+        self.publish("x", "other")
+        self.assertEqual(self.hub.delays.buckets[-1][1], 1)
+        self.assertAlmostEqual(self.hub.delays.sum, 0.2)
+
+    def test_delay_in_turn(self) -> None:
+        """What is published while another is delivered waits for that, and it shows."""
+        first = self.listen()
+        heard: list[str] = []
+
+        def deliver(batch: Batch) -> None:
+            heard.extend(str(publication.data) for publication in batch)
+            if heard == ["a"]:
+                self.publish("b")
+            self.pass_time(1)
+
+        self.patch(first, "deliver", deliver)
+        self.publish("a")
+        self.past.clock.advance(0)
+        self.assertEqual((heard, self.hub.delays.sum), (["a", "b"], 3))
+
+    def test_delays_together(self) -> None:
+        """What is published in one turn is delivered once, and counts from its beginning."""
+        self.listen()
+        for text in ("a", "b"):
+            self.hub.deliver(self.past.history.add("t", text))
+            self.pass_time(0.5)
+        self.hub.flush()
+        self.assertEqual((self.hub.delays.buckets[-1][1], self.hub.delays.sum), (1, 1))
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, with nothing else done."""
+        self.past.clock.rightNow += seconds
+
     def test_follow(self) -> None:
         """A topic is followed from its first subscriber to its last, and forgotten then."""
         first = self.subscribe(Listener())

@@ -61,6 +61,16 @@ class TokenBucketTests(SynchronousTestCase):
         self.clock.advance(100)
         self.assertEqual(self.take_all(), 10)
 
+    def test_change(self) -> None:
+        """Other numbers count from now on; what is in the bucket stays, if there is room."""
+        self.bucket.change(rate=4, burst=20)
+        self.assertEqual(self.take_all(), 10)
+        self.clock.advance(1)
+        self.bucket.change(rate=100, burst=3)
+        self.assertEqual(self.take_all(), 3)
+        self.clock.advance(1)
+        self.assertEqual(self.take_all(), 3)
+
     def test_clock_set_back(self) -> None:
         """A clock that is set back takes nothing away, and goes on from there."""
         self.take_all()

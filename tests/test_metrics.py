@@ -18,12 +18,12 @@ class MetricsTests(SynchronousTestCase):
         self.metrics = Metrics()
 
     def read(self) -> dict[tuple[str, ...], float]:
-        """Give the samples by name and label, without the times of their first."""
+        """Give the samples that have a label by name and label, without their times."""
         return {
             (sample.name, *sample.labels.values()): sample.value
             for family in text_string_to_metric_families(self.metrics.render().decode())
             for sample in family.samples
-            if sample.name.endswith("_total")
+            if sample.name.endswith("_total") and sample.labels
         }
 
     def test_nothing_yet(self) -> None:

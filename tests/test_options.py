@@ -8,16 +8,19 @@ import os
 import shutil
 import sys
 import tempfile
+import tomllib
+from collections.abc import Mapping
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import __version__
-from pushd.options import OPTIONS, Options, Settings
+from pushd.options import OPTIONS, Options
 from pushd.playground import Playground
 from pushd.protocol import Limits
 from pushd.routes import Routes
+from pushd.settings import Settings
 from pushd.ticker import ticker
 from pushd.views import Handshakes, Request
 from tests.peer import certificate_file
@@ -25,7 +28,12 @@ from tests.peer import certificate_file
 
 def parse(*args: str) -> Settings:
     """Give the settings that a command line amounts to."""
-    options = Options()
+    return parse_in({}, *args)
+
+
+def parse_in(environ: Mapping[str, str], *args: str) -> Settings:
+    """Give the settings that a command line amounts to in an environment."""
+    options = Options(environ)
     options.parseOptions(list(args))
     return options.settings
 
@@ -70,6 +78,18 @@ class OptionsTestCase(SynchronousTestCase):
         for word in allowed:
             self.assertIn(word, line)
 
+    def ask(self, *args: str, **environ: str) -> tuple[str, object]:
+        """Give what a command line prints, and the exit code."""
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), self.assertRaises(SystemExit) as raised:
+            parse_in(environ, *args)
+        return output.getvalue(), raised.exception.code
+
+    def write(self, *lines: str) -> str:
+        """Write a file of options, and give its name."""
+        (self.folder / "pushd.toml").write_text("".join(f"{line}\n" for line in lines))
+        return "pushd.toml"
+
 
 class DefaultsTests(OptionsTestCase):
     def test_defaults(self) -> None:
@@ -113,6 +133,8 @@ class EndpointTests(OptionsTestCase):
             "tcp6:8080:interface=\\:\\:1",
             "unix:/run/pushd.sock",
             "ssl:8443:privateKey=both.pem:certKey=both.pem",
+            "systemd:domain=INET:index=0",
+            "systemd:domain=UNIX:name=control.socket",
         ):
             self.assertEqual(parse("--listen", endpoint).listen, (endpoint,))
         self.assertEqual(parse("--listen=tcp:1", "--listen=tcp:2").listen, ("tcp:1", "tcp:2"))
@@ -131,7 +153,9 @@ class EndpointTests(OptionsTestCase):
                 "tcp:1:2:3:4:5:6",
                 "tcp:1:colour=red",
                 "ssl:8443:privateKey=nowhere.pem",
-                "systemd:domain=INET:index=99",
+                "systemd:domain=IPX:index=0",
+                "systemd:domain=INET",
+                "systemd:domain=INET:index=first",
             ):
                 self.assert_mistake(option, endpoint, "tcp:8080", "unix:/run/pushd.sock")
 
@@ -212,6 +236,15 @@ class ValueTests(OptionsTestCase):
         for given in ("yes", "ON", "1", ""):
             self.assert_mistake("compression", given, "on or off")
 
+    def test_log(self) -> None:
+        """The log has two formats and four levels."""
+        settings = parse("--log-format", "json", "--log-level", "debug")
+        self.assertEqual((settings.log_format, settings.log_level), ("json", "debug"))
+        self.assertEqual((parse().log_format, parse().log_level), ("text", "info"))
+        self.assert_mistake("log-format", "xml", "text or json")
+        for given in ("critical", "INFO", ""):
+            self.assert_mistake("log-level", given, "debug, info, warn or error")
+
     def test_origin(self) -> None:
         """Origins may be named one by one."""
         origins = parse("--origin", "https://a.example", "--origin", "https://*.b.example").origins
@@ -256,12 +289,33 @@ class ValueTests(OptionsTestCase):
         """The version is told, and is no mistake."""
         self.assertEqual(self.ask("--version"), (f"pushd {__version__}\n", 0))
 
-    def ask(self, option: str) -> tuple[str, object]:
-        """Give what an option prints, and the exit code."""
-        output = io.StringIO()
-        with contextlib.redirect_stdout(output), self.assertRaises(SystemExit) as raised:
-            parse(option)
-        return output.getvalue(), raised.exception.code
+
+class ApplicationTests(OptionsTestCase):
+    def test_application(self) -> None:
+        """An application of the current folder is found, and its site has no demo in it."""
+        (self.folder / "site_of_mine.py").write_text("def application(environ, start): ...")
+        settings = parse("--wsgi", "site_of_mine:application", "--wsgi-threads", "3")
+        assert callable(settings.wsgi)
+        self.assertEqual(settings.wsgi_threads, 3)
+        self.assertEqual(list(settings.routes), [])
+        self.assertIsNone(parse().wsgi)
+
+    def test_views_beside(self) -> None:
+        """Views may stand beside it."""
+        (self.folder / "both.py").write_text("def a(*_): ...\nviews = {'/a/': a}")
+        settings = parse("--wsgi", "both:a", "--views", "both:views")
+        self.assertEqual(list(settings.routes), ["/a/"])
+
+    def test_mistakes(self) -> None:
+        """What can't be imported, or called, is one line."""
+        (self.folder / "broken.py").write_text("text = 'a'\nraise LookupError('two\\nlines')")
+        (self.folder / "other.py").write_text("text = 'a'")
+        self.assert_mistake("wsgi", "nowhere:application", "No module named 'nowhere'")
+        self.assert_mistake("wsgi", "broken:text", "LookupError: two lines", "broken.py, line 2")
+        self.assert_mistake("wsgi", "other:application", "has no attribute 'application'")
+        self.assert_mistake("wsgi", "other:text", "no WSGI application but a str")
+        self.assert_mistake("wsgi", "other", "MODULE:NAME")
+        self.assert_mistake("wsgi-threads", "0", "a number from 1")
 
 
 class ViewsTests(OptionsTestCase):
@@ -274,7 +328,7 @@ class ViewsTests(OptionsTestCase):
     def assert_no_views(self, name: str, *words: str) -> None:
         """Check that what is named is refused, in a line that names it and says why."""
         line = self.mistake("--views", name)
-        self.assertTrue(line.startswith(f"pushd: --views {name}"), line)
+        self.assertTrue(line.startswith(f"pushd: --views {name}".rstrip()), line)
         for word in words:
             self.assertIn(word, line)
 
@@ -392,3 +446,160 @@ class ViewsTests(OptionsTestCase):
         self.assert_no_views("bad:unknown")
         self.assert_no_views("bad:twice", "two views", "/a/<y>/", "/a/<x>/")
         self.assert_no_views("bad:nothing", "/a/")
+
+
+class SourcesTests(OptionsTestCase):
+    def test_order(self) -> None:
+        """The command line wins over the environment, that over the file, that over the default."""
+        file = self.write("threads = 3", "max-rate = 4", "max-message = 5", 'origin = ["*"]')
+        environ = {"PUSHD_THREADS": "6", "PUSHD_MAX_RATE": "7", "PUSHD_CONFIG": file}
+        settings = parse_in(environ, "--threads", "8")
+        self.assertEqual(settings.threads, 8)
+        self.assertEqual(settings.limits.max_rate, 7)
+        self.assertEqual(settings.limits.max_message, 5)
+        self.assertEqual(settings.limits.max_buffered, 1 << 20)
+        self.assertTrue(settings.origins.allow("http://a", scheme="http", host="b"))
+
+    def test_file(self) -> None:
+        """The command line names the file; the environment may, too, but does not win."""
+        file = self.write("threads = 3")
+        self.assertEqual(parse("--config", file).threads, 3)
+        self.assertEqual(parse_in({"PUSHD_CONFIG": file}).threads, 3)
+        environ = {"PUSHD_CONFIG": "nowhere.toml"}
+        self.assertEqual(parse_in(environ, "--config", file).threads, 3)
+
+    def test_environment(self) -> None:
+        """A variable holds as many values as the option takes; others mean nothing to us."""
+        settings = parse_in(
+            {
+                "PUSHD_LISTEN": "tcp:1 tcp:2",
+                "PUSHD_CONTROL": "none",
+                "PUSHD_COMPRESSION": "off",
+                "PUSHD_PORT": "tcp://10.0.0.1:80",
+                "PUSHD_OPTIONS": "--threads 7",
+            }
+        )
+        self.assertEqual(settings.listen, ("tcp:1", "tcp:2"))
+        self.assertEqual(settings.control, ())
+        self.assertFalse(settings.limits.compression)
+        self.assertEqual(settings.threads, 64)
+
+    def test_process_environment(self) -> None:
+        """The environment is that of the process where no other is given."""
+        self.patch(os, "environ", {"PUSHD_THREADS": "9"})
+        options = Options()
+        options.parseOptions([])
+        self.assertEqual(options.settings.threads, 9)
+
+    def test_where(self) -> None:
+        """A mistake is where the value is from."""
+        line = self.mistake("--config", self.write("threads = 0"))
+        self.assertEqual(line, "pushd: pushd.toml: threads 0: a number from 1 to 100000")
+        with self.assertRaises(SystemExit) as raised:
+            parse_in({"PUSHD_THREADS": "many"})
+        self.assertEqual(
+            raised.exception.code, "pushd: PUSHD_THREADS many: a number from 1 to 100000"
+        )
+
+    def test_nowhere(self) -> None:
+        """A file may say that the private door is nowhere, but not the public one."""
+        self.assertEqual(parse("--config", self.write("control = []")).control, ())
+        self.assertEqual(parse("--config", self.write('control = ["none"]')).control, ())
+        self.assertIn("listen: an endpoint", self.mistake("--config", self.write("listen = []")))
+
+    def test_file_read_again(self) -> None:
+        """What the file says can be asked again; what the command line says stays."""
+        file = self.write("threads = 3", "max-rate = 3")
+        options = Options({})
+        options.parseOptions(["--config", file, "--max-rate", "2"])
+        self.write("threads = 4", "max-rate = 4")
+        settings, given = options.resolve()
+        self.assertEqual((settings.threads, settings.limits.max_rate), (4, 2))
+        self.assertEqual(given["threads"].where, "pushd.toml: threads")
+        self.assertEqual(given["max-rate"].where, "--max-rate")
+        self.assertEqual(options.settings.threads, 3)
+
+
+class CombinationTests(OptionsTestCase):
+    def test_shared_door(self) -> None:
+        """No two doors are at one place."""
+        self.assertEqual(
+            self.mistake("--listen", "tcp:1", "--control", "tcp:1"),
+            "pushd: --listen and --control: tcp:1 is named 2 times",
+        )
+        self.assertEqual(
+            self.mistake("--listen=tcp:1", "--listen=tcp:2", "--listen=tcp:1"),
+            "pushd: --listen: tcp:1 is named 2 times",
+        )
+        file = self.write('listen = ["tcp:1"]')
+        self.assertEqual(
+            self.mistake("--config", file, "--control", "tcp:1"),
+            "pushd: pushd.toml: listen and --control: tcp:1 is named 2 times",
+        )
+
+    def test_any_port(self) -> None:
+        """Where the system finds the port, each is another."""
+        for endpoint in ("tcp:0", "tcp:0:interface=127.0.0.1", "tcp6:0"):
+            self.assertEqual(
+                parse("--listen", endpoint, "--control", endpoint).control, (endpoint,)
+            )
+        self.mistake("--listen", "tcp:01", "--control", "tcp:01")
+
+
+class CheckTests(OptionsTestCase):
+    def test_in_force(self) -> None:
+        """What would be in force is printed as a file, with where it comes from."""
+        file = self.write('listen = ["tcp:1"]')
+        said, code = self.ask(
+            "--check", "--config", file, "--control", "tcp:2", PUSHD_COMPRESSION="off"
+        )
+        self.assertEqual(code, 0)
+        lines = said.splitlines()
+        self.assertIn('listen = ["tcp:1"]  # pushd.toml: listen', lines)
+        self.assertIn('control = ["tcp:2"]  # --control', lines)
+        self.assertIn("compression = false  # PUSHD_COMPRESSION", lines)
+        self.assertIn("threads = 64  # default", lines)
+        self.assertIn("# web is not set", lines)
+        self.assertEqual(len(lines), len(OPTIONS))
+        shown = self.write(said)
+        self.assertEqual(parse("--config", shown).listen, ("tcp:1",))
+
+    def test_every_mistake(self) -> None:
+        """Every mistake is told at once, not only the first."""
+        file = self.write("thread = 3", 'max-rate = "many"', "history-size = -1", "max_message = 1")
+        with self.assertRaises(SystemExit) as raised:
+            parse("--check", "--config", file, "--web", "nowhere", "--listen", "ssl:1:privateKey=x")
+        lines = str(raised.exception.code).splitlines()
+        self.assertEqual(
+            lines[:3] + lines[4:],
+            [
+                "pushd: pushd.toml: thread: no option has this name; did you mean threads?",
+                "pushd: pushd.toml: max-rate: a number, without quotes",
+                "pushd: pushd.toml: max_message: no option has this name; "
+                "did you mean max-message?",
+                "pushd: --web nowhere: not a folder",
+                "pushd: pushd.toml: history-size -1: a number from 0 to 1000000",
+            ],
+        )
+        self.assertTrue(lines[3].startswith("pushd: --listen ssl:1:privateKey=x: no endpoint"))
+
+    def test_print_config(self) -> None:
+        """The file with all defaults says what each option is for, and changes nothing."""
+        said, code = self.ask("--print-config")
+        self.assertEqual(code, 0)
+        for option in OPTIONS:
+            self.assertRegex(said, rf"(?m)^(# )?{option.name} = ")
+        words = " ".join(said.replace("\n# ", " ").split())
+        for option in OPTIONS:
+            self.assertIn(option.help, words)
+        written = tomllib.loads(said)
+        self.assertEqual(set(written), {one.name for one in OPTIONS if one.default is not None})
+        options = Options({})
+        options.parseOptions(["--config", self.write(said)])
+        for option in OPTIONS:
+            self.assertEqual(options.given[option.name].text, option.default)
+
+    def test_print_config_uncommented(self) -> None:
+        """What has no default stands there to be filled in."""
+        said, _ = self.ask("--print-config")
+        self.assertIn('\n# web = ""\n', said)

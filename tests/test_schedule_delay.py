@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.schedule import PushSchedule
+from pushd.schedule import PushSchedule, lateness_of
 
 
 class DelayTests(SynchronousTestCase):
@@ -28,6 +28,24 @@ class DelayTests(SynchronousTestCase):
         self.assertNoResult(running)
         clock.advance(0.5)
         self.successResultOf(running)
+
+    def test_lateness(self) -> None:
+        """A number that comes late is measured by its own time; the end is no push."""
+        clock = Clock()
+
+        async def run() -> None:
+            async for _ in PushSchedule(clock, count=2, interval=1, delay=1):
+                pass
+
+        running = Deferred.fromCoroutine(run())
+        lateness = lateness_of(clock)
+        clock.advance(1.5)
+        self.assertEqual((lateness.buckets[-1][1], lateness.sum), (1, 0.5))
+        clock.advance(0.5)
+        clock.advance(5)
+        self.successResultOf(running)
+        self.assertEqual((lateness.buckets[-1][1], lateness.sum), (2, 0.5))
+        self.assertIsNot(lateness_of(Clock()), lateness)
 
     def test_bad(self) -> None:
         """A delay is a number of seconds from 0 on."""

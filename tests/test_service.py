@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+from socket import AF_UNIX, SOCK_DGRAM, socket
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, globalLogBeginner
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from pushd import redis_probe
 from pushd.lockstep import LockstepThreads
-from pushd.messages import GOING_AWAY
-from pushd.options import Options, Settings
+from pushd.options import Options
 from pushd.redis_broker import RedisBroker
 from pushd.service import build, makeService, shipped_client
+from pushd.settings import Settings
+from pushd.signals import Signals
 from pushd.testing import Daemon
-from pushd.views import Request, accept_websocket
-from tests.peer import TEXT, Peer, certificate_file, close_frame, frame, handshake, request, said
-
-
-@accept_websocket
-async def echo(request: Request) -> str | None:
-    """Answer everything with itself."""
-    if not request.is_websocket():
-        return "hello"
-    async for message in request.websocket:
-        request.websocket.send(message)
-    return None
+from tests.peer import Peer, certificate_file, request, said
 
 
 @implementer(IListeningPort)
@@ -55,7 +47,7 @@ class Port:
 
     def stopListening(self) -> Deferred[None]:
         self._events.append(f"closed {self._address.port}")
-        return Deferred()
+        return succeed(None)
 
 
 class Reactor(MemoryReactorClock):
@@ -167,6 +159,17 @@ class DoorsTests(DoorsTestCase):
             self.assertIn(words, line)
             self.assertEqual(line.splitlines(), [line])
 
+    def test_no_descriptor(self) -> None:
+        """So does a socket that systemd was to pass, and did not."""
+        for endpoint in ("systemd:domain=INET:index=99", "systemd:domain=INET:name=web"):
+            with self.assertRaises(SystemExit) as raised:
+                self.start(listen=(endpoint,))
+            self.assertEqual(
+                raised.exception.code,
+                f"pushd: {endpoint}: "
+                "systemd passed no such socket: see LISTEN_FDS and LISTEN_FDNAMES",
+            )
+
     def test_without_privileges(self) -> None:
         """The doors open once, also where nobody starts a service twice."""
         service = build(Settings(), self.reactor, LockstepThreads(1))
@@ -179,7 +182,7 @@ class DoorsTests(DoorsTestCase):
     def test_never_started(self) -> None:
         """What was never opened need not be closed."""
         service = build(Settings(), self.reactor, LockstepThreads(1))
-        self.assertEqual([door.stopService() for door in service], [None, None])
+        self.assertEqual([part.stopService() for part in service], [None] * 3)
         self.successResultOf(service.stopService())
         self.assertEqual(self.reactor.events, [])
 
@@ -197,138 +200,6 @@ class DoorsTests(DoorsTestCase):
     def test_shipped_client(self) -> None:
         """The shipped client is where its pages are."""
         self.assertTrue((shipped_client() / "test.html").is_file())
-
-
-class EndTests(SynchronousTestCase):
-    def setUp(self) -> None:
-        """Start a daemon."""
-        self.daemon = Daemon({"/": echo})
-
-    def connect(self) -> Peer:
-        """Open a WebSocket."""
-        peer = Peer(self.daemon)
-        peer.send(handshake())
-        self.assertIn(" 101 ", peer.head)
-        return peer
-
-    def test_order(self) -> None:
-        """First the doors are closed, then those who are inside hear that the server goes."""
-        reactor = Reactor()
-
-        @accept_websocket
-        async def watch(request: Request) -> None:
-            await request.websocket.wait()
-            reactor.events.append("goodbye")
-
-        service = build(Settings(routes=Daemon({"/": watch}).settings.routes), reactor, Quiet())
-        service.startService()
-        daemon = Daemon()
-        daemon.clock = reactor
-        peer = Peer(daemon)
-        peer.send(handshake())
-        del reactor.events[:]
-        service.stopService()
-        peer.settle()
-        self.assertEqual(set(reactor.events[:2]), {"closed 8080", "closed 8081"})
-        self.assertEqual(reactor.events[2:], ["goodbye"])
-
-    def test_nobody_there(self) -> None:
-        """Without WebSockets there is nothing to wait for."""
-        self.successResultOf(self.daemon.begin_stop())
-
-    def test_goodbye(self) -> None:
-        """Every WebSocket is closed with 1001; the end has come when all have answered."""
-        peers = [self.connect() for _ in range(3)]
-        ended = self.daemon.begin_stop()
-        for peer in peers:
-            self.assertNoResult(ended)
-            peer.settle()
-            self.assertEqual(peer.code, GOING_AWAY.code)
-            self.assertIn(GOING_AWAY.reason.encode(), peer.frames[0].payload)
-            peer.send(close_frame(1001))
-        self.successResultOf(ended)
-        self.assertEqual(self.daemon.pending_calls, [])
-
-    def test_no_answer(self) -> None:
-        """Those who do not answer hold it up for five seconds, and no longer."""
-        peer = self.connect()
-        ended = self.daemon.begin_stop()
-        peer.advance(4.9)
-        self.assertNoResult(ended)
-        peer.advance(0.2)
-        self.successResultOf(ended)
-        self.assertEqual(self.daemon.pending_calls, [])
-
-    def test_no_reader(self) -> None:
-        """Nor do those who do not read what they were sent."""
-        peer = self.connect()
-        peer.stall()
-        peer.send(frame(TEXT, b"x" * 100_000))
-        ended = self.daemon.begin_stop()
-        peer.advance(4.9)
-        self.assertNoResult(ended)
-        peer.advance(0.2)
-        self.successResultOf(ended)
-
-    def test_left_before(self) -> None:
-        """Those who have left are not waited for."""
-        self.connect().vanish()
-        self.successResultOf(self.daemon.begin_stop())
-
-    def test_handshake_after(self) -> None:
-        """A connection that is open already gets no WebSocket any more that would be waited for."""
-        idle = Peer(self.daemon)
-        idle.send(request("GET / HTTP/1.1", "Host: localhost:8080"))
-        deaf = self.connect()
-        ended = self.daemon.begin_stop()
-        idle.received.clear()
-        idle.send(handshake())
-        self.assertTrue(" 101 " not in idle.head or idle.code == GOING_AWAY.code, idle.head)
-        deaf.advance(5.1)
-        idle.settle()
-        self.successResultOf(ended)
-
-    def test_handshake_under_way(self) -> None:
-        """Nor does one whose view still thinks when the end begins."""
-        go: Deferred[None] = Deferred()
-
-        @accept_websocket
-        async def late(request: Request) -> None:
-            await go
-            await request.websocket.wait()
-
-        self.daemon = Daemon({"/": echo, "/late/": late})
-        slow = Peer(self.daemon)
-        slow.send(handshake("/late/"))
-        deaf = self.connect()
-        ended = self.daemon.begin_stop()
-        go.callback(None)
-        slow.settle()
-        self.assertTrue(" 101 " not in slow.head or slow.code == GOING_AWAY.code, slow.head)
-        deaf.advance(5.1)
-        slow.settle()
-        self.successResultOf(ended)
-
-    def test_threads(self) -> None:
-        """The threads are let go."""
-        threads = Quiet()
-        service = build(Settings(), Reactor(), threads)
-        service.startService()
-        self.assertFalse(threads.stopped)
-        service.stopService()
-        self.assertTrue(threads.stopped)
-
-
-class Quiet(LockstepThreads):
-    """Threads that note when they are let go."""
-
-    def __init__(self) -> None:
-        super().__init__(1)
-        self.stopped = False
-
-    def stop(self) -> None:
-        """Note it."""
-        self.stopped = True
 
 
 class MakeServiceTests(SynchronousTestCase):
@@ -355,6 +226,26 @@ class MakeServiceTests(SynchronousTestCase):
         self.assertEqual(reactor.events, [])
         service.startService()
         self.assertEqual(reactor.events, ["opened 1"])
+        self.successResultOf(service.stopService())
+        self.assertEqual(reactor.events, ["opened 1", "closed 1"])
+
+    def test_reload(self) -> None:
+        """SIGHUP reads the file of options again, and systemd hears of it."""
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        (folder / "pushd.toml").write_text("drain = 7\n")
+        with socket(AF_UNIX, SOCK_DGRAM) as systemd:
+            systemd.bind(str(folder / "notify"))
+            systemd.settimeout(10)
+            self.patch(os, "environ", {**os.environ, "NOTIFY_SOCKET": str(folder / "notify")})
+            _, _, service = self.make("--config", str(folder / "pushd.toml"), "--control", "none")
+            self.assertEqual(service.drain, 7)
+            (folder / "pushd.toml").write_text("drain = 8\n")
+            (signals,) = [one for one in service if isinstance(one, Signals)]
+            signals._read_again("SIGHUP")
+            self.assertEqual(service.drain, 8)
+            lines = [systemd.recv(4096).split(b"\n")[0] for _ in range(2)]
+            self.assertEqual(lines, [b"RELOADING=1", b"READY=1"])
 
     def test_limit_of_open_files(self) -> None:
         """More connections than this process may have are not promised, and it is said."""
@@ -407,7 +298,10 @@ class MakeServiceTests(SynchronousTestCase):
 
         memory = Reactor()
         self.patch(reactor, "listenTCP", memory.listenTCP)
+        self.patch(globalLogBeginner, "beginLoggingTo", lambda observers: None)
+        before = globalLogBeginner.beginLoggingTo
         service = makeService(Options())
+        self.assertIsNot(globalLogBeginner.beginLoggingTo, before)
         self.assertEqual(memory.events, [])
         service.startService()
         self.assertEqual(memory.events, ["opened 8080", "opened 8081"])

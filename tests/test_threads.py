@@ -24,6 +24,7 @@ from pushd.messages import INTERNAL_ERROR, NORMAL, Closing
 from pushd.protocol import Limits, PushProtocol
 from pushd.testing import Browser, Daemon
 from pushd.threads import BlockingWebSocket, ViewThreads, blocking
+from pushd.traffic import Traffic
 from pushd.views import Request, Response, View, accept_websocket, require_websocket
 from pushd.websocket import WebSocket
 
@@ -616,6 +617,7 @@ class Line:
 
     push = send
     window_bits = 0
+    traffic = Traffic()
 
     def push_frames(self, frames: bytes) -> None:
         """Let them go: nobody subscribes here."""
@@ -710,9 +712,10 @@ class ViewThreadsTests(ThreadsTestCase):
         finished = [self.run_view(partial(self.hold, gate)) for gate in gates]
         for _ in range(3):
             self.assertRaises(ThreadsBusy, self.run_view, lambda _: None)
-        self.assertEqual(len(self.ours()), 2)
+        self.assertEqual((len(self.ours()), self.threads.busy), (2, 2))
         gates[0].set()
         self.finish(finished[0])
+        self.assertEqual(self.threads.busy, 1)
         third = self.run_view(partial(self.hold, gates[1]))
         self.assertRaises(ThreadsBusy, self.run_view, lambda _: None)
         gates[1].set()
@@ -733,6 +736,29 @@ class ViewThreadsTests(ThreadsTestCase):
             finished = self.run_view(lambda _: 1 / 0)
             self.finish(finished)
             self.failureResultOf(finished, ZeroDivisionError)
+
+    def test_pool(self) -> None:
+        """A pool of further threads lets work wait until one has time, and ends with the rest."""
+        pool = self.threads.pool(2)
+        gates = [threading.Event() for _ in range(3)]
+        held: SimpleQueue[bool] = SimpleQueue()
+        for gate in gates:
+            pool.callInThread(partial(self.note, held, gate))
+        self.assertTrue(held.get(timeout=PATIENCE) and held.get(timeout=PATIENCE))
+        self.assertTrue(held.empty())
+        gates[0].set()
+        gates[1].set()
+        self.assertTrue(held.get(timeout=PATIENCE))
+        # They have no part in the number of views that may block.
+        finished = [self.run_view(lambda _: "done") for _ in range(2)]
+        self.finish(*finished)
+        self.threads.stop()
+        gates[2].set()
+
+    def note(self, held: SimpleQueue[bool], gate: threading.Event) -> None:
+        """Say whether this thread is a daemon, and wait."""
+        held.put(threading.current_thread().daemon)
+        gate.wait(PATIENCE)
 
     def test_stop_idle(self) -> None:
         """Stopping ends the threads that have nothing to do."""

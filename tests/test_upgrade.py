@@ -155,7 +155,7 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(asked.peer, "127.0.0.1:50001")
         self.assertEqual(asked.cookies["k"], "v")
         self.assertEqual((asked.websocket, asked.subprotocols), (None, ()))
-        self.assertIs(asked.clock, daemon.clock)
+        self.assertEqual(asked.clock.seconds(), daemon.clock.seconds())
 
     def test_websocket(self) -> None:
         """So it is over WebSocket."""
@@ -589,7 +589,7 @@ class StoppingTests(SynchronousTestCase):
         self.assertIn(" 101 ", self.late.head)
         self.assertEqual(self.late.code, 1001)
         self.late.send(close_frame(1001))
-        self.deaf.advance(5)
+        self.deaf.advance(5, 1)
         self.successResultOf(self.ended)
 
     def test_http(self) -> None:
@@ -676,11 +676,15 @@ class EndTests(SynchronousTestCase):
             peer.advance(1.5)
             peer.send(close_frame(1001))
         opened, closed = [line for line in said(events) if "/echo/" in line]
-        self.assertEqual(opened, "127.0.0.1:50001 /echo/ opened")
-        self.assertTrue(closed.startswith("127.0.0.1:50001 /echo/ closed 1001 after 1.500 s"))
+        self.assertEqual(opened, "#1 127.0.0.1:50001 /echo/ opened")
+        self.assertEqual(
+            closed,
+            "#1 127.0.0.1:50001 /echo/ closed 1001 after 1.500 s by peer: the peer closed; "
+            "0 messages, 0 bytes in; 0, 0 out",
+        )
 
     def test_log_of_reasons(self) -> None:
-        """The line says why we closed, or that the connection broke off."""
+        """The line says who closed and why, or that the connection broke off."""
 
         @accept_websocket
         async def rude(request: Request) -> None:
@@ -690,18 +694,65 @@ class EndTests(SynchronousTestCase):
         async def polite(request: Request) -> None:
             request.websocket.close(4000)
 
+        def answer(peer: Peer) -> None:
+            peer.send(close_frame(4000))
+
         for view, how, said_so in (
-            (rude, lambda peer: peer.send(close_frame(4000)), "closed 4000 after 0.000 s: enough"),
-            (rude, Peer.vanish, "closed 4000 after 0.000 s: enough"),
-            (polite, lambda peer: peer.send(close_frame(4000)), "closed 4000 after 0.000 s"),
-            (echo, lambda peer: peer.send(close_frame(4000)), "closed 4000 after 0.000 s"),
-            (echo, Peer.vanish, "closed 1006 after 0.000 s: the connection broke off"),
+            (rude, answer, "4000 after 0.000 s by us: enough"),
+            (rude, Peer.vanish, "4000 after 0.000 s by us: enough"),
+            (polite, answer, "4000 after 0.000 s by us: the view closed"),
+            (echo, answer, "4000 after 0.000 s by peer: the peer closed"),
+            (
+                echo,
+                lambda peer: peer.send(close_frame(4000, "caf\u00e9\n".encode())),
+                "4000 after 0.000 s by peer: caf\\xe9\\n",
+            ),
+            (echo, Peer.vanish, "1006 after 0.000 s by peer: the connection broke off"),
+            (
+                echo,
+                lambda peer: peer.send(frame(TEXT, b"x", masked=False)),
+                "1002 after 0.000 s by us: unmasked client-to-server frame",
+            ),
         ):
             peer = Peer(Daemon({"/": view}))
             peer.send(handshake())
             with capturedLogs() as events:
                 how(peer)
-            self.assertEqual(said(events), [f"127.0.0.1:50001 / {said_so}"])
+                peer.vanish()
+            (line,) = said(events)
+            self.assertEqual(line.partition(";")[0], f"#1 127.0.0.1:50001 / closed {said_so}")
+
+    def test_log_of_silence(self) -> None:
+        """A peer that does not answer a ping was cut by us, for that."""
+        peer = Peer(Daemon({"/": echo}))
+        peer.send(handshake())
+        with capturedLogs() as events:
+            peer.advance(25, 10)
+        (line,) = said(events)
+        self.assertIn("closed 1006 after 35.000 s by us: no answer to a ping in 10 s;", line)
+
+    def test_log_of_traffic(self) -> None:
+        """The line of the end has the messages and their bytes each way, however they came."""
+
+        @accept_websocket
+        async def twice(request: Request) -> None:
+            async for message in request.websocket:
+                request.websocket.send(message)
+                request.websocket.send(b"12345")
+
+        daemon = Daemon({"/": twice})
+        browser = daemon.connect("/")
+        with capturedLogs() as events:
+            for message in ("caf\u00e9", b"x" * 1000, "y" * 70_000):
+                browser.send(message)
+            browser.close()
+        line = said(events)[-1]
+        self.assertTrue(line.endswith("3 messages, 71005 bytes in; 6, 71042 out"), line)
+        fields = events[-1]
+        self.assertEqual(
+            [fields[name] for name in ("event", "connection", "transport", "by", "code")],
+            ["closed", 1, "websocket", "peer", 1000],
+        )
 
     def test_log_of_codes(self) -> None:
         """The line of the end has the code that was sent: 1005 is none, 1006 is no Close at all."""

@@ -174,7 +174,8 @@ class RequestTests(SynchronousTestCase):
             told = (
                 f"{request.method} {request.scheme} {request.host} {request.path} "
                 f"{request.query['q']} {request.headers['x-one']} {request.cookies['c']} "
-                f"{request.body!r} {request.subprotocols} {request.clock is daemon.clock}"
+                f"{request.body!r} {request.subprotocols} "
+                f"{request.clock.seconds() == daemon.clock.seconds()}"
             )
             if request.websocket is None:
                 return f"{told} {request.peer}"

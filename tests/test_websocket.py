@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.messages import GOING_AWAY, NORMAL, Closing
 from pushd.protocol import Limits
 from pushd.testing import Browser, Daemon
+from pushd.traffic import Traffic
 from pushd.views import Request, Response, accept_websocket
 from pushd.websocket import WebSocket
 
@@ -51,6 +52,7 @@ class Line:
 
     push = send
     window_bits = 0
+    traffic = Traffic()
 
     def push_frames(self, frames: bytes) -> None:
         """Let them go: nobody subscribes here."""

@@ -4,28 +4,16 @@
  * @module pushd
  */
 
+import { OPENERS, ask } from "./transports.js";
+
+export { webSocketURL } from "./transports.js";
+
 // All in seconds. The first wait before a new try is this long at most; each further one may be
 // twice as long, up to the second. After a connection that lasted, the first is the first again.
 const [SHORTEST, LONGEST, GOOD] = [0.5, 20, 5];
-// How long a transport may take until it has begun; how long a lesser one does before a better one
-// gets a new chance, at a reconnect; and how long the server keeps a long poll without news.
-const [PATIENCE, CONTENT, POLL] = [10, 60, 25];
-
-/**
- * Build the address of a WebSocket from a path, on the server that the page came from.
- *
- * @param {string | URL} path What to open, such as `/test/`.
- * @param {string | URL} base The page's own address, which decides the host and, by its protocol,
- *   between `ws:` and `wss:`.
- * @returns {string} An absolute `ws:` or `wss:` address.
- */
-export function webSocketURL(path, base = document.baseURI) {
-  const url = new URL(path, base);
-  url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-  // The WebSocket constructor of older browsers refuses an address with a fragment.
-  url.hash = "";
-  return url.href;
-}
+// How long a transport may take until it has begun; and how long a lesser one does before a better
+// one gets a new chance, at a reconnect.
+const [PATIENCE, CONTENT] = [10, 60];
 
 /**
  * Listen to a topic until `close()`: over what gets through, across every break, without a gap.
@@ -35,6 +23,8 @@ export function webSocketURL(path, base = document.baseURI) {
  *   each publication, in order, once: a `Uint8Array` for one that was published as bytes.
  * @param {object} [options]
  * @param {Array<"websocket" | "sse" | "longpoll">} [options.transports] What to try, in order.
+ * @param {() => string | Promise<string>} [options.token] Asked for a token that is good: for each
+ *   connection, and before the one in use runs out. Where it fails, it is asked again later.
  * @param {?string} [options.after] The last id that the page has; nothing since is left out.
  * @param {(state: State) => void} [options.onState] Called at each change of the state, which is
  *   `{ state: "connecting", transport }`,
@@ -47,7 +37,7 @@ export function webSocketURL(path, base = document.baseURI) {
  *   state; and the end.
  */
 export function subscribe(url, onPublication, options = {}) {
-  const { transports = Object.keys(OPENERS), after = null, onState = () => {} } = options;
+  const { transports = Object.keys(OPENERS), token, after = null, onState = () => {} } = options;
   const unknown = transports.filter((name) => !Object.hasOwn(OPENERS, name));
   if (unknown.length || !transports.length) throw new TypeError(`no transport: ${unknown}`);
   const topic = new URL(url, document.baseURI);
@@ -62,12 +52,12 @@ export function subscribe(url, onPublication, options = {}) {
     call(onState, next);
   }
 
-  function connect() {
+  async function connect() {
     clearTimeout(timer);
     if (place && performance.now() - fell > CONTENT * 1000) place = 0;
     const transport = transports[place];
     let [asked, began, over, stop] = [id, 0, false, () => {}];
-    const patience = setTimeout(() => ended(), PATIENCE * 1000);
+    let patience, pass;
 
     function opened({ id: first, recovered }) {
       if (over) return;
@@ -96,25 +86,33 @@ export function subscribe(url, onPublication, options = {}) {
       if (began && performance.now() - began > GOOD * 1000) breaks = 0;
       if (error?.final) finish(error.code, error.message);
       else if (began || error) wait(error?.seconds);
-      else findOut(transport);
+      else findOut(transport, pass);
     }
 
     cut = leave;
     tell({ state: "connecting", transport });
     if (over) return; // The page has closed meanwhile.
     try {
-      stop = OPENERS[transport](topic, id, { opened, took, ended });
+      if (token) pass = await token();
+    } catch (error) {
+      reportError(error); // The page's; we come back, as after any other trouble.
+      return ended({});
+    }
+    if (over) return;
+    patience = setTimeout(() => ended(), PATIENCE * 1000);
+    try {
+      stop = OPENERS[transport](topic, id, { opened, took, ended }, pass, token);
     } catch {
       ended(); // The browser itself forbids it: ws: in a page that came by https:.
     }
   }
 
   /** A transport never began, and browsers hide why: ask for the same over plain HTTP. */
-  async function findOut(transport) {
+  async function findOut(transport, pass) {
     const asking = new AbortController();
     cut = () => asking.abort();
     try {
-      await ask(topic, null, 0, asking.signal);
+      await ask(topic, null, 0, asking.signal, pass);
       failures += 1;
       // One that got through before may have had bad luck, such as a server that just started.
       if (place + 1 < transports.length && failures > (been.has(transport) ? 1 : 0)) {
@@ -161,82 +159,6 @@ export function subscribe(url, onPublication, options = {}) {
     get state() { return state; },
     close: () => finish(1000, "the page left"),
   };
-}
-
-/** How each transport is opened, in the order of merit; each gives a function that stops it. */
-const OPENERS = {
-  websocket(url, after, { opened, took, ended }) {
-    const socket = new WebSocket(webSocketURL(address(url, after)), "pushd.v1");
-    // Who answers without the subprotocol is not the one we look for.
-    socket.onopen = () => socket.protocol || ended();
-    socket.onmessage = ({ data }) => {
-      const said = JSON.parse(data);
-      ("subscribed" in said ? opened : took)(said);
-    };
-    socket.onclose = ({ code, reason }) => ended(code === 1008 && new Trouble(code, reason, true));
-    return () => socket.close();
-  },
-
-  sse(url, after, { opened, took, ended }) {
-    const source = new EventSource(address(url, after));
-    const on = (name, heard) => source.addEventListener(name, heard);
-    on("subscribed", ({ data }) => opened(JSON.parse(data)));
-    on("message", ({ lastEventId, data }) => took({ id: lastEventId, data }));
-    on("json", ({ lastEventId, data }) => took({ id: lastEventId, data: JSON.parse(data) }));
-    on("base64", ({ lastEventId, data }) => took({ id: lastEventId, base64: data }));
-    // It would come back by itself, but at its own pace and with the query of the first time.
-    on("error", () => ended());
-    return () => source.close();
-  },
-
-  longpoll(url, after, { opened, took, ended }) {
-    const asking = new AbortController();
-    (async () => {
-      // The first answer comes at once and says where we stand.
-      for (let seconds = 0; ; seconds = POLL) {
-        const asked = performance.now();
-        const { id, recovered, publications } = await ask(url, after, seconds, asking.signal);
-        const [epoch, offset] = id.split(":");
-        const first = `${epoch}:${offset - publications.length}`;
-        if (!seconds || !recovered) opened({ id: first, recovered });
-        publications.forEach(took);
-        after = id;
-        // Something on the way may not let us wait; then we do not ask without end.
-        const early = !publications.length && performance.now() - asked < 1000;
-        if (seconds && early) await new Promise((resolve) => setTimeout(resolve, 1000));
-      }
-    })().catch((error) => ended(error));
-    return () => asking.abort();
-  },
-};
-
-/** Why a connection ended; `final` where a new try would end no better. */
-class Trouble extends Error {
-  constructor(code, message, final = false, seconds = 0) {
-    super(message);
-    Object.assign(this, { code, final, seconds });
-  }
-}
-
-/** Ask for what there is, or comes within some seconds. */
-async function ask(url, after, seconds, signal) {
-  const answer = await fetch(address(url, after, seconds), {
-    cache: "no-store",
-    headers: { Accept: "application/json" },
-    signal: AbortSignal.any([signal, AbortSignal.timeout((seconds + PATIENCE) * 1000)]),
-  });
-  if (answer.ok) return answer.json();
-  const { status } = answer;
-  const final = status >= 400 && status < 500 && status !== 408 && status !== 429;
-  const reason = (await answer.text()).slice(0, 200).trim();
-  throw new Trouble(status, reason, final, Number(answer.headers.get("Retry-After")) || 0);
-}
-
-function address(url, after, seconds) {
-  const asked = new URL(url);
-  if (after !== null) asked.searchParams.set("after", after);
-  if (seconds !== undefined) asked.searchParams.set("wait", seconds);
-  return asked.href;
 }
 
 /** Call the page's own function; what it throws is the page's, and stops nothing here. */

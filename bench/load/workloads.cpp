@@ -31,6 +31,24 @@ class Busy {
     double _cpu = own_cpu();
 };
 
+// Let some come and go before: what the first ones cost, such as code that is loaded, is not
+// what each one costs.
+void rehearse(Crowd &crowd, const std::string &path, uint32_t count) {
+    for (uint32_t at = 0; at < count; at++) crowd.add(path);
+    crowd.arrive();
+    for (auto &client : crowd.clients) {
+        if (client->stage == Client::Stage::OPEN) client->leave(NORMAL);
+    }
+    crowd.run_until([&] {
+        for (auto &client : crowd.clients) {
+            if (client->stage != Client::Stage::GONE) return false;
+        }
+        return true;
+    });
+    crowd.forget();
+    crowd.run_for(0.5);
+}
+
 }  // namespace
 
 // Browsers that arrive one after the other; each says hello, and gets ten pushes, half a second
@@ -89,8 +107,10 @@ void fanout(Crowd &crowd, const Options &options, Line &result) {
         client.got++;
         delivered++;
     };
+    if (options.count("rehearse", 0)) {
+        rehearse(crowd, options.text("path"), options.count("rehearse", 0));
+    }
     gate("empty");
-    Busy arrival;
     for (uint32_t at = 0; at < subscribers; at++) crowd.add(options.text("path"));
     bool well = crowd.arrive();
     Client &publisher = crowd.add(options.text("publish"));
@@ -128,20 +148,7 @@ void idle(Crowd &crowd, const Options &options, Line &result) {
     crowd.received = [&](Client &, std::string_view payload) {
         crowd.faults.note("payload", payload);
     };
-    // What the first ones cost, such as code that is loaded, is not what each one costs.
-    for (uint32_t at = 0; at < options.count("warm", 100); at++) {
-        crowd.add(options.text("path"));
-    }
-    crowd.arrive();
-    for (auto &client : crowd.clients) client->leave(NORMAL);
-    crowd.run_until([&] {
-        for (auto &client : crowd.clients) {
-            if (client->stage != Client::Stage::GONE) return false;
-        }
-        return true;
-    });
-    crowd.forget();
-    crowd.run_for(0.5);
+    rehearse(crowd, options.text("path"), options.count("rehearse", 100));
     gate("empty");
     for (uint32_t at = 0; at < connections; at++) crowd.add(options.text("path"));
     crowd.arrive();

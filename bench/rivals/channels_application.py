@@ -23,7 +23,7 @@ from django.urls import path  # noqa: E402
 GROUP = "bench"
 
 
-class Demo(AsyncWebsocketConsumer):  # type: ignore[misc]  # Channels is not typed
+class Demo(AsyncWebsocketConsumer):
     """Ten pushes, half a second apart, then goodbye."""
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
@@ -36,7 +36,7 @@ class Demo(AsyncWebsocketConsumer):  # type: ignore[misc]  # Channels is not typ
         await self.close(1000)
 
 
-class Subscribe(AsyncWebsocketConsumer):  # type: ignore[misc]  # Channels is not typed
+class Subscribe(AsyncWebsocketConsumer):
     """Gets every publication."""
 
     async def connect(self) -> None:
@@ -51,14 +51,14 @@ class Subscribe(AsyncWebsocketConsumer):  # type: ignore[misc]  # Channels is no
         await self.send(event["text"])
 
 
-class Publish(AsyncWebsocketConsumer):  # type: ignore[misc]  # Channels is not typed
+class Publish(AsyncWebsocketConsumer):
     """What it says goes to every subscriber."""
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         await self.channel_layer.group_send(GROUP, {"type": "publication", "text": text_data})
 
 
-class Echo(AsyncWebsocketConsumer):  # type: ignore[misc]  # Channels is not typed
+class Echo(AsyncWebsocketConsumer):
     """Says what it is told."""
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:

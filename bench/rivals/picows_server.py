@@ -13,7 +13,7 @@ PING_INTERVAL = 25
 subscribers: set[WSTransport] = set()
 
 
-class Listener(WSListener):  # type: ignore[misc]  # picows is not typed for everybody
+class Listener(WSListener):
     """What all have in common: a goodbye is answered."""
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:

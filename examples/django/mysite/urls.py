@@ -1,0 +1,11 @@
+"""Which view is where."""
+
+from django.urls import path
+
+from mysite import views
+
+urlpatterns = [
+    path("", views.index),
+    path("ticks/", views.ticks),
+    path("chat/<slug:room>/", views.chat),
+]

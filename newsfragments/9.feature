@@ -1,0 +1,1 @@
+Django: `--wsgi MODULE:APPLICATION` serves any WSGI application beside views and topics, and `pushd.django` has dwebsocket's names, so that its views need another import line and nothing else; `publish` from any Django code, `manage.py runpushd` with reloading, `environ["pushd.websocket"]` for Flask and others: see docs/django.md.

@@ -1,0 +1,34 @@
+"""``python -m pushd``, and the command ``pushd``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from threading import Event
+
+from pushd.client import connect
+from pushd.command import World, run
+
+
+def main() -> int:
+    """Do what the command line says; gives the exit code."""
+    world = World(
+        now=time.time,
+        environ=os.environ,
+        stdin=sys.stdin.buffer,
+        stdout=sys.stdout,
+        stderr=sys.stderr,
+        connect=connect,
+        pause=Event().wait,
+    )
+    try:
+        return run(sys.argv[1:], world)
+    except BrokenPipeError:
+        # Who reads us has enough, as head does. What is in the buffer would fail at the exit again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

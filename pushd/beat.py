@@ -1,0 +1,178 @@
+"""One timer for all that is due together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from math import ceil
+from typing import Any
+
+from twisted.internet.error import AlreadyCalled, AlreadyCancelled
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+# Whole beats are told from what arithmetic makes of them, in beats.
+_ALMOST = 1e-4
+
+
+@implementer(IReactorTime)
+class Beat:
+    """A clock whose delayed calls are made on the beat: those of one millisecond at once.
+
+    Four thousand browsers that get two pushes a second each would wake the reactor for every
+    one, and have it sort four thousand timers; here it wakes for each millisecond in which
+    something is due, with one timer in all. A call is late by a millisecond at most for that.
+
+    :param clock: the clock behind it; what is due at once goes straight there.
+    :param length: of a beat, in seconds.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, *, length: float = 0.001) -> None:
+        self._clock = clock
+        self._length = length
+        self.seconds = clock.seconds
+        # The calls of each beat, and the beats, the next one first; a beat without calls may be
+        # left among them until its time.
+        self._calls: dict[int, dict[BeatCall, None]] = {}
+        self._beats: list[int] = []
+        self._timer: IDelayedCall | None = None
+
+    def callLater(
+        self, delay: float, callable: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> IDelayedCall:
+        """Call a function later; see ``IReactorTime.callLater``."""
+        if delay <= 0:
+            return self._clock.callLater(delay, callable, *args, **kwargs)
+        call = BeatCall(self, self.seconds() + delay, callable, args, kwargs)
+        self.add(call)
+        return call
+
+    def getDelayedCalls(self) -> Sequence[IDelayedCall]:
+        """The calls that are still to be made."""
+        return [call for calls in self._calls.values() for call in calls]
+
+    # What the calls call
+
+    def add(self, call: BeatCall) -> None:
+        """Make a call at its time."""
+        call.beat = ceil(call.time / self._length - _ALMOST)
+        calls = self._calls.get(call.beat)
+        if calls is None:
+            calls = self._calls[call.beat] = {}
+            heappush(self._beats, call.beat)
+            if self._beats[0] == call.beat:
+                self._arm()
+        calls[call] = None
+
+    def remove(self, call: BeatCall) -> None:
+        """Do not make a call."""
+        calls = self._calls[call.beat]
+        del calls[call]
+        if not calls:
+            del self._calls[call.beat]
+        if not self._calls and self._timer is not None:
+            self._beats.clear()
+            self._timer.cancel()
+            self._timer = None
+
+    # Private
+
+    def _arm(self) -> None:
+        """Wake at the next beat."""
+        delay = max(0.0, self._beats[0] * self._length - self.seconds())
+        if self._timer is None:
+            self._timer = self._clock.callLater(delay, self._strike)
+        else:
+            self._timer.reset(delay)
+
+    def _strike(self) -> None:
+        """Make the calls that are due; what they begin is for another beat."""
+        self._timer = None
+        now = self.seconds() / self._length + _ALMOST
+        due: list[BeatCall] = []
+        while self._beats and self._beats[0] <= now:
+            due.extend(self._calls.pop(heappop(self._beats), ()))
+        for call in due:
+            call.beat = _DUE
+        for call in due:
+            # One of those before may have cancelled it, or put it off.
+            if call.beat == _DUE:
+                self._make(call)
+        while self._beats and self._beats[0] not in self._calls:
+            heappop(self._beats)
+        if self._beats:
+            self._arm()
+
+    def _make(self, call: BeatCall) -> None:
+        call.beat = _CALLED
+        try:
+            call.function(*call.args, **call.kwargs)
+        except Exception:  # The others of this beat are nobody's fault; the reactor does likewise.
+            self._log.failure("a delayed call failed")
+
+
+# Where a call stands that is in no beat any more.
+_DUE, _CALLED, _CANCELLED = -1, -2, -3
+
+
+@implementer(IDelayedCall)
+class BeatCall:
+    """A call that is to be made; see ``IDelayedCall``."""
+
+    __slots__ = ("_clock", "args", "beat", "function", "kwargs", "time")
+
+    def __init__(
+        self,
+        clock: Beat,
+        time: float,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self._clock = clock
+        self.time = time
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+        self.beat = _DUE
+
+    def __repr__(self) -> str:
+        due = self.time - self._clock.seconds()
+        name = getattr(self.function, "__qualname__", repr(self.function))
+        return f"<BeatCall in {due:g} s: {name}{self.args}>"
+
+    def getTime(self) -> float:
+        """When it is due, in seconds of the clock."""
+        return self.time
+
+    def active(self) -> bool:
+        """Whether it is still to be made."""
+        return self.beat >= _DUE
+
+    def cancel(self) -> None:
+        """Do not make it. Raises AlreadyCalled or AlreadyCancelled where that is too late."""
+        self._leave()
+        self.beat = _CANCELLED
+
+    def delay(self, secondsLater: float) -> None:
+        """Make it so much later than it would be."""
+        self._leave()
+        self.time += secondsLater
+        self._clock.add(self)
+
+    def reset(self, secondsFromNow: float) -> None:
+        """Make it so long from now."""
+        self._leave()
+        self.time = self._clock.seconds() + secondsFromNow
+        self._clock.add(self)
+
+    def _leave(self) -> None:
+        if self.beat == _CALLED:
+            raise AlreadyCalled
+        if self.beat == _CANCELLED:
+            raise AlreadyCancelled
+        if self.beat != _DUE:
+            self._clock.remove(self)

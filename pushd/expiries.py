@@ -1,0 +1,103 @@
+"""Many moments, each of its own, on one timer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import Generic, TypeVar
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+Key = TypeVar("Key", bound=Hashable)
+
+# The longest that a timer is set for, in seconds; it is set anew then. Nothing above a year may
+# be told to every kernel.
+_LONGEST = 86_400.0
+
+# So many forgotten moments may stand beside the others, and as many again as there are others.
+_SLACK = 64
+
+
+class Expiries(Generic[Key]):
+    """A moment for each of many keys at which it expires.
+
+    Where ``Deadlines`` serves waits of one length, these come in any order: a heap knows the next.
+    A moment that was moved or forgotten stays in the heap until its time, or until there are more
+    of those than of others. No timer is left when there is no key.
+
+    :param clock: where time comes from.
+    :param expired: called with the key when its moment is there; the key is forgotten by then.
+    """
+
+    def __init__(self, clock: IReactorTime, expired: Callable[[Key], object]) -> None:
+        self._clock = clock
+        self._expired = expired
+        self._numbers = count()
+        # Each key's entry in the heap: its moment, and a number that tells it from older ones.
+        self._entries: dict[Key, tuple[float, int]] = {}
+        self._heap: list[tuple[float, int, Key]] = []
+        self._call: IDelayedCall | None = None
+        self._expiring = False
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def __len__(self) -> int:
+        """How many moments the heap holds, the forgotten ones as well."""
+        return len(self._heap)
+
+    def start(self, key: Key, at: float) -> None:
+        """Let a key expire at a moment of the clock, in place of any other that it had."""
+        number = next(self._numbers)
+        self._entries[key] = (at, number)
+        heappush(self._heap, (at, number, key))
+        self._tidy()
+        self._set_timer()
+
+    def stop(self, key: Key) -> None:
+        """Forget a key; nothing happens if it was not known."""
+        if self._entries.pop(key, None) is not None:
+            self._tidy()
+            self._set_timer()
+
+    def _tidy(self) -> None:
+        """Take out what was forgotten: at the top always, elsewhere where it is too much."""
+        if len(self._heap) > 2 * len(self._entries) + _SLACK:
+            self._heap = [(*entry, key) for key, entry in self._entries.items()]
+            heapify(self._heap)
+        while self._heap and self._is_stale(self._heap[0]):
+            heappop(self._heap)
+
+    def _is_stale(self, item: tuple[float, int, Key]) -> bool:
+        return self._entries.get(item[2]) != item[:2]
+
+    def _set_timer(self) -> None:
+        """Wait for the first moment, and for nothing where there is none."""
+        if self._expiring:
+            return
+        wait = None
+        if self._heap:
+            wait = min(max(0.0, self._heap[0][0] - self._clock.seconds()), _LONGEST)
+        if self._call is not None:
+            if wait is not None and self._call.getTime() <= self._clock.seconds() + wait:
+                return  # It comes early enough, and looks again then.
+            self._call.cancel()
+            self._call = None
+        if wait is not None:
+            self._call = self._clock.callLater(wait, self._expire)
+
+    def _expire(self) -> None:
+        self._call = None
+        now = self._clock.seconds()
+        # Only the end sets a timer, however many are started and stopped meanwhile.
+        self._expiring = True
+        try:
+            while self._heap and self._heap[0][0] <= now:
+                key = self._heap[0][2]
+                del self._entries[key]
+                self._tidy()
+                self._expired(key)
+        finally:
+            self._expiring = False
+            self._set_timer()

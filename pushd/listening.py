@@ -1,0 +1,96 @@
+"""A door, open at an endpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pushd.channel import Door, peer_name
+
+# How many connections may wait to be accepted.
+_BACKLOG = 2048
+
+
+class DoorService(Service):
+    """One endpoint at which a door is open.
+
+    :param message: what to log with the URL once it is.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, endpoint: str, door: Door, message: str) -> None:
+        self._reactor = reactor
+        self._endpoint = endpoint
+        self._door = door
+        self._message = message
+        self._port: IListeningPort | None = None
+
+    def privilegedStartService(self) -> None:
+        """Listen, while ports below 1024 may still be had. Ends the process if that fails."""
+        failures: list[Failure] = []
+        try:
+            endpoint = serverFromString(self._reactor, _with_backlog(self._endpoint))
+        except LookupError:
+            line = "systemd passed no such socket: see LISTEN_FDS and LISTEN_FDNAMES"
+            raise SystemExit(f"pushd: {self._endpoint}: {line}") from None
+        listening = endpoint.listen(self._door)
+        listening.addCallback(self._listening).addErrback(failures.append)
+        if failures:
+            raise SystemExit(f"pushd: {self._endpoint}: {failures[0].getErrorMessage()}")
+
+    def startService(self) -> None:
+        """Listen now, where nobody asked for it while the process still had its privileges."""
+        super().startService()
+        if self._port is None:
+            self.privilegedStartService()
+
+    def stopService(self) -> Deferred[Any] | None:
+        """Stop listening; see ``close`` for those who are inside."""
+        super().stopService()
+        if self._port is None:
+            return None
+        port, self._port = self._port, None
+        return maybeDeferred(port.stopListening)
+
+    def close(self) -> Deferred[Any]:
+        """Stop listening, and let nobody ask for anything any more.
+
+        The Deferred fires when every request has its answer and every connection is gone, but
+        for WebSockets, which are not the door's.
+        """
+        return gatherResults(
+            [maybeDeferred(self.stopService), self._door.drain()], consumeErrors=True
+        )
+
+    def close_silent(self) -> None:
+        """Close the connections on which nobody waits for an answer."""
+        self._door.close_silent()
+
+    def _listening(self, port: IListeningPort) -> None:
+        self._port = port
+        self._log.info(self._message, event="listening", url=_url(self._endpoint, port))
+
+
+def _with_backlog(endpoint: str) -> str:
+    """The endpoint with room for many who come at once: with Twisted's 50 most would wait."""
+    queues = endpoint.startswith(("tcp:", "tcp6:", "ssl:", "unix:", "reuseport:"))
+    return f"{endpoint}:backlog={_BACKLOG}" if queues and ":backlog=" not in endpoint else endpoint
+
+
+def _url(endpoint: str, port: IListeningPort) -> str:
+    """The URL that a browser on this machine can open."""
+    address = port.getHost()
+    place = peer_name(address)
+    if place == "unix":
+        return endpoint
+    if place.startswith(("0.0.0.0:", "[::]:")):
+        place = place.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
+    scheme = "https" if endpoint.startswith(("ssl:", "tls:")) else "http"
+    return f"{scheme}://{place}/"

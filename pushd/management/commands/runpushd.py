@@ -1,0 +1,96 @@
+"""``manage.py runpushd``: pushd in the place of runserver, while a site is being written."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser
+from dataclasses import replace
+from typing import Any
+
+from django.conf import settings
+from django.contrib.staticfiles.handlers import StaticFilesHandler
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import autoreload
+from twisted.logger import globalLogBeginner, textFileLogObserver
+
+from pushd.options import Options
+from pushd.service import makeService
+
+
+class Command(BaseCommand):
+    """Serves the site with its static files, and starts again whenever its code changes."""
+
+    help = "Serves this site with pushd, WebSockets included, and reloads its code."
+    # They are made where the reloader sees what goes wrong.
+    requires_system_checks: tuple[str, ...] = ()
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Take where to listen, and what is for pushd itself."""
+        parser.add_argument(
+            "args",
+            nargs="*",
+            metavar="[ADDRESS:]PORT [-- OPTION ...]",
+            help="where to listen (default: 8000), and options of twistd pushd",
+        )
+        parser.add_argument(
+            "--noreload", action="store_false", dest="reload", help="do not watch the code"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Serve until Ctrl-C."""
+        given = list(args)
+        addrport = given.pop(0) if given and not given[0].startswith("-") else "8000"
+        given = ["--listen", _endpoint(addrport), *given]
+        _parse(given)  # A mistake is told here, before anybody waits for the code to change.
+        if options["reload"]:
+            autoreload.run_with_reloader(self.serve, given=given, in_thread=True)
+        else:
+            self.serve(given=given, in_thread=False)
+
+    def serve(self, *, given: list[str], in_thread: bool) -> None:
+        """Serve, in the thread that the reloader leaves to us, or the main one."""
+        autoreload.raise_last_exception()
+        self.check()
+        module, _, name = (settings.WSGI_APPLICATION or "").rpartition(".")
+        if not module:
+            raise CommandError("the setting WSGI_APPLICATION names no application")
+        options = _parse(["--wsgi", f"{module}:{name}", *given])
+        if settings.DEBUG and "django.contrib.staticfiles" in settings.INSTALLED_APPS:
+            application = StaticFilesHandler(options.settings.wsgi)
+            options.settings = replace(options.settings, wsgi=application)
+        globalLogBeginner.beginLoggingTo(
+            [textFileLogObserver(self.stdout)], redirectStandardIO=False
+        )
+        reactor = self.get_reactor()
+        service = makeService(options, reactor)
+        try:
+            service.privilegedStartService()
+        except SystemExit as error:
+            self.stderr.write(str(error))
+            sys.stderr.flush()
+            os._exit(1)  # In a thread, SystemExit ends nothing but that.
+        service.startService()
+        reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+        reactor.run(installSignalHandlers=not in_thread)
+
+    def get_reactor(self) -> Any:
+        """The reactor, which this command runs as twistd would."""
+        from twisted.internet import reactor
+
+        return reactor
+
+
+def _endpoint(addrport: str) -> str:
+    address, _, port = addrport.rpartition(":")
+    interface = address.strip("[]").replace(":", "\\:") or "127.0.0.1"
+    return f"tcp:{port}:interface={interface}"
+
+
+def _parse(given: list[str]) -> Options:
+    options = Options()
+    try:
+        options.parseOptions(given)
+    except SystemExit as error:
+        raise CommandError(str(error)) from None
+    return options

@@ -1,0 +1,102 @@
+"""What is read when Prometheus asks: the state of things, and what they have counted themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from prometheus_client import Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from pushd.channel import Door
+from pushd.conversation import Threads
+from pushd.distributions import Distribution
+from pushd.protocol import PushFactory
+from pushd.traffic import Ledger
+
+# By what a peer is connected, beside plain HTTP.
+_TRANSPORTS = ("websocket", "sse", "longpoll")
+
+
+@dataclass(kw_only=True, eq=False)
+class Readings(Collector):
+    """Reads everything that is not counted in Metrics, at the time of asking.
+
+    :param door: the public door.
+    :param times: histograms by name, and what each is about.
+    """
+
+    door: Door
+    factory: PushFactory
+    ledger: Ledger
+    threads: Threads
+    times: Mapping[tuple[str, str], Distribution]
+    max_connections: int
+    max_threads: int
+
+    def collect(self) -> Iterator[Metric]:
+        """Give all that is read; for ten thousand connections it takes some milliseconds."""
+        yield self._connections()
+        yield from self._traffic()
+        for (name, about), times in self.times.items():
+            yield HistogramMetricFamily(name, about, buckets=times.buckets, sum_value=times.sum)
+        yield GaugeMetricFamily(
+            "pushd_connections_limit",
+            "How many connections there may be at the public door.",
+            self.max_connections,
+        )
+        yield GaugeMetricFamily(
+            "pushd_threads_busy", "Threads that run a view that may block.", self.threads.busy
+        )
+        yield GaugeMetricFamily(
+            "pushd_threads_limit", "How many such threads there may be.", self.max_threads
+        )
+
+    def _connections(self) -> Metric:
+        """The connections at the public door, each once."""
+        family = GaugeMetricFamily(
+            "pushd_connections",
+            "Connections at the public door, by transport and state.",
+            labels=["transport", "state"],
+        )
+        closing = len(self.factory._closings)
+        states = {
+            ("http", "reading"): len(self.door.requests),
+            ("http", "idle"): len(self.door.idle),
+            ("http", "closing"): len(self.door.lingering),
+            ("websocket", "open"): self.ledger.count("websocket") - closing,
+            ("websocket", "closing"): closing,
+            ("sse", "open"): self.ledger.count("sse"),
+            ("longpoll", "open"): self.ledger.count("longpoll"),
+        }
+        # A view is at work for the rest, or the answer is under way.
+        rest = len(self.door.entrance.admission) - sum(states.values())
+        states["http", "answering"] = max(0, rest)
+        for labels, count in states.items():
+            family.add_metric(labels, count)
+        return family
+
+    def _traffic(self) -> Iterator[Metric]:
+        """Messages and bytes each way."""
+        totals = {transport: self.ledger.total(transport) for transport in _TRANSPORTS}
+        websockets = totals["websocket"]
+        for name, about, value in (
+            ("messages", "Messages that came over WebSockets.", websockets.messages_in),
+            ("bytes", "Bytes of the messages that came over WebSockets.", websockets.bytes_in),
+        ):
+            yield CounterMetricFamily(f"pushd_received_{name}", about, value)
+        sent_messages = CounterMetricFamily(
+            "pushd_sent_messages", "Messages and publications that were sent.", labels=["transport"]
+        )
+        sent_bytes = CounterMetricFamily(
+            "pushd_sent_bytes", "Bytes of those messages.", labels=["transport"]
+        )
+        for transport, total in totals.items():
+            sent_messages.add_metric([transport], total.messages_out)
+            sent_bytes.add_metric([transport], total.bytes_out)
+        yield from (sent_messages, sent_bytes)

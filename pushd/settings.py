@@ -1,0 +1,64 @@
+"""Everything that an operator decides, as one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pushd.access import Origins
+from pushd.gateway import Application
+from pushd.history import Retention
+from pushd.playground import Playground
+from pushd.protocol import Limits
+from pushd.proxies import Proxies
+from pushd.redis_url import RedisAddress
+from pushd.routes import Routes
+from pushd.ticker import ticker
+from pushd.tokens import TokenKeys
+
+
+def demo_views() -> Routes:
+    """The views that are served unless one has others at their addresses."""
+    return Routes({"/test/": ticker, **Playground().views})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that an operator decides, and that was found to be in order."""
+
+    #: The public endpoints, as Twisted endpoint strings.
+    listen: tuple[str, ...] = ("tcp:8080:interface=127.0.0.1",)
+    #: The private endpoints; none where that door stays shut.
+    control: tuple[str, ...] = ("tcp:8081:interface=127.0.0.1",)
+    #: A folder of files to serve before those of the shipped client.
+    web: Path | None = None
+    #: The views, with the demo.
+    routes: Routes = field(default_factory=demo_views)
+    #: How many views may block in threads at once.
+    threads: int = 64
+    #: An application that answers at every path that pushd itself does not have.
+    wsgi: Application | None = None
+    #: How many of its pages may be made at once.
+    wsgi_threads: int = 16
+    #: What one connection may take.
+    limits: Limits = field(default_factory=Limits)
+    #: How much of the past of topics is kept.
+    retention: Retention = field(default_factory=Retention)
+    #: The origins whose pages may open WebSockets, beside our own.
+    origins: Origins = field(default_factory=Origins)
+    #: The keys that tokens are checked with; without any nobody is asked for one.
+    token_keys: TokenKeys = field(default_factory=TokenKeys)
+    #: The proxies whose word on who asks counts.
+    proxies: Proxies = field(default_factory=Proxies)
+    #: Seconds over which those who are here are asked to leave when the daemon stops.
+    drain: int = 5
+    #: The Redis behind the topics; None where they are kept in this process.
+    broker: RedisAddress | None = None
+    #: How many connections there may be at the public door.
+    max_connections: int = 10_000
+    #: How many of them from one address.
+    max_per_address: int = 100
+    #: How the log is written: ``text`` or ``json``.
+    log_format: str = "text"
+    #: From which level on: one of ``pushd.logs.LEVELS``.
+    log_level: str = "info"

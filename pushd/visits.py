@@ -1,0 +1,65 @@
+"""The two lines of every connection in the log: that it opened, and how and why it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twisted.logger import Logger
+
+from pushd.connections import Connection
+from pushd.traffic import Traffic
+
+_log = Logger()
+
+#: Who ended a connection.
+US, PEER = "us", "peer"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a connection ended: the code of a WebSocket's Close frame, who ended it, and why.
+
+    SSE has no codes; it borrows those of WebSocket.
+    """
+
+    code: int
+    by: str
+    reason: str
+
+
+def log_opened(connection: Connection) -> None:
+    """Write the line that says who came."""
+    _log.info(
+        "#{connection} {peer} {path} opened",
+        event="opened",
+        connection=connection.id,
+        transport=connection.visitor.transport,
+        peer=connection.peer,
+        path=connection.path,
+        subject=connection.subject,
+    )
+
+
+def log_ended(connection: Connection, ending: Ending, traffic: Traffic, now: float) -> None:
+    """Write the line that answers why somebody was cut.
+
+    :param now: seconds of the daemon's clock.
+    """
+    _log.info(
+        "#{connection} {peer} {path} closed {code} after {seconds:.3f} s by {by}: {reason}; "
+        "{messages_in} messages, {bytes_in} bytes in; {messages_out}, {bytes_out} out",
+        event="closed",
+        connection=connection.id,
+        transport=connection.visitor.transport,
+        peer=connection.peer,
+        path=connection.path,
+        subject=connection.subject,
+        code=ending.code,
+        seconds=now - connection.since,
+        by=ending.by,
+        reason=ending.reason,
+        messages_in=traffic.messages_in,
+        bytes_in=traffic.bytes_in,
+        messages_out=traffic.messages_out,
+        bytes_out=traffic.bytes_out,
+    )

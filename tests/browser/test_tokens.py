@@ -1,0 +1,244 @@
+"""Tokens in a real browser: the page is asked for a fresh one, and nothing is lost meanwhile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from time import time
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+from playwright.sync_api import Page
+
+from pushd.keys import read_signing_key
+from pushd.tokens import make_token
+from tests.browser.conftest import assert_ended_in_order
+from tests.browser.test_topics import (
+    TRANSPORTS,
+    Publisher,
+    wait_for_publications,
+    wait_for_state,
+)
+from tests.daemon_process import DaemonProcess
+
+ROOT = Path(__file__).parent.parent.parent
+
+# For how long a token is good, in seconds; and how many the page goes through, about.
+TTL = 3
+MANY = 3
+
+SUBSCRIBE = """
+async ([url, transport]) => {
+  const { subscribe } = await import("/pushd.js");
+  window.publications = [];
+  window.states = [];
+  window.handle = subscribe(url, ({ data }) => publications.push(data), {
+    transports: [transport],
+    token: window.makeToken,
+    onState: (state) => states.push(state),
+  });
+}
+"""
+
+
+class Office:
+    """Where the page gets its tokens."""
+
+    def __init__(self, key: Path) -> None:
+        self._key = read_signing_key(str(key))
+        self.made = 0
+        #: How often it is closed.
+        self.closed = 0
+        self.topics = ["news"]
+
+    def make(self) -> str:
+        """Make a token that is good for a short time."""
+        if self.closed:
+            self.closed -= 1
+            raise RuntimeError("the office is closed")
+        self.made += 1
+        # A whole number, as most make it.
+        claims = {"sub": "page", "exp": int(time()) + TTL, "subscribe": self.topics}
+        return make_token(self._key, claims)
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    """Write a secret."""
+    path = tmp_path / "key"
+    path.write_bytes(b"a secret for a test of thirty-two bytes and more")
+    return path
+
+
+@pytest.fixture
+def daemon(key: Path, tmp_path: Path) -> Iterator[DaemonProcess]:
+    """Run a daemon that asks for tokens."""
+    args = ["--control", "tcp:0:interface=127.0.0.1", "--token-key", str(key)]
+    with DaemonProcess(args, directory=tmp_path) as daemon:
+        yield daemon
+    assert_ended_in_order(daemon)
+
+
+@pytest.fixture
+def office(page: Page, key: Path) -> Office:
+    """Open the office to the page."""
+    office = Office(key)
+    page.expose_function("makeToken", office.make)
+    return office
+
+
+def subscribe(page: Page, daemon: DaemonProcess, transport: str) -> None:
+    """Open the front page, and subscribe from it."""
+    page.goto(daemon.url)
+    page.evaluate(SUBSCRIBE, ["/topics/news", transport])
+
+
+def connections(daemon: DaemonProcess) -> list[dict[str, Any]]:
+    """Who is here."""
+    door = daemon.wait_for(r"control door at (http://\S+)")[1]
+    with urlopen(f"{door}connections", timeout=10) as answer:
+        return list(json.load(answer)["connections"])
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_fresh(page: Page, daemon: DaemonProcess, office: Office, transport: str) -> None:
+    """A page goes on through many tokens, and misses nothing; a WebSocket is not even cut."""
+    publisher = Publisher(daemon)
+    subscribe(page, daemon, transport)
+    wait_for_state(page, "open")
+    first = connections(daemon)
+    sent: list[Any] = []
+    while office.made < MANY:
+        sent.append(f"{len(sent)}")
+        publisher.publish("news", sent[-1])
+        page.wait_for_timeout(100)
+    wait_for_publications(page, sent)
+    if transport == "websocket":
+        assert [one["id"] for one in connections(daemon)] == [one["id"] for one in first]
+        assert first[0]["subject"] == "page"
+    # None of them has been told that something is lost.
+    lost = page.evaluate("states.filter(({ recovered }) => recovered === false).length")
+    assert lost == 0
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_no_token(page: Page, daemon: DaemonProcess, office: Office, transport: str) -> None:
+    """A page whose token does not do is told so, and does not ask without end."""
+    office.topics = ["other"]
+    subscribe(page, daemon, transport)
+    state = wait_for_state(page, "closed")
+    assert state["code"] == 403
+    assert "may not subscribe to news" in state["reason"]
+
+
+def test_closed_office(page: Page, daemon: DaemonProcess, office: Office) -> None:
+    """A page that fails to get a token is asked again."""
+    office.closed = 2
+    subscribe(page, daemon, "websocket")
+    wait_for_state(page, "open")
+    assert page.evaluate("states.filter(({ state }) => state === 'waiting').length") == 2
+
+
+def test_stale(page: Page, daemon: DaemonProcess, office: Office) -> None:
+    """A page that gives no fresh token in time is cut, and begins anew where it was."""
+    publisher = Publisher(daemon)
+    subscribe(page, daemon, "websocket")
+    wait_for_state(page, "open")
+    (first,) = connections(daemon)
+    publisher.publish("news", "1")
+    office.closed = 1
+    page.wait_for_function("() => states.filter(({ state }) => state === 'open').length === 2")
+    publisher.publish("news", "2")
+    wait_for_publications(page, ["1", "2"])
+    (second,) = connections(daemon)
+    assert second["id"] > first["id"]
+    assert any("closed 1008" in line for line in daemon.log)
+
+
+def test_operator(page: Page, daemon: DaemonProcess, office: Office) -> None:
+    """A page that an operator closes stays closed, though it could get a token."""
+    subscribe(page, daemon, "websocket")
+    wait_for_state(page, "open")
+    door = daemon.wait_for(r"control door at (http://\S+)")[1]
+    (first,) = connections(daemon)
+    with urlopen(Request(f"{door}connections/{first['id']}", method="DELETE"), timeout=10):
+        pass
+    state = wait_for_state(page, "closed")
+    assert (state["code"], state["reason"]) == (1008, "closed by an operator")
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[str]:
+    """Serve the client from another origin, as one's own web server does."""
+    handler = partial(_Quiet, directory=str(ROOT / "web"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def friendly_daemon(key: Path, tmp_path: Path, elsewhere: str) -> Iterator[DaemonProcess]:
+    """Run a daemon that lets in pages from there, and asks for tokens."""
+    control = ("--control", "tcp:0:interface=127.0.0.1")
+    args = [*control, "--token-key", str(key), "--origin", elsewhere]
+    with DaemonProcess(args, directory=tmp_path) as daemon:
+        yield daemon
+    assert_ended_in_order(daemon)
+
+
+PUBLISH = """
+async ([url, token, body]) => {
+  const headers = { Authorization: `Bearer ${token}`, "Idempotency-Key": "once" };
+  const answer = await fetch(url, { method: "POST", headers, body });
+  return [answer.status, answer.headers.get("WWW-Authenticate"), await answer.json()];
+}
+"""
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_other_origin(
+    page: Page,
+    friendly_daemon: DaemonProcess,
+    elsewhere: str,
+    key: Path,
+    office: Office,
+    transport: str,
+) -> None:
+    """A page of an origin that is allowed listens and publishes with its tokens."""
+    topic = f"{friendly_daemon.url}topics/news"
+    page.goto(f"{elsewhere}/index.html")
+    page.evaluate(SUBSCRIBE, [topic, transport])
+    wait_for_state(page, "open")
+    claims = {"exp": int(time()) + 60, "publish": ["news"]}
+    token = make_token(read_signing_key(str(key)), claims)
+    said = [page.evaluate(PUBLISH, [topic, token, "hello"]) for _ in range(2)]
+    assert said[0] == said[1]
+    assert said[0][0] == 200
+    wait_for_publications(page, ["hello"])
+    # Why it may not is the page's to know.
+    status, challenge, answer = page.evaluate(PUBLISH, [topic, "x", "hello"])
+    assert (status, answer["error"]) == (401, "the token is malformed")
+    assert 'error="invalid_token"' in challenge
+
+
+def test_stranger_origin(page: Page, daemon: DaemonProcess, elsewhere: str, office: Office) -> None:
+    """A page of another origin gets nothing, though its token is good."""
+    page.goto(f"{elsewhere}/index.html")
+    page.evaluate(SUBSCRIBE, [f"{daemon.url}topics/news", "longpoll"])
+    wait_for_state(page, "waiting")
+    assert connections(daemon) == []
+    daemon.wait_for(r"OPTIONS /topics/news 403")
+    page.evaluate("handle.close()")

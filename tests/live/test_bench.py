@@ -1,0 +1,134 @@
+"""The benchmark at work, with a few connections: that it can measure, and can fail."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from websockets.sync.server import Server as WebSocketsServer
+from websockets.sync.server import ServerConnection, serve
+
+from bench.build import build
+from bench.catalogue import CATALOGUE
+from bench.load import run_load
+from bench.server import Server, Trouble
+
+ROOT = Path(__file__).parents[2]
+FLOOR = next(rival for rival in CATALOGUE if rival.name == "floor")
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None or shutil.which("gcc") is None,
+    reason="the load generator needs a compiler: apt-get install g++",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs() -> None:
+    """Compile what is in C and C++."""
+    build()
+
+
+def test_driver(tmp_path: Path) -> None:
+    """Pushd and the floor are measured, every payload verified, and written down."""
+    command = [sys.executable, "-m", "bench", "--rivals", "pushd,floor,picows"]
+    command += ["--workloads", "w2,w4,w5", "--rounds", "1", "--scale", "0.02"]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (tmp_path / "performance.md").read_text()
+    for words in ("W2", "W4", "W5"):
+        [row, *_] = [line for line in text.splitlines() if line.startswith(f"| {words}")]
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert "-" not in cells[:3], row
+    assert (find_spec("picows") is None) == ("Missing on this machine: picows (PyPI)" in text)
+    assert (tmp_path / "performance.svg").read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("demo", "--path", "/echo/", "--browsers", "2"), r"\d x payload"),
+        (("echo", "--path", "/subscribe/", "--clients", "2"), "1 x stall"),
+        (("handshake", "--path", "/nowhere/", "--total", "2", "--warm", "0"), "2 x refused"),
+        (
+            ("fanout", "--path", "/echo/", "--publish", "/publish/", "--subscribers", "2"),
+            "1 x delivered, 1 x stall",
+        ),
+        (("idle", "--path", "/subscribe/", "--connections", "2", "--longest", "1"), "2 had none"),
+    ],
+)
+def test_fault(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    """A server that does not do as it should is found out, not measured."""
+    with Server(FLOOR, tmp_path) as server, pytest.raises(Trouble, match=words):
+        run_load(
+            [*arguments, "--port", str(server.port), "--patience", "1"], at_gate=lambda gate: None
+        )
+
+
+@pytest.mark.parametrize("fault", ["none", "twice", "order", "changed", "lost"])
+def test_payloads(fault: str) -> None:
+    """One publication that is lost, doubled, changed or out of order fails a run."""
+    subscribers: list[ServerConnection] = []
+
+    def view(websocket: ServerConnection) -> None:
+        assert websocket.request is not None
+        if websocket.request.path == "/subscribe/":
+            subscribers.append(websocket)
+        messages: list[str | bytes] = []
+        for message in websocket:
+            messages.append(message)
+            if len(messages) % 4:
+                continue
+            for subscriber in subscribers:
+                for sent in spoil(messages[-4:], fault):
+                    subscriber.send(sent)
+
+    with running(serve(view, "127.0.0.1", 0)) as port:
+        arguments = ["fanout", "--port", str(port), "--path", "/subscribe/"]
+        arguments += ["--publish", "/publish/", "--subscribers", "3", "--patience", "1"]
+        arguments += ["--burst", "4", "--times", "3", "--warm", "0"]
+        if fault == "none":
+            assert run_load(arguments, at_gate=lambda gate: None)["units"] == 36
+            return
+        with pytest.raises(Trouble, match="1 x stall" if fault == "lost" else r"\d x payload"):
+            run_load(arguments, at_gate=lambda gate: None)
+
+
+def spoil(messages: list[str | bytes], fault: str) -> list[str | bytes]:
+    """Give four messages with a fault."""
+    first, second, third, fourth = messages
+    match fault:
+        case "twice":
+            return [first, second, second, third, fourth]
+        case "order":
+            return [first, third, second, fourth]
+        case "changed":
+            return [first, second, third, str(fourth)[:-1] + "!"]
+        case "lost":
+            return [first, second, third]
+    return messages
+
+
+@contextmanager
+def running(server: WebSocketsServer) -> Iterator[int]:
+    """Run a server in a thread, and give its port."""
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.socket.getsockname()[1]
+    finally:
+        server.shutdown()
+        thread.join(20)

@@ -1,0 +1,287 @@
+"""The command against a real daemon, and the documents that tell of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from signal import SIGINT
+from threading import Thread
+from urllib.parse import urlsplit
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from tests.daemon_process import DaemonProcess
+
+ROOT = Path(__file__).parent.parent.parent
+PUSHDCTL = Path(sys.executable).with_name("pushdctl")
+
+# How long anything may take, in seconds.
+PATIENCE = 30.0
+
+CONTROL = ("--control", "tcp:0:interface=127.0.0.1")
+
+
+class Shell:
+    """A shell in which ``pushd`` finds the daemon by its surroundings."""
+
+    def __init__(self, daemon: DaemonProcess, folder: Path) -> None:
+        self.daemon = daemon
+        self.folder = folder
+        self.public = daemon.url.rstrip("/")
+        self.control = daemon.wait_for(r"control door at (http://\S+)")[1].rstrip("/")
+        path = f"{PUSHDCTL.parent}{os.pathsep}{os.environ['PATH']}"
+        self.environ = {
+            **os.environ,
+            "PATH": path,
+            "PUSHD_CONTROL": self.control,
+            "PUSHD_URL": self.public,
+        }
+
+    def run(self, command: str, code: int = 0) -> str:
+        """Run a command; gives what it prints, on standard error as well."""
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=self.folder,
+            env=self.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == code, (command, done.returncode, done.stdout)
+        assert "Traceback" not in done.stdout, done.stdout
+        return done.stdout
+
+
+class Tail:
+    """``pushdctl tail`` at work: what it has printed so far."""
+
+    def __init__(self, shell: Shell, *args: str) -> None:
+        self._process = subprocess.Popen(
+            [PUSHDCTL, "tail", *args],
+            env=shell.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.printed: list[str] = []
+        self.told: list[str] = []
+        self._readers = [
+            Thread(target=self._read, args=(self._process.stdout, self.printed)),
+            Thread(target=self._read, args=(self._process.stderr, self.told)),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def wait_for(self, lines: list[str], pattern: str, count: int = 1) -> None:
+        """Wait until there are so many lines with this in them."""
+        deadline = time.monotonic() + PATIENCE
+        while sum(bool(re.search(pattern, line)) for line in lines) < count:
+            assert time.monotonic() < deadline, (self.printed, self.told)
+            time.sleep(0.02)
+
+    def interrupt(self) -> int:
+        """Press Ctrl-C; gives the exit code."""
+        self._process.send_signal(SIGINT)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; gives the exit code."""
+        code = self._process.wait(PATIENCE)
+        for reader in self._readers:
+            reader.join(PATIENCE)
+        return code
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+        self._process.kill()
+        self.wait()
+        for stream in (self._process.stdout, self._process.stderr):
+            assert stream is not None
+            stream.close()
+
+    @staticmethod
+    def _read(stream: Iterator[str], lines: list[str]) -> None:
+        for line in stream:
+            lines.append(line.rstrip("\n"))
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Shell]]:
+    """Give a function that runs a daemon with options."""
+    daemons: list[DaemonProcess] = []
+
+    def run(*args: str) -> Shell:
+        daemon = DaemonProcess([*CONTROL, *args], directory=tmp_path, patience=PATIENCE)
+        daemons.append(daemon.__enter__())
+        return Shell(daemon, tmp_path)
+
+    yield run
+    for daemon in daemons:
+        daemon.stop()
+        assert not [line for line in daemon.log if "Traceback" in line], daemon.log
+
+
+@pytest.fixture
+def tail() -> Iterator[Callable[..., Tail]]:
+    """Give a function that listens."""
+    tails: list[Tail] = []
+
+    def listen(shell: Shell, *args: str) -> Tail:
+        tails.append(Tail(shell, *args))
+        return tails[-1]
+
+    yield listen
+    for one in tails:
+        one.kill()
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """The blocks of a document in a language."""
+    text = (ROOT / "docs" / document).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+def test_tail(start: Callable[..., Shell], tail: Callable[..., Tail]) -> None:
+    """It prints what comes, goes on where it was when it is cut, and ends by Ctrl-C."""
+    shell = start()
+    listening = tail(shell, "news")
+    listening.wait_for(listening.told, "listening since")
+    assert "heard by 1" in shell.run("pushdctl publish news one")
+    listening.wait_for(listening.printed, r":1\tone$")
+    (line,) = shell.run("pushdctl connections --json").splitlines()
+    shell.run(f"pushdctl close {json.loads(line)['id']}; pushdctl publish news two")
+    listening.wait_for(listening.printed, r":2\ttwo$")
+    listening.wait_for(listening.told, "listening since", 2)
+    assert not [line for line in listening.told if "lost" in line]
+    assert listening.interrupt() == 130
+    assert len(listening.printed) == 2
+
+
+def test_tail_to_somebody_who_has_enough(start: Callable[..., Shell]) -> None:
+    """Who reads it may go, as head does; not a word is said of it."""
+    shell = start()
+    first = json.loads(shell.run("pushdctl publish news 1 --json"))["id"]
+    with subprocess.Popen(
+        ["bash", "-c", f"pushdctl tail news --after {first} | head -n 2"],
+        env=shell.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + PATIENCE
+        # It learns that nobody reads by the next line that it prints.
+        while process.poll() is None:
+            assert time.monotonic() < deadline
+            shell.run("pushdctl publish news more")
+        assert process.stdout is not None
+        listening, *lines = process.stdout.read().splitlines()
+    assert "listening since" in listening
+    assert [line.partition("\t")[2] for line in lines] == ["more", "more"]
+
+
+def test_nobody_there(tmp_path: Path, start: Callable[..., Shell]) -> None:
+    """Without a daemon each command says so, in one line, and fails."""
+    shell = start()
+    shell.daemon.stop()
+    for command in ("publish t x", "tail t", "topics", "connections", "close 1"):
+        line = shell.run(f"pushdctl {command}", 1)
+        assert line.count("\n") == 1, line
+        assert "Connection refused; is the daemon running? --" in line, line
+
+
+def test_module(start: Callable[..., Shell]) -> None:
+    """``python -m pushd`` is the same command; so is pushd, where the shell has none itself."""
+    shell = start()
+    assert "heard by 0" in shell.run("env pushd publish t x")
+    assert "heard by 0" in shell.run(f"{sys.executable} -m pushd publish t x")
+    assert shell.run(f"{sys.executable} -m pushd --version").startswith("pushd ")
+
+
+def test_command_document(start: Callable[..., Shell], tail: Callable[..., Tail]) -> None:
+    """Every command in docs/command.md does what is said there."""
+    shell = start()
+    (shell.folder / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    listening = tail(shell, "news")
+    listening.wait_for(listening.told, "listening")
+    commands, asked = blocks("command.md", "sh")
+    (answer,) = blocks("command.md", "text")
+    output = shell.run(commands)
+    listening.wait_for(listening.printed, r"\tit is noon$")
+    listening.wait_for(listening.printed, r"\ttick$", 10)
+    listening.wait_for(listening.told, "again in")
+    assert "images/7" in output
+    assert "/topics/news" in output
+    listening.wait_for(listening.told, "listening", 2)
+    asked = asked.replace("http://127.0.0.1:8081", shell.control).replace(
+        "connections/1", "connections/2"
+    )
+    said = json.loads(
+        shell.run(asked.replace("curl ", "curl -sS --fail-with-body ")).split("\n")[0]
+    )
+    expected = json.loads(answer)
+    assert said.keys() == expected.keys()
+    assert said["connections"][0].keys() == expected["connections"][0].keys()
+    assert said["connections"][0]["transport"] == "sse"
+
+
+def test_tokens_document(
+    tmp_path: Path, start: Callable[..., Shell], tail: Callable[..., Tail]
+) -> None:
+    """The commands of docs/tokens.md open what they say, and nothing else."""
+    make_key, make_token, show = blocks("tokens.md", "sh")
+    subprocess.run(make_key.splitlines()[0], shell=True, cwd=tmp_path, check=True)
+    shell = start("--token-key", "key")
+    shell.environ["PUSHD_TOKEN"] = shell.environ["TOKEN"] = token = shell.run(make_token).strip()
+    output = shell.run(
+        show.replace("curl ", "curl -sS ").replace("http://127.0.0.1:8080", shell.public)
+    ).splitlines()
+    assert [sorted(json.loads(line)) for line in output] == [
+        ["id", "publications", "recovered"],
+        ["id", "subscribers"],
+    ]
+    listening = tail(shell, "chat/7")
+    listening.wait_for(listening.told, "listening")
+    shell.run(f"pushdctl publish chat/7 hi --control {shell.public}")
+    listening.wait_for(listening.printed, r"\thi$")
+    assert "ann" in shell.run("pushdctl connections")
+    assert "may not publish to news (403)" in shell.run(
+        f"pushdctl publish news x --control {shell.public}", 1
+    )
+    assert "may not subscribe to other (403)" in shell.run("pushdctl tail other", 1)
+    bad = shell.run(f"PUSHD_TOKEN={token}x pushdctl tail news", 1)
+    assert "(401)" in bad
+    # Whatever happens, no token is in the log.
+    assert not [line for line in shell.daemon.log if token[-20:] in line]
+
+
+def test_expiry(tmp_path: Path, start: Callable[..., Shell], tail: Callable[..., Tail]) -> None:
+    """A WebSocket is closed with 1008 when its token runs out, by the clock on the wall."""
+    (tmp_path / "key").write_bytes(os.urandom(64))
+    shell = start("--token-key", "key")
+    token = shell.run("pushdctl token --key key --sub ann --subscribe news --ttl 2").strip()
+    url = f"ws://{urlsplit(shell.public).netloc}/topics/news?token={token}"
+    with connect(url, proxy=None) as websocket, pytest.raises(ConnectionClosed) as caught:
+        websocket.recv(PATIENCE)
+    assert caught.value.rcvd is not None
+    assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1008, "the token has run out")
+    shell.daemon.wait_for("closed 1008 .*: the token has run out")
+
+
+def test_bad_key(tmp_path: Path) -> None:
+    """A file that is no key ends the start with one line, and exit code 1."""
+    (tmp_path / "key").write_text("secret\n")
+    daemon = DaemonProcess(["--token-key", "key"], directory=tmp_path, patience=PATIENCE)
+    daemon.start()
+    assert daemon.wait() == 1
+    (line,) = daemon.log
+    assert line == "pushd: --token-key key: key: a secret has at least 32 bytes, this one 6"

@@ -1,0 +1,198 @@
+"""pushd behind the system's nginx, by the sample in deploy/."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from tests.daemon_process import DaemonProcess
+from tests.peer import certificate_file
+
+# Debian has it where only root looks.
+NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+SAMPLE = Path(__file__).parents[2] / "deploy/nginx-pushd.conf"
+
+# Where clients come from: not from where nginx does.
+CLIENT = "127.0.0.2"
+
+VIEWS = """
+from pushd.views import accept_websocket
+
+@accept_websocket
+async def who(request):
+    if request.websocket is None:
+        return f"{request.peer} {request.scheme}"
+    async for message in request.websocket:
+        request.websocket.send(f"{request.peer} says {message}")
+
+views = {"/who/": who}
+"""
+
+# Around the sample: all that nginx would else write elsewhere.
+FRAME = """
+daemon off;
+user {user};
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log stderr;
+events {{ worker_connections 256; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    include {folder}/pushd.conf;
+}}
+"""
+
+
+class Site(NamedTuple):
+    """A daemon behind nginx."""
+
+    port: int
+    control: int
+    trust: ssl.SSLContext
+    daemon: DaemonProcess
+
+    @property
+    def host(self) -> str:
+        """What clients call it."""
+        return f"localhost:{self.port}"
+
+    @contextmanager
+    def ask(
+        self, method: str, path: str, headers: dict[str, str] | None = None
+    ) -> Iterator[Callable[[], HTTPResponse]]:
+        """Send a request; gives what waits for the answer."""
+        connection = HTTPSConnection(
+            "localhost", self.port, timeout=10, context=self.trust, source_address=(CLIENT, 0)
+        )
+        with closing(connection), ExitStack() as answers:
+            connection.request(method, path, headers=headers or {})
+            yield lambda: answers.enter_context(connection.getresponse())
+
+    def connect(self, path: str, origin: str) -> ClientConnection:
+        """Open a WebSocket."""
+        raw = socket.create_connection(("127.0.0.1", self.port), 10, source_address=(CLIENT, 0))
+        headers = {"Origin": origin}
+        return connect(
+            f"wss://{self.host}{path}", sock=raw, ssl=self.trust, additional_headers=headers
+        )
+
+    def publish(self, data: str) -> None:
+        """Publish to the topic."""
+        connection = HTTPConnection("127.0.0.1", self.control, timeout=10)
+        connection.request("POST", "/topics/news", body=data)
+        assert connection.getresponse().status == 200
+        connection.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """Start both, with the sample as it is but for names, ports and the certificate."""
+    assert NGINX is not None, "there is no nginx: apt-get install nginx"
+    (tmp_path / "shop.py").write_text(VIEWS)
+    args = ["--views", "shop:views", "--control", "tcp:0:interface=127.0.0.1"]
+    with DaemonProcess([*args, "--trusted-proxy", "127.0.0.1"], directory=tmp_path) as daemon:
+        control = int(daemon.wait_for(r"control door at http://127\.0\.0\.1:(\d+)/")[1])
+        certificate = tmp_path / "site.pem"
+        certificate.write_bytes(certificate_file())
+        with socket.create_server(("127.0.0.1", 0)) as door:
+            port = door.getsockname()[1]
+            sample = SAMPLE.read_text()
+            for ours, theirs in (
+                ("127.0.0.1:8080", daemon.url.split("/")[2]),
+                ("listen 443", f"listen 127.0.0.1:{port}"),
+                ("server_name example.com", "server_name localhost"),
+                ("/etc/letsencrypt/live/example.com/fullchain.pem", str(certificate)),
+                ("/etc/letsencrypt/live/example.com/privkey.pem", str(certificate)),
+            ):
+                assert sample.count(ours) == 1, ours
+                sample = sample.replace(ours, theirs)
+            (tmp_path / "pushd.conf").write_text(sample)
+            frame = FRAME.format(folder=tmp_path, user=getpass.getuser())
+            (tmp_path / "nginx.conf").write_text(frame)
+            nginx = subprocess.Popen(
+                [NGINX, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"), "-e", "stderr"],
+                # So nginx takes a socket over that listens already, and the port is ours for sure.
+                env={**os.environ, "NGINX": f"{door.fileno()};"},
+                pass_fds=[door.fileno()],
+            )
+        trust = ssl.create_default_context(cafile=str(certificate))
+        try:
+            yield Site(port, control, trust, daemon)
+        finally:
+            nginx.terminate()
+            nginx.wait(10)
+
+
+def test_page(site: Site) -> None:
+    """Who asks is the client, by https, whatever it says of itself."""
+    for headers in ({}, {"X-Forwarded-For": "192.0.2.6", "Forwarded": "for=192.0.2.7;proto=http"}):
+        with site.ask("GET", "/who/", headers) as answer:
+            assert answer().read().decode() == f"{CLIENT} https"
+    site.daemon.wait_for(rf"{CLIENT} GET /who/ 200 ")
+
+
+def test_websocket(site: Site) -> None:
+    """A page of the site opens a WebSocket; the view sees who it is, the log how it ended."""
+    with site.connect("/who/", f"https://{site.host}") as client:
+        client.send("hello")
+        assert client.recv(10) == f"{CLIENT} says hello"
+        client.close(4000, "enough")
+    site.daemon.wait_for(rf"{CLIENT} /who/ closed 4000 after \S+ s by peer: enough; 1 messages")
+
+
+def test_stranger(site: Site) -> None:
+    """A page of another site, or of this one without TLS, does not."""
+    for origin in ("https://example.com", f"http://{site.host}"):
+        with pytest.raises(InvalidStatus) as refused:
+            site.connect("/who/", origin)
+        assert refused.value.response.status_code == 403
+
+
+def test_events(site: Site) -> None:
+    """Each event comes when it is published, not when a buffer is full."""
+    with site.ask("GET", "/topics/news", {"Accept": "text/event-stream"}) as answer:
+        stream = answer()
+        assert stream.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+        assert stream.readline() == b"event: subscribed\n"
+        for text in ("one", "two"):
+            site.publish(text)
+            while (line := stream.readline()) != f"data: {text}\n".encode():
+                assert line.startswith((b"id: ", b"data: {", b"\n")), line
+    site.daemon.wait_for(rf"{CLIENT} /topics/news closed 1006 after \S+ s by peer:")
+
+
+def test_long_poll(site: Site) -> None:
+    """A long poll waits, and is answered when something is published."""
+    # What has a history has an id to go on from, whichever of the next two comes first.
+    site.publish("before")
+    with site.ask("GET", "/topics/news?wait=0") as answer:
+        start = json.load(answer())["id"]
+    with site.ask("GET", f"/topics/news?wait=30&after={start}") as answer:
+        site.publish("hello")
+        assert [one["data"] for one in json.load(answer())["publications"]] == ["hello"]
+
+
+def test_too_large(site: Site) -> None:
+    """A body that is too large is refused by nginx already."""
+    with site.ask("POST", "/who/", {"Content-Length": str((1 << 20) + 1)}) as answer:
+        assert answer().status == 413

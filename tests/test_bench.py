@@ -1,0 +1,519 @@
+"""The benchmark's own arithmetic, and what it writes: it does not measure anything here."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+from xml.etree import ElementTree
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from bench.__main__ import choose, main, make_parser
+from bench.build import is_older
+from bench.catalogue import CATALOGUE, PUSHD, version_of
+from bench.chart import LONGEST, draw_chart
+from bench.growth import SIZES, Growth
+from bench.load import check_result, parse_line
+from bench.machine import describe_machine, find_memory, find_processor
+from bench.processes import (
+    find_family,
+    measure_cpu,
+    measure_memory,
+    read_resident,
+    read_run_time,
+)
+from bench.report import BEGIN, DOCUMENT, END, Report, put_into, write_report
+from bench.results import Results
+from bench.rival import PATHS, Rival, Start
+from bench.runner import Runner, rotate
+from bench.server import Server, Trouble
+from bench.table import format_number, tabulate, tabulate_goals, tabulate_ratios
+from bench.workload import Measure, Workload
+from bench.workloads import WORKLOADS
+
+ROOT = Path(__file__).parent.parent
+SVG = "{http://www.w3.org/2000/svg}"
+
+CPU = Measure("w9.cpu", "W9 sums: CPU each", "µs", most=10, relation=(1.5, "floor"))
+LATE = Measure("w9.late", "W9 lateness", "ms")
+
+
+def make_rival(name: str, **changes: Any) -> Rival:
+    """Give a rival that can't be started."""
+    rival = Rival(
+        name=name,
+        title=name.title(),
+        start=lambda folder: Start([], folder),
+        version=lambda: f"{name} 1.0",
+        source="nowhere",
+        workloads=frozenset({"w9"}),
+    )
+    return replace(rival, **changes)
+
+
+def set_age(path: Path, age: int) -> None:
+    """Let a file have been changed so many seconds before a certain moment."""
+    os.utime(path, (10_000 - age, 10_000 - age))
+
+
+def make_results(samples: Mapping[str, Mapping[str, list[float]]]) -> Results:
+    """Give results with these samples, by rival and key."""
+    results = Results()
+    for rival, found in samples.items():
+        for key, values in found.items():
+            for value in values:
+                results.add(rival, {key: value})
+    return results
+
+
+OURS, FLOOR, OTHER = make_rival("pushd"), make_rival("floor"), make_rival("other")
+RIVALS = (OURS, FLOOR, OTHER)
+RESULTS = make_results(
+    {
+        "pushd": {"w9.cpu": [9.0, 30.0, 6.0], "w9.late": [0.5]},
+        "floor": {"w9.cpu": [5.0]},
+        "other": {"w9.cpu": [1200.0]},
+    }
+)
+
+
+class ProcessesTests(SynchronousTestCase):
+    """What is read of ``/proc``."""
+
+    def setUp(self) -> None:
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.proc = Path(folder.name)
+        self._add(1, {1: "2 3 ", 10: ""}, nanoseconds=5000, resident=100)
+        self._add(2, {2: "4 "}, nanoseconds=7000, resident=20)
+        self._add(3, {3: ""}, nanoseconds=0, resident=3)
+        self._add(4, {4: ""}, nanoseconds=250, resident=1000)
+        self._add(5, {5: ""}, nanoseconds=9999999, resident=9999)
+
+    def _add(
+        self, pid: int, threads: Mapping[int, str], *, nanoseconds: int, resident: int
+    ) -> None:
+        for thread, children in threads.items():
+            task = self.proc / str(pid) / "task" / str(thread)
+            task.mkdir(parents=True)
+            (task / "children").write_text(children)
+            (task / "schedstat").write_text(f"{nanoseconds} 123 4\n")
+        text = f"00400000-7ff rollup\nRss:   {resident} kB\nPss:   7 kB\n"
+        (self.proc / str(pid) / "smaps_rollup").write_text(text)
+
+    def test_run_time(self) -> None:
+        """The first number of a schedstat is the time on a processor, in nanoseconds."""
+        self.assertEqual(read_run_time("39695870 151113490 95\n"), 39695.87)
+
+    def test_resident(self) -> None:
+        """Of a rollup only the resident size counts."""
+        self.assertEqual(read_resident("55-7f [rollup]\nRss:     8212 kB\nPss: 1 kB\n"), 8212)
+        self.assertRaises(ValueError, read_resident, "Pss: 1 kB\n")
+
+    def test_family(self) -> None:
+        """Children and theirs belong to it, others don't."""
+        self.assertEqual(find_family(1, self.proc), [1, 2, 3, 4])
+
+    def test_sums(self) -> None:
+        """All threads of all of a family count."""
+        family = find_family(1, self.proc)
+        self.assertEqual(measure_cpu(family, self.proc), 5 + 5 + 7 + 0.25)
+        self.assertEqual(measure_memory(family, self.proc), 1123)
+
+    def test_own(self) -> None:
+        """The kernel here has what is read."""
+        family = find_family(os.getpid())[:1]
+        self.assertGreater(measure_cpu(family), 0)
+        self.assertGreater(measure_memory(family), 1000)
+
+
+class LoadTests(SynchronousTestCase):
+    """What the load generator says."""
+
+    def test_gate(self) -> None:
+        """A line says where it is."""
+        self.assertEqual(parse_line('{"at": "start"}\n'), {"at": "start"})
+
+    def test_other(self) -> None:
+        """What is no such line is told as it is."""
+        for line in ("terminate called\n", "[1]\n", '{"units": 1}\n'):
+            trouble = self.assertRaises(Trouble, parse_line, line)
+            self.assertIn(line.strip(), str(trouble))
+
+    def test_faults(self) -> None:
+        """A result with a fault is none."""
+        self.assertEqual(check_result({"faults": "", "units": 1})["units"], 1)
+        trouble = self.assertRaises(Trouble, check_result, {"faults": "3 x payload"})
+        self.assertIn("3 x payload", str(trouble))
+
+
+class ResultsTests(SynchronousTestCase):
+    """Medians, ratios, goals."""
+
+    def test_median(self) -> None:
+        """The median of the rounds, however far off one of them is."""
+        self.assertEqual(RESULTS.median("w9.cpu", "pushd"), 9)
+        self.assertEqual(RESULTS.spread("w9.cpu", "pushd"), (6, 30))
+
+    def test_nothing(self) -> None:
+        """What was not measured is None, and asking does not make it."""
+        for _ in range(2):
+            self.assertIsNone(RESULTS.median("w9.late", "other"))
+            self.assertIsNone(RESULTS.spread("w9.late", "other"))
+            self.assertIsNone(RESULTS.ratio("w9.late", "pushd", "other"))
+            self.assertIsNone(RESULTS.ratio("w9.cpu", "nobody", "other"))
+            self.assertFalse(RESULTS.has("nobody"))
+            self.assertEqual(Results().rounds, 0)
+        self.assertTrue(RESULTS.has("other"))
+
+    def test_ratio(self) -> None:
+        """Ours to theirs."""
+        self.assertEqual(RESULTS.ratio("w9.cpu", "pushd", "floor"), 1.8)
+
+    def test_judge(self) -> None:
+        """Each part of a goal is judged, where there is what it needs."""
+        self.assertEqual(RESULTS.judge(CPU), "≤ 10: yes, ≤ 1.5 x floor: no")
+        self.assertEqual(RESULTS.judge(replace(CPU, most=8, relation=None)), "≤ 8: no")
+        self.assertEqual(RESULTS.judge(replace(CPU, relation=(2, "floor"))).count("yes"), 2)
+        self.assertEqual(RESULTS.judge(replace(CPU, relation=(2, "nobody"))), "≤ 10: yes")
+        self.assertEqual(RESULTS.judge(LATE), "")
+
+
+class TableTests(SynchronousTestCase):
+    """Results as Markdown."""
+
+    def test_numbers(self) -> None:
+        """As many digits as can be believed."""
+        shown = {
+            None: "-",
+            0.0: "0.00",
+            0.104: "0.10",
+            0.96: "1.0",
+            4.649: "4.6",
+            9.96: "10",
+            74.6: "75",
+            1311.4: "1,311",
+            -0.31: "-0.31",
+            -12.0: "-12",
+        }
+        for number, text in shown.items():
+            self.assertEqual(format_number(number), text)
+
+    def test_medians(self) -> None:
+        """A row for each measure, a column for each rival, a dash for what was not measured."""
+        self.assertEqual(
+            tabulate(RESULTS, RIVALS, (CPU, LATE)).splitlines(),
+            [
+                "|  | Pushd | Floor | Other |",
+                "| --- | ---: | ---: | ---: |",
+                "| W9 sums: CPU each, µs | 9.0 | 5.0 | 1,200 |",
+                "| W9 lateness, ms | 0.50 | - | - |",
+            ],
+        )
+
+    def test_ratios(self) -> None:
+        """A column for each of the others."""
+        self.assertEqual(
+            tabulate_ratios(RESULTS, RIVALS, (CPU,)).splitlines()[::2],
+            ["|  | Floor | Other |", "| W9 sums: CPU each | 1.8 | 0.01 |"],
+        )
+
+    def test_goals(self) -> None:
+        """What was not measured is left out; what has no goal has a dash."""
+        table = tabulate_goals(RESULTS, (CPU, LATE, Measure("w9.no", "W9 nothing", "s", 1)))
+        self.assertEqual(
+            table.splitlines()[2:],
+            [
+                "| W9 sums: CPU each, µs | 9.0 | 6.0 to 30 | ≤ 10: yes, ≤ 1.5 x floor: no |",
+                "| W9 lateness, ms | 0.50 | 0.50 to 0.50 | - |",
+            ],
+        )
+
+    def test_growth(self) -> None:
+        """A row for each number of connections; three columns for each rival that was measured."""
+        costs = {"delivery": 4.0, "arrival": 30.0, "memory": 0.1}
+        growth = Growth({"pushd": {1000: costs, 100: costs}, "other": {100: costs}})
+        lines = growth.tabulate(RIVALS).splitlines()
+        self.assertEqual(lines[0].count("delivery"), 2)
+        self.assertEqual(lines[2], "| 100 | 4.0 | 30 | 0.10 | 4.0 | 30 | 0.10 |")
+        self.assertEqual(lines[3], "| 1,000 | 4.0 | 30 | 0.10 | - | - | - |")
+        self.assertEqual((SIZES[0], SIZES[-1]), (100, 10_000))
+
+
+class ChartTests(SynchronousTestCase):
+    """Results as SVG."""
+
+    def draw(self, *measures: Measure) -> ElementTree.Element:
+        return ElementTree.fromstring(draw_chart(RESULTS, RIVALS, measures))
+
+    def test_bars(self) -> None:
+        """A bar for each figure, the cheapest first; ours stands out."""
+        chart = self.draw(CPU, LATE, Measure("w9.no", "W9 nothing", "s"))
+        bars = chart.findall(f".//{SVG}rect")
+        self.assertEqual([bar.get("class") for bar in bars], ["floor", "ours", "bar", "ours"])
+        self.assertEqual(len(chart.findall(f"{SVG}g")), 2)
+
+    def test_lengths(self) -> None:
+        """Bars are as long as their figures, but for one far off, which is seen to be cut off."""
+        chart = self.draw(CPU)
+        floor, ours, other = (float(bar.get("width", 0)) for bar in chart.iter(f"{SVG}rect"))
+        self.assertAlmostEqual(ours / floor, 9 / 5, places=1)
+        self.assertAlmostEqual(other / ours, LONGEST, places=1)
+        self.assertEqual(len(chart.findall(f".//{SVG}path")), 1)
+        self.assertIn("1,200", [text.text for text in chart.iter(f"{SVG}text")])
+
+    def test_dark(self) -> None:
+        """There are colours for a dark page, too."""
+        style = self.draw(CPU).findtext(f"{SVG}style")
+        assert style is not None
+        self.assertIn("prefers-color-scheme: dark", style)
+
+    def test_zero(self) -> None:
+        """Where nothing costs anything, there are bars all the same."""
+        results = make_results({"pushd": {"w9.cpu": [0.0]}, "floor": {"w9.cpu": [-0.1]}})
+        chart = ElementTree.fromstring(draw_chart(results, RIVALS, (CPU,)))
+        self.assertEqual([bar.get("width") for bar in chart.iter(f"{SVG}rect")], ["1.0", "1.0"])
+
+
+class ReportTests(SynchronousTestCase):
+    """All of a run as one document."""
+
+    def setUp(self) -> None:
+        self.report = Report(
+            results=RESULTS,
+            rivals=RIVALS,
+            measures=(CPU, LATE),
+            date="2026-11-22",
+            machine="A machine",
+        )
+
+    def test_whole(self) -> None:
+        """It names machine, versions, who was missing, and what went wrong."""
+        costs = {"delivery": 4.0, "arrival": 30.0, "memory": 0.1}
+        text = replace(
+            self.report,
+            missing=(make_rival("absent"),),
+            troubles=("w9 other: it ended\n    its log",),
+            growth=Growth({"pushd": {100: costs}}),
+        ).as_markdown()
+        self.assertTrue(text.startswith("2026-11-22. A machine. Medians; rounds: 3.\n\n|  |"))
+        for words in (
+            "Versions: pushd 1.0; floor 1.0; other 1.0.\n",
+            "Missing on this machine: Absent (nowhere).\n",
+            "- w9 other: it ended\n",
+            "| connections |",
+            "≤ 10: yes",
+        ):
+            self.assertIn(words, text)
+        self.assertNotIn("its log", text)
+
+    def test_without_us(self) -> None:
+        """Without pushd there are no ratios, and nothing is missing or wrong."""
+        results = make_results({"floor": {"w9.cpu": [5.0]}})
+        text = replace(self.report, results=results, rivals=(FLOOR,)).as_markdown()
+        for words in ("ratio", "rival;", "reach", "Missing", "wrong", "connections"):
+            self.assertNotIn(words, text)
+
+    def test_files(self) -> None:
+        """The table points at the chart beside it."""
+        with TemporaryDirectory() as folder:
+            text, chart = write_report("| a |\n", "<svg/>\n", Path(folder) / "new")
+            self.assertEqual(chart.read_text(), "<svg/>\n")
+            self.assertIn(f"]({chart.name})", text.read_text())
+            self.assertIn("| a |", text.read_text())
+
+    def test_document(self) -> None:
+        """The last run takes the place of the one before; all around it stays."""
+        old = f"# Head\n\n{BEGIN}\n\nold\n{END}\n\n## Tail\n"
+        new = put_into(old, "new\n")
+        self.assertEqual(new, f"# Head\n\n{BEGIN}\n\nnew\n\n{END}\n\n## Tail\n")
+        self.assertEqual(put_into(new, "new\n"), new)
+
+    def test_no_place(self) -> None:
+        """A document without a place for it is not touched; docs/performance.md has one."""
+        for text in ("# Head\n", f"{BEGIN}\n", f"{END}\n{BEGIN}\n"):
+            self.assertRaises(ValueError, put_into, text, "new")
+        put_into(DOCUMENT.read_text(), "new")
+
+
+class RunnerTests(SynchronousTestCase):
+    """The order of things."""
+
+    def setUp(self) -> None:
+        self.time = 0.0
+        self.said: list[str] = []
+        self.done: list[tuple[str, str]] = []
+        self.up: set[str] = set()
+        self.runner = Runner(Path(), say=self.said.append, now=lambda: self.time, serve=self._serve)
+
+    @contextmanager
+    def _serve(self, rival: Rival, folder: Path) -> Iterator[Server]:
+        self.assertEqual(self.up, set())
+        self.up.add(rival.name)
+        try:
+            yield cast(Server, rival)
+        finally:
+            self.up.remove(rival.name)
+
+    def _make_workload(
+        self, name: str, takes: float = 1.0, fails: Callable[[str], None] = lambda name: None
+    ) -> Workload:
+        def run(server: Server, scale: float) -> Mapping[str, float]:
+            rival = cast(Rival, server)
+            self.done.append((name, rival.name))
+            self.time += takes
+            fails(rival.name)
+            return {f"{name}.cpu": self.time, "busy": 0.99}
+
+        return Workload(name, name, run, (Measure(f"{name}.cpu", name, "µs"),))
+
+    def test_rounds(self) -> None:
+        """Rivals take turns in each workload, and another one begins each round."""
+        rivals = [replace(rival, workloads=frozenset({"a", "b"})) for rival in RIVALS[:2]]
+        self.runner.run(
+            rivals, [self._make_workload("a"), self._make_workload("b")], rounds=2, seconds=99
+        )
+        self.assertEqual(
+            ["".join(one) for one in self.done],
+            [
+                *("apushd", "afloor", "bpushd", "bfloor"),
+                *("afloor", "apushd", "bfloor", "bpushd"),
+            ],
+        )
+        self.assertEqual(self.runner.results.spread("a.cpu", "pushd"), (1, 6))
+        self.assertEqual(self.runner.results.rounds, 2)
+        self.assertEqual(self.runner.troubles, [])
+        self.assertIn("99% busy", self.said[0])
+
+    def test_able(self) -> None:
+        """Nobody is asked for what it can't do; the slow ones have one round."""
+        rivals = [make_rival("able"), make_rival("other", workloads=frozenset())]
+        rivals.append(make_rival("slow", share=0.1))
+        self.runner.run(rivals, [self._make_workload("w9")], rounds=3, seconds=99)
+        self.assertEqual([name for _, name in self.done], ["able", "slow", "able", "able"])
+
+    def test_no_time(self) -> None:
+        """A later round's workload that would go past the time is left out, a shorter one not."""
+        rival = make_rival("pushd", workloads=frozenset({"long", "short"}))
+        workloads = [self._make_workload("long", 10), self._make_workload("short", 1)]
+        self.runner.run([rival], workloads, rounds=2, seconds=12)
+        self.assertEqual([name for name, _ in self.done], ["long", "short", "short"])
+        self.assertIn("2 long: no time left", self.said)
+
+    def test_trouble(self) -> None:
+        """One that fails is named, and stops nobody."""
+
+        def fail(name: str) -> None:
+            if name == "floor":
+                raise Trouble("it ended")
+            if name == "other":
+                raise OSError("no such process")
+
+        workload = self._make_workload("w9", fails=fail)
+        self.runner.run([FLOOR, OTHER, OURS], [workload], rounds=1, seconds=9)
+        self.assertEqual(self.runner.troubles, ["w9 floor: it ended", "w9 other: no such process"])
+        self.assertEqual(self.runner.results.median("w9.cpu", "pushd"), 3)
+        self.assertIsNone(self.runner.results.median("w9.cpu", "floor"))
+
+    def test_together(self) -> None:
+        """What may go together does so once, and only for those who can."""
+        workload = replace(self._make_workload("w9"), together=True)
+        self.runner.run(
+            [OURS, make_rival("other", workloads=frozenset())], [workload], rounds=3, seconds=99
+        )
+        self.assertEqual(self.done, [("w9", "pushd")])
+
+    def test_rotate(self) -> None:
+        """Whoever was first is last."""
+        self.assertEqual(rotate(RIVALS, 0), list(RIVALS))
+        self.assertEqual(rotate(RIVALS, 4), [FLOOR, OTHER, OURS])
+        self.assertEqual(rotate([], 1), [])
+
+
+class CatalogueTests(SynchronousTestCase):
+    """Who is measured, and what."""
+
+    def test_paths(self) -> None:
+        """Everybody has every path, and knows only workloads that there are."""
+        for rival in CATALOGUE:
+            self.assertEqual(set(rival.paths), set(PATHS), rival.name)
+            self.assertTrue(rival.workloads <= {one.name for one in WORKLOADS}, rival.name)
+
+    def test_readme(self) -> None:
+        """The README's tables have every rival with what it does, every option, every workload."""
+        text = (ROOT / "bench/README.md").read_text()
+        rows = dict(re.findall(r"^\| `([\w-]+)` \|(.*)\|$", text, re.MULTILINE))
+        for rival in CATALOGUE:
+            marks = [cell.strip() == "x" for cell in rows.pop(rival.name).split("|")[1:]]
+            able = [one.name in rival.workloads for one in WORKLOADS]
+            self.assertEqual(marks, able, rival.name)
+        for workload in WORKLOADS:
+            rows.pop(workload.name)
+        options = {
+            option
+            for action in make_parser()._actions
+            for option in action.option_strings
+            if option not in ("-h", "--help")
+        }
+        self.assertEqual({f"--{name}" for name in re.findall(r"`--([\w-]+)`", text)}, options)
+
+    def test_missing(self) -> None:
+        """A rival that is not installed has no version; pushd has one."""
+        self.assertIn("pushd 0.", PUSHD.version() or "")
+        self.assertIsNone(version_of("pushd", "a-rival-that-nobody-wrote"))
+
+    def test_measures(self) -> None:
+        """No two measures have one key, and each belongs to its workload."""
+        keys = [(one.name, measure.key) for one in WORKLOADS for measure in one.measures]
+        self.assertEqual(len({key for _, key in keys}), len(keys))
+        for name, key in keys:
+            self.assertTrue(key.startswith(f"{name}."))
+
+
+class CommandTests(SynchronousTestCase):
+    """The command line, the machine, the compiler."""
+
+    def test_choose(self) -> None:
+        """All, or some in their order; a name that nobody has is told with those there are."""
+        known = {"a": 1, "b": 2}
+        self.assertEqual(choose(None, known), [1, 2])
+        self.assertEqual(choose("b, a", known), [2, 1])
+        error = self.assertRaises(ValueError, choose, "a,c", known)
+        self.assertEqual(str(error), "'c' is none of a, b")
+
+    def test_mistake(self) -> None:
+        """A mistake is one line and exit code 1, before anything is started."""
+        written: list[str] = []
+        self.patch(sys.stderr, "write", written.append)
+        self.assertEqual(main(["--rivals", "nobody"]), 1)
+        self.assertEqual("".join(written).count("\n"), 1)
+        self.assertIn("'nobody' is none of pushd, floor", "".join(written))
+
+    def test_machine(self) -> None:
+        """A machine is named by what it has."""
+        text = "processor\t: 0\nmodel name\t: AMD EPYC\nmodel name\t: AMD EPYC\n"
+        self.assertEqual(find_processor(text), "AMD EPYC")
+        self.assertNotEqual(find_processor(""), "")
+        self.assertEqual(find_memory("MemTotal:       25165824 kB\n"), "24 GiB")
+        self.assertIn("unknown", find_memory(""))
+        self.assertIn("Linux", describe_machine())
+
+    def test_older(self) -> None:
+        """What is newer than its sources is not made again."""
+        with TemporaryDirectory() as folder:
+            source, target = Path(folder) / "a.c", Path(folder) / "a"
+            source.write_text("")
+            self.assertTrue(is_older(target, [source]))
+            target.write_text("")
+            set_age(source, 100)
+            set_age(target, 50)
+            self.assertFalse(is_older(target, [source]))
+            set_age(source, 10)
+            self.assertTrue(is_older(target, [source]))

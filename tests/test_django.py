@@ -1,0 +1,368 @@
+"""dwebsocket's names under Django."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import got_request_exception, request_finished
+from django.db import connections
+from django.http import HttpResponse
+from django.test import Client, override_settings
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.conversation import ConversationOver
+from pushd.django import accept_websocket, publish
+from pushd.messages import INTERNAL_ERROR, NORMAL, Closing
+from pushd.protocol import Limits
+from pushd.testing import Browser, Daemon
+from tests.django_site import MIDDLEWARE, WEBSOCKETS, clients, noted, prepare, script
+
+LOGIN_REQUIRED = "django.contrib.auth.middleware.LoginRequiredMiddleware"
+
+
+class DjangoTestCase(SynchronousTestCase):
+    def serve(self, *middleware: str, limits: Limits | None = None, **settings: Any) -> Daemon:
+        """Serve the site, with further middleware."""
+        noted.clear()
+        override = override_settings(MIDDLEWARE=[*MIDDLEWARE, *middleware], **settings)
+        override.enable()
+        self.addCleanup(override.disable)
+        self.daemon = Daemon({}, wsgi=WSGIHandler(), limits=limits or Limits())
+        self.addCleanup(lambda: self.assertEqual(self.daemon.pending_calls, []))
+        self.addCleanup(self.daemon.stop)
+        return self.daemon
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Give status and text of a page."""
+        answer = self.daemon.get(path)
+        assert answer is not None
+        return answer.status, answer.text
+
+    def refused(self, path: str, **more: Any) -> tuple[int, str]:
+        """Give status and text of what a handshake gets in place of a 101."""
+        answer = self.daemon.connect(path, **more).refused
+        assert answer is not None
+        return answer.status, answer.text
+
+    def note_signal(self, signal: Any, heard: list[Any]) -> None:
+        """Collect who sends a signal."""
+
+        def receiver(sender: Any, **_: Any) -> None:
+            heard.append(sender)
+
+        signal.connect(receiver, weak=False)
+        self.addCleanup(signal.disconnect, receiver)
+
+
+class DecoratorTests(DjangoTestCase):
+    """What becomes of a request, by the view's decorator."""
+
+    def test_both(self) -> None:
+        """A view of dwebsocket's answers HTTP with a page, and talks over a WebSocket."""
+        self.serve()
+        self.assertEqual(self.get("/numbers/"), (200, "page, None"))
+        browser = self.daemon.connect("/numbers/")
+        browser.send('["1","2"]')
+        browser.send(b"[3]")
+        self.assertEqual(browser.messages, [f"service message: {n}" for n in (1, 2, 3)])
+        browser.send("")
+        self.assertEqual(browser.closing, NORMAL)
+
+    def test_required(self) -> None:
+        """A view that speaks WebSocket only says so to HTTP."""
+        self.serve()
+        self.assertEqual(self.get("/echo/"), (426, "this address speaks WebSocket only\n"))
+        answer = self.daemon.get("/echo/")
+        assert answer is not None
+        self.assertEqual(answer.headers["Upgrade"], "websocket")
+
+    def test_other_server(self) -> None:
+        """Another server can't hand a WebSocket on, which is said to who asks for one."""
+        self.serve()
+        response = Client(headers={"Upgrade": "websocket"}).get("/echo/", SERVER_NAME="localhost")
+        self.assertEqual(response.status_code, 501)
+
+    def test_undecorated(self) -> None:
+        """A view without a decorator answers with its page, or with the middleware's 400."""
+        self.serve()
+        self.assertEqual(self.refused("/plain/"), (200, "plain"))
+        self.serve(WEBSOCKETS)
+        self.assertEqual(self.refused("/plain/"), (400, "there is no WebSocket at this address\n"))
+        self.assertEqual(self.get("/plain/"), (200, "plain"))
+        self.assertEqual(self.daemon.connect("/feed/a/").messages, ["feed a"])
+
+    def test_accept_all(self) -> None:
+        """With WEBSOCKET_ACCEPT_ALL every view takes WebSockets."""
+        self.serve(WEBSOCKETS, WEBSOCKET_ACCEPT_ALL=True)
+        browser = self.daemon.connect("/plain/")
+        self.assertEqual((browser.messages, browser.closing), (["plain"], NORMAL))
+        self.assertEqual(self.get("/plain/"), (200, "plain"))
+        self.assertEqual(self.daemon.connect("/feed/a/").messages, ["feed a"])
+
+    def test_accept_all_comes_last(self) -> None:
+        """As it calls views itself, no middleware with a say in that may stand behind it."""
+        conditional = "django.middleware.http.ConditionalGetMiddleware"
+        override = override_settings(
+            MIDDLEWARE=[WEBSOCKETS, conditional, LOGIN_REQUIRED], WEBSOCKET_ACCEPT_ALL=True
+        )
+        with override, self.assertRaisesRegex(ImproperlyConfigured, "LoginRequired"):
+            WSGIHandler().load_middleware()
+
+    def test_class(self) -> None:
+        """A class-based view does both as well, with the parts of its path."""
+        self.serve()
+        self.assertEqual(self.get("/feed/a/"), (200, "page a"))
+        browser = self.daemon.connect("/feed/b/")
+        self.assertEqual((browser.messages, browser.closing), (["feed b"], NORMAL))
+
+    def test_async(self) -> None:
+        """An async view is refused: a function when it is decorated, a class when it is called."""
+
+        async def view(request: Any) -> None:
+            """Never run."""
+
+        self.assertRaisesRegex(TypeError, "view is async def", accept_websocket, view)
+        self.serve()
+        self.assertEqual(self.get("/async/"), (200, "page"))
+        errors: list[Any] = []
+        self.note_signal(got_request_exception, errors)
+        self.assertEqual(self.daemon.connect("/async/").closing, INTERNAL_ERROR)
+        self.assertEqual(len(errors), 1)
+
+    def test_session(self) -> None:
+        """Parts of the path, the session and the user are as in any other view."""
+        self.serve()
+        page = self.daemon.get("/room/lobby/7/")
+        assert page is not None
+        self.assertEqual(page.text, "lobby 7 lobby AnonymousUser")
+        cookie = page.headers["Set-Cookie"].partition(";")[0]
+        browser = self.daemon.connect("/room/attic/8/", headers={"Cookie": cookie})
+        self.assertEqual(browser.messages, ["attic 8 lobby AnonymousUser"])
+
+    def test_login(self) -> None:
+        """Who is not logged in is sent to the login over HTTP; who is gets in."""
+        prepare()
+        self.serve()
+        stranger = self.daemon.connect("/members/").refused
+        assert stranger is not None
+        self.assertEqual(
+            (stranger.status, stranger.headers["Location"]), (302, "/login/?next=/members/")
+        )
+        page = self.daemon.get("/login/")
+        assert page is not None
+        cookies = page.headers.get_all("Set-Cookie") or []
+        cookie = "; ".join(one.partition(";")[0] for one in cookies)
+        browser = self.daemon.connect("/members/", headers={"Cookie": cookie})
+        self.assertEqual(browser.messages, ["hello ann"])
+
+    def test_middleware_refuses(self) -> None:
+        """So does middleware in front, even one that is asked about each view."""
+        for more in ([LOGIN_REQUIRED], [LOGIN_REQUIRED, WEBSOCKETS]):
+            self.serve(*more, WEBSOCKET_ACCEPT_ALL=True)
+            self.assertEqual(self.refused("/numbers/")[0], 302)
+            self.assertEqual(self.refused("/plain/")[0], 302)
+
+    def test_refuses(self) -> None:
+        """A 403, a 404 and a Host that is not allowed are answers to a handshake, too."""
+        self.serve(WEBSOCKETS, WEBSOCKET_ACCEPT_ALL=False)
+        self.assertEqual(self.refused("/nowhere/")[0], 404)
+        self.serve()
+        self.assertEqual(self.refused("/forbidden/")[0], 403)
+        self.serve(ALLOWED_HOSTS=["other.example"])
+        self.assertEqual(self.refused("/numbers/")[0], 400)
+
+
+class SocketTests(DjangoTestCase):
+    """What a view holds."""
+
+    def open(
+        self, view: Any, *, subprotocols: Sequence[str] = (), limits: Limits | None = None
+    ) -> Browser:
+        """Serve a view that a test has written, and open a WebSocket to it."""
+        script[0] = view
+        daemon = self.serve(limits=limits)
+        return daemon.connect("/scripted/", subprotocols=subprotocols)
+
+    def test_open(self) -> None:
+        """The WebSocket is open when the view begins, as dwebsocket's was."""
+        browser = self.open(lambda request: self.daemon.clock.callLater(1, noted.clear).cancel())
+        self.assertTrue(browser.opened)
+
+    def test_subprotocol(self) -> None:
+        """Where subprotocols are offered, it is opened by the view, which may choose one."""
+
+        def view(request: Any) -> None:
+            self.assertEqual(request.websocket.subprotocol, None)
+            request.websocket.accept("b")
+            request.websocket.accept_connection()
+            noted.append(request.websocket.subprotocol)
+
+        self.assertEqual(self.open(view, subprotocols=["a", "b"]).subprotocol, "b")
+        self.assertEqual(noted, ["b"])
+        self.open(lambda request: HttpResponse("none of these", status=400))
+        self.assertEqual(self.refused("/scripted/", subprotocols=["x"]), (400, "none of these"))
+
+    def test_bytes(self) -> None:
+        """Messages are bytes, whatever came; iteration ends with None."""
+        browser = self.serve().connect("/echo/")
+        browser.send("é")
+        browser.send(b"b")
+        browser.close()
+        self.assertEqual(browser.messages, ["é", "b"])
+        self.assertEqual(noted, ["é".encode(), b"b", None])
+
+    def test_send(self) -> None:
+        """What is sent is text, of bytes or str, unless it is said to be binary."""
+
+        def view(request: Any) -> None:
+            websocket = request.websocket
+            websocket.send("é")
+            websocket.send("é".encode())
+            websocket.send(b"\xff", binary=True)
+            websocket.send(None)
+            self.assertRaises(ValueError, websocket.send, b"\xff")
+            self.assertRaises(TypeError, websocket.send, 3)
+
+        self.assertEqual(self.open(view).messages, ["é", "é", b"\xff"])
+
+    def test_read(self) -> None:
+        """Reading does not wait; the end counts as a message, once."""
+
+        def view(request: Any) -> None:
+            websocket = request.websocket
+            noted.append((websocket.read("none"), websocket.has_messages(), websocket.closed))
+            websocket.wait()
+            websocket.send(bytes(100_000), binary=True)  # Until the browser reads it, or closes.
+            noted.append((websocket.count_messages(), websocket.read("none")))
+            noted.append((websocket.count_messages(), websocket.read("none")))
+            noted.append((websocket.has_messages(), websocket.read("none"), websocket.closed))
+
+        browser = self.open(view, limits=Limits(compression=False))
+        browser.stall()
+        browser.send("go")
+        browser.send("a")
+        browser.close()
+        self.assertEqual(
+            noted, [("none", False, False), (2, b"a"), (1, None), (False, "none", True)]
+        )
+
+    def test_wait(self) -> None:
+        """When time is up, None is all there is; nothing is lost by it."""
+
+        def view(request: Any) -> None:
+            noted.append(request.websocket.wait(timeout=2))
+            noted.append(request.websocket.wait(2))
+
+        browser = self.open(view)
+        self.daemon.advance(2)
+        browser.send("a")
+        self.assertEqual(noted, [None, b"a"])
+
+    def test_close(self) -> None:
+        """A view may close with a code and a reason, or without."""
+        browser = self.open(lambda request: request.websocket.close(4000, "enough"))
+        self.assertEqual(browser.closing, Closing(4000, "enough"))
+        browser = self.open(lambda request: request.websocket.close())
+        self.assertEqual(browser.closing, NORMAL)
+
+    def test_topics(self) -> None:
+        """A view may let its browser listen to a topic, and not."""
+
+        def view(request: Any) -> None:
+            request.websocket.subscribe("a")
+            publish("a", "one")
+            request.websocket.wait()
+            request.websocket.unsubscribe("a")
+            publish("a", "two")
+
+        browser = self.open(view)
+        browser.send("enough")
+        self.assertEqual((browser.messages, browser.closing), (["one"], NORMAL))
+
+    def test_publish(self) -> None:
+        """Any code of the site may publish, in a view's thread."""
+        self.serve()
+        status, id = self.get("/news/?text=hello")
+        self.assertEqual(status, 200)
+        self.assertIn(id, self.get("/topics/news?wait=0")[1])
+
+
+class EndTests(DjangoTestCase):
+    """How a conversation ends, and what remains of it: nothing."""
+
+    def test_leaves(self) -> None:
+        """A view whose browser has left is ended where it waits or sends, even in a loop."""
+
+        def waits(request: Any) -> None:
+            try:
+                while True:
+                    noted.append(request.websocket.wait())
+            finally:
+                noted.append("end")
+
+        def sends(request: Any) -> None:
+            request.websocket.wait()
+            try:
+                while True:
+                    noted.append("sent")
+                    request.websocket.send("a")
+            except Exception as error:
+                noted.append(error)
+            finally:
+                noted.append("end")
+
+        finished: list[Any] = []
+        self.note_signal(request_finished, finished)
+        for view, words in ((waits, [None, "end"]), (sends, ["sent", "end"])):
+            script[0] = view
+            for middleware in ([], [WEBSOCKETS]):
+                self.serve(*middleware).connect("/scripted/").leave()
+                self.assertEqual(noted, words)
+        self.assertEqual(len(finished), 4)
+
+    def test_raises(self) -> None:
+        """A view that raises closes with 1011, and Django reports it as ever."""
+        errors: list[Any] = []
+        self.note_signal(got_request_exception, errors)
+        browser = self.serve().connect("/numbers/")
+        browser.send("no JSON")
+        self.assertEqual(browser.closing, INTERNAL_ERROR)
+        self.assertEqual(len(errors), 1)
+
+    def test_chat(self) -> None:
+        """The chat of dwebsocket's README: everybody hears everybody, who leaves is forgotten."""
+        errors: list[Any] = []
+        self.note_signal(got_request_exception, errors)
+        daemon = self.serve()
+        ann, bob = daemon.connect("/chat/"), daemon.connect("/chat/")
+        ann.send("hello")
+        self.assertEqual([ann.messages, bob.messages], [["hello"], ["hello"]])
+        ann.leave()
+        bob.send("alone")
+        self.assertEqual(bob.messages, ["hello", "alone"])
+        bob.close()
+        self.assertEqual((clients, errors), ([], []))
+
+    def test_database(self) -> None:
+        """The connection to the database is closed when a view ends, as after every request."""
+        prepare()
+
+        def view(request: Any) -> None:
+            # The proxy that views use stands for another one in each thread.
+            wrapper = connections["default"]
+            wrapper.ensure_connection()
+            noted.append(wrapper)
+            noted.append(wrapper.connection is not None)
+            request.websocket.wait()
+
+        script[0] = view
+        self.serve().connect("/scripted/").leave()
+        self.assertEqual(noted[1], True)
+        self.assertIsNone(noted[0].connection)
+
+    def test_over(self) -> None:
+        """What ends a view is no Exception, so a view's own ``except`` does not hold it."""
+        self.assertFalse(issubclass(ConversationOver, Exception))

@@ -1,0 +1,148 @@
+"""``manage.py runpushd``, without its reactor and without waiting for code to change."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from io import StringIO
+from typing import Any
+
+from django.contrib.staticfiles.handlers import StaticFilesHandler
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.management import call_command, get_commands
+from django.core.management.base import CommandError
+from django.test import override_settings
+from django.utils import autoreload
+from twisted.internet.error import CannotListenError
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import globalLogBeginner
+from twisted.trial.unittest import SynchronousTestCase
+
+import tests.django_site  # noqa: F401 # which sets Django up
+from pushd.management.commands import runpushd
+from pushd.service import makeService
+
+#: What the settings name as the site's application.
+application = WSGIHandler()
+
+APPLICATION = "tests.test_runpushd.application"
+
+
+class Reactor(MemoryReactorClock):
+    """A reactor that notes how it is run."""
+
+    busy = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: list[bool] = []
+
+    def listenTCP(self, port: int, *args: Any, **more: Any) -> Any:
+        if self.busy:
+            raise CannotListenError("127.0.0.1", port, OSError("in use"))
+        return super().listenTCP(port, *args, **more)
+
+    def run(self, installSignalHandlers: bool = True) -> None:
+        self.runs.append(installSignalHandlers)
+
+
+class Command(runpushd.Command):
+    """The command with a reactor of ours."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        super().__init__(stderr=StringIO())
+        self._reactor = reactor
+
+    def get_reactor(self) -> Reactor:
+        return self._reactor
+
+
+class RunPushdTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Keep the log and the reloader out of it."""
+        self.reactor = Reactor()
+        self.reloaded: list[Callable[..., Any]] = []
+        self.served: list[Any] = []
+
+        def run_with_reloader(serve: Callable[..., Any], **more: Any) -> None:
+            self.reloaded.append(serve)
+            serve(**more)
+
+        def make_service(options: Any, reactor: Any) -> Any:
+            self.served.append(options.settings.wsgi)
+            return makeService(options, reactor)
+
+        self.patch(autoreload, "run_with_reloader", run_with_reloader)
+        self.patch(runpushd, "makeService", make_service)
+        self.patch(globalLogBeginner, "beginLoggingTo", lambda *_, **__: None)
+
+    def run_command(self, *args: str, **settings: Any) -> None:
+        """Run it."""
+        with override_settings(WSGI_APPLICATION=APPLICATION, **settings):
+            call_command(Command(self.reactor), *args)
+        self.addCleanup(self.reactor.triggers["before"]["shutdown"][0][0])
+
+    def doors(self) -> list[tuple[str, int]]:
+        """Give where it listens."""
+        return [(server[3], server[0]) for server in self.reactor.tcpServers]
+
+    def test_found(self) -> None:
+        """Django knows it where pushd is an installed app."""
+        self.assertEqual(get_commands()["runpushd"], "pushd")
+
+    def test_reload(self) -> None:
+        """The reloader runs it in a thread, where no signals can be handled."""
+        self.run_command("--", "--control", "none")
+        self.assertEqual(len(self.reloaded), 1)
+        self.assertEqual(self.doors(), [("127.0.0.1", 8000)])
+        self.assertEqual(self.reactor.runs, [False])
+        self.assertEqual(self.served, [application])
+
+    def test_no_reload(self) -> None:
+        """Without it the process is pushd's."""
+        self.run_command("--noreload", "[::1]:9000")
+        self.assertEqual(self.reloaded, [])
+        self.assertEqual(self.doors(), [("::1", 9000), ("127.0.0.1", 8081)])
+        self.assertEqual(self.reactor.runs, [True])
+
+    def test_static_files(self) -> None:
+        """In development it serves static files, as runserver does."""
+        self.run_command("0.0.0.0:80", DEBUG=True)
+        [served] = self.served
+        self.assertIsInstance(served, StaticFilesHandler)
+        self.assertIs(served.application, application)
+
+    def test_mistakes(self) -> None:
+        """A bad option, or no application, is one line."""
+        for args, application, line in (
+            (["--", "--threads", "many"], APPLICATION, "--threads many: a number"),
+            (["web"], APPLICATION, "no endpoint like"),
+            (["--noreload"], None, "WSGI_APPLICATION"),
+            (["--noreload"], "nowhere.application", "No module named 'nowhere'"),
+        ):
+            with (
+                override_settings(WSGI_APPLICATION=application),
+                self.assertRaisesRegex(CommandError, line),
+            ):
+                call_command(Command(self.reactor), *args)
+        self.assertEqual(self.doors(), [])
+
+    def test_busy(self) -> None:
+        """A port that is taken ends the process, from whichever thread."""
+        self.reactor.busy = True
+        command = Command(self.reactor)
+        codes: list[int] = []
+
+        def leave(code: int) -> None:
+            codes.append(code)
+            raise InterruptedError
+
+        self.patch(os, "_exit", leave)
+        with override_settings(WSGI_APPLICATION=APPLICATION):
+            self.assertRaises(InterruptedError, call_command, command)
+        self.assertEqual(codes, [1])
+        self.assertIn("in use", command.stderr.getvalue())
+
+    def test_reactor(self) -> None:
+        """By itself it takes the process's reactor."""
+        self.assertTrue(callable(runpushd.Command().get_reactor().run))

@@ -1,0 +1,457 @@
+"""Topics with tokens: who may listen, who may publish, and when it ends."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
+
+from pushd.access import Origins
+from pushd.messages import RATE_EXCEEDED, TOKEN_EXPIRED
+from pushd.testing import Answer, Browser
+from pushd.tokens import TokenKeys
+from tests.keyring import SECRET, secret_keys, sign, token
+from tests.listeners import TopicTestCase
+
+READER = token("reader", subscribe=["news", "chat/*"])
+WRITER = token("writer", publish=["news"])
+
+
+class TokenTestCase(TopicTestCase):
+    def setUp(self) -> None:
+        """Ask for tokens."""
+        self.start(token_keys=secret_keys())
+
+    def ask(
+        self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b""
+    ) -> Answer:
+        """Ask for what is answered at once."""
+        answer = self.daemon.request(method, path, headers, body)
+        assert answer is not None
+        return answer
+
+    def post(self, given: str | None, body: bytes = b"x", **headers: str) -> Answer:
+        """Publish to news at the public door."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        if given is not None:
+            named["Authorization"] = f"Bearer {given}"
+        return self.ask("POST", "/topics/news", named, body)
+
+    def connect(self, given: str, *, v1: bool = True, topic: str = "news") -> Browser:
+        """Listen over a WebSocket."""
+        offered = ["pushd.v1"] if v1 else []
+        return self.daemon.connect(f"/topics/{topic}?token={given}", subprotocols=offered)
+
+    def said(self, answer: Answer) -> Any:
+        """The JSON of an answer."""
+        return json.loads(answer.body)
+
+
+class SubscribeTests(TokenTestCase):
+    """Who may listen."""
+
+    def test_without(self) -> None:
+        """Without a token, no transport is to be had."""
+        for accept in ("*/*", "text/event-stream"):
+            answer = self.ask("GET", "/topics/news?wait=0", {"Accept": accept})
+            self.assertEqual(answer.status, 401)
+            self.assertEqual(answer.headers["WWW-Authenticate"], 'Bearer realm="pushd"')
+            self.assertEqual(
+                self.said(answer), {"error": "a token is needed here", "where": "token"}
+            )
+        refused = self.daemon.connect("/topics/news").refused
+        assert refused is not None
+        self.assertEqual(refused.status, 401)
+        self.assertEqual(self.said(self.control("GET", "/topics"))["topics"], [])
+
+    def test_with(self) -> None:
+        """A token that allows it opens every transport, in the header or in the query."""
+        for path, headers in (
+            (f"/topics/news?token={READER}", {}),
+            ("/topics/news?", {"Authorization": f"Bearer {READER}"}),
+        ):
+            answer = self.ask("GET", f"{path}&wait=0", headers)
+            self.assertEqual((answer.status, self.said(answer)["publications"]), (200, []))
+            wire = self.daemon.open_connection()
+            head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            wire.send(
+                f"GET {path} HTTP/1.1\r\nHost: localhost:8080\r\n{head}"
+                "Accept: text/event-stream\r\n\r\n".encode()
+            )
+            self.assertIn(b"event: subscribed", wire.received)
+            browser = self.daemon.connect(path, headers=headers)
+            self.assertTrue(browser.opened)
+            self.publish("news", "x")
+            self.assertEqual(browser.messages, ["x"])
+            browser.close()
+            wire.leave()
+
+    def test_not_allowed(self) -> None:
+        """A good token that does not allow this topic is 403."""
+        for path in (f"/topics/other?token={READER}", f"/topics/news?token={WRITER}"):
+            answer = self.ask("GET", path)
+            self.assertEqual(answer.status, 403)
+            self.assertIn('error="insufficient_scope"', answer.headers["WWW-Authenticate"])
+            self.assertIn("may not subscribe to", self.said(answer)["error"])
+            refused = self.daemon.connect(path).refused
+            assert refused is not None
+            self.assertEqual(refused.status, 403)
+
+    def test_bad(self) -> None:
+        """A token that is not good is 401, and told why."""
+        for bad, why in (
+            (sign({"exp": 3600}, SECRET[::-1]), "signed with no key"),
+            (sign({"sub": "x"}), "has no exp"),
+            ("x", "malformed"),
+            ("", "malformed"),
+        ):
+            answer = self.ask("GET", f"/topics/news?token={bad}")
+            self.assertEqual(answer.status, 401)
+            challenge = answer.headers["WWW-Authenticate"]
+            self.assertIn('error="invalid_token"', challenge)
+            self.assertIn(why, challenge)
+            self.assertIn(why, self.said(answer)["error"])
+
+    def test_two(self) -> None:
+        """Two tokens are 400."""
+        answer = self.ask(
+            "GET", f"/topics/news?token={READER}", {"Authorization": f"Bearer {READER}"}
+        )
+        self.assertEqual(answer.status, 400)
+        self.assertIn('error="invalid_request"', answer.headers["WWW-Authenticate"])
+
+    def test_counted(self) -> None:
+        """Denials are counted by why."""
+        self.ask("GET", "/topics/news")
+        self.ask("GET", f"/topics/other?token={READER}")
+        metrics = self.control("GET", "/metrics").text
+        self.assertIn('pushd_refused_total{reason="unauthorized"} 1.0', metrics)
+        self.assertIn('pushd_refused_total{reason="forbidden"} 1.0', metrics)
+
+    def test_no_keys(self) -> None:
+        """Where tokens are not asked for, they are of no interest."""
+        self.start()
+        for headers in ({}, {"Authorization": "Bearer x"}):
+            answer = self.ask("GET", "/topics/news?token=x&wait=0", headers)
+            self.assertEqual(answer.status, 200)
+
+    def test_keys_replaced(self) -> None:
+        """Keys that are replaced count for whoever comes next."""
+        keys = TokenKeys()
+        self.start(token_keys=keys)
+        self.assertEqual(self.ask("GET", "/topics/news?wait=0").status, 200)
+        self.assertEqual(self.post(WRITER).status, 405)
+        keys.replace(secret_keys())
+        self.assertEqual(self.ask("GET", "/topics/news?wait=0").status, 401)
+        self.assertEqual(self.post(WRITER).status, 200)
+
+
+class PublishTests(TokenTestCase):
+    """Who may publish at the public door."""
+
+    def test_publish(self) -> None:
+        """A token that allows it publishes, as the control door does."""
+        browser = self.connect(READER)
+        answer = self.post(WRITER, "tschüß".encode())
+        self.assertEqual((answer.status, self.said(answer)["subscribers"]), (200, 1))
+        self.post(WRITER, b"\xff", Content_Type="application/octet-stream")
+        heard = [json.loads(message) for message in browser.messages[2:]]
+        self.assertEqual(heard[0], {"id": self.said(answer)["id"], "data": "tschüß"})
+        self.assertEqual(heard[1]["base64"], "/w==")
+        answer = self.ask("POST", f"/topics/news?token={WRITER}", None, b"y")
+        self.assertEqual(answer.status, 200)
+
+    def test_denied(self) -> None:
+        """Others publish nothing."""
+        for given, status in ((None, 401), ("x", 401), (READER, 403)):
+            answer = self.post(given)
+            self.assertEqual(answer.status, status)
+            self.assertIn("WWW-Authenticate", answer.headers)
+        self.assertEqual(self.describe("news")["history"], 0)
+
+    def test_no_keys(self) -> None:
+        """Where there are no keys the public door takes no publications."""
+        self.start()
+        answer = self.post(WRITER)
+        self.assertEqual((answer.status, answer.headers["Allow"]), (405, "GET"))
+
+    def test_mistakes(self) -> None:
+        """What is wrong is told as at the control door."""
+        for answer, where in (
+            (self.post(WRITER, b"\xff"), "body"),
+            (self.post(WRITER, Idempotency_Key="a b"), "Idempotency-Key"),
+            (self.ask("POST", f"/topics/a//b?token={WRITER}", None, b"x"), "topic"),
+        ):
+            self.assertEqual((answer.status, self.said(answer)["where"]), (400, where))
+        for name in ("delay", "every", "count"):
+            answer = self.ask("POST", f"/topics/news?token={WRITER}&{name}=1", None, b"x")
+            self.assertEqual((answer.status, self.said(answer)["where"]), (400, name))
+        answer = self.ask("PUT", f"/topics/news?token={READER}", None, b"x")
+        self.assertEqual((answer.status, answer.headers["Allow"]), (405, "GET, POST"))
+
+    def test_idempotency(self) -> None:
+        """A key that was seen publishes nothing; the keys of others are theirs."""
+        ids = [
+            self.said(self.post(given, Idempotency_Key="k"))["id"]
+            for given in (WRITER, WRITER, token("other", publish=["**"]))
+        ]
+        headers = {"Idempotency-Key": "k"}
+        ids.append(self.said(self.control("POST", "/topics/news", b"x", headers))["id"])
+        self.assertEqual(ids[0], ids[1])
+        self.assertEqual(len({*ids}), 3)
+        self.assertEqual(self.describe("news")["history"], 3)
+
+
+class OriginTests(TokenTestCase):
+    """Pages of other origins (WHATWG Fetch)."""
+
+    PAGE = "https://page.example"
+
+    def setUp(self) -> None:
+        """Let in one other origin."""
+        self.start(token_keys=secret_keys(), origins=Origins([self.PAGE]))
+
+    def preflight(self, origin: str) -> Answer:
+        """Ask what a browser asks before."""
+        headers = {
+            "Origin": origin,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization",
+        }
+        return self.ask("OPTIONS", "/topics/news", headers)
+
+    def test_preflight(self) -> None:
+        """A page of an origin that is allowed may send a token; no token is needed to ask."""
+        answer = self.preflight(self.PAGE)
+        self.assertEqual(answer.status, 204)
+        self.assertEqual(answer.headers["Access-Control-Allow-Origin"], self.PAGE)
+        self.assertEqual(answer.headers["Access-Control-Allow-Methods"], "GET, POST")
+        allowed = answer.headers["Access-Control-Allow-Headers"].lower().split(", ")
+        self.assertLessEqual({"authorization", "content-type", "idempotency-key"}, {*allowed})
+        self.assertEqual(answer.headers["Vary"].lower(), "origin")
+
+    def test_preflight_of_strangers(self) -> None:
+        """Others are refused."""
+        answer = self.preflight("https://evil.example")
+        self.assertEqual(answer.status, 403)
+        self.assertNotIn("Access-Control-Allow-Origin", answer.headers)
+
+    def test_options(self) -> None:
+        """OPTIONS that is no preflight is a method like others."""
+        answer = self.ask("OPTIONS", f"/topics/news?token={READER}")
+        self.assertEqual(answer.status, 405)
+
+    def test_token_does_not_help(self) -> None:
+        """A good token does not make up for an origin that is not allowed."""
+        headers = {"Origin": "https://evil.example"}
+        for method, given in (("GET", READER), ("POST", WRITER)):
+            answer = self.ask(method, f"/topics/news?wait=0&token={given}", headers, b"x")
+            self.assertEqual(answer.status, 403)
+            self.assertIn("origin", answer.text)
+        browser = self.daemon.connect(f"/topics/news?token={READER}", origin="https://evil.example")
+        self.assertFalse(browser.opened)
+
+    def test_readable(self) -> None:
+        """The page may see the answer, a denial and its reason as well."""
+        for given, status in ((READER, 200), ("x", 401), (WRITER, 403)):
+            answer = self.ask("GET", f"/topics/news?wait=0&token={given}", {"Origin": self.PAGE})
+            self.assertEqual(answer.status, status)
+            self.assertEqual(answer.headers["Access-Control-Allow-Origin"], self.PAGE)
+            exposed = answer.headers["Access-Control-Expose-Headers"]
+            self.assertIn("WWW-Authenticate", exposed)
+
+
+class EndTests(TokenTestCase):
+    """A connection is over when its token is."""
+
+    def test_websocket(self) -> None:
+        """A WebSocket is closed with 1008, whatever it speaks."""
+        short = token("a", exp=10, subscribe=["news"])
+        browsers = [self.connect(short), self.connect(short, v1=False)]
+        self.daemon.advance(9.9)
+        self.assertEqual([one.closing for one in browsers], [None, None])
+        self.daemon.advance(0.1)
+        self.assertEqual([one.closing for one in browsers], [TOKEN_EXPIRED, TOKEN_EXPIRED])
+        self.assertEqual(TOKEN_EXPIRED.code, 1008)
+
+    def test_events(self) -> None:
+        """A stream ends, and can't be had again with the same token after the leeway."""
+        short = token(exp=10, subscribe=["news"])
+        wire = self.daemon.open_connection()
+        wire.send(
+            f"GET /topics/news?token={short} HTTP/1.1\r\nHost: localhost:8080\r\n"
+            "Accept: text/event-stream\r\n\r\n".encode()
+        )
+        self.daemon.advance(9.9)
+        self.assertFalse(wire.received.endswith(b"0\r\n\r\n"))
+        self.daemon.advance(0.1)
+        self.assertTrue(wire.received.endswith(b"0\r\n\r\n"))
+        self.assertEqual(self.describe("news")["subscribers"], {})
+        self.daemon.advance(30)
+        self.assertEqual(self.ask("GET", f"/topics/news?wait=0&token={short}").status, 401)
+        wire.leave()
+
+    def test_long_poll(self) -> None:
+        """A long poll is answered."""
+        short = token(exp=10, subscribe=["news"])
+        wire = self.daemon.open_connection()
+        wire.send(
+            f"GET /topics/news?token={short}&wait=60 HTTP/1.1\r\n"
+            "Host: localhost:8080\r\n\r\n".encode()
+        )
+        self.daemon.advance(9.9)
+        self.assertIsNone(wire.answer())
+        self.daemon.advance(0.1)
+        answer = wire.answer()
+        assert answer is not None
+        self.assertEqual((answer.status, self.said(answer)["publications"]), (200, []))
+        wire.leave()
+
+    def test_in_the_leeway(self) -> None:
+        """Who comes just after the end may stay until clocks are no excuse any more."""
+        self.daemon.advance(15)
+        browser = self.connect(token(exp=10, subscribe=["news"]))
+        self.daemon.advance(20)
+        self.assertIsNone(browser.closing)
+        self.daemon.advance(5)
+        self.assertEqual(browser.closing, TOKEN_EXPIRED)
+
+    def test_one_timer(self) -> None:
+        """However many connections there are, one timer watches over their tokens."""
+        self.connect(token(exp=100, subscribe=["news"]))
+        before = len(self.daemon.pending_calls)
+        for number in range(20):
+            self.connect(token(exp=100 + number, subscribe=["news"]))
+        self.assertEqual(len(self.daemon.pending_calls), before)
+
+
+class FreshTests(TokenTestCase):
+    """Over ``pushd.v1`` a fresh token takes the place of the one before."""
+
+    def fresh(self, browser: Browser, given: object) -> Any:
+        """Send a token; gives the answer."""
+        browser.send(json.dumps({"token": given}))
+        return json.loads(browser.messages[-1])
+
+    def make(self, subject: str = "a", exp: float = 20) -> str:
+        """Make a token for news."""
+        return token(subject, exp=exp, subscribe=["news"])
+
+    def test_told(self) -> None:
+        """It is told first where it begins, then for how long its token holds."""
+        browser = self.connect(self.make(exp=20.9))
+        first, second = (json.loads(message) for message in browser.messages)
+        self.assertEqual(first["subscribed"], "news")
+        self.assertEqual(second, {"expires_in": 20})
+
+    def test_fresh(self) -> None:
+        """A fresh token moves the end."""
+        browser = self.connect(self.make(exp=10))
+        self.daemon.advance(5)
+        self.assertEqual(self.fresh(browser, self.make(exp=20)), {"expires_in": 15})
+        self.daemon.advance(14.9)
+        self.assertIsNone(browser.closing)
+        self.publish("news", "x")
+        self.assertEqual(json.loads(browser.messages[-1])["data"], "x")
+        self.daemon.advance(0.1)
+        self.assertEqual(browser.closing, TOKEN_EXPIRED)
+
+    def test_bad(self) -> None:
+        """One that is not good changes nothing, and another try is free."""
+        browser = self.connect(self.make(exp=10))
+        for given, why in (
+            (self.make("b"), "for another subject"),
+            (token("a", publish=["news"]), "may not subscribe to news"),
+            ("x", "malformed"),
+        ):
+            said = self.fresh(browser, given)
+            self.assertEqual(said["where"], "token")
+            self.assertIn(why, said["error"])
+        self.assertEqual(self.fresh(browser, self.make()), {"expires_in": 20})
+        self.daemon.advance(10)
+        self.assertIsNone(browser.closing)
+
+    def test_ignored(self) -> None:
+        """What else a client says is of no interest."""
+        browser = self.connect(self.make())
+        before = len(browser.messages)
+        for message in (
+            "x",
+            "[]",
+            '{"token": 1}',
+            "{}",
+            b"\xff",
+            "[" * 9000,
+            json.dumps({"token": "x" * 20000}),
+        ):
+            browser.send(message)
+        self.assertEqual(len(browser.messages), before)
+        self.assertIsNone(browser.closing)
+
+    def test_only_v1(self) -> None:
+        """Without the subprotocol nothing is said but publications."""
+        browser = self.connect(self.make(exp=10), v1=False)
+        browser.send(json.dumps({"token": self.make()}))
+        self.assertEqual(browser.messages, [])
+        self.daemon.advance(10)
+        self.assertEqual(browser.closing, TOKEN_EXPIRED)
+
+    def test_without(self) -> None:
+        """Who was let in without a token is told that none is needed."""
+        keys = TokenKeys()
+        self.start(token_keys=keys)
+        browser = self.daemon.connect("/topics/news", subprotocols=["pushd.v1"])
+        self.assertEqual(len(browser.messages), 1)
+        why = "this connection goes without a token"
+        self.assertEqual(self.fresh(browser, self.make())["error"], why)
+        keys.replace(secret_keys())
+        self.assertEqual(self.fresh(browser, self.make())["error"], why)
+
+    def test_keys_gone(self) -> None:
+        """Where no keys are left meanwhile, the old token goes on to its end."""
+        keys = secret_keys()
+        self.start(token_keys=keys)
+        browser = self.connect(self.make(exp=10))
+        keys.replace(TokenKeys())
+        self.assertIn("without a token", self.fresh(browser, self.make())["error"])
+        self.daemon.advance(10)
+        self.assertEqual(browser.closing, TOKEN_EXPIRED)
+
+    def test_rate(self) -> None:
+        """Who sends tokens without end is let go: each costs time to check."""
+        browser = self.connect(self.make(exp=1000))
+        for _ in range(10):
+            self.assertIn("error", self.fresh(browser, "x"))
+        self.daemon.advance(1)
+        self.assertIn("error", self.fresh(browser, "x"))
+        browser.send(json.dumps({"token": self.make()}))
+        self.assertEqual(browser.closing, RATE_EXCEEDED)
+
+
+class LogTests(TokenTestCase):
+    """No token is ever written down."""
+
+    def test_log(self) -> None:
+        """Neither a good one nor a bad one, by whatever way it came."""
+        lines: list[str] = []
+
+        @implementer(ILogObserver)
+        def note(event: LogEvent) -> None:
+            lines.append(f"{event} {formatEvent(event)}")
+
+        globalLogPublisher.addObserver(note)
+        self.addCleanup(globalLogPublisher.removeObserver, note)
+        other = token("other", publish=["news"])
+        browser = self.connect(READER)
+        browser.send(json.dumps({"token": WRITER}))
+        browser.close()
+        for given in (READER, WRITER, other):
+            self.ask("GET", f"/topics/news?wait=0&token={given}")
+            self.post(given)
+            self.ask("POST", f"/topics/news?token={given}", None, b"x")
+        self.assertTrue(lines)
+        for secret in (READER, WRITER, other):
+            signature = secret.rpartition(".")[2]
+            self.assertEqual([line for line in lines if signature in line], [])

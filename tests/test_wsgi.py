@@ -1,0 +1,277 @@
+"""A WSGI application behind the public door."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.protocol import Limits
+from pushd.proxies import Proxies
+from pushd.testing import Answer, Daemon
+from pushd.views import Request
+from tests.peer import said
+
+Environ = dict[str, Any]
+
+
+def show(environ: Environ, start: Any) -> list[bytes]:
+    """Show what was asked for."""
+    start("200 OK", [("Content-Type", "text/html"), ("X-Two", "a"), ("X-Two", "b")])
+    names = ("REQUEST_METHOD", "PATH_INFO", "REMOTE_ADDR", "wsgi.url_scheme", "CONTENT_LENGTH")
+    values = [environ[name] for name in names]
+    return [" ".join(values).encode("latin-1"), b" ", environ["wsgi.input"].read()]
+
+
+def fail() -> list[bytes]:
+    """Raise."""
+    raise LookupError
+
+
+class WsgiTestCase(SynchronousTestCase):
+    def serve(self, application: Any, **settings: Any) -> Daemon:
+        """Serve an application; when the test is over no call may be left."""
+        self.daemon = Daemon(settings.pop("views", {}), wsgi=application, **settings)
+        self.addCleanup(lambda: self.assertEqual(self.daemon.pending_calls, []))
+        self.addCleanup(self.daemon.stop)
+        return self.daemon
+
+    def ask(self, path: str, method: str = "GET", **more: Any) -> Answer:
+        """Ask the daemon."""
+        answer = self.daemon.request(method, path, **more)
+        assert answer is not None, "there is no answer"
+        return answer
+
+
+class PathTests(WsgiTestCase):
+    """Who answers where."""
+
+    def test_everything(self) -> None:
+        """The application has every path, method and body that pushd has no use for itself."""
+        self.serve(show)
+        self.assertEqual(self.ask("/").text, "GET / 127.0.0.1 http  ")
+        self.assertEqual(self.ask("/test/").text, "GET /test/ 127.0.0.1 http  ")
+        self.assertEqual(self.ask("/caf%C3%A9/a%20b").text, "GET /café/a b 127.0.0.1 http  ")
+        answer = self.ask("/x?y", "POST", body=b"form")
+        self.assertEqual(answer.text, "POST /x 127.0.0.1 http 4 form")
+        self.assertEqual(answer.headers.get_all("X-Two"), ["a", "b"])
+
+    def test_views_and_topics(self) -> None:
+        """Views and topics come first."""
+
+        async def view(request: Request) -> str:
+            return "view"
+
+        self.serve(show, views={"/view/": view})
+        self.assertEqual(self.ask("/view/").text, "view")
+        self.assertIn("publications", self.ask("/topics/a?wait=0").text)
+        self.assertEqual(self.ask("/topics").text, "GET /topics 127.0.0.1 http  ")
+
+    def test_files(self) -> None:
+        """So do the files of --web, and the scripts and styles of the shipped client."""
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        (Path(folder.name) / "robots.txt").write_text("none")
+        self.serve(show, web=Path(folder.name))
+        self.assertEqual(self.ask("/robots.txt").text, "none")
+        self.assertIn("export", self.ask("/pushd/pushd.js").text)
+        for path in ("/pushd.js", "/pushd/", "/pushd/test.html", "/pushd/nothing.js"):
+            self.assertTrue(self.ask(path).text.startswith(f"GET {path} "), path)
+
+    def test_no_path(self) -> None:
+        """What is no path at all is nowhere."""
+        self.serve(show)
+        self.assertEqual(self.ask("/%ff").status, 404)
+
+    def test_proxy(self) -> None:
+        """A trusted proxy says who asks, and how."""
+        self.serve(show, proxies=Proxies(["127.0.0.1"]))
+        headers = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}
+        self.assertEqual(self.ask("/", headers=headers).text, "GET / 192.0.2.7 https  ")
+
+    def test_body(self) -> None:
+        """A body is bounded as everywhere; one in chunks has its length when it is here."""
+        self.serve(show, limits=Limits(max_message=10))
+        self.assertEqual(self.ask("/", "POST", body=bytes(11)).status, 413)
+        wire = self.daemon.open_connection()
+        wire.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        wire.send(b"3\r\nabc\r\n0\r\n\r\n")
+        answer = wire.answer()
+        assert answer is not None
+        self.assertEqual(answer.text, "POST / 127.0.0.1 http 3 abc")
+
+
+class AnswerTests(WsgiTestCase):
+    """What becomes of an application's answer."""
+
+    def test_headers(self) -> None:
+        """It says itself what its pages may do: nothing is put to its headers."""
+        self.serve(show)
+        headers = self.ask("/").headers
+        for name in ("Content-Security-Policy", "X-Frame-Options", "Server"):
+            self.assertNotIn(name, headers)
+        async_page = self.ask("/%ff").headers
+        self.assertIn("Content-Security-Policy", async_page)
+
+    def test_head(self) -> None:
+        """HEAD has the headers of GET."""
+        self.serve(show)
+        answer = self.ask("/", "HEAD")
+        self.assertEqual((answer.status, answer.body), (200, b""))
+        self.assertEqual(answer.headers["Content-Type"], "text/html")
+
+    def test_empty(self) -> None:
+        """An answer may have no body."""
+
+        def application(environ: Environ, start: Any) -> list[bytes]:
+            start("204 No Content", [])
+            return []
+
+        self.serve(application)
+        self.assertEqual((self.ask("/").status, self.ask("/").body), (204, b""))
+
+    def test_write(self) -> None:
+        """It may be written as well as returned, empty pieces among it."""
+
+        def application(environ: Environ, start: Any) -> list[bytes]:
+            write = start("200", [])
+            write(b"a")
+            return [b"", b"b"]
+
+        self.serve(application)
+        self.assertEqual(self.ask("/").body, b"ab")
+
+    def test_slow_reader(self) -> None:
+        """An application is held where its reader is slow, and goes on when it reads."""
+        made: list[int] = []
+
+        def application(environ: Environ, start: Any) -> Iterator[bytes]:
+            start("200 OK", [])
+            for number in range(20):
+                made.append(number)
+                yield bytes(50_000)
+
+        wire = self.serve(application, limits=Limits(max_buffered=150_000)).open_connection()
+        wire.stall()
+        wire.send(b"GET / HTTP/1.0\r\n\r\n")
+        # The second piece fills the connection; from that one on, so much may wait.
+        self.assertEqual(len(made), 5)
+        wire.resume()
+        self.assertEqual(len(made), 20)
+        self.assertTrue(wire.received.endswith(bytes(1_000_000)))
+
+    def test_slow_reader_leaves(self) -> None:
+        """It is let go when that one leaves, and its answer is closed."""
+        events: list[str] = []
+
+        def application(environ: Environ, start: Any) -> Iterator[bytes]:
+            start("200 OK", [])
+            try:
+                while True:
+                    events.append("made")
+                    yield bytes(50_000)
+            finally:
+                events.append("closed")
+
+        wire = self.serve(application).open_connection()
+        wire.stall()
+        wire.send(b"GET / HTTP/1.0\r\n\r\n")
+        self.assertNotIn("closed", events)
+        wire.leave()
+        self.assertEqual(events[-1], "closed")
+
+    def test_fails(self) -> None:
+        """One that fails before its first byte is a 500, and the log says where."""
+
+        def early(environ: Environ, start: Any) -> list[bytes]:
+            raise LookupError
+
+        def late(environ: Environ, start: Any) -> Iterator[bytes]:
+            start("200 OK", [("X-Secret", "a")])
+            yield from fail()
+
+        def silent(environ: Environ, start: Any) -> list[bytes]:
+            return []
+
+        def mute(environ: Environ, start: Any) -> list[bytes]:
+            return [b"a"]
+
+        def wrong(environ: Environ, start: Any) -> Any:
+            start("200 OK", [])
+            return ["text"]
+
+        for application in (early, late, silent, mute, wrong):
+            self.serve(application)
+            with capturedLogs() as events:
+                answer = self.ask("/path/")
+            self.assertEqual(answer.status, 500, application)
+            self.assertIn("It has been logged", answer.text)
+            self.assertNotIn("X-Secret", answer.headers)
+            self.assertIn("the application failed at /path/ for 127.0.0.1:", said(events)[0])
+        self.assertEqual(len(self.flushLoggedErrors(LookupError)), 2)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
+
+    def test_fails_in_between(self) -> None:
+        """One that fails later breaks off, so that nobody takes what came for the whole."""
+
+        def application(environ: Environ, start: Any) -> Iterator[bytes]:
+            start("200 OK", [])
+            yield b"a"
+            raise LookupError
+
+        wire = self.serve(application).open_connection()
+        wire.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        self.assertTrue(wire.received.endswith(b"1\r\na\r\n"))
+        self.assertTrue(wire.closed)
+        self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
+
+    def test_replaced(self) -> None:
+        """An application may put an error in place of what it has begun (PEP 3333)."""
+
+        def application(environ: Environ, start: Any) -> list[bytes]:
+            start("200 OK", [])
+            try:
+                raise LookupError
+            except LookupError:
+                start("503 Busy", [], sys.exc_info())
+            return [b"later"]
+
+        self.serve(application)
+        answer = self.ask("/")
+        self.assertEqual((answer.status, answer.text), (503, "later"))
+
+    def test_left(self) -> None:
+        """Nothing is written to one who has left, whatever the application does then."""
+        for fails in (False, True):
+
+            def application(environ: Environ, start: Any, fails: bool = fails) -> list[bytes]:
+                write = start("200 OK", [])
+                for _ in range(100):
+                    write(bytes(50_000))
+                if fails:
+                    raise LookupError
+                return [b"end"]
+
+            wire = self.serve(application).open_connection()
+            wire.stall()
+            wire.send(b"GET / HTTP/1.0\r\n\r\n")
+            wire.leave()
+            self.assertLess(len(wire.received), 2_000_000)
+        self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
+
+    def test_publishes(self) -> None:
+        """An application finds in its environ what to publish with."""
+
+        def application(environ: Environ, start: Any) -> list[bytes]:
+            start("200 OK", [])
+            return [str(environ["pushd.publisher"].publish("a", "news")).encode()]
+
+        self.serve(application)
+        id = self.ask("/").text
+        self.assertIn(id, self.ask("/topics/a?wait=0").text)
