@@ -22,9 +22,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
-from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import Deferred, DeferredSemaphore, fail
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
@@ -34,6 +34,7 @@ from pushd.broker import KEY_TTL, Draft, Unavailable, ignore_missed
 from pushd.deadlines import Deadlines
 from pushd.history import Retention
 from pushd.messages import Id, Publication, Replay
+from pushd.redis_link import Link, Session
 from pushd.redis_scripts import (
     DESCRIBE,
     HOLD,
@@ -44,8 +45,6 @@ from pushd.redis_scripts import (
     TOUCH,
     Away,
     Refused,
-    Script,
-    Unsuitable,
     channel_name,
     encode,
     idempotency_key,
@@ -79,31 +78,6 @@ _AGAIN = 1.0
 # How many topics are listed: so many times about a thousand.
 _SCANS = 100
 
-_backoff = backoffPolicy(initialDelay=0.1, maxDelay=5.0, factor=1.6)
-
-
-class Session(Protocol):
-    """An open session with a Redis; see ``redis_session``."""
-
-    run: str
-    trusted: bool
-
-    def call(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Deferred[Any]:
-        """Run a script. Fails with Refused, or with Away: then it may have run all the same."""
-
-    def command(self, *args: Any) -> Deferred[Any]:
-        """Run a command."""
-
-    def subscribe(self, channel: bytes) -> Deferred[Any]:
-        """Have what is published to a channel; fires when all from then on will come."""
-
-    def unsubscribe(self, channel: bytes) -> None:
-        """Have no more of it."""
-
-    def end(self) -> None:
-        """End it, without a word to ``lost``."""
-
-
 # Opens a session; see ``redis_session.open_session``.
 Opener = Callable[[Callable[[bytes, bytes], None], Callable[[str], object]], Deferred[Any]]
 
@@ -134,19 +108,19 @@ class RedisBroker:
         #: How many publications this node has taken.
         self.published = 0
         self._reactor = reactor
-        self._open_session = open_session
         self._name = name
+        self._link = Link(
+            reactor,
+            partial(open_session, self._notice),
+            name=name,
+            opened=self._opened,
+            closed=self._closed,
+        )
         self._db = db
         self._retention = retention
         self._make_name = make_name
         self._deliver: Callable[[Publication], None] = _ignore
         self._missed: Callable[[str, Id], None] = ignore_missed
-        self._stopped = False
-        self._session: Session | None = None
-        self._fault: str | None = "it has not answered yet"
-        self._attempts = 0
-        self._opening: Deferred[None] | None = None
-        self._call: IDelayedCall | None = None
         self._touching: IDelayedCall | None = None
         self._followed: dict[bytes, Followed] = {}
         # Those that are to catch up, and those to try again in a moment.
@@ -176,23 +150,15 @@ class RedisBroker:
     ) -> None:
         """Begin; the connections are made once the reactor runs."""
         self._deliver, self._missed = deliver, missed
-        self._reactor.callWhenRunning(self._open)
+        self._link.start()
 
     def fault(self) -> str | None:
         """Why nothing can be published just now; None where it can."""
-        return None if self._fault is None else f"Redis at {self._name}: {self._fault}"
+        return self._link.fault()
 
     def stop(self) -> None:
         """End."""
-        self._stopped = True
-        for call in (self._call, self._touching):
-            if call is not None and call.active():
-                call.cancel()
-        if self._opening is not None:
-            self._opening.cancel()
-        if self._session is not None:
-            self._session.end()
-        self._leave("the daemon stops")
+        self._link.stop()
         for waiters in (self._waiters, *(one.waiters for one in self._followed.values())):
             self._send_away(waiters)
 
@@ -202,7 +168,7 @@ class RedisBroker:
 
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
         """Publish all of them, or none, in one step."""
-        session = self._session
+        session = self._link.session
         if session is None:
             return fail(Unavailable(self.fault()))
         keys, args, size = [SERVER], [*self._common(session), self._retention.size, KEY_TTL], 0
@@ -241,8 +207,8 @@ class RedisBroker:
         self._queue.pop(followed, None)
         self._again.stop(followed)
         self._send_away(followed.waiters)
-        if self._session is not None:
-            self._session.unsubscribe(channel)
+        if self._link.session is not None:
+            self._link.session.unsubscribe(channel)
 
     def describe(self, topic: str) -> Deferred[tuple[Id | None, int]]:
         """A topic's last id, and how many publications are kept."""
@@ -252,52 +218,21 @@ class RedisBroker:
         """The topics that are remembered; of very many, some hundred thousand."""
         return Deferred.fromCoroutine(self._names())
 
-    # Sessions, one after the other
-
-    def _open(self) -> None:
-        if self._stopped:
-            return
-        opening = self._open_session(self._notice, self._lost)
-        self._opening = opening.addCallbacks(self._opened, self._not_opened)
-        self._opening.addErrback(self._failed)
+    # What the link calls
 
     def _opened(self, session: Session) -> None:
-        self._session, self._fault, self._attempts = session, None, 0
-        self._log.info("Redis at {name} answers", name=self._name)
         _wake(self._waiters)
         for followed in list(self._followed.values()):
             self._enqueue(followed)
         self._touching = self._reactor.callLater(_TOUCH, self._touch_all)
 
-    def _not_opened(self, failure: Failure) -> None:
-        if self._stopped:
-            return
-        if failure.check(Away, Unsuitable) is None:
-            self._failed(failure)
-        self._retry(failure.getErrorMessage())
-
-    def _lost(self, reason: str) -> None:
-        self._leave(reason)
-        self._retry(reason)
-
-    def _leave(self, reason: str) -> None:
-        self._session, self._fault = None, reason
+    def _closed(self) -> None:
         if self._touching is not None and self._touching.active():
             self._touching.cancel()
         self._queue.clear()
         for followed in self._followed.values():
             self._again.stop(followed)
             followed.interrupt()
-
-    def _retry(self, reason: str) -> None:
-        if self._attempts == 0 or reason != self._fault:
-            self._log.warn("Redis at {name} is away: {reason}", name=self._name, reason=reason)
-        self._fault = reason
-        self._call = self._reactor.callLater(_backoff(self._attempts), self._open)
-        self._attempts += 1
-
-    def _failed(self, failure: Failure) -> None:
-        self._log.failure("failed to talk to Redis at {name}", failure=failure, name=self._name)
 
     # What is published
 
@@ -321,14 +256,14 @@ class RedisBroker:
         self._hire()
 
     def _hire(self) -> None:
-        if self._queue and self._session is not None and self._workers < _WORKERS:
+        if self._queue and self._link.session is not None and self._workers < _WORKERS:
             self._workers += 1
-            working = Deferred.fromCoroutine(self._work(self._session))
-            working.addErrback(self._failed)
+            working = Deferred.fromCoroutine(self._work(self._link.session))
+            working.addErrback(self._link.failed)
 
     async def _work(self, session: Session) -> None:
         try:
-            while self._queue and self._session is session:
+            while self._queue and self._link.session is session:
                 followed, _ = self._queue.popitem(last=False)
                 try:
                     await self._catch_up(session, followed)
@@ -350,12 +285,12 @@ class RedisBroker:
     async def _catch_up(self, session: Session, followed: Followed) -> None:
         if not followed.subscribed:
             await session.subscribe(channel_name(self._db, followed.topic))
-            if self._session is not session or not self._is_followed(followed):
+            if self._link.session is not session or not self._is_followed(followed):
                 return
             followed.subscribed = True
         while not followed.live:
             replay = await self._read(session, followed.topic, followed.position, _BATCH)
-            if self._session is not session or not self._is_followed(followed):
+            if self._link.session is not session or not self._is_followed(followed):
                 return
             followed.read(replay)
             # Only now: who reads before we have might hear less than we take for given.
@@ -374,7 +309,7 @@ class RedisBroker:
                 # What is next comes by itself: there is nothing to read.
                 assert followed.position is not None
                 return Replay(followed.position, after is not None, (), followed.position)
-            session = self._session
+            session = self._link.session
             if session is None or not (followed is None or followed.ready):
                 await self._wait(self._waiters if followed is None else followed.waiters)
                 continue
@@ -420,16 +355,16 @@ class RedisBroker:
         return list(names)
 
     def _get_session(self) -> Session:
-        if self._session is None:
+        if self._link.session is None:
             raise Unavailable(self.fault())
-        return self._session
+        return self._link.session
 
     # Keeping topics that are followed
 
     def _touch_all(self) -> None:
-        assert self._session is not None
+        assert self._link.session is not None
         self._touching = self._reactor.callLater(_TOUCH, self._touch_all)
-        Deferred.fromCoroutine(self._touch(self._session)).addErrback(self._failed)
+        Deferred.fromCoroutine(self._touch(self._link.session)).addErrback(self._link.failed)
 
     async def _touch(self, session: Session) -> None:
         topics = list(self._followed.values())
@@ -449,7 +384,7 @@ class RedisBroker:
     # Waiting, and what came of it
 
     async def _wait(self, waiters: dict[Deferred[None], None]) -> None:
-        if self._stopped:
+        if self._link.stopped:
             raise Unavailable("the daemon stops")
         waiter: Deferred[None] = Deferred()
         waiters[waiter] = None
@@ -483,9 +418,8 @@ class RedisBroker:
                 f"Redis at {self._name} was lost before it answered: published or not, nobody knows"
             )
         if failure.check(Refused):
-            if "READONLY" in str(failure.value) and self._session is session:
-                session.end()
-                self._lost("it has become a read-only replica")
+            if "READONLY" in str(failure.value):
+                self._link.leave(session, "it has become a read-only replica")
             raise Unavailable(f"Redis at {self._name} refuses: {failure.getErrorMessage()}")
         return failure
 

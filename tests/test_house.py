@@ -40,6 +40,7 @@ STOREYS = (
             "redis_scripts",
             "redis_topic",
             "redis_session",
+            "redis_link",
             "redis_broker",
             "redis_probe",
             "hub",

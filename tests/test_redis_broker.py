@@ -14,7 +14,7 @@ from pushd.broker import Draft, Unavailable
 from pushd.history import Retention
 from pushd.messages import Id, Publication
 from pushd.redis_broker import RedisBroker
-from pushd.redis_scripts import Away, Unsuitable
+from pushd.redis_scripts import Away
 from tests.broker_contract import Listener, Node
 from tests.fake_redis import FakeRedis
 
@@ -180,30 +180,6 @@ class SessionTests(BrokerTestCase):
         self.broker.stop()
         self.run_reactor()
         self.assertEqual(self.redis.sessions, [])
-
-    def test_tries_again(self) -> None:
-        """It tries again and again, less and less often, and says only what is new."""
-        self.redis.trouble = Away("no route")
-        with capturedLogs() as events:
-            self.start()
-            for _ in range(20):
-                self.go_on()
-            self.redis.trouble = Unsuitable("wrong password")
-            self.go_on()
-            self.redis.trouble = None
-            self.go_on()
-        said = [event["reason"] for event in events if "reason" in event]
-        self.assertEqual(said, ["no route", "wrong password"])
-        self.assertIsNone(self.broker.fault())
-
-    def test_trouble_of_our_own(self) -> None:
-        """What nobody has thought of is logged, and tried again."""
-        self.redis.trouble = KeyError("oh")
-        self.start()
-        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
-        self.redis.trouble = None
-        self.go_on()
-        self.assertIsNone(self.broker.fault())
 
     def test_stopped_while_opening(self) -> None:
         """A stop ends what is just being opened."""

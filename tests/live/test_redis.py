@@ -61,6 +61,16 @@ class Node:
         finally:
             connection.close()
 
+    def ready(self) -> tuple[int, str | None]:
+        """Whether it says that it may have traffic, and why not."""
+        connection = HTTPConnection(self.control, timeout=PATIENCE)
+        try:
+            connection.request("GET", "/readyz")
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read()).get("reason")
+        finally:
+            connection.close()
+
 
 def by_websocket(node: Node, after: str) -> Iterator[Start | Heard]:
     """Listen with pushd.v1."""
@@ -233,6 +243,8 @@ def test_everything_happens(server: RedisServer, nodes: list[Node]) -> None:
         server.kill()
         # Away for a moment: somebody has to notice.
         assert nodes[1].publish("news", "nobody takes it", "lost")[0] == 503
+        status, reason = nodes[1].ready()
+        assert (status, "Redis at unix://" in str(reason)) == (503, True)
         server.start()
 
     def restart_empty() -> None:
@@ -264,6 +276,7 @@ def test_everything_happens(server: RedisServer, nodes: list[Node]) -> None:
     for client in clients:
         check(client, published, epochs)
     for node in nodes:
+        assert node.ready() == (200, None)
         assert not [line for line in node.daemon.log if "Traceback" in line]
 
 
