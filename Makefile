@@ -56,7 +56,7 @@ unit: .venv/.dev  ## The tests in memory, which cover every line and branch
 .PHONY: trial
 trial: .venv/.dev  ## The same tests under Twisted's own runner
 	$(BIN)/python -W error -W ignore:twisted.web.resource._Unsafe:DeprecationWarning \
-		-m twisted.trial --reporter=text tests
+		-m twisted.trial --reporter=text -j 2 tests
 
 .PHONY: django
 django: .venv/.django  ## Django views on the oldest Django; "make unit" has the newest
@@ -64,7 +64,8 @@ django: .venv/.django  ## Django views on the oldest Django; "make unit" has the
 
 .PHONY: live
 live: systemd nginx redis  ## Real sockets and processes, and a real Redis
-	$(BIN)/pytest -q tests/live
+	# They wait more than they work; the tests of one file follow one another.
+	$(BIN)/pytest -q -n 4 --dist loadfile tests/live
 
 .PHONY: browser
 browser: chromium  ## The pages in a real Chromium

@@ -191,6 +191,7 @@ def test_killed_clients_leave_nothing(tmp_path: Path) -> None:
     """Clients that are gone in the middle of the demo leave no descriptor behind."""
     with DaemonProcess(directory=tmp_path) as daemon:
         watch(daemon)
+        daemon.wait_for("closed 1000")
         before = count_descriptors(daemon)
         for _ in range(5):
             clients = [deaf_client(daemon) for _ in range(10)]
@@ -213,6 +214,7 @@ def test_killed_downloads_leave_nothing(tmp_path: Path) -> None:
     (tmp_path / "big.bin").write_bytes(bytes(50_000_000))
     with DaemonProcess(["--web", str(tmp_path)], directory=tmp_path) as daemon:
         watch(daemon)
+        daemon.wait_for("closed 1000")
         before = count_descriptors(daemon)
         for _ in range(3):
             with socket.create_connection(("127.0.0.1", port_of(daemon)), 10) as client:
