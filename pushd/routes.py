@@ -124,8 +124,8 @@ def load(text: str) -> Any:
         sys.path.insert(0, os.getcwd())
     try:
         return getattr(importlib.import_module(module_name), name)
-    except Exception as error:
-        # A module may fail as it likes; where it did is what its author needs.
+    except (Exception, SystemExit) as error:
+        # A module may fail as it likes, or end what it thinks is its own process; where it did is what its author needs.
         message = " ".join(str(error).split())
         raise ValueError(f"{type(error).__name__}: {message}{_place(error)}") from error
 

@@ -420,6 +420,8 @@ class ViewsTests(OptionsTestCase):
 
     def test_failing_at_length(self) -> None:
         """However much a module says when it fails, it is one line."""
+        self.module("leaving", "raise SystemExit(3)")
+        self.assert_no_views("leaving:urls", "SystemExit: 3", "leaving.py, line 4")
         self.module("wordy", "raise ValueError('first\\n\\n  second\\r\\nthird')")
         self.assert_no_views("wordy:urls", "first second third", "wordy.py, line 4")
 
