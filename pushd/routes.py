@@ -125,7 +125,8 @@ def load(text: str) -> Any:
     try:
         return getattr(importlib.import_module(module_name), name)
     except (Exception, SystemExit) as error:
-        # A module may fail as it likes, or end what it thinks is its own process; where it did is what its author needs.
+        # A module may fail as it likes, or end what it takes for its own process; where it did is
+        # what its author needs.
         message = " ".join(str(error).split())
         raise ValueError(f"{type(error).__name__}: {message}{_place(error)}") from error
 
