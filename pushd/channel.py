@@ -32,7 +32,7 @@ from pushd.answers import (
 from pushd.deadlines import Deadlines
 from pushd.guard import Guard
 from pushd.metrics import Metrics
-from pushd.outbox import bound_silence
+from pushd.outbox import bound_silence, unsent
 from pushd.proxies import Proxies
 from pushd.views import Response
 
@@ -56,6 +56,9 @@ KEEP_ALIVE = 60
 
 # How long a reader may take for what fills the transport's buffer, in seconds.
 STALL_TIMEOUT = 60
+
+# How many bytes one must have read in that time to have it again.
+_STALL_BYTES = 1 << 16
 
 # How long a peer may take to read our last words and go, in seconds.
 LINGER = 5
@@ -244,6 +247,8 @@ class Channel(HTTPChannel):
         self._refused = False
         self._line = 0
         self._turn: IDelayedCall | None = None
+        # What waited for the reader when its time began.
+        self._unread = 0
 
     def connectionMade(self) -> None:
         """Wait for the first request."""
@@ -340,7 +345,7 @@ class Channel(HTTPChannel):
     def pauseProducing(self) -> None:
         """Note that the reader is slow, and wait only so long."""
         super().pauseProducing()
-        self.site.stalled.start(self)
+        self._watch_reader()
 
     def resumeProducing(self) -> None:
         """Note that the reader has caught up."""
@@ -352,7 +357,7 @@ class Channel(HTTPChannel):
     def loseConnection(self) -> None:
         """Close once all is sent, and not wait for ever until it is."""
         super().loseConnection()
-        self.site.stalled.start(self)
+        self._watch_reader()
 
     def forget(self) -> None:
         """Stop all clocks: the connection is gone, or somebody else's."""
@@ -400,9 +405,20 @@ class Channel(HTTPChannel):
             self.site.count_refusal(408)
             self.loseConnection()
 
+    def give_up(self) -> None:
+        """Give up on a reader, unless much was read in the time: a large answer may take long."""
+        before = self._unread
+        self._watch_reader()
+        if self._unread > before - _STALL_BYTES:
+            self.abort()
+
     def abort(self) -> None:
         """Give up on a peer that does not read, or does not go."""
         self.transport.abortConnection()
+
+    def _watch_reader(self) -> None:
+        self._unread = unsent(self.transport)
+        self.site.stalled.start(self)
 
     def _take_turn(self) -> None:
         """Parse the request that came behind the one before, once that one's answer is gone."""
@@ -523,7 +539,7 @@ class Door(Site):
         )
         self.requests = Deadlines(reactor, length=REQUEST_TIMEOUT, expired=Channel.time_out)
         self.idle = Deadlines(reactor, length=KEEP_ALIVE, expired=Channel.loseConnection)
-        self.stalled = Deadlines(reactor, length=STALL_TIMEOUT, expired=Channel.abort)
+        self.stalled = Deadlines(reactor, length=STALL_TIMEOUT, expired=Channel.give_up)
         self.lingering = Deadlines(reactor, length=LINGER, expired=Channel.abort)
         self.deadlines = (self.requests, self.idle, self.stalled, self.lingering)
 

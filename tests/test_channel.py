@@ -352,6 +352,23 @@ class TimeTests(ChannelTestCase):
         self.assertFalse(stuck.server.connected)
         self.assertTrue(patient.server.connected)
 
+    def test_steady_reader(self) -> None:
+        """A large answer may take its time, as long as 64 KiB are read in a minute."""
+        for connection in ("close", "keep-alive"):
+            answer = Response(body=b"x" * 1_000_000)
+            self.answers.clear()
+            peer = self.send(request("GET /slow/ HTTP/1.1", "Host: a", f"Connection: {connection}"))
+            peer.stall()
+            self.answers[0].callback(answer)  # type: ignore[arg-type]  # any answer will do
+            peer.settle()
+            for _ in range(10):
+                del peer.server._unsent[: 1 << 16]
+                peer.advance(59.9)
+                self.assertTrue(peer.server.connected)
+            del peer.server._unsent[:60_000]
+            peer.advance(61)
+            self.assertFalse(peer.server.connected)
+
     def test_slow_reader_of_the_end(self) -> None:
         """So is one who does not take the last answer of a connection."""
         peer = Peer(self.daemon)
