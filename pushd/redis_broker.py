@@ -263,7 +263,7 @@ class RedisBroker:
 
     def _opened(self, session: Session) -> None:
         self._session, self._fault, self._attempts = session, None, 0
-        self._log.info("Redis at {name} answers", name=self._name)
+        self._log.info("Redis at {name} answers", event="broker_answers", name=self._name)
         _wake(self._waiters)
         for followed in list(self._followed.values()):
             self._enqueue(followed)
@@ -291,13 +291,23 @@ class RedisBroker:
 
     def _retry(self, reason: str) -> None:
         if self._attempts == 0 or reason != self._fault:
-            self._log.warn("Redis at {name} is away: {reason}", name=self._name, reason=reason)
+            self._log.warn(
+                "Redis at {name} is away: {reason}",
+                event="broker_away",
+                name=self._name,
+                reason=reason,
+            )
         self._fault = reason
         self._call = self._reactor.callLater(_backoff(self._attempts), self._open)
         self._attempts += 1
 
     def _failed(self, failure: Failure) -> None:
-        self._log.failure("failed to talk to Redis at {name}", failure=failure, name=self._name)
+        self._log.failure(
+            "failed to talk to Redis at {name}",
+            failure=failure,
+            event="broker_failed",
+            name=self._name,
+        )
 
     # What is published
 
@@ -309,7 +319,9 @@ class RedisBroker:
             publication = read_notice(followed.topic, notice)
         except ValueError:
             self._log.warn(
-                "somebody else publishes to {channel}", channel=channel.decode("latin-1")
+                "somebody else publishes to {channel}",
+                event="broker_misused",
+                channel=channel.decode("latin-1"),
             )
             return
         if not followed.take(publication):
@@ -337,6 +349,7 @@ class RedisBroker:
                 except Refused as error:
                     self._log.warn(
                         "Redis at {name} refuses to tell of {topic}: {error}",
+                        event="broker_refuses",
                         name=self._name,
                         topic=followed.topic,
                         error=str(error),
