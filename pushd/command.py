@@ -7,7 +7,7 @@ import os
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn, TextIO
 
 from pushd import __version__
@@ -70,6 +70,7 @@ examples:
 _CHECK = """\
 examples:
   pushdctl check --listen tcp:8080 --origin https://example.com
+  pushdctl check --config /etc/pushd/pushd.toml
 """
 
 
@@ -133,7 +134,8 @@ def run(arguments: Sequence[str], world: World) -> int:
         hint = ""
         if isinstance(error, Unreachable):
             name = "url" if given.action is _tail else "control"
-            hint = f"; is the daemon running? --{name} or PUSHD_{name.upper()} says where"
+            variable = {"url": "PUSHD_URL", "control": "PUSHD_CONTROL_URL"}[name]
+            hint = f"; is the daemon running? --{name} or {variable} says where"
         print(f"pushd: {error}{hint}", file=world.stderr)
         return 1
     return 0
@@ -158,8 +160,9 @@ def _make_parser(environ: Mapping[str, str]) -> ArgumentParser:
         command.add_argument(
             "--control",
             metavar="URL",
-            default=environ.get("PUSHD_CONTROL", _CONTROL),
-            help="where the control door is (PUSHD_CONTROL; default: %(default)s)",
+            # PUSHD_CONTROL is the daemon's: where it listens, in other words than a URL's.
+            default=environ.get("PUSHD_CONTROL_URL", _CONTROL),
+            help="where the control door is (PUSHD_CONTROL_URL; default: %(default)s)",
         )
 
     def add_token(command: ArgumentParser) -> None:
@@ -233,7 +236,7 @@ def _make_parser(environ: Mapping[str, str]) -> ArgumentParser:
         "--ttl", metavar="S", type=float, default=3600, help="for how many seconds (%(default)s)"
     )
 
-    add("check", _check, "Check options of the daemon, and say what they amount to.", _CHECK)
+    add("check", _check, "Check options of the daemon, and say what would be in force.", _CHECK)
     return parser
 
 
@@ -312,11 +315,18 @@ def _connections(given: Namespace, world: World) -> None:
             one["peer"],
             one["since"],
             "-" if one["subject"] is None else one["subject"],
+            _traffic(one, "in"),
+            _traffic(one, "out"),
             one["path"],
         ]
         for one in found
     ]
-    _show(given, world, ["ID", "TRANSPORT", "PEER", "SINCE", "SUBJECT", "PATH"], rows, found)
+    head = ["ID", "TRANSPORT", "PEER", "SINCE", "SUBJECT", "IN", "OUT", "PATH"]
+    _show(given, world, head, rows, found)
+
+
+def _traffic(connection: Mapping[str, Any], way: str) -> str:
+    return f"{connection[f'messages_{way}']}/{connection[f'bytes_{way}']}B"
 
 
 def _close(given: Namespace, world: World) -> None:
@@ -345,17 +355,17 @@ def _token(given: Namespace, world: World) -> None:
 
 def _check(given: Namespace, world: World) -> None:
     # Nor until all of the daemon is.
-    from pushd.options import Options
+    from pushd.config import write_values
+    from pushd.options import OPTIONS, Options
 
-    options = Options()
+    options = Options(world.environ)
     try:
         options.parseOptions(given.rest)
     except SystemExit as error:
         if error.code:
             raise _Mistake(str(error.code).removeprefix("pushd: ")) from None
         return
-    for field in fields(options.settings):
-        print(f"{field.name} = {getattr(options.settings, field.name)}", file=world.stdout)
+    print(write_values(OPTIONS, options.given), file=world.stdout)
 
 
 def _show(

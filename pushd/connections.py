@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from pushd.expiries import Expiries
 from pushd.messages import TOKEN_EXPIRED, Closing
+from pushd.traffic import Traffic
 
 
 class Closable(Protocol):
@@ -43,6 +44,8 @@ class Connection:
     since: float
     #: Whose token they came with; None without one.
     subject: str | None
+    #: What went over it until now.
+    traffic: Traffic
 
 
 class Connections:
@@ -73,12 +76,18 @@ class Connections:
         peer: str = "unknown",
         path: str = "",
         subject: str | None = None,
+        traffic: Traffic | None = None,
     ) -> Connection:
-        """Count somebody in, and give them their id; who is here already keeps theirs."""
+        """Count somebody in, and give them their id; who is here already keeps theirs.
+
+        :param traffic: what counts all that goes over the connection.
+        """
         connection = self._open.get(visitor)
         if connection is None:
             now = self._clock.seconds()
-            connection = Connection(next(self._ids), visitor, peer, path, now, subject)
+            connection = Connection(
+                next(self._ids), visitor, peer, path, now, subject, traffic or Traffic()
+            )
             self._open[visitor] = connection
         return connection
 

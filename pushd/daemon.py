@@ -141,4 +141,4 @@ class PushService(MultiService):
         return done
 
     def _complain(self, failure: Any) -> None:
-        self._log.failure("failed to close a door", failure=failure)
+        self._log.failure("failed to close a door", failure=failure, event="stop_failed")

@@ -11,10 +11,11 @@ from pushd.answers import json_refusal, json_response
 from pushd.limits import TokenBucket
 from pushd.messages import check_topic
 from pushd.meter import WAYS, Ledger, Metered
-from pushd.views import Request, Response, View, accept_websocket
+from pushd.views import Request, Response, View, accept_websocket, heed_tokens
 
-# Strangers may publish here, so it is kept small: a topic's first segment, the bytes of one
-# publication, how many of them a second and at once, and how many topics are counted for.
+# Strangers may publish here, unless tokens are asked for, so it is kept small: a topic's first
+# segment, the bytes of one publication, how many of them a second and at once, and how many topics
+# are counted for.
 FIRST_SEGMENT = "play/"
 MAX_BODY = 1024
 RATE, BURST = 20, 60
@@ -46,6 +47,7 @@ class Playground:
             "/play/topics/<way>/<path:topic>": self.listen,
         }
 
+    @heed_tokens
     async def publish(self, request: Request) -> Response:
         """Publish the body of a POST to the topic in the query."""
         refused = self._refuse(request)
@@ -60,6 +62,7 @@ class Playground:
         id = await request.publish(request.query["topic"], text)
         return json_response(200, {"id": str(id)})
 
+    @heed_tokens
     async def cut(self, request: Request) -> Response:
         """Break off all metered connections to a topic, and let nobody in for some seconds."""
         refused = self._refuse(request)
@@ -110,9 +113,12 @@ class Playground:
         origin = request.headers.get("origin")
         if not _OWN.allow(origin, scheme=request.scheme, host=request.host):
             return json_refusal(403, "only pages of this very origin may do this", "Origin")
-        error = _find_fault(request.query.get("topic", ""))
+        topic = request.query.get("topic", "")
+        error = _find_fault(topic)
         if error is not None:
             return json_refusal(400, error, "topic")
+        if request.identity is not None and not request.identity.may_publish(topic):
+            return json_refusal(403, f"this token may not publish to {topic}", "token")
         if self._bucket is None:
             self._bucket = TokenBucket(rate=RATE, burst=BURST, now=request.clock.seconds)
         if not self._bucket.take():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import Metric
@@ -28,6 +28,7 @@ class Readings(Collector):
     """Reads everything that is not counted in Metrics, at the time of asking.
 
     :param door: the public door.
+    :param fault: says why the broker can't be reached; None where it can.
     :param times: histograms by name, and what each is about.
     """
 
@@ -35,6 +36,7 @@ class Readings(Collector):
     factory: PushFactory
     ledger: Ledger
     threads: Threads
+    fault: Callable[[], str | None]
     times: Mapping[tuple[str, str], Distribution]
     max_connections: int
     max_threads: int
@@ -45,6 +47,11 @@ class Readings(Collector):
         yield from self._traffic()
         for (name, about), times in self.times.items():
             yield HistogramMetricFamily(name, about, buckets=times.buckets, sum_value=times.sum)
+        yield GaugeMetricFamily(
+            "pushd_broker_up",
+            "Whether what keeps the topics can be reached: 1 or 0; memory always can.",
+            int(self.fault() is None),
+        )
         yield GaugeMetricFamily(
             "pushd_connections_limit",
             "How many connections there may be at the public door.",

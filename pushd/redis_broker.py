@@ -244,7 +244,9 @@ class RedisBroker:
             publication = read_notice(followed.topic, notice)
         except ValueError:
             self._log.warn(
-                "somebody else publishes to {channel}", channel=channel.decode("latin-1")
+                "somebody else publishes to {channel}",
+                event="broker_misused",
+                channel=channel.decode("latin-1"),
             )
             return
         if not followed.take(publication):
@@ -272,6 +274,7 @@ class RedisBroker:
                 except Refused as error:
                     self._log.warn(
                         "Redis at {name} refuses to tell of {topic}: {error}",
+                        event="broker_refuses",
                         name=self._name,
                         topic=followed.topic,
                         error=str(error),

@@ -35,7 +35,7 @@ class Reloader:
             settings, given = self._options.resolve()
         except Mistakes as mistakes:
             for line in mistakes.lines:
-                self._log.error("not reloaded: {mistake}", mistake=line)
+                self._log.error("not reloaded: {mistake}", event="not_reloaded", mistake=line)
             return
         for option in OPTIONS:
             text, before = given[option.name].text, self._in_force.get(option.name, option.default)
@@ -59,5 +59,5 @@ class Reloader:
             try:
                 apply(settings)
             except Exception:
-                self._log.failure("failed to put new settings in force")
+                self._log.failure("failed to put new settings in force", event="reload_failed")
         self._log.info("reloaded", event="reloaded")

@@ -56,6 +56,7 @@ class ConnectionControl(AsyncResource):
 
 def connection_json(connection: Connection) -> dict[str, Any]:
     """A connection as JSON has it."""
+    traffic = connection.traffic
     return {
         "id": connection.id,
         "transport": connection.visitor.transport,
@@ -63,6 +64,10 @@ def connection_json(connection: Connection) -> dict[str, Any]:
         "path": connection.path,
         "since": datetime.fromtimestamp(connection.since, UTC).isoformat(timespec="milliseconds"),
         "subject": connection.subject,
+        "messages_in": traffic.messages_in,
+        "bytes_in": traffic.bytes_in,
+        "messages_out": traffic.messages_out,
+        "bytes_out": traffic.bytes_out,
     }
 
 

@@ -193,6 +193,7 @@ def build(
         factory=factory,
         ledger=metrics.traffic,
         threads=threads,
+        fault=broker.fault,
         times={
             _LATENESS: lateness_of(beat),
             _PUBLISHING: hub.delays,

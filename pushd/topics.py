@@ -191,7 +191,11 @@ class TopicResource(Resource):
 
         subject = None if identity is None else identity.subject
         connection = connections.opened(
-            subscriber, peer=request.peer, path=path_of(request), subject=subject
+            subscriber,
+            peer=request.peer,
+            path=path_of(request),
+            subject=subject,
+            traffic=subscriber.traffic,
         )
         if identity is not None:
             connections.end_at(subscriber, self._door.access.ends(identity))

@@ -112,7 +112,7 @@ class ViewResource(Resource):
     def _identify(self, request: Any) -> Identity | None:
         """Who asks. A token is of no interest that is not good, unless the view needs one."""
         access = self._door.access
-        if needs_token(self._match.view):
+        if needs_token(self._match.view, asked_for=bool(access.keys)):
             return access.require(read_token(request))
         try:
             return access.identify(read_token(request))
@@ -190,7 +190,11 @@ class _Meeting:
         identity = self._identity
         subject = None if identity is None else identity.subject
         self._connection = connections.opened(
-            websocket, peer=self._peer, path=self._path, subject=subject
+            websocket,
+            peer=self._peer,
+            path=self._path,
+            subject=subject,
+            traffic=protocol.traffic,
         )
         if identity is not None:
             connections.end_at(websocket, self._door.access.ends(identity))

@@ -174,6 +174,14 @@ def require_token(view: AnyView) -> AnyView:
     return _decorate(view, "pushd_token", True)
 
 
+def heed_tokens(view: AnyView) -> AnyView:
+    """Let everybody have a view, but where ``--token-key`` is given those with a good token only.
+
+    There ``request.identity`` says who it is; elsewhere it is None.
+    """
+    return _decorate(view, "pushd_token", False)
+
+
 def _decorate(view: AnyView, name: str, value: object) -> AnyView:
     if isinstance(view, type) or not hasattr(view, "__dict__"):
         raise TypeError(f"a view is a function or an object that can be called, not {view!r}")
@@ -187,9 +195,13 @@ def handshakes_of(view: View) -> Handshakes:
     return handshakes if isinstance(handshakes, Handshakes) else Handshakes.REFUSED
 
 
-def needs_token(view: View) -> bool:
-    """Whether a view has been decorated to be for those only who have a token."""
-    return _decoration(view, "pushd_token") is True
+def needs_token(view: View, *, asked_for: bool) -> bool:
+    """Whether a view has been decorated to be for those only who have a token.
+
+    :param asked_for: whether there are keys, so that anybody may have one.
+    """
+    always = _decoration(view, "pushd_token")
+    return always is True or (always is False and asked_for)
 
 
 def _decoration(view: View, name: str) -> object:

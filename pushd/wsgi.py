@@ -100,8 +100,9 @@ class ApplicationResource(ViewResource):
         asked = Request(body=request.content.read(), **self._ask(request))
         environ = make_environ(blocking(asked, door.workers))
         page = _Page(request, door.max_buffered)
+        failed = door.views.metrics.view_errors.inc
         # The application is called with our own environ; Twisted's knows no proxies.
-        call = partial(_call, door.application, environ, page, door.workers)
+        call = partial(_call, door.application, environ, page, door.workers, failed)
         WSGIResource(_Reactor(door.workers), door.pool, call).render(page)
         return NOT_DONE_YET
 
@@ -199,10 +200,14 @@ def _call(
     environ: dict[str, Any],
     page: _Page,
     bridge: Bridge,
+    failed: Callable[[], object],
     theirs: object,
     start_response: Callable[..., Any],
 ) -> Iterator[bytes]:
-    """Call an application for WSGIResource, which hangs or falls over much that one may do."""
+    """Call an application for WSGIResource, which hangs or falls over much that one may do.
+
+    :param failed: counts that it raised; as all here, it is called in a thread.
+    """
     state = _State.SILENT
 
     def wait_for_room() -> None:
@@ -238,8 +243,12 @@ def _call(
         if state is _State.SILENT:
             raise RuntimeError("the application did not call start_response")
     except Exception:
+        failed()
         _log.failure(
-            "the application failed at {path} for {peer}", path=path_of(page), peer=page.peer
+            "the application failed at {path} for {peer}",
+            event="view_failed",
+            path=path_of(page),
+            peer=page.peer,
         )
         if state is _State.SENT:
             bridge.call(page.loseConnection)

@@ -255,10 +255,13 @@ class ListTests(CommandTestCase):
         for subject in ("ann", "b\x1b[31m"):
             given = token(subject, subscribe=["t"])
             self.daemon.connect(f"/topics/t?token={given}")
+        self.publish("t", "abc")
         lines = [line.split() for line in self.good("connections").splitlines()]
-        self.assertEqual(lines[0], ["ID", "TRANSPORT", "PEER", "SINCE", "SUBJECT", "PATH"])
+        head = ["ID", "TRANSPORT", "PEER", "SINCE", "SUBJECT", "IN", "OUT", "PATH"]
+        self.assertEqual(lines[0], head)
         self.assertEqual([line[0] for line in lines[1:]], ["1", "2"])
         self.assertEqual([line[4] for line in lines[1:]], ["ann", "b\\x1b[31m"])
+        self.assertEqual([line[5:7] for line in lines[1:]], [["0/0B", "1/5B"]] * 2)
         said = self.good("connections", "--json").splitlines()
         self.assertEqual(json.loads(said[1])["subject"], "b\x1b[31m")
 
@@ -284,8 +287,8 @@ class ListTests(CommandTestCase):
         self.network.daemon = None
         line = self.bad("topics")
         self.assertTrue(line.startswith("http://127.0.0.1:8081 does not answer: "), line)
-        self.assertIn("is the daemon running? --control or PUSHD_CONTROL says where", line)
-        self.environ["PUSHD_CONTROL"] = "http://h:1"
+        self.assertIn("is the daemon running? --control or PUSHD_CONTROL_URL says where", line)
+        self.environ["PUSHD_CONTROL_URL"] = "http://h:1"
         for args in (["publish", "t", "x"], ["topics"], ["connections"], ["close", "1"]):
             self.assertIn("http://h:1 ", self.bad(*args))
             self.assertIn("http://i:2 ", self.bad(*args, "--control", "http://i:2"))
@@ -338,13 +341,33 @@ class CheckTests(CommandTestCase):
     def test_good(self) -> None:
         """What is in force is printed."""
         said = self.good("check", "--listen", "tcp:1", "--max-rate=7").splitlines()
-        self.assertIn("listen = ('tcp:1',)", said)
-        self.assertTrue([line for line in said if "max_rate=7" in line])
+        self.assertIn('listen = ["tcp:1"]  # --listen', said)
+        self.assertIn("max-rate = 7  # --max-rate", said)
+        self.assertIn("threads = 64  # default", said)
+
+    def test_sources(self) -> None:
+        """The file and the environment count as for the daemon, and passwords are hidden."""
+        path = self.write(b"threads = 8\n")
+        self.environ |= {"PUSHD_DRAIN": "7", "PUSHD_BROKER": "redis://:secret@127.0.0.1:1/0"}
+        said = self.good("check", "--config", path)
+        self.assertIn(f"threads = 8  # {path}: threads\n", said)
+        self.assertIn("drain = 7  # PUSHD_DRAIN\n", said)
+        self.assertIn('broker = "redis://***@127.0.0.1:1/0"  # PUSHD_BROKER\n', said)
 
     def test_bad(self) -> None:
         """A mistake is said as the daemon says it."""
         self.assertEqual(
             self.bad("check", "--threads", "x"), "--threads x: a number from 1 to 100000"
+        )
+
+    def test_all_mistakes(self) -> None:
+        """Each mistake is a line, with its file and key."""
+        path = self.write(b"treads = 8\ndrain = true\n")
+        self.assertEqual(self.run_command("check", "--config", path), 1)
+        self.assertEqual(
+            self.stderr.getvalue(),
+            f"pushd: {path}: treads: no option has this name; did you mean threads?\n"
+            f"pushd: {path}: drain: a number, without quotes\n",
         )
 
     def test_version(self) -> None:

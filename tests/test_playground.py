@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd import playground
 from pushd.playground import BURST, MAX_BODY
 from pushd.testing import Answer, Daemon, Wire
+from tests.keyring import secret_keys, token
 
 OWN = {"Origin": "http://localhost:8080"}
 
@@ -55,6 +56,36 @@ class PlaygroundTestCase(SynchronousTestCase):
         """Prove that an answer is a refusal that says where the mistake is."""
         self.assertEqual(answer.status, status, answer.text)
         self.assertEqual(json.loads(answer.text).get("where"), where)
+
+
+class TokenTests(PlaygroundTestCase):
+    """Where tokens are asked for, the playground is for strangers no more."""
+
+    def setUp(self) -> None:
+        self.daemon = Daemon(token_keys=secret_keys())
+        self.addCleanup(self.daemon.stop)
+
+    def ask_with(self, path: str, given: str | None) -> Answer:
+        """Send a POST as the page does, with a token or without."""
+        more = {} if given is None else {"Authorization": f"Bearer {given}"}
+        return self.ask(path, b"hello", OWN | more)
+
+    def test_strangers(self) -> None:
+        """Who has no token, or no good one, neither publishes nor cuts nor listens."""
+        for path in ("/play/publish/?topic=play/a", "/play/cut/?topic=play/a&seconds=0"):
+            for given in (None, "x.y.z"):
+                answer = self.ask_with(path, given)
+                self.assertEqual(answer.status, 401, answer.text)
+                self.assertIn("Bearer", answer.headers["www-authenticate"])
+        answer = self.ask("/play/topics/poll/play/a?wait=0")
+        self.assert_refused(answer, 401, "token")
+
+    def test_members(self) -> None:
+        """A token is good for the topics that it names."""
+        given = token("ann", publish=["play/a"])
+        for path in ("/play/publish/?topic=play/{}", "/play/cut/?topic=play/{}&seconds=0"):
+            self.assertEqual(self.ask_with(path.format("a"), given).status, 200)
+            self.assert_refused(self.ask_with(path.format("b"), given), 403, "token")
 
 
 class PublishTests(PlaygroundTestCase):

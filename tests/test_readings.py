@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import messages
 from pushd.messages import Closing
+from pushd.redis_url import parse_broker
 from pushd.schedule import PushSchedule
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket
@@ -189,6 +190,12 @@ class ReadingsTests(SynchronousTestCase):
         self.daemon.get("/fail/")
         self.assertEqual(read(self.daemon)["pushd_view_errors_total"], 1)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_broker(self) -> None:
+        """Whether what keeps the topics can be reached is there to be warned by."""
+        self.assertEqual(read(self.daemon)["pushd_broker_up"], 1)
+        away = Daemon(broker=parse_broker("redis://127.0.0.1:1"))
+        self.assertEqual(read(away)["pushd_broker_up"], 0)
 
     def test_limit(self) -> None:
         """How many connections there may be is there to compare with."""

@@ -50,6 +50,20 @@ class RosterTests(TopicTestCase):
         listeners[0].leave()
         self.assertEqual([one["id"] for one in self.list()], [2, 3])
 
+    def test_traffic(self) -> None:
+        """What went over each is told as it is now, in messages and bytes."""
+        socket = RawSocket(self.daemon, "t")
+        Events(self.daemon, "t")
+        before = self.list()[1]["bytes_out"]
+        self.control("POST", "/topics/t", b"abc")
+        socket.browser.send("to you")
+        websocket, events = self.list()
+        names = ("messages_in", "bytes_in", "messages_out", "bytes_out")
+        # A frame has two bytes of its own.
+        self.assertEqual([websocket[name] for name in names], [1, 6, 1, 5])
+        self.assertEqual([events[name] for name in names[:3]], [0, 0, 2])
+        self.assertGreater(events["bytes_out"], before)
+
     def test_subject(self) -> None:
         """Who came with a token is known by its subject."""
         self.start(token_keys=secret_keys())

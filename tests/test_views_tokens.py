@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.identity import Identity
 from pushd.messages import TOKEN_EXPIRED
 from pushd.testing import Answer, Daemon
-from pushd.views import Request, accept_websocket, needs_token, require_token
+from pushd.views import Request, accept_websocket, heed_tokens, needs_token, require_token
 from tests.keyring import secret_keys, token
 
 GOOD = token("ann", exp=100, subscribe=["a"])
@@ -157,7 +157,18 @@ class DecorationTests(SynchronousTestCase):
             (room.leave, False),
             (anybody, False),
         ):
-            self.assertEqual(needs_token(view), needed, view)
+            for asked_for in (True, False):
+                self.assertEqual(needs_token(view, asked_for=asked_for), needed, view)
+
+    def test_heeded(self) -> None:
+        """``heed_tokens`` asks for one where there is a key."""
+
+        @heed_tokens
+        async def room(request: Request) -> None: ...
+
+        for view in (room, partial(room)):
+            self.assertTrue(needs_token(view, asked_for=True))
+            self.assertFalse(needs_token(view, asked_for=False))
 
     def test_undecorable(self) -> None:
         """A class is no view."""

@@ -213,6 +213,10 @@ class AnswerTests(WsgiTestCase):
             self.assertIn("It has been logged", answer.text)
             self.assertNotIn("X-Secret", answer.headers)
             self.assertIn("the application failed at /path/ for 127.0.0.1:", said(events)[0])
+            self.assertEqual(events[0]["event"], "view_failed")
+            metrics = self.daemon.request("GET", "/metrics", control=True)
+            assert metrics is not None
+            self.assertIn("\npushd_view_errors_total 1.0\n", metrics.text)
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 2)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)

@@ -127,8 +127,10 @@ async function post(url, body) {
   try {
     const answer = await fetch(url, { method: "POST", body });
     if (answer.ok) return true;
-    const { error } = await answer.json();
-    showTrouble(`The daemon refused: ${error}.`);
+    // A view says it in JSON; where a token is missing the daemon says it itself, in a plain line.
+    const said = await answer.text();
+    const isJson = answer.headers.get("Content-Type") === "application/json";
+    showTrouble(`The daemon refused: ${isJson ? JSON.parse(said).error : said.trim()}.`);
   } catch {
     showTrouble("The daemon could not be reached. Try again in a moment.");
   }

@@ -41,7 +41,7 @@ class Shell:
         self.environ = {
             **os.environ,
             "PATH": path,
-            "PUSHD_CONTROL": self.control,
+            "PUSHD_CONTROL_URL": self.control,
             "PUSHD_URL": self.public,
         }
 

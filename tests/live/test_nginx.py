@@ -119,6 +119,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
             sample = SAMPLE.read_text()
             for ours, theirs in (
                 ("127.0.0.1:8080", daemon.url.split("/")[2]),
+                ("/var/log/nginx/access.log", str(tmp_path / "access.log")),
                 ("listen 443", f"listen 127.0.0.1:{port}"),
                 ("server_name example.com", "server_name localhost"),
                 ("/etc/letsencrypt/live/example.com/fullchain.pem", str(certificate)),
@@ -141,6 +142,17 @@ def site(tmp_path: Path) -> Iterator[Site]:
         finally:
             nginx.terminate()
             nginx.wait(10)
+
+
+def test_log(site: Site, tmp_path: Path) -> None:
+    """The proxy's log has paths, and no token."""
+    # The one worker has logged the first before it reads the second.
+    for _ in range(2):
+        with site.ask("GET", "/topics/news?wait=0&token=secret") as answer:
+            answer().read()
+    log = (tmp_path / "access.log").read_text()
+    assert '"GET /topics/news" 200' in log
+    assert "secret" not in log
 
 
 def test_page(site: Site) -> None:
