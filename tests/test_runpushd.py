@@ -130,6 +130,19 @@ class RunPushdTests(SynchronousTestCase):
     def test_busy(self) -> None:
         """A port that is taken ends the process, from whichever thread."""
         self.reactor.busy = True
+        self.assertIn("in use", self.fail_to_serve())
+
+    def test_no_daemon(self) -> None:
+        """So does whatever else keeps the daemon from being made, such as a Redis that is none."""
+
+        def make_service(options: Any, reactor: Any) -> Any:
+            raise SystemExit("pushd: --broker redis://a: wrong user or password")
+
+        self.patch(runpushd, "makeService", make_service)
+        self.assertIn("wrong user or password", self.fail_to_serve())
+
+    def fail_to_serve(self) -> str:
+        """Run it where it can't; give what it says before it ends the process."""
         command = Command(self.reactor)
         codes: list[int] = []
 
@@ -141,7 +154,7 @@ class RunPushdTests(SynchronousTestCase):
         with override_settings(WSGI_APPLICATION=APPLICATION):
             self.assertRaises(InterruptedError, call_command, command)
         self.assertEqual(codes, [1])
-        self.assertIn("in use", command.stderr.getvalue())
+        return command.stderr.getvalue()
 
     def test_reactor(self) -> None:
         """By itself it takes the process's reactor."""

@@ -63,8 +63,8 @@ class Command(BaseCommand):
             [textFileLogObserver(self.stdout)], redirectStandardIO=False
         )
         reactor = self.get_reactor()
-        service = makeService(options, reactor)
         try:
+            service = makeService(options, reactor)
             service.privilegedStartService()
         except SystemExit as error:
             self.stderr.write(str(error))
