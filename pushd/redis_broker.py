@@ -263,7 +263,7 @@ class RedisBroker:
 
     def _opened(self, session: Session) -> None:
         self._session, self._fault, self._attempts = session, None, 0
-        self._log.info("Redis at {name} answers", name=self._name)
+        self._log.info("Redis at {name} answers", event="broker_back", name=self._name)
         _wake(self._waiters)
         for followed in list(self._followed.values()):
             self._enqueue(followed)
@@ -291,7 +291,12 @@ class RedisBroker:
 
     def _retry(self, reason: str) -> None:
         if self._attempts == 0 or reason != self._fault:
-            self._log.warn("Redis at {name} is away: {reason}", name=self._name, reason=reason)
+            self._log.warn(
+                "Redis at {name} is away: {reason}",
+                event="broker_away",
+                name=self._name,
+                reason=reason,
+            )
         self._fault = reason
         self._call = self._reactor.callLater(_backoff(self._attempts), self._open)
         self._attempts += 1
@@ -337,6 +342,7 @@ class RedisBroker:
                 except Refused as error:
                     self._log.warn(
                         "Redis at {name} refuses to tell of {topic}: {error}",
+                        event="broker_refused",
                         name=self._name,
                         topic=followed.topic,
                         error=str(error),
