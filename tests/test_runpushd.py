@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from io import StringIO
@@ -15,7 +16,7 @@ from django.test import override_settings
 from django.utils import autoreload
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import globalLogBeginner
+from twisted.logger import LogLevel, globalLogBeginner
 from twisted.trial.unittest import SynchronousTestCase
 
 import tests.django_site  # noqa: F401 # which sets Django up
@@ -74,7 +75,8 @@ class RunPushdTests(SynchronousTestCase):
 
         self.patch(autoreload, "run_with_reloader", run_with_reloader)
         self.patch(runpushd, "makeService", make_service)
-        self.patch(globalLogBeginner, "beginLoggingTo", lambda *_, **__: None)
+        self.logs: list[Any] = []
+        self.patch(globalLogBeginner, "beginLoggingTo", lambda logs, **_: self.logs.extend(logs))
 
     def run_command(self, *args: str, **settings: Any) -> None:
         """Run it."""
@@ -111,6 +113,15 @@ class RunPushdTests(SynchronousTestCase):
         [served] = self.served
         self.assertIsInstance(served, StaticFilesHandler)
         self.assertIs(served.application, application)
+
+    def test_log(self) -> None:
+        """The log is as its options want it."""
+        self.run_command("--", "--log-level", "warn", "--log-format", "json")
+        [log] = self.logs
+        event = {"log_format": "hello", "log_level": LogLevel.info}
+        self.assertIsNone(log.formatEvent(event))
+        said = json.loads(log.formatEvent({**event, "log_level": LogLevel.warn}))
+        self.assertEqual(said["message"], "hello")
 
     def test_mistakes(self) -> None:
         """A bad option, or no application, is one line."""
