@@ -165,7 +165,7 @@ class RunPushdTests(SynchronousTestCase):
         with override_settings(WSGI_APPLICATION=APPLICATION):
             self.assertRaises(InterruptedError, call_command, command)
         self.assertEqual(codes, [1])
-        return command.stderr.getvalue()
+        return str(command.stderr.getvalue())
 
     def test_reactor(self) -> None:
         """By itself it takes the process's reactor."""
