@@ -90,8 +90,8 @@ def write_answer(request: Any, answer: object, files: StaticFiles) -> None:
         )
 
 
-def write_failure(request: Any) -> None:
-    """Answer 500 in place of an answer that failed, whatever had become of that."""
+def write_failure(request: Any, response: Response = FAILURE) -> None:
+    """Answer 500, or as told, in place of an answer that failed, whatever had become of that."""
     if request.startedWriting:
         # Too late for a status; that the connection breaks off tells that the answer is not whole.
         if not request.finished:
@@ -103,7 +103,7 @@ def write_failure(request: Any) -> None:
         request.responseHeaders.setRawHeaders(name, said.getRawHeaders(name, ()))
     request.etag = request.lastModified = None
     request.cookies.clear()
-    write_response(request, FAILURE)
+    write_response(request, response)
 
 
 def write_response(request: Any, response: Response) -> None:

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from pushd.batch import Batch, Form
 from pushd.frames import message
 from pushd.hub import Hub, Subscription
-from pushd.messages import TRY_AGAIN_LATER, Closing, Id, Publication
+from pushd.messages import BEGIN_ANEW, TRY_AGAIN_LATER, Closing, Id, Publication
 from pushd.traffic import Traffic
 
 #: The subprotocol in which each frame is JSON and says its id.
@@ -125,7 +125,7 @@ class Feed:
 
     def lost_track(self) -> None:
         """Close, so that the client begins anew and is told what it missed."""
-        self._socket.close_with(TRY_AGAIN_LATER)
+        self._socket.close_with(BEGIN_ANEW if self.keeps_up() else TRY_AGAIN_LATER)
 
 
 class JsonFeed(Feed):

@@ -65,7 +65,7 @@ class HandshakeView:
     def __init__(self, application: Application) -> None:
         self._application = application
         # What the log calls it.
-        self.__module__ = type(application).__module__
+        self.__module__ = getattr(application, "__module__", type(application).__module__)
         self.__qualname__ = getattr(application, "__qualname__", type(application).__qualname__)
 
     def __call__(self, request: Request) -> LateAnswer:

@@ -109,7 +109,7 @@ class _Topics(Collector):
         yield subscribers
         yield GaugeMetricFamily(
             "pushd_history_bytes",
-            "Memory that the histories of all topics take.",
+            "Memory that the histories of all topics take in this process; none with a Redis.",
             value=self._past.history_bytes,
         )
         yield CounterMetricFamily(

@@ -13,6 +13,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -25,6 +26,8 @@ from pushd.messages import Id, check_topic
 from pushd.receipts import Receipts
 from pushd.timed import TimedPush, TimedPushes, TooMany
 from pushd.views import Response
+
+_log = Logger()
 
 # What an Idempotency-Key may be: what fits into a header, and is not made to fill memory.
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
@@ -93,7 +96,12 @@ class AsyncResource(Resource):
         except Wrong as wrong:
             return json_refusal(wrong.status, str(wrong), wrong.where, wrong.headers)
         except Unavailable as error:
-            return json_refusal(503, str(error), "broker", {"Retry-After": f"{error.retry_after}"})
+            headers = {"Retry-After": f"{error.retry_after}"}
+            return json_refusal(503, self.explain(error), "broker", headers)
+
+    def explain(self, error: Unavailable) -> str:
+        """What to tell of a broker that is away."""
+        return str(error)
 
     def _failed(self, failure: Failure, request: Any) -> None:
         if not request._disconnected:
@@ -161,6 +169,16 @@ class TopicPublish(AsyncResource):
             # No key has a blank, so this is nobody else's whatever the subject is.
             key = f"{self._subject} {key}"
         return json_response(200, await _publish(self._door, Draft(topic, _body(request), key)))
+
+    def explain(self, error: Unavailable) -> str:
+        """Tell strangers that it is away, and the log where and why."""
+        _log.warn(
+            "a publication to {topic} was not taken: {error}",
+            event="not_published",
+            topic=self._name,
+            error=str(error),
+        )
+        return "this can't be published just now: repeat it, with an Idempotency-Key, later"
 
 
 class TopicList(AsyncResource):

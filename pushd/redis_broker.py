@@ -75,6 +75,9 @@ _TOUCHED = 500
 # How soon a topic is tried again that Redis would not let us read, in seconds.
 _AGAIN = 1.0
 
+# How often at most it is logged that it does not, in seconds.
+_SILENCE = 10.0
+
 # How many topics are listed: so many times about a thousand.
 _SCANS = 100
 
@@ -127,6 +130,8 @@ class RedisBroker:
         self._queue: OrderedDict[Followed, None] = OrderedDict()
         self._again: Deadlines[Followed] = Deadlines(reactor, length=_AGAIN, expired=self._enqueue)
         self._workers = 0
+        # When the next refusal may be logged.
+        self._silent_until = 0.0
         self._readers = DeferredSemaphore(_READERS)
         # Those who wait for a session, and how long each still does.
         self._waiters: dict[Deferred[None], None] = {}
@@ -272,18 +277,25 @@ class RedisBroker:
                 except Away:
                     return
                 except Refused as error:
-                    self._log.warn(
-                        "Redis at {name} refuses to tell of {topic}: {error}",
-                        event="broker_refuses",
-                        name=self._name,
-                        topic=followed.topic,
-                        error=str(error),
-                    )
+                    self._complain(followed, error)
                     if self._is_followed(followed):
                         self._again.start(followed)
         finally:
             self._workers -= 1
             self._hire()
+
+    def _complain(self, followed: Followed, error: Refused) -> None:
+        # A full Redis refuses all topics that are new, each of them every second.
+        now = self._reactor.seconds()
+        if now >= self._silent_until:
+            self._silent_until = now + _SILENCE
+            self._log.warn(
+                "Redis at {name} refuses to tell of {topic}, and perhaps of others: {error}",
+                event="broker_refused",
+                name=self._name,
+                topic=followed.topic,
+                error=str(error),
+            )
 
     async def _catch_up(self, session: Session, followed: Followed) -> None:
         if not followed.subscribed:

@@ -100,7 +100,12 @@ class Link:
 
     def failed(self, failure: Failure) -> None:
         """Log what nobody has thought of."""
-        self._log.failure("failed to talk to Redis at {name}", failure=failure, name=self._name)
+        self._log.failure(
+            "failed to talk to Redis at {name}",
+            failure=failure,
+            event="broker_failed",
+            name=self._name,
+        )
 
     def _open(self) -> None:
         if not self.stopped:
@@ -110,7 +115,7 @@ class Link:
 
     def _opened(self, session: Session) -> None:
         self.session, self._fault, self._attempts = session, None, 0
-        self._log.info("Redis at {name} answers", name=self._name)
+        self._log.info("Redis at {name} answers", event="broker_back", name=self._name)
         self._told_opened(session)
 
     def _not_opened(self, failure: Failure) -> None:
@@ -130,7 +135,12 @@ class Link:
 
     def _retry(self, reason: str) -> None:
         if self._attempts == 0 or reason != self._fault:
-            self._log.warn("Redis at {name} is away: {reason}", name=self._name, reason=reason)
+            self._log.warn(
+                "Redis at {name} is away: {reason}",
+                event="broker_away",
+                name=self._name,
+                reason=reason,
+            )
         self._fault = reason
         self._call = self._reactor.callLater(_backoff(self._attempts), self._open)
         self._attempts += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from functools import partial
+from threading import current_thread, main_thread
 from typing import Any
 
 from twisted.application.service import Service
@@ -45,6 +46,8 @@ class Signals(Service):
         self._reactor.callWhenRunning(self._take_over)
 
     def _take_over(self) -> None:
+        if current_thread() is not main_thread():
+            return  # Python allows it nowhere else: they belong to whoever runs us in a thread.
         for number, answer in (
             (signal.SIGTERM, self._stop),
             (signal.SIGINT, self._stop),

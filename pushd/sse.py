@@ -13,7 +13,7 @@ from pushd.batch import Batch
 from pushd.deadlines import Deadlines
 from pushd.feeds import subscription_json, to_json
 from pushd.hub import Hub, Subscription
-from pushd.messages import TRY_AGAIN_LATER, Closing, Id, Publication
+from pushd.messages import BEGIN_ANEW, TRY_AGAIN_LATER, Closing, Id, Publication
 from pushd.outbox import unsent
 from pushd.traffic import Traffic
 from pushd.visits import PEER, US, Ending
@@ -87,7 +87,7 @@ class EventStream:
     def lost_track(self) -> None:
         """End, so that the browser begins anew and is told what it missed."""
         if self.keeps_up():
-            self.close_with(TRY_AGAIN_LATER)
+            self.close_with(BEGIN_ANEW)
         else:
             self._break_off()
 

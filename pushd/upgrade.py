@@ -15,6 +15,7 @@ from pushd.access import Access, Denied
 from pushd.admission import Ticket
 from pushd.answers import refusal, write_answer, write_failure, write_response
 from pushd.bearer import challenge, read_token
+from pushd.broker import Unavailable
 from pushd.channel import path_of
 from pushd.connections import Connection, Connections
 from pushd.conversation import Conversation, Stage, ThreadsBusy, is_cancellation
@@ -22,7 +23,7 @@ from pushd.gateway import LateAnswer
 from pushd.handshake import Handshake, Refused, asks_for_websocket, read_handshake
 from pushd.hub import Hub
 from pushd.identity import Identity
-from pushd.messages import INTERNAL_ERROR, NORMAL
+from pushd.messages import INTERNAL_ERROR, NORMAL, UNAVAILABLE
 from pushd.metrics import Metrics
 from pushd.outbox import unsent
 from pushd.protocol import PushFactory, PushProtocol
@@ -240,6 +241,9 @@ class _Meeting:
 
     def _raised(self, failure: Failure) -> None:
         """Make an error the end of the meeting."""
+        if failure.check(Unavailable):
+            self._fall_short(failure)
+            return
         gone = self._http is None and (self._websocket is None or self._websocket.is_closed())
         if not (gone and is_cancellation(failure)):
             self._door.metrics.view_errors.inc()
@@ -257,6 +261,24 @@ class _Meeting:
             self._forget_websocket()
         elif self._websocket is not None:
             self._websocket.close_with(INTERNAL_ERROR)
+
+    def _fall_short(self, failure: Failure) -> None:
+        """End the meeting as the view could not publish: that is no fault of the view."""
+        _log.warn(
+            "{view} could not publish at {path} for {peer}: {error}",
+            event="not_published",
+            connection=self._connection and self._connection.id,
+            view=name_of(self._view),
+            path=self._path,
+            peer=self._peer,
+            error=failure.getErrorMessage(),
+        )
+        if self._http is not None:
+            headers = {"Retry-After": f"{Unavailable.retry_after}"}
+            write_failure(self._http, refusal(503, "try again in some seconds", headers))
+            self._forget_websocket()
+        elif self._websocket is not None:
+            self._websocket.close_with(UNAVAILABLE)
 
     def _left(self, _: Failure) -> None:
         """Take note that the client left before it was answered over HTTP."""

@@ -12,7 +12,7 @@ from pushd.broker import MemoryBroker
 from pushd.feeds import Feed, JsonFeed, publication_json, subscription_json, to_json
 from pushd.history import History, Retention
 from pushd.hub import Hub
-from pushd.messages import TRY_AGAIN_LATER, Closing, Id, Publication
+from pushd.messages import BEGIN_ANEW, Closing, Id, Publication
 from pushd.traffic import Traffic
 
 
@@ -175,7 +175,7 @@ class FeedTests(SynchronousTestCase):
         self.clock.advance(1000)
         self.socket.room = 5
         feed.resume()
-        self.assertEqual(self.socket.closings, [TRY_AGAIN_LATER])
+        self.assertEqual(self.socket.closings, [BEGIN_ANEW])
         self.assertEqual(len(self.socket.sent), 1)
 
 

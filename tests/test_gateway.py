@@ -239,6 +239,23 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(refused.headers.get_all("Set-Cookie"), ["a=1", "b=2"])
         self.assertEqual(refused.headers["Content-Length"], "2")
 
+    def test_name(self) -> None:
+        """The log calls a function, or the class of an object, by its own name."""
+
+        class Site:
+            def __call__(self, environ: Environ, start: Any) -> list[bytes]:
+                raise ZeroDivisionError
+
+        def application(environ: Environ, start: Any) -> list[bytes]:
+            raise ZeroDivisionError
+
+        for one, name in ((application, "application"), (Site(), "Site")):
+            with capturedLogs() as events:
+                self.open(one)
+            self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+            [view] = [event["view"] for event in events if event.get("event") == "view_failed"]
+            self.assertRegex(view, rf"^tests\.test_gateway\..*\b{name}$")
+
     def test_long_refusal(self) -> None:
         """No page ever sees one, so an endless one is cut."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.messages import (
+    BEGIN_ANEW,
     GOING_AWAY,
     INTERNAL_ERROR,
     NORMAL,
@@ -16,6 +17,7 @@ from pushd.messages import (
     TINY_FRAGMENTS,
     TOO_BIG,
     TRY_AGAIN_LATER,
+    UNAVAILABLE,
     Closing,
 )
 
@@ -89,6 +91,8 @@ class ClosingTests(SynchronousTestCase):
             (TOO_BIG, 1009),
             (INTERNAL_ERROR, 1011),
             (TRY_AGAIN_LATER, 1013),
+            (BEGIN_ANEW, 1013),
+            (UNAVAILABLE, 1013),
         ):
             self.assertEqual(closing.code, code)
             self.assertNotEqual(closing.reason, "")

@@ -326,9 +326,13 @@ class ListeningTests(BrokerTestCase):
         self.redis.refusal = "OOM"
         with capturedLogs() as events:
             listener = node.listen("t", "e0-0:0")
+            node.listen("u")
+            self.clock.advance(1)
         self.assertEqual([event["error"] for event in events], ["OOM"])
-        self.clock.advance(1)
         self.assertEqual(listener.events, [])
+        with capturedLogs() as events:
+            self.clock.pump([1] * 10)
+        self.assertEqual([event["error"] for event in events], ["OOM"])
         self.redis.refusal = None
         self.clock.advance(1)
         self.assertEqual(listener.events, [("e0-0:0", True)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from io import StringIO
@@ -15,7 +16,7 @@ from django.test import override_settings
 from django.utils import autoreload
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import globalLogBeginner
+from twisted.logger import LogLevel, globalLogBeginner
 from twisted.trial.unittest import SynchronousTestCase
 
 import tests.django_site  # noqa: F401 # which sets Django up
@@ -74,7 +75,8 @@ class RunPushdTests(SynchronousTestCase):
 
         self.patch(autoreload, "run_with_reloader", run_with_reloader)
         self.patch(runpushd, "makeService", make_service)
-        self.patch(globalLogBeginner, "beginLoggingTo", lambda *_, **__: None)
+        self.logs: list[Any] = []
+        self.patch(globalLogBeginner, "beginLoggingTo", lambda logs, **_: self.logs.extend(logs))
 
     def run_command(self, *args: str, **settings: Any) -> None:
         """Run it."""
@@ -112,6 +114,15 @@ class RunPushdTests(SynchronousTestCase):
         self.assertIsInstance(served, StaticFilesHandler)
         self.assertIs(served.application, application)
 
+    def test_log(self) -> None:
+        """The log is as its options want it."""
+        self.run_command("--", "--log-level", "warn", "--log-format", "json")
+        [log] = self.logs
+        event = {"log_format": "hello", "log_level": LogLevel.info}
+        self.assertIsNone(log.formatEvent(event))
+        said = json.loads(log.formatEvent({**event, "log_level": LogLevel.warn}))
+        self.assertEqual(said["message"], "hello")
+
     def test_mistakes(self) -> None:
         """A bad option, or no application, is one line."""
         for args, application, line in (
@@ -130,6 +141,19 @@ class RunPushdTests(SynchronousTestCase):
     def test_busy(self) -> None:
         """A port that is taken ends the process, from whichever thread."""
         self.reactor.busy = True
+        self.assertIn("in use", self.fail_to_serve())
+
+    def test_no_daemon(self) -> None:
+        """So does whatever else keeps the daemon from being made, such as a Redis that is none."""
+
+        def make_service(options: Any, reactor: Any) -> Any:
+            raise SystemExit("pushd: --broker redis://a: wrong user or password")
+
+        self.patch(runpushd, "makeService", make_service)
+        self.assertIn("wrong user or password", self.fail_to_serve())
+
+    def fail_to_serve(self) -> str:
+        """Run it where it can't; give what it says before it ends the process."""
         command = Command(self.reactor)
         codes: list[int] = []
 
@@ -141,7 +165,7 @@ class RunPushdTests(SynchronousTestCase):
         with override_settings(WSGI_APPLICATION=APPLICATION):
             self.assertRaises(InterruptedError, call_command, command)
         self.assertEqual(codes, [1])
-        self.assertIn("in use", command.stderr.getvalue())
+        return str(command.stderr.getvalue())
 
     def test_reactor(self) -> None:
         """By itself it takes the process's reactor."""

@@ -268,10 +268,12 @@ class MakeServiceTests(SynchronousTestCase):
 
     def test_redis(self) -> None:
         """Topics are kept where it was said; that nobody is there yet is no reason to end."""
-        broker = self.make_with_redis()._broker
-        self.assertIsInstance(broker, RedisBroker)
+        service = self.make_with_redis()
+        self.assertIsInstance(service._broker, RedisBroker)
         fault = "Redis at unix://:***@/nobody/is/here?db=0: it has not answered yet"
-        self.assertEqual(broker.fault(), fault)
+        self.assertEqual(service._broker.fault(), fault)
+        service._readiness.listening = True
+        self.assertEqual(service._readiness.reason(), fault)
 
     def test_unsuitable_redis(self) -> None:
         """One that will not do ends it, with one line that has no password."""

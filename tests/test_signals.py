@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from threading import Thread
 from typing import Any
 
 from twisted.logger import capturedLogs
@@ -99,3 +100,11 @@ class SignalsTests(SynchronousTestCase):
         self.before[signal.SIGHUP] = signal.SIG_IGN
         self.start()
         self.assertEqual(set(self.handlers), {signal.SIGTERM, signal.SIGINT})
+
+    def test_thread(self) -> None:
+        """A reactor that runs in another thread than the main one leaves signals alone."""
+        thread = Thread(target=self.start)
+        thread.start()
+        thread.join(10)
+        self.assertEqual(len(self.reactor.started), 1)
+        self.assertEqual(self.handlers, {})

@@ -5,10 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.internet.defer import fail
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    capturedLogs,
+    formatEvent,
+    globalLogPublisher,
+)
 from zope.interface import implementer
 
 from pushd.access import Origins
+from pushd.broker import Unavailable
 from pushd.messages import RATE_EXCEEDED, TOKEN_EXPIRED
 from pushd.testing import Answer, Browser
 from pushd.tokens import TokenKeys
@@ -190,6 +198,19 @@ class PublishTests(TokenTestCase):
             self.assertEqual((answer.status, self.said(answer)["where"]), (400, name))
         answer = self.ask("PUT", f"/topics/news?token={READER}", None, b"x")
         self.assertEqual((answer.status, answer.headers["Allow"]), (405, "GET, POST"))
+
+    def test_unavailable(self) -> None:
+        """Where what keeps the topics is, and what ails it, is for the log alone."""
+        why = Unavailable("Redis at redis://10.0.0.5 is full")
+        self.patch(self.daemon._service._broker, "publish_all", lambda *_: fail(why))
+        self.patch(self.daemon._service._broker, "publish", lambda *_: fail(why))
+        with capturedLogs() as events:
+            answer = self.post(WRITER)
+        self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "5"))
+        self.assertEqual(self.said(answer)["where"], "broker")
+        self.assertNotIn("Redis", answer.text)
+        [event] = [event for event in events if event.get("event") == "not_published"]
+        self.assertEqual((event["topic"], event["error"]), ("news", str(why)))
 
     def test_idempotency(self) -> None:
         """A key that was seen publishes nothing; the keys of others are theirs."""

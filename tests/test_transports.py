@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pushd.hub import PATIENCE
-from pushd.messages import TRY_AGAIN_LATER
+from pushd.messages import BEGIN_ANEW, TRY_AGAIN_LATER
 from tests.listeners import (
     MIB,
     TRANSPORTS,
@@ -378,7 +378,7 @@ class RawSocketTests(Rules, TopicTestCase):
         """The Close says what happened."""
         super().assert_lost_track(listener, ids)
         assert isinstance(listener, RawSocket)
-        self.assertEqual(listener.closing, TRY_AGAIN_LATER)
+        self.assertEqual(listener.closing, BEGIN_ANEW)
 
 
 class JsonSocketTests(RawSocketTests):

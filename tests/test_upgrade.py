@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.static import Data
 
-from pushd.messages import INTERNAL_ERROR, NORMAL, Closing
+from pushd.broker import Unavailable
+from pushd.messages import INTERNAL_ERROR, NORMAL, UNAVAILABLE, Closing
 from pushd.routes import Routes
 from pushd.testing import Daemon
 from pushd.views import Request, Response, accept_websocket, page, require_websocket
@@ -416,6 +417,50 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual(peer.code, INTERNAL_ERROR.code)
         self.assertNotIn(b"secret", peer.received)
         self.assertIn("failing failed at /view/ for 127.0.0.1:50001", log[0])
+
+    def test_unavailable(self) -> None:
+        """One that could not publish is no fault: 503, or 1013, to try again, and one line."""
+
+        @accept_websocket
+        async def publishing(request: Request) -> None:
+            if request.is_websocket() and request.query_string == "open":
+                await request.websocket.wait()
+            raise Unavailable("Redis at 10.0.0.5 is away")
+
+        daemon = Daemon({"/view/": publishing})
+        for given, answer in (
+            (request("GET /view/ HTTP/1.1", "Host: localhost"), b" 503 "),
+            (handshake("/view/"), b" 503 "),
+            (handshake("/view/?open") + frame(TEXT, b"x"), b"101"),
+        ):
+            peer = Peer(daemon)
+            with capturedLogs() as events:
+                peer.send(given)
+            self.assertIn(answer, peer.received)
+            if b"101" in answer:
+                self.assertEqual(peer.code, UNAVAILABLE.code)
+            else:
+                self.assertIn("Retry-After: 5", peer.head)
+            self.assertNotIn(b"Redis", peer.received)
+            [line] = said([event for event in events if event.get("event") == "not_published"])
+            self.assertIn("publishing could not publish at /view/ for 127.0.0.1:5000", line)
+            self.assertIn("Redis at 10.0.0.5 is away", line)
+
+    def test_unavailable_to_nobody(self) -> None:
+        """Who has left is told nothing."""
+
+        async def publishing(request: Request) -> None:
+            try:
+                await Deferred()
+            except CancelledError:
+                raise Unavailable from None
+
+        peer = Peer(Daemon({"/view/": publishing}))
+        peer.send(request("GET /view/ HTTP/1.1", "Host: localhost"))
+        with capturedLogs() as events:
+            peer.vanish()
+        self.assertIn("not_published", [event.get("event") for event in events])
+        self.assertEqual(peer.received, b"")
 
     def test_when_the_peer_has_left(self) -> None:
         """What a view raises while it is being ended is an error all the same."""

@@ -47,6 +47,16 @@ class Node:
         self.public = urlsplit(daemon.url).netloc
         self.control = urlsplit(daemon.wait_for(r"control door at (http://\S+)")[1]).netloc
 
+    def ready(self) -> tuple[int, str]:
+        """Ask whether there may be traffic; gives the status, and why not."""
+        connection = HTTPConnection(self.control, timeout=PATIENCE)
+        try:
+            connection.request("GET", "/readyz")
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read()).get("reason", "")
+        finally:
+            connection.close()
+
     def publish(self, topic: str, data: str, key: str) -> tuple[int, dict[str, Any]]:
         """Publish; gives the status and the answer."""
         connection = HTTPConnection(self.control, timeout=PATIENCE)
@@ -228,6 +238,7 @@ def nodes(server: RedisServer, tmp_path: Path) -> Iterator[list[Node]]:
 
 def test_everything_happens(server: RedisServer, nodes: list[Node]) -> None:
     """Whatever happens: all in order, nothing lost, nothing twice, and everybody is told."""
+    assert [node.ready() for node in nodes] == [(200, "")] * 3
     status, said = nodes[0].publish("news", "the first", "first")
     assert status == 200
     begin = said["id"]

@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import autoreload
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
+from pushd.logs import LogStyle
 from pushd.options import Options
 from pushd.service import makeService
 
@@ -59,12 +60,15 @@ class Command(BaseCommand):
         if settings.DEBUG and "django.contrib.staticfiles" in settings.INSTALLED_APPS:
             application = StaticFilesHandler(options.settings.wsgi)
             options.settings = replace(options.settings, wsgi=application)
+        style = LogStyle(
+            as_json=options.settings.log_format == "json", level=options.settings.log_level
+        )
         globalLogBeginner.beginLoggingTo(
-            [textFileLogObserver(self.stdout)], redirectStandardIO=False
+            [style.dress(textFileLogObserver(self.stdout))], redirectStandardIO=False
         )
         reactor = self.get_reactor()
-        service = makeService(options, reactor)
         try:
+            service = makeService(options, reactor)
             service.privilegedStartService()
         except SystemExit as error:
             self.stderr.write(str(error))
