@@ -47,16 +47,6 @@ class Node:
         self.public = urlsplit(daemon.url).netloc
         self.control = urlsplit(daemon.wait_for(r"control door at (http://\S+)")[1]).netloc
 
-    def ready(self) -> tuple[int, str]:
-        """Ask whether there may be traffic; gives the status, and why not."""
-        connection = HTTPConnection(self.control, timeout=PATIENCE)
-        try:
-            connection.request("GET", "/readyz")
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read()).get("reason", "")
-        finally:
-            connection.close()
-
     def publish(self, topic: str, data: str, key: str) -> tuple[int, dict[str, Any]]:
         """Publish; gives the status and the answer."""
         connection = HTTPConnection(self.control, timeout=PATIENCE)
