@@ -228,7 +228,7 @@ def nodes(server: RedisServer, tmp_path: Path) -> Iterator[list[Node]]:
 
 def test_everything_happens(server: RedisServer, nodes: list[Node]) -> None:
     """Whatever happens: all in order, nothing lost, nothing twice, and everybody is told."""
-    assert [node.ready() for node in nodes] == [(200, "")] * 3
+    assert [node.ready() for node in nodes] == [(200, None)] * 3
     status, said = nodes[0].publish("news", "the first", "first")
     assert status == 200
     begin = said["id"]
