@@ -24,7 +24,7 @@ class FrameWriter(Protocol):
     """What takes messages, and frames as they are."""
 
     def push(self, payload: bytes, *, binary: bool) -> None:
-        """Send a message."""
+        """Put one message on its way, as one frame, however big."""
 
     @property
     def push_frames(self) -> Callable[[bytes], object]:

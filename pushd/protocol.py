@@ -149,15 +149,18 @@ class PushProtocol(LeanProtocol):
     def push(self, payload: bytes, *, binary: bool) -> None:
         """Send one message as one frame, unless the peer is too slow to follow."""
         # As long as the transport has not asked for a pause there is not much in it.
-        if (self._writing_paused or self.factory._limits.max_buffered < _PAUSED_FROM) and unsent(
-            self.transport
-        ) > self.factory._limits.max_buffered:
+        may_be_full = self._writing_paused or self.factory._limits.max_buffered < _PAUSED_FROM
+        if may_be_full and self.is_full():
             self.close(TRY_AGAIN_LATER)
             return
         data = message(payload, binary=binary, window_bits=self.window_bits)
         self.traffic.messages_out += 1
         self.traffic.bytes_out += len(data)
         self.push_frames(data)
+
+    def is_full(self) -> bool:
+        """Whether more waits for the peer than may."""
+        return unsent(self.transport) > self.factory._limits.max_buffered
 
     def close(self, closing: Closing) -> None:
         """Send a Close frame with any code that may go on the wire."""
@@ -296,7 +299,7 @@ class PushProtocol(LeanProtocol):
 
     def onPing(self, payload: bytes) -> None:
         """Answer a ping, unless the answers to the ones before are still here."""
-        if unsent(self.transport) > self.factory._limits.max_buffered:
+        if self.is_full():
             self.close(TRY_AGAIN_LATER)
         else:
             self.sendPong(payload)

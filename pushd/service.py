@@ -157,7 +157,6 @@ def build(
         metrics=metrics,
         hub=hub,
         publisher=publisher,
-        max_buffered=settings.limits.max_buffered,
         files=StaticFiles([*([settings.web] if settings.web else []), shipped_client()]),
     )
     publish = PublishDoor(
@@ -232,7 +231,7 @@ def build(
     def apply_limits(new: Settings) -> None:
         limits = new.limits
         factory.limit(limits)
-        views.max_buffered = topics.max_buffered = limits.max_buffered
+        topics.max_buffered = limits.max_buffered
         publisher.max_message = publish.max_message = limits.max_message
         public.entrance = replace(public.entrance, max_body=limits.max_message)
         control.entrance = replace(

@@ -25,7 +25,6 @@ from pushd.hub import Hub
 from pushd.identity import Identity
 from pushd.messages import INTERNAL_ERROR, NORMAL, UNAVAILABLE
 from pushd.metrics import Metrics
-from pushd.outbox import unsent
 from pushd.protocol import PushFactory, PushProtocol
 from pushd.publisher import Publisher
 from pushd.routes import Match
@@ -40,12 +39,9 @@ _log = Logger()
 _REFUSED_HEADERS = {426: {"Sec-WebSocket-Version": "13"}, 503: {"Retry-After": "5"}}
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ViewDoor:
-    """What it takes to serve views.
-
-    :param max_buffered: bytes that may wait for a peer that does not read; a reload changes it.
-    """
+    """What it takes to serve views."""
 
     clock: IReactorTime
     stage: Stage
@@ -56,7 +52,6 @@ class ViewDoor:
     metrics: Metrics
     hub: Hub
     publisher: Publisher
-    max_buffered: int
 
 
 class ViewResource(Resource):
@@ -151,8 +146,6 @@ class _Meeting:
         self._conversation: Conversation | None = None
         self._identity: Identity | None = None
         self._connection: Connection | None = None
-        # The connection, once it is a WebSocket's.
-        self._transport: Any = None
         self._tickets: list[Ticket] = []
         self.subprotocols: tuple[str, ...] = ()
 
@@ -165,9 +158,7 @@ class _Meeting:
         self._identity = asked["identity"]
         self._handshake = handshake
         self.subprotocols = handshake.subprotocols
-        self._websocket = WebSocket(
-            self, self._door.clock, hub=self._door.hub, is_full=self._is_full
-        )
+        self._websocket = WebSocket(self, self._door.clock, hub=self._door.hub)
         self._start(
             Request(websocket=self._websocket, subprotocols=handshake.subprotocols, **asked)
         )
@@ -178,7 +169,6 @@ class _Meeting:
         channel = request.channel
         channel.hand_over()
         transport, channel.transport = channel.transport, None
-        self._transport = transport
         # The connection's place, and the client's behind a proxy, go over to the WebSocket.
         self._tickets = [ticket for ticket in (channel.ticket, request.ticket) if ticket]
         protocol = self._door.factory.build(websocket, self._lost)
@@ -205,10 +195,6 @@ class _Meeting:
             self._door.clock.callLater(0, websocket.close_with, connections.closing)
         log_opened(self._connection)
         return protocol
-
-    def _is_full(self) -> bool:
-        """Whether the wire would close if it was given one more message."""
-        return unsent(self._transport) > self._door.max_buffered
 
     def _start(self, request: Request) -> None:
         self._http.notifyFinish().addErrback(self._left)

@@ -10,10 +10,9 @@ from typing import Any, NoReturn, Protocol
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
-from pushd.feeds import V1, Feed, JsonFeed
+from pushd.feeds import V1, Feed, FrameWriter, JsonFeed
 from pushd.hub import Hub
 from pushd.messages import NORMAL, Closing, Id, check_topic
-from pushd.traffic import Traffic
 
 # The inbox holds so many bytes beside its number of messages, or 64 messages of the largest
 # size would be 64 MiB a connection.
@@ -23,26 +22,14 @@ _INBOX_BYTES = 1 << 20
 _PATIENCE = 100
 
 
-class Wire(Protocol):
+class Wire(FrameWriter, Protocol):
     """An open WebSocket connection, as a conversation needs it."""
 
     def send(self, payload: bytes, *, binary: bool) -> None:
         """Put one message on its way, as one frame. Raises ValueError for one that is too big."""
 
-    def push(self, payload: bytes, *, binary: bool) -> None:
-        """Put one message on its way, as one frame, however big."""
-
-    @property
-    def push_frames(self) -> Callable[[bytes], object]:
-        """Puts frames on their way that are ready to go."""
-
-    @property
-    def window_bits(self) -> int:
-        """How far back deflate may look in a frame, as a power of two; 0: frames are plain."""
-
-    @property
-    def traffic(self) -> Traffic:
-        """What went over it, for whoever writes past it to add to."""
+    def is_full(self) -> bool:
+        """Whether more waits for the peer than may."""
 
     def close(self, closing: Closing) -> None:
         """Send the Close frame and see to it that the connection ends in time."""
@@ -93,7 +80,6 @@ class WebSocket:
     :param clock: where time-outs come from.
     :param hub: where topics can be subscribed to.
     :param inbox: how many messages may wait before reading pauses; so long TCP holds the peer.
-    :param is_full: whether more waits for the peer than may.
     """
 
     transport = "websocket"
@@ -105,10 +91,8 @@ class WebSocket:
         *,
         hub: Hub | None = None,
         inbox: int = 64,
-        is_full: Callable[[], bool] = lambda: False,
     ) -> None:
         self._offer: Offer | None = offer
-        self._is_full = is_full
         self._clock = clock
         self._hub = hub
         self._feeds: dict[str, Feed] = {}
@@ -327,7 +311,7 @@ class WebSocket:
 
     def keeps_up(self, feed: Feed) -> bool:
         """Whether no more waits for the peer than may; if not, the feed is told when it is less."""
-        if not self.is_writing_paused or not self._is_full():
+        if not self.is_writing_paused or not self.wire.is_full():
             return True
         self._waiting_feeds[feed] = None
         return False

@@ -37,6 +37,10 @@ class Line:
     def push_frames(self, frames: bytes) -> None:
         """Let them go: nobody subscribes here."""
 
+    def is_full(self) -> bool:
+        """Never."""
+        return False
+
     def close(self, closing: Closing) -> None:
         """Note how it ends."""
         self.closings.append(closing)

@@ -57,6 +57,10 @@ class Line:
     def push_frames(self, frames: bytes) -> None:
         """Let them go: nobody subscribes here."""
 
+    def is_full(self) -> bool:
+        """Never."""
+        return False
+
     def close(self, closing: Closing) -> None:
         """Take the Close."""
         self.closings.append(closing)
