@@ -16,18 +16,9 @@ from pushd.service import build
 from pushd.settings import Settings
 from pushd.testing import Browser, Daemon
 from pushd.views import Request, View, accept_websocket
+from tests.echo import echo
 from tests.peer import TEXT, Peer, close_frame, frame, handshake, request, said
 from tests.test_service import Reactor
-
-
-@accept_websocket
-async def echo(request: Request) -> str | None:
-    """Answer everything with itself."""
-    if not request.is_websocket():
-        return "hello"
-    async for message in request.websocket:
-        request.websocket.send(message)
-    return None
 
 
 class EndTests(SynchronousTestCase):

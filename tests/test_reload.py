@@ -15,18 +15,9 @@ from pushd.options import Options
 from pushd.reload import Reloader
 from pushd.settings import Settings
 from pushd.testing import Daemon
-from pushd.views import Request, accept_websocket
+from pushd.views import Request
+from tests.echo import echo
 from tests.peer import said
-
-
-@accept_websocket
-async def echo(request: Request) -> str | None:
-    """Answer everything with itself."""
-    if not request.is_websocket():
-        return "hello"
-    async for message in request.websocket:
-        request.websocket.send(message)
-    return None
 
 
 class ReloadTestCase(SynchronousTestCase):
