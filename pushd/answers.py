@@ -99,8 +99,7 @@ def write_failure(request: Any, response: Response = FAILURE) -> None:
         return
     # What the failed answer said of itself, above all how long it may be kept, is not true of this.
     said, request.responseHeaders = request.responseHeaders, Headers()
-    for name in (b"date", b"connection"):
-        request.responseHeaders.setRawHeaders(name, said.getRawHeaders(name, ()))
+    request.responseHeaders.setRawHeaders(b"connection", said.getRawHeaders(b"connection", ()))
     request.etag = request.lastModified = None
     request.cookies.clear()
     write_response(request, response)

@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 from pushd.access import Origins, is_own_host
 from pushd.answers import refusal
-from pushd.handshake import asks_for_websocket
+from pushd.fields import Fields
 from pushd.views import Response
 
 # RFC 9110 §7.2, RFC 3986 §3.2.2: a name or an address, and perhaps a port.
@@ -26,8 +26,9 @@ def public_guard(origins: Origins) -> Guard:
         if not _has_host(request):
             return refusal(400, "a request needs one Host")
         # A page may send a plain request to any site, but not read what a topic answers.
-        if is_topic(request.path) or asks_for_websocket(request.requestHeaders):
-            origin, host = request.header(b"origin"), request.header(b"host") or ""
+        if request.wants_websocket or is_topic(request.path):
+            fields: Fields = request.requestHeaders
+            origin, host = fields.last(b"Origin"), fields.last(b"Host") or ""
             if not origins.allow(origin, scheme=request.scheme, host=host):
                 return refusal(403, "this page's origin is not allowed here: see --origin")
         return None
@@ -53,7 +54,7 @@ def control_guard(request: Any) -> Response | None:
 
 def is_topic(path: bytes) -> bool:
     """Whether a request's path is that of a topic, however it is spelt."""
-    return unquote_to_bytes(path).startswith(b"/topics/")
+    return (unquote_to_bytes(path) if b"%" in path else path).startswith(b"/topics/")
 
 
 def _has_host(request: Any) -> bool:
@@ -61,7 +62,7 @@ def _has_host(request: Any) -> bool:
 
     Or none, from the times before it was needed.
     """
-    hosts = request.requestHeaders.getRawHeaders(b"host", ())
+    hosts = request.requestHeaders.values(b"Host")
     if not hosts:
         return bool(request.clientproto == b"HTTP/1.0")
     return len(hosts) == 1 and _HOST.fullmatch(hosts[0]) is not None

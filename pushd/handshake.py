@@ -6,9 +6,8 @@ import binascii
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
-from twisted.web.http_headers import Headers
+from pushd.fields import Fields
 
 # RFC 9110 §5.6.2; a subprotocol's name is a token (RFC 6455 §4.1).
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -32,39 +31,36 @@ class Handshake:
     extensions: str
 
 
-def asks_for_websocket(headers: Headers) -> bool:
+def asks_for_websocket(fields: Fields) -> bool:
     """Whether a request wants to go on as a WebSocket (RFC 6455 §4.1, RFC 9110 §7.8)."""
-    return "websocket" in _tokens(headers.getRawHeaders(b"Upgrade", ()))
+    return _has_token(fields.values(b"Upgrade"), b"websocket")
 
 
-def read_handshake(method: bytes, version: bytes, headers: Headers) -> Handshake:
+def read_handshake(method: bytes, version: bytes, fields: Fields) -> Handshake:
     """Read an opening handshake. Raises Refused for one that RFC 6455 §4.2.1 does not allow."""
-    # To ask Headers for each would canonicalize each name once more.
-    fields = dict(headers.getAllRawHeaders())
     if method != b"GET":
         raise Refused(400, "a WebSocket handshake is a GET")
-    if b"\x85" in b"".join(chain.from_iterable(fields.values())):
+    if fields.holds(b"\x85"):
         # A line's end to some (NEL), though nobody may parse what we have read a second time.
         raise Refused(400, "a header of a WebSocket handshake holds a control byte")
     if version != b"HTTP/1.1":
         raise Refused(400, "a WebSocket handshake needs HTTP/1.1")
-    if len(fields.get(b"Host", ())) != 1:
+    if len(fields.values(b"Host")) != 1:
         raise Refused(400, "a WebSocket handshake needs one Host")
-    if "upgrade" not in _tokens(fields.get(b"Connection", ())):
+    if not _has_token(fields.values(b"Connection"), b"upgrade"):
         raise Refused(400, "a WebSocket handshake needs Connection: Upgrade")
     if b"Transfer-Encoding" in fields or any(
-        value != b"0" for value in fields.get(b"Content-Length", ())
+        value != b"0" for value in fields.values(b"Content-Length")
     ):
         raise Refused(400, "a WebSocket handshake has no body")
-    versions = fields.get(b"Sec-Websocket-Version", ())
-    if [value.strip() for value in versions] != [b"13"]:
+    if [value.strip() for value in fields.values(b"Sec-Websocket-Version")] != [b"13"]:
         raise Refused(426, "this server speaks WebSocket version 13")
-    if len(fields.get(b"Origin", ())) > 1:
+    if len(fields.values(b"Origin")) > 1:
         raise Refused(400, "a WebSocket handshake has one Origin at most")
     return Handshake(
-        key=_read_key(fields.get(b"Sec-Websocket-Key", ())),
-        subprotocols=_read_subprotocols(fields.get(b"Sec-Websocket-Protocol", ())),
-        extensions=_join(fields.get(b"Sec-Websocket-Extensions", ())),
+        key=_read_key(fields.values(b"Sec-Websocket-Key")),
+        subprotocols=_read_subprotocols(fields.values(b"Sec-Websocket-Protocol")),
+        extensions=_join(fields.values(b"Sec-Websocket-Extensions")),
     )
 
 
@@ -89,8 +85,13 @@ def _read_subprotocols(values: Sequence[bytes]) -> tuple[str, ...]:
     return tuple(offered)
 
 
-def _tokens(values: Sequence[bytes]) -> set[str]:
-    return {token.strip().lower() for token in _join(values).split(",")}
+def _has_token(values: Sequence[bytes], token: bytes) -> bool:
+    """Whether a token is one of a list's (RFC 9110 §5.6.1), in upper or lower case."""
+    for value in values:
+        lowered = value.lower()
+        if lowered == token or token in [part.strip() for part in lowered.split(b",")]:
+            return True
+    return False
 
 
 def _join(values: Sequence[bytes]) -> str:

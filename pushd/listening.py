@@ -11,7 +11,8 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushd.channel import Door, peer_name
+from pushd.channel import Door
+from pushd.request import peer_name
 
 # How many connections may wait to be accepted.
 _BACKLOG = 2048

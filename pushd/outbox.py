@@ -27,6 +27,11 @@ def unsent(transport: Any) -> int:
     return size
 
 
+def is_plain(transport: Any) -> bool:
+    """Whether a transport is Twisted's own and hands what it gets to the socket as it is."""
+    return issubclass(type(transport), Connection) and not transport.TLS
+
+
 def _write_at_once(transport: Any, data: bytes) -> None:
     """Hand data to the kernel now; what it does not take is the transport's to write.
 
@@ -52,7 +57,7 @@ def writer(transport: Any) -> Callable[[bytes], object]:
     Past its ``write`` where it is Twisted's own and hands what it gets to the socket as it is;
     with TLS, and with what only looks like it, there is no other way.
     """
-    if issubclass(type(transport), Connection) and not transport.TLS:
+    if is_plain(transport):
         return partial(_write_at_once, transport)
     write: Callable[[bytes], object] = transport.write
     return write

@@ -41,9 +41,11 @@ class Proxies:
 
     def trust(self, address: str | None) -> bool:
         """Whether a proxy of ours has this address; None, a Unix socket, is this machine's own."""
+        if not self._networks:
+            return False
         parsed = read_address(address)
         if parsed is None:
-            return address is None and bool(self._networks)
+            return address is None
         return any(parsed in network for network in self._networks)
 
     def client(self, peer: str | None, headers: Headers) -> Client:

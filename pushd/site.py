@@ -11,7 +11,6 @@ from twisted.web.resource import IResource
 from pushd.answers import NOT_FOUND, AnswerResource
 from pushd.channel import Door, Entrance
 from pushd.guard import is_topic
-from pushd.handshake import asks_for_websocket
 from pushd.health import alive, counted, ready
 from pushd.metrics import Metrics
 from pushd.publish import Batch, PublishDoor, TopicControl, TopicList
@@ -52,7 +51,7 @@ def public_door(
             return TopicResource(topics, path.removeprefix(_TOPICS))
         if application is not None:
             return application.find(request, path)
-        if asks_for_websocket(request.requestHeaders):
+        if request.wants_websocket:
             request.site.count_refusal(404)
             return AnswerResource(NOT_FOUND)
         return views.files.find(path) or AnswerResource(NOT_FOUND)
@@ -99,8 +98,9 @@ def control_door(
 
 def _path(request: Any) -> str | None:
     """The decoded path of a request, or None where it is no path or not UTF-8."""
+    raw: bytes = request.path
     try:
-        path = unquote_to_bytes(request.path).decode()
+        path = (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
     except UnicodeDecodeError:
         return None
     return path if path.startswith("/") else None

@@ -13,17 +13,16 @@ from twisted.web.server import NOT_DONE_YET
 from pushd.access import Access, Denied
 from pushd.answers import json_refusal, write_response
 from pushd.bearer import challenge, read_token
-from pushd.channel import path_of
 from pushd.connections import Connections
 from pushd.deadlines import Deadlines
 from pushd.guard import is_topic
-from pushd.handshake import asks_for_websocket
 from pushd.hub import Hub
 from pushd.identity import Identity
 from pushd.listener import TopicListener
 from pushd.longpoll import LongPoll
 from pushd.messages import Id, check_topic
 from pushd.publish import PublishDoor, TopicPublish
+from pushd.request import path_of
 from pushd.routes import Match
 from pushd.sse import KEEP_ALIVE, EventStream
 from pushd.upgrade import ViewDoor, ViewResource
@@ -123,7 +122,7 @@ class TopicResource(Resource):
 
     def _serve(self, request: Any) -> int:
         topic, access = self._read_topic(), self._door.access
-        websocket = asks_for_websocket(request.requestHeaders)
+        websocket = request.wants_websocket
         if request.method == b"POST" and access.keys and not websocket:
             publisher = access.publisher(read_token(request), topic)
             return TopicPublish(self._door.publish, topic, publisher.subject).render(request)

@@ -16,17 +16,17 @@ from pushd.admission import Ticket
 from pushd.answers import refusal, write_answer, write_failure, write_response
 from pushd.bearer import challenge, read_token
 from pushd.broker import Unavailable
-from pushd.channel import path_of
 from pushd.connections import Connection, Connections
 from pushd.conversation import Conversation, Stage, ThreadsBusy, is_cancellation
 from pushd.gateway import LateAnswer
-from pushd.handshake import Handshake, Refused, asks_for_websocket, read_handshake
+from pushd.handshake import Handshake, Refused, read_handshake
 from pushd.hub import Hub
 from pushd.identity import Identity
 from pushd.messages import INTERNAL_ERROR, NORMAL, UNAVAILABLE
 from pushd.metrics import Metrics
 from pushd.protocol import PushFactory, PushProtocol
 from pushd.publisher import Publisher
+from pushd.request import path_of
 from pushd.routes import Match
 from pushd.static import StaticFiles
 from pushd.views import Handshakes, Request, View, name_of, needs_token
@@ -80,7 +80,7 @@ class ViewResource(Resource):
             request.site.count_refusal(denied.status)
             write_response(request, refusal(denied.status, str(denied), challenge(denied)))
             return NOT_DONE_YET
-        if asks_for_websocket(request.requestHeaders):
+        if request.wants_websocket:
             try:
                 handshake = read_handshake(
                     request.method, request.clientproto, request.requestHeaders
@@ -121,7 +121,7 @@ class ViewResource(Resource):
             "method": request.method.decode("latin-1"),
             "path": self._path,
             "scheme": request.scheme,
-            "host": request.header(b"host") or "",
+            "host": request.requestHeaders.last(b"Host") or "",
             "peer": request.peer,
             "clock": self._door.clock,
             "publisher": self._door.publisher,

@@ -19,9 +19,8 @@ from twisted.web.wsgi import WSGIResource
 from zope.interface import implementer
 
 from pushd.answers import FAILURE
-from pushd.channel import path_of
 from pushd.gateway import Application, HandshakeView, ask, check_head, make_environ
-from pushd.handshake import asks_for_websocket
+from pushd.request import path_of
 from pushd.routes import Match
 from pushd.static import StaticFiles
 from pushd.threads import Bridge, blocking
@@ -75,7 +74,7 @@ class ApplicationDoor:
 
     def find(self, request: Any, path: str) -> IResource:
         """What answers at a path that pushd itself does not have."""
-        if not asks_for_websocket(request.requestHeaders):
+        if not request.wants_websocket:
             file = self._files.find(path)
             # Scripts and styles only: its pages belong to a demo that is not served.
             if file is None and path.startswith(_SHIPPED) and not path.endswith(("/", ".html")):
@@ -94,7 +93,7 @@ class ApplicationResource(ViewResource):
 
     def render(self, request: Any) -> int:
         """Ask the application."""
-        if asks_for_websocket(request.requestHeaders):
+        if request.wants_websocket:
             return super().render(request)
         door = self._application_door
         asked = Request(body=request.content.read(), **self._ask(request))

@@ -19,9 +19,9 @@ from twisted.web.resource import Resource
 from twisted.web.static import Data
 from twisted.web.test.requesthelper import DummyChannel
 
-from pushd.channel import ChannelRequest, peer_name
 from pushd.protocol import Limits
 from pushd.proxies import Proxies
+from pushd.request import ChannelRequest, peer_name
 from pushd.routes import Routes
 from pushd.testing import Answer, Daemon
 from pushd.views import Request, Response, accept_websocket

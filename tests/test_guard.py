@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.http_headers import Headers
 
 from pushd.access import Origins
+from pushd.fields import Fields
 from pushd.guard import control_guard, public_guard
 from pushd.proxies import Proxies
 from pushd.testing import Answer, Daemon
@@ -305,7 +305,7 @@ class OtherAddressTests(SynchronousTestCase):
 
     def request(self, address: object, **headers: str) -> SimpleNamespace:
         """Make a request that came in at an address."""
-        fields = Headers({name: [value] for name, value in headers.items()})
+        fields = Fields({name: [value] for name, value in headers.items()})
 
         def header(name: bytes) -> str | None:
             values = list(fields.getRawHeaders(name, []))
@@ -313,6 +313,7 @@ class OtherAddressTests(SynchronousTestCase):
 
         return SimpleNamespace(
             requestHeaders=fields,
+            wants_websocket=b"Upgrade" in fields,
             path=b"/",
             clientproto=b"HTTP/1.1",
             scheme="http",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from base64 import b64encode
 
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.http_headers import Headers
 
+from pushd.fields import Fields
 from pushd.handshake import Handshake, Refused, asks_for_websocket, read_handshake
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket
@@ -261,7 +261,7 @@ class HeaderTests(HandshakeTestCase):
             "sec-websocket-key": [KEY],
             "sec-websocket-version": ["13"],
         }
-        return read_handshake(b"GET", b"HTTP/1.1", Headers(headers | changed))
+        return read_handshake(b"GET", b"HTTP/1.1", Fields(headers | changed))
 
 
 class SubprotocolTests(HandshakeTestCase):
@@ -309,7 +309,7 @@ class SubprotocolTests(HandshakeTestCase):
 class ReadTests(SynchronousTestCase):
     def test_values(self) -> None:
         """What is read of a handshake is its key, its subprotocols and its extensions."""
-        headers = Headers(
+        headers = Fields(
             {
                 "host": ["localhost"],
                 "connection": ["upgrade"],
@@ -326,9 +326,9 @@ class ReadTests(SynchronousTestCase):
 
     def test_asks(self) -> None:
         """Only who names it asks for a WebSocket."""
-        self.assertFalse(asks_for_websocket(Headers()))
-        self.assertFalse(asks_for_websocket(Headers({"upgrade": ["h2c"]})))
-        self.assertTrue(asks_for_websocket(Headers({"upgrade": ["h2c", "WebSocket"]})))
+        self.assertFalse(asks_for_websocket(Fields()))
+        self.assertFalse(asks_for_websocket(Fields({"upgrade": ["h2c"]})))
+        self.assertTrue(asks_for_websocket(Fields({"upgrade": ["h2c", "WebSocket"]})))
 
     def test_refusal(self) -> None:
         """A refusal carries its answer, and reads as its reason."""
