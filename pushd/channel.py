@@ -31,7 +31,7 @@ from pushd.deadlines import Deadlines
 from pushd.fields import read_head
 from pushd.guard import Guard
 from pushd.metrics import Metrics
-from pushd.outbox import bound_silence, unsent
+from pushd.outbox import unsent
 from pushd.proxies import Proxies
 from pushd.request import ChannelRequest, path_of, peer_name
 from pushd.views import Response
@@ -146,8 +146,9 @@ class Channel(HTTPChannel):
 
     def connectionMade(self) -> None:
         """Wait for the first request."""
-        super().connectionMade()
-        bound_silence(self.transport)
+        # Not the one of twisted.web: what it sets on the socket, DoorService has, for all at once.
+        self._networkProducer = self.transport
+        self.transport.registerProducer(self, True)
         self.site.enter(self)
         self.site.requests.start(self)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import Any, Protocol, cast
 
-from twisted.internet.defer import CancelledError, Deferred, FirstError, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, FirstError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -108,6 +108,7 @@ class Conversation:
         self._peer = request.peer
         self._on_reactor = False
         self._steps: Steps | None = None
+        # What a view has returned that is no coroutine.
         self._work: Deferred[Any] | None = None
         self.finished: Deferred[Any] = Deferred()
 
@@ -123,8 +124,26 @@ class Conversation:
         self._on_reactor = True
         if self._websocket is not None:
             self._websocket.belong_to(self, self.over)
-        self._work = maybeDeferred(self._call)
-        self._work.addBoth(self._done)
+        clock = self._stage.clock
+        start = clock.seconds()
+        request, self._request = self._request, None
+        try:
+            result = self._view(request)
+        except BaseException:  # The conversation ends by it, and says so.
+            result = Failure()
+        del request
+        # What answers with a Deferred can't be stepped: this is all that is seen of its work.
+        seconds = clock.seconds() - start
+        if seconds > PATIENCE:
+            self._blocked(seconds)
+        if inspect.iscoroutine(result):
+            self._steps = Steps(result, clock, self._blocked, self._done)
+            self._steps.advance()
+        elif isinstance(result, Deferred):
+            self._work = result
+            result.addBoth(self._done)
+        else:
+            self._done(result)
 
     def over(self) -> None:
         """End the view, as nobody is left to talk with.
@@ -136,7 +155,8 @@ class Conversation:
         if not self._on_reactor or self.finished.called:
             return
         self._stage.graces.start(self)
-        if self._work is None or self.running:
+        # At first it is called, and has not said yet how it can be ended.
+        if self.running or (self._steps is None and self._work is None):
             return
         awaited = self._steps.awaited if self._steps is not None else None
         websocket = self._websocket
@@ -162,21 +182,6 @@ class Conversation:
             assert self._work is not None  # What is no coroutine has returned it by now.
             self._work.cancel()
 
-    def _call(self) -> Any:
-        start = self._stage.clock.seconds()
-        request, self._request = self._request, None
-        result = self._view(request)
-        del request
-        # What answers with a Deferred can't be stepped: this is all that is seen of its work.
-        seconds = self._stage.clock.seconds() - start
-        if seconds > PATIENCE:
-            self._blocked(seconds)
-        if inspect.iscoroutine(result):
-            self._steps = Steps(result, self._stage.clock, self._blocked)
-            self._steps.advance()
-            return self._steps.finished
-        return result
-
     def _blocked(self, seconds: float) -> None:
         self._stage.blocked(self._view, seconds)
 
@@ -192,24 +197,25 @@ class Steps:
     every message. As there, the view keeps its ``contextvars``.
 
     :param blocked: told the seconds of each step that takes longer than PATIENCE.
+    :param done: told once what the coroutine returns, or the Failure that it raises.
     """
 
-    __slots__ = ("_blocked", "_clock", "_context", "_coroutine", "awaited", "finished", "running")
+    __slots__ = ("_blocked", "_clock", "_context", "_coroutine", "_done", "awaited", "running")
 
     def __init__(
         self,
         coroutine: Coroutine[Deferred[Any], Any, Any],
         clock: IReactorTime,
         blocked: Callable[[float], object],
+        done: Callable[[Any], object],
     ) -> None:
         self._coroutine = coroutine
         self._context = copy_context()
         self._clock = clock
         self._blocked = blocked
+        self._done = done
         self.running = False
         self.awaited: Deferred[Any] | None = None
-        #: Fires with what the coroutine returns, or fails with what it raises.
-        self.finished: Deferred[Any] = Deferred()
 
     def cancel(self) -> None:
         """Cancel what the coroutine awaits: it is told by a CancelledError there."""
@@ -235,7 +241,7 @@ class Steps:
             if seconds > PATIENCE:
                 self._blocked(seconds)
         if awaited is None:
-            self.finished.callback(returned)
+            self._done(returned)
         else:
             self.awaited = awaited
             awaited.addBoth(self.advance)

@@ -12,6 +12,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from pushd.frames import CLOSE, frame
+from pushd.outbox import lose
 
 
 class _NoLog:
@@ -93,4 +94,4 @@ class LeanProtocol(WebSocketServerProtocol):
         self.transport.unregisterProducer()
         self.droppedByMe = True
         self.state = self.STATE_CLOSED
-        self.transport.loseConnection()
+        lose(self.transport)

@@ -1,14 +1,15 @@
-"""What is on its way to a peer, and what becomes of a peer that is not there any more."""
+"""What is on its way to a peer, and how the last of it leaves."""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from twisted.internet.error import ConnectionDone
 from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
 
 
 def unsent(transport: Any) -> int:
@@ -63,27 +64,16 @@ def writer(transport: Any) -> Callable[[bytes], object]:
     return write
 
 
-# After so many seconds without a word the kernel asks whether the peer is still there, and after so
-# many without an answer it is not.
-_IDLE = 60
-_NO_ANSWER = 60
+_DONE = Failure(ConnectionDone())
 
 
-def bound_silence(transport: Any) -> None:
-    """Let the kernel give up on a peer that has vanished, where it can be told to.
+def lose(transport: Any) -> None:
+    """Close a connection once all is sent, at once where nothing waits.
 
-    Pings find that out for a WebSocket, but not while its reading is paused; and nothing does for
-    a plain request whose answer takes its time.
+    Twisted's own ``loseConnection`` waits for the reactor to find the socket writable, to send
+    nothing. As with that, ``connectionLost`` is called, here before this returns.
     """
-    if isinstance(transport, ProtocolWrapper):
-        bound_silence(transport.transport)
-        return
-    handle = getattr(transport, "socket", None)
-    if handle is None or handle.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # Linux has both; elsewhere the kernel's own times have to do.
-    times = {"TCP_KEEPIDLE": _IDLE, "TCP_USER_TIMEOUT": _NO_ANSWER * 1000}
-    for option, value in ((getattr(socket, name, None), times[name]) for name in times):
-        if option is not None:  # pragma: no branch
-            handle.setsockopt(socket.IPPROTO_TCP, option, value)
+    if is_plain(transport) and transport.connected and not unsent(transport):
+        transport.connectionLost(_DONE)
+    else:
+        transport.loseConnection()

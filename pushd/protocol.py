@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from base64 import b64encode
+from binascii import b2a_base64
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha1
@@ -182,13 +182,6 @@ class PushProtocol(LeanProtocol):
             self.transport.resumeProducing()
 
     # What the transport calls
-
-    def connectionMade(self) -> None:
-        """Let what is written go out at once, however short it is."""
-        # Autobahn asks for the option before it has been copied, and hides the error.
-        set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
-        if set_no_delay is not None:
-            set_no_delay(True)
 
     def dataReceived(self, data: bytes) -> None:
         """Pass data to Autobahn; nothing that goes wrong in there may go on as if it had not."""
@@ -550,6 +543,13 @@ _MAX_REASON = 123
 # RFC 6455 §1.3.
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
+_OPENING = (
+    b"HTTP/1.1 101 Switching Protocols\r\n"
+    b"Upgrade: websocket\r\n"
+    b"Connection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: "
+)
+
 _SHORT_FRAMES = frozenset({TEXT, BINARY, CLOSE, PING, PONG})
 
 # Frames up to so many bytes are unmasked here.
@@ -558,14 +558,10 @@ _SHORT = 4096
 
 def _opening(key: str, subprotocol: str | None, extensions: str | None) -> bytes:
     """The answer that opens a WebSocket (RFC 6455 §4.2.2)."""
-    lines = [
-        "HTTP/1.1 101 Switching Protocols",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Accept: {b64encode(sha1((key + _GUID).encode()).digest()).decode()}",
-    ]
+    # The base64 ends with a line feed.
+    answer = _OPENING + b2a_base64(sha1((key + _GUID).encode()).digest())[:-1]
     if subprotocol is not None:
-        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+        answer += f"\r\nSec-WebSocket-Protocol: {subprotocol}".encode()
     if extensions is not None:
-        lines.append(f"Sec-WebSocket-Extensions: {extensions}")
-    return "\r\n".join([*lines, "", ""]).encode()
+        answer += f"\r\nSec-WebSocket-Extensions: {extensions}".encode()
+    return answer + b"\r\n\r\n"

@@ -108,8 +108,11 @@ class ViewResource(Resource):
     def _identify(self, request: Any) -> Identity | None:
         """Who asks. A token is of no interest that is not good, unless the view needs one."""
         access = self._door.access
-        if needs_token(self._match.view, asked_for=bool(access.keys)):
+        asked_for = bool(access.keys)
+        if needs_token(self._match.view, asked_for=asked_for):
             return access.require(read_token(request))
+        if not asked_for:
+            return None
         try:
             return access.identify(read_token(request))
         except Denied:
@@ -197,7 +200,6 @@ class _Meeting:
         return protocol
 
     def _start(self, request: Request) -> None:
-        self._http.notifyFinish().addErrback(self._left)
         try:
             conversation = self._door.stage.start(self._view, request)
         except ThreadsBusy:
@@ -207,6 +209,9 @@ class _Meeting:
             return
         self._conversation = conversation
         conversation.finished.addCallbacks(self._returned, self._raised).addErrback(self._raised)
+        # Most handshakes are answered by now.
+        if self._http is not None and not self._http.finished:
+            self._http.notifyFinish().addErrback(self._left)
 
     def _returned(self, answer: object) -> None:
         """Make the view's answer the end of the meeting."""

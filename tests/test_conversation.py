@@ -1225,6 +1225,7 @@ class StepsTests(SynchronousTestCase):
         self.clock = Clock()
         self.blocked: list[float] = []
         self.waiting: Deferred[str] = Deferred()
+        self.finished: Deferred[str] = Deferred()
         self.seen: list[object] = []
 
     def make(self) -> Steps:
@@ -1240,7 +1241,7 @@ class StepsTests(SynchronousTestCase):
                 self.seen.append((self.steps.running, self.steps.awaited))
             return answer
 
-        self.steps = Steps(view(), self.clock, self.blocked.append)
+        self.steps = Steps(view(), self.clock, self.blocked.append, self.finished.callback)
         return self.steps
 
     def test_states(self) -> None:
@@ -1252,7 +1253,7 @@ class StepsTests(SynchronousTestCase):
         self.assertFalse(steps.running)
         self.assertIs(steps.awaited, self.waiting)
         self.waiting.callback("done")
-        self.assertEqual(self.successResultOf(steps.finished), "done")
+        self.assertEqual(self.successResultOf(self.finished), "done")
         self.assertEqual(self.seen, [(True, None), (True, None)])
         self.assertFalse(steps.running)
         self.assertIsNone(steps.awaited)
@@ -1262,7 +1263,7 @@ class StepsTests(SynchronousTestCase):
         steps = self.make()
         steps.advance()
         self.waiting.errback(Failure(ZeroDivisionError()))
-        self.assertEqual(self.successResultOf(steps.finished), "caught")
+        self.assertEqual(self.successResultOf(self.finished), "caught")
         self.assertEqual(self.seen, [(True, None), (True, None)])
 
     def test_cancel(self) -> None:
@@ -1271,7 +1272,7 @@ class StepsTests(SynchronousTestCase):
         steps.cancel()
         steps.advance()
         steps.cancel()
-        self.failureResultOf(steps.finished, CancelledError)
+        self.failureResultOf(self.finished, CancelledError)
         steps.cancel()
 
     def test_context(self) -> None:
@@ -1283,11 +1284,11 @@ class StepsTests(SynchronousTestCase):
             await self.waiting
             return variable.get()
 
-        steps = Steps(view(), self.clock, self.blocked.append)
+        steps = Steps(view(), self.clock, self.blocked.append, self.finished.callback)
         steps.advance()
         self.assertEqual(variable.get(), "nobody's")
         self.waiting.callback("done")
-        self.assertEqual(self.successResultOf(steps.finished), "its own")
+        self.assertEqual(self.successResultOf(self.finished), "its own")
 
 
 class CancellationTests(SynchronousTestCase):

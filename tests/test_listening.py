@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+from types import SimpleNamespace
+from typing import Any
+
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.channel import Door
-from pushd.listening import DoorService
+from pushd.listening import DoorService, prepare
 from pushd.testing import Daemon
 
 
@@ -50,3 +54,30 @@ class DoorServiceTests(SynchronousTestCase):
         daemon.settle()
         self.assertTrue(wire.closed)
         self.successResultOf(closed)
+
+
+class PrepareTests(SynchronousTestCase):
+    """What every connection of a port has."""
+
+    def test_tcp(self) -> None:
+        """A connection sends at once, asks after a silent peer, and gives up on a deaf one."""
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            prepare(SimpleNamespace(socket=listening))
+            with socket.create_connection(listening.getsockname()) as client:
+                client.settimeout(10)
+                with listening.accept()[0] as accepted:
+                    for level, option, value in (
+                        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+                        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+                        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+                        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000),
+                    ):
+                        self.assertEqual(accepted.getsockopt(level, option), value)
+
+    def test_others(self) -> None:
+        """A Unix socket knows at once, and a port without a socket needs nothing."""
+        with socket.socket(socket.AF_UNIX) as handle:
+            prepare(SimpleNamespace(socket=handle))
+            self.assertEqual(handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), 0)
+        port: Any = object()
+        prepare(port)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import socket
-from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.outbox import bound_silence, unsent, writer
+from pushd.outbox import lose, unsent, writer
 from pushd.protocol import Limits
 from pushd.testing import Daemon
 from pushd.views import Request, require_websocket
@@ -51,6 +51,13 @@ class Kernel:
 
     def setblocking(self, flag: bool) -> None:
         """Never block, whatever is asked."""
+
+    def shutdown(self, how: int) -> None:
+        """Close both ways."""
+        self.sent.append(b"the end")
+
+    def close(self) -> None:
+        """Let go."""
 
     def fileno(self) -> int:
         """A number that nobody uses."""
@@ -110,6 +117,46 @@ class WriterTests(SynchronousTestCase):
         transport = StringTransport()
         writer(transport)(b"abc")
         self.assertEqual(transport.value(), b"abc")
+
+
+class LoseTests(SynchronousTestCase):
+    """The end of a connection."""
+
+    def setUp(self) -> None:
+        """Connect somebody who notes the end."""
+        self.reactor = MemoryReactorClock()
+        self.kernel = Kernel()
+        kernel: Any = self.kernel
+        self.lost: list[Failure] = []
+        protocol: Any = Protocol()
+        protocol.connectionLost = self.lost.append
+        self.transport: Any = Connection(kernel, protocol, self.reactor)
+        self.transport.connected = True
+        self.transport.startReading()
+
+    def test_at_once(self) -> None:
+        """Where nothing waits it ends at once, in order, and the reactor forgets it."""
+        lose(self.transport)
+        self.assertEqual(self.kernel.sent, [b"the end"])
+        self.lost[0].trap(ConnectionDone)
+        self.assertEqual(self.reactor.getReaders() + self.reactor.getWriters(), [])
+        lose(self.transport)
+        self.assertEqual(len(self.lost), 1)
+
+    def test_what_waits(self) -> None:
+        """What waits is sent before."""
+        self.transport.write(b"abc")
+        lose(self.transport)
+        self.assertEqual(self.lost, [])
+        why = self.transport.doWrite()
+        self.assertEqual(self.kernel.sent, [b"abc"])
+        self.assertIsInstance(why, ConnectionDone)
+
+    def test_others(self) -> None:
+        """A transport of another kind closes as it likes."""
+        transport = StringTransport()
+        lose(transport)
+        self.assertTrue(transport.disconnecting)
 
 
 class UnsentTests(SynchronousTestCase):
@@ -197,30 +244,3 @@ class UnsentTests(SynchronousTestCase):
         self.assertEqual(len(browser.messages), 10)
         assert browser.closing is not None
         self.assertEqual(browser.closing.code, 1013)
-
-
-class BoundSilenceTests(SynchronousTestCase):
-    """The kernel notices a peer that has vanished."""
-
-    def test_tcp(self) -> None:
-        """A TCP socket asks after a silent peer, and gives up on one that acknowledges nothing."""
-        with socket.socket() as handle:
-            bound_silence(SimpleNamespace(socket=handle))
-            self.assertEqual(handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1)
-            timeout = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-            self.assertEqual(timeout, 60_000)
-
-    def test_tls(self) -> None:
-        """So does the socket beneath TLS."""
-        with socket.socket() as handle:
-            wrapper: Any = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
-            wrapper.transport = SimpleNamespace(socket=handle)
-            bound_silence(wrapper)
-            self.assertEqual(handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1)
-
-    def test_others(self) -> None:
-        """A Unix socket knows at once, and a transport without a socket needs nothing."""
-        with socket.socket(socket.AF_UNIX) as handle:
-            bound_silence(SimpleNamespace(socket=handle))
-            self.assertEqual(handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), 0)
-        bound_silence(StringTransport())

@@ -152,14 +152,6 @@ class MessageTests(WireTestCase):
         self.peer.send(frame(PONG), frame(PONG, b"hello"), frame(TEXT, b"x"))
         self.assertEqual(self.peer.frames, [Frame(TEXT, b"x")])
 
-    def test_no_delay(self) -> None:
-        """Small frames leave at once: TCP_NODELAY is set on the connection."""
-        peer = Peer(self.daemon)
-        # As twisted.web has set it itself by now.
-        peer.server.setTcpNoDelay(False)
-        peer.send(handshake("/echo/"))
-        self.assertTrue(peer.server.getTcpNoDelay())
-
     def test_too_large_to_send(self) -> None:
         """A view that sends more than the limit gets ValueError, and its socket is as it was."""
         self.connect("/idle/")
@@ -904,7 +896,7 @@ class TransportTests(WireTestCase):
         self.assertLess(len(peer.texts), 16)
 
     def test_unix(self) -> None:
-        """A Unix socket has no TCP_NODELAY, and does as well."""
+        """A Unix socket does as well."""
         transport = UnixTransport(self.daemon)
         self.assertIn(b" 101 ", transport.receive(handshake("/echo/")))
         self.assertEqual(transport.receive(frame(TEXT, b"x")), b"\x81\x01x")
