@@ -261,6 +261,7 @@ class Channel(HTTPChannel):
 
     def hand_over(self) -> None:
         """Let go of a connection that speaks WebSocket from now on."""
+        self.requests.clear()
         self.forget()
         self.site.leave(self)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine
-from contextvars import copy_context
 from typing import Any, Protocol, cast
 
 from twisted.internet.defer import CancelledError, Deferred, FirstError
@@ -13,13 +11,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.deadlines import Deadlines
+from pushd.steps import PATIENCE, Steps
 from pushd.views import Request, View, name_of
 
 # How long a view may go on after it was told that its conversation is over, in seconds.
 GRACE = 5.0
-
-# How long one step of a view may keep the reactor from everybody else, in seconds.
-PATIENCE = 0.5
 
 
 class Threads(Protocol):
@@ -187,64 +183,9 @@ class Conversation:
 
     def _done(self, result: Any) -> None:
         self._stage.graces.stop(self)
+        # They refer to this in turn.
+        self._steps = self._work = self._websocket = None
         self.finished.callback(result)
-
-
-class Steps:
-    """Runs a view's coroutine, and knows whether it runs and what it awaits when it does not.
-
-    It does what ``Deferred.fromCoroutine`` does, for a fifth of the price: this is the way of
-    every message. As there, the view keeps its ``contextvars``.
-
-    :param blocked: told the seconds of each step that takes longer than PATIENCE.
-    :param done: told once what the coroutine returns, or the Failure that it raises.
-    """
-
-    __slots__ = ("_blocked", "_clock", "_context", "_coroutine", "_done", "awaited", "running")
-
-    def __init__(
-        self,
-        coroutine: Coroutine[Deferred[Any], Any, Any],
-        clock: IReactorTime,
-        blocked: Callable[[float], object],
-        done: Callable[[Any], object],
-    ) -> None:
-        self._coroutine = coroutine
-        self._context = copy_context()
-        self._clock = clock
-        self._blocked = blocked
-        self._done = done
-        self.running = False
-        self.awaited: Deferred[Any] | None = None
-
-    def cancel(self) -> None:
-        """Cancel what the coroutine awaits: it is told by a CancelledError there."""
-        if self.awaited is not None:
-            self.awaited.cancel()
-
-    def advance(self, result: object = None) -> None:
-        """Run the coroutine until it waits again, and be called back when that has happened."""
-        self.running, self.awaited = True, None
-        start = self._clock.seconds()
-        try:
-            if isinstance(result, Failure):
-                awaited = self._context.run(result.throwExceptionIntoGenerator, self._coroutine)
-            else:
-                awaited = self._context.run(self._coroutine.send, result)
-        except StopIteration as stop:
-            returned, awaited = stop.value, None
-        except BaseException:  # The view's task ends by it, and says so: CancelledError, too.
-            returned, awaited = Failure(), None
-        finally:
-            self.running = False
-            seconds = self._clock.seconds() - start
-            if seconds > PATIENCE:
-                self._blocked(seconds)
-        if awaited is None:
-            self._done(returned)
-        else:
-            self.awaited = awaited
-            awaited.addBoth(self.advance)
 
 
 def runs_on_reactor(view: View) -> bool:

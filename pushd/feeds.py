@@ -85,13 +85,14 @@ class Feed:
         """Begin."""
         self._subscription = hub.subscribe(topic, self, after)
         if self._stopped:  # by what it was sent at once
-            self._subscription.cancel()
+            self.mute()
 
     def mute(self) -> None:
         """Send no more."""
         self._stopped = True
-        if self._subscription is not None:
-            self._subscription.cancel()
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.cancel()
 
     def stop(self) -> None:
         """End. Who still waits for it to begin waits no longer."""

@@ -16,6 +16,7 @@ from pushd.broker import Unavailable
 from pushd.deadlines import Deadlines
 from pushd.distributions import Distribution
 from pushd.messages import Id, Publication, Replay
+from pushd.steps import Steps
 
 # How much of the past is asked for at a time, in bytes.
 _BATCH = 1 << 18
@@ -123,7 +124,7 @@ class Subscription:
         if self._state is _State.CATCHING_UP and not self._reading:
             self._hub.behind.stop(self)
             self._reading = True
-            Deferred.fromCoroutine(self._read()).addErrback(self.failed)
+            Steps(self._read(), self._hub.clock, _ignore, self._have_read).advance()
 
     def cancel(self) -> None:
         """End it."""
@@ -172,6 +173,10 @@ class Subscription:
             self._hub.complain(failure, self.topic)
         if self._state is not _State.ENDED:
             self._lose_track()
+
+    def _have_read(self, result: Failure | None) -> None:
+        if isinstance(result, Failure):
+            self.failed(result)
 
     async def _read(self) -> None:
         """Read the past until it meets the present, or the subscriber has no room."""
@@ -262,7 +267,7 @@ class Hub:
 
     def __init__(self, past: Past, clock: IReactorTime) -> None:
         self.past = past
-        self._clock = clock
+        self.clock = clock
         #: Those that did not keep up, and have read nothing to speak of since.
         self.behind: Deadlines[Subscription] = Deadlines(
             clock, length=PATIENCE, expired=Subscription.overdue
@@ -305,11 +310,11 @@ class Hub:
         run = self._runs.get(topic)
         if run is None or not _follows(id, run[-1].id):
             run = self._runs[topic] = []
-            self._news.append((run, self._clock.seconds()))
+            self._news.append((run, self.clock.seconds()))
         run.append(publication)
         self._bytes += len(publication.data)
         if self._turn_ends is None:
-            self._turn_ends = self._clock.callLater(0, self._end_turn)
+            self._turn_ends = self.clock.callLater(0, self._end_turn)
         if self._bytes >= _TURN:
             self.flush()
 
@@ -322,7 +327,7 @@ class Hub:
         try:
             for run, since in news:
                 self._tell(Batch(run))
-                self.delays.observe(self._clock.seconds() - since)
+                self.delays.observe(self.clock.seconds() - since)
         finally:
             self._delivering = False
 
@@ -375,6 +380,10 @@ class Hub:
                 subscription.take(batch)
             except Exception:
                 subscription.failed(Failure())
+
+
+def _ignore(_: object) -> None:
+    """Whoever reads the past in small pieces blocks nobody."""
 
 
 def _follows(id: Id, last: Id) -> bool:

@@ -8,6 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from werkzeug.exceptions import NotFound
@@ -70,6 +71,15 @@ class Routes(Mapping[str, View]):
             self._map.test("/")
         except Exception as error:
             raise ValueError(f"a path does not parse: {error}") from error
+        # The router is for named parts only: it takes as long as all else that a handshake needs.
+        self._plain = {path: self._lead_to(path) for path in self._views if "<" not in path}
+        self._all_plain = len(self._plain) == len(self._views)
+        if self._all_plain:
+            # The last slash may be left out or added, unless it tells two views apart.
+            for path, match in tuple(self._plain.items()):
+                other = path[:-1] if path.endswith("/") else f"{path}/"
+                if path != "/":
+                    self._plain.setdefault(other, match)
 
     def __getitem__(self, path: str) -> View:
         return self._views[path]
@@ -82,24 +92,22 @@ class Routes(Mapping[str, View]):
 
     def match(self, path: str) -> Match | None:
         """What a decoded path leads to; None where there is no view."""
-        view = self._views.get(path)
-        parameters: Mapping[str, Any] = {}
-        if view is None or "<" in path:
-            # The router takes any number of slashes at the start for one, and none as well.
-            if path.startswith("//") or not path.startswith("/"):
-                return None
-            try:
-                endpoint, parameters = self._map.match(path, method="GET")
-            except (NotFound, RequestRedirect):
-                return None
-            view = self._views[str(endpoint)]
-        return Match(view, parameters, self._handshakes(view))
+        plain = self._plain.get(path)
+        # The router takes any number of slashes at the start for one, and none as well.
+        if plain is not None or self._all_plain or path[:2] == "//" or path[:1] != "/":
+            return plain
+        try:
+            endpoint, parameters = self._map.match(path, method="GET")
+        except (NotFound, RequestRedirect):
+            return None
+        return self._lead_to(str(endpoint), parameters)
 
-    def _handshakes(self, view: View) -> Handshakes:
-        decorated = handshakes_of(view)
-        if self.accept_all and decorated is Handshakes.REFUSED:
-            return Handshakes.ACCEPTED
-        return decorated
+    def _lead_to(self, path: str, parameters: Mapping[str, Any] = MappingProxyType({})) -> Match:
+        view = self._views[path]
+        handshakes = handshakes_of(view)
+        if self.accept_all and handshakes is Handshakes.REFUSED:
+            handshakes = Handshakes.ACCEPTED
+        return Match(view, parameters, handshakes)
 
 
 def load_routes(text: str) -> Routes:

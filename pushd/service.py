@@ -26,6 +26,7 @@ from pushd.daemon import PushService
 from pushd.descriptors import allow_connections
 from pushd.distributions import Distribution
 from pushd.drain import Drain
+from pushd.garbage import GarbageService
 from pushd.guard import control_guard, public_guard
 from pushd.history import History
 from pushd.hub import Hub
@@ -95,6 +96,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     threads = ViewThreads(reactor, settings.threads)
     service = build(settings, reactor, threads, lag=meter.lag)
     service.addService(meter)
+    service.addService(GarbageService(reactor))
     service.appliers += appliers
     notifier = Notifier(
         reactor,

@@ -372,7 +372,7 @@ class WebSocket:
         """Take note that the connection is gone, whoever ended it."""
         self.conversation_ended()
         self._state = _State.CLOSED
-        self._wire = None
+        self._wire = self._ended = None
         while self._closers:
             self._closers.pop(0).callback(None)
 

@@ -19,6 +19,7 @@ STOREYS = (
         "clockwork",
         {
             "schedule",
+            "steps",
             "beat",
             "deadlines",
             "expiries",
@@ -107,6 +108,7 @@ STOREYS = (
     (
         "assembly",
         {
+            "garbage",
             "logs",
             "settings",
             "option",

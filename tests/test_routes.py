@@ -106,6 +106,11 @@ class MatchTests(SynchronousTestCase):
         self.assertIs(self.find(routes, "/a").view, plain)
         self.assertIs(self.find(routes, "/b/").view, both)
         self.assertEqual(self.find(routes, "/chat/x").parameters, {"room": "x"})
+        routes = Routes({"/a/": plain, "/b": both, "/": plain})
+        self.assertIs(self.find(routes, "/a").view, plain)
+        self.assertIs(self.find(routes, "/b/").view, both)
+        for path in ("", "//", "/a//", "a/", "/c"):
+            self.assertIsNone(routes.match(path), path)
 
     def test_last_slash_counts(self) -> None:
         """Where a view stands at either, the slash tells them apart."""

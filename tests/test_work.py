@@ -65,14 +65,13 @@ class Kernel:
 class Server(Connection):
     """Twisted's own transport, on a kernel that counts."""
 
-    def __init__(self, daemon: Daemon, path: str, extra: str = "") -> None:
+    def __init__(self, daemon: Daemon) -> None:
         kernel: Any = Kernel()
         protocol: Any = daemon._doors[0].buildProtocol(self.getPeer())
         super().__init__(kernel, protocol, daemon.clock)
         self.kernel = kernel
         self.connected = True
         protocol.makeConnection(self)
-        self.receive(handshake(path, *([extra] if extra else [])))
         daemon.settle()
 
     def getPeer(self) -> IPv4Address:
@@ -96,8 +95,10 @@ class WorkTestCase(SynchronousTestCase):
 
     def connect(self, count: int, path: str, extra: str = "") -> list[Server]:
         """Open WebSockets, and forget what that took."""
-        servers = [Server(self.daemon, path, extra) for _ in range(count)]
+        servers = [Server(self.daemon) for _ in range(count)]
         for server in servers:
+            server.receive(handshake(path, *([extra] if extra else [])))
+            self.daemon.settle()
             self.assertIn(b" 101 ", server.kernel.given[0])
             server.kernel.given.clear()
         return servers

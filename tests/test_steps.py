@@ -1,0 +1,86 @@
+"""A coroutine that is run step by step."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.steps import Steps
+
+
+class StepsTests(SynchronousTestCase):
+    """A coroutine that knows whether it runs and what it awaits."""
+
+    def setUp(self) -> None:
+        """Make one that waits for a Deferred."""
+        self.clock = Clock()
+        self.blocked: list[float] = []
+        self.waiting: Deferred[str] = Deferred()
+        self.finished: Deferred[str] = Deferred()
+        self.seen: list[object] = []
+
+    def make(self) -> Steps:
+        """Make its steps."""
+
+        async def view() -> str:
+            self.seen.append((self.steps.running, self.steps.awaited))
+            try:
+                answer = await self.waiting
+            except ZeroDivisionError:
+                answer = "caught"
+            finally:
+                self.seen.append((self.steps.running, self.steps.awaited))
+            return answer
+
+        self.steps = Steps(view(), self.clock, self.blocked.append, self.finished.callback)
+        return self.steps
+
+    def test_states(self) -> None:
+        """It runs in its steps, and awaits something between them."""
+        steps = self.make()
+        self.assertFalse(steps.running)
+        self.assertIsNone(steps.awaited)
+        steps.advance()
+        self.assertFalse(steps.running)
+        self.assertIs(steps.awaited, self.waiting)
+        self.waiting.callback("done")
+        self.assertEqual(self.successResultOf(self.finished), "done")
+        self.assertEqual(self.seen, [(True, None), (True, None)])
+        self.assertFalse(steps.running)
+        self.assertIsNone(steps.awaited)
+
+    def test_throw(self) -> None:
+        """An exception is raised in it where it waits."""
+        steps = self.make()
+        steps.advance()
+        self.waiting.errback(Failure(ZeroDivisionError()))
+        self.assertEqual(self.successResultOf(self.finished), "caught")
+        self.assertEqual(self.seen, [(True, None), (True, None)])
+
+    def test_cancel(self) -> None:
+        """It is cancelled where it waits, and only there."""
+        steps = self.make()
+        steps.cancel()
+        steps.advance()
+        steps.cancel()
+        self.failureResultOf(self.finished, CancelledError)
+        steps.cancel()
+
+    def test_context(self) -> None:
+        """It keeps its context variables, whoever lets it go on."""
+        variable: ContextVar[str] = ContextVar("variable", default="nobody's")
+
+        async def view() -> str:
+            variable.set("its own")
+            await self.waiting
+            return variable.get()
+
+        steps = Steps(view(), self.clock, self.blocked.append, self.finished.callback)
+        steps.advance()
+        self.assertEqual(variable.get(), "nobody's")
+        self.waiting.callback("done")
+        self.assertEqual(self.successResultOf(self.finished), "its own")
