@@ -262,7 +262,8 @@ class Channel(HTTPChannel):
     def hand_over(self) -> None:
         """Let go of a connection that speaks WebSocket from now on."""
         self.requests.clear()
-        self.forget()
+        # The other clocks stand by now, as its request is here.
+        self.site.stalled.stop(self)
         self.site.leave(self)
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:

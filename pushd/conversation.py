@@ -119,7 +119,7 @@ class Conversation:
         """Call the view on the reactor."""
         self._on_reactor = True
         if self._websocket is not None:
-            self._websocket.belong_to(self, self.over)
+            self._websocket.belong_to(self)
         clock = self._stage.clock
         start = clock.seconds()
         request, self._request = self._request, None
@@ -142,22 +142,24 @@ class Conversation:
             self._done(result)
 
     def over(self) -> None:
-        """End the view, as nobody is left to talk with.
+        """End the view, as nobody is left to talk with; ``told`` follows.
 
-        It is cancelled where it waits; when that is for the conversation itself, it is told,
-        and has a grace of some seconds to finish. A view in a thread can't be cancelled: it
-        learns of the end when it next uses its WebSocket.
+        It is cancelled where it waits, but when that is for the conversation itself, it is told.
+        A view in a thread can't be cancelled: it learns of the end when it next uses its WebSocket.
         """
-        if not self._on_reactor or self.finished.called:
+        if not self._on_reactor or self.finished.called or self.running:
             return
-        self._stage.graces.start(self)
-        # At first it is called, and has not said yet how it can be ended.
-        if self.running or (self._steps is None and self._work is None):
-            return
+        if self._steps is None and self._work is None:
+            return  # It is being called, and has not said yet how it can be ended.
         awaited = self._steps.awaited if self._steps is not None else None
         websocket = self._websocket
         if websocket is None or not websocket.will_tell(awaited):
             self._cancel()
+
+    def told(self) -> None:
+        """Take note that the view knows that it is over: it has a grace of some seconds."""
+        if self._on_reactor and not self.finished.called:
+            self._stage.graces.start(self)
 
     def outstayed(self) -> None:
         """Cancel a view that goes on after the grace, and come back should that not help."""

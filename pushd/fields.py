@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 
 from twisted.web.http_headers import Headers
 
@@ -65,7 +66,7 @@ class Fields(Headers):
 
     def holds(self, byte: bytes) -> bool:
         """Whether a byte is in any of the values."""
-        return any(byte in value for values in self._rawHeaders.values() for value in values)
+        return byte in b"".join(chain.from_iterable(self._rawHeaders.values()))
 
     def __contains__(self, name: bytes) -> bool:
         return name in self._rawHeaders

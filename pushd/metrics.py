@@ -33,7 +33,8 @@ class Metrics:
         self.closed = Counter(
             "pushd_closed", "WebSockets closed, by close code.", ["code"], registry=self._registry
         )
-
+        # To ask for a label takes longer than to count.
+        self._closed_with: dict[int, Counter] = {}
         #: Views that raised.
         self.view_errors = Counter(
             "pushd_view_errors", "Views that failed with an exception.", registry=self._registry
@@ -45,8 +46,11 @@ class Metrics:
 
     def count_closed(self, code: int) -> None:
         """Count the end of a WebSocket; codes of the peers' own invention are one."""
-        label = str(code) if code in _CODES else "other"
-        self.closed.labels(code=label).inc()
+        code = code if code in _CODES else 0
+        counter = self._closed_with.get(code)
+        if counter is None:
+            counter = self._closed_with[code] = self.closed.labels(code=str(code or "other"))
+        counter.inc()
 
     def count_topics(self, listeners: Listeners, past: Past) -> None:
         """Tell of topics as well, with numbers that are kept elsewhere."""

@@ -279,6 +279,7 @@ class _Meeting:
         else:
             assert self._conversation is not None  # It began in the call that began to listen.
             self._conversation.over()
+            self._conversation.told()
 
     def _forget_websocket(self) -> None:
         """End a WebSocket that was never opened."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from pushd.connections import Connection
 from pushd.traffic import Traffic
@@ -29,7 +29,8 @@ class Ending:
 
 def log_opened(connection: Connection) -> None:
     """Write the line that says who came."""
-    _log.info(
+    _say(
+        connection.since,
         "#{connection} {peer} {path} opened",
         event="opened",
         connection=connection.id,
@@ -45,7 +46,8 @@ def log_ended(connection: Connection, ending: Ending, traffic: Traffic, now: flo
 
     :param now: seconds of the daemon's clock.
     """
-    _log.info(
+    _say(
+        now,
         "#{connection} {peer} {path} closed {code} after {seconds:.3f} s by {by}: {reason}; "
         "{messages_in} messages, {bytes_in} bytes in; {messages_out}, {bytes_out} out",
         event="closed",
@@ -63,3 +65,19 @@ def log_ended(connection: Connection, ending: Ending, traffic: Traffic, now: flo
         messages_out=traffic.messages_out,
         bytes_out=traffic.bytes_out,
     )
+
+
+def _say(moment: float, form: str, **fields: object) -> None:
+    """Write a line, as ``Logger.info`` does, which compares the level with all there are.
+
+    :param moment: its time.
+    """
+    fields.update(
+        log_logger=_log,
+        log_level=LogLevel.info,
+        log_namespace=_log.namespace,
+        log_source=_log.source,
+        log_format=form,
+        log_time=moment,
+    )
+    _log.observer(fields)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, NoReturn, Protocol
 
@@ -59,6 +59,12 @@ class Owner(Protocol):
     def running(self) -> bool | None:
         """Whether the view is what runs at this moment; None where that can't be known."""
 
+    def over(self) -> None:
+        """End the view, unless it is told by what it waits for."""
+
+    def told(self) -> None:
+        """Take note that it has been told."""
+
 
 class _State(Enum):
     """Where a WebSocket stands between the client's request and the end of its connection."""
@@ -103,7 +109,6 @@ class WebSocket:
         self._subprotocol: str | None = None
         self._wire: Wire | None = None
         self._owner: Owner | None = None
-        self._ended: Callable[[], object] | None = None
         # A deque from the first message on that has to wait: an empty one takes half a KiB.
         self._inbox: deque[str | bytes] | tuple[()] = ()
         self._inbox_bytes = 0
@@ -264,13 +269,9 @@ class WebSocket:
         """Whether the handshake still waits for its answer."""
         return self._offer is not None
 
-    def belong_to(self, owner: Owner, ended: Callable[[], object]) -> None:
-        """Name the view that is ended by a send after the end, and whom to tell of the end.
-
-        ``ended`` is called once, before those who wait are told.
-        """
+    def belong_to(self, owner: Owner) -> None:
+        """Name the view that is ended by the end, or by a send after it."""
         self._owner = owner
-        self._ended = ended
 
     def will_tell(self, awaited: Deferred[Any] | None) -> bool:
         """Whether a task that awaits this Deferred is told by it when the conversation ends.
@@ -361,18 +362,21 @@ class WebSocket:
             feed.mute()
         while self._feeds:
             self._feeds.popitem()[1].stop()
-        if self._ended is not None:
-            self._ended()
+        # Before those who wait are told, or nobody would know for what it waited.
+        if self._owner is not None:
+            self._owner.over()
         if self._waiter is not None:
             waiter, self._waiter = self._waiter, None
             waiter.callback(None)
         self.writing_resumed()
+        if self._owner is not None:
+            self._owner.told()
 
     def connection_lost(self) -> None:
         """Take note that the connection is gone, whoever ended it."""
         self.conversation_ended()
         self._state = _State.CLOSED
-        self._wire = self._ended = None
+        self._wire = None
         while self._closers:
             self._closers.pop(0).callback(None)
 

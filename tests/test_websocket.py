@@ -82,6 +82,17 @@ class View:
 
     running: bool | None = False
 
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    def over(self) -> None:
+        """Note the end."""
+        self.ended.append("over")
+
+    def told(self) -> None:
+        """Note that it knows."""
+        self.ended.append("told")
+
 
 class LineTestCase(SynchronousTestCase):
     """A WebSocket on a line that notes everything."""
@@ -92,8 +103,8 @@ class LineTestCase(SynchronousTestCase):
         self.line = Line()
         self.websocket = WebSocket(self.line, self.clock)
         self.view = View()
-        self.ended: list[str] = []
-        self.websocket.belong_to(self.view, lambda: self.ended.append("ended"))
+        self.ended = self.view.ended
+        self.websocket.belong_to(self.view)
 
     def receive(self, *messages: str | bytes) -> None:
         """Let messages come."""
@@ -210,7 +221,8 @@ class OpeningTests(LineTestCase):
     def test_gone_meanwhile(self) -> None:
         """A view that is just being told that the client left may still say what it wanted."""
         websocket = WebSocket(Line(subprotocols=("a",)), self.clock)
-        websocket.belong_to(self.view, lambda: websocket.accept("a"))
+        self.patch(self.view, "over", lambda: websocket.accept("a"))
+        websocket.belong_to(self.view)
         websocket.connection_lost()
         self.assertIsNone(websocket.subprotocol)
 
@@ -415,7 +427,7 @@ class VainTests(LineTestCase):
     def test_not_in_vain(self) -> None:
         """Messages that are still there are not counted."""
         self.websocket = WebSocket(self.line, self.clock, inbox=1000)
-        self.websocket.belong_to(self.view, lambda: None)
+        self.websocket.belong_to(self.view)
         self.websocket.accept()
         self.receive(*["a"] * 500)
         self.websocket.conversation_ended()
@@ -836,7 +848,7 @@ class EndTests(LineTestCase):
         self.websocket.conversation_ended()
         self.websocket.connection_lost()
         self.websocket.connection_lost()
-        self.assertEqual(self.ended, ["ended"])
+        self.assertEqual(self.ended, ["over", "told"])
 
     def test_first(self) -> None:
         """It is told before those who wait are."""
@@ -845,12 +857,12 @@ class EndTests(LineTestCase):
         self.websocket.send("a").addCallback(lambda _: self.ended.append("sender"))
         self.websocket.close().addCallback(lambda _: self.ended.append("closer"))
         self.websocket.connection_lost()
-        self.assertEqual(self.ended, ["ended", "waiter", "sender", "closer"])
+        self.assertEqual(self.ended, ["over", "waiter", "sender", "told", "closer"])
 
     def test_unopened(self) -> None:
         """A client that leaves before its handshake is answered is an end, too."""
         self.websocket.connection_lost()
-        self.assertEqual(self.ended, ["ended"])
+        self.assertEqual(self.ended, ["over", "told"])
 
     def test_will_tell(self) -> None:
         """Told of the end is who waits for a message or for the end, and nobody else."""
