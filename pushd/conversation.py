@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from twisted.internet.defer import CancelledError, Deferred, FirstError
@@ -64,13 +65,17 @@ class Stage:
         )
         self._warned: set[str] = set()
 
-    def start(self, view: View, request: Request) -> Conversation:
-        """Run the view. Raises ThreadsBusy when it needs a thread and there is none."""
-        conversation = Conversation(self, view, request)
+    def start(self, view: View, request: Request, done: Callable[[Any], object]) -> Conversation:
+        """Run the view. Raises ThreadsBusy when it needs a thread and there is none.
+
+        :param done: told once what the view returns, or the Failure that it raises; perhaps before
+            this returns.
+        """
+        conversation = Conversation(self, view, request, done)
         if runs_on_reactor(view):
             conversation.perform()
         else:
-            conversation.finished = self._threads.run(view, request)
+            self._threads.run(view, request).addBoth(conversation.finish)
         return conversation
 
     def blocked(self, view: View, seconds: float) -> None:
@@ -90,14 +95,17 @@ class Stage:
 class Conversation:
     """One view that answers one request, over HTTP or a WebSocket.
 
-    ``finished`` fires with what the view returns, or fails with what it raises.
+    :param done: told once what the view returns, or the Failure that it raises.
     """
 
     _log = Logger()
 
-    def __init__(self, stage: Stage, view: View, request: Request) -> None:
+    def __init__(
+        self, stage: Stage, view: View, request: Request, done: Callable[[Any], object]
+    ) -> None:
         self._stage = stage
         self._view = view
+        self._tell: Callable[[Any], object] | None = done
         # Until the view is called: then it is the view's to keep, or to let go.
         self._request: Request | None = request
         self._websocket = request.websocket
@@ -106,14 +114,15 @@ class Conversation:
         self._steps: Steps | None = None
         # What a view has returned that is no coroutine.
         self._work: Deferred[Any] | None = None
-        self.finished: Deferred[Any] = Deferred()
+        #: Whether the view has returned or raised.
+        self.finished = False
 
     @property
     def running(self) -> bool | None:
         """Whether the view is what runs at this moment; None where that can't be known."""
         if self._steps is not None:
             return self._steps.running
-        return False if self.finished.called else None
+        return False if self.finished else None
 
     def perform(self) -> None:
         """Call the view on the reactor."""
@@ -133,13 +142,13 @@ class Conversation:
         if seconds > PATIENCE:
             self._blocked(seconds)
         if inspect.iscoroutine(result):
-            self._steps = Steps(result, clock, self._blocked, self._done)
+            self._steps = Steps(result, clock, self._blocked, self.finish)
             self._steps.advance()
         elif isinstance(result, Deferred):
             self._work = result
-            result.addBoth(self._done)
+            result.addBoth(self.finish)
         else:
-            self._done(result)
+            self.finish(result)
 
     def over(self) -> None:
         """End the view, as nobody is left to talk with; ``told`` follows.
@@ -147,7 +156,7 @@ class Conversation:
         It is cancelled where it waits, but when that is for the conversation itself, it is told.
         A view in a thread can't be cancelled: it learns of the end when it next uses its WebSocket.
         """
-        if not self._on_reactor or self.finished.called or self.running:
+        if not self._on_reactor or self.finished or self.running:
             return
         if self._steps is None and self._work is None:
             return  # It is being called, and has not said yet how it can be ended.
@@ -158,7 +167,7 @@ class Conversation:
 
     def told(self) -> None:
         """Take note that the view knows that it is over: it has a grace of some seconds."""
-        if self._on_reactor and not self.finished.called:
+        if self._on_reactor and not self.finished:
             self._stage.graces.start(self)
 
     def outstayed(self) -> None:
@@ -183,11 +192,15 @@ class Conversation:
     def _blocked(self, seconds: float) -> None:
         self._stage.blocked(self._view, seconds)
 
-    def _done(self, result: Any) -> None:
+    def finish(self, result: Any) -> None:
+        """Take what the view returns, or the Failure that it raises."""
         self._stage.graces.stop(self)
+        self.finished = True
+        tell, self._tell = self._tell, None
         # They refer to this in turn.
         self._steps = self._work = self._websocket = None
-        self.finished.callback(result)
+        assert tell is not None
+        tell(result)
 
 
 def runs_on_reactor(view: View) -> bool:

@@ -201,17 +201,25 @@ class _Meeting:
 
     def _start(self, request: Request) -> None:
         try:
-            conversation = self._door.stage.start(self._view, request)
+            self._conversation = self._door.stage.start(self._view, request, self._finished)
         except ThreadsBusy:
             self._http.site.count_refusal(503)
             line = "all threads for this are taken, try again later"
             write_response(self._http, refusal(503, line, {"Retry-After": "1"}))
             return
-        self._conversation = conversation
-        conversation.finished.addCallbacks(self._returned, self._raised).addErrback(self._raised)
         # Most handshakes are answered by now.
         if self._http is not None and not self._http.finished:
             self._http.notifyFinish().addErrback(self._left)
+
+    def _finished(self, result: object) -> None:
+        """Make what the view returned or raised the end of the meeting."""
+        try:
+            if isinstance(result, Failure):
+                self._raised(result)
+            else:
+                self._returned(result)
+        except Exception:  # What a view returns may fail when it is to be written.
+            self._raised(Failure())
 
     def _returned(self, answer: object) -> None:
         """Make the view's answer the end of the meeting."""

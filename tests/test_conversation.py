@@ -984,7 +984,8 @@ class StageTests(SynchronousTestCase):
 
     def start(self, view: View) -> Conversation:
         """Run a view."""
-        return self.stage.start(view, self.request)
+        self.finished: Deferred[Any] = Deferred()
+        return self.stage.start(view, self.request, self.finished.callback)
 
     def test_coroutine(self) -> None:
         """An async def runs at once, and its result is that of the conversation."""
@@ -993,10 +994,10 @@ class StageTests(SynchronousTestCase):
             await deferLater(request.clock, 1)
             return "done"
 
-        conversation = self.start(view)
-        self.assertNoResult(conversation.finished)
+        self.start(view)
+        self.assertNoResult(self.finished)
         self.clock.advance(1)
-        self.assertEqual(self.successResultOf(conversation.finished), "done")
+        self.assertEqual(self.successResultOf(self.finished), "done")
         self.assertEqual(self.threads.views, [])
 
     def test_failure(self) -> None:
@@ -1005,7 +1006,8 @@ class StageTests(SynchronousTestCase):
         async def view(request: Request) -> str:
             raise ZeroDivisionError
 
-        self.failureResultOf(self.start(view).finished, ZeroDivisionError)
+        self.start(view)
+        self.failureResultOf(self.finished, ZeroDivisionError)
 
     def test_thread(self) -> None:
         """Whatever may block gets a thread, and what comes of it is that of the conversation."""
@@ -1013,10 +1015,10 @@ class StageTests(SynchronousTestCase):
         def view(request: Request) -> str:
             return "done"
 
-        conversation = self.start(view)
+        self.start(view)
         self.assertEqual(self.threads.views, [view])
         self.threads.finished.callback("done")
-        self.assertEqual(self.successResultOf(conversation.finished), "done")
+        self.assertEqual(self.successResultOf(self.finished), "done")
 
     def test_busy(self) -> None:
         """Without a thread to be had it says so at once."""
@@ -1027,7 +1029,7 @@ class StageTests(SynchronousTestCase):
         """A view in a thread can't be cancelled: the end of a request leaves it alone."""
         conversation = self.start(lambda request: None)
         conversation.over()
-        self.assertNoResult(conversation.finished)
+        self.assertNoResult(self.finished)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_over_twice(self) -> None:
@@ -1038,7 +1040,7 @@ class StageTests(SynchronousTestCase):
 
         conversation = self.start(view)
         conversation.over()
-        self.assertEqual(self.successResultOf(conversation.finished), "done")
+        self.assertEqual(self.successResultOf(self.finished), "done")
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_running(self) -> None:
