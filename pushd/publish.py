@@ -22,6 +22,7 @@ from pushd.answers import json_refusal, json_response, write_response
 from pushd.broker import Broker, Draft, Unavailable
 from pushd.connections import Connections
 from pushd.hub import Hub, transport_of
+from pushd.limits import Bounds
 from pushd.messages import Id, check_topic
 from pushd.receipts import Receipts
 from pushd.timed import TimedPush, TimedPushes, TooMany
@@ -54,10 +55,7 @@ class Wrong(Exception):
 
 @dataclass(kw_only=True)
 class PublishDoor:
-    """What it takes to publish, and to tell operators what is there.
-
-    :param max_message: bytes that a publication may have; a reload changes it.
-    """
+    """What it takes to publish, and to tell operators what is there."""
 
     clock: IReactorTime
     broker: Broker
@@ -65,7 +63,7 @@ class PublishDoor:
     timed: TimedPushes
     connections: Connections
     receipts: Receipts
-    max_message: int
+    bounds: Bounds
 
 
 class AsyncResource(Resource):
@@ -199,7 +197,7 @@ class Batch(AsyncResource):
     async def answer(self, request: Any) -> Response:
         """Publish, once all are found to be in order."""
         allow(request, "POST")
-        drafts = _drafts(request.content.read(), self._door.max_message)
+        drafts = _drafts(request.content.read(), self._door.bounds.max_message)
         # All or none: that the client leaves in the midst of it ends only its answer.
         done: Deferred[list[Id]] = Deferred()
         self._door.broker.publish_all(drafts).chainDeferred(done)

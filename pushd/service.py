@@ -32,6 +32,7 @@ from pushd.history import History
 from pushd.hub import Hub
 from pushd.inprocess import InProcess
 from pushd.lag import LagMeter
+from pushd.limits import Bounds
 from pushd.listening import DoorService
 from pushd.logs import LogStyle
 from pushd.metrics import Metrics
@@ -147,7 +148,8 @@ def build(
     beat = Beat(reactor)
     timed = TimedPushes(beat, broker, _make_name)
     factory = PushFactory(reactor, settings.limits)
-    publisher = Publisher(broker, timed, settings.limits.max_message)
+    bounds = Bounds(settings.limits.max_message, settings.limits.max_buffered)
+    publisher = Publisher(broker, timed, bounds)
     receipts = Receipts(reactor)
     access = Access(settings.token_keys, reactor.seconds)
     views = ViewDoor(
@@ -168,9 +170,9 @@ def build(
         timed=timed,
         connections=connections,
         receipts=receipts,
-        max_message=settings.limits.max_message,
+        bounds=bounds,
     )
-    topics = TopicDoor(reactor, views, publish, settings.limits.max_buffered)
+    topics = TopicDoor(reactor, views, publish)
     admission = Admission(
         connections=settings.max_connections,
         per_address=settings.max_per_address,
@@ -233,8 +235,8 @@ def build(
     def apply_limits(new: Settings) -> None:
         limits = new.limits
         factory.limit(limits)
-        topics.max_buffered = limits.max_buffered
-        publisher.max_message = publish.max_message = limits.max_message
+        bounds.max_message = limits.max_message
+        bounds.max_buffered = limits.max_buffered
         public.entrance = replace(public.entrance, max_body=limits.max_message)
         control.entrance = replace(
             control.entrance,

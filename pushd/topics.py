@@ -42,16 +42,12 @@ class TopicDoor:
     """What it takes to serve subscribers.
 
     :param publish: what it takes to publish, for those whose token allows it.
-    :param max_buffered: bytes that may wait for a reader who does not read.
     """
 
-    def __init__(
-        self, clock: IReactorTime, views: ViewDoor, publish: PublishDoor, max_buffered: int
-    ) -> None:
+    def __init__(self, clock: IReactorTime, views: ViewDoor, publish: PublishDoor) -> None:
         self.clock = clock
         self.views = views
         self.publish = publish
-        self.max_buffered = max_buffered
         self.listener = TopicListener(views.access, views.connections)
         self.keep_alives: Deadlines[EventStream] = Deadlines(
             clock, length=KEEP_ALIVE, expired=EventStream.keep_alive
@@ -139,7 +135,8 @@ class TopicResource(Resource):
             error = "a topic is subscribed to with GET here; publish at the control door"
             write_response(request, json_refusal(405, error, "method", allow))
         elif b"text/event-stream" in (request.getHeader(b"accept") or b"").lower():
-            stream = EventStream(request, self._door.keep_alives, self._door.max_buffered)
+            max_buffered = self._door.publish.bounds.max_buffered
+            stream = EventStream(request, self._door.keep_alives, max_buffered)
             self._start(request, stream, question, identity)
         else:
             poll = LongPoll(request, self._door.clock, question.wait)
