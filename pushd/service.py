@@ -13,7 +13,7 @@ from random import random
 from typing import Any, Protocol
 
 from twisted.application.service import MultiService
-from twisted.logger import Logger, globalLogBeginner
+from twisted.logger import globalLogBeginner
 
 from pushd.access import Access
 from pushd.admission import Admission
@@ -59,8 +59,6 @@ from pushd.topics import TopicDoor
 from pushd.upgrade import ViewDoor
 from pushd.wsgi import ApplicationDoor, Pool
 
-_log = Logger()
-
 # How many connections the private door takes: enough for all who should be there.
 _OPERATORS = 1000
 
@@ -92,7 +90,8 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         appliers.append(lambda new: style.set_level(new.log_level))
     if settings.broker is not None:
         _check_redis(settings.broker)
-    settings = _allow(settings)
+    allowed = allow_connections(settings.max_connections)
+    settings = replace(settings, max_connections=allowed)
     meter = LagMeter(reactor)
     threads = ViewThreads(reactor, settings.threads)
     service = build(settings, reactor, threads, lag=meter.lag)
@@ -246,7 +245,7 @@ def build(
         service.drain = new.drain
 
     def apply_places(new: Settings) -> None:
-        connections = _allow(new).max_connections
+        connections = allow_connections(new.max_connections)
         admission.resize(connections=connections, per_address=new.max_per_address)
         readings.max_connections = connections
 
@@ -263,21 +262,6 @@ def build(
     )
     service.addService(InProcess(BlockingPublisher(publisher, threads)))
     return service
-
-
-def _allow(settings: Settings) -> Settings:
-    """Give the settings with as many connections as there may be, and log how many."""
-    allowed = allow_connections(settings.max_connections)
-    if allowed == settings.max_connections:
-        _log.info("{allowed} connections at most", event="allowed", allowed=allowed)
-    else:
-        _log.warn(
-            "{allowed} connections at most, not {wanted}: the limit of open files allows no more",
-            event="allowed",
-            allowed=allowed,
-            wanted=settings.max_connections,
-        )
-    return replace(settings, max_connections=allowed)
 
 
 def _check_redis(address: RedisAddress) -> None:
