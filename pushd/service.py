@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from random import random
 from typing import Any, Protocol
@@ -18,7 +17,7 @@ from twisted.logger import globalLogBeginner
 from pushd.access import Access
 from pushd.admission import Admission
 from pushd.beat import Beat
-from pushd.broker import Broker, MemoryBroker
+from pushd.brokers import check_redis, make_broker
 from pushd.channel import Entrance
 from pushd.connections import Connections
 from pushd.conversation import Stage, Threads
@@ -28,7 +27,6 @@ from pushd.distributions import Distribution
 from pushd.drain import Drain
 from pushd.garbage import GarbageService
 from pushd.guard import control_guard, public_guard
-from pushd.history import History
 from pushd.hub import Hub
 from pushd.inprocess import InProcess
 from pushd.lag import LagMeter
@@ -44,8 +42,6 @@ from pushd.publisher import Publisher
 from pushd.readiness import Readiness
 from pushd.readings import Readings
 from pushd.receipts import Receipts
-from pushd.redis_broker import RedisBroker
-from pushd.redis_url import RedisAddress
 from pushd.reload import Reloader
 from pushd.schedule import lateness_of
 from pushd.settings import Settings
@@ -89,7 +85,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         style.begin_with(globalLogBeginner)
         appliers.append(lambda new: style.set_level(new.log_level))
     if settings.broker is not None:
-        _check_redis(settings.broker)
+        check_redis(settings.broker)
     allowed = allow_connections(settings.max_connections)
     settings = replace(settings, max_connections=allowed)
     meter = LagMeter(reactor)
@@ -138,7 +134,7 @@ def build(
     """
     connections = Connections(reactor)
     metrics = Metrics()
-    broker = _make_broker(settings, reactor)
+    broker = make_broker(settings.broker, reactor, settings.retention, _make_name)
     readiness = Readiness(broker.fault)
     hub = Hub(broker, reactor)
     broker.start(hub.deliver, hub.missed)
@@ -262,35 +258,6 @@ def build(
     )
     service.addService(InProcess(BlockingPublisher(publisher, threads)))
     return service
-
-
-def _check_redis(address: RedisAddress) -> None:
-    """End the process if this Redis can't be used without somebody changing something."""
-    try:
-        from pushd.redis_probe import probe
-    except ImportError as error:
-        raise SystemExit(
-            f"pushd: --broker {address}: pip install 'pushd[redis]' ({error})"
-        ) from None
-    if (reason := probe(address)) is not None:
-        raise SystemExit(f"pushd: --broker {address}: {reason}")
-
-
-def _make_broker(settings: Settings, reactor: Any) -> Broker:
-    address = settings.broker
-    if address is None:
-        return MemoryBroker(reactor, History(reactor, settings.retention, _make_name))
-    # Not above: its library is an extra, and imports the global reactor.
-    from pushd.redis_session import open_session
-
-    return RedisBroker(
-        reactor,
-        partial(open_session, reactor, address),
-        name=str(address),
-        db=address.db,
-        retention=settings.retention,
-        make_name=_make_name,
-    )
 
 
 def _application(settings: Settings, views: ViewDoor, workers: Workers) -> ApplicationDoor | None:

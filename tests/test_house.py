@@ -38,6 +38,7 @@ STOREYS = (
             "history",
             "batch",
             "broker",
+            "brokers",
             "redis_url",
             "redis_scripts",
             "redis_topic",
