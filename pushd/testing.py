@@ -24,12 +24,12 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
+from pushd.assembly import build
 from pushd.beat import Beat
 from pushd.lockstep import LockstepThreads
 from pushd.loopback import Loopback, LoopbackTransport
 from pushd.messages import Closing
 from pushd.routes import Routes
-from pushd.service import build
 from pushd.settings import Settings
 from pushd.views import View
 
