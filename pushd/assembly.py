@@ -9,6 +9,7 @@ from random import random
 from typing import Any, Protocol
 
 from pushd.access import Access
+from pushd.async_resource import PublishDoor
 from pushd.beat import Beat
 from pushd.brokers import make_broker
 from pushd.changes import Changes
@@ -24,7 +25,6 @@ from pushd.limits import Bounds
 from pushd.listening import DoorService
 from pushd.metrics import Metrics
 from pushd.protocol import PushFactory
-from pushd.publish import PublishDoor
 from pushd.publisher import Publisher
 from pushd.readiness import Readiness
 from pushd.readings import Readings

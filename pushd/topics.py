@@ -12,6 +12,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from pushd.access import Access, Denied
 from pushd.answers import json_refusal, write_response
+from pushd.async_resource import PublishDoor
 from pushd.bearer import challenge, read_token
 from pushd.connections import Connections
 from pushd.deadlines import Deadlines
@@ -21,7 +22,7 @@ from pushd.identity import Identity
 from pushd.listener import TopicListener
 from pushd.longpoll import LongPoll
 from pushd.messages import Id, check_topic
-from pushd.publish import PublishDoor, TopicPublish
+from pushd.publish import TopicPublish
 from pushd.request import path_of
 from pushd.routes import Match
 from pushd.sse import KEEP_ALIVE, EventStream
