@@ -135,7 +135,8 @@ def check(given: Namespace, world: World) -> None:
     """Print the options that would be in force."""
     # Nor until all of the daemon is.
     from pushd.config import write_values
-    from pushd.options import OPTIONS, Options
+    from pushd.option_table import OPTIONS
+    from pushd.options import Options
 
     options = Options(world.environ)
     try:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from twisted.logger import Logger
 
 from pushd.config import Mistakes
-from pushd.options import OPTIONS, Options
+from pushd.option_table import OPTIONS
+from pushd.options import Options
 from pushd.settings import Applier
 
 

@@ -121,6 +121,8 @@ STOREYS = (
             "logs",
             "settings",
             "option",
+            "option_values",
+            "option_table",
             "config",
             "options",
             "systemd",
