@@ -144,11 +144,11 @@ STOREYS = (
     ),
 )
 # These stand beside the house: they may import anything, and nothing in the house imports them.
-KIT = {"testing", "lockstep", "loopback", "pytest_plugin"}
+KIT = {"testing", "browser", "wire", "lockstep", "loopback", "pytest_plugin"}
 BESIDE = {"__init__", "__main__", *KIT}
 
 # The only ones that know which library speaks WebSocket.
-SPEAKS_AUTOBAHN = {"protocol", "lean", "deflate", "upgrade", "testing"}
+SPEAKS_AUTOBAHN = {"protocol", "lean", "deflate", "upgrade", "browser"}
 
 # What looks at the clock on the wall; a clock that a test can set is passed in instead.
 WALL_CLOCKS = {
