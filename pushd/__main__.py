@@ -7,8 +7,9 @@ import sys
 import time
 from threading import Event
 
+from pushd.actions import World
 from pushd.client import connect
-from pushd.command import World, run
+from pushd.command import run
 
 
 def main() -> int:

@@ -10,11 +10,27 @@ import json
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import HTTPResponse
 from random import uniform
 from threading import Event
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote
+
+from pushd.remote import Connect, PushdError, Refused, Remote, Unreachable, connect
+
+# All that those who use it have to do with is had from here.
+__all__ = [
+    "Began",
+    "Broken",
+    "Client",
+    "Connect",
+    "Message",
+    "PushdError",
+    "Refused",
+    "Unreachable",
+    "connect",
+    "publish",
+]
 
 # How long a request may take, in seconds.
 TIMEOUT = 10.0
@@ -25,28 +41,6 @@ _SILENCE = 60.0
 # How long to wait before a stream is asked for anew, in seconds: at first, and at most.
 _SHORTEST = 0.5
 _LONGEST = 20.0
-
-
-class PushdError(Exception):
-    """What went wrong, in one line."""
-
-
-class Unreachable(PushdError):
-    """There is no pushd at this address, or it went away in the midst of an answer."""
-
-
-class Refused(PushdError):
-    """A pushd is there, and says no.
-
-    :param where: what in the request it is about, as in ``{"error": …, "where": …}``.
-    :param retry_after: seconds after which another try may be worth it; None without a word.
-    """
-
-    def __init__(self, status: int, error: str, where: str | None, retry_after: float | None):
-        super().__init__(f"{error} ({status})" if where is None else f"{where}: {error} ({status})")
-        self.status = status
-        self.where = where
-        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +68,6 @@ class Message:
 
     id: str
     data: str | bytes
-
-
-# Makes a connection that is not open yet: scheme, host, port and the time-out in seconds.
-Connect = Callable[[str, str, int | None, float], HTTPConnection]
-
-
-def connect(scheme: str, host: str, port: int | None, timeout: float) -> HTTPConnection:
-    """Make a connection of Python's own library."""
-    kind = HTTPSConnection if scheme == "https" else HTTPConnection
-    return kind(host, port, timeout=timeout)
 
 
 def publish(
@@ -136,19 +120,8 @@ class Client:
         connect: Connect = connect,
         pause: Callable[[float], object] | None = None,
     ) -> None:
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError as error:
-            raise ValueError(f"{url!r} is no URL: {error}") from None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is no URL like http://127.0.0.1:8081")
-        self._url = url
-        self._scheme, self._host, self._port = parts.scheme, parts.hostname, port
-        self._path = parts.path.rstrip("/")
-        self._token = token
+        self._remote = Remote(url, token=token, connect=connect)
         self._timeout = timeout
-        self._connect = connect
         self._pause = pause or Event().wait
 
     def publish(
@@ -226,89 +199,33 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> Any:
         """Make one request; gives the JSON of the answer, or None where it has none."""
-        connection = self._connect(self._scheme, self._host, self._port, self._timeout)
-        try:
-            said = self._send(connection, method, path, query, body, headers).read()
+        with self._remote.open(method, path, query, body, headers, timeout=self._timeout) as answer:
+            said = answer.read()
             return json.loads(said) if said else None
-        except ValueError:
-            raise self._stranger() from None
-        except (OSError, HTTPException) as error:
-            raise Unreachable(self._explain(error)) from None
-        finally:
-            connection.close()
-
-    def _send(
-        self,
-        connection: HTTPConnection,
-        method: str,
-        path: str,
-        query: Mapping[str, object] | None = None,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> HTTPResponse:
-        """Make a request; gives the answer, not read yet, if it is a good one."""
-        target = f"{self._path}{path}" + (f"?{urlencode(query)}" if query else "")
-        shown = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        try:
-            connection.request(method, target, body, {**shown, **(headers or {})})
-        except ValueError as error:
-            raise PushdError(str(error)) from None
-        answer = connection.getresponse()
-        if 200 <= answer.status < 300:
-            return answer
-        raise _refusal(answer)
 
     def _stream(self, topic: str, after: str | None) -> Iterator[Began | Message]:
         """Listen until the stream ends (WHATWG HTML §9.2)."""
-        connection = self._connect(self._scheme, self._host, self._port, _SILENCE)
         headers = {"Accept": "text/event-stream"}
         if after is not None:
             headers["Last-Event-ID"] = after
-        try:
-            stream = self._send(connection, "GET", _topic_path(topic), None, None, headers)
+        path = _topic_path(topic)
+        with self._remote.open("GET", path, headers=headers, timeout=_SILENCE) as stream:
             if not (stream.getheader("Content-Type") or "").startswith("text/event-stream"):
-                raise self._stranger()
-            yield from _read_events(stream)
-        except (ValueError, LookupError, TypeError):
-            raise self._stranger() from None
-        except (OSError, HTTPException) as error:
-            raise Unreachable(self._explain(error)) from None
-        finally:
-            connection.close()
+                raise self._remote.stranger()
+            try:
+                yield from _read_events(stream)
+            except (LookupError, TypeError):
+                raise self._remote.stranger() from None
 
     def _check(self, said: Any, name: str) -> dict[str, Any]:
         """The answer, if it has what pushd's has."""
         if not isinstance(said, dict) or name not in said:
-            raise self._stranger()
+            raise self._remote.stranger()
         return said
-
-    def _stranger(self) -> Unreachable:
-        return Unreachable(f"what answers at {self._url} is no pushd")
-
-    def _explain(self, error: Exception) -> str:
-        if isinstance(error, TimeoutError):
-            return f"{self._url} does not answer in time"
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return f"{self._url} does not answer: {reason}"
 
 
 def _topic_path(topic: str) -> str:
     return f"/topics/{quote(topic)}"
-
-
-def _refusal(answer: HTTPResponse) -> Refused:
-    """What an answer says that is no good one."""
-    text = answer.read().decode(errors="replace")
-    wait = answer.getheader("Retry-After") or ""
-    retry_after = float(wait) if wait.isascii() and wait.isdigit() else None
-    try:
-        said = json.loads(text)
-        error, where = str(said["error"]), said.get("where")
-    except (ValueError, LookupError, TypeError, AttributeError):
-        # A view, a proxy, or something else that is not pushd.
-        short = " ".join(text.split())
-        error, where = short if 0 < len(short) < 200 else answer.reason, None
-    return Refused(answer.status, error, where, retry_after)
 
 
 def _read_events(stream: HTTPResponse) -> Iterator[Began | Message]:

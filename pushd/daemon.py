@@ -17,7 +17,7 @@ from pushd.listening import DoorService
 from pushd.messages import GOING_AWAY
 from pushd.readiness import Readiness
 from pushd.receipts import Receipts
-from pushd.settings import Settings
+from pushd.settings import Applier
 from pushd.timed import TimedPushes
 
 # How long, once everybody was asked to leave, a request may take that is on its way, in seconds.
@@ -65,7 +65,7 @@ class PushService(MultiService):
         self.stopping: list[Callable[[], object]] = []
         #: What is told of the settings when they were read again. A feature whose settings can
         #: change while the daemon runs adds itself here, and ``live=True`` to its options.
-        self.appliers: list[Callable[[Settings], object]] = []
+        self.appliers: list[Applier] = []
         self._stopped: Deferred[None] | None = None
         self._cut = False
         # Ends the wait that there is.

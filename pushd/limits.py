@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+
+@dataclass
+class Bounds:
+    """How large things may be, for all who ask at the time; a reload changes it, here alone."""
+
+    #: Bytes that a message or a publication may have.
+    max_message: int
+    #: Bytes that may wait for a reader who does not read.
+    max_buffered: int
 
 
 class TokenBucket:

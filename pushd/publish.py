@@ -1,111 +1,26 @@
-"""Publishing over HTTP."""
+"""Publishing over HTTP: now, at its time, or many at once."""
 
 from __future__ import annotations
 
-import binascii
-import json
-import re
-from base64 import b64decode
-from collections import Counter
-from dataclasses import dataclass
-from heapq import nsmallest
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 
-from pushd.answers import json_refusal, json_response, write_response
-from pushd.broker import Broker, Draft, Unavailable
-from pushd.connections import Connections
-from pushd.hub import Hub, transport_of
-from pushd.messages import Id, check_topic
-from pushd.receipts import Receipts
-from pushd.timed import TimedPush, TimedPushes, TooMany
+from pushd.answers import json_response
+from pushd.async_resource import AsyncResource, PublishDoor, Wrong, allow
+from pushd.broker import Draft, Unavailable
+from pushd.drafts import read_data, read_drafts, read_header, read_key, read_number, read_topic
+from pushd.messages import Id
+from pushd.schedules import schedule_json
+from pushd.timed import TooMany
+from pushd.topic_list import describe
 from pushd.views import Response
 
 _log = Logger()
 
-# What an Idempotency-Key may be: what fits into a header, and is not made to fill memory.
-_KEY = re.compile(r"[\x21-\x7e]{1,200}")
-
-# How many publications one request may have, and how many topics one answer lists.
-_MAX_BATCH = 1000
-_MAX_LIST = 1000
-
 # How many bytes the body of a batch may have at least, whatever --max-message is.
 _BATCH_BODY = 16 << 20
-
-
-class Wrong(Exception):
-    """A request that can't be carried out: what is wrong with it, and where."""
-
-    def __init__(
-        self, error: object, where: str, status: int = 400, headers: dict[str, str] | None = None
-    ) -> None:
-        super().__init__(str(error))
-        self.where = where
-        self.status = status
-        self.headers = headers
-
-
-@dataclass(kw_only=True)
-class PublishDoor:
-    """What it takes to publish, and to tell operators what is there.
-
-    :param max_message: bytes that a publication may have; a reload changes it.
-    """
-
-    clock: IReactorTime
-    broker: Broker
-    hub: Hub
-    timed: TimedPushes
-    connections: Connections
-    receipts: Receipts
-    max_message: int
-
-
-class AsyncResource(Resource):
-    """A resource whose answer is a Response that a coroutine makes."""
-
-    isLeaf = True
-
-    def __init__(self, door: PublishDoor, name: str = "") -> None:
-        super().__init__()
-        self._door = door
-        self._name = name
-
-    def render(self, request: Any) -> int:
-        """Answer, unless the client leaves before."""
-        answering = Deferred.fromCoroutine(self._try(request))
-        request.notifyFinish().addErrback(lambda _: answering.cancel())
-        answering.addCallback(lambda response: write_response(request, response))
-        answering.addErrback(self._failed, request)
-        return NOT_DONE_YET
-
-    async def answer(self, request: Any) -> Response:
-        """Make the answer; Wrong says why there is none."""
-        raise NotImplementedError
-
-    async def _try(self, request: Any) -> Response:
-        try:
-            return await self.answer(request)
-        except Wrong as wrong:
-            return json_refusal(wrong.status, str(wrong), wrong.where, wrong.headers)
-        except Unavailable as error:
-            headers = {"Retry-After": f"{error.retry_after}"}
-            return json_refusal(503, self.explain(error), "broker", headers)
-
-    def explain(self, error: Unavailable) -> str:
-        """What to tell of a broker that is away."""
-        return str(error)
-
-    def _failed(self, failure: Failure, request: Any) -> None:
-        if not request._disconnected:
-            request.processingFailed(failure)
 
 
 class TopicControl(AsyncResource):
@@ -113,13 +28,13 @@ class TopicControl(AsyncResource):
 
     async def answer(self, request: Any) -> Response:
         """Publish or tell."""
-        topic = _topic(self._name, "topic")
+        topic = read_topic(self._name, "topic")
         if request.method == b"GET":
             return await self._tell(topic)
         allow(request, "GET", "POST")
-        data = _body(request)
-        key = _key(_header(request, b"idempotency-key"), "Idempotency-Key")
-        times = {name: _number(request, name) for name in ("delay", "every", "count")}
+        data = read_data(request)
+        key = read_key(read_header(request, b"idempotency-key"), "Idempotency-Key")
+        times = {name: read_number(request, name) for name in ("delay", "every", "count")}
         if any(value is not None for value in times.values()):
             if key is not None:
                 raise Wrong("a timed push has no key: list /schedules", "Idempotency-Key")
@@ -127,7 +42,7 @@ class TopicControl(AsyncResource):
         return json_response(200, await _publish(self._door, Draft(topic, data, key)))
 
     async def _tell(self, topic: str) -> Response:
-        return json_response(200, await _describe(self._door, topic))
+        return json_response(200, await describe(self._door, topic))
 
     def _schedule(self, topic: str, data: str | bytes, times: dict[str, Any]) -> Response:
         count = times["count"]
@@ -160,15 +75,15 @@ class TopicPublish(AsyncResource):
 
     async def answer(self, request: Any) -> Response:
         """Publish now: what comes later is for the control door."""
-        topic = _topic(self._name, "topic")
+        topic = read_topic(self._name, "topic")
         for name in ("delay", "every", "count"):
             if name.encode() in request.args:
                 raise Wrong("a timed push is made at the control door", name)
-        key = _key(_header(request, b"idempotency-key"), "Idempotency-Key")
+        key = read_key(read_header(request, b"idempotency-key"), "Idempotency-Key")
         if key is not None:
             # No key has a blank, so this is nobody else's whatever the subject is.
             key = f"{self._subject} {key}"
-        return json_response(200, await _publish(self._door, Draft(topic, _body(request), key)))
+        return json_response(200, await _publish(self._door, Draft(topic, read_data(request), key)))
 
     def explain(self, error: Unavailable) -> str:
         """Tell strangers that it is away, and the log where and why."""
@@ -181,25 +96,13 @@ class TopicPublish(AsyncResource):
         return "this can't be published just now: repeat it, with an Idempotency-Key, later"
 
 
-class TopicList(AsyncResource):
-    """``/topics``: what is there."""
-
-    async def answer(self, request: Any) -> Response:
-        """List the topics that somebody listens to, or that are remembered."""
-        allow(request, "GET")
-        names = {*self._door.hub.topics(), *await self._door.broker.names()}
-        first = nsmallest(_MAX_LIST, names)
-        topics = [await _describe(self._door, name) for name in first]
-        return json_response(200, {"topics": topics, "more": len(names) > _MAX_LIST})
-
-
 class Batch(AsyncResource):
     """``/publish``: many publications at once, all or none."""
 
     async def answer(self, request: Any) -> Response:
         """Publish, once all are found to be in order."""
         allow(request, "POST")
-        drafts = _drafts(request.content.read(), self._door.max_message)
+        drafts = read_drafts(request.content.read(), self._door.bounds.max_message)
         # All or none: that the client leaves in the midst of it ends only its answer.
         done: Deferred[list[Id]] = Deferred()
         self._door.broker.publish_all(drafts).chainDeferred(done)
@@ -209,22 +112,9 @@ class Batch(AsyncResource):
         return json_response(200, {"published": published})
 
 
-def allow(request: Any, *methods: str) -> None:
-    """Raise Wrong for a request that is made with another method."""
-    if request.method.decode("latin-1") not in methods:
-        allowed = ", ".join(methods)
-        raise Wrong(f"this address takes {allowed}", "method", 405, {"Allow": allowed})
-
-
-def schedule_json(push: TimedPush) -> dict[str, Any]:
-    """A timed push as JSON has it."""
-    return {
-        "schedule": push.id,
-        "topic": push.topic,
-        "count": push.count,
-        "done": push.done,
-        "every": push.every,
-    }
+def batch_body(max_message: int) -> int:
+    """How many bytes the body of a batch may have: many publications, or one in base64."""
+    return max(_BATCH_BODY, 2 * max_message)
 
 
 async def _publish(door: PublishDoor, draft: Draft) -> dict[str, Any]:
@@ -238,114 +128,3 @@ def _tell(door: PublishDoor, draft: Draft, id: Id) -> dict[str, Any]:
     """The answer to a publication; for a key that was seen, the one of then."""
     answer = {"id": str(id), "subscribers": door.hub.count(draft.topic)}
     return answer if draft.key is None else door.receipts.keep(draft.topic, draft.key, answer)
-
-
-async def _describe(door: PublishDoor, topic: str) -> dict[str, Any]:
-    described: tuple[Id | None, int] = await door.broker.describe(topic)
-    last, kept = described
-    transports = Counter(map(transport_of, door.hub.subscribers(topic)))
-    return {
-        "topic": topic,
-        "id": None if last is None else str(last),
-        "history": kept,
-        "subscribers": dict(transports),
-    }
-
-
-def batch_body(max_message: int) -> int:
-    """How many bytes the body of a batch may have: many publications, or one in base64."""
-    return max(_BATCH_BODY, 2 * max_message)
-
-
-def _drafts(body: bytes, max_message: int) -> list[Draft]:
-    try:
-        asked = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Wrong(f"the body is no JSON: {error}", "body") from None
-    publications = asked.get("publications") if isinstance(asked, dict) else None
-    if not isinstance(publications, list):
-        raise Wrong('the body is {"publications": […]}', "body")
-    if len(publications) > _MAX_BATCH:
-        raise Wrong(f"a request has {_MAX_BATCH} publications at most", "publications", 413)
-    drafts = []
-    for place, one in enumerate(publications):
-        drafts.append(draft := _draft(one, f"publications[{place}]"))
-        size = len(draft.data.encode() if isinstance(draft.data, str) else draft.data)
-        if size > max_message:
-            line = f"a publication of {size} bytes: --max-message is {max_message}"
-            raise Wrong(line, f"publications[{place}]", 413)
-    return drafts
-
-
-def _draft(one: object, where: str) -> Draft:
-    if not isinstance(one, dict):
-        raise Wrong("a publication is an object", where)
-    unknown = one.keys() - {"topic", "data", "base64", "idempotency_key"}
-    if unknown:
-        # Escaped: a key may be what no answer could hold.
-        raise Wrong("unknown key", f"{where}.{ascii(min(unknown))[1:-1][:100]}")
-    topic = _topic(one.get("topic"), f"{where}.topic")
-    if ("data" in one) == ("base64" in one):
-        raise Wrong("a publication has either data or base64", where)
-    key = _key(one.get("idempotency_key"), f"{where}.idempotency_key")
-    if "data" in one:
-        if not isinstance(one["data"], str) or not _is_unicode(one["data"]):
-            raise Wrong("data is text", f"{where}.data")
-        return Draft(topic, one["data"], key)
-    try:
-        return Draft(topic, b64decode(one["base64"], validate=True), key)
-    except (TypeError, ValueError, binascii.Error):
-        raise Wrong("base64 is bytes in base64", f"{where}.base64") from None
-
-
-def _topic(name: object, where: str) -> str:
-    if not isinstance(name, str):
-        raise Wrong("a topic is text", where)
-    try:
-        return check_topic(name)
-    except ValueError as error:
-        raise Wrong(error, where) from None
-
-
-def _key(given: object, where: str) -> str | None:
-    if given is None:
-        return None
-    if not isinstance(given, str) or not _KEY.fullmatch(given):
-        raise Wrong("a key is 1 to 200 printable ASCII characters", where)
-    return given
-
-
-def _body(request: Any) -> str | bytes:
-    data: bytes = request.content.read()
-    kind = (_header(request, b"content-type") or "").partition(";")[0].strip().lower()
-    if kind == "application/octet-stream":
-        return data
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        error = "the body is not UTF-8; bytes are sent as application/octet-stream"
-        raise Wrong(error, "body") from None
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether text can be sent: JSON can spell half a surrogate pair, UTF-8 can't."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _number(request: Any, name: str) -> float | None:
-    values = request.args.get(name.encode())
-    if not values:
-        return None
-    text = values[-1].decode("latin-1")
-    if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text):
-        raise Wrong(f"{name} is a number", name)
-    return float(text)
-
-
-def _header(request: Any, name: bytes) -> str | None:
-    value = request.getHeader(name)
-    return None if value is None else str(value, "latin-1")

@@ -5,21 +5,18 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 
 from pushd.broker import Broker
+from pushd.limits import Bounds
 from pushd.messages import Id, check_topic
 from pushd.timed import TimedPush, TimedPushes
 
 
 class Publisher:
-    """Publishes to topics, now or later.
+    """Publishes to topics, now or later."""
 
-    :param max_message: bytes that a publication may have.
-    """
-
-    def __init__(self, broker: Broker, timed: TimedPushes, max_message: int) -> None:
+    def __init__(self, broker: Broker, timed: TimedPushes, bounds: Bounds) -> None:
         self._broker = broker
         self._timed = timed
-        #: Bytes that a publication may have.
-        self.max_message = max_message
+        self._bounds = bounds
 
     def publish(
         self,
@@ -40,10 +37,9 @@ class Publisher:
             raise TypeError(f"a publication is str or bytes, not {type(data).__name__}")
         # Text is encoded to see that it is Unicode: no lone half of a pair.
         length = len(data.encode() if isinstance(data, str) else data)
-        if length > self.max_message:
-            raise ValueError(
-                f"a publication of {length} bytes: --max-message is {self.max_message}"
-            )
+        most = self._bounds.max_message
+        if length > most:
+            raise ValueError(f"a publication of {length} bytes: --max-message is {most}")
         if delay is None and every is None and count is None:
             return self._broker.publish(topic, data)
         return self._timed.add(topic, data, delay=delay or 0, every=every, count=count)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from twisted.internet.defer import Deferred
-
 from pushd.messages import Id, Publication, Replay
+from pushd.redis_patience import Waiters
 
 # How much may wait while the topic catches up; what comes beyond is read from the past again.
 _MAX_WAITING = 1000
@@ -53,7 +52,7 @@ class Followed:
         #: Whether Redis tells us all that is published from now on.
         self.subscribed = False
         #: Those who wait for that.
-        self.waiters: dict[Deferred[None], None] = {}
+        self.waiters: Waiters = {}
         self._waiting: deque[Publication] = deque()
         self._bytes = 0
         self._dropped = False

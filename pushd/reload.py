@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from twisted.logger import Logger
 
 from pushd.config import Mistakes
-from pushd.options import OPTIONS, Options
-from pushd.settings import Settings
-
-#: Puts some of the settings in force, of those that can change in a daemon that runs. It is called
-#: at every reload, as what a setting names, such as a file of keys, may be new where it is not.
-Applier = Callable[[Settings], object]
+from pushd.option_table import OPTIONS
+from pushd.options import Options
+from pushd.settings import Applier
 
 
 class Reloader:

@@ -8,9 +8,9 @@ from itertools import islice
 from typing import Any
 
 from pushd.answers import json_response
+from pushd.async_resource import AsyncResource, Wrong, allow
 from pushd.connections import Connection
 from pushd.messages import Closing
-from pushd.publish import AsyncResource, Wrong, allow
 from pushd.views import Response
 
 # How many connections one answer lists.

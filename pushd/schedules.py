@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pushd.answers import json_response
-from pushd.publish import AsyncResource, Wrong, allow, schedule_json
+from pushd.async_resource import AsyncResource, Wrong, allow
+from pushd.timed import TimedPush
 from pushd.views import Response
 
 
@@ -32,3 +33,14 @@ class ScheduleControl(AsyncResource):
             return json_response(200, schedule_json(push))
         push.cancel()
         return Response(204)
+
+
+def schedule_json(push: TimedPush) -> dict[str, Any]:
+    """A timed push as JSON has it."""
+    return {
+        "schedule": push.id,
+        "topic": push.topic,
+        "count": push.count,
+        "done": push.done,
+        "every": push.every,
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,3 +63,8 @@ class Settings:
     log_format: str = "text"
     #: From which level on: one of ``pushd.logs.LEVELS``.
     log_level: str = "info"
+
+
+#: Puts some of the settings in force, of those that can change in a daemon that runs. It is called
+#: at every reload, as what a setting names, such as a file of keys, may be new where it is not.
+Applier = Callable[[Settings], object]

@@ -9,15 +9,17 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import IResource
 
 from pushd.answers import NOT_FOUND, AnswerResource
+from pushd.async_resource import PublishDoor
 from pushd.channel import Door, Entrance
 from pushd.guard import is_topic
 from pushd.health import alive, counted, ready
 from pushd.metrics import Metrics
-from pushd.publish import Batch, PublishDoor, TopicControl, TopicList
+from pushd.publish import Batch, TopicControl
 from pushd.readiness import Readiness
 from pushd.roster import ConnectionControl, ConnectionList
 from pushd.routes import Routes
 from pushd.schedules import ScheduleControl, ScheduleList
+from pushd.topic_list import TopicList
 from pushd.topics import TopicDoor, TopicResource
 from pushd.upgrade import ViewResource
 from pushd.wsgi import ApplicationDoor

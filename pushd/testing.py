@@ -11,27 +11,25 @@ Half a second takes no time: ``daemon.advance(0.5)``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from http.client import HTTPMessage, HTTPResponse, IncompleteRead
-from io import BytesIO
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
-from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.testing import MemoryReactorClock
-from twisted.python.failure import Failure
 
+from pushd.assembly import build
 from pushd.beat import Beat
+from pushd.browser import Browser, make_protocol
 from pushd.lockstep import LockstepThreads
-from pushd.loopback import Loopback, LoopbackTransport
-from pushd.messages import Closing
+from pushd.loopback import Loopback
 from pushd.routes import Routes
-from pushd.service import build
 from pushd.settings import Settings
 from pushd.views import View
+from pushd.wire import Answer, Bytes, Wire
+
+# All that a test has to do with is had from here.
+__all__ = ["Answer", "Browser", "Daemon", "Wire"]
 
 _HOST = "localhost:8080"
 
@@ -71,19 +69,13 @@ class Daemon:
         origin: str | None = f"http://{_HOST}",
     ) -> Browser:
         """Ask for a WebSocket, as a browser does; see ``Browser`` for what came of it."""
-        factory = WebSocketClientFactory(
+        client = make_protocol(
             f"ws://{_HOST}{path}",
+            self.clock,
+            subprotocols=subprotocols,
+            headers=headers,
             origin=origin,
-            protocols=list(subprotocols) or None,
-            headers=dict(headers or {}),
-            reactor=self.clock,
         )
-        # Autobahn's own timers run on the global reactor, which a test in memory does without.
-        factory.setProtocolOptions(
-            openHandshakeTimeout=0, closeHandshakeTimeout=0, serverConnectionDropTimeout=0
-        )
-        client = _Client()
-        client.factory = factory
         transport = self._loopback.connect(self._doors[0], client)
         self.settle()
         return Browser(self, client, transport)
@@ -115,7 +107,7 @@ class Daemon:
 
     def open_connection(self, *, control: bool = False) -> Wire:
         """Open a connection to send bytes of one's own choice."""
-        client = _Bytes()
+        client = Bytes()
         door = self._doors[len(self.settings.listen) if control else 0]
         transport = self._loopback.connect(door, client)
         self.settle()
@@ -168,191 +160,3 @@ class Daemon:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An HTTP answer."""
-
-    status: int
-    headers: HTTPMessage
-    body: bytes
-
-    @property
-    def text(self) -> str:
-        """The body as text."""
-        return self.body.decode()
-
-
-class Wire:
-    """A connection as a string of bytes each way."""
-
-    def __init__(self, daemon: Daemon, client: _Bytes, transport: LoopbackTransport) -> None:
-        self._daemon = daemon
-        self._client = client
-        self._transport = transport
-
-    def send(self, data: bytes) -> None:
-        """Send bytes."""
-        self._transport.write(data)
-        self._daemon.settle()
-
-    def leave(self) -> None:
-        """Go away without a word."""
-        self._transport.loseConnection()
-        self._daemon.settle()
-
-    def stall(self) -> None:
-        """Stop reading."""
-        self._transport.pauseProducing()
-
-    def resume(self) -> None:
-        """Read on."""
-        self._transport.resumeProducing()
-        self._daemon.settle()
-
-    @property
-    def received(self) -> bytes:
-        """All that has come so far."""
-        return bytes(self._client.received)
-
-    @property
-    def closed(self) -> bool:
-        """Whether the connection is gone."""
-        return self._client.closed
-
-    def answer(self, method: str = "GET") -> Answer | None:
-        """The first HTTP answer that has come, or None."""
-        return _parse(self.received, method)
-
-
-class Browser:
-    """A client with a WebSocket: what it heard, and how it ended."""
-
-    def __init__(self, daemon: Daemon, client: _Client, transport: LoopbackTransport) -> None:
-        self._daemon = daemon
-        self._client = client
-        self._transport = transport
-
-    @property
-    def opened(self) -> bool:
-        """Whether the handshake was answered with 101."""
-        return self._client.opened
-
-    @property
-    def refused(self) -> Answer | None:
-        """The HTTP answer that the handshake got in place of a 101."""
-        return None if self.opened else _parse(bytes(self._client.head), "GET")
-
-    @property
-    def subprotocol(self) -> str | None:
-        """The subprotocol that the server chose."""
-        return self._client.websocket_protocol_in_use if self.opened else None
-
-    @property
-    def messages(self) -> list[str | bytes]:
-        """Every message so far."""
-        return self._client.messages
-
-    @property
-    def closing(self) -> Closing | None:
-        """The server's Close frame; None as long as there was none."""
-        return self._client.closing
-
-    @property
-    def gone(self) -> bool:
-        """Whether the connection is gone."""
-        return self._client.gone
-
-    def send(self, message: str | bytes) -> None:
-        """Send a message: text or binary."""
-        payload = message if isinstance(message, bytes) else message.encode()
-        self._client.sendMessage(payload, isBinary=payload is message)
-        self._daemon.settle()
-
-    def send_bytes(self, data: bytes) -> None:
-        """Put bytes on the wire that may be no WebSocket frames."""
-        self._transport.write(data)
-        self._daemon.settle()
-
-    def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close as a browser does."""
-        self._client.sendCloseFrame(code, reason.encode())
-        self._daemon.settle()
-
-    def leave(self) -> None:
-        """Vanish without a word, as a laptop that is shut."""
-        self._transport.abortConnection()
-        self._daemon.settle()
-
-    def stall(self) -> None:
-        """Stop reading."""
-        self._transport.pauseProducing()
-
-    def resume(self) -> None:
-        """Read on."""
-        self._transport.resumeProducing()
-        self._daemon.settle()
-
-
-class _Bytes(Protocol):
-    def __init__(self) -> None:
-        self.received = bytearray()
-        self.closed = False
-
-    def dataReceived(self, data: bytes) -> None:
-        self.received += data
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.closed = True
-
-
-class _Client(WebSocketClientProtocol):
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = bytearray()
-        self.messages: list[str | bytes] = []
-        self.opened = False
-        self.closing: Closing | None = None
-        self.gone = False
-
-    def dataReceived(self, data: bytes) -> None:
-        if not self.opened:
-            self.head += data
-        super().dataReceived(data)
-
-    def onOpen(self) -> None:
-        self.opened = True
-
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        self.messages.append(payload if isBinary else payload.decode())
-
-    def onCloseFrame(self, code: Any, reasonRaw: Any) -> bool | None:
-        if code is not None:
-            self.closing = Closing(code, (reasonRaw or b"").decode())
-        return super().onCloseFrame(code, reasonRaw)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.gone = True
-        super().connectionLost(reason)
-
-
-class _Received:
-    """Bytes that http.client takes for a socket."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def makefile(self, mode: str) -> BytesIO:
-        return BytesIO(self._data)
-
-
-def _parse(data: bytes, method: str) -> Answer | None:
-    if b"\r\n\r\n" not in data:
-        return None
-    response = HTTPResponse(cast("Any", _Received(data)), method=method)
-    response.begin()
-    try:
-        return Answer(response.status, response.headers, response.read())
-    except IncompleteRead:
-        return None

@@ -12,6 +12,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from pushd.access import Access, Denied
 from pushd.answers import json_refusal, write_response
+from pushd.async_resource import PublishDoor
 from pushd.bearer import challenge, read_token
 from pushd.connections import Connections
 from pushd.deadlines import Deadlines
@@ -21,7 +22,7 @@ from pushd.identity import Identity
 from pushd.listener import TopicListener
 from pushd.longpoll import LongPoll
 from pushd.messages import Id, check_topic
-from pushd.publish import PublishDoor, TopicPublish
+from pushd.publish import TopicPublish
 from pushd.request import path_of
 from pushd.routes import Match
 from pushd.sse import KEEP_ALIVE, EventStream
@@ -42,16 +43,12 @@ class TopicDoor:
     """What it takes to serve subscribers.
 
     :param publish: what it takes to publish, for those whose token allows it.
-    :param max_buffered: bytes that may wait for a reader who does not read.
     """
 
-    def __init__(
-        self, clock: IReactorTime, views: ViewDoor, publish: PublishDoor, max_buffered: int
-    ) -> None:
+    def __init__(self, clock: IReactorTime, views: ViewDoor, publish: PublishDoor) -> None:
         self.clock = clock
         self.views = views
         self.publish = publish
-        self.max_buffered = max_buffered
         self.listener = TopicListener(views.access, views.connections)
         self.keep_alives: Deadlines[EventStream] = Deadlines(
             clock, length=KEEP_ALIVE, expired=EventStream.keep_alive
@@ -139,7 +136,8 @@ class TopicResource(Resource):
             error = "a topic is subscribed to with GET here; publish at the control door"
             write_response(request, json_refusal(405, error, "method", allow))
         elif b"text/event-stream" in (request.getHeader(b"accept") or b"").lower():
-            stream = EventStream(request, self._door.keep_alives, self._door.max_buffered)
+            max_buffered = self._door.publish.bounds.max_buffered
+            stream = EventStream(request, self._door.keep_alives, max_buffered)
             self._start(request, stream, question, identity)
         else:
             poll = LongPoll(request, self._door.clock, question.wait)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pushd.option import Option
-from pushd.options import OPTIONS
+from pushd.option_table import OPTIONS
 
 DOCUMENT = Path(__file__).parent.parent / "docs/operations.md"
 
-_BEGIN = '<!-- options: made by "make options" of the table in pushd/options.py -->\n'
+_BEGIN = '<!-- options: made by "make options" of the table in pushd/option_table.py -->\n'
 _END = "<!-- options end -->\n"
 
 

@@ -1,23 +1,20 @@
-"""The command for people: what it does, what it prints, and what it says when it can't."""
+"""The command for people: how it is started, how it ends, and what it says when it can't."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 import runpy
 import sys
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 from pushd import __main__ as script
-from pushd import __version__
-from pushd.command import World, run
-from pushd.tokens import TokenKeys
+from pushd.actions import World
+from pushd.command import run
 from tests.blocking import Network
-from tests.keyring import SECRET, FolderTestCase, private_pem, public_pem, secret_keys, token
-from tests.listeners import Events, JsonSocket, RawSocket, TopicTestCase
+from tests.keyring import SECRET, FolderTestCase
+from tests.listeners import TopicTestCase
 
 
 class CommandTestCase(FolderTestCase, TopicTestCase):
@@ -65,136 +62,10 @@ class CommandTestCase(FolderTestCase, TopicTestCase):
         return line.removeprefix("pushd: ").rstrip("\n")
 
 
-class PublishTests(CommandTestCase):
-    """``pushd publish``."""
+class UnreachableTests(CommandTestCase):
+    """What is said where nobody answers."""
 
-    def test_argument(self) -> None:
-        """The data is an argument; the id is what is printed."""
-        listener = JsonSocket(self.daemon, "news")
-        said = self.good("publish", "news", "tschüß")
-        self.assertEqual(said, f"{listener.ids[0]} (heard by 1)\n")
-        self.assertEqual(listener.data, ["tschüß"])
-
-    def test_stdin(self) -> None:
-        """Without it, it comes from standard input, less a last line end."""
-        listener = RawSocket(self.daemon, "t")
-        for given in (b"a\n", b"b\r\n", b"c\n\n", b"d", b""):
-            self.good("publish", "t", stdin=given)
-        self.assertEqual(listener.data, ["a", "b", "c\n", "d", ""])
-
-    def test_binary(self) -> None:
-        """Bytes are as they are."""
-        listener = RawSocket(self.daemon, "t")
-        self.good("publish", "t", "--binary", stdin=b"\xff\n")
-        self.good("publish", "t", "x", "--binary")
-        self.assertEqual(listener.data, [b"\xff\n", b"x"])
-
-    def test_not_utf8(self) -> None:
-        """What is no text is not sent as text."""
-        for args, stdin in ((["\udcff"], b""), ([], b"\xff")):
-            line = self.bad("publish", "t", *args, stdin=stdin)
-            self.assertEqual(line, "the data is not UTF-8: bytes go with --binary")
-
-    def test_timed(self) -> None:
-        """Later, and again: the name of the schedule is what is printed."""
-        listener = RawSocket(self.daemon, "t")
-        said = self.good("publish", "t", "x", "--every", "0.5", "--count", "2", "--delay", "5")
-        (schedule,) = json.loads(self.control("GET", "/schedules").body)["schedules"]
-        self.assertEqual(said, f"{schedule['schedule']} (schedule, 2 to come)\n")
-        self.daemon.advance(5, 0.5)
-        self.assertEqual(listener.data, ["x", "x"])
-
-    def test_idempotency_key(self) -> None:
-        """A key makes it safe to do it twice."""
-        args = ("publish", "t", "x", "--idempotency-key", "k")
-        self.assertEqual(self.good(*args), self.good(*args))
-
-    def test_json(self) -> None:
-        """With --json it is what pushd says."""
-        said = json.loads(self.good("publish", "t", "x", "--json"))
-        self.assertEqual(said["id"], self.describe("t")["id"])
-
-    def test_refused(self) -> None:
-        """What pushd says no to is told in its words."""
-        self.assertIn("topic: a topic has", self.bad("publish", "a b", "x"))
-        self.assertIn("every and count go together", self.bad("publish", "t", "x", "--every", "1"))
-
-    def test_token(self) -> None:
-        """At the public door a token is shown, from the surroundings or the command line."""
-        self.start(token_keys=secret_keys())
-        self.network.daemon = self.daemon
-        args = ("publish", "t", "x", "--control", "http://127.0.0.1:8080")
-        self.assertIn("a token is needed here", self.bad(*args))
-        self.good(*args, "--token", token(publish=["t"]))
-        self.environ["PUSHD_TOKEN"] = token(publish=["t"])
-        self.good(*args)
-
-
-class TailTests(CommandTestCase):
-    """``pushd tail``."""
-
-    def tail(self, *args: str, then: list[Callable[[], object]]) -> tuple[list[str], list[str]]:
-        """Listen until Ctrl-C; gives the lines on standard output and standard error."""
-
-        def interrupt() -> None:
-            raise KeyboardInterrupt
-
-        self.network.script = [*then, interrupt]
-        self.assertEqual(self.run_command("tail", "t", *args), 130)
-        return self.stdout.getvalue().splitlines(), self.stderr.getvalue().splitlines()
-
-    def publish_later(self, *data: str | bytes) -> list[Callable[[], object]]:
-        """Publish one by one while it listens."""
-        return [lambda one=one: self.publish("t", one) for one in data]  # type: ignore[misc] # known
-
-    def test_lines(self) -> None:
-        """One line for each: the id, a tab, the data, which can't play with the terminal."""
-        data: list[str | bytes] = ["x", "a\nb\x1b[31m", "tschüß", b"\xff"]
-        printed, told = self.tail(then=self.publish_later(*data))
-        epoch = str(self.describe("t")["id"]).partition(":")[0]
-        shown = ["x", "a\\nb\\x1b[31m", "tschüß", "base64:/w=="]
-        self.assertEqual(printed, [f"{epoch}:{n}\t{one}" for n, one in enumerate(shown, 1)])
-        self.assertEqual(told, [f"pushd: listening since {epoch}:0"])
-
-    def test_json(self) -> None:
-        """With --json each is an object."""
-        printed, _ = self.tail("--json", then=self.publish_later("ü\n", b"\xff"))
-        said = [json.loads(line) for line in printed]
-        self.assertEqual([sorted(one) for one in said], [["data", "id"], ["base64", "id"]])
-        self.assertEqual((said[0]["data"], said[1]["base64"]), ("ü\n", "/w=="))
-
-    def test_after(self) -> None:
-        """It begins behind an id; that something is lost is told."""
-        first, second = self.publish("t", "1"), self.publish("t", "2")
-        printed, told = self.tail("--after", first, then=[])
-        self.assertEqual(printed, [f"{second}\t2"])
-        self.assertNotIn("lost", told[0])
-        _, told = self.tail("--after", "other:1", then=[])
-        self.assertIn("but publications before it are lost", told[0])
-
-    def test_cut(self) -> None:
-        """It goes on after a cut, and tells of it on standard error."""
-        steps = [*self.publish_later("1"), self.cut, *self.publish_later("2")]
-        printed, told = self.tail(then=steps)
-        self.assertEqual([line.partition("\t")[2] for line in printed], ["1", "2"])
-        self.assertRegex(told[1], r"\Apushd: the stream ended; again in 0\.[0-9] s\Z")
-        self.assertNotIn("lost", told[2])
-
-    def cut(self) -> None:
-        """Cut the connection."""
-        self.network.wires[-1].leave()
-
-    def test_lost(self) -> None:
-        """A daemon that is another one has lost what was before."""
-
-        def restart() -> None:
-            self.cut()
-            self.network.daemon = self.start()
-
-        _, told = self.tail(then=[restart])
-        self.assertIn("lost", told[2])
-
-    def test_where(self) -> None:
+    def test_public(self) -> None:
         """Where the public door is, is said by an option or the surroundings."""
         self.environ["PUSHD_URL"] = "http://127.0.0.1:1"
         self.network.daemon = None
@@ -205,84 +76,7 @@ class TailTests(CommandTestCase):
                 "--url or PUSHD_URL says where",
             )
 
-    def test_token(self) -> None:
-        """It shows its token."""
-        self.start(token_keys=secret_keys())
-        self.network.daemon = self.daemon
-        self.assertIn("a token is needed here (401)", self.bad("tail", "t"))
-        self.environ["PUSHD_TOKEN"] = token(subscribe=["t"])
-        printed, _ = self.tail(then=self.publish_later("x"))
-        self.assertEqual(len(printed), 1)
-
-
-class ListTests(CommandTestCase):
-    """``pushd topics``, ``pushd connections`` and ``pushd close``."""
-
-    def test_topics(self) -> None:
-        """A table of topics."""
-        RawSocket(self.daemon, "a")
-        Events(self.daemon, "a")
-        id = self.publish("b/c", "x")
-        lines = [line.split(None, 3) for line in self.good("topics").splitlines()]
-        self.assertEqual(lines[0], ["TOPIC", "LAST", "ID", "KEPT  LISTENING"])
-        self.assertEqual(lines[1][0], "a")
-        self.assertEqual(lines[1][2:], ["0", "1 websocket, 1 sse"])
-        self.assertEqual(lines[2], ["b/c", id, "1", "nobody"])
-        said = [json.loads(line)["topic"] for line in self.good("topics", "--json").splitlines()]
-        self.assertEqual(said, ["a", "b/c"])
-
-    def test_more_topics(self) -> None:
-        """That there are more is told."""
-        body = {"publications": [{"topic": f"t/{n}", "data": ""} for n in range(1000)]}
-        self.control("POST", "/publish", json.dumps(body).encode())
-        self.publish("one", "x")
-        self.assertEqual(self.run_command("topics"), 0)
-        self.assertEqual(self.stderr.getvalue(), "pushd: there are more topics than these\n")
-
-    def test_unknown_id(self) -> None:
-        """A topic without an id has a dash."""
-        answer: dict[str, Any] = {
-            "topics": [{"topic": "t", "id": None, "history": 0, "subscribers": {}}]
-        }
-        body = json.dumps({**answer, "more": False}).encode()
-        self.network.stranger = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-        self.assertIn("t      -        0     nobody\n", self.good("topics"))
-
-    def test_connections(self) -> None:
-        """A table of connections; what a stranger chose can't play with the terminal."""
-        self.start(token_keys=secret_keys())
-        self.network.daemon = self.daemon
-        for subject in ("ann", "b\x1b[31m"):
-            given = token(subject, subscribe=["t"])
-            self.daemon.connect(f"/topics/t?token={given}")
-        self.publish("t", "abc")
-        lines = [line.split() for line in self.good("connections").splitlines()]
-        head = ["ID", "TRANSPORT", "PEER", "SINCE", "SUBJECT", "IN", "OUT", "PATH"]
-        self.assertEqual(lines[0], head)
-        self.assertEqual([line[0] for line in lines[1:]], ["1", "2"])
-        self.assertEqual([line[4] for line in lines[1:]], ["ann", "b\\x1b[31m"])
-        self.assertEqual([line[5:7] for line in lines[1:]], [["0/0B", "1/5B"]] * 2)
-        said = self.good("connections", "--json").splitlines()
-        self.assertEqual(json.loads(said[1])["subject"], "b\x1b[31m")
-
-    def test_nobody(self) -> None:
-        """Nobody has no subject; and where nobody is, there is only the head of the table."""
-        self.assertEqual(len(self.good("connections").splitlines()), 1)
-        RawSocket(self.daemon, "t")
-        self.assertEqual(self.good("connections").splitlines()[1].split()[4], "-")
-
-    def test_close(self) -> None:
-        """One is closed."""
-        first, second = RawSocket(self.daemon, "t"), RawSocket(self.daemon, "t")
-        self.assertEqual(self.good("close", "1"), "")
-        self.good("close", "2", "--code", "4000", "--reason", "so")
-        closings = [first.closing, second.closing]
-        codes = [(one.code, one.reason) for one in closings if one is not None]
-        self.assertEqual(codes, [(1008, "closed by an operator"), (4000, "so")])
-        self.assertIn("there is no such connection", self.bad("close", "1"))
-        self.assertIn("code", self.bad("close", "1", "--code", "x"))
-
-    def test_where(self) -> None:
+    def test_control(self) -> None:
         """Where the control door is, is said by an option or the surroundings."""
         self.network.daemon = None
         line = self.bad("topics")
@@ -293,137 +87,6 @@ class ListTests(CommandTestCase):
             self.assertIn("http://h:1 ", self.bad(*args))
             self.assertIn("http://i:2 ", self.bad(*args, "--control", "http://i:2"))
         self.assertIn("'nowhere' is no URL", self.bad("topics", "--control", "nowhere"))
-
-
-class TokenTests(CommandTestCase):
-    """``pushd token``."""
-
-    def test_make(self) -> None:
-        """A token is good for what it was made for, and as long."""
-        self.now = 1000.5
-        key = self.write(SECRET + b"\n")
-        patterns = ("--subscribe", "news", "--subscribe", "chat/*", "--publish", "a/**")
-        made = self.good("token", "--key", key, "--sub", "u", *patterns, "--ttl", "60").strip()
-        identity = secret_keys().identify(made, self.now)
-        self.assertEqual((identity.subject, identity.expires), ("u", 1060))
-        self.assertEqual(identity.subscribe, ("news", "chat/*"))
-        self.assertEqual(identity.publish, ("a/**",))
-        identity = secret_keys().identify(self.good("token", "--key", key).strip(), self.now)
-        self.assertEqual((identity.subject, identity.expires), ("", 4600))
-
-    def test_private_key(self) -> None:
-        """So is one that is made with a private key."""
-        made = self.good("token", "--key", self.write(private_pem("EdDSA"))).strip()
-        from pushd.keys import read_keys
-
-        keys = TokenKeys(read_keys(self.write(public_pem("EdDSA"))))
-        self.assertEqual(keys.identify(made, 0).expires, 3600)
-
-    def test_bad(self) -> None:
-        """What can't be is one line."""
-        key = self.write(SECRET)
-        for args, said in (
-            (["--key", "/none"], "/none can't be read: No such file"),
-            (["--key", self.write(b"short")], "at least 32 bytes"),
-            (["--key", key, "--subscribe", "a b"], "--subscribe a b: a topic pattern is"),
-            (["--key", key, "--publish", "**/a"], "--publish **/a: a topic pattern is"),
-            (["--key", key, "--ttl", "0"], "--ttl 0"),
-            (["--key", key, "--ttl", "nan"], "--ttl nan"),
-            (["--key", key, "--ttl", "x"], "--ttl"),
-            ([], "--key"),
-        ):
-            self.assertIn(said, self.bad("token", *args))
-
-
-class CheckTests(CommandTestCase):
-    """``pushd check``."""
-
-    def test_good(self) -> None:
-        """What is in force is printed."""
-        said = self.good("check", "--listen", "tcp:1", "--max-rate=7").splitlines()
-        self.assertIn('listen = ["tcp:1"]  # --listen', said)
-        self.assertIn("max-rate = 7  # --max-rate", said)
-        self.assertIn("threads = 64  # default", said)
-
-    def test_sources(self) -> None:
-        """The file and the environment count as for the daemon, and passwords are hidden."""
-        path = self.write(b"threads = 8\n")
-        self.environ |= {"PUSHD_DRAIN": "7", "PUSHD_BROKER": "redis://:secret@127.0.0.1:1/0"}
-        said = self.good("check", "--config", path)
-        self.assertIn(f"threads = 8  # {path}: threads\n", said)
-        self.assertIn("drain = 7  # PUSHD_DRAIN\n", said)
-        self.assertIn('broker = "redis://***@127.0.0.1:1/0"  # PUSHD_BROKER\n', said)
-
-    def test_bad(self) -> None:
-        """A mistake is said as the daemon says it."""
-        self.assertEqual(
-            self.bad("check", "--threads", "x"), "--threads x: a number from 1 to 100000"
-        )
-
-    def test_all_mistakes(self) -> None:
-        """Each mistake is a line, with its file and key."""
-        path = self.write(b"treads = 8\ndrain = true\n")
-        self.assertEqual(self.run_command("check", "--config", path), 1)
-        self.assertEqual(
-            self.stderr.getvalue(),
-            f"pushd: {path}: treads: no option has this name; did you mean threads?\n"
-            f"pushd: {path}: drain: a number, without quotes\n",
-        )
-
-    def test_version(self) -> None:
-        """What is no mistake ends it well."""
-        code = self.run_command("check", "--version")
-        self.assertEqual((code, self.stdout.getvalue()), (0, f"pushd {__version__}\n"))
-
-
-class HelpTests(CommandTestCase):
-    """What teaches."""
-
-    COMMANDS = ("publish", "tail", "topics", "connections", "close", "token", "check")
-
-    def help(self, *args: str) -> str:
-        """What is printed for --help."""
-        with self.assertRaises(SystemExit) as caught:
-            self.run_command(*args, "--help")
-        self.assertFalse(caught.exception.code)
-        return self.stdout.getvalue()
-
-    def test_help(self) -> None:
-        """Every command is in the help, with examples that it understands."""
-        said = self.help()
-        for name in self.COMMANDS:
-            self.assertIn(f"\n    {name} ", said)
-        self.assertIn("examples:", said)
-        for name in self.COMMANDS:
-            said = self.help(name)
-            self.assertIn(f"usage: pushdctl {name} [-h]", said)
-            if name != "topics":
-                self.assertIn(f"  pushdctl {name} ", said)
-
-    def test_nothing(self) -> None:
-        """Who says nothing is helped."""
-        self.assertEqual(self.run_command(), 1)
-        self.assertIn("examples:", self.stderr.getvalue())
-
-    def test_version(self) -> None:
-        """The version is told."""
-        with self.assertRaises(SystemExit):
-            self.run_command("--version")
-        self.assertEqual(self.stdout.getvalue(), f"pushd {__version__}\n")
-
-    def test_mistakes(self) -> None:
-        """A mistake is one line that says where to read more."""
-        for args, said in (
-            (["shout"], "shout"),
-            (["publish"], "TOPIC"),
-            (["publish", "t", "x", "--colour"], "--colour is not understood"),
-            (["publish", "t", "x", "y"], "y is not understood"),
-            (["publish", "t", "x", "--every", "soon"], "--every"),
-            (["close", "x"], "ID"),
-        ):
-            line = self.bad(*args)
-            self.assertIn(said, line)
-            self.assertIn("--help)", line)
 
 
 class ScriptTests(CommandTestCase):

@@ -10,15 +10,15 @@ from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.assembly import build
 from pushd.lockstep import LockstepThreads
 from pushd.messages import GOING_AWAY
-from pushd.service import build
 from pushd.settings import Settings
 from pushd.testing import Browser, Daemon
 from pushd.views import Request, View, accept_websocket
 from tests.echo import echo
 from tests.peer import TEXT, Peer, close_frame, frame, handshake, request, said
-from tests.test_service import Reactor
+from tests.ports import Reactor
 
 
 class EndTests(SynchronousTestCase):

@@ -6,9 +6,11 @@ import resource
 import subprocess
 import sys
 
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.descriptors import allow_connections
+from tests.peer import said
 
 INFINITY = resource.RLIM_INFINITY
 
@@ -64,6 +66,21 @@ class AllowConnectionsTests(SynchronousTestCase):
         """However little there is, one connection is allowed."""
         self.limit(64, 64)
         self.assertEqual(allow_connections(10_000), 1)
+
+    def test_logged(self) -> None:
+        """It is logged how many, and why where they are fewer than asked for."""
+        self.limit(1000, 1000)
+        with capturedLogs() as events:
+            allow_connections(10)
+            allow_connections(10_000)
+        self.assertEqual(
+            said(events),
+            [
+                "10 connections at most",
+                "808 connections at most, not 10000: the limit of open files allows no more",
+            ],
+        )
+        self.assertEqual([event["log_level"].name for event in events], ["info", "warn"])
 
 
 class RealLimitTests(SynchronousTestCase):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.options import OPTIONS, Options
+from pushd.option_table import OPTIONS
+from pushd.options import Options
 from tests.options_table import DOCUMENT, make_table, with_table
 
 

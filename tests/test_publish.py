@@ -6,22 +6,15 @@ import json
 from base64 import b64encode
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import deferLater
 
 from pushd import broker, timed
 from pushd import publish as module
-from pushd.broker import Unavailable
-from pushd.messages import Id
 from pushd.protocol import Limits
 from pushd.testing import Answer
 from tests.listeners import Events, JsonSocket, RawSocket, TopicTestCase
 
 BINARY = {"Content-Type": "application/octet-stream"}
-
-
-class Failing(Exception):
-    """What goes wrong in these tests."""
 
 
 class PublishTestCase(TopicTestCase):
@@ -71,37 +64,10 @@ class TopicControlTests(PublishTestCase):
         nobody = json.loads(self.post("/topics/u").body)
         self.assertEqual(nobody["subscribers"], 0)
 
-    def test_content_type(self) -> None:
-        """application/octet-stream is bytes, everything else is text."""
-        for kind, data in (
-            ("application/octet-stream", b"a"),
-            ("Application/Octet-Stream ; x=y", b"a"),
-            ("text/plain; charset=latin-1", "a"),
-            ("application/json", "a"),
-            ("é", "a"),
-            ("", "a"),
-        ):
-            self.assertEqual(self.post("/topics/t", b"a", {"Content-Type": kind}).status, 200)
-            self.assertEqual(self.listener.data[-1], data, kind)
-
     def test_empty(self) -> None:
         """A publication may be empty."""
         self.post("/topics/t", b"")
         self.assertEqual(self.listener.data, [""])
-
-    def test_not_utf_8(self) -> None:
-        """Text that is no UTF-8 is refused, the same as bytes is not."""
-        answer = self.post("/topics/t", b"\xff")
-        self.assertIn("octet-stream", self.assert_wrong(answer, 400, "body")["error"])
-        self.assertEqual(self.post("/topics/t", b"\xff", BINARY).status, 200)
-        self.assertEqual(self.listener.data, [b"\xff"])
-
-    def test_bad_topic(self) -> None:
-        """What is no topic is refused, and so are a GET and a timed push for it."""
-        for name in ("", "a//b", "a%20b", "caf%C3%A9", "x" * 256):
-            self.assert_wrong(self.post(f"/topics/{name}"), 400, "topic")
-            self.assert_wrong(self.control("GET", f"/topics/{name}"), 400, "topic")
-            self.assert_wrong(self.post(f"/topics/{name}?delay=1"), 400, "topic")
 
     def test_too_big(self) -> None:
         """More than --max-message is 413, and just as much is not."""
@@ -116,64 +82,6 @@ class TopicControlTests(PublishTestCase):
             answer = self.control(method, "/topics/t")
             self.assert_wrong(answer, 405, "method")
             self.assertEqual(answer.headers["Allow"], "GET, POST")
-
-    def test_describe(self) -> None:
-        """GET tells of the last id, the history and the subscribers, also where there are none."""
-        self.assertEqual(
-            self.describe("u"), {"topic": "u", "id": None, "history": 0, "subscribers": {}}
-        )
-        ids = self.publish_many("t", ["1", "2"])
-        self.assertEqual(
-            self.describe("t"),
-            {"topic": "t", "id": ids[-1], "history": 2, "subscribers": {"websocket": 1}},
-        )
-
-    def test_failure(self) -> None:
-        """A failure of ours is 500 and in the log."""
-        self.patch(self.daemon._service._broker, "publish", lambda *_: fail(Failing()))
-        self.assertEqual(self.post("/topics/t").status, 500)
-        self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
-
-    def test_unavailable(self) -> None:
-        """While what keeps the topics is away, it is 503 and why, and when to try again."""
-        kept = self.daemon._service._broker
-        for name in ("publish", "publish_all", "describe", "names"):
-            self.patch(kept, name, lambda *_: fail(Unavailable("no Redis")))
-        batch = json.dumps({"publications": [{"topic": "t", "data": "x"}]}).encode()
-        for answer in (
-            self.post("/topics/t"),
-            self.post("/publish", batch),
-            self.control("GET", "/topics/t"),
-            self.control("GET", "/topics"),
-        ):
-            self.assertEqual(self.assert_wrong(answer, 503, "broker")["error"], "no Redis")
-            self.assertEqual(answer.headers["Retry-After"], "5")
-
-    def test_failing_answer(self) -> None:
-        """So is one while the answer is written."""
-
-        def write(*_: object) -> None:
-            raise Failing
-
-        self.patch(module, "write_response", write)
-        self.assertEqual(self.post("/topics/t").status, 500)
-        self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
-
-    def test_leaving(self) -> None:
-        """Who leaves before the answer is not waited for."""
-        cancelled: list[Deferred[Id]] = []
-        broker = self.daemon._service._broker
-        self.patch(broker, "publish", lambda *_: Deferred(cancelled.append))
-        wire = self.daemon.open_connection(control=True)
-        wire.send(b"POST /topics/t HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx")
-        self.assertEqual(wire.received, b"")
-        wire.leave()
-        self.assertEqual(len(cancelled), 1)
-
-    def test_base_resource(self) -> None:
-        """A resource that does not say what it answers is a mistake of ours."""
-        resource = module.AsyncResource(None)  # type: ignore[arg-type]
-        self.failureResultOf(Deferred.fromCoroutine(resource.answer(None)), NotImplementedError)
 
 
 class IdempotencyTests(PublishTestCase):
@@ -214,14 +122,6 @@ class IdempotencyTests(PublishTestCase):
         for topic in ("u", "t"):
             self.post(f"/topics/{topic}", b"x", {"Idempotency-Key": "k"})
         self.assertEqual(self.listener.data, ["x"])
-
-    def test_bad_key(self) -> None:
-        """A key is what fits into a header."""
-        for key in ("", "a b", "k" * 201, "é"):
-            answer = self.post("/topics/t", b"x", {"Idempotency-Key": key})
-            self.assert_wrong(answer, 400, "Idempotency-Key")
-        self.assertEqual(self.post("/topics/t", b"x", {"Idempotency-Key": "k" * 200}).status, 200)
-        self.assertEqual(len(self.listener.data), 1)
 
     def test_timed(self) -> None:
         """A timed push takes none, and says so."""
@@ -304,34 +204,6 @@ class TimedTests(PublishTestCase):
         self.assertIn("1000 bytes", self.assert_wrong(answer, 503, "schedules")["error"])
 
 
-class TopicListTests(PublishTestCase):
-    """``/topics``."""
-
-    def test_list(self) -> None:
-        """Topics that are remembered or listened to, in the order of their names."""
-        for topic in ("z", "a", "m/n"):
-            self.publish(topic, "x")
-        listing = json.loads(self.control("GET", "/topics").body)
-        self.assertEqual([one["topic"] for one in listing["topics"]], ["a", "m/n", "t", "z"])
-        self.assertEqual(listing["more"], False)
-        self.assertEqual(listing["topics"][2], self.describe("t"))
-
-    def test_more(self) -> None:
-        """No more than a thousand, and whether there are more."""
-        self.patch(module, "_MAX_LIST", 2)
-        for topic in ("z", "a"):
-            self.publish(topic, "x")
-        listing = json.loads(self.control("GET", "/topics").body)
-        self.assertEqual([one["topic"] for one in listing["topics"]], ["a", "t"])
-        self.assertEqual(listing["more"], True)
-
-    def test_method(self) -> None:
-        """It is there to be read."""
-        answer = self.post("/topics")
-        self.assert_wrong(answer, 405, "method")
-        self.assertEqual(answer.headers["Allow"], "GET")
-
-
 class BatchTests(PublishTestCase):
     """``/publish``."""
 
@@ -366,50 +238,6 @@ class BatchTests(PublishTestCase):
         self.assertEqual(answers[0], answers[1])
         self.post("/topics/t", b"x", {"Idempotency-Key": "k"})
         self.assertEqual(self.listener.data, ["x"])
-
-    def test_wrong(self) -> None:
-        """One that is wrong is named, and none is published."""
-        good = {"topic": "t", "data": "x"}
-        for bad, where in (
-            (7, ""),
-            ([], ""),
-            ({}, ".topic"),
-            ({"topic": 7, "data": "x"}, ".topic"),
-            ({"topic": "a b", "data": "x"}, ".topic"),
-            ({"topic": "\ud800", "data": "x"}, ".topic"),
-            ({"topic": "t"}, ""),
-            ({"topic": "t", "data": "x", "base64": "eA=="}, ""),
-            ({"topic": "t", "data": 7}, ".data"),
-            ({"topic": "t", "data": None}, ".data"),
-            ({"topic": "t", "data": "\ud800"}, ".data"),
-            ({"topic": "t", "base64": 7}, ".base64"),
-            ({"topic": "t", "base64": "eA"}, ".base64"),
-            ({"topic": "t", "base64": "e A="}, ".base64"),
-            ({"topic": "t", "base64": "é"}, ".base64"),
-            ({"topic": "t", "data": "x", "idempotency_key": 7}, ".idempotency_key"),
-            ({"topic": "t", "data": "x", "idempotency_key": "a b"}, ".idempotency_key"),
-            ({"topic": "t", "data": "x", "delay": 7}, ".delay"),
-            ({"topic": "t", "data": "x", "\ud800": 7}, ".\\ud800"),
-            ({"topic": "t", "data": "x", "k" * 500: 7}, "." + "k" * 100),
-        ):
-            answer = self.post_json({"publications": [good, bad]})
-            self.assert_wrong(answer, 400, f"publications[1]{where}")
-        self.assertEqual(self.listener.data, [])
-
-    def test_wrong_body(self) -> None:
-        """What is no such JSON is refused as a whole."""
-        for body in (
-            b"",
-            b"{",
-            b"\xff",
-            b"[" * 100_000,
-            b"[]",
-            b"7",
-            b"{}",
-            b'{"publications": {}}',
-            b"9" * 5000,
-        ):
-            self.assert_wrong(self.post("/publish", body), 400, "body")
 
     def test_body(self) -> None:
         """A batch may be larger than a publication, but no publication in it."""

@@ -6,16 +6,14 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd import redis_broker
 from pushd.broker import Draft, Unavailable
 from pushd.history import Retention
 from pushd.messages import Id, Publication
 from pushd.redis_broker import RedisBroker
 from pushd.redis_scripts import Away
-from tests.broker_contract import Listener, Node
+from tests.broker_contract import Node
 from tests.fake_redis import FakeRedis
 
 
@@ -143,31 +141,6 @@ class PublishingTests(BrokerTestCase):
             self.assertIn("READONLY", self.why(one))
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
 
-    def test_bounds(self) -> None:
-        """Only so much waits for an answer, in number and in bytes; when it comes, more may."""
-        self.start()
-        for name, most in [("_MAX_UNANSWERED", 2), ("_MAX_UNANSWERED_BYTES", 2)]:
-            with self.subTest(name):
-                patched = self.patch(redis_broker, name, most)
-                self.redis.late = True
-                waiting = [self.broker.publish("t", "x") for _ in range(2)]
-                self.assertIn("too much", self.why(self.broker.publish("t", "x")))
-                self.redis.answer()
-                for one in waiting:
-                    self.successResultOf(one)
-                self.publish("t")
-                patched.restore()
-
-    def test_given_up(self) -> None:
-        """A publisher that does not wait for the answer takes nothing with it."""
-        self.start()
-        self.redis.late = True
-        publishing = self.broker.publish("t", "x")
-        publishing.addErrback(lambda _: None)
-        publishing.cancel()
-        self.redis.answer()
-        self.assertEqual((self.broker._unanswered, self.broker._unanswered_bytes), (0, 0))
-
 
 class SessionTests(BrokerTestCase):
     """One session after the other."""
@@ -248,16 +221,6 @@ class SessionTests(BrokerTestCase):
 class ListeningTests(BrokerTestCase):
     """Who listens, and to what."""
 
-    def test_one_subscription(self) -> None:
-        """A topic is subscribed to once, from its first subscriber to its last."""
-        node = self.start()
-        first, second = node.listen("t"), node.listen("t")
-        self.assertEqual(self.redis.sessions[0].channels, [b"pushd:0:t"])
-        for listener in (first, second):
-            assert listener.subscription is not None
-            listener.subscription.cancel()
-        self.assertEqual(self.redis.sessions[0].channels, [])
-
     def test_no_question(self) -> None:
         """Who is new at a topic that is live, or has all of it, costs no question."""
         node = self.start()
@@ -269,88 +232,6 @@ class ListeningTests(BrokerTestCase):
         self.assertEqual(len(self.redis.asked), asked)
         self.assertEqual(node.listen("t", "e0-0:0").events[1:], [(id, "x")])
         self.assertEqual(self.redis.asked[asked:], ["replay"])
-
-    def test_begins_behind_the_broker(self) -> None:
-        """Nobody reads before the broker has, or what comes between might be taken for given."""
-        node = self.start()
-        self.redis.late = True
-        listener = node.listen("t", after="e0-0:0")
-        waiting, answer = self.redis.waiting.popleft()
-        waiting.callback(answer)
-        self.assertEqual(self.redis.asked, ["replay"])
-        self.redis.publish("t", "a")
-        self.redis.answer()
-        self.assertEqual(listener.events, [("e0-0:0", True), ("e0-0:1", "a")])
-
-    def test_left_in_each_step(self) -> None:
-        """One who leaves while Redis is asked is not served, and its topic is let go."""
-        for steps in range(3):
-            with self.subTest(steps):
-                self.setUp()
-                node = self.start()
-                self.redis.late = True
-                listener = node.listen("t")
-                for _ in range(steps):
-                    waiting, answer = self.redis.waiting.popleft()
-                    waiting.callback(answer)
-                assert listener.subscription is not None
-                listener.subscription.cancel()
-                self.redis.answer()
-                self.assertEqual(listener.events, [("e0-0:0", False)] if steps > 1 else [])
-                self.assertEqual(self.redis.sessions[0].channels, [])
-                self.stop()
-
-    def test_gap(self) -> None:
-        """What was not told is read as soon as something else is."""
-        listener = self.start().listen("t")
-        self.redis.silent = True
-        self.redis.publish("t", "a")
-        self.redis.silent = False
-        self.redis.publish("t", "b")
-        self.assertEqual([data for _, data in listener.events[1:]], ["a", "b"])
-
-    def test_strangers(self) -> None:
-        """What others say is logged and ignored, and so is what comes too late."""
-        node = self.start()
-        listener = node.listen("t")
-        with capturedLogs() as events:
-            self.redis.sessions[0].notice(b"pushd:0:t", b"hello")
-        self.assertEqual(len(events), 1)
-        self.redis.sessions[0].notice(b"pushd:0:another", b"e0-0:1 tx")
-        self.redis.tell(Publication("t", "again", Id("e0-0", 0)))
-        self.assertEqual(len(listener.events), 1)
-
-    def test_refused(self) -> None:
-        """A topic that Redis does not let us read is tried again; who waits, waits for that."""
-        node = self.start()
-        self.redis.refusal = "OOM"
-        with capturedLogs() as events:
-            listener = node.listen("t", "e0-0:0")
-            node.listen("u")
-            self.clock.advance(1)
-        self.assertEqual([event["error"] for event in events], ["OOM"])
-        self.assertEqual(listener.events, [])
-        with capturedLogs() as events:
-            self.clock.pump([1] * 10)
-        self.assertEqual([event["error"] for event in events], ["OOM"])
-        self.redis.refusal = None
-        self.clock.advance(1)
-        self.assertEqual(listener.events, [("e0-0:0", True)])
-        self.redis.refusal = "OOM"
-        self.assertEqual(node.listen("t", "e0-0:9").events, ["lost"])
-
-    def test_refused_and_left(self) -> None:
-        """A topic that nobody wants any more is not tried again."""
-        node = self.start()
-        self.redis.late = True
-        listener = node.listen("t")
-        waiting, answer = self.redis.waiting.popleft()
-        self.redis.refusal = "OOM"
-        waiting.callback(answer)
-        assert listener.subscription is not None
-        listener.subscription.cancel()
-        self.redis.answer()
-        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
 
     def test_patience(self) -> None:
         """Who comes while Redis is away waits for half a minute, and is not logged one by one."""
@@ -387,20 +268,6 @@ class ListeningTests(BrokerTestCase):
         self.assertIn("stops", self.why(self.broker.replay("t", None, 1000)))
         self.assertIn("stops", self.why(self.broker.publish("t", "x")))
 
-    def test_many_topics(self) -> None:
-        """However many topics catch up, only some do at a time, and all do in the end."""
-        node = self.start()
-        listeners = [node.listen(f"t{number}") for number in range(200)]
-        self.redis.lose()
-        ids = [str(self.redis.publish(f"t{number}", "x")) for number in range(200)]
-        self.redis.late = True
-        self.go_on()
-        waiting, answer = self.redis.waiting.popleft()
-        waiting.callback(answer)
-        self.assertEqual(len(self.redis.waiting), 64)
-        self.redis.answer()
-        self.assertEqual([one.events[-1] for one in listeners], [(id, "x") for id in ids])
-
 
 class TellingTests(BrokerTestCase):
     """What is there."""
@@ -420,14 +287,6 @@ class TellingTests(BrokerTestCase):
         self.assertEqual(self.names(), ["t", "u"])
         self.assertEqual((self.broker.published, self.broker.history_bytes), (3, 0))
 
-    def test_very_many(self) -> None:
-        """Not all of very many are listed."""
-        self.start()
-        for topic in "abcd":
-            self.publish(topic)
-        self.patch(redis_broker, "_SCANS", 1)
-        self.assertEqual(self.names(), ["a", "b"])
-
     def test_refused(self) -> None:
         """When Redis does not tell, it is said why."""
         self.start()
@@ -437,68 +296,3 @@ class TellingTests(BrokerTestCase):
         self.redis.lose("gone")
         for asking in (self.broker.names(), self.broker.describe("t")):
             self.assertEqual(self.why(asking), "Redis at it: gone")
-
-
-class TouchingTests(BrokerTestCase):
-    """Topics that are followed are not forgotten."""
-
-    def listen(self) -> Listener:
-        """Let somebody listen, and forget what was asked for that."""
-        listener = self.start().listen("t")
-        self.redis.asked.clear()
-        return listener
-
-    def test_touched(self) -> None:
-        """Every few minutes, in steps of some hundred."""
-        node = self.start()
-        for number in range(501):
-            node.listen(f"t{number}")
-        self.redis.asked.clear()
-        self.clock.advance(199)
-        self.assertEqual(self.redis.asked, [])
-        self.clock.advance(1)
-        self.assertEqual(self.redis.asked, ["touch"] * 2)
-        self.clock.advance(200)
-        self.assertEqual(self.redis.asked, ["touch"] * 4)
-
-    def test_lost_tail(self) -> None:
-        """What was not told, and nothing behind it, is found by that as well."""
-        listener = self.listen()
-        self.redis.silent = True
-        id = str(self.redis.publish("t", "a"))
-        self.clock.advance(200)
-        self.assertEqual(listener.events[1:], [(id, "a")])
-
-    def test_forgotten(self) -> None:
-        """And so is that all is forgotten."""
-        listener = self.listen()
-        self.redis.history.stop()
-        self.redis.ids.clear()
-        self.redis.sessions.append(self.redis.sessions[0])
-        self.redis.forget()
-        self.clock.advance(200)
-        self.assertEqual(listener.events[1:], ["lost"])
-
-    def test_refused(self) -> None:
-        """When Redis refuses that, or is lost, it is tried the next time."""
-        self.listen()
-        self.redis.refusal = "OOM"
-        self.clock.advance(200)
-        self.redis.refusal = None
-        self.redis.late = True
-        self.clock.advance(200)
-        self.redis.lose()
-        self.go_on()
-        self.clock.advance(200)
-        self.assertEqual(self.redis.asked.count("touch"), 3)
-
-    def test_left_meanwhile(self) -> None:
-        """One that was left while it was asked for is let go."""
-        listener = self.listen()
-        self.redis.silent = self.redis.late = True
-        self.redis.publish("t", "a")
-        self.clock.advance(200)
-        assert listener.subscription is not None
-        listener.subscription.cancel()
-        self.redis.answer()
-        self.assertEqual(self.redis.asked, ["touch"])

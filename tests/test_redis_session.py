@@ -8,13 +8,13 @@ from typing import Any
 import hiredis
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.internet.error import ConnectionLost, ConnectionRefusedError
+from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.testing import MemoryReactorClock, StringTransportWithDisconnection
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd import redis_session
-from pushd.redis_scripts import ALL, PUBLISH, Away, Refused, Unsuitable
+from pushd import redis_greeting
+from pushd.redis_scripts import ALL, PUBLISH, Away
 from pushd.redis_session import Session, open_session
 from pushd.redis_url import RedisAddress, parse_broker
 
@@ -82,7 +82,7 @@ class SessionTestCase(SynchronousTestCase):
         }
         self.notices: list[tuple[bytes, bytes]] = []
         self.lost: list[str] = []
-        self.patch(redis_session, "HostnameEndpoint", self.endpoint)
+        self.patch(redis_greeting, "HostnameEndpoint", self.endpoint)
         self.places: list[tuple[bytes, int]] = []
 
     def endpoint(self, reactor: Any, host: bytes, port: int, timeout: float) -> Any:
@@ -152,17 +152,6 @@ class OpeningTests(SessionTestCase):
         session.end()
         self.assertEqual((self.lost, self.clock.getDelayedCalls()), ([], []))
 
-    def test_password(self) -> None:
-        """User and password are said first, on both."""
-        self.opened("unix://me:pw@/r")
-        self.setUp()
-        self.successResultOf(self.open("unix://me:pw@/r")).end()
-        said = [command for command in self.asked if command[0] == b"AUTH"]
-        self.assertEqual(said, [[b"AUTH", b"me", b"pw"]] * 2)
-        self.asked.clear()
-        self.successResultOf(self.open("unix://:pw@/r")).end()
-        self.assertEqual(self.asked[0], [b"AUTH", b"pw"])
-
     def test_trusted(self) -> None:
         """Trusted is who writes to disk, and was never a replica; through Sentinels nobody is."""
         for aof, offset, trusted in [("1", "-1", True), ("0", "-1", False), ("1", "7", False)]:
@@ -172,100 +161,9 @@ class OpeningTests(SessionTestCase):
         self.answers[b"SENTINEL"] = lambda _: b"*2\r\n$1\r\nh\r\n$1\r\n7\r\n"
         self.assertIs(self.opened("redis+sentinel://s/main").trusted, False)
 
-    def test_host(self) -> None:
-        """A host is connected to, by TLS where that is asked for."""
-        self.opened("redis://h:1/0")
-        wrapped: list[Any] = []
-
-        def wrap(options: Any, endpoint: Any, clock: Any) -> Any:
-            self.assertIs(clock, self.clock)
-            wrapped.append(options._hostname)
-            return endpoint
-
-        self.patch(redis_session, "wrapClientTLS", wrap)
-        self.opened("rediss://example.com:1/0")
-        self.assertEqual(self.places, [(b"h", 1), (b"example.com", 1)])
-        self.assertEqual(wrapped, ["example.com"])
-
-    def test_sentinels(self) -> None:
-        """The first Sentinel that knows the master tells where it is."""
-        answers = [b"*-1\r\n", b"-ERR oh\r\n", b"*2\r\n$1\r\nh\r\n$1\r\n7\r\n"]
-        self.answers[b"SENTINEL"] = lambda _: answers.pop(0)
-        self.opened("redis+sentinel://a,b:1,c,d/main")
-        expected = [(b"a", 26379), (b"b", 1), (b"c", 26379), (b"h", 7)]
-        self.assertEqual(self.places, expected)
-
-    def test_no_sentinel(self) -> None:
-        """When none of them knows, that is said, with what the last one said."""
-        self.answers[b"SENTINEL"] = lambda _: b"*-1\r\n"
-        opening = self.open("redis+sentinel://a/main")
-        self.assertEqual(self.why(opening, Away), "no Sentinel knows the master main")
-        self.answers[b"SENTINEL"] = lambda _: b"-ERR oh\r\n"
-        opening = self.open("redis+sentinel://a/main")
-        self.assertEqual(self.why(opening, Away), "no Sentinel knows the master main: ERR oh")
-
-    def test_sentinel_away(self) -> None:
-        """A Sentinel that can't be reached is passed over."""
-        address = RedisAddress(hosts=(("a", 1),), service="main")
-        opening = open_session(self.clock, address, lambda *_: None, self.lost.append)
-        self.clock.unixClients.pop()[1].clientConnectionFailed(
-            None, Failure(ConnectionRefusedError())
-        )
-        self.assertIn("main: Connection was refused", self.why(opening, Away))
-
 
 class RefusingTests(SessionTestCase):
-    """What will not do."""
-
-    def test_unsuitable(self) -> None:
-        """What is of no use until somebody changes it is told from what may come back."""
-        for changes, kind, reason in [
-            ({"redis_version": "6.0.20"}, Unsuitable, "this is Redis 6.0.20: 6.2 or newer"),
-            ({"redis_version": "x"}, Unsuitable, "this is Redis x: 6.2"),
-            ({"redis_mode": "cluster"}, Unsuitable, "a Redis Cluster"),
-            ({"loading": "1"}, Away, "still loading"),
-            ({"role": "slave"}, Away, "a read-only replica"),
-        ]:
-            self.info = {**INFO, **changes}
-            self.assertIn(reason, self.why(self.open(), kind))
-        self.info = {}
-        self.assertIn("this is Redis ?", self.why(self.open(), Unsuitable))
-
-    def test_errors(self) -> None:
-        """The errors of a server that does not want us."""
-        for error, kind, reason in [
-            ("NOAUTH Authentication required.", Unsuitable, "it wants a password"),
-            ("NOPERM this user has no permissions", Unsuitable, "NOPERM this user"),
-            ("LOADING Redis is loading", Away, "LOADING Redis"),
-        ]:
-            self.refuse(b"INFO", error)
-            self.assertIn(reason, self.why(self.open(), kind))
-        for error in ("WRONGPASS invalid username-password pair", "ERR invalid password"):
-            self.refuse(b"AUTH", error)
-            opening = self.open("unix://:secret@/r")
-            self.assertEqual(self.why(opening, Unsuitable), "wrong user or password")
-        self.answers[b"AUTH"] = lambda _: b"-ERR AUTH called without any password configured\r\n"
-        opening = self.open("unix://:secret@/r")
-        self.assertIn("without any password configured", self.why(opening, Unsuitable))
-
-    def test_database(self) -> None:
-        """A database that is not there."""
-        self.answers[b"SELECT"] = lambda _: b"-ERR DB index is out of range\r\n"
-        self.assertIn("out of range", self.why(self.open("unix:///r?db=99"), Unsuitable))
-
-    def test_no_redis(self) -> None:
-        """What speaks another language is no Redis."""
-        self.answers[b"INFO"] = lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n"
-        self.assertIn("no Redis", self.why(self.open(), Unsuitable))
-
-    def test_hangs_up(self) -> None:
-        """One that hangs up may be there later."""
-        opening = open_session(
-            self.clock, RedisAddress(path="/r"), lambda *_: None, self.lost.append
-        )
-        peer = Peer(self.clock.unixClients.pop())
-        peer.protocol.connectionLost(Failure(ConnectionLost()))
-        self.assertIn("the connection was lost", str(self.failureResultOf(opening, Away).value))
+    """What comes to nothing."""
 
     def test_refuses_connections(self) -> None:
         """So may one that takes no connection, or takes it and says nothing."""
@@ -315,23 +213,6 @@ class TalkingTests(SessionTestCase):
         self.assertEqual(self.asked[1], [b"EVAL", PUBLISH.source.encode(), b"1", b"a"])
         self.assertEqual(self.successResultOf(calling), 7)
 
-    def test_refused(self) -> None:
-        """An error is an answer."""
-        session = self.opened()
-        self.answers[b"EVALSHA"] = self.answers[b"SCAN"] = lambda _: b"-OOM no\tmore\r\n"
-        for calling in (session.call(PUBLISH, ["a"], []), session.command("SCAN", 0)):
-            self.serve()
-            self.assertEqual(str(self.failureResultOf(calling, Refused).value), "OOM no more")
-
-    def test_cancelled(self) -> None:
-        """Who does not wait for an answer does not take that of another."""
-        session = self.opened()
-        first, second = session.command("PING"), session.command("GET", "x")
-        first.cancel()
-        self.serve()
-        self.assertEqual(self.successResultOf(second), b"OK")
-        first.addErrback(lambda _: None)
-
     def test_subscribe(self) -> None:
         """What is published to a channel comes, other things do not."""
         session = self.opened()
@@ -364,12 +245,6 @@ class LosingTests(SessionTestCase):
             self.assertEqual(self.clock.getDelayedCalls(), [])
             self.failureResultOf(session.command("PING"), Away)
             session.unsubscribe(b"c")
-
-    def test_garbage(self) -> None:
-        """One that begins to speak another language is lost."""
-        self.opened()
-        self.peers[0].say(b"hello\r\n")
-        self.assertEqual(len(self.lost), 1)
 
     def test_beat(self) -> None:
         """Both are asked every second whether they are there."""

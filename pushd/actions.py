@@ -1,0 +1,183 @@
+"""What each command does."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TextIO
+
+from pushd.client import Began, Client, Connect, Message
+from pushd.tables import print_json, print_table, printable
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What a command has to do with: the clock on the wall, its surroundings, and the network."""
+
+    now: Callable[[], float]
+    environ: Mapping[str, str]
+    stdin: BinaryIO
+    stdout: TextIO
+    stderr: TextIO
+    connect: Connect
+    pause: Callable[[float], object]
+
+
+class Mistake(Exception):
+    """What can't be done as it was asked for, in one line."""
+
+
+def publish(given: Namespace, world: World) -> None:
+    """Publish what is given, or what comes through a pipe."""
+    data = world.stdin.read() if given.data is None else os.fsencode(given.data)
+    text: str | None = None
+    if not given.binary:
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            raise Mistake("the data is not UTF-8: bytes go with --binary") from None
+        if given.data is None:
+            text = text.removesuffix("\n").removesuffix("\r")
+    said = _client(given, world, given.control).publish(
+        given.topic,
+        data if text is None else text,
+        idempotency_key=given.idempotency_key,
+        delay=given.delay,
+        every=given.every,
+        count=given.count,
+    )
+    if given.json:
+        print_json([said], world.stdout)
+    elif "schedule" in said:
+        print(f"{said['schedule']} (schedule, {said['count']} to come)", file=world.stdout)
+    else:
+        print(f"{said['id']} (heard by {said['subscribers']})", file=world.stdout)
+
+
+def tail(given: Namespace, world: World) -> None:
+    """Print what is published, until Ctrl-C."""
+    first = True
+    for heard in _client(given, world, given.url).follow(given.topic, given.after):
+        if isinstance(heard, Message):
+            _print_message(heard, given.json, world)
+        elif isinstance(heard, Began):
+            lost = not heard.recovered and not (first and given.after is None)
+            note = ", but publications before it are lost" if lost else ""
+            print(f"pushd: listening since {heard.id}{note}", file=world.stderr)
+            first = False
+        else:
+            print(f"pushd: {heard.reason}; again in {heard.seconds:.1f} s", file=world.stderr)
+
+
+def topics(given: Namespace, world: World) -> None:
+    """Print the topics."""
+    said = _client(given, world, given.control).topics()
+    rows = []
+    for one in said["topics"]:
+        counts = one["subscribers"].items()
+        shown = ", ".join(f"{count} {transport}" for transport, count in counts) or "nobody"
+        rows.append([one["topic"], one["id"] or "-", str(one["history"]), shown])
+    _show(given, world, ["TOPIC", "LAST ID", "KEPT", "LISTENING"], rows, said["topics"])
+    if said["more"]:
+        print("pushd: there are more topics than these", file=world.stderr)
+
+
+def connections(given: Namespace, world: World) -> None:
+    """Print who is here."""
+    found = list(_client(given, world, given.control).connections())
+    rows = [
+        [
+            str(one["id"]),
+            one["transport"],
+            one["peer"],
+            one["since"],
+            "-" if one["subject"] is None else one["subject"],
+            _traffic(one, "in"),
+            _traffic(one, "out"),
+            one["path"],
+        ]
+        for one in found
+    ]
+    head = ["ID", "TRANSPORT", "PEER", "SINCE", "SUBJECT", "IN", "OUT", "PATH"]
+    _show(given, world, head, rows, found)
+
+
+def close(given: Namespace, world: World) -> None:
+    """Close a connection."""
+    _client(given, world, given.control).close(given.id, code=given.code, reason=given.reason)
+
+
+def token(given: Namespace, world: World) -> None:
+    """Print a token."""
+    # What talks to a daemon alone does not wait until all of cryptography is loaded.
+    from pushd.identity import check_pattern
+    from pushd.keys import read_signing_key
+    from pushd.tokens import make_token
+
+    if not 0 < given.ttl <= 1e9:
+        raise Mistake(f"--ttl {given.ttl:g}: a number of seconds above 0")
+    claims: dict[str, Any] = {} if given.sub is None else {"sub": given.sub}
+    claims["exp"] = int(world.now() + given.ttl)
+    for right in ("subscribe", "publish"):
+        for pattern in getattr(given, right):
+            try:
+                check_pattern(pattern)
+            except ValueError as error:
+                raise Mistake(f"--{right} {pattern}: {error}") from None
+        claims[right] = getattr(given, right)
+    print(make_token(read_signing_key(given.key), claims), file=world.stdout)
+
+
+def check(given: Namespace, world: World) -> None:
+    """Print the options that would be in force."""
+    # Nor until all of the daemon is.
+    from pushd.config import write_values
+    from pushd.option_table import OPTIONS
+    from pushd.options import Options
+
+    options = Options(world.environ)
+    try:
+        options.parseOptions(given.rest)
+    except SystemExit as error:
+        if error.code:
+            raise Mistake(str(error.code).removeprefix("pushd: ")) from None
+        return
+    print(write_values(OPTIONS, options.given), file=world.stdout)
+
+
+def _client(given: Namespace, world: World, url: str) -> Client:
+    token = getattr(given, "token", None)
+    return Client(url, token=token, connect=world.connect, pause=world.pause)
+
+
+def _print_message(message: Message, as_json: bool, world: World) -> None:
+    if isinstance(message.data, bytes):
+        encoded = b64encode(message.data).decode()
+        said, shown = {"id": message.id, "base64": encoded}, f"base64:{encoded}"
+    else:
+        said, shown = {"id": message.id, "data": message.data}, printable(message.data)
+    if as_json:
+        print_json([said], world.stdout)
+    else:
+        print(f"{message.id}\t{shown}", file=world.stdout)
+    world.stdout.flush()
+
+
+def _traffic(connection: Mapping[str, Any], way: str) -> str:
+    return f"{connection[f'messages_{way}']}/{connection[f'bytes_{way}']}B"
+
+
+def _show(
+    given: Namespace,
+    world: World,
+    head: list[str],
+    rows: list[list[str]],
+    values: Iterable[object],
+) -> None:
+    if given.json:
+        print_json(values, world.stdout)
+    else:
+        print_table(head, rows, world.stdout)

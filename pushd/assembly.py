@@ -1,0 +1,194 @@
+"""Every object of the daemon, built once, from the top down."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from random import random
+from typing import Any, Protocol
+
+from pushd.access import Access
+from pushd.async_resource import PublishDoor
+from pushd.beat import Beat
+from pushd.brokers import make_broker
+from pushd.changes import Changes
+from pushd.connections import Connections
+from pushd.conversation import Stage, Threads
+from pushd.daemon import PushService
+from pushd.distributions import Distribution
+from pushd.drain import Drain
+from pushd.entrances import control_entrance, public_entrance
+from pushd.hub import Hub
+from pushd.inprocess import InProcess
+from pushd.limits import Bounds
+from pushd.listening import DoorService
+from pushd.metrics import Metrics
+from pushd.protocol import PushFactory
+from pushd.publisher import Publisher
+from pushd.readiness import Readiness
+from pushd.readings import Readings
+from pushd.receipts import Receipts
+from pushd.schedule import lateness_of
+from pushd.settings import Settings
+from pushd.site import control_door, public_door
+from pushd.static import StaticFiles
+from pushd.threads import BlockingPublisher, Bridge
+from pushd.timed import TimedPushes
+from pushd.topics import TopicDoor
+from pushd.upgrade import ViewDoor
+from pushd.wsgi import ApplicationDoor, Pool
+
+# The histograms, and what they are about.
+_LATENESS = ("pushd_push_lateness_seconds", "How much later than scheduled a push was made.")
+_PUBLISHING = (
+    "pushd_publish_seconds",
+    "From this node's hub having a publication to all its subscribers' sockets having it.",
+)
+_LAG = ("pushd_reactor_lag_seconds", "How much later than asked for the reactor made a call.")
+
+
+class Workers(Threads, Bridge, Protocol):
+    """Where all runs that blocks: views, and an application's pages."""
+
+    def pool(self, limit: int) -> Pool:
+        """Make a pool of so many more threads, for work that may wait until one has time."""
+
+
+def build(
+    settings: Settings,
+    reactor: Any,
+    threads: Workers,
+    random: Callable[[], float] = random,
+    lag: Distribution | None = None,
+) -> PushService:
+    """Build the daemon.
+
+    :param random: gives a number from 0 to 1, by which the end is spread.
+    :param lag: how late the reactor is, where that is measured.
+    """
+    metrics = Metrics()
+    # What is due in the same millisecond costs one wake of the reactor, however much it is.
+    beat = Beat(reactor)
+    publish = _build_publishing(settings, reactor, beat, metrics)
+    views = _build_views(settings, reactor, beat, threads, publish, metrics)
+    public = public_door(
+        reactor,
+        public_entrance(settings, metrics),
+        settings.routes,
+        TopicDoor(reactor, views, publish),
+        _build_application(settings, views, threads),
+    )
+    readiness = Readiness(publish.broker.fault)
+    control = control_door(
+        reactor, control_entrance(settings, metrics), metrics, readiness, publish
+    )
+    readings = Readings(
+        door=public,
+        factory=views.factory,
+        ledger=metrics.traffic,
+        threads=threads,
+        fault=publish.broker.fault,
+        times={
+            _LATENESS: lateness_of(beat),
+            _PUBLISHING: publish.hub.delays,
+            _LAG: lag or Distribution(),
+        },
+        max_connections=settings.max_connections,
+        max_threads=settings.threads,
+    )
+    metrics.register(readings)
+    service = PushService(
+        reactor,
+        readiness=readiness,
+        farewell=Drain(reactor, publish.connections, random),
+        timed=publish.timed,
+        broker=publish.broker,
+        receipts=publish.receipts,
+    )
+    service.drain = settings.drain
+    service.stopping.append(threads.stop)
+    changes = Changes(
+        views=views,
+        bounds=publish.bounds,
+        public=public,
+        control=control,
+        readings=readings,
+        service=service,
+    )
+    service.appliers += changes.appliers
+    service.add_doors(
+        [DoorService(reactor, one, public, "listening on {url}") for one in settings.listen],
+        [DoorService(reactor, one, control, "control door at {url}") for one in settings.control],
+    )
+    service.addService(InProcess(BlockingPublisher(views.publisher, threads)))
+    return service
+
+
+def shipped_client() -> Path:
+    """The folder of the client that comes with pushd: installed inside it, in a checkout beside."""
+    package = Path(__file__).resolve().parent
+    installed = package / "web"
+    return installed if installed.is_dir() else package.parent / "web"
+
+
+def _build_publishing(
+    settings: Settings, reactor: Any, beat: Beat, metrics: Metrics
+) -> PublishDoor:
+    """Build all that a publication passes, from the door to the hub."""
+    broker = make_broker(settings.broker, reactor, settings.retention, _make_name)
+    hub = Hub(broker, reactor)
+    broker.start(hub.deliver, hub.missed)
+    metrics.count_topics(hub, broker)
+    return PublishDoor(
+        clock=reactor,
+        broker=broker,
+        hub=hub,
+        timed=TimedPushes(beat, broker, _make_name),
+        connections=Connections(reactor),
+        receipts=Receipts(reactor),
+        bounds=Bounds(settings.limits.max_message, settings.limits.max_buffered),
+    )
+
+
+def _build_views(
+    settings: Settings,
+    reactor: Any,
+    beat: Beat,
+    threads: Workers,
+    publish: PublishDoor,
+    metrics: Metrics,
+) -> ViewDoor:
+    """Build all that views need: where they run, and what they hold."""
+    return ViewDoor(
+        clock=beat,
+        stage=Stage(reactor, threads),
+        access=Access(settings.token_keys, reactor.seconds),
+        factory=PushFactory(reactor, settings.limits),
+        connections=publish.connections,
+        metrics=metrics,
+        hub=publish.hub,
+        publisher=Publisher(publish.broker, publish.timed, publish.bounds),
+        files=StaticFiles([*([settings.web] if settings.web else []), shipped_client()]),
+    )
+
+
+def _build_application(
+    settings: Settings, views: ViewDoor, threads: Workers
+) -> ApplicationDoor | None:
+    if settings.wsgi is None:
+        return None
+    return ApplicationDoor(
+        settings.wsgi,
+        views,
+        workers=threads,
+        pool=threads.pool(settings.wsgi_threads),
+        files=StaticFiles([settings.web] if settings.web else []),
+        shipped=StaticFiles([shipped_client()]),
+        max_buffered=settings.limits.max_buffered,
+    )
+
+
+def _make_name() -> str:
+    """A random name that nobody guesses and nobody had before."""
+    return secrets.token_urlsafe(9)

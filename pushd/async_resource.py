@@ -1,0 +1,93 @@
+"""A resource whose answer a coroutine makes, and what may be wrong with a request for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from pushd.answers import json_refusal, write_response
+from pushd.broker import Broker, Unavailable
+from pushd.connections import Connections
+from pushd.hub import Hub
+from pushd.limits import Bounds
+from pushd.receipts import Receipts
+from pushd.timed import TimedPushes
+from pushd.views import Response
+
+
+class Wrong(Exception):
+    """A request that can't be carried out: what is wrong with it, and where."""
+
+    def __init__(
+        self, error: object, where: str, status: int = 400, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(str(error))
+        self.where = where
+        self.status = status
+        self.headers = headers
+
+
+@dataclass(kw_only=True)
+class PublishDoor:
+    """What it takes to publish, and to tell operators what is there."""
+
+    clock: IReactorTime
+    broker: Broker
+    hub: Hub
+    timed: TimedPushes
+    connections: Connections
+    receipts: Receipts
+    bounds: Bounds
+
+
+class AsyncResource(Resource):
+    """A resource whose answer is a Response that a coroutine makes."""
+
+    isLeaf = True
+
+    def __init__(self, door: PublishDoor, name: str = "") -> None:
+        super().__init__()
+        self._door = door
+        self._name = name
+
+    def render(self, request: Any) -> int:
+        """Answer, unless the client leaves before."""
+        answering = Deferred.fromCoroutine(self._try(request))
+        request.notifyFinish().addErrback(lambda _: answering.cancel())
+        answering.addCallback(lambda response: write_response(request, response))
+        answering.addErrback(self._failed, request)
+        return NOT_DONE_YET
+
+    async def answer(self, request: Any) -> Response:
+        """Make the answer; Wrong says why there is none."""
+        raise NotImplementedError
+
+    async def _try(self, request: Any) -> Response:
+        try:
+            return await self.answer(request)
+        except Wrong as wrong:
+            return json_refusal(wrong.status, str(wrong), wrong.where, wrong.headers)
+        except Unavailable as error:
+            headers = {"Retry-After": f"{error.retry_after}"}
+            return json_refusal(503, self.explain(error), "broker", headers)
+
+    def explain(self, error: Unavailable) -> str:
+        """What to tell of a broker that is away."""
+        return str(error)
+
+    def _failed(self, failure: Failure, request: Any) -> None:
+        if not request._disconnected:
+            request.processingFailed(failure)
+
+
+def allow(request: Any, *methods: str) -> None:
+    """Raise Wrong for a request that is made with another method."""
+    if request.method.decode("latin-1") not in methods:
+        allowed = ", ".join(methods)
+        raise Wrong(f"this address takes {allowed}", "method", 405, {"Allow": allowed})

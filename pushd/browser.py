@@ -1,0 +1,142 @@
+"""A browser in memory, with a WebSocket, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+
+from pushd.loopback import LoopbackTransport
+from pushd.messages import Closing
+from pushd.wire import Answer, Settling, read_answer
+
+
+class Browser:
+    """A client with a WebSocket: what it heard, and how it ended."""
+
+    def __init__(
+        self, daemon: Settling, client: BrowserProtocol, transport: LoopbackTransport
+    ) -> None:
+        self._daemon = daemon
+        self._client = client
+        self._transport = transport
+
+    @property
+    def opened(self) -> bool:
+        """Whether the handshake was answered with 101."""
+        return self._client.opened
+
+    @property
+    def refused(self) -> Answer | None:
+        """The HTTP answer that the handshake got in place of a 101."""
+        return None if self.opened else read_answer(bytes(self._client.head), "GET")
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that the server chose."""
+        return self._client.websocket_protocol_in_use if self.opened else None
+
+    @property
+    def messages(self) -> list[str | bytes]:
+        """Every message so far."""
+        return self._client.messages
+
+    @property
+    def closing(self) -> Closing | None:
+        """The server's Close frame; None as long as there was none."""
+        return self._client.closing
+
+    @property
+    def gone(self) -> bool:
+        """Whether the connection is gone."""
+        return self._client.gone
+
+    def send(self, message: str | bytes) -> None:
+        """Send a message: text or binary."""
+        payload = message if isinstance(message, bytes) else message.encode()
+        self._client.sendMessage(payload, isBinary=payload is message)
+        self._daemon.settle()
+
+    def send_bytes(self, data: bytes) -> None:
+        """Put bytes on the wire that may be no WebSocket frames."""
+        self._transport.write(data)
+        self._daemon.settle()
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close as a browser does."""
+        self._client.sendCloseFrame(code, reason.encode())
+        self._daemon.settle()
+
+    def leave(self) -> None:
+        """Vanish without a word, as a laptop that is shut."""
+        self._transport.abortConnection()
+        self._daemon.settle()
+
+    def stall(self) -> None:
+        """Stop reading."""
+        self._transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._transport.resumeProducing()
+        self._daemon.settle()
+
+
+class BrowserProtocol(WebSocketClientProtocol):
+    """The browser's side of a connection, which keeps what comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = bytearray()
+        self.messages: list[str | bytes] = []
+        self.opened = False
+        self.closing: Closing | None = None
+        self.gone = False
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self.opened:
+            self.head += data
+        super().dataReceived(data)
+
+    def onOpen(self) -> None:
+        self.opened = True
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        self.messages.append(payload if isBinary else payload.decode())
+
+    def onCloseFrame(self, code: Any, reasonRaw: Any) -> bool | None:
+        if code is not None:
+            self.closing = Closing(code, (reasonRaw or b"").decode())
+        return super().onCloseFrame(code, reasonRaw)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.gone = True
+        super().connectionLost(reason)
+
+
+def make_protocol(
+    url: str,
+    reactor: Any,
+    *,
+    subprotocols: Sequence[str],
+    headers: Mapping[str, str] | None,
+    origin: str | None,
+) -> BrowserProtocol:
+    """Make one that asks for a WebSocket at a URL as soon as it is connected."""
+    factory = WebSocketClientFactory(
+        url,
+        origin=origin,
+        protocols=list(subprotocols) or None,
+        headers=dict(headers or {}),
+        reactor=reactor,
+    )
+    # Autobahn's own timers run on the global reactor, which a test in memory does without.
+    factory.setProtocolOptions(
+        openHandshakeTimeout=0, closeHandshakeTimeout=0, serverConnectionDropTimeout=0
+    )
+    protocol = BrowserProtocol()
+    protocol.factory = factory
+    return protocol

@@ -1,0 +1,47 @@
+"""What each door asks of all who come, by what the operator wants."""
+
+from __future__ import annotations
+
+from pushd.admission import Admission
+from pushd.channel import Entrance
+from pushd.guard import control_guard, public_guard
+from pushd.metrics import Metrics
+from pushd.proxies import Proxies
+from pushd.publish import batch_body
+from pushd.settings import Settings
+
+# How many connections the private door takes: enough for all who should be there.
+_OPERATORS = 1000
+
+
+def public_entrance(settings: Settings, metrics: Metrics) -> Entrance:
+    """The entrance for strangers."""
+    return Entrance(
+        guard=public_guard(settings.origins),
+        admission=Admission(
+            connections=settings.max_connections,
+            per_address=settings.max_per_address,
+            proxies=settings.proxies,
+        ),
+        proxies=settings.proxies,
+        metrics=metrics,
+        max_body=settings.limits.max_message,
+    )
+
+
+def control_entrance(settings: Settings, metrics: Metrics) -> Entrance:
+    """The entrance for operators and publishers, who have no proxy before them."""
+    nobody = Proxies()
+    return Entrance(
+        guard=control_guard,
+        admission=Admission(connections=_OPERATORS, per_address=_OPERATORS, proxies=nobody),
+        proxies=nobody,
+        metrics=metrics,
+        max_body=settings.limits.max_message,
+        max_bodies=bodies_at_control(settings),
+    )
+
+
+def bodies_at_control(settings: Settings) -> dict[bytes, int]:
+    """The paths of the private door that take larger bodies than others, and how large."""
+    return {b"/publish": batch_body(settings.limits.max_message)}

@@ -1,0 +1,48 @@
+"""A reactor in memory that says where it listens, and when it stops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.testing import MemoryReactorClock
+from zope.interface import implementer
+
+
+@implementer(IListeningPort)
+class Port:
+    """A port that says where it is, and notes when it is closed."""
+
+    def __init__(self, address: IPv4Address | IPv6Address, events: list[str]) -> None:
+        self._address = address
+        self._events = events
+
+    def getHost(self) -> IPv4Address | IPv6Address:
+        return self._address
+
+    def startListening(self) -> None:
+        """Do nothing: it listens already."""
+
+    def stopListening(self) -> Deferred[None]:
+        self._events.append(f"closed {self._address.port}")
+        return succeed(None)
+
+
+class Reactor(MemoryReactorClock):
+    """A reactor in memory whose ports are where they were asked for, port 0 being 40000."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[str] = []
+        self.trouble: Exception | None = None
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Port:
+        if self.trouble is not None:
+            raise self.trouble
+        super().listenTCP(port, factory, backlog, interface)
+        self.events.append(f"opened {port}")
+        if ":" in interface:
+            return Port(IPv6Address("TCP", interface, port or 40_000), self.events)
+        return Port(IPv4Address("TCP", interface or "0.0.0.0", port or 40_000), self.events)

@@ -1,0 +1,83 @@
+"""A connection of the kit: every byte is seen, its end is, and the answer once it is whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from pushd.testing import Answer, Daemon
+from tests.peer import TEXT, handshake, read_frames, serve
+from tests.peer import frame as make_frame
+from tests.test_testing import echo
+
+
+class WireTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Start a daemon."""
+        self.daemon = Daemon({"/echo/": echo})
+
+    def test_chunks(self) -> None:
+        """An answer in pieces is put together."""
+
+        class Pieces(Resource):
+            isLeaf = True
+
+            def render_GET(self, request: Any) -> int:
+                request.write(b"one ")
+                request.write(b"two")
+                request.finish()
+                return NOT_DONE_YET
+
+        serve(self.daemon, Pieces())
+        answer = self.daemon.get("/")
+        assert answer is not None
+        self.assertEqual(answer.text, "one two")
+
+    def test_no_answer_yet(self) -> None:
+        """An answer that is not here, or not whole, is none."""
+        waiting: list[Any] = []
+
+        class Slow(Resource):
+            isLeaf = True
+
+            def render_GET(self, request: Any) -> int:
+                request.setHeader("Content-Length", "4")
+                waiting.append(request)
+                return NOT_DONE_YET
+
+        serve(self.daemon, Slow())
+        wire = self.daemon.open_connection()
+        wire.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        self.assertIsNone(wire.answer())
+        waiting[0].write(b"ab")
+        self.daemon.settle()
+        self.assertIsNone(wire.answer())
+        waiting[0].write(b"cd")
+        waiting[0].finish()
+        self.daemon.settle()
+        answer = wire.answer()
+        assert isinstance(answer, Answer)
+        self.assertEqual(answer.text, "abcd")
+        self.assertIsNone(self.daemon.get("/"))
+
+    def test_wire(self) -> None:
+        """A connection by hand shows each byte, and its end."""
+        wire = self.daemon.open_connection()
+        self.assertEqual((wire.received, wire.closed), (b"", False))
+        wire.send(handshake("/echo/"))
+        head = len(wire.received)
+        self.assertTrue(wire.received.startswith(b"HTTP/1.1 101 "))
+        wire.send(make_frame(TEXT, b"x"))
+        self.assertEqual([frame.payload for frame in read_frames(wire.received[head:])], [b"x"])
+        wire.leave()
+        self.assertTrue(wire.closed)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_server_closes(self) -> None:
+        """The end of a connection is seen when the server brings it about."""
+        wire = self.daemon.open_connection()
+        wire.send(b"GET /echo/ HTTP/1.0\r\n\r\n")
+        self.assertTrue(wire.closed)
