@@ -5,7 +5,7 @@ from __future__ import annotations
 from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pushd.distributions import Distribution
 
@@ -45,25 +45,40 @@ class PushSchedule:
         self._delay = delay
         self._number = 0
         self._start: float | None = None
+        self._call: IDelayedCall | None = None
         self._lateness = lateness_of(clock)
 
     def __aiter__(self) -> PushSchedule:
         return self
 
-    async def __anext__(self) -> int:
+    def __anext__(self) -> Deferred[int]:
         """Wait for the next number's time and give it."""
-        number = self._number
+        clock, number = self._clock, self._number
         if self._start is None:
-            self._start = self._clock.seconds() + self._delay
+            self._start = clock.seconds() + self._delay
         # One tick more than there are numbers: the last one gets its full interval, too.
         moment = self._start + number * self._interval
-        delay = moment - self._clock.seconds()
+        delay = moment - clock.seconds()
+        # Not a coroutine: this is the way of every push, and nothing else is to be done in it.
+        ticked: Deferred[int] = Deferred(self._forget)
         if delay > 0:
-            ticked: Deferred[None] = Deferred(lambda _: call.cancel())
-            call = self._clock.callLater(delay, ticked.callback, None)
-            await ticked
+            self._call = clock.callLater(delay, self._tick, ticked, moment)
+        else:
+            self._tick(ticked, moment)
+        return ticked
+
+    def _tick(self, ticked: Deferred[int], moment: float) -> None:
+        self._call = None
+        number = self._number
         if number == self._count:
-            raise StopAsyncIteration
+            ticked.errback(StopAsyncIteration())
+            return
+        self._number = number + 1
         self._lateness.observe(max(0.0, self._clock.seconds() - moment))
-        self._number += 1
-        return number
+        ticked.callback(number)
+
+    def _forget(self, _: Deferred[int]) -> None:
+        """Let go of the timer when nobody waits for it any more."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None

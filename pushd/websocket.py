@@ -183,7 +183,9 @@ class WebSocket:
 
     def has_messages(self) -> bool:
         """Whether a message waits to be read."""
-        return self.count_messages() > 0
+        if self._offer is not None:
+            self.accept()
+        return bool(self._inbox)
 
     def send(self, data: str | bytes, *, binary: bool = False) -> Deferred[None]:
         """Send one message: a text frame, or with ``binary=True`` a binary one.

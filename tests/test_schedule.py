@@ -90,8 +90,8 @@ class PushScheduleTests(SynchronousTestCase):
         schedule = PushSchedule(self.clock, count=2, interval=0.5)
         self.clock.advance(10)
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.successResultOf(Deferred.fromCoroutine(schedule.__anext__()))
-        second = Deferred.fromCoroutine(schedule.__anext__())
+        self.successResultOf(schedule.__anext__())
+        second = schedule.__anext__()
         self.assertNoResult(second)
         self.clock.advance(0.5)
         self.assertEqual(self.successResultOf(second), 1)
@@ -112,7 +112,7 @@ class PushScheduleTests(SynchronousTestCase):
         """After its end it stays at its end."""
         schedule = PushSchedule(self.clock, count=0, interval=0.5)
         for _ in range(2):
-            self.failureResultOf(Deferred.fromCoroutine(schedule.__anext__()), StopAsyncIteration)
+            self.failureResultOf(schedule.__anext__(), StopAsyncIteration)
 
     def test_cancelled(self) -> None:
         """A loop that is cancelled ends where it waits and leaves no delayed call."""
