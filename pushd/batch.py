@@ -18,19 +18,18 @@ class Batch:
     :param publications: one or more of one epoch, their offsets without a gap.
     """
 
-    __slots__ = ("_forms", "epoch", "first", "last", "publications", "topic")
+    __slots__ = ("_forms", "count", "epoch", "first", "last", "publications", "topic")
 
     def __init__(self, publications: Sequence[Publication]) -> None:
         self.publications = publications
         self.topic = publications[0].topic
+        #: How many there are: everybody who is told asks for it.
+        self.count = len(publications)
         self.last: Id = publications[-1].id
         self.epoch = self.last.epoch
         #: The offset of the first publication.
         self.first = publications[0].id.offset
         self._forms: dict[Form, bytes] = {}
-
-    def __len__(self) -> int:
-        return len(self.publications)
 
     def __iter__(self) -> Iterator[Publication]:
         return iter(self.publications)

@@ -112,7 +112,7 @@ class Feed:
     def deliver(self, batch: Batch) -> None:
         """Send what was published."""
         frames, traffic = batch.render(self._form), self._traffic
-        traffic.messages_out += len(batch.publications)
+        traffic.messages_out += batch.count
         traffic.bytes_out += len(frames)
         self._write(frames)
 

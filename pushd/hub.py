@@ -145,7 +145,7 @@ class Subscription:
         ):
             # Nearly always. Whatever is different is for the past to sort out.
             self._position = batch.last
-            self._hub.delivered += len(batch)
+            self._hub.delivered += batch.count
             self._subscriber.deliver(batch)
         elif position.epoch != batch.epoch:
             self._lose_track()
@@ -239,7 +239,7 @@ class Subscription:
 
     def _deliver(self, batch: Batch) -> None:
         self._position = batch.last
-        self._hub.delivered += len(batch)
+        self._hub.delivered += batch.count
         self._subscriber.deliver(batch)
 
     def _cut_off(self) -> None:

@@ -79,6 +79,6 @@ class PushSchedule:
 
     def _forget(self, _: Deferred[int]) -> None:
         """Let go of the timer when nobody waits for it any more."""
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
+        assert self._call is not None  # Or it would have fired.
+        self._call.cancel()
+        self._call = None

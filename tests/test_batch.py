@@ -24,7 +24,7 @@ class BatchTests(SynchronousTestCase):
         """It knows where it stands in its topic."""
         batch = self.batch
         self.assertEqual((batch.topic, batch.epoch, batch.first), ("t", "e", 5))
-        self.assertEqual((batch.last, len(batch)), (Id("e", 7), 3))
+        self.assertEqual((batch.last, batch.count), (Id("e", 7), 3))
         self.assertEqual([one.data for one in batch], ["a", "b", "c"])
 
     def test_render(self) -> None:

@@ -54,7 +54,8 @@ class ChannelTestCase(SynchronousTestCase):
             return await answer
 
         async def headers(request: Request) -> Response:
-            return Response(headers={"Content-Security-Policy": "none", "Referrer-Policy": "a"})
+            own = {"Content-Security-Policy": "none", "Referrer-Policy": "a", "Date": "today"}
+            return Response(headers=own)
 
         views = {"/hello/": hello, "/slow/": slow, "/headers/": headers}
         self.daemon = Daemon(views, **self.settings())
@@ -129,6 +130,13 @@ class HeadTests(ChannelTestCase):
         self.assertEqual(headers.get_all("Referrer-Policy"), ["a"])
         self.assertEqual(headers.get_all("Content-Security-Policy"), ["none"])
         self.assertEqual(headers.get_all("X-Content-Type-Options"), ["nosniff"])
+        self.assertEqual(headers.get_all("Date"), ["today"])
+
+    def test_date(self) -> None:
+        """Every answer says when it was given (RFC 9110 §6.6.1), a refusal as well."""
+        self.assertEqual(len(self.get("/hello/").headers.get_all("Date", [])), 1)
+        refused = self.send(b"nonsense\r\n\r\n")
+        self.assertEqual(refused.head.count("\r\nDate: "), 1)
 
     def test_nothing_sent(self) -> None:
         """An answer of no content says nothing of its length (RFC 9110 §8.6)."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.resource import Resource
+from twisted.web.resource import IResource, Resource
 
 from pushd.testing import Daemon
 from pushd.views import Request
@@ -15,10 +17,12 @@ class Named(Resource):
 
     isLeaf = True
 
-    def render_GET(self, request: object) -> bytes:
+    def render_GET(self, request: Any) -> bytes:
         """Say what there is."""
-        known = request.prepath, request.postpath, request.getCookie(b"a")  # type: ignore[attr-defined]
-        return repr((*known, request.getHost().port)).encode()  # type: ignore[attr-defined]
+        request.setComponent(IResource, self)
+        itself = request.getComponent(IResource) is self
+        known = request.prepath, request.postpath, request.getCookie(b"a"), request.getHost().port
+        return repr((*known, itself)).encode()
 
 
 class TargetTests(SynchronousTestCase):
@@ -63,4 +67,4 @@ class TargetTests(SynchronousTestCase):
     def test_for_resources(self) -> None:
         """What a twisted.web resource may ask a request for, it is given."""
         told = self.ask("/resource/a%20b/c", "Cookie: a=1")
-        self.assertEqual(told, "([], [b'resource', b'a b', b'c'], b'1', 8080)")
+        self.assertEqual(told, "([], [b'resource', b'a b', b'c'], b'1', 8080, True)")
