@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Hashable
 from ipaddress import IPv6Address
 
 from pushd.limits import Places
@@ -12,16 +12,18 @@ from pushd.proxies import Proxies, read_address
 class Ticket:
     """A place that is taken until its holder leaves."""
 
-    __slots__ = ("_leave",)
+    __slots__ = ("_address", "_admission", "_connection")
 
-    def __init__(self, leave: Callable[[], object]) -> None:
-        self._leave: Callable[[], object] | None = leave
+    def __init__(self, admission: Admission, address: Hashable, *, connection: bool) -> None:
+        self._admission: Admission | None = admission
+        self._address = address
+        self._connection = connection
 
     def leave(self) -> None:
         """Give the place back; once, however often it is called."""
-        leave, self._leave = self._leave, None
-        if leave is not None:
-            leave()
+        admission, self._admission = self._admission, None
+        if admission is not None:
+            admission.left(self._address, connection=self._connection)
 
 
 class Admission:
@@ -50,28 +52,34 @@ class Admission:
         """A place for a connection from an address; None when there is none."""
         if self._taken >= self._limit:
             return None
-        visit = self.visit(address)
-        if visit is None:
+        key = self._key_of(address)
+        if key is not None and not self._addresses.take(key):
             return None
         self._taken += 1
-
-        def leave() -> None:
-            self._taken -= 1
-            visit.leave()
-
-        return Ticket(leave)
+        return Ticket(self, key, connection=True)
 
     def visit(self, address: str | None) -> Ticket | None:
         """A place for one more from an address, over whose connection ever; None if there is none.
 
         A client behind one of our proxies takes it beside the place of the proxy's connection.
         """
+        key = self._key_of(address)
+        if key is not None and not self._addresses.take(key):
+            return None
+        return Ticket(self, key, connection=False)
+
+    def left(self, key: Hashable, *, connection: bool) -> None:
+        """Take back what a ticket stood for; ``Ticket.leave`` calls this."""
+        if connection:
+            self._taken -= 1
+        if key is not None:
+            self._addresses.leave(key)
+
+    def _key_of(self, address: str | None) -> Hashable:
+        """By what those of one address are counted; None for one that may have any number."""
         parsed = read_address(address)
         loopback = parsed is not None and parsed.is_loopback
         if address is None or loopback or self._proxies.trust(address):
-            return Ticket(lambda: None)
-        # Whoever has an IPv6 address has 2⁶⁴ of them.
-        key = int(parsed) >> 64 if isinstance(parsed, IPv6Address) else parsed or address
-        if not self._addresses.take(key):
             return None
-        return Ticket(lambda: self._addresses.leave(key))
+        # Whoever has an IPv6 address has 2⁶⁴ of them.
+        return int(parsed) >> 64 if isinstance(parsed, IPv6Address) else parsed or address

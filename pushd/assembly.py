@@ -190,5 +190,8 @@ def _build_application(
 
 
 def _make_name() -> str:
-    """A random name that nobody guesses and nobody had before."""
-    return secrets.token_urlsafe(9)
+    """A random name that nobody guesses and nobody had before.
+
+    It is not to begin with a dash: people give it to commands, as in ``tail --after``.
+    """
+    return secrets.token_hex(9)

@@ -98,6 +98,20 @@ class Conversation:
     :param done: told once what the view returns, or the Failure that it raises.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_on_reactor",
+        "_peer",
+        "_request",
+        "_stage",
+        "_steps",
+        "_tell",
+        "_view",
+        "_websocket",
+        "_work",
+        "finished",
+    )
+
     _log = Logger()
 
     def __init__(

@@ -30,6 +30,18 @@ class PushSchedule:
     :param delay: seconds until the first number.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_call",
+        "_clock",
+        "_count",
+        "_delay",
+        "_interval",
+        "_lateness",
+        "_number",
+        "_start",
+    )
+
     def __init__(
         self, clock: IReactorTime, *, count: int | None, interval: float, delay: float = 0
     ) -> None:

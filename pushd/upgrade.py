@@ -138,6 +138,22 @@ class ViewResource(Resource):
 class _Meeting:
     """A browser's request and the view that answers it, until one of them leaves."""
 
+    __slots__ = (
+        "__weakref__",
+        "_connection",
+        "_conversation",
+        "_door",
+        "_handshake",
+        "_http",
+        "_identity",
+        "_path",
+        "_peer",
+        "_tickets",
+        "_view",
+        "_websocket",
+        "subprotocols",
+    )
+
     def __init__(self, door: ViewDoor, view: View, request: Any) -> None:
         self._door = door
         self._view = view

@@ -88,6 +88,28 @@ class WebSocket:
     :param inbox: how many messages may wait before reading pauses; so long TCP holds the peer.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_asked_in_vain",
+        "_capacity",
+        "_clock",
+        "_closers",
+        "_feeds",
+        "_hub",
+        "_inbox",
+        "_inbox_bytes",
+        "_offer",
+        "_owner",
+        "_reading_paused",
+        "_senders",
+        "_state",
+        "_subprotocol",
+        "_waiter",
+        "_waiting_feeds",
+        "_wire",
+        "is_writing_paused",
+    )
+
     transport = "websocket"
 
     def __init__(

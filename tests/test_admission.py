@@ -24,12 +24,12 @@ PROXY = Proxies(["127.0.0.1"])
 class TicketTests(SynchronousTestCase):
     def test_once(self) -> None:
         """A place is given back once, however often its holder says goodbye."""
-        left: list[str] = []
-        ticket = Ticket(lambda: left.append("left"))
-        self.assertEqual(left, [])
+        admission = Admission(connections=2, per_address=2, proxies=Proxies())
+        ticket, other = admission.connect("192.0.2.1"), admission.connect("192.0.2.1")
+        assert ticket is not None and other is not None
         ticket.leave()
         ticket.leave()
-        self.assertEqual(left, ["left"])
+        self.assertEqual(len(admission), 1)
 
 
 class AdmissionTests(SynchronousTestCase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -151,3 +152,13 @@ class DoorsTests(DoorsTestCase):
     def test_shipped_client(self) -> None:
         """The shipped client is where its pages are."""
         self.assertTrue((shipped_client() / "test.html").is_file())
+
+
+class NameTests(SynchronousTestCase):
+    def test_ids(self) -> None:
+        """An id is fit for a command line: one that began with a dash would be an option there."""
+        daemon = Daemon()
+        self.addCleanup(daemon.stop)
+        answer = daemon.request("POST", "/topics/t", body=b"x", control=True)
+        assert answer is not None
+        self.assertRegex(json.loads(answer.body)["id"], r"\A[0-9a-f]{18}:1\Z")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import tracemalloc
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -16,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.protocol import Limits, PushFactory
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket
+from pushd.websocket import WebSocket
 from tests.peer import (
     BINARY,
     CLOSE,
@@ -484,9 +487,9 @@ class ClosingTests(WireTestCase):
             fragments(TEXT, [b"x", b"y"]),
         ):
             peer = self.connect("/idle/")
-            fail_once(self.requests.pop().websocket)
             with capturedLogs() as events:
-                peer.send(*segments)
+                with failing(self):
+                    peer.send(*segments)
                 self.assertEqual(peer.code, 1011)
                 self.assertNotIn(b"secret", peer.received)
                 peer.send(frame(TEXT, b"y" * 200), frame(TEXT, b"z"))
@@ -925,15 +928,15 @@ class ReentryTests(WireTestCase):
         """A reader that makes room while messages are handed on does not upset their order."""
         peer = self.connect("/idle/")
         websocket = self.requests[0].websocket
-        take = websocket.message_received
+        take = WebSocket.message_received
         heard: list[object] = []
 
-        def read_when_full(message: object) -> None:
-            take(message)
+        def read_when_full(_: WebSocket, message: str | bytes) -> None:
+            take(websocket, message)
             if websocket.count_messages() == 64:
                 heard.extend(websocket.read() for _ in range(64))
 
-        websocket.message_received = read_when_full
+        self.patch(WebSocket, "message_received", read_when_full)
         peer.send(b"".join(frame(TEXT, str(number).encode()) for number in range(200)))
         while websocket.has_messages():
             heard.append(websocket.read())
@@ -949,15 +952,16 @@ class FactoryTests(SynchronousTestCase):
             factory.buildProtocol(None)
 
 
-def fail_once(websocket: Any) -> None:
-    """Let something go wrong at the next message that a WebSocket takes."""
-    take = websocket.message_received
+@contextmanager
+def failing(case: SynchronousTestCase) -> Iterator[None]:
+    """Let something go wrong at each message that a WebSocket takes."""
 
-    def fail(message: object) -> None:
-        websocket.message_received = take
+    def fail(websocket: WebSocket, message: object) -> None:
         raise ZeroDivisionError("our secret")
 
-    websocket.message_received = fail
+    patch = case.patch(WebSocket, "message_received", fail)
+    yield
+    patch.restore()
 
 
 def deflate(data: bytes) -> bytes:

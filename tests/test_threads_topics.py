@@ -54,5 +54,5 @@ class BlockingTests(TopicTestCase):
 
         self.start({"/view": view})
         self.daemon.get("/view")
-        self.assertEqual((len(handles[0].id), handles[0].done, noted), (12, 1, [True]))
+        self.assertEqual((len(handles[0].id), handles[0].done, noted), (18, 1, [True]))
         self.assertEqual(self.control("GET", "/schedules").body, b'{"schedules":[]}\n')
