@@ -36,7 +36,7 @@ _TAIL = """\
 examples:
   pushdctl tail news                       one line each: the id, a tab, the data
   pushdctl tail news --json | jq .data     one JSON object a line
-  pushdctl tail news --after k3JpQ0r8TzLm:41  all since the one that you have, then what comes
+  pushdctl tail news --after 8f2a6c01d4e79b3052:41  all since the one that you have, then what comes
   PUSHD_TOKEN=$(pushdctl token --key F --subscribe news) pushdctl tail news
 """
 
