@@ -3,69 +3,152 @@
 from __future__ import annotations
 
 import gc
-from typing import Any
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, LogLevel, globalLogPublisher
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.garbage import INTERVAL, THRESHOLDS, GarbageService
+from pushd.garbage import MANY, YOUNG, GarbageService
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket
 from tests.peer import TEXT, close_frame, frame, handshake, request
 from tests.test_work import Server
 
 
+class Collector:
+    """A garbage collector that notes what it is asked for, and takes its time."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.asked: list[str] = []
+        self.thresholds = (1, 2, 3)
+        self.count = (0, 0, 0)
+        self.lives = 0
+        self.takes = 0.0
+
+    def get_threshold(self) -> tuple[int, int, int]:
+        """What was set."""
+        return self.thresholds
+
+    def set_threshold(self, *thresholds: int) -> None:
+        """Set when to look at which."""
+        first, second, third = thresholds
+        self.thresholds = first, second, third
+
+    def get_count(self) -> tuple[int, int, int]:
+        """How much there is to look at."""
+        return self.count
+
+    def freeze(self) -> None:
+        """Set all aside."""
+        self.asked.append("freeze")
+
+    def unfreeze(self) -> None:
+        """Have them back."""
+        self.asked.append("unfreeze")
+
+    def get_freeze_count(self) -> int:
+        """How many are aside."""
+        return self.lives
+
+    def collect(self) -> int:
+        """Look at all."""
+        self.asked.append("collect")
+        self.clock.rightNow += self.takes
+        return 7
+
+
+LOOK = ["unfreeze", "collect", "freeze"]
+
+
 class GarbageTests(SynchronousTestCase):
     def setUp(self) -> None:
-        """Have a service that has begun, and end it."""
-        self.before = gc.get_threshold()
-        self.addCleanup(gc.set_threshold, *self.before)
-        self.addCleanup(gc.unfreeze)
+        """Have a service that has begun."""
         self.clock = Clock()
-        self.service = GarbageService(self.clock)
+        self.collector = Collector(self.clock)
+        self.service = GarbageService(self.clock, self.collector)
         self.service.startService()
 
+    def count_looks(self, seconds: int) -> int:
+        """How often all are looked at in some seconds."""
+        self.collector.asked.clear()
+        for _ in range(seconds):
+            self.clock.advance(1)
+        return self.collector.asked.count("collect")
+
+    def test_start(self) -> None:
+        """What is there at the start is looked at once, and set aside."""
+        self.assertEqual(self.collector.asked, LOOK)
+        self.assertEqual(self.collector.thresholds[0], YOUNG)
+        self.assertGreater(min(self.collector.thresholds[1:]), 1_000_000)
+
     def test_set_aside(self) -> None:
-        """What is there at the start is not looked at again."""
-        self.assertGreater(gc.get_freeze_count(), 0)
-        self.assertEqual(gc.get_threshold(), THRESHOLDS)
+        """Each second those who have outlived a look at the young are set aside."""
+        self.assertEqual(self.count_looks(5), 0)
+        self.assertEqual(self.collector.asked, ["freeze"] * 5)
 
     def test_interval(self) -> None:
-        """All is looked at once in a while, and it is said at debug level what that took."""
-        events: list[LogEvent] = []
-        observer: Any = events.append
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
-        circle: list[object] = []
-        circle.append(circle)
-        del circle
-        times = gc.get_stats()[2]["collections"]
-        self.clock.advance(INTERVAL - 1)
-        self.assertEqual(gc.get_stats()[2]["collections"], times)
-        self.clock.advance(1)
-        self.assertEqual(gc.get_stats()[2]["collections"], times + 1)
-        [event] = [event for event in events if event.get("event") == "garbage"]
-        self.assertEqual(event["log_level"], LogLevel.debug)
-        self.assertGreater(event["found"], 0)
-        self.clock.advance(INTERVAL)
-        self.assertEqual(gc.get_stats()[2]["collections"], times + 2)
+        """All are looked at once in a minute."""
+        self.assertEqual(self.count_looks(59), 0)
+        self.assertEqual(self.count_looks(1), 1)
+        self.assertEqual(self.collector.asked, ["freeze", *LOOK])
+        self.assertEqual(self.count_looks(60), 1)
+
+    def test_share(self) -> None:
+        """Where that takes long it is done more seldom: a thousandth of the time is enough."""
+        self.collector.takes = 0.5
+        self.assertEqual(self.count_looks(61), 1)
+        self.assertEqual(self.count_looks(490), 0)
+        self.assertEqual(self.count_looks(20), 1)
+
+    def test_many(self) -> None:
+        """Where very many are new it is done sooner, once there are twice as many as before."""
+        self.collector.count = (0, 100, 0)
+        self.collector.lives = 2 * MANY
+        self.assertEqual(self.count_looks(5), 0)
+        self.assertEqual(self.count_looks(1), 1)
+        self.assertEqual(self.count_looks(10), 0)
+        self.assertEqual(self.count_looks(1), 1)
+
+    def test_log(self) -> None:
+        """It is said at debug level what there was, and how long all had to wait for it."""
+        with capturedLogs() as events:
+            self.count_looks(60)
+        [event] = events
+        self.assertEqual((event["event"], event["log_level"]), ("garbage", LogLevel.debug))
+        self.assertEqual(formatEvent(event), "found 7 objects of garbage among 0 in 0.000 s")
 
     def test_stop(self) -> None:
         """At the end the collector is as it was."""
+        self.collector.asked.clear()
         self.service.stopService()
-        self.assertEqual(gc.get_freeze_count(), 0)
-        self.assertEqual(gc.get_threshold(), self.before)
+        self.assertEqual(self.collector.asked, ["unfreeze"])
+        self.assertEqual(self.collector.thresholds, (1, 2, 3))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_not_started(self) -> None:
+    def test_never_started(self) -> None:
         """What has not begun has nothing to end."""
-        self.service.stopService()
+        collector = Collector(self.clock)
+        GarbageService(self.clock, collector).stopService()
+        self.assertEqual(collector.asked, [])
+
+    def test_python(self) -> None:
+        """Python's own collector does all that, and finds a circle."""
         service = GarbageService(self.clock)
+        before = gc.get_threshold()
+        service.startService()
+        self.addCleanup(service.stopService)
+        self.assertGreater(gc.get_freeze_count(), 0)
+        circle: list[object] = []
+        circle.append(circle)
+        del circle
+        with capturedLogs() as events:
+            self.count_looks(60)
+        self.assertGreater(max(event["found"] for event in events), 0)
         service.stopService()
-        self.assertEqual(gc.get_threshold(), self.before)
+        self.assertEqual((gc.get_threshold(), gc.get_freeze_count()), (before, 0))
 
 
 class CirclesTests(SynchronousTestCase):
