@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,13 @@ from pushd import feeds, frames
 from pushd.testing import Daemon
 from pushd.ticker import ticker
 from pushd.views import Request, accept_websocket
-from tests.peer import TEXT, frame, handshake
+from tests.peer import TEXT, close_frame, frame, handshake
 
 SUBSCRIBERS = 50
 BURST = 8
+
+# How many calls of functions a handshake and its end may take, those of this test's included.
+MOST_CALLS = 640
 
 
 @accept_websocket
@@ -183,6 +187,41 @@ class EchoTests(WorkTestCase):
         self.assertEqual(self.events_of(lambda: server.receive(data)), 0)
         self.assertEqual(len(server.kernel.given), 1)
         self.assert_reactor_left_alone()
+
+
+class HandshakeTests(WorkTestCase):
+    """A browser that comes and goes."""
+
+    def visit(self) -> None:
+        """Open a WebSocket, and close it."""
+        server = Server(self.daemon)
+        server.receive(handshake("/echo/"))
+        server.receive(close_frame(1000))
+        self.assertFalse(server.connected)
+        self.assertEqual([data[:12] for data in server.kernel.given[:1]], [b"HTTP/1.1 101"])
+        self.assertEqual(len(server.kernel.given), 2)
+
+    def test_calls(self) -> None:
+        """It is two system calls to write, and no more calls of functions than there were."""
+        self.visit()
+        calls = 0
+
+        def count(frame: object, event: str, argument: object) -> None:
+            nonlocal calls
+            calls += event in ("call", "c_call")
+
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            self.visit()
+        finally:
+            sys.setprofile(before)
+        # A little over what it was when this was written.
+        self.assertLess(calls, MOST_CALLS)
+
+    def test_log(self) -> None:
+        """It has two lines in the log."""
+        self.assertEqual(self.events_of(self.visit), 2)
 
 
 class TimeTests(WorkTestCase):
