@@ -63,6 +63,17 @@ class Socket(Protocol):
 class Feed:
     """One topic on one WebSocket: each publication is a frame that holds its data, no more."""
 
+    __slots__ = (
+        "__weakref__",
+        "_form",
+        "_socket",
+        "_stopped",
+        "_subscription",
+        "_traffic",
+        "_write",
+        "begun",
+    )
+
     transport = "websocket"
 
     def __init__(self, socket: Socket) -> None:
@@ -131,6 +142,8 @@ class Feed:
 
 class JsonFeed(Feed):
     """One topic on one WebSocket that speaks ``pushd.v1``."""
+
+    __slots__ = ()
 
     @staticmethod
     def choose_form(window_bits: int) -> Form:

@@ -39,8 +39,9 @@ def _write_at_once(transport: Any, data: bytes) -> None:
     A transport's own ``write`` waits for the reactor to find the socket writable, which costs
     three system calls where this has one.
     """
-    # What waits already has to go first.
-    if transport.dataBuffer or transport._tempDataBuffer:
+    # What waits already has to go first. (Its length: an empty list is one more thing to fetch
+    # from memory, for each of thousands.)
+    if transport.dataBuffer or transport._tempDataLen:
         transport.write(data)
         return
     try:

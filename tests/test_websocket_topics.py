@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.task import Clock, deferLater
 
+from pushd.feeds import Feed
 from pushd.hub import PATIENCE
 from pushd.messages import TRY_AGAIN_LATER
 from pushd.testing import Browser
@@ -154,16 +155,8 @@ class SubscribeTests(TopicTestCase):
         for number in range(100):
             id = self.publish(f"idle/{number}", "x")
             self.subscribe(websocket, f"idle/{number}", f"{id.partition(':')[0]}:0")
-        feeds = websocket._feeds
-        asked = []
-        for topic, feed in feeds.items():
-            resume = feed.resume
-
-            def note(topic: str = topic, resume: Any = resume) -> None:
-                asked.append(topic)
-                resume()
-
-            self.patch(feed, "resume", note)
+        asked: list[Feed] = []
+        self.patch(Feed, "resume", asked.append)
         websocket.writing_paused()
         websocket.writing_resumed()
         self.assertEqual(asked, [])
