@@ -27,20 +27,21 @@ from pushd.threads import ViewThreads
 _LAST_MINUTE = 30.0
 
 
-def makeService(options: Options, reactor: Any = None) -> MultiService:
+def makeService(
+    options: Options, reactor: Any = None, style: LogStyle | None = None
+) -> MultiService:
     """Make the whole daemon, to be started by twistd.
 
     :param options: what the operator wants.
     :param reactor: where sockets and time come from; None for the global one.
+    :param style: how the log is written, where that is not for twistd to begin.
     """
     settings = options.settings
-    appliers: list[Applier] = []
     if reactor is None:
         from twisted.internet import reactor
 
         style = LogStyle(as_json=settings.log_format == "json", level=settings.log_level)
         style.begin_with(globalLogBeginner)
-        appliers.append(lambda new: style.set_level(new.log_level))
     if settings.broker is not None:
         check_redis(settings.broker)
     allowed = allow_connections(settings.max_connections)
@@ -50,7 +51,8 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     service = build(settings, reactor, threads, lag=meter.lag)
     service.addService(meter)
     service.addService(GarbageService(reactor))
-    service.appliers += appliers
+    if style is not None:
+        service.appliers.append(_set_level_of(style))
     notifier = Notifier(
         reactor,
         environ=os.environ,
@@ -68,3 +70,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
 
     service.addService(Signals(reactor, cut=service.cut, reload=reload))
     return service
+
+
+def _set_level_of(style: LogStyle) -> Applier:
+    return lambda settings: style.set_level(settings.log_level)

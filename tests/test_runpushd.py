@@ -22,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import tests.django_site  # noqa: F401 # which sets Django up
 from pushd.management.commands import runpushd
 from pushd.service import makeService
+from pushd.settings import Settings
 
 #: What the settings name as the site's application.
 application = WSGIHandler()
@@ -69,9 +70,10 @@ class RunPushdTests(SynchronousTestCase):
             self.reloaded.append(serve)
             serve(**more)
 
-        def make_service(options: Any, reactor: Any) -> Any:
+        def make_service(options: Any, reactor: Any, style: Any) -> Any:
             self.served.append(options.settings.wsgi)
-            return makeService(options, reactor)
+            self.service: Any = makeService(options, reactor, style)
+            return self.service
 
         self.patch(autoreload, "run_with_reloader", run_with_reloader)
         self.patch(runpushd, "makeService", make_service)
@@ -123,6 +125,16 @@ class RunPushdTests(SynchronousTestCase):
         said = json.loads(log.formatEvent({**event, "log_level": LogLevel.warn}))
         self.assertEqual(said["message"], "hello")
 
+    def test_log_level(self) -> None:
+        """A reload changes what is logged."""
+        self.run_command()
+        [log] = self.logs
+        event = {"log_format": "hello", "log_level": LogLevel.debug, "log_time": 0.0}
+        self.assertIsNone(log.formatEvent(event))
+        for apply in self.service.appliers:
+            apply(Settings(log_level="debug"))
+        self.assertIn("hello", log.formatEvent(event))
+
     def test_mistakes(self) -> None:
         """A bad option, or no application, is one line."""
         for args, application, line in (
@@ -146,7 +158,7 @@ class RunPushdTests(SynchronousTestCase):
     def test_no_daemon(self) -> None:
         """So does whatever else keeps the daemon from being made, such as a Redis that is none."""
 
-        def make_service(options: Any, reactor: Any) -> Any:
+        def make_service(options: Any, reactor: Any, style: Any) -> Any:
             raise SystemExit("pushd: --broker redis://a: wrong user or password")
 
         self.patch(runpushd, "makeService", make_service)

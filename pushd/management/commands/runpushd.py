@@ -68,7 +68,7 @@ class Command(BaseCommand):
         )
         reactor = self.get_reactor()
         try:
-            service = makeService(options, reactor)
+            service = makeService(options, reactor, style)
             service.privilegedStartService()
         except SystemExit as error:
             self.stderr.write(str(error))
