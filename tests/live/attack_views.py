@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from time import process_time
 
 from twisted.internet.task import deferLater
 
@@ -19,6 +20,13 @@ async def echo(request: Request) -> None:
     """Give every message back as it came, and wait for nobody."""
     async for message in request.websocket:
         request.websocket.send(message, binary=isinstance(message, bytes))
+
+
+@require_websocket
+async def clock(request: Request) -> None:
+    """Answer every message with the seconds that the daemon has computed by then."""
+    async for _ in request.websocket:
+        request.websocket.send(repr(process_time()))
 
 
 @require_websocket
@@ -89,8 +97,17 @@ async def large(request: Request) -> bytes:
     return b"\0" * (1 << 20)
 
 
+async def busy(request: Request) -> str:
+    """Compute for two seconds, and let nobody have the reactor meanwhile."""
+    end = process_time() + 2
+    while process_time() < end:
+        pass
+    return "done"
+
+
 views = {
     "/echo/": echo,
+    "/clock/": clock,
     "/flood/": flood,
     "/stream/": stream,
     "/patient/": patient,
@@ -101,4 +118,5 @@ views = {
     "/behind/": behind,
     "/hits/": hits,
     "/large/": large,
+    "/busy/": busy,
 }

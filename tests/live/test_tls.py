@@ -22,20 +22,9 @@ from websockets.sync.client import ClientConnection, connect
 from pushd.loopback import Loopback, LoopbackTransport
 from pushd.testing import Daemon
 from tests.daemon_process import DaemonProcess
-from tests.live.attacker import (
-    MIB,
-    Attacker,
-    Frame,
-    frame,
-    handshake,
-    make_tls_endpoint,
-    request,
-    running,
-    trusting,
-    url_of,
-    watched,
-)
-from tests.peer import BINARY, CLOSE, PING, TEXT
+from tests.frame_heads import BINARY, CLOSE, PING, TEXT
+from tests.live.attacker import Attacker, Frame, frame, handshake, request, trusting
+from tests.live.victim import MIB, make_tls_endpoint, running, url_of, watched
 
 
 @pytest.fixture(scope="module")
