@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from time import process_time
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from pushd.views import Request, accept_websocket, require_websocket
@@ -13,6 +14,9 @@ _CHUNK = b"\0" * (1 << 16)
 
 # How often /behind/ was asked for.
 _behind = 0
+
+# The views at /asleep/.
+_asleep: list[Deferred[None]] = []
 
 
 @require_websocket
@@ -60,9 +64,17 @@ async def goodbye(request: Request) -> None:
 
 @require_websocket
 async def asleep(request: Request) -> None:
-    """Read nothing for three seconds."""
+    """Read nothing until somebody asks for /wake/."""
     request.websocket.accept()
-    await deferLater(request.clock, 3)
+    _asleep.append(Deferred())
+    await _asleep[-1]
+
+
+async def wake(request: Request) -> str:
+    """Let the views that are asleep end."""
+    while _asleep:
+        _asleep.pop().callback(None)
+    return "awake"
 
 
 @accept_websocket
@@ -113,6 +125,7 @@ views = {
     "/patient/": patient,
     "/goodbye/": goodbye,
     "/asleep/": asleep,
+    "/wake/": wake,
     "/headers/": headers,
     "/upload/": upload,
     "/behind/": behind,
