@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.daemon_process import DaemonProcess
+from tests.held_port import held_port
 
 ROOT = Path(__file__).parent.parent.parent
 PUSHDCTL = Path(sys.executable).with_name("pushdctl")
@@ -192,9 +193,13 @@ def test_tail_to_somebody_who_has_enough(start: Callable[..., Shell]) -> None:
 def test_nobody_there(tmp_path: Path, start: Callable[..., Shell]) -> None:
     """Without a daemon each command says so, in one line, and fails."""
     shell = start()
-    shell.daemon.stop()
-    for command in ("publish t x", "tail t", "topics", "connections", "close 1"):
-        line = shell.run(f"pushdctl {command}", 1)
+    with held_port() as port:
+        shell.environ["PUSHD_CONTROL_URL"] = shell.environ["PUSHD_URL"] = f"http://127.0.0.1:{port}"
+        lines = [
+            shell.run(f"pushdctl {command}", 1)
+            for command in ("publish t x", "tail t", "topics", "connections", "close 1")
+        ]
+    for line in lines:
         assert line.count("\n") == 1, line
         assert "Connection refused; is the daemon running? --" in line, line
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.daemon_process import TWISTD, DaemonProcess
+from tests.held_port import held_port
 
 ROOT = Path(__file__).parent.parent.parent
 UNITS = ROOT / "deploy/systemd"
@@ -105,11 +106,15 @@ def test_no_such_socket(tmp_path: Path) -> None:
 
 
 @needs_activate
-def test_socket_activate(tmp_path: Path) -> None:
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Give a port that nobody else is given."""
+    with held_port() as port:
+        yield port
+
+
+def test_socket_activate(tmp_path: Path, port: int) -> None:
     """Systemd's own tool passes sockets as systemd does, and pushd takes them."""
-    with socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = [str(ACTIVATE), "--listen", f"127.0.0.1:{port}", "--fdname=web"]
     command += [str(TWISTD), "-n", "--pidfile=", "pushd", "--control", "none", "--drain", "0"]
     command += ["--listen", "systemd:domain=INET:name=web"]
