@@ -23,7 +23,7 @@ from tests.daemon_process import DaemonProcess
 from tests.held_port import held_port
 
 # How long anything may take, in seconds.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 CONTROL = ("--control", "tcp:0:interface=127.0.0.1")
 
@@ -139,7 +139,7 @@ def test_sleeping_threads(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(tmp_path)}
     with (
         DaemonProcess(args, directory=tmp_path, environment=environment) as daemon,
-        connect(f"{daemon.url.replace('http', 'ws', 1)}sleepy/") as websocket,
+        listen(urlsplit(daemon.url).netloc, "/sleepy/") as websocket,
     ):
         assert websocket.recv(PATIENCE) == "good night"
         os.kill(daemon.pid, signal.SIGTERM)
