@@ -45,7 +45,7 @@ class DaemonProcess:
         args: Sequence[str] = (),
         *,
         directory: Path,
-        patience: float = 20.0,
+        patience: float = 60.0,
         environment: Mapping[str, str] | None = None,
         sockets: Mapping[str, socket] | None = None,
     ) -> None:

@@ -26,8 +26,13 @@ from zope.interface import implementer
 
 from pushd.loopback import Loopback, LoopbackTransport
 from pushd.testing import Daemon
-
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+from tests.frame_heads import BINARY as BINARY
+from tests.frame_heads import CLOSE as CLOSE
+from tests.frame_heads import CONTINUATION as CONTINUATION
+from tests.frame_heads import PING as PING
+from tests.frame_heads import PONG as PONG
+from tests.frame_heads import TEXT as TEXT
+from tests.frame_heads import frame_head
 
 # The example of RFC 6455 §1.3.
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -203,17 +208,6 @@ def frame(
     """Make a client's frame (RFC 6455 §5.2)."""
     head = frame_head(opcode, len(payload), fin=fin, rsv=rsv, masked=masked)
     return head + _MASK + mask(payload) if masked else head + payload
-
-
-def frame_head(opcode: int, length: int, *, fin: bool, rsv: int, masked: bool = True) -> bytes:
-    """Make what stands before the mask of a frame of this length."""
-    if length < 126:
-        short, extended = length, b""
-    elif length < 1 << 16:
-        short, extended = 126, length.to_bytes(2, "big")
-    else:
-        short, extended = 127, length.to_bytes(8, "big")
-    return bytes([fin << 7 | rsv << 4 | opcode, masked << 7 | short]) + extended
 
 
 def mask(payload: bytes) -> bytes:

@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from pushd.beat import Beat
+from tests.unhurried import UNHURRIED
 
 
 class BeatTests(SynchronousTestCase):
@@ -148,6 +149,7 @@ class BeatTests(SynchronousTestCase):
         self.assertEqual(self.made, ["x"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
+    @UNHURRIED
     @given(
         st.lists(
             st.tuples(

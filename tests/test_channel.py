@@ -26,6 +26,7 @@ from pushd.routes import Routes
 from pushd.testing import Answer, Daemon
 from pushd.views import Request, Response, accept_websocket
 from tests.peer import TEXT, Peer, UnixTransport, frame, handshake, request, said, serve
+from tests.unhurried import UNHURRIED
 
 GET = request("GET /hello/ HTTP/1.1", "Host: localhost:8080")
 FOREVER = 10_000_000
@@ -870,7 +871,7 @@ class ShortWayTests(SynchronousTestCase):
             peer.send(piece)
         return re.sub(rb"Date: .*\r\n", b"", peer.received), peer.lost is None
 
-    @settings(deadline=None, derandomize=True, max_examples=300)
+    @settings(UNHURRIED, derandomize=True, max_examples=300)
     @given(
         st.sampled_from(["GET", "HEAD", "get", "POST"]),
         st.sampled_from(["/", "/?a=b", "*", "//", "http://a/", "/\x7f", "/a b", "", "/é"]),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.deadlines import Deadlines
+from tests.unhurried import UNHURRIED
 
 
 class DeadlinesTests(SynchronousTestCase):
@@ -164,7 +165,7 @@ class DeadlinesTests(SynchronousTestCase):
         """Whatever is started and stopped, each key ends ten seconds after its last start."""
         actions = st.tuples(st.sampled_from(["start", "stop"]), st.sampled_from("abcd"))
 
-        @settings(deadline=None)
+        @UNHURRIED
         @given(st.lists(actions, max_size=40))
         def play(script: list[tuple[str, str]]) -> None:
             clock = Clock()

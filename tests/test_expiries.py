@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.expiries import Expiries
+from tests.unhurried import UNHURRIED
 
 
 class ExpiriesTests(SynchronousTestCase):
@@ -126,7 +127,7 @@ class ExpiriesTests(SynchronousTestCase):
     def test_property(self) -> None:
         """Whatever is started, moved and stopped, each expires at its last moment, or never."""
 
-        @settings(deadline=None)
+        @UNHURRIED
         @given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 20) | st.none())))
         def check(steps: list[tuple[str, int | None]]) -> None:
             self.clock, self.expired = Clock(), []

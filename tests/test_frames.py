@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.frames import BINARY, MAX_WINDOW_BITS, PING, TEXT, frame, message, unmask
+from tests.unhurried import UNHURRIED
 
 
 class FrameTests(SynchronousTestCase):
@@ -49,6 +50,7 @@ class FrameTests(SynchronousTestCase):
                 message(payload, binary=True, window_bits=MAX_WINDOW_BITS), frame(BINARY, payload)
             )
 
+    @UNHURRIED
     @given(st.binary(min_size=4, max_size=4), st.binary(max_size=5000))
     def test_unmask(self, mask: bytes, payload: bytes) -> None:
         """Masking is undone byte by byte, whatever the length (RFC 6455 §5.3)."""

@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.identity import Identity, check_pattern, matches
 from pushd.messages import check_topic
+from tests.unhurried import UNHURRIED
 
 SEGMENTS = st.sampled_from(["a", "b", "news", "x-1", "v1.2", "*"])
 TOPICS = st.lists(SEGMENTS.filter(lambda one: one != "*"), min_size=1, max_size=5)
@@ -45,6 +46,7 @@ class PatternTests(SynchronousTestCase):
     def test_property(self) -> None:
         """Whatever the pattern and the topic, segments decide, one by one."""
 
+        @UNHURRIED
         @given(st.lists(SEGMENTS, max_size=4), st.booleans(), TOPICS)
         def check(segments: list[str], rest: bool, topic: list[str]) -> None:
             pattern = [*segments, "**"] if rest or not segments else segments
@@ -57,6 +59,7 @@ class PatternTests(SynchronousTestCase):
     def test_topics_are_patterns(self) -> None:
         """Every topic is a pattern that has this topic in it, and no other."""
 
+        @UNHURRIED
         @given(TOPICS, TOPICS)
         def check(one: list[str], other: list[str]) -> None:
             pattern = check_topic("/".join(one))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.limits import Places, TokenBucket
+from tests.unhurried import UNHURRIED
 
 
 class TokenBucketTests(SynchronousTestCase):
@@ -82,7 +83,7 @@ class TokenBucketTests(SynchronousTestCase):
     def test_never_more(self) -> None:
         """However it is asked, in no stretch of time it gives more than the burst and the rate."""
 
-        @settings(deadline=None)
+        @UNHURRIED
         @given(st.lists(st.tuples(st.sampled_from([0, 0.25, 0.5, 1, 8]), st.integers(0, 12))))
         def ask(script: list[tuple[float, int]]) -> None:
             clock = Clock()

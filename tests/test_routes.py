@@ -9,13 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.routes import Match, Routes, load_routes
 from pushd.testing import Daemon
 from pushd.views import Handshakes, Request, accept_websocket, require_websocket
+from tests.unhurried import UNHURRIED
 
 
 def plain(request: Request) -> str:
@@ -128,7 +129,7 @@ class MatchTests(SynchronousTestCase):
         """Whatever a stranger asks for, the answer is a view or nowhere, never an exception."""
         routes = Routes({"/a/": plain, "/<x>/<int:n>/": both, "/f/<path:p>": both, "/é/<x>": both})
 
-        @settings(deadline=None)
+        @UNHURRIED
         @given(st.text(max_size=40) | st.text("/<>a1|é.%", max_size=20).map("/".__add__))
         @example("/f/\n")
         @example("/a/١٢/")

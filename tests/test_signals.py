@@ -105,6 +105,6 @@ class SignalsTests(SynchronousTestCase):
         """A reactor that runs in another thread than the main one leaves signals alone."""
         thread = Thread(target=self.start)
         thread.start()
-        thread.join(10)
+        thread.join(60)
         self.assertEqual(len(self.reactor.started), 1)
         self.assertEqual(self.handlers, {})

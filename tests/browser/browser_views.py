@@ -14,4 +14,16 @@ async def echo(request: Request) -> str | None:
     return None
 
 
-views = {"/echo/": echo}
+@accept_websocket
+async def endless(request: Request) -> str | None:
+    """Begin as the demo does, and then wait for the browser to leave."""
+    if not request.is_websocket():
+        return "<!doctype html><title>endless</title>"
+    for number in range(2):
+        request.websocket.send(f"service message: {number}")
+    async for _ in request.websocket:
+        pass
+    return None
+
+
+views = {"/echo/": echo, "/test/": endless}

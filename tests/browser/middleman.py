@@ -14,6 +14,9 @@ from urllib.parse import urlsplit
 WEBSOCKET = b"upgrade: websocket"
 EVENT_STREAM = b"accept: text/event-stream"
 
+# How long anything may take, in seconds.
+_PATIENCE = 60
+
 _REFUSAL = b"HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -71,14 +74,14 @@ class Middleman:
             done.set()
 
         self._loop.call_soon_threadsafe(cut)
-        done.wait(10)
+        assert done.wait(_PATIENCE)
 
     def count(self, part: bytes) -> int:
         """How many requests came that have this in their head."""
         return sum(part in head.lower() for head in self.heads)
 
     def _run(self, doing: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(doing, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(doing, self._loop).result(_PATIENCE)
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from statistics import median
 
 import pytest
 from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 
+from tests.browser.conftest import stop_clock
 from tests.daemon_process import DaemonProcess
 
 # Keeps the list of states that the page was in, in the order they came.
@@ -17,8 +19,31 @@ new MutationObserver(() => states.push(document.documentElement.dataset.state))
   .observe(document, { subtree: true, attributes: true, attributeFilter: ["data-state"] });
 """
 
-# Sends every WebSocket of the page to an address that has none.
+# Notes how the page looks each time that there is one line more.
+WATCH_LINES = """
+window.lines = [];
+new MutationObserver(() => {
+  const count = document.querySelectorAll("#messages li").length;
+  if (!count || count === lines.at(-1)?.count) return;
+  const [again, close] = ["#again", "#close"].map((id) => document.querySelector(id));
+  const { state } = document.documentElement.dataset;
+  lines.push({ count, state, again: !again.disabled, close: !close.hidden });
+}).observe(document, { subtree: true, childList: true });
+"""
+
+# Presses the button that ends the conversation, once there are two lines.
+LEAVE = """
+new MutationObserver((_, observer) => {
+  if (document.querySelectorAll("#messages li").length < 2) return;
+  observer.disconnect();
+  document.querySelector("#leave").click();
+}).observe(document, { subtree: true, childList: true });
+"""
+
+# Sends every WebSocket of the page to an address that has none; and lets an answer take as long as
+# it takes.
 LEAD_ASTRAY = """
+AbortSignal.timeout = () => new AbortController().signal;
 const Real = WebSocket;
 window.WebSocket = class extends Real {
   constructor(url) { super(new URL("/nowhere/", url)); }
@@ -35,17 +60,20 @@ def read_messages(page: Page) -> list[tuple[str, float]]:
 
 def wait_for_close(page: Page) -> None:
     """Wait until the page shows how the conversation ended."""
-    page.locator("#close[data-code]").wait_for(timeout=15_000)
+    page.locator("#close[data-code]").wait_for()
 
 
 def assert_demo(page: Page) -> None:
-    """Prove that the page shows the whole demo, at its pace, and its clean end."""
+    """Prove that the page shows the whole demo, at its pace, and its clean end.
+
+    Never early, however busy the machine is; and usually not late.
+    """
     wait_for_close(page)
     messages = read_messages(page)
     assert [text for text, _ in messages] == [f"service message: {n}" for n in range(10)]
-    gaps = [gap for _, gap in messages[1:]]
-    assert all(350 < gap < 900 for gap in gaps), gaps
-    assert 4200 < sum(gaps) < 6500, gaps
+    gaps = [gap for _, gap in messages]
+    assert all(moment > 500 * number - 50 for number, moment in enumerate(accumulate(gaps))), gaps
+    assert median(gaps[1:]) < 600, gaps
     close = page.locator("#close")
     expect(close).to_have_attribute("data-code", "1000")
     expect(close).to_have_attribute("data-reason", "")
@@ -58,25 +86,22 @@ def assert_demo(page: Page) -> None:
 def test_demo(page: Page, daemon: DaemonProcess, complaints: list[str]) -> None:
     """From the front page to ten pushes and a clean close; and all of it once more."""
     page.add_init_script(WATCH_STATES)
+    page.add_init_script(WATCH_LINES)
     page.goto(daemon.url)
     page.get_by_role("link", name="See it happen").click()
     page.wait_for_url(f"{daemon.url}test/")
-
-    # Each line is there when it comes, not when all have come.
-    page.locator("#messages li").nth(2).wait_for()
-    assert len(read_messages(page)) < 10
-    expect(page.locator("#state")).to_have_text("Open")
-    expect(page.locator("#again")).to_be_disabled()
-    expect(page.locator("#opening")).to_contain_text('["1","2","3"]')
     assert_demo(page)
+    expect(page.locator("#opening")).to_contain_text('["1","2","3"]')
 
     page.locator("#again").press("Enter")
-    expect(page.locator("#close")).to_be_hidden()
-    expect(page.locator("#again")).to_be_disabled()
+    page.wait_for_function("() => states.length === 6")
     assert_demo(page)
     # The keyboard is where it was.
     expect(page.locator("#again")).to_be_focused()
     assert page.evaluate("states") == ["connecting", "open", "closed"] * 2
+    # Each line was there when it came, not when all had come.
+    open_page = {"state": "open", "again": False, "close": False}
+    assert page.evaluate("lines") == [{"count": n, **open_page} for n in range(1, 11)] * 2
     assert complaints == []
 
 
@@ -90,11 +115,10 @@ def test_same_page_as_file(page: Page, daemon: DaemonProcess, complaints: list[s
 def test_leave(page: Page, daemon: DaemonProcess, complaints: list[str]) -> None:
     """Who leaves in the middle sees it happen, with the code and reason that were given."""
     page.add_init_script(WATCH_STATES)
+    page.add_init_script(LEAVE)
     page.goto(f"{daemon.url}test/")
-    page.locator("#messages li").nth(1).wait_for()
-    page.locator("#leave").click()
     wait_for_close(page)
-    assert len(read_messages(page)) < 10
+    assert len(read_messages(page)) == 2
     assert page.evaluate("states") == ["connecting", "open", "closing", "closed"]
     expect(page.locator("#close")).to_have_attribute("data-clean", "true")
     expect(page.locator("#leave")).to_be_disabled()
@@ -103,7 +127,7 @@ def test_leave(page: Page, daemon: DaemonProcess, complaints: list[str]) -> None
 
 def test_server_stops_in_the_middle(page: Page, mortal_daemon: DaemonProcess) -> None:
     """A server that is stopped says so; the page says what to do, and what it finds after."""
-    page.goto(f"{mortal_daemon.url}test/")
+    page.goto(f"{mortal_daemon.url}test.html")
     page.locator("#messages li").nth(1).wait_for()
     mortal_daemon.stop()
     wait_for_close(page)
@@ -174,7 +198,7 @@ def test_advice(page: Page, daemon: DaemonProcess, code: int, name: str, advice:
 
 def test_long_conversation(page: Page, daemon: DaemonProcess) -> None:
     """The line of seconds makes room for a conversation that outlasts it."""
-    page.clock.install()
+    stop_clock(page)
     sockets: list[WebSocketRoute] = []
 
     def talk(socket: WebSocketRoute) -> None:
@@ -281,6 +305,11 @@ def test_keyboard(page: Page, daemon: DaemonProcess) -> None:
 
 def test_screen_reader(page: Page, daemon: DaemonProcess) -> None:
     """What changes on the page is announced, and has a name."""
+
+    def talk(socket: WebSocketRoute) -> None:
+        socket.on_message(lambda _: socket.send("service message: 0"))
+
+    page.route_web_socket(re.compile("/test/$"), talk)
     page.goto(f"{daemon.url}test/")
     page.locator("#messages li").first.wait_for()
     expect(page.get_by_role("status")).to_have_text("Connection: Open")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.conftest import assert_ended_in_order
+from tests.browser.conftest import PATIENCE, assert_ended_in_order
 from tests.daemon_process import DaemonProcess
-from tests.live.attacker import make_tls_endpoint, url_of
+from tests.live.victim import make_tls_endpoint, url_of
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def tls_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProce
 def test_demo(browser: Browser, tls_daemon: DaemonProcess) -> None:
     """Over ``https:`` the page opens ``wss:``, and shows ten messages and a clean 1000."""
     context = browser.new_context(ignore_https_errors=True)
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(PATIENCE)
     try:
         page = context.new_page()
         heard: list[str] = []

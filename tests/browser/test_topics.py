@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import assert_ended_in_order
+from tests.browser.conftest import PATIENCE, assert_ended_in_order, stop_clock
 from tests.browser.middleman import EVENT_STREAM, WEBSOCKET, Middleman
 from tests.daemon_process import DaemonProcess
 
@@ -43,19 +43,20 @@ class Publisher:
         kind = "application/octet-stream" if isinstance(data, bytes) else "text/plain"
         body = data if isinstance(data, bytes) else data.encode()
         request = Request(f"{self._door}topics/{topic}", body, {"Content-Type": kind})
-        with urlopen(request, timeout=10) as answer:
+        with urlopen(request, timeout=PATIENCE / 1000) as answer:
             return str(json.load(answer)["id"])
 
     def subscribers(self, topic: str) -> dict[str, int]:
         """How many listen, by transport."""
-        with urlopen(f"{self._door}topics/{topic}", timeout=10) as answer:
+        with urlopen(f"{self._door}topics/{topic}", timeout=PATIENCE / 1000) as answer:
             return dict(json.load(answer)["subscribers"])
 
-    def wait_for(self, topic: str, transport: str) -> None:
-        """Wait until one listens, by this transport."""
-        deadline = monotonic() + 10
-        while self.subscribers(topic) != {transport: 1}:
-            assert monotonic() < deadline
+    def wait_for(self, topic: str, transport: str | None) -> None:
+        """Wait until one listens, by this transport, and nobody else; or nobody at all."""
+        expected = {transport: 1} if transport else {}
+        deadline = monotonic() + PATIENCE / 1000
+        while (listening := self.subscribers(topic)) != expected:
+            assert monotonic() < deadline, listening
             sleep(0.02)
 
 
@@ -97,19 +98,17 @@ def subscribe(page: Page, url: str, topic: str, **options: Any) -> None:
     page.evaluate(SUBSCRIBE, [f"/topics/{topic}", options])
 
 
-def wait_for_state(page: Page, *states: str, timeout: float = 15_000) -> Any:
+def wait_for_state(page: Page, *states: str) -> Any:
     """Wait until the subscription is in one of the states, and give it."""
-    page.wait_for_function(
-        "(names) => names.includes(handle.state.state)", arg=states, timeout=timeout
+    state = page.wait_for_function(
+        "(names) => names.includes(handle.state.state) && handle.state", arg=states
     )
-    return page.evaluate("handle.state")
+    return state.json_value()
 
 
-def wait_for_publications(page: Page, expected: list[Any], timeout: float = 30_000) -> None:
+def wait_for_publications(page: Page, expected: list[Any]) -> None:
     """Wait until so many publications have come, and prove that it is these, in this order."""
-    page.wait_for_function(
-        "(count) => publications.length >= count", arg=len(expected), timeout=timeout
-    )
+    page.wait_for_function("(count) => publications.length >= count", arg=len(expected))
     assert page.evaluate("publications") == expected
 
 
@@ -153,8 +152,8 @@ def test_publications(
     state = page.evaluate("handle.state")
     assert state == {"state": "closed", "code": 1000, "reason": "the page left"}
     publisher.publish(topic, "unheard")
+    publisher.wait_for(topic, None)
     page.wait_for_timeout(300)
-    assert publisher.subscribers(topic) == {}
     assert page.evaluate("publications.length") == len(said) + 1
     assert complaints == []
 
@@ -171,8 +170,9 @@ def test_cut(
 
     network.unreachable = True
     network.cut()
-    waiting = wait_for_state(page, "waiting")
-    assert 0 <= waiting["seconds"] <= 0.5
+    wait_for_state(page, "waiting")
+    first = page.evaluate("states.find(({ state }) => state === 'waiting').seconds")
+    assert 0 <= first <= 0.5
     for number in range(5):
         publisher.publish(topic, f"meanwhile {number}")
     page.wait_for_function("() => states.filter(({ state }) => state === 'waiting').length >= 3")
@@ -217,12 +217,12 @@ def test_fallback(page: Page, network: Middleman, publisher: Publisher, topic: s
     assert wait_for_state(page, "open")["transport"] == "longpoll"
     # What was found out is not tried again at each turn.
     assert network.count(WEBSOCKET) == 1
-    assert publisher.subscribers(topic) == {"longpoll": 1}
+    publisher.wait_for(topic, "longpoll")
 
 
 def test_fallback_ends(page: Page, network: Middleman, publisher: Publisher, topic: str) -> None:
     """After a while a better transport gets a new chance, when a connection is due anyway."""
-    page.clock.install()
+    stop_clock(page)
     network.refused = {WEBSOCKET: b"400 Bad Request"}
     subscribe(page, network.url, topic)
     assert wait_for_state(page, "open")["transport"] == "sse"
@@ -241,7 +241,7 @@ def test_fallback_ends(page: Page, network: Middleman, publisher: Publisher, top
 
 def test_silent_network(page: Page, network: Middleman, topic: str) -> None:
     """Where WebSockets are swallowed without a word, it is events after ten seconds."""
-    page.clock.install()
+    stop_clock(page)
     network.silent = {WEBSOCKET}
     subscribe(page, network.url, topic)
     page.clock.run_for(9000)
@@ -252,12 +252,16 @@ def test_silent_network(page: Page, network: Middleman, topic: str) -> None:
 
 def test_bad_luck(page: Page, network: Middleman, topic: str) -> None:
     """A WebSocket that worked before is not given up for one that did not."""
+    stop_clock(page)
     subscribe(page, network.url, topic)
     wait_for_state(page, "open")
     network.refused = {WEBSOCKET: b"503 Service Unavailable"}
     network.cut()
+    wait_for_state(page, "waiting")
+    page.clock.run_for(1000)
     page.wait_for_function("() => states.filter(({ state }) => state === 'waiting').length === 2")
     network.refused = {}
+    page.clock.run_for(1000)
     assert wait_for_state(page, "open")["transport"] == "websocket"
 
 
@@ -325,7 +329,8 @@ def test_policy_violation_of_the_daemon(
     page.add_init_script(KEEP_LAST)
     subscribe(page, topics_daemon.url, topic)
     wait_for_state(page, "open")
-    page.evaluate("for (let n = 0; n < 20_000; n += 1) last.send('')")
+    # A thousand more may come for each second that it takes.
+    page.evaluate("for (let n = 0; n < 60_000; n += 1) last.send('')")
     state = wait_for_state(page, "closed")
     assert (state["code"], state["reason"]) == (1008, "too many messages")
 
@@ -377,20 +382,19 @@ def test_after(
 
 def test_online(page: Page, network: Middleman, publisher: Publisher, topic: str) -> None:
     """When the browser is online again there is no waiting, and no trust in old connections."""
-    page.clock.install()
+    stop_clock(page)
     subscribe(page, network.url, topic)
     wait_for_state(page, "open")
     page.evaluate("dispatchEvent(new Event('online'))")
     wait_for_state(page, "open")
     assert names_of(page) == ["connecting", "open"] * 2
-    assert publisher.subscribers(topic) == {"websocket": 1}
+    publisher.wait_for(topic, "websocket")
 
     network.unreachable = True
     network.cut()
     wait_for_state(page, "waiting")
     network.unreachable = False
     # The clock stands still, so nothing else could end the waiting.
-    page.clock.pause_at(page.evaluate("Date.now()") + 10)
     page.evaluate("dispatchEvent(new Event('online'))")
     wait_for_state(page, "open")
 
@@ -400,7 +404,7 @@ def test_backoff(
     page: Page, network: Middleman, publisher: Publisher, topic: str, transport: str
 ) -> None:
     """The waits grow to 20 seconds and no more, at random below; a good connection forgives."""
-    page.clock.install()
+    stop_clock(page)
     subscribe(page, network.url, topic, transports=[transport])
     wait_for_state(page, "open")
     page.clock.fast_forward(6000)
@@ -475,6 +479,16 @@ def open_page(page: Page, url: str) -> None:
     """Open the page, and wait until it listens."""
     page.goto(f"{url}topics.html")
     expect(page.locator("#state")).to_have_text("Open over WebSocket")
+
+
+# Notes whether the button "Come back too late" can be pressed, in each state of the page.
+WATCH_BUTTON = """
+window.pressable = [];
+new MutationObserver(() => {
+  const button = document.querySelector("#late");
+  if (button) pressable.push([document.documentElement.dataset.state, !button.disabled]);
+}).observe(document, { subtree: true, attributes: true, attributeFilter: ["data-state"] });
+"""
 
 
 def publish_from(page: Page, text: str) -> None:
@@ -552,19 +566,23 @@ def test_page_transports(page: Page, topics_daemon: DaemonProcess, complaints: l
 @pytest.mark.parametrize("transport", ["any", "longpoll"])
 def test_page_cut(page: Page, topics_daemon: DaemonProcess, transport: str) -> None:
     """The page has itself cut off, comes back, and has what was published meanwhile."""
+    page.add_init_script(WATCH_BUTTON)
     open_page(page, topics_daemon.url)
     page.get_by_label("Transport").select_option(transport)
     publish_from(page, "before")
     expect(page.locator("#messages")).to_contain_text("before")
     page.get_by_role("button", name="Cut for 5 seconds").click()
     expect(page.locator("#messages")).to_contain_text("The connection is gone")
-    expect(page.get_by_role("button", name="Come back too late")).to_be_disabled()
     lines = page.locator("#messages li[data-id]")
-    expect(lines).to_have_count(4, timeout=30_000)
+    expect(lines).to_have_count(4)
     expect(page.locator("#messages")).to_contain_text("Nothing lost: what was missed follows")
     ids = lines.evaluate_all("all => all.map(one => one.dataset.id)")
     assert [id.split(":")[1] for id in ids] == ["1", "2", "3", "4"]
     expect(page.locator("#count")).to_have_text("4 heard, none missing")
+    # Only who is here can come back too late.
+    pressable = page.evaluate("pressable")
+    assert {state for state, _ in pressable} >= {"open", "waiting"}
+    assert [able for _, able in pressable] == [state == "open" for state, _ in pressable]
 
 
 def test_page_too_late(page: Page, topics_daemon: DaemonProcess, complaints: list[str]) -> None:
@@ -602,10 +620,12 @@ def test_page_costs(page: Page, topics_daemon: DaemonProcess, complaints: list[s
     open_page(page, topics_daemon.url)
     expect(page.locator("#results")).to_be_hidden()
     page.get_by_label("A message every").select_option("1")
+    begin = monotonic()
     page.get_by_role("button", name="Measure").click()
-    expect(page.locator("#progress")).to_have_text("3 of 10 messages", timeout=30_000)
+    expect(page.locator("#progress")).to_have_text(re.compile("([3-9]|10) of 10 messages"))
     expect(page.locator("#bytes .bar")).to_have_count(4)
-    expect(page.locator("#progress")).to_have_text("Done", timeout=60_000)
+    expect(page.locator("#progress")).to_have_text("Done")
+    seconds = monotonic() - begin
     expect(page.get_by_role("button", name="Measure again")).to_be_visible()
     for chart in ("bytes", "requests"):
         widths = page.locator(f"#{chart} .bar").evaluate_all(
@@ -620,12 +640,13 @@ def test_page_costs(page: Page, topics_daemon: DaemonProcess, complaints: list[s
     costs = read_costs(page)
     assert costs["Messages heard"] == dict.fromkeys(["poll", *TRANSPORTS[::-1]], 10.0)
     delays = costs["Time on the way, mean"]
-    assert delays["poll"] > 100 > max(delays[way] for way in TRANSPORTS)
+    # What holds up the machine holds up all; who polls is half a second later on the average.
+    assert delays["poll"] > max(delays[way] for way in TRANSPORTS) + 100
     requests = costs["Counted by the daemon: Requests"]
     assert (requests["sse"], requests["websocket"]) == (1, 1)
     # One to begin with, one for each message, and the one that still waits.
     assert requests["longpoll"] == 12
-    assert 5 < requests["poll"] < 30
+    assert 5 < requests["poll"] < seconds + 2
     each = costs["Counted by the daemon: Bytes per message"]
     assert each["websocket"] < each["sse"] < 300 < each["poll"] < 3000
     assert 500 < each["longpoll"] < 3000
@@ -647,7 +668,7 @@ def test_page_costs_stopped(
     """Who stops a measurement keeps what it has found so far, and leaves nothing running."""
     open_page(page, topics_daemon.url)
     page.get_by_role("button", name="Measure").click()
-    expect(page.locator("#progress")).to_have_text("2 of 10 messages", timeout=30_000)
+    expect(page.locator("#progress")).to_have_text(re.compile("([2-9]|10) of 10 messages"))
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#progress")).to_have_text("Stopped")
     expect(page.get_by_role("button", name="Measure again")).to_be_visible()
@@ -672,7 +693,7 @@ def test_page_on_a_phone(browser: Browser, topics_daemon: DaemonProcess, scheme:
     open_page(page, topics_daemon.url)
     page.get_by_label("A message every").select_option("0.5")
     page.get_by_role("button", name="Measure").click()
-    expect(page.locator("#numbers tr")).to_have_count(11, timeout=20_000)
+    expect(page.locator("#numbers tr")).to_have_count(11)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     for box in page.locator(".home, button, input, select").evaluate_all(
         "all => all.map(one => one.getBoundingClientRect().height)"

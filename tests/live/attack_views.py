@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from time import process_time
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from pushd.views import Request, accept_websocket, require_websocket
@@ -13,12 +15,22 @@ _CHUNK = b"\0" * (1 << 16)
 # How often /behind/ was asked for.
 _behind = 0
 
+# The views at /asleep/.
+_asleep: list[Deferred[None]] = []
+
 
 @require_websocket
 async def echo(request: Request) -> None:
     """Give every message back as it came, and wait for nobody."""
     async for message in request.websocket:
         request.websocket.send(message, binary=isinstance(message, bytes))
+
+
+@require_websocket
+async def clock(request: Request) -> None:
+    """Answer every message with the seconds that the daemon has computed by then."""
+    async for _ in request.websocket:
+        request.websocket.send(repr(process_time()))
 
 
 @require_websocket
@@ -52,9 +64,17 @@ async def goodbye(request: Request) -> None:
 
 @require_websocket
 async def asleep(request: Request) -> None:
-    """Read nothing for three seconds."""
+    """Read nothing until somebody asks for /wake/."""
     request.websocket.accept()
-    await deferLater(request.clock, 3)
+    _asleep.append(Deferred())
+    await _asleep[-1]
+
+
+async def wake(request: Request) -> str:
+    """Let the views that are asleep end."""
+    while _asleep:
+        _asleep.pop().callback(None)
+    return "awake"
 
 
 @accept_websocket
@@ -89,16 +109,27 @@ async def large(request: Request) -> bytes:
     return b"\0" * (1 << 20)
 
 
+async def busy(request: Request) -> str:
+    """Compute for two seconds, and let nobody have the reactor meanwhile."""
+    end = process_time() + 2
+    while process_time() < end:
+        pass
+    return "done"
+
+
 views = {
     "/echo/": echo,
+    "/clock/": clock,
     "/flood/": flood,
     "/stream/": stream,
     "/patient/": patient,
     "/goodbye/": goodbye,
     "/asleep/": asleep,
+    "/wake/": wake,
     "/headers/": headers,
     "/upload/": upload,
     "/behind/": behind,
     "/hits/": hits,
     "/large/": large,
+    "/busy/": busy,
 }

@@ -1,7 +1,8 @@
 """What a stranger may try, each against a real daemon that is watched from outside.
 
-Nothing here is a benchmark: the bounds are some ten times what was measured, so that they hold on
-a busy machine, and far below what an attack that works would cost.
+Nothing here is a benchmark: what is bounded is what the daemon itself computes, keeps and counts,
+which is no more on a busy machine. The bounds are some ten times what was measured, and far below
+what an attack that works would cost.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import resource
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
+from errno import EISCONN
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 from socket import socket
@@ -23,20 +25,18 @@ import pytest
 
 from pushd.testing import Daemon
 from tests.daemon_process import DaemonProcess
-from tests.live.attacker import (
+from tests.frame_heads import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame_head
+from tests.live.attacker import PATIENCE, Attacker, Frame, frame, handshake, request
+from tests.live.victim import (
     MIB,
-    Attacker,
-    Frame,
-    Vitals,
+    assert_cut,
     control_url_of,
-    frame,
-    handshake,
-    request,
     running,
+    seconds_of,
     url_of,
     watched,
 )
-from tests.peer import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+from tests.live.vitals import Vitals
 
 # Far more than a burst, for attacks that the rate would end before they began.
 UNLIMITED = ("--max-rate", "10000000")
@@ -70,9 +70,10 @@ def url(daemon: DaemonProcess) -> str:
 @pytest.mark.parametrize("payload", [b"", b"\0\0"], ids=["empty", "tiny"])
 def test_fragments(lax_daemon: DaemonProcess, payload: bytes) -> None:
     """A message in more fragments than it is worth ends with 1008, not in memory."""
-    fragments = frame(CONTINUATION, payload, fin=False) * (MIB // 2)
+    fragment = frame(CONTINUATION, payload, fin=False)
     with watched(lax_daemon) as damage, Attacker(url_of(lax_daemon)).upgrade("/echo/") as attacker:
-        attacker.insist(frame(BINARY, payload, fin=False) + fragments)
+        attacker.send(frame(BINARY, payload, fin=False))
+        attacker.insist(fragment * 1024, 512)
         assert attacker.read_code() == 1008
     damage.assert_bounded()
 
@@ -90,7 +91,7 @@ def test_small_fragments(lax_daemon: DaemonProcess) -> None:
 def test_pings(daemon: DaemonProcess, url: str) -> None:
     """A flood of pings ends with 1008."""
     with watched(daemon) as damage, Attacker(url).upgrade("/echo/") as attacker:
-        attacker.insist(frame(PING, bytes(125)) * 12_000)
+        attacker.insist(frame(PING, bytes(125)) * 1000, 12)
         assert attacker.read_code() == 1008
     damage.assert_bounded()
 
@@ -100,8 +101,8 @@ def test_unread_pongs(lax_daemon: DaemonProcess) -> None:
     with watched(lax_daemon) as damage:
         attacker = Attacker(url_of(lax_daemon), receive_buffer=4096).upgrade("/echo/")
         with attacker:
-            attacker.insist(frame(PING, bytes(125)) * 100_000)
-            assert_cut(lax_daemon, attacker, "/echo/")
+            attacker.insist(frame(PING, bytes(125)) * 1000, 100)
+            assert_cut(lax_daemon, attacker, "/echo/", 1013)
     damage.assert_bounded(cpu=6)
 
 
@@ -110,19 +111,21 @@ def test_unread_echoes(lax_daemon: DaemonProcess) -> None:
     with watched(lax_daemon) as damage:
         attacker = Attacker(url_of(lax_daemon), receive_buffer=4096).upgrade("/echo/")
         with attacker:
-            attacker.insist(frame(BINARY, bytes(1 << 16)) * 1000)
-            assert_cut(lax_daemon, attacker, "/echo/")
+            attacker.insist(frame(BINARY, bytes(1 << 16)), 1000)
+            assert_cut(lax_daemon, attacker, "/echo/", 1013)
     damage.assert_bounded(memory=12 * MIB, cpu=6)
 
 
 def test_unread_messages(lax_daemon: DaemonProcess) -> None:
     """What a view does not read is left to wait with who sends it."""
     for message in (frame(BINARY, bytes(1 << 16)), frame(TEXT, b"x")):
-        messages = message * (64 * MIB // len(message))
+        messages = message * (MIB // len(message))
         with watched(lax_daemon) as damage:
             with Attacker(url_of(lax_daemon)).upgrade("/asleep/") as attacker:
                 # The kernel's buffers take some.
-                sent = attacker.insist(messages, seconds=2)
+                sent = attacker.insist(messages, 64, seconds=2)
+            with Attacker(url_of(lax_daemon)) as visitor:
+                assert visitor.request("/wake/").body == b"awake"
             assert sent < 32 * MIB
         damage.assert_bounded()
 
@@ -132,15 +135,17 @@ def test_tiny_messages(daemon: DaemonProcess, url: str) -> None:
     with watched(daemon) as damage, Attacker(url).upgrade("/goodbye/") as quiet:
         quiet.read_code()
         with Attacker(url).upgrade("/echo/") as attacker:
-            sender = Thread(target=attacker.insist, args=(frame(TEXT, b"x") * MIB,), daemon=True)
+            messages = frame(TEXT, b"x") * 1024
+            sender = Thread(target=attacker.insist, args=(messages, 1024), daemon=True)
             sender.start()
             echoes = 0
             while (answer := attacker.read_frame()) is not None and answer.opcode != CLOSE:
                 echoes += 1
             assert answer is not None
             assert answer.code == 1008
-            sender.join(15)
-        assert 10_000 <= echoes < 20_000
+            sender.join(PATIENCE)
+        seconds = seconds_of(daemon, attacker, "/echo/", 1008)
+        assert 10_000 <= echoes <= 10_000 + 1000 * seconds + 1
     damage.assert_bounded()
 
 
@@ -155,14 +160,15 @@ def test_rate() -> None:
         assert [answer.opcode for answer in answers[:200]] == [TEXT] * 200
         assert answers[-1].opcode == CLOSE
         assert answers[-1].code == 1008
-        assert len(answers) < 300
+        assert len(answers[:-1]) <= 200 + 20 * seconds_of(daemon, attacker, "/echo/", 1008) + 1
 
 
 def test_flood_behind_the_end(daemon: DaemonProcess, url: str) -> None:
     """Who floods on after the server's Close costs no more than who floods before it."""
     with watched(daemon) as damage, Attacker(url).upgrade("/goodbye/") as attacker:
         assert attacker.read_code() == 1000
-        attacker.insist(frame(PING) * (4 * MIB), seconds=8)
+        attacker.insist(frame(PING) * 1024, 4096)
+        assert_cut(daemon, attacker, "/goodbye/", 1000)
     damage.assert_bounded(cpu=1.5)
 
 
@@ -177,7 +183,8 @@ def test_oversize(daemon: DaemonProcess, url: str) -> None:
                 attacker.send(b"\x82\xff" + length.to_bytes(8, "big") + bytes(4))
                 assert attacker.read_code() == 1009
         with Attacker(url).upgrade("/echo/") as attacker:
-            attacker.insist(frame(BINARY, bytes(64 * MIB)))
+            attacker.send(frame_head(BINARY, 64 * MIB, fin=True, rsv=0))
+            attacker.insist(bytes(MIB), 64)
             assert attacker.read_code() == 1009
     damage.assert_bounded()
 
@@ -208,7 +215,8 @@ def test_oversize_together(daemon: DaemonProcess, url: str) -> None:
     """Fragments that together go beyond the limit are refused on the way."""
     fragment = frame(CONTINUATION, bytes(1 << 16), fin=False)
     with watched(daemon) as damage, Attacker(url).upgrade("/echo/") as attacker:
-        attacker.insist(frame(BINARY, fin=False) + fragment * 1000)
+        attacker.send(frame(BINARY, fin=False))
+        attacker.insist(fragment, 1000)
         assert attacker.read_code() == 1009
     damage.assert_bounded()
 
@@ -251,14 +259,16 @@ def test_never_reads(daemon: DaemonProcess, url: str, path: str) -> None:
     with watched(daemon) as damage:
         attacker = Attacker(url, receive_buffer=4096).upgrade(path)
         with attacker:
-            assert_cut(daemon, attacker, path)
+            assert_cut(daemon, attacker, path, 1013)
     damage.assert_bounded()
 
 
 def test_reads_late(daemon: DaemonProcess, url: str) -> None:
     """Who reads at last, before the 5 s are over, learns why: 1013."""
     with watched(daemon) as damage, Attacker(url, receive_buffer=4096).upgrade("/flood/") as late:
-        sleep(1)
+        # The flood is over by the time that somebody else is served.
+        with Attacker(url) as visitor:
+            assert visitor.request("/hits/").status == 200
         assert late.read_code() == 1013
     damage.assert_bounded()
 
@@ -287,10 +297,9 @@ def test_patient_view(daemon: DaemonProcess, url: str) -> None:
 def test_no_answer_to_close(daemon: DaemonProcess, url: str) -> None:
     """Who does not answer a Close frame is gone after 5 s."""
     with Attacker(url).upgrade("/goodbye/") as attacker:
-        start = monotonic()
         assert attacker.read_code() == 1000
         assert attacker.read_frame() is None
-        assert 4 < monotonic() - start < 8
+        assert_cut(daemon, attacker, "/goodbye/", 1000)
 
 
 def test_pong_without_ping() -> None:
@@ -413,14 +422,13 @@ def test_pipelined_requests(daemon: DaemonProcess, url: str) -> None:
     """Thousands of requests in one segment are answered in turns with everybody else's."""
     with watched(daemon) as damage, Attacker(url) as attacker:
         requests = request("x", "/hits/") * 2000
-        sender = Thread(target=attacker.insist, args=(requests * 3,), daemon=True)
+        sender = Thread(target=attacker.insist, args=(requests, 3), daemon=True)
         sender.start()
         for _ in range(6000):
             assert attacker.read_answer().status == 200
-        sender.join(15)
+        sender.join(PATIENCE)
     # What Python makes of a burst of objects, it keeps.
     damage.assert_bounded(memory=24 * MIB, cpu=6)
-    assert max(damage.latencies) < 0.5
 
 
 def test_backlog(daemon: DaemonProcess, url: str) -> None:
@@ -435,11 +443,16 @@ def test_backlog(daemon: DaemonProcess, url: str) -> None:
                 client.setblocking(False)
                 client.connect_ex(("127.0.0.1", port))
                 waiting.append(client)
-            sleep(0.5)
-            connected = sum(not client.connect_ex(("127.0.0.1", port)) for client in waiting)
+            deadline = monotonic() + PATIENCE
+            while waiting and monotonic() < deadline:
+                waiting = [
+                    client
+                    for client in waiting
+                    if client.connect_ex(("127.0.0.1", port)) not in (0, EISCONN)
+                ]
     finally:
         os.kill(daemon.pid, SIGCONT)
-    assert connected == 1000
+    assert waiting == []
 
 
 def test_max_connections() -> None:
@@ -481,7 +494,7 @@ def test_max_per_address() -> None:
                 other = fourth.request("/hits/", "X-Forwarded-For: 198.51.100.1")
                 assert other.status == 200
         with Attacker(url) as visitor:
-            deadline = monotonic() + 5
+            deadline = monotonic() + PATIENCE
             line = "X-Forwarded-For: 203.0.113.7"
             while visitor.request("/hits/", line).status != 200 and monotonic() < deadline:
                 sleep(0.1)
@@ -689,10 +702,11 @@ def test_large_body(daemon: DaemonProcess, url: str) -> None:
             head = request("x", "/upload/", f"Content-Length: {64 * MIB}", method="POST")
             attacker.send(head)
             assert attacker.read_answer().status == 413
-            attacker.insist(bytes(64 * MIB))
+            attacker.insist(bytes(MIB), 64)
         with Attacker(url) as attacker:
             head = request("x", "/upload/", f"Content-Length: {64 * MIB}", method="POST")
-            attacker.insist(head + bytes(64 * MIB))
+            attacker.send(head)
+            attacker.insist(bytes(MIB), 64)
             assert attacker.read_answer().status == 413
     damage.assert_bounded()
 
@@ -702,7 +716,8 @@ def test_large_body_in_chunks(daemon: DaemonProcess, url: str) -> None:
     chunk = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
     with watched(daemon) as damage, Attacker(url) as attacker:
         head = request("x", "/upload/", "Transfer-Encoding: chunked", method="POST")
-        attacker.insist(head + chunk * 1024)
+        attacker.send(head)
+        attacker.insist(chunk, 1024)
         assert attacker.read_answer().status == 413
     damage.assert_bounded()
 
@@ -711,7 +726,8 @@ def test_tiny_chunks(daemon: DaemonProcess, url: str) -> None:
     """A body in chunks of one byte takes its time, and no more than that of others."""
     with watched(daemon) as damage, Attacker(url) as attacker:
         head = request("x", "/upload/", "Transfer-Encoding: chunked", method="POST")
-        attacker.insist(head + b"1\r\nx\r\n" * MIB, seconds=8)
+        attacker.send(head)
+        attacker.insist(b"1\r\nx\r\n" * 1024, 1024, seconds=8)
     damage.assert_bounded(cpu=12)
 
 
@@ -850,10 +866,3 @@ def test_old_version(url: str) -> None:
         answer = attacker.read_answer()
     assert answer.status == 426
     assert answer.headers["sec-websocket-version"] == "13"
-
-
-def assert_cut(daemon: DaemonProcess, attacker: Attacker, path: str) -> None:
-    """Prove that the daemon gives up on a connection with 1013, some 5 s after that."""
-    port = attacker.socket.getsockname()[1]
-    end = daemon.wait_for(rf":{port} {path} closed 1013 after (\S+) s")
-    assert 4.9 < float(end[1]) < 12

@@ -10,8 +10,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from time import monotonic, sleep
 from typing import Any
 from urllib.request import ProxyHandler, build_opener
@@ -45,6 +47,9 @@ HANDSHAKE = (
 # twistd stops in order, and then ends itself by the signal that it got.
 IN_ORDER = 0
 
+# How long anything may take that is not to take long, in seconds.
+PATIENCE = 60.0
+
 
 class Timekeeper(WebSocketClientProtocol):
     """A client that notes when each message came, and how it ended."""
@@ -68,32 +73,37 @@ class Timekeeper(WebSocketClientProtocol):
 
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_pace(tmp_path: Path) -> None:
-    """Ten messages come half a second apart, then a clean goodbye, all in five seconds."""
+    """Ten messages come half a second apart, the first at once, then a clean goodbye.
+
+    Never early, however busy the machine is; and usually not late.
+    """
     with DaemonProcess(directory=tmp_path) as daemon:
         client = Timekeeper()
         client.factory = WebSocketClientFactory(f"{daemon.url}test/".replace("http:", "ws:"))
         await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port_of(daemon)), client)
-        seconds, clean, code = await client.ended.addTimeout(15, reactor)
+        seconds, clean, code = await client.ended.addTimeout(PATIENCE, reactor)
     assert [message for _, message in client.heard] == MESSAGES
-    times = [moment for moment, _ in client.heard]
-    assert times[0] < 0.35
-    gaps = [after - before for before, after in zip(times, [*times[1:], seconds], strict=True)]
-    assert all(0.35 <= gap <= 0.9 for gap in gaps), gaps
-    assert 4.5 <= seconds <= 6
+    times = [*(moment for moment, _ in client.heard), seconds]
+    assert all(moment > 0.5 * number - 0.05 for number, moment in enumerate(times)), times
+    assert median(after - before for before, after in pairwise(times)) < 0.6, times
     assert (clean, code) == (True, 1000)
 
 
 def test_many_at_once(tmp_path: Path) -> None:
     """Twenty browsers see the demo at the same time as one does."""
-    with DaemonProcess(directory=tmp_path) as daemon, ThreadPoolExecutor(20) as pool:
-        begin = monotonic()
-        heard = list(pool.map(lambda _: watch(daemon), range(20)))
-        assert heard == [(MESSAGES, 1000)] * 20
-        assert monotonic() - begin < 8
+    with DaemonProcess(directory=tmp_path) as daemon, ExitStack() as stack:
+        clients = [stack.enter_context(open_socket(daemon)) for _ in range(20)]
+        for client in clients:
+            client.send(HELLO)
+        with ThreadPoolExecutor(20) as pool:
+            heard = list(pool.map(note_times, clients))
+    # The last to hear the first message heard it before anybody heard the last one.
+    assert max(begin for begin, _, _ in heard) < min(end for _, end, _ in heard)
+    assert [what for _, _, what in heard] == [(MESSAGES, 1000)] * 20
 
 
 def test_stopped_while_three_listen(tmp_path: Path) -> None:
-    """SIGTERM says goodbye to everybody, and ends the process at once."""
+    """SIGTERM says goodbye to everybody, and ends the process."""
     with DaemonProcess(directory=tmp_path) as daemon:
         with (
             open_socket(daemon) as first,
@@ -103,23 +113,19 @@ def test_stopped_while_three_listen(tmp_path: Path) -> None:
             clients = [first, second, third]
             for client in clients:
                 client.send(HELLO)
-                assert client.recv(10) == MESSAGES[0]
-            begin = monotonic()
+                assert client.recv(PATIENCE) == MESSAGES[0]
             os.kill(daemon.pid, signal.SIGTERM)
             assert [read_to_the_end(client)[1] for client in clients] == [1001] * 3
             assert daemon.wait() == IN_ORDER
-            assert monotonic() - begin < 3
         assert not [line for line in daemon.log if "Traceback" in line]
 
 
 def test_stopped_by_the_keyboard(tmp_path: Path) -> None:
     """So does Control-C."""
     with DaemonProcess(directory=tmp_path) as daemon, open_socket(daemon) as client:
-        begin = monotonic()
         os.kill(daemon.pid, signal.SIGINT)
         assert read_to_the_end(client) == ([], 1001)
         assert daemon.wait() == IN_ORDER
-        assert monotonic() - begin < 3
 
 
 def test_stopped_while_one_is_deaf(tmp_path: Path) -> None:
@@ -128,7 +134,7 @@ def test_stopped_while_one_is_deaf(tmp_path: Path) -> None:
         begin = monotonic()
         os.kill(daemon.pid, signal.SIGTERM)
         assert daemon.wait() == IN_ORDER
-        assert 4 < monotonic() - begin < 8
+        assert monotonic() - begin > 4
         assert b"\x88" in client.recv(1000)
 
 
@@ -180,11 +186,11 @@ def test_question(tmp_path: Path, option: str) -> None:
 def test_ways_to_start(tmp_path: Path, way: str) -> None:
     """Each way to start the daemon starts the same one: both languages at one address."""
     with started(tmp_path, way) as url:
-        with build_opener(ProxyHandler({})).open(f"{url}test/", timeout=10) as page:
+        with build_opener(ProxyHandler({})).open(f"{url}test/", timeout=PATIENCE) as page:
             assert page.read() == (ROOT / "web/test.html").read_bytes()
-        with connect(f"{url}test/".replace("http:", "ws:"), proxy=None) as client:
+        with open_socket_at(url) as client:
             client.send(HELLO)
-            assert [client.recv(10) for _ in range(2)] == MESSAGES[:2]
+            assert [client.recv(PATIENCE) for _ in range(2)] == MESSAGES[:2]
 
 
 def test_killed_clients_leave_nothing(tmp_path: Path) -> None:
@@ -217,7 +223,7 @@ def test_killed_downloads_leave_nothing(tmp_path: Path) -> None:
         daemon.wait_for("closed 1000")
         before = count_descriptors(daemon)
         for _ in range(3):
-            with socket.create_connection(("127.0.0.1", port_of(daemon)), 10) as client:
+            with socket.create_connection(("127.0.0.1", port_of(daemon)), PATIENCE) as client:
                 client.sendall(b"GET /big.bin HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert client.recv(1000).startswith(b"HTTP/1.1 200 OK")
                 assert count_descriptors(daemon) == before + 2
@@ -230,7 +236,7 @@ def test_whole_download(tmp_path: Path) -> None:
     (tmp_path / "big.bin").write_bytes(content)
     with (
         DaemonProcess(["--web", str(tmp_path)], directory=tmp_path) as daemon,
-        build_opener(ProxyHandler({})).open(f"{daemon.url}big.bin", timeout=10) as answer,
+        build_opener(ProxyHandler({})).open(f"{daemon.url}big.bin", timeout=PATIENCE) as answer,
     ):
         sleep(0.5)
         assert answer.read() == content
@@ -238,7 +244,13 @@ def test_whole_download(tmp_path: Path) -> None:
 
 def open_socket(daemon: DaemonProcess) -> ClientConnection:
     """Open a WebSocket on the demo."""
-    return connect(f"{daemon.url}test/".replace("http:", "ws:"), proxy=None, open_timeout=10)
+    return open_socket_at(daemon.url)
+
+
+def open_socket_at(url: str) -> ClientConnection:
+    """Open a WebSocket on the demo of the daemon at an address."""
+    address = f"{url}test/".replace("http:", "ws:")
+    return connect(address, proxy=None, open_timeout=PATIENCE)
 
 
 def watch(daemon: DaemonProcess) -> tuple[list[Any], int | None]:
@@ -248,19 +260,27 @@ def watch(daemon: DaemonProcess) -> tuple[list[Any], int | None]:
         return read_to_the_end(client)
 
 
+def note_times(client: ClientConnection) -> tuple[float, float, tuple[list[Any], int | None]]:
+    """Watch the demo to its end; give when the first message came, when the end, and all that."""
+    first = client.recv(PATIENCE)
+    begin = monotonic()
+    rest, code = read_to_the_end(client)
+    return begin, monotonic(), ([first, *rest], code)
+
+
 def read_to_the_end(client: ClientConnection) -> tuple[list[Any], int | None]:
     """Give all messages that still come, and the close code."""
     messages: list[Any] = []
     try:
         while True:
-            messages.append(client.recv(10))
+            messages.append(client.recv(PATIENCE))
     except ConnectionClosed as closed:
         return messages, closed.rcvd.code if closed.rcvd else None
 
 
 def deaf_client(daemon: DaemonProcess) -> socket.socket:
     """Open a WebSocket that will do nothing by itself."""
-    client = socket.create_connection(("127.0.0.1", port_of(daemon)), 10)
+    client = socket.create_connection(("127.0.0.1", port_of(daemon)), PATIENCE)
     client.sendall(HANDSHAKE)
     assert client.recv(1000).startswith(b"HTTP/1.1 101 ")
     return client
@@ -278,9 +298,9 @@ def count_descriptors(daemon: DaemonProcess) -> int:
 
 def wait_until(holds: Callable[[], bool]) -> None:
     """Wait until something holds."""
-    deadline = monotonic() + 10
+    deadline = monotonic() + PATIENCE
     while not holds():
-        assert monotonic() < deadline, "it did not come to hold in ten seconds"
+        assert monotonic() < deadline, "it did not come to hold in time"
         sleep(0.02)
 
 
@@ -295,7 +315,7 @@ def run_to_the_end(directory: Path, way: str, *args: str) -> tuple[int, list[str
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=False,
     )
     return done.returncode, done.stdout.splitlines()
@@ -320,10 +340,10 @@ def started(directory: Path, way: str) -> Iterator[str]:
         (line,) = [line for line in log.read_text().splitlines() if "listening on http" in line]
         yield line.rpartition("listening on ")[2]
         process.terminate()
-        assert process.wait(10) == IN_ORDER
+        assert process.wait(PATIENCE) == IN_ORDER
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(PATIENCE)
     assert "Traceback" not in log.read_text()
 
 

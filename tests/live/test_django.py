@@ -27,6 +27,9 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.daemon_process import DaemonProcess
 
+# How long anything may take that is not to take long, in seconds.
+PATIENCE = 60.0
+
 EXAMPLE = Path(__file__).parents[2] / "examples/django"
 
 APPLICATION = ["--wsgi", "mysite.wsgi:application"]
@@ -43,7 +46,7 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
 
 def ask(url: str, method: str = "GET", path: str = "/", body: str | None = None) -> tuple[int, str]:
     """Give status and text of a page."""
-    connection = HTTPConnection(urlsplit(url).netloc, timeout=20)
+    connection = HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)
     headers = {"Content-Type": "application/x-www-form-urlencoded"} if body else {}
     connection.request(method, path, body, headers)
     response = connection.getresponse()
@@ -54,7 +57,12 @@ def ask(url: str, method: str = "GET", path: str = "/", body: str | None = None)
 
 def open_socket(daemon: DaemonProcess, path: str) -> ClientConnection:
     """Open a WebSocket."""
-    return connect(f"{daemon.url.replace('http', 'ws', 1)}{path}")
+    return open_socket_at(daemon.url, path)
+
+
+def open_socket_at(url: str, path: str) -> ClientConnection:
+    """Open a WebSocket of the site at an address."""
+    return connect(f"{url.replace('http', 'ws', 1)}{path}", open_timeout=PATIENCE)
 
 
 def test_pages(daemon: DaemonProcess) -> None:
@@ -69,11 +77,12 @@ def test_pages(daemon: DaemonProcess) -> None:
 def test_ticks(daemon: DaemonProcess) -> None:
     """Ten pushes come at the view's own pace, and a clean end."""
     with open_socket(daemon, "ticks/") as websocket:
+        start = monotonic()
         websocket.send("go")
-        heard, start = list(websocket), monotonic()
+        heard = list(websocket)
         assert heard == [f"service message: {number}" for number in range(10)]
         assert websocket.close_code == 1000
-    assert monotonic() - start < 20
+    assert monotonic() - start > 4.5
 
 
 def test_chat(daemon: DaemonProcess) -> None:
@@ -83,9 +92,9 @@ def test_chat(daemon: DaemonProcess) -> None:
         open_socket(daemon, "chat/lobby/?name=bob") as bob,
     ):
         ann.send("hello")
-        assert json.loads(ann.recv(10)) == {"name": "ann", "text": "hello"}
+        assert json.loads(ann.recv(PATIENCE)) == {"name": "ann", "text": "hello"}
         bob.send("hello, ann")
-        assert [json.loads(bob.recv(10))["name"] for _ in range(2)] == ["ann", "bob"]
+        assert [json.loads(bob.recv(PATIENCE))["name"] for _ in range(2)] == ["ann", "bob"]
 
 
 @pytest.mark.parametrize("daemon", [["--threads", "1"]], indirect=True)
@@ -93,18 +102,19 @@ def test_leave(daemon: DaemonProcess) -> None:
     """A browser that leaves gives its thread back: where that waits, and where it sleeps."""
     for path in ("chat/lobby/", "ticks/"):
         with open_when_free(daemon, path) as websocket:
-            websocket.send("go")
-            websocket.recv(10)
+            # Both wait for a word, for as long as it takes.
             with pytest.raises(InvalidStatus) as refused:
                 open_socket(daemon, "ticks/")
             assert refused.value.response.status_code == 503
+            websocket.send("go")
+            websocket.recv(PATIENCE)
     with open_when_free(daemon, "ticks/"):
         pass
 
 
 def open_when_free(daemon: DaemonProcess, path: str) -> ClientConnection:
     """Connect once the thread is free."""
-    deadline = monotonic() + 20
+    deadline = monotonic() + PATIENCE
     while True:
         try:
             return open_socket(daemon, path)
@@ -119,13 +129,13 @@ def test_stop(daemon: DaemonProcess) -> None:
         sockets = [stack.enter_context(open_socket(daemon, path)) for path in ("ticks/",) * 3]
         for websocket in sockets:
             websocket.send("go")
-            websocket.recv(10)
+            websocket.recv(PATIENCE)
         assert daemon.stop() == 0
         for websocket in sockets:
-            with pytest.raises(ConnectionClosed):
-                while True:
-                    websocket.recv(10)
-            assert websocket.close_code == 1001
+            heard = list(websocket)
+            # One that has had all its pushes by now, as the machine had other things to do.
+            done = heard[-1:] == ["service message: 9"]
+            assert websocket.close_code == (1000 if done else 1001), heard
 
 
 @pytest.mark.parametrize("daemon", [["--threads", "128"]], indirect=True)
@@ -136,7 +146,7 @@ def test_hundred(daemon: DaemonProcess) -> None:
         loop = asyncio.get_running_loop()
         sockets = await asyncio.gather(
             *[
-                connect_async(f"{daemon.url.replace('http', 'ws', 1)}ticks/", open_timeout=60)
+                connect_async(f"{daemon.url.replace('http', 'ws', 1)}ticks/", open_timeout=PATIENCE)
                 for _ in range(100)
             ]
         )
@@ -148,7 +158,7 @@ def test_hundred(daemon: DaemonProcess) -> None:
             statuses.add((await loop.run_in_executor(None, ask, daemon.url))[0])
         return await listening, statuses
 
-    heard, statuses = asyncio.run(asyncio.wait_for(browse(), 60))
+    heard, statuses = asyncio.run(asyncio.wait_for(browse(), 2 * PATIENCE))
     assert heard == [[f"service message: {number}" for number in range(10)]] * 100
     assert statuses == {200}
 
@@ -177,20 +187,14 @@ def test_reload(tmp_path: Path) -> None:
     reader.start()
     views = site / "mysite/views.py"
     try:
-        url = _next_url(said, lambda: None)
-        with connect(f"{url.replace('http', 'ws', 1)}chat/lobby/") as websocket:
-            websocket.send("hello")
-            assert json.loads(websocket.recv(10))["text"] == "hello"
+        assert _say_hello(said, _wait) == "hello"
         views.write_text(views.read_text().replace("LONGEST_TEXT = 1000", "LONGEST_TEXT = 3"))
         # The reloader looks once a second, and takes what it has not seen before for unchanged.
-        url = _next_url(said, views.touch)
-        with connect(f"{url.replace('http', 'ws', 1)}chat/lobby/") as websocket:
-            websocket.send("hello")
-            assert json.loads(websocket.recv(10))["text"] == "hel"
+        assert _say_hello(said, views.touch) == "hel"
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
-        reader.join(10)
+        process.wait(PATIENCE)
+        reader.join(PATIENCE)
 
 
 def _read(lines: IO[str], said: SimpleQueue[str]) -> None:
@@ -199,16 +203,37 @@ def _read(lines: IO[str], said: SimpleQueue[str]) -> None:
             said.put(line)
 
 
+def _say_hello(said: SimpleQueue[str], nudge: Callable[[], object]) -> str:
+    """Say hello in the lobby of the site that is served next; give what is heard there.
+
+    A nudge that comes too late has it served anew once more: then it is that one.
+    """
+    while True:
+        url = _next_url(said, nudge)
+        try:
+            with open_socket_at(url, "chat/lobby/") as websocket:
+                websocket.send("hello")
+                return str(json.loads(websocket.recv(PATIENCE))["text"])
+        except (OSError, ConnectionClosed):
+            nudge = _wait
+
+
+def _wait() -> None:
+    """Do nothing about it."""
+
+
 def _next_url(said: SimpleQueue[str], nudge: Callable[[], object]) -> str:
-    """Give the URL that comes next in a log; nudge who writes it while nothing comes."""
+    """Give the URL that comes next in a log; nudge who writes it until it has seen a change."""
     lines: list[str] = []
-    deadline = monotonic() + 30
+    deadline = monotonic() + PATIENCE
     while monotonic() < deadline:
         try:
             lines.append(said.get(timeout=2))
         except Empty:
             nudge()
         else:
+            if "changed, reloading" in lines[-1]:
+                nudge = _wait
             if found := re.search(r"listening on (http://\S+)", lines[-1]):
                 return found[1]
     raise AssertionError("".join(lines))

@@ -15,6 +15,9 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.daemon_process import DaemonProcess
 
+# How long anything may take that is not to take long, in seconds.
+PATIENCE = 60.0
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -36,51 +39,56 @@ def test_header(example: str) -> None:
     path = words[words.index("open") + 1].removeprefix("http://127.0.0.1:8080/")
     with (
         running(example) as door,
-        build_opener(ProxyHandler({})).open(f"http:{door}{path}", timeout=10) as answer,
+        build_opener(ProxyHandler({})).open(f"http:{door}{path}", timeout=PATIENCE) as answer,
     ):
         assert answer.read() == (EXAMPLES / f"web/{example}.html").read_bytes()
 
 
 def test_echo() -> None:
     """What is sent comes back, text and bytes, small and big."""
-    with running("echo") as door, connect(f"ws:{door}echo/") as websocket:
+    with running("echo") as door, open_socket(f"ws:{door}echo/") as websocket:
         for message in ("hello", b"\x00\xff", "x" * 1_000_000):
             websocket.send(message)
-            assert websocket.recv(10) == message
+            assert websocket.recv(PATIENCE) == message
 
 
 def test_chat() -> None:
     """Two in a room hear each other."""
     with (
         running("chat") as door,
-        connect(f"ws:{door}chat/lobby/?name=ann") as ann,
-        connect(f"ws:{door}chat/lobby/?name=bob") as bob,
+        open_socket(f"ws:{door}chat/lobby/?name=ann") as ann,
+        open_socket(f"ws:{door}chat/lobby/?name=bob") as bob,
     ):
         bob.send("hello")
-        heard = [json.loads(ann.recv(10)) for _ in range(3)]
+        heard = [json.loads(ann.recv(PATIENCE)) for _ in range(3)]
         assert heard[2] == {"name": "bob", "text": "hello"}
         ann.close()
-        heard = [json.loads(bob.recv(10)) for _ in range(3)]
+        heard = [json.loads(bob.recv(PATIENCE)) for _ in range(3)]
         assert heard[2] == {"name": "ann", "event": "leaves"}
 
 
 def test_progress() -> None:
     """Who leaves in the middle ends the job, and its thread does the next one to the end."""
     with running("progress", "--threads", "1") as door:
-        with connect(f"ws:{door}progress/?word=one") as websocket:
-            assert json.loads(websocket.recv(10))["done"] == 1
+        with open_socket(f"ws:{door}progress/?word=one") as websocket:
+            assert json.loads(websocket.recv(PATIENCE))["done"] == 1
         with open_when_free(f"ws:{door}progress/?word=two") as websocket:
             news = [json.loads(message) for message in websocket]
     assert [one["done"] for one in news] == list(range(1, 51))
     assert len(news[-1]["key"]) == 64
 
 
+def open_socket(url: str) -> ClientConnection:
+    """Open a WebSocket."""
+    return connect(url, open_timeout=PATIENCE)
+
+
 def open_when_free(url: str) -> ClientConnection:
     """Connect once a thread is free: the job that was left does the step that it is in."""
-    deadline = monotonic() + 10
+    deadline = monotonic() + PATIENCE
     while True:
         try:
-            return connect(url)
+            return open_socket(url)
         except InvalidStatus as refused:
             assert refused.response.status_code == 503
             assert monotonic() < deadline

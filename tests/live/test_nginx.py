@@ -27,6 +27,9 @@ NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 SAMPLE = Path(__file__).parents[2] / "deploy/nginx-pushd.conf"
 
+# How long anything may take, in seconds.
+PATIENCE = 60.0
+
 # Where clients come from: not from where nginx does.
 CLIENT = "127.0.0.2"
 
@@ -82,7 +85,7 @@ class Site(NamedTuple):
     ) -> Iterator[Callable[[], HTTPResponse]]:
         """Send a request; gives what waits for the answer."""
         connection = HTTPSConnection(
-            "localhost", self.port, timeout=10, context=self.trust, source_address=(CLIENT, 0)
+            "localhost", self.port, timeout=PATIENCE, context=self.trust, source_address=(CLIENT, 0)
         )
         with closing(connection), ExitStack() as answers:
             connection.request(method, path, headers=headers or {})
@@ -90,15 +93,21 @@ class Site(NamedTuple):
 
     def connect(self, path: str, origin: str) -> ClientConnection:
         """Open a WebSocket."""
-        raw = socket.create_connection(("127.0.0.1", self.port), 10, source_address=(CLIENT, 0))
+        raw = socket.create_connection(
+            ("127.0.0.1", self.port), PATIENCE, source_address=(CLIENT, 0)
+        )
         headers = {"Origin": origin}
         return connect(
-            f"wss://{self.host}{path}", sock=raw, ssl=self.trust, additional_headers=headers
+            f"wss://{self.host}{path}",
+            sock=raw,
+            ssl=self.trust,
+            additional_headers=headers,
+            open_timeout=PATIENCE,
         )
 
     def publish(self, data: str) -> None:
         """Publish to the topic."""
-        connection = HTTPConnection("127.0.0.1", self.control, timeout=10)
+        connection = HTTPConnection("127.0.0.1", self.control, timeout=PATIENCE)
         connection.request("POST", "/topics/news", body=data)
         assert connection.getresponse().status == 200
         connection.close()
@@ -141,7 +150,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
             yield Site(port, control, trust, daemon)
         finally:
             nginx.terminate()
-            nginx.wait(10)
+            nginx.wait(PATIENCE)
 
 
 def test_log(site: Site, tmp_path: Path) -> None:
@@ -167,7 +176,7 @@ def test_websocket(site: Site) -> None:
     """A page of the site opens a WebSocket; the view sees who it is, the log how it ended."""
     with site.connect("/who/", f"https://{site.host}") as client:
         client.send("hello")
-        assert client.recv(10) == f"{CLIENT} says hello"
+        assert client.recv(PATIENCE) == f"{CLIENT} says hello"
         client.close(4000, "enough")
     site.daemon.wait_for(rf"{CLIENT} /who/ closed 4000 after \S+ s by peer: enough; 1 messages")
 

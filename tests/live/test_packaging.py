@@ -18,6 +18,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+# How long anything may take that is not to take long, in seconds.
+PATIENCE = 60.0
+
 # What a checkout holds beside what is in the repository.
 LITTER = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "_trial_temp*")
 
@@ -74,7 +77,7 @@ def test_tac_bad_option(programs: Path, tmp_path: Path) -> None:
         env=_environment(PUSHD_OPTIONS="--no-such-option"),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 1
@@ -107,15 +110,15 @@ def _started(*command: str | Path, cwd: Path, **variables: str) -> Iterator[str]
     try:
         yield _wait_for_url(process, log)
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE)
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(PATIENCE)
     assert "Traceback" not in log.read_text()
 
 
 def _wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         if named := re.search(r"listening on (http://\S+)\n", log.read_text()):
             return named[1]
@@ -124,7 +127,7 @@ def _wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def _fetch(url: str) -> bytes:
-    with build_opener(ProxyHandler({})).open(url, timeout=10) as response:
+    with build_opener(ProxyHandler({})).open(url, timeout=PATIENCE) as response:
         body = response.read()
     assert isinstance(body, bytes)
     return body
@@ -144,7 +147,7 @@ def _run(*command: str | Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=100,
+        timeout=2 * PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stdout

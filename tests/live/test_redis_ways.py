@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from time import monotonic, sleep
@@ -14,21 +14,17 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.daemon_process import DaemonProcess
+from tests.held_port import held_port
 from tests.peer import certificate_file
 from tests.redis_server import RedisServer
 
 # How long anything may take, in seconds.
-PATIENCE = 60.0
+PATIENCE = 120.0
+
+# What a Sentinel that knows one replica says of a master.
+REPLICA = b"num-slaves\r\n$1\r\n1\r\n"
 
 CONTROL = ("--control", "tcp:0:interface=127.0.0.1")
-
-
-def free_port() -> int:
-    """A port that nobody has just now."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 def ask(door: str, method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
@@ -52,6 +48,13 @@ def control(daemon: DaemonProcess) -> str:
     return urlsplit(daemon.wait_for(r"control door at (http://\S+)")[1]).netloc
 
 
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Give a port that nobody else is given."""
+    with held_port() as port:
+        yield port
+
+
 def until(condition: Callable[[], object]) -> None:
     """Wait until this is so."""
     deadline = monotonic() + PATIENCE
@@ -60,11 +63,10 @@ def until(condition: Callable[[], object]) -> None:
         sleep(0.1)
 
 
-def test_tls_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: int) -> None:
     """Over TLS with a user of its own that may do what the document says, and no more."""
     certificate = tmp_path / "certificate.pem"
     certificate.write_bytes(certificate_file())
-    port = free_port()
     args = ["--tls-port", str(port), "--tls-auth-clients", "no"]
     args += ["--tls-cert-file", str(certificate), "--tls-key-file", str(certificate)]
     document = (Path(__file__).parents[2] / "docs/scaling.md").read_text()
@@ -110,27 +112,35 @@ def test_unsuitable(tmp_path: Path) -> None:
 
 def test_sentinel(tmp_path: Path) -> None:
     """When the master dies, its replica takes over, and everybody begins anew."""
-    ports = [free_port() for _ in range(3)]
-    with RedisServer(port=ports[0]) as first, RedisServer(port=ports[1]) as second:
-        second.ask("REPLICAOF", "127.0.0.1", ports[0])
+    with (
+        held_port() as one,
+        held_port() as other,
+        held_port() as watch,
+        RedisServer(port=one) as first,
+        RedisServer(port=other) as second,
+    ):
+        second.ask("REPLICAOF", "127.0.0.1", one)
         until(lambda: b"master_link_status:up" in second.ask("INFO", "replication"))
         (tmp_path / "sentinel.conf").write_text(
-            f"port {ports[2]}\nbind 127.0.0.1\ndir {tmp_path}\n"
-            f"sentinel monitor main 127.0.0.1 {ports[0]} 1\n"
-            "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
+            f"port {watch}\nbind 127.0.0.1\ndir {tmp_path}\n"
+            f"sentinel monitor main 127.0.0.1 {one} 1\n"
+            # As long as the master lives it must not be taken for dead, however slow it is.
+            "sentinel down-after-milliseconds main 600000\n"
+            "sentinel failover-timeout main 3000\n"
         )
         command = ["redis-server", str(tmp_path / "sentinel.conf"), "--sentinel"]
         sentinel = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            with run(f"redis+sentinel://127.0.0.1:{ports[2]}/main", tmp_path) as daemon:
+            with run(f"redis+sentinel://127.0.0.1:{watch}/main", tmp_path) as daemon:
                 daemon.wait_for("answers")
                 door = control(daemon)
                 status, before = ask(door, "POST", "/topics/t", b"x")
                 assert status == 200
                 # The Sentinel has to know the replica before the master dies.
-                until(lambda: sentinel_knows(ports[2]))
+                until(lambda: REPLICA in ask_sentinel(watch, "SENTINEL master main"))
                 first.kill()
                 until(lambda: ask(door, "POST", "/topics/t", b"y")[0] == 503)
+                ask_sentinel(watch, "SENTINEL SET main down-after-milliseconds 2000")
                 until(lambda: ask(door, "POST", "/topics/t", b"z")[0] == 200)
                 assert b"role:master" in second.ask("INFO", "replication")
                 status, after = ask(door, "GET", "/topics/t")
@@ -141,17 +151,16 @@ def test_sentinel(tmp_path: Path) -> None:
             sentinel.wait()
 
 
-def sentinel_knows(port: int) -> bool:
-    """Whether a Sentinel knows a replica."""
+def ask_sentinel(port: int, question: str) -> bytes:
+    """Ask a Sentinel something; gives what it says at once."""
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
-        connection.sendall(b"SENTINEL master main\r\n")
-        said = connection.recv(1 << 16)
-    return b"num-slaves\r\n$1\r\n1\r\n" in said
+        connection.sendall(question.encode() + b"\r\n")
+        return connection.recv(1 << 16)
 
 
-def test_one_port(tmp_path: Path) -> None:
+def test_one_port(tmp_path: Path, port: int) -> None:
     """Two daemons on one port: each gets some connections, and all hear the same."""
-    listen = f"reuseport:{free_port()}:interface=127.0.0.1"
+    listen = f"reuseport:{port}:interface=127.0.0.1"
     with RedisServer() as server:
         one, two = (run(server.url, tmp_path, "--listen", listen) for _ in range(2))
         with one, two:

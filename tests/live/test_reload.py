@@ -13,13 +13,14 @@ from websockets.sync.client import ClientConnection, connect
 from tests.daemon_process import DaemonProcess
 
 # How long anything may take, in seconds.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def open_socket(daemon: DaemonProcess, origin: str | None = None) -> ClientConnection:
     """Open a WebSocket to a topic, from a page of this origin."""
     url = f"{daemon.url.replace('http', 'ws', 1)}topics/t"
-    return connect(url, additional_headers={"Origin": origin} if origin else None)
+    headers = {"Origin": origin} if origin else None
+    return connect(url, additional_headers=headers, open_timeout=PATIENCE)
 
 
 def test_reload(tmp_path: Path) -> None:
@@ -68,7 +69,8 @@ def test_keys_and_log_level(tmp_path: Path) -> None:
         daemon.wait_for("reloaded$")
         with pytest.raises(InvalidStatus, match="401"):
             open_socket(daemon)
-        with connect(f"{daemon.url.replace('http', 'ws', 1)}test/") as page:
+        url = f"{daemon.url.replace('http', 'ws', 1)}test/"
+        with connect(url, open_timeout=PATIENCE) as page:
             page.send("a word that only debug shows")
             daemon.wait_for("a word that only debug shows")
         assert inside.ping().wait(PATIENCE)

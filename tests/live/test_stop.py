@@ -20,9 +20,10 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from tests.daemon_process import DaemonProcess
+from tests.held_port import held_port
 
 # How long anything may take, in seconds.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 CONTROL = ("--control", "tcp:0:interface=127.0.0.1")
 
@@ -83,10 +84,11 @@ def code_of(websocket: ClientConnection) -> int | None:
 
 def test_drain(tmp_path: Path) -> None:
     """A daemon that drains is not ready and lets nobody in; a second signal ends it now."""
-    with (
-        DaemonProcess([*CONTROL, "--drain", "600"], directory=tmp_path) as daemon,
-        ExitStack() as stack,
-    ):
+    with ExitStack() as stack:
+        # A port that nobody else gets when the daemon has closed it.
+        door = f"tcp:{stack.enter_context(held_port())}:interface=127.0.0.1"
+        args = [*CONTROL, "--listen", door, "--drain", "600"]
+        daemon = stack.enter_context(DaemonProcess(args, directory=tmp_path))
         public, control = urlsplit(daemon.url).netloc, control_of(daemon)
         assert ask(control, "GET", "/readyz") == (200, {"status": "ready"})
         sockets = [stack.enter_context(listen(public, "/topics/t")) for _ in range(3)]
@@ -137,7 +139,7 @@ def test_sleeping_threads(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(tmp_path)}
     with (
         DaemonProcess(args, directory=tmp_path, environment=environment) as daemon,
-        connect(f"{daemon.url.replace('http', 'ws', 1)}sleepy/") as websocket,
+        listen(urlsplit(daemon.url).netloc, "/sleepy/") as websocket,
     ):
         assert websocket.recv(PATIENCE) == "good night"
         os.kill(daemon.pid, signal.SIGTERM)
