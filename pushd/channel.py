@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from http import HTTPStatus
-from io import BytesIO
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
-from twisted.internet.protocol import Protocol
-from twisted.logger import Logger
+from twisted.internet.interfaces import IDelayedCall
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.http_headers import Headers
-from twisted.web.resource import IResource, Resource
-from twisted.web.server import Site
 
-from pushd.admission import Admission, Ticket
-from pushd.answers import (
-    AnswerResource,
-    json_refusal,
-    refusal,
-)
+from pushd.admission import Ticket
+from pushd.answers import BUSY, json_refusal, refusal
 from pushd.deadlines import Deadlines
 from pushd.fields import read_head
-from pushd.guard import Guard
-from pushd.metrics import Metrics
 from pushd.outbox import unsent
-from pushd.proxies import Proxies
-from pushd.request import ChannelRequest, path_of, peer_name
+from pushd.request import peer_name
 from pushd.views import Response
 
 # What every answer says, unless a view says otherwise.
@@ -63,15 +49,8 @@ _STALL_BYTES = 1 << 16
 # How long a peer may take to read our last words and go, in seconds.
 LINGER = 5
 
-# After so many pieces of a body they must have so many bytes on the average.
-_FREE_CHUNKS = 4096
-_MEAN_CHUNK = 16
-
 # The longest number that a length may be: more than anything can hold.
 _MAX_LENGTH_DIGITS = 18
-
-# How many may wait for the 503 that tells them that all places are taken.
-_WAITING_ROOM = 64
 
 # Where programs publish and listen: all that is said there is JSON, refusals as well.
 _SPEAKS_JSON = re.compile(rb"/(topics|publish|schedules)(/|$)")
@@ -79,57 +58,40 @@ _SPEAKS_JSON = re.compile(rb"/(topics|publish|schedules)(/|$)")
 # Bytes that no line of a request's head may hold (RFC 9110 §5.5): all controls but the tab.
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
-# Under which names refusals are counted.
-_REASONS = {
-    400: "bad_request",
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not_found",
-    408: "request_timeout",
-    413: "content_too_large",
-    414: "uri_too_long",
-    426: "upgrade_required",
-    431: "headers_too_large",
-    503: "busy",
-}
 
-_BUSY = refusal(503, "all places are taken, try again later", {"Retry-After": "5"})
+class Premises(Protocol):
+    """What a connection needs of the door that it came through."""
 
+    #: What a connection is given time for: a request, the next one, to read, to go.
+    requests: Deadlines[Channel]
+    idle: Deadlines[Channel]
+    stalled: Deadlines[Channel]
+    lingering: Deadlines[Channel]
+    #: All of these.
+    deadlines: Iterable[Deadlines[Channel]]
+    #: Whether nobody may stay for another request.
+    draining: bool
 
-@dataclass(frozen=True, kw_only=True)
-class Entrance:
-    """What a door asks of all who come.
+    def enter(self, channel: Channel) -> None:
+        """Count a connection in."""
 
-    :param max_body: bytes that the body of a request may have.
-    :param max_bodies: the same for those paths that may have more.
-    """
+    def leave(self, channel: Channel) -> None:
+        """Count a connection out."""
 
-    guard: Guard
-    admission: Admission
-    proxies: Proxies
-    metrics: Metrics
-    max_body: int
-    max_bodies: Mapping[bytes, int] = field(default_factory=dict)
+    def count_refusal(self, status: int) -> None:
+        """Count a request that was turned away."""
 
-    def body_limit(self, path: bytes) -> int:
-        """How many bytes the body of a request to a path may have."""
-        return self.max_bodies.get(path, self.max_body)
+    def log_failure(self, peer: str) -> None:
+        """Log an exception that twisted.web raised over what a client sent."""
 
-
-class _Nobody(Protocol):
-    """What a connection gets that there is no place for at all: TLS can't do with None."""
-
-    transport: Any
-
-    def connectionMade(self) -> None:
-        """Close it, in order: a reset could fail the client's very attempt to connect."""
-        self.transport.loseConnection()
+    def log_refusal(self, peer: str, status: int, line: str) -> None:
+        """Count a request that was turned away, and write its line."""
 
 
 class Channel(HTTPChannel):
     """One HTTP/1.1 connection, held to its time and to the letter."""
 
-    site: Door
+    site: Premises
     transport: Any
     #: The connection's place, for its owner to give back.
     ticket: Ticket
@@ -180,7 +142,7 @@ class Channel(HTTPChannel):
             self.refuse(400, "a line of the request's head is malformed")
         elif not line and self._line > 1 and self.unwelcome:
             self.site.log_refusal(peer_name(self.transport.getPeer()), 503, "all places are taken")
-            self._write_last(_BUSY)
+            self._write_last(BUSY)
         else:
             super().lineReceived(line)
 
@@ -397,155 +359,3 @@ class Channel(HTTPChannel):
             super().loseConnection()
         else:
             self.transport.loseWriteConnection()
-
-
-class Door(Site):
-    """A Site that asks one function what answers a request.
-
-    :param find: gives the resource for a request, or raises.
-    :param entrance: what is asked before.
-    :param reactor: where time comes from.
-    """
-
-    _log = Logger()
-    noisy = False
-    # Twisted's own, which may turn out to speak HTTP/2, is left out on purpose.
-    protocol: Any = Channel
-    requestFactory: Any = ChannelRequest
-
-    def __init__(
-        self, find: Callable[[Any], IResource], entrance: Entrance, reactor: IReactorTime
-    ) -> None:
-        # The deadlines below replace the time-out that each byte would reset.
-        super().__init__(Resource(), timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
-        self._find = find
-        self.entrance = entrance
-        self.draining = False
-        # The connections that speak HTTP, and who waits until there are none.
-        self._here: set[Channel] = set()
-        self._emptied: list[Deferred[None]] = []
-        self._waiting_room = Admission(
-            connections=_WAITING_ROOM, per_address=_WAITING_ROOM, proxies=entrance.proxies
-        )
-        self.requests = Deadlines(reactor, length=REQUEST_TIMEOUT, expired=Channel.time_out)
-        self.idle = Deadlines(reactor, length=KEEP_ALIVE, expired=Channel.loseConnection)
-        self.stalled = Deadlines(reactor, length=STALL_TIMEOUT, expired=Channel.give_up)
-        self.lingering = Deadlines(reactor, length=LINGER, expired=Channel.abort)
-        self.deadlines = (self.requests, self.idle, self.stalled, self.lingering)
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Make the channel for a connection, if there is a place for it."""
-        address = getattr(addr, "host", None)
-        ticket = self.entrance.admission.connect(address)
-        unwelcome = ticket is None
-        if unwelcome:
-            ticket = self._waiting_room.connect(None)
-            if ticket is None:
-                self.log_refusal(str(address), 503, "all places are taken, to wait as well")
-                return _Nobody()
-        channel = super().buildProtocol(addr)
-        channel.ticket, channel.unwelcome = ticket, unwelcome
-        return channel
-
-    def getResourceFor(self, request: Any) -> IResource:
-        """Ask the guard, then for the resource."""
-        refused = self.entrance.guard(request)
-        if refused is not None:
-            self.count_refusal(refused.status)
-            return AnswerResource(refused)
-        return self._find(request)
-
-    def enter(self, channel: Channel) -> None:
-        """Count a connection in."""
-        self._here.add(channel)
-
-    def leave(self, channel: Channel) -> None:
-        """Count a connection out: it is gone, or speaks WebSocket from now on."""
-        self._here.discard(channel)
-        while self._emptied and not self._here:
-            self._emptied.pop().callback(None)
-
-    def drain(self) -> Deferred[None]:
-        """Close the connections that nobody uses, and the others once they have their answer.
-
-        One on which no request has come yet is not idle: its request may be on the way, see
-        ``close_silent``. The Deferred fires when there are none.
-        """
-        self.draining = True
-        for channel in list(self.idle):
-            channel.loseConnection()
-        if not self._here:
-            return succeed(None)
-        emptied: Deferred[None] = Deferred(self._emptied.remove)
-        self._emptied.append(emptied)
-        return emptied
-
-    def close_silent(self) -> None:
-        """Close the connections on which nobody waits for an answer."""
-        for channel in list(self._here):
-            if not channel.requests:
-                channel.loseConnection()
-
-    def getContentFile(self, length: int | None) -> BytesIO:
-        """Keep a body in memory: it is bounded, and descriptors are dearer."""
-        return BytesIO()
-
-    def acceptableProtocols(self) -> list[bytes]:
-        """Speak HTTP/1.1 only over TLS: a WebSocket can't take over an HTTP/2 connection."""
-        return [b"http/1.1"]
-
-    def startFactory(self) -> None:
-        """Do nothing: there is no log file to open, and no date to keep for it each second."""
-
-    def stopFactory(self) -> None:
-        """Do nothing, likewise."""
-
-    def count_refusal(self, status: int) -> None:
-        """Count a request that was turned away."""
-        self.entrance.metrics.refused.labels(reason=_REASONS.get(status, "other")).inc()
-
-    def log_failure(self, peer: str) -> None:
-        """Log an exception that twisted.web raised over what a client sent."""
-        self._log.failure("failed to read a request of {peer}", event="request_failed", peer=peer)
-
-    def log_refusal(self, peer: str, status: int, line: str) -> None:
-        """Count a request that did not come far enough for an access line, and write its line."""
-        self.count_refusal(status)
-        self._log.info(
-            "{peer} refused {status}: {line}",
-            event="refused",
-            peer=peer,
-            status=status,
-            line=line,
-        )
-
-    def log(self, request: Any) -> None:
-        """Write the access line."""
-        if request.has_access_line:
-            self._log.info(
-                "{peer} {method} {path} {status} {length} after {seconds:.3f} s",
-                event="request",
-                **_facts(request),
-                status=request.code,
-                length=request.sentLength,
-            )
-
-    def log_left(self, request: ChannelRequest) -> None:
-        """Write the line of a client that left before it was answered."""
-        if request.has_access_line:
-            self._log.info(
-                "{peer} {method} {path} left unanswered after {seconds:.3f} s",
-                event="left",
-                **_facts(request),
-            )
-
-
-def _facts(request: Any) -> dict[str, Any]:
-    """What the log has of every request."""
-    return {
-        "connection": request.connection,
-        "peer": request.peer,
-        "method": request.method.decode("latin-1"),
-        "path": path_of(request),
-        "seconds": request.seconds,
-    }

@@ -13,9 +13,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from pushd.channel import Door
 from pushd.conversation import Threads
 from pushd.distributions import Distribution
+from pushd.door import Door
 from pushd.protocol import PushFactory
 from pushd.traffic import Ledger
 

@@ -95,6 +95,8 @@ STOREYS = (
             "upgrade",
             "wsgi",
             "channel",
+            "access_log",
+            "door",
             "sse",
             "longpoll",
             "topics",
