@@ -94,6 +94,7 @@ STOREYS = (
             "deflate",
             "upgrade",
             "wsgi",
+            "strict",
             "channel",
             "access_log",
             "door",
