@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-from binascii import b2a_base64
 from collections.abc import Callable
-from dataclasses import dataclass
-from hashlib import sha1
 from typing import Any, cast
 
 from autobahn.twisted.websocket import WebSocketServerFactory
@@ -21,9 +18,9 @@ from zope.interface import implementer
 from pushd.deadlines import Deadlines
 from pushd.deflate import decompressor, negotiate
 from pushd.frames import BINARY, CLOSE, PING, PONG, TEXT, message, unmask
-from pushd.handshake import Handshake
+from pushd.handshake import Handshake, opening
 from pushd.lean import LeanProtocol
-from pushd.limits import TokenBucket
+from pushd.limits import Limits, TokenBucket
 from pushd.messages import (
     INTERNAL_ERROR,
     RATE_EXCEEDED,
@@ -59,20 +56,6 @@ _BURST = 10
 # How much of one connection is done in one turn of the reactor, before others have theirs: frames,
 # and every 4 KiB of what they hold.
 _TURN = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one connection may take."""
-
-    #: Bytes of one message, its fragments together and decompressed.
-    max_message: int = 1 << 20
-    #: Bytes that may wait for a peer that does not read.
-    max_buffered: int = 1 << 20
-    #: Messages and control frames a second in the long run; ten times as many at once.
-    max_rate: int = 1000
-    #: Whether permessage-deflate (RFC 7692) is spoken.
-    compression: bool = True
 
 
 @implementer(IPushProducer)
@@ -134,7 +117,7 @@ class PushProtocol(LeanProtocol):
         self.push_frames = writer(transport)
         transport.registerProducer(self, True)
         self._bucket = self.factory._make_bucket()
-        self.push_frames(_opening(handshake.key, subprotocol, self._agree(handshake.extensions)))
+        self.push_frames(opening(handshake.key, subprotocol, self._agree(handshake.extensions)))
         self.factory._pings.start(self)
 
     # What the WebSocket calls, as its Wire
@@ -540,28 +523,7 @@ class PushFactory(WebSocketServerFactory):
 # What a Close frame holds beside its code (RFC 6455 §5.5).
 _MAX_REASON = 123
 
-# RFC 6455 §1.3.
-_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-
-_OPENING = (
-    b"HTTP/1.1 101 Switching Protocols\r\n"
-    b"Upgrade: websocket\r\n"
-    b"Connection: Upgrade\r\n"
-    b"Sec-WebSocket-Accept: "
-)
-
 _SHORT_FRAMES = frozenset({TEXT, BINARY, CLOSE, PING, PONG})
 
 # Frames up to so many bytes are unmasked here.
 _SHORT = 4096
-
-
-def _opening(key: str, subprotocol: str | None, extensions: str | None) -> bytes:
-    """The answer that opens a WebSocket (RFC 6455 §4.2.2)."""
-    # The base64 ends with a line feed.
-    answer = _OPENING + b2a_base64(sha1((key + _GUID).encode()).digest())[:-1]
-    if subprotocol is not None:
-        answer += f"\r\nSec-WebSocket-Protocol: {subprotocol}".encode()
-    if extensions is not None:
-        answer += f"\r\nSec-WebSocket-Extensions: {extensions}".encode()
-    return answer + b"\r\n\r\n"

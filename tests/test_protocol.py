@@ -15,7 +15,8 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.protocol import Limits, PushFactory
+from pushd.limits import Limits
+from pushd.protocol import PushFactory
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket
 from pushd.websocket import WebSocket
