@@ -65,7 +65,12 @@ class Door(AccessLog, Site):
         self.idle = Deadlines(reactor, length=KEEP_ALIVE, expired=Channel.loseConnection)
         self.stalled = Deadlines(reactor, length=STALL_TIMEOUT, expired=Channel.give_up)
         self.lingering = Deadlines(reactor, length=LINGER, expired=Channel.abort)
-        self.deadlines = (self.requests, self.idle, self.stalled, self.lingering)
+        self.deadlines: tuple[Deadlines[Any], ...] = (
+            self.requests,
+            self.idle,
+            self.stalled,
+            self.lingering,
+        )
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Make the channel for a connection, if there is a place for it."""

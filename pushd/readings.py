@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from pushd.conversation import Threads
 from pushd.distributions import Distribution
 from pushd.door import Door
-from pushd.protocol import PushFactory
+from pushd.factory import PushFactory
 from pushd.traffic import Ledger
 
 # By what a peer is connected, beside plain HTTP.

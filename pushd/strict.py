@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
@@ -45,7 +44,7 @@ class Refusing(Protocol):
     #: Who was given time to read our last words and go.
     lingering: Deadlines[Any]
     #: These, and whatever else a connection is given time for.
-    deadlines: Iterable[Deadlines[Any]]
+    deadlines: tuple[Deadlines[Any], ...]
 
     def log_refusal(self, peer: str, status: int, line: str) -> None:
         """Count a request that was turned away, and write its line."""

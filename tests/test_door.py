@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pushd.channel import Premises
+from pushd.door import Door
+from pushd.strict import Refusing
 from pushd.testing import Daemon
 from tests.channel_case import GET, ChannelTestCase
 from tests.peer import Peer, handshake
@@ -17,6 +20,14 @@ class DoorTests(ChannelTestCase):
         door.doStart()
         self.assertEqual(daemon.pending_calls, [])
         door.doStop()
+
+    def test_premises(self) -> None:
+        """A door is all that a connection needs of one."""
+        door: object = self.daemon.clock.tcpServers[0][1]
+        assert isinstance(door, Door)
+        premises: Premises = door
+        for name in (*Premises.__annotations__, *Refusing.__annotations__):
+            self.assertTrue(hasattr(premises, name), name)
 
     def test_only_http_1_over_tls(self) -> None:
         """HTTP/2 is not offered: a WebSocket could not take its connection over."""
