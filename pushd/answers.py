@@ -47,6 +47,7 @@ _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 NOT_FOUND = error_page(404, "There is nothing at this address.")
 FAILURE = error_page(500, "Something went wrong here. It has been logged.")
+BUSY = refusal(503, "all places are taken, try again later", {"Retry-After": "5"})
 
 
 class AnswerResource(Resource):

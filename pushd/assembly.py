@@ -19,12 +19,12 @@ from pushd.daemon import PushService
 from pushd.distributions import Distribution
 from pushd.drain import Drain
 from pushd.entrances import control_entrance, public_entrance
+from pushd.factory import PushFactory
 from pushd.hub import Hub
 from pushd.inprocess import InProcess
 from pushd.limits import Bounds
 from pushd.listening import DoorService
 from pushd.metrics import Metrics
-from pushd.protocol import PushFactory
 from pushd.publisher import Publisher
 from pushd.readiness import Readiness
 from pushd.readings import Readings

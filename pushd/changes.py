@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pushd.channel import Door
 from pushd.daemon import PushService
 from pushd.descriptors import allow_connections
+from pushd.door import Door
 from pushd.entrances import bodies_at_control
 from pushd.guard import public_guard
 from pushd.limits import Bounds

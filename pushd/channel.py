@@ -1,52 +1,18 @@
-"""HTTP as pushd speaks it: twisted.web, with the loose ends tied."""
+"""One HTTP connection: what it is given time for, and whose turn it is."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from http import HTTPStatus
-from io import BytesIO
-from typing import Any
-from urllib.parse import unquote_to_bytes
+from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
-from twisted.internet.protocol import Protocol
-from twisted.logger import Logger
-from twisted.protocols.policies import ProtocolWrapper
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel, datetimeToString
-from twisted.web.http_headers import Headers
-from twisted.web.resource import IResource, Resource
-from twisted.web.server import Site
 
-from pushd.admission import Admission, Ticket
-from pushd.answers import (
-    AnswerResource,
-    json_refusal,
-    refusal,
-)
+from pushd.admission import Ticket
 from pushd.deadlines import Deadlines
 from pushd.fields import read_head
-from pushd.guard import Guard
-from pushd.metrics import Metrics
 from pushd.outbox import unsent
-from pushd.proxies import Proxies
-from pushd.request import ChannelRequest, path_of, peer_name
-from pushd.views import Response
-
-# What every answer says, unless a view says otherwise.
-_HEADERS = {
-    b"x-content-type-options": b"nosniff",
-    b"referrer-policy": b"same-origin",
-}
-_PAGE_HEADERS = {
-    b"content-security-policy": b"default-src 'self'",
-    b"x-frame-options": b"SAMEORIGIN",
-}
-
-_PAGES = (b"text/html", b"application/xhtml")
+from pushd.request import peer_name
+from pushd.strict import CONTROL, Refusing, StrictChannel
 
 # How long a request may take from the connection, or its first byte, to its last, in seconds.
 REQUEST_TIMEOUT = 20
@@ -63,86 +29,40 @@ _STALL_BYTES = 1 << 16
 # How long a peer may take to read our last words and go, in seconds.
 LINGER = 5
 
-# After so many pieces of a body they must have so many bytes on the average.
-_FREE_CHUNKS = 4096
-_MEAN_CHUNK = 16
 
-# The longest number that a length may be: more than anything can hold.
-_MAX_LENGTH_DIGITS = 18
+class Premises(Refusing, Protocol):
+    """What a connection needs of the door that it came through."""
 
-# How many may wait for the 503 that tells them that all places are taken.
-_WAITING_ROOM = 64
+    #: What it is given time for: a request, the next one, to read an answer.
+    requests: Deadlines[Any]
+    idle: Deadlines[Any]
+    stalled: Deadlines[Any]
+    #: Whether nobody may stay for another request.
+    draining: bool
 
-# Where programs publish and listen: all that is said there is JSON, refusals as well.
-_SPEAKS_JSON = re.compile(rb"/(topics|publish|schedules)(/|$)")
+    def enter(self, channel: Channel) -> None:
+        """Count a connection in."""
 
-# Bytes that no line of a request's head may hold (RFC 9110 §5.5): all controls but the tab.
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+    def leave(self, channel: Channel) -> None:
+        """Count a connection out."""
 
-# Under which names refusals are counted.
-_REASONS = {
-    400: "bad_request",
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not_found",
-    408: "request_timeout",
-    413: "content_too_large",
-    414: "uri_too_long",
-    426: "upgrade_required",
-    431: "headers_too_large",
-    503: "busy",
-}
+    def count_refusal(self, status: int) -> None:
+        """Count a request that was turned away."""
 
-_BUSY = refusal(503, "all places are taken, try again later", {"Retry-After": "5"})
+    def log_failure(self, peer: str) -> None:
+        """Log an exception that twisted.web raised over what a client sent."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entrance:
-    """What a door asks of all who come.
-
-    :param max_body: bytes that the body of a request may have.
-    :param max_bodies: the same for those paths that may have more.
-    """
-
-    guard: Guard
-    admission: Admission
-    proxies: Proxies
-    metrics: Metrics
-    max_body: int
-    max_bodies: Mapping[bytes, int] = field(default_factory=dict)
-
-    def body_limit(self, path: bytes) -> int:
-        """How many bytes the body of a request to a path may have."""
-        return self.max_bodies.get(path, self.max_body)
-
-
-class _Nobody(Protocol):
-    """What a connection gets that there is no place for at all: TLS can't do with None."""
-
-    transport: Any
-
-    def connectionMade(self) -> None:
-        """Close it, in order: a reset could fail the client's very attempt to connect."""
-        self.transport.loseConnection()
-
-
-class Channel(HTTPChannel):
+class Channel(StrictChannel):
     """One HTTP/1.1 connection, held to its time and to the letter."""
 
-    site: Door
-    transport: Any
+    site: Premises
     #: The connection's place, for its owner to give back.
     ticket: Ticket
 
-    def __init__(self) -> None:
-        super().__init__()
-        #: Whether there was no place to be had, but for hearing so.
-        self.unwelcome = False
-        self._refused = False
-        self._line = 0
-        self._turn: IDelayedCall | None = None
-        # What waited for the reader when its time began.
-        self._unread = 0
+    _turn: IDelayedCall | None = None
+    # What waited for the reader when its time began.
+    _unread = 0
 
     def connectionMade(self) -> None:
         """Wait for the first request."""
@@ -171,36 +91,11 @@ class Channel(HTTPChannel):
         if not waiting and b"\n" in data and b"\n" in self._buffer:
             self.refuse(400, "a line of the request's head is malformed")
 
-    def lineReceived(self, line: bytes) -> None:
-        """Refuse what a laxer server could read in two ways (RFC 9112 §2.2, §5.2)."""
-        self._line += 1
-        if self._refused:
-            return
-        if line[:1] in (b" ", b"\t") or _CONTROL.search(line):
-            self.refuse(400, "a line of the request's head is malformed")
-        elif not line and self._line > 1 and self.unwelcome:
-            self.site.log_refusal(peer_name(self.transport.getPeer()), 503, "all places are taken")
-            self._write_last(_BUSY)
-        else:
-            super().lineReceived(line)
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        """Refuse a line that is too long."""
-        if self._line == 0:
-            self.refuse(414, "the address is too long")
-        else:
-            self.refuse(431, "a header is too long")
-
-    def rawDataReceived(self, data: bytes) -> None:
-        """Take a piece of a body, or of what comes after."""
-        if not self._refused:
-            super().rawDataReceived(data)
-
     def allContentReceived(self) -> None:
         """Answer a request that came whole and in time."""
         # twisted.web reads a trailer and forgets it; a laxer server may find more lines in it.
         trailer = getattr(self._transferDecoder, "_trailerHeaders", ())
-        if any(_CONTROL.search(line) for line in trailer):
+        if any(CONTROL.search(line) for line in trailer):
             self.refuse(400, "a line of the request's trailer is malformed")
         self._line = 0
         self.site.requests.stop(self)
@@ -254,47 +149,12 @@ class Channel(HTTPChannel):
         super().loseConnection()
         self._watch_reader()
 
-    def forget(self) -> None:
-        """Stop all clocks: the connection is gone, or somebody else's."""
-        for deadlines in self.site.deadlines:
-            deadlines.stop(self)
-
     def hand_over(self) -> None:
         """Let go of a connection that speaks WebSocket from now on."""
         self.requests.clear()
         # The other clocks stand by now, as its request is here.
         self.site.stalled.stop(self)
         self.site.leave(self)
-
-    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
-        """Write a response's head with the headers that all share, and without our version."""
-        headers.removeHeader(b"server")
-        if code in (b"204", b"304"):
-            # It would have to be that of the page itself (RFC 9110 §8.6).
-            headers.removeHeader(b"content-length")
-        kind = headers.getRawHeaders(b"content-type", [b""])[0]
-        if not headers.hasHeader(b"date"):
-            headers.setRawHeaders(b"date", [datetimeToString()])
-        shared = _HEADERS | _PAGE_HEADERS if kind.lower().startswith(_PAGES) else _HEADERS
-        if self.requests and self.requests[0].foreign:
-            shared = {}
-        for name, value in shared.items():
-            if not headers.hasHeader(name):
-                headers.setRawHeaders(name, [value])
-        super().writeHeaders(version, code, reason, headers)
-
-    def refuse(self, status: int, line: str, where: str | None = None) -> None:
-        """Answer what is no request of ours to handle, and close.
-
-        :param where: what of it is wrong, for the programs that all our JSON is for.
-        """
-        if self._refused:
-            return
-        self.site.log_refusal(peer_name(self.transport.getPeer()), status, line)
-        answer = refusal(status, line)
-        if where is not None and _SPEAKS_JSON.match(unquote_to_bytes(self._path)):
-            answer = json_refusal(status, line, where)
-        self._write_last(answer)
 
     def time_out(self) -> None:
         """Give up on a request that does not come to its end."""
@@ -351,201 +211,3 @@ class Channel(HTTPChannel):
         self.setRawMode()
         request.begin(b"GET", target, b"HTTP/1.1")
         return True
-
-    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
-        """Take one length or one ``chunked``, and refuse what a laxer server could understand."""
-        if header == b"Content-Length":
-            well = len(data) <= _MAX_LENGTH_DIGITS
-        elif header == b"Transfer-Encoding":
-            well = self._version == b"HTTP/1.1" and data.lower() == b"chunked"
-        else:
-            return True
-        return bool(
-            super()._maybeChooseTransferDecoder(header, data)
-            if well
-            else self._failChooseTransferDecoder()
-        )
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        """Refuse what twisted.web finds malformed, or too much."""
-        if (
-            self._receivedHeaderCount > self.maxHeaders
-            or self._receivedHeaderSize > self.totalHeadersSize
-        ):
-            self.refuse(431, "the request has too many headers")
-        else:
-            self.refuse(400, "the request is malformed")
-
-    def _send100Continue(self) -> None:
-        """Invite a body, unless it was refused."""
-        if not self._refused:
-            super()._send100Continue()
-
-    def _write_last(self, answer: Response) -> None:
-        """Write an answer and close, but read on: else the answer may be lost to a reset."""
-        self._refused = True
-        body = str(answer.body).encode()
-        headers = Headers({"Connection": ["close"], "Content-Length": [str(len(body))]})
-        for name, value in answer.headers.items():
-            headers.setRawHeaders(name, [str(value)])
-        phrase = HTTPStatus(answer.status).phrase.encode()
-        self.writeHeaders(b"HTTP/1.1", str(answer.status).encode(), phrase, headers)
-        self.transport.write(body)
-        self.forget()
-        self.site.lingering.start(self)
-        if isinstance(self.transport, ProtocolWrapper):  # TLS can't be closed by half
-            super().loseConnection()
-        else:
-            self.transport.loseWriteConnection()
-
-
-class Door(Site):
-    """A Site that asks one function what answers a request.
-
-    :param find: gives the resource for a request, or raises.
-    :param entrance: what is asked before.
-    :param reactor: where time comes from.
-    """
-
-    _log = Logger()
-    noisy = False
-    # Twisted's own, which may turn out to speak HTTP/2, is left out on purpose.
-    protocol: Any = Channel
-    requestFactory: Any = ChannelRequest
-
-    def __init__(
-        self, find: Callable[[Any], IResource], entrance: Entrance, reactor: IReactorTime
-    ) -> None:
-        # The deadlines below replace the time-out that each byte would reset.
-        super().__init__(Resource(), timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
-        self._find = find
-        self.entrance = entrance
-        self.draining = False
-        # The connections that speak HTTP, and who waits until there are none.
-        self._here: set[Channel] = set()
-        self._emptied: list[Deferred[None]] = []
-        self._waiting_room = Admission(
-            connections=_WAITING_ROOM, per_address=_WAITING_ROOM, proxies=entrance.proxies
-        )
-        self.requests = Deadlines(reactor, length=REQUEST_TIMEOUT, expired=Channel.time_out)
-        self.idle = Deadlines(reactor, length=KEEP_ALIVE, expired=Channel.loseConnection)
-        self.stalled = Deadlines(reactor, length=STALL_TIMEOUT, expired=Channel.give_up)
-        self.lingering = Deadlines(reactor, length=LINGER, expired=Channel.abort)
-        self.deadlines = (self.requests, self.idle, self.stalled, self.lingering)
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Make the channel for a connection, if there is a place for it."""
-        address = getattr(addr, "host", None)
-        ticket = self.entrance.admission.connect(address)
-        unwelcome = ticket is None
-        if unwelcome:
-            ticket = self._waiting_room.connect(None)
-            if ticket is None:
-                self.log_refusal(str(address), 503, "all places are taken, to wait as well")
-                return _Nobody()
-        channel = super().buildProtocol(addr)
-        channel.ticket, channel.unwelcome = ticket, unwelcome
-        return channel
-
-    def getResourceFor(self, request: Any) -> IResource:
-        """Ask the guard, then for the resource."""
-        refused = self.entrance.guard(request)
-        if refused is not None:
-            self.count_refusal(refused.status)
-            return AnswerResource(refused)
-        return self._find(request)
-
-    def enter(self, channel: Channel) -> None:
-        """Count a connection in."""
-        self._here.add(channel)
-
-    def leave(self, channel: Channel) -> None:
-        """Count a connection out: it is gone, or speaks WebSocket from now on."""
-        self._here.discard(channel)
-        while self._emptied and not self._here:
-            self._emptied.pop().callback(None)
-
-    def drain(self) -> Deferred[None]:
-        """Close the connections that nobody uses, and the others once they have their answer.
-
-        One on which no request has come yet is not idle: its request may be on the way, see
-        ``close_silent``. The Deferred fires when there are none.
-        """
-        self.draining = True
-        for channel in list(self.idle):
-            channel.loseConnection()
-        if not self._here:
-            return succeed(None)
-        emptied: Deferred[None] = Deferred(self._emptied.remove)
-        self._emptied.append(emptied)
-        return emptied
-
-    def close_silent(self) -> None:
-        """Close the connections on which nobody waits for an answer."""
-        for channel in list(self._here):
-            if not channel.requests:
-                channel.loseConnection()
-
-    def getContentFile(self, length: int | None) -> BytesIO:
-        """Keep a body in memory: it is bounded, and descriptors are dearer."""
-        return BytesIO()
-
-    def acceptableProtocols(self) -> list[bytes]:
-        """Speak HTTP/1.1 only over TLS: a WebSocket can't take over an HTTP/2 connection."""
-        return [b"http/1.1"]
-
-    def startFactory(self) -> None:
-        """Do nothing: there is no log file to open, and no date to keep for it each second."""
-
-    def stopFactory(self) -> None:
-        """Do nothing, likewise."""
-
-    def count_refusal(self, status: int) -> None:
-        """Count a request that was turned away."""
-        self.entrance.metrics.refused.labels(reason=_REASONS.get(status, "other")).inc()
-
-    def log_failure(self, peer: str) -> None:
-        """Log an exception that twisted.web raised over what a client sent."""
-        self._log.failure("failed to read a request of {peer}", event="request_failed", peer=peer)
-
-    def log_refusal(self, peer: str, status: int, line: str) -> None:
-        """Count a request that did not come far enough for an access line, and write its line."""
-        self.count_refusal(status)
-        self._log.info(
-            "{peer} refused {status}: {line}",
-            event="refused",
-            peer=peer,
-            status=status,
-            line=line,
-        )
-
-    def log(self, request: Any) -> None:
-        """Write the access line."""
-        if request.has_access_line:
-            self._log.info(
-                "{peer} {method} {path} {status} {length} after {seconds:.3f} s",
-                event="request",
-                **_facts(request),
-                status=request.code,
-                length=request.sentLength,
-            )
-
-    def log_left(self, request: ChannelRequest) -> None:
-        """Write the line of a client that left before it was answered."""
-        if request.has_access_line:
-            self._log.info(
-                "{peer} {method} {path} left unanswered after {seconds:.3f} s",
-                event="left",
-                **_facts(request),
-            )
-
-
-def _facts(request: Any) -> dict[str, Any]:
-    """What the log has of every request."""
-    return {
-        "connection": request.connection,
-        "peer": request.peer,
-        "method": request.method.decode("latin-1"),
-        "path": path_of(request),
-        "seconds": request.seconds,
-    }

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pushd.admission import Admission
-from pushd.channel import Entrance
-from pushd.guard import control_guard, public_guard
+from pushd.guard import Entrance, control_guard, public_guard
 from pushd.metrics import Metrics
 from pushd.proxies import Proxies
 from pushd.publish import batch_body

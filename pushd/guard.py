@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from pushd.access import Origins, is_own_host
+from pushd.admission import Admission
 from pushd.answers import refusal
 from pushd.fields import Fields
+from pushd.metrics import Metrics
+from pushd.proxies import Proxies
 from pushd.views import Response
 
 # RFC 9110 §7.2, RFC 3986 §3.2.2: a name or an address, and perhaps a port.
@@ -17,6 +21,26 @@ _HOST = re.compile(rb"([A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Za-z:.]+\])(:[0-9]*)
 
 # Gives the refusal of a request, or None for one that may come in.
 Guard = Callable[[Any], Response | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entrance:
+    """What a door asks of all who come.
+
+    :param max_body: bytes that the body of a request may have.
+    :param max_bodies: the same for those paths that may have more.
+    """
+
+    guard: Guard
+    admission: Admission
+    proxies: Proxies
+    metrics: Metrics
+    max_body: int
+    max_bodies: Mapping[bytes, int] = field(default_factory=dict)
+
+    def body_limit(self, path: bytes) -> int:
+        """How many bytes the body of a request to a path may have."""
+        return self.max_bodies.get(path, self.max_body)
 
 
 def public_guard(origins: Origins) -> Guard:

@@ -1,16 +1,28 @@
-"""The opening handshake: what a client asks, checked to the letter."""
+"""The opening handshake: what a client asks, checked to the letter, and the 101 it gets."""
 
 from __future__ import annotations
 
-import binascii
 import re
+from binascii import Error as Base64Error
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha1
 
 from pushd.fields import Fields
 
 # RFC 9110 §5.6.2; a subprotocol's name is a token (RFC 6455 §4.1).
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+# RFC 6455 §1.3.
+_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+_OPENING = (
+    b"HTTP/1.1 101 Switching Protocols\r\n"
+    b"Upgrade: websocket\r\n"
+    b"Connection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: "
+)
 
 
 class Refused(Exception):
@@ -64,12 +76,23 @@ def read_handshake(method: bytes, version: bytes, fields: Fields) -> Handshake:
     )
 
 
+def opening(key: str, subprotocol: str | None, extensions: str | None) -> bytes:
+    """The answer that opens a WebSocket (RFC 6455 §4.2.2)."""
+    # The base64 ends with a line feed.
+    answer = _OPENING + b2a_base64(sha1((key + _GUID).encode()).digest())[:-1]
+    if subprotocol is not None:
+        answer += f"\r\nSec-WebSocket-Protocol: {subprotocol}".encode()
+    if extensions is not None:
+        answer += f"\r\nSec-WebSocket-Extensions: {extensions}".encode()
+    return answer + b"\r\n\r\n"
+
+
 def _read_key(keys: Sequence[bytes]) -> str:
     if len(keys) != 1:
         raise Refused(400, "a WebSocket handshake needs one Sec-WebSocket-Key")
     try:
-        nonce = binascii.a2b_base64(keys[0], strict_mode=True)
-    except binascii.Error:
+        nonce = a2b_base64(keys[0], strict_mode=True)
+    except Base64Error:
         nonce = b""
     if len(nonce) != 16:
         raise Refused(400, "Sec-WebSocket-Key is not 16 bytes in base64")

@@ -36,6 +36,7 @@ class LeanProtocol(WebSocketServerProtocol):
 
     # What Autobahn leaves untyped, or types too narrowly.
     transport: Any
+    factory: Any
     state: Any = WebSocketServerProtocol.STATE_OPEN
     current_frame: Any = None
     localCloseCode: Any = None

@@ -17,6 +17,20 @@ class Bounds:
     max_buffered: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one connection may take."""
+
+    #: Bytes of one message, its fragments together and decompressed.
+    max_message: int = 1 << 20
+    #: Bytes that may wait for a peer that does not read.
+    max_buffered: int = 1 << 20
+    #: Messages and control frames a second in the long run; ten times as many at once.
+    max_rate: int = 1000
+    #: Whether permessage-deflate (RFC 7692) is spoken.
+    compression: bool = True
+
+
 class TokenBucket:
     """Lets so many things a second pass, and a burst of some more after a pause.
 

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushd.channel import Door
+from pushd.door import Door
 from pushd.request import peer_name
 
 # How many connections may wait to be accepted.

@@ -10,6 +10,7 @@ from typing import Any
 from pushd.access import Origins
 from pushd.config import Clash
 from pushd.history import Retention
+from pushd.limits import Limits
 from pushd.logs import LEVELS
 from pushd.option import Option
 from pushd.option_values import (
@@ -22,7 +23,6 @@ from pushd.option_values import (
     parse_views,
     parse_wsgi,
 )
-from pushd.protocol import Limits
 from pushd.proxies import Proxies
 from pushd.redis_url import parse_broker
 from pushd.settings import Settings

@@ -20,9 +20,9 @@ from pushd.config import (
     write_values,
 )
 from pushd.history import Retention
+from pushd.limits import Limits
 from pushd.option import Option
 from pushd.option_table import COMBINATIONS, OPTIONS
-from pushd.protocol import Limits
 from pushd.routes import Routes
 from pushd.settings import Settings, demo_views
 

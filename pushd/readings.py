@@ -13,10 +13,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from pushd.channel import Door
 from pushd.conversation import Threads
 from pushd.distributions import Distribution
-from pushd.protocol import PushFactory
+from pushd.door import Door
+from pushd.factory import PushFactory
 from pushd.traffic import Ledger
 
 # By what a peer is connected, beside plain HTTP.

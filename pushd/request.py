@@ -15,7 +15,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
 from pushd.admission import Ticket
-from pushd.answers import refusal, write_failure, write_response
+from pushd.answers import BUSY, write_failure, write_response
 from pushd.fields import Fields
 from pushd.handshake import asks_for_websocket
 from pushd.outbox import is_plain
@@ -26,8 +26,6 @@ _MEAN_CHUNK = 16
 
 # The form of a target that a proxy is asked with, which a server takes as well (RFC 9112 §3.2.2).
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
-
-_BUSY = refusal(503, "all places are taken, try again later", {"Retry-After": "5"})
 
 
 class ChannelRequest(Request):
@@ -136,7 +134,7 @@ class ChannelRequest(Request):
             self.ticket = ticket = site.entrance.admission.visit(client.address)
             if ticket is None:
                 site.count_refusal(503)
-                write_response(self, _BUSY)
+                write_response(self, BUSY)
                 return
             self.notifyFinish().addBoth(lambda _: ticket.leave())
         if self.path == b"*":

@@ -9,8 +9,8 @@ from pathlib import Path
 from pushd.access import Origins
 from pushd.gateway import Application
 from pushd.history import Retention
+from pushd.limits import Limits
 from pushd.playground import Playground
-from pushd.protocol import Limits
 from pushd.proxies import Proxies
 from pushd.redis_url import RedisAddress
 from pushd.routes import Routes

@@ -10,8 +10,8 @@ from twisted.web.resource import IResource
 
 from pushd.answers import NOT_FOUND, AnswerResource
 from pushd.async_resource import PublishDoor
-from pushd.channel import Door, Entrance
-from pushd.guard import is_topic
+from pushd.door import Door
+from pushd.guard import Entrance, is_topic
 from pushd.health import alive, counted, ready
 from pushd.metrics import Metrics
 from pushd.publish import Batch, TopicControl

@@ -18,13 +18,14 @@ from pushd.bearer import challenge, read_token
 from pushd.broker import Unavailable
 from pushd.connections import Connection, Connections
 from pushd.conversation import Conversation, Stage, ThreadsBusy, is_cancellation
+from pushd.factory import PushFactory
 from pushd.gateway import LateAnswer
 from pushd.handshake import Handshake, Refused, read_handshake
 from pushd.hub import Hub
 from pushd.identity import Identity
 from pushd.messages import INTERNAL_ERROR, NORMAL, UNAVAILABLE
 from pushd.metrics import Metrics
-from pushd.protocol import PushFactory, PushProtocol
+from pushd.protocol import PushProtocol
 from pushd.publisher import Publisher
 from pushd.request import path_of
 from pushd.routes import Match

@@ -31,8 +31,9 @@ from pushd.conversation import (
     is_cancellation,
     runs_on_reactor,
 )
+from pushd.limits import Limits
 from pushd.messages import GOING_AWAY, INTERNAL_ERROR, NORMAL, TRY_AGAIN_LATER, Closing
-from pushd.protocol import Limits, PushProtocol
+from pushd.protocol import PushProtocol
 from pushd.testing import Browser, Daemon
 from pushd.views import Request, View, accept_websocket
 from pushd.websocket import WebSocket

@@ -15,8 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.conversation import ConversationOver
 from pushd.django import accept_websocket, publish
+from pushd.limits import Limits
 from pushd.messages import INTERNAL_ERROR, NORMAL, Closing
-from pushd.protocol import Limits
 from pushd.testing import Browser, Daemon
 from tests.django_site import MIDDLEWARE, WEBSOCKETS, clients, noted, prepare, script
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.entrances import control_entrance, public_entrance
+from pushd.limits import Limits
 from pushd.metrics import Metrics
-from pushd.protocol import Limits
 from pushd.proxies import Proxies
 from pushd.settings import Settings
 

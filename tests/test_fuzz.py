@@ -17,7 +17,8 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.channel import KEEP_ALIVE, LINGER, REQUEST_TIMEOUT, STALL_TIMEOUT
-from pushd.protocol import CLOSE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, Limits
+from pushd.limits import Limits
+from pushd.protocol import CLOSE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT
 from pushd.proxies import Proxies
 from pushd.testing import Daemon
 from pushd.ticker import ticker

@@ -1,4 +1,4 @@
-"""The opening handshake, line by line of RFC 6455 §4.2.1."""
+"""The opening handshake, line by line of RFC 6455 §4.2."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from base64 import b64encode
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.fields import Fields
-from pushd.handshake import Handshake, Refused, asks_for_websocket, read_handshake
+from pushd.handshake import (
+    Handshake,
+    Refused,
+    asks_for_websocket,
+    opening,
+    read_handshake,
+)
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket
 from tests.peer import ACCEPT, KEY, TEXT, Peer, frame, handshake, request
@@ -334,3 +340,23 @@ class ReadTests(SynchronousTestCase):
         """A refusal carries its answer, and reads as its reason."""
         refused = Refused(400, "no")
         self.assertEqual((refused.status, refused.reason, str(refused)), (400, "no", "no"))
+
+
+class OpeningTests(SynchronousTestCase):
+    """The 101."""
+
+    def test_bytes(self) -> None:
+        """It answers the key, and says what was agreed on and nothing of what was not."""
+        head = (
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Accept: {ACCEPT}\r\n"
+        )
+        chosen, extended = "Sec-WebSocket-Protocol: a\r\n", "Sec-WebSocket-Extensions: x; y=1\r\n"
+        for subprotocol, extensions, lines in (
+            (None, None, ""),
+            ("a", None, chosen),
+            (None, "x; y=1", extended),
+            ("a", "x; y=1", chosen + extended),
+        ):
+            answer = f"{head}{lines}\r\n".encode()
+            self.assertEqual(opening(KEY, subprotocol, extensions), answer)

@@ -89,12 +89,19 @@ STOREYS = (
             "static",
             "handshake",
             "outbox",
+            "outbound",
+            "judge",
+            "inbound",
             "protocol",
+            "factory",
             "lean",
             "deflate",
             "upgrade",
             "wsgi",
+            "strict",
             "channel",
+            "access_log",
+            "door",
             "sse",
             "longpoll",
             "topics",
@@ -148,7 +155,7 @@ KIT = {"testing", "browser", "wire", "lockstep", "loopback", "pytest_plugin"}
 BESIDE = {"__init__", "__main__", *KIT}
 
 # The only ones that know which library speaks WebSocket.
-SPEAKS_AUTOBAHN = {"protocol", "lean", "deflate", "upgrade", "browser"}
+SPEAKS_AUTOBAHN = {"factory", "lean", "deflate", "browser"}
 
 # What looks at the clock on the wall; a clock that a test can set is passed in instead.
 WALL_CLOCKS = {
@@ -380,7 +387,7 @@ class LibraryTests(SynchronousTestCase):
     def test_autobahn_found(self) -> None:
         """An import of Autobahn elsewhere is found, and of what it brings along."""
         source = "from autobahn.websocket import types\nimport txaio"
-        self.assertEqual(len(find_autobahn({"hub": source, "protocol": source})), 2)
+        self.assertEqual(len(find_autobahn({"hub": source, "factory": source})), 2)
 
     def test_wall_clock(self) -> None:
         """Nobody looks at the clock on the wall: a test could not set it."""

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.channel import Door
+from pushd.door import Door
 from pushd.listening import DoorService, prepare
 from pushd.testing import Daemon
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import __version__
+from pushd.limits import Limits
 from pushd.option_table import OPTIONS
 from pushd.options import Options
 from pushd.playground import Playground
-from pushd.protocol import Limits
 from pushd.routes import Routes
 from pushd.settings import Settings
 from pushd.ticker import ticker

@@ -15,8 +15,8 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.limits import Limits
 from pushd.outbox import lose, unsent, writer
-from pushd.protocol import Limits
 from pushd.testing import Daemon
 from pushd.views import Request, require_websocket
 

@@ -8,8 +8,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from pushd import timed
+from pushd.limits import Limits
 from pushd.messages import Id
-from pushd.protocol import Limits
 from pushd.timed import TooMany
 from pushd.views import Request, accept_websocket, require_websocket
 from tests.listeners import JsonSocket, TopicTestCase

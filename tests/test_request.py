@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import IResource, Resource
+from twisted.web.test.requesthelper import DummyChannel
 
+from pushd.proxies import Proxies
+from pushd.request import ChannelRequest, peer_name
 from pushd.testing import Daemon
 from pushd.views import Request
-from tests.peer import Peer, request
+from tests.channel_case import ChannelTestCase
+from tests.peer import Peer, handshake, request, said
 
 
 class Named(Resource):
@@ -68,3 +74,83 @@ class TargetTests(SynchronousTestCase):
         """What a twisted.web resource may ask a request for, it is given."""
         told = self.ask("/resource/a%20b/c", "Cookie: a=1")
         self.assertEqual(told, "([], [b'resource', b'a b', b'c'], b'1', 8080, True)")
+
+
+class NameTests(SynchronousTestCase):
+    def test_names(self) -> None:
+        """An address reads as in a URL; a Unix socket has none."""
+        self.assertEqual(peer_name(IPv4Address("TCP", "10.1.2.3", 80)), "10.1.2.3:80")
+        self.assertEqual(peer_name(IPv6Address("TCP", "::1", 80)), "[::1]:80")
+        self.assertEqual(peer_name(UNIXAddress("/run/pushd.sock")), "unix")
+
+
+class ProxyTests(ChannelTestCase):
+    def settings(self) -> dict[str, Any]:
+        """Stand behind a proxy on this machine, with one place for each client."""
+        return {"proxies": Proxies(["127.0.0.1"]), "max_per_address": 1}
+
+    def ask(self, path: str, *lines: str) -> Peer:
+        """Ask as the proxy does."""
+        return self.send(request(f"GET {path} HTTP/1.1", "Host: localhost:8080", *lines))
+
+    def test_who_asks(self) -> None:
+        """The view and the log see the client, as the proxy tells of it."""
+        with capturedLogs() as events:
+            self.ask("/hello/", "X-Forwarded-For: 192.0.2.7", "X-Forwarded-Proto: https")
+        self.assertEqual(self.requests[0].peer, "192.0.2.7")
+        self.assertEqual(self.requests[0].scheme, "https")
+        self.assertEqual(said(events), ["192.0.2.7 GET /hello/ 200 5 after 0.000 s"])
+
+    def test_proxy_itself(self) -> None:
+        """A request of the proxy's own is from the proxy."""
+        self.ask("/hello/")
+        self.assertEqual(self.requests[0].peer, "127.0.0.1:50001")
+        self.assertEqual(self.requests[0].scheme, "http")
+
+    def test_places(self) -> None:
+        """Each client has its places, over whatever connection of the proxy it comes."""
+        line = "X-Forwarded-For: 192.0.2.7"
+        first = self.ask("/slow/", line)
+        self.assertIn(" 503 ", self.ask("/hello/", line).head)
+        self.assertIn(" 200 ", self.ask("/hello/", "X-Forwarded-For: 192.0.2.8").head)
+        self.answers[0].callback("done")
+        first.settle()
+        self.assertIn(" 200 ", self.ask("/hello/", line).head)
+        second = self.ask("/slow/", line)
+        second.vanish()
+        self.assertIn(" 200 ", self.ask("/hello/", line).head)
+        answer = self.daemon.request("GET", "/metrics", control=True)
+        assert answer is not None
+        self.assertIn('pushd_refused_total{reason="busy"} 1.0', answer.text)
+
+    def test_places_of_websockets(self) -> None:
+        """A WebSocket keeps its client's place until its end."""
+        line = "X-Forwarded-For: 192.0.2.7"
+        first = self.send(handshake("/hello/", line))
+        self.assertIn(" 101 ", first.head)
+        self.assertIn(" 503 ", self.ask("/hello/", line).head)
+        first.vanish()
+        self.assertIn(" 200 ", self.ask("/hello/", line).head)
+
+
+class ShownTests(SynchronousTestCase):
+    """What a request looks like to who comes to show it, in an error's text perhaps."""
+
+    def test_shown(self) -> None:
+        """Its path is told, and not its query, in which there may be a token."""
+        shown: list[str] = []
+
+        class Shown(Resource):
+            isLeaf = True
+
+            def render_GET(self, request: Any) -> bytes:
+                shown.append(repr(request))
+                return b""
+
+        async def view(request: Request) -> Resource:
+            return Shown()
+
+        with Daemon({"/a/<b>": view}) as daemon:
+            daemon.get("/a/b?token=secret")
+        self.assertEqual(shown, ["<ChannelRequest /a/b>"])
+        self.assertEqual(repr(ChannelRequest(DummyChannel())), "<ChannelRequest not read yet>")

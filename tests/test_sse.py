@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pushd.deadlines import Deadlines
 from pushd.hub import PATIENCE
+from pushd.limits import Limits
 from pushd.messages import Closing
-from pushd.protocol import Limits
 from pushd.sse import KEEP_ALIVE, EventStream
 from tests.listeners import MIB, Events, TopicTestCase
 

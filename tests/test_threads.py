@@ -20,8 +20,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from pushd.conversation import Conversation, ConversationOver, ThreadsBusy
+from pushd.limits import Limits
 from pushd.messages import INTERNAL_ERROR, NORMAL, Closing
-from pushd.protocol import Limits, PushProtocol
+from pushd.protocol import PushProtocol
 from pushd.testing import Browser, Daemon
 from pushd.threads import BlockingWebSocket, ViewThreads, blocking
 from pushd.traffic import Traffic

@@ -11,7 +11,7 @@ from typing import Any
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.protocol import Limits
+from pushd.limits import Limits
 from pushd.proxies import Proxies
 from pushd.testing import Answer, Daemon
 from pushd.views import Request

@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 
 from pushd.history import Retention
 from pushd.hub import PATIENCE as PATIENCE_OF_THE_HUB
-from pushd.protocol import Limits
+from pushd.limits import Limits
 from pushd.publish import batch_body
 from pushd.timed import MAX_BYTES, MAX_PUSHES
 from tests.daemon_process import DaemonProcess

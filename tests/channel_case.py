@@ -1,0 +1,71 @@
+"""A daemon for those who speak HTTP with it byte by byte."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.testing import Answer, Daemon
+from pushd.views import Request, Response, accept_websocket
+from tests.peer import Peer, request
+
+GET = request("GET /hello/ HTTP/1.1", "Host: localhost:8080")
+
+
+class ChannelTestCase(SynchronousTestCase):
+    """A daemon with one view that greets and one that takes its time."""
+
+    def setUp(self) -> None:
+        """Start the daemon."""
+        self.requests: list[Request] = []
+        self.answers: list[Deferred[str]] = []
+
+        @accept_websocket
+        async def hello(request: Request) -> str | None:
+            self.requests.append(request)
+            if request.is_websocket():
+                async for message in request.websocket:
+                    request.websocket.send(message)
+                return None
+            return "hello"
+
+        async def slow(request: Request) -> str:
+            answer: Deferred[str] = Deferred()
+            self.answers.append(answer)
+            return await answer
+
+        async def headers(request: Request) -> Response:
+            own = {"Content-Security-Policy": "none", "Referrer-Policy": "a", "Date": "today"}
+            return Response(headers=own)
+
+        views = {"/hello/": hello, "/slow/": slow, "/headers/": headers}
+        self.daemon = Daemon(views, **self.settings())
+
+    def settings(self) -> dict[str, Any]:
+        """The daemon's settings, where they are not the usual ones."""
+        return {}
+
+    def send(self, *segments: bytes) -> Peer:
+        """Send bytes on a new connection."""
+        peer = Peer(self.daemon)
+        peer.send(*segments)
+        return peer
+
+    def get(self, path: str, **headers: str) -> Answer:
+        """Ask for a path."""
+        answer = self.daemon.get(path, {k.replace("_", "-"): v for k, v in headers.items()})
+        assert answer is not None, "there is no answer"
+        return answer
+
+    def assert_refused(self, peer: Peer, status: int) -> None:
+        """Check that a request was refused in one line, not handled, and the connection closed."""
+        self.assertEqual(peer.head.split(" ")[1], str(status))
+        self.assertIn("\r\nConnection: close", peer.head)
+        self.assertIn("\r\nContent-Type: text/plain; charset=utf-8", peer.head)
+        self.assertIn(f"\r\nContent-Length: {len(peer.body)}\r\n", peer.head)
+        self.assertEqual(peer.body.count(b"\n"), 1)
+        self.assertIs(peer.lost, ConnectionDone)
+        self.assertEqual(self.requests, [])

@@ -1,0 +1,17 @@
+"""What makes the protocols."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.factory import PushFactory
+from pushd.limits import Limits
+
+
+class FactoryTests(SynchronousTestCase):
+    def test_no_connection_of_its_own(self) -> None:
+        """The factory builds nothing for a connection that did not come through HTTP."""
+        factory = PushFactory(Clock(), Limits())
+        with self.assertRaises(RuntimeError):
+            factory.buildProtocol(None)

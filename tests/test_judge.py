@@ -1,0 +1,255 @@
+"""What a peer may say: the letter of RFC 6455, and the limits."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+from twisted.internet.error import ConnectionDone
+
+from pushd.limits import Limits
+from pushd.testing import Daemon
+from tests.peer import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    Peer,
+    UnixTransport,
+    close_frame,
+    frame,
+    handshake,
+    mask,
+    read_frames,
+)
+from tests.wire_case import WireTestCase, fragments
+
+# Codes that may not stand in a Close frame (RFC 6455 §7.4), and two outside of all ranges.
+BAD_CODES = (0, 1, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65535)
+
+
+class ViolationTests(WireTestCase):
+    """Each violation of the protocol is answered with a Close frame that arrives."""
+
+    def assert_violation(self, code: int, *segments: bytes) -> None:
+        """Check what a new peer gets for some bytes, in one segment and cut between frames."""
+        for cut in (segments, (b"".join(segments),)):
+            self.peer = self.connect("/echo/")
+            self.peer.send(*cut)
+            self.assert_closed(code)
+
+    def test_unmasked(self) -> None:
+        """A client masks its frames."""
+        self.assert_violation(1002, frame(TEXT, b"x", masked=False))
+        self.assert_violation(1002, frame(TEXT, b"", masked=False))
+        self.assert_violation(1002, frame(PING, b"", masked=False))
+        self.assert_violation(1002, frame(TEXT, b"x"), frame(TEXT, b"y", masked=False))
+
+    def test_reserved_bits(self) -> None:
+        """Bits that no extension has given a meaning are not set."""
+        for rsv in range(1, 8):
+            self.assert_violation(1002, frame(TEXT, b"x", rsv=rsv))
+        self.assert_violation(1002, frame(PING, b"x", rsv=1))
+
+    def test_opcodes(self) -> None:
+        """Opcodes without a meaning are not used."""
+        for opcode in (3, 4, 5, 6, 7, 0xB, 0xC, 0xD, 0xE, 0xF):
+            self.assert_violation(1002, frame(opcode, b"x"))
+
+    def test_control_frames(self) -> None:
+        """Control frames are short and whole."""
+        self.assert_violation(1002, frame(PING, b"x", fin=False))
+        self.assert_violation(1002, frame(PING, b"x" * 126))
+        self.assert_violation(1002, frame(CLOSE, b"\x03\xe8" + b"x" * 124))
+
+    def test_continuation(self) -> None:
+        """A continuation continues something, and nothing else comes in between."""
+        self.assert_violation(1002, frame(CONTINUATION, b"x"))
+        self.assert_violation(1002, frame(TEXT, b"x"), frame(CONTINUATION, b"x"))
+        self.assert_violation(1002, frame(TEXT, b"x", fin=False), frame(TEXT, b"y"))
+        self.assert_violation(1002, frame(TEXT, b"x", fin=False), frame(BINARY, b"y"))
+
+    def test_lengths(self) -> None:
+        """A length has its shortest form, and is no more than 63 bits."""
+        for head in (
+            b"\x82\xfe\x00\x05",
+            b"\x82\xff" + (5).to_bytes(8, "big"),
+            b"\x82\xff" + (65535).to_bytes(8, "big"),
+            b"\x82\xff" + (1 << 63).to_bytes(8, "big"),
+        ):
+            self.assert_violation(1002, head + b"\x37\xfa\x21\x3d" + mask(b"hello"))
+
+    def test_invalid_text(self) -> None:
+        """Text that is not UTF-8 is 1007, also where fragments or the end cut it."""
+        for text in (b"\xff", b"a\xc3(", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80"):
+            self.assert_violation(1007, frame(TEXT, text))
+            self.assert_violation(1007, *fragments(TEXT, [b"fine", text]))
+            self.assert_violation(1007, frame(TEXT, b"x" * 200 + text))
+        self.assert_violation(1007, frame(TEXT, b"caf\xc3"))
+        self.assert_violation(1007, *fragments(TEXT, [b"caf\xc3", b"x"]))
+        self.assertEqual(self.peer.texts, [])
+
+    def test_close_codes(self) -> None:
+        """A Close with a code that may not be is answered with 1002, not with a reset."""
+        for code in BAD_CODES:
+            self.peer = self.connect("/echo/")
+            self.peer.send(close_frame(code, b"why"))
+            self.assertEqual(self.peer.code, 1002, code)
+            self.peer.finish()
+            self.assertIs(self.peer.lost, ConnectionDone)
+
+    def test_close_of_one_byte(self) -> None:
+        """A Close of one byte has no code."""
+        self.assert_violation(1002, frame(CLOSE, b"\x03"))
+
+    def test_close_reason(self) -> None:
+        """The reason of a Close is UTF-8."""
+        self.peer.send(close_frame(1000, b"\xff"))
+        self.assertEqual(self.peer.code, 1007)
+        self.peer.finish()
+        self.assertIs(self.peer.lost, ConnectionDone)
+
+    def test_view_is_ended(self) -> None:
+        """A violation ends the view, and nothing behind it is heard."""
+        self.peer.send(frame(TEXT, b"1") + frame(3) + frame(TEXT, b"2"))
+        self.assertEqual(self.peer.texts, ["1"])
+        self.assertEqual(self.ends, ["echo"])
+        self.assert_closed(1002)
+
+    def test_silence_after(self) -> None:
+        """Who broke a rule and does not say goodbye is dropped after five seconds."""
+        self.peer.send(frame(3))
+        self.assertEqual(self.peer.code, 1002)
+        self.peer.advance(4.9)
+        self.assertTrue(self.peer.server.connected or self.peer.lost is ConnectionDone)
+        self.peer.advance(0.2)
+        self.assertFalse(self.peer.server.connected)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_what_comes_behind_a_violation(self) -> None:
+        """What still comes of a peer that broke a rule is read and dropped."""
+        transport = UnixTransport(self.daemon)
+        transport.receive(handshake("/echo/"))
+        (violation,) = read_frames(transport.receive(frame(3)))
+        self.assertEqual((violation.opcode, violation.code), (CLOSE, 1002))
+        self.assertTrue(transport.write_closed)
+        self.assertEqual(transport.receive(frame(TEXT, b"x") + frame(PING)), b"")
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for _ in range(8):
+            self.assertEqual(transport.receive(bytes(1 << 20)), b"")
+        after, _ = tracemalloc.get_traced_memory()
+        self.assertLess(after, 1 << 20)
+        self.assertFalse(transport.aborted)
+        self.daemon.advance(5.1)
+        self.assertTrue(transport.aborted)
+
+
+class SizeTests(WireTestCase):
+    def settings(self) -> dict[str, Any]:
+        """Let messages have a thousand bytes."""
+        return {"limits": Limits(max_message=1000)}
+
+    def test_just_right(self) -> None:
+        """A message of the limit passes, in one frame or in more."""
+        self.peer.send(frame(TEXT, b"x" * 1000), *fragments(TEXT, [b"y" * 500, b"y" * 500]))
+        self.assertEqual(self.peer.texts, ["x" * 1000, "y" * 1000])
+
+    def test_too_large(self) -> None:
+        """A message beyond the limit is 1009."""
+        for opcode in (TEXT, BINARY):
+            self.peer = self.connect("/echo/")
+            self.peer.send(frame(opcode, b"x" * 1001))
+            self.assert_closed(1009)
+
+    def test_fragments(self) -> None:
+        """So are fragments that are beyond it together."""
+        self.peer.send(*fragments(TEXT, [b"x" * 400] * 3))
+        self.assert_closed(1009)
+        self.assertEqual(self.peer.texts, [])
+
+    def test_before_it_comes(self) -> None:
+        """A size that is much too large is refused when it is announced, not when it is here."""
+        self.peer.send(frame(BINARY, b"x" * 100_000)[:14])
+        self.assertEqual(self.peer.code, 1009)
+
+
+class LimitTests(WireTestCase):
+    """What a peer may do, and what it may not do too much of."""
+
+    def settings(self) -> dict[str, Any]:
+        """Let there be ten messages a second, and little room."""
+        return {"limits": Limits(max_rate=10, max_buffered=100_000)}
+
+    def test_rate(self) -> None:
+        """Messages beyond the rate are 1008; those within it come through, a burst as well."""
+        self.peer.send(*(frame(TEXT, b"x") for _ in range(100)))
+        self.assertEqual(len(self.peer.texts), 100)
+        self.peer.advance(1)
+        self.peer.send(*(frame(TEXT, b"y" * 200) for _ in range(10)))
+        self.assertEqual(len(self.peer.texts), 110)
+        self.assertIsNone(self.peer.code)
+        self.peer.send(frame(TEXT, b"z"))
+        self.assertEqual(len(self.peer.texts), 110)
+        self.assert_closed(1008)
+
+    def test_rate_of_control_frames(self) -> None:
+        """Pings and pongs count as well, fast ones and slow ones."""
+        for flood in (
+            [frame(PING)] * 101,
+            [frame(PONG)] * 101,
+            [frame(TEXT, b"x", fin=False), *[frame(PING)] * 101],
+        ):
+            self.peer = self.connect("/echo/")
+            self.peer.send(*flood)
+            self.assert_closed(1008)
+            self.assertLess(len(self.peer.frames), 103)
+
+    def test_close_at_the_end_of_the_rate(self) -> None:
+        """What was under way when the server closed does no harm, but a flood is not heard out."""
+        for count, clean in ((50, True), (500, False)):
+            peer = self.connect("/idle/")
+            self.requests[-1].websocket.close()
+            peer.settle()
+            peer.send(*(frame(PING) for _ in range(count)))
+            if clean:
+                self.assert_closed(1000, peer)
+            else:
+                peer.send(frame(CLOSE))
+                self.assertTrue(peer.server.connected)
+                peer.advance(5.1)
+                self.assertFalse(peer.server.connected)
+
+    def test_tiny_fragments(self) -> None:
+        """A message in fragments that are mostly heads is 1008, before it is whole."""
+        peer = self.connect("/echo/")
+        peer.send(b"".join(fragments(TEXT, [b"x"] * 1000)[:257]))
+        self.assert_closed(1008, peer)
+        self.assertEqual(peer.texts, [])
+
+    def test_costly_message(self) -> None:
+        """A message of very many pieces counts for several, and may be too many by itself."""
+        peer = self.connect("/echo/")
+        peer.send(b"".join(fragments(TEXT, [b"x" * 32] * 5000)))
+        self.assert_closed(1008, peer)
+        self.assertEqual(peer.texts, [])
+
+    def test_small_fragments(self) -> None:
+        """Some hundred of them are free, and so are any number of decent ones."""
+        for pieces in ([b"x"] * 256, [b"x" * 32] * 2000):
+            peer = self.connect("/echo/")
+            peer.send(b"".join(fragments(TEXT, pieces)))
+            self.assertEqual(peer.texts, ["x" * sum(map(len, pieces))])
+
+    def test_pings_of_a_slow_reader(self) -> None:
+        """So is one who asks for pongs and does not take them."""
+        daemon = Daemon(self.daemon.settings.routes, limits=Limits(max_buffered=10_000))
+        peer = Peer(daemon)
+        peer.send(handshake("/echo/"))
+        peer.stall()
+        peer.send(b"".join(frame(PING, b"x" * 125) for _ in range(200)))
+        self.assertLess(peer.server.unsent, 11_000)
+        peer.resume()
+        self.assert_closed(1013, peer)
