@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ from pushd.proxies import Proxies
 from pushd.publish import PublishDoor, batch_body
 from pushd.publisher import Publisher
 from pushd.readiness import Readiness
-from pushd.readings import Readings
+from pushd.readings import Crew, Readings
 from pushd.receipts import Receipts
 from pushd.redis_broker import RedisBroker
 from pushd.redis_url import RedisAddress
@@ -118,6 +118,10 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
 class Workers(Threads, Bridge, Protocol):
     """Where all runs that blocks: views, and an application's pages."""
 
+    @property
+    def crews(self) -> Mapping[str, Crew]:
+        """All threads that there may be, by what they do."""
+
     def pool(self, limit: int) -> Pool:
         """Make a pool of so many more threads, for work that may wait until one has time."""
 
@@ -191,7 +195,7 @@ def build(
         door=public,
         factory=factory,
         ledger=metrics.traffic,
-        threads=threads,
+        threads=threads.crews,
         fault=broker.fault,
         times={
             _LATENESS: lateness_of(beat),
@@ -199,7 +203,6 @@ def build(
             _LAG: lag or Distribution(),
         },
         max_connections=settings.max_connections,
-        max_threads=settings.threads,
     )
     metrics.register(readings)
     nobody = Proxies()
