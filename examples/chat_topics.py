@@ -16,11 +16,15 @@ from __future__ import annotations
 
 import json
 
+from pushd.broker import Unavailable
 from pushd.views import Page, Request, Response, accept_websocket, page
 
 # How long a name and a message may be, in characters.
 LONGEST_NAME = 30
 LONGEST_TEXT = 1000
+
+# What a speaker is told while the topics can't be reached: with --broker they are in a Redis.
+NOT_HEARD = "may not have been heard; try again in a moment"
 
 
 @accept_websocket
@@ -36,7 +40,11 @@ async def chat(request: Request) -> Page | Response | None:
         return Response(404, body=f"no room has this name: {error}")
     async for text in request.websocket:
         if isinstance(text, str):
-            await request.publish(topic, json.dumps({"name": name, "text": text[:LONGEST_TEXT]}))
+            said = json.dumps({"name": name, "text": text[:LONGEST_TEXT]})
+            try:
+                await request.publish(topic, said)
+            except Unavailable:
+                request.websocket.send(json.dumps({"name": name, "event": NOT_HEARD}))
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import random
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ from pushd.listening import DoorService
 from pushd.metrics import Metrics
 from pushd.publisher import Publisher
 from pushd.readiness import Readiness
-from pushd.readings import Readings
+from pushd.readings import Crew, Readings
 from pushd.receipts import Receipts
 from pushd.schedule import lateness_of
 from pushd.settings import Settings
@@ -38,6 +38,9 @@ from pushd.timed import TimedPushes
 from pushd.topics import TopicDoor
 from pushd.upgrade import ViewDoor
 from pushd.wsgi import ApplicationDoor, Pool
+
+# What is due within so many seconds costs one wake of the reactor, however much it is.
+_BEAT = 0.002
 
 # The histograms, and what they are about.
 _LATENESS = ("pushd_push_lateness_seconds", "How much later than scheduled a push was made.")
@@ -50,6 +53,10 @@ _LAG = ("pushd_reactor_lag_seconds", "How much later than asked for the reactor 
 
 class Workers(Threads, Bridge, Protocol):
     """Where all runs that blocks: views, and an application's pages."""
+
+    @property
+    def crews(self) -> Mapping[str, Crew]:
+        """All threads that there may be, by what they do."""
 
     def pool(self, limit: int) -> Pool:
         """Make a pool of so many more threads, for work that may wait until one has time."""
@@ -68,8 +75,7 @@ def build(
     :param lag: how late the reactor is, where that is measured.
     """
     metrics = Metrics()
-    # What is due in the same millisecond costs one wake of the reactor, however much it is.
-    beat = Beat(reactor)
+    beat = Beat(reactor, length=_BEAT)
     publish = _build_publishing(settings, reactor, beat, metrics)
     views = _build_views(settings, reactor, beat, threads, publish, metrics)
     public = public_door(
@@ -87,7 +93,7 @@ def build(
         door=public,
         factory=views.factory,
         ledger=metrics.traffic,
-        threads=threads,
+        threads=threads.crews,
         fault=publish.broker.fault,
         times={
             _LATENESS: lateness_of(beat),
@@ -95,7 +101,6 @@ def build(
             _LAG: lag or Distribution(),
         },
         max_connections=settings.max_connections,
-        max_threads=settings.threads,
     )
     metrics.register(readings)
     service = PushService(

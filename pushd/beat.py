@@ -18,11 +18,11 @@ _ALMOST = 1e-4
 
 @implementer(IReactorTime)
 class Beat:
-    """A clock whose delayed calls are made on the beat: those of one millisecond at once.
+    """A clock whose delayed calls are made on the beat: those of one beat at once.
 
     Four thousand browsers that get two pushes a second each would wake the reactor for every
-    one, and have it sort four thousand timers; here it wakes for each millisecond in which
-    something is due, with one timer in all. A call is late by a millisecond at most for that.
+    one, and have it sort four thousand timers; here it wakes for each beat in which something is
+    due, with one timer in all. A call is late by one beat at most for that.
 
     :param clock: the clock behind it; what is due at once goes straight there.
     :param length: of a beat, in seconds.

@@ -59,11 +59,22 @@ class LockstepThreads:
         self._limit = limit
         self._busy = 0
         self._mine = local()
+        self._others: dict[str, LockstepPool] = {}
 
     @property
     def busy(self) -> int:
         """How many threads run a view just now."""
         return self._busy
+
+    @property
+    def limit(self) -> int:
+        """How many may."""
+        return self._limit
+
+    @property
+    def crews(self) -> dict[str, LockstepThreads | LockstepPool]:
+        """All threads that there may be, by what they do."""
+        return {"view": self, **self._others}
 
     def run(self, view: View, request: Request) -> Deferred[Any]:
         """Call the view; the Deferred fires with what it returns or raises."""
@@ -82,8 +93,9 @@ class LockstepThreads:
         return turns.answered.get().get()
 
     def pool(self, limit: int) -> LockstepPool:
-        """Make a pool of threads that take turns with the test as well."""
-        return LockstepPool(self._start)
+        """Make a pool of threads for pages, which take turns with the test as well."""
+        pool = self._others["page"] = LockstepPool(self._start, limit)
+        return pool
 
     def stop(self) -> None:
         """Do nothing: a thread ends with its view."""
@@ -125,11 +137,18 @@ class LockstepThreads:
 class LockstepPool:
     """Threads that take turns with the test, as many as there is work for."""
 
-    def __init__(self, start: Callable[[Callable[[], Any]], Deferred[Any]]) -> None:
+    def __init__(self, start: Callable[[Callable[[], Any]], Deferred[Any]], limit: int) -> None:
         self._start = start
+        #: How many are at work just now, and how many of real ones there may be.
+        self.busy, self.limit = 0, limit
 
     def callInThread(self, function: Callable[[], Any]) -> None:
-        self._start(function)
+        self.busy += 1
+        self._start(function).addBoth(self._let_go)
+
+    def _let_go(self, result: Any) -> Any:
+        self.busy -= 1
+        return result
 
 
 def _outcome(result: Any) -> _Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from prometheus_client import Metric
 from prometheus_client.core import (
@@ -13,7 +14,6 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from pushd.conversation import Threads
 from pushd.distributions import Distribution
 from pushd.door import Door
 from pushd.factory import PushFactory
@@ -23,11 +23,24 @@ from pushd.traffic import Ledger
 _TRANSPORTS = ("websocket", "sse", "longpoll")
 
 
+class Crew(Protocol):
+    """Threads that do the same kind of work."""
+
+    @property
+    def busy(self) -> int:
+        """How many are at work just now."""
+
+    @property
+    def limit(self) -> int:
+        """How many may be."""
+
+
 @dataclass(kw_only=True, eq=False)
 class Readings(Collector):
     """Reads everything that is not counted in Metrics, at the time of asking.
 
     :param door: the public door.
+    :param threads: those for what blocks, by what they do.
     :param fault: says why the broker can't be reached; None where it can.
     :param times: histograms by name, and what each is about.
     """
@@ -35,11 +48,10 @@ class Readings(Collector):
     door: Door
     factory: PushFactory
     ledger: Ledger
-    threads: Threads
+    threads: Mapping[str, Crew]
     fault: Callable[[], str | None]
     times: Mapping[tuple[str, str], Distribution]
     max_connections: int
-    max_threads: int
 
     def collect(self) -> Iterator[Metric]:
         """Give all that is read; for ten thousand connections it takes some milliseconds."""
@@ -57,12 +69,22 @@ class Readings(Collector):
             "How many connections there may be at the public door.",
             self.max_connections,
         )
-        yield GaugeMetricFamily(
-            "pushd_threads_busy", "Threads that run a view that may block.", self.threads.busy
+        yield from self._threads()
+
+    def _threads(self) -> Iterator[Metric]:
+        """The threads for what blocks."""
+        busy = GaugeMetricFamily(
+            "pushd_threads_busy",
+            "Threads that run a view that may block, or make a page of an application.",
+            labels=["kind"],
         )
-        yield GaugeMetricFamily(
-            "pushd_threads_limit", "How many such threads there may be.", self.max_threads
+        limit = GaugeMetricFamily(
+            "pushd_threads_limit", "How many such threads there may be.", labels=["kind"]
         )
+        for kind, crew in self.threads.items():
+            busy.add_metric([kind], crew.busy)
+            limit.add_metric([kind], crew.limit)
+        yield from (busy, limit)
 
     def _connections(self) -> Metric:
         """The connections at the public door, each once."""

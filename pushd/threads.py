@@ -162,6 +162,27 @@ class BlockingPublisher:
         return BlockingTimedPush(done, self._bridge) if isinstance(done, TimedPush) else done
 
 
+class DaemonThreads(ThreadPool):
+    """A pool of threads that do not keep the process from ending, even while they sleep.
+
+    :param limit: how many there may be.
+    """
+
+    def __init__(self, limit: int, name: str) -> None:
+        super().__init__(minthreads=0, maxthreads=limit, name=name)
+        self.threadFactory = cast(Any, partial(Thread, daemon=True))
+
+    @property
+    def busy(self) -> int:
+        """How many are at work just now."""
+        return len(self.working)
+
+    @property
+    def limit(self) -> int:
+        """How many there may be."""
+        return self.max
+
+
 class ViewThreads:
     """A pool of threads for views that block.
 
@@ -173,13 +194,23 @@ class ViewThreads:
         self._reactor = reactor
         self._limit = limit
         self._busy = 0
-        self._pool = _make_pool(limit, "views")
-        self._others: list[ThreadPool] = []
+        self._pool = DaemonThreads(limit, "views")
+        self._others: dict[str, DaemonThreads] = {}
 
     @property
     def busy(self) -> int:
         """How many threads run a view just now."""
         return self._busy
+
+    @property
+    def limit(self) -> int:
+        """How many may."""
+        return self._limit
+
+    @property
+    def crews(self) -> dict[str, ViewThreads | DaemonThreads]:
+        """All threads that there may be, by what they do."""
+        return {"view": self, **self._others}
 
     def run(self, view: View, request: Request) -> Deferred[Any]:
         """Call the view in a thread; the Deferred fires with what it returns or raises.
@@ -210,17 +241,16 @@ class ViewThreads:
             )
         return blockingCallFromThread(self._reactor, function)
 
-    def pool(self, limit: int) -> ThreadPool:
-        """Make a pool of so many more threads, for work that may wait until one has time."""
-        pool = _make_pool(limit, "pages")
-        self._others.append(pool)
+    def pool(self, limit: int) -> DaemonThreads:
+        """Make a pool of so many more threads, for pages, which may wait until one has time."""
+        pool = self._others["page"] = DaemonThreads(limit, "pages")
         pool.start()
         return pool
 
     def stop(self) -> None:
         """Let go of the threads that have nothing to do, and of the others once they have not."""
         self._limit = 0  # Who comes now would wait for a thread for ever.
-        for pool in (self._pool, *self._others):
+        for pool in (self._pool, *self._others.values()):
             if pool.started:
                 pool.adjustPoolsize(0, 0)
 
@@ -228,13 +258,6 @@ class ViewThreads:
         self._busy -= 1
         # What it returned may have to be waited for.
         maybeDeferred(lambda: result).chainDeferred(finished)
-
-
-def _make_pool(limit: int, name: str) -> ThreadPool:
-    pool = ThreadPool(minthreads=0, maxthreads=limit, name=name)
-    # A thread that sleeps must not keep the process from ending.
-    pool.threadFactory = cast(Any, partial(Thread, daemon=True))
-    return pool
 
 
 def blocking(request: Request, bridge: Bridge) -> Request:

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import fail
 from twisted.trial.unittest import SynchronousTestCase
 
 from examples import chat_topics
+from pushd.broker import Unavailable
 from pushd.testing import Browser, Daemon
 
 WEB = Path(__file__).parent.parent / "examples" / "web"
@@ -48,6 +50,19 @@ class ChatTests(SynchronousTestCase):
         self.assertEqual(publication["data"], ann.messages[0])
         self._ask("POST", "/topics/chat/lobby", b'{"name": "robot", "text": "hi"}')
         self.assertEqual(_news(ann)[1], {"name": "robot", "text": "hi"})
+
+    def test_redis_away(self) -> None:
+        """While nothing can be published, who speaks is told, and stays for when it can."""
+        ann, bob = self._enter("lobby", "ann"), self._enter("lobby", "bob")
+        broker = self.daemon._service._broker
+        away = self.patch(broker, "publish", lambda *_: fail(Unavailable("Redis is away")))
+        ann.send("hello")
+        self.assertEqual(_news(ann), [{"name": "ann", "event": chat_topics.NOT_HEARD}])
+        self.assertEqual(bob.messages, [])
+        away.restore()
+        ann.send("hello")
+        self.assertEqual(_news(ann)[1:], [{"name": "ann", "text": "hello"}])
+        self.assertEqual(_news(bob), [{"name": "ann", "text": "hello"}])
 
     def test_names(self) -> None:
         """A room that no topic can be named after is not there."""

@@ -179,9 +179,30 @@ class ReadingsTests(SynchronousTestCase):
         """Threads are in use as long as their views run."""
         browser = self.daemon.connect("/block/")
         now = read(self.daemon)
-        self.assertEqual((now["pushd_threads_busy"], now["pushd_threads_limit"]), (1, 3))
+        self.assertEqual((now["pushd_threads_busy view"], now["pushd_threads_limit view"]), (1, 3))
+        self.assertNotIn("pushd_threads_busy page", now)
         browser.send("go")
-        self.assertEqual(read(self.daemon)["pushd_threads_busy"], 0)
+        self.assertEqual(read(self.daemon)["pushd_threads_busy view"], 0)
+
+    def test_threads_of_pages(self) -> None:
+        """Those that make an application's pages are told apart, and are in use until it is read.
+
+        Where there is no application, there are none.
+        """
+
+        def application(environ: dict[str, Any], start: Any) -> list[bytes]:
+            start("200 OK", [])
+            return [bytes(1 << 20)] * 5
+
+        self.daemon = Daemon(wsgi=application, wsgi_threads=2)
+        wire = self.daemon.open_connection()
+        wire.stall()
+        wire.send(b"GET / HTTP/1.0\r\n\r\n")
+        now = read(self.daemon)
+        self.assertEqual((now["pushd_threads_busy page"], now["pushd_threads_limit page"]), (1, 2))
+        self.assertEqual(now["pushd_threads_busy view"], 0)
+        wire.resume()
+        self.assertEqual(read(self.daemon)["pushd_threads_busy page"], 0)
 
     def test_view_errors(self) -> None:
         """A view that raises counts; one whose browser leaves does not."""
@@ -255,7 +276,7 @@ class DashboardTests(SynchronousTestCase):
             if family.type == "histogram":
                 self.assertTrue(family.name.endswith("_seconds"), family.name)
             labels = {label for sample in family.samples for label in sample.labels}
-            self.assertLessEqual(labels, {"reason", "code", "transport", "state", "le"})
+            self.assertLessEqual(labels, {"reason", "code", "transport", "state", "kind", "le"})
 
 
 def _values(tree: Any, key: str) -> list[str]:

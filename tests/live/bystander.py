@@ -39,7 +39,7 @@ class Echo(NamedTuple):
 class Bystander:
     """Talks with a daemon, about every fiftieth of a second, until it is told to leave.
 
-    :param patience: seconds on the clock after which an answer does not come any more.
+    :param patience: seconds on the clock after which no answer comes any more, but the first.
     """
 
     def __init__(self, url: str, pid: int, *, patience: float = PATIENCE) -> None:
@@ -81,7 +81,6 @@ def _talk(url: str, pid: int, patience: float) -> None:
     """Say when it has begun, and in the end, which is that of standard input, all echoes."""
     vitals, echoes = Vitals(pid), list[Echo]()
     with Attacker(url).upgrade("/clock/") as connection:
-        connection.socket.settimeout(patience)
         while not select([sys.stdin], [], [], _PAUSE if echoes else 0)[0]:
             before = vitals.cpu
             connection.send(frame(TEXT, b"what is the time?"))
@@ -91,6 +90,7 @@ def _talk(url: str, pid: int, patience: float) -> None:
             if len(echoes) == 1:
                 sys.stdout.write("here\n")
                 sys.stdout.flush()
+                connection.socket.settimeout(patience)
     json.dump(echoes, sys.stdout)
 
 

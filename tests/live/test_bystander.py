@@ -11,7 +11,7 @@ import pytest
 from tests.daemon_process import DaemonProcess
 from tests.live.attacker import PATIENCE, Attacker, request
 from tests.live.bystander import Bystander
-from tests.live.victim import AT_WORST, USUALLY, Damage, running, url_of, watched
+from tests.live.victim import AT_WORST, ENOUGH, USUALLY, Damage, running, url_of, watched
 
 
 @pytest.fixture(scope="module")
@@ -24,17 +24,17 @@ def daemon() -> Iterator[DaemonProcess]:
 def test_blocked(daemon: DaemonProcess) -> None:
     """A daemon that works for one while another waits is found out."""
     with watched(daemon) as damage, Attacker(url_of(daemon)) as attacker:
-        for _ in range(2):
+        for _ in range(3):
             assert attacker.request("/busy/").body == b"done"
     assert damage.at_worst > AT_WORST
     with pytest.raises(AssertionError, match="at worst"):
-        damage.assert_bounded(cpu=6)
+        damage.assert_bounded(cpu=9)
 
 
 def test_slow(daemon: DaemonProcess) -> None:
     """So is one for which each echo is a lot of work."""
     with Bystander(url_of(daemon), daemon.pid) as bystander:
-        echoes = bystander.leave()
+        echoes = bystander.leave() * ENOUGH
     damage = Damage(echoes=[echo._replace(took=2 * USUALLY) for echo in echoes])
     with pytest.raises(AssertionError, match="usually"):
         damage.assert_bounded()
@@ -64,5 +64,5 @@ def test_paused(daemon: DaemonProcess) -> None:
             for _ in range(4000):
                 assert attacker.read_answer().status == 200
             os.kill(bystander.process.pid, SIGCONT)
-        damage = Damage(echoes=bystander.leave())
-    damage.assert_bounded()
+        echoes = bystander.leave()
+    assert Damage(echoes=echoes).at_worst <= AT_WORST

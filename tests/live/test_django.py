@@ -10,13 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from http.client import HTTPConnection
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from time import monotonic
+from time import monotonic, sleep
 from typing import IO
 from urllib.parse import urlsplit
 
@@ -26,11 +26,16 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.daemon_process import DaemonProcess
+from tests.redis_server import RedisServer
 
 # How long anything may take that is not to take long, in seconds.
 PATIENCE = 60.0
 
 EXAMPLE = Path(__file__).parents[2] / "examples/django"
+
+# What a browser sends with a form of a stranger's, and with one of the site's own.
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+OWN_FORM = {**FORM, "Cookie": f"csrftoken={'x' * 32}", "X-CSRFToken": "x" * 32}
 
 APPLICATION = ["--wsgi", "mysite.wsgi:application"]
 
@@ -44,11 +49,16 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
     assert not [line for line in daemon.log if "Traceback" in line], daemon.log
 
 
-def ask(url: str, method: str = "GET", path: str = "/", body: str | None = None) -> tuple[int, str]:
+def ask(
+    url: str,
+    method: str = "GET",
+    path: str = "/",
+    body: str | None = None,
+    headers: Mapping[str, str] = FORM,
+) -> tuple[int, str]:
     """Give status and text of a page."""
     connection = HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)
-    headers = {"Content-Type": "application/x-www-form-urlencoded"} if body else {}
-    connection.request(method, path, body, headers)
+    connection.request(method, path, body, dict(headers))
     response = connection.getresponse()
     text = response.read().decode()
     connection.close()
@@ -95,6 +105,35 @@ def test_chat(daemon: DaemonProcess) -> None:
         assert json.loads(ann.recv(PATIENCE)) == {"name": "ann", "text": "hello"}
         bob.send("hello, ann")
         assert [json.loads(bob.recv(PATIENCE))["name"] for _ in range(2)] == ["ann", "bob"]
+
+
+def test_redis_away() -> None:
+    """While Redis is away, who speaks in the chat is told, and goes on when it is back."""
+    with RedisServer(["--appendonly", "yes", "--appendfsync", "no"]) as server:
+        args = [*APPLICATION, "--broker", server.url]
+        with (
+            DaemonProcess(args, directory=EXAMPLE) as daemon,
+            open_socket(daemon, "chat/lobby/?name=ann") as ann,
+        ):
+            ann.send("hello")
+            assert json.loads(ann.recv(PATIENCE)) == {"name": "ann", "text": "hello"}
+            server.kill()
+            ann.send("anybody?")
+            told = json.loads(ann.recv(PATIENCE))
+            assert told["name"] == "The chat"
+            assert "Try again" in told["text"]
+            status, text = ask(daemon.url, "POST", "/chat/lobby/", "text=hello", OWN_FORM)
+            assert (status, text) == (503, told["text"])
+            server.start()
+            deadline = monotonic() + PATIENCE
+            while told["name"] != "ann":
+                assert monotonic() < deadline, told
+                sleep(0.05)
+                ann.send("anybody?")
+                told = json.loads(ann.recv(PATIENCE))
+            assert told["text"] == "anybody?"
+            assert ask(daemon.url, "POST", "/chat/lobby/", "text=hi", OWN_FORM)[0] == 204
+    assert not [line for line in daemon.log if "Traceback" in line], daemon.log
 
 
 @pytest.mark.parametrize("daemon", [["--threads", "1"]], indirect=True)

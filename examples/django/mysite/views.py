@@ -9,10 +9,14 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
+from pushd.broker import Unavailable
 from pushd.django import accept_websocket, publish, require_websocket
 
 # How long a message may be, in characters.
 LONGEST_TEXT = 1000
+
+# What a speaker is told while the topics can't be reached: with --broker they are in a Redis.
+NOT_HEARD = "Nobody may have heard that. Try again in a moment."
 
 
 def index(request: HttpRequest) -> HttpResponse:
@@ -37,7 +41,10 @@ def chat(request: Any, room: str) -> HttpResponse | None:
     """
     topic = f"chat/{room}"
     if request.method == "POST":
-        say(topic, "somebody", request.POST.get("text", ""))
+        try:
+            say(topic, "somebody", request.POST.get("text", ""))
+        except Unavailable as error:
+            return HttpResponse(NOT_HEARD, status=503, headers={"Retry-After": error.retry_after})
         return HttpResponse(status=204)
     if not request.is_websocket():
         return render(request, "chat.html", {"room": room})
@@ -46,7 +53,10 @@ def chat(request: Any, room: str) -> HttpResponse | None:
     for message in request.websocket:
         if not message:
             break
-        say(topic, name, message.decode())
+        try:
+            say(topic, name, message.decode())
+        except Unavailable:
+            request.websocket.send(json.dumps({"name": "The chat", "text": NOT_HEARD}))
     return None
 
 
