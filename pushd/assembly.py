@@ -83,7 +83,7 @@ def build(
         public_entrance(settings, metrics),
         settings.routes,
         TopicDoor(reactor, views, publish),
-        _build_application(settings, views, threads),
+        _build_application(settings, views, threads, publish.bounds),
     )
     readiness = Readiness(publish.broker.fault)
     control = control_door(
@@ -179,7 +179,7 @@ def _build_views(
 
 
 def _build_application(
-    settings: Settings, views: ViewDoor, threads: Workers
+    settings: Settings, views: ViewDoor, threads: Workers, bounds: Bounds
 ) -> ApplicationDoor | None:
     if settings.wsgi is None:
         return None
@@ -190,7 +190,7 @@ def _build_application(
         pool=threads.pool(settings.wsgi_threads),
         files=StaticFiles([settings.web] if settings.web else []),
         shipped=StaticFiles([shipped_client()]),
-        max_buffered=settings.limits.max_buffered,
+        bounds=bounds,
     )
 
 

@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from pushd.answers import FAILURE
 from pushd.gateway import Application, HandshakeView, ask, check_head, make_environ
+from pushd.limits import Bounds
 from pushd.request import path_of
 from pushd.routes import Match
 from pushd.static import StaticFiles
@@ -48,8 +49,8 @@ class ApplicationDoor:
     :param pool: the threads that its pages are made in.
     :param files: the files that are served before it.
     :param shipped: those of the client that pushd ships.
-    :param max_buffered: bytes of a page that may wait for a slow reader, before the application
-        has to as well.
+    :param bounds: how much of a page may wait for a slow reader, before the application has to
+        as well.
     """
 
     def __init__(
@@ -61,13 +62,13 @@ class ApplicationDoor:
         pool: Pool,
         files: StaticFiles,
         shipped: StaticFiles,
-        max_buffered: int,
+        bounds: Bounds,
     ) -> None:
         self.application = application
         self.views = views
         self.workers = workers
         self.pool = pool
-        self.max_buffered = max_buffered
+        self.bounds = bounds
         self.handshakes = Match(HandshakeView(application), {}, Handshakes.ACCEPTED)
         self._files = files
         self._shipped = shipped
@@ -98,7 +99,7 @@ class ApplicationResource(ViewResource):
         door = self._application_door
         asked = Request(body=request.content.read(), **self._ask(request))
         environ = make_environ(blocking(asked, door.workers))
-        page = _Page(request, door.max_buffered)
+        page = _Page(request, door.bounds.max_buffered)
         failed = door.views.metrics.view_errors.inc
         # The application is called with our own environ; Twisted's knows no proxies.
         call = partial(_call, door.application, environ, page, door.workers, failed)

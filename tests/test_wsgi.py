@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.limits import Limits
 from pushd.proxies import Proxies
+from pushd.settings import Settings
 from pushd.testing import Answer, Daemon
 from pushd.views import Request
 from tests.peer import said
@@ -164,6 +165,25 @@ class AnswerTests(WsgiTestCase):
         wire.resume()
         self.assertEqual(len(made), 20)
         self.assertTrue(wire.received.endswith(bytes(1_000_000)))
+
+    def test_reload(self) -> None:
+        """How much may wait for a slow reader changes with a reload."""
+        made: list[int] = []
+
+        def application(environ: Environ, start: Any) -> Iterator[bytes]:
+            start("200 OK", [])
+            for number in range(20):
+                made.append(number)
+                yield bytes(50_000)
+
+        daemon = self.serve(application)
+        for apply in daemon._service.appliers:
+            apply(Settings(limits=Limits(max_buffered=150_000)))
+        wire = daemon.open_connection()
+        wire.stall()
+        wire.send(b"GET / HTTP/1.0\r\n\r\n")
+        self.assertEqual(len(made), 5)
+        wire.resume()
 
     def test_slow_reader_leaves(self) -> None:
         """It is let go when that one leaves, and its answer is closed."""
