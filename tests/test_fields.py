@@ -66,6 +66,15 @@ class HeadTests(SynchronousTestCase):
         """There may be no headers at all."""
         self.assertEqual(self.read(), {})
 
+    def test_hostile(self) -> None:
+        """What does not match in the end is found not to, at once, however long it is.
+
+        Were blanks tried in two places, this would not come to its end.
+        """
+        for lines in ("A: x\r\n" * 90, f"A:{' ' * 8000}", "A: \t \t" * 1000, "A" * 8000):
+            head = f"GET / HTTP/1.1\r\n{lines}\r".encode()
+            self.assertIsNone(read_head(head))
+
     def test_left_to_others(self) -> None:
         """What has a body, or is odd in any way, is not read here."""
         for line in (
