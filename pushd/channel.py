@@ -183,6 +183,9 @@ class Channel(StrictChannel):
         """Parse the request that came behind the one before, once that one's answer is gone."""
         if self._waitingForTransport:
             return  # resumeProducing comes back to it.
+        turn, self._turn = self._turn, None
+        if turn is not None and turn.active():
+            turn.cancel()
         self.paused = False
         self._networkProducer.resumeProducing()
         self.dataReceived(b"")

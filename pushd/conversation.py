@@ -163,6 +163,8 @@ class Conversation:
             result.addBoth(self.finish)
         else:
             self.finish(result)
+            if isinstance(result, Failure):
+                result.cleanFailure()  # Its traceback holds this frame, which holds it in turn.
 
     def over(self) -> None:
         """End the view, as nobody is left to talk with; ``told`` follows.

@@ -14,6 +14,10 @@ from twisted.python.failure import Failure
 PATIENCE = 0.5
 
 
+# What no coroutine returns.
+_NOTHING = object()
+
+
 class Steps:
     """Runs a coroutine, and knows whether it runs and what it awaits when it does not.
 
@@ -51,22 +55,31 @@ class Steps:
         """Run the coroutine until it waits again, and be called back when that has happened."""
         self.running, self.awaited = True, None
         start = self._clock.seconds()
+        awaited: object = None
+        returned: object = _NOTHING
         try:
             if isinstance(result, Failure):
                 awaited = self._context.run(result.throwExceptionIntoGenerator, self._coroutine)
             else:
                 awaited = self._context.run(self._coroutine.send, result)
         except StopIteration as stop:
-            returned, awaited = stop.value, None
+            returned = stop.value
         except BaseException:  # The task ends by it, and says so: CancelledError, too.
-            returned, awaited = Failure(), None
+            returned = Failure()
         finally:
             self.running = False
             seconds = self._clock.seconds() - start
             if seconds > PATIENCE:
                 self._blocked(seconds)
-        if awaited is None:
+        if returned is not _NOTHING:
             self._done(returned)
-        else:
+            for failure in (result, returned):
+                if isinstance(failure, Failure):
+                    # Its traceback holds this frame, and all that called it, which hold it in turn.
+                    failure.cleanFailure()
+        elif isinstance(awaited, Deferred):
             self.awaited = awaited
             awaited.addBoth(self.advance)
+        else:
+            wrong = f"it awaits {awaited!r}: what asyncio makes needs Deferred.fromFuture"
+            self.advance(Failure(TypeError(wrong)))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.garbage import MANY, YOUNG, GarbageService
+from pushd.schedule import PushSchedule
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket
 from tests.peer import TEXT, close_frame, frame, handshake, request
@@ -165,7 +168,31 @@ class CirclesTests(SynchronousTestCase):
                 request.websocket.send(message)
             return None
 
-        self.daemon = Daemon({"/echo/": echo})
+        @accept_websocket
+        async def push(request: Request) -> None:
+            async for number in PushSchedule(request.clock, count=None, interval=1):
+                request.websocket.send(str(number))
+
+        @accept_websocket
+        async def clean_up(request: Request) -> None:
+            request.websocket.accept()
+            with contextlib.suppress(CancelledError):
+                await deferLater(request.clock, 10)
+
+        @accept_websocket
+        async def fail(request: Request) -> None:
+            await request.websocket.wait()
+            raise ZeroDivisionError
+
+        @accept_websocket
+        def fail_at_once(request: Request) -> Deferred[None]:
+            raise ZeroDivisionError
+
+        views = {"/echo/": echo, "/push/": push, "/clean/": clean_up, "/fail/": fail}
+        self.daemon = Daemon({**views, "/at-once/": fail_at_once})
+        if Failure.cleanFailure.__module__.startswith("pytest_twisted"):
+            # It has failures keep all that pytest may want to show.
+            self.patch(Failure, "cleanFailure", forget_traceback)
         self.addCleanup(self.daemon.stop)
 
     def count_garbage(self, *pieces: bytes) -> int:
@@ -198,7 +225,30 @@ class CirclesTests(SynchronousTestCase):
         self.assertEqual(self.count_garbage(handshake("/topics/a"), close_frame(1000)), 0)
         self.assertEqual(self.count_garbage(handshake("/topics/a")), 0)
 
+    def test_views(self) -> None:
+        """Views that are cancelled where they wait, or fail, leave nothing behind, too."""
+        for path in ("/push/", "/clean/"):
+            self.assertEqual(self.count_garbage(handshake(path)), 0, path)
+        pieces = handshake("/fail/"), frame(TEXT, b"x"), close_frame(1011)
+        self.assertEqual(self.count_garbage(*pieces), 0)
+        self.assertEqual(self.count_garbage(handshake("/at-once/")), 0)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 6)
+
+    def test_pipelined(self) -> None:
+        """Requests in one piece, and a handshake behind one, leave nothing either."""
+        head = request("GET /echo/ HTTP/1.1", "Host: localhost")
+        self.assertEqual(self.count_garbage(head + head), 0)
+        pieces = head + handshake("/echo/"), close_frame(1000)
+        self.assertEqual(self.count_garbage(*pieces), 0)
+
     def test_page(self) -> None:
         """A plain request is, too."""
         head = request("GET /echo/ HTTP/1.1", "Host: localhost", "Connection: close")
         self.assertEqual(self.count_garbage(head), 0)
+
+
+def forget_traceback(failure: Failure) -> None:
+    """Let go of what a failure's traceback holds, as Twisted's own ``cleanFailure`` does."""
+    failure.tb = None
+    assert failure.value is not None
+    failure.value.__traceback__ = None

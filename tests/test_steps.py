@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from contextvars import ContextVar
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
@@ -69,6 +71,23 @@ class StepsTests(SynchronousTestCase):
         steps.cancel()
         self.failureResultOf(self.finished, CancelledError)
         steps.cancel()
+
+    def test_stranger(self) -> None:
+        """What can't be awaited here raises TypeError there."""
+
+        class Stranger:
+            def __await__(self) -> Generator[Any, Any, Any]:
+                yield None
+
+        async def view() -> str:
+            try:
+                await Stranger()
+            except TypeError as error:
+                return str(error)
+            return "nothing"
+
+        Steps(view(), self.clock, self.blocked.append, self.finished.callback).advance()
+        self.assertIn("Deferred.fromFuture", self.successResultOf(self.finished))
 
     def test_context(self) -> None:
         """It keeps its context variables, whoever lets it go on."""
