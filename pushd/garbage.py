@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
-from typing import Any
+import resource
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -12,18 +14,27 @@ from twisted.logger import Logger
 # After so many objects more than there were, Python looks at these.
 YOUNG = 2000
 
-# How often those that have outlived this are set aside, in seconds.
+# How often those that outlive this are set aside, in seconds.
 PAUSE = 1.0
 
-# All are looked at once in so many seconds, but not for more than this part of the time.
+# All are looked at once in so many seconds. Where that takes long it is done more seldom, so that
+# it takes no more than this part of the time; but so often at least.
 INTERVAL = 60.0
 SHARE = 0.001
+MAX_INTERVAL = 600.0
 
-# Sooner where so many have been set aside since, and as many as there were: they may be garbage.
-MANY = 1_000_000
+# And whenever the process has become so many times as large as it was, and so many KiB larger: it
+# may be with garbage.
+GROWTH = 1.25
+MIN_GROWTH = 64 << 10
 
 # It is not by their number that Python looks at those who are older.
 _NEVER = 1 << 30
+
+
+def peak_memory() -> int:
+    """The most memory that the process has had, in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class GarbageService(Service):
@@ -37,25 +48,32 @@ class GarbageService(Service):
 
     :param clock: where time comes from.
     :param collector: the module ``gc``, or one that does as it does.
+    :param peak: gives the most memory that the process has had, in KiB.
     """
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, collector: Any = gc) -> None:
+    # Those that steer a collector: the last of them leaves it as the first has found it.
+    _all: ClassVar[list[GarbageService]] = []
+
+    def __init__(
+        self, clock: IReactorTime, collector: Any = gc, peak: Callable[[], int] = peak_memory
+    ) -> None:
         self._clock = clock
         self._collector = collector
+        self._peak = peak
         self._before: tuple[int, int, int] | None = None
         self._call: IDelayedCall | None = None
-        # When all are looked at next, how many there were the last time, and how many have been
-        # set aside since.
-        self._due = 0.0
-        self._lived = 0
-        self._new = 0
+        # How many seconds are left until all are looked at, and how large the process was then.
+        self._left = 0.0
+        self._size = 0
 
     def startService(self) -> None:
         """Set aside what is here by now, which stays to the end."""
         super().startService()
-        self._before = self._collector.get_threshold()
+        others = [one._before for one in self._all if one._collector is self._collector]
+        self._before = others[0] if others else self._collector.get_threshold()
+        self._all.append(self)
         self._collector.set_threshold(YOUNG, _NEVER, _NEVER)
         self._look()
         self._call = self._clock.callLater(PAUSE, self._set_aside)
@@ -63,18 +81,23 @@ class GarbageService(Service):
     def stopService(self) -> None:
         """Leave the collector as it was found."""
         super().stopService()
-        if self._call is not None and self._before is not None:
-            self._call.cancel()
-            self._call = None
+        if self._call is None or self._before is None:
+            return
+        self._call.cancel()
+        self._call = None
+        self._all.remove(self)
+        if not any(one._collector is self._collector for one in self._all):
             self._collector.unfreeze()
             self._collector.set_threshold(*self._before)
 
     def _set_aside(self) -> None:
         self._call = self._clock.callLater(PAUSE, self._set_aside)
-        # So often the young have been looked at since.
-        self._new += YOUNG * self._collector.get_count()[1]
+        # What is garbage by now would else be set aside as well.
+        self._collector.collect(0)
         self._collector.freeze()
-        if self._clock.seconds() >= self._due or self._new > max(MANY, self._lived):
+        self._left -= PAUSE
+        peak = self._peak()
+        if self._left <= 0 or peak > max(self._size * GROWTH, self._size + MIN_GROWTH):
             self._look()
 
     def _look(self) -> None:
@@ -83,13 +106,12 @@ class GarbageService(Service):
         self._collector.unfreeze()
         found = self._collector.collect()
         self._collector.freeze()
-        seconds = self._clock.seconds() - start
-        self._due = start + max(INTERVAL, seconds / SHARE)
-        self._lived, self._new = self._collector.get_freeze_count(), 0
+        seconds = max(0.0, self._clock.seconds() - start)
+        self._left = min(max(INTERVAL, seconds / SHARE), MAX_INTERVAL)
+        self._size = self._peak()
         self._log.debug(
-            "found {found} objects of garbage among {lived} in {seconds:.3f} s",
+            "found {found} objects of garbage in {seconds:.3f} s",
             event="garbage",
             found=found,
-            lived=self._lived,
             seconds=seconds,
         )

@@ -54,7 +54,7 @@ class StrictChannel(HTTPChannel):
     """An HTTP/1.1 connection that reads what can be read in one way only.
 
     What could mean something else to a laxer server, or is too much, is answered, and nothing is
-    heard after it. Every answer leaves by it as well, with the headers that all share.
+    heard after it. Every HTTP answer but a 101 leaves by it as well, with the headers that all share.
     """
 
     site: Refusing

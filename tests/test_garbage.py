@@ -12,7 +12,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.garbage import MANY, YOUNG, GarbageService
+from pushd.garbage import YOUNG, GarbageService, peak_memory
 from pushd.schedule import PushSchedule
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket
@@ -27,8 +27,6 @@ class Collector:
         self.clock = clock
         self.asked: list[str] = []
         self.thresholds = (1, 2, 3)
-        self.count = (0, 0, 0)
-        self.lives = 0
         self.takes = 0.0
 
     def get_threshold(self) -> tuple[int, int, int]:
@@ -40,10 +38,6 @@ class Collector:
         first, second, third = thresholds
         self.thresholds = first, second, third
 
-    def get_count(self) -> tuple[int, int, int]:
-        """How much there is to look at."""
-        return self.count
-
     def freeze(self) -> None:
         """Set all aside."""
         self.asked.append("freeze")
@@ -52,12 +46,11 @@ class Collector:
         """Have them back."""
         self.asked.append("unfreeze")
 
-    def get_freeze_count(self) -> int:
-        """How many are aside."""
-        return self.lives
-
-    def collect(self) -> int:
-        """Look at all."""
+    def collect(self, generation: int = 2) -> int:
+        """Look at the young, or at all."""
+        if generation == 0:
+            self.asked.append("young")
+            return 0
         self.asked.append("collect")
         self.clock.rightNow += self.takes
         return 7
@@ -71,8 +64,14 @@ class GarbageTests(SynchronousTestCase):
         """Have a service that has begun."""
         self.clock = Clock()
         self.collector = Collector(self.clock)
-        self.service = GarbageService(self.clock, self.collector)
+        self.size = 100_000
+        self.service = self.make_service()
         self.service.startService()
+        self.addCleanup(self.service.stopService)
+
+    def make_service(self) -> GarbageService:
+        """Make one, in a process of which we say how large it is."""
+        return GarbageService(self.clock, self.collector, lambda: self.size)
 
     def count_looks(self, seconds: int) -> int:
         """How often all are looked at in some seconds."""
@@ -88,32 +87,39 @@ class GarbageTests(SynchronousTestCase):
         self.assertGreater(min(self.collector.thresholds[1:]), 1_000_000)
 
     def test_set_aside(self) -> None:
-        """Each second those who have outlived a look at the young are set aside."""
+        """Each second those who outlive a look at the young are set aside."""
         self.assertEqual(self.count_looks(5), 0)
-        self.assertEqual(self.collector.asked, ["freeze"] * 5)
+        self.assertEqual(self.collector.asked, ["young", "freeze"] * 5)
 
     def test_interval(self) -> None:
         """All are looked at once in a minute."""
         self.assertEqual(self.count_looks(59), 0)
         self.assertEqual(self.count_looks(1), 1)
-        self.assertEqual(self.collector.asked, ["freeze", *LOOK])
+        self.assertEqual(self.collector.asked, ["young", "freeze", *LOOK])
         self.assertEqual(self.count_looks(60), 1)
 
     def test_share(self) -> None:
         """Where that takes long it is done more seldom: a thousandth of the time is enough."""
         self.collector.takes = 0.5
-        self.assertEqual(self.count_looks(61), 1)
-        self.assertEqual(self.count_looks(490), 0)
-        self.assertEqual(self.count_looks(20), 1)
+        self.assertEqual(self.count_looks(60), 1)
+        self.assertEqual(self.count_looks(499), 0)
+        self.collector.takes = 0.9
+        self.assertEqual(self.count_looks(1), 1)
+        self.assertEqual(self.count_looks(599), 0)
+        self.assertEqual(self.count_looks(1), 1)
 
-    def test_many(self) -> None:
-        """Where very many are new it is done sooner, once there are twice as many as before."""
-        self.collector.count = (0, 100, 0)
-        self.collector.lives = 2 * MANY
-        self.assertEqual(self.count_looks(5), 0)
-        self.assertEqual(self.count_looks(1), 1)
-        self.assertEqual(self.count_looks(10), 0)
-        self.assertEqual(self.count_looks(1), 1)
+    def test_growth(self) -> None:
+        """Where the process grows much it is done at once, as that may be with garbage."""
+        self.size = 164_000
+        self.assertEqual(self.count_looks(2), 0)
+        self.size = 166_000
+        self.assertEqual(self.count_looks(2), 1)
+        self.size = 1_000_000
+        self.assertEqual(self.count_looks(2), 1)
+        self.size = 1_240_000
+        self.assertEqual(self.count_looks(2), 0)
+        self.size = 1_260_000
+        self.assertEqual(self.count_looks(2), 1)
 
     def test_log(self) -> None:
         """It is said at debug level what there was, and how long all had to wait for it."""
@@ -121,7 +127,7 @@ class GarbageTests(SynchronousTestCase):
             self.count_looks(60)
         [event] = events
         self.assertEqual((event["event"], event["log_level"]), ("garbage", LogLevel.debug))
-        self.assertEqual(formatEvent(event), "found 7 objects of garbage among 0 in 0.000 s")
+        self.assertEqual(formatEvent(event), "found 7 objects of garbage in 0.000 s")
 
     def test_stop(self) -> None:
         """At the end the collector is as it was."""
@@ -130,6 +136,15 @@ class GarbageTests(SynchronousTestCase):
         self.assertEqual(self.collector.asked, ["unfreeze"])
         self.assertEqual(self.collector.thresholds, (1, 2, 3))
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_two(self) -> None:
+        """The last of two leaves it as the first has found it, in whatever order they end."""
+        second = self.make_service()
+        second.startService()
+        self.service.stopService()
+        self.assertEqual(self.collector.thresholds[0], YOUNG)
+        second.stopService()
+        self.assertEqual(self.collector.thresholds, (1, 2, 3))
 
     def test_never_started(self) -> None:
         """What has not begun has nothing to end."""
@@ -152,6 +167,10 @@ class GarbageTests(SynchronousTestCase):
         self.assertGreater(max(event["found"] for event in events), 0)
         service.stopService()
         self.assertEqual((gc.get_threshold(), gc.get_freeze_count()), (before, 0))
+
+    def test_peak(self) -> None:
+        """A process knows how large it has been."""
+        self.assertGreater(peak_memory(), 10_000)
 
 
 class CirclesTests(SynchronousTestCase):
