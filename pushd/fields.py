@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import chain
+from urllib.parse import unquote_to_bytes
 
 from twisted.web.http_headers import Headers
 
@@ -22,6 +23,12 @@ _MAX_LINES = 100
 
 # Headers that say that there is a body, or wait for a word before it comes.
 _UNUSUAL = frozenset({b"content-length", b"transfer-encoding", b"expect"})
+
+# A name or an address, and perhaps a port (RFC 9110 §7.2, RFC 3986 §3.2.2).
+_HOST = re.compile(rb"([A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Za-z:.]+\])(:[0-9]*)?")
+
+# The form of a target that proxies are asked with, which a server takes as well.
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 
 # What clients send most, as they write it, by the one spelling under which it is kept.
 _USUAL = {
@@ -70,6 +77,16 @@ class Fields(Headers):
         """Whether a byte is in any of the values."""
         return byte in b"".join(chain.from_iterable(self._rawHeaders.values()))
 
+    def has_host(self, version: bytes) -> bool:
+        """Whether there is one Host that can be one (RFC 9112 §3.2).
+
+        Or none, from the times before it was needed.
+        """
+        hosts = self.values(b"Host")
+        if not hosts:
+            return version == b"HTTP/1.0"
+        return len(hosts) == 1 and _HOST.fullmatch(hosts[0]) is not None
+
     def __contains__(self, name: bytes) -> bool:
         return name in self._rawHeaders
 
@@ -88,6 +105,21 @@ class Fields(Headers):
             else:
                 kept[usual] = [value]
         return True
+
+
+def split_target(target: bytes) -> tuple[bytes | None, bytes]:
+    """What is asked for: the host that a whole URL names, if it is one, and path and query.
+
+    Those are RFC 9112's absolute-form (§3.2.2) and origin-form (§3.2.1); what is neither is left.
+    """
+    if target[:1] != b"/" and (absolute := _ABSOLUTE.fullmatch(target)):
+        return absolute[1], absolute[2] if absolute[2][:1] == b"/" else b"/" + absolute[2]
+    return None, target
+
+
+def path_in(target: bytes) -> bytes:
+    """The path that is asked for, decoded."""
+    return unquote_to_bytes(split_target(target)[1].partition(b"?")[0])
 
 
 def read_head(data: bytes) -> tuple[bytes, Fields] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +14,6 @@ from pushd.fields import Fields
 from pushd.metrics import Metrics
 from pushd.proxies import Proxies
 from pushd.views import Response
-
-# RFC 9110 §7.2, RFC 3986 §3.2.2: a name or an address, and perhaps a port.
-_HOST = re.compile(rb"([A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Za-z:.]+\])(:[0-9]*)?")
 
 # Gives the refusal of a request, or None for one that may come in.
 Guard = Callable[[Any], Response | None]
@@ -47,7 +43,7 @@ def public_guard(origins: Origins) -> Guard:
     """Turn away requests without a Host, and WebSockets that pages of strangers ask for."""
 
     def guard(request: Any) -> Response | None:
-        if not _has_host(request):
+        if not request.requestHeaders.has_host(request.clientproto):
             return refusal(400, "a request needs one Host")
         # A page may send a plain request to any site, but not read what a topic answers.
         if request.wants_websocket or is_topic(request.path):
@@ -66,7 +62,7 @@ def control_guard(request: Any) -> Response | None:
     Operators and publishers are no pages, so they have no Origin; and they know our address, so
     they need no name for it that somebody else could point at us.
     """
-    if not _has_host(request):
+    if not request.requestHeaders.has_host(request.clientproto):
         return refusal(400, "a request needs one Host")
     if request.header(b"origin") is not None:
         return refusal(403, "this door is not for browsers: the request has an Origin")
@@ -79,14 +75,3 @@ def control_guard(request: Any) -> Response | None:
 def is_topic(path: bytes) -> bool:
     """Whether a request's path is that of a topic, however it is spelt."""
     return (unquote_to_bytes(path) if b"%" in path else path).startswith(b"/topics/")
-
-
-def _has_host(request: Any) -> bool:
-    """Whether there is one Host that can be one (RFC 9112 §3.2).
-
-    Or none, from the times before it was needed.
-    """
-    hosts = request.requestHeaders.values(b"Host")
-    if not hosts:
-        return bool(request.clientproto == b"HTTP/1.0")
-    return len(hosts) == 1 and _HOST.fullmatch(hosts[0]) is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import cached_property
 from io import BytesIO
 from typing import Any
@@ -16,16 +15,13 @@ from twisted.web.server import Request
 
 from pushd.admission import Ticket
 from pushd.answers import BUSY, write_failure, write_response
-from pushd.fields import Fields
+from pushd.fields import Fields, path_in, split_target
 from pushd.handshake import asks_for_websocket
 from pushd.outbox import is_plain
 
 # After so many pieces of a body they must have so many bytes on the average.
 _FREE_CHUNKS = 4096
 _MEAN_CHUNK = 16
-
-# The form of a target that a proxy is asked with, which a server takes as well (RFC 9112 §3.2.2).
-_ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 
 
 class ChannelRequest(Request):
@@ -107,10 +103,10 @@ class ChannelRequest(Request):
 
     def begin(self, method: bytes, target: bytes, version: bytes) -> None:
         """Answer a request that is here as a whole."""
-        if target[:1] != b"/" and (absolute := _ABSOLUTE.fullmatch(target)):
-            # Who asks for another host with it than with Host means the former.
-            self.requestHeaders.setRawHeaders(b"Host", [absolute[1]])
-            target = absolute[2] if absolute[2][:1] == b"/" else b"/" + absolute[2]
+        authority, target = split_target(target)
+        if authority is not None and self.requestHeaders.has_host(version):
+            # It counts in place of Host (RFC 9112 §3.2.2). One that names nobody can be no Host.
+            self.requestHeaders.setRawHeaders(b"Host", [authority or b"/"])
         self.method, self.uri, self.clientproto = method, target, version
         self.path, _, query = target.partition(b"?")
         self.args = parse_qs(query, 1) if query else {}
@@ -190,7 +186,7 @@ class ChannelRequest(Request):
 
     def _may_have(self, size: int) -> bool:
         """Whether the body may have so many bytes; refuses the request if not."""
-        limit = self.channel.site.entrance.body_limit(self.channel._path)
+        limit = self.channel.site.entrance.body_limit(path_in(self.channel._path))
         if size > limit:
             error = f"the body is too large: it may have {limit} bytes"
             self.channel.refuse(413, error, "body")

@@ -65,6 +65,8 @@ class PushSchedule:
 
     def __anext__(self) -> Deferred[int]:
         """Wait for the next number's time and give it."""
+        if self._call is not None:
+            raise RuntimeError("another task waits for this schedule's next number already")
         clock, number = self._clock, self._number
         if self._start is None:
             self._start = clock.seconds() + self._delay

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 from typing import Any, Protocol
-from urllib.parse import unquote_to_bytes
 
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.web.http import HTTPChannel, datetimeToString
@@ -13,6 +12,7 @@ from twisted.web.http_headers import Headers
 
 from pushd.answers import BUSY, json_refusal, refusal
 from pushd.deadlines import Deadlines
+from pushd.fields import path_in
 from pushd.request import peer_name
 from pushd.views import Response
 
@@ -54,7 +54,7 @@ class StrictChannel(HTTPChannel):
     """An HTTP/1.1 connection that reads what can be read in one way only.
 
     What could mean something else to a laxer server, or is too much, is answered, and nothing is
-    heard after it. Every HTTP answer but a 101 leaves by it as well, with the headers that all share.
+    heard after it. Every answer but a 101 leaves by it as well, with the headers that all share.
     """
 
     site: Refusing
@@ -117,7 +117,7 @@ class StrictChannel(HTTPChannel):
             return
         self.site.log_refusal(peer_name(self.transport.getPeer()), status, line)
         answer = refusal(status, line)
-        if where is not None and _SPEAKS_JSON.match(unquote_to_bytes(self._path)):
+        if where is not None and _SPEAKS_JSON.match(path_in(self._path)):
             answer = json_refusal(status, line, where)
         self._write_last(answer)
 

@@ -64,11 +64,29 @@ class TargetTests(SynchronousTestCase):
         self.assertEqual(self.ask("http://here?a=1"), "/ of here, {'a': '1'}")
 
     def test_absolute_form_without_a_host(self) -> None:
-        """A URL whose host can be none is refused, as a Host like that is."""
-        head = request("GET http://a@b/echo/ HTTP/1.1", "Host: other")
-        peer = Peer(self.daemon)
-        peer.send(head)
-        self.assertIn("400 Bad Request", peer.head)
+        """A URL whose host can be none is refused, as a Host like that is; so is one beside it."""
+        for target, *hosts in (
+            ("http://a@b/echo/", "Host: other"),
+            ("http:///echo/", "Host: other"),
+            ("http://here/echo/",),
+            ("http://here/echo/", "Host: other", "Host: here"),
+            ("http://here/echo/", "Host: a b"),
+        ):
+            peer = Peer(self.daemon)
+            peer.send(request(f"GET {target} HTTP/1.1", *hosts))
+            self.assertIn("400 Bad Request", peer.head, (target, hosts))
+
+    def test_body_of_an_absolute_form(self) -> None:
+        """A body may be as large, and a refusal is JSON, however its path is asked for."""
+        for target in ("/publish", "/publish?", "http://127.0.0.1:8081/publish"):
+            for size, status in ((3 << 20, "400"), (1 << 30, "413")):
+                peer = Peer(self.daemon, control=True)
+                length = f"Content-Length: {size}"
+                peer.send(request(f"POST {target} HTTP/1.1", "Host: 127.0.0.1:8081", length))
+                if status == "400":
+                    peer.send(b" " * size)
+                self.assertIn(f"HTTP/1.1 {status} ", peer.head, target)
+                self.assertIn("application/json", peer.head, target)
 
     def test_for_resources(self) -> None:
         """What a twisted.web resource may ask a request for, it is given."""

@@ -96,6 +96,16 @@ class PushScheduleTests(SynchronousTestCase):
         self.clock.advance(0.5)
         self.assertEqual(self.successResultOf(second), 1)
 
+    def test_one_at_a_time(self) -> None:
+        """Two tasks can't wait for one schedule; when the first has given up the other may."""
+        schedule = PushSchedule(self.clock, count=2, interval=1, delay=1)
+        first = schedule.__anext__()
+        self.assertRaises(RuntimeError, schedule.__anext__)
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        schedule.__anext__()
+
     def test_none(self) -> None:
         """No numbers means that the loop ends at once."""
         self.assertEqual(self.successResultOf(self.run_schedule(0)), 0)
