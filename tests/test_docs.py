@@ -445,6 +445,10 @@ class FromDwebsocketTests(SynchronousTestCase):
 class DjangoTests(SynchronousTestCase):
     """docs/django.md."""
 
+    def setUp(self) -> None:
+        """Make tables and a user, before a block of the document hears of each that is saved."""
+        django_site.prepare()
+
     def serve(self, *views: Any) -> Daemon:
         """Serve views of Django, each at its name."""
         patterns = tuple(urls.path(f"{name}/", view) for name, view in views)
@@ -474,7 +478,6 @@ class DjangoTests(SynchronousTestCase):
     @runs("docs/django.md: Decorators and middleware")
     def test_members(self, names: Names) -> None:
         """Strangers are sent to the login, over HTTP; who is logged in gets in."""
-        django_site.prepare()
         daemon = self.serve(
             ("login", django_site.login),
             ("inbox", names["inbox"]),
@@ -494,7 +497,6 @@ class DjangoTests(SynchronousTestCase):
     @runs("docs/django.md: Publishing")
     def test_publish(self, names: Names) -> None:
         """What is saved is told."""
-        django_site.prepare()
         self.addCleanup(post_save.disconnect, names["tell"], sender="auth.User")
         daemon = self.serve(("login", django_site.login))
         self.assertEqual(_get(daemon, "/login/").status, 200)  # It notes the time of the login.
