@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Generator, Sequence
 from functools import partial, wraps
-from typing import Any
+from typing import Any, cast
 from weakref import ref
 
 from twisted.internet.defer import (
@@ -1009,6 +1009,16 @@ class StageTests(SynchronousTestCase):
 
         self.start(view)
         self.failureResultOf(self.finished, ZeroDivisionError)
+
+    def test_no_deferred(self) -> None:
+        """What says that it returns a Deferred, and does not, has returned all the same."""
+
+        def view(request: Request) -> Deferred[str]:
+            return cast(Deferred[str], "done")
+
+        self.start(view)
+        self.assertEqual(self.successResultOf(self.finished), "done")
+        self.assertEqual(self.threads.views, [])
 
     def test_thread(self) -> None:
         """Whatever may block gets a thread, and what comes of it is that of the conversation."""
