@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import lru_cache
 from ipaddress import IPv6Address
 
 from pushd.limits import Places
@@ -77,9 +78,18 @@ class Admission:
 
     def _key_of(self, address: str | None) -> Hashable:
         """By what those of one address are counted; None for one that may have any number."""
-        parsed = read_address(address)
-        loopback = parsed is not None and parsed.is_loopback
-        if address is None or loopback or self._proxies.trust(address):
+        if address is None or self._proxies.trust(address):
             return None
-        # Whoever has an IPv6 address has 2⁶⁴ of them.
-        return int(parsed) >> 64 if isinstance(parsed, IPv6Address) else parsed or address
+        return _count_by(address)
+
+
+@lru_cache(maxsize=4096)
+def _count_by(address: str) -> Hashable:
+    """By what those of one address are counted; None for this machine's own."""
+    parsed = read_address(address)
+    if parsed is None:
+        return address
+    if parsed.is_loopback:
+        return None
+    # Whoever has an IPv6 address has 2⁶⁴ of them.
+    return int(parsed) >> 64 if isinstance(parsed, IPv6Address) else parsed

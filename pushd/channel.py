@@ -204,7 +204,7 @@ class Channel(StrictChannel):
         request: Any = self.requestFactory(self)
         request.requestHeaders = fields
         self.requests.append(request)
-        if b"Connection" in fields:
+        if b"close" in b"".join(fields.values(b"Connection")).lower():
             self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         if b"Cookie" in fields:
             request.parseCookies()
