@@ -12,7 +12,7 @@ from twisted.internet.tcp import Connection
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd import feeds, frames
+from pushd import feeds, frames, visits
 from pushd.testing import Daemon
 from pushd.ticker import ticker
 from pushd.views import Request, accept_websocket
@@ -22,7 +22,7 @@ SUBSCRIBERS = 50
 BURST = 8
 
 # How many calls of functions a handshake and its end may take, those of this test's included.
-MOST_CALLS = 640
+MOST_CALLS = 560
 
 
 @accept_websocket
@@ -203,6 +203,9 @@ class HandshakeTests(WorkTestCase):
 
     def test_calls(self) -> None:
         """It is two system calls to write, and no more calls of functions than there were."""
+        # What becomes of the log's lines is for those who observe it, and each runner of tests has
+        # its own.
+        self.patch(visits._log, "observer", lambda event: None)
         self.visit()
         calls = 0
 
