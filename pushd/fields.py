@@ -119,7 +119,12 @@ def split_target(target: bytes) -> tuple[bytes | None, bytes]:
 
 def path_in(target: bytes) -> bytes:
     """The path that is asked for, decoded."""
-    return unquote_to_bytes(split_target(target)[1].partition(b"?")[0])
+    return decode_path(split_target(target)[1].partition(b"?")[0])
+
+
+def decode_path(path: bytes) -> bytes:
+    """A path without its percent-escapes (RFC 3986 §2.1); few have any."""
+    return unquote_to_bytes(path) if b"%" in path else path
 
 
 def read_head(data: bytes) -> tuple[bytes, Fields] | None:

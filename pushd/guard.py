@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from pushd.access import Origins, is_own_host
 from pushd.admission import Admission
 from pushd.answers import refusal
-from pushd.fields import Fields
+from pushd.fields import Fields, decode_path
 from pushd.metrics import Metrics
 from pushd.proxies import Proxies
 from pushd.views import Response
@@ -74,4 +73,4 @@ def control_guard(request: Any) -> Response | None:
 
 def is_topic(path: bytes) -> bool:
     """Whether a request's path is that of a topic, however it is spelt."""
-    return (unquote_to_bytes(path) if b"%" in path else path).startswith(b"/topics/")
+    return decode_path(path).startswith(b"/topics/")

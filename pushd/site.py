@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import IResource
@@ -11,6 +10,7 @@ from twisted.web.resource import IResource
 from pushd.answers import NOT_FOUND, AnswerResource
 from pushd.async_resource import PublishDoor
 from pushd.door import Door
+from pushd.fields import decode_path
 from pushd.guard import Entrance, is_topic
 from pushd.health import alive, counted, ready
 from pushd.metrics import Metrics
@@ -100,9 +100,8 @@ def control_door(
 
 def _path(request: Any) -> str | None:
     """The decoded path of a request, or None where it is no path or not UTF-8."""
-    raw: bytes = request.path
     try:
-        path = (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
+        path = decode_path(request.path).decode()
     except UnicodeDecodeError:
         return None
     return path if path.startswith("/") else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -47,6 +47,18 @@ class WsgiTestCase(SynchronousTestCase):
         answer = self.daemon.request(method, path, **more)
         assert answer is not None, "there is no answer"
         return answer
+
+
+def in_pieces(made: list[int]) -> Callable[[Environ, Any], Iterator[bytes]]:
+    """An application whose page has twenty large pieces, and which notes those that it has made."""
+
+    def application(environ: Environ, start: Any) -> Iterator[bytes]:
+        start("200 OK", [])
+        for number in range(20):
+            made.append(number)
+            yield bytes(50_000)
+
+    return application
 
 
 class PathTests(WsgiTestCase):
@@ -150,12 +162,7 @@ class AnswerTests(WsgiTestCase):
     def test_slow_reader(self) -> None:
         """An application is held where its reader is slow, and goes on when it reads."""
         made: list[int] = []
-
-        def application(environ: Environ, start: Any) -> Iterator[bytes]:
-            start("200 OK", [])
-            for number in range(20):
-                made.append(number)
-                yield bytes(50_000)
+        application = in_pieces(made)
 
         wire = self.serve(application, limits=Limits(max_buffered=150_000)).open_connection()
         wire.stall()
@@ -169,12 +176,7 @@ class AnswerTests(WsgiTestCase):
     def test_reload(self) -> None:
         """How much may wait for a slow reader changes with a reload."""
         made: list[int] = []
-
-        def application(environ: Environ, start: Any) -> Iterator[bytes]:
-            start("200 OK", [])
-            for number in range(20):
-                made.append(number)
-                yield bytes(50_000)
+        application = in_pieces(made)
 
         daemon = self.serve(application)
         for apply in daemon._service.appliers:
