@@ -93,7 +93,7 @@ function listen(one, topic, sent, signal) {
     one.heard += 1;
     one.delay += performance.now() - sent[Number.parseInt(data, 10)];
   };
-  if (one.way === "poll") return poll(url, take, signal);
+  if (one.way === "poll") return poll(one, url, take, signal);
   return new Promise((resolve, reject) => {
     const { close } = subscribe(url, take, {
       transports: [one.way],
@@ -107,16 +107,24 @@ function listen(one, topic, sent, signal) {
 }
 
 /** Ask each second whether there is something new, as pages do that know nothing better. */
-async function poll(url, take, signal) {
+async function poll(one, url, take, signal) {
   let after = "";
   const ask = async () => {
     const answer = await read(await fetch(`${url}?wait=0&after=${after}`, { signal }));
     answer.publications.forEach(take);
     after = answer.id;
   };
+  const goOn = async () => {
+    // Who has heard all asks no more, so that the daemon's last count and the browser's are of the
+    // same requests.
+    while (one.heard < MESSAGES) {
+      await sleep(POLL, signal);
+      await ask();
+    }
+  };
   await ask();
-  const timer = setInterval(() => ask().catch(() => {}), POLL);
-  signal.addEventListener("abort", () => clearInterval(timer));
+  // Where the daemon is gone, the next count says so.
+  goOn().catch(() => {});
 }
 
 /** Count what the browser knows of its own requests (Resource Timing). */

@@ -615,8 +615,23 @@ def test_page_trouble(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#progress")).to_have_text("Stopped")
 
 
+# The daemon's counts after the last message are a while on the way: who polls must not ask on then.
+SLOW_LAST_COUNT = """
+const { fetch } = window;
+window.fetch = async (asked, ...options) => {
+  const answer = await fetch(asked, ...options);
+  const last = document.querySelector("#progress").textContent.startsWith("10 of 10");
+  if (last && String(asked).startsWith("/play/costs/")) {
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+  }
+  return answer;
+};
+"""
+
+
 def test_page_costs(page: Page, topics_daemon: DaemonProcess, complaints: list[str]) -> None:
     """The cost of each way is measured: by the daemon, and as far as it can by the browser."""
+    page.add_init_script(SLOW_LAST_COUNT)
     open_page(page, topics_daemon.url)
     expect(page.locator("#results")).to_be_hidden()
     page.get_by_label("A message every").select_option("1")
@@ -644,8 +659,8 @@ def test_page_costs(page: Page, topics_daemon: DaemonProcess, complaints: list[s
     assert delays["poll"] > max(delays[way] for way in TRANSPORTS) + 100
     requests = costs["Counted by the daemon: Requests"]
     assert (requests["sse"], requests["websocket"]) == (1, 1)
-    # One to begin with, one for each message, and the one that still waits.
-    assert requests["longpoll"] == 12
+    # One to begin with, one for each message, and maybe the one that still waits.
+    assert requests["longpoll"] in (11, 12)
     assert 5 < requests["poll"] < seconds + 2
     each = costs["Counted by the daemon: Bytes per message"]
     assert each["websocket"] < each["sse"] < 300 < each["poll"] < 3000
@@ -653,7 +668,7 @@ def test_page_costs(page: Page, topics_daemon: DaemonProcess, complaints: list[s
     by_browser = costs["Counted by the browser: Requests"]
     assert by_browser["poll"] == requests["poll"]
     # The last one was broken off, of which a browser may or may not tell.
-    assert requests["longpoll"] - 1 <= by_browser["longpoll"] <= requests["longpoll"]
+    assert by_browser["longpoll"] in (11, 12)
     # Both count the data; of the heads a browser knows no more than that they are about so big.
     answers = costs["Counted by the daemon: Bytes of answers"]
     received = costs["Counted by the browser: Bytes of answers"]
