@@ -12,8 +12,9 @@ from twisted.internet.defer import Deferred
 
 from pushd.batch import Batch, Form
 from pushd.frames import message
-from pushd.hub import Hub, Subscription
+from pushd.hub import Hub
 from pushd.messages import BEGIN_ANEW, TRY_AGAIN_LATER, Closing, Id, Publication
+from pushd.subscription import Subscription
 from pushd.traffic import Traffic
 
 #: The subprotocol in which each frame is JSON and says its id.

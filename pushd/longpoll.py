@@ -10,8 +10,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from pushd.answers import json_refusal, json_response, write_response
 from pushd.batch import Batch
 from pushd.feeds import publication_json
-from pushd.hub import Hub, Subscription
+from pushd.hub import Hub
 from pushd.messages import Closing, Id, Publication
+from pushd.subscription import Subscription
 from pushd.traffic import Traffic
 from pushd.views import Response
 

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 from pushd.batch import Batch
 from pushd.broker import Broker, Draft
 from pushd.history import Retention
-from pushd.hub import Hub, Subscription
+from pushd.hub import Hub
 from pushd.messages import Id, Publication, Replay
+from pushd.subscription import Subscription
 
 
 class Listener:

@@ -51,6 +51,7 @@ STOREYS = (
             "redis_follower",
             "redis_broker",
             "redis_probe",
+            "subscription",
             "hub",
             "timed",
             "publisher",

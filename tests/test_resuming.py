@@ -14,9 +14,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.batch import Batch
 from pushd.history import History, Retention
-from pushd.hub import Hub, Subscription
+from pushd.hub import Hub
 from pushd.limits import Limits
 from pushd.messages import Id, Publication, Replay
+from pushd.subscription import Subscription
 from pushd.testing import Daemon
 from tests.listeners import TRANSPORTS, Listener, Run, sequel, split
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pushd.deadlines import Deadlines
-from pushd.hub import PATIENCE
 from pushd.limits import Limits
 from pushd.messages import Closing
 from pushd.sse import KEEP_ALIVE, EventStream
+from pushd.subscription import PATIENCE
 from tests.listeners import MIB, Events, TopicTestCase
 
 

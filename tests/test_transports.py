@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pushd.hub import PATIENCE
 from pushd.messages import BEGIN_ANEW, TRY_AGAIN_LATER
+from pushd.subscription import PATIENCE
 from tests.listeners import (
     MIB,
     TRANSPORTS,

@@ -8,8 +8,8 @@ from typing import Any
 from twisted.internet.task import Clock, deferLater
 
 from pushd.feeds import Feed
-from pushd.hub import PATIENCE
 from pushd.messages import TRY_AGAIN_LATER
+from pushd.subscription import PATIENCE
 from pushd.testing import Browser
 from pushd.views import Request, accept_websocket
 from pushd.websocket import WebSocket

@@ -18,9 +18,9 @@ import pytest
 from websockets.sync.client import connect
 
 from pushd.history import Retention
-from pushd.hub import PATIENCE as PATIENCE_OF_THE_HUB
 from pushd.limits import Limits
 from pushd.publish import batch_body
+from pushd.subscription import PATIENCE as PATIENCE_OF_THE_HUB
 from pushd.timed import MAX_BYTES, MAX_PUSHES
 from tests.daemon_process import DaemonProcess
 
