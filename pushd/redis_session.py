@@ -20,10 +20,12 @@ from pushd.redis_greeting import find, greet, prepare
 from pushd.redis_scripts import Away, Refused, Script
 from pushd.redis_url import RedisAddress
 
-# How long a server may take to greet, and to answer a ping, in seconds; and how often it is pinged.
+# How long a server may take to greet, in seconds; how often it is pinged; and for how many beats it
+# may owe an answer. Not seconds: when this process has been held up, the answer is here by then,
+# and is read between two beats.
 _GREETING = 10.0
-_PATIENCE = 5.0
 _BEAT = 1.0
+_PATIENCE = 5
 
 
 class Session:
@@ -47,7 +49,8 @@ class Session:
         #: Whether the server is known to remember all that it knew before it was started.
         self.trusted = trusted
         self._lost: Callable[[str], object] | None = lost
-        self._asked: float | None = None
+        # For how many beats a ping has had no answer; None where none is on its way.
+        self._silent: int | None = None
         self._call = clock.callLater(_BEAT, self._beat)
         for connection in connections:
             connection.lost = lambda ended=connection: self._end(ended.reason)  # type: ignore[misc]
@@ -82,19 +85,20 @@ class Session:
         return failure
 
     def _beat(self) -> None:
-        now = self._clock.seconds()
-        if self._asked is None:
-            self._asked = now
+        if self._silent is None:
+            self._silent = 0
             pings = [one.ask("PING") for one in (self._commands, self._listener)]
             answered = gatherResults(pings, consumeErrors=True)
             answered.addCallbacks(self._answered, _forget)
-        elif now - self._asked >= _PATIENCE:
-            self._end(f"it has not answered for {_PATIENCE:g} seconds")
+        else:
+            self._silent += 1
+        if self._silent >= _PATIENCE:
+            self._end(f"it has not answered for {_PATIENCE * _BEAT:g} seconds")
             return
         self._call = self._clock.callLater(_BEAT, self._beat)
 
     def _answered(self, _: object) -> None:
-        self._asked = None
+        self._silent = None
 
     def _end(self, reason: str) -> None:
         if self._call.active():

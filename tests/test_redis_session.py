@@ -255,6 +255,15 @@ class LosingTests(SessionTestCase):
         self.assertEqual(self.asked, [[b"PING"]] * 40)
         self.assertEqual(self.lost, [])
 
+    def test_held_up(self) -> None:
+        """When this process was held up, an answer that has come meanwhile is in time."""
+        self.opened()
+        self.clock.advance(1)
+        self.clock.advance(60)
+        self.serve()
+        self.clock.pump([1] * 4)
+        self.assertEqual(self.lost, [])
+
     def test_silence(self) -> None:
         """One that does not answer for five seconds is lost; three are nothing."""
         self.opened()
