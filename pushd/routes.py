@@ -100,6 +100,9 @@ class Routes(Mapping[str, View]):
             endpoint, parameters = self._map.match(path, method="GET")
         except (NotFound, RequestRedirect):
             return None
+        # The router takes two slashes at the end for one.
+        if path.endswith("//") and endpoint.endswith("/"):
+            return None
         return self._lead_to(str(endpoint), parameters)
 
     def _lead_to(self, path: str, parameters: Mapping[str, Any] = MappingProxyType({})) -> Match:
