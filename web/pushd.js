@@ -46,6 +46,8 @@ export function subscribe(url, onPublication, options = {}) {
   let [state, timer, cut, id] = [{}, 0, () => {}, after || null];
   // Which transport it is, since when, how often it has not begun; and how often we were cut off.
   let [place, fell, failures, breaks] = [0, 0, 0, 0];
+  // Whether the last token was refused.
+  let refused = false;
 
   function tell(next) {
     state = next;
@@ -64,6 +66,7 @@ export function subscribe(url, onPublication, options = {}) {
       clearTimeout(patience);
       been.add(transport);
       failures = 0;
+      refused = false;
       began ||= performance.now();
       id = first;
       tell({ state: "open", transport, id, recovered: asked === null || recovered });
@@ -84,7 +87,7 @@ export function subscribe(url, onPublication, options = {}) {
       if (over) return;
       leave();
       if (began && performance.now() - began > GOOD * 1000) breaks = 0;
-      if (error?.final) finish(error.code, error.message);
+      if (error?.final) refuse(error);
       else if (began || error) wait(error?.seconds);
       else findOut(transport, pass);
     }
@@ -121,9 +124,16 @@ export function subscribe(url, onPublication, options = {}) {
       } else wait();
     } catch (error) {
       if (asking.signal.aborted) return;
-      if (error.final) finish(error.code, error.message);
+      if (error.final) refuse(error);
       else wait(error.seconds);
     }
+  }
+
+  /** The server says no, for good; but a token may have run out while the page slept: one more. */
+  function refuse({ code, message }) {
+    if (code !== 401 || !token || refused) return finish(code, message);
+    refused = true;
+    wait();
   }
 
   function wait(least = 0) {

@@ -55,6 +55,8 @@ class Office:
         #: How often it was asked, and when it is closed: by the number of the visit.
         self.visits = 0
         self.closed: set[int] = set()
+        #: Those who get a token that has run out, by the number of the visit.
+        self.late: set[int] = set()
         #: When the tokens that it made run out.
         self.ends: list[int] = []
 
@@ -64,7 +66,7 @@ class Office:
         if self.visits in self.closed:
             raise RuntimeError("the office is closed")
         # A whole number, as most make it.
-        self.ends.append(int(time()) + self.ttl)
+        self.ends.append(int(time()) + (-TTL if self.visits in self.late else self.ttl))
         claims = {"sub": "page", "exp": self.ends[-1], "subscribe": self.topics}
         return make_token(self._key, claims)
 
@@ -150,6 +152,22 @@ def test_closed_office(page: Page, daemon: DaemonProcess, office: Office) -> Non
     subscribe(page, daemon, "websocket")
     wait_for_state(page, "open")
     assert page.evaluate("states.filter(({ state }) => state === 'waiting').length") == 2
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_late_office(page: Page, daemon: DaemonProcess, office: Office, transport: str) -> None:
+    """A page that comes with a token that has run out is asked for one more, and for one only."""
+    office.late = {1}
+    subscribe(page, daemon, transport)
+    wait_for_state(page, "open")
+    page.evaluate("handle.close()")
+    visits = office.visits
+    office.late = set(range(visits + 1, visits + 10))
+    subscribe(page, daemon, transport)
+    state = wait_for_state(page, "closed")
+    assert state["code"] == 401
+    assert "the token has run out" in state["reason"]
+    assert office.visits == visits + 2
 
 
 def test_stale(page: Page, daemon: DaemonProcess, office: Office) -> None:
