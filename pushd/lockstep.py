@@ -71,6 +71,9 @@ class LockstepThreads:
         """How many may."""
         return self._limit
 
+    #: Views beyond the limit are refused; none waits.
+    waiting = 0
+
     @property
     def crews(self) -> dict[str, LockstepThreads | LockstepPool]:
         """All threads that there may be, by what they do."""
@@ -139,8 +142,8 @@ class LockstepPool:
 
     def __init__(self, start: Callable[[Callable[[], Any]], Deferred[Any]], limit: int) -> None:
         self._start = start
-        #: How many are at work just now, and how many of real ones there may be.
-        self.busy, self.limit = 0, limit
+        #: How many are at work just now, and how many of real ones there may be; none has to wait.
+        self.busy, self.limit, self.waiting = 0, limit, 0
 
     def callInThread(self, function: Callable[[], Any]) -> None:
         self.busy += 1

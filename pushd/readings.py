@@ -34,6 +34,10 @@ class Crew(Protocol):
     def limit(self) -> int:
         """How many may be."""
 
+    @property
+    def waiting(self) -> int:
+        """How much work waits for one of them."""
+
 
 @dataclass(kw_only=True, eq=False)
 class Readings(Collector):
@@ -81,10 +85,14 @@ class Readings(Collector):
         limit = GaugeMetricFamily(
             "pushd_threads_limit", "How many such threads there may be.", labels=["kind"]
         )
+        waiting = GaugeMetricFamily(
+            "pushd_threads_waiting", "What waits until a thread has time for it.", labels=["kind"]
+        )
         for kind, crew in self.threads.items():
             busy.add_metric([kind], crew.busy)
             limit.add_metric([kind], crew.limit)
-        yield from (busy, limit)
+            waiting.add_metric([kind], crew.waiting)
+        yield from (busy, limit, waiting)
 
     def _connections(self) -> Metric:
         """The connections at the public door, each once."""

@@ -182,6 +182,12 @@ class DaemonThreads(ThreadPool):
         """How many there may be."""
         return self.max
 
+    @property
+    def waiting(self) -> int:
+        """How much work waits for one."""
+        # What Twisted has for those who ask, by the name that it had when there was a queue.
+        return self._queue.qsize()
+
 
 class ViewThreads:
     """A pool of threads for views that block.
@@ -206,6 +212,9 @@ class ViewThreads:
     def limit(self) -> int:
         """How many may."""
         return self._limit
+
+    #: Views beyond the limit are refused; none waits.
+    waiting = 0
 
     @property
     def crews(self) -> dict[str, ViewThreads | DaemonThreads]:

@@ -180,6 +180,7 @@ class ReadingsTests(SynchronousTestCase):
         browser = self.daemon.connect("/block/")
         now = read(self.daemon)
         self.assertEqual((now["pushd_threads_busy view"], now["pushd_threads_limit view"]), (1, 3))
+        self.assertEqual(now["pushd_threads_waiting view"], 0)
         self.assertNotIn("pushd_threads_busy page", now)
         browser.send("go")
         self.assertEqual(read(self.daemon)["pushd_threads_busy view"], 0)
@@ -201,6 +202,7 @@ class ReadingsTests(SynchronousTestCase):
         now = read(self.daemon)
         self.assertEqual((now["pushd_threads_busy page"], now["pushd_threads_limit page"]), (1, 2))
         self.assertEqual(now["pushd_threads_busy view"], 0)
+        self.assertEqual(now["pushd_threads_waiting page"], 0)
         wire.resume()
         self.assertEqual(read(self.daemon)["pushd_threads_busy page"], 0)
 

@@ -751,8 +751,10 @@ class ViewThreadsTests(ThreadsTestCase):
             pool.callInThread(partial(self.note, held, gate))
         self.assertTrue(held.get(timeout=PATIENCE) and held.get(timeout=PATIENCE))
         self.assertTrue(held.empty())
-        crews = {kind: (crew.busy, crew.limit) for kind, crew in self.threads.crews.items()}
-        self.assertEqual(crews, {"view": (0, 2), "page": (2, 2)})
+        crews = {
+            kind: (crew.busy, crew.limit, crew.waiting) for kind, crew in self.threads.crews.items()
+        }
+        self.assertEqual(crews, {"view": (0, 2, 0), "page": (2, 2, 1)})
         gates[0].set()
         gates[1].set()
         self.assertTrue(held.get(timeout=PATIENCE))
