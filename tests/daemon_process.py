@@ -8,9 +8,10 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from signal import SIGHUP, SIGTERM
 from socket import socket
 from threading import Condition, Thread
-from time import monotonic
+from time import monotonic, sleep
 from types import TracebackType
 
 TWISTD = Path(sys.executable).with_name("twistd")
@@ -69,6 +70,7 @@ class DaemonProcess:
         self.start()
         try:
             self.wait_for(r"listening on http")
+            self._wait_until_running()
         except BaseException:
             self._kill()
             raise
@@ -139,6 +141,27 @@ class DaemonProcess:
                     raise self._complain(f"The daemon ended before it said {pattern!r}")
                 if not self._news.wait(deadline - monotonic()):
                     raise self._complain(f"The daemon did not say {pattern!r} in time")
+
+    def _wait_until_running(self) -> None:
+        """Wait until the reactor runs: it opens some more descriptors, and then come the signals.
+
+        They are taken over after the doors have opened, SIGHUP the last of them.
+        """
+        deadline = monotonic() + self._patience
+        while not self._heeds_signals():
+            if self._started.poll() is not None:
+                raise self._complain("The daemon ended before its reactor ran")
+            if monotonic() > deadline:
+                raise self._complain("The daemon's reactor did not run in time")
+            sleep(0.01)
+
+    def _heeds_signals(self) -> bool:
+        """Whether the process has answers of its own to them, or ignores SIGHUP: nohup means it."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        fields = dict(line.split(":", 1) for line in status.splitlines())
+        caught, ignored = (int(fields[name], 16) for name in ("SigCgt", "SigIgn"))
+        terminate, hang_up = 1 << SIGTERM - 1, 1 << SIGHUP - 1
+        return bool(caught & terminate and (caught | ignored) & hang_up)
 
     def wait(self) -> int:
         """Wait for the process to end, and give its exit code; it is killed if it does not."""
