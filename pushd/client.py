@@ -133,6 +133,8 @@ class Client:
         **times: float | None,
     ) -> dict[str, Any]:
         """Publish; see the function of this name."""
+        if not isinstance(data, str | bytes):
+            raise TypeError(f"what is published is str or bytes, not {type(data).__name__}")
         query = {name: value for name, value in times.items() if value is not None}
         kind = "text/plain; charset=utf-8" if isinstance(data, str) else "application/octet-stream"
         headers = {"Content-Type": kind}

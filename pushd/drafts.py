@@ -58,7 +58,7 @@ def read_number(request: Any, name: str) -> float | None:
         return None
     text = values[-1].decode("latin-1")
     if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text):
-        raise Wrong(f"{name} is a number", name)
+        raise Wrong(f"{name} is a number from 0 on, of nine digits at most", name)
     return float(text)
 
 

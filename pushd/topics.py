@@ -26,7 +26,7 @@ from pushd.publish import TopicPublish
 from pushd.request import path_of
 from pushd.routes import Match
 from pushd.sse import KEEP_ALIVE, EventStream
-from pushd.upgrade import ViewDoor, ViewResource
+from pushd.upgrade import UPGRADE, ViewDoor, ViewResource
 from pushd.views import Handshakes, Response
 from pushd.visits import log_ended, log_opened
 
@@ -131,7 +131,12 @@ class TopicResource(Resource):
             match = Match(self._door.listener, parameters, Handshakes.REQUIRED)
             view = ViewResource(self._door.views, match, f"/topics/{topic}", identity)
             return view.render(request)
-        if request.method != b"GET":
+        if request.getHeader(b"sec-websocket-key") is not None:
+            # Were it taken for a poll, its client would wait as long, and be deaf meanwhile.
+            request.site.count_refusal(426)
+            error = "a handshake without Upgrade: a proxy on the way lets no WebSocket through"
+            write_response(request, json_refusal(426, error, "Upgrade", UPGRADE))
+        elif request.method != b"GET":
             allow = {"Allow": self._methods}
             error = "a topic is subscribed to with GET here; publish at the control door"
             write_response(request, json_refusal(405, error, "method", allow))

@@ -36,8 +36,11 @@ from pushd.websocket import WebSocket
 
 _log = Logger()
 
+#: What goes with a 426, on this connection only (RFC 9110 §15.5.22, §7.8).
+UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade"}
+
 # What a client whose handshake was refused should know (RFC 6455 §4.4, RFC 9110 §15.6.4).
-_REFUSED_HEADERS = {426: {"Sec-WebSocket-Version": "13"}, 503: {"Retry-After": "5"}}
+_REFUSED_HEADERS = {426: {"Sec-WebSocket-Version": "13", **UPGRADE}, 503: {"Retry-After": "5"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +102,7 @@ class ViewResource(Resource):
         elif handshakes is Handshakes.REQUIRED:
             request.site.count_refusal(426)
             line = "this address speaks WebSocket only"
-            write_response(
-                request, refusal(426, line, {"Upgrade": "websocket", "Connection": "Upgrade"})
-            )
+            write_response(request, refusal(426, line, UPGRADE))
         else:
             _Meeting(self._door, view, request).answer(self._ask(request))
         return NOT_DONE_YET
@@ -240,6 +241,16 @@ class _Meeting:
 
     def _returned(self, answer: object) -> None:
         """Make the view's answer the end of the meeting."""
+        if isinstance(answer, LateAnswer) and answer.status == 500:
+            self._door.metrics.view_errors.inc()
+            _log.error(
+                "{view} answered 500 at {path} for {peer}: its own log has the reason",
+                event="application_failed",
+                connection=self._connection and self._connection.id,
+                view=name_of(self._view),
+                path=self._path,
+                peer=self._peer,
+            )
         if self._http is not None and (self._websocket is None or answer is not None):
             write_answer(self._http, answer, self._door.files)
             self._forget_websocket()

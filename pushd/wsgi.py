@@ -208,7 +208,7 @@ def _call(
 
     :param failed: counts that it raised; as all here, it is called in a thread.
     """
-    state = _State.SILENT
+    state, answered = _State.SILENT, 0
 
     def wait_for_room() -> None:
         room = page.room
@@ -216,10 +216,10 @@ def _call(
             bridge.call(lambda: room)
 
     def start(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], Any]:
-        nonlocal state
+        nonlocal state, answered
         head = check_head(status, headers)
         write = start_response(f"{head.status} {head.phrase or '-'}", head.headers, exc_info)
-        state = _State.BEGUN
+        state, answered = _State.BEGUN, head.status
 
         def write_piece(data: bytes) -> None:
             nonlocal state
@@ -242,6 +242,14 @@ def _call(
                     return
         if state is _State.SILENT:
             raise RuntimeError("the application did not call start_response")
+        if answered == 500:
+            failed()
+            _log.error(
+                "the application answered 500 at {path} for {peer}: its own log has the reason",
+                event="application_failed",
+                path=path_of(page),
+                peer=page.peer,
+            )
     except Exception:
         failed()
         _log.failure(

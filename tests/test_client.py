@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from pushd import client as module
 from pushd.client import Began, Broken, Client, Message, PushdError, Refused, Unreachable
@@ -88,6 +88,11 @@ class PublishTests(ClientTestCase):
             call = self.client().publish
             self.assertRaises(PushdError, call, "t", "x", idempotency_key=key)
         self.assertEqual(self.describe("t")["history"], 0)
+
+    def test_kind(self) -> None:
+        """What is neither text nor bytes is refused before anything is asked."""
+        with self.assertRaisesRegex(TypeError, "str or bytes, not int"):
+            Client("http://127.0.0.1:1").publish("news", cast(Any, 5))
 
 
 class ConnectionTests(ClientTestCase):

@@ -256,6 +256,28 @@ class HandshakeTests(SynchronousTestCase):
             [view] = [event["view"] for event in events if event.get("event") == "view_failed"]
             self.assertRegex(view, rf"^tests\.test_gateway\..*\b{name}$")
 
+    def test_answers_500(self) -> None:
+        """One that reports its error itself, and answers 500, is counted and logged once."""
+
+        def application(environ: Environ, start: Any) -> list[bytes]:
+            if environ["QUERY_STRING"] == "a=b":
+                environ["pushd.websocket"].accept()
+            start("500 Internal Server Error", [])
+            return [b"sorry"]
+
+        with capturedLogs() as events:
+            browser = self.open(application)
+            self.assertEqual(browser.closing, INTERNAL_ERROR)
+            refused = self.daemon.connect("/chat/").refused
+        assert refused is not None
+        self.assertEqual((refused.status, refused.body), (500, b"sorry"))
+        failed = [event for event in events if event.get("event") == "application_failed"]
+        self.assertEqual([event["connection"] for event in failed], [1, None])
+        self.assertEqual(failed[0]["path"], "/chat/")
+        metrics = self.daemon.request("GET", "/metrics", control=True)
+        assert metrics is not None
+        self.assertIn("\npushd_view_errors_total 2.0\n", metrics.text)
+
     def test_long_refusal(self) -> None:
         """No page ever sees one, so an endless one is cut."""
 

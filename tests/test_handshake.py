@@ -204,6 +204,7 @@ class HeaderTests(HandshakeTestCase):
             self.assert_refused(peer, 426, "version 13")
             self.assertTrue(peer.head.startswith("HTTP/1.1 426 Upgrade Required\r\n"))
             self.assertRegex(peer.head, "(?i)\r\nSec-WebSocket-Version: 13\r\n")
+            self.assertRegex(peer.head, "(?i)\r\nUpgrade: websocket\r\n")
 
     def test_version_is_told_only_then(self) -> None:
         """Other refusals do not speak of the version."""

@@ -81,6 +81,15 @@ class TopicResourceTests(TopicTestCase):
         """Of two values in the query, the last counts."""
         self.assertEqual(self.ask("/topics/t?wait=x&wait=0").status, 200)
 
+    def test_no_upgrade(self) -> None:
+        """A handshake whose Upgrade a proxy has dropped is told so, and not taken for a poll."""
+        key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
+        answer = self.ask("/topics/t", key)
+        self.assert_wrong(answer, 426, "Upgrade")
+        self.assertEqual(answer.headers["Upgrade"], "websocket")
+        self.assertIn("proxy", answer.text)
+        self.assertEqual(self.daemon.pending_calls, [])
+
     def test_method(self) -> None:
         """Nothing but GET is answered here; where to publish is said."""
         for method in ("POST", "PUT", "DELETE", "OPTIONS"):

@@ -243,6 +243,23 @@ class AnswerTests(WsgiTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
 
+    def test_answers_500(self) -> None:
+        """One that makes a 500 of its error itself, as Django does, is counted and logged once."""
+
+        def application(environ: Environ, start: Any) -> list[bytes]:
+            start(environ["PATH_INFO"][1:], [])
+            return [b"sorry"]
+
+        self.serve(application)
+        with capturedLogs() as events:
+            for status in (500, 503, 404):
+                self.assertEqual(self.ask(f"/{status}").status, status)
+        [failed] = [event for event in events if event.get("event") == "application_failed"]
+        self.assertEqual(failed["path"], "/500")
+        metrics = self.daemon.request("GET", "/metrics", control=True)
+        assert metrics is not None
+        self.assertIn("\npushd_view_errors_total 1.0\n", metrics.text)
+
     def test_fails_in_between(self) -> None:
         """One that fails later breaks off, so that nobody takes what came for the whole."""
 
