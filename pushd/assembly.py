@@ -123,8 +123,14 @@ def build(
     )
     service.appliers += changes.appliers
     service.add_doors(
-        [DoorService(reactor, one, public, "listening on {url}") for one in settings.listen],
-        [DoorService(reactor, one, control, "control door at {url}") for one in settings.control],
+        [
+            DoorService(reactor, one, public, message="listening on {url}", option="--listen")
+            for one in settings.listen
+        ],
+        [
+            DoorService(reactor, one, control, message="control door at {url}", option="--control")
+            for one in settings.control
+        ],
     )
     service.addService(InProcess(BlockingPublisher(views.publisher, threads)))
     return service

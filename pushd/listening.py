@@ -28,15 +28,19 @@ class DoorService(Service):
     """One endpoint at which a door is open.
 
     :param message: what to log with the URL once it is.
+    :param option: the option that asked for it, for those who must be told that it can't be.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, endpoint: str, door: Door, message: str) -> None:
+    def __init__(
+        self, reactor: Any, endpoint: str, door: Door, *, message: str, option: str
+    ) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
         self._door = door
         self._message = message
+        self._option = option
         self._port: IListeningPort | None = None
 
     def privilegedStartService(self) -> None:
@@ -46,11 +50,11 @@ class DoorService(Service):
             endpoint = serverFromString(self._reactor, _with_backlog(self._endpoint))
         except LookupError:
             line = "systemd passed no such socket: see LISTEN_FDS and LISTEN_FDNAMES"
-            raise SystemExit(f"pushd: {self._endpoint}: {line}") from None
+            raise self._refuse(line) from None
         listening = endpoint.listen(self._door)
         listening.addCallback(self._listening).addErrback(failures.append)
         if failures:
-            raise SystemExit(f"pushd: {self._endpoint}: {failures[0].getErrorMessage()}")
+            raise self._refuse(failures[0].getErrorMessage())
 
     def startService(self) -> None:
         """Listen now, where nobody asked for it while the process still had its privileges."""
@@ -79,6 +83,9 @@ class DoorService(Service):
     def close_silent(self) -> None:
         """Close the connections on which nobody waits for an answer."""
         self._door.close_silent()
+
+    def _refuse(self, reason: str) -> SystemExit:
+        return SystemExit(f"pushd: {self._option} {self._endpoint}: {reason}")
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port

@@ -107,7 +107,7 @@ class DoorsTests(DoorsTestCase):
                 self.start(listen=("tcp:80:interface=127.0.0.1",))
             line = raised.exception.code
             assert isinstance(line, str)
-            self.assertTrue(line.startswith("pushd: tcp:80:interface=127.0.0.1: "), line)
+            self.assertTrue(line.startswith("pushd: --listen tcp:80:interface=127.0.0.1: "), line)
             self.assertIn(words, line)
             self.assertEqual(line.splitlines(), [line])
 
@@ -118,7 +118,7 @@ class DoorsTests(DoorsTestCase):
                 self.start(listen=(endpoint,))
             self.assertEqual(
                 raised.exception.code,
-                f"pushd: {endpoint}: "
+                f"pushd: --listen {endpoint}: "
                 "systemd passed no such socket: see LISTEN_FDS and LISTEN_FDNAMES",
             )
 
