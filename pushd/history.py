@@ -6,10 +6,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from sys import getsizeof
+from typing import Any, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pushd.messages import Id, Publication, Replay
+
+_V = TypeVar("_V")
 
 # What a publication takes in memory beside its data, in bytes, its topic included.
 _OVERHEAD = 1024
@@ -73,8 +76,9 @@ class History:
         self._topics: dict[str, Topic] = {}
         # When each publication has had its time, and each topic whose id was handed out. As all
         # are kept equally long, what came first goes first. (To find the first of a dict, Python
-        # walks over all that was deleted before it.)
-        self._entries: OrderedDict[Publication, float] = OrderedDict()
+        # walks over all that was deleted before it.) And how many bytes were counted for a
+        # publication: text that somebody has had encoded is larger when it goes than when it came.
+        self._entries: OrderedDict[Publication, tuple[float, int]] = OrderedDict()
         self._idle: OrderedDict[Topic, float] = OrderedDict()
         self._expiry: IDelayedCall | None = None
         self.bytes = 0
@@ -160,8 +164,9 @@ class History:
 
     def _keep(self, topic: Topic, publication: Publication) -> None:
         topic.kept[topic.offset] = publication
-        self._entries[publication] = self._due()
-        self.bytes += _size(publication)
+        size = _size(publication)
+        self._entries[publication] = (self._due(), size)
+        self.bytes += size
         if len(topic.kept) > self._retention.size:
             self._drop(topic.oldest)
         while self.bytes > self._retention.bytes:
@@ -170,8 +175,8 @@ class History:
     def _drop(self, publication: Publication) -> None:
         """Let the oldest publication of a topic go."""
         topic = self._topics[publication.topic]
-        del self._entries[publication], topic.kept[publication.id.offset]
-        self.bytes -= _size(publication)
+        self.bytes -= self._entries.pop(publication)[1]
+        del topic.kept[publication.id.offset]
         self._forget(topic)
 
     def _forget(self, topic: Topic) -> None:
@@ -188,15 +193,15 @@ class History:
     def _expire(self) -> None:
         self._expiry = None
         now = self._clock.seconds()
-        while self._entries and _first(self._entries) <= now:
+        while self._entries and _first(self._entries)[0] <= now:
             self._drop(next(iter(self._entries)))
         while self._idle and _first(self._idle) <= now:
             self._forget(self._idle.popitem(last=False)[0])
-        queues = (self._entries, self._idle)
-        if any(queues):
-            due = min(_first(queue) for queue in queues if queue)
-            self._expiry = self._clock.callLater(due - now, self._expire)
-        for emptied in (*queues, self._topics):
+        dues = [_first(self._entries)[0]] if self._entries else []
+        dues += [_first(self._idle)] if self._idle else []
+        if dues:
+            self._expiry = self._clock.callLater(min(dues) - now, self._expire)
+        for emptied in (self._entries, self._idle, self._topics):
             if not emptied:
                 # Python keeps the room that a million keys took, for keys that may come.
                 emptied.clear()
@@ -213,5 +218,5 @@ def _size(publication: Publication) -> int:
     return getsizeof(publication.data) + _OVERHEAD
 
 
-def _first(queue: OrderedDict[Publication, float] | OrderedDict[Topic, float]) -> float:
+def _first(queue: OrderedDict[Any, _V]) -> _V:
     return next(iter(queue.values()))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sqlite3
 import tracemalloc
+from contextlib import closing
+from sys import getsizeof
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -175,6 +178,19 @@ class BoundTests(HistoryTestCase):
         """Text counts for what it takes in memory, not for its letters."""
         self.history.add("t", "😀" * 1000)
         self.assertGreater(self.history.bytes, 4000)
+
+    def test_bytes_of_text_that_grows(self) -> None:
+        """Text that is larger when it goes than when it came leaves nothing behind in the count."""
+        text = "é€" * 1000
+        self.history.add("t", text)
+        before, counted = getsizeof(text), self.history.bytes
+        # Python keeps the UTF-8 that a library has asked it for.
+        with closing(sqlite3.connect(":memory:")) as database:
+            database.execute("select ?", (text,))
+        self.assertGreater(getsizeof(text), before)
+        self.assertEqual(self.history.bytes, counted)
+        self.clock.advance(11)
+        self.assertEqual(self.history.bytes, 0)
 
     def test_too_big_to_keep(self) -> None:
         """One that alone is too much is not kept; the id that it had still counts."""
