@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import ceil
 from typing import Any
 
@@ -11,6 +11,10 @@ from twisted.internet.error import AlreadyCalled, AlreadyCancelled
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
+
+# So many beats that nobody waits for any more may be left in the heap, or as many as there are
+# others.
+_SPARE = 64
 
 # Whole beats are told from what arithmetic makes of them, in beats.
 _ALMOST = 1e-4
@@ -73,6 +77,10 @@ class Beat:
         del calls[call]
         if not calls:
             del self._calls[call.beat]
+            if len(self._beats) > 2 * len(self._calls) + _SPARE:
+                # Else time-outs of an hour, a new one with each message, would be kept so long.
+                self._beats = list(self._calls)
+                heapify(self._beats)
         if not self._calls and self._timer is not None:
             self._beats.clear()
             self._timer.cancel()

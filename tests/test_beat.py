@@ -103,6 +103,17 @@ class BeatTests(SynchronousTestCase):
         self.later(1, "x").cancel()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_put_off_again_and_again(self) -> None:
+        """Time-outs that never come to pass leave nothing behind, long before their time."""
+        self.later(7200, "last")
+        for number in range(1000):
+            self.later(3600 + number, number).cancel()
+            self.clock.advance(0.01)
+        self.assertLess(len(self.beat._beats), 100)
+        self.later(1, "first")
+        self.clock.advance(7200)
+        self.assertEqual(self.made, ["first", "last"])
+
     def test_too_late(self) -> None:
         """What was made or cancelled can't be changed any more."""
         made, cancelled = self.later(1, "x"), self.later(1, "y")
