@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol, cast
 
-from twisted.internet.defer import CancelledError, Deferred, FirstError
+from twisted.internet.defer import AlreadyCalledError, CancelledError, Deferred, FirstError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -199,11 +200,20 @@ class Conversation:
         self._cancel()
 
     def _cancel(self) -> None:
-        if self._steps is not None:
-            self._steps.cancel()
-        else:
-            assert self._work is not None  # What is no coroutine has returned it by now.
-            self._work.cancel()
+        awaited = self._work if self._steps is None else self._steps.awaited
+        if awaited is None:
+            return  # It runs, or was called to be ended by what it does itself.
+        try:
+            awaited.cancel()
+        except Exception:  # The end of the connection is not to fail by what a view waits for.
+            self._log.failure(
+                "{view} waits for what fails to be cancelled, for {peer}",
+                event="view_failed",
+                view=name_of(self._view),
+                peer=self._peer,
+            )
+            with suppress(AlreadyCalledError):
+                awaited.errback(CancelledError())
 
     def _blocked(self, seconds: float) -> None:
         self._stage.blocked(self._view, seconds)

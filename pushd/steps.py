@@ -46,11 +46,6 @@ class Steps:
         self.running = False
         self.awaited: Deferred[Any] | None = None
 
-    def cancel(self) -> None:
-        """Cancel what the coroutine awaits: it is told by a CancelledError there."""
-        if self.awaited is not None:
-            self.awaited.cancel()
-
     def advance(self, result: object = None) -> None:
         """Run the coroutine until it waits again, and be called back when that has happened."""
         self.running, self.awaited = True, None

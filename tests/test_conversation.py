@@ -265,6 +265,22 @@ class EndOfConversationTests(DaemonTestCase):
         browser.leave()
         self.assertEqual(self.noted, ["told", "awake"])
 
+    def test_not_to_be_cancelled(self) -> None:
+        """Where what a view waits for fails to be cancelled, its connection goes all the same."""
+
+        def fail(_: Deferred[None]) -> None:
+            raise LookupError
+
+        async def view(request: Request) -> None:
+            await request.websocket.wait()
+            await Deferred(fail)
+
+        browser = self.open(view)
+        browser.send("go")
+        browser.leave()
+        self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
+        self.assertEqual(len(self.daemon._service.connections), 0)
+
     def test_sending(self) -> None:
         """A view that sends on and on is ended by its next send."""
 

@@ -64,13 +64,14 @@ class StepsTests(SynchronousTestCase):
         self.assertEqual(self.seen, [(True, None), (True, None)])
 
     def test_cancel(self) -> None:
-        """It is cancelled where it waits, and only there."""
+        """What it awaits may be cancelled, and that is nothing before and after."""
         steps = self.make()
-        steps.cancel()
+        self.assertIsNone(steps.awaited)
         steps.advance()
-        steps.cancel()
+        assert steps.awaited is not None
+        steps.awaited.cancel()
         self.failureResultOf(self.finished, CancelledError)
-        steps.cancel()
+        self.assertIsNone(steps.awaited)
 
     def test_stranger(self) -> None:
         """What can't be awaited here raises TypeError there."""
