@@ -39,6 +39,11 @@ class Judge(Outbound):
     _partial = bytearray()
     _fragments = 0
 
+    @property
+    def _dearest(self) -> int:
+        """What the bytes of one message may cost at most."""
+        return BURST * self.factory._limits.max_rate - 1
+
     # What Autobahn calls
 
     def onMessageBegin(self, isBinary: bool) -> None:
@@ -74,8 +79,9 @@ class Judge(Outbound):
             self._perMessageCompress._decompressor = None
         if len(payload) > self.factory._limits.max_message:
             self._fail(TOO_BIG)
-        # Many pieces and many bytes, inflated ones above all, cost more than a message does.
-        elif self._may_go_on(1 + (self._fragments >> 5) + (len(payload) >> 16)):
+        # Many pieces and many bytes, inflated ones above all, cost more than a message does; but
+        # bytes no more than can be saved for.
+        elif self._may_go_on(1 + (self._fragments >> 5) + min(len(payload) >> 16, self._dearest)):
             self.onMessage(payload, self.message_is_binary)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:

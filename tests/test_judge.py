@@ -9,6 +9,7 @@ from twisted.internet.error import ConnectionDone
 
 from pushd.limits import Limits
 from pushd.testing import Daemon
+from tests.echo import echo
 from tests.peer import (
     BINARY,
     CLOSE,
@@ -235,6 +236,13 @@ class LimitTests(WireTestCase):
         peer.send(b"".join(fragments(TEXT, [b"x" * 32] * 5000)))
         self.assert_closed(1008, peer)
         self.assertEqual(peer.texts, [])
+
+    def test_large_message(self) -> None:
+        """One that is as large as may be is never too much by itself, whatever the rate."""
+        daemon = Daemon({"/echo/": echo}, limits=Limits(max_rate=1, max_message=2 << 20))
+        browser = daemon.connect("/echo/")
+        browser.send(bytes(1_900_000))
+        self.assertEqual((browser.closing, len(browser.messages)), (None, 1))
 
     def test_small_fragments(self) -> None:
         """Some hundred of them are free, and so are any number of decent ones."""
