@@ -212,6 +212,14 @@ class PublishTests(TokenTestCase):
         [event] = [event for event in events if event.get("event") == "not_published"]
         self.assertEqual((event["topic"], event["error"]), ("news", str(why)))
 
+    def test_idempotency_without_a_name(self) -> None:
+        """Who has no name has keys of their own all the same."""
+        claims = {"exp": 3600, "publish": ["news"]}
+        given = [sign(claims), sign(claims | {"exp": 3601})]
+        ids = [self.said(self.post(one, Idempotency_Key="k"))["id"] for one in (*given, given[0])]
+        self.assertEqual(ids[0], ids[2])
+        self.assertNotEqual(ids[0], ids[1])
+
     def test_idempotency(self) -> None:
         """A key that was seen publishes nothing; the keys of others are theirs."""
         ids = [
