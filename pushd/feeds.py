@@ -118,8 +118,9 @@ class Feed:
             self._subscription.resume()
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
-        """Take note that it has begun."""
-        self.begun.callback(recovered)
+        """Take note that it has begun, unless that has ended it."""
+        if not self.begun.called:
+            self.begun.callback(recovered)
 
     def deliver(self, batch: Batch) -> None:
         """Send what was published."""

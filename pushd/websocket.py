@@ -139,7 +139,7 @@ class WebSocket:
         self._asked_in_vain = 0
         # What views wait for: the next message, room to send, the end of the connection.
         self._waiter: Deferred[str | bytes | None] | None = None
-        self._senders: list[Deferred[None]] = []
+        self._senders: deque[Deferred[None]] | tuple[()] = ()
         self._closers: list[Deferred[None]] = []
 
     # What views call
@@ -229,9 +229,13 @@ class WebSocket:
             return succeed(None)
         if self._feeds:
             self._catch_up()
+            if self._has_ended():  # by what was published
+                return succeed(None)
         self._wire.send(payload, binary=binary)
         if not self.is_writing_paused:
             return succeed(None)
+        if isinstance(self._senders, tuple):
+            self._senders = deque()
         sender: Deferred[None] = Deferred(self._senders.remove)
         self._senders.append(sender)
         return sender
@@ -271,6 +275,7 @@ class WebSocket:
         """Let the browser have no more of a topic; nothing happens if it had none."""
         feed = self._feeds.pop(topic, None)
         if feed is not None:
+            self._waiting_feeds.pop(feed, None)
             feed.stop()
 
     def is_closed(self) -> bool:
@@ -365,7 +370,8 @@ class WebSocket:
         """Let those go on who awaited their send."""
         self.is_writing_paused = False
         while self._senders and not self.is_writing_paused:
-            self._senders.pop(0).callback(None)
+            assert isinstance(self._senders, deque)
+            self._senders.popleft().callback(None)
         while self._waiting_feeds and not self.is_writing_paused:
             waiting, self._waiting_feeds = self._waiting_feeds, {}
             while waiting and not self.is_writing_paused:
@@ -405,6 +411,9 @@ class WebSocket:
             self._closers.pop(0).callback(None)
 
     # Private
+
+    def _has_ended(self) -> bool:
+        return self._wire is None or self._state is not _State.OPEN
 
     def _catch_up(self) -> None:
         """Let what was published before this moment go out before what follows."""

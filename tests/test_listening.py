@@ -27,14 +27,18 @@ class DoorServiceTests(SynchronousTestCase):
         daemon = Daemon()
         for endpoint, backlog in (("tcp:1", 2048), ("tcp:1:backlog=7", 7)):
             reactor = MemoryReactorClock()
-            DoorService(reactor, endpoint, door_of(daemon), message="{url}", option="--listen").startService()
+            DoorService(
+                reactor, endpoint, door_of(daemon), message="{url}", option="--listen"
+            ).startService()
             self.assertEqual(reactor.tcpServers[0][2], backlog)
 
     def test_systemd_without_a_socket(self) -> None:
         """A socket that systemd was to pass and did not ends the process, with one line."""
         daemon = Daemon()
         for endpoint in ("systemd:domain=INET:index=99", "systemd:domain=INET:name=web"):
-            door = DoorService(daemon.clock, endpoint, door_of(daemon), message="{url}", option="--listen")
+            door = DoorService(
+                daemon.clock, endpoint, door_of(daemon), message="{url}", option="--listen"
+            )
             with self.assertRaises(SystemExit) as raised:
                 door.privilegedStartService()
             self.assertEqual(

@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 from twisted.internet.task import Clock, deferLater
+from twisted.logger import capturedLogs
 
 from pushd.feeds import Feed
-from pushd.messages import TRY_AGAIN_LATER
+from pushd.messages import BEGIN_ANEW, TRY_AGAIN_LATER, Id, Publication
 from pushd.subscription import PATIENCE
 from pushd.testing import Browser
 from pushd.views import Request, accept_websocket
@@ -46,6 +47,50 @@ class SubscribeTests(TopicTestCase):
         recovered: bool = self.successResultOf(websocket.subscribe(topic, after))
         self.daemon.settle()
         return recovered
+
+    def test_send_after_the_end(self) -> None:
+        """What is published in the same turn may end it: nothing follows the Close frame."""
+        browser, websocket = self.open()
+        self.subscribe(websocket, "t")
+        hub = websocket._hub
+        assert hub is not None
+        hub.deliver(Publication("t", "x", Id("other", 1)))
+        sent: list[bytes] = []
+        self.patch(websocket.wire, "push", lambda payload, *, binary: sent.append(payload))
+        self.successResultOf(websocket.send("after"))
+        self.assertEqual(sent, [])
+        self.daemon.settle()
+        self.assertEqual((browser.messages, browser.closing), ([], BEGIN_ANEW))
+
+    def test_no_room_to_begin(self) -> None:
+        """One whose buffer is full when it subscribes is closed, and nobody complains."""
+
+        @accept_websocket
+        async def view(request: Request) -> None:
+            request.websocket.accept("pushd.v1")
+            self.websockets.append(request.websocket)
+            await request.websocket.wait()
+
+        self.start({"/view": view})
+        browser, websocket = self.open("pushd.v1")
+        browser.stall()
+        for _ in range(2):
+            websocket.send("x" * 900_000)
+        with capturedLogs() as events:
+            self.assertIs(self.subscribe(websocket, "t"), False)
+        browser.resume()
+        self.assertEqual(browser.closing, TRY_AGAIN_LATER)
+        self.assertFalse([event for event in events if "log_failure" in event])
+
+    def test_unsubscribe_without_room(self) -> None:
+        """A topic that is left while the connection is full is forgotten."""
+        ids = self.publish_many("t", ["x" * 100_000] * 4)
+        browser, websocket = self.open()
+        browser.stall()
+        for _ in range(50):
+            websocket.subscribe("t", ids[0])
+            websocket.unsubscribe("t")
+        self.assertEqual(len(websocket._waiting_feeds), 0)
 
     def test_recovered(self) -> None:
         """It tells whether nothing is missing since the id."""
