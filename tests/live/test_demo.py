@@ -147,7 +147,7 @@ def test_port_in_use(tmp_path: Path, way: str) -> None:
     assert code == 1
     # twistd logs by then, and puts what is said into its log.
     (line,) = [line for line in lines if "pushd: " in line]
-    assert line.partition("pushd: ")[2].startswith(f"{endpoint}: ")
+    assert line.partition("pushd: ")[2].startswith(f"--listen {endpoint}: ")
     assert "in use" in line
     assert lines[-1] == line
     assert not [line for line in lines if "Traceback" in line]
