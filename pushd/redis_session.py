@@ -92,9 +92,9 @@ class Session:
             answered.addCallbacks(self._answered, _forget)
         else:
             self._silent += 1
-        if self._silent >= _PATIENCE:
-            self._end(f"it has not answered for {_PATIENCE * _BEAT:g} seconds")
-            return
+            if self._silent >= _PATIENCE:
+                self._end(f"it has not answered for {_PATIENCE * _BEAT:g} seconds")
+                return
         self._call = self._clock.callLater(_BEAT, self._beat)
 
     def _answered(self, _: object) -> None:

@@ -242,14 +242,6 @@ def _call(
                     return
         if state is _State.SILENT:
             raise RuntimeError("the application did not call start_response")
-        if answered == 500:
-            failed()
-            _log.error(
-                "the application answered 500 at {path} for {peer}: its own log has the reason",
-                event="application_failed",
-                path=path_of(page),
-                peer=page.peer,
-            )
     except Exception:
         failed()
         _log.failure(
@@ -263,6 +255,15 @@ def _call(
         else:
             start_response("500 Internal Server Error", [_HTML], sys.exc_info())
             yield str(FAILURE.body).encode()
+    else:
+        if answered == 500:
+            failed()
+            _log.error(
+                "the application answered 500 at {path} for {peer}: its own log has the reason",
+                event="application_failed",
+                path=path_of(page),
+                peer=page.peer,
+            )
 
 
 class _State(Enum):
