@@ -224,13 +224,11 @@ class WebSocket:
         payload = _encode(data, binary)
         if self._offer is not None:
             self.accept()
+        if self._feeds:
+            self._catch_up()  # Which may be the end of it.
         if self._wire is None or self._state is not _State.OPEN:
             self._end_owner(0)
             return succeed(None)
-        if self._feeds:
-            self._catch_up()
-            if self._has_ended():  # by what was published
-                return succeed(None)
         self._wire.send(payload, binary=binary)
         if not self.is_writing_paused:
             return succeed(None)
@@ -411,9 +409,6 @@ class WebSocket:
             self._closers.pop(0).callback(None)
 
     # Private
-
-    def _has_ended(self) -> bool:
-        return self._wire is None or self._state is not _State.OPEN
 
     def _catch_up(self) -> None:
         """Let what was published before this moment go out before what follows."""
