@@ -246,10 +246,7 @@ class _Meeting:
             _log.error(
                 "{view} answered 500 at {path} for {peer}: its own log has the reason",
                 event="application_failed",
-                connection=self._connection and self._connection.id,
-                view=name_of(self._view),
-                path=self._path,
-                peer=self._peer,
+                **self._who(),
             )
         if self._http is not None and (self._websocket is None or answer is not None):
             write_answer(self._http, answer, self._door.files)
@@ -278,10 +275,7 @@ class _Meeting:
                 "{view} failed at {path} for {peer}",
                 failure=failure,
                 event="view_failed",
-                connection=self._connection and self._connection.id,
-                view=name_of(self._view),
-                path=self._path,
-                peer=self._peer,
+                **self._who(),
             )
         if self._http is not None:
             write_failure(self._http)
@@ -294,11 +288,8 @@ class _Meeting:
         _log.warn(
             "{view} could not publish at {path} for {peer}: {error}",
             event="not_published",
-            connection=self._connection and self._connection.id,
-            view=name_of(self._view),
-            path=self._path,
-            peer=self._peer,
             error=failure.getErrorMessage(),
+            **self._who(),
         )
         if self._http is not None:
             headers = {"Retry-After": f"{Unavailable.retry_after}"}
@@ -306,6 +297,15 @@ class _Meeting:
             self._forget_websocket()
         elif self._websocket is not None:
             self._websocket.close_with(UNAVAILABLE)
+
+    def _who(self) -> dict[str, Any]:
+        """Of whom the log speaks."""
+        return {
+            "connection": self._connection and self._connection.id,
+            "view": name_of(self._view),
+            "path": self._path,
+            "peer": self._peer,
+        }
 
     def _left(self, _: Failure) -> None:
         """Take note that the client left before it was answered over HTTP."""
