@@ -93,6 +93,7 @@ def build(
         door=public,
         factory=views.factory,
         ledger=metrics.traffic,
+        settle=publish.hub.settle,
         threads=threads.crews,
         fault=publish.broker.fault,
         times={

@@ -41,6 +41,10 @@ class Batch:
             rendered = self._forms[form] = b"".join(map(form, self.publications))
         return rendered
 
+    def follows(self, id: Id) -> bool:
+        """Whether its first publication is the next one behind an id."""
+        return self.first == id.offset + 1 and self.epoch == id.epoch
+
     def since(self, offset: int) -> Batch:
         """The publications behind an offset, of which there is one at least."""
         known = offset + 1 - self.first

@@ -16,6 +16,7 @@ from pushd.hub import Hub
 from pushd.messages import BEGIN_ANEW, TRY_AGAIN_LATER, Closing, Id, Publication
 from pushd.subscription import Subscription
 from pushd.traffic import Traffic
+from pushd.unison import Part, Send
 
 #: The subprotocol in which each frame is JSON and says its id.
 V1 = "pushd.v1"
@@ -30,6 +31,10 @@ class FrameWriter(Protocol):
     @property
     def push_frames(self) -> Callable[[bytes], object]:
         """Puts frames on their way that are ready to go."""
+
+    @property
+    def sender(self) -> Send | None:
+        """The ``send`` of a socket before which nothing waits; else None."""
 
     @property
     def window_bits(self) -> int:
@@ -136,6 +141,18 @@ class Feed:
     def keeps_up(self) -> bool:
         """Whether the connection can take what is published now."""
         return not self._socket.is_writing_paused or self._socket.keeps_up(self)
+
+    def part(self) -> Part | None:
+        """How the connection takes what is published, where nothing waits before its socket."""
+        if self._stopped:
+            return None
+        send = self._socket.wire.sender
+        return None if send is None else Part(self._form, send, self._write, self._traffic)
+
+    def step_out(self) -> None:
+        """Note that something waits before the socket."""
+        if self._subscription is not None:
+            self._subscription.step_out()
 
     def lost_track(self) -> None:
         """Close, so that the client begins anew and is told what it missed."""

@@ -8,11 +8,13 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pushd.audience import Audience
 from pushd.batch import Batch
 from pushd.deadlines import Deadlines
 from pushd.distributions import Distribution
 from pushd.messages import Id, Publication
 from pushd.subscription import PATIENCE, Past, Subscriber, Subscription, transport_of
+from pushd.unison import Part
 
 # How much may wait for the end of the turn: after so many bytes it goes out at once.
 _TURN = 1 << 18
@@ -44,7 +46,7 @@ class Hub:
         self.cut = 0
         #: How many subscriptions there are, by transport.
         self.transports: Counter[str] = Counter()
-        self._topics: dict[str, dict[Subscription, None]] = {}
+        self._topics: dict[str, Audience] = {}
         #: How long publications took from here to the last subscriber's socket, in seconds: for
         #: those of one turn, how long the first of them took.
         self.delays = Distribution()
@@ -59,11 +61,11 @@ class Hub:
     def subscribe(self, topic: str, subscriber: Subscriber, after: Id | None) -> Subscription:
         """Let a subscriber have a topic's publications, since an id or from now on."""
         subscription = Subscription(self, topic, subscriber)
-        listeners = self._topics.get(topic)
-        if listeners is None:
-            listeners = self._topics[topic] = {}
+        audience = self._topics.get(topic)
+        if audience is None:
+            audience = self._topics[topic] = Audience()
             self.past.follow(topic)
-        listeners[subscription] = None
+        audience.add(subscription)
         self.transports[transport_of(subscriber)] += 1
         subscription.start(after)
         return subscription
@@ -100,7 +102,11 @@ class Hub:
     def missed(self, topic: str, last: Id) -> None:
         """End those who have not heard all up to an id, which is not kept any more."""
         self.flush()
-        for subscription in tuple(self._topics.get(topic, ())):
+        audience = self._topics.get(topic)
+        if audience is None:
+            return
+        audience.break_up()
+        for subscription in audience.apart():
             try:
                 subscription.miss(last)
             except Exception:
@@ -118,12 +124,25 @@ class Hub:
         """Those who listen to a topic on this node."""
         return [subscription.subscriber for subscription in self._topics.get(topic, ())]
 
+    def settle(self) -> None:
+        """Count on each connection what it was told in unison with others, until now."""
+        for audience in self._topics.values():
+            audience.settle()
+
+    def unite(self, subscription: Subscription, part: Part) -> None:
+        """Let one that has just been told hear in unison what comes next."""
+        self._topics[subscription.topic].unite(subscription, part)
+
+    def set_apart(self, subscription: Subscription) -> None:
+        """Let one hear by itself what comes next."""
+        self._topics[subscription.topic].set_apart(subscription)
+
     def forget(self, subscription: Subscription) -> None:
         """Take a subscription out; ``Subscription.cancel`` calls this."""
-        listeners = self._topics[subscription.topic]
-        del listeners[subscription]
+        audience = self._topics[subscription.topic]
+        audience.discard(subscription)
         self.transports[transport_of(subscription.subscriber)] -= 1
-        if not listeners:
+        if not audience:
             del self._topics[subscription.topic]
             self.past.unfollow(subscription.topic)
 
@@ -141,7 +160,11 @@ class Hub:
         self.flush()
 
     def _tell(self, batch: Batch) -> None:
-        for subscription in tuple(self._topics.get(batch.topic, ())):
+        audience = self._topics.get(batch.topic)
+        if audience is None:
+            return
+        self.delivered += batch.count * audience.tell(batch)
+        for subscription in audience.apart():
             try:
                 subscription.take(batch)
             except Exception:

@@ -77,6 +77,9 @@ class LongPoll:
         """Whether the answer can hold more; what it can't is for the next."""
         return self.has_room()
 
+    def part(self) -> None:
+        """Always be asked: what HTTP puts around it is for each connection."""
+
     def lost_track(self) -> None:
         """Answer with what is here; the next question will be told that some is lost."""
         self._answer()

@@ -13,8 +13,9 @@ from pushd.frames import message
 from pushd.lean import LeanProtocol
 from pushd.limits import Limits
 from pushd.messages import TRY_AGAIN_LATER, Closing
-from pushd.outbox import unsent
+from pushd.outbox import sender, unsent
 from pushd.traffic import Traffic
+from pushd.unison import Send
 from pushd.websocket import WebSocket
 
 # Twisted asks its producer for a pause when so many bytes wait.
@@ -66,6 +67,11 @@ class Outbound(LeanProtocol):
         self.traffic.messages_out += 1
         self.traffic.bytes_out += len(data)
         self.push_frames(data)
+
+    @property
+    def sender(self) -> Send | None:
+        """The ``send`` of a socket before which nothing waits; else None."""
+        return None if self._writing_paused else sender(self.transport)
 
     def is_full(self) -> bool:
         """Whether more waits for the peer than may."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.tcp import Connection
@@ -33,7 +33,14 @@ def is_plain(transport: Any) -> bool:
     return issubclass(type(transport), Connection) and not transport.TLS
 
 
-def _write_at_once(transport: Any, data: bytes) -> None:
+class Owner(Protocol):
+    """Whose transport it is."""
+
+    def writing_deferred(self) -> None:
+        """Something waits before the socket from now on."""
+
+
+def _write_at_once(transport: Any, owner: Owner, data: bytes) -> None:
     """Hand data to the kernel now; what it does not take is the transport's to write.
 
     A transport's own ``write`` waits for the reactor to find the socket writable, which costs
@@ -50,19 +57,32 @@ def _write_at_once(transport: Any, data: bytes) -> None:
         # There is no room, or no connection: the transport finds out, and knows what to do.
         sent = 0
     if sent < len(data):
+        owner.writing_deferred()
         transport.write(data[sent:])
 
 
-def writer(transport: Any) -> Callable[[bytes], object]:
+def writer(transport: Any, owner: Owner) -> Callable[[bytes], object]:
     """The quickest way to write to a transport.
 
     Past its ``write`` where it is Twisted's own and hands what it gets to the socket as it is;
     with TLS, and with what only looks like it, there is no other way.
     """
     if is_plain(transport):
-        return partial(_write_at_once, transport)
+        return partial(_write_at_once, transport, owner)
     write: Callable[[bytes], object] = transport.write
     return write
+
+
+def sender(transport: Any) -> Callable[[bytes], int] | None:
+    """The ``send`` of a transport's socket, where what it takes follows all that was written.
+
+    None where something waits before the socket, and where there is none that takes it as it is. It
+    is good until something waits, of which ``writer`` tells.
+    """
+    if not is_plain(transport) or unsent(transport):
+        return None
+    send: Callable[[bytes], int] = transport.socket.send
+    return send
 
 
 _DONE = Failure(ConnectionDone())

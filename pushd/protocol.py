@@ -75,7 +75,7 @@ class PushProtocol(Inbound):
         else:
             transport.protocol = self
         self.makeConnection(transport)
-        self.push_frames = writer(transport)
+        self.push_frames = writer(transport, self._websocket)
         transport.registerProducer(self, True)
         self._bucket = self.factory._make_bucket()
         self.push_frames(opening(handshake.key, subprotocol, self._agree(handshake.extensions)))

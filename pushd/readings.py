@@ -44,6 +44,7 @@ class Readings(Collector):
     """Reads everything that is not counted in Metrics, at the time of asking.
 
     :param door: the public door.
+    :param settle: brings what the ledger sums up to the present.
     :param threads: those for what blocks, by what they do.
     :param fault: says why the broker can't be reached; None where it can.
     :param times: histograms by name, and what each is about.
@@ -52,6 +53,7 @@ class Readings(Collector):
     door: Door
     factory: PushFactory
     ledger: Ledger
+    settle: Callable[[], None]
     threads: Mapping[str, Crew]
     fault: Callable[[], str | None]
     times: Mapping[tuple[str, str], Distribution]
@@ -120,6 +122,7 @@ class Readings(Collector):
 
     def _traffic(self) -> Iterator[Metric]:
         """Messages and bytes each way."""
+        self.settle()
         totals = {transport: self.ledger.total(transport) for transport in _TRANSPORTS}
         websockets = totals["websocket"]
         for name, about, value in (

@@ -32,6 +32,7 @@ class ConnectionList(AsyncResource):
         given = _argument(request, "after") or "0"
         if not _ID.fullmatch(given):
             raise Wrong("after is the id of a connection", "after")
+        self._door.hub.settle()
         rest = (one for one in self._door.connections if one.id > int(given))
         listed = [connection_json(one) for one in islice(rest, _MAX_LIST)]
         more = next(rest, None) is not None
@@ -49,6 +50,7 @@ class ConnectionControl(AsyncResource):
         if connection is None:
             raise Wrong("there is no such connection, or it has ended", "connection", 404)
         if request.method == b"GET":
+            self._door.hub.settle()
             return json_response(200, connection_json(connection))
         connection.visitor.close_with(_closing(request))
         return Response(204)

@@ -85,6 +85,9 @@ class EventStream:
         """Whether no more waits for the reader than may."""
         return not self._paused or self._unsent() <= self._max_buffered
 
+    def part(self) -> None:
+        """Always be asked: what HTTP puts around it is for each connection."""
+
     def lost_track(self) -> None:
         """End, so that the browser begins anew and is told what it missed."""
         if self.keeps_up():

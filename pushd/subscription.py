@@ -14,6 +14,7 @@ from pushd.broker import Unavailable
 from pushd.deadlines import Deadlines
 from pushd.messages import Id, Replay
 from pushd.steps import Steps
+from pushd.unison import Part, Unison
 
 # How much of the past is asked for at a time, in bytes.
 _BATCH = 1 << 18
@@ -41,6 +42,12 @@ class Subscriber(Protocol):
         """Whether what is published now may come at once; if not, ``resume`` is called.
 
         If not, it comes from the past, and has_room() decides when.
+        """
+
+    def part(self) -> Part | None:
+        """How it is told of what comes next, where nothing need be asked before; else None.
+
+        Once something is to be asked again, it calls ``Subscription.step_out``.
         """
 
     def lost_track(self) -> None:
@@ -74,6 +81,12 @@ class Home(Protocol):
     def forget(self, subscription: Subscription) -> None:
         """Take out one that is over."""
 
+    def unite(self, subscription: Subscription, part: Part) -> None:
+        """Let one that has just been told hear in unison what comes next."""
+
+    def set_apart(self, subscription: Subscription) -> None:
+        """Let one hear by itself what comes next."""
+
     def complain(self, failure: Failure, topic: str) -> None:
         """Log that something failed for one subscriber."""
 
@@ -97,17 +110,22 @@ class Subscription:
     It first gets what it has missed, at its own pace, then what comes. The two meet without a gap
     and without a repeat: what comes while it catches up is in the past by the time it gets there.
     When more comes at once than it can take, it falls back on the past for the rest of it.
+
+    One of whom nothing need be asked hears what comes in unison with others; how far it has heard
+    is then known of all of them together.
     """
 
     __slots__ = (
         "_begun",
         "_hub",
         "_newest",
+        "_part",
         "_position",
         "_reading",
         "_state",
         "_subscriber",
         "topic",
+        "unison",
     )
 
     def __init__(self, hub: Home, topic: str, subscriber: Subscriber) -> None:
@@ -119,11 +137,26 @@ class Subscription:
         self._newest: Id | None = None
         self._reading = False
         self._begun = False
+        self._part: Part | None = None
+        #: Those with whom it hears what comes; None while it is apart.
+        self.unison: Unison[Subscription] | None = None
 
     @property
     def subscriber(self) -> Subscriber:
         """Who listens."""
         return self._subscriber
+
+    @property
+    def part(self) -> Part:
+        """How it is told, in a unison."""
+        assert self._part is not None
+        return self._part
+
+    @property
+    def last(self) -> Id:
+        """The id of what it has heard last."""
+        assert self._position is not None
+        return self._position
 
     def start(self, after: Id | None) -> None:
         """Ask for the past since an id; None: from now on, whether there is room or not."""
@@ -150,19 +183,30 @@ class Subscription:
         position = self._position
         if self._state is not _State.LIVE or position is None:
             self._newest = batch.last
-        elif (
-            position.offset + 1 == batch.first
-            and position.epoch == batch.epoch
-            and self._subscriber.keeps_up()
-        ):
+        elif batch.follows(position) and self._subscriber.keeps_up():
             # Nearly always. Whatever is different is for the past to sort out.
-            self._position = batch.last
-            self._hub.delivered += batch.count
-            self._subscriber.deliver(batch)
+            self._deliver(batch)
+            part = self._subscriber.part()
+            if part is not None:
+                self._hub.unite(self, part)
         elif position.epoch != batch.epoch:
             self._lose_track()
         elif position.offset < batch.last.offset:
             self._follow(batch)
+
+    def step_out(self) -> None:
+        """Hear by itself what comes next: something is to be asked before, or said behind."""
+        if self.unison is not None:
+            self._hub.set_apart(self)
+
+    def joined(self, unison: Unison[Subscription], part: Part) -> None:
+        """Take note that it hears in unison with others what comes next."""
+        self.unison, self._part = unison, part
+
+    def left(self, last: Id) -> None:
+        """Take note that it is by itself again, and of what it has heard until now."""
+        self.unison = self._part = None
+        self._position = last
 
     def overdue(self) -> None:
         """End one that has read nothing to speak of since it fell behind."""

@@ -360,6 +360,11 @@ class WebSocket:
             self._reading_paused = True
             self._wire.pause_reading()
 
+    def writing_deferred(self) -> None:
+        """Take note that something waits before the socket: what comes has to go behind it."""
+        for feed in self._feeds.values():
+            feed.step_out()
+
     def writing_paused(self) -> None:
         """Hold those who await their send: the connection has enough to do."""
         self.is_writing_paused = True

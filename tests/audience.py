@@ -13,6 +13,7 @@ from pushd.history import History, Retention
 from pushd.hub import Hub
 from pushd.messages import Id, Publication, Replay
 from pushd.subscription import Subscription
+from pushd.unison import Part
 
 
 class Failing(Exception):
@@ -81,6 +82,10 @@ class Listener:
     def keeps_up(self) -> bool:
         """Whether it can take what comes now."""
         return self.fast or self.room > 0
+
+    def part(self) -> Part | None:
+        """Always be asked, unless a test says otherwise."""
+        return None
 
     def lost_track(self) -> None:
         """Note it."""

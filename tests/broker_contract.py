@@ -37,6 +37,9 @@ class Listener:
         """Whether it keeps up: always."""
         return True
 
+    def part(self) -> None:
+        """Always be asked."""
+
     def lost_track(self) -> None:
         """Note it."""
         self.events.append("lost")

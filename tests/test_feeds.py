@@ -14,6 +14,7 @@ from pushd.history import History, Retention
 from pushd.hub import Hub
 from pushd.messages import BEGIN_ANEW, Closing, Id, Publication
 from pushd.traffic import Traffic
+from pushd.unison import Send
 
 
 class Socket:
@@ -22,12 +23,15 @@ class Socket:
     def __init__(self) -> None:
         self.sent: list[tuple[bytes, bool]] = []
         self.closings: list[Closing] = []
+        # What was left of frames that went out past this.
+        self.rests: list[bytes] = []
         self.waiting: list[Feed] = []
         self.room = 1000
         self.window_bits = 0
         self.traffic = Traffic()
         self.is_writing_paused = True
         self.feed: Feed | None = None
+        self.sender: Send | None = None
 
     @property
     def wire(self) -> Any:
@@ -36,6 +40,9 @@ class Socket:
 
     def push_frames(self, frames: bytes) -> None:
         """Take frames apart."""
+        if frames[0] != 0x81 and frames[0] != 0x82:
+            self.rests.append(frames)
+            return
         while frames:
             head, length = frames[0], frames[1]
             self.push(frames[2 : 2 + length], binary=head == 0x82)
@@ -164,6 +171,41 @@ class FeedTests(SynchronousTestCase):
         feed.resume()
         self.publish("3")
         self.assertEqual([payload for payload, _ in self.socket.sent], [b"0", b"1", b"2", b"3"])
+
+    def test_past_it(self) -> None:
+        """Where nothing waits before the socket, it takes what is published by itself."""
+        taken: list[bytes] = []
+
+        def send(data: bytes) -> int:
+            taken.append(data)
+            return len(data) - 1
+
+        feed = Feed(self.socket)
+        feed.start(self.hub, "t", None)
+        self.socket.sender = send
+        for text in ("a", "b", "c"):
+            self.publish(text)
+        # The second was the first that the socket was given, and it did not take it all.
+        self.assertEqual(taken, [b"\x81\x01b"])
+        self.assertEqual(self.socket.rests, [b"b"])
+        self.assertEqual(self.socket.sent, [(b"a", False), (b"c", False)])
+
+    def test_step_out(self) -> None:
+        """It is asked again once something waits before the socket, and not once it is over."""
+        feed = Feed(self.socket)
+        feed.step_out()
+        self.socket.sender = len
+        feed.start(self.hub, "t", None)
+        for text in ("a", "b"):
+            self.publish(text)
+        feed.step_out()
+        self.socket.sender = None
+        self.publish("c")
+        self.assertEqual(self.socket.sent, [(b"a", False), (b"c", False)])
+        self.assertEqual((self.socket.traffic.messages_out, self.socket.traffic.bytes_out), (3, 9))
+        feed.stop()
+        feed.step_out()
+        self.assertIsNone(feed.part())
 
     def test_lost_track(self) -> None:
         """One that can't go on without a gap ends the conversation, to be tried again."""

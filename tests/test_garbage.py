@@ -16,8 +16,8 @@ from pushd.garbage import YOUNG, GarbageService, peak_memory
 from pushd.schedule import PushSchedule
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket
+from tests.kernel import Server
 from tests.peer import TEXT, close_frame, frame, handshake, request
-from tests.test_work import Server
 
 
 class Collector:

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.limits import Limits
-from pushd.outbox import lose, unsent, writer
+from pushd.outbox import lose, sender, unsent, writer
 from pushd.testing import Daemon
 from pushd.views import Request, require_websocket
 
@@ -74,7 +74,13 @@ class WriterTests(SynchronousTestCase):
         kernel: Any = self.kernel
         self.transport: Any = Connection(kernel, Protocol(), self.reactor)
         self.transport.connected = True
-        self.write = writer(self.transport)
+        self.deferred = 0
+        self.write = writer(self.transport, self)
+
+    def writing_deferred(self) -> None:
+        """Count it, before anything waits."""
+        self.assertIsNotNone(sender(self.transport))
+        self.deferred += 1
 
     def test_at_once(self) -> None:
         """What is written is one system call, and the reactor is not asked for anything."""
@@ -83,6 +89,22 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual(self.kernel.sent, [b"one", b"two"])
         self.assertEqual(unsent(self.transport), 0)
         self.assertNotIn(self.transport, self.reactor.getWriters())
+        self.assertEqual(self.deferred, 0)
+
+    def test_sender(self) -> None:
+        """The socket itself can be written to where nothing waits; else it is told when it does."""
+        send = sender(self.transport)
+        assert send is not None
+        self.assertEqual(send(b"abc"), 3)
+        self.kernel.takes = 2
+        self.write(b"def")
+        self.write(b"ghi")
+        self.assertEqual(self.deferred, 1)
+        self.assertIsNone(sender(self.transport))
+        self.kernel.takes = 100
+        self.transport.doWrite()
+        self.assertIsNotNone(sender(self.transport))
+        self.assertEqual(self.kernel.sent, [b"abc", b"de", b"fghi"])
 
     def test_rest(self) -> None:
         """What the kernel does not take is written when it can, and what comes next behind it."""
@@ -113,9 +135,11 @@ class WriterTests(SynchronousTestCase):
     def test_no_socket(self) -> None:
         """What only looks like a socket's transport, or encrypts, is written to as ever."""
         self.transport.TLS = True
-        self.assertEqual(writer(self.transport), self.transport.write)
+        self.assertEqual(writer(self.transport, self), self.transport.write)
+        self.assertIsNone(sender(self.transport))
         transport = StringTransport()
-        writer(transport)(b"abc")
+        writer(transport, self)(b"abc")
+        self.assertIsNone(sender(transport))
         self.assertEqual(transport.value(), b"abc")
 
 

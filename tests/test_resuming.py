@@ -19,6 +19,8 @@ from pushd.limits import Limits
 from pushd.messages import Id, Publication, Replay
 from pushd.subscription import Subscription
 from pushd.testing import Daemon
+from pushd.traffic import Traffic
+from pushd.unison import Part
 from tests.listeners import TRANSPORTS, Listener, Run, sequel, split
 
 # So that a run says the same on every machine; each test takes some seconds.
@@ -97,14 +99,21 @@ class LatePast:
 
 
 class Reader:
-    """A subscriber that has room for so many, and none again until it is given some."""
+    """A subscriber that has room for so many, and none again until it is given some.
 
-    def __init__(self, after: Id | None) -> None:
+    :param plain: whether it has something like a socket, so that it need not be asked each time.
+    """
+
+    def __init__(self, after: Id | None, *, plain: bool) -> None:
         self.after = after
+        self.plain = plain
+        # What has come of a publication whose rest is still to come.
+        self.piece = b""
         self.room = 2
         self.run: Run | None = None
         self.lost = False
         self.left = False
+        self.traffic = Traffic()
         self.subscription: Subscription | None = None
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
@@ -118,9 +127,32 @@ class Reader:
         assert self.run is not None
         assert not self.lost
         assert not self.left
-        for publication in batch:
+        self._take(b"".join(map(line, batch)))
+
+    def part(self) -> Part | None:
+        """Take lines without being asked, as long as there is room."""
+        if not (self.plain and self.room > 0):
+            return None
+        return Part(line, self._send, self._take, self.traffic)
+
+    def _send(self, lines: bytes) -> int:
+        """Take what there is room for; the first that there is none for, by half."""
+        assert not (self.piece or self.lost or self.left)
+        if self.room <= 0:
+            raise BlockingIOError
+        whole = b"".join(lines.splitlines(keepends=True)[: self.room])
+        taken = lines[: len(whole) + 2]
+        self._take(taken)
+        return len(taken)
+
+    def _take(self, data: bytes) -> None:
+        """Take whole lines apart."""
+        assert self.run is not None
+        *lines, self.piece = (self.piece + data).split(b"\n")
+        for one in lines:
             self.room -= 1
-            self.run.got.append((str(publication.id), publication.data))
+            id, _, text = one.decode().partition(" ")
+            self.run.got.append((id, text))
 
     def has_room(self) -> bool:
         """Whether there is room left."""
@@ -141,6 +173,11 @@ class Reader:
             return self.after
         got, begun = self.run.got, self.run.begun
         return Id.parse(str(got[-1][0] if got else begun))
+
+
+def line(publication: Publication) -> bytes:
+    """A publication as readers have it."""
+    return f"{publication.id} {publication.data!s}\n".encode()
 
 
 class ResumingTestCase(SynchronousTestCase):
@@ -198,8 +235,10 @@ class HubTests(ResumingTestCase):
             "published while somebody was reading",
             "cut off",
             "left while reading",
+            "united",
+            "fell out of unison",
         ):
-            self.assertGreater(self.seen[situation], 20, situation)
+            self.assertGreater(self.seen[situation], 20, (situation, self.seen))
 
     def play(self, steps: list[Any], retention: Retention) -> None:
         """Take the steps, then let everything arrive."""
@@ -213,6 +252,7 @@ class HubTests(ResumingTestCase):
         everybody: list[Reader] = []
         behind: set[Subscription] = set()
         known = 0
+        united: set[Subscription] = set()
         for step in steps:
             match step:
                 case "publish" | "hear":
@@ -242,9 +282,14 @@ class HubTests(ResumingTestCase):
                         reader.left = True
                         last[place], here[place] = reader.last, None
                     elif what == "come back" and reader is None:
-                        reader = here[place] = Reader(last[place])
+                        reader = here[place] = Reader(last[place], plain=place == 0)
                         everybody.append(reader)
                         reader.subscription = hub.subscribe("t", reader, last[place])
+            now = {one.subscription for one in here if one and one.subscription}
+            now = {one for one in now if one.unison is not None}
+            self.seen["united"] += len(now - united)
+            self.seen["fell out of unison"] += len(united - now)
+            united = now
             behind.update(hub.behind)
             self.seen["fell behind"] += len(behind) - known
             known = len(behind)
@@ -260,6 +305,7 @@ class HubTests(ResumingTestCase):
                 self.check(reader.run, published)
                 if reader.after is not None:
                     self.seen["resumed" if reader.run.recovered else "told of a gap"] += 1
+            self.assertEqual(reader.piece, b"")
             self.seen["cut off"] += reader.lost
             if reader.subscription in behind and not (reader.lost or reader.left):
                 self.seen["went live again"] += 1
@@ -306,7 +352,7 @@ class DaemonTests(ResumingTestCase):
 
         play()
         for situation in ("resumed", "told of a gap"):
-            self.assertGreater(self.seen[situation], 20, situation)
+            self.assertGreater(self.seen[situation], 20, (situation, self.seen))
 
     def play(self, daemon: Daemon, steps: list[Any]) -> None:
         """Take the steps, then let everybody read to the end."""

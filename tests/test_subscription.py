@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
+from pushd.audience import Audience
 from pushd.broker import Unavailable
 from pushd.messages import Id, Publication, Replay
 from pushd.subscription import PATIENCE, Subscription
@@ -275,7 +276,8 @@ class SubscriptionTests(HubTestCase):
         for until in ("t from e1:0 recovered", "2", "3"):
             listener = Listener()
             subscription = Subscription(self.hub, "t", listener)
-            self.hub._topics["t"] = {subscription: None}
+            self.hub._topics["t"] = audience = Audience()
+            audience.add(subscription)
             self.past.follow("t")
             listener.react = lambda event, s=subscription, u=until: event == u and s.cancel()  # type: ignore[misc]
             subscription.start(Id("e1", 0))

@@ -604,6 +604,7 @@ class Line:
     """An offer and its wire in one."""
 
     subprotocols = ("chat",)
+    sender = None
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []

@@ -52,6 +52,7 @@ class Line:
 
     push = send
     window_bits = 0
+    sender = None
     traffic = Traffic()
 
     def push_frames(self, frames: bytes) -> None:

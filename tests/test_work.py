@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.address import IPv4Address
-from twisted.internet.tcp import Connection
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -16,6 +14,7 @@ from pushd import feeds, frames, visits
 from pushd.testing import Daemon
 from pushd.ticker import ticker
 from pushd.views import Request, accept_websocket
+from tests.kernel import Server
 from tests.peer import TEXT, close_frame, frame, handshake
 
 SUBSCRIBERS = 50
@@ -25,6 +24,10 @@ BURST = 8
 MOST_CALLS = 560
 
 
+# How many a delivery takes: the kernel here is a method that calls three more.
+DELIVERY_CALLS = 4
+
+
 @accept_websocket
 async def echo(request: Request) -> None:
     """Say everything once more."""
@@ -32,61 +35,21 @@ async def echo(request: Request) -> None:
         request.websocket.send(message)
 
 
-class Kernel:
-    """A socket that notes what each system call is given."""
+def calls_of(work: Callable[[], object]) -> int:
+    """How many calls of functions some work takes."""
+    calls = 0
 
-    def __init__(self) -> None:
-        self.given: list[bytes] = []
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
 
-    def send(self, data: bytes) -> int:
-        """Take all."""
-        self.given.append(data)
-        return len(data)
-
-    def setblocking(self, flag: bool) -> None:
-        """Never block."""
-
-    def setsockopt(self, *args: object) -> None:
-        """Take any option."""
-
-    def getsockopt(self, *args: object) -> int:
-        """Have none."""
-        return 0
-
-    def shutdown(self, how: int) -> None:
-        """Close a way."""
-
-    def close(self) -> None:
-        """Close both."""
-
-    family = 0
-
-    def fileno(self) -> int:
-        """A number that nobody uses."""
-        return 1000
-
-
-class Server(Connection):
-    """Twisted's own transport, on a kernel that counts."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        kernel: Any = Kernel()
-        protocol: Any = daemon._doors[0].buildProtocol(self.getPeer())
-        super().__init__(kernel, protocol, daemon.clock)
-        self.kernel = kernel
-        self.connected = True
-        protocol.makeConnection(self)
-        daemon.settle()
-
-    def getPeer(self) -> IPv4Address:
-        """Somebody."""
-        return IPv4Address("TCP", "127.0.0.1", 50_000)
-
-    getHost = getPeer
-
-    def receive(self, data: bytes) -> None:
-        """Let data come."""
-        self.protocol.dataReceived(data)
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return calls
 
 
 class WorkTestCase(SynchronousTestCase):
@@ -141,6 +104,18 @@ class DeliveryTests(WorkTestCase):
         given = [server.kernel.given for server in servers]
         self.assertEqual([len(calls) for calls in given], [1] * SUBSCRIBERS)
         self.assertEqual(len({id(calls[0]) for calls in given}), 1)
+        self.assert_reactor_left_alone()
+
+    def test_calls(self) -> None:
+        """From the second on, a delivery is one call of a function: the kernel's."""
+        servers = self.connect(SUBSCRIBERS, "/topics/t")
+        self.publish(1)
+        few = calls_of(lambda: self.publish(1))
+        more = self.connect(SUBSCRIBERS, "/topics/t")
+        self.publish(1)
+        self.assertEqual(calls_of(lambda: self.publish(1)) - few, SUBSCRIBERS * DELIVERY_CALLS)
+        for server in (*servers, *more):
+            self.assertEqual(server.kernel.given[-1], b"\x81\x08number 0")
         self.assert_reactor_left_alone()
 
     def test_burst(self) -> None:
@@ -207,20 +182,8 @@ class HandshakeTests(WorkTestCase):
         # its own.
         self.patch(visits._log, "observer", lambda event: None)
         self.visit()
-        calls = 0
-
-        def count(frame: object, event: str, argument: object) -> None:
-            nonlocal calls
-            calls += event in ("call", "c_call")
-
-        before = sys.getprofile()
-        sys.setprofile(count)
-        try:
-            self.visit()
-        finally:
-            sys.setprofile(before)
         # A little over what it was when this was written.
-        self.assertLess(calls, MOST_CALLS)
+        self.assertLess(calls_of(self.visit), MOST_CALLS)
 
     def test_log(self) -> None:
         """It has two lines in the log."""

@@ -404,7 +404,7 @@ async def _play(server: RedisServer, steps: list[Any], retention: Retention) -> 
                 for _ in range(number):
                     await publish(nodes[place])
             case ("join", place, node) if here[place] is None:
-                reader = here[place] = Reader(last[place])
+                reader = here[place] = Reader(last[place], plain=place == 0)
                 everybody.append(reader)
                 reader.subscription = nodes[node].hub.subscribe("t", reader, last[place])
             case ("leave" | "room" as what, place, _):

@@ -1,0 +1,73 @@
+"""Twisted's own transport on a kernel that notes each system call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.tcp import Connection
+
+from pushd.testing import Daemon
+
+
+class Kernel:
+    """A socket that notes what each system call is given."""
+
+    def __init__(self) -> None:
+        self.given: list[bytes] = []
+        #: How many bytes it has room for.
+        self.room = 1 << 30
+
+    def send(self, data: bytes) -> int:
+        """Take what there is room for."""
+        taken = bytes(data[: self.room])
+        if not taken:
+            raise BlockingIOError
+        self.given.append(taken)
+        self.room -= len(taken)
+        return len(taken)
+
+    def setblocking(self, flag: bool) -> None:
+        """Never block."""
+
+    def setsockopt(self, *args: object) -> None:
+        """Take any option."""
+
+    def getsockopt(self, *args: object) -> int:
+        """Have none."""
+        return 0
+
+    def shutdown(self, how: int) -> None:
+        """Close a way."""
+
+    def close(self) -> None:
+        """Close both."""
+
+    family = 0
+
+    def fileno(self) -> int:
+        """A number that nobody uses."""
+        return 1000
+
+
+class Server(Connection):
+    """Twisted's own transport, on a kernel that counts."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        kernel: Any = Kernel()
+        protocol: Any = daemon._doors[0].buildProtocol(self.getPeer())
+        super().__init__(kernel, protocol, daemon.clock)
+        self.kernel = kernel
+        self.connected = True
+        protocol.makeConnection(self)
+        daemon.settle()
+
+    def getPeer(self) -> IPv4Address:
+        """Somebody."""
+        return IPv4Address("TCP", "127.0.0.1", 50_000)
+
+    getHost = getPeer
+
+    def receive(self, data: bytes) -> None:
+        """Let data come."""
+        self.protocol.dataReceived(data)
