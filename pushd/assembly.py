@@ -68,15 +68,18 @@ def build(
     threads: Workers,
     random: Callable[[], float] = random,
     lag: Distribution | None = None,
+    wall: Callable[[], float] | None = None,
 ) -> PushService:
     """Build the daemon.
 
     :param random: gives a number from 0 to 1, by which the end is spread.
     :param lag: how late the reactor is, where that is measured.
+    :param wall: the time of day, in seconds since 1970, where the reactor's time is none.
     """
+    wall = wall or reactor.seconds
     metrics = Metrics()
     beat = Beat(reactor, length=_BEAT)
-    publish = _build_publishing(settings, reactor, beat, metrics)
+    publish = _build_publishing(settings, reactor, beat, metrics, wall)
     views = _build_views(settings, reactor, beat, threads, publish, metrics)
     public = public_door(
         reactor,
@@ -145,7 +148,7 @@ def shipped_client() -> Path:
 
 
 def _build_publishing(
-    settings: Settings, reactor: Any, beat: Beat, metrics: Metrics
+    settings: Settings, reactor: Any, beat: Beat, metrics: Metrics, wall: Callable[[], float]
 ) -> PublishDoor:
     """Build all that a publication passes, from the door to the hub."""
     broker = make_broker(settings.broker, reactor, settings.retention, _make_name)
@@ -157,7 +160,7 @@ def _build_publishing(
         broker=broker,
         hub=hub,
         timed=TimedPushes(beat, broker, _make_name),
-        connections=Connections(reactor),
+        connections=Connections(reactor, wall),
         receipts=Receipts(reactor),
         bounds=Bounds(settings.limits.max_message, settings.limits.max_buffered),
     )
@@ -175,7 +178,7 @@ def _build_views(
     return ViewDoor(
         clock=beat,
         stage=Stage(reactor, threads),
-        access=Access(settings.token_keys, reactor.seconds),
+        access=Access(settings.token_keys, publish.connections.now),
         factory=PushFactory(reactor, settings.limits),
         connections=publish.connections,
         metrics=metrics,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol
@@ -40,8 +40,9 @@ class Connection:
     peer: str
     #: The path that was asked for, fit for a log.
     path: str
-    #: When it opened, in seconds of the daemon's clock.
+    #: When it opened: the time of day, in seconds since 1970, and the time of the daemon's clock.
     since: float
+    begun: float
     #: Whose token they came with; None without one.
     subject: str | None
     #: What went over it until now.
@@ -49,14 +50,19 @@ class Connection:
 
 
 class Connections:
-    """Everybody who listens or talks, from the beginning to the end of the connection."""
+    """Everybody who listens or talks, from the beginning to the end of the connection.
 
-    def __init__(self, clock: IReactorTime) -> None:
+    :param clock: where time-outs come from.
+    :param now: the time of day, in seconds since 1970.
+    """
+
+    def __init__(self, clock: IReactorTime, now: Callable[[], float]) -> None:
         self._clock = clock
+        self.now = now
         self._open: dict[Closable, Connection] = {}
         self._ids = count(1)
         self._expiries: Expiries[Closable] = Expiries(
-            clock, lambda visitor: visitor.close_with(TOKEN_EXPIRED)
+            clock, lambda visitor: visitor.close_with(TOKEN_EXPIRED), now
         )
         #: How everybody is being asked to leave, once the daemon stops.
         self.closing: Closing | None = None
@@ -84,9 +90,15 @@ class Connections:
         """
         connection = self._open.get(visitor)
         if connection is None:
-            now = self._clock.seconds()
             connection = Connection(
-                next(self._ids), visitor, peer, path, now, subject, traffic or Traffic()
+                id=next(self._ids),
+                visitor=visitor,
+                peer=peer,
+                path=path,
+                since=self.now(),
+                begun=self._clock.seconds(),
+                subject=subject,
+                traffic=traffic or Traffic(),
             )
             self._open[visitor] = connection
         return connection
@@ -99,12 +111,16 @@ class Connections:
             self._emptied.pop().callback(None)
 
     def end_at(self, visitor: Closable, moment: float) -> None:
-        """Close somebody when their token runs out, in seconds of the daemon's clock.
+        """Close somebody when their token runs out, in seconds since 1970.
 
         A later call, for a fresh token, takes the place of an earlier one.
         """
         if visitor in self._open:
             self._expiries.start(visitor, moment)
+
+    def age(self, connection: Connection) -> float:
+        """How many seconds a connection is here."""
+        return self._clock.seconds() - connection.begun
 
     def get(self, id: int) -> Connection | None:
         """The connection of this id, if it is still there."""

@@ -11,9 +11,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 Key = TypeVar("Key", bound=Hashable)
 
-# The longest that a timer is set for, in seconds; it is set anew then. Nothing above a year may
-# be told to every kernel.
-_LONGEST = 86_400.0
+# The longest that a timer is set for, in seconds: by then the time of day may have been set.
+_LONGEST = 60.0
 
 # So many forgotten moments may stand beside the others, and as many again as there are others.
 _SLACK = 64
@@ -26,12 +25,16 @@ class Expiries(Generic[Key]):
     A moment that was moved or forgotten stays in the heap until its time, or until there are more
     of those than of others. No timer is left when there is no key.
 
-    :param clock: where time comes from.
+    :param clock: where timers come from.
     :param expired: called with the key when its moment is there; the key is forgotten by then.
+    :param now: the time by which the moments go. It may be set, forward and back.
     """
 
-    def __init__(self, clock: IReactorTime, expired: Callable[[Key], object]) -> None:
+    def __init__(
+        self, clock: IReactorTime, expired: Callable[[Key], object], now: Callable[[], float]
+    ) -> None:
         self._clock = clock
+        self._now = now
         self._expired = expired
         self._numbers = count()
         # Each key's entry in the heap: its moment, and a number that tells it from older ones.
@@ -48,7 +51,7 @@ class Expiries(Generic[Key]):
         return len(self._heap)
 
     def start(self, key: Key, at: float) -> None:
-        """Let a key expire at a moment of the clock, in place of any other that it had."""
+        """Let a key expire at a moment, in place of any other that it had."""
         number = next(self._numbers)
         self._entries[key] = (at, number)
         heappush(self._heap, (at, number, key))
@@ -78,7 +81,7 @@ class Expiries(Generic[Key]):
             return
         wait = None
         if self._heap:
-            wait = min(max(0.0, self._heap[0][0] - self._clock.seconds()), _LONGEST)
+            wait = min(max(0.0, self._heap[0][0] - self._now()), _LONGEST)
         if self._call is not None:
             if wait is not None and self._call.getTime() <= self._clock.seconds() + wait:
                 return  # It comes early enough, and looks again then.
@@ -89,7 +92,7 @@ class Expiries(Generic[Key]):
 
     def _expire(self) -> None:
         self._call = None
-        now = self._clock.seconds()
+        now = self._now()
         # Only the end sets a timer, however many are started and stopped meanwhile.
         self._expiring = True
         try:

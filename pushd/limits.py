@@ -58,7 +58,7 @@ class TokenBucket:
     def take(self, count: int = 1) -> bool:
         """Take one, or more for what costs more; False when there are not so many left."""
         now = self._now()
-        # The reactor's clock is the one on the wall, which may be set back.
+        # Whose clock it is, is not known here, and many can be set back.
         passed = max(0.0, now - self._last)
         self._tokens = min(self._burst, self._tokens + passed * self._rate)
         self._last = now

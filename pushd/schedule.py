@@ -75,8 +75,9 @@ class PushSchedule:
         delay = moment - clock.seconds()
         # Not a coroutine: this is the way of every push, and nothing else is to be done in it.
         ticked: Deferred[int] = Deferred(self._forget)
-        if delay > 0:
-            self._call = clock.callLater(delay, self._tick, ticked, moment)
+        if delay > 0 or number:
+            # One that is overdue as well: after a long pause others have their turns in between.
+            self._call = clock.callLater(max(0.0, delay), self._tick, ticked, moment)
         else:
             self._tick(ticked, moment)
         return ticked

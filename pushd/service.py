@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from twisted.application.service import MultiService
+from twisted.internet.base import ReactorBase
 from twisted.logger import globalLogBeginner
 
 from pushd.assembly import build
@@ -20,6 +21,7 @@ from pushd.options import Options
 from pushd.reload import Reloader
 from pushd.settings import Applier
 from pushd.signals import Signals
+from pushd.steady import make_steady
 from pushd.systemd import Notifier
 from pushd.threads import ViewThreads
 
@@ -46,9 +48,13 @@ def makeService(
         check_redis(settings.broker)
     allowed = allow_connections(settings.max_connections)
     settings = replace(settings, max_connections=allowed)
+    wall = reactor.seconds
+    if isinstance(reactor, ReactorBase):
+        make_steady(reactor, time.monotonic)
+        wall = time.time
     meter = LagMeter(reactor)
     threads = ViewThreads(reactor, settings.threads)
-    service = build(settings, reactor, threads, lag=meter.lag)
+    service = build(settings, reactor, threads, lag=meter.lag, wall=wall)
     service.addService(meter)
     service.addService(GarbageService(reactor))
     if style is not None:

@@ -193,8 +193,7 @@ class TopicResource(Resource):
             connections.lost(subscriber)
             ledger.ended(transport, subscriber.traffic)
             if isinstance(subscriber, EventStream):
-                now = self._door.clock.seconds()
-                log_ended(connection, subscriber.ending, subscriber.traffic, now)
+                log_ended(connections, connection, subscriber.ending)
 
         subject = None if identity is None else identity.subject
         connection = connections.opened(

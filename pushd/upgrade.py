@@ -328,7 +328,7 @@ class _Meeting:
         self._door.connections.lost(self._websocket)
         for ticket in self._tickets:
             ticket.leave()
-        ending, traffic = protocol._ending, protocol.traffic
+        ending = protocol._ending
         self._door.metrics.count_closed(ending.code)
-        self._door.metrics.traffic.ended("websocket", traffic)
-        log_ended(self._connection, ending, traffic, self._door.clock.seconds())
+        self._door.metrics.traffic.ended("websocket", protocol.traffic)
+        log_ended(self._door.connections, self._connection, ending)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from twisted.logger import Logger, LogLevel
 
-from pushd.connections import Connection
-from pushd.traffic import Traffic
+from pushd.connections import Connection, Connections
 
 _log = Logger()
 
@@ -41,13 +40,11 @@ def log_opened(connection: Connection) -> None:
     )
 
 
-def log_ended(connection: Connection, ending: Ending, traffic: Traffic, now: float) -> None:
-    """Write the line that answers why somebody was cut.
-
-    :param now: seconds of the daemon's clock.
-    """
+def log_ended(here: Connections, connection: Connection, ending: Ending) -> None:
+    """Write the line that answers why somebody was cut."""
+    traffic = connection.traffic
     _say(
-        now,
+        here.now(),
         "#{connection} {peer} {path} closed {code} after {seconds:.3f} s by {by}: {reason}; "
         "{messages_in} messages, {bytes_in} bytes in; {messages_out}, {bytes_out} out",
         event="closed",
@@ -57,7 +54,7 @@ def log_ended(connection: Connection, ending: Ending, traffic: Traffic, now: flo
         path=connection.path,
         subject=connection.subject,
         code=ending.code,
-        seconds=now - connection.since,
+        seconds=here.age(connection),
         by=ending.by,
         reason=ending.reason,
         messages_in=traffic.messages_in,
@@ -70,7 +67,7 @@ def log_ended(connection: Connection, ending: Ending, traffic: Traffic, now: flo
 def _say(moment: float, form: str, **fields: object) -> None:
     """Write a line, as ``Logger.info`` does, which compares the level with all there are.
 
-    :param moment: its time.
+    :param moment: its time, in seconds since 1970.
     """
     fields.update(
         log_logger=_log,

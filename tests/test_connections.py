@@ -59,7 +59,7 @@ class ConnectionsTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Keep no connections at first."""
         self.clock = Clock()
-        self.connections = Connections(self.clock)
+        self.connections = Connections(self.clock, self.clock.seconds)
 
     def open(self) -> tuple[WebSocket, Line]:
         """Open one more."""
@@ -108,6 +108,23 @@ class ConnectionsTests(SynchronousTestCase):
         self.assertIs(opened.visitor, websocket)
         self.assertEqual((opened.peer, opened.path, opened.subject), ("a:1", "/x", "u"))
         self.assertEqual((opened.since, opened.visitor.transport), (7, "websocket"))
+
+    def test_time_of_day(self) -> None:
+        """When one came, and when its token ends, are times of day; how long it is here is not."""
+        hours = 100
+        connections = Connections(self.clock, lambda: self.clock.seconds() + hours * 3600)
+        line = Line()
+        websocket = WebSocket(line, self.clock)
+        opened = connections.opened(websocket)
+        connections.end_at(websocket, hours * 3600 + 30)
+        self.clock.advance(20)
+        hours = 99
+        self.assertEqual((opened.since, connections.age(opened)), (360_000, 20))
+        self.clock.advance(60)
+        self.assertEqual(line.closings, [])
+        hours = 100
+        self.clock.advance(60)
+        self.assertEqual(line.closings, [TOKEN_EXPIRED])
 
     def test_end(self) -> None:
         """Who came with a token is closed when it runs out; a fresh one moves that."""

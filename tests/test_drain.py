@@ -36,7 +36,7 @@ class DrainTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Have nobody here."""
         self.clock = Clock()
-        self.connections = Connections(self.clock)
+        self.connections = Connections(self.clock, self.clock.seconds)
 
     def visitors(self, count: int, *, polite: bool = True) -> list[Visitor]:
         """Let some come in."""

@@ -21,7 +21,7 @@ class ExpiriesTests(SynchronousTestCase):
         self.clock = Clock()
         self.expired: list[tuple[float, str]] = []
         self.then: Callable[[str], object] = lambda key: None
-        self.expiries: Expiries[str] = Expiries(self.clock, self.expire)
+        self.expiries: Expiries[str] = Expiries(self.clock, self.expire, self.clock.seconds)
 
     def expire(self, key: str) -> None:
         """Note it, then do what the test wants of a callback."""
@@ -78,10 +78,28 @@ class ExpiriesTests(SynchronousTestCase):
         """A moment in a far future does not set a timer that no kernel takes."""
         self.expiries.start("a", 1e12)
         (call,) = self.clock.getDelayedCalls()
-        self.assertEqual(call.getTime(), 86_400)
-        self.clock.advance(86_400)
+        self.assertEqual(call.getTime(), 60)
+        self.clock.advance(60)
         self.assertEqual(self.expired, [])
         self.expiries.stop("a")
+
+    def test_set(self) -> None:
+        """When the time of day is set, moments go by that, from the next look on."""
+        hours = 0
+        expiries: Expiries[str] = Expiries(
+            self.clock, self.expire, lambda: self.clock.seconds() + hours * 3600
+        )
+        expiries.start("a", 7000)
+        self.clock.advance(10)
+        hours = 2
+        self.assertEqual(self.expired, [])
+        self.clock.advance(50)
+        self.assertEqual(self.expired, [(60, "a")])
+        expiries.start("b", 2 * 3600 + 70)
+        hours = 1
+        self.clock.advance(20)
+        self.assertEqual(len(self.expired), 1)
+        expiries.stop("b")
 
     def test_callback_starts_and_stops(self) -> None:
         """A callback may start and stop keys, itself as well."""
@@ -131,7 +149,7 @@ class ExpiriesTests(SynchronousTestCase):
         @given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 20) | st.none())))
         def check(steps: list[tuple[str, int | None]]) -> None:
             self.clock, self.expired = Clock(), []
-            self.expiries = Expiries(self.clock, self.expire)
+            self.expiries = Expiries(self.clock, self.expire, self.clock.seconds)
             expected: dict[str, int] = {}
             for key, at in steps:
                 if at is None:

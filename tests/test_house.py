@@ -30,6 +30,7 @@ STOREYS = (
             "fields",
             "distributions",
             "lag",
+            "steady",
         },
     ),
     (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -46,6 +48,28 @@ class DelayTests(SynchronousTestCase):
         self.successResultOf(running)
         self.assertEqual((lateness.buckets[-1][1], lateness.sum), (2, 0.5))
         self.assertIsNot(lateness_of(Clock()), lateness)
+
+    def test_overdue(self) -> None:
+        """What was missed in a long pause comes at once, each number in a turn of its own."""
+        clock = Clock()
+        seen: list[int] = []
+
+        async def run() -> None:
+            async for number in PushSchedule(clock, count=4, interval=1):
+                seen.append(number)
+
+        running = Deferred.fromCoroutine(run())
+        clock.rightNow += 1000
+        self.assertEqual(seen, [0])
+        for turn in range(3):
+            call: Any
+            [call] = clock.getDelayedCalls()
+            self.assertLessEqual(call.getTime(), clock.seconds())
+            clock.calls.remove(call)
+            call.func(*call.args)
+            self.assertEqual(len(seen), turn + 2)
+        clock.advance(0)
+        self.successResultOf(running)
 
     def test_bad(self) -> None:
         """A delay is a number of seconds from 0 on."""

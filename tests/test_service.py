@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from socket import AF_UNIX, SOCK_DGRAM, socket
 from typing import Any
@@ -108,10 +109,14 @@ class MakeServiceTests(SynchronousTestCase):
 
         memory = Reactor()
         self.patch(reactor, "listenTCP", memory.listenTCP)
+        self.patch(reactor, "seconds", wall := reactor.seconds)
         self.patch(globalLogBeginner, "beginLoggingTo", lambda observers: None)
         before = globalLogBeginner.beginLoggingTo
-        service = makeService(Options())
+        service: Any = makeService(Options())
         self.assertIsNot(globalLogBeginner.beginLoggingTo, before)
+        # Its time is steady from now on; the time of day is still had from the wall.
+        self.assertIsNot(reactor.seconds, wall)
+        self.assertIs(service.connections.now, time.time)
         self.assertEqual(memory.events, [])
         service.startService()
         self.assertEqual(memory.events, ["opened 8080", "opened 8081"])
