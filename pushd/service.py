@@ -18,6 +18,7 @@ from pushd.garbage import GarbageService
 from pushd.lag import LagMeter
 from pushd.logs import LogStyle
 from pushd.options import Options
+from pushd.polling import quicken
 from pushd.reload import Reloader
 from pushd.settings import Applier
 from pushd.signals import Signals
@@ -51,6 +52,7 @@ def makeService(
     wall = reactor.seconds
     if isinstance(reactor, ReactorBase):
         make_steady(reactor, time.monotonic)
+        quicken(reactor)
         wall = time.time
     meter = LagMeter(reactor)
     threads = ViewThreads(reactor, settings.threads)

@@ -129,6 +129,7 @@ STOREYS = (
         "assembly",
         {
             "garbage",
+            "polling",
             "logs",
             "settings",
             "option",

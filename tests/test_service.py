@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 from socket import AF_UNIX, SOCK_DGRAM, socket
-from typing import Any
+from typing import Any, cast
 
 from twisted.logger import capturedLogs, globalLogBeginner
 from twisted.trial.unittest import SynchronousTestCase
@@ -105,11 +105,12 @@ class MakeServiceTests(SynchronousTestCase):
 
     def test_global_reactor(self) -> None:
         """Without a reactor it is the global one, which twistd runs."""
-        from twisted.internet import reactor
+        from twisted.internet import reactor as installed
 
-        memory = Reactor()
+        memory, reactor = Reactor(), cast(Any, installed)
         self.patch(reactor, "listenTCP", memory.listenTCP)
         self.patch(reactor, "seconds", wall := reactor.seconds)
+        self.patch(reactor, "doIteration", reactor.doIteration)
         self.patch(globalLogBeginner, "beginLoggingTo", lambda observers: None)
         before = globalLogBeginner.beginLoggingTo
         service: Any = makeService(Options())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from pushd.ticker import ticker
 from pushd.views import Request, accept_websocket
 from tests.kernel import Server
 from tests.peer import TEXT, close_frame, frame, handshake
+from tests.work import calls_of
 
 SUBSCRIBERS = 50
 BURST = 8
@@ -33,23 +33,6 @@ async def echo(request: Request) -> None:
     """Say everything once more."""
     async for message in request.websocket:
         request.websocket.send(message)
-
-
-def calls_of(work: Callable[[], object]) -> int:
-    """How many calls of functions some work takes."""
-    calls = 0
-
-    def count(frame: object, event: str, argument: object) -> None:
-        nonlocal calls
-        calls += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
-        work()
-    finally:
-        sys.setprofile(before)
-    return calls
 
 
 class WorkTestCase(SynchronousTestCase):
