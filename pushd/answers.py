@@ -45,6 +45,14 @@ def refusal(status: int, line: str, headers: Mapping[str, str] | None = None) ->
 # twisted.web does not know all of them: 426 Upgrade Required would be 426 Unknown Status.
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
+# What is said of the connection and of who may read an answer, whatever it is.
+_KEPT = (
+    b"connection",
+    b"access-control-allow-origin",
+    b"access-control-expose-headers",
+    b"vary",
+)
+
 NOT_FOUND = error_page(404, "There is nothing at this address.")
 FAILURE = error_page(500, "Something went wrong here. It has been logged.")
 BUSY = refusal(503, "all places are taken, try again later", {"Retry-After": "5"})
@@ -100,7 +108,8 @@ def write_failure(request: Any, response: Response = FAILURE) -> None:
         return
     # What the failed answer said of itself, above all how long it may be kept, is not true of this.
     said, request.responseHeaders = request.responseHeaders, Headers()
-    request.responseHeaders.setRawHeaders(b"connection", said.getRawHeaders(b"connection", ()))
+    for name in _KEPT:
+        request.responseHeaders.setRawHeaders(name, said.getRawHeaders(name, ()))
     request.etag = request.lastModified = None
     request.cookies.clear()
     write_response(request, response)
@@ -116,9 +125,14 @@ def write_response(request: Any, response: Response) -> None:
     if response.status not in (204, 304):
         request.setHeader(b"content-type", kind.encode())
         request.setHeader(b"content-length", str(len(body)).encode())
+    length = request.responseHeaders.getRawHeaders(b"content-length")
     for name, value in response.headers.items():
         values = [value] if isinstance(value, str) else value
         request.responseHeaders.setRawHeaders(name, list(values))
+    # Where a body ends is not a view's to say: one that is wrong would be the next answer's end.
+    request.responseHeaders.removeHeader(b"transfer-encoding")
+    if length is not None and request.method != b"HEAD":
+        request.responseHeaders.setRawHeaders(b"content-length", length)
     request.write(body)
     request.finish()
 

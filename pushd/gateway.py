@@ -26,6 +26,7 @@ _HOP_BY_HOP = frozenset(
 )
 
 _STATUS = re.compile(r"([2-5]\d\d)(?: ([ -~]*))?")
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 # How much of an answer in place of a 101 is sent, in bytes: no page ever sees it.
@@ -38,6 +39,8 @@ class Head(NamedTuple):
     status: int
     phrase: str
     headers: list[tuple[str, str]]
+    #: How many bytes of body it announces, if it does.
+    length: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +190,7 @@ def check_head(status: Any, headers: Any) -> Head:
     found = _STATUS.fullmatch(status)
     if found is None:
         raise ValueError(f"start_response takes a status such as '200 OK', not {status!r}")
-    kept = []
+    kept, lengths = [], set()
     for name, value in headers:
         if not _TOKEN.fullmatch(name):
             raise ValueError(f"a header can't be named {name!r}")
@@ -196,10 +199,15 @@ def check_head(status: Any, headers: Any) -> Head:
         value.encode("latin-1")  # PEP 3333: text that stands for bytes.
         if name.lower() not in _HOP_BY_HOP:
             kept.append((name, value))
+        if name.lower() == "content-length":
+            lengths.add(value.strip())
+    if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
+        raise ValueError(f"Content-Length is one number, not {', '.join(sorted(lengths))}")
     number = int(found[1])
     if number == 426:  # RFC 9110 §15.5.22: this is the server's to say, as of the connection.
         kept += [("Upgrade", "websocket"), ("Connection", "Upgrade")]
-    return Head(number, found[2] or _phrase(number), kept)
+    length = int(lengths.pop()) if lengths else None
+    return Head(number, found[2] or _phrase(number), kept, length)
 
 
 def _phrase(status: int) -> str:

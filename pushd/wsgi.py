@@ -209,6 +209,7 @@ def _call(
     :param failed: counts that it raised; as all here, it is called in a thread.
     """
     state, answered = _State.SILENT, 0
+    body = _Body(None)
 
     def wait_for_room() -> None:
         room = page.room
@@ -216,15 +217,17 @@ def _call(
             bridge.call(lambda: room)
 
     def start(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], Any]:
-        nonlocal state, answered
+        nonlocal state, answered, body
         head = check_head(status, headers)
+        has_body = environ["REQUEST_METHOD"] != "HEAD" and head.status not in (204, 304)
+        body = _Body(head.length if has_body else None)
         write = start_response(f"{head.status} {head.phrase or '-'}", head.headers, exc_info)
         state, answered = _State.BEGUN, head.status
 
         def write_piece(data: bytes) -> None:
             nonlocal state
             state = _State.SENT
-            write(data)
+            write(body.take(data))
             wait_for_room()
 
         return write_piece
@@ -236,12 +239,13 @@ def _call(
                     break
                 if piece:
                     state = _State.SENT
-                    yield piece
+                    yield body.take(piece)
                     wait_for_room()
                 if page.gone:
                     return
         if state is _State.SILENT:
             raise RuntimeError("the application did not call start_response")
+        body.check()
     except Exception:
         failed()
         _log.failure(
@@ -264,6 +268,30 @@ def _call(
                 path=path_of(page),
                 peer=page.peer,
             )
+
+
+class _Body:
+    """What comes of an answer's body, and what of it was announced.
+
+    What is too little or too much would be taken for the next answer on this connection.
+
+    :param length: what Content-Length says, in bytes; None where it is silent.
+    """
+
+    def __init__(self, length: int | None) -> None:
+        self._length = length
+        self._given = 0
+
+    def take(self, piece: bytes) -> bytes:
+        """What is sent of a piece: no more than was announced."""
+        before = self._given
+        self._given += len(piece)
+        return piece if self._length is None else piece[: max(0, self._length - before)]
+
+    def check(self) -> None:
+        """Raise ValueError where the body is at its end and is not what was announced."""
+        if self._length not in (None, self._given):
+            raise ValueError(f"Content-Length is {self._length}, the body has {self._given} bytes")
 
 
 class _State(Enum):

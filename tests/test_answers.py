@@ -63,6 +63,18 @@ class AnswerTests(AnswersTestCase):
         got = self.get("")
         self.assertEqual((got.status, got.headers["Content-Length"]), (200, "0"))
 
+    def test_length(self) -> None:
+        """Where a body ends is not what a view says of it, but what it is; HEAD is told as much."""
+        said = {"Content-Length": "99", "Transfer-Encoding": "chunked"}
+        for body in ("four", b"four"):
+            peer = self.send(Response(200, said, body))
+            self.assertIn("\r\nContent-Length: 4\r\n", peer.head)
+            self.assertNotIn("Transfer-Encoding", peer.head)
+            peer.send(request("GET /view/ HTTP/1.1", "Host: localhost:8080"))
+            self.assertEqual(peer.received.count(b"HTTP/1.1 200 OK"), 2)
+        peer = self.send(Response(200, said), "HEAD")
+        self.assertIn("\r\nContent-Length: 99\r\n", peer.head)
+
     def test_none(self) -> None:
         """None is 204, without a body and without a word about it."""
         peer = self.send(None)
@@ -250,6 +262,21 @@ class FailureTests(SynchronousTestCase):
         self.assertIn("\r\nDate: ", peer.head)
         self.assertIn("\r\nConnection: close", peer.head)
         self.assertIsNotNone(peer.lost)
+
+    def test_readers(self) -> None:
+        """Pages that may read the answer may read that it failed."""
+
+        class Failing(Resource):
+            isLeaf = True
+
+            def render_GET(self, request: Any) -> bytes:
+                request.setHeader("Access-Control-Allow-Origin", "https://a")
+                request.setHeader("Vary", "Origin")
+                raise ZeroDivisionError
+
+        peer = self.ask(Failing())
+        self.assertIn("\r\nAccess-Control-Allow-Origin: https://a", peer.head)
+        self.assertIn("\r\nVary: Origin", peer.head)
 
     def test_in_the_middle(self) -> None:
         """An answer that fails in the middle breaks off: the client sees that it is not whole."""

@@ -16,7 +16,7 @@ from pushd.proxies import Proxies
 from pushd.settings import Settings
 from pushd.testing import Answer, Daemon
 from pushd.views import Request
-from tests.peer import said
+from tests.peer import Peer, request, said
 
 Environ = dict[str, Any]
 
@@ -59,6 +59,65 @@ def in_pieces(made: list[int]) -> Callable[[Environ, Any], Iterator[bytes]]:
             yield bytes(50_000)
 
     return application
+
+
+class LengthTests(WsgiTestCase):
+    """An application whose Content-Length is not that of its body."""
+
+    def see(self, length: str, pieces: list[bytes], *, method: str = "GET") -> Peer:
+        """Ask such an application twice over one connection."""
+
+        def application(environ: Environ, start: Any) -> list[bytes]:
+            if environ["PATH_INFO"] == "/next":
+                start("200 OK", [("Content-Length", "2")])(b"ok")
+                return []
+            start("200 OK", [("Content-Length", length)])
+            return pieces
+
+        peer = Peer(self.serve(application))
+        self.addCleanup(lambda: peer.lost or peer.vanish())
+        peer.send(request(f"{method} / HTTP/1.1", "Host: a"))
+        peer.send(request("GET /next HTTP/1.1", "Host: a"))
+        return peer
+
+    def test_right(self) -> None:
+        """Where it is, the next answer follows."""
+        peer = self.see("5", [b"abc", b"de"])
+        self.assertIn(b"\r\n\r\nabcdeHTTP/1.1 200", peer.received)
+        self.assertTrue(peer.received.endswith(b"\r\n\r\nok"))
+
+    def test_too_little(self) -> None:
+        """Where bytes are missing the connection breaks off, so nobody takes it for the whole."""
+        peer = self.see("9", [b"abc", b"de"])
+        self.assertTrue(peer.received.endswith(b"abcde"))
+        self.assertIsNotNone(peer.lost)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_nothing(self) -> None:
+        """Where nothing came at all, it is a failure like another."""
+        peer = self.see("9", [])
+        self.assertTrue(peer.received.startswith(b"HTTP/1.1 500 "))
+        self.assertTrue(peer.received.endswith(b"\r\n\r\nok"))
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_too_much(self) -> None:
+        """What is too much is not sent, and no answer follows that it could be taken for."""
+        peer = self.see("4", [b"abc", b"de", b"f"])
+        self.assertTrue(peer.received.endswith(b"\r\n\r\nabcd"))
+        self.assertIsNotNone(peer.lost)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_head(self) -> None:
+        """What HEAD is told is the length of what GET would get."""
+        peer = self.see("4", [], method="HEAD")
+        self.assertIn(b"Content-Length: 4\r\n", peer.received)
+        self.assertTrue(peer.received.endswith(b"\r\n\r\nok"))
+
+    def test_no_number(self) -> None:
+        """What is no length is a failure, too."""
+        peer = self.see("many", [b"abc"])
+        self.assertTrue(peer.received.startswith(b"HTTP/1.1 500 "))
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
 
 class PathTests(WsgiTestCase):
