@@ -76,6 +76,17 @@ void Client::leave(uint16_t with) {
     }
 }
 
+// What Chromium sends, but for the offer to compress: a server reads all of it.
+std::string Client::handshake() const {
+    std::string host = "127.0.0.1:" + std::to_string(_crowd.target.port);
+    return "GET " + _path + " HTTP/1.1\r\nHost: " + host +
+           "\r\nConnection: Upgrade\r\nPragma: no-cache\r\nCache-Control: no-cache\r\n"
+           "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
+           "Chrome/142.0.0.0 Safari/537.36\r\nUpgrade: websocket\r\nOrigin: http://" + host +
+           "\r\nSec-WebSocket-Version: 13\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n"
+           "Accept-Language: en-US,en;q=0.9\r\nSec-WebSocket-Key: " + std::string(KEY) + "\r\n\r\n";
+}
+
 void Client::stir(uint32_t events) {
     if (stage == Stage::CONNECTING && events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) {
         int error = 0;
@@ -84,11 +95,7 @@ void Client::stir(uint32_t events) {
         if (error) return fail("connect", strerror(error));
         stage = Stage::ASKING;
         watch(false);
-        std::string request = "GET " + _path + " HTTP/1.1\r\nHost: 127.0.0.1:";
-        request += std::to_string(_crowd.target.port);
-        request += "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
-        request += "Sec-WebSocket-Key: " + std::string(KEY) + "\r\n\r\n";
-        return write(request);
+        return write(handshake());
     }
     if (events & EPOLLOUT) flush();
     if (stage != Stage::GONE && events & (EPOLLIN | EPOLLERR | EPOLLHUP)) read();

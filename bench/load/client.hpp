@@ -36,6 +36,7 @@ class Client {
     uint16_t code = 0;
 
   private:
+    std::string handshake() const;
     void read();
     // Take what can be taken of these bytes, and give how many they were.
     size_t take(std::string_view bytes);
