@@ -20,6 +20,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.daemon_process import DaemonProcess
+from tests.live.tunnel import through_tls
 from tests.peer import certificate_file
 
 # Debian has it where only root looks.
@@ -98,9 +99,8 @@ class Site(NamedTuple):
         )
         headers = {"Origin": origin}
         return connect(
-            f"wss://{self.host}{path}",
-            sock=raw,
-            ssl=self.trust,
+            f"ws://{self.host}{path}",
+            sock=through_tls(raw, self.trust, "localhost"),
             additional_headers=headers,
             open_timeout=PATIENCE,
         )

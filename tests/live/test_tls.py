@@ -24,6 +24,7 @@ from pushd.testing import Daemon
 from tests.daemon_process import DaemonProcess
 from tests.frame_heads import BINARY, CLOSE, PING, TEXT, frame_head
 from tests.live.attacker import PATIENCE, Attacker, Frame, frame, handshake, request, trusting
+from tests.live.tunnel import through_tls
 from tests.live.victim import MIB, assert_cut, make_tls_endpoint, running, url_of, watched
 
 
@@ -43,9 +44,13 @@ def url(daemon: DaemonProcess) -> str:
 
 def open_socket(url: str, path: str = "/echo/", **options: Any) -> ClientConnection:
     """Open a WebSocket with the client of another."""
-    address = url.replace("https:", "wss:").rstrip("/") + path
+    address = urlsplit(url)
+    raw = create_connection((address.hostname, address.port), PATIENCE)
     connection: ClientConnection = connect(
-        address, ssl=trusting(), proxy=None, open_timeout=PATIENCE, **options
+        f"ws://{address.netloc}{path}",
+        sock=through_tls(raw, trusting(), "localhost"),
+        open_timeout=PATIENCE,
+        **options,
     )
     return connection
 
@@ -72,10 +77,13 @@ def test_back_pressure(url: str) -> None:
 
 def test_too_big(url: str) -> None:
     """1009 reaches the client, though it sends on, and then the connection ends, as without TLS."""
-    with open_socket(url, compression=None) as client:
+    # It hears so as it reads, or while it still sends.
+    with (
+        open_socket(url, compression=None) as client,
+        pytest.raises(ConnectionClosedError) as caught,
+    ):
         client.send(bytes(MIB + 1))
-        with pytest.raises(ConnectionClosedError) as caught:
-            client.recv(PATIENCE)
+        client.recv(PATIENCE)
     assert caught.value.rcvd is not None
     assert caught.value.rcvd.code == 1009
     with Attacker(url).upgrade("/echo/") as attacker:
