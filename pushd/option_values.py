@@ -20,6 +20,9 @@ _NONE = "none"
 _SYSTEMD = re.compile(r"systemd:domain=(INET6?|UNIX):(index=[0-9]{1,4}|name=[^:]+)")
 
 
+_MAX_PORT = (1 << 16) - 1
+
+
 def parse_listen(given: tuple[str, ...]) -> tuple[str, ...]:
     """Endpoints, one or more."""
     if not given:
@@ -28,12 +31,14 @@ def parse_listen(given: tuple[str, ...]) -> tuple[str, ...]:
         if _SYSTEMD.fullmatch(endpoint):
             continue
         try:
-            serverFromString(None, endpoint)
+            port = getattr(serverFromString(None, endpoint), "_port", 0)
         except Exception as error:
             # Endpoint plugins raise what they like, for a mistake in any of their arguments.
             raise ValueError(
                 f"no endpoint like tcp:8080 or unix:/run/pushd.sock ({error})"
             ) from None
+        if isinstance(port, int) and not 0 <= port <= _MAX_PORT:
+            raise ValueError(f"a port from 0 to {_MAX_PORT}, not {port}")
     return given
 
 

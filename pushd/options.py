@@ -67,6 +67,11 @@ class Options(UsageOptions):
         print(f"pushd {__version__}")  # noqa: T201 - the answer to the one who asked
         raise SystemExit(0)
 
+    def parseArgs(self, *args: str) -> None:
+        """Take nothing but options."""
+        if args:
+            raise UsageError(f"there are options only, and {args[0]!r} is none")
+
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse and validate the command line."""
         try:

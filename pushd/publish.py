@@ -48,6 +48,8 @@ class TopicControl(AsyncResource):
         count = times["count"]
         if count is not None and count != int(count):
             raise Wrong("count is a whole number", "count")
+        if self._door.connections.closing is not None:
+            raise Wrong("the server stops: no timed push outlives it", "schedules", 503)
         try:
             push = self._door.timed.add(
                 topic,

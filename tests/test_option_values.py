@@ -43,6 +43,12 @@ class EndpointTests(OptionsTestCase):
             ):
                 self.assert_mistake(option, endpoint, "tcp:8080", "unix:/run/pushd.sock")
 
+    def test_port(self) -> None:
+        """A port that no address has is told so before anybody opens it."""
+        for endpoint in ("tcp:65536", "tcp6:99999", "tcp:-1"):
+            self.assert_mistake("listen", endpoint, "a port from 0 to 65535")
+        self.assertEqual(parse("--listen", "tcp:65535").listen, ("tcp:65535",))
+
     def test_bad_among_good(self) -> None:
         """One that is wrong is wrong among others, too."""
         line = self.mistake("--listen", "tcp:1", "--listen", "nonsense")

@@ -7,7 +7,8 @@ from typing import Any
 
 from twisted.logger import capturedLogs
 
-from tests.listeners import JsonSocket, TopicTestCase
+from pushd.testing import Daemon
+from tests.listeners import JsonSocket, RawSocket, TopicTestCase
 
 
 class ScheduleTests(TopicTestCase):
@@ -43,6 +44,17 @@ class ScheduleTests(TopicTestCase):
         self.assertEqual([one["schedule"] for one in self.list()], [first])
         self.daemon.advance(0.5)
         self.assertEqual(self.list(), [])
+
+    def test_too_late(self) -> None:
+        """While the daemon stops none is taken: it would be lost at once."""
+        stopping = Daemon(drain=30)
+        self.addCleanup(stopping.stop)
+        RawSocket(stopping, "t")
+        stopping.begin_stop()
+        query = "/topics/t?delay=1"
+        answer = stopping.request("POST", query, body=b"x", control=True)
+        assert answer is not None
+        self.assertEqual((answer.status, json.loads(answer.body)["where"]), (503, "schedules"))
 
     def test_one(self) -> None:
         """One of them by its name."""
