@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 from twisted.logger import Logger
 
@@ -36,14 +37,27 @@ async def ticker(request: Request) -> Page | None:
     _log.debug(
         "{peer} says {raw}, that is {decoded}",
         peer=request.peer,
-        raw=_shorten(repr(message)),
-        decoded=_shorten(_decode(message)),
+        raw=_Said(message, repr),
+        decoded=_Said(message, _decode),
     )
     async for number in PushSchedule(request.clock, count=10, interval=0.5):
         while websocket.has_messages():
             websocket.read()  # What else the client says is not for us.
         websocket.send(f"service message: {number}".encode())
     return None
+
+
+class _Said:
+    """A message as the log has it: worked out only where somebody reads that."""
+
+    __slots__ = ("_describe", "_message")
+
+    def __init__(self, message: str | bytes, describe: Callable[[str | bytes], str]) -> None:
+        self._message = message
+        self._describe = describe
+
+    def __str__(self) -> str:
+        return _shorten(self._describe(self._message))
 
 
 def _decode(message: str | bytes) -> str:

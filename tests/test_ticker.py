@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd import ticker
 from pushd.messages import GOING_AWAY, NORMAL, Closing
 from pushd.testing import Browser, Daemon
 
@@ -247,6 +248,21 @@ class FirstMessageTests(TickerTestCase):
         line = self.start('["1","2","3"]')
         self.assertRegex(line, r"^127\.0\.0\.1:\d+ says ")
         self.assertIn("""says '["1","2","3"]', that is ['1', '2', '3']""", line)
+
+    def test_nobody_reads(self) -> None:
+        """Where nobody reads the log's debug lines, the message is not looked at for them."""
+        read: list[object] = []
+
+        def decode(message: object) -> str:
+            read.append(message)
+            return "read"
+
+        self.patch(ticker, "_decode", decode)
+        with capturedLogs() as events:
+            self.open().send("[1]")
+        self.assertEqual(read, [])
+        self.assertIn("that is read", said(events)[0])
+        self.daemon.advance(*[0.5] * 10)
 
     def test_any_json(self) -> None:
         """Any JSON will do."""
