@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from html import escape
 from http import HTTPStatus
@@ -44,6 +45,8 @@ def refusal(status: int, line: str, headers: Mapping[str, str] | None = None) ->
 
 # twisted.web does not know all of them: 426 Upgrade Required would be 426 Unknown Status.
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+_LENGTH = re.compile(rb"[0-9]{1,18}")
 
 # What is said of the connection and of who may read an answer, whatever it is.
 _KEPT = (
@@ -131,10 +134,16 @@ def write_response(request: Any, response: Response) -> None:
         request.responseHeaders.setRawHeaders(name, list(values))
     # Where a body ends is not a view's to say: one that is wrong would be the next answer's end.
     request.responseHeaders.removeHeader(b"transfer-encoding")
-    if length is not None and request.method != b"HEAD":
+    if length is not None and not _may_stand(request):
         request.responseHeaders.setRawHeaders(b"content-length", length)
     request.write(body)
     request.finish()
+
+
+def _may_stand(request: Any) -> bool:
+    """Whether a view's own Content-Length is to stand: for HEAD, which shows no body."""
+    told = request.responseHeaders.getRawHeaders(b"content-length")
+    return bool(request.method == b"HEAD" and len(told) == 1 and _LENGTH.fullmatch(told[0]))
 
 
 def json_response(status: int, value: object, headers: Mapping[str, str] | None = None) -> Response:

@@ -80,7 +80,7 @@ def build(
     metrics = Metrics()
     beat = Beat(reactor, length=_BEAT)
     publish = _build_publishing(settings, reactor, beat, metrics, wall)
-    views = _build_views(settings, reactor, beat, threads, publish, metrics)
+    views = _build_views(settings, reactor, beat, threads, publish, metrics, wall)
     public = public_door(
         reactor,
         public_entrance(settings, metrics),
@@ -173,12 +173,13 @@ def _build_views(
     threads: Workers,
     publish: PublishDoor,
     metrics: Metrics,
+    wall: Callable[[], float],
 ) -> ViewDoor:
     """Build all that views need: where they run, and what they hold."""
     return ViewDoor(
         clock=beat,
         stage=Stage(reactor, threads),
-        access=Access(settings.token_keys, publish.connections.now),
+        access=Access(settings.token_keys, wall),
         factory=PushFactory(reactor, settings.limits),
         connections=publish.connections,
         metrics=metrics,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
+from twisted.python.failure import Failure
+
 from pushd.batch import Batch, Form
 from pushd.subscription import Subscription
 from pushd.unison import Part, Unison
@@ -69,6 +71,7 @@ class Audience:
         """Tell those in unison what has just been published. Returns how many they were.
 
         Where something is the matter with it they are apart afterwards, and have not been told.
+        One that fails is ended; nothing is raised.
         """
         told = 0
         for unison in tuple(self._unisons.values()):
@@ -88,11 +91,18 @@ class Audience:
     def _tell(self, unison: Unison[Subscription], batch: Batch) -> None:
         short = unison.tell(batch)
         # First all apart: nobody is to be written to past what waits for them now.
-        writes = [(subscription.part.write, rest) for subscription, rest in short]
+        writes = [(subscription, subscription.part.write, rest) for subscription, rest in short]
         for subscription, _ in short:
             self.set_apart(subscription)
-        for write, rest in writes:
-            write(rest)
+        failures = []
+        for subscription, write, rest in writes:
+            try:
+                write(rest)
+            except Exception:  # The others are not to notice.
+                failures.append((subscription, Failure()))
+        # Only now, as that may make others write.
+        for subscription, failure in failures:
+            subscription.failed(failure)
 
 
 def _is_fit(batch: Batch, unison: Unison[Subscription]) -> bool:

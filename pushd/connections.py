@@ -45,7 +45,7 @@ class Connection:
     begun: float
     #: Whose token they came with; None without one.
     subject: str | None
-    #: What went over it until now.
+    #: What went over it until now, but for what was told in unison since ``Hub.settle``.
     traffic: Traffic
 
 

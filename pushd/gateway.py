@@ -197,16 +197,19 @@ def check_head(status: Any, headers: Any) -> Head:
         if "\r" in value or "\n" in value or "\0" in value:
             raise ValueError(f"the header {name} holds the end of a line")
         value.encode("latin-1")  # PEP 3333: text that stands for bytes.
-        if name.lower() not in _HOP_BY_HOP:
-            kept.append((name, value))
         if name.lower() == "content-length":
             lengths.add(value.strip())
+        elif name.lower() not in _HOP_BY_HOP:
+            kept.append((name, value))
     if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
         raise ValueError(f"Content-Length is one number, not {', '.join(sorted(lengths))}")
     number = int(found[1])
     if number == 426:  # RFC 9110 §15.5.22: this is the server's to say, as of the connection.
         kept += [("Upgrade", "websocket"), ("Connection", "Upgrade")]
-    length = int(lengths.pop()) if lengths else None
+    length = None
+    if lengths:
+        length = int(told := lengths.pop())
+        kept.append(("Content-Length", told))
     return Head(number, found[2] or _phrase(number), kept, length)
 
 

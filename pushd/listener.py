@@ -41,6 +41,7 @@ class TopicListener:
         websocket: WebSocket = request.websocket
         websocket.accept(V1 if V1 in request.subprotocols else None)
         topic, after = request.parameters["topic"], request.parameters["after"]
+        clock = request.clock
         identity, speaks = request.identity, websocket.subprotocol == V1
         # It may stay for days, and what it asked with takes more room than all the rest.
         del request
@@ -51,7 +52,7 @@ class TopicListener:
             return
         if identity is not None:
             websocket.send(self._tell(self._access.ends(identity)))
-        bucket = TokenBucket(rate=_RATE, burst=_BURST, now=self._access.now)
+        bucket = TokenBucket(rate=_RATE, burst=_BURST, now=clock.seconds)
         async for message in websocket:
             token = _read_token(message)
             if token is None:

@@ -78,7 +78,7 @@ class LongPoll:
         return self.has_room()
 
     def part(self) -> None:
-        """Always be asked: what HTTP puts around it is for each connection."""
+        """Always be asked: what is published is collected for an answer."""
 
     def lost_track(self) -> None:
         """Answer with what is here; the next question will be told that some is lost."""

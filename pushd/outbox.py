@@ -33,14 +33,14 @@ def is_plain(transport: Any) -> bool:
     return issubclass(type(transport), Connection) and not transport.TLS
 
 
-class Owner(Protocol):
-    """Whose transport it is."""
+class Speaker(Protocol):
+    """Whose words go out over a transport."""
 
     def writing_deferred(self) -> None:
         """Something waits before the socket from now on."""
 
 
-def _write_at_once(transport: Any, owner: Owner, data: bytes) -> None:
+def _write_at_once(transport: Any, speaker: Speaker, data: bytes) -> None:
     """Hand data to the kernel now; what it does not take is the transport's to write.
 
     A transport's own ``write`` waits for the reactor to find the socket writable, which costs
@@ -57,18 +57,18 @@ def _write_at_once(transport: Any, owner: Owner, data: bytes) -> None:
         # There is no room, or no connection: the transport finds out, and knows what to do.
         sent = 0
     if sent < len(data):
-        owner.writing_deferred()
+        speaker.writing_deferred()
         transport.write(data[sent:])
 
 
-def writer(transport: Any, owner: Owner) -> Callable[[bytes], object]:
+def writer(transport: Any, speaker: Speaker) -> Callable[[bytes], object]:
     """The quickest way to write to a transport.
 
     Past its ``write`` where it is Twisted's own and hands what it gets to the socket as it is;
     with TLS, and with what only looks like it, there is no other way.
     """
     if is_plain(transport):
-        return partial(_write_at_once, transport, owner)
+        return partial(_write_at_once, transport, speaker)
     write: Callable[[bytes], object] = transport.write
     return write
 
@@ -77,7 +77,8 @@ def sender(transport: Any) -> Callable[[bytes], int] | None:
     """The ``send`` of a transport's socket, where what it takes follows all that was written.
 
     None where something waits before the socket, and where there is none that takes it as it is. It
-    is good until something waits, of which ``writer`` tells.
+    is good until the connection ends, or until something waits, of which ``writer`` tells: so
+    nobody may write to the transport past that.
     """
     if not is_plain(transport) or unsent(transport):
         return None

@@ -9,6 +9,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pushd.distributions import Distribution
 
+# So many numbers that are overdue come at once; then others have a turn. After a long pause there
+# may be a great many.
+_TURN = 64
+
 _lateness: WeakKeyDictionary[IReactorTime, Distribution] = WeakKeyDictionary()
 
 
@@ -36,6 +40,7 @@ class PushSchedule:
         "_clock",
         "_count",
         "_delay",
+        "_hurried",
         "_interval",
         "_lateness",
         "_number",
@@ -56,6 +61,8 @@ class PushSchedule:
             raise ValueError(f"delay is {delay}: a number of seconds from 0 on")
         self._delay = delay
         self._number = 0
+        # How many were overdue, one after the other.
+        self._hurried = 0
         self._start: float | None = None
         self._call: IDelayedCall | None = None
         self._lateness = lateness_of(clock)
@@ -75,8 +82,8 @@ class PushSchedule:
         delay = moment - clock.seconds()
         # Not a coroutine: this is the way of every push, and nothing else is to be done in it.
         ticked: Deferred[int] = Deferred(self._forget)
-        if delay > 0 or number:
-            # One that is overdue as well: after a long pause others have their turns in between.
+        self._hurried = 0 if delay > 0 else self._hurried + 1
+        if delay > 0 or self._hurried % _TURN == 0:
             self._call = clock.callLater(max(0.0, delay), self._tick, ticked, moment)
         else:
             self._tick(ticked, moment)

@@ -50,6 +50,7 @@ def makeService(
     allowed = allow_connections(settings.max_connections)
     settings = replace(settings, max_connections=allowed)
     wall = reactor.seconds
+    # A real one, which is pushd's as long as the process lives; tests set the time of theirs.
     if isinstance(reactor, ReactorBase):
         make_steady(reactor, time.monotonic)
         quicken(reactor)

@@ -218,17 +218,24 @@ def _call(
 
     def start(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], Any]:
         nonlocal state, answered, body
+        if state is _State.SENT:
+            # PEP 3333: it is too late for another head.
+            late = RuntimeError("start_response was called behind a piece of the answer")
+            raise exc_info[1] if exc_info else late
         head = check_head(status, headers)
-        has_body = environ["REQUEST_METHOD"] != "HEAD" and head.status not in (204, 304)
-        body = _Body(head.length if has_body else None)
         write = start_response(f"{head.status} {head.phrase or '-'}", head.headers, exc_info)
         state, answered = _State.BEGUN, head.status
+        # The method of the request itself: what the application has may be another by now.
+        has_body = page.method != b"HEAD" and head.status not in (204, 304)
+        body = _Body(head.length if has_body else None)
 
         def write_piece(data: bytes) -> None:
             nonlocal state
-            state = _State.SENT
-            write(body.take(data))
-            wait_for_room()
+            if taken := body.take(data):
+                state = _State.SENT
+                write(taken)
+                wait_for_room()
+            body.check()
 
         return write_piece
 
@@ -237,15 +244,16 @@ def _call(
             for piece in pieces:
                 if state is _State.SILENT:
                     break
-                if piece:
+                if taken := body.take(piece):
                     state = _State.SENT
-                    yield body.take(piece)
+                    yield taken
                     wait_for_room()
                 if page.gone:
                     return
+                body.check()
         if state is _State.SILENT:
             raise RuntimeError("the application did not call start_response")
-        body.check()
+        body.check(ended=True)
     except Exception:
         failed()
         _log.failure(
@@ -288,9 +296,11 @@ class _Body:
         self._given += len(piece)
         return piece if self._length is None else piece[: max(0, self._length - before)]
 
-    def check(self) -> None:
-        """Raise ValueError where the body is at its end and is not what was announced."""
-        if self._length not in (None, self._given):
+    def check(self, *, ended: bool = False) -> None:
+        """Raise ValueError where it is more than was announced, or has ended and is less."""
+        if self._length is None or self._given == self._length:
+            return
+        if ended or self._given > self._length:
             raise ValueError(f"Content-Length is {self._length}, the body has {self._given} bytes")
 
 

@@ -74,6 +74,9 @@ class AnswerTests(AnswersTestCase):
             self.assertEqual(peer.received.count(b"HTTP/1.1 200 OK"), 2)
         peer = self.send(Response(200, said), "HEAD")
         self.assertIn("\r\nContent-Length: 99\r\n", peer.head)
+        for wrong in (["2", "3"], "many"):
+            peer = self.send(Response(200, {"Content-Length": wrong}, "four"), "HEAD")
+            self.assertIn("\r\nContent-Length: 4\r\n", peer.head)
 
     def test_none(self) -> None:
         """None is 204, without a body and without a word about it."""

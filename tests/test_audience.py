@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from errno import ENOSPC
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -284,6 +286,31 @@ class SocketTests(SynchronousTestCase):
         assert metrics is not None
         said = sum(messages for messages, _ in after)
         self.assertIn(f'pushd_sent_messages_total{{transport="websocket"}} {said}.0', metrics.text)
+
+    def test_failing(self) -> None:
+        """One whose rest can't be kept is ended, and the others have all of theirs."""
+        third = self.connect("/topics/t")
+        self.publish("begin")
+        for server in (self.first, self.second, third):
+            server.kernel.given.clear()
+            server.kernel.room = 1
+        failing: Any = self.first
+        as_ever, errors = failing.startWriting, [OSError(ENOSPC, "no room to watch another")]
+
+        def start_writing() -> None:
+            if errors:
+                raise errors.pop()
+            as_ever()
+
+        self.patch(failing, "startWriting", start_writing)
+        self.publish("abc")
+        for server in (self.second, third):
+            server.kernel.room = 100
+            server.doWrite()
+            self.assertEqual(self.sent_to(server), b"\x81\x03abc")
+        self.publish("next")
+        self.assertEqual(self.sent_to(third), b"\x81\x03abc\x81\x04next")
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 
     def test_gone(self) -> None:
         """Whose connection ends, is not written to any more; the other hears everything."""

@@ -11,6 +11,7 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd import polling
 from pushd.polling import quicken
 from tests.work import calls_of
 
@@ -154,6 +155,28 @@ class PollingTests(SynchronousTestCase):
         self.assertEqual(second.heard, [b"abc"])
         self.assertEqual(len(self.flushLoggedErrors(Failing)), 2)
         self.assertNotIn(first, self.reactor.getReaders())
+
+    def test_worst_failure(self) -> None:
+        """Whatever it is, only who sits at the terminal ends the reactor by it."""
+
+        def leave() -> None:
+            raise SystemExit
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        first, second = self.ends
+        first.other.close()
+        second.other.send(b"abc")
+        first.last = leave
+        self.look()
+        self.assertEqual(second.heard, [b"abc"])
+        self.assertEqual(len(self.flushLoggedErrors(SystemExit)), 1)
+        second.other.shutdown(socket.SHUT_WR)
+        second.last = interrupt
+        # Both an end and something to read: what it has to say comes first.
+        with self.assertRaises(KeyboardInterrupt):
+            polling._read(self.reactor, second)
 
     def test_closed_by_another(self) -> None:
         """One that another has closed meanwhile is not read from."""

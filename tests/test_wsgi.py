@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -64,10 +65,10 @@ def in_pieces(made: list[int]) -> Callable[[Environ, Any], Iterator[bytes]]:
 class LengthTests(WsgiTestCase):
     """An application whose Content-Length is not that of its body."""
 
-    def see(self, length: str, pieces: list[bytes], *, method: str = "GET") -> Peer:
+    def see(self, length: str, pieces: Iterable[bytes], *, method: str = "GET") -> Peer:
         """Ask such an application twice over one connection."""
 
-        def application(environ: Environ, start: Any) -> list[bytes]:
+        def application(environ: Environ, start: Any) -> Iterable[bytes]:
             if environ["PATH_INFO"] == "/next":
                 start("200 OK", [("Content-Length", "2")])(b"ok")
                 return []
@@ -107,6 +108,81 @@ class LengthTests(WsgiTestCase):
         self.assertTrue(peer.received.endswith(b"\r\n\r\nabcd"))
         self.assertIsNotNone(peer.lost)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_much_too_much(self) -> None:
+        """An application that goes on and on is ended with the first byte too much."""
+        made = []
+
+        def pieces() -> Iterator[bytes]:
+            for number in range(1000):
+                made.append(number)
+                yield b"abc"
+
+        peer = self.see("4", pieces())
+        self.assertTrue(peer.received.endswith(b"\r\n\r\nabca"))
+        self.assertEqual(len(made), 2)
+        self.assertIsNotNone(peer.lost)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_none_and_some(self) -> None:
+        """Where nothing was announced and something came, it is a failure like another."""
+        peer = self.see("0", [b"abc"])
+        self.assertTrue(peer.received.startswith(b"HTTP/1.1 500 "))
+        self.assertTrue(peer.received.endswith(b"\r\n\r\nok"))
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_twice(self) -> None:
+        """The same length, said twice, is said once; two of them are a failure."""
+        for second, status in (("3 ", b"200"), ("4", b"500")):
+
+            def application(environ: Environ, start: Any, second: str = second) -> list[bytes]:
+                start("200 OK", [("Content-Length", "3"), ("content-length", second)])
+                return [b"abc"]
+
+            peer = self.connect(application)
+            self.assertTrue(peer.received.startswith(b"HTTP/1.1 " + status))
+            self.assertEqual(peer.received.lower().count(b"content-length"), int(status == b"200"))
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_another_head(self) -> None:
+        """A head behind a piece of the body is no other answer, nor another length."""
+
+        def application(environ: Environ, start: Any) -> list[bytes]:
+            start("200 OK", [("Content-Length", "4")])(b"abc")
+            with contextlib.suppress(LookupError, RuntimeError):
+                try:
+                    raise LookupError
+                except LookupError:
+                    start("500 No", [], *([sys.exc_info()] if environ["QUERY_STRING"] else []))
+            return [b"de"]
+
+        for query in ("", "?x"):
+            peer = self.connect(application, f"GET /{query} HTTP/1.1")
+            self.assertTrue(peer.received.endswith(b"\r\n\r\nabcd"))
+            self.assertIsNotNone(peer.lost)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
+
+    def test_other_method(self) -> None:
+        """What an application makes of the method does not change what the client waits for."""
+
+        def application(environ: Environ, start: Any) -> list[bytes]:
+            environ["REQUEST_METHOD"] = "HEAD" if environ["REQUEST_METHOD"] == "GET" else "GET"
+            start("200 OK", [("Content-Length", "5")])
+            return []
+
+        self.assertIn(
+            b"Content-Length: 5\r\n", self.connect(application, "HEAD / HTTP/1.1").received
+        )
+        self.assertIn(b" 500 ", self.connect(application).received)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def connect(self, application: Any, line: str = "GET / HTTP/1.1") -> Peer:
+        """Ask an application."""
+        peer = Peer(self.serve(application))
+        peer.send(request(line, "Host: a"))
+        if peer.lost is None:
+            self.addCleanup(peer.vanish)
+        return peer
 
     def test_head(self) -> None:
         """What HEAD is told is the length of what GET would get."""
