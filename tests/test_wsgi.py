@@ -70,7 +70,9 @@ class LengthTests(WsgiTestCase):
 
         def application(environ: Environ, start: Any) -> Iterable[bytes]:
             if environ["PATH_INFO"] == "/next":
-                start("200 OK", [("Content-Length", "2")])(b"ok")
+                write = start("200 OK", [("Content-Length", "2")])
+                for piece in (b"", b"ok"):
+                    write(piece)
                 return []
             start("200 OK", [("Content-Length", length)])
             return pieces
