@@ -12,9 +12,9 @@ from threading import Thread
 def through_tls(raw: socket.socket, context: ssl.SSLContext, name: str) -> socket.socket:
     """Give a socket on which to say in the plain what goes over another in TLS.
 
-    The client of ``websockets`` reads in a thread of its own while others write. Python's ``ssl``
-    lets both into OpenSSL at once before 3.13.1, which that can't take: now and then a connection
-    ended by it, or the process. Here one thread does both.
+    The client of ``websockets`` reads in a thread of its own while others write, and Python's
+    ``ssl`` lets both into OpenSSL at once, which that can't take: now and then the connection ended
+    by it, or the process. Here one thread does both.
 
     :param name: of the server, as the certificate has it.
     """
