@@ -127,22 +127,20 @@ def write_response(request: Any, response: Response) -> None:
     request.setResponseCode(response.status, _PHRASES.get(response.status))
     if response.status not in (204, 304):
         request.setHeader(b"content-type", kind.encode())
-        request.setHeader(b"content-length", str(len(body)).encode())
-    length = request.responseHeaders.getRawHeaders(b"content-length")
     for name, value in response.headers.items():
         values = [value] if isinstance(value, str) else value
         request.responseHeaders.setRawHeaders(name, list(values))
     # Where a body ends is not a view's to say: one that is wrong would be the next answer's end.
     request.responseHeaders.removeHeader(b"transfer-encoding")
-    if length is not None and not _may_stand(request):
-        request.responseHeaders.setRawHeaders(b"content-length", length)
+    if response.status not in (204, 304) and not _may_stand(request):
+        request.setHeader(b"content-length", str(len(body)).encode())
     request.write(body)
     request.finish()
 
 
 def _may_stand(request: Any) -> bool:
     """Whether a view's own Content-Length is to stand: for HEAD, which shows no body."""
-    told = request.responseHeaders.getRawHeaders(b"content-length")
+    told = request.responseHeaders.getRawHeaders(b"content-length", ())
     return bool(request.method == b"HEAD" and len(told) == 1 and _LENGTH.fullmatch(told[0]))
 
 

@@ -64,8 +64,8 @@ class Audience:
 
     def break_up(self) -> None:
         """Let all hear by themselves what comes next."""
-        for subscription in tuple(chain(*self._unisons.values())):
-            self.set_apart(subscription)
+        for unison in tuple(self._unisons.values()):
+            self._break_up(unison)
 
     def tell(self, batch: Batch) -> int:
         """Tell those in unison what has just been published. Returns how many they were.
@@ -79,14 +79,17 @@ class Audience:
                 told += len(unison)
                 self._tell(unison, batch)
             else:
-                for subscription in unison:
-                    self.set_apart(subscription)
+                self._break_up(unison)
         return told
 
     def settle(self) -> None:
         """Count on each connection what it was told in unison, until now."""
         for unison in self._unisons.values():
             unison.settle()
+
+    def _break_up(self, unison: Unison[Subscription]) -> None:
+        for subscription in unison:
+            self.set_apart(subscription)
 
     def _tell(self, unison: Unison[Subscription], batch: Batch) -> None:
         short = unison.tell(batch)

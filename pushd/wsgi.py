@@ -259,8 +259,7 @@ def _call(
         _log.failure(
             "the application failed at {path} for {peer}",
             event="view_failed",
-            path=path_of(page),
-            peer=page.peer,
+            **_who(page),
         )
         if state is _State.SENT:
             bridge.call(page.loseConnection)
@@ -273,9 +272,13 @@ def _call(
             _log.error(
                 "the application answered 500 at {path} for {peer}: its own log has the reason",
                 event="application_failed",
-                path=path_of(page),
-                peer=page.peer,
+                **_who(page),
             )
+
+
+def _who(page: _Page) -> dict[str, Any]:
+    """Of whom the log speaks."""
+    return {"path": path_of(page), "peer": page.peer}
 
 
 class _Body:
