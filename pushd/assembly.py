@@ -36,6 +36,7 @@ from pushd.static import StaticFiles
 from pushd.threads import BlockingPublisher, Bridge
 from pushd.timed import TimedPushes
 from pushd.topics import TopicDoor
+from pushd.turn import Turn
 from pushd.upgrade import ViewDoor
 from pushd.wsgi import ApplicationDoor, Pool
 
@@ -69,18 +70,21 @@ def build(
     random: Callable[[], float] = random,
     lag: Distribution | None = None,
     wall: Callable[[], float] | None = None,
+    turn: Turn | None = None,
 ) -> PushService:
     """Build the daemon.
 
     :param random: gives a number from 0 to 1, by which the end is spread.
     :param lag: how late the reactor is, where that is measured.
     :param wall: the time of day, in seconds since 1970, where the reactor's time is none.
+    :param turn: by which WebSockets write, where the reactor knows of it.
     """
     wall = wall or reactor.seconds
+    turn = turn or Turn()
     metrics = Metrics()
-    beat = Beat(reactor, length=_BEAT)
-    publish = _build_publishing(settings, reactor, beat, metrics, wall)
-    views = _build_views(settings, reactor, beat, threads, publish, metrics, wall)
+    beat = Beat(reactor, length=_BEAT, together=turn)
+    publish = _build_publishing(settings, reactor, beat, metrics, wall, turn)
+    views = _build_views(settings, reactor, beat, threads, publish, metrics, wall, turn)
     public = public_door(
         reactor,
         public_entrance(settings, metrics),
@@ -148,11 +152,16 @@ def shipped_client() -> Path:
 
 
 def _build_publishing(
-    settings: Settings, reactor: Any, beat: Beat, metrics: Metrics, wall: Callable[[], float]
+    settings: Settings,
+    reactor: Any,
+    beat: Beat,
+    metrics: Metrics,
+    wall: Callable[[], float],
+    turn: Turn,
 ) -> PublishDoor:
     """Build all that a publication passes, from the door to the hub."""
     broker = make_broker(settings.broker, reactor, settings.retention, _make_name)
-    hub = Hub(broker, reactor)
+    hub = Hub(broker, reactor, turn.flush)
     broker.start(hub.deliver, hub.missed)
     metrics.count_topics(hub, broker)
     return PublishDoor(
@@ -174,13 +183,14 @@ def _build_views(
     publish: PublishDoor,
     metrics: Metrics,
     wall: Callable[[], float],
+    turn: Turn,
 ) -> ViewDoor:
     """Build all that views need: where they run, and what they hold."""
     return ViewDoor(
         clock=beat,
         stage=Stage(reactor, threads),
         access=Access(settings.token_keys, wall),
-        factory=PushFactory(reactor, settings.limits),
+        factory=PushFactory(reactor, settings.limits, turn),
         connections=publish.connections,
         metrics=metrics,
         hub=publish.hub,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from heapq import heapify, heappop, heappush
 from math import ceil
 from typing import Any
@@ -30,13 +31,21 @@ class Beat:
 
     :param clock: the clock behind it; what is due at once goes straight there.
     :param length: of a beat, in seconds.
+    :param together: entered where more than one call is due.
     """
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, *, length: float = 0.001) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        *,
+        length: float = 0.001,
+        together: AbstractContextManager[object] | None = None,
+    ) -> None:
         self._clock = clock
         self._length = length
+        self._together = together or nullcontext()
         self.seconds = clock.seconds
         # The calls of each beat, and the beats, the next one first; a beat without calls may be
         # left among them until its time.
@@ -105,14 +114,21 @@ class Beat:
             due.extend(self._calls.pop(heappop(self._beats), ()))
         for call in due:
             call.beat = _DUE
-        for call in due:
-            # One of those before may have cancelled it, or put it off.
-            if call.beat == _DUE:
-                self._make(call)
+        if len(due) > 1:
+            with self._together:
+                self._make_all(due)
+        else:
+            self._make_all(due)
         while self._beats and self._beats[0] not in self._calls:
             heappop(self._beats)
         if self._beats:
             self._arm()
+
+    def _make_all(self, calls: Iterable[BeatCall]) -> None:
+        for call in calls:
+            # One of those before may have cancelled it, or put it off.
+            if call.beat == _DUE:
+                self._make(call)
 
     def _make(self, call: BeatCall) -> None:
         call.beat = _CALLED

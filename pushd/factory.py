@@ -13,6 +13,7 @@ from pushd.inbound import SHORT
 from pushd.judge import BURST
 from pushd.limits import Limits, TokenBucket
 from pushd.protocol import CLOSE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, PushProtocol
+from pushd.turn import Turn
 from pushd.websocket import WebSocket
 
 
@@ -20,9 +21,10 @@ class PushFactory(WebSocketServerFactory):
     """Makes the protocols, and holds what they share.
 
     :param reactor: where time comes from.
+    :param turn: by which they write.
     """
 
-    def __init__(self, reactor: IReactorTime, limits: Limits) -> None:
+    def __init__(self, reactor: IReactorTime, limits: Limits, turn: Turn) -> None:
         super().__init__(reactor=reactor, server=None)
         self.setProtocolOptions(
             versions=[13],
@@ -35,6 +37,7 @@ class PushFactory(WebSocketServerFactory):
             closeHandshakeTimeout=0,
         )
         self._clock = reactor
+        self._turn = turn
         self._pings = Deadlines(reactor, length=PING_INTERVAL, expired=PushProtocol._ping)
         self._pongs = Deadlines(reactor, length=PONG_TIMEOUT, expired=PushProtocol._drop_silent)
         self._closings = Deadlines(reactor, length=CLOSE_TIMEOUT, expired=PushProtocol._drop_dead)

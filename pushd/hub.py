@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -29,13 +30,17 @@ class Hub:
 
     :param past: where to get what was published before.
     :param clock: where time comes from.
+    :param let_out: sees to it that what has been written until now has left.
     """
 
     _log = Logger()
 
-    def __init__(self, past: Past, clock: IReactorTime) -> None:
+    def __init__(
+        self, past: Past, clock: IReactorTime, let_out: Callable[[], object] = lambda: None
+    ) -> None:
         self.past = past
         self.clock = clock
+        self._let_out = let_out
         #: Those that did not keep up, and have read nothing to speak of since.
         self.behind: Deadlines[Subscription] = Deadlines(
             clock, length=PATIENCE, expired=Subscription.overdue
@@ -94,7 +99,10 @@ class Hub:
         self._delivering = True
         try:
             for run, since in news:
+                # Those in unison are told past what others write.
+                self._let_out()
                 self._tell(Batch(run))
+                self._let_out()
                 self.delays.observe(self.clock.seconds() - since)
         finally:
             self._delivering = False

@@ -12,7 +12,6 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from pushd.frames import CLOSE, frame
-from pushd.outbox import lose
 
 
 class _NoLog:
@@ -95,4 +94,4 @@ class LeanProtocol(WebSocketServerProtocol):
         self.transport.unregisterProducer()
         self.droppedByMe = True
         self.state = self.STATE_CLOSED
-        lose(self.transport)
+        self.factory._turn.lose(self.transport)

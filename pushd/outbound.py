@@ -13,8 +13,9 @@ from pushd.frames import message
 from pushd.lean import LeanProtocol
 from pushd.limits import Limits
 from pushd.messages import TRY_AGAIN_LATER, Closing
-from pushd.outbox import sender, unsent
+from pushd.outbox import unsent
 from pushd.traffic import Traffic
+from pushd.turn import Turn
 from pushd.unison import Send
 from pushd.websocket import WebSocket
 
@@ -27,6 +28,8 @@ class OutboundFactory(Protocol):
 
     # Those that there are now: others after a reload.
     _limits: Limits
+    # By which all write.
+    _turn: Turn
 
 
 @implementer(IPushProducer)
@@ -71,7 +74,7 @@ class Outbound(LeanProtocol):
     @property
     def sender(self) -> Send | None:
         """The ``send`` of a socket before which nothing waits; else None."""
-        return None if self._writing_paused else sender(self.transport)
+        return None if self._writing_paused else self.factory._turn.sender(self.transport)
 
     def is_full(self) -> bool:
         """Whether more waits for the peer than may."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.error import ConnectionDone
@@ -40,11 +40,17 @@ class Speaker(Protocol):
         """Something waits before the socket from now on."""
 
 
-def _write_at_once(transport: Any, speaker: Speaker, data: bytes) -> None:
+# Of what the end follows at once: with that, it leaves in one segment (Linux has this).
+LAST: int = getattr(socket, "MSG_MORE", 0)
+
+
+def write_at_once(transport: Any, speaker: Speaker, data: bytes, flags: int = 0) -> None:
     """Hand data to the kernel now; what it does not take is the transport's to write.
 
     A transport's own ``write`` waits for the reactor to find the socket writable, which costs
-    three system calls where this has one.
+    three system calls where this has one. It is for a transport that is plain, and connected.
+
+    :param flags: for the kernel.
     """
     # What waits already has to go first. (Its length: an empty list is one more thing to fetch
     # from memory, for each of thousands.)
@@ -52,7 +58,7 @@ def _write_at_once(transport: Any, speaker: Speaker, data: bytes) -> None:
         transport.write(data)
         return
     try:
-        sent = transport.socket.send(data)
+        sent = transport.socket.send(data, flags)
     except OSError:
         # There is no room, or no connection: the transport finds out, and knows what to do.
         sent = 0
@@ -61,24 +67,12 @@ def _write_at_once(transport: Any, speaker: Speaker, data: bytes) -> None:
         transport.write(data[sent:])
 
 
-def writer(transport: Any, speaker: Speaker) -> Callable[[bytes], object]:
-    """The quickest way to write to a transport.
-
-    Past its ``write`` where it is Twisted's own and hands what it gets to the socket as it is;
-    with TLS, and with what only looks like it, there is no other way.
-    """
-    if is_plain(transport):
-        return partial(_write_at_once, transport, speaker)
-    write: Callable[[bytes], object] = transport.write
-    return write
-
-
 def sender(transport: Any) -> Callable[[bytes], int] | None:
     """The ``send`` of a transport's socket, where what it takes follows all that was written.
 
     None where something waits before the socket, and where there is none that takes it as it is. It
-    is good until the connection ends, or until something waits, of which ``writer`` tells: so
-    nobody may write to the transport past that.
+    is good until the connection ends, or until something waits, of which ``write_at_once`` tells:
+    so nobody may write to the transport past that.
     """
     if not is_plain(transport) or unsent(transport):
         return None

@@ -15,7 +15,6 @@ from pushd.deflate import decompressor, negotiate
 from pushd.handshake import Handshake, opening
 from pushd.inbound import Inbound, InboundFactory
 from pushd.limits import TokenBucket
-from pushd.outbox import writer
 from pushd.traffic import Traffic
 from pushd.visits import PEER, US, Ending
 from pushd.websocket import WebSocket
@@ -75,7 +74,7 @@ class PushProtocol(Inbound):
         else:
             transport.protocol = self
         self.makeConnection(transport)
-        self.push_frames = writer(transport, self._websocket)
+        self.push_frames = self.factory._turn.writer(transport, self._websocket)
         transport.registerProducer(self, True)
         self._bucket = self.factory._make_bucket()
         self.push_frames(opening(handshake.key, subprotocol, self._agree(handshake.extensions)))

@@ -25,6 +25,7 @@ from pushd.signals import Signals
 from pushd.steady import make_steady
 from pushd.systemd import Notifier
 from pushd.threads import ViewThreads
+from pushd.turn import Turn
 
 # What a stop may take beside the drain, in seconds: time to answer, and some to spare.
 _LAST_MINUTE = 30.0
@@ -49,15 +50,15 @@ def makeService(
         check_redis(settings.broker)
     allowed = allow_connections(settings.max_connections)
     settings = replace(settings, max_connections=allowed)
-    wall = reactor.seconds
+    wall, turn = reactor.seconds, Turn()
     # A real one, which is pushd's as long as the process lives; tests set the time of theirs.
     if isinstance(reactor, ReactorBase):
         make_steady(reactor, time.monotonic)
-        quicken(reactor)
+        quicken(reactor, turn)
         wall = time.time
     meter = LagMeter(reactor)
     threads = ViewThreads(reactor, settings.threads)
-    service = build(settings, reactor, threads, lag=meter.lag, wall=wall)
+    service = build(settings, reactor, threads, lag=meter.lag, wall=wall, turn=turn)
     service.addService(meter)
     service.addService(GarbageService(reactor))
     if style is not None:

@@ -212,7 +212,8 @@ class WebSocket:
     def send(self, data: str | bytes, *, binary: bool = False) -> Deferred[None]:
         """Send one message: a text frame, or with ``binary=True`` a binary one.
 
-        It is on its way when the call returns. The Deferred fires once the connection can take
+        It is on its way when the call returns, or with what other views say in the same turn of
+        the reactor, at the end of that. The Deferred fires once the connection can take
         more: await it to go at the browser's pace, or leave it.
 
         After the end of the conversation nothing is sent: other tasks are not bothered, the

@@ -18,7 +18,7 @@ class Kernel:
         #: How many bytes it has room for.
         self.room = 1 << 30
 
-    def send(self, data: bytes) -> int:
+    def send(self, data: bytes, flags: int = 0) -> int:
         """Take what there is room for."""
         taken = bytes(data[: self.room])
         if not taken:

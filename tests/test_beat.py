@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from pushd.beat import Beat
+from tests.bracket import Bracket
 from tests.unhurried import UNHURRIED
 
 
@@ -90,6 +91,17 @@ class BeatTests(SynchronousTestCase):
             self.later(0.1, name)
         self.clock.advance(0.2)
         self.assertEqual((self.made, len(wakes)), (["a", "b", "c"], 1))
+
+    def test_held_together(self) -> None:
+        """What is due together is done within what holds it together; one call needs no such."""
+        notes: list[str] = []
+        beat = Beat(self.clock, together=Bracket(notes))
+        for delay in (1, 2, 2):
+            beat.callLater(delay, notes.append, "call")
+        self.clock.advance(1.01)
+        self.assertEqual(notes, ["call"])
+        self.clock.advance(1)
+        self.assertEqual(notes, ["call", "(", "call", "call", ")"])
 
     def test_cancel(self) -> None:
         """A call that is cancelled is not made; without any there is no timer."""

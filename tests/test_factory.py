@@ -7,11 +7,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.factory import PushFactory
 from pushd.limits import Limits
+from pushd.turn import Turn
 
 
 class FactoryTests(SynchronousTestCase):
     def test_no_connection_of_its_own(self) -> None:
         """The factory builds nothing for a connection that did not come through HTTP."""
-        factory = PushFactory(Clock(), Limits())
+        factory = PushFactory(Clock(), Limits(), Turn())
         with self.assertRaises(RuntimeError):
             factory.buildProtocol(None)

@@ -93,6 +93,7 @@ STOREYS = (
             "static",
             "handshake",
             "outbox",
+            "turn",
             "outbound",
             "judge",
             "inbound",

@@ -16,8 +16,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.limits import Limits
-from pushd.outbox import lose, sender, unsent, writer
+from pushd.outbox import lose, sender, unsent
 from pushd.testing import Daemon
+from pushd.turn import Turn
 from pushd.views import Request, require_websocket
 
 
@@ -42,7 +43,7 @@ class Kernel:
         self.takes = 1 << 20
         self.error: OSError | None = None
 
-    def send(self, data: Any) -> int:
+    def send(self, data: Any, flags: int = 0) -> int:
         """Take some."""
         if self.error is not None:
             raise self.error
@@ -75,7 +76,7 @@ class WriterTests(SynchronousTestCase):
         self.transport: Any = Connection(kernel, Protocol(), self.reactor)
         self.transport.connected = True
         self.deferred = 0
-        self.write = writer(self.transport, self)
+        self.write = Turn().writer(self.transport, self)
 
     def writing_deferred(self) -> None:
         """Count it, before anything waits."""
@@ -135,10 +136,10 @@ class WriterTests(SynchronousTestCase):
     def test_no_socket(self) -> None:
         """What only looks like a socket's transport, or encrypts, is written to as ever."""
         self.transport.TLS = True
-        self.assertEqual(writer(self.transport, self), self.transport.write)
+        self.assertEqual(Turn().writer(self.transport, self), self.transport.write)
         self.assertIsNone(sender(self.transport))
         transport = StringTransport()
-        writer(transport, self)(b"abc")
+        Turn().writer(transport, self)(b"abc")
         self.assertIsNone(sender(transport))
         self.assertEqual(transport.value(), b"abc")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import ConnectionDone
@@ -13,10 +14,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import polling
 from pushd.polling import quicken
+from tests.bracket import Bracket
 from tests.work import calls_of
 
 # A look at the sockets, one that reads, its own calls, and what the reactor has to do with it.
-MOST_CALLS = 12
+MOST_CALLS = 14
 
 
 class Failing(Exception):
@@ -74,7 +76,8 @@ class PollingTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Have a reactor that nobody runs."""
         self.reactor = EPollReactor()
-        quicken(self.reactor)
+        self.notes: list[str] = []
+        quicken(self.reactor, Bracket(self.notes))
         self.addCleanup(self.close)
         self.ends = [self.open(), self.open()]
 
@@ -103,6 +106,18 @@ class PollingTests(SynchronousTestCase):
         self.look()
         self.look()
         self.assertEqual((first.heard, second.heard), ([b"abc"], []))
+
+    def test_together(self) -> None:
+        """What several do in one look is done within what holds it together."""
+        for end in self.ends:
+            end.then = lambda: self.notes.append("read")
+        self.ends[0].other.send(b"abc")
+        self.look()
+        self.assertEqual(self.notes, ["read"])
+        for end in self.ends:
+            end.other.send(b"abc")
+        self.look()
+        self.assertEqual(self.notes, ["read", "(", "read", "read", ")"])
 
     def test_wait(self) -> None:
         """Without a time-out it waits until there is something."""
@@ -195,7 +210,7 @@ class PollingTests(SynchronousTestCase):
         """A reactor of another kind keeps its own way."""
         reactor = SelectReactor()
         before = reactor.doIteration
-        quicken(reactor)
+        quicken(reactor, nullcontext())
         self.assertEqual(reactor.doIteration, before)
         for reader in reactor._internalReaders:
             reader.connectionLost(Failure(ConnectionDone()))

@@ -1,0 +1,113 @@
+"""What is written in one turn of the reactor, and leaves together at its end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+from twisted.logger import Logger
+
+from pushd.outbox import LAST, Speaker, is_plain, lose, sender, write_at_once
+
+# So many pieces are held at most, and none that is longer, in bytes: nobody is to wait for long,
+# and a long one is dear by itself.
+_MOST = 32
+_SHORT = 4096
+
+
+class Turn:
+    """Holds what is written while many have something to say, and hands it to the kernel at once.
+
+    To wake a reader costs several times what the rest of a short ``send`` does. Where sockets are
+    written to one right after the other, those who read them are awake for all but the first.
+
+    Holding begins and ends with ``with``. Outside of that, what is written leaves at once. What one
+    connection is given leaves in its order, its end included; see ``flush`` for what goes past.
+    """
+
+    __slots__ = ("_depth", "_held")
+
+    _log = Logger()
+
+    def __init__(self) -> None:
+        self._depth = 0
+        # Transport, who speaks, what is said, and whether that is the last of it.
+        self._held: deque[tuple[Any, Speaker | None, bytes, bool]] = deque()
+
+    def __enter__(self) -> None:
+        self._depth += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # What comes of it is held as well, behind all that is held already.
+        if self._held and self._depth == 1:
+            self.flush()
+        self._depth -= 1
+
+    def writer(self, transport: Any, speaker: Speaker) -> Callable[[bytes], object]:
+        """The quickest way to write to a transport.
+
+        Past its ``write`` where it is Twisted's own and hands what it gets to the socket as it is;
+        with TLS, and with what only looks like it, there is no other way.
+        """
+        if is_plain(transport):
+            return partial(self._write, transport, speaker)
+        write: Callable[[bytes], object] = transport.write
+        return write
+
+    def sender(self, transport: Any) -> Callable[[bytes], int] | None:
+        """The ``send`` of a transport's socket, where what it takes follows all that was written.
+
+        None where something waits before the socket, and where there is none that takes it as it
+        is. It is good until the connection ends, or until something waits, of which the speaker is
+        told, and only right after ``flush``.
+        """
+        self.flush()
+        return sender(transport)
+
+    def lose(self, transport: Any) -> None:
+        """Close a connection once all is sent; ``connectionLost`` may be called before it returns.
+
+        If its last words are held, its end goes with them, in one segment.
+        """
+        if not (self._depth and is_plain(transport)):
+            lose(transport)
+        elif self._held and self._held[-1][0] is transport:
+            _, speaker, data, _ = self._held.pop()
+            self._held.append((transport, speaker, data, True))
+        else:
+            self._held.append((transport, None, b"", True))
+
+    def flush(self) -> None:
+        """Let out all that is held, before something that goes straight to a socket."""
+        held = self._held
+        while held:
+            transport, speaker, data, last = held.popleft()
+            try:
+                # It may be gone by now.
+                if speaker is not None and transport.connected:
+                    write_at_once(transport, speaker, data, LAST if last else 0)
+                if last:
+                    lose(transport)
+            except Exception:  # The others are not to notice.
+                self._log.failure(
+                    "failed to write to {peer}",
+                    event="connection_failed",
+                    peer=str(transport.getPeer()),
+                )
+                transport.abortConnection()
+
+    def _write(self, transport: Any, speaker: Speaker, data: bytes) -> None:
+        if not self._depth:
+            write_at_once(transport, speaker, data)
+            return
+        self._held.append((transport, speaker, data, False))
+        if len(self._held) >= _MOST or len(data) > _SHORT:
+            self.flush()
