@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from pushd.identity import Identity
 from pushd.proxies import read_address
@@ -149,6 +150,7 @@ def is_own_host(host: str, address: str | None) -> bool:
     return name == "localhost" or (own is not None and own == read_address(name))
 
 
+@lru_cache(maxsize=128)
 def _read_origin(text: str) -> tuple[str, str, int]:
     """Scheme, host and port. Raises ValueError for what is no origin."""
     match = _ORIGIN.fullmatch(text)

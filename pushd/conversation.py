@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Protocol, cast
 
 from twisted.internet.defer import AlreadyCalledError, CancelledError, Deferred, FirstError
@@ -73,7 +74,7 @@ class Stage:
             this returns.
         """
         conversation = Conversation(self, view, request, done)
-        if runs_on_reactor(view):
+        if _runs_on_reactor(view):
             conversation.perform()
         else:
             self._threads.run(view, request).addBoth(conversation.finish)
@@ -247,6 +248,17 @@ def runs_on_reactor(view: View) -> bool:
     returned = getattr(function, "__annotations__", {}).get("return", "")
     origin = getattr(returned, "__origin__", returned)
     return origin is Deferred or str(origin).split("[")[0].split(".")[-1] == "Deferred"
+
+
+_known = lru_cache(maxsize=256)(runs_on_reactor)
+
+
+def _runs_on_reactor(view: View) -> bool:
+    """The same, of one that was perhaps asked about before."""
+    try:
+        return _known(view)
+    except TypeError:  # It is an object that can't be hashed.
+        return runs_on_reactor(view)
 
 
 def is_cancellation(failure: Failure) -> bool:

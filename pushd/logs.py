@@ -42,7 +42,7 @@ class LogStyle:
     """
 
     def __init__(self, *, as_json: bool = False, level: str = "info") -> None:
-        self._level = LEVELS[level]
+        self.set_level(level)
         self._write = json_line if as_json else text_line
 
     def __call__(self, event: LogEvent) -> str | None:
@@ -51,11 +51,14 @@ class LogStyle:
 
     def set_level(self, level: str) -> None:
         """Write what is of another level from now on."""
-        self._level = LEVELS[level]
+        # To compare two levels takes longer than to look one up, and each connection has two lines.
+        self._passing = frozenset(
+            one for one in LogLevel.iterconstants() if one >= LEVELS[level]
+        )
 
     def lets_pass(self, event: LogEvent) -> bool:
         """Whether an event is of the level, or above it."""
-        return bool(event.get("log_level", LogLevel.info) >= self._level)
+        return event.get("log_level", LogLevel.info) in self._passing
 
     def dress(self, observer: ILogObserver) -> ILogObserver:
         """Have an observer write in this style.
