@@ -20,6 +20,9 @@ def run(arguments: Sequence[str], world: actions.World) -> int:
     if given.action is None:
         parser.print_help(world.stderr)
         return 1
+    if given.action is actions.publish and given.data is None and _is_data(rest):
+        # argparse looks for DATA right behind TOPIC only, once that may be left out.
+        given.data = rest.pop()
     if given.action is actions.check:
         given.rest = rest
     elif rest:
@@ -38,3 +41,8 @@ def run(arguments: Sequence[str], world: actions.World) -> int:
         print(f"pushd: {error}{hint}", file=world.stderr)
         return 1
     return 0
+
+
+def _is_data(rest: Sequence[str]) -> bool:
+    """Whether what was left over can be what is to be published."""
+    return len(rest) == 1 and not rest[0].startswith("-")

@@ -52,9 +52,7 @@ class LogStyle:
     def set_level(self, level: str) -> None:
         """Write what is of another level from now on."""
         # To compare two levels takes longer than to look one up, and each connection has two lines.
-        self._passing = frozenset(
-            one for one in LogLevel.iterconstants() if one >= LEVELS[level]
-        )
+        self._passing = frozenset(one for one in LogLevel.iterconstants() if one >= LEVELS[level])
 
     def lets_pass(self, event: LogEvent) -> bool:
         """Whether an event is of the level, or above it."""

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import IResource
 
-from pushd.answers import NOT_FOUND, AnswerResource
+from pushd.answers import NOT_FOUND, AnswerResource, refusal
 from pushd.async_resource import PublishDoor
 from pushd.door import Door
 from pushd.fields import decode_path
@@ -27,6 +27,9 @@ from pushd.wsgi import ApplicationDoor
 _TOPICS = "/topics/"
 _CONNECTIONS = "/connections/"
 _SCHEDULES = "/schedules/"
+
+# Who asks at the control door is no browser.
+_NOTHING_HERE = refusal(404, "there is nothing at this address")
 
 
 def public_door(
@@ -93,7 +96,7 @@ def control_door(
             return ConnectionControl(publish, path.removeprefix(_CONNECTIONS))
         if path.startswith(_SCHEDULES):
             return ScheduleControl(publish, path.removeprefix(_SCHEDULES))
-        return AnswerResource(NOT_FOUND)
+        return AnswerResource(_NOTHING_HERE)
 
     return Door(find, entrance, reactor)
 

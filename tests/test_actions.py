@@ -23,6 +23,15 @@ class PublishTests(CommandTestCase):
         self.assertEqual(said, f"{listener.ids[0]} (heard by 1)\n")
         self.assertEqual(listener.data, ["tschüß"])
 
+    def test_behind_options(self) -> None:
+        """It may stand behind options, or after them all."""
+        listener = RawSocket(self.daemon, "t")
+        self.good("publish", "t", "--delay", "0.1", "late")
+        self.good("publish", "--json", "t", "soon")
+        self.good("publish", "t", "--binary", "now")
+        self.daemon.advance(0.2)
+        self.assertEqual(listener.data, ["soon", b"now", "late"])
+
     def test_stdin(self) -> None:
         """Without it, it comes from standard input, less a last line end."""
         listener = RawSocket(self.daemon, "t")

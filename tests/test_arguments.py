@@ -47,6 +47,8 @@ class HelpTests(CommandTestCase):
             (["shout"], "shout"),
             (["publish"], "TOPIC"),
             (["publish", "t", "x", "--colour"], "--colour is not understood"),
+            (["publish", "t", "--colour"], "--colour is not understood"),
+            (["publish", "t", "--json", "x", "y"], "x is not understood"),
             (["publish", "t", "x", "y"], "y is not understood"),
             (["publish", "t", "x", "--every", "soon"], "--every"),
             (["close", "x"], "ID"),

@@ -83,7 +83,9 @@ class ControlTests(SiteTestCase):
     def test_nothing_else(self) -> None:
         """Neither views nor files stand behind it."""
         for path in ("/", "/chat/a/", "/test.html", "/healthz/", "/Healthz", "/%68ealthz", "/x"):
-            self.assertEqual(self.get(path, control=True).status, 404, path)
+            answer = self.get(path, control=True)
+            self.assertEqual(answer.status, 404, path)
+            self.assertEqual(answer.text, "there is nothing at this address\n")
 
     def test_no_handshake(self) -> None:
         """There is no WebSocket behind it either."""
