@@ -14,7 +14,7 @@ from twisted.logger import Logger
 # After so many objects more than there were, Python looks at these.
 YOUNG = 2000
 
-# How often those that outlive this are set aside, in seconds.
+# How often it is asked whether all are to be looked at, in seconds.
 PAUSE = 1.0
 
 # All are looked at once in so many seconds. Where that takes long it is done more seldom, so that
@@ -44,7 +44,7 @@ class GarbageService(Service):
     and to find that, Python looks at every object there is: with thousands of connections nobody
     is served for a tenth of a second. As it comes, it does so each time a quarter more live, which
     is again and again while clients arrive. Here it looks at the young as ever, for a millisecond;
-    those that outlive this are set aside, and looked at together with all others once in a while.
+    those that outlive this are looked at together with all others once in a while.
 
     :param clock: where time comes from.
     :param collector: the module ``gc``, or one that does as it does.
@@ -76,7 +76,7 @@ class GarbageService(Service):
         self._all.append(self)
         self._collector.set_threshold(YOUNG, _NEVER, _NEVER)
         self._look()
-        self._call = self._clock.callLater(PAUSE, self._set_aside)
+        self._call = self._clock.callLater(PAUSE, self._consider)
 
     def stopService(self) -> None:
         """Leave the collector as it was found."""
@@ -90,11 +90,8 @@ class GarbageService(Service):
             self._collector.unfreeze()
             self._collector.set_threshold(*self._before)
 
-    def _set_aside(self) -> None:
-        self._call = self._clock.callLater(PAUSE, self._set_aside)
-        # What is garbage by now would else be set aside as well.
-        self._collector.collect(0)
-        self._collector.freeze()
+    def _consider(self) -> None:
+        self._call = self._clock.callLater(PAUSE, self._consider)
         self._left -= PAUSE
         peak = self._peak()
         if self._left <= 0 or peak > max(self._size * GROWTH, self._size + MIN_GROWTH):

@@ -46,11 +46,8 @@ class Collector:
         """Have them back."""
         self.asked.append("unfreeze")
 
-    def collect(self, generation: int = 2) -> int:
-        """Look at the young, or at all."""
-        if generation == 0:
-            self.asked.append("young")
-            return 0
+    def collect(self) -> int:
+        """Look at all."""
         self.asked.append("collect")
         self.clock.rightNow += self.takes
         return 7
@@ -86,16 +83,16 @@ class GarbageTests(SynchronousTestCase):
         self.assertEqual(self.collector.thresholds[0], YOUNG)
         self.assertGreater(min(self.collector.thresholds[1:]), 1_000_000)
 
-    def test_set_aside(self) -> None:
-        """Each second those who outlive a look at the young are set aside."""
+    def test_pause(self) -> None:
+        """In between nobody is kept waiting: the young are Python's to look at, by their number."""
         self.assertEqual(self.count_looks(5), 0)
-        self.assertEqual(self.collector.asked, ["young", "freeze"] * 5)
+        self.assertEqual(self.collector.asked, [])
 
     def test_interval(self) -> None:
         """All are looked at once in a minute."""
         self.assertEqual(self.count_looks(59), 0)
         self.assertEqual(self.count_looks(1), 1)
-        self.assertEqual(self.collector.asked, ["young", "freeze", *LOOK])
+        self.assertEqual(self.collector.asked, LOOK)
         self.assertEqual(self.count_looks(60), 1)
 
     def test_share(self) -> None:
