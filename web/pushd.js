@@ -4,7 +4,7 @@
  * @module pushd
  */
 
-import { OPENERS, ask } from "./transports.js";
+import { OPENERS, ask, tokenFrom } from "./transports.js";
 
 export { webSocketURL } from "./transports.js";
 
@@ -24,7 +24,8 @@ const [PATIENCE, CONTENT] = [10, 60];
  * @param {object} [options]
  * @param {Array<"websocket" | "sse" | "longpoll">} [options.transports] What to try, in order.
  * @param {() => string | Promise<string>} [options.token] Asked for a token that is good: for each
- *   connection, and before the one in use runs out. Where it fails, it is asked again later.
+ *   connection, and before the one in use runs out. Where it fails, or takes more than 10 s, it
+ *   is asked again later.
  * @param {?string} [options.after] The last id that the page has; nothing since is left out.
  * @param {(state: State) => void} [options.onState] Called at each change of the state, which is
  *   `{ state: "connecting", transport }`,
@@ -96,7 +97,7 @@ export function subscribe(url, onPublication, options = {}) {
     tell({ state: "connecting", transport });
     if (over) return; // The page has closed meanwhile.
     try {
-      if (token) pass = await token();
+      if (token) pass = await tokenFrom(token);
     } catch (error) {
       reportError(error); // The page's; we come back, as after any other trouble.
       return ended({});

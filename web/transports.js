@@ -82,7 +82,7 @@ export const OPENERS = {
       // The first answer comes at once and says where we stand.
       for (let seconds = 0; ; seconds = POLL) {
         const asked = performance.now();
-        if (seconds && fresh) token = await fresh();
+        if (seconds && fresh) token = await tokenFrom(fresh);
         const { id, recovered, publications } = await ask(url, after, seconds, asking.signal, token);
         const [epoch, offset] = id.split(":");
         const first = `${epoch}:${offset - publications.length}`;
@@ -97,6 +97,13 @@ export const OPENERS = {
     return () => asking.abort();
   },
 };
+
+/** A token from the page's function; where none comes in time, it is as good as one that fails. */
+export async function tokenFrom(fresh) {
+  const late = new Error(`no token came within ${PATIENCE} s`);
+  const patience = new Promise((_, reject) => setTimeout(reject, PATIENCE * 1000, late));
+  return Promise.race([fresh(), patience]);
+}
 
 /** Why a connection ended; `final` where a new try would end no better. */
 class Trouble extends Error {

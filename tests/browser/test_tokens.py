@@ -44,6 +44,17 @@ async ([url, transport]) => {
 }
 """
 
+# Where tokens come from, the first who asks is forgotten.
+FORGET_FIRST = """
+() => {
+  const ask = window.makeToken;
+  let asked = 0;
+  window.makeToken = () => (asked++ ? ask() : new Promise(() => {}));
+  window.errors = [];
+  addEventListener("error", ({ error }) => errors.push(error.message));
+}
+"""
+
 
 class Office:
     """Where the page gets its tokens."""
@@ -152,6 +163,16 @@ def test_closed_office(page: Page, daemon: DaemonProcess, office: Office) -> Non
     subscribe(page, daemon, "websocket")
     wait_for_state(page, "open")
     assert page.evaluate("states.filter(({ state }) => state === 'waiting').length") == 2
+
+
+def test_silent_office(page: Page, daemon: DaemonProcess, office: Office) -> None:
+    """A page that gets no answer at all, neither a token nor an error, is asked again as well."""
+    page.goto(daemon.url)
+    page.evaluate(FORGET_FIRST)
+    page.evaluate(SUBSCRIBE, ["/topics/news", "websocket"])
+    wait_for_state(page, "open")
+    assert page.evaluate("errors") == ["no token came within 10 s"]
+    assert office.visits == 1
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
