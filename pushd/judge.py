@@ -140,6 +140,8 @@ class Judge(Outbound):
             self.transport.unregisterProducer()
             self.transport.loseConnection()
         else:
+            # Not before our Close has left, should the transport have something to write just now.
+            self.factory._turn.flush()
             self.transport.loseWriteConnection()
 
     def _fail_connection(self, code: int = 1002, reason: str = "protocol error") -> None:

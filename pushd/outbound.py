@@ -78,6 +78,8 @@ class Outbound(LeanProtocol):
 
     def is_full(self) -> bool:
         """Whether more waits for the peer than may."""
+        # What is held waits as well.
+        self.factory._turn.flush()
         return unsent(self.transport) > self.factory._limits.max_buffered
 
     def close(self, closing: Closing) -> None:

@@ -41,7 +41,7 @@ class Speaker(Protocol):
 
 
 # Of what the end follows at once: with that, it leaves in one segment (Linux has this).
-LAST: int = getattr(socket, "MSG_MORE", 0)
+LAST = int(getattr(socket, "MSG_MORE", 0))
 
 
 def write_at_once(transport: Any, speaker: Speaker, data: bytes, flags: int = 0) -> None:

@@ -25,17 +25,20 @@ class Turn:
     written to one right after the other, those who read them are awake for all but the first.
 
     Holding begins and ends with ``with``. Outside of that, what is written leaves at once. What one
-    connection is given leaves in its order, its end included; see ``flush`` for what goes past.
+    connection is given leaves in its order. Ends come last, one by one, as each may make others
+    write, or end: to write never does, so nobody is interrupted by somebody else's news.
     """
 
-    __slots__ = ("_depth", "_held")
+    __slots__ = ("_depth", "_ends", "_words")
 
     _log = Logger()
 
     def __init__(self) -> None:
         self._depth = 0
-        # Transport, who speaks, what is said, and whether that is the last of it.
-        self._held: deque[tuple[Any, Speaker | None, bytes, bool]] = deque()
+        # Transport, who speaks, what is said, and flags for the kernel.
+        self._words: deque[tuple[Any, Speaker, bytes, int]] = deque()
+        # The transports that are to be closed.
+        self._ends: deque[Any] = deque()
 
     def __enter__(self) -> None:
         self._depth += 1
@@ -46,10 +49,14 @@ class Turn:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # What comes of it is held as well, behind all that is held already.
-        if self._held and self._depth == 1:
-            self.flush()
-        self._depth -= 1
+        try:
+            # What comes of it is held as well, behind all that is held already.
+            while self._depth == 1 and (self._words or self._ends):
+                self.flush()
+                if self._ends:
+                    self._end(self._ends.popleft())
+        finally:
+            self._depth -= 1
 
     def writer(self, transport: Any, speaker: Speaker) -> Callable[[bytes], object]:
         """The quickest way to write to a transport.
@@ -79,35 +86,42 @@ class Turn:
         """
         if not (self._depth and is_plain(transport)):
             lose(transport)
-        elif self._held and self._held[-1][0] is transport:
-            _, speaker, data, _ = self._held.pop()
-            self._held.append((transport, speaker, data, True))
-        else:
-            self._held.append((transport, None, b"", True))
+            return
+        if self._words and self._words[-1][0] is transport:
+            _, speaker, data, _ = self._words.pop()
+            self._words.append((transport, speaker, data, LAST))
+        self._ends.append(transport)
 
     def flush(self) -> None:
-        """Let out all that is held, before something that goes straight to a socket."""
-        held = self._held
-        while held:
-            transport, speaker, data, last = held.popleft()
+        """Let out what was written, before something that goes straight to a socket."""
+        words = self._words
+        while words:
+            transport, speaker, data, flags = words.popleft()
+            if not transport.connected:
+                continue  # It is gone by now.
             try:
-                # It may be gone by now.
-                if speaker is not None and transport.connected:
-                    write_at_once(transport, speaker, data, LAST if last else 0)
-                if last:
-                    lose(transport)
+                write_at_once(transport, speaker, data, flags)
             except Exception:  # The others are not to notice.
-                self._log.failure(
-                    "failed to write to {peer}",
-                    event="connection_failed",
-                    peer=str(transport.getPeer()),
-                )
-                transport.abortConnection()
+                self._failed(transport)
 
     def _write(self, transport: Any, speaker: Speaker, data: bytes) -> None:
         if not self._depth:
             write_at_once(transport, speaker, data)
             return
-        self._held.append((transport, speaker, data, False))
-        if len(self._held) >= _MOST or len(data) > _SHORT:
+        self._words.append((transport, speaker, data, 0))
+        if len(self._words) >= _MOST or len(data) > _SHORT:
             self.flush()
+
+    def _end(self, transport: Any) -> None:
+        try:
+            lose(transport)
+        except Exception:  # Likewise.
+            self._failed(transport)
+
+    def _failed(self, transport: Any) -> None:
+        self._log.failure(
+            "failed to write to {peer}",
+            event="connection_failed",
+            peer=str(transport.getPeer()),
+        )
+        transport.abortConnection()

@@ -21,7 +21,7 @@ class Kernel:
     def send(self, data: bytes, flags: int = 0) -> int:
         """Take what there is room for."""
         taken = bytes(data[: self.room])
-        if not taken:
+        if data and not taken:
             raise BlockingIOError
         self.given.append(taken)
         self.room -= len(taken)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from inspect import stack
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
@@ -15,13 +17,14 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.limits import Limits
 from pushd.messages import NORMAL
 from pushd.schedule import PushSchedule
 from pushd.testing import Daemon
 from pushd.turn import Turn
 from pushd.views import Request, require_websocket
 from tests.kernel import Kernel, Server
-from tests.peer import close_frame, handshake, read_frames
+from tests.peer import TEXT, close_frame, frame, handshake, read_frames
 from tests.unhurried import UNHURRIED
 
 # What a kernel is told of last words; and the end of a connection, as it notes that.
@@ -149,7 +152,7 @@ class TurnTests(SynchronousTestCase):
             self.assertEqual([len(data) for _, data, _ in self.calls], [5, 4096, 4097])
 
     def test_last_words(self) -> None:
-        """The end goes with the last words where nothing stands between, else behind them."""
+        """The end goes with the last words where they are held, and behind the others' words."""
         with self.turn:
             self.one.write(b"bye")
             self.turn.lose(self.one.wire)
@@ -162,9 +165,9 @@ class TurnTests(SynchronousTestCase):
             self.calls,
             [
                 ("one", b"bye", _MORE),
+                ("two", b"bye", 0),
+                ("two", b"bye", _MORE),
                 ("one", _END, 0),
-                ("two", b"bye", 0),
-                ("two", b"bye", 0),
                 ("two", _END, 0),
             ],
         )
@@ -200,23 +203,53 @@ class TurnTests(SynchronousTestCase):
             self.turn.lose(self.one.wire)
             self.two.write(b"before")
         self.assertEqual(
-            self.calls, [("one", _END, 0), ("two", b"before", 0), ("two", b"one is gone", 0)]
+            self.calls, [("two", b"before", 0), ("one", _END, 0), ("two", b"one is gone", 0)]
         )
 
-    def test_flush_in_flush(self) -> None:
-        """So it does if that must not be held any longer."""
+    def test_chain(self) -> None:
+        """Who ends as somebody else does ends in the same turn, not within the other's end."""
+        peers = [self.world.peer(str(number)) for number in range(300)]
+        depths: list[int] = []
+        for peer, following in pairwise(peers):
 
-        def publish() -> None:
-            self.two.write(b"after")
-            self.turn.flush()
-            self.calls.append(("two", b"straight to the socket", 0))
+            def leave(peer: Peer = following) -> None:
+                depths.append(len(stack()))
+                peer.write(b"bye")
+                self.turn.lose(peer.wire)
 
-        self.one.then = publish
+            peer.then = leave
+        with self.turn:
+            self.turn.lose(peers[0].wire)
+        self.assertTrue(all(peer.lost for peer in peers))
+        self.assertEqual(len(set(depths)), 1)
+
+    def test_no_interruption(self) -> None:
+        """To write ends nobody, however much is held: who writes is not done yet."""
+        self.one.then = lambda: self.two.write(b"one is gone")
         with self.turn:
             self.turn.lose(self.one.wire)
-            self.two.write(b"before")
-        said = [data for name, data, _ in self.calls if name == "two"]
-        self.assertEqual(said, [b"before", b"after", b"straight to the socket"])
+            for _ in range(32):
+                self.two.write(b"before")
+            self.two.write(b"x" * 4097)
+            self.turn.flush()
+            self.assertEqual(self.one.lost, [])
+            self.two.write(b"last")
+        self.assertEqual([data for _, data, _ in self.calls[-3:]], [b"last", _END, b"one is gone"])
+
+    def test_interrupt(self) -> None:
+        """What is no mistake of anybody's goes on to who runs it all, and nothing stays held."""
+
+        def interrupt() -> None:
+            with self.turn:
+                self.turn.lose(self.one.wire)
+
+        def leave() -> None:
+            raise KeyboardInterrupt
+
+        self.one.then = leave
+        self.assertRaises(KeyboardInterrupt, interrupt)
+        self.two.write(b"at once")
+        self.assertEqual(self.calls[-1], ("two", b"at once", 0))
 
     def test_failure(self) -> None:
         """One that can't be written to is logged and ended; the other gets what is its."""
@@ -327,6 +360,14 @@ async def tick(request: Request) -> None:
     websocket.close(NORMAL.code)
 
 
+@require_websocket
+async def flood(request: Request) -> None:
+    """Send much."""
+    async for _ in request.websocket:
+        for _ in range(40):
+            request.websocket.send("x" * 1000)
+
+
 class DaemonTests(SynchronousTestCase):
     """A whole daemon, on Twisted's own transports."""
 
@@ -357,6 +398,33 @@ class DaemonTests(SynchronousTestCase):
         ]
         ticks = [b"tick 0", b"tick 1", b"news", b"tick 2"]
         self.assertEqual(heard, [ticks, ticks, [*ticks[:3], b"there was news", ticks[3]]])
+
+    def test_half_close(self) -> None:
+        """Who breaks a rule gets our Close, though its socket is written to in the same look."""
+        server: Any = self.servers[0]
+        server.kernel.room = 1
+        self.daemon.request("POST", "/topics/t", body=b"news", control=True)
+        server.kernel.room = 1 << 20
+        closed: list[int] = []
+        self.patch(server.kernel, "shutdown", lambda how: closed.append(len(server.kernel.given)))
+        with server.protocol.factory._turn:
+            server.receive(b"\xff\xff")
+            server.doWrite()
+        news, close = read_frames(b"".join(server.kernel.given))
+        self.assertEqual((news.payload, close.code), (b"news", 1002))
+        self.assertEqual(closed, [len(server.kernel.given)])
+
+    def test_limit(self) -> None:
+        """What is held counts as what waits."""
+        daemon = Daemon({"/flood/": flood}, limits=Limits(max_buffered=1000))
+        self.addCleanup(daemon.stop)
+        server: Any = Server(daemon)
+        server.receive(handshake("/flood/"))
+        daemon.settle()
+        server.kernel.room = 0
+        with server.protocol.factory._turn:
+            server.receive(frame(TEXT, b"go"))
+        self.assertEqual(server.protocol.traffic.messages_out, 1)
 
     def test_end(self) -> None:
         """All say goodbye in the same turn, and hear what was theirs before."""
