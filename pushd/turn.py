@@ -120,7 +120,7 @@ class Turn:
 
     def _failed(self, transport: Any) -> None:
         self._log.failure(
-            "failed to write to {peer}",
+            "failed to serve {peer}",
             event="connection_failed",
             peer=str(transport.getPeer()),
         )

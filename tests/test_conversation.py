@@ -1017,6 +1017,17 @@ class StageTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.finished), "done")
         self.assertEqual(self.threads.views, [])
 
+    def test_unhashable(self) -> None:
+        """A view may be an object that can't be hashed."""
+
+        class View(dict[str, str]):
+            async def __call__(self, request: Request) -> str:
+                return "done"
+
+        for _ in range(2):
+            self.start(View())
+            self.assertEqual(self.successResultOf(self.finished), "done")
+
     def test_failure(self) -> None:
         """What it raises is that of the conversation, too."""
 

@@ -267,6 +267,19 @@ class TurnTests(SynchronousTestCase):
         self.world.reactor.advance(0)
         self.assertEqual(len(self.one.lost), 1)
 
+    def test_failing_end(self) -> None:
+        """One whose end fails is logged; the other ends as well."""
+
+        def fail() -> None:
+            raise OSError("what nobody has thought of")
+
+        self.one.then = fail
+        with self.turn:
+            self.turn.lose(self.one.wire)
+            self.turn.lose(self.two.wire)
+        self.assertEqual(len(self.two.lost), 1)
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+
     def test_sender(self) -> None:
         """Who is given the socket itself writes behind what was held."""
         with self.turn:
