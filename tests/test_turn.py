@@ -381,6 +381,32 @@ async def flood(request: Request) -> None:
             request.websocket.send("x" * 1000)
 
 
+class Room:
+    """A view that tells all others when one has left."""
+
+    def __init__(self) -> None:
+        self.here: list[Any] = []
+
+    async def __call__(self, request: Request) -> None:
+        """Answer everything; end with ``leave``."""
+        websocket = request.websocket
+        self.here.append(websocket)
+        async for message in websocket:
+            if message == "leave":
+                break
+            websocket.send(message)
+        self.here.remove(websocket)
+        await websocket.close()
+        for other in self.here:
+            other.send("one has left")
+
+
+def turn_of(server: Any) -> Turn:
+    """The turn by which a WebSocket writes."""
+    turn: Turn = server.protocol.factory._turn
+    return turn
+
+
 class DaemonTests(SynchronousTestCase):
     """A whole daemon, on Twisted's own transports."""
 
@@ -420,12 +446,32 @@ class DaemonTests(SynchronousTestCase):
         server.kernel.room = 1 << 20
         closed: list[int] = []
         self.patch(server.kernel, "shutdown", lambda how: closed.append(len(server.kernel.given)))
-        with server.protocol.factory._turn:
+        with turn_of(server):
             server.receive(b"\xff\xff")
             server.doWrite()
         news, close = read_frames(b"".join(server.kernel.given))
         self.assertEqual((news.payload, close.code), (b"news", 1002))
         self.assertEqual(closed, [len(server.kernel.given)])
+
+    def test_half_open(self) -> None:
+        """Who comes last in a full turn is met by nobody before its 101 is on its way."""
+        daemon = Daemon({"/room/": require_websocket(Room())}, max_per_address=100)
+        self.addCleanup(daemon.stop)
+        left, busy, late = (Server(daemon) for _ in range(3))
+        for server in (left, busy):
+            server.receive(handshake("/room/"))
+        left.receive(frame(TEXT, b"leave"))
+        with turn_of(left):
+            left.receive(close_frame(1000))
+            for _ in range(30):
+                busy.receive(frame(TEXT, b"?"))
+            # What the room says to it is behind its 101.
+            late.receive(handshake("/room/"))
+            late.receive(frame(TEXT, b"?"))
+        daemon.settle()
+        answer, _, frames = b"".join(late.kernel.given).partition(b"\r\n\r\n")
+        self.assertIn(b" 101 ", answer)
+        self.assertEqual([read.payload for read in read_frames(frames)], [b"?", b"one has left"])
 
     def test_limit(self) -> None:
         """What is held counts as what waits."""
@@ -435,7 +481,7 @@ class DaemonTests(SynchronousTestCase):
         server.receive(handshake("/flood/"))
         daemon.settle()
         server.kernel.room = 0
-        with server.protocol.factory._turn:
+        with turn_of(server):
             server.receive(frame(TEXT, b"go"))
         self.assertEqual(server.protocol.traffic.messages_out, 1)
 

@@ -44,12 +44,12 @@ async ([url, transport]) => {
 }
 """
 
-# Where tokens come from, the first who asks is forgotten.
-FORGET_FIRST = """
-() => {
+# Where tokens come from, one who asks is forgotten: the first is number 1.
+FORGET = """
+(number) => {
   const ask = window.makeToken;
   let asked = 0;
-  window.makeToken = () => (asked++ ? ask() : new Promise(() => {}));
+  window.makeToken = () => (++asked === number ? new Promise(() => {}) : ask());
   window.errors = [];
   addEventListener("error", ({ error }) => errors.push(error.message));
 }
@@ -168,11 +168,24 @@ def test_closed_office(page: Page, daemon: DaemonProcess, office: Office) -> Non
 def test_silent_office(page: Page, daemon: DaemonProcess, office: Office) -> None:
     """A page that gets no answer at all, neither a token nor an error, is asked again as well."""
     page.goto(daemon.url)
-    page.evaluate(FORGET_FIRST)
+    page.evaluate(FORGET, 1)
     page.evaluate(SUBSCRIBE, ["/topics/news", "websocket"])
     wait_for_state(page, "open")
     assert page.evaluate("errors") == ["no token came within 10 s"]
     assert office.visits == 1
+
+
+def test_silent_office_later(page: Page, daemon: DaemonProcess, office: Office) -> None:
+    """So is one that gets none for its next poll, and it misses nothing."""
+    publisher = Publisher(daemon)
+    page.goto(daemon.url)
+    page.evaluate(FORGET, 2)
+    page.evaluate(SUBSCRIBE, ["/topics/news", "longpoll"])
+    wait_for_state(page, "open")
+    publisher.publish("news", "meanwhile")
+    wait_for_publications(page, ["meanwhile"])
+    assert page.evaluate("states.filter(({ state }) => state === 'open').length") == 2
+    assert page.evaluate("states.filter(({ recovered }) => recovered === false).length") == 0
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
