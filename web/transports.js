@@ -100,9 +100,11 @@ export const OPENERS = {
 
 /** A token from the page's function; where none comes in time, it is as good as one that fails. */
 export async function tokenFrom(fresh) {
+  // First the page's, which may throw: nobody would hear of our patience then, when it ends.
+  const token = fresh();
   const late = new Error(`no token came within ${PATIENCE} s`);
   const patience = new Promise((_, reject) => setTimeout(reject, PATIENCE * 1000, late));
-  return Promise.race([fresh(), patience]);
+  return Promise.race([token, patience]);
 }
 
 /** Why a connection ended; `final` where a new try would end no better. */

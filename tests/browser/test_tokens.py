@@ -55,6 +55,19 @@ FORGET = """
 }
 """
 
+# Where tokens come from, somebody throws; notes that, and what nobody has caught.
+THROW = """
+async () => {
+  const { tokenFrom } = await import("/transports.js");
+  window.strays = [];
+  addEventListener("unhandledrejection", ({ reason }) => strays.push(reason.message));
+  const closed = () => {
+    throw new Error("the office is closed");
+  };
+  await tokenFrom(closed).catch(({ message }) => (window.caught = message));
+}
+"""
+
 
 class Office:
     """Where the page gets its tokens."""
@@ -186,6 +199,14 @@ def test_silent_office_later(page: Page, daemon: DaemonProcess, office: Office) 
     wait_for_publications(page, ["meanwhile"])
     assert page.evaluate("states.filter(({ state }) => state === 'open').length") == 2
     assert page.evaluate("states.filter(({ recovered }) => recovered === false).length") == 0
+
+
+def test_throwing_office(page: Page, daemon: DaemonProcess) -> None:
+    """A function that throws at once is one that fails, and no error is left over from it."""
+    page.goto(daemon.url)
+    page.evaluate(THROW)
+    page.wait_for_timeout(11_000)
+    assert page.evaluate("[caught, strays]") == ["the office is closed", []]
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
