@@ -8,6 +8,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.tcp import Connection
 
 from pushd.testing import Daemon
+from tests.peer import handshake
 
 
 class Kernel:
@@ -71,3 +72,11 @@ class Server(Connection):
     def receive(self, data: bytes) -> None:
         """Let data come."""
         self.protocol.dataReceived(data)
+
+
+def open_websocket(daemon: Daemon, path: str, *lines: str) -> Server:
+    """Open a WebSocket to a daemon, with lines beside those that a handshake needs."""
+    server = Server(daemon)
+    server.receive(handshake(path, *lines))
+    daemon.settle()
+    return server

@@ -17,8 +17,8 @@ from pushd.traffic import Traffic
 from pushd.unison import Part
 from pushd.views import Request, accept_websocket
 from tests.audience import HubTestCase, Listener
-from tests.kernel import Server
-from tests.peer import TEXT, close_frame, frame, handshake
+from tests.kernel import Server, open_websocket
+from tests.peer import TEXT, close_frame, frame
 
 
 @accept_websocket
@@ -217,18 +217,14 @@ class SocketTests(SynchronousTestCase):
         """Have somebody who listens to two topics, in unison with another in one of them."""
         self.daemon = Daemon({"/both/": both}, max_per_address=1000)
         self.addCleanup(self.daemon.stop)
-        self.first, self.second = self.connect("/both/"), self.connect("/topics/t")
+        self.first, self.second = (
+            open_websocket(self.daemon, "/both/"),
+            open_websocket(self.daemon, "/topics/t"),
+        )
         for topic in "tu":
             self.publish("begin", topic)
         for server in (self.first, self.second):
             server.kernel.given.clear()
-
-    def connect(self, path: str) -> Server:
-        """Open a WebSocket."""
-        server = Server(self.daemon)
-        server.receive(handshake(path))
-        self.daemon.settle()
-        return server
 
     def publish(self, data: str, topic: str = "t") -> None:
         """Publish, and let the turn end."""
@@ -289,7 +285,7 @@ class SocketTests(SynchronousTestCase):
 
     def test_failing(self) -> None:
         """One whose rest can't be kept is ended, and the others have all of theirs."""
-        third = self.connect("/topics/t")
+        third = open_websocket(self.daemon, "/topics/t")
         self.publish("begin")
         for server in (self.first, self.second, third):
             server.kernel.given.clear()

@@ -52,6 +52,14 @@ class HubTests(HubTestCase):
         self.hub.flush()
         self.assertEqual((self.hub.delays.buckets[-1][1], self.hub.delays.sum), (1, 1))
 
+    def test_let_out(self) -> None:
+        """What was written before a delivery has left before, and what was written for it, too."""
+        listener, notes = self.listen(), list[str]()
+        self.patch(self.hub, "_let_out", lambda: notes.append("let out"))
+        self.patch(listener, "deliver", lambda _: notes.append("told"))
+        self.publish("a")
+        self.assertEqual(notes, ["let out", "told", "let out"])
+
     def pass_time(self, seconds: float) -> None:
         """Let time pass, with nothing else done."""
         self.past.clock.rightNow += seconds

@@ -23,7 +23,7 @@ from pushd.schedule import PushSchedule
 from pushd.testing import Daemon
 from pushd.turn import Turn
 from pushd.views import Request, require_websocket
-from tests.kernel import Kernel, Server
+from tests.kernel import Kernel, Server, open_websocket
 from tests.peer import TEXT, close_frame, frame, handshake, read_frames
 from tests.unhurried import UNHURRIED
 
@@ -414,18 +414,13 @@ class DaemonTests(SynchronousTestCase):
         """Have three whose views push on the same beat; the last of them publishes as well."""
         self.daemon = Daemon({"/tick/": tick, "/last/": tick}, max_per_address=100)
         self.addCleanup(self.daemon.stop)
-        self.servers = [self.connect(path) for path in ("/tick/", "/tick/", "/last/")]
+        self.servers = [
+            open_websocket(self.daemon, path) for path in ("/tick/", "/tick/", "/last/")
+        ]
         # From the first publication on they hear the topic in unison.
         self.daemon.request("POST", "/topics/t", body=b"begin", control=True)
         for server in self.servers:
             server.kernel.given.clear()
-
-    def connect(self, path: str) -> Server:
-        """Open a WebSocket."""
-        server = Server(self.daemon)
-        server.receive(handshake(path))
-        self.daemon.settle()
-        return server
 
     def test_order(self) -> None:
         """What was said before something was published leaves before it, and so on."""
@@ -477,9 +472,7 @@ class DaemonTests(SynchronousTestCase):
         """What is held counts as what waits."""
         daemon = Daemon({"/flood/": flood}, limits=Limits(max_buffered=1000))
         self.addCleanup(daemon.stop)
-        server: Any = Server(daemon)
-        server.receive(handshake("/flood/"))
-        daemon.settle()
+        server: Any = open_websocket(daemon, "/flood/")
         server.kernel.room = 0
         with turn_of(server):
             server.receive(frame(TEXT, b"go"))

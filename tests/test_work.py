@@ -14,7 +14,7 @@ from pushd.hub import Hub
 from pushd.testing import Daemon
 from pushd.ticker import ticker
 from pushd.views import Request, accept_websocket
-from tests.kernel import Server
+from tests.kernel import Server, open_websocket
 from tests.peer import TEXT, close_frame, frame, handshake
 from tests.work import calls_of
 
@@ -46,10 +46,9 @@ class WorkTestCase(SynchronousTestCase):
 
     def connect(self, count: int, path: str, extra: str = "") -> list[Server]:
         """Open WebSockets, and forget what that took."""
-        servers = [Server(self.daemon) for _ in range(count)]
+        lines = [extra] if extra else []
+        servers = [open_websocket(self.daemon, path, *lines) for _ in range(count)]
         for server in servers:
-            server.receive(handshake(path, *([extra] if extra else [])))
-            self.daemon.settle()
             self.assertIn(b" 101 ", server.kernel.given[0])
             server.kernel.given.clear()
         return servers
