@@ -63,6 +63,12 @@ class Beat:
         self.add(call)
         return call
 
+    def call_at(self, time: float, function: Callable[[], Any]) -> IDelayedCall:
+        """Call a function at a time, in seconds of the clock; at the next beat if it has passed."""
+        call = BeatCall(self, time, function)
+        self.add(call)
+        return call
+
     def getDelayedCalls(self) -> Sequence[IDelayedCall]:
         """The calls that are still to be made."""
         return [call for calls in self._calls.values() for call in calls]
@@ -126,16 +132,16 @@ class Beat:
 
     def _make_all(self, calls: Iterable[BeatCall]) -> None:
         for call in calls:
-            # One of those before may have cancelled it, or put it off.
-            if call.beat == _DUE:
-                self._make(call)
-
-    def _make(self, call: BeatCall) -> None:
-        call.beat = _CALLED
-        try:
-            call.function(*call.args, **call.kwargs)
-        except Exception:  # The others of this beat are nobody's fault; the reactor does likewise.
-            self._log.failure("a delayed call failed")
+            if call.beat != _DUE:
+                continue  # One of those before has cancelled it, or put it off.
+            call.beat = _CALLED
+            try:
+                if call.kwargs:
+                    call.function(*call.args, **call.kwargs)
+                else:
+                    call.function(*call.args)
+            except Exception:  # The others are nobody's fault; the reactor does likewise.
+                self._log.failure("a delayed call failed")
 
 
 # Where a call stands that is in no beat any more.
@@ -153,14 +159,15 @@ class BeatCall:
         clock: Beat,
         time: float,
         function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> None:
         self._clock = clock
         self.time = time
         self.function = function
         self.args = args
-        self.kwargs = kwargs
+        # Thousands wait: an empty one is not kept for each.
+        self.kwargs = kwargs or None
         self.beat = _DUE
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.deadlines import Deadlines
-from pushd.steps import PATIENCE, Steps
+from pushd.steps import PATIENCE, Steps, Wait
 from pushd.views import Request, View, name_of
 
 # How long a view may go on after it was told that its conversation is over, in seconds.
@@ -204,6 +204,9 @@ class Conversation:
         awaited = self._work if self._steps is None else self._steps.awaited
         if awaited is None:
             return  # It runs, or was called to be ended by what it does itself.
+        if isinstance(awaited, Wait):
+            awaited.cancel()
+            return
         try:
             awaited.cancel()
         except Exception:  # The end of the connection is not to fail by what a view waits for.

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from types import coroutine
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
 
+from pushd.beat import Beat
 from pushd.distributions import Distribution
+from pushd.steps import Wait
 
 # So many numbers that are overdue come at once; then others have a turn. After a long pause there
 # may be a great many.
@@ -21,7 +27,7 @@ def lateness_of(clock: IReactorTime) -> Distribution:
     return _lateness.setdefault(clock, Distribution())
 
 
-class PushSchedule:
+class PushSchedule(Wait):
     """Numbers that come at a steady pace: ``async for number in PushSchedule(clock, …)``.
 
     Number ``n`` comes ``n * interval`` seconds after the first was asked for, and the loop ends
@@ -40,9 +46,11 @@ class PushSchedule:
         "_clock",
         "_count",
         "_delay",
+        "_go_on",
         "_hurried",
         "_interval",
         "_lateness",
+        "_moment",
         "_number",
         "_start",
     )
@@ -64,43 +72,54 @@ class PushSchedule:
         # How many were overdue, one after the other.
         self._hurried = 0
         self._start: float | None = None
+        # What is to be done when the time has come.
+        self._moment = 0.0
         self._call: IDelayedCall | None = None
+        self._go_on: Callable[..., object] | None = None
         self._lateness = lateness_of(clock)
 
     def __aiter__(self) -> PushSchedule:
         return self
 
-    def __anext__(self) -> Deferred[int]:
+    @coroutine
+    def __anext__(self) -> Generator[Any, Any, int]:
         """Wait for the next number's time and give it."""
+        # This is the way of every push, and thousands wait in here: so what lives meanwhile is
+        # this generator, the timer, and nothing else.
         if self._call is not None:
             raise RuntimeError("another task waits for this schedule's next number already")
         clock, number = self._clock, self._number
+        now = clock.seconds()
         if self._start is None:
-            self._start = clock.seconds() + self._delay
+            self._start = now + self._delay
         # One tick more than there are numbers: the last one gets its full interval, too.
         moment = self._start + number * self._interval
-        delay = moment - clock.seconds()
-        # Not a coroutine: this is the way of every push, and nothing else is to be done in it.
-        ticked: Deferred[int] = Deferred(self._forget)
-        self._hurried = 0 if delay > 0 else self._hurried + 1
-        if delay > 0 or self._hurried % _TURN == 0:
-            self._call = clock.callLater(max(0.0, delay), self._tick, ticked, moment)
-        else:
-            self._tick(ticked, moment)
-        return ticked
-
-    def _tick(self, ticked: Deferred[int], moment: float) -> None:
-        self._call = None
-        number = self._number
+        self._hurried = 0 if moment > now else self._hurried + 1
+        if moment > now or self._hurried % _TURN == 0:
+            self._moment = moment
+            try:
+                if (yield self) is self:
+                    yield self.as_deferred()
+            finally:
+                self._call = self._go_on = None
+            now = clock.seconds()
         if number == self._count:
-            ticked.errback(StopAsyncIteration())
-            return
+            raise StopAsyncIteration
         self._number = number + 1
-        self._lateness.observe(max(0.0, self._clock.seconds() - moment))
-        ticked.callback(number)
+        self._lateness.observe(now - moment if now > moment else 0.0)
+        return number
 
-    def _forget(self, _: Deferred[int]) -> None:
-        """Let go of the timer when nobody waits for it any more."""
-        assert self._call is not None  # Or it would have fired.
+    def begin(self, go_on: Callable[..., object]) -> None:
+        """Set the timer."""
+        self._go_on = go_on
+        clock = self._clock
+        if isinstance(clock, Beat):
+            self._call = clock.call_at(self._moment, go_on)
+        else:
+            self._call = clock.callLater(max(0.0, self._moment - clock.seconds()), go_on)
+
+    def cancel(self) -> None:
+        """Let go of the timer, as nobody wants the number any more."""
+        assert self._call is not None and self._go_on is not None  # It has begun.
         self._call.cancel()
-        self._call = None
+        self._go_on(Failure(CancelledError()))

@@ -18,6 +18,30 @@ PATIENCE = 0.5
 _NOTHING = object()
 
 
+class Wait:
+    """What a coroutine waits for, at less than the price of a Deferred.
+
+    Whoever runs the coroutine is given this by ``yield``. Steps calls ``begin``; all others give it
+    back, as Twisted does with what is no Deferred, and are given ``as_deferred()``.
+    """
+
+    __slots__ = ()
+
+    def begin(self, go_on: Callable[..., object]) -> None:
+        """Wait, and call ``go_on`` once that is over: without anything, or with a Failure."""
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """Let it be over at once, with a CancelledError."""
+        raise NotImplementedError
+
+    def as_deferred(self) -> Deferred[object]:
+        """Begin, for somebody who knows only Deferreds."""
+        waiting: Deferred[object] = Deferred(lambda _: self.cancel())
+        self.begin(lambda result=None: waiting.callback(result))
+        return waiting
+
+
 class Steps:
     """Runs a coroutine, and knows whether it runs and what it awaits when it does not.
 
@@ -33,7 +57,7 @@ class Steps:
 
     def __init__(
         self,
-        coroutine: Coroutine[Deferred[Any], Any, Any],
+        coroutine: Coroutine[Any, Any, Any],
         clock: IReactorTime,
         blocked: Callable[[float], object],
         done: Callable[[Any], object],
@@ -44,7 +68,7 @@ class Steps:
         self._blocked = blocked
         self._done = done
         self.running = False
-        self.awaited: Deferred[Any] | None = None
+        self.awaited: Deferred[Any] | Wait | None = None
 
     def advance(self, result: object = None) -> None:
         """Run the coroutine until it waits again, and be called back when that has happened."""
@@ -72,6 +96,9 @@ class Steps:
                 if isinstance(failure, Failure):
                     # Its traceback holds this frame, and all that called it, which hold it in turn.
                     failure.cleanFailure()
+        elif isinstance(awaited, Wait):
+            self.awaited = awaited
+            awaited.begin(self.advance)
         elif isinstance(awaited, Deferred):
             self.awaited = awaited
             awaited.addBoth(self.advance)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, NoReturn, Protocol
+from typing import Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pushd.feeds import V1, Feed, FrameWriter, JsonFeed
 from pushd.hub import Hub
@@ -20,6 +20,8 @@ _INBOX_BYTES = 1 << 20
 
 # "None, as often as asked" ends here for the view itself: it loops without looking.
 _PATIENCE = 100
+
+T = TypeVar("T")
 
 
 class Wire(FrameWriter, Protocol):
@@ -190,7 +192,9 @@ class WebSocket:
         waiter: Deferred[str | bytes | None] = Deferred(self._forget_waiter)
         self._waiter = waiter
         if timeout is not None:
-            waiter.addTimeout(timeout, self._clock, _time_out)
+            # What Deferred.addTimeout does, with half of what that makes.
+            timer = self._clock.callLater(timeout, self._time_out, waiter, timeout)
+            waiter.addBoth(_stop, timer)
         return waiter
 
     def read(self, fallback: str | bytes | None = None) -> str | bytes | None:
@@ -301,8 +305,8 @@ class WebSocket:
         """Name the view that is ended by the end, or by a send after it."""
         self._owner = owner
 
-    def will_tell(self, awaited: Deferred[Any] | None) -> bool:
-        """Whether a task that awaits this Deferred is told by it when the conversation ends.
+    def will_tell(self, awaited: object) -> bool:
+        """Whether a task that awaits this is told by it when the conversation ends.
 
         None stands for a task of which it is not known what it awaits.
         """
@@ -439,6 +443,10 @@ class WebSocket:
     def _forget_waiter(self, waiter: Deferred[str | bytes | None]) -> None:
         self._waiter = None
 
+    def _time_out(self, waiter: Deferred[str | bytes | None], timeout: float) -> None:
+        self._waiter = None
+        waiter.errback(TimeoutError(f"no message within {timeout:g} s"))
+
     def _end_owner(self, patience: int) -> None:
         running = self._owner.running if self._owner is not None else False
         if running is False:
@@ -461,5 +469,8 @@ def _encode(data: str | bytes, binary: bool) -> bytes:
     return data
 
 
-def _time_out(failure: object, timeout: float) -> NoReturn:
-    raise TimeoutError(f"no message within {timeout:g} s")
+def _stop(result: T, timer: IDelayedCall) -> T:
+    """Let go of a timer, as what was waited for has come."""
+    if timer.active():
+        timer.cancel()
+    return result

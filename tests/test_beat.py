@@ -103,6 +103,19 @@ class BeatTests(SynchronousTestCase):
         self.clock.advance(1)
         self.assertEqual(notes, ["call", "(", "call", "call", ")"])
 
+    def test_at_a_time(self) -> None:
+        """A call may be for a time of the clock; if that has passed it comes in the next turn."""
+        made: list[float] = []
+        for time in (2.0, 1.0):
+            self.beat.call_at(time, lambda: made.append(self.clock.seconds()))
+        self.assertEqual(made, [])
+        self.clock.advance(0)
+        self.assertEqual(made, [1.23456])
+        self.clock.advance(2.0001 - self.clock.seconds())
+        self.assertEqual(made[1:], [2.0001])
+        self.beat.call_at(9, lambda: made.append(0)).cancel()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_cancel(self) -> None:
         """A call that is cancelled is not made; without any there is no timer."""
         first, second, third = (self.later(delay, delay) for delay in (1, 2, 2))

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.beat import Beat
 from pushd.schedule import PushSchedule
+from pushd.steps import Steps
+
+T = TypeVar("T")
 
 
 class PushScheduleTests(SynchronousTestCase):
-    """Numbers at a steady pace."""
+    """Numbers at a steady pace, for a coroutine that Twisted runs."""
 
     def setUp(self) -> None:
         """Keep a clock that does not stand at zero, and what came when."""
         self.clock = Clock()
         self.clock.advance(1000)
         self.came: list[tuple[float, int]] = []
+
+    def run_coroutine(self, coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:
+        """Run something that goes through a schedule."""
+        return Deferred.fromCoroutine(coroutine)
 
     def run_schedule(
         self,
@@ -34,7 +43,15 @@ class PushScheduleTests(SynchronousTestCase):
                 body(number)
             return self.clock.seconds() - 1000
 
-        return Deferred.fromCoroutine(loop())
+        return self.run_coroutine(loop())
+
+    def ask(self, schedule: PushSchedule) -> Deferred[int]:
+        """Wait for one number."""
+
+        async def wait() -> int:
+            return await schedule.__anext__()
+
+        return self.run_coroutine(wait())
 
     def test_pace(self) -> None:
         """The first number comes at once, each next one an interval later, and then the end."""
@@ -90,8 +107,8 @@ class PushScheduleTests(SynchronousTestCase):
         schedule = PushSchedule(self.clock, count=2, interval=0.5)
         self.clock.advance(10)
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.successResultOf(schedule.__anext__())
-        second = schedule.__anext__()
+        self.successResultOf(self.ask(schedule))
+        second = self.ask(schedule)
         self.assertNoResult(second)
         self.clock.advance(0.5)
         self.assertEqual(self.successResultOf(second), 1)
@@ -99,12 +116,14 @@ class PushScheduleTests(SynchronousTestCase):
     def test_one_at_a_time(self) -> None:
         """Two tasks can't wait for one schedule; when the first has given up the other may."""
         schedule = PushSchedule(self.clock, count=2, interval=1, delay=1)
-        first = schedule.__anext__()
-        self.assertRaises(RuntimeError, schedule.__anext__)
+        first = self.ask(schedule)
+        self.failureResultOf(self.ask(schedule), RuntimeError)
         first.cancel()
         self.failureResultOf(first, CancelledError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        schedule.__anext__()
+        again = self.ask(schedule)
+        self.clock.advance(1)
+        self.assertEqual(self.successResultOf(again), 0)
 
     def test_none(self) -> None:
         """No numbers means that the loop ends at once."""
@@ -122,7 +141,7 @@ class PushScheduleTests(SynchronousTestCase):
         """After its end it stays at its end."""
         schedule = PushSchedule(self.clock, count=0, interval=0.5)
         for _ in range(2):
-            self.failureResultOf(schedule.__anext__(), StopAsyncIteration)
+            self.failureResultOf(self.ask(schedule), StopAsyncIteration)
 
     def test_cancelled(self) -> None:
         """A loop that is cancelled ends where it waits and leaves no delayed call."""
@@ -141,7 +160,7 @@ class PushScheduleTests(SynchronousTestCase):
                 if number == 2:
                     break
 
-        ended = Deferred.fromCoroutine(loop())
+        ended = self.run_coroutine(loop())
         self.clock.pump([0.5, 0.5])
         self.successResultOf(ended)
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -163,3 +182,63 @@ class PushScheduleTests(SynchronousTestCase):
                 ValueError, PushSchedule, self.clock, count=1, interval=interval
             )
             self.assertIn(str(interval), str(error))
+
+
+class SteppedTests(PushScheduleTests):
+    """The same for a view's coroutine, which waits without a Deferred."""
+
+    def run_coroutine(self, coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:
+        """Run it step by step."""
+
+        def cancel(_: Deferred[T]) -> None:
+            assert steps.awaited is not None
+            steps.awaited.cancel()
+
+        ended: Deferred[T] = Deferred(cancel)
+        steps = Steps(coroutine, self.clock, lambda seconds: None, ended.callback)
+        steps.advance()
+        return ended
+
+
+class BeatTests(SynchronousTestCase):
+    """On a clock with a beat, as the daemon's."""
+
+    def test_pace(self) -> None:
+        """Numbers come on the beat, and no later than one beat."""
+        clock = Clock()
+        beat = Beat(clock, length=0.002)
+        came: list[float] = []
+
+        async def loop() -> None:
+            async for _ in PushSchedule(beat, count=3, interval=0.0051):
+                came.append(clock.seconds())
+
+        ended: Deferred[None] = Deferred()
+        Steps(loop(), beat, lambda seconds: None, ended.callback).advance()
+        clock.pump([0.0005] * 40)
+        self.successResultOf(ended)
+        self.assertEqual([round(time, 6) for time in came], [0, 0.006, 0.012])
+        self.assertEqual(beat.getDelayedCalls(), [])
+
+    def test_overdue(self) -> None:
+        """After a long pause others have their turns between the numbers that were missed."""
+        clock = Clock()
+        beat = Beat(clock, length=0.001)
+        came: list[int] = []
+
+        async def loop() -> None:
+            async for number in PushSchedule(beat, count=1000, interval=0.001):
+                came.append(number)
+
+        Steps(loop(), beat, lambda seconds: None, lambda result: None).advance()
+        clock.rightNow += 10
+        turns = 0
+        while clock.calls:
+            call: Any = clock.calls.pop(0)
+            self.assertLessEqual(call.getTime(), clock.seconds())
+            before = len(came)
+            call.func(*call.args)
+            self.assertLessEqual(len(came) - before, 64)
+            turns += 1
+        self.assertEqual(came, list(range(1000)))
+        self.assertLess(turns, 20)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextvars import ContextVar
+from types import coroutine
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -11,7 +12,29 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.steps import Steps
+from pushd.steps import Steps, Wait
+
+
+class Pause(Wait):
+    """A wait that is over when the test says so."""
+
+    go_on: Callable[..., object]
+
+    @coroutine
+    def over(self) -> Generator[Any, Any, Any]:
+        """Wait for what ``go_on`` is called with."""
+        said = yield self
+        if said is self:
+            said = yield self.as_deferred()
+        return said
+
+    def begin(self, go_on: Callable[..., object]) -> None:
+        """Keep what is to be called."""
+        self.go_on = go_on
+
+    def cancel(self) -> None:
+        """Be over at once."""
+        self.go_on(Failure(CancelledError()))
 
 
 class StepsTests(SynchronousTestCase):
@@ -89,6 +112,50 @@ class StepsTests(SynchronousTestCase):
 
         Steps(view(), self.clock, self.blocked.append, self.finished.callback).advance()
         self.assertIn("Deferred.fromFuture", self.successResultOf(self.finished))
+
+    def test_wait(self) -> None:
+        """What is no Deferred is begun, and may be over well or badly, or be cancelled."""
+        wait, said = Pause(), []
+
+        async def view() -> str:
+            said.append(await wait.over())
+            try:
+                await wait.over()
+            except ZeroDivisionError:
+                said.append("caught")
+            await wait.over()
+            return "unreached"
+
+        steps = Steps(view(), self.clock, self.blocked.append, self.finished.callback)
+        steps.advance()
+        self.assertIs(steps.awaited, wait)
+        wait.go_on("news")
+        wait.go_on(Failure(ZeroDivisionError()))
+        self.assertEqual(said, ["news", "caught"])
+        assert steps.awaited is not None
+        steps.awaited.cancel()
+        self.failureResultOf(self.finished, CancelledError)
+        self.assertIsNone(steps.awaited)
+
+    def test_wait_elsewhere(self) -> None:
+        """Whoever else runs the coroutine gets a Deferred for it, and may cancel that."""
+        wait, said = Pause(), []
+
+        async def view() -> None:
+            said.append(await wait.over())
+            said.append(await wait.over())
+
+        running = Deferred.fromCoroutine(view())
+        wait.go_on("news")
+        self.assertEqual(said, ["news"])
+        self.assertNoResult(running)
+        running.cancel()
+        self.failureResultOf(running, CancelledError)
+
+    def test_wait_for_nothing(self) -> None:
+        """What says neither how it begins nor how it ends is of no use."""
+        self.assertRaises(NotImplementedError, Wait().begin, lambda: None)
+        self.assertRaises(NotImplementedError, Wait().cancel)
 
     def test_context(self) -> None:
         """It keeps its context variables, whoever lets it go on."""
