@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pushd.arrivals import hasten
 from pushd.door import Door
 from pushd.request import peer_name
 
@@ -90,6 +91,7 @@ class DoorService(Service):
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
         prepare(port)
+        hasten(port)
         self._log.info(self._message, event="listening", url=_url(self._endpoint, port))
 
 

@@ -106,6 +106,7 @@ STOREYS = (
             "strict",
             "channel",
             "access_log",
+            "arrivals",
             "door",
             "sse",
             "longpoll",
