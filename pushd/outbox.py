@@ -44,35 +44,57 @@ class Speaker(Protocol):
 LAST = int(getattr(socket, "MSG_MORE", 0))
 
 
-def write_at_once(transport: Any, speaker: Speaker, data: bytes, flags: int = 0) -> None:
-    """Hand data to the kernel now; what it does not take is the transport's to write.
+class Writer:
+    """Hands data to the kernel at once; what it does not take is the transport's to write.
 
     A transport's own ``write`` waits for the reactor to find the socket writable, which costs
-    three system calls where this has one. It is for a transport that is plain, and connected.
+    three system calls where this has one. It is for a transport that is plain.
 
-    :param flags: for the kernel.
+    :param speaker: told when something has to wait.
     """
-    # What waits already has to go first. (Its length: an empty list is one more thing to fetch
-    # from memory, for each of thousands.)
-    if transport.dataBuffer or transport._tempDataLen:
-        transport.write(data)
-        return
-    try:
-        sent = transport.socket.send(data, flags)
-    except OSError:
-        # There is no room, or no connection: the transport finds out, and knows what to do.
-        sent = 0
-    if sent < len(data):
-        speaker.writing_deferred()
-        transport.write(data[sent:])
+
+    __slots__ = ("_send", "_speaker", "transport")
+
+    def __init__(self, transport: Any, speaker: Speaker) -> None:
+        self.transport = transport
+        self._speaker = speaker
+        # The socket's own, as long as nothing waits before it. (To ask the transport each time
+        # means to fetch five more things from memory, for each of thousands.)
+        self._send: Callable[[bytes, int], int] | None = None
+
+    def write(self, data: bytes, flags: int = 0) -> None:
+        """Write; to one who is gone as well, which comes to nothing.
+
+        :param flags: for the kernel.
+        """
+        send = self._send or self._look()
+        if send is None:
+            self.transport.write(data)
+            return
+        try:
+            sent = send(data, flags)
+        except OSError:
+            # There is no room, or no connection: the transport finds out, and knows what to do.
+            sent = 0
+        if sent < len(data):
+            self._send = None
+            self._speaker.writing_deferred()
+            self.transport.write(data[sent:])
+
+    def _look(self) -> Callable[[bytes, int], int] | None:
+        """Look whether anything waits, which has to go first."""
+        transport = self.transport
+        if transport.connected and not unsent(transport):
+            self._send = transport.socket.send
+        return self._send
 
 
 def sender(transport: Any) -> Callable[[bytes], int] | None:
     """The ``send`` of a transport's socket, where what it takes follows all that was written.
 
     None where something waits before the socket, and where there is none that takes it as it is. It
-    is good until the connection ends, or until something waits, of which ``write_at_once`` tells:
-    so nobody may write to the transport past that.
+    is good until the connection ends, or until something waits, of which ``Writer`` tells: so
+    nobody may write to the transport past that.
     """
     if not is_plain(transport) or unsent(transport):
         return None

@@ -10,7 +10,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from pushd.outbox import LAST, Speaker, is_plain, lose, sender, write_at_once
+from pushd.outbox import LAST, Speaker, Writer, is_plain, lose, sender
 
 # So many pieces are held at most, and none that is longer, in bytes: nobody is to wait for long,
 # and a long one is dear by itself.
@@ -35,8 +35,8 @@ class Turn:
 
     def __init__(self) -> None:
         self._depth = 0
-        # Transport, who speaks, what is said, and flags for the kernel.
-        self._words: deque[tuple[Any, Speaker, bytes, int]] = deque()
+        # By which writer, what is said, and flags for the kernel.
+        self._words: deque[tuple[Writer, bytes, int]] = deque()
         # The transports that are to be closed.
         self._ends: deque[Any] = deque()
 
@@ -65,7 +65,7 @@ class Turn:
         with TLS, and with what only looks like it, there is no other way.
         """
         if is_plain(transport):
-            return partial(self._write, transport, speaker)
+            return partial(self._write, Writer(transport, speaker))
         write: Callable[[bytes], object] = transport.write
         return write
 
@@ -87,28 +87,26 @@ class Turn:
         if not (self._depth and is_plain(transport)):
             lose(transport)
             return
-        if self._words and self._words[-1][0] is transport:
-            _, speaker, data, _ = self._words.pop()
-            self._words.append((transport, speaker, data, LAST))
+        if self._words and self._words[-1][0].transport is transport:
+            writer, data, _ = self._words.pop()
+            self._words.append((writer, data, LAST))
         self._ends.append(transport)
 
     def flush(self) -> None:
         """Let out what was written, before something that goes straight to a socket."""
         words = self._words
         while words:
-            transport, speaker, data, flags = words.popleft()
-            if not transport.connected:
-                continue  # It is gone by now.
+            writer, data, flags = words.popleft()
             try:
-                write_at_once(transport, speaker, data, flags)
+                writer.write(data, flags)
             except Exception:  # The others are not to notice.
-                self._failed(transport)
+                self._failed(writer.transport)
 
-    def _write(self, transport: Any, speaker: Speaker, data: bytes) -> None:
+    def _write(self, writer: Writer, data: bytes) -> None:
         if not self._depth:
-            write_at_once(transport, speaker, data)
+            writer.write(data)
             return
-        self._words.append((transport, speaker, data, 0))
+        self._words.append((writer, data, 0))
         if len(self._words) >= _MOST or len(data) > _SHORT:
             self.flush()
 
