@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Callable
 from functools import cache
 from typing import Any, Protocol
 
@@ -28,9 +27,8 @@ class FrameWriter(Protocol):
     def push(self, payload: bytes, *, binary: bool) -> None:
         """Put one message on its way, as one frame, however big."""
 
-    @property
-    def push_frames(self) -> Callable[[bytes], object]:
-        """Puts frames on their way that are ready to go."""
+    def push_frames(self, frames: bytes) -> None:
+        """Put frames on their way that are ready to go."""
 
     @property
     def sender(self) -> Send | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet.abstract import FileDescriptor
@@ -15,7 +14,7 @@ from pushd.limits import Limits
 from pushd.messages import TRY_AGAIN_LATER, Closing
 from pushd.outbox import unsent
 from pushd.traffic import Traffic
-from pushd.turn import Turn
+from pushd.turn import Turn, Writes
 from pushd.unison import Send
 from pushd.websocket import WebSocket
 
@@ -42,8 +41,8 @@ class Outbound(LeanProtocol):
 
     factory: OutboundFactory
     traffic: Traffic
-    # Comes with the transport: puts frames on their way that are ready to go.
-    push_frames: Callable[[bytes], object]
+    # Comes with the transport.
+    _writer: Writes
     _websocket: WebSocket
 
     # As long as nothing else is to be said of this connection.
@@ -73,7 +72,11 @@ class Outbound(LeanProtocol):
         traffic = self.traffic
         traffic.messages_out += 1
         traffic.bytes_out += len(data)
-        self.push_frames(data)
+        self._writer.write(data)
+
+    def push_frames(self, frames: bytes) -> None:
+        """Put frames on their way that are ready to go."""
+        self._writer.write(frames)
 
     @property
     def sender(self) -> Send | None:
@@ -110,4 +113,4 @@ class Outbound(LeanProtocol):
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Write to the transport, without the log strings that Autobahn makes for each frame."""
-        self.push_frames(data)
+        self._writer.write(data)

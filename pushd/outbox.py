@@ -53,40 +53,40 @@ class Writer:
     :param speaker: told when something has to wait.
     """
 
-    __slots__ = ("_send", "_speaker", "transport")
+    __slots__ = ("_free", "_speaker", "transport")
 
     def __init__(self, transport: Any, speaker: Speaker) -> None:
         self.transport = transport
         self._speaker = speaker
-        # The socket's own, as long as nothing waits before it. (To ask the transport each time
-        # means to fetch five more things from memory, for each of thousands.)
-        self._send: Callable[[bytes, int], int] | None = None
+        # The socket, as long as nothing waits before it. (To ask the transport each time means to
+        # fetch five more things from memory, for each of thousands.)
+        self._free: Any = None
 
-    def write(self, data: bytes, flags: int = 0) -> None:
-        """Write; to one who is gone as well, which comes to nothing.
+    def hand_over(self, data: bytes, flags: int = 0) -> None:
+        """Write now; to one who is gone as well, which comes to nothing.
 
         :param flags: for the kernel.
         """
-        send = self._send or self._look()
-        if send is None:
+        free = self._free or self._look()
+        if free is None:
             self.transport.write(data)
             return
         try:
-            sent = send(data, flags)
+            sent = free.send(data, flags)
         except OSError:
             # There is no room, or no connection: the transport finds out, and knows what to do.
             sent = 0
         if sent < len(data):
-            self._send = None
+            self._free = None
             self._speaker.writing_deferred()
             self.transport.write(data[sent:])
 
-    def _look(self) -> Callable[[bytes, int], int] | None:
+    def _look(self) -> Any:
         """Look whether anything waits, which has to go first."""
         transport = self.transport
         if transport.connected and not unsent(transport):
-            self._send = transport.socket.send
-        return self._send
+            self._free = transport.socket
+        return self._free
 
 
 def sender(transport: Any) -> Callable[[bytes], int] | None:

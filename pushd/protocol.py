@@ -74,10 +74,10 @@ class PushProtocol(Inbound):
         else:
             transport.protocol = self
         self.makeConnection(transport)
-        self.push_frames = self.factory._turn.writer(transport, self._websocket)
+        self._writer = self.factory._turn.writer(transport, self._websocket)
         transport.registerProducer(self, True)
         self._bucket = self.factory._make_bucket()
-        self.push_frames(opening(handshake.key, subprotocol, self._agree(handshake.extensions)))
+        self._writer.write(opening(handshake.key, subprotocol, self._agree(handshake.extensions)))
         self.factory._pings.start(self)
 
     # What the transport calls

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.logger import Logger
 
@@ -16,6 +15,13 @@ from pushd.outbox import LAST, Speaker, Writer, is_plain, lose, sender
 # and a long one is dear by itself.
 _MOST = 32
 _SHORT = 4096
+
+
+class Writes(Protocol):
+    """What can be written to."""
+
+    def write(self, data: bytes) -> object:
+        """Write."""
 
 
 class Turn:
@@ -29,19 +35,20 @@ class Turn:
     write, or end: to write never does, so nobody is interrupted by somebody else's news.
     """
 
-    __slots__ = ("_depth", "_ends", "_words")
+    __slots__ = ("_ends", "_words", "depth")
 
     _log = Logger()
 
     def __init__(self) -> None:
-        self._depth = 0
+        #: Within how many ``with`` it is: what is written is held within any.
+        self.depth = 0
         # By which writer, what is said, and flags for the kernel.
         self._words: deque[tuple[Writer, bytes, int]] = deque()
         # The transports that are to be closed.
         self._ends: deque[Any] = deque()
 
     def __enter__(self) -> None:
-        self._depth += 1
+        self.depth += 1
 
     def __exit__(
         self,
@@ -51,23 +58,23 @@ class Turn:
     ) -> None:
         try:
             # What comes of it is held as well, behind all that is held already.
-            while self._depth == 1 and (self._words or self._ends):
+            while self.depth == 1 and (self._words or self._ends):
                 self.flush()
                 if self._ends:
                     self._end(self._ends.popleft())
         finally:
-            self._depth -= 1
+            self.depth -= 1
 
-    def writer(self, transport: Any, speaker: Speaker) -> Callable[[bytes], object]:
-        """The quickest way to write to a transport.
+    def writer(self, transport: Any, speaker: Speaker) -> Writes:
+        """What writes to a transport in the quickest way.
 
         Past its ``write`` where it is Twisted's own and hands what it gets to the socket as it is;
         with TLS, and with what only looks like it, there is no other way.
         """
         if is_plain(transport):
-            return partial(self._write, Writer(transport, speaker))
-        write: Callable[[bytes], object] = transport.write
-        return write
+            return TurnWriter(self, transport, speaker)
+        written: Writes = transport
+        return written
 
     def sender(self, transport: Any) -> Callable[[bytes], int] | None:
         """The ``send`` of a transport's socket, where what it takes follows all that was written.
@@ -84,7 +91,7 @@ class Turn:
 
         If its last words are held, its end goes with them, in one segment.
         """
-        if not (self._depth and is_plain(transport)):
+        if not (self.depth and is_plain(transport)):
             lose(transport)
             return
         if self._words and self._words[-1][0].transport is transport:
@@ -98,14 +105,12 @@ class Turn:
         while words:
             writer, data, flags = words.popleft()
             try:
-                writer.write(data, flags)
+                writer.hand_over(data, flags)
             except Exception:  # The others are not to notice.
                 self._failed(writer.transport)
 
-    def _write(self, writer: Writer, data: bytes) -> None:
-        if not self._depth:
-            writer.write(data)
-            return
+    def hold(self, writer: Writer, data: bytes) -> None:
+        """Keep what is to be written, within ``with``."""
         self._words.append((writer, data, 0))
         if len(self._words) >= _MOST or len(data) > _SHORT:
             self.flush()
@@ -123,3 +128,20 @@ class Turn:
             peer=str(transport.getPeer()),
         )
         transport.abortConnection()
+
+
+class TurnWriter(Writer):
+    """Writes at once, or at the end of a turn."""
+
+    __slots__ = ("_turn",)
+
+    def __init__(self, turn: Turn, transport: Any, speaker: Speaker) -> None:
+        super().__init__(transport, speaker)
+        self._turn = turn
+
+    def write(self, data: bytes) -> None:
+        """Write, unless it is gone."""
+        if self._turn.depth:
+            self._turn.hold(self, data)
+        else:
+            self.hand_over(data)

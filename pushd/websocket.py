@@ -21,6 +21,9 @@ _INBOX_BYTES = 1 << 20
 # "None, as often as asked" ends here for the view itself: it loops without looking.
 _PATIENCE = 100
 
+# What all have until they listen to something: never changed, only replaced.
+_NO_FEEDS: dict[str, Feed] = {}
+
 T = TypeVar("T")
 
 
@@ -125,7 +128,7 @@ class WebSocket:
         self._offer: Offer | None = offer
         self._clock = clock
         self._hub = hub
-        self._feeds: dict[str, Feed] = {}
+        self._feeds = _NO_FEEDS
         # Those that have more to send than there was room for, in the order in which they asked.
         self._waiting_feeds: dict[Feed, None] = {}
         self._capacity = inbox
@@ -269,6 +272,8 @@ class WebSocket:
         if self._state is not _State.OPEN:
             self._end_owner(0)
             return succeed(False)
+        if not self._feeds:
+            self._feeds = {}
         feed = (JsonFeed if self._subprotocol == V1 else Feed)(self)
         self._feeds[topic] = feed
         feed.start(self._hub, topic, id)

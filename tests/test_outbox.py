@@ -76,7 +76,7 @@ class WriterTests(SynchronousTestCase):
         self.transport: Any = Connection(kernel, Protocol(), self.reactor)
         self.transport.connected = True
         self.deferred = 0
-        self.write = Turn().writer(self.transport, self)
+        self.write = Turn().writer(self.transport, self).write
 
     def writing_deferred(self) -> None:
         """Count it, before anything waits."""
@@ -136,10 +136,10 @@ class WriterTests(SynchronousTestCase):
     def test_no_socket(self) -> None:
         """What only looks like a socket's transport, or encrypts, is written to as ever."""
         self.transport.TLS = True
-        self.assertEqual(Turn().writer(self.transport, self), self.transport.write)
+        self.assertIs(Turn().writer(self.transport, self), self.transport)
         self.assertIsNone(sender(self.transport))
         transport = StringTransport()
-        Turn().writer(transport, self)(b"abc")
+        Turn().writer(transport, self).write(b"abc")
         self.assertIsNone(sender(transport))
         self.assertEqual(transport.value(), b"abc")
 

@@ -89,7 +89,7 @@ class World:
         kernel: Any = peer.kernel
         peer.wire = Connection(kernel, peer, self.reactor)
         peer.wire.connected, peer.wire.getPeer = True, lambda: name
-        peer.write = self.turn.writer(peer.wire, peer)
+        peer.write = self.turn.writer(peer.wire, peer).write
         return peer
 
 
@@ -296,7 +296,7 @@ class TurnTests(SynchronousTestCase):
         """A transport of another kind takes, and closes, as it likes."""
         transport: Any = StringTransport()
         with self.turn:
-            self.turn.writer(transport, self.one)(b"a")
+            self.turn.writer(transport, self.one).write(b"a")
             self.assertEqual(transport.value(), b"a")
             self.turn.lose(transport)
             self.assertTrue(transport.disconnecting)
