@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from urllib.parse import unquote_to_bytes
 
@@ -67,6 +67,11 @@ class Fields(Headers):
     def values(self, name: bytes) -> Sequence[bytes]:
         """All values of a header, in their order."""
         return self._rawHeaders.get(name, ())
+
+    @property
+    def raw(self) -> Mapping[bytes, Sequence[bytes]]:
+        """All values of each header: for who asks for many."""
+        return self._rawHeaders
 
     def last(self, name: bytes) -> str | None:
         """The last value of a header; its bytes may be any, so they are taken for Latin-1."""

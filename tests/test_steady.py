@@ -40,10 +40,28 @@ class SteadyTests(SynchronousTestCase):
         self.reactor.runUntilCurrent()
 
     def test_begin(self) -> None:
-        """It goes on from what the wall has said."""
-        self.assertEqual(self.reactor.seconds(), 1_000_000)
+        """It goes by the other clock from now on."""
+        self.assertEqual(self.reactor.seconds(), 7)
         self.let_pass(5)
-        self.assertEqual(self.reactor.seconds(), 1_000_005)
+        self.assertEqual(self.reactor.seconds(), 12)
+
+    def test_waiting(self) -> None:
+        """What waits already is called when it was to be, and nothing but that."""
+        reactor = Clocks()
+        for delay, name in ((2, "two"), (1, "one")):
+            reactor.callLater(delay, self.calls.append, name)
+            reactor.runUntilCurrent()
+        reactor.callLater(3, self.calls.append, "three")
+        put_off = reactor.callLater(1, self.calls.append, "four")
+        put_off.delay(3)
+        make_steady(reactor, lambda: self.monotonic)
+        for number, calls in enumerate(("one", "two", "three", "four")):
+            self.monotonic = 7.5 + number
+            reactor.runUntilCurrent()
+            self.assertNotIn(calls, self.calls)
+            self.monotonic = 8.0 + number
+            reactor.runUntilCurrent()
+            self.assertEqual(self.calls[-1], calls)
 
     def test_set(self) -> None:
         """A call is made after as many seconds as it was told to, wherever the wall is then."""
@@ -65,4 +83,4 @@ class SteadyTests(SynchronousTestCase):
         """Whoever does it again changes nothing."""
         self.reactor.wall -= HOUR
         make_steady(self.reactor, lambda: self.monotonic)
-        self.assertEqual(self.reactor.seconds(), 1_000_000)
+        self.assertEqual(self.reactor.seconds(), 7)
