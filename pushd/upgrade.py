@@ -196,7 +196,8 @@ class _Meeting:
         protocol._take_over(transport, self._handshake, subprotocol)
         # Frames that came right behind the handshake: those that the channel has put aside,
         # and those that it will when this is called from within its own parsing.
-        protocol.dataReceived(b"".join(channel._dataBuffer))
+        if channel._dataBuffer:
+            protocol.dataReceived(b"".join(channel._dataBuffer))
         channel.rawDataReceived = protocol.dataReceived
         connections = self._door.connections
         identity = self._identity

@@ -22,8 +22,10 @@ SUBSCRIBERS = 50
 BURST = 8
 
 # How many calls of functions a handshake and its end may take, those of this test's included.
-MOST_CALLS = 560
+MOST_CALLS = 530
 
+# How many a push of the demo may take, from the timer to the kernel and on to the next wait.
+PUSH_CALLS = 52
 
 # How many a delivery takes: the kernel here is a method that calls three more.
 DELIVERY_CALLS = 4
@@ -180,6 +182,23 @@ class HandshakeTests(WorkTestCase):
 
 class TimeTests(WorkTestCase):
     """Pushes that are due together."""
+
+    def calls_of_a_round(self, browsers: int) -> int:
+        """How many calls of functions one push to each of some browsers takes."""
+        servers = self.connect(browsers, "/test/")
+        for server in servers:
+            server.receive(frame(TEXT, b"go"))
+        self.daemon.advance(0.5)
+        counted = calls_of(lambda: self.daemon.advance(0.5))
+        for server in servers:
+            self.assertEqual(len(server.kernel.given), 3)
+        self.daemon.advance(10)
+        return counted
+
+    def test_calls(self) -> None:
+        """A push takes no more calls of functions than it did."""
+        few, many = self.calls_of_a_round(10), self.calls_of_a_round(10 + SUBSCRIBERS)
+        self.assertLess((many - few) / SUBSCRIBERS, PUSH_CALLS)
 
     def test_one_timer(self) -> None:
         """However many views wait for the same moment, the reactor has one call for them."""
