@@ -51,6 +51,13 @@ class BeatTests(SynchronousTestCase):
         self.assertEqual(self.made, ["x"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_arguments(self) -> None:
+        """A call has the arguments that it was given, those with names as well."""
+        self.beat.callLater(1, lambda *given, **named: self.made.append((given, named)), 1, b=2)
+        self.beat.callLater(1, lambda *given, **named: self.made.append((given, named)), 1)
+        self.clock.advance(1.001)
+        self.assertEqual(self.made, [((1,), {"b": 2}), ((1,), {})])
+
     def test_whole_beats(self) -> None:
         """Where the clock shows whole milliseconds a call is made at its very time."""
         clock = Clock()
