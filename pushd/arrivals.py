@@ -33,13 +33,15 @@ class Arrival(Server):
     @property
     def logstr(self) -> str:  # type: ignore[override]  # Twisted assigns it.
         """What lines of the old log begin with."""
-        return f"{self._getLogPrefix(self.protocol)},{self.sessionno},{self.hostname}"
+        protocol = getattr(self, "protocol", None)  # It is gone with the connection.
+        return f"{self._getLogPrefix(protocol)},{self.sessionno},{self.hostname}"
 
     @property
     def repstr(self) -> str:  # type: ignore[override]  # likewise.
         """What it calls itself."""
-        name, port = type(self.protocol).__name__, self.server._realPortNumber
-        return f"<{name} #{self.sessionno} on {port}>"
+        protocol = getattr(self, "protocol", None)  # Likewise.
+        port = self.server._realPortNumber
+        return f"<{type(protocol).__name__} #{self.sessionno} on {port}>"
 
 
 def hasten(port: Any) -> None:
@@ -63,29 +65,32 @@ def hasten(port: Any) -> None:
             except OSError:  # Twisted will meet it as well, and knows what can be done about it.
                 as_it_comes()
                 return
-            try:
-                _welcome(port, handle, client)
-            except Exception:
-                _log.failure(
-                    "failed to take the connection of {peer}",
-                    event="connection_failed",
-                    peer=str(client),
-                )
-                handle.close()
+            _welcome(port, handle, client)
         port.numberAccepts += _MORE
 
     port.doRead = take
 
 
 def _welcome(port: Any, handle: socket.socket, client: Any) -> None:
-    """Give a connection its protocol."""
-    if len(client) == 4:
-        # With an interface where there may be several: fe80::1%eth0 (RFC 4007 §11).
-        numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
-        client = (socket.getnameinfo(client, numeric)[0], *client[1:])
-    protocol = port.factory.buildProtocol(port._buildAddr(client))
-    if protocol is None:
-        handle.close()
-        return
-    number, port.sessionno = port.sessionno, port.sessionno + 1
-    protocol.makeConnection(Arrival(handle, protocol, client, port, number))
+    """Give a connection its protocol, or let it go where that fails."""
+    transport: Arrival | None = None
+    try:
+        if len(client) == 4:
+            # With an interface where there may be several: fe80::1%eth0 (RFC 4007 §11).
+            numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+            client = (socket.getnameinfo(client, numeric)[0], *client[1:])
+        protocol = port.factory.buildProtocol(port._buildAddr(client))
+        if protocol is None:
+            handle.close()
+            return
+        number, port.sessionno = port.sessionno, port.sessionno + 1
+        transport = Arrival(handle, protocol, client, port, number)
+        protocol.makeConnection(transport)
+    except Exception:
+        _log.failure(
+            "failed to take the connection of {peer}", event="connection_failed", peer=str(client)
+        )
+        if transport is None:
+            handle.close()
+        else:  # The reactor watches it by now, and whoever made its protocol may have counted it.
+            transport.abortConnection()

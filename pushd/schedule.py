@@ -83,7 +83,10 @@ class PushSchedule(Wait):
 
     @coroutine
     def __anext__(self) -> Generator[Any, Any, int]:
-        """Wait for the next number's time and give it."""
+        """Wait for the next number's time and give it.
+
+        What it gives can be awaited; ``Deferred.fromCoroutine`` makes a Deferred of it.
+        """
         # This is the way of every push, and thousands wait in here: so what lives meanwhile is
         # this generator, the timer, and nothing else.
         if self._call is not None:
@@ -100,8 +103,10 @@ class PushSchedule(Wait):
             try:
                 if (yield self) is self:
                     yield self.as_deferred()
-            finally:
-                self._call = self._go_on = None
+            except BaseException:  # The wait is over before its time, whoever ended it.
+                self._let_go()
+                raise
+            self._call = self._go_on = None
             now = clock.seconds()
         if number == self._count:
             raise StopAsyncIteration
@@ -119,7 +124,12 @@ class PushSchedule(Wait):
             self._call = clock.callLater(max(0.0, self._moment - clock.seconds()), go_on)
 
     def cancel(self) -> None:
+        """Let the wait be over with a CancelledError; nothing happens when nobody waits."""
+        if self._go_on is not None:
+            self._go_on(Failure(CancelledError()))
+
+    def _let_go(self) -> None:
         """Let go of the timer, as nobody wants the number any more."""
-        assert self._call is not None and self._go_on is not None  # It has begun.
-        self._call.cancel()
-        self._go_on(Failure(CancelledError()))
+        call, self._call, self._go_on = self._call, None, None
+        if call is not None and call.active():
+            call.cancel()

@@ -20,3 +20,5 @@ def make_steady(reactor: Any, monotonic: Callable[[], float]) -> None:
     reactor.seconds = monotonic
     for call in (*reactor._newTimedCalls, *reactor._pendingTimedCalls):
         call.time += offset
+        # By which it is put off.
+        call.seconds = monotonic

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum
+from math import inf
 from typing import Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -183,7 +184,7 @@ class WebSocket:
         """
         if self._offer is not None:
             self.accept()
-        if timeout is not None and not timeout >= 0:
+        if timeout is not None and not 0 <= timeout < inf:
             raise ValueError(f"timeout is {timeout}: seconds from 0 on, or None")
         if self._waiter is not None:
             raise RuntimeError("another task waits for this WebSocket's next message already")
@@ -193,11 +194,11 @@ class WebSocket:
             self._end_owner(_PATIENCE)
             return succeed(None)
         waiter: Deferred[str | bytes | None] = Deferred(self._forget_waiter)
-        self._waiter = waiter
         if timeout is not None:
             # What Deferred.addTimeout does, with half of what that makes.
             timer = self._clock.callLater(timeout, self._time_out, waiter, timeout)
             waiter.addBoth(_stop, timer)
+        self._waiter = waiter
         return waiter
 
     def read(self, fallback: str | bytes | None = None) -> str | bytes | None:

@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.tcp import Port
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
@@ -158,6 +158,30 @@ class HastenTests(SynchronousTestCase):
         self.assertEqual(first.recv(1), b"")
         self.assertEqual(len(self.house.guests), 1)
         self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
+
+    def test_failure_when_connected(self) -> None:
+        """One that fails once it has its connection is lost, and not watched any more."""
+        lost: list[Failure] = []
+
+        class Faint(Guest):
+            def connectionMade(self) -> None:
+                raise Failing
+
+            def connectionLost(self, reason: Failure = connectionDone) -> None:
+                lost.append(reason)
+
+        self.house.answer = Faint
+        peer = self.come()
+        self.port.doRead()
+        self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
+        transport = self.house.guests[0].transport
+        self.assertNotIn(transport, self.reactor.getReaders())
+        self.reactor.advance(0)
+        self.assertEqual(len(lost), 1)
+        self.assertRaises(ConnectionResetError, peer.recv, 1)
+        self.assertIn("#0 on", repr(transport))
+        self.assertIn(",0,127.0.0.1", transport.logPrefix())
+        self.house.guests.clear()
 
     def test_ipv6(self) -> None:
         """An address of IPv6 is kept as it is written."""

@@ -152,6 +152,31 @@ class PushScheduleTests(SynchronousTestCase):
         self.failureResultOf(ended, CancelledError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_cancelled_idle(self) -> None:
+        """To cancel one that nobody waits for changes nothing."""
+        schedule = PushSchedule(self.clock, count=2, interval=1)
+        schedule.cancel()
+        self.assertEqual(self.successResultOf(self.ask(schedule)), 0)
+        schedule.cancel()
+        second = self.ask(schedule)
+        self.clock.advance(1)
+        self.assertEqual(self.successResultOf(second), 1)
+
+    def test_ended_by_others(self) -> None:
+        """Whoever ends the wait in another way leaves no delayed call."""
+        schedule = PushSchedule(self.clock, count=2, interval=1, delay=1)
+        waiting: Any = schedule.__anext__()
+        self.assertIs(waiting.send(None), schedule)
+        schedule.begin(lambda: None)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        waiting.close()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        # Nor does one that has not begun yet.
+        waiting = schedule.__anext__()
+        waiting.send(None)
+        waiting.close()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_left(self) -> None:
         """A loop that breaks off leaves no delayed call."""
 

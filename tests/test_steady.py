@@ -63,6 +63,18 @@ class SteadyTests(SynchronousTestCase):
             reactor.runUntilCurrent()
             self.assertEqual(self.calls[-1], calls)
 
+    def test_put_off(self) -> None:
+        """What waits already may be put off, from now on or by so much."""
+        reactor = Clocks()
+        calls = [reactor.callLater(delay, self.calls.append, "late") for delay in (2, 3)]
+        make_steady(reactor, lambda: self.monotonic)
+        calls[0].reset(10)
+        calls[1].delay(7)
+        for moment, made in ((16.5, 0), (17.0, 2)):
+            self.monotonic = moment
+            reactor.runUntilCurrent()
+            self.assertEqual(len(self.calls), made)
+
     def test_set(self) -> None:
         """A call is made after as many seconds as it was told to, wherever the wall is then."""
         for step in (-HOUR, HOUR):

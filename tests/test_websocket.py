@@ -288,10 +288,10 @@ class WaitTests(LineTestCase):
         self.failureResultOf(waiting, TimeoutError)
 
     def test_bad_time(self) -> None:
-        """A negative timeout, or one that is no number, is refused and changes nothing."""
+        """A negative timeout, or one that is no number of seconds, is refused; nothing changes."""
         self.websocket.accept()
         self.receive("a")
-        for timeout in (-1, -0.001, float("nan")):
+        for timeout in (-1, -0.001, float("nan"), float("inf")):
             error = self.assertRaises(ValueError, self.websocket.wait, timeout)
             self.assertIn(str(timeout), str(error))
         self.assertEqual(self.wait(), "a")
