@@ -98,7 +98,10 @@ class Steps:
                     failure.cleanFailure()
         elif isinstance(awaited, Wait):
             self.awaited = awaited
-            awaited.begin(self.advance)
+            try:
+                awaited.begin(self.advance)
+            except Exception:  # It is the coroutine's own to know that it can't wait.
+                self.advance(Failure())
         elif isinstance(awaited, Deferred):
             self.awaited = awaited
             awaited.addBoth(self.advance)

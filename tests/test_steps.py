@@ -154,7 +154,21 @@ class StepsTests(SynchronousTestCase):
 
     def test_wait_for_nothing(self) -> None:
         """What says neither how it begins nor how it ends is of no use."""
-        self.assertRaises(NotImplementedError, Wait().begin, lambda: None)
+
+        class Nothing(Wait):
+            @coroutine
+            def over(self) -> Generator[Any, Any, Any]:
+                yield self
+
+        async def view() -> str:
+            try:
+                await Nothing().over()
+            except NotImplementedError:
+                return "raised"
+            return "nothing"
+
+        Steps(view(), self.clock, self.blocked.append, self.finished.callback).advance()
+        self.assertEqual(self.successResultOf(self.finished), "raised")
         self.assertRaises(NotImplementedError, Wait().cancel)
 
     def test_context(self) -> None:
