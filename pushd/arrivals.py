@@ -9,6 +9,8 @@ from twisted.internet.address import IPv6Address
 from twisted.internet.tcp import Connection, Port, Server
 from twisted.logger import Logger
 
+from pushd.request import peer_name
+
 _log = Logger()
 
 # So many more are taken at once where all that were looked for had come.
@@ -88,7 +90,9 @@ def _welcome(port: Any, handle: socket.socket, client: Any) -> None:
         protocol.makeConnection(transport)
     except Exception:
         _log.failure(
-            "failed to take the connection of {peer}", event="connection_failed", peer=str(client)
+            "failed to take the connection of {peer}",
+            event="connection_failed",
+            peer=peer_name(port._buildAddr(client)),
         )
         if transport is None:
             handle.close()

@@ -154,7 +154,10 @@ class HastenTests(SynchronousTestCase):
 
         self.house.answer = fail
         first, _ = self.come(), self.come()
-        self.port.doRead()
+        host, port = first.getsockname()
+        with capturedLogs() as events:
+            self.port.doRead()
+        self.assertEqual([event["peer"] for event in events], [f"{host}:{port}"])
         self.assertEqual(first.recv(1), b"")
         self.assertEqual(len(self.house.guests), 1)
         self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
