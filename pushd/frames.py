@@ -20,7 +20,7 @@ def frame(head: int, payload: bytes) -> bytes:
     """One whole frame, unmasked (RFC 6455 §5.1)."""
     length = len(payload)
     if length < 126:
-        return (head << 8 | length).to_bytes(2) + payload
+        return (head << 8 | length).to_bytes(2, "big") + payload
     if length < 1 << 16:
         return bytes((head, 126)) + length.to_bytes(2, "big") + payload
     return bytes((head, 127)) + length.to_bytes(8, "big") + payload

@@ -8,7 +8,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from pushd.frames import BINARY, TEXT, frame, message
+from pushd.frames import message
 from pushd.lean import LeanProtocol
 from pushd.limits import Limits
 from pushd.messages import TRY_AGAIN_LATER, Closing
@@ -65,10 +65,7 @@ class Outbound(LeanProtocol):
         if may_be_full and self.is_full():
             self.close(TRY_AGAIN_LATER)
             return
-        if self.window_bits:
-            data = message(payload, binary=binary, window_bits=self.window_bits)
-        else:
-            data = frame(BINARY if binary else TEXT, payload)
+        data = message(payload, binary=binary, window_bits=self.window_bits)
         traffic = self.traffic
         traffic.messages_out += 1
         traffic.bytes_out += len(data)
