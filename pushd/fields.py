@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from twisted.web.http_headers import Headers
@@ -22,7 +23,7 @@ _MAX_SIZE = 8192
 _MAX_LINES = 100
 
 # Headers that say that there is a body, or wait for a word before it comes.
-_UNUSUAL = frozenset({b"content-length", b"transfer-encoding", b"expect"})
+_UNUSUAL = frozenset({b"Content-Length", b"Transfer-Encoding", b"Expect"})
 
 # A name or an address, and perhaps a port (RFC 9110 §7.2, RFC 3986 §3.2.2).
 _HOST = re.compile(rb"([A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Za-z:.]+\])(:[0-9]*)?")
@@ -62,25 +63,50 @@ class Fields(Headers):
     it is kept under, with each part in title case: ``Sec-Websocket-Key``.
     """
 
-    __slots__ = ()
+    __slots__ = ("_lines", "_unfolded")
+
+    def __init__(self, rawHeaders: Mapping[Any, Sequence[Any]] | None = None) -> None:
+        # The lines as they came, of a head that was read here, and what they hold by name, but not
+        # while it is folded.
+        self._lines: bytes | None = None
+        self._unfolded: dict[bytes, list[bytes]] | None = {}
+        for name, values in (rawHeaders or {}).items():
+            self.setRawHeaders(name, values)
+
+    @property
+    def _rawHeaders(self) -> dict[bytes, list[bytes]]:  # type: ignore[override]
+        # twisted.web has it as an attribute.
+        return self.raw
+
+    @property
+    def raw(self) -> dict[bytes, list[bytes]]:
+        """All values of each header: for who asks for many."""
+        unfolded = self._unfolded
+        if unfolded is None:
+            unfolded = self._unfolded = _unfold(self._lines or b"")
+        return unfolded
+
+    def fold(self) -> None:
+        """Keep only the lines as they came until somebody asks again, which few do.
+
+        For a browser's dozen headers that is one object in place of some thirty, as long as a view
+        keeps its request. Who changes them changes a copy: what is folded knows nothing of it.
+        """
+        if self._lines is not None:
+            self._unfolded = None
 
     def values(self, name: bytes) -> Sequence[bytes]:
         """All values of a header, in their order."""
-        return self._rawHeaders.get(name, ())
-
-    @property
-    def raw(self) -> Mapping[bytes, Sequence[bytes]]:
-        """All values of each header: for who asks for many."""
-        return self._rawHeaders
+        return (self._unfolded or self.raw).get(name, ())
 
     def last(self, name: bytes) -> str | None:
         """The last value of a header; its bytes may be any, so they are taken for Latin-1."""
-        values = self._rawHeaders.get(name)
+        values = (self._unfolded or self.raw).get(name)
         return values[-1].decode("latin-1") if values else None
 
     def holds(self, byte: bytes) -> bool:
         """Whether a byte is in any of the values."""
-        return byte in b"".join(chain.from_iterable(self._rawHeaders.values()))
+        return byte in b"".join(chain.from_iterable(self.raw.values()))
 
     def has_host(self, version: bytes) -> bool:
         """Whether there is one Host that can be one (RFC 9112 §3.2).
@@ -93,24 +119,38 @@ class Fields(Headers):
         return len(hosts) == 1 and _HOST.fullmatch(hosts[0]) is not None
 
     def __contains__(self, name: bytes) -> bool:
-        return name in self._rawHeaders
+        return name in (self._unfolded or self.raw)
 
-    def _take(self, lines: list[bytes]) -> bool:
-        """Take the lines of a head; False if one is for twisted.web to judge."""
-        kept, spellings = self._rawHeaders, _USUAL.get
-        for line in lines:
-            name, _, value = line.partition(b":")
-            value = value.strip(b" \t")
-            usual = spellings(name)
-            if usual is None:
-                if name.lower() in _UNUSUAL:
-                    return False
-                self.addRawHeader(name, value)
-            elif usual in kept:
-                kept[usual].append(value)
-            else:
-                kept[usual] = [value]
-        return True
+    @classmethod
+    def of(cls, lines: bytes) -> Fields | None:
+        """Read the lines of a head; None if one is for twisted.web to judge."""
+        unfolded = _unfold(lines)
+        if not _UNUSUAL.isdisjoint(unfolded):
+            return None
+        fields = cls()
+        fields._lines, fields._unfolded = lines, unfolded
+        return fields
+
+
+def _unfold(lines: bytes) -> dict[bytes, list[bytes]]:
+    """What lines of a head hold, by name."""
+    unfolded: dict[bytes, list[bytes]] = {}
+    spellings = _USUAL.get
+    for line in lines.split(b"\r\n") if lines else ():
+        name, _, value = line.partition(b":")
+        value = value.strip(b" \t")
+        spelling = spellings(name) or _spell(name)
+        if spelling in unfolded:
+            unfolded[spelling].append(value)
+        else:
+            unfolded[spelling] = [value]
+    return unfolded
+
+
+def _spell(name: bytes) -> bytes:
+    """The spelling under which twisted.web keeps a header."""
+    [(spelling, _)] = Headers({name: ()}).getAllRawHeaders()
+    return spelling
 
 
 def split_target(target: bytes) -> tuple[bytes | None, bytes]:
@@ -145,8 +185,6 @@ def read_head(data: bytes) -> tuple[bytes, Fields] | None:
     if head is None:
         return None
     # What stands between the request line and the empty one.
-    rest, fields = data[head.end(1) + _VERSION : -4], Fields()
-    lines = rest.split(b"\r\n") if rest else []
-    if len(lines) > _MAX_LINES or not fields._take(lines):
-        return None
-    return head[1], fields
+    lines = data[head.end(1) + _VERSION : -4]
+    fields = Fields.of(lines) if lines.count(b"\n") < _MAX_LINES else None
+    return None if fields is None else (head[1], fields)

@@ -192,8 +192,12 @@ class _Meeting:
         transport, channel.transport = channel.transport, None
         # The connection's place, and the client's behind a proxy, go over to the WebSocket.
         self._tickets = [ticket for ticket in (channel.ticket, request.ticket) if ticket]
+        # What was asked is answered by now. What nobody needs any more goes while it is at hand.
+        handshake = self._handshake
+        del self._handshake
+        request.requestHeaders.fold()
         protocol = self._door.factory.build(websocket, self._lost)
-        protocol._take_over(transport, self._handshake, subprotocol)
+        protocol._take_over(transport, handshake, subprotocol)
         # Frames that came right behind the handshake: those that the channel has put aside,
         # and those that it will when this is called from within its own parsing.
         if channel._dataBuffer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.fields import Fields, read_head
@@ -34,6 +36,49 @@ class FieldsTests(SynchronousTestCase):
         """A byte is looked for in all values."""
         self.assertTrue(self.fields.holds(b"\x80"))
         self.assertFalse(self.fields.holds(b"\x85"))
+
+
+class FoldTests(SynchronousTestCase):
+    """Headers that are kept as they came."""
+
+    LINES = b"Host: a\r\nX-Odd:  1\r\ncookie: b\r\nCookie: c"
+
+    def read(self) -> Fields:
+        """Read some lines."""
+        fields = Fields.of(self.LINES)
+        assert fields is not None
+        return fields
+
+    def test_same(self) -> None:
+        """They say the same as before, whoever asks in whichever way."""
+        whole, folded = self.read(), self.read()
+        for _ in range(2):
+            folded.fold()
+            self.assertEqual(folded.raw, whole.raw)
+            folded.fold()
+            self.assertEqual(folded.values(b"Cookie"), [b"b", b"c"])
+            folded.fold()
+            self.assertEqual(folded.last(b"Host"), "a")
+            folded.fold()
+            self.assertIn(b"X-Odd", folded)
+            folded.fold()
+            self.assertEqual(folded.getRawHeaders("x-odd"), ["1"])
+            folded.fold()
+            self.assertEqual(list(folded.getAllRawHeaders()), list(whole.getAllRawHeaders()))
+
+    def test_small(self) -> None:
+        """Meanwhile only the lines are here."""
+        fields = self.read()
+        self.assertIn(fields.raw, gc.get_referents(fields))
+        fields.fold()
+        self.assertCountEqual(gc.get_referents(fields), [Fields, self.LINES, None])
+
+    def test_given(self) -> None:
+        """Those that did not come as lines stay as they are."""
+        fields = Fields({"host": ["a"]})
+        fields.fold()
+        self.assertEqual(fields.raw, {b"Host": [b"a"]})
+        self.assertEqual(Fields().raw, {})
 
 
 class HeadTests(SynchronousTestCase):
