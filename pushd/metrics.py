@@ -30,11 +30,8 @@ class Metrics:
             registry=self._registry,
         )
         #: WebSockets that ended, by the code of the Close frame.
-        self.closed = Counter(
-            "pushd_closed", "WebSockets closed, by close code.", ["code"], registry=self._registry
-        )
-        # To ask for a label takes longer than to count.
-        self._closed_with: dict[int, Counter] = {}
+        self.closed = Closed()
+        self._registry.register(self.closed)
         #: Views that raised.
         self.view_errors = Counter(
             "pushd_view_errors", "Views that failed with an exception.", registry=self._registry
@@ -43,14 +40,6 @@ class Metrics:
     def register(self, collector: Collector) -> None:
         """Add what is read at the time of asking."""
         self._registry.register(collector)
-
-    def count_closed(self, code: int) -> None:
-        """Count the end of a WebSocket; codes of the peers' own invention are one."""
-        code = code if code in _CODES else 0
-        counter = self._closed_with.get(code)
-        if counter is None:
-            counter = self._closed_with[code] = self.closed.labels(code=str(code or "other"))
-        counter.inc()
 
     def count_topics(self, listeners: Listeners, past: Past) -> None:
         """Tell of topics as well, with numbers that are kept elsewhere."""
@@ -61,8 +50,32 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-# Topics: plain numbers, looked at when somebody asks, as a Counter's lock for each delivery would
-# cost more than the delivery. No topic is named: there may be millions.
+# Plain numbers, looked at when somebody asks: the label of a Counter and its lock would cost more
+# than what is counted.
+
+
+class Closed(Collector):
+    """The ends of WebSockets, by the code of the Close frame."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+
+    def count(self, code: int) -> None:
+        """Count an end; codes of the peers' own invention are one."""
+        code = code if code in _CODES else 0
+        self._numbers[code] = self._numbers.get(code, 0) + 1
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the numbers of now."""
+        closed = CounterMetricFamily(
+            "pushd_closed", "WebSockets closed, by close code.", labels=["code"]
+        )
+        for code, number in self._numbers.items():
+            closed.add_metric([str(code or "other")], number)
+        yield closed
+
+
+# Of topics none is named: there may be millions.
 
 
 class Listeners(Protocol):

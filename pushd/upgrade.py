@@ -334,6 +334,6 @@ class _Meeting:
         for ticket in self._tickets:
             ticket.leave()
         ending = protocol._ending
-        self._door.metrics.count_closed(ending.code)
+        self._door.metrics.closed.count(ending.code)
         self._door.metrics.traffic.ended("websocket", protocol.traffic)
         log_ended(self._door.connections, self._connection, ending)

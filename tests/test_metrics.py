@@ -46,10 +46,15 @@ class MetricsTests(SynchronousTestCase):
 
     def test_closed(self) -> None:
         """Ends are counted by their close codes."""
-        self.metrics.closed.labels(code=1000).inc()
-        self.metrics.closed.labels(code=1006).inc()
+        for code in (1000, 1006, 1000, 4000, 3333):
+            self.metrics.closed.count(code)
         self.assertEqual(
-            self.read(), {("pushd_closed_total", "1000"): 1, ("pushd_closed_total", "1006"): 1}
+            self.read(),
+            {
+                ("pushd_closed_total", "1000"): 2,
+                ("pushd_closed_total", "1006"): 1,
+                ("pushd_closed_total", "other"): 2,
+            },
         )
 
     def test_apart(self) -> None:
