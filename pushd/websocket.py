@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from enum import Enum
 from math import inf
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from pushd.feeds import V1, Feed, FrameWriter, JsonFeed
 from pushd.hub import Hub
 from pushd.messages import NORMAL, Closing, Id, check_topic
+from pushd.sent import Sent
 
 # The inbox holds so many bytes beside its number of messages, or 64 messages of the largest
 # size would be 64 MiB a connection.
@@ -24,8 +25,6 @@ _PATIENCE = 100
 
 # What all have until they listen to something: never changed, only replaced.
 _NO_FEEDS: dict[str, Feed] = {}
-
-T = TypeVar("T")
 
 
 class Wire(FrameWriter, Protocol):
@@ -110,6 +109,7 @@ class WebSocket:
         "_senders",
         "_state",
         "_subprotocol",
+        "_timer",
         "_waiter",
         "_waiting_feeds",
         "_wire",
@@ -143,10 +143,12 @@ class WebSocket:
         self._reading_paused = False
         self.is_writing_paused = False
         self._asked_in_vain = 0
-        # What views wait for: the next message, room to send, the end of the connection.
+        # What views wait for: the next message, for so long at most; room to send; the end of the
+        # connection.
         self._waiter: Deferred[str | bytes | None] | None = None
+        self._timer: IDelayedCall | None = None
         self._senders: deque[Deferred[None]] | tuple[()] = ()
-        self._closers: list[Deferred[None]] = []
+        self._closers: deque[Deferred[None]] | tuple[()] = ()
 
     # What views call
 
@@ -193,12 +195,10 @@ class WebSocket:
         if self._state is not _State.OPEN:
             self._end_owner(_PATIENCE)
             return succeed(None)
-        waiter: Deferred[str | bytes | None] = Deferred(self._forget_waiter)
-        if timeout is not None:
-            # What Deferred.addTimeout does, with half of what that makes.
-            timer = self._clock.callLater(timeout, self._time_out, waiter, timeout)
-            waiter.addBoth(_stop, timer)
+        waiter: Deferred[str | bytes | None] = Deferred(self._cancel_waiter)
         self._waiter = waiter
+        if timeout is not None:
+            self._timer = self._clock.callLater(timeout, self._time_out, timeout)
         return waiter
 
     def read(self, fallback: str | bytes | None = None) -> str | bytes | None:
@@ -240,7 +240,7 @@ class WebSocket:
             return succeed(None)
         self._wire.send(payload, binary=binary)
         if not self.is_writing_paused:
-            return succeed(None)
+            return Sent()
         if isinstance(self._senders, tuple):
             self._senders = deque()
         sender: Deferred[None] = Deferred(self._senders.remove)
@@ -332,6 +332,8 @@ class WebSocket:
             wire.close(closing)
         if self._state is _State.CLOSED:
             return succeed(None)
+        if isinstance(self._closers, tuple):
+            self._closers = deque()
         closer: Deferred[None] = Deferred(self._closers.remove)
         self._closers.append(closer)
         return closer
@@ -360,8 +362,7 @@ class WebSocket:
         if self._state is not _State.OPEN:
             return
         if self._waiter is not None:
-            waiter, self._waiter = self._waiter, None
-            waiter.callback(message)
+            self._take_waiter().callback(message)
             return
         if isinstance(self._inbox, tuple):
             self._inbox = deque()
@@ -410,8 +411,7 @@ class WebSocket:
         if self._owner is not None:
             self._owner.over()
         if self._waiter is not None:
-            waiter, self._waiter = self._waiter, None
-            waiter.callback(None)
+            self._take_waiter().callback(None)
         self.writing_resumed()
         if self._owner is not None:
             self._owner.told()
@@ -422,7 +422,8 @@ class WebSocket:
         self._state = _State.CLOSED
         self._wire = None
         while self._closers:
-            self._closers.pop(0).callback(None)
+            assert isinstance(self._closers, deque)
+            self._closers.popleft().callback(None)
 
     # Private
 
@@ -446,12 +447,20 @@ class WebSocket:
     def _is_inbox_half_empty(self) -> bool:
         return len(self._inbox) <= self._capacity // 2 and self._inbox_bytes <= _INBOX_BYTES // 2
 
-    def _forget_waiter(self, waiter: Deferred[str | bytes | None]) -> None:
-        self._waiter = None
+    def _take_waiter(self) -> Deferred[str | bytes | None]:
+        """Who waits for a message, and will not any more."""
+        waiter, timer = self._waiter, self._timer
+        self._waiter = self._timer = None
+        if timer is not None and timer.active():
+            timer.cancel()
+        assert waiter is not None  # It is asked by those who know.
+        return waiter
 
-    def _time_out(self, waiter: Deferred[str | bytes | None], timeout: float) -> None:
-        self._waiter = None
-        waiter.errback(TimeoutError(f"no message within {timeout:g} s"))
+    def _cancel_waiter(self, _: Deferred[str | bytes | None]) -> None:
+        self._take_waiter()
+
+    def _time_out(self, timeout: float) -> None:
+        self._take_waiter().errback(TimeoutError(f"no message within {timeout:g} s"))
 
     def _end_owner(self, patience: int) -> None:
         running = self._owner.running if self._owner is not None else False
@@ -473,10 +482,3 @@ def _encode(data: str | bytes, binary: bool) -> bytes:
     if not binary:
         data.decode()  # A text frame holds UTF-8 (RFC 6455 §5.6); raises UnicodeDecodeError.
     return data
-
-
-def _stop(result: T, timer: IDelayedCall) -> T:
-    """Let go of a timer, as what was waited for has come."""
-    if timer.active():
-        timer.cancel()
-    return result

@@ -31,6 +31,7 @@ STOREYS = (
             "distributions",
             "lag",
             "steady",
+            "sent",
         },
     ),
     (
