@@ -41,7 +41,7 @@ from pushd.upgrade import ViewDoor
 from pushd.wsgi import ApplicationDoor, Pool
 
 # What is due within so many seconds costs one wake of the reactor, however much it is.
-_BEAT = 0.002
+_BEAT = 0.001
 
 # The histograms, and what they are about.
 _LATENESS = ("pushd_push_lateness_seconds", "How much later than scheduled a push was made.")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from heapq import heapify, heappop, heappush
 from math import ceil
+from operator import attrgetter
 from typing import Any
 
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled
@@ -17,6 +18,10 @@ from zope.interface import implementer
 # others.
 _SPARE = 64
 
+# Where more beats than this have calls, so many are taken for one.
+_FEW = 64
+_TOGETHER = 4
+
 # Whole beats are told from what arithmetic makes of them, in beats.
 _ALMOST = 1e-4
 
@@ -27,7 +32,8 @@ class Beat:
 
     Four thousand browsers that get two pushes a second each would wake the reactor for every
     one, and have it sort four thousand timers; here it wakes for each beat in which something is
-    due, with one timer in all. A call is late by one beat at most for that.
+    due, with one timer in all. A call is late by one beat at most for that, or by four where there
+    are many: who is alone shares nothing, and need not wait for others.
 
     :param clock: the clock behind it; what is due at once goes straight there.
     :param length: of a beat, in seconds.
@@ -63,7 +69,7 @@ class Beat:
         self.add(call)
         return call
 
-    def call_at(self, time: float, function: Callable[[], Any]) -> IDelayedCall:
+    def call_at(self, time: float, function: Callable[[], Any]) -> BeatCall:
         """Call a function at a time, in seconds of the clock; at the next beat if it has passed."""
         call = BeatCall(self, time, function)
         self.add(call)
@@ -77,12 +83,15 @@ class Beat:
 
     def add(self, call: BeatCall) -> None:
         """Make a call at its time."""
-        call.beat = ceil(call.time / self._length - _ALMOST)
-        calls = self._calls.get(call.beat)
+        beat = ceil(call.time / self._length - _ALMOST)
+        if len(self._calls) > _FEW:
+            beat += -beat % _TOGETHER
+        call.beat = beat
+        calls = self._calls.get(beat)
         if calls is None:
-            calls = self._calls[call.beat] = {}
-            heappush(self._beats, call.beat)
-            if self._beats[0] == call.beat:
+            calls = self._calls[beat] = {}
+            heappush(self._beats, beat)
+            if self._beats[0] == beat:
                 self._arm()
         calls[call] = None
 
@@ -121,6 +130,8 @@ class Beat:
         for call in due:
             call.beat = _DUE
         if len(due) > 1:
+            # In one beat they stand as they came.
+            due.sort(key=_TIME)
             with self._together:
                 self._make_all(due)
         else:
@@ -143,6 +154,8 @@ class Beat:
             except Exception:  # The others are nobody's fault; the reactor does likewise.
                 self._log.failure("a delayed call failed")
 
+
+_TIME = attrgetter("time")
 
 # Where a call stands that is in no beat any more.
 _DUE, _CALLED, _CANCELLED = -1, -2, -3
@@ -182,6 +195,12 @@ class BeatCall:
     def active(self) -> bool:
         """Whether it is still to be made."""
         return self.beat >= _DUE
+
+    def again(self, time: float, function: Callable[..., Any]) -> None:
+        """Call a function at a time with this very call, which has been made or cancelled."""
+        self.time = time
+        self.function = function
+        self._clock.add(self)
 
     def cancel(self) -> None:
         """Do not make it. Raises AlreadyCalled or AlreadyCancelled where that is too late."""

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from pushd.beat import Beat
+from pushd.beat import Beat, BeatCall
 from pushd.distributions import Distribution
 from pushd.steps import Wait
 
@@ -24,7 +24,10 @@ _lateness: WeakKeyDictionary[IReactorTime, Distribution] = WeakKeyDictionary()
 
 def lateness_of(clock: IReactorTime) -> Distribution:
     """How much later than scheduled the numbers of all schedules on a clock came, in seconds."""
-    return _lateness.setdefault(clock, Distribution())
+    lateness = _lateness.get(clock)
+    if lateness is None:
+        lateness = _lateness[clock] = Distribution()
+    return lateness
 
 
 class PushSchedule(Wait):
@@ -74,7 +77,7 @@ class PushSchedule(Wait):
         self._start: float | None = None
         # What is to be done when the time has come.
         self._moment = 0.0
-        self._call: IDelayedCall | None = None
+        self._call: IDelayedCall | BeatCall | None = None
         self._go_on: Callable[..., object] | None = None
         self._lateness = lateness_of(clock)
 
@@ -89,7 +92,7 @@ class PushSchedule(Wait):
         """
         # This is the way of every push, and thousands wait in here: so what lives meanwhile is
         # this generator, the timer, and nothing else.
-        if self._call is not None:
+        if self._go_on is not None:
             raise RuntimeError("another task waits for this schedule's next number already")
         clock, number = self._clock, self._number
         now = clock.seconds()
@@ -106,7 +109,7 @@ class PushSchedule(Wait):
             except BaseException:  # The wait is over before its time, whoever ended it.
                 self._let_go()
                 raise
-            self._call = self._go_on = None
+            self._go_on = None
             now = clock.seconds()
         if number == self._count:
             raise StopAsyncIteration
@@ -118,7 +121,10 @@ class PushSchedule(Wait):
         """Set the timer."""
         self._go_on = go_on
         clock = self._clock
-        if isinstance(clock, Beat):
+        call = self._call
+        if isinstance(call, BeatCall):
+            call.again(self._moment, go_on)
+        elif isinstance(clock, Beat):
             self._call = clock.call_at(self._moment, go_on)
         else:
             self._call = clock.callLater(max(0.0, self._moment - clock.seconds()), go_on)
@@ -130,6 +136,6 @@ class PushSchedule(Wait):
 
     def _let_go(self) -> None:
         """Let go of the timer, as nobody wants the number any more."""
-        call, self._call, self._go_on = self._call, None, None
-        if call is not None and call.active():
-            call.cancel()
+        self._go_on = None
+        if self._call is not None and self._call.active():
+            self._call.cancel()

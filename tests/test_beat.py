@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from hypothesis import given
@@ -78,7 +79,7 @@ class BeatTests(SynchronousTestCase):
         for number in range(1000):
             self.later(2 - number / 1000, number)
         [timer] = self.clock.getDelayedCalls()
-        self.assertTrue(0 <= timer.getTime() - (1.23456 + 1.001) <= 0.001)
+        self.assertTrue(0 <= timer.getTime() - (1.23456 + 1.001) <= 0.004)
         self.assertEqual(len(self.beat.getDelayedCalls()), 1000)
         self.clock.advance(2.1)
         self.assertEqual(self.made, list(range(999, -1, -1)))
@@ -98,6 +99,42 @@ class BeatTests(SynchronousTestCase):
             self.later(0.1, name)
         self.clock.advance(0.2)
         self.assertEqual((self.made, len(wakes)), (["a", "b", "c"], 1))
+
+    def test_few(self) -> None:
+        """Where few wait, none waits for another: each is made within a millisecond."""
+        made = self.make_in_turn(60)
+        self.assertLess(max(late for late, _ in made), 0.00101)
+
+    def test_many(self) -> None:
+        """Where many wait, what is due within four milliseconds is made at once."""
+        made = self.make_in_turn(1000)
+        self.assertLess(max(late for late, _ in made), 0.00401)
+        self.assertLess(len({moment for _, moment in made}), 350)
+
+    def test_order(self) -> None:
+        """What is made at once is made in the order in which it was due, then as it came."""
+        others = [self.later(60 + number, None) for number in range(100)]
+        for what, delay in (("c", 1.002), ("a", 1.0), ("d", 1.002), ("b", 1.001)):
+            self.later(delay, what)
+        self.clock.advance(1.01)
+        self.assertEqual(self.made, ["a", "b", "c", "d"])
+        for other in others:
+            other.cancel()
+
+    def make_in_turn(self, count: int) -> list[tuple[float, float]]:
+        """How late each is of those that are due one after the other, and when it is made."""
+        made: list[tuple[float, float]] = []
+
+        def note(due: float) -> None:
+            made.append((self.clock.seconds() - due, self.clock.seconds()))
+
+        for number in range(count):
+            due = 2 + number * 0.0011
+            self.beat.call_at(due, partial(note, due))
+        while calls := self.clock.getDelayedCalls():
+            self.clock.advance(calls[0].getTime() - self.clock.seconds())
+        self.assertEqual(len(made), count)
+        return made
 
     def test_held_together(self) -> None:
         """What is due together is done within what holds it together; one call needs no such."""
