@@ -5,10 +5,13 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv6Address
 from twisted.internet.tcp import Connection, Port, Server
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
+from pushd.outbox import DONE
 from pushd.request import peer_name
 
 _log = Logger()
@@ -31,6 +34,18 @@ class Arrival(Server):
         self.hostname = client[0]
         self.startReading()
         self.connected = 1
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Take note that it is over, and close the socket."""
+        if reason is not DONE or not hasattr(self, "socket"):
+            super().connectionLost(reason)
+            return
+        # What Twisted does as well, but for a long look at why.
+        protocol = self.protocol
+        FileDescriptor.connectionLost(self, reason)
+        self._closeSocket(True)
+        del self.protocol, self.socket, self.fileno
+        protocol.connectionLost(reason)
 
     @property
     def logstr(self) -> str:  # type: ignore[override]  # Twisted assigns it.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from pushd.admission import Ticket
 from pushd.deadlines import Deadlines
 from pushd.fields import read_head
 from pushd.outbox import unsent
-from pushd.request import peer_name
+from pushd.request import ChannelRequest, peer_name
 from pushd.strict import CONTROL, Refusing, StrictChannel
 
 # How long a request may take from the connection, or its first byte, to its last, in seconds.
@@ -39,6 +39,8 @@ class Premises(Refusing, Protocol):
     stalled: Deadlines[Any]
     #: Whether nobody may stay for another request.
     draining: bool
+    #: Where time comes from.
+    reactor: IReactorTime
 
     def enter(self, channel: Channel) -> None:
         """Count a connection in."""
@@ -57,6 +59,7 @@ class Channel(StrictChannel):
     """One HTTP/1.1 connection, held to its time and to the letter."""
 
     site: Premises
+    requestFactory: Any = ChannelRequest
     #: The connection's place, for its owner to give back.
     ticket: Ticket
 
@@ -116,7 +119,7 @@ class Channel(StrictChannel):
             return
         if self._buffer:
             self._networkProducer.pauseProducing()
-            self._turn = self.callLater(0, self._take_turn)
+            self._turn = self.site.reactor.callLater(0, self._take_turn)
         else:
             self.paused = False
         waiting = self.site.requests if self._buffer else self.site.idle

@@ -29,9 +29,9 @@ class Closable(Protocol):
         """Be one of many in a dict."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Connection:
-    """One who is here, as the log and operators know them."""
+    """One who is here, as the log and operators know them; it does not change."""
 
     #: 1, 2, 3…: no other connection of this process has it, ever.
     id: int

@@ -18,7 +18,6 @@ from pushd.answers import AnswerResource
 from pushd.channel import KEEP_ALIVE, LINGER, REQUEST_TIMEOUT, STALL_TIMEOUT, Channel
 from pushd.deadlines import Deadlines
 from pushd.guard import Entrance
-from pushd.request import ChannelRequest
 
 # How many may wait for the 503 that tells them that all places are taken.
 _WAITING_ROOM = 64
@@ -45,7 +44,6 @@ class Door(AccessLog, Site):
     noisy = False
     # Twisted's own, which may turn out to speak HTTP/2, is left out on purpose.
     protocol: Any = Channel
-    requestFactory: Any = ChannelRequest
 
     def __init__(
         self, find: Callable[[Any], IResource], entrance: Entrance, reactor: IReactorTime
@@ -82,7 +80,9 @@ class Door(AccessLog, Site):
             if ticket is None:
                 self.log_refusal(str(address), 503, "all places are taken, to wait as well")
                 return _Nobody()
-        channel = super().buildProtocol(addr)
+        # Not by the one of twisted.web, which sets in each what all have in common.
+        channel = self.protocol()
+        channel.factory = channel.site = self
         channel.ticket, channel.unwelcome = ticket, unwelcome
         return channel
 

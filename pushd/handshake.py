@@ -6,8 +6,8 @@ import re
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha1
+from typing import NamedTuple
 
 from pushd.fields import Fields
 
@@ -34,8 +34,7 @@ class Refused(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Handshake:
+class Handshake(NamedTuple):
     """What a client's opening handshake says."""
 
     key: str

@@ -102,7 +102,8 @@ def sender(transport: Any) -> Callable[[bytes], int] | None:
     return send
 
 
-_DONE = Failure(ConnectionDone())
+#: Why a connection ends that is closed in order.
+DONE = Failure(ConnectionDone())
 
 
 def lose(transport: Any) -> None:
@@ -112,6 +113,6 @@ def lose(transport: Any) -> None:
     nothing. As with that, ``connectionLost`` is called, here before this returns.
     """
     if is_plain(transport) and transport.connected and not unsent(transport):
-        transport.connectionLost(_DONE)
+        transport.connectionLost(DONE)
     else:
         transport.loseConnection()

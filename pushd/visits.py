@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from twisted.logger import Logger, LogLevel
 
@@ -14,8 +14,7 @@ _log = Logger()
 US, PEER = "us", "peer"
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """How a connection ended: the code of a WebSocket's Close frame, who ended it, and why.
 
     SSE has no codes; it borrows those of WebSocket.

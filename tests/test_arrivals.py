@@ -9,16 +9,17 @@ from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.tcp import Port
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.arrivals import Arrival, hasten
+from pushd.outbox import DONE, lose
 from tests.work import calls_of
 
 # What one takes that is here, the kernel's share included: Twisted takes 156.
@@ -37,10 +38,15 @@ class Guest(Protocol):
     def connectionMade(self) -> None:
         """Begin to listen."""
         self.heard = b""
+        self.ends: list[Failure] = []
 
     def dataReceived(self, data: bytes) -> None:
         """Keep it."""
         self.heard += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Keep why."""
+        self.ends.append(reason)
 
 
 class House(Factory):
@@ -113,6 +119,42 @@ class HastenTests(SynchronousTestCase):
         transport.doWrite()
         self.assertEqual(peer.recv(10), b"def")
         self.assertFalse(transport.socket.getblocking())
+
+    def test_end(self) -> None:
+        """One that ends in order tells its protocol, closes its socket and is watched no more."""
+        for end in (lose, Arrival.loseConnection):
+            peer = self.come()
+            self.port.doRead()
+            guest = self.house.guests.pop()
+            transport = guest.transport
+            transport.registerProducer(StringTransport(), True)
+            transport.unregisterProducer()
+            end(transport)
+            self.clock_out(transport)
+            self.assertEqual(peer.recv(1), b"")
+            self.assertEqual([reason.type for reason in guest.ends], [ConnectionDone])
+            self.assertNotIn(transport, self.reactor.getReaders())
+            self.assertFalse(transport.connected)
+            # Both may be found to be over once more, as what goes on ends later than what began it.
+            transport.connectionLost(DONE)
+            transport.connectionLost(Failure(ConnectionLost()))
+            self.assertEqual(len(guest.ends), 1)
+
+    def clock_out(self, transport: Any) -> None:
+        """Let a transport write and end, should it wait for that."""
+        if transport in self.reactor.getWriters():
+            transport.connectionLost(transport.doWrite() and connectionDone)
+
+    def test_calls_of_end(self) -> None:
+        """Where the end is in order nobody looks into its reason."""
+        self.come()
+        self.come()
+        self.port.doRead()
+        ours, theirs = (self.house.guests.pop().transport for _ in range(2))
+        few = calls_of(lambda: ours.connectionLost(DONE))
+        reason = Failure(ConnectionDone())
+        many = calls_of(lambda: theirs.connectionLost(reason))
+        self.assertLess(few + 5, many)
 
     def test_names(self) -> None:
         """It has the names that Twisted's own has."""
