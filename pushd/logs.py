@@ -22,6 +22,8 @@ from twisted.logger import (
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
 
+from pushd.verbosity import VERBOSITY, Verbosity
+
 #: What ``--log-level`` may be: what is below it is not written.
 LEVELS = {
     "debug": LogLevel.debug,
@@ -42,6 +44,8 @@ class LogStyle:
     """
 
     def __init__(self, *, as_json: bool = False, level: str = "info") -> None:
+        # What is told of the level, once the log that all others write to is in this style.
+        self._verbosity = Verbosity()
         self.set_level(level)
         self._write = json_line if as_json else text_line
 
@@ -53,6 +57,7 @@ class LogStyle:
         """Write what is of another level from now on."""
         # To compare two levels takes longer than to look one up, and each connection has two lines.
         self._passing = frozenset(one for one in LogLevel.iterconstants() if one >= LEVELS[level])
+        self._verbosity.debug = LogLevel.debug in self._passing
 
     def lets_pass(self, event: LogEvent) -> bool:
         """Whether an event is of the level, or above it."""
@@ -79,6 +84,7 @@ class LogStyle:
 
         def begin_in_style(observers: Iterable[ILogObserver], *args: Any, **more: Any) -> None:
             beginner.beginLoggingTo = begin  # type: ignore[method-assign]  # as it was before
+            VERBOSITY.debug, self._verbosity = self._verbosity.debug, VERBOSITY
             begin([self.dress(observer) for observer in observers], *args, **more)
 
         # There is no other moment at which all of twistd's ways to choose a log come together.

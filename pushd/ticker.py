@@ -8,6 +8,7 @@ from collections.abc import Callable
 from twisted.logger import Logger
 
 from pushd.schedule import PushSchedule
+from pushd.verbosity import VERBOSITY
 from pushd.views import Page, Request, accept_websocket, page
 from pushd.websocket import WebSocket
 
@@ -34,12 +35,13 @@ async def ticker(request: Request) -> Page | None:
     if message is None:
         return None
     # A message's content is for debug only: it may be anything, and of anybody.
-    _log.debug(
-        "{peer} says {raw}, that is {decoded}",
-        peer=request.peer,
-        raw=_Said(message, repr),
-        decoded=_Said(message, _decode),
-    )
+    if VERBOSITY.debug:
+        _log.debug(
+            "{peer} says {raw}, that is {decoded}",
+            peer=request.peer,
+            raw=_Said(message, repr),
+            decoded=_Said(message, _decode),
+        )
     async for number in PushSchedule(request.clock, count=10, interval=0.5):
         while websocket.has_messages():
             websocket.read()  # What else the client says is not for us.

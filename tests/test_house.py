@@ -32,6 +32,7 @@ STOREYS = (
             "lag",
             "steady",
             "sent",
+            "verbosity",
         },
     ),
     (

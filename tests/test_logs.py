@@ -26,6 +26,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from pushd.logs import LEVELS, LogStyle, json_line, text_line
+from pushd.verbosity import VERBOSITY
 
 # The start of 2026, and something.
 MOMENT = 1_767_225_600.1239
@@ -175,6 +176,7 @@ class BeginTests(SynchronousTestCase):
         self.streams = SimpleNamespace(stdout=sys.stdout, stderr=sys.stderr)
         warning = SimpleNamespace(showwarning=warnings.showwarning)
         self.beginner = LogBeginner(self.publisher, self.errors, self.streams, warning)
+        self.patch(VERBOSITY, "debug", True)
 
     def begin(self, make: Callable[[StringIO], ILogObserver] = textFileLogObserver) -> StringIO:
         """Begin as twistd does, with an observer of its choice."""
@@ -215,6 +217,31 @@ class BeginTests(SynchronousTestCase):
         self.log.info("quiet")
         self.log.warn("loud")
         self.assertEqual([one["log_format"] for one in observer.events], ["loud"])
+
+    def test_verbosity(self) -> None:
+        """From its beginning on, who asks is told whether somebody reads lines for debugging."""
+        style = LogStyle(level="info")
+        style.begin_with(self.beginner)
+        style.set_level("warn")
+        self.assertTrue(VERBOSITY.debug)
+        self.begin()
+        self.assertFalse(VERBOSITY.debug)
+        style.set_level("debug")
+        self.assertTrue(VERBOSITY.debug)
+        style.set_level("info")
+        self.assertFalse(VERBOSITY.debug)
+
+    def test_first(self) -> None:
+        """Of two daemons in one process, the one that was made first has the say here, too."""
+        for level in ("debug", "error"):
+            LogStyle(level=level).begin_with(self.beginner)
+        self.begin()
+        self.assertTrue(VERBOSITY.debug)
+
+    def test_another(self) -> None:
+        """A style that nothing is written in has no say."""
+        LogStyle(level="error").set_level("warn")
+        self.assertTrue(VERBOSITY.debug)
 
     def test_left_as_it_was(self) -> None:
         """Only the next beginning is ours; what begins after it does so as ever."""

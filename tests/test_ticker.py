@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd import ticker
 from pushd.messages import GOING_AWAY, NORMAL, Closing
 from pushd.testing import Browser, Daemon
+from pushd.verbosity import VERBOSITY
 
 PUSHES = [f"service message: {number}" for number in range(10)]
 
@@ -264,6 +265,15 @@ class FirstMessageTests(TickerTestCase):
         self.open().send("[1]")
         self.assertEqual(read, [])
         self.assertIn("that is read", said(events)[0])
+        self.daemon.advance(*[0.5] * 10)
+
+    def test_not_wanted(self) -> None:
+        """Where the log is not to have them, there are no such lines."""
+        events: list[LogEvent] = []
+        self.patch(ticker._log, "observer", events.append)
+        self.patch(VERBOSITY, "debug", False)
+        self.open().send("[1]")
+        self.assertEqual(events, [])
         self.daemon.advance(*[0.5] * 10)
 
     def test_any_json(self) -> None:

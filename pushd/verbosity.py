@@ -1,0 +1,21 @@
+"""How much the log wants to hear, for those to whom it costs something to say it."""
+
+from __future__ import annotations
+
+
+class Verbosity:
+    """Which lines are read by somebody: all, as long as nobody says otherwise.
+
+    An event that is said to Twisted's log goes to every observer, and each of them finds out that
+    it is not to be written. Who has something to say for every message asks here first.
+    """
+
+    __slots__ = ("debug",)
+
+    def __init__(self) -> None:
+        #: Whether those for debugging are.
+        self.debug = True
+
+
+#: That of this process's log.
+VERBOSITY = Verbosity()
