@@ -25,7 +25,7 @@ BURST = 8
 MOST_CALLS = 530
 
 # How many a push of the demo may take, from the timer to the kernel and on to the next wait.
-PUSH_CALLS = 52
+PUSH_CALLS = 50
 
 # How many a delivery takes: the kernel here is a method that calls three more.
 DELIVERY_CALLS = 4
