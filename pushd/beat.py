@@ -32,8 +32,8 @@ class Beat:
 
     Four thousand browsers that get two pushes a second each would wake the reactor for every
     one, and have it sort four thousand timers; here it wakes for each beat in which something is
-    due, with one timer in all. A call is late by one beat at most for that, or by four where there
-    are many: who is alone shares nothing, and need not wait for others.
+    due, with one timer in all. A call is late by one beat at most for that, or by four where calls
+    stand in many beats: few have little to share, and need not wait for one another.
 
     :param clock: the clock behind it; what is due at once goes straight there.
     :param length: of a beat, in seconds.
@@ -146,16 +146,23 @@ class Beat:
             if call.beat != _DUE:
                 continue  # One of those before has cancelled it, or put it off.
             call.beat = _CALLED
+            # Who keeps a call that is made does not keep what it has called.
+            function, call.function = call.function, _nothing
             try:
                 if call.kwargs:
-                    call.function(*call.args, **call.kwargs)
+                    function(*call.args, **call.kwargs)
                 else:
-                    call.function(*call.args)
+                    function(*call.args)
             except Exception:  # The others are nobody's fault; the reactor does likewise.
                 self._log.failure("a delayed call failed")
 
 
 _TIME = attrgetter("time")
+
+
+def _nothing() -> None:
+    """What a call calls that is not to be made any more."""
+
 
 # Where a call stands that is in no beat any more.
 _DUE, _CALLED, _CANCELLED = -1, -2, -3
@@ -197,7 +204,7 @@ class BeatCall:
         return self.beat >= _DUE
 
     def again(self, time: float, function: Callable[..., Any]) -> None:
-        """Call a function at a time with this very call, which has been made or cancelled."""
+        """Call a function at a time with this very call, which has been made."""
         self.time = time
         self.function = function
         self._clock.add(self)
@@ -206,6 +213,7 @@ class BeatCall:
         """Do not make it. Raises AlreadyCalled or AlreadyCancelled where that is too late."""
         self._leave()
         self.beat = _CANCELLED
+        self.function = _nothing
 
     def delay(self, secondsLater: float) -> None:
         """Make it so much later than it would be."""

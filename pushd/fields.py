@@ -90,10 +90,33 @@ class Fields(Headers):
         """Keep only the lines as they came until somebody asks again, which few do.
 
         For a browser's dozen headers that is one object in place of some thirty, as long as a view
-        keeps its request. Who changes them changes a copy: what is folded knows nothing of it.
+        keeps its request. Those that have been changed since they came are kept as they are.
         """
         if self._lines is not None:
             self._unfolded = None
+
+    # What changes them
+
+    def setRawHeaders(self, name: Any, values: Any) -> None:
+        """Give a header these values; see ``Headers``."""
+        super().setRawHeaders(name, values)
+        self._lines = None
+
+    def addRawHeader(self, name: Any, value: Any) -> None:
+        """Give a header one more value; see ``Headers``."""
+        super().addRawHeader(name, value)
+        self._lines = None
+
+    def removeHeader(self, name: Any) -> None:
+        """Take a header out; see ``Headers``."""
+        super().removeHeader(name)
+        self._lines = None
+
+    def __reduce__(self) -> tuple[type[Fields], tuple[object]]:
+        """Be copied."""
+        return type(self), (self.raw,)
+
+    # What asks them
 
     def values(self, name: bytes) -> Sequence[bytes]:
         """All values of a header, in their order."""

@@ -44,8 +44,8 @@ class LogStyle:
     """
 
     def __init__(self, *, as_json: bool = False, level: str = "info") -> None:
-        # What is told of the level, once the log that all others write to is in this style.
-        self._verbosity = Verbosity()
+        # What is told of the level, once the log that all write to is in this style.
+        self._verbosity: Verbosity | None = None
         self.set_level(level)
         self._write = json_line if as_json else text_line
 
@@ -57,7 +57,7 @@ class LogStyle:
         """Write what is of another level from now on."""
         # To compare two levels takes longer than to look one up, and each connection has two lines.
         self._passing = frozenset(one for one in LogLevel.iterconstants() if one >= LEVELS[level])
-        self._verbosity.debug = LogLevel.debug in self._passing
+        self._tell()
 
     def lets_pass(self, event: LogEvent) -> bool:
         """Whether an event is of the level, or above it."""
@@ -84,11 +84,16 @@ class LogStyle:
 
         def begin_in_style(observers: Iterable[ILogObserver], *args: Any, **more: Any) -> None:
             beginner.beginLoggingTo = begin  # type: ignore[method-assign]  # as it was before
-            VERBOSITY.debug, self._verbosity = self._verbosity.debug, VERBOSITY
+            self._verbosity = VERBOSITY
+            self._tell()
             begin([self.dress(observer) for observer in observers], *args, **more)
 
         # There is no other moment at which all of twistd's ways to choose a log come together.
         beginner.beginLoggingTo = begin_in_style  # type: ignore[method-assign]  # until it is called
+
+    def _tell(self) -> None:
+        if self._verbosity is not None:
+            self._verbosity.tell(self, debug=LogLevel.debug in self._passing)
 
 
 @implementer(ILogObserver)

@@ -106,8 +106,7 @@ class ChannelRequest(Request):
         authority, target = split_target(target)
         if authority is not None and self.requestHeaders.has_host(version):
             # It counts in place of Host (RFC 9112 §3.2.2). One that names nobody can be no Host.
-            host = {b"Host": [authority or b"/"]}
-            self.requestHeaders = Fields(self.requestHeaders.raw | host)
+            self.requestHeaders.setRawHeaders(b"Host", [authority or b"/"])
         self.method, self.uri, self.clientproto = method, target, version
         self.path, _, query = target.partition(b"?")
         self.args = parse_qs(query, 1) if query else {}

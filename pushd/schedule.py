@@ -112,6 +112,7 @@ class PushSchedule(Wait):
             self._go_on = None
             now = clock.seconds()
         if number == self._count:
+            self._call = None
             raise StopAsyncIteration
         self._number = number + 1
         self._lateness.observe(now - moment if now > moment else 0.0)
@@ -136,6 +137,6 @@ class PushSchedule(Wait):
 
     def _let_go(self) -> None:
         """Let go of the timer, as nobody wants the number any more."""
-        self._go_on = None
-        if self._call is not None and self._call.active():
-            self._call.cancel()
+        call, self._call, self._go_on = self._call, None, None
+        if call is not None and call.active():
+            call.cancel()

@@ -10,11 +10,17 @@ class Verbosity:
     it is not to be written. Who has something to say for every message asks here first.
     """
 
-    __slots__ = ("debug",)
+    __slots__ = ("_told", "debug")
 
     def __init__(self) -> None:
+        self._told: dict[object, bool] = {}
         #: Whether those for debugging are.
         self.debug = True
+
+    def tell(self, who: object, *, debug: bool) -> None:
+        """Say what somebody reads by whose style the log is written; what any of them does, is."""
+        self._told[who] = debug
+        self.debug = any(self._told.values())
 
 
 #: That of this process's log.

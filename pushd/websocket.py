@@ -195,10 +195,11 @@ class WebSocket:
         if self._state is not _State.OPEN:
             self._end_owner(_PATIENCE)
             return succeed(None)
+        if timeout is not None:
+            # First, as it may refuse what is no number to it.
+            self._timer = self._clock.callLater(timeout, self._time_out, timeout)
         waiter: Deferred[str | bytes | None] = Deferred(self._cancel_waiter)
         self._waiter = waiter
-        if timeout is not None:
-            self._timer = self._clock.callLater(timeout, self._time_out, timeout)
         return waiter
 
     def read(self, fallback: str | bytes | None = None) -> str | bytes | None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
+from copy import copy, deepcopy
+from pickle import dumps, loads
 
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http_headers import Headers
 
 from pushd.fields import Fields, read_head
 from tests.peer import request
@@ -73,6 +77,29 @@ class FoldTests(SynchronousTestCase):
         fields.fold()
         self.assertCountEqual(gc.get_referents(fields), [Fields, self.LINES, None])
 
+    def test_changed(self) -> None:
+        """What was changed since they came is not lost by it."""
+        changes: list[Callable[[Fields], object]] = [
+            lambda fields: fields.setRawHeaders(b"Host", [b"z"]),
+            lambda fields: fields.addRawHeader(b"X-New", b"z"),
+            lambda fields: fields.removeHeader(b"Cookie"),
+        ]
+        for change in changes:
+            fields = self.read()
+            fields.fold()
+            change(fields)
+            changed = dict(fields.raw)
+            self.assertNotEqual(changed, self.read().raw)
+            fields.fold()
+            self.assertEqual(fields.raw, changed)
+
+    def test_copied(self) -> None:
+        """They can be copied, in whichever way, folded or not."""
+        for fields in (self.read(), self.read()):
+            for made in (copy(fields), deepcopy(fields), loads(dumps(fields)), fields.copy()):
+                self.assertEqual(dict(made.getAllRawHeaders()), fields.raw)
+            fields.fold()
+
     def test_given(self) -> None:
         """Those that did not come as lines stay as they are."""
         fields = Fields({"host": ["a"]})
@@ -97,6 +124,9 @@ class HeadTests(SynchronousTestCase):
         for name in ("Sec-WebSocket-Key", "sec-websocket-key", "SEC-websocket-KEY"):
             self.assertEqual(self.read(f"{name}: x"), {b"Sec-Websocket-Key": [b"x"]})
         self.assertEqual(self.read("x-odd: 1"), {b"X-Odd": [b"1"]})
+        for name in ("dnt", "TE", "www-authenticate", "x-1a-2B", "ETag"):
+            theirs = Headers({name: ["1"]})
+            self.assertEqual(self.read(f"{name}: 1"), dict(theirs.getAllRawHeaders()))
 
     def test_repeated(self) -> None:
         """A header that is there twice has both values, in their order."""

@@ -25,8 +25,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from pushd import logs
 from pushd.logs import LEVELS, LogStyle, json_line, text_line
-from pushd.verbosity import VERBOSITY
+from pushd.verbosity import Verbosity
 
 # The start of 2026, and something.
 MOMENT = 1_767_225_600.1239
@@ -176,7 +177,8 @@ class BeginTests(SynchronousTestCase):
         self.streams = SimpleNamespace(stdout=sys.stdout, stderr=sys.stderr)
         warning = SimpleNamespace(showwarning=warnings.showwarning)
         self.beginner = LogBeginner(self.publisher, self.errors, self.streams, warning)
-        self.patch(VERBOSITY, "debug", True)
+        self.verbosity = Verbosity()
+        self.patch(logs, "VERBOSITY", self.verbosity)
 
     def begin(self, make: Callable[[StringIO], ILogObserver] = textFileLogObserver) -> StringIO:
         """Begin as twistd does, with an observer of its choice."""
@@ -223,25 +225,30 @@ class BeginTests(SynchronousTestCase):
         style = LogStyle(level="info")
         style.begin_with(self.beginner)
         style.set_level("warn")
-        self.assertTrue(VERBOSITY.debug)
+        self.assertTrue(self.verbosity.debug)
         self.begin()
-        self.assertFalse(VERBOSITY.debug)
+        self.assertFalse(self.verbosity.debug)
         style.set_level("debug")
-        self.assertTrue(VERBOSITY.debug)
+        self.assertTrue(self.verbosity.debug)
         style.set_level("info")
-        self.assertFalse(VERBOSITY.debug)
+        self.assertFalse(self.verbosity.debug)
 
-    def test_first(self) -> None:
-        """Of two daemons in one process, the one that was made first has the say here, too."""
-        for level in ("debug", "error"):
-            LogStyle(level=level).begin_with(self.beginner)
+    def test_several(self) -> None:
+        """Of two daemons in one process, each may be the one whose style decides."""
+        styles = [LogStyle(level=level) for level in ("debug", "error")]
+        for style in styles:
+            style.begin_with(self.beginner)
         self.begin()
-        self.assertTrue(VERBOSITY.debug)
+        self.assertTrue(self.verbosity.debug)
+        styles[0].set_level("info")
+        self.assertFalse(self.verbosity.debug)
+        styles[1].set_level("debug")
+        self.assertTrue(self.verbosity.debug)
 
     def test_another(self) -> None:
         """A style that nothing is written in has no say."""
         LogStyle(level="error").set_level("warn")
-        self.assertTrue(VERBOSITY.debug)
+        self.assertTrue(self.verbosity.debug)
 
     def test_left_as_it_was(self) -> None:
         """Only the next beginning is ours; what begins after it does so as ever."""

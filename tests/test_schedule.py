@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+from weakref import ref
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -245,6 +248,61 @@ class BeatTests(SynchronousTestCase):
         self.successResultOf(ended)
         self.assertEqual([round(time, 6) for time in came], [0, 0.006, 0.012])
         self.assertEqual(beat.getDelayedCalls(), [])
+
+    def test_one_call(self) -> None:
+        """All numbers of one schedule come by one call, which is put in for each."""
+        clock = Clock()
+        beat = Beat(clock)
+        calls: list[IDelayedCall] = []
+
+        async def loop() -> None:
+            async for number in PushSchedule(beat, count=3, interval=0.5):
+                if number:
+                    calls.extend(later)
+                beat.callLater(0.1, lambda: later.__setitem__(slice(None), beat.getDelayedCalls()))
+
+        later: list[IDelayedCall] = []
+        Steps(loop(), beat, lambda seconds: None, lambda result: None).advance()
+        clock.pump([0.1] * 20)
+        self.assertEqual(len(calls), 2)
+        self.assertIs(calls[0], calls[1])
+
+    def test_kept(self) -> None:
+        """Who keeps a schedule does not keep the view that it was for, however that has ended."""
+
+        class Witness:
+            """Something that a view holds."""
+
+        async def whole(schedule: PushSchedule, witness: Witness) -> None:
+            async for _ in schedule:
+                pass
+
+        async def half(schedule: PushSchedule, witness: Witness) -> None:
+            async for number in schedule:
+                if number == 1:
+                    break
+
+        async def failing(schedule: PushSchedule, witness: Witness) -> None:
+            async for number in schedule:
+                if number == 1:
+                    raise CancelledError
+
+        for view in (whole, half, failing):
+            clock = Clock()
+            beat = Beat(clock)
+            schedule = PushSchedule(beat, count=3, interval=0.5)
+            witness = Witness()
+            gone = ref(witness)
+
+            def done(result: object, witness: Witness = witness) -> None:
+                """Hold it as well."""
+
+            Steps(view(schedule, witness), beat, lambda seconds: None, done).advance()
+            del witness, done
+            self.assertIsNotNone(gone())
+            clock.pump([0.5] * 4)
+            gc.collect()
+            self.assertIsNone(gone(), view.__name__)
 
     def test_overdue(self) -> None:
         """After a long pause others have their turns between the numbers that were missed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -169,6 +170,24 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(asked.subprotocols, ("x", "y"))
         self.assertEqual(asked.headers["x-extra"], "z")
         self.assertEqual((asked.body, asked.is_websocket()), (b"", True))
+
+    def test_kept(self) -> None:
+        """While it talks, a view's request takes one object for its headers, and has them all."""
+        view = accept_websocket(Waiting())
+        for target in ("/", "http://named/"):
+            peer = Peer(Daemon({"/": view}))
+            lines = handshake("/", "X-Extra: y", "x-extra: z", "Cookie: k=v")
+            peer.send(lines.replace(b"GET / ", f"GET {target} ".encode()))
+            asked = view.requests[-1]
+            asked.websocket.accept()
+            peer.settle()
+            self.assertIn("101 Switching", peer.head)
+            inside = gc.get_referents(asked.raw_headers)
+            self.assertEqual(any(isinstance(one, dict) for one in inside), target != "/")
+            self.assertEqual(asked.headers["x-extra"], "y, z")
+            self.assertEqual(asked.cookies["k"], "v")
+            host = "named" if target != "/" else "localhost:8080"
+            self.assertEqual((asked.host, asked.headers["host"]), (host, host))
 
     def test_no_host(self) -> None:
         """A request of HTTP/1.0 need not name a host."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import random
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -294,6 +295,13 @@ class WaitTests(LineTestCase):
         for timeout in (-1, -0.001, float("nan"), float("inf")):
             error = self.assertRaises(ValueError, self.websocket.wait, timeout)
             self.assertIn(str(timeout), str(error))
+        self.assertEqual(self.wait(), "a")
+
+    def test_odd_time(self) -> None:
+        """A timeout that only the clock finds wrong is refused as well, and nobody waits by it."""
+        odd: Any = Decimal(1)
+        self.assertRaises(TypeError, self.websocket.wait, odd)
+        self.receive("a")
         self.assertEqual(self.wait(), "a")
 
     def test_two_at_once(self) -> None:
