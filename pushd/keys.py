@@ -57,7 +57,7 @@ def read_keys(path: str) -> tuple[Key, ...]:
         if b"PRIVATE KEY" in data:
             raise ValueError(f"{path} holds a private key: pushd needs the public one only")
         return (_public_key(_load_pem(load_pem_public_key, data, path), path),)
-    if data.lstrip()[:1] in (b"{", b"["):
+    if _may_be_json(data):
         return _read_set(data, path)
     return (_secret(data, path),)
 
@@ -69,7 +69,7 @@ def read_signing_key(path: str) -> Key:
     """
     data = _read(path)
     if _PEM not in data:
-        if data.lstrip()[:1] in (b"{", b"["):
+        if _may_be_json(data):
             raise ValueError(f"{path}: a token is made with a secret or a private key in PEM")
         return _secret(data, path)
     if b"PRIVATE KEY" not in data:
@@ -78,6 +78,14 @@ def read_signing_key(path: str) -> Key:
     if not isinstance(key, RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey):
         raise ValueError(f"{path}: {_KINDS}")
     return Key(_public_key(key.public_key(), path).algorithms, key)
+
+
+def _may_be_json(data: bytes) -> bool:
+    """Whether it begins as JSON does. A secret of random bytes may, too, but is no text."""
+    try:
+        return data.decode().lstrip()[:1] in ("{", "[")
+    except UnicodeDecodeError:
+        return False
 
 
 _KINDS = "a key is RSA, EC on P-256 or Ed25519"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -181,6 +180,14 @@ class SigningKeyTests(FolderTestCase):
         secret = read_signing_key(self.write(SECRET + b"\n"))
         self.assertEqual((secret.material, secret.algorithms[-1]), (SECRET, "HS512"))
 
+    def test_random(self) -> None:
+        """A secret of any bytes will do, be the first of them one that JSON begins with."""
+        for first in (b"{", b"["):
+            secret = first + b"\xff" * 40
+            path = self.write(secret)
+            self.assertEqual(read_signing_key(path).material, secret)
+            self.assertEqual([key.material for key in read_keys(path)], [secret])
+
     def test_bad(self) -> None:
         """A public key, a set, another kind and a weak key do not."""
         for data, said in (
@@ -190,7 +197,7 @@ class SigningKeyTests(FolderTestCase):
             (private_pem("p384"), "RSA, EC on P-256 or Ed25519"),
             (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "no key in PEM"),
             (_x25519(), "RSA, EC on P-256 or Ed25519"),
-            (os.urandom(8), "at least 32 bytes"),
+            (b"\x01" * 8, "at least 32 bytes"),
         ):
             with self.assertRaises(ValueError) as caught:
                 read_signing_key(self.write(data))

@@ -15,6 +15,7 @@ from twisted.logger import capturedLogs, globalLogBeginner
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import redis_probe
+from pushd.garbage import GarbageService
 from pushd.options import Options
 from pushd.redis_broker import RedisBroker
 from pushd.service import makeService
@@ -110,7 +111,7 @@ class MakeServiceTests(SynchronousTestCase):
         memory, reactor = Reactor(), cast(Any, installed)
         self.patch(reactor, "listenTCP", memory.listenTCP)
         self.patch(reactor, "seconds", wall := reactor.seconds)
-        self.patch(reactor, "doIteration", reactor.doIteration)
+        self.patch(reactor, "doIteration", look := reactor.doIteration)
         self.patch(globalLogBeginner, "beginLoggingTo", lambda observers: None)
         before = globalLogBeginner.beginLoggingTo
         service: Any = makeService(Options())
@@ -118,6 +119,10 @@ class MakeServiceTests(SynchronousTestCase):
         # Its time is steady from now on; the time of day is still had from the wall.
         self.assertIsNot(reactor.seconds, wall)
         self.assertIs(service.connections.now, time.time)
+        # It looks at its sockets by the short way, where it has one, and Python's collector is led.
+        is_epoll = type(reactor).__module__ == "twisted.internet.epollreactor"
+        self.assertEqual(reactor.doIteration is not look, is_epoll)
+        self.assertTrue(any(isinstance(one, GarbageService) for one in service))
         self.assertEqual(memory.events, [])
         service.startService()
         self.assertEqual(memory.events, ["opened 8080", "opened 8081"])

@@ -9,14 +9,14 @@ from typing import Any
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd import feeds, frames, visits
+from pushd import feeds, frames, outbound, visits
 from pushd.hub import Hub
 from pushd.testing import Daemon
 from pushd.ticker import ticker
 from pushd.views import Request, accept_websocket
-from tests.kernel import Server, open_websocket
+from tests.kernel import Kernel, Server, open_websocket
 from tests.peer import TEXT, close_frame, frame, handshake
-from tests.work import calls_of
+from tests.work import calls_of, strings_of
 
 SUBSCRIBERS = 50
 BURST = 8
@@ -26,6 +26,9 @@ MOST_CALLS = 530
 
 # How many a push of the demo may take, from the timer to the kernel and on to the next wait.
 PUSH_CALLS = 50
+
+# How many an echo may take, likewise.
+ECHO_CALLS = 72
 
 # How many a delivery takes: the kernel here is a method that calls three more.
 DELIVERY_CALLS = 4
@@ -106,6 +109,9 @@ class DeliveryTests(WorkTestCase):
         self.assertEqual(counted[3] - counted[1], SUBSCRIBERS * DELIVERY_CALLS)
         for server in (*servers, *more):
             self.assertEqual(server.kernel.given[-1], b"\x81\x08number 0")
+        # All have the very same bytes, of which nobody has made a copy.
+        given = {id(server.kernel.given[-1]) for server in (*servers, *more)}
+        self.assertEqual(len(given), 1)
         self.assert_reactor_left_alone()
 
     def test_burst(self) -> None:
@@ -115,6 +121,7 @@ class DeliveryTests(WorkTestCase):
         for server in servers:
             self.assertEqual(len(server.kernel.given), 1)
             self.assertEqual(server.kernel.given[0].count(b"number "), BURST)
+        self.assertEqual(len({id(server.kernel.given[0]) for server in servers}), 1)
         self.assert_reactor_left_alone()
 
     def test_frames(self) -> None:
@@ -152,6 +159,14 @@ class EchoTests(WorkTestCase):
         self.assertEqual(self.events_of(lambda: server.receive(data)), 0)
         self.assertEqual(len(server.kernel.given), 1)
         self.assert_reactor_left_alone()
+
+    def test_calls(self) -> None:
+        """It takes no more calls of functions than it did, and no string is put together for it."""
+        [server] = self.connect(1, "/echo/")
+        data = frame(TEXT, b"x" * 128)
+        server.receive(data)
+        self.assertLess(calls_of(lambda: server.receive(data)), ECHO_CALLS)
+        self.assertEqual(strings_of(lambda: server.receive(data)), [])
 
 
 class HandshakeTests(WorkTestCase):
@@ -199,6 +214,36 @@ class TimeTests(WorkTestCase):
         """A push takes no more calls of functions than it did."""
         few, many = self.calls_of_a_round(10), self.calls_of_a_round(10 + SUBSCRIBERS)
         self.assertLess((many - few) / SUBSCRIBERS, PUSH_CALLS)
+
+    def test_strings(self) -> None:
+        """Only the view puts a string together for a push."""
+        for server in self.connect(2, "/test/"):
+            server.receive(frame(TEXT, b"go"))
+        self.daemon.advance(0.5)
+        self.assertEqual(strings_of(lambda: self.daemon.advance(0.5)), ["ticker", "ticker"])
+
+    def test_together(self) -> None:
+        """What many views say in one beat goes to the kernel when all have said it."""
+        steps: list[str] = []
+        servers = self.connect(3, "/test/")
+        for server in servers:
+            server.receive(frame(TEXT, b"go"))
+        message, send = frames.message, Kernel.send
+
+        def note_message(*args: Any, **named: Any) -> bytes:
+            steps.append("said")
+            return message(*args, **named)
+
+        def note_send(kernel: Kernel, data: bytes, flags: int = 0) -> int:
+            steps.append("sent")
+            return send(kernel, data, flags)
+
+        self.patch(outbound, "message", note_message)
+        self.patch(Kernel, "send", note_send)
+        for server in servers:
+            server.kernel.given.clear()
+        self.daemon.advance(0.5)
+        self.assertEqual(steps, ["said"] * 3 + ["sent"] * 3)
 
     def test_one_timer(self) -> None:
         """However many views wait for the same moment, the reactor has one call for them."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dis
 import sys
 from collections.abc import Callable, Sized
+from types import FrameType
 from typing import Any
 
 from twisted.internet.task import Clock
+
+# What an f-string does with each value, by the names of several versions of Python.
+_MAKING_STRINGS = {"FORMAT_VALUE", "FORMAT_SIMPLE", "FORMAT_WITH_SPEC"}
 
 
 def calls_of(work: Callable[[], object]) -> int:
@@ -24,6 +29,28 @@ def calls_of(work: Callable[[], object]) -> int:
     finally:
         sys.setprofile(before)
     return calls
+
+
+def strings_of(work: Callable[[], object]) -> list[str]:
+    """Which functions of pushd put strings together for some work, once for each time."""
+    made: list[str] = []
+
+    def look(frame: FrameType, event: str, argument: object) -> Any:
+        if not frame.f_globals.get("__name__", "").startswith("pushd."):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        code = frame.f_code
+        if event == "opcode" and dis.opname[code.co_code[frame.f_lasti]] in _MAKING_STRINGS:
+            made.append(code.co_name)
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return made
 
 
 def turns_of(clock: Clock, done: Sized) -> list[int]:
