@@ -89,6 +89,7 @@ def measure(
         growth=growth,
         missing=missing,
         troubles=runner.troubles,
+        swift=runner.swift,
     )
 
 
@@ -102,7 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--workloads", help="of w1, w2, w3, w4, w5 (default: all)")
     parser.add_argument("--rounds", type=int, default=3, help="how often (default: 3)")
     parser.add_argument(
-        "--minutes", type=float, default=8, help="no later round goes past them (default: 8)"
+        "--minutes", type=float, default=9, help="no later round goes past them (default: 9)"
     )
     parser.add_argument("--scale", type=float, default=1, help="the part of the work (default: 1)")
     parser.add_argument(

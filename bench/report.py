@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,8 @@ class Report:
     #: Those who could not be measured, and where they are to be had.
     missing: Sequence[Rival] = ()
     troubles: Sequence[str] = field(default_factory=tuple)
+    #: Who kept the load generator busy all the time, by workload.
+    swift: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def as_markdown(self) -> str:
         """Give it as Markdown."""
@@ -52,6 +54,11 @@ class Report:
         if self.growth is not None:
             lines += ["From a few connections to many.", ""]
             lines += [self.growth.tabulate(self.rivals), ""]
+        if self.swift:
+            names = "; ".join(
+                f"{name.upper()} {', '.join(rivals)}" for name, rivals in sorted(self.swift.items())
+            )
+            lines += [f"The load generator had nothing to wait for with: {names}.", ""]
         versions = "; ".join(rival.version() or "" for rival in self.rivals)
         lines += [f"Versions: {versions}."]
         if self.missing:

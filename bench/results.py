@@ -37,6 +37,10 @@ class Results:
             default=0,
         )
 
+    def count(self, key: str, rival: str) -> int:
+        """How often a rival was measured."""
+        return len(self._samples[key].get(rival, ()))
+
     def spread(self, key: str, rival: str) -> tuple[float, float] | None:
         """Give the least and the most of all rounds, or None where there was none."""
         samples = self._samples[key].get(rival)

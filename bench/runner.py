@@ -41,6 +41,9 @@ class Runner:
     ) -> None:
         self.results = Results()
         self.troubles: list[str] = []
+        #: Who kept the load generator so busy that it may have been what was measured: the names
+        #: of rivals, by workload.
+        self.swift: dict[str, list[str]] = {}
         self._folder = folder
         self._scale = scale
         self._say = say
@@ -105,7 +108,12 @@ class Runner:
             for measure in workload.measures
         )
         seconds = self._now() - begun
-        note = f"  (load generator {busy:.0%} busy)" if busy > BUSY else ""
+        note = ""
+        if busy > BUSY:
+            note = f"  (load generator {busy:.0%} busy)"
+            swift = self.swift.setdefault(workload.name, [])
+            if rival.title not in swift:
+                swift.append(rival.title)
         self._say(f"{head} {figures}  in {seconds:.1f} s{note}")
 
 

@@ -50,7 +50,7 @@ def tabulate_ratios(
 
 def tabulate_goals(results: Results, measures: Sequence[Measure], ours: str = "pushd") -> str:
     """Give what each goal asks, what was measured, and how far the rounds lie apart."""
-    rows = [["", "pushd", "least and most", "goal"]]
+    rows = [["", "pushd", "least and most", "rounds", "goal"]]
     for measure in measures:
         spread = results.spread(measure.key, ours)
         if spread is None:
@@ -60,6 +60,7 @@ def tabulate_goals(results: Results, measures: Sequence[Measure], ours: str = "p
                 f"{measure.title}, {measure.unit}",
                 format_number(results.median(measure.key, ours)),
                 " to ".join(map(format_number, spread)),
+                f"{results.count(measure.key, ours)}",
                 results.judge(measure, ours) or "-",
             ]
         )

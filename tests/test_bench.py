@@ -231,8 +231,8 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(
             table.splitlines()[2:],
             [
-                "| W9 sums: CPU each, µs | 9.0 | 6.0 to 30 | ≤ 10: yes, ≤ 1.5 x floor: no |",
-                "| W9 lateness, ms | 0.50 | 0.50 to 0.50 | - |",
+                "| W9 sums: CPU each, µs | 9.0 | 6.0 to 30 | 3 | ≤ 10: yes, ≤ 1.5 x floor: no |",
+                "| W9 lateness, ms | 0.50 | 0.50 to 0.50 | 1 | - |",
             ],
         )
 
@@ -302,12 +302,14 @@ class ReportTests(SynchronousTestCase):
             missing=(make_rival("absent"),),
             troubles=("w9 other: it ended\n    its log",),
             growth=Growth({"pushd": {100: costs}}),
+            swift={"w9": ["Floor", "Other"], "w8": ["Other"]},
         ).as_markdown()
         self.assertTrue(text.startswith("2026-11-22. A machine. Medians; rounds: 3.\n\n|  |"))
         for words in (
             "Versions: pushd 1.0; floor 1.0; other 1.0.\n",
             "Missing on this machine: Absent (nowhere).\n",
             "- w9 other: it ended\n",
+            "The load generator had nothing to wait for with: W8 Other; W9 Floor, Other.\n",
             "| connections |",
             "≤ 10: yes",
         ):
@@ -391,6 +393,8 @@ class RunnerTests(SynchronousTestCase):
         self.assertEqual(self.runner.results.rounds, 2)
         self.assertEqual(self.runner.troubles, [])
         self.assertIn("99% busy", self.said[0])
+        titles = [rival.title for rival in rivals]
+        self.assertEqual(self.runner.swift, {"a": titles, "b": titles})
 
     def test_able(self) -> None:
         """Nobody is asked for what it can't do; the slow ones have one round."""
