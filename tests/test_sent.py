@@ -124,5 +124,5 @@ class SentTests(SynchronousTestCase):
         self.assertIsNone(self.successResultOf(Sent()))
 
     def test_price(self) -> None:
-        """It takes half the calls: nothing is made of which nobody knows whether it is needed."""
+        """It takes fewer calls: nothing is made of which nobody knows whether it is needed."""
         self.assertLess(calls_of(Sent), calls_of(lambda: succeed(None)))

@@ -22,12 +22,7 @@ def calls_of(work: Callable[[], object]) -> int:
         nonlocal calls
         calls += event in ("call", "c_call")
 
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
-        work()
-    finally:
-        sys.setprofile(before)
+    _watch(work, count, sys.getprofile, sys.setprofile)
     return calls
 
 
@@ -44,13 +39,20 @@ def strings_of(work: Callable[[], object]) -> list[str]:
             made.append(code.co_name)
         return look
 
-    before = sys.gettrace()
-    sys.settrace(look)
+    _watch(work, look, sys.gettrace, sys.settrace)
+    return made
+
+
+def _watch(
+    work: Callable[[], object], watcher: Any, get: Callable[[], Any], put: Callable[[Any], object]
+) -> None:
+    """Do some work with a watcher in its place, and leave the place as it was."""
+    before = get()
+    put(watcher)
     try:
         work()
     finally:
-        sys.settrace(before)
-    return made
+        put(before)
 
 
 def turns_of(clock: Clock, done: Sized) -> list[int]:
