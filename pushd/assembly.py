@@ -40,9 +40,6 @@ from pushd.turn import Turn
 from pushd.upgrade import ViewDoor
 from pushd.wsgi import ApplicationDoor, Pool
 
-# What is due within so many seconds costs one wake of the reactor, however much it is.
-_BEAT = 0.001
-
 # The histograms, and what they are about.
 _LATENESS = ("pushd_push_lateness_seconds", "How much later than scheduled a push was made.")
 _PUBLISHING = (
@@ -82,7 +79,7 @@ def build(
     wall = wall or reactor.seconds
     turn = turn or Turn()
     metrics = Metrics()
-    beat = Beat(reactor, length=_BEAT, together=turn)
+    beat = Beat(reactor, together=turn)
     publish = _build_publishing(settings, reactor, beat, metrics, wall, turn)
     views = _build_views(settings, reactor, beat, threads, publish, metrics, wall, turn)
     public = public_door(

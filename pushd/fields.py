@@ -74,17 +74,15 @@ class Fields(Headers):
             self.setRawHeaders(name, values)
 
     @property
-    def _rawHeaders(self) -> dict[bytes, list[bytes]]:  # type: ignore[override]
-        # twisted.web has it as an attribute.
-        return self.raw
-
-    @property
     def raw(self) -> dict[bytes, list[bytes]]:
         """All values of each header: for who asks for many."""
         unfolded = self._unfolded
         if unfolded is None:
             unfolded = self._unfolded = _unfold(self._lines or b"")
         return unfolded
+
+    # What twisted.web's own methods go by.
+    _rawHeaders = raw
 
     def fold(self) -> None:
         """Keep only the lines as they came until somebody asks again, which few do.

@@ -148,7 +148,7 @@ class WebSocket:
         self._waiter: Deferred[str | bytes | None] | None = None
         self._timer: IDelayedCall | None = None
         self._senders: deque[Deferred[None]] | tuple[()] = ()
-        self._closers: deque[Deferred[None]] | tuple[()] = ()
+        self._closers: list[Deferred[None]] | tuple[()] = ()
 
     # What views call
 
@@ -334,7 +334,7 @@ class WebSocket:
         if self._state is _State.CLOSED:
             return succeed(None)
         if isinstance(self._closers, tuple):
-            self._closers = deque()
+            self._closers = []
         closer: Deferred[None] = Deferred(self._closers.remove)
         self._closers.append(closer)
         return closer
@@ -423,8 +423,8 @@ class WebSocket:
         self._state = _State.CLOSED
         self._wire = None
         while self._closers:
-            assert isinstance(self._closers, deque)
-            self._closers.popleft().callback(None)
+            assert isinstance(self._closers, list)
+            self._closers.pop(0).callback(None)
 
     # Private
 
