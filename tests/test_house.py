@@ -12,159 +12,38 @@ from twisted.trial.unittest import SynchronousTestCase
 
 ROOT = Path(__file__).parent.parent
 
-# Imports go down this table, or stay on a storey without going round in a circle.
-STOREYS = (
-    ("words", {"messages", "identity", "remote", "client"}),
-    (
-        "clockwork",
-        {
-            "schedule",
-            "steps",
-            "beat",
-            "deadlines",
-            "expiries",
-            "limits",
-            "frames",
-            "traffic",
-            "metrics",
-            "fields",
-            "distributions",
-            "lag",
-            "steady",
-            "sent",
-            "verbosity",
-        },
-    ),
-    (
-        "topics",
-        {
-            "history",
-            "batch",
-            "broker",
-            "brokers",
-            "redis_url",
-            "redis_scripts",
-            "redis_patience",
-            "redis_topic",
-            "redis_connection",
-            "redis_greeting",
-            "redis_session",
-            "redis_link",
-            "redis_store",
-            "redis_follower",
-            "redis_broker",
-            "redis_probe",
-            "unison",
-            "subscription",
-            "audience",
-            "hub",
-            "timed",
-            "publisher",
-        },
-    ),
-    (
-        "rooms",
-        {
-            "views",
-            "routes",
-            "feeds",
-            "listener",
-            "websocket",
-            "threads",
-            "gateway",
-            "inprocess",
-            "django",
-            "conversation",
-            "ticker",
-            "access",
-            "keys",
-            "tokens",
-            "proxies",
-            "admission",
-            "connections",
-            "drain",
-            "readiness",
-            "visits",
-        },
-    ),
-    (
-        "doors",
-        {
-            "answers",
-            "bearer",
-            "static",
-            "handshake",
-            "outbox",
-            "turn",
-            "outbound",
-            "judge",
-            "inbound",
-            "protocol",
-            "factory",
-            "lean",
-            "deflate",
-            "upgrade",
-            "wsgi",
-            "strict",
-            "channel",
-            "access_log",
-            "arrivals",
-            "door",
-            "sse",
-            "longpoll",
-            "topics",
-            "async_resource",
-            "drafts",
-            "topic_list",
-            "publish",
-            "receipts",
-            "schedules",
-            "roster",
-            "health",
-            "readings",
-            "meter",
-            "playground",
-            "guard",
-            "request",
-            "site",
-        },
-    ),
-    (
-        "assembly",
-        {
-            "garbage",
-            "polling",
-            "logs",
-            "settings",
-            "option",
-            "option_values",
-            "option_table",
-            "config",
-            "options",
-            "systemd",
-            "signals",
-            "descriptors",
-            "reuse_port",
-            "listening",
-            "daemon",
-            "entrances",
-            "changes",
-            "assembly",
-            "reload",
-            "service",
-            "tables",
-            "actions",
-            "arguments",
-            "command",
-        },
-    ),
+# The rooms from the ground up: a module imports from its own room and from rooms before it.
+ROOMS = (
+    "schedule",
+    "access",
+    "topics",
+    "protocols",
+    "views",
+    "gateways",
+    "api",
+    "options",
+    "service",
 )
-# These stand beside the house: they may import anything, and nothing in the house imports them.
-KIT = {"testing", "browser", "wire", "lockstep", "loopback", "pytest_plugin"}
-BESIDE = {"__init__", "__main__", *KIT}
+# Annexes may import from any room; no room imports from an annex.
+ANNEXES = {"client", "django", "testing"}
+# Modules beside the rooms. pytest_plugin is a file so that pytest can find it without the daemon.
+TOP = {"__init__", "__main__", "pytest_plugin"}
 
-# The only ones that know which library speaks WebSocket.
-SPEAKS_AUTOBAHN = {"factory", "lean", "deflate", "browser"}
+# Between these folders imports are forbidden even where the order of the rooms allows them.
+# Options read the address of a Redis; the broker itself is built by the service alone.
+APART = (
+    ("protocols.http", "protocols.websocket", frozenset[str]()),
+    ("topics", "topics.redis", frozenset({"topics.redis"})),
+)
+
+# Packages in which Autobahn and txaio may be imported.
+SPEAKS_AUTOBAHN = ("protocols.websocket", "testing")
+
+# Module names that say nothing about their contents.
+BANNED_NAMES = {"base", "common", "helpers", "manager", "managers", "misc", "util", "utils"}
+
+# Lines of a room's __init__.py, at most.
+FACE = 20
 
 # What looks at the clock on the wall; a clock that a test can set is passed in instead.
 WALL_CLOCKS = {
@@ -178,79 +57,128 @@ Sources = Mapping[str, str]
 
 
 def read_sources() -> dict[str, str]:
-    """Give the source of every module of pushd by the module's name."""
-    return {path.stem: path.read_text() for path in sorted((ROOT / "pushd").glob("*.py"))}
+    """Return the source of each module of pushd by its dotted name below pushd."""
+    return {
+        ".".join(path.relative_to(ROOT / "pushd").with_suffix("").parts): path.read_text()
+        for path in sorted((ROOT / "pushd").rglob("*.py"))
+        # Modules that have not been moved into a room yet are not looked at.
+        if path.relative_to(ROOT / "pushd").parts[0] in (*ROOMS, "__init__.py")
+    }
 
 
-def find_strangers(modules: Sources) -> list[str]:
-    """Find the modules that have no place in the house."""
-    known = BESIDE.union(*(names for _, names in STOREYS))
-    return [
-        f"pushd/{name}.py is on no storey: add it to STOREYS in tests/test_house.py"
-        for name in modules
-        if name not in known
-    ]
+def room_of(name: str) -> str:
+    """Return the room or annex that a dotted module name belongs to, or "" at the top."""
+    room, _, module = name.partition(".")
+    return room if module or room in (*ROOMS, *ANNEXES) else ""
 
 
 def find_upward_imports(modules: Sources) -> list[str]:
-    """Find the imports that go up, sideways out of the house, or round in a circle."""
-    storey = {name: level for level, (_, names) in enumerate(STOREYS) for name in names}
-    graph = {name: list(_imported_modules(source)) for name, source in modules.items()}
+    """Find imports from a higher room, from an annex, and circles of imports."""
+    rank = {room: number for number, room in enumerate(ROOMS)}
+    graph = {name: list(_imported_modules(name, modules)) for name in modules}
     faults = []
     for name, imports in graph.items():
+        room = room_of(name)
         for line, imported in imports:
-            if imported in BESIDE and not (name in KIT and imported in KIT):
-                faults.append(f"pushd/{name}.py:{line} imports {imported}, which is for no module")
-            elif name not in BESIDE and storey.get(name, 0) < storey.get(imported, 0):
-                faults.append(
-                    f"pushd/{name}.py:{line} imports {imported}, which is "
-                    f"{storey[imported] - storey.get(name, 0)} up"
-                )
-    edges = {name: {imported for _, imported in imports} for name, imports in graph.items()}
+            other = room_of(imported)
+            if room not in rank or other == room:
+                continue
+            if other in ANNEXES or imported == "pytest_plugin":
+                faults.append(f"pushd/{_path(name)}:{line} imports {imported}, an annex")
+            elif rank.get(other, 0) > rank[room]:
+                faults.append(f"pushd/{_path(name)}:{line} imports {imported} from a higher room")
+    edges = {
+        name: {imported for _, imported in imports if not _is_face(imported)}
+        for name, imports in graph.items()
+        if not _is_face(name)
+    }
     return faults + [f"a circle of imports: {' → '.join(circle)}" for circle in _circles(edges)]
 
 
-def find_reactors(modules: Sources) -> list[str]:
-    """Find the imports of the reactor outside of service.makeService."""
+def find_house_imports_of_faces(modules: Sources) -> list[str]:
+    """Find imports from a face inside the rooms, where modules have their full names."""
     return [
-        f"pushd/{name}.py:{line} imports the reactor: take a clock as an argument"
+        f"pushd/{_path(name)}:{line} imports from the face of {imported}: name the module"
+        for name in modules
+        if room_of(name) in ROOMS and not _is_face(name)
+        for line, imported in _imported_modules(name, modules)
+        if _is_face(imported) and room_of(imported) in ROOMS
+    ]
+
+
+def find_forbidden_imports(modules: Sources) -> list[str]:
+    """Find imports between folders of APART."""
+    return [
+        f"pushd/{_path(name)}:{line} imports {imported}, which {source} must not"
+        for source, target, allowed in APART
+        for name in modules
+        if name.startswith(f"{source}.") and not any(name.startswith(f"{one}.") for one in allowed)
+        for line, imported in _imported_modules(name, modules)
+        if imported.startswith(f"{target}.")
+    ]
+
+
+def find_reactors(modules: Sources) -> list[str]:
+    """Find imports of the reactor outside of makeService."""
+    return [
+        f"pushd/{_path(name)}:{line} imports the reactor: take a clock as an argument"
         for name, source in modules.items()
         for line, function, imported in _imports(source)
         if "twisted.internet.reactor" in (imported, imported.rpartition(".")[0])
-        and (name, function) != ("service", "makeService")
+        and (name, function) != ("service.twistd", "makeService")
     ]
 
 
 def find_untested(modules: Sources, tests: set[str]) -> list[str]:
-    """Find the modules without a test file of their own."""
+    """Find modules of a room or annex that have no test file of their name in its folder."""
     return [
-        f"pushd/{name}.py has no tests/test_{name}.py"
+        f"pushd/{_path(name)} has no tests/{_test_path(name)}"
         for name in modules
-        if not name.startswith("__") and f"test_{name}" not in tests
+        if "." in name and not _is_face(name) and _test_path(name) not in tests
+    ]
+
+
+def find_bad_names(modules: Sources) -> list[str]:
+    """Find modules whose name says nothing about their contents."""
+    return [
+        f"pushd/{_path(name)}: name it after what it holds"
+        for name in modules
+        if not BANNED_NAMES.isdisjoint(name.split("."))
+    ]
+
+
+def find_bad_faces(modules: Sources) -> list[str]:
+    """Find faces that are too long, or that import something and have no ``__all__``."""
+    return [
+        f"pushd/{_path(name)}: a face has {FACE} lines at most, and an __all__"
+        for name, source in modules.items()
+        if _is_face(name)
+        and name != "__init__"
+        and (source.count("\n") > FACE or ("import" in source and "__all__" not in source))
     ]
 
 
 def find_autobahn(modules: Sources) -> list[str]:
-    """Find the modules that name Autobahn without being its side of the house."""
+    """Find modules that import Autobahn outside of the packages that may."""
     return [
-        f"pushd/{name}.py:{line} imports {imported}"
+        f"pushd/{_path(name)}:{line} imports {imported}"
         for name, source in modules.items()
         for line, _, imported in _imports(source)
-        if imported.partition(".")[0] in ("autobahn", "txaio") and name not in SPEAKS_AUTOBAHN
+        if imported.partition(".")[0] in ("autobahn", "txaio")
+        and not name.startswith(tuple(f"{package}." for package in SPEAKS_AUTOBAHN))
     ]
 
 
 def find_wall_clocks(modules: Sources) -> list[str]:
-    """Find what looks at a clock that a test cannot set.
+    """Find uses of a clock that a test cannot set.
 
-    The assembly, and what starts a command, may hand ``time.time`` to somebody; calling it is for
-    nobody.
+    The service and the command may pass ``time.time`` on; nothing may call it.
     """
     return [
-        f"pushd/{name}.py:{line} asks {clock}: take a clock as an argument"
+        f"pushd/{_path(name)}:{line} asks {clock}: take a clock as an argument"
         for name, source in modules.items()
         for line, clock, called in _wall_clocks(ast.parse(source))
-        if called or name not in ("service", "__main__")
+        if called or name not in ("service.twistd", "__main__")
     ]
 
 
@@ -261,7 +189,7 @@ def find_undocumented(modules: Sources) -> list[str]:
     with an underscore. What stands inside a function is nobody else's.
     """
     return [
-        f"pushd/{name}.py:{line} {what} has no docstring"
+        f"pushd/{_path(name)}:{line} {what} has no docstring"
         for name, source in modules.items()
         for line, what in _undocumented(ast.parse(source), name)
     ]
@@ -272,81 +200,113 @@ def find_package_markers(paths: list[Path]) -> list[str]:
     return [f"{path} hides Twisted itself" for path in paths if path.name == "__init__.py"]
 
 
-class StoreyTests(SynchronousTestCase):
-    """Imports only go down."""
+class RoomTests(SynchronousTestCase):
+    """Imports go to the own room or to lower ones."""
 
     def test_house(self) -> None:
-        """Every module has its place, and imports nothing from above it."""
+        """No module imports from a higher room or from an annex, and none in a circle."""
         modules = read_sources()
-        self.assertIn("messages", modules)
-        self.assertEqual(find_strangers(modules), [])
+        self.assertIn("__init__", modules)
         self.assertEqual(find_upward_imports(modules), [])
-
-    def test_stranger(self) -> None:
-        """A module that is not in the table is told to add itself."""
-        self.assertEqual(len(find_strangers({"messages": "", "utils": ""})), 1)
-
-    def test_no_module_lives_twice(self) -> None:
-        """A module has one place."""
-        names = [name for _, names in STOREYS for name in names]
-        self.assertEqual(len(names), len({*names} - BESIDE))
+        self.assertEqual(find_forbidden_imports(modules), [])
+        self.assertEqual(find_house_imports_of_faces(modules), [])
 
     def test_up(self) -> None:
-        """An import from above is found in each of its forms, wherever it hides."""
+        """An import from a higher room is found in each of its forms."""
         for statement in (
-            "from pushd.site import build",
-            "import pushd.site",
-            "import pushd.site as doors",
-            "from pushd import site",
-            "from .site import build",
-            "from . import site",
-            "def f():\n    from pushd.site import build",
-            "if TYPE_CHECKING:\n    from pushd.site import build",
+            "from pushd.api.urls import build",
+            "import pushd.api.urls",
+            "import pushd.api.urls as urls",
+            "from pushd.api import urls",
+            "def f():\n    from pushd.api.urls import build",
+            "if TYPE_CHECKING:\n    from pushd.api.urls import build",
         ):
-            faults = find_upward_imports({"hub": statement, "site": ""})
+            faults = find_upward_imports({"topics.hub": statement, "api.urls": ""})
             self.assertEqual(len(faults), 1, statement)
-            self.assertIn("pushd/hub.py", faults[0])
+            self.assertIn("pushd/topics/hub.py", faults[0])
 
     def test_down(self) -> None:
-        """What is below, what is beside one on the same storey and the version are free to all."""
+        """Lower rooms, the own room and the version are free to all, and all is to an annex."""
         modules = {
-            "site": "from pushd.hub import Hub\nfrom pushd.guard import Guard",
-            "guard": "from pushd import __version__",
-            "hub": "import json",
-            "testing": "from pushd.site import build\nfrom pushd.loopback import Loopback",
-            "__init__": "from pushd.hub import Hub",
+            "api.urls": "from pushd.topics.hub import Hub\nfrom pushd.api.sse import EventStream",
+            "api.sse": "from pushd import __version__",
+            "topics.hub": "import json",
+            "testing.daemon": "from pushd.api.urls import build",
+            "testing.__init__": "from pushd.testing.daemon import Daemon",
+            "__main__": "from pushd.client.cli import run",
+            "client.cli": "",
+            "__init__": "",
         }
         self.assertEqual(find_upward_imports(modules), [])
 
-    def test_beside(self) -> None:
-        """Nothing in the house imports the testing kit, nor what the package itself collects."""
-        for statement in ("from pushd.testing import Daemon", "from pushd import Hub"):
-            self.assertEqual(len(find_upward_imports({"service": statement})), 1, statement)
+    def test_annex(self) -> None:
+        """No room imports from an annex, whichever way."""
+        for statement in ("from pushd.testing import Daemon", "from pushd.testing.daemon import X"):
+            modules = {"service.twistd": statement, "testing.__init__": "", "testing.daemon": ""}
+            self.assertEqual(len(find_upward_imports(modules)), 1, statement)
 
     def test_circle(self) -> None:
-        """Two modules of one storey cannot both need the other, nor three in a ring."""
+        """Two modules of one room cannot both need the other, nor three in a ring."""
         modules = {
-            "history": "from pushd.broker import Broker",
-            "broker": "from pushd.hub import Hub",
-            "hub": "from pushd.history import History",
+            "topics.history": "from pushd.topics.broker import Broker",
+            "topics.broker": "from pushd.topics.hub import Hub",
+            "topics.hub": "from pushd.topics.history import History",
         }
         self.assertEqual(
             find_upward_imports(modules),
-            ["a circle of imports: broker → hub → history → broker"],
+            ["a circle of imports: topics.broker → topics.hub → topics.history → topics.broker"],
         )
-        modules["hub"] = ""
+        modules["topics.hub"] = ""
         self.assertEqual(find_upward_imports(modules), [])
+
+    def test_forbidden(self) -> None:
+        """HTTP knows nothing of WebSockets, and topics nothing of Redis."""
+        modules = {
+            "protocols.http.site": "from pushd.protocols.websocket.frames import frame",
+            "protocols.websocket.frames": "from pushd.protocols.http.headers import Headers",
+            "protocols.http.headers": "",
+            "topics.broker": "from pushd.topics.redis.scripts import TOUCH",
+            "topics.redis.scripts": "from pushd.topics.broker import Broker",
+            "topics.redis.broker": "from pushd.topics.redis import scripts",
+        }
+        faults = find_forbidden_imports(modules)
+        self.assertEqual(len(faults), 2)
+        self.assertIn("pushd/protocols/http/site.py:1", faults[0])
+        self.assertIn("pushd/topics/broker.py:1", faults[1])
+
+    def test_faces_are_for_users(self) -> None:
+        """Inside the rooms a module is imported by its full name, not from a face."""
+        modules = {
+            "views.__init__": "from pushd.views.request import Request",
+            "views.request": "",
+            "api.topics": "from pushd.views import Request",
+            "testing.daemon": "from pushd.views import Request",
+        }
+        self.assertEqual(len(find_house_imports_of_faces(modules)), 1)
+
+    def test_names(self) -> None:
+        """No module has a name that could hold anything."""
+        self.assertEqual(find_bad_names(read_sources()), [])
+        self.assertEqual(len(find_bad_names({"topics.utils": "", "topics.hub": ""})), 1)
+
+    def test_faces(self) -> None:
+        """A face is short and says with ``__all__`` what is public."""
+        self.assertEqual(find_bad_faces(read_sources()), [])
+        long = '"""Views."""\n' + "\n" * FACE
+        silent = '"""Views."""\nfrom pushd.views.request import Request\n'
+        modules = {"views.__init__": long, "api.__init__": silent, "access.__init__": '"""A."""\n'}
+        self.assertEqual(len(find_bad_faces(modules)), 2)
 
 
 class ReactorTests(SynchronousTestCase):
-    """The reactor is a guest of makeService alone."""
+    """Only makeService may import the global reactor."""
 
     def test_house(self) -> None:
         """No module imports the reactor, but for makeService when it is called."""
         self.assertEqual(find_reactors(read_sources()), [])
 
     def test_found(self) -> None:
-        """Every way to import it is found."""
+        """An import of the reactor is found in each of its forms."""
         for statement in (
             "from twisted.internet import reactor",
             "from twisted.internet import reactor as clock",
@@ -354,27 +314,33 @@ class ReactorTests(SynchronousTestCase):
             "from twisted.internet.reactor import callLater",
             "def other():\n    from twisted.internet import reactor",
         ):
-            self.assertEqual(len(find_reactors({"service": statement})), 1, statement)
-            self.assertEqual(len(find_reactors({"testing": statement})), 1, statement)
+            self.assertEqual(len(find_reactors({"service.twistd": statement})), 1, statement)
+            self.assertEqual(len(find_reactors({"testing.daemon": statement})), 1, statement)
 
     def test_allowed(self) -> None:
-        """Inside makeService it is at home; elsewhere a function of that name is not."""
+        """Inside service/twistd's makeService it is allowed; in a namesake elsewhere it is not."""
         source = "def makeService(options):\n    from twisted.internet import reactor"
-        self.assertEqual(find_reactors({"service": source}), [])
-        self.assertEqual(len(find_reactors({"site": source})), 1)
+        self.assertEqual(find_reactors({"service.twistd": source}), [])
+        self.assertEqual(len(find_reactors({"api.urls": source})), 1)
 
     def test_import_installs_none(self) -> None:
-        """Importing all of pushd leaves the choice of the reactor to whoever starts it."""
+        """Importing all of pushd leaves the choice of the reactor to the program that starts it."""
         script = (
             "import importlib, sys\n"
             "for name in sys.argv[1:]:\n"
             "    importlib.import_module(name)\n"
             "    assert 'twisted.internet.reactor' not in sys.modules, name\n"
         )
-        # txredisapi imports it; these four are imported only where Redis is asked for.
-        over_redis = {"redis_connection", "redis_greeting", "redis_session", "redis_probe"}
-        left_out = {"__main__", "__init__", *over_redis}
-        names = [f"pushd.{name}" for name in read_sources() if name not in left_out]
+        # txredisapi imports the reactor; these two are imported only where Redis is asked for.
+        over_redis = {"topics.redis.connection", "topics.redis.session"}
+        # Django's command needs a Django that has been set up.
+        commands = {name for name in read_sources() if name.startswith("django.")}
+        left_out = {"__main__", "__init__", *over_redis, *commands}
+        names = [
+            f"pushd.{name.removesuffix('.__init__')}"
+            for name in read_sources()
+            if name not in left_out
+        ]
         done = subprocess.run(
             [sys.executable, "-c", script, *names],
             cwd=ROOT,
@@ -396,7 +362,8 @@ class LibraryTests(SynchronousTestCase):
     def test_autobahn_found(self) -> None:
         """An import of Autobahn elsewhere is found, and of what it brings along."""
         source = "from autobahn.websocket import types\nimport txaio"
-        self.assertEqual(len(find_autobahn({"hub": source, "factory": source})), 2)
+        modules = {"topics.hub": source, "protocols.websocket.factory": source}
+        self.assertEqual(len(find_autobahn(modules)), 2)
 
     def test_wall_clock(self) -> None:
         """Nobody looks at the clock on the wall: a test could not set it."""
@@ -412,28 +379,34 @@ class LibraryTests(SynchronousTestCase):
             "import datetime\ndatetime.datetime.now(UTC)",
             "from datetime import datetime\ndatetime.now(UTC)",
         ):
-            self.assertEqual(len(find_wall_clocks({"limits": source})), 1, source)
+            self.assertEqual(len(find_wall_clocks({"access.limits": source})), 1, source)
 
     def test_wall_clock_handed_on(self) -> None:
         """The assembly may give it to those who ask for one, and other names are free."""
-        self.assertEqual(find_wall_clocks({"service": "import time\nLimits(now=time.time)"}), [])
-        self.assertEqual(len(find_wall_clocks({"service": "import time\ntime.time()"})), 1)
-        self.assertEqual(find_wall_clocks({"hub": "self.now()\nclock.seconds()\ntime = 3"}), [])
+        handed_on = "import time\nLimits(now=time.time)"
+        self.assertEqual(find_wall_clocks({"service.twistd": handed_on}), [])
+        self.assertEqual(len(find_wall_clocks({"service.twistd": "import time\ntime.time()"})), 1)
+        self.assertEqual(
+            find_wall_clocks({"topics.hub": "self.now()\nclock.seconds()\ntime = 3"}), []
+        )
 
 
 class CompanyTests(SynchronousTestCase):
     """What comes with every module."""
 
     def test_tests(self) -> None:
-        """Every module has a test file of its own."""
-        tests = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
+        """Every module of a room has a test file in the folder that mirrors the room."""
+        tests = {
+            str(path.relative_to(ROOT / "tests")) for path in (ROOT / "tests").rglob("test_*.py")
+        }
         self.assertEqual(find_untested(read_sources(), tests), [])
 
     def test_tests_missing(self) -> None:
-        """A module without one is found; the package's own two files need none."""
-        modules = {"hub": "", "site": "", "__init__": "", "__main__": ""}
+        """A module without one is found; faces need none."""
+        modules = {"topics.hub": "", "api.urls": "", "api.__init__": "", "__main__": ""}
         self.assertEqual(
-            find_untested(modules, {"test_site"}), ["pushd/hub.py has no tests/test_hub.py"]
+            find_untested(modules, {"api/test_urls.py"}),
+            ["pushd/topics/hub.py has no tests/topics/test_hub.py"],
         )
 
     def test_docstrings(self) -> None:
@@ -448,15 +421,15 @@ class CompanyTests(SynchronousTestCase):
             "async def publish(): ...\ndef _f(): ...\nclass _Node:\n    def add(self): ...\n"
         )
         self.assertEqual(
-            find_undocumented({"hub": source}),
+            find_undocumented({"topics.hub": source}),
             [
-                "pushd/hub.py:1 hub has no docstring",
-                "pushd/hub.py:1 Hub has no docstring",
-                "pushd/hub.py:2 Hub.add has no docstring",
-                "pushd/hub.py:5 publish has no docstring",
+                "pushd/topics/hub.py:1 topics.hub has no docstring",
+                "pushd/topics/hub.py:1 Hub has no docstring",
+                "pushd/topics/hub.py:2 Hub.add has no docstring",
+                "pushd/topics/hub.py:5 publish has no docstring",
             ],
         )
-        self.assertEqual(find_undocumented({"hub": '"""Who listens."""'}), [])
+        self.assertEqual(find_undocumented({"topics.hub": '"""Who listens."""'}), [])
 
     def test_plugin(self) -> None:
         """Our twisted/ holds the plugin and is no package: it must not hide Twisted."""
@@ -487,17 +460,38 @@ def _imports(source: str) -> Iterator[tuple[int, str | None, str]]:
     return walk(ast.parse(source), None)
 
 
-def _imported_modules(source: str) -> Iterator[tuple[int, str]]:
-    """Give line and name of the modules of pushd that a source imports, each once a line."""
+def _imported_modules(name: str, modules: Sources) -> Iterator[tuple[int, str]]:
+    """Give line and dotted name of the modules of pushd that a module imports, each once a line.
+
+    A name imported from a package is the module of that name, if there is one, else the face.
+    """
     seen = set()
-    places = BESIDE.union(*(names for _, names in STOREYS))
-    for line, _, imported in _imports(source):
-        package, _, name = imported.partition(".")
-        if package == "pushd" and name != "__version__":
-            module = name.partition(".")[0]
-            # "from pushd import Hub" needs whatever the package itself collects.
-            seen.add((line, module if "." in name or module in places else "__init__"))
+    for line, _, imported in _imports(modules[name]):
+        package, _, rest = imported.partition(".")
+        if package != "pushd" or rest == "__version__":
+            continue
+        parts = rest.split(".")
+        for length in (len(parts), len(parts) - 1):
+            dotted = ".".join(parts[:length])
+            if dotted in modules or (known := f"{dotted}.__init__") in modules:
+                seen.add((line, dotted if dotted in modules else known))
+                break
+        else:
+            seen.add((line, rest))
     yield from sorted(seen)
+
+
+def _is_face(name: str) -> bool:
+    return name.rpartition(".")[2] == "__init__"
+
+
+def _path(name: str) -> str:
+    return f"{name.replace('.', '/')}.py"
+
+
+def _test_path(name: str) -> str:
+    folder, _, module = name.rpartition(".")
+    return f"{folder.replace('.', '/')}/test_{module}.py"
 
 
 def _circles(edges: Mapping[str, set[str]]) -> list[list[str]]:
