@@ -10,13 +10,11 @@ from typing import Any, Protocol
 
 from pushd.access import Access
 from pushd.async_resource import PublishDoor
-from pushd.beat import Beat
 from pushd.brokers import make_broker
 from pushd.changes import Changes
 from pushd.connections import Connections
 from pushd.conversation import Stage, Threads
 from pushd.daemon import PushService
-from pushd.distributions import Distribution
 from pushd.drain import Drain
 from pushd.entrances import control_entrance, public_entrance
 from pushd.factory import PushFactory
@@ -29,7 +27,9 @@ from pushd.publisher import Publisher
 from pushd.readiness import Readiness
 from pushd.readings import Crew, Readings
 from pushd.receipts import Receipts
-from pushd.schedule import lateness_of
+from pushd.schedule.coalescing import Beat
+from pushd.schedule.histogram import Distribution
+from pushd.schedule.ticks import lateness_of
 from pushd.settings import Settings
 from pushd.site import control_door, public_door
 from pushd.static import StaticFiles

@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from pushd.deadlines import Deadlines
 from pushd.history import History
 from pushd.messages import Id, Publication, Replay
+from pushd.schedule.timeouts import Deadlines
 
 # How long an idempotency key is remembered, in seconds, and how many at most.
 KEY_TTL = 300

@@ -8,10 +8,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from pushd.admission import Ticket
-from pushd.deadlines import Deadlines
 from pushd.fields import read_head
 from pushd.outbox import unsent
 from pushd.request import ChannelRequest, peer_name
+from pushd.schedule.timeouts import Deadlines
 from pushd.strict import CONTROL, Refusing, StrictChannel
 
 # How long a request may take from the connection, or its first byte, to its last, in seconds.

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
-from pushd.expiries import Expiries
 from pushd.messages import TOKEN_EXPIRED, Closing
+from pushd.schedule.timeouts import Expiries
 from pushd.traffic import Traffic
 
 

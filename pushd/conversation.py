@@ -13,8 +13,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushd.deadlines import Deadlines
-from pushd.steps import PATIENCE, Steps, Wait
+from pushd.schedule.coroutine import PATIENCE, Steps, Wait
+from pushd.schedule.timeouts import Deadlines
 from pushd.views import Request, View, name_of
 
 # How long a view may go on after it was told that its conversation is over, in seconds.

@@ -16,8 +16,8 @@ from pushd.access_log import AccessLog
 from pushd.admission import Admission
 from pushd.answers import AnswerResource
 from pushd.channel import KEEP_ALIVE, LINGER, REQUEST_TIMEOUT, STALL_TIMEOUT, Channel
-from pushd.deadlines import Deadlines
 from pushd.guard import Entrance
+from pushd.schedule.timeouts import Deadlines
 
 # How many may wait for the 503 that tells them that all places are taken.
 _WAITING_ROOM = 64

@@ -11,9 +11,9 @@ from twisted.python.failure import Failure
 
 from pushd.audience import Audience
 from pushd.batch import Batch
-from pushd.deadlines import Deadlines
-from pushd.distributions import Distribution
 from pushd.messages import Id, Publication
+from pushd.schedule.histogram import Distribution
+from pushd.schedule.timeouts import Deadlines
 from pushd.subscription import PATIENCE, Past, Subscriber, Subscription, transport_of
 from pushd.unison import Part
 

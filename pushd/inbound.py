@@ -7,11 +7,11 @@ from typing import Any, Protocol, cast
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from pushd.deadlines import Deadlines
 from pushd.frames import BINARY, CLOSE, PING, PONG, TEXT, unmask
 from pushd.judge import Judge
 from pushd.messages import INTERNAL_ERROR
 from pushd.outbound import OutboundFactory
+from pushd.schedule.timeouts import Deadlines
 
 # How much of one connection is done in one turn of the reactor, before others have theirs: frames,
 # and every 4 KiB of what they hold.

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from pushd.distributions import Distribution
+from pushd.schedule.histogram import Distribution
 
 # How often to look, in seconds.
 _INTERVAL = 0.25

@@ -10,11 +10,11 @@ from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 
-from pushd.deadlines import Deadlines
 from pushd.deflate import decompressor, negotiate
 from pushd.handshake import Handshake, opening
 from pushd.inbound import Inbound, InboundFactory
 from pushd.limits import TokenBucket
+from pushd.schedule.timeouts import Deadlines
 from pushd.traffic import Traffic
 from pushd.visits import PEER, US, Ending
 from pushd.websocket import WebSocket

@@ -14,9 +14,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from pushd.distributions import Distribution
 from pushd.door import Door
 from pushd.factory import PushFactory
+from pushd.schedule.histogram import Distribution
 from pushd.traffic import Ledger
 
 # By what a peer is connected, beside plain HTTP.

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 
 from pushd.broker import KEY_TTL
-from pushd.deadlines import Deadlines
+from pushd.schedule.timeouts import Deadlines
 
 # How many answers are kept at most.
 _MAX_RECEIPTS = 100_000

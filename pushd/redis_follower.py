@@ -10,12 +10,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from pushd.deadlines import Deadlines
 from pushd.redis_link import Link, Session
 from pushd.redis_patience import wake
 from pushd.redis_scripts import HOLD, Away, Refused, read_notice
 from pushd.redis_store import Store
 from pushd.redis_topic import Followed
+from pushd.schedule.timeouts import Deadlines
 
 # How many topics catch up at once, and how much of the past each reads at once, in bytes.
 _WORKERS = 64

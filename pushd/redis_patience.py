@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from pushd.broker import Unavailable
-from pushd.deadlines import Deadlines
+from pushd.schedule.timeouts import Deadlines
 
 # How long one who wants to read the past waits for Redis to come back, in seconds.
 _PATIENCE = 30.0

@@ -10,11 +10,11 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from pushd.batch import Batch
-from pushd.deadlines import Deadlines
 from pushd.feeds import subscription_json, to_json
 from pushd.hub import Hub
 from pushd.messages import BEGIN_ANEW, TRY_AGAIN_LATER, Closing, Id, Publication
 from pushd.outbox import unsent
+from pushd.schedule.timeouts import Deadlines
 from pushd.subscription import Subscription
 from pushd.traffic import Traffic
 from pushd.visits import PEER, US, Ending

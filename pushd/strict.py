@@ -11,9 +11,9 @@ from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.http_headers import Headers
 
 from pushd.answers import BUSY, json_refusal, refusal
-from pushd.deadlines import Deadlines
 from pushd.fields import path_in
 from pushd.request import peer_name
+from pushd.schedule.timeouts import Deadlines
 from pushd.views import Response
 
 # What every answer says, unless a view says otherwise.

@@ -11,9 +11,9 @@ from twisted.python.failure import Failure
 
 from pushd.batch import Batch
 from pushd.broker import Unavailable
-from pushd.deadlines import Deadlines
 from pushd.messages import Id, Replay
-from pushd.steps import Steps
+from pushd.schedule.coroutine import Steps
+from pushd.schedule.timeouts import Deadlines
 from pushd.unison import Part, Unison
 
 # How much of the past is asked for at a time, in bytes.

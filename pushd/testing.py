@@ -19,11 +19,11 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.testing import MemoryReactorClock
 
 from pushd.assembly import build
-from pushd.beat import Beat
 from pushd.browser import Browser, make_protocol
 from pushd.lockstep import LockstepThreads
 from pushd.loopback import Loopback
 from pushd.routes import Routes
+from pushd.schedule.coalescing import Beat
 from pushd.settings import Settings
 from pushd.views import View
 from pushd.wire import Answer, Bytes, Wire

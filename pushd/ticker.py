@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from twisted.logger import Logger
 
-from pushd.schedule import PushSchedule
+from pushd.schedule.ticks import PushSchedule
 from pushd.verbosity import VERBOSITY
 from pushd.views import Page, Request, accept_websocket, page
 from pushd.websocket import WebSocket

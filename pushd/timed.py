@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from pushd.broker import Broker, Unavailable
 from pushd.messages import Id
-from pushd.schedule import PushSchedule
+from pushd.schedule.ticks import PushSchedule
 
 # How far ahead, how often and how many of them at once.
 MAX_DELAY = 86_400.0

@@ -16,7 +16,6 @@ from pushd.answers import json_refusal, write_response
 from pushd.async_resource import PublishDoor
 from pushd.bearer import challenge, read_token
 from pushd.connections import Connections
-from pushd.deadlines import Deadlines
 from pushd.guard import is_topic
 from pushd.hub import Hub
 from pushd.identity import Identity
@@ -26,6 +25,7 @@ from pushd.messages import Id, check_topic
 from pushd.publish import TopicPublish
 from pushd.request import path_of
 from pushd.routes import Match
+from pushd.schedule.timeouts import Deadlines
 from pushd.sse import KEEP_ALIVE, EventStream
 from pushd.upgrade import UPGRADE, ViewDoor, ViewResource
 from pushd.views import Handshakes, Response

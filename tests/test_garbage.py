@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.garbage import YOUNG, GarbageService, peak_memory
-from pushd.schedule import PushSchedule
+from pushd.schedule.ticks import PushSchedule
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket
 from tests.kernel import Server

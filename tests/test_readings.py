@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd import messages
 from pushd.messages import Closing
 from pushd.redis_url import parse_broker
-from pushd.schedule import PushSchedule
+from pushd.schedule.ticks import PushSchedule
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket
 from tests.peer import CLOSE, Peer, close_frame, handshake, request

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pushd.deadlines import Deadlines
 from pushd.limits import Limits
 from pushd.messages import Closing
+from pushd.schedule.timeouts import Deadlines
 from pushd.sse import KEEP_ALIVE, EventStream
 from pushd.subscription import PATIENCE
 from tests.listeners import MIB, Events, TopicTestCase

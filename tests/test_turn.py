@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.limits import Limits
 from pushd.messages import NORMAL
-from pushd.schedule import PushSchedule
+from pushd.schedule.ticks import PushSchedule
 from pushd.testing import Daemon
 from pushd.turn import Turn
 from pushd.views import Request, require_websocket

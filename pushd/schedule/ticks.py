@@ -11,9 +11,9 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from pushd.beat import Beat, BeatCall
-from pushd.distributions import Distribution
-from pushd.steps import Wait
+from pushd.schedule.coalescing import Beat, BeatCall
+from pushd.schedule.coroutine import Wait
+from pushd.schedule.histogram import Distribution
 
 # So many numbers that are overdue come at once; then others have a turn. After a long pause there
 # may be a great many.

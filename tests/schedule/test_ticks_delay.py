@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.schedule import PushSchedule, lateness_of
+from pushd.schedule.ticks import PushSchedule, lateness_of
 from tests.work import turns_of
 
 

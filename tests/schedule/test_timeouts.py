@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.deadlines import Deadlines
+from pushd.schedule.timeouts import Deadlines
 from tests.unhurried import UNHURRIED
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.expiries import Expiries
+from pushd.schedule.timeouts import Expiries
 from tests.unhurried import UNHURRIED
 
 

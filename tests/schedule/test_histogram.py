@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.distributions import BOUNDS, Distribution
+from pushd.schedule.histogram import BOUNDS, Distribution
 
 
 class DistributionTests(SynchronousTestCase):

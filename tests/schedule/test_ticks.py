@@ -11,9 +11,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.beat import Beat
-from pushd.schedule import PushSchedule
-from pushd.steps import Steps
+from pushd.schedule.coalescing import Beat
+from pushd.schedule.coroutine import Steps
+from pushd.schedule.ticks import PushSchedule
 from tests.work import turns_of
 
 T = TypeVar("T")

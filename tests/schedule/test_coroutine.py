@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.steps import Steps, Wait
+from pushd.schedule.coroutine import Steps, Wait
 
 
 class Pause(Wait):

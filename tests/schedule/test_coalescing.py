@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from pushd.beat import Beat
+from pushd.schedule.coalescing import Beat
 from tests.bracket import Bracket
 from tests.unhurried import UNHURRIED
 
