@@ -113,9 +113,8 @@ def close(given: Namespace, world: World) -> None:
 def token(given: Namespace, world: World) -> None:
     """Print a token."""
     # What talks to a daemon alone does not wait until all of cryptography is loaded.
-    from pushd.identity import check_pattern
-    from pushd.keys import read_signing_key
-    from pushd.tokens import make_token
+    from pushd.access.keys import read_signing_key
+    from pushd.access.tokens import check_pattern, make_token
 
     if not 0 < given.ttl <= 1e9:
         raise Mistake(f"--ttl {given.ttl:g}: a number of seconds above 0")

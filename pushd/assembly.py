@@ -8,11 +8,13 @@ from pathlib import Path
 from random import random
 from typing import Any, Protocol
 
-from pushd.access import Access
+from pushd.access.authorization import Access
+from pushd.access.connections import Connections
+from pushd.access.counters import Metrics
+from pushd.access.limits import Bounds
 from pushd.async_resource import PublishDoor
 from pushd.brokers import make_broker
 from pushd.changes import Changes
-from pushd.connections import Connections
 from pushd.conversation import Stage, Threads
 from pushd.daemon import PushService
 from pushd.drain import Drain
@@ -20,9 +22,7 @@ from pushd.entrances import control_entrance, public_entrance
 from pushd.factory import PushFactory
 from pushd.hub import Hub
 from pushd.inprocess import InProcess
-from pushd.limits import Bounds
 from pushd.listening import DoorService
-from pushd.metrics import Metrics
 from pushd.publisher import Publisher
 from pushd.readiness import Readiness
 from pushd.readings import Crew, Readings

@@ -11,11 +11,11 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from pushd.access.connections import Connections
+from pushd.access.limits import Bounds
 from pushd.answers import json_refusal, write_response
 from pushd.broker import Broker, Unavailable
-from pushd.connections import Connections
 from pushd.hub import Hub
-from pushd.limits import Bounds
 from pushd.receipts import Receipts
 from pushd.timed import TimedPushes
 from pushd.views import Response

@@ -9,8 +9,8 @@ from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientPr
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
+from pushd.access.closing import Closing
 from pushd.loopback import LoopbackTransport
-from pushd.messages import Closing
 from pushd.wire import Answer, Settling, read_answer
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from pushd.admission import Ticket
+from pushd.access.admission import Ticket
 from pushd.fields import read_head
 from pushd.outbox import unsent
 from pushd.request import ChannelRequest, peer_name

@@ -10,11 +10,11 @@ from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from pushd.access.closing import GOING_AWAY
+from pushd.access.connections import Connections
 from pushd.broker import Broker
-from pushd.connections import Connections
 from pushd.drain import Drain
 from pushd.listening import DoorService
-from pushd.messages import GOING_AWAY
 from pushd.readiness import Readiness
 from pushd.receipts import Receipts
 from pushd.settings import Applier

@@ -15,9 +15,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django.utils.module_loading import import_string
 
+from pushd.access.closing import NORMAL
 from pushd.conversation import ConversationOver
 from pushd.inprocess import publish
-from pushd.messages import NORMAL
 from pushd.threads import BlockingWebSocket
 from pushd.views import name_of
 

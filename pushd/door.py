@@ -12,8 +12,8 @@ from twisted.internet.protocol import Protocol
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
 
+from pushd.access.admission import Admission
 from pushd.access_log import AccessLog
-from pushd.admission import Admission
 from pushd.answers import AnswerResource
 from pushd.channel import KEEP_ALIVE, LINGER, REQUEST_TIMEOUT, STALL_TIMEOUT, Channel
 from pushd.guard import Entrance

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from pushd.connections import Closable, Connections
-from pushd.messages import Closing
+from pushd.access.closing import Closing
+from pushd.access.connections import Closable, Connections
 
 
 class Drain:

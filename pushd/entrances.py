@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pushd.admission import Admission
+from pushd.access.admission import Admission
+from pushd.access.counters import Metrics
+from pushd.access.proxies import Proxies
 from pushd.guard import Entrance, control_guard, public_guard
-from pushd.metrics import Metrics
-from pushd.proxies import Proxies
 from pushd.publish import batch_body
 from pushd.settings import Settings
 

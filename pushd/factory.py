@@ -8,9 +8,9 @@ from typing import Any
 from autobahn.twisted.websocket import WebSocketServerFactory
 from twisted.internet.interfaces import IAddress, IReactorTime
 
+from pushd.access.limits import Limits, TokenBucket
 from pushd.inbound import SHORT
 from pushd.judge import BURST
-from pushd.limits import Limits, TokenBucket
 from pushd.protocol import CLOSE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, PushProtocol
 from pushd.schedule.timeouts import Deadlines
 from pushd.turn import Turn

@@ -9,12 +9,13 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 
+from pushd.access.closing import BEGIN_ANEW, TRY_AGAIN_LATER, Closing
+from pushd.access.counters import Traffic
 from pushd.batch import Batch, Form
 from pushd.frames import message
 from pushd.hub import Hub
-from pushd.messages import BEGIN_ANEW, TRY_AGAIN_LATER, Closing, Id, Publication
+from pushd.messages import Id, Publication
 from pushd.subscription import Subscription
-from pushd.traffic import Traffic
 from pushd.unison import Part, Send
 
 #: The subprotocol in which each frame is JSON and says its id.

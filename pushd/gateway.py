@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from twisted.logger import Logger
 
-from pushd.messages import INTERNAL_ERROR, NORMAL, Closing
+from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.views import Request, Response
 
 # Called with an environ and start_response, it gives its answer piece by piece.

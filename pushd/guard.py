@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pushd.access import Origins, is_own_host
-from pushd.admission import Admission
+from pushd.access.admission import Admission
+from pushd.access.counters import Metrics
+from pushd.access.origins import Origins, is_own_host
+from pushd.access.proxies import Proxies
 from pushd.answers import refusal
 from pushd.fields import Fields, decode_path
-from pushd.metrics import Metrics
-from pushd.proxies import Proxies
 from pushd.views import Response
 
 # Gives the refusal of a request, or None for one that may come in.

@@ -11,8 +11,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from pushd.access.counters import Metrics
 from pushd.answers import refusal, write_response
-from pushd.metrics import Metrics
 from pushd.readiness import Readiness
 from pushd.views import Response
 

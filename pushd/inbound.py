@@ -7,9 +7,9 @@ from typing import Any, Protocol, cast
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from pushd.access.closing import INTERNAL_ERROR
 from pushd.frames import BINARY, CLOSE, PING, PONG, TEXT, unmask
 from pushd.judge import Judge
-from pushd.messages import INTERNAL_ERROR
 from pushd.outbound import OutboundFactory
 from pushd.schedule.timeouts import Deadlines
 

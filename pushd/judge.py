@@ -6,8 +6,8 @@ from typing import Any
 
 from twisted.protocols.policies import ProtocolWrapper
 
-from pushd.limits import TokenBucket
-from pushd.messages import RATE_EXCEEDED, TINY_FRAGMENTS, TOO_BIG, TRY_AGAIN_LATER, Closing
+from pushd.access.closing import RATE_EXCEEDED, TINY_FRAGMENTS, TOO_BIG, TRY_AGAIN_LATER, Closing
+from pushd.access.limits import TokenBucket
 from pushd.outbound import Outbound
 
 # After so many fragments of one message they must have so many bytes on the average, or most of

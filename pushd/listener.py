@@ -6,12 +6,12 @@ import json
 from math import floor
 from typing import Any
 
-from pushd.access import Access, Denied
-from pushd.connections import Connections
+from pushd.access.authorization import Access, Denied
+from pushd.access.closing import RATE_EXCEEDED
+from pushd.access.connections import Connections
+from pushd.access.limits import TokenBucket
+from pushd.access.tokens import Identity
 from pushd.feeds import V1, to_json
-from pushd.identity import Identity
-from pushd.limits import TokenBucket
-from pushd.messages import RATE_EXCEEDED
 from pushd.views import Request
 from pushd.websocket import WebSocket
 

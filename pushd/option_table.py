@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pushd.access import Origins
+from pushd.access.limits import Limits
+from pushd.access.origins import Origins
+from pushd.access.proxies import Proxies
+from pushd.access.tokens import read_token_keys
 from pushd.config import Clash
 from pushd.history import Retention
-from pushd.limits import Limits
 from pushd.logs import LEVELS
 from pushd.option import Option
 from pushd.option_values import (
@@ -23,10 +25,8 @@ from pushd.option_values import (
     parse_views,
     parse_wsgi,
 )
-from pushd.proxies import Proxies
 from pushd.redis_url import parse_broker
 from pushd.settings import Settings
-from pushd.tokens import read_token_keys
 
 # An endpoint that the system finds a free port for, each time another.
 _ANY_PORT = re.compile(r"(tcp6?|ssl):0(:|$)")

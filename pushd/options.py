@@ -10,6 +10,7 @@ from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from pushd import __version__
+from pushd.access.limits import Limits
 from pushd.config import (
     Given,
     Mistakes,
@@ -20,7 +21,6 @@ from pushd.config import (
     write_values,
 )
 from pushd.history import Retention
-from pushd.limits import Limits
 from pushd.option import Option
 from pushd.option_table import COMBINATIONS, OPTIONS
 from pushd.routes import Routes

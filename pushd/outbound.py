@@ -8,12 +8,12 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
+from pushd.access.closing import TRY_AGAIN_LATER, Closing
+from pushd.access.counters import Traffic
+from pushd.access.limits import Limits
 from pushd.frames import message
 from pushd.lean import LeanProtocol
-from pushd.limits import Limits
-from pushd.messages import TRY_AGAIN_LATER, Closing
 from pushd.outbox import unsent
-from pushd.traffic import Traffic
 from pushd.turn import Turn, Writes
 from pushd.unison import Send
 from pushd.websocket import WebSocket

@@ -6,9 +6,9 @@ import re
 from collections import OrderedDict
 from dataclasses import asdict
 
-from pushd.access import Origins
+from pushd.access.limits import TokenBucket
+from pushd.access.origins import Origins
 from pushd.answers import json_refusal, json_response
-from pushd.limits import TokenBucket
 from pushd.messages import check_topic
 from pushd.meter import WAYS, Ledger, Metered
 from pushd.views import Request, Response, View, accept_websocket, heed_tokens

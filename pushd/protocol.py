@@ -10,13 +10,14 @@ from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 
+from pushd.access.closing import Ending
+from pushd.access.connections import PEER, US
+from pushd.access.counters import Traffic
+from pushd.access.limits import TokenBucket
 from pushd.deflate import decompressor, negotiate
 from pushd.handshake import Handshake, opening
 from pushd.inbound import Inbound, InboundFactory
-from pushd.limits import TokenBucket
 from pushd.schedule.timeouts import Deadlines
-from pushd.traffic import Traffic
-from pushd.visits import PEER, US, Ending
 from pushd.websocket import WebSocket
 
 # How long a peer has to answer a Close frame and to take what was sent before, in seconds.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
+from pushd.access.limits import Bounds
 from pushd.broker import Broker
-from pushd.limits import Bounds
 from pushd.messages import Id, check_topic
 from pushd.timed import TimedPush, TimedPushes
 

@@ -14,10 +14,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from pushd.access.counters import Ledger
 from pushd.door import Door
 from pushd.factory import PushFactory
 from pushd.schedule.histogram import Distribution
-from pushd.traffic import Ledger
 
 # By what a peer is connected, beside plain HTTP.
 _TRANSPORTS = ("websocket", "sse", "longpoll")

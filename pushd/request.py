@@ -13,7 +13,7 @@ from twisted.web.http import parse_qs
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
-from pushd.admission import Ticket
+from pushd.access.admission import Ticket
 from pushd.answers import BUSY, write_failure, write_response
 from pushd.fields import Fields, path_in, split_target
 from pushd.handshake import asks_for_websocket

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
+from pushd.access.closing import Closing
+from pushd.access.connections import Connection
 from pushd.answers import json_response
 from pushd.async_resource import AsyncResource, Wrong, allow
-from pushd.connections import Connection
-from pushd.messages import Closing
 from pushd.views import Response
 
 # How many connections one answer lists.

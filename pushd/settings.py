@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pushd.access import Origins
+from pushd.access.limits import Limits
+from pushd.access.origins import Origins
+from pushd.access.proxies import Proxies
+from pushd.access.tokens import TokenKeys
 from pushd.gateway import Application
 from pushd.history import Retention
-from pushd.limits import Limits
 from pushd.playground import Playground
-from pushd.proxies import Proxies
 from pushd.redis_url import RedisAddress
 from pushd.routes import Routes
 from pushd.ticker import ticker
-from pushd.tokens import TokenKeys
 
 
 def demo_views() -> Routes:

@@ -7,13 +7,13 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import IResource
 
+from pushd.access.counters import Metrics
 from pushd.answers import NOT_FOUND, AnswerResource, refusal
 from pushd.async_resource import PublishDoor
 from pushd.door import Door
 from pushd.fields import decode_path
 from pushd.guard import Entrance, is_topic
 from pushd.health import alive, counted, ready
-from pushd.metrics import Metrics
 from pushd.publish import Batch, TopicControl
 from pushd.readiness import Readiness
 from pushd.roster import ConnectionControl, ConnectionList

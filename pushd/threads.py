@@ -14,8 +14,8 @@ from twisted.internet.threads import blockingCallFromThread
 from twisted.python.threadable import isInIOThread
 from twisted.python.threadpool import ThreadPool
 
+from pushd.access.closing import NORMAL
 from pushd.conversation import ConversationOver, ThreadsBusy
-from pushd.messages import NORMAL
 from pushd.publisher import Publisher
 from pushd.timed import TimedPush
 from pushd.views import Request, View

@@ -11,14 +11,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from pushd.access import Access, Denied
+from pushd.access.authorization import Access, Denied, challenge, read_token
+from pushd.access.connections import Connections, log_ended, log_opened
+from pushd.access.tokens import Identity
 from pushd.answers import json_refusal, write_response
 from pushd.async_resource import PublishDoor
-from pushd.bearer import challenge, read_token
-from pushd.connections import Connections
 from pushd.guard import is_topic
 from pushd.hub import Hub
-from pushd.identity import Identity
 from pushd.listener import TopicListener
 from pushd.longpoll import LongPoll
 from pushd.messages import Id, check_topic
@@ -29,7 +28,6 @@ from pushd.schedule.timeouts import Deadlines
 from pushd.sse import KEEP_ALIVE, EventStream
 from pushd.upgrade import UPGRADE, ViewDoor, ViewResource
 from pushd.views import Handshakes, Response
-from pushd.visits import log_ended, log_opened
 
 # How long a long poll waits unless it says so itself, and how long at most, in seconds.
 _WAIT = 25.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Generic, Protocol, TypeVar
 
+from pushd.access.counters import Traffic
 from pushd.batch import Batch, Form
 from pushd.messages import Id
-from pushd.traffic import Traffic
 
 #: A socket's own ``send``: says how much it took, or raises OSError.
 Send = Callable[[bytes], int]

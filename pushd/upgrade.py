@@ -11,27 +11,25 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from pushd.access import Access, Denied
-from pushd.admission import Ticket
+from pushd.access.admission import Ticket
+from pushd.access.authorization import Access, Denied, challenge, read_token
+from pushd.access.closing import INTERNAL_ERROR, NORMAL, UNAVAILABLE
+from pushd.access.connections import Connection, Connections, log_ended, log_opened
+from pushd.access.counters import Metrics
+from pushd.access.tokens import Identity
 from pushd.answers import refusal, write_answer, write_failure, write_response
-from pushd.bearer import challenge, read_token
 from pushd.broker import Unavailable
-from pushd.connections import Connection, Connections
 from pushd.conversation import Conversation, Stage, ThreadsBusy, is_cancellation
 from pushd.factory import PushFactory
 from pushd.gateway import LateAnswer
 from pushd.handshake import Handshake, Refused, read_handshake
 from pushd.hub import Hub
-from pushd.identity import Identity
-from pushd.messages import INTERNAL_ERROR, NORMAL, UNAVAILABLE
-from pushd.metrics import Metrics
 from pushd.protocol import PushProtocol
 from pushd.publisher import Publisher
 from pushd.request import path_of
 from pushd.routes import Match
 from pushd.static import StaticFiles
 from pushd.views import Handshakes, Request, View, name_of, needs_token
-from pushd.visits import log_ended, log_opened
 from pushd.websocket import WebSocket
 
 _log = Logger()

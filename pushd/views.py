@@ -14,7 +14,7 @@ from twisted.web.http_headers import Headers
 from werkzeug.datastructures import ImmutableMultiDict
 from werkzeug.sansio.http import parse_cookie
 
-from pushd.identity import Identity
+from pushd.access.tokens import Identity
 
 # A view is called with a Request. What it may return is told in Answer; an async view returns
 # a coroutine of that. Its exact type would refuse the blocking views that are annotated with

@@ -11,9 +11,10 @@ from typing import Protocol
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from pushd.access.closing import NORMAL, Closing
 from pushd.feeds import V1, Feed, FrameWriter, JsonFeed
 from pushd.hub import Hub
-from pushd.messages import NORMAL, Closing, Id, check_topic
+from pushd.messages import Id, check_topic
 from pushd.sent import Sent
 
 # The inbox holds so many bytes beside its number of messages, or 64 messages of the largest

@@ -18,9 +18,9 @@ from twisted.web.server import NOT_DONE_YET
 from twisted.web.wsgi import WSGIResource
 from zope.interface import implementer
 
+from pushd.access.limits import Bounds
 from pushd.answers import FAILURE
 from pushd.gateway import Application, HandshakeView, ask, check_head, make_environ
-from pushd.limits import Bounds
 from pushd.request import path_of
 from pushd.routes import Match
 from pushd.static import StaticFiles

@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives.serialization import (
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.keys import Key
-from pushd.tokens import TokenKeys
+from pushd.access.keys import Key
+from pushd.access.tokens import TokenKeys
 
 #: Long enough for each of HS256, HS384 and HS512.
 SECRET = b"0123456789abcdef" * 4

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, NamedTuple
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.access.closing import Closing
+from pushd.access.limits import Limits
 from pushd.history import Retention
-from pushd.limits import Limits
 from pushd.loopback import LoopbackTransport
-from pushd.messages import Closing
 from pushd.testing import Answer, Browser, Daemon, Wire
 from pushd.views import View
 

@@ -8,7 +8,7 @@ from twisted.internet.address import IPv4Address
 from twisted.logger import capturedLogs
 from twisted.web.http import HTTPChannel
 
-from pushd.limits import Limits
+from pushd.access.limits import Limits
 from pushd.testing import Daemon
 from tests.channel_case import GET, ChannelTestCase
 from tests.peer import UnixTransport, handshake, request, said

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pushd import __version__
-from pushd.tokens import TokenKeys
+from pushd.access.tokens import TokenKeys
 from tests.keyring import SECRET, private_pem, public_pem, secret_keys, token
 from tests.listeners import Events, JsonSocket, RawSocket
 from tests.test_command import CommandTestCase
@@ -248,7 +248,7 @@ class TokenTests(CommandTestCase):
     def test_private_key(self) -> None:
         """So is one that is made with a private key."""
         made = self.good("token", "--key", self.write(private_pem("EdDSA"))).strip()
-        from pushd.keys import read_keys
+        from pushd.access.keys import read_keys
 
         keys = TokenKeys(read_keys(self.write(public_pem("EdDSA"))))
         self.assertEqual(keys.identify(made, 0).expires, 3600)

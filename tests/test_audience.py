@@ -8,12 +8,13 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.access.closing import TRY_AGAIN_LATER
+from pushd.access.counters import Traffic
 from pushd.batch import Form
-from pushd.messages import TRY_AGAIN_LATER, Id, Publication
+from pushd.messages import Id, Publication
 from pushd.outbox import unsent
 from pushd.subscription import Subscription
 from pushd.testing import Daemon
-from pushd.traffic import Traffic
 from pushd.unison import Part
 from pushd.views import Request, accept_websocket
 from tests.audience import HubTestCase, Listener

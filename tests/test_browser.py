@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.messages import Closing
+from pushd.access.closing import Closing
 from pushd.testing import Daemon
 from pushd.views import Request, Response, accept_websocket
 from tests.peer import CLOSE, TEXT

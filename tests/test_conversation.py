@@ -22,6 +22,8 @@ from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.access.closing import GOING_AWAY, INTERNAL_ERROR, NORMAL, TRY_AGAIN_LATER, Closing
+from pushd.access.limits import Limits
 from pushd.channel import Channel
 from pushd.conversation import (
     Conversation,
@@ -31,8 +33,6 @@ from pushd.conversation import (
     is_cancellation,
     runs_on_reactor,
 )
-from pushd.limits import Limits
-from pushd.messages import GOING_AWAY, INTERNAL_ERROR, NORMAL, TRY_AGAIN_LATER, Closing
 from pushd.protocol import PushProtocol
 from pushd.testing import Browser, Daemon
 from pushd.views import Request, View, accept_websocket

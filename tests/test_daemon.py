@@ -10,9 +10,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.access.closing import GOING_AWAY
 from pushd.assembly import build
 from pushd.lockstep import LockstepThreads
-from pushd.messages import GOING_AWAY
 from pushd.settings import Settings
 from pushd.testing import Browser, Daemon
 from pushd.views import Request, View, accept_websocket

@@ -13,10 +13,10 @@ from django.http import HttpResponse
 from django.test import Client, override_settings
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
+from pushd.access.limits import Limits
 from pushd.conversation import ConversationOver
 from pushd.django import accept_websocket, publish
-from pushd.limits import Limits
-from pushd.messages import INTERNAL_ERROR, NORMAL, Closing
 from pushd.testing import Browser, Daemon
 from tests.django_site import MIDDLEWARE, WEBSOCKETS, clients, noted, prepare, script
 

@@ -23,12 +23,12 @@ from django.db.models.signals import post_save
 from django.test import override_settings
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
+from pushd.access.tokens import read_token_keys
 from pushd.client import Client, publish
 from pushd.django import WebSocket as DjangoWebSocket
-from pushd.messages import INTERNAL_ERROR, NORMAL, Closing
 from pushd.testing import Answer, Browser, Daemon
 from pushd.threads import BlockingWebSocket
-from pushd.tokens import read_token_keys
 from pushd.views import Request
 from pushd.websocket import WebSocket
 from tests import django_site

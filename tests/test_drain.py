@@ -8,9 +8,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.connections import Connections
+from pushd.access.closing import GOING_AWAY, Closing
+from pushd.access.connections import Connections
 from pushd.drain import Drain
-from pushd.messages import GOING_AWAY, Closing
 
 
 class Visitor:

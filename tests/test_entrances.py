@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.access.counters import Metrics
+from pushd.access.limits import Limits
+from pushd.access.proxies import Proxies
 from pushd.entrances import control_entrance, public_entrance
-from pushd.limits import Limits
-from pushd.metrics import Metrics
-from pushd.proxies import Proxies
 from pushd.settings import Settings
 
 # Larger than what a batch may have in any case.

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from examples import chat, echo, progress
-from pushd.messages import NORMAL
+from pushd.access.closing import NORMAL
 from pushd.testing import Answer, Browser, Daemon
 from pushd.views import View
 

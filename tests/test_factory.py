@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.access.limits import Limits
 from pushd.factory import PushFactory
-from pushd.limits import Limits
 from pushd.turn import Turn
 
 

@@ -8,12 +8,13 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.access.closing import BEGIN_ANEW, Closing
+from pushd.access.counters import Traffic
 from pushd.broker import MemoryBroker
 from pushd.feeds import Feed, JsonFeed, publication_json, subscription_json, to_json
 from pushd.history import History, Retention
 from pushd.hub import Hub
-from pushd.messages import BEGIN_ANEW, Closing, Id, Publication
-from pushd.traffic import Traffic
+from pushd.messages import Id, Publication
 from pushd.unison import Send
 
 

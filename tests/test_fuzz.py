@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.access.limits import Limits
+from pushd.access.proxies import Proxies
 from pushd.channel import KEEP_ALIVE, LINGER, REQUEST_TIMEOUT, STALL_TIMEOUT
-from pushd.limits import Limits
 from pushd.protocol import CLOSE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT
-from pushd.proxies import Proxies
 from pushd.testing import Daemon
 from pushd.ticker import ticker
 from pushd.views import Request, accept_websocket, require_websocket

@@ -10,8 +10,8 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
+from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.gateway import ErrorStream, LateAnswer, ask, check_head, make_environ
-from pushd.messages import INTERNAL_ERROR, NORMAL, Closing
 from pushd.testing import Browser, Daemon
 from pushd.views import Request
 from tests.peer import said

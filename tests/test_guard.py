@@ -8,10 +8,10 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.access import Origins
+from pushd.access.origins import Origins
+from pushd.access.proxies import Proxies
 from pushd.fields import Fields
 from pushd.guard import control_guard, public_guard
-from pushd.proxies import Proxies
 from pushd.testing import Answer, Daemon
 from pushd.views import Request, accept_websocket
 

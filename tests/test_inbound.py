@@ -9,7 +9,7 @@ from typing import Any
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.limits import Limits
+from pushd.access.limits import Limits
 from pushd.websocket import WebSocket
 from tests.peer import BINARY, PING, PONG, TEXT, Frame, frame, said
 from tests.wire_case import WireTestCase, fragments

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pushd.messages import GOING_AWAY, NORMAL
+from pushd.access.closing import GOING_AWAY, NORMAL
 from tests.listeners import JsonSocket, RawSocket, TopicTestCase
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import __version__
-from pushd.limits import Limits
+from pushd.access.limits import Limits
 from pushd.option_table import OPTIONS
 from pushd.options import Options
 from pushd.playground import Playground

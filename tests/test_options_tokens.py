@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pushd.access.tokens import TokenKeys
 from pushd.options import Options
-from pushd.tokens import TokenKeys
 from tests.keyring import SECRET, FolderTestCase, private_key, public_pem, sign
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pushd.limits import Limits
+from pushd.access.limits import Limits
 from tests.peer import Peer, handshake
 from tests.wire_case import WireTestCase
 

@@ -15,7 +15,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.limits import Limits
+from pushd.access.limits import Limits
 from pushd.outbox import lose, sender, unsent
 from pushd.testing import Daemon
 from pushd.turn import Turn

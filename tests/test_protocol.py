@@ -8,7 +8,7 @@ import zlib
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 
-from pushd.limits import Limits
+from pushd.access.limits import Limits
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket
 from tests.peer import (

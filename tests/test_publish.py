@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 
 from pushd import broker, timed
 from pushd import publish as module
-from pushd.limits import Limits
+from pushd.access.limits import Limits
 from pushd.testing import Answer
 from tests.listeners import Events, JsonSocket, RawSocket, TopicTestCase
 

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from pushd import timed
-from pushd.limits import Limits
+from pushd.access.limits import Limits
 from pushd.messages import Id
 from pushd.timed import TooMany
 from pushd.views import Request, accept_websocket, require_websocket

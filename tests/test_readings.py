@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import messages
-from pushd.messages import Closing
+from pushd.access.closing import Closing
 from pushd.redis_url import parse_broker
 from pushd.schedule.ticks import PushSchedule
 from pushd.testing import Daemon

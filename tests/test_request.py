@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import IResource, Resource
 from twisted.web.test.requesthelper import DummyChannel
 
-from pushd.proxies import Proxies
+from pushd.access.proxies import Proxies
 from pushd.request import ChannelRequest, peer_name
 from pushd.testing import Daemon
 from pushd.views import Request

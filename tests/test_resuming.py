@@ -12,14 +12,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.access.counters import Traffic
+from pushd.access.limits import Limits
 from pushd.batch import Batch
 from pushd.history import History, Retention
 from pushd.hub import Hub
-from pushd.limits import Limits
 from pushd.messages import Id, Publication, Replay
 from pushd.subscription import Subscription
 from pushd.testing import Daemon
-from pushd.traffic import Traffic
 from pushd.unison import Part
 from tests.listeners import TRANSPORTS, Listener, Run, sequel, split
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pushd.messages import Closing
+from pushd.access.closing import Closing
 from tests.keyring import secret_keys, token
 from tests.listeners import Events, Poller, RawSocket, TopicTestCase
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pushd.limits import Limits
-from pushd.messages import Closing
+from pushd.access.closing import Closing
+from pushd.access.limits import Limits
 from pushd.schedule.timeouts import Deadlines
 from pushd.sse import KEEP_ALIVE, EventStream
 from pushd.subscription import PATIENCE

@@ -9,7 +9,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 
-from pushd.limits import Limits
+from pushd.access.limits import Limits
 from tests.channel_case import GET, ChannelTestCase
 from tests.peer import Peer, UnixTransport, handshake, request, serve
 

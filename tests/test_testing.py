@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.messages import GOING_AWAY, NORMAL
+from pushd.access.closing import GOING_AWAY, NORMAL
 from pushd.routes import Routes
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket

@@ -19,13 +19,13 @@ from twisted.python import threadable
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
+from pushd.access.counters import Traffic
+from pushd.access.limits import Limits
 from pushd.conversation import Conversation, ConversationOver, ThreadsBusy
-from pushd.limits import Limits
-from pushd.messages import INTERNAL_ERROR, NORMAL, Closing
 from pushd.protocol import PushProtocol
 from pushd.testing import Browser, Daemon
 from pushd.threads import BlockingWebSocket, ViewThreads, blocking
-from pushd.traffic import Traffic
 from pushd.views import Request, Response, View, accept_websocket, require_websocket
 from pushd.websocket import WebSocket
 

@@ -9,7 +9,7 @@ from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import ticker
-from pushd.messages import GOING_AWAY, NORMAL, Closing
+from pushd.access.closing import GOING_AWAY, NORMAL, Closing
 from pushd.testing import Browser, Daemon
 from pushd.verbosity import VERBOSITY
 

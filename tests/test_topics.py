@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from pushd.access import Origins
+from pushd.access.origins import Origins
 from pushd.testing import Answer
 from tests.listeners import Events, JsonSocket, Listener, Poller, RawSocket, TopicTestCase
 

@@ -15,11 +15,11 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
-from pushd.access import Origins
+from pushd.access.closing import RATE_EXCEEDED, TOKEN_EXPIRED
+from pushd.access.origins import Origins
+from pushd.access.tokens import TokenKeys
 from pushd.broker import Unavailable
-from pushd.messages import RATE_EXCEEDED, TOKEN_EXPIRED
 from pushd.testing import Answer, Browser
-from pushd.tokens import TokenKeys
 from tests.keyring import SECRET, secret_keys, sign, token
 from tests.listeners import TopicTestCase
 

@@ -17,8 +17,8 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.limits import Limits
-from pushd.messages import NORMAL
+from pushd.access.closing import NORMAL
+from pushd.access.limits import Limits
 from pushd.schedule.ticks import PushSchedule
 from pushd.testing import Daemon
 from pushd.turn import Turn

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.access.counters import Traffic
 from pushd.batch import Batch
 from pushd.messages import Id, Publication
-from pushd.traffic import Traffic
 from pushd.unison import Part, Unison
 
 

@@ -13,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.static import Data
 
+from pushd.access.closing import INTERNAL_ERROR, NORMAL, UNAVAILABLE, Closing
 from pushd.broker import Unavailable
-from pushd.messages import INTERNAL_ERROR, NORMAL, UNAVAILABLE, Closing
 from pushd.routes import Routes
 from pushd.testing import Daemon
 from pushd.views import Request, Response, accept_websocket, page, require_websocket

@@ -7,8 +7,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.identity import Identity
-from pushd.messages import TOKEN_EXPIRED
+from pushd.access.closing import TOKEN_EXPIRED
+from pushd.access.tokens import Identity
 from pushd.testing import Answer, Daemon
 from pushd.views import Request, accept_websocket, heed_tokens, needs_token, require_token
 from tests.keyring import secret_keys, token

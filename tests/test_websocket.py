@@ -12,10 +12,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.limits import Limits
-from pushd.messages import GOING_AWAY, NORMAL, Closing
+from pushd.access.closing import GOING_AWAY, NORMAL, Closing
+from pushd.access.counters import Traffic
+from pushd.access.limits import Limits
 from pushd.testing import Browser, Daemon
-from pushd.traffic import Traffic
 from pushd.views import Request, Response, accept_websocket
 from pushd.websocket import WebSocket
 

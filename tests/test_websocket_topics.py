@@ -8,8 +8,9 @@ from typing import Any
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import capturedLogs
 
+from pushd.access.closing import BEGIN_ANEW, TRY_AGAIN_LATER
 from pushd.feeds import Feed
-from pushd.messages import BEGIN_ANEW, TRY_AGAIN_LATER, Id, Publication
+from pushd.messages import Id, Publication
 from pushd.subscription import PATIENCE
 from pushd.testing import Browser
 from pushd.views import Request, accept_websocket

@@ -9,7 +9,8 @@ from typing import Any
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd import feeds, frames, outbound, visits
+from pushd import feeds, frames, outbound
+from pushd.access import connections as visits
 from pushd.hub import Hub
 from pushd.testing import Daemon
 from pushd.ticker import ticker

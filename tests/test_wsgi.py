@@ -12,8 +12,8 @@ from typing import Any
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.limits import Limits
-from pushd.proxies import Proxies
+from pushd.access.limits import Limits
+from pushd.access.proxies import Proxies
 from pushd.settings import Settings
 from pushd.testing import Answer, Daemon
 from pushd.views import Request

@@ -15,8 +15,8 @@ from urllib.request import Request, urlopen
 import pytest
 from playwright.sync_api import Page
 
-from pushd.keys import read_signing_key
-from pushd.tokens import make_token
+from pushd.access.keys import read_signing_key
+from pushd.access.tokens import make_token
 from tests.browser.conftest import PATIENCE, assert_ended_in_order
 from tests.browser.test_topics import (
     TRANSPORTS,

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import pytest
 from websockets.sync.client import connect
 
+from pushd.access.limits import Limits
 from pushd.history import Retention
-from pushd.limits import Limits
 from pushd.publish import batch_body
 from pushd.subscription import PATIENCE as PATIENCE_OF_THE_HUB
 from pushd.timed import MAX_BYTES, MAX_PUSHES

@@ -1,14 +1,12 @@
-"""Who may come in: origins, the hosts that are us, and tokens."""
+"""Origins that browsers may connect from, and the hosts that are this machine."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 
-from pushd.identity import Identity
-from pushd.proxies import read_address
-from pushd.tokens import LEEWAY, BadToken, TokenKeys
+from pushd.access.proxies import read_address
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -64,74 +62,6 @@ class Origins:
             asking[0] == scheme_ and asking[2] == port and asking[1].endswith(domain)
             for scheme_, domain, port in self._below
         )
-
-
-class Denied(Exception):
-    """Somebody may not do what they ask for: the HTTP status, and one line that says why.
-
-    :param error: what RFC 6750 §3.1 calls it; nothing where there was no token at all.
-    """
-
-    def __init__(self, status: int, reason: str, error: str = "") -> None:
-        super().__init__(reason)
-        self.status = status
-        self.error = error
-
-
-class Access:
-    """Knows by their tokens who people are, and what they may do.
-
-    Where there are no keys nobody is asked for a token, and all may subscribe. Every method takes
-    a token, or None where there was none, and raises Denied: 401 for one that is missing or not
-    good, 403 for one that does not allow this.
-
-    :param now: seconds since 1970.
-    """
-
-    def __init__(self, keys: TokenKeys, now: Callable[[], float]) -> None:
-        self.keys = keys
-        self.now = now
-
-    def identify(self, token: str | None) -> Identity | None:
-        """Who somebody is; None without a token, and where tokens are not asked for."""
-        if token is None or not self.keys:
-            return None
-        try:
-            return self.keys.identify(token, self.now())
-        except BadToken as bad:
-            raise Denied(401, str(bad), "invalid_token") from None
-
-    def require(self, token: str | None) -> Identity:
-        """Who somebody is, who has to say it."""
-        identity = self.identify(token)
-        if identity is None:
-            raise Denied(401, "a token is needed here")
-        return identity
-
-    def subscriber(self, token: str | None, topic: str) -> Identity | None:
-        """Who somebody is who may listen to a topic; None where tokens are not asked for."""
-        if not self.keys:
-            return None
-        identity = self.require(token)
-        if not identity.may_subscribe(topic):
-            raise Denied(403, f"this token may not subscribe to {topic}", "insufficient_scope")
-        return identity
-
-    def publisher(self, token: str | None, topic: str) -> Identity:
-        """Who somebody is who may publish to a topic."""
-        identity = self.require(token)
-        if not identity.may_publish(topic):
-            raise Denied(403, f"this token may not publish to {topic}", "insufficient_scope")
-        return identity
-
-    def ends(self, identity: Identity) -> float:
-        """When a connection has to end that begins now, in seconds since 1970.
-
-        That is when its token runs out. Who comes just after that, and is let in as clocks
-        differ, may stay until that is no excuse any more.
-        """
-        late = self.now() >= identity.expires
-        return identity.expires + LEEWAY if late else identity.expires
 
 
 def is_own_host(host: str, address: str | None) -> bool:

@@ -1,15 +1,13 @@
-"""What is counted, for Prometheus."""
+"""Counters: what Prometheus is told of, and the traffic of each connection."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-
-from pushd.traffic import Ledger
 
 # The codes that get a series of their own: those of RFC 6455 and of its registry.
 _CODES = frozenset(range(1000, 1016))
@@ -134,3 +132,63 @@ class _Topics(Collector):
             "Subscribers cut off because they read too slowly.",
             value=self._listeners.cut,
         )
+
+
+class Traffic:
+    """Messages and their bytes each way.
+
+    Whoever sends or receives adds to the numbers, which costs far less than to call a counter
+    that all share; ``Ledger`` sums them up. What many were told in one go is added to each of them
+    later, see ``unison.py``.
+    """
+
+    __slots__ = ("bytes_in", "bytes_out", "messages_in", "messages_out")
+
+    def __init__(self) -> None:
+        self.messages_in = 0
+        self.bytes_in = 0
+        self.messages_out = 0
+        self.bytes_out = 0
+
+    def add(self, others: Iterable[Traffic]) -> None:
+        """Add what others counted."""
+        messages_in = bytes_in = messages_out = bytes_out = 0
+        # There may be ten thousand of them: one loop over names of its own takes a millisecond.
+        for other in others:
+            messages_in += other.messages_in
+            bytes_in += other.bytes_in
+            messages_out += other.messages_out
+            bytes_out += other.bytes_out
+        self.messages_in += messages_in
+        self.bytes_in += bytes_in
+        self.messages_out += messages_out
+        self.bytes_out += bytes_out
+
+
+class Ledger:
+    """The traffic of all connections, those that have ended included, by transport."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, dict[Traffic, None]] = {}
+        self._ended: dict[str, Traffic] = {}
+
+    def opened(self, transport: str, traffic: Traffic) -> None:
+        """Count what a connection counts, from now on."""
+        self._open.setdefault(transport, {})[traffic] = None
+
+    def ended(self, transport: str, traffic: Traffic) -> None:
+        """Keep what a connection has counted, which will not count any more."""
+        if self._open.get(transport, {}).pop(traffic, self) is None:
+            self._ended.setdefault(transport, Traffic()).add([traffic])
+
+    def count(self, transport: str) -> int:
+        """How many connections of this transport are open."""
+        return len(self._open.get(transport, ()))
+
+    def total(self, transport: str) -> Traffic:
+        """What all connections of this transport have counted until now."""
+        total = Traffic()
+        total.add(self._open.get(transport, ()))
+        if transport in self._ended:
+            total.add([self._ended[transport]])
+        return total

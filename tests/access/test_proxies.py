@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
-from pushd.proxies import Client, Proxies, read_address
+from pushd.access.proxies import Client, Proxies, read_address
 from pushd.testing import Daemon
 from pushd.views import Request
 

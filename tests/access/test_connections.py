@@ -6,11 +6,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.connections import Connections
+from pushd.access.closing import GOING_AWAY, NORMAL, TOKEN_EXPIRED, Closing
+from pushd.access.connections import Connections
+from pushd.access.counters import Traffic
 from pushd.drain import Drain
-from pushd.messages import GOING_AWAY, NORMAL, TOKEN_EXPIRED, Closing
 from pushd.testing import Daemon
-from pushd.traffic import Traffic
 from pushd.views import Request, accept_websocket
 from pushd.websocket import WebSocket
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.traffic import Ledger, Traffic
+from pushd.access.counters import Ledger, Traffic
 
 
 def numbers(traffic: Traffic) -> tuple[int, int, int, int]:

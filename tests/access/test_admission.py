@@ -11,9 +11,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import HTTPChannel
 
-from pushd.admission import Admission, Ticket
+from pushd.access.admission import Admission, Ticket
+from pushd.access.proxies import Proxies
 from pushd.loopback import Loopback
-from pushd.proxies import Proxies
 from pushd.testing import Answer, Browser, Daemon
 from pushd.views import Request, Response, accept_websocket
 from tests.peer import handshake

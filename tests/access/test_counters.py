@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.metrics import Metrics
+from pushd.access.counters import Metrics
 from pushd.subscription import PATIENCE
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket

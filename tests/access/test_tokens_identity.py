@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.identity import Identity, check_pattern, matches
+from pushd.access.tokens import Identity, check_pattern, matches
 from pushd.messages import check_topic
 from tests.unhurried import UNHURRIED
 

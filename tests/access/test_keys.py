@@ -6,7 +6,7 @@ import base64
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from pushd.keys import read_keys, read_signing_key
+from pushd.access.keys import read_keys, read_signing_key
 from tests.keyring import (
     SECRET,
     FolderTestCase,

@@ -6,8 +6,8 @@ from collections.abc import Hashable
 from functools import lru_cache
 from ipaddress import IPv6Address
 
-from pushd.limits import Places
-from pushd.proxies import Proxies, read_address
+from pushd.access.limits import Places
+from pushd.access.proxies import Proxies, read_address
 
 
 class Ticket:

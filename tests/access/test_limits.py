@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.limits import Places, TokenBucket
+from pushd.access.limits import Places, TokenBucket
 from tests.unhurried import UNHURRIED
 
 

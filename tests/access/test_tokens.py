@@ -8,9 +8,8 @@ import hmac
 import json
 from typing import Any
 
-from pushd.identity import Identity
-from pushd.keys import Key, read_signing_key
-from pushd.tokens import LEEWAY, BadToken, TokenKeys, make_token, read_token_keys
+from pushd.access.keys import Key, read_signing_key
+from pushd.access.tokens import LEEWAY, BadToken, Identity, TokenKeys, make_token, read_token_keys
 from tests.keyring import (
     SECRET,
     FolderTestCase,

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.messages import (
+from pushd.access.closing import (
     BEGIN_ANEW,
     GOING_AWAY,
     INTERNAL_ERROR,

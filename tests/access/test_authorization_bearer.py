@@ -8,8 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
-from pushd.access import Denied
-from pushd.bearer import challenge, read_token
+from pushd.access.authorization import Denied, challenge, read_token
 
 
 def request(*authorization: str, query: tuple[str, ...] = ()) -> Any:
