@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 
-from pushd.broker import Unavailable
+from pushd.topics.broker import Unavailable
 from pushd.views import Page, Request, Response, accept_websocket, page
 
 # How long a name and a message may be, in characters.

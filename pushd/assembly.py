@@ -12,6 +12,7 @@ from pushd.access.authorization import Access
 from pushd.access.connections import Connections
 from pushd.access.counters import Metrics
 from pushd.access.limits import Bounds
+from pushd.api.topics import TopicDoor
 from pushd.async_resource import PublishDoor
 from pushd.brokers import make_broker
 from pushd.changes import Changes
@@ -20,10 +21,8 @@ from pushd.daemon import PushService
 from pushd.drain import Drain
 from pushd.entrances import control_entrance, public_entrance
 from pushd.factory import PushFactory
-from pushd.hub import Hub
 from pushd.inprocess import InProcess
 from pushd.listening import DoorService
-from pushd.publisher import Publisher
 from pushd.readiness import Readiness
 from pushd.readings import Crew, Readings
 from pushd.receipts import Receipts
@@ -34,8 +33,9 @@ from pushd.settings import Settings
 from pushd.site import control_door, public_door
 from pushd.static import StaticFiles
 from pushd.threads import BlockingPublisher, Bridge
-from pushd.timed import TimedPushes
-from pushd.topics import TopicDoor
+from pushd.topics.hub import Hub
+from pushd.topics.publisher import Publisher
+from pushd.topics.scheduled import TimedPushes
 from pushd.turn import Turn
 from pushd.upgrade import ViewDoor
 from pushd.wsgi import ApplicationDoor, Pool

@@ -14,10 +14,10 @@ from twisted.web.server import NOT_DONE_YET
 from pushd.access.connections import Connections
 from pushd.access.limits import Bounds
 from pushd.answers import json_refusal, write_response
-from pushd.broker import Broker, Unavailable
-from pushd.hub import Hub
 from pushd.receipts import Receipts
-from pushd.timed import TimedPushes
+from pushd.topics.broker import Broker, Unavailable
+from pushd.topics.hub import Hub
+from pushd.topics.scheduled import TimedPushes
 from pushd.views import Response
 
 

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from pushd.broker import Broker, MemoryBroker
-from pushd.history import History, Retention
-from pushd.redis_broker import RedisBroker
-from pushd.redis_url import RedisAddress
+from pushd.topics.broker import Broker, MemoryBroker
+from pushd.topics.history import History, Retention
+from pushd.topics.redis.address import RedisAddress
+from pushd.topics.redis.broker import RedisBroker
 
 
 def check_redis(address: RedisAddress) -> None:
     """End the process if this Redis can't be used without somebody changing something."""
     try:
-        from pushd.redis_probe import probe
+        from pushd.topics.redis.session import probe
     except ImportError as error:
         raise SystemExit(
             f"pushd: --broker {address}: pip install 'pushd[redis]' ({error})"
@@ -35,7 +35,7 @@ def make_broker(
     if address is None:
         return MemoryBroker(reactor, History(reactor, retention, make_name))
     # Not above: its library is an extra, and imports the global reactor.
-    from pushd.redis_session import open_session
+    from pushd.topics.redis.session import open_session
 
     return RedisBroker(
         reactor,

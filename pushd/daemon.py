@@ -12,13 +12,13 @@ from twisted.logger import Logger
 
 from pushd.access.closing import GOING_AWAY
 from pushd.access.connections import Connections
-from pushd.broker import Broker
 from pushd.drain import Drain
 from pushd.listening import DoorService
 from pushd.readiness import Readiness
 from pushd.receipts import Receipts
 from pushd.settings import Applier
-from pushd.timed import TimedPushes
+from pushd.topics.broker import Broker
+from pushd.topics.scheduled import TimedPushes
 
 # How long, once everybody was asked to leave, a request may take that is on its way, in seconds.
 _LAST_WORDS = 1.0

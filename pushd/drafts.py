@@ -9,8 +9,8 @@ from base64 import b64decode
 from typing import Any
 
 from pushd.async_resource import Wrong
-from pushd.broker import Draft
-from pushd.messages import check_topic
+from pushd.topics.broker import Draft
+from pushd.topics.publication import check_topic
 
 # What an Idempotency-Key may be: what fits into a header, and is not made to fill memory.
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")

@@ -11,12 +11,11 @@ from twisted.internet.defer import Deferred
 
 from pushd.access.closing import BEGIN_ANEW, TRY_AGAIN_LATER, Closing
 from pushd.access.counters import Traffic
-from pushd.batch import Batch, Form
 from pushd.frames import message
-from pushd.hub import Hub
-from pushd.messages import Id, Publication
-from pushd.subscription import Subscription
-from pushd.unison import Part, Send
+from pushd.topics.fanout import Batch, Form, Part, Send
+from pushd.topics.hub import Hub
+from pushd.topics.publication import Id, Publication
+from pushd.topics.subscription import Subscription
 
 #: The subprotocol in which each frame is JSON and says its id.
 V1 = "pushd.v1"

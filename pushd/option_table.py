@@ -12,7 +12,6 @@ from pushd.access.origins import Origins
 from pushd.access.proxies import Proxies
 from pushd.access.tokens import read_token_keys
 from pushd.config import Clash
-from pushd.history import Retention
 from pushd.logs import LEVELS
 from pushd.option import Option
 from pushd.option_values import (
@@ -25,8 +24,9 @@ from pushd.option_values import (
     parse_views,
     parse_wsgi,
 )
-from pushd.redis_url import parse_broker
 from pushd.settings import Settings
+from pushd.topics.history import Retention
+from pushd.topics.redis.address import parse_broker
 
 # An endpoint that the system finds a free port for, each time another.
 _ANY_PORT = re.compile(r"(tcp6?|ssl):0(:|$)")

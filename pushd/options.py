@@ -20,11 +20,11 @@ from pushd.config import (
     write_defaults,
     write_values,
 )
-from pushd.history import Retention
 from pushd.option import Option
 from pushd.option_table import COMBINATIONS, OPTIONS
 from pushd.routes import Routes
 from pushd.settings import Settings, demo_views
+from pushd.topics.history import Retention
 
 
 class Options(UsageOptions):

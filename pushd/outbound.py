@@ -14,8 +14,8 @@ from pushd.access.limits import Limits
 from pushd.frames import message
 from pushd.lean import LeanProtocol
 from pushd.outbox import unsent
+from pushd.topics.fanout import Send
 from pushd.turn import Turn, Writes
-from pushd.unison import Send
 from pushd.websocket import WebSocket
 
 # Twisted asks its producer for a pause when so many bytes wait.

@@ -7,8 +7,8 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
-from pushd.broker import KEY_TTL
 from pushd.schedule.timeouts import Deadlines
+from pushd.topics.broker import KEY_TTL
 
 # How many answers are kept at most.
 _MAX_RECEIPTS = 100_000

@@ -6,7 +6,7 @@ from typing import Any
 
 from pushd.answers import json_response
 from pushd.async_resource import AsyncResource, Wrong, allow
-from pushd.timed import TimedPush
+from pushd.topics.scheduled import TimedPush
 from pushd.views import Response
 
 

@@ -11,11 +11,11 @@ from pushd.access.origins import Origins
 from pushd.access.proxies import Proxies
 from pushd.access.tokens import TokenKeys
 from pushd.gateway import Application
-from pushd.history import Retention
 from pushd.playground import Playground
-from pushd.redis_url import RedisAddress
 from pushd.routes import Routes
 from pushd.ticker import ticker
+from pushd.topics.history import Retention
+from pushd.topics.redis.address import RedisAddress
 
 
 def demo_views() -> Routes:

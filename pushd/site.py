@@ -9,6 +9,7 @@ from twisted.web.resource import IResource
 
 from pushd.access.counters import Metrics
 from pushd.answers import NOT_FOUND, AnswerResource, refusal
+from pushd.api.topics import TopicDoor, TopicResource
 from pushd.async_resource import PublishDoor
 from pushd.door import Door
 from pushd.fields import decode_path
@@ -20,7 +21,6 @@ from pushd.roster import ConnectionControl, ConnectionList
 from pushd.routes import Routes
 from pushd.schedules import ScheduleControl, ScheduleList
 from pushd.topic_list import TopicList
-from pushd.topics import TopicDoor, TopicResource
 from pushd.upgrade import ViewResource
 from pushd.wsgi import ApplicationDoor
 

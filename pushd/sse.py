@@ -12,13 +12,13 @@ from zope.interface import implementer
 from pushd.access.closing import BEGIN_ANEW, TRY_AGAIN_LATER, Closing, Ending
 from pushd.access.connections import PEER, US
 from pushd.access.counters import Traffic
-from pushd.batch import Batch
 from pushd.feeds import subscription_json, to_json
-from pushd.hub import Hub
-from pushd.messages import Id, Publication
 from pushd.outbox import unsent
 from pushd.schedule.timeouts import Deadlines
-from pushd.subscription import Subscription
+from pushd.topics.fanout import Batch
+from pushd.topics.hub import Hub
+from pushd.topics.publication import Id, Publication
+from pushd.topics.subscription import Subscription
 
 #: How often a silent stream gets a comment, in seconds, or proxies would cut it.
 KEEP_ALIVE = 25.0

@@ -16,8 +16,8 @@ from twisted.python.threadpool import ThreadPool
 
 from pushd.access.closing import NORMAL
 from pushd.conversation import ConversationOver, ThreadsBusy
-from pushd.publisher import Publisher
-from pushd.timed import TimedPush
+from pushd.topics.publisher import Publisher
+from pushd.topics.scheduled import TimedPush
 from pushd.views import Request, View
 from pushd.websocket import WebSocket
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from pushd.answers import json_response
 from pushd.async_resource import AsyncResource, PublishDoor, allow
-from pushd.messages import Id
-from pushd.subscription import transport_of
+from pushd.topics.publication import Id
+from pushd.topics.subscription import transport_of
 from pushd.views import Response
 
 # How many topics one answer lists.

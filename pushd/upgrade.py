@@ -18,17 +18,17 @@ from pushd.access.connections import Connection, Connections, log_ended, log_ope
 from pushd.access.counters import Metrics
 from pushd.access.tokens import Identity
 from pushd.answers import refusal, write_answer, write_failure, write_response
-from pushd.broker import Unavailable
 from pushd.conversation import Conversation, Stage, ThreadsBusy, is_cancellation
 from pushd.factory import PushFactory
 from pushd.gateway import LateAnswer
 from pushd.handshake import Handshake, Refused, read_handshake
-from pushd.hub import Hub
 from pushd.protocol import PushProtocol
-from pushd.publisher import Publisher
 from pushd.request import path_of
 from pushd.routes import Match
 from pushd.static import StaticFiles
+from pushd.topics.broker import Unavailable
+from pushd.topics.hub import Hub
+from pushd.topics.publisher import Publisher
 from pushd.views import Handshakes, Request, View, name_of, needs_token
 from pushd.websocket import WebSocket
 

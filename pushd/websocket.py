@@ -13,9 +13,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pushd.access.closing import NORMAL, Closing
 from pushd.feeds import V1, Feed, FrameWriter, JsonFeed
-from pushd.hub import Hub
-from pushd.messages import Id, check_topic
 from pushd.sent import Sent
+from pushd.topics.hub import Hub
+from pushd.topics.publication import Id, check_topic
 
 # The inbox holds so many bytes beside its number of messages, or 64 messages of the largest
 # size would be 64 MiB a connection.

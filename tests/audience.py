@@ -8,12 +8,11 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.batch import Batch
-from pushd.history import History, Retention
-from pushd.hub import Hub
-from pushd.messages import Id, Publication, Replay
-from pushd.subscription import Subscription
-from pushd.unison import Part
+from pushd.topics.fanout import Batch, Part
+from pushd.topics.history import History, Retention
+from pushd.topics.hub import Hub
+from pushd.topics.publication import Id, Publication, Replay
+from pushd.topics.subscription import Subscription
 
 
 class Failing(Exception):

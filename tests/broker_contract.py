@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol
 
-from pushd.batch import Batch
-from pushd.broker import Broker, Draft
-from pushd.history import Retention
-from pushd.hub import Hub
-from pushd.messages import Id, Publication, Replay
-from pushd.subscription import Subscription
+from pushd.topics.broker import Broker, Draft
+from pushd.topics.fanout import Batch
+from pushd.topics.history import Retention
+from pushd.topics.hub import Hub
+from pushd.topics.publication import Id, Publication, Replay
+from pushd.topics.subscription import Subscription
 
 
 class Listener:

@@ -8,9 +8,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from pushd.history import History, Retention
-from pushd.messages import Id, Publication
-from pushd.redis_scripts import (
+from pushd.topics.history import History, Retention
+from pushd.topics.publication import Id, Publication
+from pushd.topics.redis.scripts import (
     DESCRIBE,
     PUBLISH,
     REPLAY,

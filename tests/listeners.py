@@ -11,9 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import Closing
 from pushd.access.limits import Limits
-from pushd.history import Retention
 from pushd.loopback import LoopbackTransport
 from pushd.testing import Answer, Browser, Daemon, Wire
+from pushd.topics.history import Retention
 from pushd.views import View
 
 MIB = 1 << 20

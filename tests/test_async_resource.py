@@ -8,8 +8,8 @@ from twisted.internet.defer import Deferred, fail
 
 from pushd import async_resource
 from pushd.async_resource import AsyncResource
-from pushd.broker import Unavailable
-from pushd.messages import Id
+from pushd.topics.broker import Unavailable
+from pushd.topics.publication import Id
 from tests.test_publish import PublishTestCase
 
 

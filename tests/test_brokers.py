@@ -7,12 +7,12 @@ import sys
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd import redis_probe
-from pushd.broker import Broker, MemoryBroker
 from pushd.brokers import check_redis, make_broker
-from pushd.history import Retention
-from pushd.redis_broker import RedisBroker
-from pushd.redis_url import RedisAddress
+from pushd.topics.broker import Broker, MemoryBroker
+from pushd.topics.history import Retention
+from pushd.topics.redis import session as redis_probe
+from pushd.topics.redis.address import RedisAddress
+from pushd.topics.redis.broker import RedisBroker
 
 # Where nobody is.
 NOBODY = RedisAddress(path="/nobody/is/here", password="secret")

@@ -10,12 +10,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import BEGIN_ANEW, Closing
 from pushd.access.counters import Traffic
-from pushd.broker import MemoryBroker
 from pushd.feeds import Feed, JsonFeed, publication_json, subscription_json, to_json
-from pushd.history import History, Retention
-from pushd.hub import Hub
-from pushd.messages import Id, Publication
-from pushd.unison import Send
+from pushd.topics.broker import MemoryBroker
+from pushd.topics.fanout import Send
+from pushd.topics.history import History, Retention
+from pushd.topics.hub import Hub
+from pushd.topics.publication import Id, Publication
 
 
 class Socket:

@@ -8,11 +8,11 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.testing import StringTransport
 
-from pushd import hub
-from pushd.hub import Hub
 from pushd.longpoll import LongPoll
-from pushd.messages import Id, Replay
 from pushd.testing import Wire
+from pushd.topics import hub
+from pushd.topics.hub import Hub
+from pushd.topics.publication import Id, Replay
 from tests.listeners import MIB, TopicTestCase
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.history import Retention
 from pushd.options import Options
+from pushd.topics.history import Retention
 
 
 class RetentionTests(SynchronousTestCase):

@@ -8,10 +8,11 @@ from typing import Any
 
 from twisted.internet.task import deferLater
 
-from pushd import broker, timed
 from pushd import publish as module
 from pushd.access.limits import Limits
 from pushd.testing import Answer
+from pushd.topics import broker
+from pushd.topics import scheduled as timed
 from tests.listeners import Events, JsonSocket, RawSocket, TopicTestCase
 
 BINARY = {"Content-Type": "application/octet-stream"}

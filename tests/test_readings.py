@@ -11,11 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd import messages
 from pushd.access.closing import Closing
-from pushd.redis_url import parse_broker
 from pushd.schedule.ticks import PushSchedule
 from pushd.testing import Daemon
+from pushd.topics import publication as messages
+from pushd.topics.redis.address import parse_broker
 from pushd.views import Request, accept_websocket
 from tests.peer import CLOSE, Peer, close_frame, handshake, request
 

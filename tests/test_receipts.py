@@ -6,8 +6,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import receipts as module
-from pushd.broker import KEY_TTL
 from pushd.receipts import Receipts
+from pushd.topics.broker import KEY_TTL
 
 
 class ReceiptsTests(SynchronousTestCase):

@@ -14,13 +14,13 @@ from typing import Any, cast
 from twisted.logger import capturedLogs, globalLogBeginner
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd import redis_probe
 from pushd.garbage import GarbageService
 from pushd.options import Options
-from pushd.redis_broker import RedisBroker
 from pushd.service import makeService
 from pushd.signals import Signals
 from pushd.testing import Daemon
+from pushd.topics.redis import session as redis_probe
+from pushd.topics.redis.broker import RedisBroker
 from tests.peer import Peer, request, said
 from tests.ports import Reactor
 

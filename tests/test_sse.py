@@ -6,7 +6,7 @@ from pushd.access.closing import Closing
 from pushd.access.limits import Limits
 from pushd.schedule.timeouts import Deadlines
 from pushd.sse import KEEP_ALIVE, EventStream
-from pushd.subscription import PATIENCE
+from pushd.topics.subscription import PATIENCE
 from tests.listeners import MIB, Events, TopicTestCase
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pushd.access.closing import BEGIN_ANEW, TRY_AGAIN_LATER
-from pushd.subscription import PATIENCE
+from pushd.topics.subscription import PATIENCE
 from tests.listeners import (
     MIB,
     TRANSPORTS,

@@ -10,9 +10,9 @@ from twisted.logger import capturedLogs
 
 from pushd.access.closing import BEGIN_ANEW, TRY_AGAIN_LATER
 from pushd.feeds import Feed
-from pushd.messages import Id, Publication
-from pushd.subscription import PATIENCE
 from pushd.testing import Browser
+from pushd.topics.publication import Id, Publication
+from pushd.topics.subscription import PATIENCE
 from pushd.views import Request, accept_websocket
 from pushd.websocket import WebSocket
 from tests.listeners import MIB, TopicTestCase

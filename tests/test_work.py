@@ -11,9 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import feeds, frames, outbound
 from pushd.access import connections as visits
-from pushd.hub import Hub
 from pushd.testing import Daemon
 from pushd.ticker import ticker
+from pushd.topics.hub import Hub
 from pushd.views import Request, accept_websocket
 from tests.kernel import Kernel, Server, open_websocket
 from tests.peer import TEXT, close_frame, frame, handshake

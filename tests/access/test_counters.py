@@ -6,8 +6,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.counters import Metrics
-from pushd.subscription import PATIENCE
 from pushd.testing import Daemon
+from pushd.topics.subscription import PATIENCE
 from pushd.views import Request, accept_websocket
 from tests.listeners import MIB, TRANSPORTS, TopicTestCase
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.tokens import Identity, check_pattern, matches
-from pushd.messages import check_topic
+from pushd.topics.publication import check_topic
 from tests.unhurried import UNHURRIED
 
 SEGMENTS = st.sampled_from(["a", "b", "news", "x-1", "v1.2", "*"])

@@ -16,16 +16,16 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.logger import capturedLogs
 
-from pushd.broker import Draft, Unavailable
-from pushd.history import Retention
-from pushd.messages import Id
-from pushd.redis_broker import RedisBroker
-from pushd.redis_session import open_session
-from pushd.redis_url import parse_broker
+from pushd.topics.broker import Draft, Unavailable
+from pushd.topics.history import Retention
+from pushd.topics.publication import Id
+from pushd.topics.redis.address import parse_broker
+from pushd.topics.redis.broker import RedisBroker
+from pushd.topics.redis.session import open_session
 from tests import test_resuming as resuming
 from tests.broker_contract import RULES, Listener, Node, Rule
 from tests.redis_server import RedisServer
-from tests.test_resuming import FUZZ, Reader
+from tests.topics.test_resuming import FUZZ, Reader
 
 # How long anything may take, in seconds.
 PATIENCE = 60.0

@@ -18,10 +18,10 @@ import pytest
 from websockets.sync.client import connect
 
 from pushd.access.limits import Limits
-from pushd.history import Retention
 from pushd.publish import batch_body
-from pushd.subscription import PATIENCE as PATIENCE_OF_THE_HUB
-from pushd.timed import MAX_BYTES, MAX_PUSHES
+from pushd.topics.history import Retention
+from pushd.topics.scheduled import MAX_BYTES, MAX_PUSHES
+from pushd.topics.subscription import PATIENCE as PATIENCE_OF_THE_HUB
 from tests.daemon_process import DaemonProcess
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs/topics.md"

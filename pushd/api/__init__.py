@@ -1,0 +1,1 @@
+"""The URLs that pushd itself serves: subscribe, publish, schedule, list, health."""

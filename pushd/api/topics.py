@@ -1,0 +1,245 @@
+"""``/topics/<topic>`` at the public door: one URL, three transports, one cursor."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from pushd.access.authorization import Access, Denied, challenge, read_token
+from pushd.access.connections import Connections, log_ended, log_opened
+from pushd.access.tokens import Identity
+from pushd.answers import json_refusal, write_response
+from pushd.async_resource import PublishDoor
+from pushd.guard import is_topic
+from pushd.listener import TopicListener
+from pushd.longpoll import LongPoll
+from pushd.publish import TopicPublish
+from pushd.request import path_of
+from pushd.routes import Match
+from pushd.schedule.timeouts import Deadlines
+from pushd.sse import KEEP_ALIVE, EventStream
+from pushd.topics.hub import Hub
+from pushd.topics.publication import Id, check_topic
+from pushd.upgrade import UPGRADE, ViewDoor, ViewResource
+from pushd.views import Handshakes, Response
+
+# How long a long poll waits unless it says so itself, and how long at most, in seconds.
+_WAIT = 25.0
+_MAX_WAIT = 60.0
+
+# What a page of an origin that is allowed may send beside the usual.
+_PAGE_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+_GOING_AWAY = json_refusal(503, "the server is going away", None, {"Retry-After": "1"})
+
+
+class TopicDoor:
+    """What it takes to serve subscribers.
+
+    :param publish: what it takes to publish, for those whose token allows it.
+    """
+
+    def __init__(self, clock: IReactorTime, views: ViewDoor, publish: PublishDoor) -> None:
+        self.clock = clock
+        self.views = views
+        self.publish = publish
+        self.listener = TopicListener(views.access, views.connections)
+        self.keep_alives: Deadlines[EventStream] = Deadlines(
+            clock, length=KEEP_ALIVE, expired=EventStream.keep_alive
+        )
+
+    @property
+    def hub(self) -> Hub:
+        """Who listens to what."""
+        return self.views.hub
+
+    @property
+    def access(self) -> Access:
+        """Who may do what."""
+        return self.views.access
+
+    @property
+    def connections(self) -> Connections:
+        """Who is here."""
+        return self.views.connections
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What a subscriber asks for."""
+
+    topic: str
+    after: Id | None
+    wait: float
+
+
+class _Wrong(Exception):
+    """A question that can't be answered, and where it is wrong."""
+
+    def __init__(self, where: str, error: object) -> None:
+        super().__init__(str(error))
+        self.where = where
+
+
+class TopicResource(Resource):
+    """One topic, for those who want to hear of it, or to publish to it."""
+
+    isLeaf = True
+
+    def __init__(self, door: TopicDoor, name: str) -> None:
+        super().__init__()
+        self._door = door
+        self._name = name
+
+    def render(self, request: Any) -> int:
+        """Subscribe by the transport that the request is made for, or publish."""
+        self._allow_page(request)
+        if self._door.connections.closing is not None:
+            request.site.count_refusal(503)
+            write_response(request, _GOING_AWAY)
+            return NOT_DONE_YET
+        if request.method == b"OPTIONS" and request.header(b"access-control-request-method"):
+            write_response(request, Response(204, self._preflight()))
+            return NOT_DONE_YET
+        try:
+            return self._serve(request)
+        except _Wrong as wrong:
+            write_response(request, json_refusal(400, str(wrong), wrong.where))
+        except Denied as denied:
+            request.site.count_refusal(denied.status)
+            answer = json_refusal(denied.status, str(denied), "token", challenge(denied))
+            write_response(request, answer)
+        return NOT_DONE_YET
+
+    def _serve(self, request: Any) -> int:
+        topic, access = self._read_topic(), self._door.access
+        websocket = request.wants_websocket
+        if request.method == b"POST" and access.keys and not websocket:
+            token = read_token(request)
+            subject = access.publisher(token, topic).subject
+            if not subject and token is not None:
+                # Idempotency keys are nobody else's, who has no name either.
+                subject = sha256(token.encode()).hexdigest()
+            return TopicPublish(self._door.publish, topic, subject).render(request)
+        identity = access.subscriber(read_token(request) if access.keys else None, topic)
+        question = self._read(request, topic)
+        if websocket:
+            after = None if question.after is None else str(question.after)
+            parameters = {"topic": topic, "after": after}
+            match = Match(self._door.listener, parameters, Handshakes.REQUIRED)
+            view = ViewResource(self._door.views, match, f"/topics/{topic}", identity)
+            return view.render(request)
+        if request.getHeader(b"sec-websocket-key") is not None:
+            # Were it taken for a poll, its client would wait as long, and be deaf meanwhile.
+            request.site.count_refusal(426)
+            error = "a handshake without Upgrade: a proxy on the way lets no WebSocket through"
+            write_response(request, json_refusal(426, error, "Upgrade", UPGRADE))
+        elif request.method != b"GET":
+            allow = {"Allow": self._methods}
+            error = "a topic is subscribed to with GET here; publish at the control door"
+            write_response(request, json_refusal(405, error, "method", allow))
+        elif b"text/event-stream" in (request.getHeader(b"accept") or b"").lower():
+            max_buffered = self._door.publish.bounds.max_buffered
+            stream = EventStream(request, self._door.keep_alives, max_buffered)
+            self._start(request, stream, question, identity)
+        else:
+            poll = LongPoll(request, self._door.clock, question.wait)
+            self._start(request, poll, question, identity)
+        return NOT_DONE_YET
+
+    @property
+    def _methods(self) -> str:
+        return "GET, POST" if self._door.access.keys else "GET"
+
+    def _allow_page(self, request: Any) -> None:
+        """Let the browser show a page of another origin what it gets.
+
+        The guard, which knows topics by this test as well, has let it in.
+        """
+        origin = request.getHeader(b"origin")
+        if origin is not None and is_topic(request.path):
+            request.setHeader(b"access-control-allow-origin", origin)
+            request.setHeader(b"access-control-expose-headers", b"Retry-After, WWW-Authenticate")
+            request.setHeader(b"vary", b"origin")
+
+    def _preflight(self) -> dict[str, str]:
+        """What a browser asks before it lets a page send such a request (WHATWG Fetch §3.2.2)."""
+        return {
+            "Access-Control-Allow-Methods": self._methods,
+            "Access-Control-Allow-Headers": _PAGE_HEADERS,
+            "Access-Control-Max-Age": "600",
+        }
+
+    def _start(
+        self,
+        request: Any,
+        subscriber: EventStream | LongPoll,
+        question: _Question,
+        identity: Identity | None,
+    ) -> None:
+        connections = self._door.connections
+
+        ledger, transport = self._door.views.metrics.traffic, subscriber.transport
+
+        def ended(_: object) -> None:
+            subscriber.forget()
+            connections.lost(subscriber)
+            ledger.ended(transport, subscriber.traffic)
+            if isinstance(subscriber, EventStream):
+                log_ended(connections, connection, subscriber.ending)
+
+        subject = None if identity is None else identity.subject
+        connection = connections.opened(
+            subscriber,
+            peer=request.peer,
+            path=path_of(request),
+            subject=subject,
+            traffic=subscriber.traffic,
+        )
+        if identity is not None:
+            connections.end_at(subscriber, self._door.access.ends(identity))
+        ledger.opened(transport, subscriber.traffic)
+        request.connection = connection.id
+        if isinstance(subscriber, EventStream):
+            request.has_access_line = False
+            log_opened(connection)
+        request.notifyFinish().addBoth(ended)
+        subscriber.start(self._door.hub, question.topic, question.after)
+
+    def _read_topic(self) -> str:
+        try:
+            return check_topic(self._name)
+        except ValueError as error:
+            raise _Wrong("topic", error) from None
+
+    def _read(self, request: Any, topic: str) -> _Question:
+        # The header first: a browser that comes back by itself asks at the same URL again.
+        where, given = (
+            "Last-Event-ID",
+            (request.getHeader(b"last-event-id") or b"").decode("latin-1"),
+        )
+        if not given:
+            where, given = "after", _argument(request, b"after") or ""
+        try:
+            id = Id.parse(given) if given else None
+        except ValueError as error:
+            raise _Wrong(where, error) from None
+        return _Question(topic, id, _seconds(_argument(request, b"wait")))
+
+
+def _argument(request: Any, name: bytes) -> str | None:
+    values = request.args.get(name)
+    return values[-1].decode("latin-1") if values else None
+
+
+def _seconds(given: str | None) -> float:
+    if given is None:
+        return _WAIT
+    if not re.fullmatch(r"\d{1,3}(\.\d{1,6})?", given) or float(given) > _MAX_WAIT:
+        raise _Wrong("wait", f"wait is a number of seconds from 0 to {_MAX_WAIT:g}")
+    return float(given)

@@ -1,0 +1,1 @@
+"""Publications: kept, ordered, fanned out and scheduled."""

@@ -1,0 +1,183 @@
+"""Who listens to what on this node."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pushd.schedule.histogram import Distribution
+from pushd.schedule.timeouts import Deadlines
+from pushd.topics.fanout import Batch, Part
+from pushd.topics.publication import Id, Publication
+from pushd.topics.subscribers import Audience
+from pushd.topics.subscription import PATIENCE, Past, Subscriber, Subscription, transport_of
+
+# How much may wait for the end of the turn: after so many bytes it goes out at once.
+_TURN = 1 << 18
+
+
+class Hub:
+    """The subscriptions of this node, by topic.
+
+    What is published in one turn of the reactor is delivered together at its end: that is one
+    write for each subscriber, however many publications there are. All subscribers of a topic
+    see the same order, also when one of them publishes while it is being told.
+
+    :param past: where to get what was published before.
+    :param clock: where time comes from.
+    :param let_out: sees to it that what has been written until now has left.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, past: Past, clock: IReactorTime, let_out: Callable[[], object] = lambda: None
+    ) -> None:
+        self.past = past
+        self.clock = clock
+        self._let_out = let_out
+        #: Those that did not keep up, and have read nothing to speak of since.
+        self.behind: Deadlines[Subscription] = Deadlines(
+            clock, length=PATIENCE, expired=Subscription.overdue
+        )
+        #: How often a publication has been given to a subscriber.
+        self.delivered = 0
+        #: How many subscribers were ended because they were too slow.
+        self.cut = 0
+        #: How many subscriptions there are, by transport.
+        self.transports: Counter[str] = Counter()
+        self._topics: dict[str, Audience] = {}
+        #: How long publications took from here to the last subscriber's socket, in seconds: for
+        #: those of one turn, how long the first of them took.
+        self.delays = Distribution()
+        # What was published in this turn, in runs without a gap, each with the time of its
+        # beginning, the last run of each topic, and how many bytes there are.
+        self._news: list[tuple[list[Publication], float]] = []
+        self._runs: dict[str, list[Publication]] = {}
+        self._bytes = 0
+        self._turn_ends: IDelayedCall | None = None
+        self._delivering = False
+
+    def subscribe(self, topic: str, subscriber: Subscriber, after: Id | None) -> Subscription:
+        """Let a subscriber have a topic's publications, since an id or from now on."""
+        subscription = Subscription(self, topic, subscriber)
+        audience = self._topics.get(topic)
+        if audience is None:
+            audience = self._topics[topic] = Audience()
+            self.past.follow(topic)
+        audience.add(subscription)
+        self.transports[transport_of(subscriber)] += 1
+        subscription.start(after)
+        return subscription
+
+    def deliver(self, publication: Publication) -> None:
+        """Tell all who listen, at the end of this turn."""
+        topic, id = publication.topic, publication.id
+        if topic not in self._topics:
+            return
+        run = self._runs.get(topic)
+        if run is None or not _follows(id, run[-1].id):
+            run = self._runs[topic] = []
+            self._news.append((run, self.clock.seconds()))
+        run.append(publication)
+        self._bytes += len(publication.data)
+        if self._turn_ends is None:
+            self._turn_ends = self.clock.callLater(0, self._end_turn)
+        if self._bytes >= _TURN:
+            self.flush()
+
+    def flush(self) -> None:
+        """Deliver what was published in this turn now; what is published by that comes later."""
+        if self._delivering:
+            return
+        news, self._news, self._runs, self._bytes = self._news, [], {}, 0
+        self._delivering = True
+        try:
+            for run, since in news:
+                # Those in unison are told past what others write.
+                self._let_out()
+                self._tell(Batch(run))
+                self._let_out()
+                self.delays.observe(self.clock.seconds() - since)
+        finally:
+            self._delivering = False
+
+    def missed(self, topic: str, last: Id) -> None:
+        """End those who have not heard all up to an id, which is not kept any more."""
+        self.flush()
+        audience = self._topics.get(topic)
+        if audience is None:
+            return
+        audience.break_up()
+        for subscription in audience.apart():
+            try:
+                subscription.miss(last)
+            except Exception:
+                subscription.failed(Failure())
+
+    def count(self, topic: str) -> int:
+        """How many listen to a topic on this node."""
+        return len(self._topics.get(topic, ()))
+
+    def topics(self) -> list[str]:
+        """The topics that somebody listens to on this node."""
+        return list(self._topics)
+
+    def subscribers(self, topic: str) -> list[Subscriber]:
+        """Those who listen to a topic on this node."""
+        return [subscription.subscriber for subscription in self._topics.get(topic, ())]
+
+    def settle(self) -> None:
+        """Count on each connection what it was told in unison with others, until now."""
+        for audience in self._topics.values():
+            audience.settle()
+
+    def unite(self, subscription: Subscription, part: Part) -> None:
+        """Let one that has just been told hear in unison what comes next."""
+        self._topics[subscription.topic].unite(subscription, part)
+
+    def set_apart(self, subscription: Subscription) -> None:
+        """Let one hear by itself what comes next."""
+        self._topics[subscription.topic].set_apart(subscription)
+
+    def forget(self, subscription: Subscription) -> None:
+        """Take a subscription out; ``Subscription.cancel`` calls this."""
+        audience = self._topics[subscription.topic]
+        audience.discard(subscription)
+        self.transports[transport_of(subscription.subscriber)] -= 1
+        if not audience:
+            del self._topics[subscription.topic]
+            self.past.unfollow(subscription.topic)
+
+    def complain(self, failure: Failure, topic: str) -> None:
+        """Log that something failed for one subscriber; the others do not notice."""
+        self._log.failure(
+            "failed to serve a subscriber of {topic}",
+            failure=failure,
+            event="subscriber_failed",
+            topic=topic,
+        )
+
+    def _end_turn(self) -> None:
+        self._turn_ends = None
+        self.flush()
+
+    def _tell(self, batch: Batch) -> None:
+        audience = self._topics.get(batch.topic)
+        if audience is None:
+            return
+        self.delivered += batch.count * audience.tell(batch)
+        for subscription in audience.apart():
+            try:
+                subscription.take(batch)
+            except Exception:
+                subscription.failed(Failure())
+
+
+def _follows(id: Id, last: Id) -> bool:
+    """Whether an id is the next one behind another."""
+    return id.offset == last.offset + 1 and id.epoch == last.epoch

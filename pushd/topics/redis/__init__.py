@@ -1,0 +1,1 @@
+"""The broker that shares topics between processes through Redis."""

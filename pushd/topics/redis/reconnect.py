@@ -1,0 +1,146 @@
+"""One session with Redis after the other, for as long as the daemon runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from twisted.application.internet import backoffPolicy
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pushd.topics.redis.scripts import Away, Script, Unsuitable
+
+_backoff = backoffPolicy(initialDelay=0.1, maxDelay=5.0, factor=1.6)
+
+
+class Session(Protocol):
+    """An open session with a Redis; see ``redis_session``."""
+
+    run: str
+    trusted: bool
+
+    def call(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Deferred[Any]:
+        """Run a script. Fails with Refused, or with Away: then it may have run all the same."""
+
+    def command(self, *args: Any) -> Deferred[Any]:
+        """Run a command."""
+
+    def subscribe(self, channel: bytes) -> Deferred[Any]:
+        """Have what is published to a channel; fires when all from then on will come."""
+
+    def unsubscribe(self, channel: bytes) -> None:
+        """Have no more of it."""
+
+    def end(self) -> None:
+        """End it, without a word to ``lost``."""
+
+
+class Link:
+    """Keeps a session open: tries again, less and less often, whenever there is none.
+
+    :param reactor: where time comes from, and when to begin.
+    :param open_session: opens a session, given what to call with the reason when it has ended.
+    :param name: what to call the Redis in the log; has no password.
+    :param opened: called with each new session.
+    :param closed: called when a session has ended, and at the end.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        open_session: Callable[[Callable[[str], object]], Deferred[Any]],
+        *,
+        name: str,
+        opened: Callable[[Session], None],
+        closed: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._open_session = open_session
+        self._name = name
+        self._told_opened = opened
+        self._told_closed = closed
+        #: The session; None while there is none.
+        self.session: Session | None = None
+        #: Whether it is over for good.
+        self.stopped = False
+        self._fault: str | None = "it has not answered yet"
+        self._attempts = 0
+        self._opening: Deferred[None] | None = None
+        self._call: IDelayedCall | None = None
+
+    def start(self) -> None:
+        """Begin, once the reactor runs."""
+        self._reactor.callWhenRunning(self._open)
+
+    def stop(self) -> None:
+        """End."""
+        self.stopped = True
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
+        if self.session is not None:
+            self.session.end()
+        self._close("the daemon stops")
+
+    def fault(self) -> str | None:
+        """Why there is no session; None where there is one."""
+        return None if self._fault is None else f"Redis at {self._name}: {self._fault}"
+
+    def leave(self, session: Session, reason: str) -> None:
+        """End a session that is of no use any more, if it is the one, and open another."""
+        if self.session is session:
+            session.end()
+            self._lost(reason)
+
+    def failed(self, failure: Failure) -> None:
+        """Log what nobody has thought of."""
+        self._log.failure(
+            "failed to talk to Redis at {name}",
+            failure=failure,
+            event="broker_failed",
+            name=self._name,
+        )
+
+    def _open(self) -> None:
+        if not self.stopped:
+            opening = self._open_session(self._lost)
+            self._opening = opening.addCallbacks(self._opened, self._not_opened)
+            self._opening.addErrback(self.failed)
+
+    def _opened(self, session: Session) -> None:
+        self.session, self._fault, self._attempts = session, None, 0
+        self._log.info("Redis at {name} answers", event="broker_back", name=self._name)
+        self._told_opened(session)
+
+    def _not_opened(self, failure: Failure) -> None:
+        if self.stopped:
+            return
+        if failure.check(Away, Unsuitable) is None:
+            self.failed(failure)
+        self._retry(failure.getErrorMessage())
+
+    def _lost(self, reason: str) -> None:
+        self._close(reason)
+        self._retry(reason)
+
+    def _close(self, reason: str) -> None:
+        self.session, self._fault = None, reason
+        self._told_closed()
+
+    def _retry(self, reason: str) -> None:
+        if self._attempts == 0 or reason != self._fault:
+            self._log.warn(
+                "Redis at {name} is away: {reason}",
+                event="broker_away",
+                name=self._name,
+                reason=reason,
+            )
+        self._fault = reason
+        self._call = self._reactor.callLater(_backoff(self._attempts), self._open)
+        self._attempts += 1

@@ -1,0 +1,266 @@
+"""What pushd asks of Redis, in scripts: each is one step that happens wholly or not at all.
+
+A topic lives in two keys, which share a hash tag: ``pushd:{topic}:topic`` is a hash of its epoch,
+its last offset and its generation; ``pushd:{topic}:history`` is a stream whose entries have the id
+``offset-milliseconds`` and one field, ``t`` for text or ``b`` for bytes. ``pushd:server`` is a hash
+of which run of which server wrote last. Scripts write to it, and so to all topics, first with
+commands that a full Redis denies, so that it denies the first of them or none.
+
+The generation. A Redis that was started again, or a replica that took over, may have forgotten
+publications that subscribers have heard, and would count the same offsets again. So each script is
+told the run of the server that it speaks to. When that is another one than wrote last, and it
+can't be trusted to have all (see ``Session.trusted``), the generation changes, and each topic of an
+older generation gets a new epoch when it is next touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha1
+from typing import Any
+
+from pushd.topics.publication import Id, Publication, Replay
+
+#: How long a topic is remembered beyond the time that publications are kept, in seconds; nodes
+#: where somebody listens to it see to it that it is.
+HOLD = 600
+
+#: The run of the server that wrote last, and the generation of all topics.
+SERVER = "pushd:server"
+
+_OPENING = """
+local run, trusted, fresh, ttl, hold = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function whole(number)
+    return string.format('%.0f', number)
+end
+
+local function read_generation()
+    local known = redis.call('HMGET', KEYS[1], 'run', 'generation')
+    if known[1] == run then
+        return known[2]
+    end
+    local generation = known[2]
+    if not generation or trusted ~= '1' then
+        generation = fresh
+    end
+    redis.call('HSET', KEYS[1], 'run', run, 'generation', generation)
+    return generation
+end
+
+local function open(topic, history, generation)
+    local known = redis.call('HMGET', topic, 'epoch', 'offset', 'generation')
+    if known[3] == generation then
+        return known[1], tonumber(known[2])
+    end
+    redis.call('HSET', topic, 'epoch', fresh, 'offset', 0, 'generation', generation)
+    redis.call('DEL', history)
+    return fresh, 0
+end
+
+-- Offsets have no gap and times do not fall: what is too old is found by halving.
+local function is_old(history, offset)
+    local entry = redis.call('XRANGE', history, whole(offset), whole(offset), 'COUNT', 1)[1]
+    return entry and tonumber(string.match(entry[1], '%-(%d+)')) + ttl <= now
+end
+
+local function trim(history, last)
+    local oldest = last - redis.call('XLEN', history) + 1
+    if oldest > last or not is_old(history, oldest) then
+        return
+    end
+    local old, young = oldest, last + 1
+    while young - old > 1 do
+        local middle = math.floor((old + young) / 2)
+        if is_old(history, middle) then
+            old = middle
+        else
+            young = middle
+        end
+    end
+    redis.call('XTRIM', history, 'MINID', '=', whole(young))
+end
+"""
+
+_PUBLISH = """
+local size, key_ttl = tonumber(ARGV[6]), ARGV[7]
+local generation = nil
+local ids = {}
+for number = 1, (#KEYS - 1) / 3 do
+    local topic, history, key = KEYS[3 * number - 1], KEYS[3 * number], KEYS[3 * number + 1]
+    local channel, kind, data = unpack(ARGV, 5 + 3 * number, 7 + 3 * number)
+    local id = key ~= topic and redis.call('GET', key)
+    if not id then
+        generation = generation or read_generation()
+        local epoch = open(topic, history, generation)
+        local offset = redis.call('HINCRBY', topic, 'offset', 1)
+        id = epoch .. ':' .. whole(offset)
+        redis.call('PEXPIRE', topic, whole(ttl + hold))
+        if size > 0 then
+            trim(history, offset - 1)
+            local place = whole(offset) .. '-' .. whole(now)
+            redis.call('XADD', history, 'MAXLEN', '=', size, place, kind, data)
+            redis.call('PEXPIRE', history, whole(ttl))
+        end
+        if key ~= topic then
+            redis.call('SET', key, id, 'EX', key_ttl)
+        end
+        redis.call('PUBLISH', channel, id .. ' ' .. kind .. data)
+    end
+    ids[number] = id
+end
+return ids
+"""
+
+_REPLAY = """
+local after_epoch, after, room = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local epoch, last = open(KEYS[2], KEYS[3], read_generation())
+redis.call('PEXPIRE', KEYS[2], whole(ttl + hold))
+trim(KEYS[3], last)
+local kept = redis.call('XLEN', KEYS[3])
+if after_epoch ~= epoch or after > last or last - after > kept then
+    return {epoch, whole(last), 0, whole(last), {}}
+end
+local chosen, count, offset = {}, 1, after
+while room > 0 and offset < last do
+    local from = whole(offset + 1)
+    local entries = redis.call('XRANGE', KEYS[3], from, '+', 'COUNT', count)
+    if #entries == 0 then
+        break
+    end
+    for _, entry in ipairs(entries) do
+        offset = offset + 1
+        room = room - #entry[2][2] - 100
+        chosen[#chosen + 1] = {entry[1], entry[2][1], entry[2][2]}
+    end
+    -- As many more as there is room for, if they are as long as those were.
+    local length = (tonumber(ARGV[8]) - room) / #chosen
+    count = math.max(1, math.min(1000, math.floor(room / length)))
+end
+return {epoch, whole(after), 1, whole(last), chosen}
+"""
+
+_DESCRIBE = """
+local known = redis.call('HMGET', KEYS[2], 'epoch', 'offset', 'generation')
+local server = redis.call('HMGET', KEYS[1], 'run', 'generation')
+if not known[1] or known[3] ~= server[2] or (server[1] ~= run and trusted ~= '1') then
+    return false
+end
+trim(KEYS[3], tonumber(known[2]))
+return {known[1] .. ':' .. known[2], redis.call('XLEN', KEYS[3])}
+"""
+
+_HOLD = """
+local generation = read_generation()
+local ids = {}
+for number = 2, #KEYS do
+    local known = redis.call('HMGET', KEYS[number], 'epoch', 'offset', 'generation')
+    ids[number - 1] = known[3] == generation and known[1] .. ':' .. known[2] or ''
+    redis.call('PEXPIRE', KEYS[number], whole(ttl + hold))
+end
+return ids
+"""
+
+
+class Away(Exception):
+    """The Redis can't be talked to just now."""
+
+
+class Unsuitable(Exception):
+    """The Redis can't be talked to until somebody changes it, or the address."""
+
+
+class Refused(Exception):
+    """The Redis has answered with an error, and done nothing."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script, and the name by which Redis knows it once it has seen it."""
+
+    source: str
+
+    @cached_property
+    def name(self) -> str:
+        """The SHA-1 of the source, for EVALSHA."""
+        return sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+#: Publish one or many; gives their ids.
+PUBLISH = Script(_OPENING + _PUBLISH)
+#: Read what was published after an id, and make the topic where there is none.
+REPLAY = Script(_OPENING + _REPLAY)
+#: Tell a topic's last id, and how many publications are kept.
+DESCRIBE = Script(_OPENING + _DESCRIBE)
+#: Keep topics from being forgotten; gives their last ids.
+TOUCH = Script(_OPENING + _HOLD)
+
+ALL = (PUBLISH, REPLAY, DESCRIBE, TOUCH)
+
+
+def topic_keys(topic: str) -> tuple[str, str]:
+    """The keys of a topic: itself, and its history."""
+    return f"pushd:{{{topic}}}:topic", f"pushd:{{{topic}}}:history"
+
+
+def idempotency_key(topic: str, key: str) -> str:
+    """The key that remembers an idempotency key."""
+    return f"pushd:{{{topic}}}:key:{key}"
+
+
+#: Which keys are topics, for SCAN.
+TOPICS = "pushd:{*}:topic"
+
+
+def read_topic(key: bytes) -> str:
+    """The topic whose key this is."""
+    return key[len("pushd:{") : -len("}:topic")].decode("latin-1")
+
+
+def channel_name(db: int, topic: str) -> bytes:
+    """The channel of a topic. Databases share all channels, so it says whose it is."""
+    return f"pushd:{db}:{topic}".encode()
+
+
+def encode(data: str | bytes) -> tuple[str, bytes]:
+    """What kind of data it is, and the data in bytes."""
+    return ("t", data.encode()) if isinstance(data, str) else ("b", data)
+
+
+def read_notice(topic: str, notice: bytes) -> Publication:
+    """A publication as it came through a channel; raises ValueError for what is none."""
+    id, _, rest = notice.partition(b" ")
+    return Publication(topic, _decode(rest[:1], rest[1:]), read_id(id))
+
+
+def read_id(text: bytes) -> Id:
+    """An id as scripts write it; raises ValueError for what is none."""
+    return Id.parse(text.decode("latin-1"))
+
+
+def read_replay(topic: str, answer: Sequence[Any]) -> Replay:
+    """What ``REPLAY`` answers. A history that has a gap, made by others, is not to be had."""
+    epoch = answer[0].decode("latin-1")
+    id, last = Id(epoch, int(answer[1])), Id(epoch, int(answer[3]))
+    publications = []
+    offset = id.offset
+    for place, kind, data in answer[4]:
+        offset += 1
+        if int(place.partition(b"-")[0]) != offset:
+            return Replay(last, False, (), last)
+        publications.append(Publication(topic, _decode(kind, data), Id(epoch, offset)))
+    if not publications and id.offset < last.offset:
+        return Replay(last, False, (), last)
+    return Replay(id, answer[2] == 1, tuple(publications), last)
+
+
+def _decode(kind: bytes, data: bytes) -> str | bytes:
+    if kind == b"t":
+        return data.decode()
+    if kind == b"b":
+        return data
+    raise ValueError("neither text nor bytes")

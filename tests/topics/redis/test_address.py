@@ -1,0 +1,98 @@
+"""Where Redis is: every form of ``--broker``, and no password in what is said of it."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.options import Options
+from pushd.topics.redis.address import RedisAddress, parse_broker
+
+
+class ParseTests(SynchronousTestCase):
+    """What is allowed, and how it is said again."""
+
+    def test_memory(self) -> None:
+        """The word memory is no address."""
+        self.assertIsNone(parse_broker("memory"))
+
+    def test_forms(self) -> None:
+        """Each form has its parts, defaults where they are left out, and a text without secrets."""
+        local = (("localhost", 6379),)
+        for given, address, text in [
+            ("redis://localhost", RedisAddress(hosts=local), "redis://localhost:6379/0"),
+            (
+                "redis://me:p%40ss%2F@h.example:1/15",
+                RedisAddress(hosts=(("h.example", 1),), db=15, user="me", password="p@ss/"),
+                "redis://me:***@h.example:1/15",
+            ),
+            (
+                "rediss://:pw@[::1]:7/",
+                RedisAddress(hosts=(("::1", 7),), tls=True, password="pw"),
+                "rediss://:***@[::1]:7/0",
+            ),
+            ("unix:///run/r.sock", RedisAddress(path="/run/r.sock"), "unix:///run/r.sock?db=0"),
+            (
+                "unix://:pw@/run/r.sock?db=3",
+                RedisAddress(path="/run/r.sock", password="pw", db=3),
+                "unix://:***@/run/r.sock?db=3",
+            ),
+            (
+                "redis+sentinel://a,b:2/main/4",
+                RedisAddress(hosts=(("a", 26379), ("b", 2)), service="main", db=4),
+                "redis+sentinel://a:26379,b:2/main/4",
+            ),
+            (
+                "redis+sentinel://u:pw@a/main",
+                RedisAddress(hosts=(("a", 26379),), service="main", user="u", password="pw"),
+                "redis+sentinel://u:***@a:26379/main/0",
+            ),
+        ]:
+            self.assertEqual(parse_broker(given), address, given)
+            self.assertEqual(str(address), text)
+            self.assertNotIn("pw", repr(address))
+
+    def test_wrong(self) -> None:
+        """What is no address is refused, in words that hold nothing of it."""
+        for given in (
+            *("", "redis", "localhost:6379", "http://secret", "redis://", "redis://secret/x"),
+            *("redis://secret:0", "redis://secret:65536", "redis://secret:x", "redis://se cret"),
+            *(
+                "redis://secret,secret",
+                "redis://secret@host",
+                "redis://:@secret/",
+                "redis://[secret",
+            ),
+            *(
+                "redis://h/1?secret=1",
+                "redis://h/1#secret",
+                "redis://:se#cret@h/",
+                "redis://h/999999",
+            ),
+            *("unix://secret/path", "unix://", "unix:///", "unix:///s?secret=1", "unix:///s?db=x"),
+            *("unix:///secret?db", "redis+sentinel://secret", "redis+sentinel://h/se%20cret/1"),
+            *("redis+sentinel://h/s/secret", "redis://:%FFsecret@h"),
+        ):
+            error = self.assertRaises(ValueError, parse_broker, given)
+            self.assertIn("one of memory, redis://", str(error), given)
+            self.assertNotIn("secret", str(error))
+
+
+class OptionTests(SynchronousTestCase):
+    """``--broker``."""
+
+    def parse(self, *args: str) -> RedisAddress | None:
+        """The setting that a command line amounts to."""
+        options = Options()
+        options.parseOptions(args)
+        return options.settings.broker
+
+    def test_given(self) -> None:
+        """It may be given; memory is the default."""
+        self.assertIsNone(self.parse())
+        self.assertEqual(self.parse("--broker=unix:///r"), RedisAddress(path="/r"))
+
+    def test_wrong(self) -> None:
+        """A mistake is shown without the password."""
+        error = str(self.assertRaises(SystemExit, self.parse, "--broker=redis://me:secret@h/x"))
+        self.assertIn("--broker redis://***@h/x: one of memory", error)
+        self.assertIn("a database is a number", error)

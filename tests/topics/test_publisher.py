@@ -1,0 +1,194 @@
+"""What views publish with: ``request.publish``, in both kinds of view."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from pushd.access.limits import Limits
+from pushd.topics import scheduled as timed
+from pushd.topics.publication import Id
+from pushd.topics.scheduled import TooMany
+from pushd.views import Request, accept_websocket, require_websocket
+from tests.listeners import JsonSocket, TopicTestCase
+
+
+class ViewTestCase(TopicTestCase):
+    """A daemon with a view that does what the test gives it to do."""
+
+    def setUp(self) -> None:
+        """Serve one view of each kind."""
+        super().setUp()
+        self.noted: list[Any] = []
+        self.task: Any = None
+
+        async def asynchronous(request: Request) -> str:
+            result = self.task(request)
+            self.noted.append(await result if isinstance(result, Deferred) else result)
+            return "done"
+
+        def blocking(request: Request) -> str:
+            self.noted.append(self.task(request))
+            return "done"
+
+        self.views = {"/async": asynchronous, "/blocking": blocking}
+        self.start(self.views)
+
+    def run_task(self, task: Any, path: str) -> Any:
+        """Let a view do it; gives what came of it."""
+        self.task = task
+        answer = self.daemon.get(path)
+        assert answer is not None
+        self.assertEqual(answer.text, "done")
+        return self.noted.pop()
+
+
+class PublisherTests(ViewTestCase):
+    """What both kinds of view can do."""
+
+    def test_publish(self) -> None:
+        """A view publishes text and bytes, and has the id of each."""
+        listener = JsonSocket(self.daemon, "t")
+        for path in self.views:
+            for data in ("text", b"bytes"):
+                id = self.run_task(lambda request, d=data: request.publish("t", d), path)
+                assert isinstance(id, Id)
+                self.assertEqual((str(id), data), listener.got[-1])
+        self.assertEqual(len(listener.got), 4)
+
+    def test_delay(self) -> None:
+        """With a delay it comes later."""
+        listener = JsonSocket(self.daemon, "t")
+        for path in self.views:
+            before = len(listener.got)
+            push = self.run_task(lambda request: request.publish("t", "x", delay=2), path)
+            self.daemon.advance(1.9)
+            self.assertEqual((len(listener.got), push.done), (before, 0))
+            self.daemon.advance(0.1)
+            self.assertEqual((len(listener.got), push.done), (before + 1, 1))
+
+    def test_every(self) -> None:
+        """With every and count it comes again, until the handle cancels it."""
+        listener = JsonSocket(self.daemon, "t")
+        for path in self.views:
+            handles: list[Any] = []
+
+            def begin(request: Request, handles: list[Any] = handles) -> None:
+                handles.append(request.publish("t", "x", every=0.5, count=10))
+
+            before = len(listener.got)
+            self.run_task(begin, path)
+            (push,) = handles
+            self.daemon.advance(*[0.5] * 4)
+            self.assertEqual(len(listener.got) - before, 5)
+            listed = json.loads(self.control("GET", "/schedules").body)["schedules"]
+            self.assertEqual([(one["schedule"], one["done"]) for one in listed], [(push.id, 5)])
+
+            def cancel(request: Request, push: Any = push) -> None:
+                push.cancel()
+
+            self.run_task(cancel, path)
+            self.daemon.advance(*[0.5] * 10)
+            self.assertEqual(len(listener.got) - before, 5)
+            self.assertEqual(self.control("GET", "/schedules").body, b'{"schedules":[]}\n')
+
+    def test_mistakes(self) -> None:
+        """What is no topic, no data or no time is raised in the view, and nothing is published."""
+        self.start(self.views, limits=Limits(max_message=1000))
+        listener = JsonSocket(self.daemon, "t")
+        mistakes: list[tuple[type[Exception], tuple[Any, ...], dict[str, Any]]] = [
+            (ValueError, ("a b", "x"), {}),
+            (ValueError, ("", "x"), {}),
+            (ValueError, ("t", "\ud800"), {}),
+            (ValueError, ("t", "x" * 1001), {}),
+            (ValueError, ("t", "é" * 501), {}),
+            (ValueError, ("t", b"x" * 1001), {"delay": 1}),
+            (TypeError, ("t", 7), {}),
+            (TypeError, ("t", None), {}),
+            (TypeError, ("t", bytearray(b"x")), {}),
+            (ValueError, ("t", "x"), {"delay": -1}),
+            (ValueError, ("t", "x"), {"every": 1}),
+            (ValueError, ("t", "x"), {"count": 1}),
+        ]
+        for path in self.views:
+            for error, args, times in mistakes:
+
+                def attempt(
+                    request: Request,
+                    error: Any = error,
+                    args: Any = args,
+                    times: Any = times,
+                ) -> None:
+                    self.assertRaises(error, request.publish, *args, **times)
+
+                self.run_task(attempt, path)
+            self.run_task(lambda request: request.publish("t", "é" * 500), path)
+        self.assertEqual(listener.data, ["é" * 500] * 2)
+
+    def test_too_many(self) -> None:
+        """As many timed pushes as there may be, and no more."""
+        self.patch(timed, "MAX_PUSHES", 0)
+
+        def attempt(request: Request) -> None:
+            self.assertRaises(TooMany, request.publish, "t", "x", delay=1)
+
+        for path in self.views:
+            self.run_task(attempt, path)
+
+
+class SubscribeTests(TopicTestCase):
+    """``request.websocket.subscribe`` and ``unsubscribe``, in both kinds of view."""
+
+    def test_async(self) -> None:
+        """The browser gets a topic past the view, until the view takes it back."""
+
+        @accept_websocket
+        async def view(request: Request) -> None:
+            websocket = request.websocket
+            async for message in websocket:
+                command, *arguments = str(message).split()
+                if command == "subscribe":
+                    websocket.send(str(await websocket.subscribe(*arguments)))
+                else:
+                    websocket.unsubscribe(*arguments)
+
+        self.start({"/view": view})
+        self.check()
+
+    def test_blocking(self) -> None:
+        """It is the same for a view in a thread."""
+
+        @require_websocket
+        def view(request: Request) -> None:
+            for message in request.websocket:
+                command, *arguments = message.split()
+                if command == "subscribe":
+                    request.websocket.send(str(request.websocket.subscribe(*arguments)))
+                else:
+                    request.websocket.unsubscribe(*arguments)
+
+        self.start({"/view": view})
+        self.check()
+
+    def check(self) -> None:
+        """Subscribe, resume, unsubscribe."""
+        browser = self.daemon.connect("/view")
+        ids = self.publish_many("t", ["old", "missed"])
+        browser.send("subscribe t")
+        self.publish("t", "1")
+        browser.send(f"subscribe u {ids[0]}")
+        self.publish("u", b"2")
+        browser.send("unsubscribe t")
+        browser.send("unsubscribe t")
+        self.publish("t", "3")
+        browser.send(f"subscribe t {ids[0]}")
+        self.assertEqual(
+            browser.messages,
+            ["False", "1", "False", b"2", "missed", "1", "3", "True"],
+        )
+        self.assertEqual(self.describe("u")["subscribers"], {"websocket": 1})
+        browser.close()
+        self.assertEqual(self.describe("u")["subscribers"], {})
+        self.assertEqual(self.describe("t")["subscribers"], {})
