@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 
-from pushd.views import Page, Request, Response, accept_websocket, page
-from pushd.websocket import WebSocket
+from pushd.protocols.http.response import Page, Response, page
+from pushd.protocols.websocket.socket import WebSocket
+from pushd.views import Request, accept_websocket
 
 # How long a name and a message may be, in characters.
 LONGEST_NAME = 30

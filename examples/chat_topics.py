@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import json
 
+from pushd.protocols.http.response import Page, Response, page
 from pushd.topics.broker import Unavailable
-from pushd.views import Page, Request, Response, accept_websocket, page
+from pushd.views import Request, accept_websocket
 
 # How long a name and a message may be, in characters.
 LONGEST_NAME = 30

@@ -9,7 +9,8 @@ and open http://127.0.0.1:8080/echo/
 
 from __future__ import annotations
 
-from pushd.views import Page, Request, accept_websocket, page
+from pushd.protocols.http.response import Page, page
+from pushd.views import Request, accept_websocket
 
 
 @accept_websocket

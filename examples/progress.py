@@ -13,7 +13,8 @@ import json
 from collections.abc import Iterator
 from hashlib import pbkdf2_hmac
 
-from pushd.views import Page, Request, accept_websocket, page
+from pushd.protocols.http.response import Page, page
+from pushd.views import Request, accept_websocket
 
 # How long the job is: so many steps, each of so many rounds.
 STEPS = 50

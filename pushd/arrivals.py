@@ -11,8 +11,8 @@ from twisted.internet.tcp import Connection, Port, Server
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushd.outbox import DONE
-from pushd.request import peer_name
+from pushd.protocols.http.request import peer_name
+from pushd.protocols.transport import DONE
 
 _log = Logger()
 

@@ -20,9 +20,11 @@ from pushd.conversation import Stage, Threads
 from pushd.daemon import PushService
 from pushd.drain import Drain
 from pushd.entrances import control_entrance, public_entrance
-from pushd.factory import PushFactory
 from pushd.inprocess import InProcess
 from pushd.listening import DoorService
+from pushd.protocols.cork import Turn
+from pushd.protocols.http.static import StaticFiles
+from pushd.protocols.websocket.factory import PushFactory
 from pushd.readiness import Readiness
 from pushd.readings import Crew, Readings
 from pushd.receipts import Receipts
@@ -31,12 +33,10 @@ from pushd.schedule.histogram import Distribution
 from pushd.schedule.ticks import lateness_of
 from pushd.settings import Settings
 from pushd.site import control_door, public_door
-from pushd.static import StaticFiles
 from pushd.threads import BlockingPublisher, Bridge
 from pushd.topics.hub import Hub
 from pushd.topics.publisher import Publisher
 from pushd.topics.scheduled import TimedPushes
-from pushd.turn import Turn
 from pushd.upgrade import ViewDoor
 from pushd.wsgi import ApplicationDoor, Pool
 

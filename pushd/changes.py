@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pushd.access.limits import Bounds
 from pushd.daemon import PushService
 from pushd.descriptors import allow_connections
-from pushd.door import Door
 from pushd.entrances import bodies_at_control
-from pushd.guard import public_guard
+from pushd.protocols.http.guard import public_guard
+from pushd.protocols.http.site import Door
 from pushd.readings import Readings
 from pushd.settings import Applier, Settings
 from pushd.upgrade import ViewDoor

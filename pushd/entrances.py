@@ -5,7 +5,7 @@ from __future__ import annotations
 from pushd.access.admission import Admission
 from pushd.access.counters import Metrics
 from pushd.access.proxies import Proxies
-from pushd.guard import Entrance, control_guard, public_guard
+from pushd.protocols.http.guard import Entrance, control_guard, public_guard
 from pushd.publish import batch_body
 from pushd.settings import Settings
 

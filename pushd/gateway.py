@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from twisted.logger import Logger
 
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
-from pushd.views import Request, Response
+from pushd.protocols.http.response import Response
+from pushd.views import Request
 
 # Called with an environ and start_response, it gives its answer piece by piece.
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]

@@ -12,9 +12,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pushd.access.counters import Metrics
-from pushd.answers import refusal, write_response
+from pushd.protocols.http.response import Response, refusal, write_response
 from pushd.readiness import Readiness
-from pushd.views import Response
 
 
 class Reading(Resource):

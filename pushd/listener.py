@@ -11,9 +11,10 @@ from pushd.access.closing import RATE_EXCEEDED
 from pushd.access.connections import Connections
 from pushd.access.limits import TokenBucket
 from pushd.access.tokens import Identity
-from pushd.feeds import V1, to_json
+from pushd.protocols.http.response import to_json
+from pushd.protocols.websocket.socket import WebSocket
+from pushd.protocols.websocket.subscriber import V1
 from pushd.views import Request
-from pushd.websocket import WebSocket
 
 # How many fresh tokens one may send a second in the long run, and how many at once: to check one
 # takes longer than to read a message.

@@ -13,8 +13,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.arrivals import hasten
-from pushd.door import Door
-from pushd.request import peer_name
+from pushd.protocols.http.request import peer_name
+from pushd.protocols.http.site import Door
 
 # How many connections may wait to be accepted.
 _BACKLOG = 2048

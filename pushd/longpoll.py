@@ -9,13 +9,12 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pushd.access.closing import Closing
 from pushd.access.counters import Traffic
-from pushd.answers import json_refusal, json_response, write_response
-from pushd.feeds import publication_json
+from pushd.protocols.http.response import Response, json_refusal, json_response, write_response
+from pushd.protocols.websocket.subscriber import publication_json
 from pushd.topics.fanout import Batch
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription
-from pushd.views import Response
 
 # How many bytes one answer has, about: no publication is added beyond.
 _ENOUGH = 1 << 20

@@ -7,15 +7,14 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from pushd.answers import json_response
 from pushd.async_resource import AsyncResource, PublishDoor, Wrong, allow
 from pushd.drafts import read_data, read_drafts, read_header, read_key, read_number, read_topic
+from pushd.protocols.http.response import Response, json_response
 from pushd.schedules import schedule_json
 from pushd.topic_list import describe
 from pushd.topics.broker import Draft, Unavailable
 from pushd.topics.publication import Id
 from pushd.topics.scheduled import TooMany
-from pushd.views import Response
 
 _log = Logger()
 

@@ -15,8 +15,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from pushd.access.counters import Ledger
-from pushd.door import Door
-from pushd.factory import PushFactory
+from pushd.protocols.http.site import Door
+from pushd.protocols.websocket.factory import PushFactory
 from pushd.schedule.histogram import Distribution
 
 # By what a peer is connected, beside plain HTTP.

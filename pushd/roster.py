@@ -9,9 +9,8 @@ from typing import Any
 
 from pushd.access.closing import Closing
 from pushd.access.connections import Connection
-from pushd.answers import json_response
 from pushd.async_resource import AsyncResource, Wrong, allow
-from pushd.views import Response
+from pushd.protocols.http.response import Response, json_response
 
 # How many connections one answer lists.
 _MAX_LIST = 1000

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pushd.answers import json_response
 from pushd.async_resource import AsyncResource, Wrong, allow
+from pushd.protocols.http.response import Response, json_response
 from pushd.topics.scheduled import TimedPush
-from pushd.views import Response
 
 
 class ScheduleList(AsyncResource):

@@ -19,13 +19,13 @@ from pushd.lag import LagMeter
 from pushd.logs import LogStyle
 from pushd.options import Options
 from pushd.polling import quicken
+from pushd.protocols.cork import Turn
 from pushd.reload import Reloader
 from pushd.settings import Applier
 from pushd.signals import Signals
 from pushd.steady import make_steady
 from pushd.systemd import Notifier
 from pushd.threads import ViewThreads
-from pushd.turn import Turn
 
 # What a stop may take beside the drain, in seconds: time to answer, and some to spare.
 _LAST_MINUTE = 30.0

@@ -8,13 +8,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import IResource
 
 from pushd.access.counters import Metrics
-from pushd.answers import NOT_FOUND, AnswerResource, refusal
 from pushd.api.topics import TopicDoor, TopicResource
 from pushd.async_resource import PublishDoor
-from pushd.door import Door
-from pushd.fields import decode_path
-from pushd.guard import Entrance, is_topic
 from pushd.health import alive, counted, ready
+from pushd.protocols.http.guard import Entrance, is_topic
+from pushd.protocols.http.headers import decode_path
+from pushd.protocols.http.response import NOT_FOUND, AnswerResource, refusal
+from pushd.protocols.http.site import Door
 from pushd.publish import Batch, TopicControl
 from pushd.readiness import Readiness
 from pushd.roster import ConnectionControl, ConnectionList

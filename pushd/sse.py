@@ -12,8 +12,9 @@ from zope.interface import implementer
 from pushd.access.closing import BEGIN_ANEW, TRY_AGAIN_LATER, Closing, Ending
 from pushd.access.connections import PEER, US
 from pushd.access.counters import Traffic
-from pushd.feeds import subscription_json, to_json
-from pushd.outbox import unsent
+from pushd.protocols.http.response import to_json
+from pushd.protocols.transport import unsent
+from pushd.protocols.websocket.subscriber import subscription_json
 from pushd.schedule.timeouts import Deadlines
 from pushd.topics.fanout import Batch
 from pushd.topics.hub import Hub

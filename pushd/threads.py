@@ -16,10 +16,10 @@ from twisted.python.threadpool import ThreadPool
 
 from pushd.access.closing import NORMAL
 from pushd.conversation import ConversationOver, ThreadsBusy
+from pushd.protocols.websocket.socket import WebSocket
 from pushd.topics.publisher import Publisher
 from pushd.topics.scheduled import TimedPush
 from pushd.views import Request, View
-from pushd.websocket import WebSocket
 
 # How often a view may look for messages and find none after the end of its conversation.
 _PATIENCE = 100

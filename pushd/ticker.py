@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 from twisted.logger import Logger
 
+from pushd.protocols.http.response import Page, page
+from pushd.protocols.websocket.socket import WebSocket
 from pushd.schedule.ticks import PushSchedule
 from pushd.verbosity import VERBOSITY
-from pushd.views import Page, Request, accept_websocket, page
-from pushd.websocket import WebSocket
+from pushd.views import Request, accept_websocket
 
 # How long a client may stay silent before it is let go, in seconds.
 SILENCE = 60

@@ -6,11 +6,10 @@ from collections import Counter
 from heapq import nsmallest
 from typing import Any
 
-from pushd.answers import json_response
 from pushd.async_resource import AsyncResource, PublishDoor, allow
+from pushd.protocols.http.response import Response, json_response
 from pushd.topics.publication import Id
 from pushd.topics.subscription import transport_of
-from pushd.views import Response
 
 # How many topics one answer lists.
 _MAX_LIST = 1000

@@ -17,20 +17,20 @@ from pushd.access.closing import INTERNAL_ERROR, NORMAL, UNAVAILABLE
 from pushd.access.connections import Connection, Connections, log_ended, log_opened
 from pushd.access.counters import Metrics
 from pushd.access.tokens import Identity
-from pushd.answers import refusal, write_answer, write_failure, write_response
 from pushd.conversation import Conversation, Stage, ThreadsBusy, is_cancellation
-from pushd.factory import PushFactory
 from pushd.gateway import LateAnswer
-from pushd.handshake import Handshake, Refused, read_handshake
-from pushd.protocol import PushProtocol
-from pushd.request import path_of
+from pushd.protocols.http.request import path_of
+from pushd.protocols.http.response import refusal, write_answer, write_failure, write_response
+from pushd.protocols.http.static import StaticFiles
+from pushd.protocols.websocket.factory import PushFactory
+from pushd.protocols.websocket.handshake import Handshake, Refused, read_handshake
+from pushd.protocols.websocket.protocol import PushProtocol
+from pushd.protocols.websocket.socket import WebSocket
 from pushd.routes import Match
-from pushd.static import StaticFiles
 from pushd.topics.broker import Unavailable
 from pushd.topics.hub import Hub
 from pushd.topics.publisher import Publisher
 from pushd.views import Handshakes, Request, View, name_of, needs_token
-from pushd.websocket import WebSocket
 
 _log = Logger()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property, partial
@@ -124,35 +124,6 @@ class Request:
         values = self.raw_headers.getRawHeaders(b"cookie", ())
         text = "; ".join(value.decode(errors="replace") for value in values)
         return ImmutableMultiDict(parse_cookie(text))
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """An HTTP answer: ``Response(403, body="no")``, ``Response(302, {"Location": "/"})``.
-
-    A ``str`` body is sent as UTF-8. Without a Content-Type, ``str`` is HTML and ``bytes`` are
-    ``application/octet-stream``. A header that is there more than once has a list of values.
-    """
-
-    status: int = 200
-    headers: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
-    body: str | bytes = b""
-
-    def __post_init__(self) -> None:
-        if not 200 <= self.status <= 599:
-            raise ValueError(f"status is {self.status}: 200 to 599")
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One of the files of the static client as an answer; see ``page``."""
-
-    name: str
-
-
-def page(name: str) -> Page:
-    """Answer with a file of the ``--web`` folder: ``return page("test.html")``."""
-    return Page(name)
 
 
 def accept_websocket(view: AnyView) -> AnyView:

@@ -19,11 +19,11 @@ from twisted.web.wsgi import WSGIResource
 from zope.interface import implementer
 
 from pushd.access.limits import Bounds
-from pushd.answers import FAILURE
 from pushd.gateway import Application, HandshakeView, ask, check_head, make_environ
-from pushd.request import path_of
+from pushd.protocols.http.request import path_of
+from pushd.protocols.http.response import FAILURE
+from pushd.protocols.http.static import StaticFiles
 from pushd.routes import Match
-from pushd.static import StaticFiles
 from pushd.threads import Bridge, blocking
 from pushd.upgrade import ViewDoor, ViewResource
 from pushd.views import Handshakes, Request

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.arrivals import Arrival, hasten
-from pushd.outbox import DONE, lose
+from pushd.protocols.transport import DONE, lose
 from tests.work import calls_of
 
 # What one takes that is here, the kernel's share included: Twisted takes 156.

@@ -24,7 +24,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import GOING_AWAY, INTERNAL_ERROR, NORMAL, TRY_AGAIN_LATER, Closing
 from pushd.access.limits import Limits
-from pushd.channel import Channel
 from pushd.conversation import (
     Conversation,
     ConversationOver,
@@ -33,10 +32,11 @@ from pushd.conversation import (
     is_cancellation,
     runs_on_reactor,
 )
-from pushd.protocol import PushProtocol
+from pushd.protocols.http.channel import Channel
+from pushd.protocols.websocket.protocol import PushProtocol
+from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Browser, Daemon
 from pushd.views import Request, View, accept_websocket
-from pushd.websocket import WebSocket
 
 
 def warnings(events: Sequence[LogEvent]) -> list[str]:

@@ -27,10 +27,10 @@ from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.tokens import read_token_keys
 from pushd.client import Client, publish
 from pushd.django import WebSocket as DjangoWebSocket
+from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Answer, Browser, Daemon
 from pushd.threads import BlockingWebSocket
 from pushd.views import Request
-from pushd.websocket import WebSocket
 from tests import django_site
 from tests.blocking import Network
 from tests.keyring import secret_keys, token

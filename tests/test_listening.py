@@ -13,8 +13,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.arrivals import Arrival
-from pushd.door import Door
 from pushd.listening import DoorService, prepare
+from pushd.protocols.http.site import Door
 from pushd.testing import Daemon
 
 

@@ -23,11 +23,12 @@ from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.counters import Traffic
 from pushd.access.limits import Limits
 from pushd.conversation import Conversation, ConversationOver, ThreadsBusy
-from pushd.protocol import PushProtocol
+from pushd.protocols.http.response import Response
+from pushd.protocols.websocket.protocol import PushProtocol
+from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Browser, Daemon
 from pushd.threads import BlockingWebSocket, ViewThreads, blocking
-from pushd.views import Request, Response, View, accept_websocket, require_websocket
-from pushd.websocket import WebSocket
+from pushd.views import Request, View, accept_websocket, require_websocket
 
 # How long a thread may take that has nothing more to do, in seconds of real time.
 PATIENCE = 30

@@ -14,10 +14,11 @@ from twisted.web.resource import Resource
 from twisted.web.static import Data
 
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, UNAVAILABLE, Closing
+from pushd.protocols.http.response import Response, page
 from pushd.routes import Routes
 from pushd.testing import Daemon
 from pushd.topics.broker import Unavailable
-from pushd.views import Request, Response, accept_websocket, page, require_websocket
+from pushd.views import Request, accept_websocket, require_websocket
 from tests.peer import TEXT, Peer, close_frame, frame, handshake, request, said
 
 

@@ -12,18 +12,16 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
+from pushd.protocols.http.response import Page, Response, page
 from pushd.testing import Daemon
 from pushd.views import (
     AnyView,
     Handshakes,
     HeaderMap,
-    Page,
     Request,
-    Response,
     accept_websocket,
     handshakes_of,
     name_of,
-    page,
     require_websocket,
 )
 

@@ -9,8 +9,9 @@ from typing import Any
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd import feeds, frames, outbound
 from pushd.access import connections as visits
+from pushd.protocols.websocket import frames, outbound
+from pushd.protocols.websocket import subscriber as feeds
 from pushd.testing import Daemon
 from pushd.ticker import ticker
 from pushd.topics.hub import Hub

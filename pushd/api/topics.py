@@ -14,20 +14,20 @@ from twisted.web.server import NOT_DONE_YET
 from pushd.access.authorization import Access, Denied, challenge, read_token
 from pushd.access.connections import Connections, log_ended, log_opened
 from pushd.access.tokens import Identity
-from pushd.answers import json_refusal, write_response
 from pushd.async_resource import PublishDoor
-from pushd.guard import is_topic
 from pushd.listener import TopicListener
 from pushd.longpoll import LongPoll
+from pushd.protocols.http.guard import is_topic
+from pushd.protocols.http.request import path_of
+from pushd.protocols.http.response import Response, json_refusal, write_response
 from pushd.publish import TopicPublish
-from pushd.request import path_of
 from pushd.routes import Match
 from pushd.schedule.timeouts import Deadlines
 from pushd.sse import KEEP_ALIVE, EventStream
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, check_topic
 from pushd.upgrade import UPGRADE, ViewDoor, ViewResource
-from pushd.views import Handshakes, Response
+from pushd.views import Handshakes
 
 # How long a long poll waits unless it says so itself, and how long at most, in seconds.
 _WAIT = 25.0

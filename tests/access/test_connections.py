@@ -10,9 +10,9 @@ from pushd.access.closing import GOING_AWAY, NORMAL, TOKEN_EXPIRED, Closing
 from pushd.access.connections import Connections
 from pushd.access.counters import Traffic
 from pushd.drain import Drain
+from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket
-from pushd.websocket import WebSocket
 
 
 class Line:

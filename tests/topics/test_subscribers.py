@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import TRY_AGAIN_LATER
 from pushd.access.counters import Traffic
-from pushd.outbox import unsent
+from pushd.protocols.transport import unsent
 from pushd.testing import Daemon
 from pushd.topics.fanout import Form, Part
 from pushd.topics.publication import Id, Publication

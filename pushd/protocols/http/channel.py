@@ -1,0 +1,219 @@
+"""One HTTP connection: what it is given time for, and whose turn it is."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+
+from pushd.access.admission import Ticket
+from pushd.protocols.http.headers import read_head
+from pushd.protocols.http.request import ChannelRequest, peer_name
+from pushd.protocols.http.strict import CONTROL, Refusing, StrictChannel
+from pushd.protocols.transport import unsent
+from pushd.schedule.timeouts import Deadlines
+
+# How long a request may take from the connection, or its first byte, to its last, in seconds.
+REQUEST_TIMEOUT = 20
+
+# How long a connection may be idle between two requests, in seconds.
+KEEP_ALIVE = 60
+
+# How long a reader may take for what fills the transport's buffer, in seconds.
+STALL_TIMEOUT = 60
+
+# How many bytes one must have read in that time to have it again.
+_STALL_BYTES = 1 << 16
+
+# How long a peer may take to read our last words and go, in seconds.
+LINGER = 5
+
+
+class Premises(Refusing, Protocol):
+    """What a connection needs of the door that it came through."""
+
+    #: What it is given time for: a request, the next one, to read an answer.
+    requests: Deadlines[Any]
+    idle: Deadlines[Any]
+    stalled: Deadlines[Any]
+    #: Whether nobody may stay for another request.
+    draining: bool
+    #: Where time comes from.
+    reactor: IReactorTime
+
+    def enter(self, channel: Channel) -> None:
+        """Count a connection in."""
+
+    def leave(self, channel: Channel) -> None:
+        """Count a connection out."""
+
+    def count_refusal(self, status: int) -> None:
+        """Count a request that was turned away."""
+
+    def log_failure(self, peer: str) -> None:
+        """Log an exception that twisted.web raised over what a client sent."""
+
+
+class Channel(StrictChannel):
+    """One HTTP/1.1 connection, held to its time and to the letter."""
+
+    site: Premises
+    requestFactory: Any = ChannelRequest
+    #: The connection's place, for its owner to give back.
+    ticket: Ticket
+
+    _turn: IDelayedCall | None = None
+    # What waited for the reader when its time began.
+    _unread = 0
+
+    def connectionMade(self) -> None:
+        """Wait for the first request."""
+        # Not the one of twisted.web: what it sets on the socket, DoorService has, for all at once.
+        self._networkProducer = self.transport
+        self.transport.registerProducer(self, True)
+        self.site.enter(self)
+        self.site.requests.start(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Parse a piece of a request; of one that was refused, what comes is read and dropped."""
+        if self._refused:
+            return
+        if self in self.site.idle:
+            self.site.idle.stop(self)
+            self.site.requests.start(self)
+        try:
+            if not self._take_whole_head(data):
+                super().dataReceived(data)
+        except Exception:
+            self.site.log_failure(peer_name(self.transport.getPeer()))
+            self.refuse(400, "the request is malformed")
+        # What is left is a line without its end; a line feed in it has no carriage return.
+        # (Within another call of this, it is only what that call still has to look at.)
+        waiting = self._busyReceiving or self.paused or not self.line_mode
+        if not waiting and b"\n" in data and b"\n" in self._buffer:
+            self.refuse(400, "a line of the request's head is malformed")
+
+    def allContentReceived(self) -> None:
+        """Answer a request that came whole and in time."""
+        # twisted.web reads a trailer and forgets it; a laxer server may find more lines in it.
+        trailer = getattr(self._transferDecoder, "_trailerHeaders", ())
+        if any(CONTROL.search(line) for line in trailer):
+            self.refuse(400, "a line of the request's trailer is malformed")
+        self._line = 0
+        self.site.requests.stop(self)
+        if not self._refused:
+            super().allContentReceived()
+
+    def requestDone(self, request: Any) -> None:
+        """Wait for the next request.
+
+        What stands behind it already has its turn when the answer has gone out and others have
+        had theirs: else who sends a thousand requests and reads nothing fills the memory.
+        """
+        if self.site.draining:
+            self.persistent = 0
+        self.paused = True
+        super().requestDone(request)
+        if self.transport is None or not self.persistent:
+            return
+        if self._buffer:
+            self._networkProducer.pauseProducing()
+            self._turn = self.site.reactor.callLater(0, self._take_turn)
+        else:
+            self.paused = False
+        waiting = self.site.requests if self._buffer else self.site.idle
+        waiting.start(self)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        # Twisted leaves this parameter untyped, and without the default of its base class.
+        """Give the place back."""
+        self.forget()
+        if self._turn is not None and self._turn.active():
+            self._turn.cancel()
+        self.ticket.leave()
+        self.site.leave(self)
+        super().connectionLost(reason)
+
+    def pauseProducing(self) -> None:
+        """Note that the reader is slow, and wait only so long."""
+        super().pauseProducing()
+        self._watch_reader()
+
+    def resumeProducing(self) -> None:
+        """Note that the reader has caught up."""
+        super().resumeProducing()
+        self.site.stalled.stop(self)
+        if self.paused:
+            self._take_turn()
+
+    def loseConnection(self) -> None:
+        """Close once all is sent, and not wait for ever until it is."""
+        super().loseConnection()
+        self._watch_reader()
+
+    def hand_over(self) -> None:
+        """Let go of a connection that speaks WebSocket from now on."""
+        self.requests.clear()
+        # The other clocks stand by now, as its request is here.
+        self.site.stalled.stop(self)
+        self.site.leave(self)
+
+    def time_out(self) -> None:
+        """Give up on a request that does not come to its end."""
+        if self._line or self.requests:
+            self.refuse(408, "the request did not come in time")
+        else:
+            self.site.count_refusal(408)
+            self.loseConnection()
+
+    def give_up(self) -> None:
+        """Give up on a reader, unless much was read in the time: a large answer may take long."""
+        before = self._unread
+        self._watch_reader()
+        if self._unread > before - _STALL_BYTES:
+            self.abort()
+
+    def abort(self) -> None:
+        """Give up on a peer that does not read, or does not go."""
+        self.transport.abortConnection()
+
+    def _watch_reader(self) -> None:
+        self._unread = unsent(self.transport)
+        self.site.stalled.start(self)
+
+    def _take_turn(self) -> None:
+        """Parse the request that came behind the one before, once that one's answer is gone."""
+        if self._waitingForTransport:
+            return  # resumeProducing comes back to it.
+        turn, self._turn = self._turn, None
+        if turn is not None and turn.active():
+            turn.cancel()
+        self.paused = False
+        self._networkProducer.resumeProducing()
+        self.dataReceived(b"")
+
+    def _take_whole_head(self, data: bytes) -> bool:
+        """Take a GET that comes in one piece; False leaves it to twisted.web.
+
+        This is what lineReceived, allHeadersReceived and allContentReceived do for others.
+        """
+        if self._line or self._buffer or self.paused or self.unwelcome or not self.line_mode:
+            return False
+        head = read_head(data)
+        if head is None:
+            return False
+        target, fields = head
+        request: Any = self.requestFactory(self)
+        request.requestHeaders = fields
+        self.requests.append(request)
+        if b"close" in b"".join(fields.values(b"Connection")).lower():
+            self.persistent = self.checkPersistence(request, b"HTTP/1.1")
+        if b"Cookie" in fields:
+            request.parseCookies()
+        self.site.requests.stop(self)
+        # What comes now is for the next request.
+        self._handlingRequest = True
+        self.setRawMode()
+        request.begin(b"GET", target, b"HTTP/1.1")
+        return True

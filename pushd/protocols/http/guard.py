@@ -1,0 +1,75 @@
+"""What is asked before any door opens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pushd.access.admission import Admission
+from pushd.access.counters import Metrics
+from pushd.access.origins import Origins, is_own_host
+from pushd.access.proxies import Proxies
+from pushd.protocols.http.headers import Fields, decode_path
+from pushd.protocols.http.response import Response, refusal
+
+# Gives the refusal of a request, or None for one that may come in.
+Guard = Callable[[Any], Response | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entrance:
+    """What a door asks of all who come.
+
+    :param max_body: bytes that the body of a request may have.
+    :param max_bodies: the same for those paths that may have more.
+    """
+
+    guard: Guard
+    admission: Admission
+    proxies: Proxies
+    metrics: Metrics
+    max_body: int
+    max_bodies: Mapping[bytes, int] = field(default_factory=dict)
+
+    def body_limit(self, path: bytes) -> int:
+        """How many bytes the body of a request to a path may have."""
+        return self.max_bodies.get(path, self.max_body)
+
+
+def public_guard(origins: Origins) -> Guard:
+    """Turn away requests without a Host, and WebSockets that pages of strangers ask for."""
+
+    def guard(request: Any) -> Response | None:
+        if not request.requestHeaders.has_host(request.clientproto):
+            return refusal(400, "a request needs one Host")
+        # A page may send a plain request to any site, but not read what a topic answers.
+        if request.wants_websocket or is_topic(request.path):
+            fields: Fields = request.requestHeaders
+            origin, host = fields.last(b"Origin"), fields.last(b"Host") or ""
+            if not origins.allow(origin, scheme=request.scheme, host=host):
+                return refusal(403, "this page's origin is not allowed here: see --origin")
+        return None
+
+    return guard
+
+
+def control_guard(request: Any) -> Response | None:
+    """Turn away all that a browser may have been tricked into sending.
+
+    Operators and publishers are no pages, so they have no Origin; and they know our address, so
+    they need no name for it that somebody else could point at us.
+    """
+    if not request.requestHeaders.has_host(request.clientproto):
+        return refusal(400, "a request needs one Host")
+    if request.header(b"origin") is not None:
+        return refusal(403, "this door is not for browsers: the request has an Origin")
+    address = getattr(request.getHost(), "host", None)
+    if not is_own_host(request.header(b"host") or "", address):
+        return refusal(403, "this door answers to its own address and to localhost only")
+    return None
+
+
+def is_topic(path: bytes) -> bool:
+    """Whether a request's path is that of a topic, however it is spelt."""
+    return decode_path(path).startswith(b"/topics/")

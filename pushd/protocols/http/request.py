@@ -1,0 +1,217 @@
+"""A request as the doors have it: who asks, what for, and how it ended."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from io import BytesIO
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from twisted.internet.interfaces import IAddress
+from twisted.python.failure import Failure
+from twisted.web.http import parse_qs
+from twisted.web.http_headers import Headers
+from twisted.web.server import Request
+
+from pushd.access.admission import Ticket
+from pushd.protocols.http.headers import Fields, asks_for_websocket, path_in, split_target
+from pushd.protocols.http.response import BUSY, write_failure, write_response
+from pushd.protocols.transport import is_plain
+
+# After so many pieces of a body they must have so many bytes on the average.
+_FREE_CHUNKS = 4096
+_MEAN_CHUNK = 16
+
+
+class ChannelRequest(Request):
+    """A request that knows who asks, and whose failures keep our insides to ourselves.
+
+    What twisted.web prepares for each, and a handshake has no use for, is made when it is asked
+    for: an answer's headers, cookies, the parts of the path.
+    """
+
+    channel: Any
+    content: Any
+    requestHeaders: Fields
+    #: Who asks, as ``address:port``, or the address alone where a proxy says so.
+    peer = "unknown"
+    #: ``http`` or ``https``, as the client sees it.
+    scheme = "http"
+    #: Whether it wants to go on as a WebSocket.
+    wants_websocket = False
+    #: Whether an application answers, which says itself what its pages may do.
+    foreign = False
+    #: The place that a client behind a proxy takes.
+    ticket: Ticket | None = None
+    #: The id of the connection that it is, if it is one that is listed.
+    connection: int | None = None
+    #: Whether its end is a line in the log: that of a stream has one of its own.
+    has_access_line = True
+
+    queued = 0
+    _chunks = 0
+    # When it was here as a whole, in seconds of the daemon's clock.
+    _since: float | None = None
+
+    def __init__(self, channel: Any, queued: object = 0) -> None:
+        # Not the one of twisted.web, which asks the kernel for our address each time.
+        self.channel = channel
+        self.transport = channel.transport
+        self.client = channel.getPeer()
+        self.requestHeaders = Fields()
+        self.notifications = []
+
+    @cached_property
+    def host(self) -> IAddress:
+        """The address that was asked."""
+        address: IAddress = self.channel.getHost()
+        return address
+
+    @cached_property
+    def responseHeaders(self) -> Headers:  # type: ignore[override]  # twisted.web assigns it.
+        """What the answer says of itself."""
+        return Headers()
+
+    @cached_property
+    def cookies(self) -> list[bytes]:  # type: ignore[override]  # twisted.web assigns it.
+        """The cookies that the answer sets."""
+        return []
+
+    @cached_property
+    def received_cookies(self) -> dict[bytes, bytes]:  # type: ignore[override]  # likewise.
+        """The cookies that the client sent, for twisted.web's resources."""
+        return {}
+
+    @cached_property
+    def prepath(self) -> list[bytes]:  # type: ignore[override]  # likewise.
+        """The parts of the path that have led to a twisted.web resource: none here."""
+        return []
+
+    @cached_property
+    def postpath(self) -> list[bytes]:  # type: ignore[override]  # likewise.
+        """The parts of the path that are left for a twisted.web resource: all of them."""
+        return [unquote_to_bytes(part) for part in self.path[1:].split(b"/")]
+
+    @cached_property
+    def _adapterCache(self) -> dict[str, object]:  # type: ignore[override]  # likewise.
+        return {}
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Begin, now that the body is here as well."""
+        self.begin(command, path, version)
+
+    def begin(self, method: bytes, target: bytes, version: bytes) -> None:
+        """Answer a request that is here as a whole."""
+        authority, target = split_target(target)
+        if authority is not None and self.requestHeaders.has_host(version):
+            # It counts in place of Host (RFC 9112 §3.2.2). One that names nobody can be no Host.
+            self.requestHeaders.setRawHeaders(b"Host", [authority or b"/"])
+        self.method, self.uri, self.clientproto = method, target, version
+        self.path, _, query = target.partition(b"?")
+        self.args = parse_qs(query, 1) if query else {}
+        if self.content is None:
+            self.content = BytesIO()
+        self.content.seek(0)
+        self.process()
+
+    def process(self) -> None:
+        """Find out who asks, then answer."""
+        site = self.site = self.channel.site
+        self._since = site.reactor.seconds()
+        self.wants_websocket = asks_for_websocket(self.requestHeaders)
+        address = getattr(self.client, "host", None)
+        client = site.entrance.proxies.client(address, self.requestHeaders)
+        self.scheme = client.scheme or ("https" if self.isSecure() else "http")
+        if client.address == (address or "unix"):
+            self.peer = peer_name(self.client)
+        else:
+            self.peer = client.address
+            self.ticket = ticket = site.entrance.admission.visit(client.address)
+            if ticket is None:
+                site.count_refusal(503)
+                write_response(self, BUSY)
+                return
+            self.notifyFinish().addBoth(lambda _: ticket.leave())
+        if self.path == b"*":
+            self._handleStar()
+            return
+        try:
+            self.render(site.getResourceFor(self))
+        except BaseException:
+            self.processingFailed(Failure())
+
+    def __repr__(self) -> str:
+        """Tell what it is without its query, as a token may be in that."""
+        asked = path_of(self) if self.path else "not read yet"
+        return f"<{type(self).__name__} {asked}>"
+
+    def isSecure(self) -> bool:
+        """Whether it came over TLS, or something else that Twisted says is as good."""
+        return not is_plain(self.transport) and bool(super().isSecure())
+
+    def header(self, name: bytes) -> str | None:
+        """The last value of a header; its bytes may be any, so they are taken for Latin-1."""
+        value = self.getHeader(name)
+        return None if value is None else value.decode("latin-1")
+
+    def gotLength(self, length: int | None) -> None:
+        """Refuse a body that is too large before it comes."""
+        super().gotLength(length)
+        if length is not None:
+            self._may_have(length)
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Take a piece of the body, which may not say beforehand how large it is."""
+        size = self.content.tell() + len(data)
+        self._chunks += 1
+        if not self._may_have(size):
+            return
+        if self._chunks > _FREE_CHUNKS and size < self._chunks * _MEAN_CHUNK:
+            self.channel.refuse(400, "the body comes in too many tiny chunks", "body")
+        else:
+            super().handleContentChunk(data)
+
+    @property
+    def seconds(self) -> float:
+        """How long it is here, since its last byte came."""
+        now: float = self.channel.site.reactor.seconds()
+        return now - (now if self._since is None else self._since)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Take note that the client left before it was answered."""
+        if self._since is not None:
+            self.channel.site.log_left(self)
+        super().connectionLost(reason)
+
+    def _may_have(self, size: int) -> bool:
+        """Whether the body may have so many bytes; refuses the request if not."""
+        limit = self.channel.site.entrance.body_limit(path_in(self.channel._path))
+        if size > limit:
+            error = f"the body is too large: it may have {limit} bytes"
+            self.channel.refuse(413, error, "body")
+        return bool(size <= limit)
+
+    def processingFailed(self, reason: Failure) -> None:
+        """Log an exception of ours, and answer 500 if that is still possible."""
+        self._log.failure(
+            "failed to answer {method} {path} for {peer}",
+            failure=reason,
+            event="request_failed",
+            method=self.method.decode("latin-1"),
+            path=path_of(self),
+            peer=self.peer,
+        )
+        write_failure(self)
+
+
+def peer_name(address: IAddress) -> str:
+    """An address as people write it: ``127.0.0.1:80``, ``[::1]:80``, or ``unix``."""
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    if host is None:
+        return "unix"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def path_of(request: Any) -> str:
+    """The path that is asked for, without its query, fit for a log."""
+    return ascii(request.path.decode("latin-1"))[1:-1]

@@ -1,0 +1,107 @@
+"""The opening handshake: what a client asks, checked to the letter, and the 101 it gets."""
+
+from __future__ import annotations
+
+import re
+from binascii import Error as Base64Error
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Sequence
+from hashlib import sha1
+from typing import NamedTuple
+
+from pushd.protocols.http.headers import Fields, has_token
+
+# RFC 9110 §5.6.2; a subprotocol's name is a token (RFC 6455 §4.1).
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+# RFC 6455 §1.3.
+_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+_OPENING = (
+    b"HTTP/1.1 101 Switching Protocols\r\n"
+    b"Upgrade: websocket\r\n"
+    b"Connection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: "
+)
+
+
+class Refused(Exception):
+    """A handshake that can't be: the HTTP status and one line that says why."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Handshake(NamedTuple):
+    """What a client's opening handshake says."""
+
+    key: str
+    subprotocols: tuple[str, ...]
+    extensions: str
+
+
+def read_handshake(method: bytes, version: bytes, fields: Fields) -> Handshake:
+    """Read an opening handshake. Raises Refused for one that RFC 6455 §4.2.1 does not allow."""
+    if method != b"GET":
+        raise Refused(400, "a WebSocket handshake is a GET")
+    values = fields.raw.get
+    if fields.holds(b"\x85"):
+        # A line's end to some (NEL), though nobody may parse what we have read a second time.
+        raise Refused(400, "a header of a WebSocket handshake holds a control byte")
+    if version != b"HTTP/1.1":
+        raise Refused(400, "a WebSocket handshake needs HTTP/1.1")
+    if len(values(b"Host", ())) != 1:
+        raise Refused(400, "a WebSocket handshake needs one Host")
+    if not has_token(values(b"Connection", ()), b"upgrade"):
+        raise Refused(400, "a WebSocket handshake needs Connection: Upgrade")
+    if values(b"Transfer-Encoding") or any(
+        value != b"0" for value in values(b"Content-Length", ())
+    ):
+        raise Refused(400, "a WebSocket handshake has no body")
+    if [value.strip() for value in values(b"Sec-Websocket-Version", ())] != [b"13"]:
+        raise Refused(426, "this server speaks WebSocket version 13")
+    if len(values(b"Origin", ())) > 1:
+        raise Refused(400, "a WebSocket handshake has one Origin at most")
+    return Handshake(
+        key=_read_key(values(b"Sec-Websocket-Key", ())),
+        subprotocols=_read_subprotocols(values(b"Sec-Websocket-Protocol", ())),
+        extensions=_join(values(b"Sec-Websocket-Extensions", ())),
+    )
+
+
+def opening(key: str, subprotocol: str | None, extensions: str | None) -> bytes:
+    """The answer that opens a WebSocket (RFC 6455 §4.2.2)."""
+    # The base64 ends with a line feed.
+    answer = _OPENING + b2a_base64(sha1((key + _GUID).encode()).digest())[:-1]
+    if subprotocol is not None:
+        answer += f"\r\nSec-WebSocket-Protocol: {subprotocol}".encode()
+    if extensions is not None:
+        answer += f"\r\nSec-WebSocket-Extensions: {extensions}".encode()
+    return answer + b"\r\n\r\n"
+
+
+def _read_key(keys: Sequence[bytes]) -> str:
+    if len(keys) != 1:
+        raise Refused(400, "a WebSocket handshake needs one Sec-WebSocket-Key")
+    try:
+        nonce = a2b_base64(keys[0], strict_mode=True)
+    except Base64Error:
+        nonce = b""
+    if len(nonce) != 16:
+        raise Refused(400, "Sec-WebSocket-Key is not 16 bytes in base64")
+    return keys[0].decode("ascii")
+
+
+def _read_subprotocols(values: Sequence[bytes]) -> tuple[str, ...]:
+    if not values:
+        return ()
+    offered = [name.strip() for name in _join(values).split(",")]
+    if len(set(offered)) != len(offered) or not all(map(_TOKEN.fullmatch, offered)):
+        raise Refused(400, "Sec-WebSocket-Protocol is not a list of different names")
+    return tuple(offered)
+
+
+def _join(values: Sequence[bytes]) -> str:
+    return b",".join(values).decode("latin-1")

@@ -1,0 +1,210 @@
+"""Publications on a WebSocket: as they are, or wrapped in JSON."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from functools import cache
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+
+from pushd.access.closing import BEGIN_ANEW, TRY_AGAIN_LATER, Closing
+from pushd.access.counters import Traffic
+from pushd.protocols.http.response import to_json
+from pushd.protocols.websocket.frames import message
+from pushd.topics.fanout import Batch, Form, Part, Send
+from pushd.topics.hub import Hub
+from pushd.topics.publication import Id, Publication
+from pushd.topics.subscription import Subscription
+
+#: The subprotocol in which each frame is JSON and says its id.
+V1 = "pushd.v1"
+
+
+class FrameWriter(Protocol):
+    """What takes messages, and frames as they are."""
+
+    def push(self, payload: bytes, *, binary: bool) -> None:
+        """Put one message on its way, as one frame, however big."""
+
+    def push_frames(self, frames: bytes) -> None:
+        """Put frames on their way that are ready to go."""
+
+    @property
+    def sender(self) -> Send | None:
+        """The ``send`` of a socket before which nothing waits; else None."""
+
+    @property
+    def window_bits(self) -> int:
+        """How far back deflate may look in a frame, as a power of two; 0: frames are plain."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What went over it, for whoever writes past it to add to."""
+
+
+class Socket(Protocol):
+    """What a feed needs of a WebSocket."""
+
+    @property
+    def wire(self) -> FrameWriter:
+        """Where frames go out, for as long as the conversation lasts."""
+
+    @property
+    def is_writing_paused(self) -> bool:
+        """Whether the connection has enough to do just now."""
+
+    def has_room_for(self, feed: Feed) -> bool:
+        """Whether the connection can take more just now; if not, ``Feed.resume`` is called."""
+
+    def keeps_up(self, feed: Feed) -> bool:
+        """Whether it can take what comes anyway; if not, ``Feed.resume`` is called."""
+
+    def close_with(self, closing: Closing) -> Any:
+        """Close the conversation."""
+
+
+class Feed:
+    """One topic on one WebSocket: each publication is a frame that holds its data, no more."""
+
+    __slots__ = (
+        "__weakref__",
+        "_form",
+        "_socket",
+        "_stopped",
+        "_subscription",
+        "_traffic",
+        "_write",
+        "begun",
+    )
+
+    transport = "websocket"
+
+    def __init__(self, socket: Socket) -> None:
+        self._socket = socket
+        self._subscription: Subscription | None = None
+        self._stopped = False
+        # Past the socket: whoever ends the conversation stops its feeds first.
+        self._write = socket.wire.push_frames
+        self._form = self.choose_form(socket.wire.window_bits)
+        self._traffic = socket.wire.traffic
+        #: Fires with whether nothing is missing since the id that was asked for.
+        self.begun: Deferred[bool] = Deferred()
+
+    @staticmethod
+    def choose_form(window_bits: int) -> Form:
+        """How publications go out."""
+        return _in_plain_frames(window_bits)
+
+    def start(self, hub: Hub, topic: str, after: Id | None) -> None:
+        """Begin."""
+        self._subscription = hub.subscribe(topic, self, after)
+        if self._stopped:  # by what it was sent at once
+            self.mute()
+
+    def mute(self) -> None:
+        """Send no more."""
+        self._stopped = True
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.cancel()
+
+    def stop(self) -> None:
+        """End. Who still waits for it to begin waits no longer."""
+        self.mute()
+        if not self.begun.called:
+            self.begun.callback(False)
+
+    def resume(self) -> None:
+        """Go on: the connection has room again."""
+        if self._subscription is not None:
+            self._subscription.resume()
+
+    def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
+        """Take note that it has begun, unless that has ended it."""
+        if not self.begun.called:
+            self.begun.callback(recovered)
+
+    def deliver(self, batch: Batch) -> None:
+        """Send what was published."""
+        frames, traffic = batch.render(self._form), self._traffic
+        traffic.messages_out += batch.count
+        traffic.bytes_out += len(frames)
+        self._write(frames)
+
+    def has_room(self) -> bool:
+        """Whether the connection can take more just now."""
+        return not self._stopped and self._socket.has_room_for(self)
+
+    def keeps_up(self) -> bool:
+        """Whether the connection can take what is published now."""
+        return not self._socket.is_writing_paused or self._socket.keeps_up(self)
+
+    def part(self) -> Part | None:
+        """How the connection takes what is published, where nothing waits before its socket."""
+        if self._stopped:
+            return None
+        send = self._socket.wire.sender
+        return None if send is None else Part(self._form, send, self._write, self._traffic)
+
+    def step_out(self) -> None:
+        """Note that something waits before the socket."""
+        if self._subscription is not None:
+            self._subscription.step_out()
+
+    def lost_track(self) -> None:
+        """Close, so that the client begins anew and is told what it missed."""
+        self._socket.close_with(BEGIN_ANEW if self.keeps_up() else TRY_AGAIN_LATER)
+
+
+class JsonFeed(Feed):
+    """One topic on one WebSocket that speaks ``pushd.v1``."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def choose_form(window_bits: int) -> Form:
+        """How publications go out: with their ids."""
+        return _in_json_frames(window_bits)
+
+    def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
+        """Tell where the publications begin."""
+        told = to_json(subscription_json(topic, id, recovered))
+        self._socket.wire.push(told.encode(), binary=False)
+        super().subscribed(topic, id, recovered)
+
+
+@cache
+def _in_plain_frames(window_bits: int) -> Form:
+    """The form in which a frame holds a publication's data."""
+
+    def form(publication: Publication) -> bytes:
+        data = publication.data
+        if isinstance(data, str):
+            return message(data.encode(), binary=False, window_bits=window_bits)
+        return message(data, binary=True, window_bits=window_bits)
+
+    return form
+
+
+@cache
+def _in_json_frames(window_bits: int) -> Form:
+    """The form in which a frame holds a publication with its id, as JSON."""
+
+    def form(publication: Publication) -> bytes:
+        payload = to_json(publication_json(publication)).encode()
+        return message(payload, binary=False, window_bits=window_bits)
+
+    return form
+
+
+def subscription_json(topic: str, id: Id, recovered: bool) -> dict[str, Any]:
+    """What a subscriber is told first: the publications that come follow this id."""
+    return {"subscribed": topic, "id": str(id), "recovered": recovered}
+
+
+def publication_json(publication: Publication) -> dict[str, Any]:
+    """A publication as JSON has it: text as ``data``, bytes as ``base64``."""
+    if isinstance(publication.data, str):
+        return {"id": str(publication.id), "data": publication.data}
+    return {"id": str(publication.id), "base64": b64encode(publication.data).decode()}

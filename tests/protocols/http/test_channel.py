@@ -1,0 +1,363 @@
+"""One HTTP connection: its time-outs, its turns, and what becomes of failures."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.error import ConnectionDone
+from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http import INTERNAL_SERVER_ERROR
+from twisted.web.resource import Resource
+from twisted.web.static import Data
+
+from pushd.protocols.http.response import Response
+from pushd.routes import Routes
+from pushd.testing import Daemon
+from pushd.views import Request
+from tests.channel_case import GET, ChannelTestCase
+from tests.peer import TEXT, Peer, UnixTransport, frame, handshake, request, said, serve
+from tests.unhurried import UNHURRIED
+
+FOREVER = 10_000_000
+
+
+class FailureTests(ChannelTestCase):
+    def test_page(self) -> None:
+        """When something of ours raises, the client gets a page, and the log the reason."""
+
+        class Broken(Routes):
+            def match(self, path: str) -> None:
+                raise ZeroDivisionError("our secret")
+
+        daemon = Daemon(Broken({}))
+        with capturedLogs() as events:
+            answer = daemon.get("/path?token=secret")
+        assert answer is not None
+        self.assertEqual(answer.status, INTERNAL_SERVER_ERROR)
+        self.assertIn("500 Internal Server Error", answer.text)
+        self.assertIn("Something went wrong here.", answer.text)
+        self.assertNotIn("secret", answer.text)
+        self.assertNotIn("Traceback", answer.text)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(said(events)[0], "failed to answer GET /path for 127.0.0.1:50001")
+
+    def test_fake_head(self) -> None:
+        """A HEAD is answered when the GET in its place fails, and when it does not."""
+
+        class Failing(Resource):
+            isLeaf = True
+
+            def render_GET(self, request: Any) -> bytes:
+                raise ZeroDivisionError
+
+        for resource, status in ((Failing(), 500), (Data(b"data", "text/plain"), 200)):
+            serve(self.daemon, resource)
+            peer = self.send(request("HEAD / HTTP/1.1", "Host: localhost:8080"))
+            self.assertEqual(peer.head.split(" ")[1], str(status))
+            self.assertEqual(peer.body, b"")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_unforeseen(self) -> None:
+        """Whatever parsing may raise, the client is told, and the operator has the traceback."""
+        peer = self.send()
+
+        def fail(line: bytes) -> None:
+            raise ZeroDivisionError(line)
+
+        peer.server.protocol.lineReceived = fail
+        peer.send(request("OPTIONS / HTTP/1.1", "Host: a"))
+        self.assertIn(" 400 ", peer.head)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
+class TimeTests(ChannelTestCase):
+    def test_keep_alive(self) -> None:
+        """An idle connection is kept for 60 seconds after an answer, and each answer anew."""
+        peer = self.send(GET)
+        for _ in range(3):
+            peer.advance(59.9)
+            self.assertIsNone(peer.lost)
+            peer.received.clear()
+            peer.send(GET)
+            self.assertEqual(peer.body, b"hello")
+        peer.advance(59.9)
+        self.assertIsNone(peer.lost)
+        peer.advance(0.2)
+        self.assertIs(peer.lost, ConnectionDone)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_no_request(self) -> None:
+        """A connection on which nothing comes is closed after 20 seconds without a word."""
+        peer = self.send()
+        peer.advance(19.9)
+        self.assertIsNone(peer.lost)
+        peer.advance(0.2)
+        self.assertIs(peer.lost, ConnectionDone)
+        self.assertEqual(peer.received, b"")
+
+    def test_slow_head(self) -> None:
+        """A head has 20 seconds to be complete, however its bytes dribble."""
+        peer = self.send()
+        for place in range(39):
+            peer.send(GET[place : place + 1])
+            peer.advance(0.5)
+        self.assertIsNone(peer.lost)
+        peer.advance(0.6)
+        self.assert_refused(peer, 408)
+
+    def test_slow_body(self) -> None:
+        """So has a body."""
+        peer = self.send(request("POST /hello/ HTTP/1.1", "Host: a", "Content-Length: 100"))
+        for _ in range(19):
+            peer.send(b"x")
+            peer.advance(1)
+        self.assertIsNone(peer.lost)
+        peer.advance(1.1)
+        self.assert_refused(peer, 408)
+
+    def test_slow_second_request(self) -> None:
+        """The time of a later request begins with its first byte."""
+        peer = self.send(GET)
+        self.requests.clear()
+        peer.received.clear()
+        peer.advance(50)
+        peer.send(GET[:9])
+        peer.advance(19.9)
+        self.assertIsNone(peer.lost)
+        peer.send(GET[9:30])
+        peer.advance(0.2)
+        self.assert_refused(peer, 408)
+
+    def test_slow_pipelined_request(self) -> None:
+        """A request that has begun behind another has its time from the end of that."""
+        peer = self.send(GET + GET[:30])
+        peer.advance(19.9)
+        self.assertIsNone(peer.lost)
+        peer.advance(0.2)
+        self.assertIsNotNone(peer.lost)
+
+    def test_slow_view(self) -> None:
+        """A view may take its time: no clock runs for the client then."""
+        peer = self.send(request("GET /slow/ HTTP/1.1", "Host: a"))
+        peer.advance(FOREVER)
+        self.assertIsNone(peer.lost)
+        self.answers[0].callback("at last")
+        peer.settle()
+        self.assertEqual(peer.body, b"at last")
+
+    def test_slow_reader(self) -> None:
+        """A reader who takes nothing for 60 seconds is dropped; one who goes on is not."""
+        serve(self.daemon, Data(b"x" * 1_000_000, "text/plain"))
+        patient, stuck = Peer(self.daemon), Peer(self.daemon)
+        for peer in (patient, stuck):
+            peer.stall()
+            peer.send(GET)
+        stuck.advance(50)
+        patient.resume()
+        self.assertEqual(len(patient.body), 1_000_000)
+        patient.send(GET)
+        stuck.advance(9.9)
+        self.assertTrue(stuck.server.connected)
+        stuck.advance(0.2)
+        patient.settle()
+        self.assertFalse(stuck.server.connected)
+        self.assertTrue(patient.server.connected)
+
+    def test_steady_reader(self) -> None:
+        """A large answer may take its time, as long as 64 KiB are read in a minute."""
+        for connection in ("close", "keep-alive"):
+            answer = Response(body=b"x" * 1_000_000)
+            self.answers.clear()
+            peer = self.send(request("GET /slow/ HTTP/1.1", "Host: a", f"Connection: {connection}"))
+            peer.stall()
+            self.answers[0].callback(answer)  # type: ignore[arg-type]  # any answer will do
+            peer.settle()
+            for _ in range(10):
+                del peer.server._unsent[: 1 << 16]
+                peer.advance(59.9)
+                self.assertTrue(peer.server.connected)
+            del peer.server._unsent[:60_000]
+            peer.advance(61)
+            self.assertFalse(peer.server.connected)
+
+    def test_slow_reader_of_the_end(self) -> None:
+        """So is one who does not take the last answer of a connection."""
+        peer = Peer(self.daemon)
+        peer.stall()
+        peer.send(request("GET /hello/ HTTP/1.1", "Host: a", "Connection: close"))
+        peer.advance(59.9)
+        self.assertTrue(peer.server.connected)
+        peer.advance(0.2)
+        self.assertFalse(peer.server.connected)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_reader_of_a_refusal(self) -> None:
+        """Who does not take a refusal is dropped after five seconds."""
+        peer = Peer(self.daemon)
+        peer.stall()
+        peer.send(b"nonsense\r\n\r\n")
+        peer.advance(4.9)
+        self.assertTrue(peer.server.connected)
+        peer.advance(0.2)
+        self.assertFalse(peer.server.connected)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_websocket_has_no_clock_of_http(self) -> None:
+        """A connection that has become a WebSocket is under none of these clocks."""
+        peer = self.send(handshake("/hello/"))
+        self.assertEqual(len(self.daemon.pending_calls), 1)
+        peer.advance(24)
+        peer.send(frame(TEXT, b"x"))
+        self.assertEqual(peer.texts, ["x"])
+
+
+class RequestTests(ChannelTestCase):
+    def test_pipelined(self) -> None:
+        """Requests that come together are answered one after the other."""
+        first = request("GET /slow/ HTTP/1.1", "Host: a")
+        peer = self.send(first + GET + first + GET)
+        self.assertEqual(peer.received, b"")
+        self.answers[0].callback("one")
+        peer.settle()
+        self.assertEqual(peer.received.count(b"HTTP/1.1 200 OK"), 2)
+        self.answers[1].callback("three")
+        peer.settle()
+        self.assertEqual(peer.received.count(b"hello"), 2)
+        self.assertLess(peer.received.index(b"one"), peer.received.index(b"hello"))
+        self.assertLess(peer.received.index(b"hello"), peer.received.index(b"three"))
+
+    def test_pipelined_to_a_slow_reader(self) -> None:
+        """What came behind a request waits until the answer before it has been taken."""
+        serve(self.daemon, Data(b"x" * 1_000_000, "text/plain"))
+        peer = Peer(self.daemon)
+        peer.stall()
+        peer.send(GET * 3)
+        self.assertLess(peer.server.unsent, 1_100_000)
+        for _ in range(3):
+            peer.resume()
+        self.assertEqual(peer.received.count(b"HTTP/1.1 200 OK"), 3)
+        self.assertEqual(peer.received.count(b"x" * 1_000_000), 3)
+
+    def test_pipelined_in_turn(self) -> None:
+        """They are not answered all in one go: others have their turn in between."""
+        transport = UnixTransport(self.daemon)
+        self.assertEqual(transport.receive(GET * 3).count(b"hello"), 1)
+        self.daemon.settle()
+        self.assertEqual(transport.value().count(b"hello"), 3)
+
+    def test_pipelined_and_gone(self) -> None:
+        """Who leaves before the turn of its next request leaves nothing behind."""
+        transport = UnixTransport(self.daemon)
+        self.assertEqual(transport.receive(GET + GET).count(b"hello"), 1)
+        transport.protocol.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.daemon.pending_calls, [])
+        self.assertEqual(len(self.requests), 1)
+
+    def test_http_1_0(self) -> None:
+        """HTTP/1.0 is answered, its length told, and its connection closed."""
+        for lines in ((), ("Host: localhost:8080",), ("Connection: keep-alive",)):
+            peer = self.send(request("GET /hello/ HTTP/1.0", *lines))
+            self.assertTrue(peer.head.startswith("HTTP/1.0 200 OK\r\n"))
+            self.assertIn("\r\nContent-Length: 5\r\n", peer.head)
+            self.assertEqual(peer.body, b"hello")
+            self.assertIs(peer.lost, ConnectionDone)
+
+    def test_close(self) -> None:
+        """Who asks for it finds its connection closed after the answer."""
+        peer = self.send(request("GET /hello/ HTTP/1.1", "Host: a", "Connection: close"))
+        self.assertIn("\r\nConnection: close", peer.head)
+        self.assertEqual(peer.body, b"hello")
+        self.assertIs(peer.lost, ConnectionDone)
+
+    def test_form(self) -> None:
+        """A form is a body like any other, for the view to read."""
+        kind = "Content-Type: application/x-www-form-urlencoded"
+        peer = self.send(
+            request("POST /hello/ HTTP/1.1", "Host: a", kind, "Content-Length: 7") + b"a=1&b=2"
+        )
+        self.assertEqual(peer.body, b"hello")
+        self.assertEqual(self.requests[0].body, b"a=1&b=2")
+        self.assertEqual(dict(self.requests[0].query), {})
+
+    def test_chunked(self) -> None:
+        """A body may come in chunks."""
+        head = request("POST /hello/ HTTP/1.1", "Host: a", "Transfer-Encoding: chunked")
+        self.send(head + b"3\r\nabc\r\n", b"2\r\nde\r\n0\r\n\r\n")
+        self.assertEqual(self.requests[0].body, b"abcde")
+
+    def test_tiny_chunks(self) -> None:
+        """Chunks that are mostly heads are refused; some thousand are free."""
+        head = request("POST /hello/ HTTP/1.1", "Host: a", "Transfer-Encoding: chunked")
+        self.assertEqual(self.send(head + b"1\r\nx\r\n" * 4096 + b"0\r\n\r\n").body, b"hello")
+        decent = b"10\r\n0123456789abcdef\r\n" * 5000
+        self.assertEqual(self.send(head + decent + b"0\r\n\r\n").body, b"hello")
+        self.assertEqual([len(asked.body) for asked in self.requests], [4096, 80_000])
+        self.requests.clear()
+        self.assert_refused(self.send(head + b"1\r\nx\r\n" * 4097), 400)
+
+    def test_invitation(self) -> None:
+        """Who waits for an invitation to send its body gets it."""
+        peer = self.send(
+            request("POST /hello/ HTTP/1.1", "Host: a", "Content-Length: 2", "Expect: 100-continue")
+        )
+        self.assertEqual(peer.received, b"HTTP/1.1 100 Continue\r\n\r\n")
+        peer.received.clear()
+        peer.send(b"ab")
+        self.assertEqual(peer.body, b"hello")
+
+    def test_tls(self) -> None:
+        """All of this holds over TLS, where a view sees https."""
+        peer = Peer(self.daemon, tls=True)
+        peer.send(GET)
+        self.assertEqual(peer.body, b"hello")
+        self.assertEqual(self.requests.pop().scheme, "https")
+        peer = Peer(self.daemon, tls=True)
+        peer.send(b"nonsense\r\n\r\n")
+        self.assert_refused(peer, 400)
+        peer = Peer(self.daemon, tls=True)
+        peer.send(handshake("/hello/") + frame(TEXT, b"x"))
+        self.assertEqual(peer.texts, ["x"])
+
+
+class ShortWayTests(SynchronousTestCase):
+    """A whole head at once is read as one that comes in pieces."""
+
+    def answer(self, *pieces: bytes) -> tuple[bytes, bool]:
+        """What a daemon says to a request in pieces, but for the time, and whether it stays."""
+
+        async def tell(request: Request) -> str:
+            return f"{request.method} {request.path} {request.query_string} {[*request.headers]}"
+
+        peer = Peer(Daemon({"/": tell}))
+        for piece in pieces:
+            peer.send(piece)
+        return re.sub(rb"Date: .*\r\n", b"", peer.received), peer.lost is None
+
+    @settings(UNHURRIED, derandomize=True, max_examples=300)
+    @given(
+        st.sampled_from(["GET", "HEAD", "get", "POST"]),
+        st.sampled_from(["/", "/?a=b", "*", "//", "http://a/", "/\x7f", "/a b", "", "/é"]),
+        st.sampled_from(["HTTP/1.1", "HTTP/1.0", "HTTP/1.1 ", "HTTP/2"]),
+        st.lists(
+            st.tuples(
+                st.sampled_from(
+                    ["Host", "host", "X", "X-é", "Content-Length", "Connection", "Expect", " X", ""]
+                ),
+                st.sampled_from([":", ": ", ":\t", "", " :"]),
+                st.sampled_from(["a", "0", "2", "close", "x\x00", "x\ry", "é", "", "100-continue"]),
+            ),
+            max_size=4,
+        ),
+    )
+    def test_same(
+        self, method: str, target: str, version: str, fields: list[tuple[str, str, str]]
+    ) -> None:
+        """Whatever the head holds, the answer is the same."""
+        lines = [f"{method} {target} {version}", *("".join(field) for field in fields), "", ""]
+        head = "\r\n".join(lines).encode("latin-1")
+        self.assertEqual(self.answer(head), self.answer(head[:1], head[1:]))

@@ -1,0 +1,365 @@
+"""What is asked before any door opens: one Host, and an Origin that may be there."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.logger import capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.access.origins import Origins
+from pushd.access.proxies import Proxies
+from pushd.protocols.http.guard import control_guard, public_guard
+from pushd.protocols.http.headers import Fields
+from pushd.testing import Answer, Daemon
+from pushd.views import Request, accept_websocket
+
+UPGRADE = (
+    "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+class GuardTestCase(SynchronousTestCase):
+    """A daemon with an echo that answers plain HTTP as well."""
+
+    def start(self, **settings: object) -> None:
+        """Start the daemon."""
+        self.asked: list[Request] = []
+
+        @accept_websocket
+        async def echo(request: Request) -> str | None:
+            self.asked.append(request)
+            if not request.is_websocket():
+                return "a page"
+            async for message in request.websocket:
+                request.websocket.send(message)
+            return None
+
+        self.daemon = Daemon({"/echo/": echo}, **settings)
+        self.addCleanup(self.daemon.stop)
+
+    def setUp(self) -> None:
+        """Start a daemon with its defaults."""
+        self.start()
+
+    def send(self, head: str, *, control: bool = False) -> Answer:
+        """Send a request line and headers, and give the answer."""
+        wire = self.daemon.open_connection(control=control)
+        wire.send(f"{head}\r\n".encode("latin-1"))
+        answer = wire.answer()
+        assert answer is not None, "there is no answer"
+        return answer
+
+    def ask(self, *headers: str, control: bool = False) -> Answer:
+        """Ask for a page with these headers."""
+        path = "/healthz" if control else "/echo/"
+        lines = "".join(f"{line}\r\n" for line in headers)
+        return self.send(f"GET {path} HTTP/1.1\r\n{lines}", control=control)
+
+    def assert_refused(self, answer: Answer | None, status: int, word: str) -> None:
+        """Check that it is an answer of one line, and that no view was asked."""
+        assert answer is not None, "there is no refusal"
+        self.assertEqual((answer.status, self.asked), (status, []))
+        self.assertIn(word, answer.text)
+        self.assertEqual(answer.text.count("\n"), 1)
+        self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
+        self.assertEqual(answer.headers["X-Content-Type-Options"], "nosniff")
+
+    def count(self, reason: str) -> float:
+        """How many were refused for a reason, as the control door tells it."""
+        answer = self.daemon.request("GET", "/metrics", control=True)
+        assert answer is not None
+        for line in answer.text.splitlines():
+            name, _, value = line.rpartition(" ")
+            if name == f'pushd_refused_total{{reason="{reason}"}}':
+                return float(value)
+        return 0
+
+
+class HostTests(GuardTestCase):
+    """One Host, at both doors (RFC 9112 §3.2)."""
+
+    def test_one(self) -> None:
+        """Any host that can be one will do at the public door."""
+        for host in (
+            "localhost",
+            "example.com:8080",
+            "192.0.2.1",
+            "[2001:db8::1]:8080",
+            "[::1]",
+            "a_b.example",
+            "EXAMPLE.com.",
+            "example.com:",
+            "",
+        ):
+            self.assertEqual(self.ask(f"Host: {host}").status, 200, host)
+
+    def test_none(self) -> None:
+        """HTTP/1.1 needs a Host; before there was HTTP/1.1 there was none."""
+        self.assert_refused(self.ask(), 400, "Host")
+        self.assertEqual(self.send("GET /echo/ HTTP/1.0\r\n").status, 200)
+
+    def test_two(self) -> None:
+        """Two hosts are none, be they the same, and in HTTP/1.0 as well."""
+        for second in ("localhost", "evil.com"):
+            two = f"Host: localhost\r\nHost: {second}\r\n"
+            self.assert_refused(self.send(f"GET /echo/ HTTP/1.1\r\n{two}"), 400, "Host")
+            self.assert_refused(self.send(f"GET /echo/ HTTP/1.0\r\n{two}"), 400, "Host")
+
+    def test_bad(self) -> None:
+        """What can't be a host is refused, before a view makes a link of it."""
+        for host in (
+            "a b",
+            "user@example.com",
+            "example.com/path",
+            "example.com?query",
+            "example.com#fragment",
+            "example.com:80:80",
+            "example.com:x",
+            "http://example.com",
+            "a\\b",
+            '"><script>',
+            "[::1",
+            "::1]",
+            "[::1]x",
+            "[]",
+            "a, b",
+            "caf\xe9",
+            "a\x85b",
+        ):
+            self.assert_refused(self.ask(f"Host: {host}"), 400, "Host")
+            self.assert_refused(self.ask(f"Host: {host}", control=True), 400, "Host")
+
+    def test_counted(self) -> None:
+        """Each refusal counts, at whichever door, and is one line in the log."""
+        with capturedLogs() as events:
+            self.ask()
+            self.ask(control=True)
+        lines = [
+            formatEvent(event)
+            for event in events
+            if str(event["log_namespace"]).startswith("pushd.")
+        ]
+        self.assertEqual(len(lines), 2, lines)
+        self.assertRegex(lines[0], r"^127\.0\.0\.1:\d+ GET /echo/ 400 \d+ after 0\.000 s$")
+        self.assertRegex(lines[1], r"^127\.0\.0\.1:\d+ GET /healthz 400 \d+ after 0\.000 s$")
+        self.assertEqual(self.count("bad_request"), 2)
+
+
+class OriginTests(GuardTestCase):
+    """Pages that ask for a WebSocket at the public door."""
+
+    def connect(self, origin: str | None, **headers: str) -> Answer | None:
+        """Ask for a WebSocket from a page; None for one that was opened."""
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        browser = self.daemon.connect("/echo/", origin=origin, headers=fields)
+        self.assertNotEqual(browser.opened, browser.refused is not None)
+        if browser.opened:
+            self.asked.clear()
+        return browser.refused
+
+    def test_same(self) -> None:
+        """A page of ours may, and so may who is no page."""
+        for origin in ("http://localhost:8080", "HTTP://LOCALHOST:8080", None):
+            self.assertIsNone(self.connect(origin), origin)
+
+    def test_foreign(self) -> None:
+        """A page of another site gets 403, before any view is asked."""
+        strangers = (
+            "http://evil.com",
+            "https://localhost:8080",
+            "http://localhost",
+            "http://localhost:8081",
+            "http://127.0.0.1:8080",
+            "http://localhost:8080@evil.com",
+            "http://localhost:8080.evil.com",
+            "null",
+        )
+        for origin in strangers:
+            self.assert_refused(self.connect(origin), 403, "origin")
+        self.assertEqual(self.count("forbidden"), len(strangers))
+
+    def test_logged(self) -> None:
+        """The refusal is one line in the log."""
+        with capturedLogs() as events:
+            self.connect("http://evil.com")
+        lines = [
+            formatEvent(event)
+            for event in events
+            if str(event["log_namespace"]).startswith("pushd.")
+        ]
+        self.assertEqual(len(lines), 1, lines)
+        self.assertRegex(lines[0], r"^127\.0\.0\.1:\d+ GET /echo/ 403 \d+ after 0\.000 s$")
+
+    def test_empty(self) -> None:
+        """An Origin that is there and says nothing is not a missing one."""
+        for value in ("", " "):
+            answer = self.ask("Host: localhost:8080", f"Origin:{value}", UPGRADE.strip())
+            self.assert_refused(answer, 403, "origin")
+
+    def test_two(self) -> None:
+        """Two origins never pass, in whichever order."""
+        ours, theirs = "Origin: http://localhost:8080", "Origin: http://evil.com"
+        for pair in ((ours, theirs), (theirs, ours)):
+            answer = self.ask("Host: localhost:8080", *pair, UPGRADE.strip())
+            self.assertIn(answer.status, (400, 403))
+            self.assertEqual(self.asked, [])
+
+    def test_host_of_the_attacker(self) -> None:
+        """What our own origin is follows from the Host, as any name may be ours."""
+        answer = self.ask("Host: evil.com", "Origin: http://localhost:8080", UPGRADE.strip())
+        self.assert_refused(answer, 403, "origin")
+
+    def test_plain_http(self) -> None:
+        """Plain HTTP is the browser's to guard: what a page may read there is not ours to say."""
+        self.assertEqual(self.ask("Host: localhost", "Origin: http://evil.com").status, 200)
+
+    def test_no_view(self) -> None:
+        """A stranger's page does not learn where there is a view."""
+        browser = self.daemon.connect("/nothing/", origin="http://evil.com")
+        self.assert_refused(browser.refused, 403, "origin")
+        browser = self.daemon.connect("/nothing/")
+        assert browser.refused is not None
+        self.assertEqual(browser.refused.status, 404)
+
+    def test_allowed(self) -> None:
+        """``--origin`` lets in whom it names, and nobody else."""
+        self.start(origins=Origins(["https://example.com", "https://*.example.org"]))
+        for origin in ("https://example.com", "https://a.example.org", "http://localhost:8080"):
+            self.assertIsNone(self.connect(origin), origin)
+        for origin in ("http://example.com", "https://example.org", "https://evil-example.org"):
+            self.assert_refused(self.connect(origin), 403, "--origin")
+
+    def test_all(self) -> None:
+        """``--origin '*'`` lets everybody in."""
+        self.start(origins=Origins(["*"]))
+        for origin in ("http://evil.com", "null", "garbage"):
+            self.assertIsNone(self.connect(origin), origin)
+
+    def test_behind_tls(self) -> None:
+        """Behind a proxy that ends TLS our own pages are those of https, and of https only."""
+        self.start(proxies=Proxies(["127.0.0.1"]))
+        proto = {"X_Forwarded_Proto": "https", "X_Forwarded_For": "192.0.2.1"}
+        self.assertIsNone(self.connect("https://localhost:8080", **proto))
+        self.assert_refused(self.connect("http://localhost:8080", **proto), 403, "origin")
+
+    def test_scheme_of_a_stranger(self) -> None:
+        """What a stranger says of TLS changes nothing."""
+        answer = self.connect("https://localhost:8080", X_Forwarded_Proto="https")
+        self.assert_refused(answer, 403, "origin")
+
+
+class ControlTests(GuardTestCase):
+    """The control door, which pages of all sites can reach through their visitors' browsers."""
+
+    def test_own(self) -> None:
+        """Who calls it by its address, or localhost, and is no page may ask."""
+        for host in ("localhost", "localhost:8081", "127.0.0.1", "127.0.0.1:8081", "LOCALHOST"):
+            self.assertEqual(self.ask(f"Host: {host}", control=True).status, 200, host)
+
+    def test_origin(self) -> None:
+        """No page may ask, not even one of ours."""
+        for origin in ("http://evil.com", "http://localhost:8081", "null", ""):
+            answer = self.ask("Host: localhost:8081", f"Origin: {origin}", control=True)
+            self.assert_refused(answer, 403, "browsers")
+        self.assertEqual(self.count("forbidden"), 4)
+
+    def test_rebinding(self) -> None:
+        """A name that somebody pointed at us is not ours."""
+        hosts = ("evil.com", "evil.com:8081", "127.0.0.1.nip.io", "[::1]", "192.0.2.1", "", ":8081")
+        for host in hosts:
+            answer = self.ask(f"Host: {host}", control=True)
+            self.assert_refused(answer, 403, "localhost")
+        self.assertEqual(self.count("forbidden"), len(hosts))
+
+    def test_before_anything_else(self) -> None:
+        """It does not tell such a page what is there and what is not."""
+        for path in ("/metrics", "/healthz", "/nothing"):
+            answer = self.send(f"GET {path} HTTP/1.1\r\nHost: evil.com\r\n", control=True)
+            self.assert_refused(answer, 403, "localhost")
+
+    def test_without_host(self) -> None:
+        """HTTP/1.0 may have no Host, but then there is none that is ours."""
+        answer = self.send("GET /healthz HTTP/1.0\r\n", control=True)
+        self.assert_refused(answer, 403, "localhost")
+        self.assert_refused(self.ask(control=True), 400, "Host")
+
+    def test_flag(self) -> None:
+        """No list of allowed origins opens this door."""
+        self.start(origins=Origins(["*"]))
+        answer = self.ask("Host: localhost", "Origin: http://localhost", control=True)
+        self.assert_refused(answer, 403, "browsers")
+
+    def test_proxied(self) -> None:
+        """A proxy's word does not count here."""
+        self.start(proxies=Proxies(["127.0.0.1"]), max_per_address=1)
+        for _ in range(3):
+            answer = self.ask("Host: localhost", "X-Forwarded-For: 192.0.2.1", control=True)
+            self.assertEqual(answer.status, 200)
+
+
+class OtherAddressTests(SynchronousTestCase):
+    """Doors at addresses that a daemon in memory does not have."""
+
+    def request(self, address: object, **headers: str) -> SimpleNamespace:
+        """Make a request that came in at an address."""
+        fields = Fields({name: [value] for name, value in headers.items()})
+
+        def header(name: bytes) -> str | None:
+            values = list(fields.getRawHeaders(name, []))
+            return values[-1].decode() if values else None
+
+        return SimpleNamespace(
+            requestHeaders=fields,
+            wants_websocket=b"Upgrade" in fields,
+            path=b"/",
+            clientproto=b"HTTP/1.1",
+            scheme="http",
+            header=header,
+            getHost=lambda: address,
+        )
+
+    def status(self, address: object, **headers: str) -> int:
+        """What the control door says, 200 for nothing."""
+        answer = control_guard(self.request(address, **headers))
+        return 200 if answer is None else answer.status
+
+    def test_ipv6(self) -> None:
+        """The door's own address may be one of IPv6."""
+        address = IPv6Address("TCP", "::1", 8081)
+        self.assertEqual(self.status(address, host="[::1]:8081"), 200)
+        self.assertEqual(self.status(address, host="localhost"), 200)
+        self.assertEqual(self.status(address, host="127.0.0.1:8081"), 403)
+
+    def test_dual_stack(self) -> None:
+        """On a socket for both, IPv4 has an address of IPv6, and its callers do not say so."""
+        address = IPv6Address("TCP", "::ffff:127.0.0.1", 8081)
+        self.assertEqual(self.status(address, host="127.0.0.1:8081"), 200)
+
+    def test_network(self) -> None:
+        """Where the door was opened to a network, the address that was asked is its own."""
+        address = IPv4Address("TCP", "192.0.2.1", 8081)
+        self.assertEqual(self.status(address, host="192.0.2.1:8081"), 200)
+        self.assertEqual(self.status(address, host="192.0.2.2:8081"), 403)
+
+    def test_unix(self) -> None:
+        """A Unix socket has no address, so localhost is all that there is."""
+        for name in (b"/run/pushd.sock", None):
+            address = UNIXAddress(name)
+            self.assertEqual(self.status(address, host="localhost"), 200)
+            for host in ("evil.com", "", "127.0.0.1", "None"):
+                self.assertEqual(self.status(address, host=host), 403, host)
+            self.assertEqual(self.status(address, host="localhost", origin="null"), 403)
+
+    def test_public(self) -> None:
+        """The public door asks nobody's address, only whose page it is."""
+        guard = public_guard(Origins())
+        asked = {"host": "[2001:db8::1]:8080", "upgrade": "websocket"}
+        address = UNIXAddress(None)
+        self.assertIsNone(guard(self.request(address, **asked)))
+        self.assertIsNone(guard(self.request(address, origin="http://[2001:db8::1]:8080", **asked)))
+        refused = guard(self.request(address, origin="http://[2001:db8::2]:8080", **asked))
+        assert refused is not None
+        self.assertEqual(refused.status, 403)

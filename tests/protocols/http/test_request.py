@@ -1,0 +1,174 @@
+"""A request as the doors have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import IResource, Resource
+from twisted.web.test.requesthelper import DummyChannel
+
+from pushd.access.proxies import Proxies
+from pushd.protocols.http.request import ChannelRequest, peer_name
+from pushd.testing import Daemon
+from pushd.views import Request
+from tests.channel_case import ChannelTestCase
+from tests.peer import Peer, handshake, request, said
+
+
+class Named(Resource):
+    """A twisted.web resource that wants what twisted.web gives to all of them."""
+
+    isLeaf = True
+
+    def render_GET(self, request: Any) -> bytes:
+        """Say what there is."""
+        request.setComponent(IResource, self)
+        itself = request.getComponent(IResource) is self
+        known = request.prepath, request.postpath, request.getCookie(b"a"), request.getHost().port
+        return repr((*known, itself)).encode()
+
+
+class TargetTests(SynchronousTestCase):
+    """What is asked for."""
+
+    def setUp(self) -> None:
+        """Have a view that says how it was asked."""
+
+        async def echo(request: Request) -> str:
+            return f"{request.path} of {request.host}, {dict(request.query)}"
+
+        async def resource(request: Request) -> Resource:
+            return Named()
+
+        self.daemon = Daemon({"/echo/": echo, "/": echo, "/resource/<path:rest>": resource})
+        self.addCleanup(self.daemon.stop)
+
+    def ask(self, target: str, *lines: str) -> str:
+        """Ask for a target in the name of another host; what is answered to it, as text."""
+        head = request(f"GET {target} HTTP/1.1", "Host: other", *lines)
+        peer = Peer(self.daemon)
+        peer.send(head)
+        return peer.received.partition(b"\r\n\r\n")[2].decode()
+
+    def test_origin_form(self) -> None:
+        """The path and the query, as browsers ask for them."""
+        self.assertEqual(self.ask("/echo/?a=1&b="), "/echo/ of other, {'a': '1', 'b': ''}")
+
+    def test_absolute_form(self) -> None:
+        """A whole URL, whose host counts in place of Host (RFC 9112 §3.2.2)."""
+        self.assertEqual(self.ask("http://here:80/echo/?a=1"), "/echo/ of here:80, {'a': '1'}")
+        self.assertEqual(self.ask("HTTPS://here"), "/ of here, {}")
+        self.assertEqual(self.ask("http://here?a=1"), "/ of here, {'a': '1'}")
+
+    def test_absolute_form_without_a_host(self) -> None:
+        """A URL whose host can be none is refused, as a Host like that is; so is one beside it."""
+        for target, *hosts in (
+            ("http://a@b/echo/", "Host: other"),
+            ("http:///echo/", "Host: other"),
+            ("http://here/echo/",),
+            ("http://here/echo/", "Host: other", "Host: here"),
+            ("http://here/echo/", "Host: a b"),
+        ):
+            peer = Peer(self.daemon)
+            peer.send(request(f"GET {target} HTTP/1.1", *hosts))
+            self.assertIn("400 Bad Request", peer.head, (target, hosts))
+
+    def test_body_of_an_absolute_form(self) -> None:
+        """A body may be as large, and a refusal is JSON, however its path is asked for."""
+        for target in ("/publish", "/publish?", "http://127.0.0.1:8081/publish"):
+            for size, status in ((3 << 20, "400"), (1 << 30, "413")):
+                peer = Peer(self.daemon, control=True)
+                length = f"Content-Length: {size}"
+                peer.send(request(f"POST {target} HTTP/1.1", "Host: 127.0.0.1:8081", length))
+                if status == "400":
+                    peer.send(b" " * size)
+                self.assertIn(f"HTTP/1.1 {status} ", peer.head, target)
+                self.assertIn("application/json", peer.head, target)
+
+    def test_for_resources(self) -> None:
+        """What a twisted.web resource may ask a request for, it is given."""
+        told = self.ask("/resource/a%20b/c", "Cookie: a=1")
+        self.assertEqual(told, "([], [b'resource', b'a b', b'c'], b'1', 8080, True)")
+
+
+class NameTests(SynchronousTestCase):
+    def test_names(self) -> None:
+        """An address reads as in a URL; a Unix socket has none."""
+        self.assertEqual(peer_name(IPv4Address("TCP", "10.1.2.3", 80)), "10.1.2.3:80")
+        self.assertEqual(peer_name(IPv6Address("TCP", "::1", 80)), "[::1]:80")
+        self.assertEqual(peer_name(UNIXAddress("/run/pushd.sock")), "unix")
+
+
+class ProxyTests(ChannelTestCase):
+    def settings(self) -> dict[str, Any]:
+        """Stand behind a proxy on this machine, with one place for each client."""
+        return {"proxies": Proxies(["127.0.0.1"]), "max_per_address": 1}
+
+    def ask(self, path: str, *lines: str) -> Peer:
+        """Ask as the proxy does."""
+        return self.send(request(f"GET {path} HTTP/1.1", "Host: localhost:8080", *lines))
+
+    def test_who_asks(self) -> None:
+        """The view and the log see the client, as the proxy tells of it."""
+        with capturedLogs() as events:
+            self.ask("/hello/", "X-Forwarded-For: 192.0.2.7", "X-Forwarded-Proto: https")
+        self.assertEqual(self.requests[0].peer, "192.0.2.7")
+        self.assertEqual(self.requests[0].scheme, "https")
+        self.assertEqual(said(events), ["192.0.2.7 GET /hello/ 200 5 after 0.000 s"])
+
+    def test_proxy_itself(self) -> None:
+        """A request of the proxy's own is from the proxy."""
+        self.ask("/hello/")
+        self.assertEqual(self.requests[0].peer, "127.0.0.1:50001")
+        self.assertEqual(self.requests[0].scheme, "http")
+
+    def test_places(self) -> None:
+        """Each client has its places, over whatever connection of the proxy it comes."""
+        line = "X-Forwarded-For: 192.0.2.7"
+        first = self.ask("/slow/", line)
+        self.assertIn(" 503 ", self.ask("/hello/", line).head)
+        self.assertIn(" 200 ", self.ask("/hello/", "X-Forwarded-For: 192.0.2.8").head)
+        self.answers[0].callback("done")
+        first.settle()
+        self.assertIn(" 200 ", self.ask("/hello/", line).head)
+        second = self.ask("/slow/", line)
+        second.vanish()
+        self.assertIn(" 200 ", self.ask("/hello/", line).head)
+        answer = self.daemon.request("GET", "/metrics", control=True)
+        assert answer is not None
+        self.assertIn('pushd_refused_total{reason="busy"} 1.0', answer.text)
+
+    def test_places_of_websockets(self) -> None:
+        """A WebSocket keeps its client's place until its end."""
+        line = "X-Forwarded-For: 192.0.2.7"
+        first = self.send(handshake("/hello/", line))
+        self.assertIn(" 101 ", first.head)
+        self.assertIn(" 503 ", self.ask("/hello/", line).head)
+        first.vanish()
+        self.assertIn(" 200 ", self.ask("/hello/", line).head)
+
+
+class ShownTests(SynchronousTestCase):
+    """What a request looks like to who comes to show it, in an error's text perhaps."""
+
+    def test_shown(self) -> None:
+        """Its path is told, and not its query, in which there may be a token."""
+        shown: list[str] = []
+
+        class Shown(Resource):
+            isLeaf = True
+
+            def render_GET(self, request: Any) -> bytes:
+                shown.append(repr(request))
+                return b""
+
+        async def view(request: Request) -> Resource:
+            return Shown()
+
+        with Daemon({"/a/<b>": view}) as daemon:
+            daemon.get("/a/b?token=secret")
+        self.assertEqual(shown, ["<ChannelRequest /a/b>"])
+        self.assertEqual(repr(ChannelRequest(DummyChannel())), "<ChannelRequest not read yet>")

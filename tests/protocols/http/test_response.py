@@ -1,0 +1,337 @@
+"""What a view returns, on the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+from twisted.web.static import Data
+
+from pushd.protocols.http.response import (
+    NOT_FOUND,
+    AnswerResource,
+    Response,
+    error_page,
+    page,
+    refusal,
+)
+from pushd.testing import Answer, Daemon
+from pushd.views import Request
+from tests.peer import Peer, request, said, serve
+
+
+class AnswersTestCase(SynchronousTestCase):
+    """A daemon whose view answers whatever a test wants."""
+
+    def setUp(self) -> None:
+        """Start the daemon."""
+        self.answer: Any = None
+
+        async def view(request: Request) -> Any:
+            return self.answer
+
+        self.daemon = Daemon({"/view/": view})
+
+    def get(self, answer: Any, method: str = "GET") -> Answer:
+        """Ask the view, which gives this answer."""
+        self.answer = answer
+        got = self.daemon.request(method, "/view/")
+        assert got is not None, "there is no answer"
+        return got
+
+    def send(self, answer: Any, method: str = "GET") -> Peer:
+        """Ask the view over a connection that stays open."""
+        self.answer = answer
+        peer = Peer(self.daemon)
+        peer.send(request(f"{method} /view/ HTTP/1.1", "Host: localhost:8080"))
+        return peer
+
+
+class AnswerTests(AnswersTestCase):
+    def test_text(self) -> None:
+        """Text is a page in UTF-8."""
+        got = self.get("<p>café")
+        self.assertEqual((got.status, got.text), (200, "<p>café"))
+        self.assertEqual(got.headers["Content-Type"], "text/html; charset=utf-8")
+        self.assertEqual(got.headers["Content-Length"], "8")
+
+    def test_bytes(self) -> None:
+        """Bytes are bytes."""
+        got = self.get(b"\x00\xff")
+        self.assertEqual((got.status, got.body), (200, b"\x00\xff"))
+        self.assertEqual(got.headers["Content-Type"], "application/octet-stream")
+        self.assertEqual(got.headers["Content-Length"], "2")
+
+    def test_empty(self) -> None:
+        """No text is a page of no length, not no answer."""
+        got = self.get("")
+        self.assertEqual((got.status, got.headers["Content-Length"]), (200, "0"))
+
+    def test_length(self) -> None:
+        """Where a body ends is not what a view says of it, but what it is; HEAD is told as much."""
+        said = {"Content-Length": "99", "Transfer-Encoding": "chunked"}
+        for body in ("four", b"four"):
+            peer = self.send(Response(200, said, body))
+            self.assertIn("\r\nContent-Length: 4\r\n", peer.head)
+            self.assertNotIn("Transfer-Encoding", peer.head)
+            peer.send(request("GET /view/ HTTP/1.1", "Host: localhost:8080"))
+            self.assertEqual(peer.received.count(b"HTTP/1.1 200 OK"), 2)
+        peer = self.send(Response(200, said), "HEAD")
+        self.assertIn("\r\nContent-Length: 99\r\n", peer.head)
+        for wrong in (["2", "3"], "many"):
+            peer = self.send(Response(200, {"Content-Length": wrong}, "four"), "HEAD")
+            self.assertIn("\r\nContent-Length: 4\r\n", peer.head)
+
+    def test_none(self) -> None:
+        """None is 204, without a body and without a word about it."""
+        peer = self.send(None)
+        self.assertTrue(peer.head.startswith("HTTP/1.1 204 No Content\r\n"))
+        self.assertNotRegex(peer.head, r"(?i)\n(content-(type|length)|transfer-encoding)")
+        self.assertEqual(peer.body, b"")
+
+    def test_response(self) -> None:
+        """A Response says everything itself."""
+        got = self.get(Response(418, {"X-Pot": "tea", "Content-Type": "text/tea"}, "short"))
+        self.assertEqual((got.status, got.text), (418, "short"))
+        self.assertEqual(got.headers["X-Pot"], "tea")
+        self.assertEqual(got.headers.get_all("Content-Type"), ["text/tea"])
+
+    def test_header_twice(self) -> None:
+        """A header may come more than once."""
+        got = self.get(Response(headers={"Set-Cookie": ["a=1", "b=2"], "X": ("c",)}))
+        self.assertEqual(got.headers.get_all("Set-Cookie"), ["a=1", "b=2"])
+        self.assertEqual(got.headers.get_all("X"), ["c"])
+
+    def test_header_in_a_header(self) -> None:
+        """A value with line ends in it makes no header of its own, and ends no head."""
+        peer = self.send(Response(headers={"X": "a\r\nY: b\r\n\r\nc"}))
+        self.assertNotIn("\r\nY:", peer.head)
+        self.assertEqual(peer.body, b"")
+
+    def test_phrase(self) -> None:
+        """Every status has its phrase; one of nobody's has none of ours."""
+        for status, phrase in ((200, "OK"), (426, "Upgrade Required"), (429, "Too Many Requests")):
+            head = self.send(Response(status)).head
+            self.assertTrue(head.startswith(f"HTTP/1.1 {status} {phrase}\r\n"), head)
+        self.assertTrue(self.send(Response(599)).head.startswith("HTTP/1.1 599 "))
+
+    def test_no_body(self) -> None:
+        """What must not have a body has none, whatever the view gave."""
+        for status in (204, 304):
+            peer = self.send(Response(status, body="body"))
+            self.assertEqual(peer.body, b"")
+            self.assertNotRegex(peer.head, r"(?i)\n(content-(type|length)|transfer-encoding)")
+
+    def test_page(self) -> None:
+        """A page is a file of the static client, with all that a file has."""
+        got = self.get(page("test.html"))
+        self.assertEqual(got.headers["Content-Type"], "text/html; charset=utf-8")
+        self.assertIn("ETag", got.headers)
+        self.assertEqual(got.body, getattr(self.daemon.get("/test.html"), "body", None))
+
+    def test_resource(self) -> None:
+        """A resource of twisted.web answers as it does everywhere."""
+        got = self.get(Data(b"data", "text/plain"))
+        self.assertEqual((got.status, got.body), (200, b"data"))
+        self.assertEqual(got.headers["Content-Type"], "text/plain")
+
+    def test_slow_resource(self) -> None:
+        """So does one that answers later, and in pieces."""
+        waiting: list[Any] = []
+
+        class Slow(Resource):
+            isLeaf = True
+
+            def render_GET(self, request: Any) -> int:
+                waiting.append(request)
+                return NOT_DONE_YET
+
+        peer = self.send(Slow())
+        self.assertEqual(peer.received, b"")
+        waiting[0].write(b"a")
+        waiting[0].write(b"bc")
+        waiting[0].finish()
+        peer.settle()
+        self.assertEqual(peer.body, b"1\r\na\r\n2\r\nbc\r\n0\r\n\r\n")
+
+    def test_head(self) -> None:
+        """HEAD has the head of each answer, and nothing behind it."""
+        for answer, length in (
+            ("text", "4"),
+            (b"bytes", "5"),
+            (Response(404, body="gone"), "4"),
+            (Data(b"data", "text/plain"), "4"),
+        ):
+            peer = self.send(answer, "HEAD")
+            self.assertIn(f"\r\nContent-Length: {length}\r\n", peer.head)
+            self.assertEqual(peer.body, b"", answer)
+        self.assertEqual(self.send(page("test.html"), "HEAD").body, b"")
+        self.assertEqual(self.send(None, "HEAD").body, b"")
+
+    def test_not_an_answer(self) -> None:
+        """What is no answer is an error that says what would be one."""
+        for answer in (5, ["text"], {"a": 1}, object, bytearray(b"x"), True):
+            self.assertEqual(self.get(answer).status, 500, answer)
+            (failure,) = self.flushLoggedErrors(TypeError)
+            self.assertIn("str, bytes, Response", failure.getErrorMessage())
+            self.assertIn(type(answer).__name__, failure.getErrorMessage())
+
+    def test_page_that_is_not_there(self) -> None:
+        """A page that does not exist, or may not be seen, is an error that names it."""
+        for name in ("nothing.html", "../setup.cfg", ".hidden", "/etc/passwd"):
+            self.assertEqual(self.get(page(name)).status, 500, name)
+            (failure,) = self.flushLoggedErrors(LookupError)
+            self.assertIn(name, failure.getErrorMessage())
+
+
+class ErrorTests(SynchronousTestCase):
+    def test_error_page(self) -> None:
+        """An error for people is a page that names it and leads back."""
+        answer = error_page(404, "<nothing> & nobody")
+        assert isinstance(answer.body, str)
+        self.assertEqual(answer.status, 404)
+        self.assertIn("<h1>404 Not Found</h1>", answer.body)
+        self.assertIn("<title>404 Not Found</title>", answer.body)
+        self.assertIn("<p>&lt;nothing&gt; &amp; nobody</p>", answer.body)
+        self.assertIn('<a href="/">', answer.body)
+
+    def test_refusal(self) -> None:
+        """An error for programs is one line of text, and its headers."""
+        answer = refusal(400, "no", {"X": "y"})
+        self.assertEqual((answer.status, answer.body), (400, "no\n"))
+        self.assertEqual(answer.headers, {"Content-Type": "text/plain; charset=utf-8", "X": "y"})
+
+    def test_resource(self) -> None:
+        """An answer can stand at an address, for every method, as often as asked."""
+        daemon = Daemon()
+        serve(daemon, AnswerResource(NOT_FOUND))
+        for method in ("GET", "POST", "GET"):
+            got = daemon.request(method, "/")
+            assert got is not None
+            self.assertEqual((got.status, got.text), (404, NOT_FOUND.body))
+
+
+class FailureTests(SynchronousTestCase):
+    """A resource that fails, at every moment at which it can."""
+
+    def setUp(self) -> None:
+        """Start a daemon."""
+        self.daemon = Daemon()
+
+    def ask(self, resource: Resource, method: str = "GET", *lines: str) -> Peer:
+        """Ask a resource that is going to fail, and see that it is logged once."""
+        serve(self.daemon, resource)
+        peer = Peer(self.daemon)
+        with capturedLogs() as events:
+            peer.send(request(f"{method} /path HTTP/1.1", "Host: localhost:8080", *lines))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        failures = [line for line in said(events) if "failed" in line]
+        self.assertEqual(failures, [f"failed to answer {method} /path for 127.0.0.1:50001"])
+        return peer
+
+    def test_at_once(self) -> None:
+        """A failure is a page of ours that tells nothing of it."""
+
+        class Failing(Resource):
+            isLeaf = True
+
+            def render_GET(self, request: Any) -> bytes:
+                raise ZeroDivisionError("our secret")
+
+        peer = self.ask(Failing())
+        self.assertTrue(peer.head.startswith("HTTP/1.1 500 Internal Server Error\r\n"))
+        self.assertIn("Something went wrong here.", peer.body.decode())
+        for secret in ("secret", "Traceback", "ZeroDivision", ".py", "Failing"):
+            self.assertNotIn(secret, peer.received.decode())
+        self.assertIsNone(peer.lost)
+
+    def test_with_headers(self) -> None:
+        """Nothing that the failed answer said of itself is said of the failure."""
+
+        class Failing(Resource):
+            isLeaf = True
+
+            def render_GET(self, request: Any) -> bytes:
+                request.setHeader("Cache-Control", "public, max-age=86400")
+                request.setHeader("Content-Encoding", "gzip")
+                request.setHeader("Content-Length", "5")
+                request.setHeader("Location", "/elsewhere")
+                request.setETag(b'"tag"')
+                request.setLastModified(1_700_000_000)
+                request.addCookie("a", "b")
+                request.setResponseCode(302)
+                raise ZeroDivisionError
+
+        peer = self.ask(Failing(), "GET", "Connection: close")
+        self.assertNotRegex(peer.head, "(?i)cache|encoding|location|etag|modified|cookie")
+        self.assertTrue(peer.head.startswith("HTTP/1.1 500 "))
+        self.assertIn(f"\r\nContent-Length: {len(peer.body)}\r\n", peer.head)
+        self.assertIn("\r\nDate: ", peer.head)
+        self.assertIn("\r\nConnection: close", peer.head)
+        self.assertIsNotNone(peer.lost)
+
+    def test_readers(self) -> None:
+        """Pages that may read the answer may read that it failed."""
+
+        class Failing(Resource):
+            isLeaf = True
+
+            def render_GET(self, request: Any) -> bytes:
+                request.setHeader("Access-Control-Allow-Origin", "https://a")
+                request.setHeader("Vary", "Origin")
+                raise ZeroDivisionError
+
+        peer = self.ask(Failing())
+        self.assertIn("\r\nAccess-Control-Allow-Origin: https://a", peer.head)
+        self.assertIn("\r\nVary: Origin", peer.head)
+
+    def test_in_the_middle(self) -> None:
+        """An answer that fails in the middle breaks off: the client sees that it is not whole."""
+
+        class Failing(Resource):
+            isLeaf = True
+
+            def render_GET(self, request: Any) -> bytes:
+                request.write(b"half")
+                raise ZeroDivisionError
+
+        peer = self.ask(Failing())
+        self.assertEqual(peer.body, b"4\r\nhalf\r\n")
+        self.assertIsNotNone(peer.lost)
+
+    def test_after_the_end(self) -> None:
+        """A failure behind the end of an answer does not touch it."""
+
+        class Failing(Resource):
+            isLeaf = True
+
+            def render_GET(self, request: Any) -> bytes:
+                request.write(b"whole")
+                request.finish()
+                raise ZeroDivisionError
+
+        peer = self.ask(Failing())
+        self.assertEqual(peer.body, b"5\r\nwhole\r\n0\r\n\r\n")
+        self.assertIsNone(peer.lost)
+        serve(self.daemon, Data(b"next", "text/plain"))
+        peer.send(request("GET / HTTP/1.1", "Host: localhost:8080"))
+        self.assertTrue(peer.received.endswith(b"next"))
+
+    def test_head(self) -> None:
+        """A HEAD that fails while its GET is tried is answered as well."""
+
+        class Failing(Resource):
+            isLeaf = True
+
+            def render_GET(self, request: Any) -> bytes:
+                raise ZeroDivisionError
+
+        serve(self.daemon, Failing())
+        peer = Peer(self.daemon)
+        peer.send(request("HEAD / HTTP/1.1", "Host: localhost:8080"))
+        self.flushLoggedErrors(ZeroDivisionError)
+        self.assertTrue(peer.head.startswith("HTTP/1.1 500 "))
+        self.assertEqual(peer.body, b"")

@@ -1,0 +1,271 @@
+"""What a transport has not sent yet: of Twisted's own, of TLS, and of one in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import CertificateOptions
+from twisted.internet.tcp import Connection
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.access.limits import Limits
+from pushd.protocols.cork import Turn
+from pushd.protocols.transport import lose, sender, unsent
+from pushd.testing import Daemon
+from pushd.views import Request, require_websocket
+
+
+class Descriptor(FileDescriptor):
+    """Twisted's transport, before a kernel that takes so many bytes at a time."""
+
+    def __init__(self, reactor: Any, *, takes: int = 0) -> None:
+        super().__init__(reactor)
+        self.connected = True
+        self.takes = takes
+
+    def writeSomeData(self, data: bytes) -> int:
+        """Take some."""
+        return min(self.takes, len(data))
+
+
+class Kernel:
+    """A socket that notes each system call, and takes so many bytes at a time."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.takes = 1 << 20
+        self.error: OSError | None = None
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Take some."""
+        if self.error is not None:
+            raise self.error
+        self.sent.append(bytes(data[: self.takes]))
+        return min(self.takes, len(data))
+
+    def setblocking(self, flag: bool) -> None:
+        """Never block, whatever is asked."""
+
+    def shutdown(self, how: int) -> None:
+        """Close both ways."""
+        self.sent.append(b"the end")
+
+    def close(self) -> None:
+        """Let go."""
+
+    def fileno(self) -> int:
+        """A number that nobody uses."""
+        return 1000
+
+
+class WriterTests(SynchronousTestCase):
+    """The short way to the kernel."""
+
+    def setUp(self) -> None:
+        """Connect to a kernel that takes all."""
+        self.reactor = MemoryReactorClock()
+        self.kernel = Kernel()
+        kernel: Any = self.kernel
+        self.transport: Any = Connection(kernel, Protocol(), self.reactor)
+        self.transport.connected = True
+        self.deferred = 0
+        self.write = Turn().writer(self.transport, self).write
+
+    def writing_deferred(self) -> None:
+        """Count it, before anything waits."""
+        self.assertIsNotNone(sender(self.transport))
+        self.deferred += 1
+
+    def test_at_once(self) -> None:
+        """What is written is one system call, and the reactor is not asked for anything."""
+        for data in (b"one", b"two"):
+            self.write(data)
+        self.assertEqual(self.kernel.sent, [b"one", b"two"])
+        self.assertEqual(unsent(self.transport), 0)
+        self.assertNotIn(self.transport, self.reactor.getWriters())
+        self.assertEqual(self.deferred, 0)
+
+    def test_sender(self) -> None:
+        """The socket itself can be written to where nothing waits; else it is told when it does."""
+        send = sender(self.transport)
+        assert send is not None
+        self.assertEqual(send(b"abc"), 3)
+        self.kernel.takes = 2
+        self.write(b"def")
+        self.write(b"ghi")
+        self.assertEqual(self.deferred, 1)
+        self.assertIsNone(sender(self.transport))
+        self.kernel.takes = 100
+        self.transport.doWrite()
+        self.assertIsNotNone(sender(self.transport))
+        self.assertEqual(self.kernel.sent, [b"abc", b"de", b"fghi"])
+
+    def test_rest(self) -> None:
+        """What the kernel does not take is written when it can, and what comes next behind it."""
+        self.kernel.takes = 2
+        self.write(b"abc")
+        self.write(b"def")
+        self.assertEqual(self.kernel.sent, [b"ab"])
+        self.assertEqual(unsent(self.transport), 4)
+        self.assertIn(self.transport, self.reactor.getWriters())
+        self.kernel.takes = 3
+        self.transport.doWrite()
+        # Some waits in the transport's older buffer now.
+        self.write(b"gh")
+        self.transport.doWrite()
+        self.transport.doWrite()
+        self.assertEqual(b"".join(self.kernel.sent), b"abcdefgh")
+        self.write(b"!")
+        self.assertEqual(self.kernel.sent[-1], b"!")
+
+    def test_no_room(self) -> None:
+        """A kernel that has no room, or no connection, is the transport's to deal with."""
+        for error in (BlockingIOError(), BrokenPipeError()):
+            self.kernel.error = error
+            self.write(b"abc")
+            self.assertIn(self.transport, self.reactor.getWriters())
+        self.assertEqual(unsent(self.transport), 6)
+
+    def test_no_socket(self) -> None:
+        """What only looks like a socket's transport, or encrypts, is written to as ever."""
+        self.transport.TLS = True
+        self.assertIs(Turn().writer(self.transport, self), self.transport)
+        self.assertIsNone(sender(self.transport))
+        transport = StringTransport()
+        Turn().writer(transport, self).write(b"abc")
+        self.assertIsNone(sender(transport))
+        self.assertEqual(transport.value(), b"abc")
+
+
+class LoseTests(SynchronousTestCase):
+    """The end of a connection."""
+
+    def setUp(self) -> None:
+        """Connect somebody who notes the end."""
+        self.reactor = MemoryReactorClock()
+        self.kernel = Kernel()
+        kernel: Any = self.kernel
+        self.lost: list[Failure] = []
+        protocol: Any = Protocol()
+        protocol.connectionLost = self.lost.append
+        self.transport: Any = Connection(kernel, protocol, self.reactor)
+        self.transport.connected = True
+        self.transport.startReading()
+
+    def test_at_once(self) -> None:
+        """Where nothing waits it ends at once, in order, and the reactor forgets it."""
+        lose(self.transport)
+        self.assertEqual(self.kernel.sent, [b"the end"])
+        self.lost[0].trap(ConnectionDone)
+        self.assertEqual(self.reactor.getReaders() + self.reactor.getWriters(), [])
+        lose(self.transport)
+        self.assertEqual(len(self.lost), 1)
+
+    def test_what_waits(self) -> None:
+        """What waits is sent before."""
+        self.transport.write(b"abc")
+        lose(self.transport)
+        self.assertEqual(self.lost, [])
+        why = self.transport.doWrite()
+        self.assertEqual(self.kernel.sent, [b"abc"])
+        self.assertIsInstance(why, ConnectionDone)
+
+    def test_others(self) -> None:
+        """A transport of another kind closes as it likes."""
+        transport = StringTransport()
+        lose(transport)
+        self.assertTrue(transport.disconnecting)
+
+
+class UnsentTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Make a transport whose kernel takes nothing yet."""
+        self.reactor = MemoryReactorClock()
+        self.transport = Descriptor(self.reactor)
+
+    def test_empty(self) -> None:
+        """A transport that has sent all has nothing left."""
+        self.assertEqual(unsent(self.transport), 0)
+
+    def test_written(self) -> None:
+        """What is written waits, before and after the kernel has been asked."""
+        self.transport.write(b"x" * 1000)
+        self.transport.writeSequence([b"x" * 100, b"x" * 10])
+        self.assertEqual(unsent(self.transport), 1110)
+        self.transport.doWrite()
+        self.assertEqual(unsent(self.transport), 1110)
+
+    def test_partly_sent(self) -> None:
+        """What the kernel has taken waits no more, though it is still in Twisted's buffer."""
+        self.transport.write(b"x" * 300_000)
+        self.transport.takes = 1000
+        self.transport.doWrite()
+        self.assertEqual(unsent(self.transport), 299_000)
+        self.transport.write(b"x" * 500)
+        self.assertEqual(unsent(self.transport), 299_500)
+        self.transport.doWrite()
+        self.assertEqual(unsent(self.transport), 298_500)
+        self.transport.takes = 1_000_000
+        while unsent(self.transport):
+            self.transport.doWrite()
+
+    def test_tls(self) -> None:
+        """Under TLS what waits in its own buffer counts, and what waits below it."""
+        factory = TLSMemoryBIOFactory(
+            CertificateOptions(),
+            isClient=True,
+            wrappedFactory=Factory.forProtocol(Protocol),
+            clock=self.reactor,
+        )
+        tls = factory.buildProtocol(None)
+        assert tls is not None
+        tls.makeConnection(self.transport)
+        hello = unsent(self.transport)
+        self.assertGreater(hello, 0)
+        self.assertEqual(unsent(tls), hello)
+        # Before the peer has answered, TLS has no key to encrypt it with.
+        tls.write(b"x" * 1000)
+        self.reactor.advance(0)
+        self.assertEqual(unsent(tls), hello + 1000)
+        self.assertEqual(unsent(self.transport), hello)
+
+    def test_other_wrapper(self) -> None:
+        """A wrapper without a buffer of its own has what its transport has."""
+        wrapper = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
+        wrapper.makeConnection(self.transport)
+        wrapper.write(b"x" * 1000)
+        self.assertEqual(unsent(wrapper), 1000)
+
+    def test_unknown(self) -> None:
+        """A transport of another kind counts as empty."""
+        transport = StringTransport()
+        transport.write(b"x" * 1000)
+        self.assertEqual(unsent(transport), 0)
+
+    def test_memory(self) -> None:
+        """The transport in memory says it itself, so a slow reader is told so in tests as well."""
+
+        @require_websocket
+        async def flood(request: Request) -> None:
+            async for _ in request.websocket:
+                request.websocket.send(b"x" * 1000)
+
+        daemon = Daemon({"/flood/": flood}, limits=Limits(max_buffered=10_000))
+        self.addCleanup(daemon.stop)
+        browser = daemon.connect("/flood/")
+        browser.stall()
+        for _ in range(20):
+            browser.send("more")
+        self.assertEqual(browser.messages, [])
+        browser.resume()
+        # With four bytes of head each, the tenth went beyond the limit.
+        self.assertEqual(len(browser.messages), 10)
+        assert browser.closing is not None
+        self.assertEqual(browser.closing.code, 1013)

@@ -1,0 +1,160 @@
+"""What comes in from a peer, however it is cut, and in whose turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.access.limits import Limits
+from pushd.protocols.websocket.socket import WebSocket
+from tests.peer import BINARY, PING, PONG, TEXT, Frame, frame, said
+from tests.wire_case import WireTestCase, fragments
+
+
+class MessageTests(WireTestCase):
+    def test_kinds(self) -> None:
+        """Text comes as text and binary as binary, of each length that has its own form."""
+        for length in (0, 1, 124, 125, 126, 127, 128, 65535, 65536, 200_000):
+            for opcode in (TEXT, BINARY):
+                peer = self.connect("/echo/")
+                peer.send(frame(opcode, b"x" * length))
+                self.assertEqual(peer.frames, [Frame(opcode, b"x" * length)], length)
+
+    def test_unicode(self) -> None:
+        """Text is UTF-8 from end to end."""
+        text = "café ☕ 🎉 \u0000 \U0010ffff"
+        self.peer.send(frame(TEXT, text.encode()))
+        self.assertEqual(self.peer.texts, [text])
+
+    def test_order(self) -> None:
+        """Messages keep their order, however many come at once."""
+        texts = [f"{number}" for number in range(200)]
+        self.peer.send(b"".join(frame(TEXT, text.encode()) for text in texts))
+        self.assertEqual(self.peer.texts, texts)
+
+    def test_byte_by_byte(self) -> None:
+        """It does not matter how TCP cuts frames."""
+        data = frame(TEXT, b"one") + frame(BINARY, b"t" * 200) + frame(TEXT, b"three")
+        self.peer.send(*(data[place : place + 1] for place in range(len(data))))
+        self.assertEqual(
+            [each.payload for each in self.peer.frames], [b"one", b"t" * 200, b"three"]
+        )
+
+    def test_fragments(self) -> None:
+        """A message in fragments arrives whole, whatever they are."""
+        for pieces in ([b"a", b"b"], [b"", b"ab"], [b"ab", b""], [b"", b"", b""], [b"x"] * 50):
+            for opcode in (TEXT, BINARY):
+                peer = self.connect("/echo/")
+                peer.send(*fragments(opcode, pieces))
+                self.assertEqual(peer.frames, [Frame(opcode, b"".join(pieces))])
+                peer.send(frame(TEXT, b"after"))
+                self.assertEqual(peer.frames[-1].payload, b"after")
+
+    def test_fragments_of_many_messages(self) -> None:
+        """The fragments of a message count for that message alone."""
+        for count in range(1, 5):
+            self.peer.send(b"".join(fragments(TEXT, [b"x"] * 250)))
+            self.assertEqual(self.peer.texts, ["x" * 250] * count)
+
+    def test_fragments_cut_a_letter(self) -> None:
+        """A letter may be cut by the end of a fragment."""
+        self.peer.send(*fragments(TEXT, [b"caf\xc3", b"\xa9"]))
+        self.assertEqual(self.peer.texts, ["café"])
+
+    def test_control_between_fragments(self) -> None:
+        """A ping between fragments is answered at once, and the message still arrives whole."""
+        first, second = fragments(TEXT, [b"a", b"b"])
+        self.peer.send(first, frame(PING, b"now"))
+        self.assertEqual(self.peer.frames, [Frame(PONG, b"now")])
+        self.peer.send(frame(PONG, b"?"), second)
+        self.assertEqual(self.peer.frames[1:], [Frame(TEXT, b"ab")])
+
+    def test_ping(self) -> None:
+        """A ping is answered with a pong that holds the same, up to 125 bytes."""
+        for payload in (b"", b"x", b"\x00" * 125):
+            self.peer.send(frame(PING, payload))
+            self.assertEqual(self.peer.frames[-1], Frame(PONG, payload))
+
+    def test_unsolicited_pong(self) -> None:
+        """A pong that nobody asked for does no harm."""
+        self.peer.send(frame(PONG), frame(PONG, b"hello"), frame(TEXT, b"x"))
+        self.assertEqual(self.peer.frames, [Frame(TEXT, b"x")])
+
+    def test_exception_inside(self) -> None:
+        """Should anything go wrong inside, the peer hears 1011, the log once, and it ends well."""
+        for segments in (
+            [frame(TEXT, b"x")],
+            [frame(TEXT, b"x") + frame(TEXT, b"y")],
+            [frame(TEXT, b"x" * 200)],
+            fragments(TEXT, [b"x", b"y"]),
+        ):
+            peer = self.connect("/idle/")
+            with capturedLogs() as events:
+                with failing(self):
+                    peer.send(*segments)
+                self.assertEqual(peer.code, 1011)
+                self.assertNotIn(b"secret", peer.received)
+                peer.send(frame(TEXT, b"y" * 200), frame(TEXT, b"z"))
+                self.assert_closed(1011, peer)
+            self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+            failures = [line for line in said(events) if "failed" in line]
+            self.assertEqual(len(failures), 1)
+            self.assertIn("127.0.0.1", failures[0])
+
+
+class TurnTests(WireTestCase):
+    """What comes at once."""
+
+    def settings(self) -> dict[str, Any]:
+        """Let there be ten messages a second, and little room."""
+        return {"limits": Limits(max_rate=10, max_buffered=100_000)}
+
+    def test_many_in_one_segment(self) -> None:
+        """What comes at once is done in turns, so that others have theirs; all of it in order."""
+        peer = self.connect("/echo/")
+        peer.send(b"".join(frame(TEXT, str(number).encode()) for number in range(90)))
+        self.assertEqual(peer.texts, [str(number) for number in range(90)])
+
+    def test_leaves_between_turns(self) -> None:
+        """Who leaves between two turns leaves nothing behind."""
+        peer = self.connect("/echo/")
+        peer.server.protocol.dataReceived(frame(TEXT, b"x") * 90)
+        peer.vanish()
+        self.daemon.settle()
+
+
+class ReentryTests(WireTestCase):
+    def test_room_is_made_while_messages_come(self) -> None:
+        """A reader that makes room while messages are handed on does not upset their order."""
+        peer = self.connect("/idle/")
+        websocket = self.requests[0].websocket
+        take = WebSocket.message_received
+        heard: list[object] = []
+
+        def read_when_full(_: WebSocket, message: str | bytes) -> None:
+            take(websocket, message)
+            if websocket.count_messages() == 64:
+                heard.extend(websocket.read() for _ in range(64))
+
+        self.patch(WebSocket, "message_received", read_when_full)
+        peer.send(b"".join(frame(TEXT, str(number).encode()) for number in range(200)))
+        while websocket.has_messages():
+            heard.append(websocket.read())
+        self.assertEqual(heard, [str(number) for number in range(200)])
+        self.assertFalse(peer.server.reading_paused)
+
+
+@contextmanager
+def failing(case: SynchronousTestCase) -> Iterator[None]:
+    """Let something go wrong at each message that a WebSocket takes."""
+
+    def fail(websocket: WebSocket, message: object) -> None:
+        raise ZeroDivisionError("our secret")
+
+    patch = case.patch(WebSocket, "message_received", fail)
+    yield
+    patch.restore()

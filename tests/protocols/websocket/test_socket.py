@@ -1,0 +1,1283 @@
+"""What a view holds of its conversation: each name of it, rule by rule."""
+
+from __future__ import annotations
+
+import builtins
+import random
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock, deferLater
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.access.closing import GOING_AWAY, NORMAL, Closing
+from pushd.access.counters import Traffic
+from pushd.access.limits import Limits
+from pushd.protocols.http.response import Response
+from pushd.protocols.websocket.socket import WebSocket
+from pushd.testing import Browser, Daemon
+from pushd.views import Request, accept_websocket
+
+# What send() takes neither as text nor as binary.
+NO_DATA: list[Any] = [None, 7, 1.5, True, bytearray(b"a"), memoryview(b"a"), ["a"], ("a",), {}]
+
+
+class Line:
+    """An offer and its wire in one: it notes what is asked of it.
+
+    :param subprotocols: what the client offers.
+    :param early: the messages that came together with the handshake.
+    """
+
+    def __init__(self, subprotocols: tuple[str, ...] = (), early: tuple[str, ...] = ()) -> None:
+        self.subprotocols = subprotocols
+        self.early = list(early)
+        self.events: list[str] = []
+        self.sent: list[tuple[bytes, bool]] = []
+        self.closings: list[Closing] = []
+        self.limit = 1000
+        self.websocket: WebSocket | None = None
+
+    def accept(self, websocket: WebSocket, subprotocol: str | None) -> Line:
+        """Answer 101."""
+        self.websocket = websocket
+        self.events.append(f"accept {subprotocol}")
+        return self
+
+    def send(self, payload: bytes, *, binary: bool) -> None:
+        """Take a message, as long as it is not too long."""
+        if len(payload) > self.limit:
+            raise ValueError("too long")
+        self.sent.append((payload, binary))
+
+    push = send
+    window_bits = 0
+    sender = None
+    traffic = Traffic()
+
+    def push_frames(self, frames: bytes) -> None:
+        """Let them go: nobody subscribes here."""
+
+    def is_full(self) -> bool:
+        """Never."""
+        return False
+
+    def close(self, closing: Closing) -> None:
+        """Take the Close."""
+        self.closings.append(closing)
+
+    def pause_reading(self) -> None:
+        """Note it."""
+        self.events.append("pause")
+
+    def resume_reading(self) -> None:
+        """Note it, and deliver what came early."""
+        self.events.append("resume")
+        while self.early:
+            assert self.websocket is not None
+            self.websocket.message_received(self.early.pop(0))
+
+
+class View:
+    """A view that runs, does not, or of which that is not known."""
+
+    running: bool | None = False
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    def over(self) -> None:
+        """Note the end."""
+        self.ended.append("over")
+
+    def told(self) -> None:
+        """Note that it knows."""
+        self.ended.append("told")
+
+
+class LineTestCase(SynchronousTestCase):
+    """A WebSocket on a line that notes everything."""
+
+    def setUp(self) -> None:
+        """Offer a handshake."""
+        self.clock = Clock()
+        self.line = Line()
+        self.websocket = WebSocket(self.line, self.clock)
+        self.view = View()
+        self.ended = self.view.ended
+        self.websocket.belong_to(self.view)
+
+    def receive(self, *messages: str | bytes) -> None:
+        """Let messages come."""
+        for message in messages:
+            self.websocket.message_received(message)
+
+    def wait(self, timeout: float | None = None) -> str | bytes | None:
+        """Take the message that must be here."""
+        return self.successResultOf(self.websocket.wait(timeout))
+
+
+class OpeningTests(LineTestCase):
+    """The handshake is answered when the view first needs it, and as the view wants it."""
+
+    def test_first_need(self) -> None:
+        """Each call that needs the connection opens it, once."""
+
+        async def iterate(websocket: WebSocket) -> None:
+            async for _ in websocket:
+                raise AssertionError("nothing came")
+
+        calls: list[Callable[[WebSocket], object]] = [
+            lambda websocket: websocket.accept(),
+            lambda websocket: websocket.wait(),
+            lambda websocket: websocket.read(),
+            lambda websocket: websocket.count_messages(),
+            lambda websocket: websocket.has_messages(),
+            lambda websocket: websocket.send("a"),
+            lambda websocket: websocket.close(),
+            lambda websocket: Deferred.fromCoroutine(iterate(websocket)),
+        ]
+        for number, call in enumerate(calls):
+            line = Line()
+            websocket = WebSocket(line, self.clock)
+            self.assertTrue(websocket.is_offered)
+            call(websocket)
+            self.assertFalse(websocket.is_offered)
+            websocket.read()
+            self.assertEqual(line.events, ["accept None", "resume"], number)
+
+    def test_no_need(self) -> None:
+        """Looking at it does not open it."""
+        self.assertFalse(self.websocket.is_closed())
+        self.assertIsNone(self.websocket.subprotocol)
+        self.assertIs(self.websocket.__aiter__(), self.websocket)
+        self.assertTrue(self.websocket.is_offered)
+        self.assertEqual(self.line.events, [])
+
+    def test_early_messages(self) -> None:
+        """What came together with the handshake is there, in order, once it is answered."""
+        line = Line(early=("a", "b", "c"))
+        websocket = WebSocket(line, self.clock)
+        self.assertEqual(websocket.count_messages(), 3)
+        self.assertEqual([websocket.read() for _ in range(4)], ["a", "b", "c", None])
+
+    def test_subprotocol(self) -> None:
+        """A view chooses one of the subprotocols on offer, whichever it likes."""
+        line = Line(subprotocols=("chat.v2", "chat.v1"))
+        websocket = WebSocket(line, self.clock)
+        websocket.accept("chat.v1")
+        self.assertEqual(websocket.subprotocol, "chat.v1")
+        self.assertEqual(line.events, ["accept chat.v1", "resume"])
+
+    def test_no_subprotocol(self) -> None:
+        """Without a choice there is none, whatever is on offer."""
+        websocket = WebSocket(Line(subprotocols=("chat",)), self.clock)
+        websocket.accept()
+        self.assertIsNone(websocket.subprotocol)
+
+    def test_wrong_subprotocol(self) -> None:
+        """A subprotocol that is not on offer is a ValueError, and the handshake still waits."""
+        line = Line(subprotocols=("chat",))
+        websocket = WebSocket(line, self.clock)
+        for subprotocol in ("Chat", "", "chat "):
+            error = self.assertRaises(ValueError, websocket.accept, subprotocol)
+            self.assertIn(repr(subprotocol), str(error))
+        self.assertTrue(websocket.is_offered)
+        self.assertIsNone(websocket.subprotocol)
+        websocket.accept("chat")
+        self.assertEqual(line.events, ["accept chat", "resume"])
+
+    def test_too_late(self) -> None:
+        """Choosing a subprotocol after the handshake has been answered is a RuntimeError."""
+        line = Line(subprotocols=("a", "b"))
+        websocket = WebSocket(line, self.clock)
+        websocket.read()
+        self.assertRaises(RuntimeError, websocket.accept, "a")
+        self.assertIsNone(websocket.subprotocol)
+
+    def test_again(self) -> None:
+        """Accepting again changes nothing; asking for another subprotocol is refused."""
+        line = Line(subprotocols=("a", "b"))
+        websocket = WebSocket(line, self.clock)
+        websocket.accept("a")
+        websocket.accept("a")
+        websocket.accept()
+        self.assertRaises(RuntimeError, websocket.accept, "b")
+        self.assertEqual(websocket.subprotocol, "a")
+        self.assertEqual(line.events, ["accept a", "resume"])
+
+    def test_gone_before(self) -> None:
+        """When the client left before, nothing is answered, and the view learns of the end."""
+        websocket = WebSocket(Line(subprotocols=("a",)), self.clock)
+        websocket.connection_lost()
+        self.assertFalse(websocket.is_offered)
+        self.assertTrue(websocket.is_closed())
+        websocket.accept("a")
+        websocket.send("nobody hears")
+        self.assertIsNone(self.successResultOf(websocket.wait()))
+        self.assertIsNone(websocket.subprotocol)
+        self.successResultOf(websocket.close())
+        self.assertEqual(self.line.events, [])
+
+    def test_gone_meanwhile(self) -> None:
+        """A view that is just being told that the client left may still say what it wanted."""
+        websocket = WebSocket(Line(subprotocols=("a",)), self.clock)
+        self.patch(self.view, "over", lambda: websocket.accept("a"))
+        websocket.belong_to(self.view)
+        websocket.connection_lost()
+        self.assertIsNone(websocket.subprotocol)
+
+
+class WaitTests(LineTestCase):
+    """wait() is the next message, the end, or a TimeoutError."""
+
+    def test_order(self) -> None:
+        """Messages come in the order in which they were sent, text as str and binary as bytes."""
+        self.websocket.accept()
+        self.receive("a", b"b", "", b"", "é")
+        self.assertEqual([self.wait() for _ in range(5)], ["a", b"b", "", b"", "é"])
+
+    def test_waits(self) -> None:
+        """It waits until a message comes, and takes that one and no other."""
+        waiting = self.websocket.wait()
+        self.assertNoResult(waiting)
+        self.receive("a", "b")
+        self.assertEqual(self.successResultOf(waiting), "a")
+        self.assertEqual(self.websocket.count_messages(), 1)
+
+    def test_time_out(self) -> None:
+        """When the time is up it raises the builtin TimeoutError, which says how long that was."""
+        waiting = self.websocket.wait(timeout=2.5)
+        self.clock.advance(2.25)
+        self.assertNoResult(waiting)
+        self.clock.advance(0.25)
+        failure = self.failureResultOf(waiting)
+        self.assertIs(failure.type, builtins.TimeoutError)
+        self.assertIn("2.5 s", failure.getErrorMessage())
+
+    def test_time_out_loses_nothing(self) -> None:
+        """A message that comes after the time was up is there for the next to ask."""
+        self.failureResultOf(self._wait_in_vain(), TimeoutError)
+        self.receive("a")
+        self.assertEqual(self.wait(), "a")
+        self.failureResultOf(self._wait_in_vain(), TimeoutError)
+        waiting = self.websocket.wait()
+        self.receive("b")
+        self.assertEqual(self.successResultOf(waiting), "b")
+
+    def _wait_in_vain(self) -> Deferred[str | bytes | None]:
+        waiting = self.websocket.wait(timeout=1)
+        self.clock.advance(1)
+        return waiting
+
+    def test_in_time(self) -> None:
+        """A message in time stops the clock."""
+        waiting = self.websocket.wait(timeout=1)
+        self.clock.advance(0.999)
+        self.receive("a")
+        self.assertEqual(self.successResultOf(waiting), "a")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_no_time(self) -> None:
+        """With a timeout of 0 it takes what is here, and gives up at once if there is nothing."""
+        self.websocket.accept()
+        self.receive("a")
+        self.assertEqual(self.wait(0), "a")
+        waiting = self.websocket.wait(0)
+        self.clock.advance(0)
+        self.failureResultOf(waiting, TimeoutError)
+
+    def test_bad_time(self) -> None:
+        """A negative timeout, or one that is no number of seconds, is refused; nothing changes."""
+        self.websocket.accept()
+        self.receive("a")
+        for timeout in (-1, -0.001, float("nan"), float("inf")):
+            error = self.assertRaises(ValueError, self.websocket.wait, timeout)
+            self.assertIn(str(timeout), str(error))
+        self.assertEqual(self.wait(), "a")
+
+    def test_odd_time(self) -> None:
+        """A timeout that only the clock finds wrong is refused as well, and nobody waits by it."""
+        odd: Any = Decimal(1)
+        self.assertRaises(TypeError, self.websocket.wait, odd)
+        self.receive("a")
+        self.assertEqual(self.wait(), "a")
+
+    def test_two_at_once(self) -> None:
+        """A second task that waits gets a RuntimeError; the first one's message is not touched."""
+        first = self.websocket.wait()
+        self.assertRaises(RuntimeError, self.websocket.wait)
+        self.assertRaises(RuntimeError, self.websocket.wait, 0)
+        self.receive("a")
+        self.assertEqual(self.successResultOf(first), "a")
+        second = self.websocket.wait()
+        self.receive("b")
+        self.assertEqual(self.successResultOf(second), "b")
+
+    def test_cancelled(self) -> None:
+        """A wait that is cancelled loses nothing and leaves no delayed call."""
+        waiting = self.websocket.wait(timeout=5)
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.receive("a")
+        self.assertEqual(self.wait(), "a")
+
+    def test_end(self) -> None:
+        """Who waits when the conversation ends gets None, and so does who asks later."""
+        for timeout in (None, 5):
+            websocket = WebSocket(Line(), self.clock)
+            waiting = websocket.wait(timeout)
+            websocket.conversation_ended()
+            self.assertIsNone(self.successResultOf(waiting))
+            for _ in range(1000):
+                self.assertIsNone(self.successResultOf(websocket.wait(timeout)))
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_end_of_connection(self) -> None:
+        """A connection that breaks is an end like any other."""
+        waiting = self.websocket.wait()
+        self.websocket.connection_lost()
+        self.assertIsNone(self.successResultOf(waiting))
+        self.assertIsNone(self.wait())
+
+    def test_rest(self) -> None:
+        """What came before the end is read after it, then comes None."""
+        self.websocket.accept()
+        self.receive("a", b"b")
+        self.websocket.conversation_ended()
+        self.websocket.connection_lost()
+        self.assertEqual([self.wait() for _ in range(4)], ["a", b"b", None, None])
+
+    def test_too_late(self) -> None:
+        """What comes after the end is not for the view any more."""
+        self.websocket.accept()
+        self.websocket.conversation_ended()
+        self.receive("a")
+        self.assertIsNone(self.wait())
+        self.assertEqual(self.websocket.count_messages(), 0)
+
+    def test_iteration(self) -> None:
+        """Iteration gives every message, and stops without a last None."""
+        heard: list[str | bytes] = []
+
+        async def listen() -> None:
+            async for message in self.websocket:
+                heard.append(message)
+
+        listening = Deferred.fromCoroutine(listen())
+        self.receive("a", "", b"b")
+        self.assertNoResult(listening)
+        self.websocket.conversation_ended()
+        self.successResultOf(listening)
+        self.assertEqual(heard, ["a", "", b"b"])
+        self.successResultOf(Deferred.fromCoroutine(listen()))
+        self.assertEqual(len(heard), 3)
+
+
+class VainTests(LineTestCase):
+    """A view that asks and asks after the end is ended: it would keep the reactor for ever."""
+
+    def count_vain(self, ask: Callable[[], Deferred[Any]], most: int = 1000) -> int:
+        """Ask until it raises; give how often it did not."""
+        for number in range(most):
+            try:
+                self.assertIsNone(self.successResultOf(ask()))
+            except CancelledError:
+                return number
+        return most
+
+    def end(self, running: bool | None) -> None:
+        """End the conversation of a view in the given state."""
+        self.websocket.accept()
+        self.websocket.conversation_ended()
+        self.view.running = running
+
+    def test_view_waits(self) -> None:
+        """The view itself gets None a hundred times, then CancelledError each time."""
+        self.end(running=True)
+        self.assertEqual(self.count_vain(self.websocket.wait), 100)
+        self.assertEqual(self.count_vain(self.websocket.wait), 0)
+
+    def test_view_sends(self) -> None:
+        """The view itself gets CancelledError at its first send."""
+        self.end(running=True)
+        self.assertEqual(self.count_vain(lambda: self.websocket.send("a")), 0)
+
+    def test_others(self) -> None:
+        """Other tasks may wait and send as often as they like."""
+        self.end(running=False)
+        self.assertEqual(self.count_vain(self.websocket.wait), 1000)
+        self.assertEqual(self.count_vain(lambda: self.websocket.send("a")), 1000)
+
+    def test_others_do_not_count(self) -> None:
+        """What others ask is not held against the view."""
+        self.end(running=False)
+        self.count_vain(self.websocket.wait)
+        self.count_vain(lambda: self.websocket.send("a"))
+        self.view.running = True
+        self.assertEqual(self.count_vain(self.websocket.wait), 100)
+
+    def test_unknown(self) -> None:
+        """Where it can't be known who asks, waits and sends are both let pass a hundred times."""
+        self.end(running=None)
+        self.assertEqual(self.count_vain(lambda: self.websocket.send("a"), 60), 60)
+        self.assertEqual(self.count_vain(self.websocket.wait), 40)
+        self.assertEqual(self.count_vain(lambda: self.websocket.send("a")), 0)
+
+    def test_nobody(self) -> None:
+        """A WebSocket that belongs to no view is nobody's end."""
+        websocket = WebSocket(Line(), self.clock)
+        websocket.connection_lost()
+        self.assertEqual(self.count_vain(websocket.wait), 1000)
+        self.assertEqual(self.count_vain(lambda: websocket.send("a")), 1000)
+
+    def test_not_in_vain(self) -> None:
+        """Messages that are still there are not counted."""
+        self.websocket = WebSocket(self.line, self.clock, inbox=1000)
+        self.websocket.belong_to(self.view)
+        self.websocket.accept()
+        self.receive(*["a"] * 500)
+        self.websocket.conversation_ended()
+        self.view.running = True
+        self.assertEqual([self.wait() for _ in range(500)], ["a"] * 500)
+        self.assertEqual(self.count_vain(self.websocket.wait), 100)
+
+
+class ReadTests(LineTestCase):
+    """read(), count_messages() and has_messages() never wait."""
+
+    def test_read(self) -> None:
+        """read() gives the next message, or the fallback when there is none."""
+        self.assertIsNone(self.websocket.read())
+        self.assertEqual(self.websocket.read("none"), "none")
+        self.receive("a", b"b")
+        self.assertEqual(self.websocket.read("none"), "a")
+        self.assertEqual(self.websocket.read(), b"b")
+        self.assertEqual(self.websocket.read(b"none"), b"none")
+
+    def test_empty_message(self) -> None:
+        """An empty message is a message, not the fallback."""
+        self.websocket.accept()
+        self.receive("", b"")
+        self.assertEqual([self.websocket.read("none") for _ in range(3)], ["", b"", "none"])
+
+    def test_count(self) -> None:
+        """count_messages() is how many wait, however often it is asked."""
+        self.websocket.accept()
+        for count in range(3):
+            self.assertEqual(self.websocket.count_messages(), count)
+            self.assertIs(self.websocket.has_messages(), count > 0)
+            self.receive("a")
+        self.assertEqual([self.websocket.count_messages() for _ in range(3)], [3, 3, 3])
+        self.websocket.read()
+        self.assertEqual(self.websocket.count_messages(), 2)
+
+    def test_waited_for(self) -> None:
+        """A message that somebody waited for does not count."""
+        self.websocket.wait()
+        self.receive("a")
+        self.assertEqual(self.websocket.count_messages(), 0)
+
+    def test_end(self) -> None:
+        """The end is no message, and what came before it is still there."""
+        self.websocket.accept()
+        self.receive("a")
+        self.websocket.conversation_ended()
+        self.assertEqual(self.websocket.count_messages(), 1)
+        self.assertEqual(self.websocket.read("none"), "a")
+        self.assertIs(self.websocket.has_messages(), False)
+        self.assertEqual(self.websocket.read("none"), "none")
+
+
+class SendTests(LineTestCase):
+    """send() puts one message on its way, or says why not."""
+
+    def test_text(self) -> None:
+        """Text goes out as text, in UTF-8, be it str or bytes."""
+        for data in ("a", b"a", "é€😀", "é€😀".encode(), "", b"", "\x00"):
+            self.successResultOf(self.websocket.send(data))
+        sent = [b"a", b"a", "é€😀".encode(), "é€😀".encode(), b"", b"", b"\x00"]
+        self.assertEqual(self.line.sent, [(payload, False) for payload in sent])
+
+    def test_binary(self) -> None:
+        """With binary=True bytes go out as they are."""
+        self.successResultOf(self.websocket.send(b"\xff\x00", binary=True))
+        self.assertEqual(self.line.sent, [(b"\xff\x00", True)])
+
+    def test_wrong_type(self) -> None:
+        """What is neither str nor bytes is a TypeError that names it."""
+        for data in NO_DATA:
+            for binary in (False, True):
+                error = self.assertRaises(TypeError, self.websocket.send, data, binary=binary)
+                self.assertEqual(str(error), f"send takes str or bytes, not {type(data).__name__}")
+
+    def test_text_as_binary(self) -> None:
+        """A str is no binary message, as nobody knows which bytes it would be."""
+        self.assertRaises(TypeError, self.websocket.send, "a", binary=True)
+
+    def test_no_utf8(self) -> None:
+        """A text message is UTF-8: other bytes, or half of a surrogate pair, are a ValueError."""
+        for data in (b"\xff", b"\xc3", b"caf\xe9", b"\xed\xa0\x80", b"\xc0\x80", "a\ud800"):
+            self.assertRaises(ValueError, self.websocket.send, data)
+
+    def test_error_changes_nothing(self) -> None:
+        """After an error the WebSocket is as it was: not even the handshake is answered."""
+        self.assertRaises(TypeError, self.websocket.send, NO_DATA[0])
+        self.assertRaises(TypeError, self.websocket.send, "a", binary=True)
+        self.assertRaises(ValueError, self.websocket.send, b"\xff")
+        self.assertTrue(self.websocket.is_offered)
+        self.websocket.send("a")
+        self.assertRaises(ValueError, self.websocket.send, b"\xff")
+        self.websocket.send("b")
+        self.assertEqual(self.line.sent, [(b"a", False), (b"b", False)])
+        self.assertFalse(self.websocket.is_closed())
+
+    def test_too_long(self) -> None:
+        """What the wire finds too long is a ValueError, and the next message goes out."""
+        self.assertRaises(ValueError, self.websocket.send, "x" * 1001)
+        self.successResultOf(self.websocket.send("x" * 1000))
+        self.assertEqual(len(self.line.sent), 1)
+        self.assertFalse(self.websocket.is_closed())
+
+    def test_after_end(self) -> None:
+        """After the end nothing is sent, and other tasks are not bothered."""
+        self.websocket.accept()
+        for end in (self.websocket.conversation_ended, self.websocket.connection_lost):
+            end()
+            self.successResultOf(self.websocket.send("a"))
+        self.assertEqual(self.line.sent, [])
+
+    def test_after_end_view(self) -> None:
+        """After the end a send ends the view itself."""
+        self.websocket.close()
+        self.view.running = True
+        self.assertRaises(CancelledError, self.websocket.send, "a")
+        self.assertEqual(self.line.sent, [])
+
+    def test_mistake_after_end(self) -> None:
+        """A mistake is a mistake, be there somebody to listen or not."""
+        self.websocket.close()
+        for running in (False, True):
+            self.view.running = running
+            self.assertRaises(TypeError, self.websocket.send, NO_DATA[0])
+            self.assertRaises(ValueError, self.websocket.send, b"\xff")
+
+
+class PaceTests(LineTestCase):
+    """The Deferred of send() fires when the connection can take more."""
+
+    def setUp(self) -> None:
+        """Open it."""
+        super().setUp()
+        self.websocket.accept()
+
+    def test_held(self) -> None:
+        """While the connection has enough to do, the message is on its way and its sender held."""
+        self.successResultOf(self.websocket.send("a"))
+        self.websocket.writing_paused()
+        held = [self.websocket.send(data) for data in ("b", "c")]
+        self.assertEqual([payload for payload, _ in self.line.sent], [b"a", b"b", b"c"])
+        for sender in held:
+            self.assertNoResult(sender)
+        self.websocket.writing_resumed()
+        for sender in held:
+            self.successResultOf(sender)
+        self.successResultOf(self.websocket.send("d"))
+
+    def test_in_turn(self) -> None:
+        """Those held go on in the order in which they sent, and only as long as there is room."""
+        self.websocket.writing_paused()
+        went: list[str] = []
+        for name in "abc":
+            self.websocket.send(name).addCallback(self._go, went, name)
+        self.websocket.writing_resumed()
+        self.assertEqual(went, ["a", "b"])
+        self.websocket.writing_resumed()
+        self.assertEqual(went, ["a", "b", "c"])
+
+    def _go(self, _: None, went: list[str], name: str) -> None:
+        went.append(name)
+        if name == "b":
+            self.websocket.writing_paused()
+
+    def test_cancelled(self) -> None:
+        """A sender that is cancelled is forgotten; the others are not."""
+        self.websocket.writing_paused()
+        first, second = self.websocket.send("a"), self.websocket.send("b")
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        self.assertNoResult(second)
+        self.websocket.writing_resumed()
+        self.successResultOf(second)
+
+    def test_end(self) -> None:
+        """The end lets everybody go."""
+        self.websocket.writing_paused()
+        held = [self.websocket.send(data) for data in ("a", "b")]
+        self.websocket.conversation_ended()
+        for sender in held:
+            self.successResultOf(sender)
+
+
+class InboxTests(LineTestCase):
+    """A full inbox pauses reading, loses nothing, and resumes at half."""
+
+    def setUp(self) -> None:
+        """Open it."""
+        super().setUp()
+        self.websocket.accept()
+        self.line.events.clear()
+
+    def test_full(self) -> None:
+        """The 64th message pauses reading, once; those under way are taken all the same."""
+        self.receive(*map(str, range(63)))
+        self.assertEqual(self.line.events, [])
+        self.receive("63")
+        self.assertEqual(self.line.events, ["pause"])
+        self.receive("64", "65")
+        self.assertEqual(self.line.events, ["pause"])
+        self.assertEqual([self.wait() for _ in range(66)], [str(number) for number in range(66)])
+
+    def test_half(self) -> None:
+        """Reading resumes when half of them are read, not before, and once."""
+        self.receive(*["a"] * 64)
+        for _ in range(31):
+            self.websocket.read()
+        self.assertEqual(self.line.events, ["pause"])
+        self.successResultOf(self.websocket.wait())
+        self.assertEqual(self.line.events, ["pause", "resume"])
+        while self.websocket.has_messages():
+            self.websocket.read()
+        self.assertEqual(self.line.events, ["pause", "resume"])
+
+    def test_again(self) -> None:
+        """It pauses as often as it is full."""
+        for _ in range(3):
+            self.receive(*["a"] * 64)
+            while self.websocket.has_messages():
+                self.websocket.read()
+        self.assertEqual(self.line.events, ["pause", "resume"] * 3)
+
+    def test_full_on_resume(self) -> None:
+        """What comes when reading resumes may fill it again, in order."""
+        self.receive(*["a"] * 64)
+        self.line.early = ["b"] * 40
+        for _ in range(32):
+            self.websocket.read()
+        self.assertEqual(self.line.events, ["pause", "resume", "pause"])
+        self.assertEqual(self.websocket.count_messages(), 72)
+        self.assertEqual([self.websocket.read() for _ in range(72)], ["a"] * 32 + ["b"] * 40)
+
+    def test_bytes(self) -> None:
+        """A MiB of messages is as good as 64 of them, and half a MiB as 32."""
+        self.receive("a" * (1 << 19), "b" * ((1 << 19) - 1))
+        self.assertEqual(self.line.events, [])
+        self.receive(b"c")
+        self.assertEqual(self.line.events, ["pause"])
+        self.websocket.read()
+        self.assertEqual(self.line.events, ["pause", "resume"])
+
+    def test_bytes_and_number(self) -> None:
+        """Reading the small ones in front of a large one does not let more large ones in."""
+        large = "x" * (1 << 20)
+        self.receive(*["a"] * 31, large)
+        for _ in range(31):
+            self.websocket.read()
+        self.assertEqual(self.line.events, ["pause"])
+        self.assertEqual(self.websocket.read(), large)
+        self.assertEqual(self.line.events, ["pause", "resume"])
+
+    def test_smallest(self) -> None:
+        """An inbox for one message pauses and resumes for each."""
+        line = Line()
+        self.websocket = WebSocket(line, self.clock, inbox=1)
+        self.websocket.accept()
+        for message in "abc":
+            self.receive(message)
+            self.assertEqual(self.wait(), message)
+        self.assertEqual(line.events[2:], ["pause", "resume"] * 3)
+
+    def test_handed_over(self) -> None:
+        """Messages that somebody waits for do not fill it."""
+        for _ in range(200):
+            waiting = self.websocket.wait()
+            self.receive("a")
+            self.successResultOf(waiting)
+        self.assertEqual(self.line.events, [])
+
+    def test_after_end(self) -> None:
+        """Reading what is left of a connection that is gone resumes nothing."""
+        self.receive(*["a"] * 64)
+        self.websocket.connection_lost()
+        self.assertEqual([self.wait() for _ in range(65)], ["a"] * 64 + [None])
+        self.assertEqual(self.line.events, ["pause"])
+
+
+class CloseTests(LineTestCase):
+    """close() ends the conversation, once, with what may go on the wire."""
+
+    def test_close(self) -> None:
+        """The Close leaves at once; the Deferred fires when the connection is gone."""
+        self.websocket.accept()
+        gone = self.websocket.close(4001, "enough")
+        self.assertEqual(self.line.closings, [Closing(4001, "enough")])
+        self.assertNoResult(gone)
+        self.websocket.connection_lost()
+        self.successResultOf(gone)
+
+    def test_default(self) -> None:
+        """Without more it is 1000 without a reason."""
+        self.websocket.close()
+        self.assertEqual(self.line.closings, [NORMAL])
+
+    def test_keywords(self) -> None:
+        """Code and reason have names."""
+        self.websocket.close(code=3000, reason="é")
+        self.assertEqual(self.line.closings, [Closing(3000, "é")])
+
+    def test_idempotent(self) -> None:
+        """Closing again sends nothing; each who asks is told when the connection is gone."""
+        gone = [self.websocket.close(), self.websocket.close(4000, "other")]
+        gone.append(self.websocket.close_with(GOING_AWAY))
+        self.assertEqual(self.line.closings, [NORMAL])
+        for each in gone:
+            self.assertNoResult(each)
+        self.websocket.connection_lost()
+        for each in [*gone, self.websocket.close()]:
+            self.successResultOf(each)
+        self.assertEqual(self.line.closings, [NORMAL])
+
+    def test_unopened(self) -> None:
+        """Closing before anything else answers the handshake first."""
+        self.websocket.close(4000)
+        self.assertEqual(self.line.events, ["accept None", "resume"])
+        self.assertEqual(self.line.closings, [Closing(4000)])
+
+    def test_after_peer(self) -> None:
+        """When the peer closed first there is nothing to send."""
+        self.websocket.accept()
+        self.websocket.conversation_ended()
+        gone = self.websocket.close()
+        self.assertEqual(self.line.closings, [])
+        self.assertNoResult(gone)
+        self.websocket.connection_lost()
+        self.successResultOf(gone)
+
+    def test_bad_code(self) -> None:
+        """A code that may not go on the wire is a ValueError, and the conversation goes on."""
+        for code in (0, 999, 1004, 1005, 1006, 1015, 2999, 5000):
+            self.assertRaises(ValueError, self.websocket.close, code)
+        codes: list[Any] = [True, "1000", None]
+        for wrong in codes:
+            self.assertRaises(TypeError, self.websocket.close, wrong)
+        self.assertTrue(self.websocket.is_offered)
+        self.assertFalse(self.websocket.is_closed())
+        self.successResultOf(self.websocket.send("a"))
+        self.assertEqual(self.line.closings, [])
+
+    def test_bad_reason(self) -> None:
+        """A reason of more than 123 bytes, or that is no text, is refused likewise."""
+        self.assertRaises(ValueError, self.websocket.close, 1000, "é" * 62)
+        reasons: list[Any] = [b"bye", None]
+        for wrong in reasons:
+            self.assertRaises(TypeError, self.websocket.close, 1000, wrong)
+        self.websocket.close(1000, "é" * 61)
+        self.assertEqual(self.line.closings, [Closing(1000, "é" * 61)])
+
+    def test_bad_code_after_end(self) -> None:
+        """A mistake is a mistake after the end as well."""
+        self.websocket.close()
+        self.assertRaises(ValueError, self.websocket.close, 1005)
+
+    def test_nothing_after(self) -> None:
+        """From then on no message comes or goes, and who waits is told."""
+        waiting = self.websocket.wait()
+        self.websocket.close()
+        self.assertIsNone(self.successResultOf(waiting))
+        self.receive("late")
+        self.websocket.send("late")
+        self.assertEqual(self.websocket.count_messages(), 0)
+        self.assertEqual(self.line.sent, [])
+
+    def test_told_before_sent(self) -> None:
+        """Nothing that happens while the Close goes out is taken for news."""
+
+        class Chatty(Line):
+            def close(self, closing: Closing) -> None:
+                assert self.websocket is not None
+                self.websocket.message_received("meanwhile")
+                super().close(closing)
+
+        websocket = WebSocket(Chatty(), self.clock)
+        websocket.close()
+        self.assertEqual(websocket.count_messages(), 0)
+
+    def test_cancelled(self) -> None:
+        """Who stops waiting for the end is forgotten; the others are told."""
+        first, second = self.websocket.close(), self.websocket.close()
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        self.websocket.connection_lost()
+        self.successResultOf(second)
+
+    def test_cancelled_late(self) -> None:
+        """Who stops waiting while another is being told is forgotten as well."""
+        first, second = self.websocket.close(), self.websocket.close()
+        first.addCallback(lambda _: second.cancel())
+        self.websocket.connection_lost()
+        self.failureResultOf(second, CancelledError)
+
+    def test_is_closed(self) -> None:
+        """is_closed() is true as soon as either side has closed or vanished."""
+        ends: list[Callable[[WebSocket], object]] = [
+            lambda websocket: websocket.close(),
+            lambda websocket: websocket.close_with(GOING_AWAY),
+            lambda websocket: websocket.conversation_ended(),
+            lambda websocket: websocket.connection_lost(),
+        ]
+        for end in ends:
+            websocket = WebSocket(Line(), self.clock)
+            self.assertIs(websocket.is_closed(), False)
+            websocket.accept()
+            self.assertIs(websocket.is_closed(), False)
+            end(websocket)
+            self.assertIs(websocket.is_closed(), True)
+            websocket.connection_lost()
+            self.assertIs(websocket.is_closed(), True)
+
+
+class EndTests(LineTestCase):
+    """What the conversation is told, and what it may ask."""
+
+    def test_once(self) -> None:
+        """The end is told once, however many ways there are to learn of it."""
+        self.websocket.close()
+        self.websocket.conversation_ended()
+        self.websocket.connection_lost()
+        self.websocket.connection_lost()
+        self.assertEqual(self.ended, ["over", "told"])
+
+    def test_first(self) -> None:
+        """It is told before those who wait are."""
+        self.websocket.wait().addCallback(lambda _: self.ended.append("waiter"))
+        self.websocket.writing_paused()
+        self.websocket.send("a").addCallback(lambda _: self.ended.append("sender"))
+        self.websocket.close().addCallback(lambda _: self.ended.append("closer"))
+        self.websocket.connection_lost()
+        self.assertEqual(self.ended, ["over", "waiter", "sender", "told", "closer"])
+
+    def test_unopened(self) -> None:
+        """A client that leaves before its handshake is answered is an end, too."""
+        self.websocket.connection_lost()
+        self.assertEqual(self.ended, ["over", "told"])
+
+    def test_will_tell(self) -> None:
+        """Told of the end is who waits for a message or for the end, and nobody else."""
+        other: Deferred[None] = Deferred()
+        waiting = self.websocket.wait()
+        self.websocket.writing_paused()
+        sending = self.websocket.send("a")
+        for awaited, told in ((waiting, True), (sending, False), (other, False)):
+            self.assertIs(self.websocket.will_tell(awaited), told)
+        closing = self.websocket.close()
+        self.assertIs(self.websocket.will_tell(closing), True)
+        self.assertIs(self.websocket.will_tell(waiting), False)
+
+    def test_will_tell_somebody(self) -> None:
+        """Of a task of which it is not known what it awaits, it may be one of those."""
+        self.assertIs(self.websocket.will_tell(None), False)
+        waiting = self.websocket.wait()
+        self.assertIs(self.websocket.will_tell(None), True)
+        self.receive("a")
+        self.successResultOf(waiting)
+        self.assertIs(self.websocket.will_tell(None), False)
+        self.websocket.close()
+        self.assertIs(self.websocket.will_tell(None), True)
+
+
+class DaemonTestCase(SynchronousTestCase):
+    """A view behind the real HTTP and the real WebSocket."""
+
+    def serve(self, view: Callable[[Request], Any], **settings: Any) -> Daemon:
+        """Serve one view; the daemon is stopped after the test, and must be empty then."""
+        daemon = Daemon({"/view/": accept_websocket(view)}, **settings)
+        self.addCleanup(lambda: self.assertEqual(daemon.pending_calls, []))
+        self.addCleanup(daemon.stop)
+        return daemon
+
+    def open(self, daemon: Daemon, **asked: Any) -> Browser:
+        """Open a WebSocket to it."""
+        return daemon.connect("/view/", **asked)
+
+
+class HandshakeTests(DaemonTestCase):
+    """The 101 comes when the view needs it; an answer in its place refuses."""
+
+    def test_when_needed(self) -> None:
+        """The browser's open event comes when the view first uses the WebSocket, not before."""
+
+        async def view(request: Request) -> None:
+            await deferLater(request.clock, 1)
+            request.websocket.is_closed()
+            await deferLater(request.clock, 1)
+            request.websocket.accept()
+            await deferLater(request.clock, 1)
+
+        daemon = self.serve(view)
+        browser = self.open(daemon)
+        for opened in (False, False, True):
+            self.assertIs(browser.opened, opened)
+            daemon.advance(1)
+        self.assertEqual(browser.closing, NORMAL)
+
+    def test_refused(self) -> None:
+        """An answer before the first use is the answer to the handshake."""
+        answers: list[tuple[Any, int, str]] = [
+            ("no", 200, "no"),
+            (b"no", 200, "no"),
+            (Response(403, {"X-Why": "no"}, "members only"), 403, "members only"),
+        ]
+        for answer, status, text in answers:
+
+            async def view(request: Request, answer: Any = answer) -> Any:
+                return answer
+
+            browser = self.open(self.serve(view))
+            assert browser.refused is not None
+            self.assertEqual((browser.refused.status, browser.refused.text), (status, text))
+            self.assertFalse(browser.opened)
+
+    def test_refused_later(self) -> None:
+        """The refusal may take its time."""
+
+        async def view(request: Request) -> Response:
+            await deferLater(request.clock, 3)
+            return Response(403)
+
+        daemon = self.serve(view)
+        browser = self.open(daemon)
+        self.assertIsNone(browser.refused)
+        daemon.advance(3)
+        assert browser.refused is not None
+        self.assertEqual(browser.refused.status, 403)
+
+    def test_answer_too_late(self) -> None:
+        """An answer after the first use can't be given any more: the WebSocket is closed."""
+
+        async def view(request: Request) -> str:
+            request.websocket.send("hello")
+            return "too late"
+
+        browser = self.open(self.serve(view))
+        self.assertEqual((browser.messages, browser.closing), (["hello"], NORMAL))
+
+    def test_unused(self) -> None:
+        """A view that returns nothing and never used it opens and closes it with 1000."""
+
+        async def view(request: Request) -> None:
+            return None
+
+        browser = self.open(self.serve(view))
+        self.assertEqual((browser.opened, browser.closing), (True, NORMAL))
+
+    def test_failed(self) -> None:
+        """A view that raises before the first use refuses with 500, and no traceback in it."""
+
+        async def view(request: Request) -> None:
+            raise ZeroDivisionError("secret")
+
+        browser = self.open(self.serve(view))
+        assert browser.refused is not None
+        self.assertEqual(browser.refused.status, 500)
+        self.assertNotIn("secret", browser.refused.text)
+        self.assertNotIn("Traceback", browser.refused.text)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_subprotocol(self) -> None:
+        """The browser sees the subprotocol that the view chose."""
+
+        async def view(request: Request) -> None:
+            request.websocket.accept(request.subprotocols[1])
+            request.websocket.send(str(request.websocket.subprotocol))
+
+        browser = self.open(self.serve(view), subprotocols=("chat.v2", "chat.v1"))
+        self.assertEqual((browser.subprotocol, browser.messages), ("chat.v1", ["chat.v1"]))
+
+    def test_no_subprotocol(self) -> None:
+        """Without a choice the browser sees none, and is open all the same."""
+
+        async def view(request: Request) -> None:
+            await request.websocket.wait()
+
+        browser = self.open(self.serve(view), subprotocols=("chat",))
+        self.assertEqual((browser.opened, browser.subprotocol), (True, None))
+
+    def test_wrong_subprotocol(self) -> None:
+        """A view that insists on what is not on offer has failed: 500, not a broken 101."""
+
+        async def view(request: Request) -> None:
+            request.websocket.accept("chat")
+
+        browser = self.open(self.serve(view), subprotocols=("news",))
+        assert browser.refused is not None
+        self.assertEqual(browser.refused.status, 500)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+
+class TrafficTests(DaemonTestCase):
+    """Messages through the real stack."""
+
+    def test_kinds(self) -> None:
+        """Text arrives as str and binary as bytes, each way."""
+        heard: list[str | bytes] = []
+
+        async def view(request: Request) -> None:
+            async for message in request.websocket:
+                heard.append(message)
+                request.websocket.send(message, binary=isinstance(message, bytes))
+
+        browser = self.open(self.serve(view))
+        sent: list[str | bytes] = ["é", b"\xff", "", b"", "x" * 70_000, b"y" * 126]
+        for message in sent:
+            browser.send(message)
+        self.assertEqual(heard, sent)
+        self.assertEqual(browser.messages, sent)
+
+    def test_fragments(self) -> None:
+        """A message in fragments arrives whole, and a ping among them is no harm."""
+        heard: list[str | bytes] = []
+
+        async def view(request: Request) -> None:
+            async for message in request.websocket:
+                heard.append(message)
+
+        browser = self.open(self.serve(view))
+        head, middle, end, ping = b"\x01\x82", b"\x00\x81", b"\x80\x82", b"\x89\x81"
+        mask = bytes(4)
+        # The two bytes of an é come in two fragments.
+        browser.send_bytes(head + mask + b"a\xc3" + ping + mask + b"p" + middle + mask + b"\xa9")
+        self.assertEqual(heard, [])
+        browser.send_bytes(end + mask + b"bc" + b"\x82\x81" + mask + b"\xff")
+        self.assertEqual(heard, ["aébc", b"\xff"])
+
+    def test_with_handshake(self) -> None:
+        """Messages that come in one piece with the handshake are there, whenever it is answered."""
+        heard: list[str | bytes] = []
+        for delay in (0, 3):
+
+            async def view(request: Request, delay: float = delay) -> None:
+                await deferLater(request.clock, delay)
+                async for message in request.websocket:
+                    heard.append(message)
+
+            daemon = self.serve(view)
+            wire = daemon.open_connection()
+            frames = [b"\x81\x81" + bytes(4) + name for name in (b"a", b"b", b"c")]
+            wire.send(
+                b"GET /view/ HTTP/1.1\r\nHost: localhost:8080\r\n"
+                b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" + b"".join(frames[:2])
+            )
+            wire.send(frames[2])
+            daemon.advance(delay)
+            self.assertEqual(heard, ["a", "b", "c"])
+            heard.clear()
+            wire.leave()
+
+    def test_bytes_as_text(self) -> None:
+        """Bytes go out as text unless they are sent as binary."""
+
+        async def view(request: Request) -> None:
+            request.websocket.send("é".encode())
+            request.websocket.send("é".encode(), binary=True)
+
+        self.assertEqual(self.open(self.serve(view)).messages, ["é", "é".encode()])
+
+    def test_wrong_types(self) -> None:
+        """After each error of send() the browser hears the next message as if nothing was."""
+
+        async def view(request: Request) -> None:
+            for data in [*NO_DATA, b"\xff", "a\ud800", "x" * 101]:
+                try:
+                    await request.websocket.send(data)
+                except (TypeError, ValueError) as error:
+                    request.websocket.send(type(error).__name__)
+            try:
+                await request.websocket.send("text", binary=True)
+            except TypeError:
+                request.websocket.send("and on")
+
+        browser = self.open(self.serve(view, limits=Limits(max_message=100)))
+        expected = ["TypeError"] * len(NO_DATA)
+        expected += ["UnicodeDecodeError", "UnicodeEncodeError", "ValueError", "and on"]
+        self.assertEqual(browser.messages, expected)
+        self.assertEqual(browser.closing, NORMAL)
+
+    def test_longest(self) -> None:
+        """A message may have --max-message bytes, counted in UTF-8, and not one more."""
+        errors: list[str] = []
+
+        async def view(request: Request) -> None:
+            request.websocket.send("é" * 50)
+            try:
+                request.websocket.send("é" * 50 + "x")
+            except ValueError as error:
+                errors.append(str(error))
+            request.websocket.send(b"x" * 100, binary=True)
+
+        browser = self.open(self.serve(view, limits=Limits(max_message=100)))
+        self.assertEqual(browser.messages, ["é" * 50, b"x" * 100])
+        self.assertEqual(errors, ["a message of 101 bytes: --max-message is 100"])
+
+    def test_close_codes(self) -> None:
+        """What a view may close with arrives, code and reason; what it may not is an error."""
+
+        async def view(request: Request) -> None:
+            code = int(request.query["code"])
+            try:
+                await request.websocket.close(code, request.query.get("reason", ""))
+            except ValueError:
+                await request.websocket.close(4400, "refused")
+
+        daemon = self.serve(view)
+        for code in (1000, 1001, 1008, 1011, 1013, 3000, 4999):
+            browser = daemon.connect(f"/view/?code={code}&reason=caf%C3%A9")
+            self.assertEqual(browser.closing, Closing(code, "café"))
+            self.assertTrue(browser.gone)
+        for code in (0, 999, 1004, 1005, 1006, 1015, 2999, 5000):
+            browser = daemon.connect(f"/view/?code={code}")
+            self.assertEqual(browser.closing, Closing(4400, "refused"))
+        longest, too_long = "x" * 123, "x" * 124
+        browser = daemon.connect(f"/view/?code=1000&reason={longest}")
+        self.assertEqual(browser.closing, Closing(1000, longest))
+        browser = daemon.connect(f"/view/?code=1000&reason={too_long}")
+        self.assertEqual(browser.closing, Closing(4400, "refused"))
+
+    def test_buffered_after_close(self) -> None:
+        """A view that was busy when the browser closed still reads what came before that."""
+        heard: list[str | bytes | None] = []
+
+        async def view(request: Request) -> None:
+            request.websocket.accept()
+            try:
+                await deferLater(request.clock, 5)
+            except CancelledError:
+                self.assertTrue(request.websocket.is_closed())
+                for _ in range(4):
+                    heard.append(await request.websocket.wait())
+                raise
+
+        browser = self.open(self.serve(view))
+        browser.send("a")
+        browser.send(b"b")
+        browser.close()
+        self.assertEqual(heard, ["a", b"b", None, None])
+
+
+class FlowTests(DaemonTestCase):
+    """Back-pressure, both ways."""
+
+    def test_send_held(self) -> None:
+        """A view that awaits send() is held while the browser does not read, and goes on then."""
+        sent: list[int] = []
+
+        async def view(request: Request) -> None:
+            await request.websocket.wait()
+            for number in range(100):
+                await request.websocket.send(random.randbytes(10_000), binary=True)
+                sent.append(number)
+
+        browser = self.open(self.serve(view, limits=Limits(compression=False)))
+        browser.stall()
+        browser.send("go")
+        held = len(sent)
+        # 64 KiB make the transport ask for a pause.
+        self.assertEqual(held, 6)
+        browser.resume()
+        self.assertEqual(len(sent), 100)
+        self.assertEqual(len(browser.messages), 100)
+        self.assertEqual(browser.closing, NORMAL)
+
+    def test_send_held_until_the_end(self) -> None:
+        """A view that is held ends there when its browser is gone."""
+        ends: list[str] = []
+
+        async def view(request: Request) -> None:
+            await request.websocket.wait()
+            try:
+                while True:
+                    await request.websocket.send(bytes(10_000), binary=True)
+            except CancelledError:
+                ends.append("cancelled")
+                raise
+
+        browser = self.open(self.serve(view, limits=Limits(compression=False)))
+        browser.stall()
+        browser.send("go")
+        self.assertEqual(ends, [])
+        browser.leave()
+        self.assertEqual(ends, ["cancelled"])
+
+    def test_full_inbox(self) -> None:
+        """Whatever a browser sends to a view that is busy arrives, all of it and in order."""
+        counts: list[int] = []
+        heard: list[str | bytes] = []
+
+        async def view(request: Request) -> None:
+            request.websocket.accept()
+            await deferLater(request.clock, 5)
+            counts.append(request.websocket.count_messages())
+            async for message in request.websocket:
+                heard.append(message)
+
+        daemon = self.serve(view)
+        browser = self.open(daemon)
+        for number in range(500):
+            browser.send(str(number))
+        daemon.advance(5)
+        self.assertEqual(counts, [64])
+        self.assertEqual(heard, [str(number) for number in range(500)])
+        browser.close()
+        self.assertEqual(browser.closing, NORMAL)
+
+    def test_full_inbox_read(self) -> None:
+        """read() makes room as well as wait() does."""
+        heard: list[str | bytes | None] = []
+
+        async def view(request: Request) -> None:
+            request.websocket.accept()
+            await deferLater(request.clock, 5)
+            while request.websocket.has_messages():
+                heard.append(request.websocket.read())
+
+        daemon = self.serve(view)
+        browser = self.open(daemon)
+        for number in range(200):
+            browser.send(str(number))
+        daemon.advance(5)
+        # 64, and what had been read of the connection when it was paused.
+        self.assertEqual(heard, [str(number) for number in range(len(heard))])
+        self.assertGreaterEqual(len(heard), 64)
+
+    def test_full_inbox_keeps_alive(self) -> None:
+        """A browser whose view does not read is not taken for dead, whatever the pings say."""
+        heard: list[str | bytes] = []
+
+        async def view(request: Request) -> None:
+            request.websocket.accept()
+            await deferLater(request.clock, 120)
+            async for message in request.websocket:
+                heard.append(message)
+
+        daemon = self.serve(view)
+        browser = self.open(daemon)
+        for number in range(100):
+            browser.send(str(number))
+        daemon.advance(*[5] * 23)
+        self.assertFalse(browser.gone)
+        daemon.advance(5)
+        self.assertEqual(len(heard), 100)
+        browser.close()

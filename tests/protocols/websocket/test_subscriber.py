@@ -1,0 +1,246 @@
+"""A topic on a WebSocket: frames, JSON, and the way between history and wire."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.access.closing import BEGIN_ANEW, Closing
+from pushd.access.counters import Traffic
+from pushd.protocols.http.response import to_json
+from pushd.protocols.websocket.subscriber import Feed, JsonFeed, publication_json, subscription_json
+from pushd.topics.broker import MemoryBroker
+from pushd.topics.fanout import Send
+from pushd.topics.history import History, Retention
+from pushd.topics.hub import Hub
+from pushd.topics.publication import Id, Publication
+
+
+class Socket:
+    """A WebSocket that notes what it is given, and has room for so much."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[bytes, bool]] = []
+        self.closings: list[Closing] = []
+        # What was left of frames that went out past this.
+        self.rests: list[bytes] = []
+        self.waiting: list[Feed] = []
+        self.room = 1000
+        self.window_bits = 0
+        self.traffic = Traffic()
+        self.is_writing_paused = True
+        self.feed: Feed | None = None
+        self.sender: Send | None = None
+
+    @property
+    def wire(self) -> Any:
+        """The other side is here, too."""
+        return self
+
+    def push_frames(self, frames: bytes) -> None:
+        """Take frames apart."""
+        if frames[0] != 0x81 and frames[0] != 0x82:
+            self.rests.append(frames)
+            return
+        while frames:
+            head, length = frames[0], frames[1]
+            self.push(frames[2 : 2 + length], binary=head == 0x82)
+            frames = frames[2 + length :]
+
+    def push(self, payload: bytes, *, binary: bool) -> None:
+        """Take one; at the last that there is room for, everything ends if there is a feed."""
+        self.sent.append((payload, binary))
+        self.room -= 1
+        if self.feed is not None and self.room == 0:
+            self.feed.stop()
+
+    def has_room_for(self, feed: Feed) -> bool:
+        """Whether there is room."""
+        if self.room <= 0:
+            self.waiting.append(feed)
+        return self.room > 0
+
+    def keeps_up(self, feed: Feed) -> bool:
+        """Whether there is room for what comes now."""
+        return self.has_room_for(feed)
+
+    def close_with(self, closing: Closing) -> Any:
+        """Note it."""
+        self.closings.append(closing)
+
+
+class FeedTests(SynchronousTestCase):
+    """Both kinds of feed."""
+
+    def setUp(self) -> None:
+        """Have a hub, and a socket."""
+        self.clock = Clock()
+        self.broker = MemoryBroker(self.clock, History(self.clock, Retention(), lambda: "e"))
+        self.hub = Hub(self.broker, self.clock)
+        self.broker.start(self.hub.deliver)
+        self.socket = Socket()
+
+    def publish(self, data: str | bytes) -> None:
+        """Publish, and let the turn end."""
+        self.broker.publish("t", data)
+        self.hub.flush()
+
+    def test_plain(self) -> None:
+        """Text is a text frame, bytes are a binary one, and there is nothing else."""
+        feed = Feed(self.socket)
+        feed.start(self.hub, "t", None)
+        self.publish("é")
+        self.publish(b"\xff")
+        self.assertEqual(self.socket.sent, [("é".encode(), False), (b"\xff", True)])
+        self.assertIs(self.successResultOf(feed.begun), False)
+
+    def test_json(self) -> None:
+        """Each frame is JSON; the first says where the others begin."""
+        self.publish("old")
+        feed = JsonFeed(self.socket)
+        feed.start(self.hub, "t", Id("e", 0))
+        self.publish(b"\xff")
+        self.assertEqual(
+            self.socket.sent,
+            [
+                (b'{"subscribed":"t","id":"e:0","recovered":true}', False),
+                (b'{"id":"e:1","data":"old"}', False),
+                (b'{"id":"e:2","base64":"/w=="}', False),
+            ],
+        )
+        self.assertIs(self.successResultOf(feed.begun), True)
+
+    def test_no_room(self) -> None:
+        """It asks for room, goes on when it is told to, and does not before."""
+        for number in range(3):
+            self.publish(str(number))
+        self.socket.room = 1
+        feed = Feed(self.socket)
+        feed.resume()
+        feed.start(self.hub, "t", Id("e", 0))
+        self.assertEqual(set(self.socket.waiting), {feed})
+        self.socket.room = 5
+        feed.resume()
+        self.assertEqual([payload for payload, _ in self.socket.sent], [b"0", b"1", b"2"])
+
+    def test_stop(self) -> None:
+        """It can be stopped, also twice; nothing comes any more."""
+        feed = Feed(self.socket)
+        feed.start(self.hub, "t", None)
+        feed.stop()
+        feed.stop()
+        self.publish("x")
+        self.assertEqual((self.socket.sent, self.hub.topics()), ([], []))
+
+    def test_stopped_by_its_beginning(self) -> None:
+        """When what it sends first ends the conversation, no subscription is left."""
+        for number in range(3):
+            self.publish(str(number))
+        for room in (1, 2, 3):
+            self.socket.room = room
+            self.socket.feed = Feed(self.socket)
+            self.socket.feed.start(self.hub, "t", Id("e", 0))
+            self.assertEqual(self.hub.topics(), [])
+            self.assertEqual(len(self.socket.sent), room)
+            self.socket.sent.clear()
+
+    def test_stopped_before_it_began(self) -> None:
+        """Who waits for the beginning of one that is stopped before it is told False."""
+        self.publish("x")
+        self.socket.room = 0
+        feed = Feed(self.socket)
+        feed.start(self.hub, "t", Id("e", 0))
+        self.assertNoResult(feed.begun)
+        feed.stop()
+        self.assertIs(self.successResultOf(feed.begun), False)
+        self.socket.feed = Feed(self.socket)
+        self.socket.feed.stop()
+        self.assertIs(self.successResultOf(self.socket.feed.begun), False)
+
+    def test_does_not_keep_up(self) -> None:
+        """What comes while there is no room is read from the past once there is some."""
+        feed = Feed(self.socket)
+        feed.start(self.hub, "t", None)
+        self.socket.room = 1
+        for number in range(3):
+            self.publish(str(number))
+        self.assertEqual([payload for payload, _ in self.socket.sent], [b"0"])
+        self.assertEqual(set(self.socket.waiting), {feed})
+        self.socket.room = 5
+        feed.resume()
+        self.publish("3")
+        self.assertEqual([payload for payload, _ in self.socket.sent], [b"0", b"1", b"2", b"3"])
+
+    def test_past_it(self) -> None:
+        """Where nothing waits before the socket, it takes what is published by itself."""
+        taken: list[bytes] = []
+
+        def send(data: bytes) -> int:
+            taken.append(data)
+            return len(data) - 1
+
+        feed = Feed(self.socket)
+        feed.start(self.hub, "t", None)
+        self.socket.sender = send
+        for text in ("a", "b", "c"):
+            self.publish(text)
+        # The second was the first that the socket was given, and it did not take it all.
+        self.assertEqual(taken, [b"\x81\x01b"])
+        self.assertEqual(self.socket.rests, [b"b"])
+        self.assertEqual(self.socket.sent, [(b"a", False), (b"c", False)])
+
+    def test_step_out(self) -> None:
+        """It is asked again once something waits before the socket, and not once it is over."""
+        feed = Feed(self.socket)
+        feed.step_out()
+        self.socket.sender = len
+        feed.start(self.hub, "t", None)
+        for text in ("a", "b"):
+            self.publish(text)
+        feed.step_out()
+        self.socket.sender = None
+        self.publish("c")
+        self.assertEqual(self.socket.sent, [(b"a", False), (b"c", False)])
+        self.assertEqual((self.socket.traffic.messages_out, self.socket.traffic.bytes_out), (3, 9))
+        feed.stop()
+        feed.step_out()
+        self.assertIsNone(feed.part())
+
+    def test_lost_track(self) -> None:
+        """One that can't go on without a gap ends the conversation, to be tried again."""
+        for number in range(3):
+            self.publish(str(number))
+        self.socket.room = 1
+        feed = Feed(self.socket)
+        feed.start(self.hub, "t", Id("e", 0))
+        self.clock.advance(1000)
+        self.socket.room = 5
+        feed.resume()
+        self.assertEqual(self.socket.closings, [BEGIN_ANEW])
+        self.assertEqual(len(self.socket.sent), 1)
+
+
+class FormatTests(SynchronousTestCase):
+    """The JSON that all transports share."""
+
+    def test_subscription(self) -> None:
+        """What is told first."""
+        self.assertEqual(
+            subscription_json("t", Id("e", 7), True),
+            {"subscribed": "t", "id": "e:7", "recovered": True},
+        )
+
+    def test_publication(self) -> None:
+        """Text as data, bytes as base64."""
+        for data, name, value in (("é", "data", "é"), (b"\xff\x00", "base64", "/wA=")):
+            publication = Publication("t", data, Id("e", 7))
+            self.assertEqual(publication_json(publication), {"id": "e:7", name: value})
+
+    def test_json(self) -> None:
+        """JSON is short, and in the characters that it is about."""
+        text = to_json({"a": ["é", "\u2028", '"', 1]})
+        self.assertEqual(text, '{"a":["é","\u2028","\\"",1]}')
+        self.assertEqual(json.loads(text), {"a": ["é", "\u2028", '"', 1]})
