@@ -13,7 +13,7 @@ import json
 
 from pushd.protocols.http.response import Page, Response, page
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.views import Request, accept_websocket
+from pushd.views.request import Request, accept_websocket
 
 # How long a name and a message may be, in characters.
 LONGEST_NAME = 30

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from hashlib import pbkdf2_hmac
 
 from pushd.protocols.http.response import Page, page
-from pushd.views import Request, accept_websocket
+from pushd.views.request import Request, accept_websocket
 
 # How long the job is: so many steps, each of so many rounds.
 STEPS = 50

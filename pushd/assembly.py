@@ -16,11 +16,9 @@ from pushd.api.topics import TopicDoor
 from pushd.async_resource import PublishDoor
 from pushd.brokers import make_broker
 from pushd.changes import Changes
-from pushd.conversation import Stage, Threads
 from pushd.daemon import PushService
 from pushd.drain import Drain
 from pushd.entrances import control_entrance, public_entrance
-from pushd.inprocess import InProcess
 from pushd.listening import DoorService
 from pushd.protocols.cork import Turn
 from pushd.protocols.http.static import StaticFiles
@@ -33,11 +31,13 @@ from pushd.schedule.histogram import Distribution
 from pushd.schedule.ticks import lateness_of
 from pushd.settings import Settings
 from pushd.site import control_door, public_door
-from pushd.threads import BlockingPublisher, Bridge
 from pushd.topics.hub import Hub
 from pushd.topics.publisher import Publisher
 from pushd.topics.scheduled import TimedPushes
-from pushd.upgrade import ViewDoor
+from pushd.views.inprocess import InProcess
+from pushd.views.resource import ViewDoor
+from pushd.views.runner import Stage, Threads
+from pushd.views.threads import BlockingPublisher, Bridge
 from pushd.wsgi import ApplicationDoor, Pool
 
 # The histograms, and what they are about.

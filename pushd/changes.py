@@ -13,7 +13,7 @@ from pushd.protocols.http.guard import public_guard
 from pushd.protocols.http.site import Door
 from pushd.readings import Readings
 from pushd.settings import Applier, Settings
-from pushd.upgrade import ViewDoor
+from pushd.views.resource import ViewDoor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass
-from http import HTTPStatus
 from io import BytesIO
 from typing import Any, NamedTuple
 
 from twisted.logger import Logger
 
-from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
-from pushd.protocols.http.response import Response
-from pushd.views import Request
+from pushd.protocols.http.response import phrase_of
+from pushd.views.request import Request
+from pushd.views.resource import LateAnswer
 
 # Called with an environ and start_response, it gives its answer piece by piece.
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -42,21 +40,6 @@ class Head(NamedTuple):
     headers: list[tuple[str, str]]
     #: How many bytes of body it announces, if it does.
     length: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class LateAnswer(Response):
-    """What an application answers to a handshake: HTTP in place of a 101, nothing after one.
-
-    WSGI has it answer in any case. If the handshake was accepted, its status alone counts.
-    """
-
-    @property
-    def closing(self) -> Closing:
-        """How the WebSocket closes: 1000, 1008 where the status is 4xx, or 1011 for 5xx."""
-        if self.status < 400:
-            return NORMAL
-        return Closing(1008, _phrase(self.status)) if self.status < 500 else INTERNAL_ERROR
 
 
 class HandshakeView:
@@ -211,14 +194,7 @@ def check_head(status: Any, headers: Any) -> Head:
     if lengths:
         length = int(told := lengths.pop())
         kept.append(("Content-Length", told))
-    return Head(number, found[2] or _phrase(number), kept, length)
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Unknown"
+    return Head(number, found[2] or phrase_of(number), kept, length)
 
 
 def _split(address: str) -> tuple[str, str]:

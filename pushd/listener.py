@@ -14,7 +14,7 @@ from pushd.access.tokens import Identity
 from pushd.protocols.http.response import to_json
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.protocols.websocket.subscriber import V1
-from pushd.views import Request
+from pushd.views.request import Request
 
 # How many fresh tokens one may send a second in the long run, and how many at once: to check one
 # takes longer than to read a message.

@@ -10,9 +10,9 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
-from pushd.conversation import ThreadsBusy
-from pushd.threads import blocking
-from pushd.views import Request, View
+from pushd.views.request import Request, View
+from pushd.views.runner import ThreadsBusy
+from pushd.views.threads import blocking
 
 # How long a view may compute between two calls of its WebSocket before the test gives up, in
 # seconds of real time.

@@ -22,7 +22,7 @@ from twisted.logger import (
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
 
-from pushd.verbosity import VERBOSITY, Verbosity
+from pushd.views.verbosity import VERBOSITY, Verbosity
 
 #: What ``--log-level`` may be: what is below it is not written.
 LEVELS = {

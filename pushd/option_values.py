@@ -10,7 +10,7 @@ from typing import cast
 from twisted.internet.endpoints import serverFromString
 
 from pushd.gateway import Application
-from pushd.routes import Routes, load, load_routes
+from pushd.views.routes import Routes, load, load_routes
 
 # What stands for no endpoint at all.
 _NONE = "none"

@@ -22,9 +22,9 @@ from pushd.config import (
 )
 from pushd.option import Option
 from pushd.option_table import COMBINATIONS, OPTIONS
-from pushd.routes import Routes
 from pushd.settings import Settings, demo_views
 from pushd.topics.history import Retention
+from pushd.views.routes import Routes
 
 
 class Options(UsageOptions):

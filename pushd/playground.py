@@ -11,7 +11,7 @@ from pushd.access.origins import Origins
 from pushd.meter import WAYS, Ledger, Metered
 from pushd.protocols.http.response import Response, json_refusal, json_response
 from pushd.topics.publication import check_topic
-from pushd.views import Request, View, accept_websocket, heed_tokens
+from pushd.views.request import Request, View, accept_websocket, heed_tokens
 
 # Strangers may publish here, unless tokens are asked for, so it is kept small: a topic's first
 # segment, the bytes of one publication, how many of them a second and at once, and how many topics

@@ -11,7 +11,7 @@ import pytest
 # test asks for the fixture.
 if TYPE_CHECKING:
     from pushd.testing import Daemon
-    from pushd.views import View
+    from pushd.views.request import View
 
 
 def make_daemons() -> Iterator[Callable[..., Daemon]]:

@@ -25,7 +25,7 @@ from pushd.settings import Applier
 from pushd.signals import Signals
 from pushd.steady import make_steady
 from pushd.systemd import Notifier
-from pushd.threads import ViewThreads
+from pushd.views.threads import ViewThreads
 
 # What a stop may take beside the drain, in seconds: time to answer, and some to spare.
 _LAST_MINUTE = 30.0

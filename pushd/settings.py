@@ -12,10 +12,10 @@ from pushd.access.proxies import Proxies
 from pushd.access.tokens import TokenKeys
 from pushd.gateway import Application
 from pushd.playground import Playground
-from pushd.routes import Routes
-from pushd.ticker import ticker
 from pushd.topics.history import Retention
 from pushd.topics.redis.address import RedisAddress
+from pushd.views.demo import ticker
+from pushd.views.routes import Routes
 
 
 def demo_views() -> Routes:

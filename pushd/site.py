@@ -18,10 +18,10 @@ from pushd.protocols.http.site import Door
 from pushd.publish import Batch, TopicControl
 from pushd.readiness import Readiness
 from pushd.roster import ConnectionControl, ConnectionList
-from pushd.routes import Routes
 from pushd.schedules import ScheduleControl, ScheduleList
 from pushd.topic_list import TopicList
-from pushd.upgrade import ViewResource
+from pushd.views.resource import ViewResource
+from pushd.views.routes import Routes
 from pushd.wsgi import ApplicationDoor
 
 _TOPICS = "/topics/"

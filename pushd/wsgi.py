@@ -23,10 +23,10 @@ from pushd.gateway import Application, HandshakeView, ask, check_head, make_envi
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import FAILURE
 from pushd.protocols.http.static import StaticFiles
-from pushd.routes import Match
-from pushd.threads import Bridge, blocking
-from pushd.upgrade import ViewDoor, ViewResource
-from pushd.views import Handshakes, Request
+from pushd.views.request import Handshakes, Request
+from pushd.views.resource import ViewDoor, ViewResource
+from pushd.views.routes import Match
+from pushd.views.threads import Bridge, blocking
 
 _log = Logger()
 

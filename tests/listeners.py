@@ -14,7 +14,7 @@ from pushd.access.limits import Limits
 from pushd.loopback import LoopbackTransport
 from pushd.testing import Answer, Browser, Daemon, Wire
 from pushd.topics.history import Retention
-from pushd.views import View
+from pushd.views.request import View
 
 MIB = 1 << 20
 

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import Closing
 from pushd.protocols.http.response import Response
 from pushd.testing import Daemon
-from pushd.views import Request, accept_websocket
+from pushd.views.request import Request, accept_websocket
 from tests.peer import CLOSE, TEXT
 from tests.peer import frame as make_frame
 from tests.test_testing import echo

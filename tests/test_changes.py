@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from pushd.testing import Daemon
-from pushd.views import Request
+from pushd.views.request import Request
 from tests.echo import echo
 from tests.test_reload import ReloadTestCase
 

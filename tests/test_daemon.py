@@ -15,7 +15,7 @@ from pushd.assembly import build
 from pushd.lockstep import LockstepThreads
 from pushd.settings import Settings
 from pushd.testing import Browser, Daemon
-from pushd.views import Request, View, accept_websocket
+from pushd.views.request import Request, View, accept_websocket
 from tests.echo import echo
 from tests.peer import TEXT, Peer, close_frame, frame, handshake, request, said
 from tests.ports import Reactor

@@ -29,8 +29,8 @@ from pushd.client import Client, publish
 from pushd.django import WebSocket as DjangoWebSocket
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Answer, Browser, Daemon
-from pushd.threads import BlockingWebSocket
-from pushd.views import Request
+from pushd.views.request import Request
+from pushd.views.threads import BlockingWebSocket
 from tests import django_site
 from tests.blocking import Network
 from tests.keyring import secret_keys, token

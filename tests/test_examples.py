@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from examples import chat, echo, progress
 from pushd.access.closing import NORMAL
 from pushd.testing import Answer, Browser, Daemon
-from pushd.views import View
+from pushd.views.request import View
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WEB = EXAMPLES / "web"

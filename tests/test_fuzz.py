@@ -21,8 +21,8 @@ from pushd.access.proxies import Proxies
 from pushd.protocols.http.channel import KEEP_ALIVE, LINGER, REQUEST_TIMEOUT, STALL_TIMEOUT
 from pushd.protocols.websocket.protocol import CLOSE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT
 from pushd.testing import Daemon
-from pushd.ticker import ticker
-from pushd.views import Request, accept_websocket, require_websocket
+from pushd.views.demo import ticker
+from pushd.views.request import Request, accept_websocket, require_websocket
 
 fuzz = partial(
     settings,

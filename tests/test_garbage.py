@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.garbage import YOUNG, GarbageService, peak_memory
 from pushd.schedule.ticks import PushSchedule
 from pushd.testing import Daemon
-from pushd.views import Request, accept_websocket
+from pushd.views.request import Request, accept_websocket
 from tests.kernel import Server
 from tests.peer import TEXT, close_frame, frame, handshake, request
 

@@ -11,9 +11,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
-from pushd.gateway import ErrorStream, LateAnswer, ask, check_head, make_environ
+from pushd.gateway import ErrorStream, ask, check_head, make_environ
 from pushd.testing import Browser, Daemon
-from pushd.views import Request
+from pushd.views.request import Request
+from pushd.views.resource import LateAnswer
 from tests.peer import said
 
 Environ = dict[str, Any]

@@ -13,9 +13,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import lockstep
-from pushd.conversation import ConversationOver, ThreadsBusy
 from pushd.lockstep import LockstepThreads
-from pushd.views import Request, View
+from pushd.views.request import Request, View
+from pushd.views.runner import ConversationOver, ThreadsBusy
 
 REQUEST = Request(method="GET", path="/", scheme="http", host="a", peer="b", clock=Clock())
 

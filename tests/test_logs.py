@@ -27,7 +27,7 @@ from zope.interface import implementer
 
 from pushd import logs
 from pushd.logs import LEVELS, LogStyle, json_line, text_line
-from pushd.verbosity import Verbosity
+from pushd.views.verbosity import Verbosity
 
 # The start of 2026, and something.
 MOMENT = 1_767_225_600.1239

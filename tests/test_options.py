@@ -20,10 +20,10 @@ from pushd.access.limits import Limits
 from pushd.option_table import OPTIONS
 from pushd.options import Options
 from pushd.playground import Playground
-from pushd.routes import Routes
 from pushd.settings import Settings
-from pushd.ticker import ticker
-from pushd.views import Handshakes, Request
+from pushd.views.demo import ticker
+from pushd.views.request import Handshakes, Request
+from pushd.views.routes import Routes
 
 
 def parse(*args: str) -> Settings:
@@ -218,7 +218,7 @@ class ViewsTests(OptionsTestCase):
         """What the map says of all its views is kept."""
         self.module(
             "all_views",
-            "from pushd.routes import Routes",
+            "from pushd.views import Routes",
             "yes = Routes({'/a/': view}, accept_all=True)",
             "no = Routes({'/a/': view})",
         )

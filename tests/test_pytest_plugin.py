@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.pytest_plugin import make_daemons, pushd_daemon
 from pushd.testing import Daemon
-from pushd.views import Request, require_websocket
+from pushd.views.request import Request, require_websocket
 
 
 @require_websocket

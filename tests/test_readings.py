@@ -16,7 +16,7 @@ from pushd.schedule.ticks import PushSchedule
 from pushd.testing import Daemon
 from pushd.topics import publication as messages
 from pushd.topics.redis.address import parse_broker
-from pushd.views import Request, accept_websocket
+from pushd.views.request import Request, accept_websocket
 from tests.peer import CLOSE, Peer, close_frame, handshake, request
 
 ROOT = Path(__file__).parent.parent

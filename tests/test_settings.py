@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.playground import Playground
 from pushd.settings import Settings, demo_views
-from pushd.ticker import ticker
+from pushd.views.demo import ticker
 
 
 class SettingsTests(SynchronousTestCase):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.testing import Answer, Daemon
-from pushd.views import Request, accept_websocket
+from pushd.views.request import Request, accept_websocket
 from tests.peer import Peer, handshake, request
 
 

@@ -13,9 +13,9 @@ from pushd.access import connections as visits
 from pushd.protocols.websocket import frames, outbound
 from pushd.protocols.websocket import subscriber as feeds
 from pushd.testing import Daemon
-from pushd.ticker import ticker
 from pushd.topics.hub import Hub
-from pushd.views import Request, accept_websocket
+from pushd.views.demo import ticker
+from pushd.views.request import Request, accept_websocket
 from tests.kernel import Kernel, Server, open_websocket
 from tests.peer import TEXT, close_frame, frame, handshake
 from tests.work import calls_of, strings_of

@@ -16,7 +16,7 @@ from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.settings import Settings
 from pushd.testing import Answer, Daemon
-from pushd.views import Request
+from pushd.views.request import Request
 from tests.peer import Peer, request, said
 
 Environ = dict[str, Any]

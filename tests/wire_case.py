@@ -9,7 +9,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.testing import Daemon
-from pushd.views import Request, accept_websocket
+from pushd.views.request import Request, accept_websocket
 from tests.peer import CLOSE, CONTINUATION, Peer, close_frame, frame, handshake
 
 

@@ -21,13 +21,13 @@ from pushd.protocols.http.guard import is_topic
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import Response, json_refusal, write_response
 from pushd.publish import TopicPublish
-from pushd.routes import Match
 from pushd.schedule.timeouts import Deadlines
 from pushd.sse import KEEP_ALIVE, EventStream
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, check_topic
-from pushd.upgrade import UPGRADE, ViewDoor, ViewResource
-from pushd.views import Handshakes
+from pushd.views.request import Handshakes
+from pushd.views.resource import UPGRADE, ViewDoor, ViewResource
+from pushd.views.routes import Match
 
 # How long a long poll waits unless it says so itself, and how long at most, in seconds.
 _WAIT = 25.0

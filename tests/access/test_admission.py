@@ -16,7 +16,7 @@ from pushd.access.proxies import Proxies
 from pushd.loopback import Loopback
 from pushd.protocols.http.response import Response
 from pushd.testing import Answer, Browser, Daemon
-from pushd.views import Request, accept_websocket
+from pushd.views.request import Request, accept_websocket
 from tests.peer import handshake
 
 PROXY = Proxies(["127.0.0.1"])

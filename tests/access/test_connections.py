@@ -12,7 +12,7 @@ from pushd.access.counters import Traffic
 from pushd.drain import Drain
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Daemon
-from pushd.views import Request, accept_websocket
+from pushd.views.request import Request, accept_websocket
 
 
 class Line:

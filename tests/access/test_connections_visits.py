@@ -1,4 +1,4 @@
-"""The lines of a stream in the log; those of a WebSocket are in test_upgrade.py."""
+"""The lines of a stream in the log; those of a WebSocket are in test_resource.py."""
 
 from __future__ import annotations
 

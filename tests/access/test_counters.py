@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.counters import Metrics
 from pushd.testing import Daemon
 from pushd.topics.subscription import PATIENCE
-from pushd.views import Request, accept_websocket
+from pushd.views.request import Request, accept_websocket
 from tests.listeners import MIB, TRANSPORTS, TopicTestCase
 
 

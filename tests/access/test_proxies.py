@@ -9,7 +9,7 @@ from twisted.web.http_headers import Headers
 
 from pushd.access.proxies import Client, Proxies, read_address
 from pushd.testing import Daemon
-from pushd.views import Request
+from pushd.views.request import Request
 
 
 class ProxiesTestCase(SynchronousTestCase):

@@ -1,6 +1,6 @@
 """The views that the browser's tests talk with."""
 
-from pushd.views import Request, accept_websocket
+from pushd.views.request import Request, accept_websocket
 
 
 @accept_websocket

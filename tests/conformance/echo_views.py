@@ -1,6 +1,6 @@
 """What the suite wants to talk with: every message comes back as it was."""
 
-from pushd.views import Request, require_websocket
+from pushd.views.request import Request, require_websocket
 
 
 @require_websocket

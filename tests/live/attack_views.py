@@ -8,7 +8,7 @@ from time import process_time
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from pushd.views import Request, accept_websocket, require_websocket
+from pushd.views.request import Request, accept_websocket, require_websocket
 
 _CHUNK = b"\0" * (1 << 16)
 

@@ -19,7 +19,7 @@ from pushd.access.limits import Limits
 from pushd.protocols.cork import Turn
 from pushd.protocols.transport import lose, sender, unsent
 from pushd.testing import Daemon
-from pushd.views import Request, require_websocket
+from pushd.views.request import Request, require_websocket
 
 
 class Descriptor(FileDescriptor):

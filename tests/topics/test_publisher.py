@@ -11,7 +11,7 @@ from pushd.access.limits import Limits
 from pushd.topics import scheduled as timed
 from pushd.topics.publication import Id
 from pushd.topics.scheduled import TooMany
-from pushd.views import Request, accept_websocket, require_websocket
+from pushd.views.request import Request, accept_websocket, require_websocket
 from tests.listeners import JsonSocket, TopicTestCase
 
 

@@ -15,7 +15,7 @@ from pushd.testing import Daemon
 from pushd.topics.fanout import Form, Part
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription
-from pushd.views import Request, accept_websocket
+from pushd.views.request import Request, accept_websocket
 from tests.audience import HubTestCase, Listener
 from tests.kernel import Server, open_websocket
 from tests.peer import TEXT, close_frame, frame

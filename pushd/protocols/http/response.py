@@ -191,3 +191,11 @@ def json_refusal(
     """An error for programs: what was wrong, and where in the request."""
     value = {"error": error} if where is None else {"error": error, "where": where}
     return json_response(status, value, headers)
+
+
+def phrase_of(status: int) -> str:
+    """Return the reason phrase of a status, or "Unknown" (RFC 9110 §15)."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"

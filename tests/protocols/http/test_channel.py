@@ -16,9 +16,9 @@ from twisted.web.resource import Resource
 from twisted.web.static import Data
 
 from pushd.protocols.http.response import Response
-from pushd.routes import Routes
 from pushd.testing import Daemon
-from pushd.views import Request
+from pushd.views.request import Request
+from pushd.views.routes import Routes
 from tests.channel_case import GET, ChannelTestCase
 from tests.peer import TEXT, Peer, UnixTransport, frame, handshake, request, said, serve
 from tests.unhurried import UNHURRIED

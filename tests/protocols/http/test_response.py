@@ -19,7 +19,7 @@ from pushd.protocols.http.response import (
     refusal,
 )
 from pushd.testing import Answer, Daemon
-from pushd.views import Request
+from pushd.views.request import Request
 from tests.peer import Peer, request, said, serve
 
 

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.websocket.lean import LeanProtocol
 from pushd.testing import Daemon
-from pushd.views import Request, accept_websocket
+from pushd.views.request import Request, accept_websocket
 
 
 @accept_websocket

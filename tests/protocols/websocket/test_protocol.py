@@ -10,7 +10,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone
 
 from pushd.access.limits import Limits
 from pushd.testing import Daemon
-from pushd.views import Request, accept_websocket
+from pushd.views.request import Request, accept_websocket
 from tests.peer import (
     BINARY,
     CLOSE,

@@ -18,7 +18,7 @@ from pushd.access.limits import Limits
 from pushd.protocols.http.response import Response
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Browser, Daemon
-from pushd.views import Request, accept_websocket
+from pushd.views.request import Request, accept_websocket
 
 # What send() takes neither as text nor as binary.
 NO_DATA: list[Any] = [None, 7, 1.5, True, bytearray(b"a"), memoryview(b"a"), ["a"], ("a",), {}]

@@ -14,7 +14,7 @@ from pushd.protocols.websocket.subscriber import Feed
 from pushd.testing import Browser
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import PATIENCE
-from pushd.views import Request, accept_websocket
+from pushd.views.request import Request, accept_websocket
 from tests.listeners import MIB, TopicTestCase
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.verbosity import VERBOSITY, Verbosity
+from pushd.views.verbosity import VERBOSITY, Verbosity
 
 
 class VerbosityTests(SynchronousTestCase):

@@ -13,24 +13,46 @@ from twisted.web.server import NOT_DONE_YET
 
 from pushd.access.admission import Ticket
 from pushd.access.authorization import Access, Denied, challenge, read_token
-from pushd.access.closing import INTERNAL_ERROR, NORMAL, UNAVAILABLE
+from pushd.access.closing import INTERNAL_ERROR, NORMAL, UNAVAILABLE, Closing
 from pushd.access.connections import Connection, Connections, log_ended, log_opened
 from pushd.access.counters import Metrics
 from pushd.access.tokens import Identity
-from pushd.conversation import Conversation, Stage, ThreadsBusy, is_cancellation
-from pushd.gateway import LateAnswer
 from pushd.protocols.http.request import path_of
-from pushd.protocols.http.response import refusal, write_answer, write_failure, write_response
+from pushd.protocols.http.response import (
+    Response,
+    phrase_of,
+    refusal,
+    write_answer,
+    write_failure,
+    write_response,
+)
 from pushd.protocols.http.static import StaticFiles
 from pushd.protocols.websocket.factory import PushFactory
 from pushd.protocols.websocket.handshake import Handshake, Refused, read_handshake
 from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.routes import Match
 from pushd.topics.broker import Unavailable
 from pushd.topics.hub import Hub
 from pushd.topics.publisher import Publisher
-from pushd.views import Handshakes, Request, View, name_of, needs_token
+from pushd.views.request import Handshakes, Request, View, name_of, needs_token
+from pushd.views.routes import Match
+from pushd.views.runner import Conversation, Stage, ThreadsBusy, is_cancellation
+
+
+@dataclass(frozen=True, slots=True)
+class LateAnswer(Response):
+    """What an application answers to a handshake: HTTP in place of a 101, nothing after one.
+
+    WSGI has it answer in any case. If the handshake was accepted, its status alone counts.
+    """
+
+    @property
+    def closing(self) -> Closing:
+        """How the WebSocket closes: 1000, 1008 where the status is 4xx, or 1011 for 5xx."""
+        if self.status < 400:
+            return NORMAL
+        return Closing(1008, phrase_of(self.status)) if self.status < 500 else INTERNAL_ERROR
+
 
 _log = Logger()
 

@@ -14,7 +14,7 @@ from twisted.web.http_headers import Headers
 
 from pushd.protocols.http.response import Page, Response, page
 from pushd.testing import Daemon
-from pushd.views import (
+from pushd.views.request import (
     AnyView,
     Handshakes,
     HeaderMap,
@@ -358,7 +358,7 @@ class NameTests(SynchronousTestCase):
 
     def test_names(self) -> None:
         """A function, a method and an object are called by their module and name."""
-        here = "tests.test_views"
+        here = "tests.views.test_request"
         self.assertEqual(name_of(view), f"{here}.view")
         self.assertEqual(name_of(Counter().method), f"{here}.Counter.method")
         self.assertEqual(name_of(Counter()), f"{here}.Counter")
@@ -366,12 +366,12 @@ class NameTests(SynchronousTestCase):
 
     def test_partial(self) -> None:
         """A partial is called by its function, or two of them could not be told apart."""
-        self.assertEqual(name_of(partial(partial(view), 1)), "tests.test_views.view")
-        self.assertEqual(name_of(partial(Counter())), "tests.test_views.Counter")
+        self.assertEqual(name_of(partial(partial(view), 1)), "tests.views.test_request.view")
+        self.assertEqual(name_of(partial(Counter())), "tests.views.test_request.Counter")
 
     def test_wrapped(self) -> None:
         """A decorated view is called by its own name."""
-        self.assertEqual(name_of(decorated_twice(view)), "tests.test_views.view")
+        self.assertEqual(name_of(decorated_twice(view)), "tests.views.test_request.view")
 
 
 class HandshakeRuleTests(SynchronousTestCase):

@@ -10,8 +10,8 @@ from twisted.logger import Logger
 from pushd.protocols.http.response import Page, page
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.schedule.ticks import PushSchedule
-from pushd.verbosity import VERBOSITY
-from pushd.views import Request, accept_websocket
+from pushd.views.request import Request, accept_websocket
+from pushd.views.verbosity import VERBOSITY
 
 # How long a client may stay silent before it is let go, in seconds.
 SILENCE = 60

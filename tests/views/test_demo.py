@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd import ticker
 from pushd.access.closing import GOING_AWAY, NORMAL, Closing
 from pushd.testing import Browser, Daemon
-from pushd.verbosity import VERBOSITY
+from pushd.views import demo as ticker
+from pushd.views.verbosity import VERBOSITY
 
 PUSHES = [f"service message: {number}" for number in range(10)]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.application.service import Service
 
-from pushd.threads import BlockingPublisher
+from pushd.views.threads import BlockingPublisher
 
 # The publishers of the daemons that run here, the latest last: one, but for tests.
 _running: list[BlockingPublisher] = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 from threading import current_thread, main_thread
 from typing import Any
 
-from pushd.threads import BlockingTimedPush
-from pushd.views import Request, require_websocket
+from pushd.views.request import Request, require_websocket
+from pushd.views.threads import BlockingTimedPush
 from tests.listeners import TopicTestCase
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd import inprocess
 from pushd.testing import Answer, Daemon
-from pushd.threads import BlockingPublisher
-from pushd.views import Request
+from pushd.views import inprocess
+from pushd.views.request import Request
+from pushd.views.threads import BlockingPublisher
 
 
 class PublishTests(SynchronousTestCase):

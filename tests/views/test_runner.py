@@ -24,7 +24,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import GOING_AWAY, INTERNAL_ERROR, NORMAL, TRY_AGAIN_LATER, Closing
 from pushd.access.limits import Limits
-from pushd.conversation import (
+from pushd.protocols.http.channel import Channel
+from pushd.protocols.websocket.protocol import PushProtocol
+from pushd.protocols.websocket.socket import WebSocket
+from pushd.testing import Browser, Daemon
+from pushd.views.request import Request, View, accept_websocket
+from pushd.views.runner import (
     Conversation,
     ConversationOver,
     Stage,
@@ -32,11 +37,6 @@ from pushd.conversation import (
     is_cancellation,
     runs_on_reactor,
 )
-from pushd.protocols.http.channel import Channel
-from pushd.protocols.websocket.protocol import PushProtocol
-from pushd.protocols.websocket.socket import WebSocket
-from pushd.testing import Browser, Daemon
-from pushd.views import Request, View, accept_websocket
 
 
 def warnings(events: Sequence[LogEvent]) -> list[str]:
@@ -671,7 +671,7 @@ class BlockedTests(DaemonTestCase):
         with capturedLogs() as events:
             self.open(view)
         [line] = self.blocked(events)
-        self.assertTrue(line.startswith("tests.test_conversation.BlockedTests.test_named.<locals>"))
+        self.assertTrue(line.startswith("tests.views.test_runner.BlockedTests.test_named.<locals>"))
         self.assertIn("blocked the reactor for 0.750 s", line)
 
     def test_half_a_second(self) -> None:

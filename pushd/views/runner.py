@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from pushd.schedule.coroutine import PATIENCE, Steps, Wait
 from pushd.schedule.timeouts import Deadlines
-from pushd.views import Request, View, name_of
+from pushd.views.request import Request, View, name_of
 
 # How long a view may go on after it was told that its conversation is over, in seconds.
 GRACE = 5.0

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import Map, RequestRedirect, Rule
 
-from pushd.views import Handshakes, View, handshakes_of
+from pushd.views.request import Handshakes, View, handshakes_of
 
 # A named part of a path: <room>, <int:number>.
 _PART = re.compile(r"<(?:(?P<kind>[^<>:]+):)?[^<>]+>")

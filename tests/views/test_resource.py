@@ -15,10 +15,10 @@ from twisted.web.static import Data
 
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, UNAVAILABLE, Closing
 from pushd.protocols.http.response import Response, page
-from pushd.routes import Routes
 from pushd.testing import Daemon
 from pushd.topics.broker import Unavailable
-from pushd.views import Request, accept_websocket, require_websocket
+from pushd.views.request import Request, accept_websocket, require_websocket
+from pushd.views.routes import Routes
 from tests.peer import TEXT, Peer, close_frame, frame, handshake, request, said
 
 
@@ -395,7 +395,7 @@ class ErrorTests(SynchronousTestCase):
 
     def traceback_of(self, event: LogEvent) -> bool:
         """Whether a log event holds the traceback."""
-        return "test_upgrade.py" in event["log_failure"].getTraceback()
+        return "test_resource.py" in event["log_failure"].getTraceback()
 
     def test_http(self) -> None:
         """A view that raises over HTTP is a 500 page; the log has the traceback, peer and path."""
@@ -406,7 +406,7 @@ class ErrorTests(SynchronousTestCase):
         peer, log = self.fail_at(failing, request("GET /view/?q=1 HTTP/1.1", "Host: localhost"))
         self.assertIn(" 500 ", peer.head)
         self.assertIn("text/html", peer.head)
-        for secret in ("secret", "Traceback", "ZeroDivision", "test_upgrade"):
+        for secret in ("secret", "Traceback", "ZeroDivision", "test_resource"):
             self.assertNotIn(secret, peer.received.decode())
         (line,) = log
         self.assertIn("failing failed at /view/ for 127.0.0.1:50001", line)

@@ -13,9 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.routes import Match, Routes, load_routes
 from pushd.testing import Daemon
-from pushd.views import Handshakes, Request, accept_websocket, require_websocket
+from pushd.views.request import Handshakes, Request, accept_websocket, require_websocket
+from pushd.views.routes import Match, Routes, load_routes
 from tests.unhurried import UNHURRIED
 
 
@@ -315,7 +315,7 @@ class LoadTests(SynchronousTestCase):
         """A map of Routes keeps what was said with it."""
         self.write(
             "board_all.py",
-            "from pushd.routes import Routes\nviews = Routes({'/a/': print}, accept_all=True)\n",
+            "from pushd.views import Routes\nviews = Routes({'/a/': print}, accept_all=True)\n",
         )
         self.assertTrue(load_routes("board_all:views").accept_all)
 

@@ -1,0 +1,16 @@
+"""Views: what users of pushd write, and how it is run."""
+
+from pushd.protocols.http.response import Page, Response, page
+from pushd.protocols.websocket.socket import WebSocket
+from pushd.topics.broker import Unavailable
+from pushd.views.request import (
+    Request,
+    accept_websocket,
+    heed_tokens,
+    require_token,
+    require_websocket,
+)
+from pushd.views.routes import Routes
+
+__all__ = ["Page", "Request", "Response", "Routes", "Unavailable", "WebSocket"]
+__all__ += ["accept_websocket", "heed_tokens", "page", "require_token", "require_websocket"]
