@@ -19,6 +19,7 @@ from pushd.changes import Changes
 from pushd.daemon import PushService
 from pushd.drain import Drain
 from pushd.entrances import control_entrance, public_entrance
+from pushd.gateways.wsgi import ApplicationDoor, Pool
 from pushd.listening import DoorService
 from pushd.protocols.cork import Turn
 from pushd.protocols.http.static import StaticFiles
@@ -38,7 +39,6 @@ from pushd.views.inprocess import InProcess
 from pushd.views.resource import ViewDoor
 from pushd.views.runner import Stage, Threads
 from pushd.views.threads import BlockingPublisher, Bridge
-from pushd.wsgi import ApplicationDoor, Pool
 
 # The histograms, and what they are about.
 _LATENESS = ("pushd_push_lateness_seconds", "How much later than scheduled a push was made.")

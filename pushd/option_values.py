@@ -9,7 +9,7 @@ from typing import cast
 
 from twisted.internet.endpoints import serverFromString
 
-from pushd.gateway import Application
+from pushd.gateways.environ import Application
 from pushd.views.routes import Routes, load, load_routes
 
 # What stands for no endpoint at all.

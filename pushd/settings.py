@@ -10,7 +10,7 @@ from pushd.access.limits import Limits
 from pushd.access.origins import Origins
 from pushd.access.proxies import Proxies
 from pushd.access.tokens import TokenKeys
-from pushd.gateway import Application
+from pushd.gateways.environ import Application
 from pushd.playground import Playground
 from pushd.topics.history import Retention
 from pushd.topics.redis.address import RedisAddress

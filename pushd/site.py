@@ -10,6 +10,7 @@ from twisted.web.resource import IResource
 from pushd.access.counters import Metrics
 from pushd.api.topics import TopicDoor, TopicResource
 from pushd.async_resource import PublishDoor
+from pushd.gateways.wsgi import ApplicationDoor
 from pushd.health import alive, counted, ready
 from pushd.protocols.http.guard import Entrance, is_topic
 from pushd.protocols.http.headers import decode_path
@@ -22,7 +23,6 @@ from pushd.schedules import ScheduleControl, ScheduleList
 from pushd.topic_list import TopicList
 from pushd.views.resource import ViewResource
 from pushd.views.routes import Routes
-from pushd.wsgi import ApplicationDoor
 
 _TOPICS = "/topics/"
 _CONNECTIONS = "/connections/"

@@ -19,7 +19,7 @@ from twisted.web.wsgi import WSGIResource
 from zope.interface import implementer
 
 from pushd.access.limits import Bounds
-from pushd.gateway import Application, HandshakeView, ask, check_head, make_environ
+from pushd.gateways.environ import Application, HandshakeView, ask, check_head, make_environ
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import FAILURE
 from pushd.protocols.http.static import StaticFiles

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
-from pushd.gateway import ErrorStream, ask, check_head, make_environ
+from pushd.gateways.environ import ErrorStream, ask, check_head, make_environ
 from pushd.testing import Browser, Daemon
 from pushd.views.request import Request
 from pushd.views.resource import LateAnswer
@@ -255,7 +255,7 @@ class HandshakeTests(SynchronousTestCase):
                 self.open(one)
             self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
             [view] = [event["view"] for event in events if event.get("event") == "view_failed"]
-            self.assertRegex(view, rf"^tests\.test_gateway\..*\b{name}$")
+            self.assertRegex(view, rf"^tests\.gateways\.test_environ\..*\b{name}$")
 
     def test_answers_500(self) -> None:
         """One that reports its error itself, and answers 500, is counted and logged once."""

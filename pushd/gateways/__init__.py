@@ -1,0 +1,1 @@
+"""Applications written for other interfaces, such as WSGI."""
