@@ -12,8 +12,11 @@ from pushd.access.authorization import Access
 from pushd.access.connections import Connections
 from pushd.access.counters import Metrics
 from pushd.access.limits import Bounds
+from pushd.api.health import Readiness
+from pushd.api.receipts import Receipts
+from pushd.api.resource import PublishDoor
 from pushd.api.topics import TopicDoor
-from pushd.async_resource import PublishDoor
+from pushd.api.urls import control_door, public_door
 from pushd.brokers import make_broker
 from pushd.changes import Changes
 from pushd.daemon import PushService
@@ -24,14 +27,11 @@ from pushd.listening import DoorService
 from pushd.protocols.cork import Turn
 from pushd.protocols.http.static import StaticFiles
 from pushd.protocols.websocket.factory import PushFactory
-from pushd.readiness import Readiness
 from pushd.readings import Crew, Readings
-from pushd.receipts import Receipts
 from pushd.schedule.coalescing import Beat
 from pushd.schedule.histogram import Distribution
 from pushd.schedule.ticks import lateness_of
 from pushd.settings import Settings
-from pushd.site import control_door, public_door
 from pushd.topics.hub import Hub
 from pushd.topics.publisher import Publisher
 from pushd.topics.scheduled import TimedPushes

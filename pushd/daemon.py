@@ -12,10 +12,10 @@ from twisted.logger import Logger
 
 from pushd.access.closing import GOING_AWAY
 from pushd.access.connections import Connections
+from pushd.api.health import Readiness
+from pushd.api.receipts import Receipts
 from pushd.drain import Drain
 from pushd.listening import DoorService
-from pushd.readiness import Readiness
-from pushd.receipts import Receipts
 from pushd.settings import Applier
 from pushd.topics.broker import Broker
 from pushd.topics.scheduled import TimedPushes

@@ -10,8 +10,8 @@ from pushd.access.limits import Limits
 from pushd.access.origins import Origins
 from pushd.access.proxies import Proxies
 from pushd.access.tokens import TokenKeys
+from pushd.api.playground import Playground
 from pushd.gateways.environ import Application
-from pushd.playground import Playground
 from pushd.topics.history import Retention
 from pushd.topics.redis.address import RedisAddress
 from pushd.views.demo import ticker

@@ -17,9 +17,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import __version__
 from pushd.access.limits import Limits
+from pushd.api.playground import Playground
 from pushd.option_table import OPTIONS
 from pushd.options import Options
-from pushd.playground import Playground
 from pushd.settings import Settings
 from pushd.views.demo import ticker
 from pushd.views.request import Handshakes, Request

@@ -14,15 +14,15 @@ from twisted.web.server import NOT_DONE_YET
 from pushd.access.authorization import Access, Denied, challenge, read_token
 from pushd.access.connections import Connections, log_ended, log_opened
 from pushd.access.tokens import Identity
-from pushd.async_resource import PublishDoor
-from pushd.listener import TopicListener
-from pushd.longpoll import LongPoll
+from pushd.api.listener import TopicListener
+from pushd.api.longpoll import LongPoll
+from pushd.api.publish import TopicPublish
+from pushd.api.resource import PublishDoor
+from pushd.api.sse import KEEP_ALIVE, EventStream
 from pushd.protocols.http.guard import is_topic
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import Response, json_refusal, write_response
-from pushd.publish import TopicPublish
 from pushd.schedule.timeouts import Deadlines
-from pushd.sse import KEEP_ALIVE, EventStream
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, check_topic
 from pushd.views.request import Handshakes

@@ -18,7 +18,7 @@ import pytest
 from websockets.sync.client import connect
 
 from pushd.access.limits import Limits
-from pushd.publish import batch_body
+from pushd.api.publish import batch_body
 from pushd.topics.history import Retention
 from pushd.topics.scheduled import MAX_BYTES, MAX_PUSHES
 from pushd.topics.subscription import PATIENCE as PATIENCE_OF_THE_HUB

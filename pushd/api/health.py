@@ -1,4 +1,4 @@
-"""Whether the daemon is alive and ready, and what it has counted."""
+"""Whether the daemon is alive and ready, and its metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from twisted.web.server import NOT_DONE_YET
 
 from pushd.access.counters import Metrics
 from pushd.protocols.http.response import Response, refusal, write_response
-from pushd.readiness import Readiness
 
 
 class Reading(Resource):
@@ -63,3 +62,26 @@ def counted(metrics: Metrics) -> Reading:
 
 def _fresh(kind: str, body: str | bytes) -> Response:
     return Response(headers={"Content-Type": kind, "Cache-Control": "no-store"}, body=body)
+
+
+class Readiness:
+    """What a load balancer wants to know.
+
+    :param checks: whom to ask beside: each gives why not, or None where all is well. One that
+        speaks of a broker says here whether it can be reached.
+    """
+
+    def __init__(self, *checks: Callable[[], str | None]) -> None:
+        self._checks = checks
+        #: Whether the public door is open.
+        self.listening = False
+        #: Whether the daemon stops.
+        self.draining = False
+
+    def reason(self) -> str | None:
+        """Why there should be no traffic; None if there may be."""
+        if self.draining:
+            return "draining"
+        if not self.listening:
+            return "not listening"
+        return next((why for check in self._checks if (why := check()) is not None), None)

@@ -7,8 +7,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd import playground
-from pushd.playground import BURST, MAX_BODY
+from pushd.api import playground
+from pushd.api.playground import BURST, MAX_BODY
 from pushd.testing import Answer, Daemon, Wire
 from tests.keyring import secret_keys, token
 

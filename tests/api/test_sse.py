@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pushd.access.closing import Closing
 from pushd.access.limits import Limits
+from pushd.api.sse import KEEP_ALIVE, EventStream
 from pushd.schedule.timeouts import Deadlines
-from pushd.sse import KEEP_ALIVE, EventStream
 from pushd.topics.subscription import PATIENCE
 from tests.listeners import MIB, Events, TopicTestCase
 

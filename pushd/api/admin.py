@@ -1,16 +1,58 @@
-"""``/connections`` at the control door: who is here, and closing one."""
+"""The control port's lists: ``/connections``, ``/schedules`` and ``/topics``."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from datetime import UTC, datetime
+from heapq import nsmallest
 from itertools import islice
 from typing import Any
 
 from pushd.access.closing import Closing
 from pushd.access.connections import Connection
-from pushd.async_resource import AsyncResource, Wrong, allow
+from pushd.api.resource import AsyncResource, PublishDoor, Wrong, allow
 from pushd.protocols.http.response import Response, json_response
+from pushd.topics.publication import Id
+from pushd.topics.scheduled import TimedPush
+from pushd.topics.subscription import transport_of
+
+
+class ScheduleList(AsyncResource):
+    """``/schedules``: those that still have something to do."""
+
+    async def answer(self, request: Any) -> Response:
+        """List them."""
+        allow(request, "GET")
+        pushes = [schedule_json(push) for push in self._door.timed.all()]
+        return json_response(200, {"schedules": pushes})
+
+
+class ScheduleControl(AsyncResource):
+    """``/schedules/<id>``: one of them."""
+
+    async def answer(self, request: Any) -> Response:
+        """Tell of it with GET, cancel it with DELETE."""
+        allow(request, "GET", "DELETE")
+        push = self._door.timed.get(self._name)
+        if push is None:
+            raise Wrong("there is no such schedule, or it has ended", "schedule", 404)
+        if request.method == b"GET":
+            return json_response(200, schedule_json(push))
+        push.cancel()
+        return Response(204)
+
+
+def schedule_json(push: TimedPush) -> dict[str, Any]:
+    """A timed push as JSON has it."""
+    return {
+        "schedule": push.id,
+        "topic": push.topic,
+        "count": push.count,
+        "done": push.done,
+        "every": push.every,
+    }
+
 
 # How many connections one answer lists.
 _MAX_LIST = 1000
@@ -89,3 +131,32 @@ def _closing(request: Any) -> Closing:
 def _argument(request: Any, name: str) -> str | None:
     values = request.args.get(name.encode())
     return values[-1].decode(errors="replace") if values else None
+
+
+# How many topics one answer lists.
+_MAX_LIST = 1000
+
+
+class TopicList(AsyncResource):
+    """``/topics``: what is there."""
+
+    async def answer(self, request: Any) -> Response:
+        """List the topics that somebody listens to, or that are remembered."""
+        allow(request, "GET")
+        names = {*self._door.hub.topics(), *await self._door.broker.names()}
+        first = nsmallest(_MAX_LIST, names)
+        topics = [await describe(self._door, name) for name in first]
+        return json_response(200, {"topics": topics, "more": len(names) > _MAX_LIST})
+
+
+async def describe(door: PublishDoor, topic: str) -> dict[str, Any]:
+    """What there is to tell of a topic, as JSON has it."""
+    described: tuple[Id | None, int] = await door.broker.describe(topic)
+    last, kept = described
+    transports = Counter(map(transport_of, door.hub.subscribers(topic)))
+    return {
+        "topic": topic,
+        "id": None if last is None else str(last),
+        "history": kept,
+        "subscribers": dict(transports),
+    }

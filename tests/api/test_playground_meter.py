@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from twisted.internet.error import ConnectionLost
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.api.playground import WAYS, Ledger, Meter, Tally
 from pushd.loopback import LoopbackTransport
-from pushd.meter import WAYS, Ledger, Meter, Tally
-from tests.test_playground import PlaygroundTestCase
+from tests.api.test_playground import PlaygroundTestCase
 
 
 class Wire:

@@ -13,8 +13,8 @@ from twisted.web.server import NOT_DONE_YET
 
 from pushd.access.connections import Connections
 from pushd.access.limits import Bounds
+from pushd.api.receipts import Receipts
 from pushd.protocols.http.response import Response, json_refusal, write_response
-from pushd.receipts import Receipts
 from pushd.topics.broker import Broker, Unavailable
 from pushd.topics.hub import Hub
 from pushd.topics.scheduled import TimedPushes

@@ -6,11 +6,11 @@ import json
 
 from twisted.internet.defer import Deferred, fail
 
-from pushd import async_resource
-from pushd.async_resource import AsyncResource
+from pushd.api import resource as async_resource
+from pushd.api.resource import AsyncResource
 from pushd.topics.broker import Unavailable
 from pushd.topics.publication import Id
-from tests.test_publish import PublishTestCase
+from tests.api.test_publish import PublishTestCase
 
 
 class Failing(Exception):

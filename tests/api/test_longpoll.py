@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.testing import StringTransport
 
-from pushd.longpoll import LongPoll
+from pushd.api.longpoll import LongPoll
 from pushd.testing import Wire
 from pushd.topics import hub
 from pushd.topics.hub import Hub

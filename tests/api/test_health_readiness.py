@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.readiness import Readiness
+from pushd.api.health import Readiness
 
 
 class ReadinessTests(SynchronousTestCase):

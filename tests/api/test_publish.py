@@ -8,8 +8,8 @@ from typing import Any
 
 from twisted.internet.task import deferLater
 
-from pushd import publish as module
 from pushd.access.limits import Limits
+from pushd.api import publish as module
 from pushd.testing import Answer
 from pushd.topics import broker
 from pushd.topics import scheduled as timed

@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd import receipts as module
-from pushd.receipts import Receipts
+from pushd.api import receipts as module
+from pushd.api.receipts import Receipts
 from pushd.topics.broker import KEY_TTL
 
 

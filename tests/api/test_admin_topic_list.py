@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from pushd import topic_list
-from tests.test_publish import PublishTestCase
+from pushd.api import admin as topic_list
+from tests.api.test_publish import PublishTestCase
 
 
 class TopicListTests(PublishTestCase):

@@ -8,19 +8,22 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import IResource
 
 from pushd.access.counters import Metrics
+from pushd.api.admin import (
+    ConnectionControl,
+    ConnectionList,
+    ScheduleControl,
+    ScheduleList,
+    TopicList,
+)
+from pushd.api.health import Readiness, alive, counted, ready
+from pushd.api.publish import Batch, TopicControl
+from pushd.api.resource import PublishDoor
 from pushd.api.topics import TopicDoor, TopicResource
-from pushd.async_resource import PublishDoor
 from pushd.gateways.wsgi import ApplicationDoor
-from pushd.health import alive, counted, ready
 from pushd.protocols.http.guard import Entrance, is_topic
 from pushd.protocols.http.headers import decode_path
 from pushd.protocols.http.response import NOT_FOUND, AnswerResource, refusal
 from pushd.protocols.http.site import Door
-from pushd.publish import Batch, TopicControl
-from pushd.readiness import Readiness
-from pushd.roster import ConnectionControl, ConnectionList
-from pushd.schedules import ScheduleControl, ScheduleList
-from pushd.topic_list import TopicList
 from pushd.views.resource import ViewResource
 from pushd.views.routes import Routes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.test_publish import BINARY, PublishTestCase
+from tests.api.test_publish import BINARY, PublishTestCase
 
 
 class RequestTests(PublishTestCase):
