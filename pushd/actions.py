@@ -133,9 +133,9 @@ def token(given: Namespace, world: World) -> None:
 def check(given: Namespace, world: World) -> None:
     """Print the options that would be in force."""
     # Nor until all of the daemon is.
-    from pushd.config import write_values
-    from pushd.option_table import OPTIONS
-    from pushd.options import Options
+    from pushd.options.command_line import Options
+    from pushd.options.sources import write_values
+    from pushd.options.table import OPTIONS
 
     options = Options(world.environ)
     try:

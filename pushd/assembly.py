@@ -24,6 +24,7 @@ from pushd.drain import Drain
 from pushd.entrances import control_entrance, public_entrance
 from pushd.gateways.wsgi import ApplicationDoor, Pool
 from pushd.listening import DoorService
+from pushd.options.settings import Settings
 from pushd.protocols.cork import Turn
 from pushd.protocols.http.static import StaticFiles
 from pushd.protocols.websocket.factory import PushFactory
@@ -31,7 +32,6 @@ from pushd.readings import Crew, Readings
 from pushd.schedule.coalescing import Beat
 from pushd.schedule.histogram import Distribution
 from pushd.schedule.ticks import lateness_of
-from pushd.settings import Settings
 from pushd.topics.hub import Hub
 from pushd.topics.publisher import Publisher
 from pushd.topics.scheduled import TimedPushes

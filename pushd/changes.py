@@ -9,10 +9,10 @@ from pushd.access.limits import Bounds
 from pushd.daemon import PushService
 from pushd.descriptors import allow_connections
 from pushd.entrances import bodies_at_control
+from pushd.options.settings import Applier, Settings
 from pushd.protocols.http.guard import public_guard
 from pushd.protocols.http.site import Door
 from pushd.readings import Readings
-from pushd.settings import Applier, Settings
 from pushd.views.resource import ViewDoor
 
 

@@ -16,7 +16,7 @@ from pushd.api.health import Readiness
 from pushd.api.receipts import Receipts
 from pushd.drain import Drain
 from pushd.listening import DoorService
-from pushd.settings import Applier
+from pushd.options.settings import Applier
 from pushd.topics.broker import Broker
 from pushd.topics.scheduled import TimedPushes
 

@@ -6,8 +6,8 @@ from pushd.access.admission import Admission
 from pushd.access.counters import Metrics
 from pushd.access.proxies import Proxies
 from pushd.api.publish import batch_body
+from pushd.options.settings import Settings
 from pushd.protocols.http.guard import Entrance, control_guard, public_guard
-from pushd.settings import Settings
 
 # How many connections the private door takes: enough for all who should be there.
 _OPERATORS = 1000

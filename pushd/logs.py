@@ -22,15 +22,8 @@ from twisted.logger import (
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
 
+from pushd.options.parsers import LEVELS
 from pushd.views.verbosity import VERBOSITY, Verbosity
-
-#: What ``--log-level`` may be: what is below it is not written.
-LEVELS = {
-    "debug": LogLevel.debug,
-    "info": LogLevel.info,
-    "warn": LogLevel.warn,
-    "error": LogLevel.error,
-}
 
 # What Twisted's older log puts into its events beside what was to be said.
 _LEGACY = frozenset({"format", "isError", "system", "time", "why"})

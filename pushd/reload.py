@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from twisted.logger import Logger
 
-from pushd.config import Mistakes
-from pushd.option_table import OPTIONS
-from pushd.options import Options
-from pushd.settings import Applier
+from pushd.options.command_line import Options
+from pushd.options.settings import Applier
+from pushd.options.sources import Mistakes
+from pushd.options.table import OPTIONS
 
 
 class Reloader:

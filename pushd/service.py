@@ -17,11 +17,11 @@ from pushd.descriptors import allow_connections
 from pushd.garbage import GarbageService
 from pushd.lag import LagMeter
 from pushd.logs import LogStyle
-from pushd.options import Options
+from pushd.options.command_line import Options
+from pushd.options.settings import Applier
 from pushd.polling import quicken
 from pushd.protocols.cork import Turn
 from pushd.reload import Reloader
-from pushd.settings import Applier
 from pushd.signals import Signals
 from pushd.steady import make_steady
 from pushd.systemd import Notifier

@@ -22,8 +22,8 @@ from pushd.assembly import build
 from pushd.browser import Browser, make_protocol
 from pushd.lockstep import LockstepThreads
 from pushd.loopback import Loopback
+from pushd.options.settings import Settings
 from pushd.schedule.coalescing import Beat
-from pushd.settings import Settings
 from pushd.views.request import View
 from pushd.views.routes import Routes
 from pushd.wire import Answer, Bytes, Wire

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pushd.option import Option
-from pushd.option_table import OPTIONS
+from pushd.options.option import Option
+from pushd.options.table import OPTIONS
 
 DOCUMENT = Path(__file__).parent.parent / "docs/operations.md"
 

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.assembly import build, shipped_client
 from pushd.lockstep import LockstepThreads
-from pushd.settings import Settings
+from pushd.options.settings import Settings
 from pushd.testing import Daemon
 from tests.peer import certificate_file, said
 from tests.ports import Reactor

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import GOING_AWAY
 from pushd.assembly import build
 from pushd.lockstep import LockstepThreads
-from pushd.settings import Settings
+from pushd.options.settings import Settings
 from pushd.testing import Browser, Daemon
 from pushd.views.request import Request, View, accept_websocket
 from tests.echo import echo

@@ -8,7 +8,7 @@ from pushd.access.counters import Metrics
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.entrances import control_entrance, public_entrance
-from pushd.settings import Settings
+from pushd.options.settings import Settings
 
 # Larger than what a batch may have in any case.
 LARGE = 16 << 20

@@ -26,7 +26,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from pushd import logs
-from pushd.logs import LEVELS, LogStyle, json_line, text_line
+from pushd.logs import LogStyle, json_line, text_line
+from pushd.options.parsers import LEVELS
 from pushd.views.verbosity import Verbosity
 
 # The start of 2026, and something.

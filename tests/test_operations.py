@@ -10,8 +10,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.option_table import OPTIONS
-from pushd.options import Options
+from pushd.options.command_line import Options
+from pushd.options.table import OPTIONS
 from tests.options_table import DOCUMENT, make_table, with_table
 
 

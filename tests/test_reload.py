@@ -11,9 +11,9 @@ from pathlib import Path
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.options import Options
+from pushd.options.command_line import Options
+from pushd.options.settings import Settings
 from pushd.reload import Reloader
-from pushd.settings import Settings
 from tests.peer import said
 
 

@@ -13,7 +13,7 @@ from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from pushd.options import Options
+from pushd.options.command_line import Options
 from pushd.reuse_port import ReusePortEndpoint, ReusePortParser
 
 

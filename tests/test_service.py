@@ -15,7 +15,7 @@ from twisted.logger import capturedLogs, globalLogBeginner
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.garbage import GarbageService
-from pushd.options import Options
+from pushd.options.command_line import Options
 from pushd.service import makeService
 from pushd.signals import Signals
 from pushd.testing import Daemon

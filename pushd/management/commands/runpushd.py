@@ -15,7 +15,7 @@ from django.utils import autoreload
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
 from pushd.logs import LogStyle
-from pushd.options import Options
+from pushd.options.command_line import Options
 from pushd.service import makeService
 
 

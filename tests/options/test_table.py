@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pushd.option_table import OPTIONS
-from tests.test_options import OptionsTestCase, parse
+from pushd.options.table import OPTIONS
+from tests.options.test_command_line import OptionsTestCase, parse
 
 
 class TableTests(OptionsTestCase):

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pushd.option import Option, Text
+from pushd.options.option import Option, Text
 
 _WIDTH = 88
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.options import Options
+from pushd.options.command_line import Options
 from pushd.topics.history import Retention
 
 

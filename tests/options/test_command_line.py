@@ -18,9 +18,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd import __version__
 from pushd.access.limits import Limits
 from pushd.api.playground import Playground
-from pushd.option_table import OPTIONS
-from pushd.options import Options
-from pushd.settings import Settings
+from pushd.options.command_line import Options
+from pushd.options.settings import Settings
+from pushd.options.table import OPTIONS
 from pushd.views.demo import ticker
 from pushd.views.request import Handshakes, Request
 from pushd.views.routes import Routes

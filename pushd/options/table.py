@@ -11,10 +11,9 @@ from pushd.access.limits import Limits
 from pushd.access.origins import Origins
 from pushd.access.proxies import Proxies
 from pushd.access.tokens import read_token_keys
-from pushd.config import Clash
-from pushd.logs import LEVELS
-from pushd.option import Option
-from pushd.option_values import (
+from pushd.options.option import Option
+from pushd.options.parsers import (
+    LEVELS,
     number,
     one_of,
     parse_control,
@@ -24,7 +23,8 @@ from pushd.option_values import (
     parse_views,
     parse_wsgi,
 )
-from pushd.settings import Settings
+from pushd.options.settings import Settings
+from pushd.options.sources import Clash
 from pushd.topics.history import Retention
 from pushd.topics.redis.address import parse_broker
 

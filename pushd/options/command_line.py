@@ -11,7 +11,9 @@ from twisted.python.usage import UsageError
 
 from pushd import __version__
 from pushd.access.limits import Limits
-from pushd.config import (
+from pushd.options.option import Option
+from pushd.options.settings import Settings, demo_views
+from pushd.options.sources import (
     Given,
     Mistakes,
     Sources,
@@ -20,9 +22,7 @@ from pushd.config import (
     write_defaults,
     write_values,
 )
-from pushd.option import Option
-from pushd.option_table import COMBINATIONS, OPTIONS
-from pushd.settings import Settings, demo_views
+from pushd.options.table import COMBINATIONS, OPTIONS
 from pushd.topics.history import Retention
 from pushd.views.routes import Routes
 

@@ -6,7 +6,7 @@ import tomllib
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.option import Option, Text
+from pushd.options.option import Option, Text
 
 
 def option(default: Text = None, *, secret: bool = False) -> Option:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pushd.access.tokens import TokenKeys
-from pushd.options import Options
+from pushd.options.command_line import Options
 from tests.keyring import SECRET, FolderTestCase, private_key, public_pem, sign
 
 

@@ -8,9 +8,21 @@ from pathlib import Path
 from typing import cast
 
 from twisted.internet.endpoints import serverFromString
+from twisted.logger import (
+    LogLevel,
+)
 
 from pushd.gateways.environ import Application
 from pushd.views.routes import Routes, load, load_routes
+
+#: What ``--log-level`` may be: what is below it is not written.
+LEVELS = {
+    "debug": LogLevel.debug,
+    "info": LogLevel.info,
+    "warn": LogLevel.warn,
+    "error": LogLevel.error,
+}
+
 
 # What stands for no endpoint at all.
 _NONE = "none"

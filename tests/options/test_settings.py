@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.api.playground import Playground
-from pushd.settings import Settings, demo_views
+from pushd.options.settings import Settings, demo_views
 from pushd.views.demo import ticker
 
 

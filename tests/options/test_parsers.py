@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pushd.settings import Settings
+from pushd.options.settings import Settings
+from tests.options.test_command_line import OptionsTestCase, parse
 from tests.peer import certificate_file
-from tests.test_options import OptionsTestCase, parse
 
 
 class EndpointTests(OptionsTestCase):

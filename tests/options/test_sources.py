@@ -8,7 +8,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.config import (
+from pushd.options.option import Option
+from pushd.options.sources import (
     Clash,
     Given,
     Mistakes,
@@ -19,7 +20,6 @@ from pushd.config import (
     write_defaults,
     write_values,
 )
-from pushd.option import Option
 
 COUNT = Option(name="count", help="How many.", parse=int, default="1")
 NAME = Option(name="a-name", help="What it is called.", parse=str)
