@@ -9,7 +9,7 @@ import shlex
 
 from twisted.application.service import Application
 
-from pushd.options.command_line import Options
+from pushd.options import Options
 from pushd.service import makeService
 
 options = Options()

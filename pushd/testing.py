@@ -18,12 +18,12 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.testing import MemoryReactorClock
 
-from pushd.assembly import build
 from pushd.browser import Browser, make_protocol
 from pushd.lockstep import LockstepThreads
 from pushd.loopback import Loopback
 from pushd.options.settings import Settings
 from pushd.schedule.coalescing import Beat
+from pushd.service.build import build
 from pushd.views.request import View
 from pushd.views.routes import Routes
 from pushd.wire import Answer, Bytes, Wire

@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import tests.django_site  # noqa: F401 # which sets Django up
 from pushd.management.commands import runpushd
 from pushd.options.settings import Settings
-from pushd.service import makeService
+from pushd.service.twistd import makeService
 
 #: What the settings name as the site's application.
 application = WSGIHandler()

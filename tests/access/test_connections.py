@@ -9,8 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import GOING_AWAY, NORMAL, TOKEN_EXPIRED, Closing
 from pushd.access.connections import Connections
 from pushd.access.counters import Traffic
-from pushd.drain import Drain
 from pushd.protocols.websocket.socket import WebSocket
+from pushd.service.daemon import Drain
 from pushd.testing import Daemon
 from pushd.views.request import Request, accept_websocket
 

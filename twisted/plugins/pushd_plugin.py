@@ -5,7 +5,7 @@ This folder must never hold an __init__.py.
 
 from twisted.application.service import ServiceMaker
 
-from pushd.reuse_port import ReusePortParser
+from pushd.service.reuse_port import ReusePortParser
 
 pushd = ServiceMaker(
     "pushd",

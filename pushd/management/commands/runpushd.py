@@ -14,9 +14,9 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import autoreload
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
-from pushd.logs import LogStyle
 from pushd.options.command_line import Options
-from pushd.service import makeService
+from pushd.service.logs import LogStyle
+from pushd.service.twistd import makeService
 
 
 class Command(BaseCommand):

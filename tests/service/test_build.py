@@ -1,0 +1,164 @@
+"""The daemon put together: its doors, and what it says of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.error import CannotListenError
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.lockstep import LockstepThreads
+from pushd.options.settings import Settings
+from pushd.service.build import build, shipped_client
+from pushd.testing import Daemon
+from tests.peer import certificate_file, said
+from tests.ports import Reactor
+
+
+class DoorsTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Have a reactor."""
+        self.reactor = Reactor()
+
+    def start(self, **settings: Any) -> list[str]:
+        """Start a daemon; give what it says."""
+        settings.setdefault("control", ())
+        threads = LockstepThreads(1)
+        self.service = build(Settings(**settings), self.reactor, threads)
+        with capturedLogs() as events:
+            self.service.privilegedStartService()
+            self.service.startService()
+        return said(events)
+
+
+class DoorsTests(DoorsTestCase):
+    def test_defaults(self) -> None:
+        """By default the public door is at 8080 and the private one at 8081, here alone."""
+        lines = self.start(control=Settings.control)
+        doors = [(port, interface) for port, _, _, interface in self.reactor.tcpServers]
+        self.assertEqual(doors, [(8080, "127.0.0.1"), (8081, "127.0.0.1")])
+        self.assertEqual(
+            lines, ["listening on http://127.0.0.1:8080/", "control door at http://127.0.0.1:8081/"]
+        )
+
+    def test_many(self) -> None:
+        """Each door may be at any number of places."""
+        lines = self.start(listen=("tcp:1", "tcp:2"), control=("tcp:3", "tcp:4"))
+        self.assertEqual(self.reactor.events, [f"opened {port}" for port in (1, 2, 3, 4)])
+        self.assertEqual([line.rpartition(":")[2] for line in lines], ["1/", "2/", "3/", "4/"])
+
+    def test_two_doors(self) -> None:
+        """What stands behind one door does not stand behind the other."""
+        daemon = Daemon()
+        for control, path, status in (
+            (False, "/test/", 200),
+            (True, "/test/", 404),
+            (False, "/healthz", 404),
+            (True, "/healthz", 200),
+        ):
+            answer = daemon.request("GET", path, control=control)
+            assert answer is not None
+            self.assertEqual(answer.status, status, (control, path))
+
+    def test_no_private_door(self) -> None:
+        """The private door may stay shut."""
+        self.start()
+        self.assertEqual(self.reactor.events, ["opened 8080"])
+
+    def test_urls(self) -> None:
+        """What is logged is a URL that a browser on this machine can open."""
+        for endpoint, url in (
+            ("tcp:80:interface=127.0.0.1", "http://127.0.0.1:80/"),
+            ("tcp:0", "http://127.0.0.1:40000/"),
+            ("tcp:80", "http://127.0.0.1:80/"),
+            ("tcp:80:interface=0.0.0.0", "http://127.0.0.1:80/"),
+            ("tcp:80:interface=10.0.0.0", "http://10.0.0.0:80/"),
+            ("tcp:80:interface=10.1.2.3", "http://10.1.2.3:80/"),
+            ("tcp:80:interface=\\:\\:", "http://[::1]:80/"),
+            ("tcp:80:interface=\\:\\:1", "http://[::1]:80/"),
+            ("tcp:80:interface=fe80\\:\\:7", "http://[fe80::7]:80/"),
+            ("unix:/run/pushd.sock", "unix:/run/pushd.sock"),
+        ):
+            self.assertEqual(self.start(listen=(endpoint,)), [f"listening on {url}"])
+
+    def test_url_over_tls(self) -> None:
+        """Over TLS it is one of https."""
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        (folder / "both.pem").write_bytes(certificate_file())
+        endpoint = f"ssl:443:privateKey={folder}/both.pem:certKey={folder}/both.pem"
+        (line,) = self.start(listen=(endpoint,))
+        self.assertRegex(line, r"^listening on https://127\.0\.0\.1:443/$")
+
+    def test_port_in_use(self) -> None:
+        """A port that is not to be had ends the process, with one line that says which and why."""
+        for trouble, words in (
+            (CannotListenError("127.0.0.1", 80, OSError(98, "Address already in use")), "in use"),
+            (PermissionError(13, "Permission denied"), "Permission denied"),
+            (OverflowError("port must be 0-65535"), "0-65535"),
+        ):
+            self.reactor.trouble = trouble
+            with self.assertRaises(SystemExit) as raised:
+                self.start(listen=("tcp:80:interface=127.0.0.1",))
+            line = raised.exception.code
+            assert isinstance(line, str)
+            self.assertTrue(line.startswith("pushd: --listen tcp:80:interface=127.0.0.1: "), line)
+            self.assertIn(words, line)
+            self.assertEqual(line.splitlines(), [line])
+
+    def test_no_descriptor(self) -> None:
+        """So does a socket that systemd was to pass, and did not."""
+        for endpoint in ("systemd:domain=INET:index=99", "systemd:domain=INET:name=web"):
+            with self.assertRaises(SystemExit) as raised:
+                self.start(listen=(endpoint,))
+            self.assertEqual(
+                raised.exception.code,
+                f"pushd: --listen {endpoint}: "
+                "systemd passed no such socket: see LISTEN_FDS and LISTEN_FDNAMES",
+            )
+
+    def test_without_privileges(self) -> None:
+        """The doors open once, also where nobody starts a service twice."""
+        service = build(Settings(), self.reactor, LockstepThreads(1))
+        service.startService()
+        self.assertEqual(self.reactor.events, ["opened 8080", "opened 8081"])
+        service.stopService()
+        self.start()
+        self.assertEqual(self.reactor.events[4:], ["opened 8080"])
+
+    def test_never_started(self) -> None:
+        """What was never opened need not be closed."""
+        service = build(Settings(), self.reactor, LockstepThreads(1))
+        self.assertEqual([part.stopService() for part in service], [None] * 3)
+        self.successResultOf(service.stopService())
+        self.assertEqual(self.reactor.events, [])
+
+    def test_files(self) -> None:
+        """One's own files stand before those of the shipped client."""
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        (folder / "pushd.css").write_text("ours")
+        daemon = Daemon(web=folder)
+        for path, ours in (("/pushd.css", True), ("/pushd.js", False)):
+            answer = daemon.get(path)
+            assert answer is not None
+            self.assertEqual((answer.status, answer.text == "ours"), (200, ours))
+
+    def test_shipped_client(self) -> None:
+        """The shipped client is where its pages are."""
+        self.assertTrue((shipped_client() / "test.html").is_file())
+
+
+class NameTests(SynchronousTestCase):
+    def test_ids(self) -> None:
+        """An id is fit for a command line: one that began with a dash would be an option there."""
+        daemon = Daemon()
+        self.addCleanup(daemon.stop)
+        answer = daemon.request("POST", "/topics/t", body=b"x", control=True)
+        assert answer is not None
+        self.assertRegex(json.loads(answer.body)["id"], r"\A[0-9a-f]{18}:1\Z")

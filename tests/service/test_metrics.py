@@ -1,0 +1,291 @@
+"""What is read when Prometheus asks; and that the dashboard and the documents have all of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.access.closing import Closing
+from pushd.schedule.ticks import PushSchedule
+from pushd.testing import Daemon
+from pushd.access import closing
+from pushd.topics.redis.address import parse_broker
+from pushd.views.request import Request, accept_websocket
+from tests.peer import CLOSE, Peer, close_frame, handshake, request
+
+ROOT = Path(__file__).parents[2]
+
+
+@accept_websocket
+async def echo(request: Request) -> str | None:
+    """Answer everything with itself."""
+    if not request.is_websocket():
+        return await Deferred()
+    async for message in request.websocket:
+        request.websocket.send(message)
+    return None
+
+
+@accept_websocket
+async def pace(request: Request) -> None:
+    """Send five numbers."""
+    async for number in PushSchedule(request.clock, count=5, interval=1):
+        request.websocket.send(str(number))
+
+
+@accept_websocket
+def block(request: Request) -> None:
+    """Wait for a message in a thread."""
+    request.websocket.wait()
+
+
+async def fail(request: Request) -> None:
+    """Fail."""
+    raise ValueError("on purpose")
+
+
+def read(daemon: Daemon) -> dict[str, float]:
+    """Give all samples by name, and by the values of their labels."""
+    answer = daemon.request("GET", "/metrics", control=True)
+    assert answer is not None
+    return {
+        " ".join(
+            [sample.name, *(sample.labels[name] for name in sorted(sample.labels))]
+        ): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+class ReadingsTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Start a daemon."""
+        views = {"/echo/": echo, "/pace/": pace, "/block/": block, "/fail/": fail}
+        self.daemon = Daemon(views, threads=3, max_connections=50)
+
+    def connections(self) -> dict[str, float]:
+        """Give the connections by state and transport, where there are some."""
+        return {
+            name.removeprefix("pushd_connections "): count
+            for name, count in read(self.daemon).items()
+            if name.startswith("pushd_connections ") and count
+        }
+
+    def test_states(self) -> None:
+        """Each connection is counted once, by what it is for at the moment."""
+        self.assertEqual(self.connections(), {})
+        reading, idle, answering = (Peer(self.daemon) for _ in range(3))
+        reading.send(b"GET")
+        self.assertEqual(self.connections(), {"reading http": 3})
+        idle.send(request("GET /nothing HTTP/1.1", "Host: a"))
+        answering.send(request("GET /echo/ HTTP/1.1", "Host: a"))
+        stream, poll, websocket = (Peer(self.daemon) for _ in range(3))
+        stream.send(request("GET /topics/a HTTP/1.1", "Host: a", "Accept: text/event-stream"))
+        poll.send(request("GET /topics/a HTTP/1.1", "Host: a"))
+        websocket.send(handshake("/echo/"))
+        expected = {
+            f"{state}": 1.0
+            for state in (
+                "reading http",
+                "idle http",
+                "answering http",
+                "open sse",
+                "open longpoll",
+                "open websocket",
+            )
+        }
+        self.assertEqual(self.connections(), expected)
+        bad = Peer(self.daemon)
+        bad.stall()
+        bad.send(b"\x00\r\n\r\n")
+        self.assertEqual(self.connections(), {**expected, "closing http": 1})
+        for peer in (reading, idle, answering, stream, poll, websocket, bad):
+            peer.vanish()
+        self.assertEqual(self.connections(), {})
+
+    def test_closing(self) -> None:
+        """A WebSocket that has closed and waits for the peer's word is closing."""
+        peer = Peer(self.daemon)
+        peer.send(handshake("/echo/"))
+        self.daemon.begin_stop()
+        peer.settle()
+        self.assertEqual(peer.frames[-1].opcode, CLOSE)
+        self.assertEqual(self.connections(), {"closing websocket": 1})
+        peer.send(close_frame(1001))
+        self.assertEqual(self.connections(), {})
+
+    def test_traffic(self) -> None:
+        """Messages and bytes are counted each way, and stay when their connection goes.
+
+        What is sent counts as it goes out, also where it is written past the WebSocket.
+        """
+        browser = self.daemon.connect("/echo/")
+        browser.send("caf\u00e9")
+        browser.send(b"x" * 1000)
+        for leave in (False, True):
+            if leave:
+                browser.leave()
+            now = read(self.daemon)
+            self.assertEqual(now["pushd_received_messages_total"], 2)
+            self.assertEqual(now["pushd_received_bytes_total"], 1005)
+            self.assertEqual(now["pushd_sent_messages_total websocket"], 2)
+            # With the heads of two frames.
+            self.assertEqual(now["pushd_sent_bytes_total websocket"], 1011)
+        self.assertEqual(now["pushd_sent_messages_total sse"], 0)
+        listener = self.daemon.connect("/topics/a")
+        for _ in range(3):
+            self.daemon.request("POST", "/topics/a", body=b"12345", control=True)
+        self.assertEqual(listener.messages, ["12345"] * 3)
+        now = read(self.daemon)
+        self.assertEqual(now["pushd_sent_messages_total websocket"], 5)
+        self.assertEqual(now["pushd_sent_bytes_total websocket"], 1032)
+
+    def test_topics(self) -> None:
+        """Streams and long polls count what they send, and publishing takes its time."""
+        stream, poll = Peer(self.daemon), Peer(self.daemon)
+        stream.send(request("GET /topics/a HTTP/1.1", "Host: a", "Accept: text/event-stream"))
+        head = len(stream.body)
+        poll.send(request("GET /topics/a HTTP/1.1", "Host: a"))
+        self.daemon.request("POST", "/topics/a", body="caf\u00e9".encode(), control=True)
+        poll.settle()
+        stream.settle()
+        now = read(self.daemon)
+        # The first event tells where the publications begin.
+        self.assertEqual(now["pushd_sent_messages_total sse"], 2)
+        self.assertGreater(now["pushd_sent_bytes_total sse"], head // 2)
+        self.assertEqual(now["pushd_sent_messages_total longpoll"], 1)
+        self.assertEqual(now["pushd_sent_bytes_total longpoll"], 4)
+        self.assertEqual(now["pushd_publish_seconds_count"], 1)
+
+    def test_lateness(self) -> None:
+        """Each push is measured by its own time; another daemon's are its own."""
+        other = Daemon({"/pace/": pace})
+        other.connect("/pace/")
+        self.daemon.connect("/pace/")
+        self.daemon.advance(1, 2.2, 0.8)
+        now = read(self.daemon)
+        self.assertEqual(now["pushd_push_lateness_seconds_count"], 5)
+        # The third came 1.2 s late, the fourth 0.2 s.
+        self.assertAlmostEqual(now["pushd_push_lateness_seconds_sum"], 1.4)
+        self.assertEqual(read(other)["pushd_push_lateness_seconds_count"], 1)
+
+    def test_threads(self) -> None:
+        """Threads are in use as long as their views run."""
+        browser = self.daemon.connect("/block/")
+        now = read(self.daemon)
+        self.assertEqual((now["pushd_threads_busy view"], now["pushd_threads_limit view"]), (1, 3))
+        self.assertEqual(now["pushd_threads_waiting view"], 0)
+        self.assertNotIn("pushd_threads_busy page", now)
+        browser.send("go")
+        self.assertEqual(read(self.daemon)["pushd_threads_busy view"], 0)
+
+    def test_threads_of_pages(self) -> None:
+        """Those that make an application's pages are told apart, and are in use until it is read.
+
+        Where there is no application, there are none.
+        """
+
+        def application(environ: dict[str, Any], start: Any) -> list[bytes]:
+            start("200 OK", [])
+            return [bytes(1 << 20)] * 5
+
+        self.daemon = Daemon(wsgi=application, wsgi_threads=2)
+        wire = self.daemon.open_connection()
+        wire.stall()
+        wire.send(b"GET / HTTP/1.0\r\n\r\n")
+        now = read(self.daemon)
+        self.assertEqual((now["pushd_threads_busy page"], now["pushd_threads_limit page"]), (1, 2))
+        self.assertEqual(now["pushd_threads_busy view"], 0)
+        self.assertEqual(now["pushd_threads_waiting page"], 0)
+        wire.resume()
+        self.assertEqual(read(self.daemon)["pushd_threads_busy page"], 0)
+
+    def test_view_errors(self) -> None:
+        """A view that raises counts; one whose browser leaves does not."""
+        self.daemon.connect("/echo/").leave()
+        self.assertEqual(read(self.daemon)["pushd_view_errors_total"], 0)
+        self.daemon.get("/fail/")
+        self.assertEqual(read(self.daemon)["pushd_view_errors_total"], 1)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_broker(self) -> None:
+        """Whether what keeps the topics can be reached is there to be warned by."""
+        self.assertEqual(read(self.daemon)["pushd_broker_up"], 1)
+        away = Daemon(broker=parse_broker("redis://127.0.0.1:1"))
+        self.assertEqual(read(away)["pushd_broker_up"], 0)
+
+    def test_limit(self) -> None:
+        """How many connections there may be is there to compare with."""
+        self.assertEqual(read(self.daemon)["pushd_connections_limit"], 50)
+
+
+class DashboardTests(SynchronousTestCase):
+    """deploy/grafana-pushd.json and docs/monitoring.md."""
+
+    def exported(self) -> set[str]:
+        """Give the names of all metrics, with what their kind adds to them."""
+        daemon = Daemon()
+        daemon.connect("/test/").leave()
+        answer = daemon.request("GET", "/metrics", control=True)
+        assert answer is not None
+        names = set(re.findall(r"(?m)^# TYPE (\S+) (?:counter|gauge|histogram)$", answer.text))
+        return {name for name in names if not name.endswith("_created")}
+
+    def used(self) -> set[str]:
+        """Give the names of all metrics that the dashboard asks for."""
+        dashboard = (ROOT / "deploy/grafana-pushd.json").read_text()
+        names = set(re.findall(r"\bpushd_\w+", " ".join(_values(json.loads(dashboard), "expr"))))
+        return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
+
+    def test_dashboard(self) -> None:
+        """It shows every metric that there is, and none that there is not."""
+        self.assertEqual(self.used(), self.exported())
+
+    def test_documented(self) -> None:
+        """Each metric has its row, and each row its metric."""
+        text = (ROOT / "docs/monitoring.md").read_text()
+        self.assertEqual(set(re.findall(r"(?m)^\| `(pushd_\w+)", text)), self.exported())
+
+    def test_events(self) -> None:
+        """Each event that pushd's own lines name is explained, and each explained one is there."""
+        source = "".join(path.read_text() for path in (ROOT / "pushd").rglob("*.py"))
+        named = set(re.findall(r'\bevent="(\w+)"', source))
+        table = (ROOT / "docs/monitoring.md").read_text().partition("| event | when")[2]
+        rows = re.findall(r"(?m)^\| (`[^|]*) \|", table.partition("\n\n")[0])
+        self.assertEqual(named, set(re.findall(r"`(\w+)`", " ".join(rows))))
+
+    def test_codes(self) -> None:
+        """Each code that pushd closes with has its row."""
+        text = (ROOT / "docs/monitoring.md").read_text()
+        rows = {int(code) for code in re.findall(r"(?m)^\| (\d{4}) \|", text)}
+        ours = {value.code for value in vars(closing).values() if isinstance(value, Closing)}
+        # And those that Autobahn finds, or that stand for what was not said.
+        self.assertEqual(rows, ours | {1002, 1005, 1006, 1007})
+
+    def test_names(self) -> None:
+        """Counters end in _total, times are in seconds, and no label is unbounded."""
+        daemon = Daemon()
+        answer = daemon.request("GET", "/metrics", control=True)
+        assert answer is not None
+        for family in text_string_to_metric_families(answer.text):
+            self.assertTrue(family.documentation.endswith("."), family.name)
+            if family.type == "histogram":
+                self.assertTrue(family.name.endswith("_seconds"), family.name)
+            labels = {label for sample in family.samples for label in sample.labels}
+            self.assertLessEqual(labels, {"reason", "code", "transport", "state", "kind", "le"})
+
+
+def _values(tree: Any, key: str) -> list[str]:
+    """Give the values of a key, however deep."""
+    if isinstance(tree, list):
+        return [value for one in tree for value in _values(one, key)]
+    if not isinstance(tree, dict):
+        return []
+    own = [tree[key]] if key in tree else []
+    return own + [value for one in tree.values() for value in _values(one, key)]

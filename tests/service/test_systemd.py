@@ -1,0 +1,170 @@
+"""What systemd is told, and when; and that nothing is done where it does not ask."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from socket import AF_UNIX, SOCK_DGRAM, socket
+
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.service.systemd import Notifier, read_address, read_watchdog
+
+
+class EnvironmentTests(SynchronousTestCase):
+    def test_address(self) -> None:
+        """A socket is a path, or has a name of its own; of other kinds we know nothing."""
+        for given, address in (
+            ({}, None),
+            ({"NOTIFY_SOCKET": ""}, None),
+            ({"NOTIFY_SOCKET": "/run/systemd/notify"}, "/run/systemd/notify"),
+            ({"NOTIFY_SOCKET": "@abstract"}, "\0abstract"),
+            ({"NOTIFY_SOCKET": "vsock:2:1234"}, None),
+        ):
+            self.assertEqual(read_address(given), address)
+
+    def test_watchdog(self) -> None:
+        """The watchdog watches the process that it names, or whoever is told."""
+        for given, seconds in (
+            ({}, None),
+            ({"WATCHDOG_USEC": "3000000"}, 3.0),
+            ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "7"}, 3.0),
+            ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "8"}, None),
+            ({"WATCHDOG_PID": "7"}, None),
+            ({"WATCHDOG_USEC": "0"}, None),
+            ({"WATCHDOG_USEC": "soon"}, None),
+            ({"WATCHDOG_USEC": "-1"}, None),
+            ({"WATCHDOG_USEC": "²"}, None),
+        ):
+            self.assertEqual(read_watchdog(given, 7), seconds, given)
+
+
+class NotifierTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Be a systemd that listens."""
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        self.path = str(folder / "notify")
+        self.socket = socket(AF_UNIX, SOCK_DGRAM)
+        self.addCleanup(self.socket.close)
+        self.socket.bind(self.path)
+        self.socket.setblocking(False)
+        self.reactor = MemoryReactorClock()
+        self.count = 0
+
+    def heard(self) -> list[list[str]]:
+        """Give the lines of each message since the last time."""
+        messages = []
+        while True:
+            try:
+                messages.append(self.socket.recv(4096).decode().split("\n"))
+            except BlockingIOError:
+                return messages
+
+    def make(self, **environ: str) -> Notifier:
+        """Make a notifier and start it, and the reactor after it."""
+        notifier = Notifier(
+            self.reactor,
+            environ={"NOTIFY_SOCKET": self.path, **environ},
+            count=lambda: self.count,
+            monotonic=lambda: 12.5,
+        )
+        notifier.startService()
+        self.assertEqual(self.heard(), [])
+        for call, arguments, keywords in self.reactor.whenRunningHooks:
+            call(*arguments, **keywords)
+        return notifier
+
+    def test_ready(self) -> None:
+        """It is ready when the reactor runs."""
+        self.make()
+        self.assertEqual(self.heard()[0], ["READY=1", "STATUS=serving 0 connections"])
+
+    def test_status(self) -> None:
+        """How many connections there are is told every ten seconds."""
+        self.make()
+        self.heard()
+        for count, words in ((1, "1 connection"), (2, "2 connections")):
+            self.count = count
+            self.reactor.advance(9)
+            self.assertEqual(self.heard(), [])
+            self.reactor.advance(1)
+            self.assertEqual(self.heard(), [[f"STATUS=serving {words}"]])
+
+    def test_watchdog(self) -> None:
+        """A watchdog hears of us twice in the time that it has."""
+        self.make(WATCHDOG_USEC="6000000", WATCHDOG_PID=str(os.getpid()))
+        self.assertIn("WATCHDOG=1", self.heard()[1])
+        for _ in range(3):
+            self.reactor.advance(2.9)
+            self.assertEqual(self.heard(), [])
+            self.reactor.advance(0.1)
+            self.assertEqual(self.heard(), [["WATCHDOG=1", "STATUS=serving 0 connections"]])
+
+    def test_patient_watchdog(self) -> None:
+        """The status does not become rarer with a watchdog that has all the time."""
+        self.make(WATCHDOG_USEC="600000000")
+        self.heard()
+        self.reactor.advance(10)
+        self.assertEqual(len(self.heard()), 1)
+
+    def test_watchdog_of_another(self) -> None:
+        """A watchdog that watches somebody else does not hear of us."""
+        self.make(WATCHDOG_USEC="6000000", WATCHDOG_PID="1")
+        self.reactor.advance(60)
+        self.assertFalse([lines for lines in self.heard() if "WATCHDOG=1" in lines])
+
+    def test_reload(self) -> None:
+        """A reload has a beginning, with its time, and an end."""
+        notifier = self.make()
+        self.heard()
+        notifier.reloading()
+        notifier.ready()
+        self.assertEqual(
+            self.heard(),
+            [
+                ["RELOADING=1", "MONOTONIC_USEC=12500000"],
+                ["READY=1", "STATUS=serving 0 connections"],
+            ],
+        )
+
+    def test_stop(self) -> None:
+        """A stop says how long it may take; the watchdog is fed until the end."""
+        notifier = self.make(WATCHDOG_USEC="6000000")
+        self.heard()
+        self.count = 3
+        notifier.stopping(35)
+        self.assertEqual(
+            self.heard(),
+            [["STOPPING=1", "EXTEND_TIMEOUT_USEC=35000000", "STATUS=closing 3 connections"]],
+        )
+        self.reactor.advance(3)
+        self.assertEqual(self.heard(), [["WATCHDOG=1", "STATUS=closing 3 connections"]])
+        notifier.stopService()
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        self.assertFalse(notifier.running)
+
+    def test_abstract(self) -> None:
+        """A socket without a file does as well."""
+        with socket(AF_UNIX, SOCK_DGRAM) as abstract:
+            abstract.bind(f"\0pushd-test-{os.getpid()}")
+            self.make(NOTIFY_SOCKET=f"@pushd-test-{os.getpid()}")
+            self.assertTrue(abstract.recv(4096).startswith(b"READY=1"))
+
+    def test_nobody_there(self) -> None:
+        """A systemd that does not answer is no trouble of ours."""
+        self.make(NOTIFY_SOCKET=f"{self.path}-gone").stopping(1)
+
+    def test_silent(self) -> None:
+        """Without a socket nothing is done: no message, no timer."""
+        notifier = self.make(NOTIFY_SOCKET="", WATCHDOG_USEC="6000000")
+        self.assertEqual(self.reactor.whenRunningHooks, [])
+        notifier.ready()
+        notifier.reloading()
+        notifier.stopping(1)
+        self.assertEqual(self.heard(), [])
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        notifier.stopService()

@@ -1,0 +1,128 @@
+"""The daemon as twistd runs it: what the options make of it, and what the process has a say in."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from socket import AF_UNIX, SOCK_DGRAM, socket
+from typing import Any, cast
+
+from twisted.logger import capturedLogs, globalLogBeginner
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.options.command_line import Options
+from pushd.service.garbage import GarbageService
+from pushd.service.process import Signals
+from pushd.service.twistd import makeService
+from pushd.testing import Daemon
+from pushd.topics.redis import session as redis_probe
+from pushd.topics.redis.broker import RedisBroker
+from tests.peer import Peer, request, said
+from tests.ports import Reactor
+
+
+class MakeServiceTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Keep this process's limit of open files."""
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+
+    def make(self, *args: str) -> tuple[Reactor, list[str], Any]:
+        """Make the service that a command line asks for."""
+        options = Options()
+        options.parseOptions(list(args))
+        reactor = Reactor()
+        with capturedLogs() as events:
+            service = makeService(options, reactor)
+        return reactor, said(events), service
+
+    def test_options(self) -> None:
+        """The service is what the options say."""
+        reactor, lines, service = self.make(
+            "--listen", "tcp:1", "--control", "none", "--max-connections", "5"
+        )
+        self.assertEqual(lines, ["5 connections at most"])
+        self.assertEqual(reactor.events, [])
+        service.startService()
+        self.assertEqual(reactor.events, ["opened 1"])
+        self.successResultOf(service.stopService())
+        self.assertEqual(reactor.events, ["opened 1", "closed 1"])
+
+    def test_reload(self) -> None:
+        """SIGHUP reads the file of options again, and systemd hears of it."""
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        (folder / "pushd.toml").write_text("drain = 7\n")
+        with socket(AF_UNIX, SOCK_DGRAM) as systemd:
+            systemd.bind(str(folder / "notify"))
+            systemd.settimeout(10)
+            self.patch(os, "environ", {**os.environ, "NOTIFY_SOCKET": str(folder / "notify")})
+            _, _, service = self.make("--config", str(folder / "pushd.toml"), "--control", "none")
+            self.assertEqual(service.drain, 7)
+            (folder / "pushd.toml").write_text("drain = 8\n")
+            (signals,) = [one for one in service if isinstance(one, Signals)]
+            signals._read_again("SIGHUP")
+            self.assertEqual(service.drain, 8)
+            lines = [systemd.recv(4096).split(b"\n")[0] for _ in range(2)]
+            self.assertEqual(lines, [b"RELOADING=1", b"READY=1"])
+
+    def test_limit_of_open_files(self) -> None:
+        """More connections than this process may have are not promised, and it is said."""
+        self.patch(resource, "getrlimit", lambda _: (200, 200))
+        self.patch(resource, "setrlimit", lambda *_: None)
+        reactor, (line,), service = self.make("--max-connections", "100")
+        self.assertRegex(line, r"^8 connections at most, not 100: .*open files")
+        service.startService()
+        daemon = Daemon()
+        daemon.clock = reactor
+        peers = [Peer(daemon) for _ in range(9)]
+        for peer in peers:
+            peer.send(request("GET / HTTP/1.1", "Host: localhost:8080"))
+        codes = [peer.head.split(" ")[1] for peer in peers]
+        self.assertEqual(codes, ["200"] * 8 + ["503"])
+
+    def make_with_redis(self) -> Any:
+        """Make a service over a Redis that nobody is at."""
+        return self.make("--broker", "unix://:secret@/nobody/is/here")[2]
+
+    def test_redis(self) -> None:
+        """Topics are kept where it was said; that nobody is there yet is no reason to end."""
+        service = self.make_with_redis()
+        self.assertIsInstance(service._broker, RedisBroker)
+        fault = "Redis at unix://:***@/nobody/is/here?db=0: it has not answered yet"
+        self.assertEqual(service._broker.fault(), fault)
+        service._readiness.listening = True
+        self.assertEqual(service._readiness.reason(), fault)
+
+    def test_unsuitable_redis(self) -> None:
+        """One that will not do ends it."""
+        self.patch(redis_probe, "probe", lambda _: "wrong user or password")
+        error = self.assertRaises(SystemExit, self.make_with_redis)
+        self.assertIn("wrong user or password", str(error))
+
+    def test_global_reactor(self) -> None:
+        """Without a reactor it is the global one, which twistd runs."""
+        from twisted.internet import reactor as installed
+
+        memory, reactor = Reactor(), cast(Any, installed)
+        self.patch(reactor, "listenTCP", memory.listenTCP)
+        self.patch(reactor, "seconds", wall := reactor.seconds)
+        self.patch(reactor, "doIteration", look := reactor.doIteration)
+        self.patch(globalLogBeginner, "beginLoggingTo", lambda observers: None)
+        before = globalLogBeginner.beginLoggingTo
+        service: Any = makeService(Options())
+        self.assertIsNot(globalLogBeginner.beginLoggingTo, before)
+        # Its time is steady from now on; the time of day is still had from the wall.
+        self.assertIsNot(reactor.seconds, wall)
+        self.assertIs(service.connections.now, time.time)
+        # It looks at its sockets by the short way, where it has one, and Python's collector is led.
+        is_epoll = type(reactor).__module__ == "twisted.internet.epollreactor"
+        self.assertEqual(reactor.doIteration is not look, is_epoll)
+        self.assertTrue(any(isinstance(one, GarbageService) for one in service))
+        self.assertEqual(memory.events, [])
+        service.startService()
+        self.assertEqual(memory.events, ["opened 8080", "opened 8081"])
