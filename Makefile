@@ -60,7 +60,7 @@ trial: .venv/.dev  ## The same tests under Twisted's own runner
 
 .PHONY: django
 django: .venv/.django  ## Django views on the oldest Django; "make unit" has the newest
-	PYTHONPATH=.venv/django $(BIN)/pytest -q tests/test_django.py tests/test_runpushd.py
+	PYTHONPATH=.venv/django $(BIN)/pytest -q tests/django/test_views.py tests/django/management/commands/test_runpushd.py
 
 .PHONY: live
 live: systemd nginx redis  ## Real sockets and processes, and a real Redis

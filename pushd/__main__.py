@@ -7,9 +7,9 @@ import sys
 import time
 from threading import Event
 
-from pushd.actions import World
-from pushd.client import connect
-from pushd.command import run
+from pushd.client.cli import run
+from pushd.client.client import connect
+from pushd.client.commands import World
 
 
 def main() -> int:

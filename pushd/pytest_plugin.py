@@ -10,7 +10,7 @@ import pytest
 # pytest loads this module wherever pushd is installed, so nothing of pushd is imported until a
 # test asks for the fixture.
 if TYPE_CHECKING:
-    from pushd.testing import Daemon
+    from pushd.testing.daemon import Daemon
     from pushd.views.request import View
 
 
@@ -19,7 +19,7 @@ def make_daemons() -> Iterator[Callable[..., Daemon]]:
 
     Each is stopped when the test is over, which fails if a daemon leaves a delayed call.
     """
-    from pushd.testing import Daemon
+    from pushd.testing.daemon import Daemon
 
     daemons: list[Daemon] = []
 

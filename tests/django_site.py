@@ -33,7 +33,7 @@ settings.configure(
         "django.contrib.auth",
         "django.contrib.contenttypes",
         "django.contrib.staticfiles",
-        "pushd",
+        "pushd.django",
     ],
     LOGGING_CONFIG=None,
     LOGIN_URL="/login/",
@@ -60,7 +60,7 @@ from django.urls import path  # noqa: E402
 from django.utils.decorators import method_decorator  # noqa: E402
 from django.views import View  # noqa: E402
 
-from pushd.django import accept_websocket, publish, require_websocket  # noqa: E402
+from pushd.django.views import accept_websocket, publish, require_websocket  # noqa: E402
 
 #: What views have noted.
 noted: list[Any] = []

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.tcp import Connection
 
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from tests.peer import handshake
 
 

@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import Closing
 from pushd.access.limits import Limits
-from pushd.loopback import LoopbackTransport
-from pushd.testing import Answer, Browser, Daemon, Wire
+from pushd.testing.daemon import Answer, Browser, Daemon, Wire
+from pushd.testing.loopback import LoopbackTransport
 from pushd.topics.history import Retention
 from pushd.views.request import View
 

@@ -24,8 +24,8 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
-from pushd.loopback import Loopback, LoopbackTransport
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
+from pushd.testing.loopback import Loopback, LoopbackTransport
 from tests.frame_heads import BINARY as BINARY
 from tests.frame_heads import CLOSE as CLOSE
 from tests.frame_heads import CONTINUATION as CONTINUATION

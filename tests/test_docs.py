@@ -25,10 +25,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.tokens import read_token_keys
-from pushd.client import Client, publish
-from pushd.django import WebSocket as DjangoWebSocket
+from pushd.client.client import Client, publish
+from pushd.django.views import WebSocket as DjangoWebSocket
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.testing import Answer, Browser, Daemon
+from pushd.testing.daemon import Answer, Browser, Daemon
 from pushd.views.request import Request
 from pushd.views.threads import BlockingWebSocket
 from tests import django_site

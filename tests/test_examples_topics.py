@@ -10,7 +10,7 @@ from twisted.internet.defer import fail
 from twisted.trial.unittest import SynchronousTestCase
 
 from examples import chat_topics
-from pushd.testing import Browser, Daemon
+from pushd.testing.daemon import Browser, Daemon
 from pushd.topics.broker import Unavailable
 
 WEB = Path(__file__).parent.parent / "examples" / "web"

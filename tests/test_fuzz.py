@@ -20,7 +20,7 @@ from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.channel import KEEP_ALIVE, LINGER, REQUEST_TIMEOUT, STALL_TIMEOUT
 from pushd.protocols.websocket.protocol import CLOSE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.views.demo import ticker
 from pushd.views.request import Request, accept_websocket, require_websocket
 

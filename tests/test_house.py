@@ -36,6 +36,12 @@ APART = (
     ("topics", "topics.redis", frozenset({"topics.redis"})),
 )
 
+# Functions that may import the global reactor: twistd's, and runpushd, which takes its place.
+REACTOR = {
+    ("service.twistd", "makeService"),
+    ("django.management.commands.runpushd", "get_reactor"),
+}
+
 # Packages in which Autobahn and txaio may be imported.
 SPEAKS_AUTOBAHN = ("protocols.websocket", "testing")
 
@@ -61,15 +67,22 @@ def read_sources() -> dict[str, str]:
     return {
         ".".join(path.relative_to(ROOT / "pushd").with_suffix("").parts): path.read_text()
         for path in sorted((ROOT / "pushd").rglob("*.py"))
-        # Modules that have not been moved into a room yet are not looked at.
-        if path.relative_to(ROOT / "pushd").parts[0] in (*ROOMS, "__init__.py")
     }
 
 
 def room_of(name: str) -> str:
     """Return the room or annex that a dotted module name belongs to, or "" at the top."""
     room, _, module = name.partition(".")
-    return room if module or room in (*ROOMS, *ANNEXES) else ""
+    return room if module else ""
+
+
+def find_strangers(modules: Sources) -> list[str]:
+    """Find modules that stand in no room."""
+    return [
+        f"pushd/{_path(name)} is in no room: see docs/architecture.md"
+        for name in modules
+        if room_of(name) not in (*ROOMS, *ANNEXES) and name not in TOP
+    ]
 
 
 def find_upward_imports(modules: Sources) -> list[str]:
@@ -119,13 +132,13 @@ def find_forbidden_imports(modules: Sources) -> list[str]:
 
 
 def find_reactors(modules: Sources) -> list[str]:
-    """Find imports of the reactor outside of makeService."""
+    """Find imports of the reactor outside of the functions of REACTOR."""
     return [
         f"pushd/{_path(name)}:{line} imports the reactor: take a clock as an argument"
         for name, source in modules.items()
         for line, function, imported in _imports(source)
         if "twisted.internet.reactor" in (imported, imported.rpartition(".")[0])
-        and (name, function) != ("service.twistd", "makeService")
+        and (name, function) not in REACTOR
     ]
 
 
@@ -210,6 +223,12 @@ class RoomTests(SynchronousTestCase):
         self.assertEqual(find_upward_imports(modules), [])
         self.assertEqual(find_forbidden_imports(modules), [])
         self.assertEqual(find_house_imports_of_faces(modules), [])
+
+    def test_place(self) -> None:
+        """Every module stands in a room, in an annex, or is one of the few at the top."""
+        self.assertEqual(find_strangers(read_sources()), [])
+        modules = {"hub": "", "lobby.hub": "", "topics.hub": "", "client.http": "", "__main__": ""}
+        self.assertEqual(len(find_strangers(modules)), 2)
 
     def test_up(self) -> None:
         """An import from a higher room is found in each of its forms."""
@@ -302,7 +321,7 @@ class ReactorTests(SynchronousTestCase):
     """Only makeService may import the global reactor."""
 
     def test_house(self) -> None:
-        """No module imports the reactor, but for makeService when it is called."""
+        """No module imports the reactor, except two functions when they are called."""
         self.assertEqual(find_reactors(read_sources()), [])
 
     def test_found(self) -> None:

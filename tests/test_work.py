@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access import connections as visits
 from pushd.protocols.websocket import frames, outbound
 from pushd.protocols.websocket import subscriber as feeds
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.topics.hub import Hub
 from pushd.views.demo import ticker
 from pushd.views.request import Request, accept_websocket

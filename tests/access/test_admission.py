@@ -13,9 +13,9 @@ from twisted.web.http import HTTPChannel
 
 from pushd.access.admission import Admission, Ticket
 from pushd.access.proxies import Proxies
-from pushd.loopback import Loopback
 from pushd.protocols.http.response import Response
-from pushd.testing import Answer, Browser, Daemon
+from pushd.testing.daemon import Answer, Browser, Daemon
+from pushd.testing.loopback import Loopback
 from pushd.views.request import Request, accept_websocket
 from tests.peer import handshake
 

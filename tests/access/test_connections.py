@@ -11,7 +11,7 @@ from pushd.access.connections import Connections
 from pushd.access.counters import Traffic
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.service.daemon import Drain
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, accept_websocket
 
 

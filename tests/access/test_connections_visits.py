@@ -8,7 +8,7 @@ from typing import Any
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from tests.peer import Peer, request, said
 
 STREAM = request("GET /topics/news?token=secret HTTP/1.1", "Host: a", "Accept: text/event-stream")

@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.counters import Metrics
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.topics.subscription import PATIENCE
 from pushd.views.request import Request, accept_websocket
 from tests.listeners import MIB, TRANSPORTS, TopicTestCase

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.logger import capturedLogs
 
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from tests.listeners import JsonSocket, RawSocket, TopicTestCase
 
 

@@ -6,7 +6,7 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.testing import Answer, Daemon
+from pushd.testing.daemon import Answer, Daemon
 from tests.peer import Peer, close_frame, handshake
 
 

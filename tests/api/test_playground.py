@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.api import playground
 from pushd.api.playground import BURST, MAX_BODY
-from pushd.testing import Answer, Daemon, Wire
+from pushd.testing.daemon import Answer, Daemon, Wire
 from tests.keyring import secret_keys, token
 
 OWN = {"Origin": "http://localhost:8080"}

@@ -8,7 +8,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.api.playground import WAYS, Ledger, Meter, Tally
-from pushd.loopback import LoopbackTransport
+from pushd.testing.loopback import LoopbackTransport
 from tests.api.test_playground import PlaygroundTestCase
 
 

@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 
 from pushd.access.limits import Limits
 from pushd.api import publish as module
-from pushd.testing import Answer
+from pushd.testing.daemon import Answer
 from pushd.topics import broker
 from pushd.topics import scheduled as timed
 from tests.listeners import Events, JsonSocket, RawSocket, TopicTestCase

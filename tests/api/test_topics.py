@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from pushd.access.origins import Origins
-from pushd.testing import Answer
+from pushd.testing.daemon import Answer
 from tests.listeners import Events, JsonSocket, Listener, Poller, RawSocket, TopicTestCase
 
 

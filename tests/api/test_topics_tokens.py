@@ -18,7 +18,7 @@ from zope.interface import implementer
 from pushd.access.closing import RATE_EXCEEDED, TOKEN_EXPIRED
 from pushd.access.origins import Origins
 from pushd.access.tokens import TokenKeys
-from pushd.testing import Answer, Browser
+from pushd.testing.daemon import Answer, Browser
 from pushd.topics.broker import Unavailable
 from tests.keyring import SECRET, secret_keys, sign, token
 from tests.listeners import TopicTestCase

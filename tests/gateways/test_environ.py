@@ -12,7 +12,7 @@ from twisted.web.http_headers import Headers
 
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.gateways.environ import ErrorStream, ask, check_head, make_environ
-from pushd.testing import Browser, Daemon
+from pushd.testing.daemon import Browser, Daemon
 from pushd.views.request import Request
 from pushd.views.resource import LateAnswer
 from tests.peer import said

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.options.settings import Settings
-from pushd.testing import Answer, Daemon
+from pushd.testing.daemon import Answer, Daemon
 from pushd.views.request import Request
 from tests.peer import Peer, request, said
 

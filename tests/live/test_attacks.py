@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from tests.daemon_process import DaemonProcess
 from tests.frame_heads import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame_head
 from tests.live.attacker import PATIENCE, Attacker, Frame, frame, handshake, request

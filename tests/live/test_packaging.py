@@ -88,7 +88,7 @@ def test_contents(wheel: Path) -> None:
     """The wheel holds the daemon and its plugin, and nothing that gets in another's way."""
     names = set(ZipFile(wheel).namelist())
     assert {"pushd/py.typed", "twisted/plugins/pushd_plugin.py"} <= names
-    assert "pushd/management/commands/runpushd.py" in names
+    assert "pushd/django/management/commands/runpushd.py" in names
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"pushd", "twisted"}
     assert not [name for name in names if re.match(r"twisted/.*__init__\.py$", name)]
     assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]

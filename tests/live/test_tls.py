@@ -19,8 +19,8 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from pushd.loopback import Loopback, LoopbackTransport
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
+from pushd.testing.loopback import Loopback, LoopbackTransport
 from tests.daemon_process import DaemonProcess
 from tests.frame_heads import BINARY, CLOSE, PING, TEXT, frame_head
 from tests.live.attacker import PATIENCE, Attacker, Frame, frame, handshake, request, trusting

@@ -21,7 +21,7 @@ from pushd.access.closing import NORMAL
 from pushd.access.limits import Limits
 from pushd.protocols.cork import Turn
 from pushd.schedule.ticks import PushSchedule
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, require_websocket
 from tests.kernel import Kernel, Server, open_websocket
 from tests.peer import TEXT, close_frame, frame, handshake, read_frames

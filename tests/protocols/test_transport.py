@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.limits import Limits
 from pushd.protocols.cork import Turn
 from pushd.protocols.transport import lose, sender, unsent
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, require_websocket
 
 

@@ -12,10 +12,10 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.lockstep import LockstepThreads
 from pushd.options.settings import Settings
 from pushd.service.build import build, shipped_client
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
+from pushd.testing.lockstep import LockstepThreads
 from tests.peer import certificate_file, said
 from tests.ports import Reactor
 

@@ -11,10 +11,10 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import GOING_AWAY
-from pushd.lockstep import LockstepThreads
 from pushd.options.settings import Settings
 from pushd.service.build import build
-from pushd.testing import Browser, Daemon
+from pushd.testing.daemon import Browser, Daemon
+from pushd.testing.lockstep import LockstepThreads
 from pushd.views.request import Request, View, accept_websocket
 from tests.echo import echo
 from tests.peer import TEXT, Peer, close_frame, frame, handshake, request, said

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.schedule.ticks import PushSchedule
 from pushd.service.garbage import YOUNG, GarbageService, peak_memory
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, accept_websocket
 from tests.kernel import Server
 from tests.peer import TEXT, close_frame, frame, handshake, request

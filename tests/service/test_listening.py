@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.protocols.http.site import Door
 from pushd.service.arrivals import Arrival
 from pushd.service.listening import DoorService, prepare
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 
 
 def door_of(daemon: Daemon) -> Door:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.views.request import Request
 from tests.echo import echo
 from tests.service.test_live_reload import ReloadTestCase

@@ -11,10 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.access import closing
 from pushd.access.closing import Closing
 from pushd.schedule.ticks import PushSchedule
-from pushd.testing import Daemon
-from pushd.access import closing
+from pushd.testing.daemon import Daemon
 from pushd.topics.redis.address import parse_broker
 from pushd.views.request import Request, accept_websocket
 from tests.peer import CLOSE, Peer, close_frame, handshake, request

@@ -18,7 +18,7 @@ from pushd.options.command_line import Options
 from pushd.service.garbage import GarbageService
 from pushd.service.process import Signals
 from pushd.service.twistd import makeService
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.topics.redis import session as redis_probe
 from pushd.topics.redis.broker import RedisBroker
 from tests.peer import Peer, request, said

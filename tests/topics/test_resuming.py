@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.counters import Traffic
 from pushd.access.limits import Limits
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.topics.fanout import Batch, Part
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import TRY_AGAIN_LATER
 from pushd.access.counters import Traffic
 from pushd.protocols.transport import unsent
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.topics.fanout import Form, Part
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription

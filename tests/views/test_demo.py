@@ -9,7 +9,7 @@ from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import GOING_AWAY, NORMAL, Closing
-from pushd.testing import Browser, Daemon
+from pushd.testing.daemon import Browser, Daemon
 from pushd.views import demo as ticker
 from pushd.views.verbosity import VERBOSITY
 

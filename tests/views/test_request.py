@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
 from pushd.protocols.http.response import Page, Response, page
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.views.request import (
     AnyView,
     Handshakes,

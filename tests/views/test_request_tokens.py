@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import TOKEN_EXPIRED
 from pushd.access.tokens import Identity
-from pushd.testing import Answer, Daemon
+from pushd.testing.daemon import Answer, Daemon
 from pushd.views.request import Request, accept_websocket, heed_tokens, needs_token, require_token
 from tests.keyring import secret_keys, token
 

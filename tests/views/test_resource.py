@@ -15,7 +15,7 @@ from twisted.web.static import Data
 
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, UNAVAILABLE, Closing
 from pushd.protocols.http.response import Response, page
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.topics.broker import Unavailable
 from pushd.views.request import Request, accept_websocket, require_websocket
 from pushd.views.routes import Routes

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.views.request import Handshakes, Request, accept_websocket, require_websocket
 from pushd.views.routes import Match, Routes, load_routes
 from tests.unhurried import UNHURRIED

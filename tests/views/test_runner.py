@@ -27,7 +27,7 @@ from pushd.access.limits import Limits
 from pushd.protocols.http.channel import Channel
 from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.testing import Browser, Daemon
+from pushd.testing.daemon import Browser, Daemon
 from pushd.views.request import Request, View, accept_websocket
 from pushd.views.runner import (
     Conversation,

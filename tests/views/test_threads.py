@@ -25,7 +25,7 @@ from pushd.access.limits import Limits
 from pushd.protocols.http.response import Response
 from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.testing import Browser, Daemon
+from pushd.testing.daemon import Browser, Daemon
 from pushd.views.request import Request, View, accept_websocket, require_websocket
 from pushd.views.runner import Conversation, ConversationOver, ThreadsBusy
 from pushd.views.threads import BlockingWebSocket, ViewThreads, blocking

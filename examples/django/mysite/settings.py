@@ -9,7 +9,7 @@ ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 
 INSTALLED_APPS = [
     "django.contrib.staticfiles",
-    "pushd",  # For manage.py runpushd.
+    "pushd.django",  # For manage.py runpushd.
 ]
 
 MIDDLEWARE = [

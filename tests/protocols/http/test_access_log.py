@@ -9,7 +9,7 @@ from twisted.logger import capturedLogs
 from twisted.web.http import HTTPChannel
 
 from pushd.access.limits import Limits
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from tests.channel_case import GET, ChannelTestCase
 from tests.peer import UnixTransport, handshake, request, said
 

@@ -16,7 +16,7 @@ from twisted.web.resource import Resource
 from twisted.web.static import Data
 
 from pushd.protocols.http.response import Response
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.views.request import Request
 from pushd.views.routes import Routes
 from tests.channel_case import GET, ChannelTestCase

@@ -12,7 +12,7 @@ from twisted.web.test.requesthelper import DummyChannel
 
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.request import ChannelRequest, peer_name
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.views.request import Request
 from tests.channel_case import ChannelTestCase
 from tests.peer import Peer, handshake, request, said

@@ -18,7 +18,7 @@ from pushd.protocols.http.response import (
     page,
     refusal,
 )
-from pushd.testing import Answer, Daemon
+from pushd.testing.daemon import Answer, Daemon
 from pushd.views.request import Request
 from tests.peer import Peer, request, said, serve
 

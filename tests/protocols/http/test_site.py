@@ -7,7 +7,7 @@ from typing import Any
 from pushd.protocols.http.channel import Premises
 from pushd.protocols.http.site import Door
 from pushd.protocols.http.strict import Refusing
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from tests.channel_case import GET, ChannelTestCase
 from tests.peer import Peer, handshake
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.http.static import StaticFiles
-from pushd.testing import Answer, Daemon
+from pushd.testing.daemon import Answer, Daemon
 from tests.peer import Peer, request
 
 DIGITS = b"0123456789"

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.http.headers import Fields, asks_for_websocket
 from pushd.protocols.websocket.handshake import Handshake, Refused, opening, read_handshake
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, accept_websocket
 from tests.peer import ACCEPT, KEY, TEXT, Peer, frame, handshake, request
 

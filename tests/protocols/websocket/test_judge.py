@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.error import ConnectionDone
 
 from pushd.access.limits import Limits
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from tests.echo import echo
 from tests.peer import (
     BINARY,

@@ -9,7 +9,7 @@ from autobahn.twisted.websocket import WebSocketServerProtocol
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.websocket.lean import LeanProtocol
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, accept_websocket
 
 

@@ -9,7 +9,7 @@ import zlib
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 
 from pushd.access.limits import Limits
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, accept_websocket
 from tests.peer import (
     BINARY,

@@ -11,7 +11,7 @@ from twisted.logger import capturedLogs
 from pushd.access.closing import BEGIN_ANEW, TRY_AGAIN_LATER
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.protocols.websocket.subscriber import Feed
-from pushd.testing import Browser
+from pushd.testing.daemon import Browser
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import PATIENCE
 from pushd.views.request import Request, accept_websocket

@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd import lockstep
-from pushd.lockstep import LockstepThreads
+from pushd.testing import lockstep
+from pushd.testing.lockstep import LockstepThreads
 from pushd.views.request import Request, View
 from pushd.views.runner import ConversationOver, ThreadsBusy
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, cast
 
-from pushd import client as module
-from pushd.client import Began, Broken, Client, Message, PushdError, Refused, Unreachable
+from pushd.client import client as module
+from pushd.client.client import Began, Broken, Client, Message, PushdError, Refused, Unreachable
 from tests.blocking import Network
 from tests.keyring import secret_keys, token
 from tests.listeners import JsonSocket, RawSocket, TopicTestCase

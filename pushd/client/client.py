@@ -16,7 +16,7 @@ from threading import Event
 from typing import Any
 from urllib.parse import quote
 
-from pushd.remote import Connect, PushdError, Refused, Remote, Unreachable, connect
+from pushd.client.http import Connect, PushdError, Refused, Remote, Unreachable, connect
 
 # All that those who use it have to do with is had from here.
 __all__ = [

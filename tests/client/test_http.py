@@ -5,8 +5,8 @@ from __future__ import annotations
 import ssl
 from http.client import HTTPConnection, HTTPSConnection
 
-from pushd.client import Refused, Unreachable, connect
-from tests.test_client import CONTROL, PUBLIC, ClientTestCase
+from pushd.client.client import Refused, Unreachable, connect
+from tests.client.test_client import CONTROL, PUBLIC, ClientTestCase
 
 _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
 

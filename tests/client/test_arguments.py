@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pushd import __version__
-from tests.test_command import CommandTestCase
+from tests.client.test_cli import CommandTestCase
 
 
 class HelpTests(CommandTestCase):

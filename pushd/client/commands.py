@@ -1,16 +1,16 @@
-"""What each command does."""
+"""The commands of ``pushd``, and how they print tables and JSON."""
 
 from __future__ import annotations
 
+import json
 import os
 from argparse import Namespace
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TextIO
 
-from pushd.client import Began, Client, Connect, Message
-from pushd.tables import print_json, print_table, printable
+from pushd.client.client import Began, Client, Connect, Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,3 +180,23 @@ def _show(
         print_json(values, world.stdout)
     else:
         print_table(head, rows, world.stdout)
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], file: TextIO) -> None:
+    """Print rows below a head, each column as wide as its widest cell."""
+    table = [list(head), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip(), file=file)
+
+
+def print_json(values: Iterable[object], file: TextIO) -> None:
+    """Print values, each on a line."""
+    for value in values:
+        print(json.dumps(value, ensure_ascii=False), file=file)
+
+
+def printable(text: str) -> str:
+    """The text on one line, and without what a terminal would take for a command."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

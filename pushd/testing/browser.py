@@ -10,8 +10,8 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from pushd.access.closing import Closing
-from pushd.loopback import LoopbackTransport
-from pushd.wire import Answer, Settling, read_answer
+from pushd.testing.connection import Answer, Settling, read_answer
+from pushd.testing.loopback import LoopbackTransport
 
 
 class Browser:

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from pushd.loopback import Loopback, LoopbackTransport
+from pushd.testing.loopback import Loopback, LoopbackTransport
 
 
 class Peer(Protocol):

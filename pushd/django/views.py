@@ -206,8 +206,10 @@ def _check_last() -> None:
 
     A view that has no decorator is called by our middleware itself, past those.
     """
-    own = f"{WebSocketMiddleware.__module__}.{WebSocketMiddleware.__qualname__}"
-    names = list(settings.MIDDLEWARE)
-    for name in names[names.index(own) + 1 :] if own in names else names:
-        if hasattr(import_string(name), "process_view"):
-            raise ImproperlyConfigured(f"{own} must come after {name} in MIDDLEWARE")
+    middleware = [(name, import_string(name)) for name in settings.MIDDLEWARE]
+    own = [number for number, (_, one) in enumerate(middleware) if one is WebSocketMiddleware]
+    for name, one in middleware[own[0] + 1 :] if own else middleware:
+        if hasattr(one, "process_view") and one is not WebSocketMiddleware:
+            raise ImproperlyConfigured(
+                f"pushd.django.WebSocketMiddleware must come after {name} in MIDDLEWARE"
+            )

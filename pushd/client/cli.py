@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pushd import actions
-from pushd.arguments import make_parser
-from pushd.client import PushdError, Unreachable
+from pushd.client import commands as actions
+from pushd.client.arguments import make_parser
+from pushd.client.client import PushdError, Unreachable
 
 
 def run(arguments: Sequence[str], world: actions.World) -> int:

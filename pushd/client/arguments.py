@@ -6,7 +6,8 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from pushd import __version__, actions
+from pushd import __version__
+from pushd.client import commands as actions
 
 _CONTROL = "http://127.0.0.1:8081"
 _PUBLIC = "http://127.0.0.1:8080"

@@ -20,14 +20,14 @@ from twisted.logger import LogLevel, globalLogBeginner
 from twisted.trial.unittest import SynchronousTestCase
 
 import tests.django_site  # noqa: F401 # which sets Django up
-from pushd.management.commands import runpushd
+from pushd.django.management.commands import runpushd
 from pushd.options.settings import Settings
 from pushd.service.twistd import makeService
 
 #: What the settings name as the site's application.
 application = WSGIHandler()
 
-APPLICATION = "tests.test_runpushd.application"
+APPLICATION = "tests.django.management.commands.test_runpushd.application"
 
 
 class Reactor(MemoryReactorClock):
@@ -92,7 +92,7 @@ class RunPushdTests(SynchronousTestCase):
 
     def test_found(self) -> None:
         """Django knows it where pushd is an installed app."""
-        self.assertEqual(get_commands()["runpushd"], "pushd")
+        self.assertEqual(get_commands()["runpushd"], "pushd.django")
 
     def test_reload(self) -> None:
         """The reloader runs it in a thread, where no signals can be handled."""

@@ -11,7 +11,7 @@ from twisted.internet.protocol import Protocol as ClientProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
-from pushd.loopback import LoopbackTransport
+from pushd.testing.loopback import LoopbackTransport
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.tables import print_json, print_table, printable
+from pushd.client.commands import print_json, print_table, printable
 
 
 class TableTests(SynchronousTestCase):

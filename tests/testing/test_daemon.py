@@ -6,7 +6,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import GOING_AWAY, NORMAL
-from pushd.testing import Daemon
+from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, accept_websocket
 from pushd.views.routes import Routes
 from tests.peer import handshake

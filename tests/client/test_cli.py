@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from pushd import __main__ as script
-from pushd.actions import World
-from pushd.command import run
+from pushd.client.cli import run
+from pushd.client.commands import World
 from tests.blocking import Network
 from tests.keyring import SECRET, FolderTestCase
 from tests.listeners import TopicTestCase

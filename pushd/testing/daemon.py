@@ -18,15 +18,15 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.testing import MemoryReactorClock
 
-from pushd.browser import Browser, make_protocol
-from pushd.lockstep import LockstepThreads
-from pushd.loopback import Loopback
 from pushd.options.settings import Settings
 from pushd.schedule.coalescing import Beat
 from pushd.service.build import build
+from pushd.testing.browser import Browser, make_protocol
+from pushd.testing.connection import Answer, Bytes, Wire
+from pushd.testing.lockstep import LockstepThreads
+from pushd.testing.loopback import Loopback
 from pushd.views.request import View
 from pushd.views.routes import Routes
-from pushd.wire import Answer, Bytes, Wire
 
 # All that a test has to do with is had from here.
 __all__ = ["Answer", "Browser", "Daemon", "Wire"]

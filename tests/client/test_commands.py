@@ -8,9 +8,9 @@ from typing import Any
 
 from pushd import __version__
 from pushd.access.tokens import TokenKeys
+from tests.client.test_cli import CommandTestCase
 from tests.keyring import SECRET, private_pem, public_pem, secret_keys, token
 from tests.listeners import Events, JsonSocket, RawSocket
-from tests.test_command import CommandTestCase
 
 
 class PublishTests(CommandTestCase):

@@ -1,0 +1,11 @@
+"""A blocking client of pushd that needs only the standard library.
+
+from pushd.client import publish
+publish("http://127.0.0.1:8081", "news", "hello")
+"""
+
+from pushd.client.client import Began, Broken, Client, Message, publish
+from pushd.client.http import Connect, PushdError, Refused, Unreachable, connect
+
+__all__ = ["Began", "Broken", "Client", "Connect", "Message", "PushdError", "Refused"]
+__all__ += ["Unreachable", "connect", "publish"]

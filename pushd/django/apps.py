@@ -1,0 +1,12 @@
+"""The Django application ``pushd.django``, which brings ``manage.py runpushd``."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class PushdConfig(AppConfig):  # type: ignore[misc]  # Django has no types
+    """Names the application ``pushd``: Django would call it ``django``, after the folder."""
+
+    name = "pushd.django"
+    label = "pushd"

@@ -1,0 +1,18 @@
+"""A whole daemon in memory, under one clock, for tests of views: see ``Daemon``."""
+
+from pushd.access.closing import (
+    GOING_AWAY,
+    INTERNAL_ERROR,
+    NORMAL,
+    RATE_EXCEEDED,
+    TOKEN_EXPIRED,
+    TOO_BIG,
+    TRY_AGAIN_LATER,
+    Closing,
+)
+from pushd.testing.browser import Browser
+from pushd.testing.connection import Answer, Wire
+from pushd.testing.daemon import Daemon
+
+__all__ = ["GOING_AWAY", "INTERNAL_ERROR", "NORMAL", "RATE_EXCEEDED", "TOKEN_EXPIRED"]
+__all__ += ["TOO_BIG", "TRY_AGAIN_LATER", "Answer", "Browser", "Closing", "Daemon", "Wire"]
