@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import json
 
-from pushd.protocols.http.response import Page, Response, page
-from pushd.topics.broker import Unavailable
-from pushd.views.request import Request, accept_websocket
+from pushd.views import Page, Request, Response, Unavailable, accept_websocket, page
 
 # How long a name and a message may be, in characters.
 LONGEST_NAME = 30

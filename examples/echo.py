@@ -9,8 +9,7 @@ and open http://127.0.0.1:8080/echo/
 
 from __future__ import annotations
 
-from pushd.protocols.http.response import Page, page
-from pushd.views.request import Request, accept_websocket
+from pushd.views import Page, Request, accept_websocket, page
 
 
 @accept_websocket

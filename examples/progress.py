@@ -13,8 +13,7 @@ import json
 from collections.abc import Iterator
 from hashlib import pbkdf2_hmac
 
-from pushd.protocols.http.response import Page, page
-from pushd.views.request import Request, accept_websocket
+from pushd.views import Page, Request, accept_websocket, page
 
 # How long the job is: so many steps, each of so many rounds.
 STEPS = 50

@@ -9,7 +9,7 @@ from pushd.options.table import OPTIONS
 
 DOCUMENT = Path(__file__).parent.parent / "docs/operations.md"
 
-_BEGIN = '<!-- options: made by "make options" of the table in pushd/option_table.py -->\n'
+_BEGIN = '<!-- options: made by "make options" of the table in pushd/options/table.py -->\n'
 _END = "<!-- options end -->\n"
 
 

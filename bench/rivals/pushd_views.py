@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pushd.views.request import Request, accept_websocket
+from pushd.views import Request, accept_websocket
 
 
 @accept_websocket

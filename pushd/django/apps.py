@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.apps import AppConfig
 
 
-class PushdConfig(AppConfig):  # type: ignore[misc]  # Django has no types
+class PushdConfig(AppConfig):
     """Names the application ``pushd``: Django would call it ``django``, after the folder."""
 
     name = "pushd.django"

@@ -3,6 +3,7 @@
 from pushd.protocols.http.response import Page, Response, page
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.topics.broker import Unavailable
+from pushd.views.inprocess import publish
 from pushd.views.request import (
     Request,
     accept_websocket,
@@ -13,4 +14,5 @@ from pushd.views.request import (
 from pushd.views.routes import Routes
 
 __all__ = ["Page", "Request", "Response", "Routes", "Unavailable", "WebSocket"]
-__all__ += ["accept_websocket", "heed_tokens", "page", "require_token", "require_websocket"]
+__all__ += ["accept_websocket", "heed_tokens", "page", "publish", "require_token"]
+__all__ += ["require_websocket"]

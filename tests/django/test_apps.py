@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from django.apps import apps
+from django.conf import settings
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import django_site
+from tests import django_site  # noqa: F401 - configures Django
 
 
 class PushdConfigTests(SynchronousTestCase):
@@ -13,5 +14,5 @@ class PushdConfigTests(SynchronousTestCase):
 
     def test_label(self) -> None:
         """The application has a label of its own, not that of its folder, ``django``."""
-        self.assertIn("pushd.django", django_site.settings.INSTALLED_APPS)
+        self.assertIn("pushd.django", settings.INSTALLED_APPS)
         self.assertEqual(apps.get_app_config("pushd").name, "pushd.django")

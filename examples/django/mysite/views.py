@@ -9,8 +9,8 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from pushd.django.views import accept_websocket, publish, require_websocket
-from pushd.topics.broker import Unavailable
+from pushd.django import accept_websocket, publish, require_websocket
+from pushd.views import Unavailable
 
 # How long a message may be, in characters.
 LONGEST_TEXT = 1000
