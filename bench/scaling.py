@@ -1,7 +1,7 @@
 """What a second process adds: ``python -m bench.scaling``, on a machine with nothing else to do.
 
 Runs one pushd that keeps its topics in memory, then one and two with a Redis between them, on one
-port. Subscribers sit on raw WebSockets and count bytes; publications go to the control doors, one
+port. Subscribers sit on raw WebSockets and count bytes; publications go to the control ports, one
 at a time, so that a burst is nobody's advantage. Processor time is that of the daemons, or of the
 Redis; the rate is by the clock on the wall, with the client's own work in it.
 """
@@ -134,10 +134,10 @@ def measure(processes: int, redis: bool, subscribers: int, publications: int) ->
             command = [twistd, "-n", "--pidfile=", "pushd", *broker]
             command += ["--listen", f"reuseport:{port}:interface=127.0.0.1"]
             command += ["--control", "tcp:0:interface=127.0.0.1", "--max-per-address", "1000000"]
-            ready = "answers" if redis else "control door at"
+            ready = "answers" if redis else "control port at"
             daemons.append(stack.enter_context(Program(command, ready, folder)))
         doors = [
-            HTTPConnection(daemon.find(r"control door at http://([0-9.:]+)"), timeout=_PATIENCE)
+            HTTPConnection(daemon.find(r"control port at http://([0-9.:]+)"), timeout=_PATIENCE)
             for daemon in daemons
         ]
         for door in doors:

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.topics.fanout import Batch, Part
+from pushd.topics.fanout import Batch, DirectWrite
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication, Replay
@@ -82,7 +82,7 @@ class Listener:
         """Whether it can take what comes now."""
         return self.fast or self.room > 0
 
-    def part(self) -> Part | None:
+    def part(self) -> DirectWrite | None:
         """Always be asked, unless a test says otherwise."""
         return None
 

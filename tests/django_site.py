@@ -137,7 +137,7 @@ def members(request: Any) -> None:
 
 
 @method_decorator(accept_websocket, name="dispatch")
-class Feed(View):
+class WebSocketSubscriber(View):
     """Both languages in a class."""
 
     def get(self, request: Any, name: str) -> Any:
@@ -188,7 +188,7 @@ urlpatterns = [
     path("scripted/", scripted),
     path("room/<str:room>/<int:number>/", room),
     path("members/", members),
-    path("feed/<name>/", Feed.as_view()),
+    path("feed/<name>/", WebSocketSubscriber.as_view()),
     path("async/", Async.as_view()),
     path("plain/", plain),
     path("login/", login),

@@ -15,8 +15,8 @@ from pushd.topics.redis.scripts import (
     PUBLISH,
     REPLAY,
     TOUCH,
-    Away,
-    Refused,
+    RedisError,
+    RedisUnavailable,
     Script,
     channel_name,
     encode,
@@ -84,7 +84,7 @@ class FakeRedis:
         for session in sessions:
             session.open = False
             session.lost(reason)
-        self.waiting = deque((waiting, Away(reason)) for waiting, _ in self.waiting)
+        self.waiting = deque((waiting, RedisUnavailable(reason)) for waiting, _ in self.waiting)
         self.answer()
 
     def publish(self, topic: str, data: str | bytes) -> Id:
@@ -125,16 +125,16 @@ class FakeSession:
         names = {PUBLISH: "publish", REPLAY: "replay", DESCRIBE: "describe", TOUCH: "touch"}
         self.redis.asked.append(names[script])
         if not self.open:
-            return self.redis.reply(Away("not open"))
+            return self.redis.reply(RedisUnavailable("not open"))
         if self.redis.refusal is not None:
-            return self.redis.reply(Refused(self.redis.refusal))
+            return self.redis.reply(RedisError(self.redis.refusal))
         return self.redis.reply(getattr(self, f"_{names[script]}")(keys[1:], args[5:]))
 
     def command(self, *args: Any) -> Deferred[Any]:
         """Run SCAN, in two steps."""
         self.redis.asked.append(str(args[0]))
         if self.redis.refusal is not None:
-            return self.redis.reply(Refused(self.redis.refusal))
+            return self.redis.reply(RedisError(self.redis.refusal))
         names = sorted(self.redis.history.names())
         half = len(names) // 2
         some, cursor = (names[:half], b"7") if args[1] == b"0" else (names[half:], b"0")
@@ -143,7 +143,7 @@ class FakeSession:
     def subscribe(self, channel: bytes) -> Deferred[Any]:
         """Subscribe."""
         self.channels.append(channel)
-        return self.redis.reply(None if self.open else Away("not open"))
+        return self.redis.reply(None if self.open else RedisUnavailable("not open"))
 
     def unsubscribe(self, channel: bytes) -> None:
         """Unsubscribe."""

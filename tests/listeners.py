@@ -372,7 +372,7 @@ TRANSPORTS: tuple[type[Listener], ...] = (RawSocket, JsonSocket, Events, Poller)
 
 
 class TopicTestCase(SynchronousTestCase):
-    """A daemon with topics, and what is done with them at its control door."""
+    """A daemon with topics, and what is done with them at its control port."""
 
     def setUp(self) -> None:
         """Start a daemon that every test may replace by one with other settings."""
@@ -400,7 +400,7 @@ class TopicTestCase(SynchronousTestCase):
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Ask at the control door."""
+        """Ask at the control port."""
         answer = self.daemon.request(method, path, headers, body, control=True)
         assert answer is not None
         return answer
@@ -423,7 +423,7 @@ class TopicTestCase(SynchronousTestCase):
         return [one["id"] for one in json.loads(answer.body)["published"]]
 
     def describe(self, topic: str) -> dict[str, Any]:
-        """What the control door says of a topic."""
+        """What the control port says of a topic."""
         described = json.loads(self.control("GET", f"/topics/{topic}").body)
         assert isinstance(described, dict)
         return described

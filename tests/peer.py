@@ -179,7 +179,7 @@ class UnixTransport(StringTransport):
 
 
 def serve(daemon: Daemon, resource: IResource) -> None:
-    """Let a daemon answer every request at its public door with a resource of twisted.web."""
+    """Let a daemon answer every request at its public port with a resource of twisted.web."""
     door: Any = daemon.clock.tcpServers[0][1]
     door.getResourceFor = lambda request: resource
 

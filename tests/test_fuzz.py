@@ -228,8 +228,8 @@ class FuzzTests(SynchronousTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
         for server in self.daemon.clock.tcpServers:
             door: Any = server[1]
-            self.assertEqual(len(door.entrance.admission), 0)
-            self.assertEqual(len(door.entrance.admission._addresses), 0)
+            self.assertEqual(len(door.policy.admission), 0)
+            self.assertEqual(len(door.policy.admission._addresses), 0)
         self.assertEqual(self.flushLoggedErrors(), [])
         return wire.received
 

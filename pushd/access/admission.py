@@ -6,11 +6,11 @@ from collections.abc import Hashable
 from functools import lru_cache
 from ipaddress import IPv6Address
 
-from pushd.access.limits import Places
+from pushd.access.limits import Quota
 from pushd.access.proxies import Proxies, read_address
 
 
-class Ticket:
+class Slot:
     """A place that is taken until its holder leaves."""
 
     __slots__ = ("_address", "_admission", "_connection")
@@ -38,7 +38,7 @@ class Admission:
     def __init__(self, *, connections: int, per_address: int, proxies: Proxies) -> None:
         self._limit = connections
         self._taken = 0
-        self._addresses = Places(per_address)
+        self._addresses = Quota(per_address)
         self._proxies = proxies
 
     def __len__(self) -> int:
@@ -49,7 +49,7 @@ class Admission:
         self._limit = connections
         self._addresses.limit = per_address
 
-    def connect(self, address: str | None) -> Ticket | None:
+    def connect(self, address: str | None) -> Slot | None:
         """A place for a connection from an address; None when there is none."""
         if self._taken >= self._limit:
             return None
@@ -57,9 +57,9 @@ class Admission:
         if key is not None and not self._addresses.take(key):
             return None
         self._taken += 1
-        return Ticket(self, key, connection=True)
+        return Slot(self, key, connection=True)
 
-    def visit(self, address: str | None) -> Ticket | None:
+    def visit(self, address: str | None) -> Slot | None:
         """A place for one more from an address, over whose connection ever; None if there is none.
 
         A client behind one of our proxies takes it beside the place of the proxy's connection.
@@ -67,10 +67,10 @@ class Admission:
         key = self._key_of(address)
         if key is not None and not self._addresses.take(key):
             return None
-        return Ticket(self, key, connection=False)
+        return Slot(self, key, connection=False)
 
     def left(self, key: Hashable, *, connection: bool) -> None:
-        """Take back what a ticket stood for; ``Ticket.leave`` calls this."""
+        """Take back what a ticket stood for; ``Slot.leave`` calls this."""
         if connection:
             self._taken -= 1
         if key is not None:

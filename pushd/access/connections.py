@@ -13,7 +13,7 @@ from twisted.logger import Logger, LogLevel
 
 from pushd.access.closing import TOKEN_EXPIRED, Closing, Ending
 from pushd.access.counters import Traffic
-from pushd.schedule.timeouts import Expiries
+from pushd.schedule.timeouts import TimerHeap
 
 
 class Closable(Protocol):
@@ -62,7 +62,7 @@ class Connections:
         self.now = now
         self._open: dict[Closable, Connection] = {}
         self._ids = count(1)
-        self._expiries: Expiries[Closable] = Expiries(
+        self._expiries: TimerHeap[Closable] = TimerHeap(
             clock, lambda visitor: visitor.close_with(TOKEN_EXPIRED), now
         )
         #: How everybody is being asked to leave, once the daemon stops.

@@ -68,7 +68,7 @@ class TokenBucket:
         return True
 
 
-class Places:
+class Quota:
     """How many of each key are here, up to a limit."""
 
     def __init__(self, limit: int) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 from pushd.access.closing import Closing
 from pushd.access.connections import Connection
-from pushd.api.resource import AsyncResource, PublishDoor, Wrong, allow
+from pushd.api.resource import AsyncResource, BadRequest, PublishContext, allow
 from pushd.protocols.http.response import Response, json_response
 from pushd.topics.publication import Id
-from pushd.topics.scheduled import TimedPush
+from pushd.topics.scheduled import ScheduledPublication
 from pushd.topics.subscription import transport_of
 
 
@@ -36,14 +36,14 @@ class ScheduleControl(AsyncResource):
         allow(request, "GET", "DELETE")
         push = self._door.timed.get(self._name)
         if push is None:
-            raise Wrong("there is no such schedule, or it has ended", "schedule", 404)
+            raise BadRequest("there is no such schedule, or it has ended", "schedule", 404)
         if request.method == b"GET":
             return json_response(200, schedule_json(push))
         push.cancel()
         return Response(204)
 
 
-def schedule_json(push: TimedPush) -> dict[str, Any]:
+def schedule_json(push: ScheduledPublication) -> dict[str, Any]:
     """A timed push as JSON has it."""
     return {
         "schedule": push.id,
@@ -72,7 +72,7 @@ class ConnectionList(AsyncResource):
         allow(request, "GET")
         given = _argument(request, "after") or "0"
         if not _ID.fullmatch(given):
-            raise Wrong("after is the id of a connection", "after")
+            raise BadRequest("after is the id of a connection", "after")
         self._door.hub.settle()
         rest = (one for one in self._door.connections if one.id > int(given))
         listed = [connection_json(one) for one in islice(rest, _MAX_LIST)]
@@ -89,7 +89,7 @@ class ConnectionControl(AsyncResource):
         id = int(self._name) if _ID.fullmatch(self._name) else 0
         connection = self._door.connections.get(id)
         if connection is None:
-            raise Wrong("there is no such connection, or it has ended", "connection", 404)
+            raise BadRequest("there is no such connection, or it has ended", "connection", 404)
         if request.method == b"GET":
             self._door.hub.settle()
             return json_response(200, connection_json(connection))
@@ -117,15 +117,15 @@ def connection_json(connection: Connection) -> dict[str, Any]:
 def _closing(request: Any) -> Closing:
     code = _argument(request, "code") or str(_CODE)
     if not re.fullmatch("[0-9]{4}", code):
-        raise Wrong("code is a close code, 1000 to 4999", "code")
+        raise BadRequest("code is a close code, 1000 to 4999", "code")
     try:
         Closing(int(code))
     except ValueError as error:
-        raise Wrong(error, "code") from None
+        raise BadRequest(error, "code") from None
     try:
         return Closing(int(code), _argument(request, "reason") or _REASON)
     except ValueError as error:
-        raise Wrong(error, "reason") from None
+        raise BadRequest(error, "reason") from None
 
 
 def _argument(request: Any, name: str) -> str | None:
@@ -149,7 +149,7 @@ class TopicList(AsyncResource):
         return json_response(200, {"topics": topics, "more": len(names) > _MAX_LIST})
 
 
-async def describe(door: PublishDoor, topic: str) -> dict[str, Any]:
+async def describe(door: PublishContext, topic: str) -> dict[str, Any]:
     """What there is to tell of a topic, as JSON has it."""
     described: tuple[Id | None, int] = await door.broker.describe(topic)
     last, kept = described

@@ -73,7 +73,7 @@ class Readiness:
 
     def __init__(self, *checks: Callable[[], str | None]) -> None:
         self._checks = checks
-        #: Whether the public door is open.
+        #: Whether the public port is open.
         self.listening = False
         #: Whether the daemon stops.
         self.draining = False

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pushd.api.admin import describe, schedule_json
-from pushd.api.resource import AsyncResource, PublishDoor, Wrong, allow
+from pushd.api.resource import AsyncResource, BadRequest, PublishContext, allow
 from pushd.protocols.http.response import Response, json_response
 from pushd.topics.broker import Draft, Unavailable
 from pushd.topics.publication import Id, check_topic
@@ -38,7 +38,7 @@ class TopicControl(AsyncResource):
         times = {name: read_number(request, name) for name in ("delay", "every", "count")}
         if any(value is not None for value in times.values()):
             if key is not None:
-                raise Wrong("a timed push has no key: list /schedules", "Idempotency-Key")
+                raise BadRequest("a timed push has no key: list /schedules", "Idempotency-Key")
             return self._schedule(topic, data, times)
         return json_response(200, await _publish(self._door, Draft(topic, data, key)))
 
@@ -48,9 +48,9 @@ class TopicControl(AsyncResource):
     def _schedule(self, topic: str, data: str | bytes, times: dict[str, Any]) -> Response:
         count = times["count"]
         if count is not None and count != int(count):
-            raise Wrong("count is a whole number", "count")
+            raise BadRequest("count is a whole number", "count")
         if self._door.connections.closing is not None:
-            raise Wrong("the server stops: no timed push outlives it", "schedules", 503)
+            raise BadRequest("the server stops: no timed push outlives it", "schedules", 503)
         try:
             push = self._door.timed.add(
                 topic,
@@ -60,28 +60,28 @@ class TopicControl(AsyncResource):
                 count=None if count is None else int(count),
             )
         except ValueError as error:
-            raise Wrong(error, str(error).split()[0]) from None
+            raise BadRequest(error, str(error).split()[0]) from None
         except TooMany as error:
-            raise Wrong(error, "schedules", 503, {"Retry-After": "60"}) from None
+            raise BadRequest(error, "schedules", 503, {"Retry-After": "60"}) from None
         return json_response(202, schedule_json(push), {"Location": f"/schedules/{push.id}"})
 
 
 class TopicPublish(AsyncResource):
-    """``POST /topics/<topic>`` at the public door, for those whose token allows it.
+    """``POST /topics/<topic>`` at the public port, for those whose token allows it.
 
     :param subject: who publishes; their idempotency keys are no one else's.
     """
 
-    def __init__(self, door: PublishDoor, name: str, subject: str) -> None:
+    def __init__(self, door: PublishContext, name: str, subject: str) -> None:
         super().__init__(door, name)
         self._subject = subject
 
     async def answer(self, request: Any) -> Response:
-        """Publish now: what comes later is for the control door."""
+        """Publish now: what comes later is for the control port."""
         topic = read_topic(self._name, "topic")
         for name in ("delay", "every", "count"):
             if name.encode() in request.args:
-                raise Wrong("a timed push is made at the control door", name)
+                raise BadRequest("a timed push is made at the control port", name)
         key = read_key(read_header(request, b"idempotency-key"), "Idempotency-Key")
         if key is not None:
             # No key has a blank, so this is nobody else's whatever the subject is.
@@ -120,14 +120,14 @@ def batch_body(max_message: int) -> int:
     return max(_BATCH_BODY, 2 * max_message)
 
 
-async def _publish(door: PublishDoor, draft: Draft) -> dict[str, Any]:
+async def _publish(door: PublishContext, draft: Draft) -> dict[str, Any]:
     told = None if draft.key is None else door.receipts.find(draft.topic, draft.key)
     if told is not None:
         return told
     return _tell(door, draft, await door.broker.publish(draft.topic, draft.data, draft.key))
 
 
-def _tell(door: PublishDoor, draft: Draft, id: Id) -> dict[str, Any]:
+def _tell(door: PublishContext, draft: Draft, id: Id) -> dict[str, Any]:
     """The answer to a publication; for a key that was seen, the one of then."""
     answer = {"id": str(id), "subscribers": door.hub.count(draft.topic)}
     return answer if draft.key is None else door.receipts.keep(draft.topic, draft.key, answer)
@@ -143,11 +143,11 @@ _MAX_BATCH = 1000
 def read_topic(name: object, where: str) -> str:
     """The name of a topic."""
     if not isinstance(name, str):
-        raise Wrong("a topic is text", where)
+        raise BadRequest("a topic is text", where)
     try:
         return check_topic(name)
     except ValueError as error:
-        raise Wrong(error, where) from None
+        raise BadRequest(error, where) from None
 
 
 def read_key(given: object, where: str) -> str | None:
@@ -155,7 +155,7 @@ def read_key(given: object, where: str) -> str | None:
     if given is None:
         return None
     if not isinstance(given, str) or not _KEY.fullmatch(given):
-        raise Wrong("a key is 1 to 200 printable ASCII characters", where)
+        raise BadRequest("a key is 1 to 200 printable ASCII characters", where)
     return given
 
 
@@ -169,7 +169,7 @@ def read_data(request: Any) -> str | bytes:
         return data.decode()
     except UnicodeDecodeError:
         error = "the body is not UTF-8; bytes are sent as application/octet-stream"
-        raise Wrong(error, "body") from None
+        raise BadRequest(error, "body") from None
 
 
 def read_number(request: Any, name: str) -> float | None:
@@ -179,7 +179,7 @@ def read_number(request: Any, name: str) -> float | None:
         return None
     text = values[-1].decode("latin-1")
     if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text):
-        raise Wrong(f"{name} is a number from 0 on, of nine digits at most", name)
+        raise BadRequest(f"{name} is a number from 0 on, of nine digits at most", name)
     return float(text)
 
 
@@ -194,41 +194,41 @@ def read_drafts(body: bytes, max_message: int) -> list[Draft]:
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Wrong(f"the body is no JSON: {error}", "body") from None
+        raise BadRequest(f"the body is no JSON: {error}", "body") from None
     publications = asked.get("publications") if isinstance(asked, dict) else None
     if not isinstance(publications, list):
-        raise Wrong('the body is {"publications": […]}', "body")
+        raise BadRequest('the body is {"publications": […]}', "body")
     if len(publications) > _MAX_BATCH:
-        raise Wrong(f"a request has {_MAX_BATCH} publications at most", "publications", 413)
+        raise BadRequest(f"a request has {_MAX_BATCH} publications at most", "publications", 413)
     drafts = []
     for place, one in enumerate(publications):
         drafts.append(draft := _draft(one, f"publications[{place}]"))
         size = len(draft.data.encode() if isinstance(draft.data, str) else draft.data)
         if size > max_message:
             line = f"a publication of {size} bytes: --max-message is {max_message}"
-            raise Wrong(line, f"publications[{place}]", 413)
+            raise BadRequest(line, f"publications[{place}]", 413)
     return drafts
 
 
 def _draft(one: object, where: str) -> Draft:
     if not isinstance(one, dict):
-        raise Wrong("a publication is an object", where)
+        raise BadRequest("a publication is an object", where)
     unknown = one.keys() - {"topic", "data", "base64", "idempotency_key"}
     if unknown:
         # Escaped: a key may be what no answer could hold.
-        raise Wrong("unknown key", f"{where}.{ascii(min(unknown))[1:-1][:100]}")
+        raise BadRequest("unknown key", f"{where}.{ascii(min(unknown))[1:-1][:100]}")
     topic = read_topic(one.get("topic"), f"{where}.topic")
     if ("data" in one) == ("base64" in one):
-        raise Wrong("a publication has either data or base64", where)
+        raise BadRequest("a publication has either data or base64", where)
     key = read_key(one.get("idempotency_key"), f"{where}.idempotency_key")
     if "data" in one:
         if not isinstance(one["data"], str) or not _is_unicode(one["data"]):
-            raise Wrong("data is text", f"{where}.data")
+            raise BadRequest("data is text", f"{where}.data")
         return Draft(topic, one["data"], key)
     try:
         return Draft(topic, b64decode(one["base64"], validate=True), key)
     except (TypeError, ValueError, binascii.Error):
-        raise Wrong("base64 is bytes in base64", f"{where}.base64") from None
+        raise BadRequest("base64 is bytes in base64", f"{where}.base64") from None
 
 
 def _is_unicode(text: str) -> bool:

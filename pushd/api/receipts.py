@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
-from pushd.schedule.timeouts import Deadlines
+from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.broker import KEY_TTL
 
 # How many answers are kept at most.
@@ -25,7 +25,7 @@ class Receipts:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._answers: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
-        self._keys: Deadlines[tuple[str, str]] = Deadlines(
+        self._keys: TimeoutQueue[tuple[str, str]] = TimeoutQueue(
             clock, length=KEY_TTL, expired=self._answers.pop
         )
 

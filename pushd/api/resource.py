@@ -17,10 +17,10 @@ from pushd.api.receipts import Receipts
 from pushd.protocols.http.response import Response, json_refusal, write_response
 from pushd.topics.broker import Broker, Unavailable
 from pushd.topics.hub import Hub
-from pushd.topics.scheduled import TimedPushes
+from pushd.topics.scheduled import ScheduledPublications
 
 
-class Wrong(Exception):
+class BadRequest(Exception):
     """A request that can't be carried out: what is wrong with it, and where."""
 
     def __init__(
@@ -33,13 +33,13 @@ class Wrong(Exception):
 
 
 @dataclass(kw_only=True)
-class PublishDoor:
+class PublishContext:
     """What it takes to publish, and to tell operators what is there."""
 
     clock: IReactorTime
     broker: Broker
     hub: Hub
-    timed: TimedPushes
+    timed: ScheduledPublications
     connections: Connections
     receipts: Receipts
     bounds: Bounds
@@ -50,7 +50,7 @@ class AsyncResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, door: PublishDoor, name: str = "") -> None:
+    def __init__(self, door: PublishContext, name: str = "") -> None:
         super().__init__()
         self._door = door
         self._name = name
@@ -70,7 +70,7 @@ class AsyncResource(Resource):
     async def _try(self, request: Any) -> Response:
         try:
             return await self.answer(request)
-        except Wrong as wrong:
+        except BadRequest as wrong:
             return json_refusal(wrong.status, str(wrong), wrong.where, wrong.headers)
         except Unavailable as error:
             headers = {"Retry-After": f"{error.retry_after}"}
@@ -89,4 +89,4 @@ def allow(request: Any, *methods: str) -> None:
     """Raise Wrong for a request that is made with another method."""
     if request.method.decode("latin-1") not in methods:
         allowed = ", ".join(methods)
-        raise Wrong(f"this address takes {allowed}", "method", 405, {"Allow": allowed})
+        raise BadRequest(f"this address takes {allowed}", "method", 405, {"Allow": allowed})

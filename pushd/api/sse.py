@@ -9,13 +9,13 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from pushd.access.closing import BEGIN_ANEW, TRY_AGAIN_LATER, Closing, Ending
+from pushd.access.closing import HISTORY_GAP, TRY_AGAIN_LATER, Closing, Ending
 from pushd.access.connections import PEER, US
 from pushd.access.counters import Traffic
 from pushd.protocols.http.response import to_json
 from pushd.protocols.transport import unsent
 from pushd.protocols.websocket.subscriber import subscription_json
-from pushd.schedule.timeouts import Deadlines
+from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.fanout import Batch
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication
@@ -45,7 +45,7 @@ class EventStream:
 
     transport = "sse"
 
-    def __init__(self, request: Any, keep_alives: Deadlines[EventStream], max_buffered: int):
+    def __init__(self, request: Any, keep_alives: TimeoutQueue[EventStream], max_buffered: int):
         self._request = request
         self._keep_alives = keep_alives
         self._max_buffered = max_buffered
@@ -93,7 +93,7 @@ class EventStream:
     def lost_track(self) -> None:
         """End, so that the browser begins anew and is told what it missed."""
         if self.keeps_up():
-            self.close_with(BEGIN_ANEW)
+            self.close_with(HISTORY_GAP)
         else:
             self._break_off()
 

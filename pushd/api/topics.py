@@ -1,4 +1,4 @@
-"""``/topics/<topic>`` at the public door: one URL, three transports, one cursor."""
+"""``/topics/<topic>`` at the public port: one URL, three transports, one cursor."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from pushd.access.tokens import Identity
 from pushd.api.listener import TopicListener
 from pushd.api.longpoll import LongPoll
 from pushd.api.publish import TopicPublish
-from pushd.api.resource import PublishDoor
+from pushd.api.resource import PublishContext
 from pushd.api.sse import KEEP_ALIVE, EventStream
 from pushd.protocols.http.guard import is_topic
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import Response, json_refusal, write_response
-from pushd.schedule.timeouts import Deadlines
+from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, check_topic
 from pushd.views.request import Handshakes
-from pushd.views.resource import UPGRADE, ViewDoor, ViewResource
+from pushd.views.resource import UPGRADE, ViewContext, ViewResource
 from pushd.views.routes import Match
 
 # How long a long poll waits unless it says so itself, and how long at most, in seconds.
@@ -38,18 +38,18 @@ _PAGE_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
 _GOING_AWAY = json_refusal(503, "the server is going away", None, {"Retry-After": "1"})
 
 
-class TopicDoor:
+class TopicContext:
     """What it takes to serve subscribers.
 
     :param publish: what it takes to publish, for those whose token allows it.
     """
 
-    def __init__(self, clock: IReactorTime, views: ViewDoor, publish: PublishDoor) -> None:
+    def __init__(self, clock: IReactorTime, views: ViewContext, publish: PublishContext) -> None:
         self.clock = clock
         self.views = views
         self.publish = publish
         self.listener = TopicListener(views.access, views.connections)
-        self.keep_alives: Deadlines[EventStream] = Deadlines(
+        self.keep_alives: TimeoutQueue[EventStream] = TimeoutQueue(
             clock, length=KEEP_ALIVE, expired=EventStream.keep_alive
         )
 
@@ -91,7 +91,7 @@ class TopicResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, door: TopicDoor, name: str) -> None:
+    def __init__(self, door: TopicContext, name: str) -> None:
         super().__init__()
         self._door = door
         self._name = name
@@ -141,7 +141,7 @@ class TopicResource(Resource):
             write_response(request, json_refusal(426, error, "Upgrade", UPGRADE))
         elif request.method != b"GET":
             allow = {"Allow": self._methods}
-            error = "a topic is subscribed to with GET here; publish at the control door"
+            error = "a topic is subscribed to with GET here; publish at the control port"
             write_response(request, json_refusal(405, error, "method", allow))
         elif b"text/event-stream" in (request.getHeader(b"accept") or b"").lower():
             max_buffered = self._door.publish.bounds.max_buffered

@@ -1,4 +1,4 @@
-"""The URL map of both doors, on one screen."""
+"""The URL map of both ports, on one screen."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pushd.api.admin import (
 )
 from pushd.api.health import Readiness, alive, counted, ready
 from pushd.api.publish import Batch, TopicControl
-from pushd.api.resource import PublishDoor
-from pushd.api.topics import TopicDoor, TopicResource
-from pushd.gateways.wsgi import ApplicationDoor
-from pushd.protocols.http.guard import Entrance, is_topic
+from pushd.api.resource import PublishContext
+from pushd.api.topics import TopicContext, TopicResource
+from pushd.gateways.wsgi import ApplicationContext
+from pushd.protocols.http.guard import SitePolicy, is_topic
 from pushd.protocols.http.headers import decode_path
 from pushd.protocols.http.response import NOT_FOUND, AnswerResource, refusal
-from pushd.protocols.http.site import Door
+from pushd.protocols.http.site import PushdSite
 from pushd.views.resource import ViewResource
 from pushd.views.routes import Routes
 
@@ -31,17 +31,17 @@ _TOPICS = "/topics/"
 _CONNECTIONS = "/connections/"
 _SCHEDULES = "/schedules/"
 
-# Who asks at the control door is no browser.
+# Who asks at the control port is no browser.
 _NOTHING_HERE = refusal(404, "there is nothing at this address")
 
 
-def public_door(
+def public_site(
     reactor: IReactorTime,
-    entrance: Entrance,
+    policy: SitePolicy,
     routes: Routes,
-    topics: TopicDoor,
-    application: ApplicationDoor | None = None,
-) -> Door:
+    topics: TopicContext,
+    application: ApplicationContext | None = None,
+) -> PushdSite:
     """What strangers reach: the views, the topics, then the application or the static client."""
     views = topics.views
 
@@ -64,16 +64,16 @@ def public_door(
             return AnswerResource(NOT_FOUND)
         return views.files.find(path) or AnswerResource(NOT_FOUND)
 
-    return Door(find, entrance, reactor)
+    return PushdSite(find, policy, reactor)
 
 
-def control_door(
+def control_site(
     reactor: IReactorTime,
-    entrance: Entrance,
+    policy: SitePolicy,
     metrics: Metrics,
     readiness: Readiness,
-    publish: PublishDoor,
-) -> Door:
+    publish: PublishContext,
+) -> PushdSite:
     """What operators and publishers reach."""
 
     def find(request: Any) -> IResource:
@@ -101,7 +101,7 @@ def control_door(
             return ScheduleControl(publish, path.removeprefix(_SCHEDULES))
         return AnswerResource(_NOTHING_HERE)
 
-    return Door(find, entrance, reactor)
+    return PushdSite(find, policy, reactor)
 
 
 def _path(request: Any) -> str | None:

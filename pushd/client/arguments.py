@@ -149,7 +149,7 @@ def _fill_tail(command: ArgumentParser, environ: Mapping[str, str]) -> None:
     command.add_argument(
         "--url",
         default=environ.get("PUSHD_URL", _PUBLIC),
-        help="where the public door is (PUSHD_URL; default: %(default)s)",
+        help="where the public port is (PUSHD_URL; default: %(default)s)",
     )
     _add_token(command, environ)
     _add_json(command)
@@ -186,7 +186,7 @@ def _add_control(command: ArgumentParser, environ: Mapping[str, str]) -> None:
         metavar="URL",
         # PUSHD_CONTROL is the daemon's: where it listens, in other words than a URL's.
         default=environ.get("PUSHD_CONTROL_URL", _CONTROL),
-        help="where the control door is (PUSHD_CONTROL_URL; default: %(default)s)",
+        help="where the control port is (PUSHD_CONTROL_URL; default: %(default)s)",
     )
 
 

@@ -84,7 +84,7 @@ def publish(
 ) -> dict[str, Any]:
     """Publish text, or bytes, to a topic, with one request on a connection of its own.
 
-    :param url: where the control door is, such as ``http://127.0.0.1:8081``; or the public one,
+    :param url: where the control port is, such as ``http://127.0.0.1:8081``; or the public one,
         with a token.
     :param delay: publish after so many seconds; with ``every`` and ``count``, again and again.
     :param timeout: seconds that each step of it may take.

@@ -1,4 +1,4 @@
-"""A WSGI application behind the public door: its pages through Twisted's WSGIResource."""
+"""A WSGI application behind the public port: its pages through Twisted's WSGIResource."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import FAILURE
 from pushd.protocols.http.static import StaticFiles
 from pushd.views.request import Handshakes, Request
-from pushd.views.resource import ViewDoor, ViewResource
+from pushd.views.resource import ViewContext, ViewResource
 from pushd.views.routes import Match
 from pushd.views.threads import Bridge, blocking
 
@@ -43,7 +43,7 @@ class Pool(Protocol):
         """Call a function in a thread, once one has time."""
 
 
-class ApplicationDoor:
+class ApplicationContext:
     """What it takes to serve an application.
 
     :param pool: the threads that its pages are made in.
@@ -56,7 +56,7 @@ class ApplicationDoor:
     def __init__(
         self,
         application: Application,
-        views: ViewDoor,
+        views: ViewContext,
         *,
         workers: Bridge,
         pool: Pool,
@@ -88,7 +88,7 @@ class ApplicationDoor:
 class ApplicationResource(ViewResource):
     """An application at a URL: handshakes are a view's business, all else is WSGIResource's."""
 
-    def __init__(self, door: ApplicationDoor, path: str) -> None:
+    def __init__(self, door: ApplicationContext, path: str) -> None:
         super().__init__(door.views, door.handshakes, path)
         self._application_door = door
 

@@ -55,7 +55,7 @@ class Settings:
     drain: int = 5
     #: The Redis behind the topics; None where they are kept in this process.
     broker: RedisAddress | None = None
-    #: How many connections there may be at the public door.
+    #: How many connections there may be at the public port.
     max_connections: int = 10_000
     #: How many of them from one address.
     max_per_address: int = 100

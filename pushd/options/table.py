@@ -89,7 +89,7 @@ OPTIONS = (
     Option(
         name="token-key",
         help="A file with a key for tokens, which are needed to subscribe and to publish at the "
-        "public door then: a secret, a public key in PEM or a JSON Web Key Set; may be given more "
+        "public port then: a secret, a public key in PEM or a JSON Web Key Set; may be given more "
         "than once.",
         parse=read_token_keys,
         default=(),

@@ -24,7 +24,7 @@ class Writes(Protocol):
         """Write."""
 
 
-class Turn:
+class Cork:
     """Holds what is written while many have something to say, and hands it to the kernel at once.
 
     To wake a reader costs several times what the rest of a short ``send`` does. Where sockets are
@@ -72,7 +72,7 @@ class Turn:
         with TLS, and with what only looks like it, there is no other way.
         """
         if is_plain(transport):
-            return TurnWriter(self, transport, speaker)
+            return CorkedWriter(self, transport, speaker)
         written: Writes = transport
         return written
 
@@ -105,7 +105,7 @@ class Turn:
         while words:
             writer, data, flags = words.popleft()
             try:
-                writer.hand_over(data, flags)
+                writer.write_now(data, flags)
             except Exception:  # The others are not to notice.
                 self._failed(writer.transport)
 
@@ -130,12 +130,12 @@ class Turn:
         transport.abortConnection()
 
 
-class TurnWriter(Writer):
+class CorkedWriter(Writer):
     """Writes at once, or at the end of a turn."""
 
     __slots__ = ("_turn",)
 
-    def __init__(self, turn: Turn, transport: Any, speaker: Speaker) -> None:
+    def __init__(self, turn: Cork, transport: Any, speaker: Speaker) -> None:
         super().__init__(transport, speaker)
         self._turn = turn
 
@@ -144,4 +144,4 @@ class TurnWriter(Writer):
         if self._turn.depth:
             self._turn.hold(self, data)
         else:
-            self.hand_over(data)
+            self.write_now(data)

@@ -62,7 +62,7 @@ class Writer:
         # fetch five more things from memory, for each of thousands.)
         self._free: Any = None
 
-    def hand_over(self, data: bytes, flags: int = 0) -> None:
+    def write_now(self, data: bytes, flags: int = 0) -> None:
         """Write now; to one who is gone as well, which comes to nothing.
 
         :param flags: for the kernel.

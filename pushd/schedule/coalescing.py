@@ -27,7 +27,7 @@ _ALMOST = 1e-4
 
 
 @implementer(IReactorTime)
-class Beat:
+class CoalescingClock:
     """A clock whose delayed calls are made on the beat: those of one beat at once.
 
     Four thousand browsers that get two pushes a second each would wake the reactor for every
@@ -55,7 +55,7 @@ class Beat:
         self.seconds = clock.seconds
         # The calls of each beat, and the beats, the next one first; a beat without calls may be
         # left among them until its time.
-        self._calls: dict[int, dict[BeatCall, None]] = {}
+        self._calls: dict[int, dict[CoalescedCall, None]] = {}
         self._beats: list[int] = []
         self._timer: IDelayedCall | None = None
 
@@ -65,13 +65,13 @@ class Beat:
         """Call a function later; see ``IReactorTime.callLater``."""
         if delay <= 0:
             return self._clock.callLater(delay, callable, *args, **kwargs)
-        call = BeatCall(self, self.seconds() + delay, callable, args, kwargs)
+        call = CoalescedCall(self, self.seconds() + delay, callable, args, kwargs)
         self.add(call)
         return call
 
-    def call_at(self, time: float, function: Callable[[], Any]) -> BeatCall:
+    def call_at(self, time: float, function: Callable[[], Any]) -> CoalescedCall:
         """Call a function at a time, in seconds of the clock; at the next beat if it has passed."""
-        call = BeatCall(self, time, function)
+        call = CoalescedCall(self, time, function)
         self.add(call)
         return call
 
@@ -81,7 +81,7 @@ class Beat:
 
     # What the calls call
 
-    def add(self, call: BeatCall) -> None:
+    def add(self, call: CoalescedCall) -> None:
         """Make a call at its time."""
         beat = ceil(call.time / self._length - _ALMOST)
         if len(self._calls) > _FEW:
@@ -95,7 +95,7 @@ class Beat:
                 self._arm()
         calls[call] = None
 
-    def remove(self, call: BeatCall) -> None:
+    def remove(self, call: CoalescedCall) -> None:
         """Do not make a call."""
         calls = self._calls[call.beat]
         del calls[call]
@@ -124,7 +124,7 @@ class Beat:
         """Make the calls that are due; what they begin is for another beat."""
         self._timer = None
         now = self.seconds() / self._length + _ALMOST
-        due: list[BeatCall] = []
+        due: list[CoalescedCall] = []
         while self._beats and self._beats[0] <= now:
             due.extend(self._calls.pop(heappop(self._beats), ()))
         for call in due:
@@ -141,7 +141,7 @@ class Beat:
         if self._beats:
             self._arm()
 
-    def _make_all(self, calls: Iterable[BeatCall]) -> None:
+    def _make_all(self, calls: Iterable[CoalescedCall]) -> None:
         for call in calls:
             if call.beat != _DUE:
                 continue  # One of those before has cancelled it, or put it off.
@@ -169,14 +169,14 @@ _DUE, _CALLED, _CANCELLED = -1, -2, -3
 
 
 @implementer(IDelayedCall)
-class BeatCall:
+class CoalescedCall:
     """A call that is to be made; see ``IDelayedCall``."""
 
     __slots__ = ("_clock", "args", "beat", "function", "kwargs", "time")
 
     def __init__(
         self,
-        clock: Beat,
+        clock: CoalescingClock,
         time: float,
         function: Callable[..., Any],
         args: tuple[Any, ...] = (),

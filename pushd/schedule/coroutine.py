@@ -18,7 +18,7 @@ PATIENCE = 0.5
 _NOTHING = object()
 
 
-class Wait:
+class CheapAwaitable:
     """What a coroutine waits for, at less than the price of a Deferred.
 
     Whoever runs the coroutine is given this by ``yield``. Steps calls ``begin``; all others give it
@@ -42,7 +42,7 @@ class Wait:
         return waiting
 
 
-class Steps:
+class Task:
     """Runs a coroutine, and knows whether it runs and what it awaits when it does not.
 
     It does what ``Deferred.fromCoroutine`` does, for a fifth of the price: this is the way of
@@ -68,7 +68,7 @@ class Steps:
         self._blocked = blocked
         self._done = done
         self.running = False
-        self.awaited: Deferred[Any] | Wait | None = None
+        self.awaited: Deferred[Any] | CheapAwaitable | None = None
 
     def advance(self, result: object = None) -> None:
         """Run the coroutine until it waits again, and be called back when that has happened."""
@@ -96,7 +96,7 @@ class Steps:
                 if isinstance(failure, Failure):
                     # Its traceback holds this frame, and all that called it, which hold it in turn.
                     failure.cleanFailure()
-        elif isinstance(awaited, Wait):
+        elif isinstance(awaited, CheapAwaitable):
             self.awaited = awaited
             try:
                 awaited.begin(self.advance)

@@ -13,7 +13,7 @@ BOUNDS = (
 )
 
 
-class Distribution:
+class Histogram:
     """Counts values by the bounds that they do not exceed, as Prometheus' histograms do.
 
     Adding a value takes a third of a microsecond: no lock and no label, as only the reactor's

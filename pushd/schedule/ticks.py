@@ -11,26 +11,26 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from pushd.schedule.coalescing import Beat, BeatCall
-from pushd.schedule.coroutine import Wait
-from pushd.schedule.histogram import Distribution
+from pushd.schedule.coalescing import CoalescedCall, CoalescingClock
+from pushd.schedule.coroutine import CheapAwaitable
+from pushd.schedule.histogram import Histogram
 
 # So many numbers that are overdue come at once; then others have a turn. After a long pause there
 # may be a great many.
 _TURN = 64
 
-_lateness: WeakKeyDictionary[IReactorTime, Distribution] = WeakKeyDictionary()
+_lateness: WeakKeyDictionary[IReactorTime, Histogram] = WeakKeyDictionary()
 
 
-def lateness_of(clock: IReactorTime) -> Distribution:
+def lateness_of(clock: IReactorTime) -> Histogram:
     """How much later than scheduled the numbers of all schedules on a clock came, in seconds."""
     lateness = _lateness.get(clock)
     if lateness is None:
-        lateness = _lateness[clock] = Distribution()
+        lateness = _lateness[clock] = Histogram()
     return lateness
 
 
-class PushSchedule(Wait):
+class PushSchedule(CheapAwaitable):
     """Numbers that come at a steady pace: ``async for number in PushSchedule(clock, …)``.
 
     Number ``n`` comes ``n * interval`` seconds after the first was asked for, and the loop ends
@@ -77,7 +77,7 @@ class PushSchedule(Wait):
         self._start: float | None = None
         # What is to be done when the time has come.
         self._moment = 0.0
-        self._call: IDelayedCall | BeatCall | None = None
+        self._call: IDelayedCall | CoalescedCall | None = None
         self._go_on: Callable[..., object] | None = None
         self._lateness = lateness_of(clock)
 
@@ -123,9 +123,9 @@ class PushSchedule(Wait):
         self._go_on = go_on
         clock = self._clock
         call = self._call
-        if isinstance(call, BeatCall):
+        if isinstance(call, CoalescedCall):
             call.again(self._moment, go_on)
-        elif isinstance(clock, Beat):
+        elif isinstance(clock, CoalescingClock):
             self._call = clock.call_at(self._moment, go_on)
         else:
             self._call = clock.callLater(max(0.0, self._moment - clock.seconds()), go_on)

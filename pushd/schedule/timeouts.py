@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 Key = TypeVar("Key", bound=Hashable)
 
 
-class Deadlines(Generic[Key]):
+class TimeoutQueue(Generic[Key]):
     """A time-out for each of many keys, all of the same length.
 
     Ten thousand connections that each wait 25 seconds need one delayed call, not ten thousand:
@@ -85,10 +85,10 @@ _LONGEST = 60.0
 _SLACK = 64
 
 
-class Expiries(Generic[Key]):
+class TimerHeap(Generic[Key]):
     """A moment for each of many keys at which it expires.
 
-    Where ``Deadlines`` serves waits of one length, these come in any order: a heap knows the next.
+    ``TimeoutQueue`` serves waits of one length; these come in any order: a heap knows the next.
     A moment that was moved or forgotten stays in the heap until its time, or until there are more
     of those than of others. No timer is left when there is no key.
 

@@ -15,31 +15,31 @@ from pushd.access.counters import Metrics
 from pushd.access.limits import Bounds
 from pushd.api.health import Readiness
 from pushd.api.receipts import Receipts
-from pushd.api.resource import PublishDoor
-from pushd.api.topics import TopicDoor
-from pushd.api.urls import control_door, public_door
-from pushd.gateways.wsgi import ApplicationDoor, Pool
+from pushd.api.resource import PublishContext
+from pushd.api.topics import TopicContext
+from pushd.api.urls import control_site, public_site
+from pushd.gateways.wsgi import ApplicationContext, Pool
 from pushd.options.settings import Settings
-from pushd.protocols.cork import Turn
+from pushd.protocols.cork import Cork
 from pushd.protocols.http.static import StaticFiles
 from pushd.protocols.websocket.factory import PushFactory
-from pushd.schedule.coalescing import Beat
-from pushd.schedule.histogram import Distribution
+from pushd.schedule.coalescing import CoalescingClock
+from pushd.schedule.histogram import Histogram
 from pushd.schedule.ticks import lateness_of
 from pushd.service.daemon import Drain, PushService
-from pushd.service.listening import DoorService
-from pushd.service.live import Changes, control_entrance, public_entrance
-from pushd.service.metrics import Crew, Readings
+from pushd.service.listening import PortService
+from pushd.service.live import Changes, control_policy, public_policy
+from pushd.service.metrics import Crew, MetricsCollector
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
 from pushd.topics.publisher import Publisher
 from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.broker import RedisBroker
-from pushd.topics.scheduled import TimedPushes
+from pushd.topics.scheduled import ScheduledPublications
 from pushd.views.inprocess import InProcess
-from pushd.views.resource import ViewDoor
-from pushd.views.runner import Stage, Threads
+from pushd.views.resource import ViewContext
+from pushd.views.runner import Threads, ViewRunner
 from pushd.views.threads import BlockingPublisher, Bridge
 
 # The histograms, and what they are about.
@@ -67,9 +67,9 @@ def build(
     reactor: Any,
     threads: Workers,
     random: Callable[[], float] = random,
-    lag: Distribution | None = None,
+    lag: Histogram | None = None,
     wall: Callable[[], float] | None = None,
-    turn: Turn | None = None,
+    turn: Cork | None = None,
 ) -> PushService:
     """Build the daemon.
 
@@ -79,23 +79,21 @@ def build(
     :param turn: by which WebSockets write, where the reactor knows of it.
     """
     wall = wall or reactor.seconds
-    turn = turn or Turn()
+    turn = turn or Cork()
     metrics = Metrics()
-    beat = Beat(reactor, together=turn)
+    beat = CoalescingClock(reactor, together=turn)
     publish = _build_publishing(settings, reactor, beat, metrics, wall, turn)
     views = _build_views(settings, reactor, beat, threads, publish, metrics, wall, turn)
-    public = public_door(
+    public = public_site(
         reactor,
-        public_entrance(settings, metrics),
+        public_policy(settings, metrics),
         settings.routes,
-        TopicDoor(reactor, views, publish),
+        TopicContext(reactor, views, publish),
         _build_application(settings, views, threads, publish.bounds),
     )
     readiness = Readiness(publish.broker.fault)
-    control = control_door(
-        reactor, control_entrance(settings, metrics), metrics, readiness, publish
-    )
-    readings = Readings(
+    control = control_site(reactor, control_policy(settings, metrics), metrics, readiness, publish)
+    readings = MetricsCollector(
         door=public,
         factory=views.factory,
         ledger=metrics.traffic,
@@ -105,7 +103,7 @@ def build(
         times={
             _LATENESS: lateness_of(beat),
             _PUBLISHING: publish.hub.delays,
-            _LAG: lag or Distribution(),
+            _LAG: lag or Histogram(),
         },
         max_connections=settings.max_connections,
     )
@@ -131,11 +129,11 @@ def build(
     service.appliers += changes.appliers
     service.add_doors(
         [
-            DoorService(reactor, one, public, message="listening on {url}", option="--listen")
+            PortService(reactor, one, public, message="listening on {url}", option="--listen")
             for one in settings.listen
         ],
         [
-            DoorService(reactor, one, control, message="control door at {url}", option="--control")
+            PortService(reactor, one, control, message="control port at {url}", option="--control")
             for one in settings.control
         ],
     )
@@ -153,21 +151,21 @@ def shipped_client() -> Path:
 def _build_publishing(
     settings: Settings,
     reactor: Any,
-    beat: Beat,
+    beat: CoalescingClock,
     metrics: Metrics,
     wall: Callable[[], float],
-    turn: Turn,
-) -> PublishDoor:
+    turn: Cork,
+) -> PublishContext:
     """Build all that a publication passes, from the door to the hub."""
     broker = make_broker(settings.broker, reactor, settings.retention, _make_name)
     hub = Hub(broker, reactor, turn.flush)
     broker.start(hub.deliver, hub.missed)
     metrics.count_topics(hub, broker)
-    return PublishDoor(
+    return PublishContext(
         clock=reactor,
         broker=broker,
         hub=hub,
-        timed=TimedPushes(beat, broker, _make_name),
+        timed=ScheduledPublications(beat, broker, _make_name),
         connections=Connections(reactor, wall),
         receipts=Receipts(reactor),
         bounds=Bounds(settings.limits.max_message, settings.limits.max_buffered),
@@ -177,17 +175,17 @@ def _build_publishing(
 def _build_views(
     settings: Settings,
     reactor: Any,
-    beat: Beat,
+    beat: CoalescingClock,
     threads: Workers,
-    publish: PublishDoor,
+    publish: PublishContext,
     metrics: Metrics,
     wall: Callable[[], float],
-    turn: Turn,
-) -> ViewDoor:
+    turn: Cork,
+) -> ViewContext:
     """Build all that views need: where they run, and what they hold."""
-    return ViewDoor(
+    return ViewContext(
         clock=beat,
-        stage=Stage(reactor, threads),
+        stage=ViewRunner(reactor, threads),
         access=Access(settings.token_keys, wall),
         factory=PushFactory(reactor, settings.limits, turn),
         connections=publish.connections,
@@ -199,11 +197,11 @@ def _build_views(
 
 
 def _build_application(
-    settings: Settings, views: ViewDoor, threads: Workers, bounds: Bounds
-) -> ApplicationDoor | None:
+    settings: Settings, views: ViewContext, threads: Workers, bounds: Bounds
+) -> ApplicationContext | None:
     if settings.wsgi is None:
         return None
-    return ApplicationDoor(
+    return ApplicationContext(
         settings.wsgi,
         views,
         workers=threads,

@@ -16,9 +16,9 @@ from pushd.access.connections import Closable, Connections
 from pushd.api.health import Readiness
 from pushd.api.receipts import Receipts
 from pushd.options.settings import Applier
-from pushd.service.listening import DoorService
+from pushd.service.listening import PortService
 from pushd.topics.broker import Broker
-from pushd.topics.scheduled import TimedPushes
+from pushd.topics.scheduled import ScheduledPublications
 
 # How long, once everybody was asked to leave, a request may take that is on its way, in seconds.
 _LAST_WORDS = 1.0
@@ -32,7 +32,7 @@ class PushService(MultiService):
 
     A stop takes its time, so that a thousand browsers do not come back in one second: first
     nobody is let in any more, then those who are here are asked to leave, one after the other,
-    then the private door is closed. Until then it says that the daemon is not ready.
+    then the control port is closed. Until then it says that the daemon is not ready.
 
     :param farewell: how those who are here are asked to leave.
     """
@@ -45,7 +45,7 @@ class PushService(MultiService):
         *,
         readiness: Readiness,
         farewell: Drain,
-        timed: TimedPushes,
+        timed: ScheduledPublications,
         broker: Broker,
         receipts: Receipts,
     ) -> None:
@@ -59,8 +59,8 @@ class PushService(MultiService):
         #: Seconds over which they are asked.
         self.drain: float = 0
         #: The doors for everybody, and those for operators.
-        self.public: list[DoorService] = []
-        self.control: list[DoorService] = []
+        self.public: list[PortService] = []
+        self.control: list[PortService] = []
         #: What is called when the end begins.
         self.stopping: list[Callable[[], object]] = []
         #: What is told of the settings when they were read again. A feature whose settings can
@@ -71,7 +71,7 @@ class PushService(MultiService):
         # Ends the wait that there is.
         self._finish: Callable[[object], None] | None = None
 
-    def add_doors(self, public: list[DoorService], control: list[DoorService]) -> None:
+    def add_doors(self, public: list[PortService], control: list[PortService]) -> None:
         """Take charge of the doors."""
         self.public, self.control = public, control
         for door in (*public, *control):

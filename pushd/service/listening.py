@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.protocols.http.request import peer_name
-from pushd.protocols.http.site import Door
+from pushd.protocols.http.site import PushdSite
 from pushd.service.arrivals import hasten
 
 # How many connections may wait to be accepted.
@@ -25,7 +25,7 @@ _IDLE = 60
 _NO_ANSWER = 60
 
 
-class DoorService(Service):
+class PortService(Service):
     """One endpoint at which a door is open.
 
     :param message: what to log with the URL once it is.
@@ -35,7 +35,7 @@ class DoorService(Service):
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, endpoint: str, door: Door, *, message: str, option: str
+        self, reactor: Any, endpoint: str, door: PushdSite, *, message: str, option: str
     ) -> None:
         self._reactor = reactor
         self._endpoint = endpoint

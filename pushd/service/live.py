@@ -16,27 +16,27 @@ from pushd.options.command_line import Options
 from pushd.options.settings import Applier, Settings
 from pushd.options.sources import Mistakes
 from pushd.options.table import OPTIONS
-from pushd.protocols.http.guard import Entrance, control_guard, public_guard
-from pushd.protocols.http.site import Door
+from pushd.protocols.http.guard import SitePolicy, control_guard, public_guard
+from pushd.protocols.http.site import PushdSite
 from pushd.service.daemon import PushService
-from pushd.service.metrics import Readings
+from pushd.service.metrics import MetricsCollector
 from pushd.service.process import allow_connections
-from pushd.views.resource import ViewDoor
+from pushd.views.resource import ViewContext
 
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
     """Puts new settings in force in what was built by others.
 
-    :param public: the public door.
-    :param control: the private door.
+    :param public: the public port.
+    :param control: the control port.
     """
 
     bounds: Bounds
-    views: ViewDoor
-    public: Door
-    control: Door
-    readings: Readings
+    views: ViewContext
+    public: PushdSite
+    control: PushdSite
+    readings: MetricsCollector
     service: PushService
 
     @property
@@ -49,9 +49,9 @@ class Changes:
         self.views.factory.limit(limits)
         self.bounds.max_message = limits.max_message
         self.bounds.max_buffered = limits.max_buffered
-        self.public.entrance = replace(self.public.entrance, max_body=limits.max_message)
-        self.control.entrance = replace(
-            self.control.entrance,
+        self.public.policy = replace(self.public.policy, max_body=limits.max_message)
+        self.control.policy = replace(
+            self.control.policy,
             max_body=limits.max_message,
             max_bodies=bodies_at_control(settings),
         )
@@ -59,26 +59,26 @@ class Changes:
 
     def _make_room(self, settings: Settings) -> None:
         connections = allow_connections(settings.max_connections)
-        self.public.entrance.admission.resize(
+        self.public.policy.admission.resize(
             connections=connections, per_address=settings.max_per_address
         )
         self.readings.max_connections = connections
 
     def _allow_origins(self, settings: Settings) -> None:
         guard = public_guard(settings.origins)
-        self.public.entrance = replace(self.public.entrance, guard=guard)
+        self.public.policy = replace(self.public.policy, guard=guard)
 
     def _exchange_keys(self, settings: Settings) -> None:
         self.views.access.keys.replace(settings.token_keys)
 
 
-# How many connections the private door takes: enough for all who should be there.
+# How many connections the control port takes: enough for all who should be there.
 _OPERATORS = 1000
 
 
-def public_entrance(settings: Settings, metrics: Metrics) -> Entrance:
+def public_policy(settings: Settings, metrics: Metrics) -> SitePolicy:
     """The entrance for strangers."""
-    return Entrance(
+    return SitePolicy(
         guard=public_guard(settings.origins),
         admission=Admission(
             connections=settings.max_connections,
@@ -91,10 +91,10 @@ def public_entrance(settings: Settings, metrics: Metrics) -> Entrance:
     )
 
 
-def control_entrance(settings: Settings, metrics: Metrics) -> Entrance:
+def control_policy(settings: Settings, metrics: Metrics) -> SitePolicy:
     """The entrance for operators and publishers, who have no proxy before them."""
     nobody = Proxies()
-    return Entrance(
+    return SitePolicy(
         guard=control_guard,
         admission=Admission(connections=_OPERATORS, per_address=_OPERATORS, proxies=nobody),
         proxies=nobody,
@@ -105,7 +105,7 @@ def control_entrance(settings: Settings, metrics: Metrics) -> Entrance:
 
 
 def bodies_at_control(settings: Settings) -> dict[bytes, int]:
-    """The paths of the private door that take larger bodies than others, and how large."""
+    """The paths of the control port that take larger bodies than others, and how large."""
     return {b"/publish": batch_body(settings.limits.max_message)}
 
 

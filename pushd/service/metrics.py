@@ -17,9 +17,9 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pushd.access.counters import Ledger
-from pushd.protocols.http.site import Door
+from pushd.protocols.http.site import PushdSite
 from pushd.protocols.websocket.factory import PushFactory
-from pushd.schedule.histogram import Distribution
+from pushd.schedule.histogram import Histogram
 
 # By what a peer is connected, beside plain HTTP.
 _TRANSPORTS = ("websocket", "sse", "longpoll")
@@ -42,23 +42,23 @@ class Crew(Protocol):
 
 
 @dataclass(kw_only=True, eq=False)
-class Readings(Collector):
+class MetricsCollector(Collector):
     """Reads everything that is not counted in Metrics, at the time of asking.
 
-    :param door: the public door.
+    :param door: the public port.
     :param settle: brings what the ledger sums up to the present.
     :param threads: those for what blocks, by what they do.
     :param fault: says why the broker can't be reached; None where it can.
     :param times: histograms by name, and what each is about.
     """
 
-    door: Door
+    door: PushdSite
     factory: PushFactory
     ledger: Ledger
     settle: Callable[[], None]
     threads: Mapping[str, Crew]
     fault: Callable[[], str | None]
-    times: Mapping[tuple[str, str], Distribution]
+    times: Mapping[tuple[str, str], Histogram]
     max_connections: int
 
     def collect(self) -> Iterator[Metric]:
@@ -74,7 +74,7 @@ class Readings(Collector):
         )
         yield GaugeMetricFamily(
             "pushd_connections_limit",
-            "How many connections there may be at the public door.",
+            "How many connections there may be at the public port.",
             self.max_connections,
         )
         yield from self._threads()
@@ -99,10 +99,10 @@ class Readings(Collector):
         yield from (busy, limit, waiting)
 
     def _connections(self) -> Metric:
-        """The connections at the public door, each once."""
+        """The connections at the public port, each once."""
         family = GaugeMetricFamily(
             "pushd_connections",
-            "Connections at the public door, by transport and state.",
+            "Connections at the public port, by transport and state.",
             labels=["transport", "state"],
         )
         closing = len(self.factory._closings)
@@ -116,7 +116,7 @@ class Readings(Collector):
             ("longpoll", "open"): self.ledger.count("longpoll"),
         }
         # A view is at work for the rest, or the answer is under way.
-        rest = len(self.door.entrance.admission) - sum(states.values())
+        rest = len(self.door.policy.admission) - sum(states.values())
         states["http", "answering"] = max(0, rest)
         for labels, count in states.items():
             family.add_metric(labels, count)
@@ -159,7 +159,7 @@ class LagMeter(Service):
         self._due = 0.0
         self._call: IDelayedCall | None = None
         #: How late the calls came, in seconds.
-        self.lag = Distribution()
+        self.lag = Histogram()
 
     def startService(self) -> None:
         """Begin to look."""

@@ -80,7 +80,7 @@ class Signals(Service):
 
 _log = Logger()
 
-# What all but the public door's connections take: the reactor, the log, listening ports and open
+# What all but the public port's connections take: the reactor, the log, listening ports and open
 # files; those who wait to hear that there is no place; and operators, who must get in even then.
 _OWN = 192
 

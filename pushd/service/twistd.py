@@ -13,7 +13,7 @@ from twisted.logger import globalLogBeginner
 
 from pushd.options.command_line import Options
 from pushd.options.settings import Applier
-from pushd.protocols.cork import Turn
+from pushd.protocols.cork import Cork
 from pushd.service.build import build, check_redis
 from pushd.service.garbage import GarbageService
 from pushd.service.live import Reloader
@@ -47,7 +47,7 @@ def makeService(
         check_redis(settings.broker)
     allowed = allow_connections(settings.max_connections)
     settings = replace(settings, max_connections=allowed)
-    wall, turn = reactor.seconds, Turn()
+    wall, turn = reactor.seconds, Cork()
     # A real one, which is pushd's as long as the process lives; tests set the time of theirs.
     if isinstance(reactor, ReactorBase):
         make_steady(reactor, time.monotonic)

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.testing import MemoryReactorClock
 
 from pushd.options.settings import Settings
-from pushd.schedule.coalescing import Beat
+from pushd.schedule.coalescing import CoalescingClock
 from pushd.service.build import build
 from pushd.testing.browser import Browser, make_protocol
 from pushd.testing.connection import Answer, Bytes, Wire
@@ -95,7 +95,7 @@ class Daemon:
     ) -> Answer | None:
         """Send a plain HTTP request; None while there is no answer yet.
 
-        :param control: ask at the private door.
+        :param control: ask at the control port.
         """
         fields = {"Host": _HOST, "Connection": "close", **(headers or {})}
         if body:
@@ -132,7 +132,7 @@ class Daemon:
         calls: list[IDelayedCall] = []
         for call in self.clock.getDelayedCalls():
             owner = getattr(getattr(call, "func", None), "__self__", None)
-            calls += owner.getDelayedCalls() if isinstance(owner, Beat) else [call]
+            calls += owner.getDelayedCalls() if isinstance(owner, CoalescingClock) else [call]
         return calls
 
     def begin_stop(self) -> Deferred[Any]:

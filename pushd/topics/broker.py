@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from pushd.schedule.timeouts import Deadlines
+from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.history import History
 from pushd.topics.publication import Id, Publication, Replay
 
@@ -113,7 +113,7 @@ class MemoryBroker:
         self._history = history
         self._deliver: Callable[[Publication], None] | None = None
         self._ids: OrderedDict[tuple[str, str], Id] = OrderedDict()
-        self._keys: Deadlines[tuple[str, str]] = Deadlines(
+        self._keys: TimeoutQueue[tuple[str, str]] = TimeoutQueue(
             clock, length=KEY_TTL, expired=self._ids.pop
         )
 

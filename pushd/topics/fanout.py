@@ -12,7 +12,7 @@ from pushd.topics.publication import Id, Publication
 Send = Callable[[bytes], int]
 
 
-class Part:
+class DirectWrite:
     """How one of them is told: past everything, as nothing waits before its socket.
 
     :param form: the bytes that it takes for a publication.
@@ -38,14 +38,14 @@ class Member(Protocol):
     """One who can be told so."""
 
     @property
-    def part(self) -> Part:
+    def part(self) -> DirectWrite:
         """How."""
 
 
 _M = TypeVar("_M", bound=Member)
 
 
-class Unison(Generic[_M]):
+class FanOutGroup(Generic[_M]):
     """Members of one topic that take the same form, and have heard the same up to now.
 
     To tell one of thousands costs mostly what must be fetched from memory for it: how far it has
@@ -106,7 +106,7 @@ class Unison(Generic[_M]):
         for member in self._members.values():
             self._settle(member.part)
 
-    def _settle(self, part: Part) -> None:
+    def _settle(self, part: DirectWrite) -> None:
         part.traffic.messages_out += self._messages - part.settled_messages
         part.traffic.bytes_out += self._bytes - part.settled_bytes
         part.settled_messages, part.settled_bytes = self._messages, self._bytes

@@ -9,11 +9,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushd.schedule.histogram import Distribution
-from pushd.schedule.timeouts import Deadlines
-from pushd.topics.fanout import Batch, Part
+from pushd.schedule.histogram import Histogram
+from pushd.schedule.timeouts import TimeoutQueue
+from pushd.topics.fanout import Batch, DirectWrite
 from pushd.topics.publication import Id, Publication
-from pushd.topics.subscribers import Audience
+from pushd.topics.subscribers import SubscriberList
 from pushd.topics.subscription import PATIENCE, Past, Subscriber, Subscription, transport_of
 
 # How much may wait for the end of the turn: after so many bytes it goes out at once.
@@ -41,7 +41,7 @@ class Hub:
         self.clock = clock
         self._let_out = let_out
         #: Those that did not keep up, and have read nothing to speak of since.
-        self.behind: Deadlines[Subscription] = Deadlines(
+        self.behind: TimeoutQueue[Subscription] = TimeoutQueue(
             clock, length=PATIENCE, expired=Subscription.overdue
         )
         #: How often a publication has been given to a subscriber.
@@ -50,10 +50,10 @@ class Hub:
         self.cut = 0
         #: How many subscriptions there are, by transport.
         self.transports: Counter[str] = Counter()
-        self._topics: dict[str, Audience] = {}
+        self._topics: dict[str, SubscriberList] = {}
         #: How long publications took from here to the last subscriber's socket, in seconds: for
         #: those of one turn, how long the first of them took.
-        self.delays = Distribution()
+        self.delays = Histogram()
         # What was published in this turn, in runs without a gap, each with the time of its
         # beginning, the last run of each topic, and how many bytes there are.
         self._news: list[tuple[list[Publication], float]] = []
@@ -67,7 +67,7 @@ class Hub:
         subscription = Subscription(self, topic, subscriber)
         audience = self._topics.get(topic)
         if audience is None:
-            audience = self._topics[topic] = Audience()
+            audience = self._topics[topic] = SubscriberList()
             self.past.follow(topic)
         audience.add(subscription)
         self.transports[transport_of(subscriber)] += 1
@@ -136,7 +136,7 @@ class Hub:
         for audience in self._topics.values():
             audience.settle()
 
-    def unite(self, subscription: Subscription, part: Part) -> None:
+    def unite(self, subscription: Subscription, part: DirectWrite) -> None:
         """Let one that has just been told hear in unison what comes next."""
         self._topics[subscription.topic].unite(subscription, part)
 

@@ -7,13 +7,13 @@ from twisted.internet.defer import Deferred
 from pushd.access.limits import Bounds
 from pushd.topics.broker import Broker
 from pushd.topics.publication import Id, check_topic
-from pushd.topics.scheduled import TimedPush, TimedPushes
+from pushd.topics.scheduled import ScheduledPublication, ScheduledPublications
 
 
 class Publisher:
     """Publishes to topics, now or later."""
 
-    def __init__(self, broker: Broker, timed: TimedPushes, bounds: Bounds) -> None:
+    def __init__(self, broker: Broker, timed: ScheduledPublications, bounds: Bounds) -> None:
         self._broker = broker
         self._timed = timed
         self._bounds = bounds
@@ -26,7 +26,7 @@ class Publisher:
         delay: float | None = None,
         every: float | None = None,
         count: int | None = None,
-    ) -> Deferred[Id] | TimedPush:
+    ) -> Deferred[Id] | ScheduledPublication:
         """Publish now; the Deferred fires with the id. With a time, get a handle to cancel it.
 
         Raises ValueError for what is no topic or no time or too much data, TypeError for what is

@@ -30,7 +30,7 @@ class TooMany(Exception):
 
 
 @dataclass(eq=False, slots=True)
-class TimedPush:
+class ScheduledPublication:
     """One publication that waits for its time, or its times. ``cancel()`` ends it."""
 
     id: str
@@ -51,7 +51,7 @@ class TimedPush:
     running: Deferred[None] | None = None
 
 
-class TimedPushes:
+class ScheduledPublications:
     """All timed pushes of this node. They end with it: nothing of them is kept.
 
     :param make_id: gives a new random name.
@@ -63,7 +63,7 @@ class TimedPushes:
         self._clock = clock
         self._broker = broker
         self._make_id = make_id
-        self._pushes: dict[str, TimedPush] = {}
+        self._pushes: dict[str, ScheduledPublication] = {}
         #: What all of them hold in memory, in bytes.
         self.bytes = 0
 
@@ -75,7 +75,7 @@ class TimedPushes:
         delay: float = 0,
         every: float | None = None,
         count: int | None = None,
-    ) -> TimedPush:
+    ) -> ScheduledPublication:
         """Publish after a delay in seconds, and then again every so many, so many times.
 
         Raises ValueError for times that can't be, and TooMany when there are too many already.
@@ -95,7 +95,7 @@ class TimedPushes:
             raise TooMany(f"timed pushes hold {self.bytes} of {MAX_BYTES} bytes already")
         interval = every or MAX_DELAY
         schedule = PushSchedule(self._clock, count=count or 1, interval=interval, delay=delay)
-        push = TimedPush(
+        push = ScheduledPublication(
             id=self._make_id(),
             topic=topic,
             count=count or 1,
@@ -111,11 +111,11 @@ class TimedPushes:
         push.running.addErrback(self._ended, push)
         return push
 
-    def get(self, id: str) -> TimedPush | None:
+    def get(self, id: str) -> ScheduledPublication | None:
         """The timed push of this name, if it still has something to do."""
         return self._pushes.get(id)
 
-    def all(self) -> list[TimedPush]:
+    def all(self) -> list[ScheduledPublication]:
         """Those that still have something to do, the oldest first."""
         return list(self._pushes.values())
 
@@ -132,7 +132,9 @@ class TimedPushes:
             )
             push.cancel()
 
-    async def _run(self, push: TimedPush, data: str | bytes, schedule: PushSchedule) -> None:
+    async def _run(
+        self, push: ScheduledPublication, data: str | bytes, schedule: PushSchedule
+    ) -> None:
         try:
             async for number in schedule:
                 push.done = number + 1
@@ -152,27 +154,27 @@ class TimedPushes:
         finally:
             self._forget(push)
 
-    def _publish(self, push: TimedPush, data: str | bytes) -> Deferred[Id]:
+    def _publish(self, push: ScheduledPublication, data: str | bytes) -> Deferred[Id]:
         push.publishing = True
         try:
             return self._broker.publish(push.topic, data)
         finally:
             push.publishing = False
 
-    def _cancel(self, push: TimedPush) -> None:
+    def _cancel(self, push: ScheduledPublication) -> None:
         known = self._forget(push)
         # One whose own publication makes somebody cancel it looks for itself, and ends.
         if known and not push.publishing and push.running is not None:
             push.running.cancel()
 
-    def _forget(self, push: TimedPush) -> bool:
+    def _forget(self, push: ScheduledPublication) -> bool:
         """Take it out; False for one that is out already."""
         known = self._pushes.pop(push.id, None) is not None
         if known:
             self.bytes -= push.size
         return known
 
-    def _ended(self, failure: Failure, push: TimedPush) -> Any:
+    def _ended(self, failure: Failure, push: ScheduledPublication) -> Any:
         if failure.check(CancelledError) is None:
             self._log.failure(
                 "timed push {id} to {topic} failed",

@@ -7,18 +7,18 @@ from itertools import chain
 
 from twisted.python.failure import Failure
 
-from pushd.topics.fanout import Batch, Form, Part, Unison
+from pushd.topics.fanout import Batch, DirectWrite, FanOutGroup, Form
 from pushd.topics.subscription import Subscription
 
 
-class Audience:
+class SubscriberList:
     """The subscriptions of one topic: some hear it in unison, the others one by one."""
 
     __slots__ = ("_apart", "_unisons")
 
     def __init__(self) -> None:
         self._apart: dict[Subscription, None] = {}
-        self._unisons: dict[Form, Unison[Subscription]] = {}
+        self._unisons: dict[Form, FanOutGroup[Subscription]] = {}
 
     def __len__(self) -> int:
         return len(self._apart) + sum(map(len, self._unisons.values()))
@@ -39,11 +39,11 @@ class Audience:
         self.set_apart(subscription)
         del self._apart[subscription]
 
-    def unite(self, subscription: Subscription, part: Part) -> None:
+    def unite(self, subscription: Subscription, part: DirectWrite) -> None:
         """Let one that has just been told hear in unison what comes next."""
         unison = self._unisons.get(part.form)
         if unison is None:
-            unison = self._unisons[part.form] = Unison(part.form, subscription.last)
+            unison = self._unisons[part.form] = FanOutGroup(part.form, subscription.last)
         # Those were told before it.
         assert unison.last == subscription.last
         del self._apart[subscription]
@@ -86,11 +86,11 @@ class Audience:
         for unison in self._unisons.values():
             unison.settle()
 
-    def _break_up(self, unison: Unison[Subscription]) -> None:
+    def _break_up(self, unison: FanOutGroup[Subscription]) -> None:
         for subscription in unison:
             self.set_apart(subscription)
 
-    def _tell(self, unison: Unison[Subscription], batch: Batch) -> None:
+    def _tell(self, unison: FanOutGroup[Subscription], batch: Batch) -> None:
         short = unison.tell(batch)
         # First all apart: nobody is to be written to past what waits for them now.
         writes = [(subscription, subscription.part.write, rest) for subscription, rest in short]
@@ -107,7 +107,7 @@ class Audience:
             subscription.failed(failure)
 
 
-def _is_fit(batch: Batch, unison: Unison[Subscription]) -> bool:
+def _is_fit(batch: Batch, unison: FanOutGroup[Subscription]) -> bool:
     """Whether what was published can be told in unison; else each finds out by itself why not."""
     if not batch.follows(unison.last):
         return False

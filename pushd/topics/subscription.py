@@ -9,10 +9,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from pushd.schedule.coroutine import Steps
-from pushd.schedule.timeouts import Deadlines
+from pushd.schedule.coroutine import Task
+from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.broker import Unavailable
-from pushd.topics.fanout import Batch, Part, Unison
+from pushd.topics.fanout import Batch, DirectWrite, FanOutGroup
 from pushd.topics.publication import Id, Replay
 
 # How much of the past is asked for at a time, in bytes.
@@ -43,7 +43,7 @@ class Subscriber(Protocol):
         If not, it comes from the past, and has_room() decides when.
         """
 
-    def part(self) -> Part | None:
+    def part(self) -> DirectWrite | None:
         """How it is told of what comes next, where nothing need be asked before; else None.
 
         Once something is to be asked again, it calls ``Subscription.step_out``.
@@ -72,7 +72,7 @@ class Home(Protocol):
     past: Past
     clock: IReactorTime
     # Those that did not keep up, and have read nothing to speak of since.
-    behind: Deadlines[Subscription]
+    behind: TimeoutQueue[Subscription]
     # How often a publication has been given to a subscriber, and how many were too slow for it.
     delivered: int
     cut: int
@@ -80,7 +80,7 @@ class Home(Protocol):
     def forget(self, subscription: Subscription) -> None:
         """Take out one that is over."""
 
-    def unite(self, subscription: Subscription, part: Part) -> None:
+    def unite(self, subscription: Subscription, part: DirectWrite) -> None:
         """Let one that has just been told hear in unison what comes next."""
 
     def set_apart(self, subscription: Subscription) -> None:
@@ -136,9 +136,9 @@ class Subscription:
         self._newest: Id | None = None
         self._reading = False
         self._begun = False
-        self._part: Part | None = None
+        self._part: DirectWrite | None = None
         #: Those with whom it hears what comes; None while it is apart.
-        self.unison: Unison[Subscription] | None = None
+        self.unison: FanOutGroup[Subscription] | None = None
 
     @property
     def subscriber(self) -> Subscriber:
@@ -146,7 +146,7 @@ class Subscription:
         return self._subscriber
 
     @property
-    def part(self) -> Part:
+    def part(self) -> DirectWrite:
         """How it is told, in a unison."""
         assert self._part is not None
         return self._part
@@ -168,7 +168,7 @@ class Subscription:
         if self._state is _State.CATCHING_UP and not self._reading:
             self._hub.behind.stop(self)
             self._reading = True
-            Steps(self._read(), self._hub.clock, _ignore, self._have_read).advance()
+            Task(self._read(), self._hub.clock, _ignore, self._have_read).advance()
 
     def cancel(self) -> None:
         """End it."""
@@ -198,7 +198,7 @@ class Subscription:
         if self.unison is not None:
             self._hub.set_apart(self)
 
-    def joined(self, unison: Unison[Subscription], part: Part) -> None:
+    def joined(self, unison: FanOutGroup[Subscription], part: DirectWrite) -> None:
         """Take note that it hears in unison with others what comes next."""
         self.unison, self._part = unison, part
 

@@ -45,6 +45,6 @@ def publish(
     """
     if not _running:
         raise RuntimeError(
-            "no pushd runs in this process: pushd.client.publish takes the control door"
+            "no pushd runs in this process: pushd.client.publish takes the control port"
         )
     return _running[-1].publish(topic, data, delay=delay, every=every, count=count)

@@ -11,9 +11,9 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from pushd.access.admission import Ticket
+from pushd.access.admission import Slot
 from pushd.access.authorization import Access, Denied, challenge, read_token
-from pushd.access.closing import INTERNAL_ERROR, NORMAL, UNAVAILABLE, Closing
+from pushd.access.closing import BROKER_UNAVAILABLE, INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.connections import Connection, Connections, log_ended, log_opened
 from pushd.access.counters import Metrics
 from pushd.access.tokens import Identity
@@ -28,7 +28,7 @@ from pushd.protocols.http.response import (
 )
 from pushd.protocols.http.static import StaticFiles
 from pushd.protocols.websocket.factory import PushFactory
-from pushd.protocols.websocket.handshake import Handshake, Refused, read_handshake
+from pushd.protocols.websocket.handshake import Handshake, HandshakeRefused, read_handshake
 from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.topics.broker import Unavailable
@@ -36,7 +36,7 @@ from pushd.topics.hub import Hub
 from pushd.topics.publisher import Publisher
 from pushd.views.request import Handshakes, Request, View, name_of, needs_token
 from pushd.views.routes import Match
-from pushd.views.runner import Conversation, Stage, ThreadsBusy, is_cancellation
+from pushd.views.runner import ThreadsBusy, ViewRun, ViewRunner, is_cancellation
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,11 @@ _REFUSED_HEADERS = {426: {"Sec-WebSocket-Version": "13", **UPGRADE}, 503: {"Retr
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewDoor:
+class ViewContext:
     """What it takes to serve views."""
 
     clock: IReactorTime
-    stage: Stage
+    stage: ViewRunner
     access: Access
     factory: PushFactory
     connections: Connections
@@ -87,7 +87,7 @@ class ViewResource(Resource):
     isLeaf = True
 
     def __init__(
-        self, door: ViewDoor, match: Match, path: str, identity: Identity | None = None
+        self, door: ViewContext, match: Match, path: str, identity: Identity | None = None
     ) -> None:
         super().__init__()
         self._door = door
@@ -110,10 +110,10 @@ class ViewResource(Resource):
                     request.method, request.clientproto, request.requestHeaders
                 )
                 if self._door.connections.closing is not None:
-                    raise Refused(503, "the server is going away")
+                    raise HandshakeRefused(503, "the server is going away")
                 if handshakes is Handshakes.REFUSED:
-                    raise Refused(400, "there is no WebSocket at this address")
-            except Refused as refused:
+                    raise HandshakeRefused(400, "there is no WebSocket at this address")
+            except HandshakeRefused as refused:
                 request.site.count_refusal(refused.status)
                 headers = _REFUSED_HEADERS.get(refused.status, {})
                 write_response(request, refusal(refused.status, refused.reason, headers))
@@ -176,7 +176,7 @@ class _Meeting:
         "subprotocols",
     )
 
-    def __init__(self, door: ViewDoor, view: View, request: Any) -> None:
+    def __init__(self, door: ViewContext, view: View, request: Any) -> None:
         self._door = door
         self._view = view
         # The HTTP request, for as long as it can be answered over HTTP.
@@ -184,10 +184,10 @@ class _Meeting:
         self._peer = request.peer
         self._path = path_of(request)
         self._websocket: WebSocket | None = None
-        self._conversation: Conversation | None = None
+        self._conversation: ViewRun | None = None
         self._identity: Identity | None = None
         self._connection: Connection | None = None
-        self._tickets: list[Ticket] = []
+        self._tickets: list[Slot] = []
         self.subprotocols: tuple[str, ...] = ()
 
     def answer(self, asked: dict[str, Any]) -> None:
@@ -208,7 +208,7 @@ class _Meeting:
         """Answer 101 and hand the connection over to Autobahn."""
         request, self._http = self._http, None
         channel = request.channel
-        channel.hand_over()
+        channel.write_now()
         transport, channel.transport = channel.transport, None
         # The connection's place, and the client's behind a proxy, go over to the WebSocket.
         self._tickets = [ticket for ticket in (channel.ticket, request.ticket) if ticket]
@@ -321,7 +321,7 @@ class _Meeting:
             write_failure(self._http, refusal(503, "try again in some seconds", headers))
             self._forget_websocket()
         elif self._websocket is not None:
-            self._websocket.close_with(UNAVAILABLE)
+            self._websocket.close_with(BROKER_UNAVAILABLE)
 
     def _who(self) -> dict[str, Any]:
         """Of whom the log speaks."""

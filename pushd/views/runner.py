@@ -13,8 +13,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushd.schedule.coroutine import PATIENCE, Steps, Wait
-from pushd.schedule.timeouts import Deadlines
+from pushd.schedule.coroutine import PATIENCE, CheapAwaitable, Task
+from pushd.schedule.timeouts import TimeoutQueue
 from pushd.views.request import Request, View, name_of
 
 # How long a view may go on after it was told that its conversation is over, in seconds.
@@ -50,7 +50,7 @@ class ConversationOver(BaseException):
     """
 
 
-class Stage:
+class ViewRunner:
     """Where views run, whatever kind of function they are.
 
     :param clock: where time comes from.
@@ -62,18 +62,18 @@ class Stage:
     def __init__(self, clock: IReactorTime, threads: Threads) -> None:
         self._threads = threads
         self.clock = clock
-        self.graces: Deadlines[Conversation] = Deadlines(
-            clock, length=GRACE, expired=Conversation.outstayed
+        self.graces: TimeoutQueue[ViewRun] = TimeoutQueue(
+            clock, length=GRACE, expired=ViewRun.outstayed
         )
         self._warned: set[str] = set()
 
-    def start(self, view: View, request: Request, done: Callable[[Any], object]) -> Conversation:
+    def start(self, view: View, request: Request, done: Callable[[Any], object]) -> ViewRun:
         """Run the view. Raises ThreadsBusy when it needs a thread and there is none.
 
         :param done: told once what the view returns, or the Failure that it raises; perhaps before
             this returns.
         """
-        conversation = Conversation(self, view, request, done)
+        conversation = ViewRun(self, view, request, done)
         if _runs_on_reactor(view):
             conversation.perform()
         else:
@@ -94,7 +94,7 @@ class Stage:
             )
 
 
-class Conversation:
+class ViewRun:
     """One view that answers one request, over HTTP or a WebSocket.
 
     :param done: told once what the view returns, or the Failure that it raises.
@@ -117,7 +117,7 @@ class Conversation:
     _log = Logger()
 
     def __init__(
-        self, stage: Stage, view: View, request: Request, done: Callable[[Any], object]
+        self, stage: ViewRunner, view: View, request: Request, done: Callable[[Any], object]
     ) -> None:
         self._stage = stage
         self._view = view
@@ -127,7 +127,7 @@ class Conversation:
         self._websocket = request.websocket
         self._peer = request.peer
         self._on_reactor = False
-        self._steps: Steps | None = None
+        self._steps: Task | None = None
         # What a view has returned that is no coroutine.
         self._work: Deferred[Any] | None = None
         #: Whether the view has returned or raised.
@@ -158,7 +158,7 @@ class Conversation:
         if seconds > PATIENCE:
             self._blocked(seconds)
         if inspect.iscoroutine(result):
-            self._steps = Steps(result, clock, self._blocked, self.finish)
+            self._steps = Task(result, clock, self._blocked, self.finish)
             self._steps.advance()
         elif isinstance(result, Deferred):
             self._work = result
@@ -204,7 +204,7 @@ class Conversation:
         awaited = self._work if self._steps is None else self._steps.awaited
         if awaited is None:
             return  # It runs, or was called to be ended by what it does itself.
-        if isinstance(awaited, Wait):
+        if isinstance(awaited, CheapAwaitable):
             awaited.cancel()
             return
         try:

@@ -17,7 +17,7 @@ from twisted.python.threadpool import ThreadPool
 from pushd.access.closing import NORMAL
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.topics.publisher import Publisher
-from pushd.topics.scheduled import TimedPush
+from pushd.topics.scheduled import ScheduledPublication
 from pushd.views.request import Request, View
 from pushd.views.runner import ConversationOver, ThreadsBusy
 
@@ -127,10 +127,10 @@ class BlockingWebSocket:
             raise ConversationOver
 
 
-class BlockingTimedPush:
+class BlockingScheduledPublication:
     """A timed push for views in threads."""
 
-    def __init__(self, push: TimedPush, bridge: Bridge) -> None:
+    def __init__(self, push: ScheduledPublication, bridge: Bridge) -> None:
         self._push = push
         self._bridge = bridge
 
@@ -159,7 +159,11 @@ class BlockingPublisher:
     def publish(self, topic: str, data: str | bytes, **times: Any) -> Any:
         """Publish; see ``Publisher.publish``."""
         done = self._bridge.call(partial(self._publisher.publish, topic, data, **times))
-        return BlockingTimedPush(done, self._bridge) if isinstance(done, TimedPush) else done
+        return (
+            BlockingScheduledPublication(done, self._bridge)
+            if isinstance(done, ScheduledPublication)
+            else done
+        )
 
 
 class DaemonThreads(ThreadPool):

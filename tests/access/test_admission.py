@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import HTTPChannel
 
-from pushd.access.admission import Admission, Ticket
+from pushd.access.admission import Admission, Slot
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.response import Response
 from pushd.testing.daemon import Answer, Browser, Daemon
@@ -42,7 +42,7 @@ class AdmissionTests(SynchronousTestCase):
             connections=5, per_address=2, proxies=Proxies(["10.0.0.0/8", "2001:db8::/32"])
         )
 
-    def connect(self, *addresses: str | None) -> list[Ticket]:
+    def connect(self, *addresses: str | None) -> list[Slot]:
         """Take a place for each address, and give those that there were."""
         tickets = [self.admission.connect(address) for address in addresses]
         return [ticket for ticket in tickets if ticket is not None]
@@ -205,7 +205,7 @@ class AdmissionTestCase(SynchronousTestCase):
             self.assertEqual(answer.text.count("\n"), 1)
 
     def count(self) -> float:
-        """How many were refused for want of a place, as the control door tells it."""
+        """How many were refused for want of a place, as the control port tells it."""
         answer = self.daemon.request("GET", "/metrics", control=True)
         assert answer is not None
         for line in answer.text.splitlines():
@@ -309,7 +309,7 @@ class ConnectionPlaceTests(AdmissionTestCase):
         self.assert_taken()
 
     def test_control_door(self) -> None:
-        """The control door has places of its own, so that operators get in when all is full."""
+        """The control port has places of its own, so that operators get in when all is full."""
         self.connect()
         answer = self.daemon.request("GET", "/healthz", control=True)
         assert answer is not None

@@ -9,15 +9,15 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import (
-    BEGIN_ANEW,
+    BROKER_UNAVAILABLE,
     GOING_AWAY,
+    HISTORY_GAP,
     INTERNAL_ERROR,
     NORMAL,
     RATE_EXCEEDED,
     TINY_FRAGMENTS,
     TOO_BIG,
     TRY_AGAIN_LATER,
-    UNAVAILABLE,
     Closing,
 )
 
@@ -91,8 +91,8 @@ class ClosingTests(SynchronousTestCase):
             (TOO_BIG, 1009),
             (INTERNAL_ERROR, 1011),
             (TRY_AGAIN_LATER, 1013),
-            (BEGIN_ANEW, 1013),
-            (UNAVAILABLE, 1013),
+            (HISTORY_GAP, 1013),
+            (BROKER_UNAVAILABLE, 1013),
         ):
             self.assertEqual(closing.code, code)
             self.assertNotEqual(closing.reason, "")

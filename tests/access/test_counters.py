@@ -67,7 +67,7 @@ class TopicMetricsTests(TopicTestCase):
     """What is told of topics."""
 
     def read(self) -> dict[tuple[str, ...], float]:
-        """Ask the control door."""
+        """Ask the control port."""
         return {
             (sample.name.removeprefix("pushd_"), *sample.labels.values()): sample.value
             for family in text_string_to_metric_families(self.control("GET", "/metrics").text)
@@ -119,7 +119,7 @@ class TopicMetricsTests(TopicTestCase):
 
 
 class MetricsDoorTests(SynchronousTestCase):
-    """The numbers at the control door."""
+    """The numbers at the control port."""
 
     def setUp(self) -> None:
         """Start a daemon with an echo."""
@@ -152,7 +152,7 @@ class MetricsDoorTests(SynchronousTestCase):
         )
 
     def test_private(self) -> None:
-        """The public door does not tell them."""
+        """The public port does not tell them."""
         answer = self.daemon.get("/metrics")
         assert answer is not None
         self.assertEqual(answer.status, 404)

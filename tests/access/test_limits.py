@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.access.limits import Places, TokenBucket
+from pushd.access.limits import Quota, TokenBucket
 from tests.unhurried import UNHURRIED
 
 
@@ -104,7 +104,7 @@ class PlacesTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Start with all places free."""
-        self.places = Places(2)
+        self.places = Quota(2)
 
     def test_limit(self) -> None:
         """Each key has two places, whatever the others take."""
@@ -127,8 +127,8 @@ class PlacesTests(SynchronousTestCase):
         self.assertEqual(len(self.places), 1)
         self.places.leave("a")
         self.assertEqual(len(self.places), 0)
-        self.assertFalse(Places(0).take("a"))
-        self.assertEqual(len(Places(0)), 0)
+        self.assertFalse(Quota(0).take("a"))
+        self.assertEqual(len(Quota(0)), 0)
 
     def test_stranger(self) -> None:
         """Who leaves without having been here makes no room for others."""

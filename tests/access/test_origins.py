@@ -286,7 +286,7 @@ class AllowedOriginTests(SynchronousTestCase):
 
 
 class OwnHostTests(SynchronousTestCase):
-    """Which Host headers the control door takes for its own."""
+    """Which Host headers the control port takes for its own."""
 
     def test_localhost(self) -> None:
         """This machine's own name is ours, at whichever address and port."""

@@ -1,4 +1,4 @@
-"""``/schedules`` at the control door: the timed pushes, listed and cancelled."""
+"""``/schedules`` at the control port: the timed pushes, listed and cancelled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``/connections`` at the control door."""
+"""``/connections`` at the control port."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class RosterTests(TopicTestCase):
         self.assertEqual(len(self.list()), 1)
 
     def test_public(self) -> None:
-        """The public door knows nothing of it."""
+        """The public port knows nothing of it."""
         answer = self.daemon.request("GET", "/connections")
         assert answer is not None
         self.assertEqual(answer.status, 404)

@@ -1,4 +1,4 @@
-"""``/topics`` at the control door: what is there."""
+"""``/topics`` at the control port: what is there."""
 
 from __future__ import annotations
 

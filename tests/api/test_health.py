@@ -16,7 +16,7 @@ class HealthTests(SynchronousTestCase):
         self.daemon = Daemon()
 
     def ask(self, path: str, method: str = "GET") -> Answer:
-        """Ask at the private door."""
+        """Ask at the control port."""
         answer = self.daemon.request(method, path, control=True)
         assert answer is not None
         return answer

@@ -1,4 +1,4 @@
-"""Publishing over HTTP at the control door: what is answered, and every mistake."""
+"""Publishing over HTTP at the control port: what is answered, and every mistake."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BINARY = {"Content-Type": "application/octet-stream"}
 
 
 class PublishTestCase(TopicTestCase):
-    """A control door, and one who listens to ``t``."""
+    """A control port, and one who listens to ``t``."""
 
     def setUp(self) -> None:
         """Listen."""

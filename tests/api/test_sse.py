@@ -5,7 +5,7 @@ from __future__ import annotations
 from pushd.access.closing import Closing
 from pushd.access.limits import Limits
 from pushd.api.sse import KEEP_ALIVE, EventStream
-from pushd.schedule.timeouts import Deadlines
+from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.subscription import PATIENCE
 from tests.listeners import MIB, Events, TopicTestCase
 
@@ -136,7 +136,7 @@ class EventStreamTests(TopicTestCase):
 
     def test_early_resume(self) -> None:
         """A stream that has not begun has nothing to go on with."""
-        stream = EventStream(None, Deadlines(self.daemon.clock, length=1, expired=str), 1)
+        stream = EventStream(None, TimeoutQueue(self.daemon.clock, length=1, expired=str), 1)
         stream.pauseProducing()
         stream.resumeProducing()
         self.assertTrue(stream.has_room())

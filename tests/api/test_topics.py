@@ -1,4 +1,4 @@
-"""``/topics/<topic>`` at the public door: what is asked, and who is refused."""
+"""``/topics/<topic>`` at the public port: what is asked, and who is refused."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class TopicResourceTests(TopicTestCase):
             answer = self.ask("/topics/t", method=method)
             self.assert_wrong(answer, 405, "method")
             self.assertEqual(answer.headers["Allow"], "GET")
-            self.assertIn("control door", answer.text)
+            self.assertIn("control port", answer.text)
         self.assertEqual(self.ask("/topics/t", method="HEAD").status, 405)
 
     def test_origin(self) -> None:

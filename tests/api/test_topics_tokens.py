@@ -41,7 +41,7 @@ class TokenTestCase(TopicTestCase):
         return answer
 
     def post(self, given: str | None, body: bytes = b"x", **headers: str) -> Answer:
-        """Publish to news at the public door."""
+        """Publish to news at the public port."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if given is not None:
             named["Authorization"] = f"Bearer {given}"
@@ -157,10 +157,10 @@ class SubscribeTests(TokenTestCase):
 
 
 class PublishTests(TokenTestCase):
-    """Who may publish at the public door."""
+    """Who may publish at the public port."""
 
     def test_publish(self) -> None:
-        """A token that allows it publishes, as the control door does."""
+        """A token that allows it publishes, as the control port does."""
         browser = self.connect(READER)
         answer = self.post(WRITER, "tschüß".encode())
         self.assertEqual((answer.status, self.said(answer)["subscribers"]), (200, 1))
@@ -180,13 +180,13 @@ class PublishTests(TokenTestCase):
         self.assertEqual(self.describe("news")["history"], 0)
 
     def test_no_keys(self) -> None:
-        """Where there are no keys the public door takes no publications."""
+        """Where there are no keys the public port takes no publications."""
         self.start()
         answer = self.post(WRITER)
         self.assertEqual((answer.status, answer.headers["Allow"]), (405, "GET"))
 
     def test_mistakes(self) -> None:
-        """What is wrong is told as at the control door."""
+        """What is wrong is told as at the control port."""
         for answer, where in (
             (self.post(WRITER, b"\xff"), "body"),
             (self.post(WRITER, Idempotency_Key="a b"), "Idempotency-Key"),

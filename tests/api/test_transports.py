@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pushd.access.closing import BEGIN_ANEW, TRY_AGAIN_LATER
+from pushd.access.closing import HISTORY_GAP, TRY_AGAIN_LATER
 from pushd.topics.subscription import PATIENCE
 from tests.listeners import (
     MIB,
@@ -378,7 +378,7 @@ class RawSocketTests(Rules, TopicTestCase):
         """The Close says what happened."""
         super().assert_lost_track(listener, ids)
         assert isinstance(listener, RawSocket)
-        self.assertEqual(listener.closing, BEGIN_ANEW)
+        self.assertEqual(listener.closing, HISTORY_GAP)
 
 
 class JsonSocketTests(RawSocketTests):

@@ -72,7 +72,7 @@ class PublicTests(SiteTestCase):
 
 class ControlTests(SiteTestCase):
     def test_health(self) -> None:
-        """The private door tells whether the daemon is alive, with a query or without."""
+        """The control port tells whether the daemon is alive, with a query or without."""
         self.assertEqual(self.get("/healthz", control=True).status, 200)
         self.assertEqual(self.get("/healthz?verbose", control=True).status, 200)
 

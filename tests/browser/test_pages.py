@@ -313,7 +313,7 @@ def test_screen_reader(page: Page, daemon: DaemonProcess) -> None:
     page.goto(f"{daemon.url}test/")
     page.locator("#messages li").first.wait_for()
     expect(page.get_by_role("status")).to_have_text("Connection: Open")
-    log = page.get_by_role("log", name="Conversation")
+    log = page.get_by_role("log", name="ViewRun")
     expect(log).to_have_attribute("aria-live", "polite")
     expect(log.get_by_role("listitem").first).to_contain_text("service message: 0")
     assert page.locator("html").get_attribute("lang") == "en"

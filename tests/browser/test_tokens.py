@@ -128,7 +128,7 @@ def subscribe(page: Page, daemon: DaemonProcess, transport: str) -> None:
 
 def connections(daemon: DaemonProcess) -> list[dict[str, Any]]:
     """Who is here."""
-    door = daemon.wait_for(r"control door at (http://\S+)")[1]
+    door = daemon.wait_for(r"control port at (http://\S+)")[1]
     with urlopen(f"{door}connections", timeout=PATIENCE / 1000) as answer:
         return list(json.load(answer)["connections"])
 
@@ -245,7 +245,7 @@ def test_operator(page: Page, daemon: DaemonProcess, office: Office) -> None:
     """A page that an operator closes stays closed, though it could get a token."""
     subscribe(page, daemon, "websocket")
     wait_for_state(page, "open")
-    door = daemon.wait_for(r"control door at (http://\S+)")[1]
+    door = daemon.wait_for(r"control port at (http://\S+)")[1]
     (first,) = connections(daemon)
     request = Request(f"{door}connections/{first['id']}", method="DELETE")
     with urlopen(request, timeout=PATIENCE / 1000):

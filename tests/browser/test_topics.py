@@ -33,10 +33,10 @@ async ([url, options]) => {
 
 
 class Publisher:
-    """A program that publishes at a daemon's control door."""
+    """A program that publishes at a daemon's control port."""
 
     def __init__(self, daemon: DaemonProcess) -> None:
-        self._door = daemon.wait_for(r"control door at (http://\S+)")[1]
+        self._door = daemon.wait_for(r"control port at (http://\S+)")[1]
 
     def publish(self, topic: str, data: str | bytes) -> str:
         """Publish, and give the id."""
@@ -61,13 +61,13 @@ class Publisher:
 
 
 def start_daemon(directory: Path) -> DaemonProcess:
-    """Make a daemon whose control door is open as well."""
+    """Make a daemon whose control port is open as well."""
     return DaemonProcess(["--control", "tcp:0:interface=127.0.0.1"], directory=directory)
 
 
 @pytest.fixture(scope="module")
 def topics_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
-    """Run a daemon as it is shipped, with both doors."""
+    """Run a daemon as it is shipped, with both ports."""
     with start_daemon(tmp_path_factory.mktemp("topics")) as daemon:
         yield daemon
     assert_ended_in_order(daemon)
@@ -75,7 +75,7 @@ def topics_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonPr
 
 @pytest.fixture
 def publisher(topics_daemon: DaemonProcess) -> Publisher:
-    """Give the control door of the daemon."""
+    """Give the control port of the daemon."""
     return Publisher(topics_daemon)
 
 

@@ -66,7 +66,7 @@ class UnreachableTests(CommandTestCase):
     """What is said where nobody answers."""
 
     def test_public(self) -> None:
-        """Where the public door is, is said by an option or the surroundings."""
+        """Where the public port is, is said by an option or the surroundings."""
         self.environ["PUSHD_URL"] = "http://127.0.0.1:1"
         self.network.daemon = None
         for args, url in (((), "http://127.0.0.1:1"), (("--url", "http://h:2"), "http://h:2")):
@@ -77,7 +77,7 @@ class UnreachableTests(CommandTestCase):
             )
 
     def test_control(self) -> None:
-        """Where the control door is, is said by an option or the surroundings."""
+        """Where the control port is, is said by an option or the surroundings."""
         self.network.daemon = None
         line = self.bad("topics")
         self.assertTrue(line.startswith("http://127.0.0.1:8081 does not answer: "), line)

@@ -66,7 +66,7 @@ class PublishTests(ClientTestCase):
         self.assertEqual(listener.data, ["x"] * 3)
 
     def test_token(self) -> None:
-        """With a token it publishes at the public door as well."""
+        """With a token it publishes at the public port as well."""
         self.start(token_keys=secret_keys())
         self.network.daemon = self.daemon
         client = self.client(PUBLIC, token(publish=["t"]))

@@ -77,7 +77,7 @@ class PublishTests(CommandTestCase):
         self.assertIn("every and count go together", self.bad("publish", "t", "x", "--every", "1"))
 
     def test_token(self) -> None:
-        """At the public door a token is shown, from the surroundings or the command line."""
+        """At the public port a token is shown, from the surroundings or the command line."""
         self.start(token_keys=secret_keys())
         self.network.daemon = self.daemon
         args = ("publish", "t", "x", "--control", "http://127.0.0.1:8080")

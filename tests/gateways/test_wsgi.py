@@ -1,4 +1,4 @@
-"""A WSGI application behind the public door."""
+"""A WSGI application behind the public port."""
 
 from __future__ import annotations
 

@@ -832,7 +832,7 @@ def test_all_origins() -> None:
 
 
 def test_control_door() -> None:
-    """The private door answers no page, and to no name that somebody may point at it."""
+    """The control port answers no page, and to no name that somebody may point at it."""
     with running(*CONTROL) as daemon:
         url = control_url_of(daemon)
         with Attacker(url) as operator:

@@ -287,7 +287,7 @@ def deaf_client(daemon: DaemonProcess) -> socket.socket:
 
 
 def port_of(daemon: DaemonProcess) -> int:
-    """Give the port of the public door."""
+    """Give the port of the public port."""
     return int(daemon.url.rstrip("/").rpartition(":")[2])
 
 

@@ -44,8 +44,8 @@ def run(broker: str, folder: Path, *args: str) -> DaemonProcess:
 
 
 def control(daemon: DaemonProcess) -> str:
-    """Where its control door is."""
-    return urlsplit(daemon.wait_for(r"control door at (http://\S+)")[1]).netloc
+    """Where its control port is."""
+    return urlsplit(daemon.wait_for(r"control port at (http://\S+)")[1]).netloc
 
 
 @pytest.fixture

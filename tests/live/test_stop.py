@@ -41,8 +41,8 @@ views = {"/sleepy/": sleepy}
 
 
 def control_of(daemon: DaemonProcess) -> str:
-    """Give host and port of a daemon's private door."""
-    return urlsplit(daemon.wait_for(r"control door at (http://\S+)")[1]).netloc
+    """Give host and port of a daemon's control port."""
+    return urlsplit(daemon.wait_for(r"control port at (http://\S+)")[1]).netloc
 
 
 @contextmanager

@@ -39,10 +39,10 @@ class Node:
     def __init__(self, daemon: DaemonProcess) -> None:
         self.daemon = daemon
         self.public = urlsplit(daemon.url).netloc
-        self.control = urlsplit(daemon.wait_for(r"control door at (http://\S+)")[1]).netloc
+        self.control = urlsplit(daemon.wait_for(r"control port at (http://\S+)")[1]).netloc
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> Any:
-        """Ask at the control door; gives the JSON of the answer."""
+        """Ask at the control port; gives the JSON of the answer."""
         connection = HTTPConnection(self.control, timeout=PATIENCE)
         try:
             connection.request(method, path, body)

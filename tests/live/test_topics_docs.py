@@ -51,10 +51,10 @@ class Reader:
 
     def __init__(self, daemon: DaemonProcess) -> None:
         self.public = urlsplit(daemon.url).netloc
-        self.control = urlsplit(daemon.wait_for(r"control door at (http://\S+)")[1]).netloc
+        self.control = urlsplit(daemon.wait_for(r"control port at (http://\S+)")[1]).netloc
 
     def ask(self, path: str) -> dict[str, object]:
-        """Ask at the control door."""
+        """Ask at the control port."""
         connection = HTTPConnection(self.control, timeout=PATIENCE)
         connection.request("GET", path)
         said = json.loads(connection.getresponse().read())

@@ -117,8 +117,8 @@ def url_of(daemon: DaemonProcess) -> str:
 
 
 def control_url_of(daemon: DaemonProcess) -> str:
-    """The address of a daemon's private door."""
-    return daemon.wait_for(r"control door at (http://\S+)")[1]
+    """The address of a daemon's control port."""
+    return daemon.wait_for(r"control port at (http://\S+)")[1]
 
 
 def seconds_of(daemon: DaemonProcess, attacker: Attacker, path: str, code: int) -> float:

@@ -99,7 +99,7 @@ class OptionsTestCase(SynchronousTestCase):
 
 class DefaultsTests(OptionsTestCase):
     def test_defaults(self) -> None:
-        """Without options both doors open on this machine alone, and the demo is served."""
+        """Without options both ports open on this machine alone, and the demo is served."""
         for settings in (parse(), Settings(), Options().settings):
             self.assertEqual(settings.listen, ("tcp:8080:interface=127.0.0.1",))
             self.assertEqual(settings.control, ("tcp:8081:interface=127.0.0.1",))
@@ -291,7 +291,7 @@ class SourcesTests(OptionsTestCase):
         )
 
     def test_nowhere(self) -> None:
-        """A file may say that the private door is nowhere, but not the public one."""
+        """A file may say that the control port is nowhere, but not the public one."""
         self.assertEqual(parse("--config", self.write("control = []")).control, ())
         self.assertEqual(parse("--config", self.write('control = ["none"]')).control, ())
         self.assertIn("listen: an endpoint", self.mistake("--config", self.write("listen = []")))

@@ -55,7 +55,7 @@ class EndpointTests(OptionsTestCase):
         self.assertIn("nonsense", line)
 
     def test_control(self) -> None:
-        """The private door may be elsewhere, at more than one place, or nowhere."""
+        """The control port may be elsewhere, at more than one place, or nowhere."""
         self.assertEqual(parse("--control", "tcp:1").control, ("tcp:1",))
         self.assertEqual(
             parse("--control", "tcp:1", "--control", "unix:x").control, ("tcp:1", "unix:x")
@@ -70,7 +70,7 @@ class EndpointTests(OptionsTestCase):
             self.assertIn("none goes with no other --control", line)
 
     def test_listen_nowhere(self) -> None:
-        """The public door is somewhere."""
+        """The public port is somewhere."""
         self.assert_mistake("listen", "none", "tcp:8080")
 
 

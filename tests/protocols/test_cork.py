@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import NORMAL
 from pushd.access.limits import Limits
-from pushd.protocols.cork import Turn
+from pushd.protocols.cork import Cork
 from pushd.schedule.ticks import PushSchedule
 from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, require_websocket
@@ -79,7 +79,7 @@ class World:
 
     def __init__(self) -> None:
         self.reactor = MemoryReactorClock()
-        self.turn = Turn()
+        self.turn = Cork()
         self.calls: list[tuple[str, bytes, int]] = []
 
     def peer(self, name: str) -> Peer:
@@ -401,9 +401,9 @@ class Room:
             other.send("one has left")
 
 
-def turn_of(server: Any) -> Turn:
+def turn_of(server: Any) -> Cork:
     """The turn by which a WebSocket writes."""
-    turn: Turn = server.protocol.factory._turn
+    turn: Cork = server.protocol.factory._turn
     return turn
 
 

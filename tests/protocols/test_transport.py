@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.limits import Limits
-from pushd.protocols.cork import Turn
+from pushd.protocols.cork import Cork
 from pushd.protocols.transport import lose, sender, unsent
 from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, require_websocket
@@ -76,7 +76,7 @@ class WriterTests(SynchronousTestCase):
         self.transport: Any = Connection(kernel, Protocol(), self.reactor)
         self.transport.connected = True
         self.deferred = 0
-        self.write = Turn().writer(self.transport, self).write
+        self.write = Cork().writer(self.transport, self).write
 
     def writing_deferred(self) -> None:
         """Count it, before anything waits."""
@@ -136,10 +136,10 @@ class WriterTests(SynchronousTestCase):
     def test_no_socket(self) -> None:
         """What only looks like a socket's transport, or encrypts, is written to as ever."""
         self.transport.TLS = True
-        self.assertIs(Turn().writer(self.transport, self), self.transport)
+        self.assertIs(Cork().writer(self.transport, self), self.transport)
         self.assertIsNone(sender(self.transport))
         transport = StringTransport()
-        Turn().writer(transport, self).write(b"abc")
+        Cork().writer(transport, self).write(b"abc")
         self.assertIsNone(sender(transport))
         self.assertEqual(transport.value(), b"abc")
 

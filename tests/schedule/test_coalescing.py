@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from pushd.schedule.coalescing import Beat
+from pushd.schedule.coalescing import CoalescingClock
 from tests.bracket import Bracket
 from tests.unhurried import UNHURRIED
 
@@ -26,7 +26,7 @@ class BeatTests(SynchronousTestCase):
         """Start at a time that is no whole number of anything."""
         self.clock = Clock()
         self.clock.advance(1.23456)
-        self.beat = Beat(self.clock)
+        self.beat = CoalescingClock(self.clock)
         self.made: list[Any] = []
 
     def later(self, delay: float, what: Any) -> IDelayedCall:
@@ -62,7 +62,7 @@ class BeatTests(SynchronousTestCase):
     def test_whole_beats(self) -> None:
         """Where the clock shows whole milliseconds a call is made at its very time."""
         clock = Clock()
-        beat = Beat(clock)
+        beat = CoalescingClock(clock)
         for tenths in range(1, 100):
             beat.callLater(tenths * 0.1 - clock.seconds(), self.made.append, tenths)
             clock.advance(tenths * 0.1 - clock.seconds())
@@ -139,7 +139,7 @@ class BeatTests(SynchronousTestCase):
     def test_held_together(self) -> None:
         """What is due together is done within what holds it together; one call needs no such."""
         notes: list[str] = []
-        beat = Beat(self.clock, together=Bracket(notes))
+        beat = CoalescingClock(self.clock, together=Bracket(notes))
         for delay in (1, 2, 2):
             beat.callLater(delay, notes.append, "call")
         self.clock.advance(1.01)
@@ -243,7 +243,7 @@ class BeatTests(SynchronousTestCase):
     def test_as_any_clock(self, steps: list[tuple[str, int, float]]) -> None:
         """Whatever is done to it, each call is made once, in time, and no timer is left."""
         clock = Clock()
-        beat = Beat(clock)
+        beat = CoalescingClock(clock)
         calls: list[IDelayedCall] = []
         made: dict[int, float] = {}
         for what, which, seconds in steps:

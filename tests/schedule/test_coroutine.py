@@ -12,10 +12,10 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.schedule.coroutine import Steps, Wait
+from pushd.schedule.coroutine import CheapAwaitable, Task
 
 
-class Pause(Wait):
+class Pause(CheapAwaitable):
     """A wait that is over when the test says so."""
 
     go_on: Callable[..., object]
@@ -48,7 +48,7 @@ class StepsTests(SynchronousTestCase):
         self.finished: Deferred[str] = Deferred()
         self.seen: list[object] = []
 
-    def make(self) -> Steps:
+    def make(self) -> Task:
         """Make its steps."""
 
         async def view() -> str:
@@ -61,7 +61,7 @@ class StepsTests(SynchronousTestCase):
                 self.seen.append((self.steps.running, self.steps.awaited))
             return answer
 
-        self.steps = Steps(view(), self.clock, self.blocked.append, self.finished.callback)
+        self.steps = Task(view(), self.clock, self.blocked.append, self.finished.callback)
         return self.steps
 
     def test_states(self) -> None:
@@ -110,7 +110,7 @@ class StepsTests(SynchronousTestCase):
                 return str(error)
             return "nothing"
 
-        Steps(view(), self.clock, self.blocked.append, self.finished.callback).advance()
+        Task(view(), self.clock, self.blocked.append, self.finished.callback).advance()
         self.assertIn("Deferred.fromFuture", self.successResultOf(self.finished))
 
     def test_wait(self) -> None:
@@ -126,7 +126,7 @@ class StepsTests(SynchronousTestCase):
             await wait.over()
             return "unreached"
 
-        steps = Steps(view(), self.clock, self.blocked.append, self.finished.callback)
+        steps = Task(view(), self.clock, self.blocked.append, self.finished.callback)
         steps.advance()
         self.assertIs(steps.awaited, wait)
         wait.go_on("news")
@@ -155,7 +155,7 @@ class StepsTests(SynchronousTestCase):
     def test_wait_for_nothing(self) -> None:
         """What says neither how it begins nor how it ends is of no use."""
 
-        class Nothing(Wait):
+        class Nothing(CheapAwaitable):
             @coroutine
             def over(self) -> Generator[Any, Any, Any]:
                 yield self
@@ -167,9 +167,9 @@ class StepsTests(SynchronousTestCase):
                 return "raised"
             return "nothing"
 
-        Steps(view(), self.clock, self.blocked.append, self.finished.callback).advance()
+        Task(view(), self.clock, self.blocked.append, self.finished.callback).advance()
         self.assertEqual(self.successResultOf(self.finished), "raised")
-        self.assertRaises(NotImplementedError, Wait().cancel)
+        self.assertRaises(NotImplementedError, CheapAwaitable().cancel)
 
     def test_context(self) -> None:
         """It keeps its context variables, whoever lets it go on."""
@@ -180,7 +180,7 @@ class StepsTests(SynchronousTestCase):
             await self.waiting
             return variable.get()
 
-        steps = Steps(view(), self.clock, self.blocked.append, self.finished.callback)
+        steps = Task(view(), self.clock, self.blocked.append, self.finished.callback)
         steps.advance()
         self.assertEqual(variable.get(), "nobody's")
         self.waiting.callback("done")

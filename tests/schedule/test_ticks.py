@@ -11,8 +11,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.schedule.coalescing import Beat
-from pushd.schedule.coroutine import Steps
+from pushd.schedule.coalescing import CoalescingClock
+from pushd.schedule.coroutine import Task
 from pushd.schedule.ticks import PushSchedule
 from tests.work import turns_of
 
@@ -223,7 +223,7 @@ class SteppedTests(PushScheduleTests):
             steps.awaited.cancel()
 
         ended: Deferred[T] = Deferred(cancel)
-        steps = Steps(coroutine, self.clock, lambda seconds: None, ended.callback)
+        steps = Task(coroutine, self.clock, lambda seconds: None, ended.callback)
         steps.advance()
         return ended
 
@@ -234,7 +234,7 @@ class BeatTests(SynchronousTestCase):
     def test_pace(self) -> None:
         """Numbers come on the beat, and no later than one beat."""
         clock = Clock()
-        beat = Beat(clock, length=0.002)
+        beat = CoalescingClock(clock, length=0.002)
         came: list[float] = []
 
         async def loop() -> None:
@@ -242,7 +242,7 @@ class BeatTests(SynchronousTestCase):
                 came.append(clock.seconds())
 
         ended: Deferred[None] = Deferred()
-        Steps(loop(), beat, lambda seconds: None, ended.callback).advance()
+        Task(loop(), beat, lambda seconds: None, ended.callback).advance()
         clock.pump([0.0005] * 40)
         self.successResultOf(ended)
         self.assertEqual([round(time, 6) for time in came], [0, 0.006, 0.012])
@@ -251,13 +251,13 @@ class BeatTests(SynchronousTestCase):
     def test_one_call(self) -> None:
         """All numbers of one schedule come by one call, which is put in for each."""
         clock = Clock()
-        beat = Beat(clock)
+        beat = CoalescingClock(clock)
 
         async def loop() -> None:
             async for _ in PushSchedule(beat, count=3, interval=0.5):
                 pass
 
-        Steps(loop(), beat, lambda seconds: None, lambda result: None).advance()
+        Task(loop(), beat, lambda seconds: None, lambda result: None).advance()
         [first] = beat.getDelayedCalls()
         for _ in range(2):
             clock.advance(0.5)
@@ -286,7 +286,7 @@ class BeatTests(SynchronousTestCase):
 
         for view in (whole, half, failing):
             clock = Clock()
-            beat = Beat(clock)
+            beat = CoalescingClock(clock)
             schedule = PushSchedule(beat, count=3, interval=0.5)
             witness = Witness()
             gone = ref(witness)
@@ -294,7 +294,7 @@ class BeatTests(SynchronousTestCase):
             def done(result: object, witness: Witness = witness) -> None:
                 """Hold it as well."""
 
-            Steps(view(schedule, witness), beat, lambda seconds: None, done).advance()
+            Task(view(schedule, witness), beat, lambda seconds: None, done).advance()
             del witness, done
             self.assertIsNotNone(gone())
             clock.pump([0.5] * 4)
@@ -304,14 +304,14 @@ class BeatTests(SynchronousTestCase):
     def test_overdue(self) -> None:
         """After a long pause others have their turns between the numbers that were missed."""
         clock = Clock()
-        beat = Beat(clock, length=0.001)
+        beat = CoalescingClock(clock, length=0.001)
         came: list[int] = []
 
         async def loop() -> None:
             async for number in PushSchedule(beat, count=1000, interval=0.001):
                 came.append(number)
 
-        Steps(loop(), beat, lambda seconds: None, lambda result: None).advance()
+        Task(loop(), beat, lambda seconds: None, lambda result: None).advance()
         clock.rightNow += 10
         turns = turns_of(clock, came)
         self.assertLessEqual(max(turns), 64)

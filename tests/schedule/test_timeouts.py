@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.schedule.timeouts import Deadlines
+from pushd.schedule.timeouts import TimeoutQueue
 from tests.unhurried import UNHURRIED
 
 
@@ -21,7 +21,7 @@ class DeadlinesTests(SynchronousTestCase):
         self.clock = Clock()
         self.expired: list[tuple[float, str]] = []
         self.then: Callable[[str], object] = lambda key: None
-        self.deadlines: Deadlines[str] = Deadlines(self.clock, length=10, expired=self.expire)
+        self.deadlines: TimeoutQueue[str] = TimeoutQueue(self.clock, length=10, expired=self.expire)
 
     def expire(self, key: str) -> None:
         """Note it, then do what the test wants of a callback."""
@@ -170,7 +170,7 @@ class DeadlinesTests(SynchronousTestCase):
         def play(script: list[tuple[str, str]]) -> None:
             clock = Clock()
             ends: list[tuple[float, str]] = []
-            deadlines: Deadlines[str] = Deadlines(
+            deadlines: TimeoutQueue[str] = TimeoutQueue(
                 clock, length=10, expired=lambda key: ends.append((clock.seconds(), key))
             )
             expected: list[tuple[float, str]] = []

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.schedule.timeouts import Expiries
+from pushd.schedule.timeouts import TimerHeap
 from tests.unhurried import UNHURRIED
 
 
@@ -21,7 +21,7 @@ class ExpiriesTests(SynchronousTestCase):
         self.clock = Clock()
         self.expired: list[tuple[float, str]] = []
         self.then: Callable[[str], object] = lambda key: None
-        self.expiries: Expiries[str] = Expiries(self.clock, self.expire, self.clock.seconds)
+        self.expiries: TimerHeap[str] = TimerHeap(self.clock, self.expire, self.clock.seconds)
 
     def expire(self, key: str) -> None:
         """Note it, then do what the test wants of a callback."""
@@ -86,7 +86,7 @@ class ExpiriesTests(SynchronousTestCase):
     def test_set(self) -> None:
         """When the time of day is set, moments go by that, from the next look on."""
         hours = 0
-        expiries: Expiries[str] = Expiries(
+        expiries: TimerHeap[str] = TimerHeap(
             self.clock, self.expire, lambda: self.clock.seconds() + hours * 3600
         )
         expiries.start("a", 7000)
@@ -149,7 +149,7 @@ class ExpiriesTests(SynchronousTestCase):
         @given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 20) | st.none())))
         def check(steps: list[tuple[str, int | None]]) -> None:
             self.clock, self.expired = Clock(), []
-            self.expiries = Expiries(self.clock, self.expire, self.clock.seconds)
+            self.expiries = TimerHeap(self.clock, self.expire, self.clock.seconds)
             expected: dict[str, int] = {}
             for key, at in steps:
                 if at is None:

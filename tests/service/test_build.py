@@ -38,12 +38,12 @@ class DoorsTestCase(SynchronousTestCase):
 
 class DoorsTests(DoorsTestCase):
     def test_defaults(self) -> None:
-        """By default the public door is at 8080 and the private one at 8081, here alone."""
+        """By default the public port is at 8080 and the private one at 8081, here alone."""
         lines = self.start(control=Settings.control)
         doors = [(port, interface) for port, _, _, interface in self.reactor.tcpServers]
         self.assertEqual(doors, [(8080, "127.0.0.1"), (8081, "127.0.0.1")])
         self.assertEqual(
-            lines, ["listening on http://127.0.0.1:8080/", "control door at http://127.0.0.1:8081/"]
+            lines, ["listening on http://127.0.0.1:8080/", "control port at http://127.0.0.1:8081/"]
         )
 
     def test_many(self) -> None:
@@ -66,7 +66,7 @@ class DoorsTests(DoorsTestCase):
             self.assertEqual(answer.status, status, (control, path))
 
     def test_no_private_door(self) -> None:
-        """The private door may stay shut."""
+        """The control port may stay shut."""
         self.start()
         self.assertEqual(self.reactor.events, ["opened 8080"])
 

@@ -34,7 +34,7 @@ class EndTests(SynchronousTestCase):
         return peer
 
     def test_order(self) -> None:
-        """First the public door is closed, then those inside hear of it, last goes the private."""
+        """First the public port is closed, then those inside hear of it, last goes the private."""
         reactor = Reactor()
 
         @accept_websocket
@@ -206,7 +206,7 @@ class DrainTests(SynchronousTestCase):
         self.assertEqual(browser.closing, GOING_AWAY)
 
     def test_ready(self) -> None:
-        """The private door says that there should be no traffic any more, until it closes."""
+        """The control port says that there should be no traffic any more, until it closes."""
         self.assertEqual(self.ready(), (200, {"status": "ready"}))
         self.connect(1)
         self.daemon.begin_stop()

@@ -12,16 +12,16 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.protocols.http.site import Door
+from pushd.protocols.http.site import PushdSite
 from pushd.service.arrivals import Arrival
-from pushd.service.listening import DoorService, prepare
+from pushd.service.listening import PortService, prepare
 from pushd.testing.daemon import Daemon
 
 
-def door_of(daemon: Daemon) -> Door:
+def door_of(daemon: Daemon) -> PushdSite:
     """Give the door that a daemon opens to everybody."""
     door = daemon.clock.tcpServers[0][1]
-    assert isinstance(door, Door)
+    assert isinstance(door, PushdSite)
     return door
 
 
@@ -31,7 +31,7 @@ class DoorServiceTests(SynchronousTestCase):
         daemon = Daemon()
         for endpoint, backlog in (("tcp:1", 2048), ("tcp:1:backlog=7", 7)):
             reactor = MemoryReactorClock()
-            DoorService(
+            PortService(
                 reactor, endpoint, door_of(daemon), message="{url}", option="--listen"
             ).startService()
             self.assertEqual(reactor.tcpServers[0][2], backlog)
@@ -46,7 +46,7 @@ class DoorServiceTests(SynchronousTestCase):
             return port
 
         self.patch(reactor, "listenTCP", listen)
-        service = DoorService(reactor, "tcp:0", door, message="{url}", option="--listen")
+        service = PortService(reactor, "tcp:0", door, message="{url}", option="--listen")
         service.startService()
         self.addCleanup(port.connectionLost, Failure(ConnectionDone()))
         with socket.create_connection(port.socket.getsockname(), timeout=10):
@@ -59,7 +59,7 @@ class DoorServiceTests(SynchronousTestCase):
         """A socket that systemd was to pass and did not ends the process, with one line."""
         daemon = Daemon()
         for endpoint in ("systemd:domain=INET:index=99", "systemd:domain=INET:name=web"):
-            door = DoorService(
+            door = PortService(
                 daemon.clock, endpoint, door_of(daemon), message="{url}", option="--listen"
             )
             with self.assertRaises(SystemExit) as raised:

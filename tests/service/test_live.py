@@ -65,7 +65,7 @@ class ChangesTests(ReloadTestCase):
         self.assertEqual(len(other.messages), 1)
 
     def test_max_message_at_control(self) -> None:
-        """So may the bodies that the private door takes, and a batch more than others."""
+        """So may the bodies that the control port takes, and a batch more than others."""
         self.settings("max-message = 10")
         self.assertEqual(self.post(b"x" * 11, "/topics/t", control=True), 413)
         batch = json.dumps({"publications": [{"topic": "t", "data": "x" * 10}] * 2})
@@ -153,7 +153,7 @@ class ChangesTests(ReloadTestCase):
         self.assert_closed(1013)
 
     def post(self, body: bytes, path: str = "/", *, control: bool = False) -> int:
-        """Post, to the public door unless told otherwise; give the status."""
+        """Post, to the public port unless told otherwise; give the status."""
         answer = self.daemon.request("POST", path, body=body, control=control)
         assert answer is not None
         return answer.status

@@ -8,7 +8,7 @@ from pushd.access.counters import Metrics
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.options.settings import Settings
-from pushd.service.live import control_entrance, public_entrance
+from pushd.service.live import control_policy, public_policy
 
 # Larger than what a batch may have in any case.
 LARGE = 16 << 20
@@ -25,21 +25,21 @@ class EntranceTests(SynchronousTestCase):
             max_per_address=2,
             proxies=Proxies(["10.0.0.1"]),
         )
-        self.public = public_entrance(settings, Metrics())
-        self.control = control_entrance(settings, Metrics())
+        self.public = public_policy(settings, Metrics())
+        self.control = control_policy(settings, Metrics())
 
     def test_places(self) -> None:
         """Strangers get the places that there are for them; operators always have some."""
-        for entrance, here, there in (
+        for policy, here, there in (
             (self.public, [True, True, False, False], [True, False]),
             (self.control, [True] * 4, [True] * 2),
         ):
-            admission = entrance.admission
+            admission = policy.admission
             self.assertEqual([admission.connect("1.2.3.4") is not None for _ in range(4)], here)
             self.assertEqual([admission.connect("1.2.3.5") is not None for _ in range(2)], there)
 
     def test_bodies(self) -> None:
-        """A body is as large as a message; a batch of them is larger, at the private door alone."""
+        """A body is as large as a message; a batch of them is larger, at the control port alone."""
         for path, public, control in (
             (b"/topics/t", LARGE, LARGE),
             (b"/publish", LARGE, 2 * LARGE),
@@ -48,6 +48,6 @@ class EntranceTests(SynchronousTestCase):
             self.assertEqual(self.control.body_limit(path), control)
 
     def test_proxies(self) -> None:
-        """Proxies are believed at the public door only."""
+        """Proxies are believed at the public port only."""
         self.assertTrue(self.public.proxies.trust("10.0.0.1"))
         self.assertFalse(self.control.proxies.trust("10.0.0.1"))

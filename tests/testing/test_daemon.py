@@ -61,7 +61,7 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(seen[0].headers["connection"], "close")
 
     def test_private_door(self) -> None:
-        """The private door can be asked as well, by request and by hand."""
+        """The control port can be asked as well, by request and by hand."""
         public, private = (self.daemon.request("GET", "/healthz", control=c) for c in (False, True))
         assert public is not None and private is not None
         self.assertEqual((public.status, private.status), (404, 200))
@@ -70,7 +70,7 @@ class RequestTests(SynchronousTestCase):
         self.assertIn(b"alive", wire.received)
 
     def test_private_door_behind_many(self) -> None:
-        """The private door is the private one, however many public ones there are."""
+        """The control port is the private one, however many public ones there are."""
         daemon = Daemon({"/echo/": echo}, listen=("tcp:1", "tcp:2"), control=("tcp:3",))
         answer = daemon.request("GET", "/healthz", control=True)
         assert answer is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.counters import Traffic
-from pushd.topics.fanout import Batch, Part, Unison
+from pushd.topics.fanout import Batch, DirectWrite, FanOutGroup
 from pushd.topics.publication import Id, Publication
 
 
@@ -22,7 +22,7 @@ class Singer:
         self.takes = takes
         self.error: OSError | None = None
         self.got: list[bytes] = []
-        self.part = Part(form, self.send, self.got.append, Traffic())
+        self.part = DirectWrite(form, self.send, self.got.append, Traffic())
 
     def send(self, data: bytes) -> int:
         """Take some."""
@@ -43,7 +43,7 @@ class UnisonTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Nobody is there yet."""
-        self.unison: Unison[Singer] = Unison(form, Id("e", 4))
+        self.unison: FanOutGroup[Singer] = FanOutGroup(form, Id("e", 4))
 
     def join(self, *takes: int) -> list[Singer]:
         """Let some in."""

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.counters import Traffic
 from pushd.access.limits import Limits
 from pushd.testing.daemon import Daemon
-from pushd.topics.fanout import Batch, Part
+from pushd.topics.fanout import Batch, DirectWrite
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication, Replay
@@ -128,11 +128,11 @@ class Reader:
         assert not self.left
         self._take(b"".join(map(line, batch)))
 
-    def part(self) -> Part | None:
+    def part(self) -> DirectWrite | None:
         """Take lines without being asked, as long as there is room."""
         if not (self.plain and self.room > 0):
             return None
-        return Part(line, self._send, self._take, self.traffic)
+        return DirectWrite(line, self._send, self._take, self.traffic)
 
     def _send(self, lines: bytes) -> int:
         """Take what there is room for; the first that there is none for, by half."""

@@ -14,7 +14,13 @@ from pushd.topics import scheduled as module
 from pushd.topics.broker import MemoryBroker, Unavailable
 from pushd.topics.history import History, Retention
 from pushd.topics.publication import Id
-from pushd.topics.scheduled import MAX_COUNT, MAX_DELAY, MIN_INTERVAL, TimedPushes, TooMany
+from pushd.topics.scheduled import (
+    MAX_COUNT,
+    MAX_DELAY,
+    MIN_INTERVAL,
+    ScheduledPublications,
+    TooMany,
+)
 
 
 class Failing(Exception):
@@ -46,7 +52,7 @@ class TimedPushesTests(SynchronousTestCase):
         self.clock = Clock()
         self.broker = Broker(self.clock)
         ids = iter(range(1, 1000))
-        self.timed = TimedPushes(self.clock, self.broker, lambda: f"p{next(ids)}")
+        self.timed = ScheduledPublications(self.clock, self.broker, lambda: f"p{next(ids)}")
 
     @property
     def times(self) -> list[float]:

@@ -12,7 +12,7 @@ from pushd.access.closing import TRY_AGAIN_LATER
 from pushd.access.counters import Traffic
 from pushd.protocols.transport import unsent
 from pushd.testing.daemon import Daemon
-from pushd.topics.fanout import Form, Part
+from pushd.topics.fanout import DirectWrite, Form
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription
 from pushd.views.request import Request, accept_websocket
@@ -51,11 +51,11 @@ class Singer(Listener):
         # What came past it.
         self.heard: list[str] = []
 
-    def part(self) -> Part | None:
+    def part(self) -> DirectWrite | None:
         """Be told without being asked."""
         if self.takes <= 0:
             return None
-        return Part(self.form, self._send, self._write, self.traffic)
+        return DirectWrite(self.form, self._send, self._write, self.traffic)
 
     def _send(self, data: bytes) -> int:
         taken = data[: self.takes]
@@ -235,7 +235,7 @@ class SocketTests(SynchronousTestCase):
         return b"".join(server.kernel.given)
 
     def traffic(self) -> list[tuple[int, int]]:
-        """The messages and bytes that the control door says each has got."""
+        """The messages and bytes that the control port says each has got."""
         answer = self.daemon.request("GET", "/connections", control=True)
         assert answer is not None
         listed = json.loads(answer.body)["connections"]

@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 
 from pushd.topics.broker import Unavailable
 from pushd.topics.publication import Id, Publication, Replay
-from pushd.topics.subscribers import Audience
+from pushd.topics.subscribers import SubscriberList
 from pushd.topics.subscription import PATIENCE, Subscription
 from tests.audience import Failing, HubTestCase, Listener
 
@@ -276,7 +276,7 @@ class SubscriptionTests(HubTestCase):
         for until in ("t from e1:0 recovered", "2", "3"):
             listener = Listener()
             subscription = Subscription(self.hub, "t", listener)
-            self.hub._topics["t"] = audience = Audience()
+            self.hub._topics["t"] = audience = SubscriberList()
             audience.add(subscription)
             self.past.follow("t")
             listener.react = lambda event, s=subscription, u=until: event == u and s.cancel()  # type: ignore[misc]

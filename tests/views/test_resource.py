@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.static import Data
 
-from pushd.access.closing import INTERNAL_ERROR, NORMAL, UNAVAILABLE, Closing
+from pushd.access.closing import BROKER_UNAVAILABLE, INTERNAL_ERROR, NORMAL, Closing
 from pushd.protocols.http.response import Response, page
 from pushd.testing.daemon import Daemon
 from pushd.topics.broker import Unavailable
@@ -458,7 +458,7 @@ class ErrorTests(SynchronousTestCase):
                 peer.send(given)
             self.assertIn(answer, peer.received)
             if b"101" in answer:
-                self.assertEqual(peer.code, UNAVAILABLE.code)
+                self.assertEqual(peer.code, BROKER_UNAVAILABLE.code)
             else:
                 self.assertIn("Retry-After: 5", peer.head)
             self.assertNotIn(b"Redis", peer.received)

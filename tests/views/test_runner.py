@@ -30,10 +30,10 @@ from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing.daemon import Browser, Daemon
 from pushd.views.request import Request, View, accept_websocket
 from pushd.views.runner import (
-    Conversation,
     ConversationOver,
-    Stage,
     ThreadsBusy,
+    ViewRun,
+    ViewRunner,
     is_cancellation,
     runs_on_reactor,
 )
@@ -782,7 +782,7 @@ class BlockedTests(DaemonTestCase):
 
 
 # What is made for a conversation, and must go with it.
-KINDS = (WebSocket, PushProtocol, Conversation, Request, Channel)
+KINDS = (WebSocket, PushProtocol, ViewRun, Request, Channel)
 
 
 def kind_of(one: object) -> type:
@@ -933,7 +933,7 @@ class NothingLeftTests(SynchronousTestCase):
             daemon.get("/view/")
             wire = daemon.open_connection()
             wire.send(b"GET /view/?later HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
-            self.assertEqual({kind_of(one) for one in living()}, {Request, Conversation, Channel})
+            self.assertEqual({kind_of(one) for one in living()}, {Request, ViewRun, Channel})
             wire.leave()
             del wire
             self.assertEqual(daemon.pending_calls, [])
@@ -994,12 +994,12 @@ class StageTests(SynchronousTestCase):
         """Prepare a stage with one thread."""
         self.clock = Clock()
         self.threads = Threads()
-        self.stage = Stage(self.clock, self.threads)
+        self.stage = ViewRunner(self.clock, self.threads)
         self.request = Request(
             method="GET", path="/", scheme="http", host="a", peer="b", clock=self.clock
         )
 
-    def start(self, view: View) -> Conversation:
+    def start(self, view: View) -> ViewRun:
         """Run a view."""
         self.finished: Deferred[Any] = Deferred()
         return self.stage.start(view, self.request, self.finished.callback)

@@ -27,7 +27,7 @@ from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing.daemon import Browser, Daemon
 from pushd.views.request import Request, View, accept_websocket, require_websocket
-from pushd.views.runner import Conversation, ConversationOver, ThreadsBusy
+from pushd.views.runner import ConversationOver, ThreadsBusy, ViewRun
 from pushd.views.threads import BlockingWebSocket, ViewThreads, blocking
 
 # How long a thread may take that has nothing more to do, in seconds of real time.
@@ -472,7 +472,7 @@ class EndTests(DaemonTestCase):
             lambda browser: browser.leave(),
             lambda browser: browser.close(),
         ]
-        kinds = (WebSocket, PushProtocol, Conversation, Request, BlockingWebSocket)
+        kinds = (WebSocket, PushProtocol, ViewRun, Request, BlockingWebSocket)
         daemon = self.serve(view)
         # Look only at what is made from now on.
         gc.collect()

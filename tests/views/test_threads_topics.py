@@ -6,7 +6,7 @@ from threading import current_thread, main_thread
 from typing import Any
 
 from pushd.views.request import Request, require_websocket
-from pushd.views.threads import BlockingTimedPush
+from pushd.views.threads import BlockingScheduledPublication
 from tests.listeners import TopicTestCase
 
 
@@ -37,7 +37,7 @@ class BlockingTests(TopicTestCase):
 
     def test_handle(self) -> None:
         """What a timed push gives is used from the view's thread, and works on the reactor's."""
-        handles: list[BlockingTimedPush] = []
+        handles: list[BlockingScheduledPublication] = []
         noted: list[bool] = []
 
         def view(request: Request) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from pushd.protocols.http.guard import Entrance
+from pushd.protocols.http.guard import SitePolicy
 from pushd.protocols.http.request import ChannelRequest, path_of
 
 # Under which names refusals are counted.
@@ -33,11 +33,11 @@ class AccessLog:
     _log = Logger()
 
     # What the door asks of all who come; it is another one after a reload.
-    entrance: Entrance
+    policy: SitePolicy
 
     def count_refusal(self, status: int) -> None:
         """Count a request that was turned away."""
-        self.entrance.metrics.refused.labels(reason=_REASONS.get(status, "other")).inc()
+        self.policy.metrics.refused.labels(reason=_REASONS.get(status, "other")).inc()
 
     def log_failure(self, peer: str) -> None:
         """Log an exception that twisted.web raised over what a client sent."""

@@ -7,12 +7,12 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from pushd.access.admission import Ticket
+from pushd.access.admission import Slot
 from pushd.protocols.http.headers import read_head
 from pushd.protocols.http.request import ChannelRequest, peer_name
 from pushd.protocols.http.strict import CONTROL, Refusing, StrictChannel
 from pushd.protocols.transport import unsent
-from pushd.schedule.timeouts import Deadlines
+from pushd.schedule.timeouts import TimeoutQueue
 
 # How long a request may take from the connection, or its first byte, to its last, in seconds.
 REQUEST_TIMEOUT = 20
@@ -34,9 +34,9 @@ class Premises(Refusing, Protocol):
     """What a connection needs of the door that it came through."""
 
     #: What it is given time for: a request, the next one, to read an answer.
-    requests: Deadlines[Any]
-    idle: Deadlines[Any]
-    stalled: Deadlines[Any]
+    requests: TimeoutQueue[Any]
+    idle: TimeoutQueue[Any]
+    stalled: TimeoutQueue[Any]
     #: Whether nobody may stay for another request.
     draining: bool
     #: Where time comes from.
@@ -61,7 +61,7 @@ class Channel(StrictChannel):
     site: Premises
     requestFactory: Any = ChannelRequest
     #: The connection's place, for its owner to give back.
-    ticket: Ticket
+    ticket: Slot
 
     _turn: IDelayedCall | None = None
     # What waited for the reader when its time began.
@@ -152,7 +152,7 @@ class Channel(StrictChannel):
         super().loseConnection()
         self._watch_reader()
 
-    def hand_over(self) -> None:
+    def write_now(self) -> None:
         """Let go of a connection that speaks WebSocket from now on."""
         self.requests.clear()
         # The other clocks stand by now, as its request is here.

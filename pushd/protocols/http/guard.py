@@ -10,7 +10,7 @@ from pushd.access.admission import Admission
 from pushd.access.counters import Metrics
 from pushd.access.origins import Origins, is_own_host
 from pushd.access.proxies import Proxies
-from pushd.protocols.http.headers import Fields, decode_path
+from pushd.protocols.http.headers import RequestHeaders, decode_path
 from pushd.protocols.http.response import Response, refusal
 
 # Gives the refusal of a request, or None for one that may come in.
@@ -18,7 +18,7 @@ Guard = Callable[[Any], Response | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entrance:
+class SitePolicy:
     """What a door asks of all who come.
 
     :param max_body: bytes that the body of a request may have.
@@ -45,7 +45,7 @@ def public_guard(origins: Origins) -> Guard:
             return refusal(400, "a request needs one Host")
         # A page may send a plain request to any site, but not read what a topic answers.
         if request.wants_websocket or is_topic(request.path):
-            fields: Fields = request.requestHeaders
+            fields: RequestHeaders = request.requestHeaders
             origin, host = fields.last(b"Origin"), fields.last(b"Host") or ""
             if not origins.allow(origin, scheme=request.scheme, host=host):
                 return refusal(403, "this page's origin is not allowed here: see --origin")

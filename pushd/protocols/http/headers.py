@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 from twisted.web.http_headers import Headers
 
 
-def asks_for_websocket(fields: Fields) -> bool:
+def asks_for_websocket(fields: RequestHeaders) -> bool:
     """Whether a request wants to go on as a WebSocket (RFC 6455 §4.1, RFC 9110 §7.8)."""
     return has_token(fields.values(b"Upgrade"), b"websocket")
 
@@ -71,7 +71,7 @@ _USUAL = {
 }
 
 
-class Fields(Headers):
+class RequestHeaders(Headers):
     """The headers of a request, which say quickly what is in them.
 
     twisted.web canonicalizes a name for each question; here it is asked for by the spelling that
@@ -125,7 +125,7 @@ class Fields(Headers):
         super().removeHeader(name)
         self._lines = None
 
-    def __reduce__(self) -> tuple[type[Fields], tuple[object]]:
+    def __reduce__(self) -> tuple[type[RequestHeaders], tuple[object]]:
         """Be copied."""
         return type(self), (self.raw,)
 
@@ -158,7 +158,7 @@ class Fields(Headers):
         return name in (self._unfolded or self.raw)
 
     @classmethod
-    def of(cls, lines: bytes) -> Fields | None:
+    def of(cls, lines: bytes) -> RequestHeaders | None:
         """Read the lines of a head; None if one is for twisted.web to judge."""
         unfolded = _unfold(lines)
         if not _UNUSUAL.isdisjoint(unfolded):
@@ -209,7 +209,7 @@ def decode_path(path: bytes) -> bytes:
     return unquote_to_bytes(path) if b"%" in path else path
 
 
-def read_head(data: bytes) -> tuple[bytes, Fields] | None:
+def read_head(data: bytes) -> tuple[bytes, RequestHeaders] | None:
     """The target and the headers of a GET that is here in one piece and has no body.
 
     Nearly all are, and reading one line after the other takes four times as long. Whatever is the
@@ -222,5 +222,5 @@ def read_head(data: bytes) -> tuple[bytes, Fields] | None:
         return None
     # What stands between the request line and the empty one.
     lines = data[head.end(1) + _VERSION : -4]
-    fields = Fields.of(lines) if lines.count(b"\n") < _MAX_LINES else None
+    fields = RequestHeaders.of(lines) if lines.count(b"\n") < _MAX_LINES else None
     return None if fields is None else (head[1], fields)

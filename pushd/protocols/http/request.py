@@ -13,8 +13,8 @@ from twisted.web.http import parse_qs
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
-from pushd.access.admission import Ticket
-from pushd.protocols.http.headers import Fields, asks_for_websocket, path_in, split_target
+from pushd.access.admission import Slot
+from pushd.protocols.http.headers import RequestHeaders, asks_for_websocket, path_in, split_target
 from pushd.protocols.http.response import BUSY, write_failure, write_response
 from pushd.protocols.transport import is_plain
 
@@ -32,7 +32,7 @@ class ChannelRequest(Request):
 
     channel: Any
     content: Any
-    requestHeaders: Fields
+    requestHeaders: RequestHeaders
     #: Who asks, as ``address:port``, or the address alone where a proxy says so.
     peer = "unknown"
     #: ``http`` or ``https``, as the client sees it.
@@ -42,7 +42,7 @@ class ChannelRequest(Request):
     #: Whether an application answers, which says itself what its pages may do.
     foreign = False
     #: The place that a client behind a proxy takes.
-    ticket: Ticket | None = None
+    ticket: Slot | None = None
     #: The id of the connection that it is, if it is one that is listed.
     connection: int | None = None
     #: Whether its end is a line in the log: that of a stream has one of its own.
@@ -58,7 +58,7 @@ class ChannelRequest(Request):
         self.channel = channel
         self.transport = channel.transport
         self.client = channel.getPeer()
-        self.requestHeaders = Fields()
+        self.requestHeaders = RequestHeaders()
         self.notifications = []
 
     @cached_property
@@ -120,13 +120,13 @@ class ChannelRequest(Request):
         self._since = site.reactor.seconds()
         self.wants_websocket = asks_for_websocket(self.requestHeaders)
         address = getattr(self.client, "host", None)
-        client = site.entrance.proxies.client(address, self.requestHeaders)
+        client = site.policy.proxies.client(address, self.requestHeaders)
         self.scheme = client.scheme or ("https" if self.isSecure() else "http")
         if client.address == (address or "unix"):
             self.peer = peer_name(self.client)
         else:
             self.peer = client.address
-            self.ticket = ticket = site.entrance.admission.visit(client.address)
+            self.ticket = ticket = site.policy.admission.visit(client.address)
             if ticket is None:
                 site.count_refusal(503)
                 write_response(self, BUSY)
@@ -185,7 +185,7 @@ class ChannelRequest(Request):
 
     def _may_have(self, size: int) -> bool:
         """Whether the body may have so many bytes; refuses the request if not."""
-        limit = self.channel.site.entrance.body_limit(path_in(self.channel._path))
+        limit = self.channel.site.policy.body_limit(path_in(self.channel._path))
         if size > limit:
             error = f"the body is too large: it may have {limit} bytes"
             self.channel.refuse(413, error, "body")

@@ -15,9 +15,9 @@ from twisted.web.server import Site
 from pushd.access.admission import Admission
 from pushd.protocols.http.access_log import AccessLog
 from pushd.protocols.http.channel import KEEP_ALIVE, LINGER, REQUEST_TIMEOUT, STALL_TIMEOUT, Channel
-from pushd.protocols.http.guard import Entrance
+from pushd.protocols.http.guard import SitePolicy
 from pushd.protocols.http.response import AnswerResource
-from pushd.schedule.timeouts import Deadlines
+from pushd.schedule.timeouts import TimeoutQueue
 
 # How many may wait for the 503 that tells them that all places are taken.
 _WAITING_ROOM = 64
@@ -33,7 +33,7 @@ class _Nobody(Protocol):
         self.transport.loseConnection()
 
 
-class Door(AccessLog, Site):
+class PushdSite(AccessLog, Site):
     """A Site that asks one function what answers a request.
 
     :param find: gives the resource for a request, or raises.
@@ -46,24 +46,24 @@ class Door(AccessLog, Site):
     protocol: Any = Channel
 
     def __init__(
-        self, find: Callable[[Any], IResource], entrance: Entrance, reactor: IReactorTime
+        self, find: Callable[[Any], IResource], policy: SitePolicy, reactor: IReactorTime
     ) -> None:
         # The deadlines below replace the time-out that each byte would reset.
         super().__init__(Resource(), timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
         self._find = find
-        self.entrance = entrance
+        self.policy = policy
         self.draining = False
         # The connections that speak HTTP, and who waits until there are none.
         self._here: set[Channel] = set()
         self._emptied: list[Deferred[None]] = []
         self._waiting_room = Admission(
-            connections=_WAITING_ROOM, per_address=_WAITING_ROOM, proxies=entrance.proxies
+            connections=_WAITING_ROOM, per_address=_WAITING_ROOM, proxies=policy.proxies
         )
-        self.requests = Deadlines(reactor, length=REQUEST_TIMEOUT, expired=Channel.time_out)
-        self.idle = Deadlines(reactor, length=KEEP_ALIVE, expired=Channel.loseConnection)
-        self.stalled = Deadlines(reactor, length=STALL_TIMEOUT, expired=Channel.give_up)
-        self.lingering = Deadlines(reactor, length=LINGER, expired=Channel.abort)
-        self.deadlines: tuple[Deadlines[Any], ...] = (
+        self.requests = TimeoutQueue(reactor, length=REQUEST_TIMEOUT, expired=Channel.time_out)
+        self.idle = TimeoutQueue(reactor, length=KEEP_ALIVE, expired=Channel.loseConnection)
+        self.stalled = TimeoutQueue(reactor, length=STALL_TIMEOUT, expired=Channel.give_up)
+        self.lingering = TimeoutQueue(reactor, length=LINGER, expired=Channel.abort)
+        self.deadlines: tuple[TimeoutQueue[Any], ...] = (
             self.requests,
             self.idle,
             self.stalled,
@@ -73,7 +73,7 @@ class Door(AccessLog, Site):
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Make the channel for a connection, if there is a place for it."""
         address = getattr(addr, "host", None)
-        ticket = self.entrance.admission.connect(address)
+        ticket = self.policy.admission.connect(address)
         unwelcome = ticket is None
         if unwelcome:
             ticket = self._waiting_room.connect(None)
@@ -88,7 +88,7 @@ class Door(AccessLog, Site):
 
     def getResourceFor(self, request: Any) -> IResource:
         """Ask the guard, then for the resource."""
-        refused = self.entrance.guard(request)
+        refused = self.policy.guard(request)
         if refused is not None:
             self.count_refusal(refused.status)
             return AnswerResource(refused)

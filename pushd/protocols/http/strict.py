@@ -13,7 +13,7 @@ from twisted.web.http_headers import Headers
 from pushd.protocols.http.headers import path_in
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import BUSY, Response, json_refusal, refusal
-from pushd.schedule.timeouts import Deadlines
+from pushd.schedule.timeouts import TimeoutQueue
 
 # What every answer says, unless a view says otherwise.
 _HEADERS = {
@@ -41,9 +41,9 @@ class Refusing(Protocol):
     """What it takes of a door to refuse a request."""
 
     #: Who was given time to read our last words and go.
-    lingering: Deadlines[Any]
+    lingering: TimeoutQueue[Any]
     #: These, and whatever else a connection is given time for.
-    deadlines: tuple[Deadlines[Any], ...]
+    deadlines: tuple[TimeoutQueue[Any], ...]
 
     def log_refusal(self, peer: str, status: int, line: str) -> None:
         """Count a request that was turned away, and write its line."""

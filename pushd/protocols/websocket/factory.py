@@ -9,7 +9,7 @@ from autobahn.twisted.websocket import WebSocketServerFactory
 from twisted.internet.interfaces import IAddress, IReactorTime
 
 from pushd.access.limits import Limits, TokenBucket
-from pushd.protocols.cork import Turn
+from pushd.protocols.cork import Cork
 from pushd.protocols.websocket.inbound import SHORT
 from pushd.protocols.websocket.judge import BURST
 from pushd.protocols.websocket.protocol import (
@@ -19,7 +19,7 @@ from pushd.protocols.websocket.protocol import (
     PushProtocol,
 )
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.schedule.timeouts import Deadlines
+from pushd.schedule.timeouts import TimeoutQueue
 
 
 class PushFactory(WebSocketServerFactory):
@@ -29,7 +29,7 @@ class PushFactory(WebSocketServerFactory):
     :param turn: by which they write.
     """
 
-    def __init__(self, reactor: IReactorTime, limits: Limits, turn: Turn) -> None:
+    def __init__(self, reactor: IReactorTime, limits: Limits, turn: Cork) -> None:
         super().__init__(reactor=reactor, server=None)
         self.setProtocolOptions(
             versions=[13],
@@ -43,16 +43,22 @@ class PushFactory(WebSocketServerFactory):
         )
         self._clock = reactor
         self._turn = turn
-        self._pings = Deadlines(reactor, length=PING_INTERVAL, expired=PushProtocol._ping)
-        self._pongs = Deadlines(reactor, length=PONG_TIMEOUT, expired=PushProtocol._drop_silent)
-        self._closings = Deadlines(reactor, length=CLOSE_TIMEOUT, expired=PushProtocol._drop_dead)
+        self._pings = TimeoutQueue(reactor, length=PING_INTERVAL, expired=PushProtocol._ping)
+        self._pongs = TimeoutQueue(reactor, length=PONG_TIMEOUT, expired=PushProtocol._drop_silent)
+        self._closings = TimeoutQueue(
+            reactor, length=CLOSE_TIMEOUT, expired=PushProtocol._drop_dead
+        )
         # The options stand in a class, where Autobahn finds them as well as in each object.
         options = {name: getattr(self, name) for name in PushProtocol.CONFIG_ATTRS}
         del options["perMessageCompressionAccept"]  # A function would become a method.
         # The log names the class that it extends.
         options["__module__"] = PushProtocol.__module__
         self._protocol: type[PushProtocol] = type("PushProtocol", (PushProtocol,), options)
-        self._all_deadlines: tuple[Deadlines[Any], ...] = (self._pings, self._pongs, self._closings)
+        self._all_deadlines: tuple[TimeoutQueue[Any], ...] = (
+            self._pings,
+            self._pongs,
+            self._closings,
+        )
         self.limit(limits)
 
     def limit(self, limits: Limits) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from hashlib import sha1
 from typing import NamedTuple
 
-from pushd.protocols.http.headers import Fields, has_token
+from pushd.protocols.http.headers import RequestHeaders, has_token
 
 # RFC 9110 §5.6.2; a subprotocol's name is a token (RFC 6455 §4.1).
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -25,7 +25,7 @@ _OPENING = (
 )
 
 
-class Refused(Exception):
+class HandshakeRefused(Exception):
     """A handshake that can't be: the HTTP status and one line that says why."""
 
     def __init__(self, status: int, reason: str) -> None:
@@ -42,28 +42,28 @@ class Handshake(NamedTuple):
     extensions: str
 
 
-def read_handshake(method: bytes, version: bytes, fields: Fields) -> Handshake:
+def read_handshake(method: bytes, version: bytes, fields: RequestHeaders) -> Handshake:
     """Read an opening handshake. Raises Refused for one that RFC 6455 §4.2.1 does not allow."""
     if method != b"GET":
-        raise Refused(400, "a WebSocket handshake is a GET")
+        raise HandshakeRefused(400, "a WebSocket handshake is a GET")
     values = fields.raw.get
     if fields.holds(b"\x85"):
         # A line's end to some (NEL), though nobody may parse what we have read a second time.
-        raise Refused(400, "a header of a WebSocket handshake holds a control byte")
+        raise HandshakeRefused(400, "a header of a WebSocket handshake holds a control byte")
     if version != b"HTTP/1.1":
-        raise Refused(400, "a WebSocket handshake needs HTTP/1.1")
+        raise HandshakeRefused(400, "a WebSocket handshake needs HTTP/1.1")
     if len(values(b"Host", ())) != 1:
-        raise Refused(400, "a WebSocket handshake needs one Host")
+        raise HandshakeRefused(400, "a WebSocket handshake needs one Host")
     if not has_token(values(b"Connection", ()), b"upgrade"):
-        raise Refused(400, "a WebSocket handshake needs Connection: Upgrade")
+        raise HandshakeRefused(400, "a WebSocket handshake needs Connection: Upgrade")
     if values(b"Transfer-Encoding") or any(
         value != b"0" for value in values(b"Content-Length", ())
     ):
-        raise Refused(400, "a WebSocket handshake has no body")
+        raise HandshakeRefused(400, "a WebSocket handshake has no body")
     if [value.strip() for value in values(b"Sec-Websocket-Version", ())] != [b"13"]:
-        raise Refused(426, "this server speaks WebSocket version 13")
+        raise HandshakeRefused(426, "this server speaks WebSocket version 13")
     if len(values(b"Origin", ())) > 1:
-        raise Refused(400, "a WebSocket handshake has one Origin at most")
+        raise HandshakeRefused(400, "a WebSocket handshake has one Origin at most")
     return Handshake(
         key=_read_key(values(b"Sec-Websocket-Key", ())),
         subprotocols=_read_subprotocols(values(b"Sec-Websocket-Protocol", ())),
@@ -84,13 +84,13 @@ def opening(key: str, subprotocol: str | None, extensions: str | None) -> bytes:
 
 def _read_key(keys: Sequence[bytes]) -> str:
     if len(keys) != 1:
-        raise Refused(400, "a WebSocket handshake needs one Sec-WebSocket-Key")
+        raise HandshakeRefused(400, "a WebSocket handshake needs one Sec-WebSocket-Key")
     try:
         nonce = a2b_base64(keys[0], strict_mode=True)
     except Base64Error:
         nonce = b""
     if len(nonce) != 16:
-        raise Refused(400, "Sec-WebSocket-Key is not 16 bytes in base64")
+        raise HandshakeRefused(400, "Sec-WebSocket-Key is not 16 bytes in base64")
     return keys[0].decode("ascii")
 
 
@@ -99,7 +99,7 @@ def _read_subprotocols(values: Sequence[bytes]) -> tuple[str, ...]:
         return ()
     offered = [name.strip() for name in _join(values).split(",")]
     if len(set(offered)) != len(offered) or not all(map(_TOKEN.fullmatch, offered)):
-        raise Refused(400, "Sec-WebSocket-Protocol is not a list of different names")
+        raise HandshakeRefused(400, "Sec-WebSocket-Protocol is not a list of different names")
     return tuple(offered)
 
 

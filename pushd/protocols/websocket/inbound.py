@@ -11,7 +11,7 @@ from pushd.access.closing import INTERNAL_ERROR
 from pushd.protocols.websocket.frames import BINARY, CLOSE, PING, PONG, TEXT, unmask
 from pushd.protocols.websocket.judge import Judge
 from pushd.protocols.websocket.outbound import OutboundFactory
-from pushd.schedule.timeouts import Deadlines
+from pushd.schedule.timeouts import TimeoutQueue
 
 # How much of one connection is done in one turn of the reactor, before others have theirs: frames,
 # and every 4 KiB of what they hold.
@@ -30,7 +30,7 @@ class InboundFactory(OutboundFactory, Protocol):
     _short: int
     _clock: IReactorTime
     # Who was pinged, and has not answered.
-    _pongs: Deadlines[Any]
+    _pongs: TimeoutQueue[Any]
 
 
 class Inbound(Judge):

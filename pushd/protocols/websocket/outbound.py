@@ -11,7 +11,7 @@ from zope.interface import implementer
 from pushd.access.closing import TRY_AGAIN_LATER, Closing
 from pushd.access.counters import Traffic
 from pushd.access.limits import Limits
-from pushd.protocols.cork import Turn, Writes
+from pushd.protocols.cork import Cork, Writes
 from pushd.protocols.transport import unsent
 from pushd.protocols.websocket.frames import message
 from pushd.protocols.websocket.lean import LeanProtocol
@@ -28,7 +28,7 @@ class OutboundFactory(Protocol):
     # Those that there are now: others after a reload.
     _limits: Limits
     # By which all write.
-    _turn: Turn
+    _turn: Cork
 
 
 @implementer(IPushProducer)

@@ -18,7 +18,7 @@ from pushd.protocols.websocket.deflate import decompressor, negotiate
 from pushd.protocols.websocket.handshake import Handshake, opening
 from pushd.protocols.websocket.inbound import Inbound, InboundFactory
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.schedule.timeouts import Deadlines
+from pushd.schedule.timeouts import TimeoutQueue
 
 # How long a peer has to answer a Close frame and to take what was sent before, in seconds.
 CLOSE_TIMEOUT = 5.0
@@ -33,9 +33,9 @@ class ProtocolFactory(InboundFactory, Protocol):
     """What it takes of a factory to live and to end."""
 
     # Who is to be pinged, and who has not answered our Close.
-    _pings: Deadlines[Any]
-    _closings: Deadlines[Any]
-    _all_deadlines: tuple[Deadlines[Any], ...]
+    _pings: TimeoutQueue[Any]
+    _closings: TimeoutQueue[Any]
+    _all_deadlines: tuple[TimeoutQueue[Any], ...]
 
     def _make_bucket(self) -> TokenBucket:
         """Make what a peer's rate is counted with."""

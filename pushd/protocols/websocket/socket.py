@@ -13,7 +13,12 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pushd.access.closing import NORMAL, Closing
 from pushd.protocols.websocket.sent import Sent
-from pushd.protocols.websocket.subscriber import V1, Feed, FrameWriter, JsonFeed
+from pushd.protocols.websocket.subscriber import (
+    V1,
+    FrameWriter,
+    JsonWebSocketSubscriber,
+    WebSocketSubscriber,
+)
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, check_topic
 
@@ -25,7 +30,7 @@ _INBOX_BYTES = 1 << 20
 _PATIENCE = 100
 
 # What all have until they listen to something: never changed, only replaced.
-_NO_FEEDS: dict[str, Feed] = {}
+_NO_FEEDS: dict[str, WebSocketSubscriber] = {}
 
 
 class Wire(FrameWriter, Protocol):
@@ -132,7 +137,7 @@ class WebSocket:
         self._hub = hub
         self._feeds = _NO_FEEDS
         # Those that have more to send than there was room for, in the order in which they asked.
-        self._waiting_feeds: dict[Feed, None] = {}
+        self._waiting_feeds: dict[WebSocketSubscriber, None] = {}
         self._capacity = inbox
         self._state = _State.OFFERED
         self._subprotocol: str | None = None
@@ -277,7 +282,7 @@ class WebSocket:
             return succeed(False)
         if not self._feeds:
             self._feeds = {}
-        feed = (JsonFeed if self._subprotocol == V1 else Feed)(self)
+        feed = (JsonWebSocketSubscriber if self._subprotocol == V1 else WebSocketSubscriber)(self)
         self._feeds[topic] = feed
         feed.start(self._hub, topic, id)
         return feed.begun
@@ -346,13 +351,13 @@ class WebSocket:
         assert self._wire is not None
         return self._wire
 
-    def has_room_for(self, feed: Feed) -> bool:
+    def has_room_for(self, feed: WebSocketSubscriber) -> bool:
         """Whether the connection can take more just now; if not, the feed is told when it can."""
         if self.is_writing_paused:
             self._waiting_feeds[feed] = None
         return not self.is_writing_paused
 
-    def keeps_up(self, feed: Feed) -> bool:
+    def keeps_up(self, feed: WebSocketSubscriber) -> bool:
         """Whether no more waits for the peer than may; if not, the feed is told when it is less."""
         if not self.is_writing_paused or not self.wire.is_full():
             return True

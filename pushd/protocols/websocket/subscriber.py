@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 
-from pushd.access.closing import BEGIN_ANEW, TRY_AGAIN_LATER, Closing
+from pushd.access.closing import HISTORY_GAP, TRY_AGAIN_LATER, Closing
 from pushd.access.counters import Traffic
 from pushd.protocols.http.response import to_json
 from pushd.protocols.websocket.frames import message
-from pushd.topics.fanout import Batch, Form, Part, Send
+from pushd.topics.fanout import Batch, DirectWrite, Form, Send
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription
@@ -54,17 +54,17 @@ class Socket(Protocol):
     def is_writing_paused(self) -> bool:
         """Whether the connection has enough to do just now."""
 
-    def has_room_for(self, feed: Feed) -> bool:
-        """Whether the connection can take more just now; if not, ``Feed.resume`` is called."""
+    def has_room_for(self, feed: WebSocketSubscriber) -> bool:
+        """Whether the connection can take more now; if not, ``feed.resume`` is called later."""
 
-    def keeps_up(self, feed: Feed) -> bool:
-        """Whether it can take what comes anyway; if not, ``Feed.resume`` is called."""
+    def keeps_up(self, feed: WebSocketSubscriber) -> bool:
+        """Whether it can take what comes anyway; if not, ``feed.resume`` is called later."""
 
     def close_with(self, closing: Closing) -> Any:
         """Close the conversation."""
 
 
-class Feed:
+class WebSocketSubscriber:
     """One topic on one WebSocket: each publication is a frame that holds its data, no more."""
 
     __slots__ = (
@@ -140,12 +140,12 @@ class Feed:
         """Whether the connection can take what is published now."""
         return not self._socket.is_writing_paused or self._socket.keeps_up(self)
 
-    def part(self) -> Part | None:
+    def part(self) -> DirectWrite | None:
         """How the connection takes what is published, where nothing waits before its socket."""
         if self._stopped:
             return None
         send = self._socket.wire.sender
-        return None if send is None else Part(self._form, send, self._write, self._traffic)
+        return None if send is None else DirectWrite(self._form, send, self._write, self._traffic)
 
     def step_out(self) -> None:
         """Note that something waits before the socket."""
@@ -154,10 +154,10 @@ class Feed:
 
     def lost_track(self) -> None:
         """Close, so that the client begins anew and is told what it missed."""
-        self._socket.close_with(BEGIN_ANEW if self.keeps_up() else TRY_AGAIN_LATER)
+        self._socket.close_with(HISTORY_GAP if self.keeps_up() else TRY_AGAIN_LATER)
 
 
-class JsonFeed(Feed):
+class JsonWebSocketSubscriber(WebSocketSubscriber):
     """One topic on one WebSocket that speaks ``pushd.v1``."""
 
     __slots__ = ()

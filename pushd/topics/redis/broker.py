@@ -5,7 +5,7 @@ tells all nodes that follow the topic. What must not go wrong, and why it does n
 
 * *Told while not listening.* Every topic that is followed is subscribed to first and read after
   Redis has confirmed that: what is published before the read is in the history, what is published
-  after it comes by itself, and what is both has an offset that was given already (``Followed``).
+  after it comes by itself, and what is both has an offset given already (``TopicReplica``).
 * *Out of step.* News and answers come over two connections, so either may be early. Nothing is
   given to the hub but the offset that is next. A higher one shows a gap, which is read at once.
 * *A connection is lost*, or cut by Redis because this node reads too slowly. Then the session ends,
@@ -32,9 +32,9 @@ from pushd.topics.history import Retention
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.redis.commands import Store
 from pushd.topics.redis.follower import Follower
-from pushd.topics.redis.reconnect import Link, Session
-from pushd.topics.redis.replica import Followed, Patience, Waiters, wake
-from pushd.topics.redis.scripts import Away, Refused
+from pushd.topics.redis.reconnect import Reconnector, Session
+from pushd.topics.redis.replica import Patience, TopicReplica, Waiters, wake
+from pushd.topics.redis.scripts import RedisError, RedisUnavailable
 
 # Opens a session; see ``redis_session.open_session``.
 Opener = Callable[[Callable[[bytes, bytes], None], Callable[[str], object]], Deferred[Any]]
@@ -66,7 +66,7 @@ class RedisBroker:
         #: How many publications this node has taken.
         self.published = 0
         self._name = name
-        self._link = Link(
+        self._link = Reconnector(
             reactor,
             partial(open_session, self._notice),
             name=name,
@@ -125,7 +125,7 @@ class RedisBroker:
 
     def follow(self, topic: str) -> None:
         """Have what is published to this topic."""
-        self._follower.follow(Followed(topic, self._deliver, self._missed))
+        self._follower.follow(TopicReplica(topic, self._deliver, self._missed))
 
     def unfollow(self, topic: str) -> None:
         """Have no more of it."""
@@ -166,9 +166,9 @@ class RedisBroker:
                 continue
             try:
                 return await self._store.read(session, topic, after, limit)
-            except Away:
+            except RedisUnavailable:
                 pass  # the next session will tell
-            except Refused as error:
+            except RedisError as error:
                 raise Unavailable(f"Redis at {self._name}: {error}") from None
 
     async def _wait(self, waiters: Waiters) -> None:
@@ -182,7 +182,7 @@ class RedisBroker:
             raise Unavailable(self.fault())
         try:
             return await question(self._link.session)
-        except (Away, Refused) as error:
+        except (RedisUnavailable, RedisError) as error:
             raise Unavailable(f"Redis at {self._name}: {error}") from None
 
     def _published(self, ids: list[Id]) -> list[Id]:
@@ -190,11 +190,11 @@ class RedisBroker:
         return ids
 
     def _not_published(self, failure: Failure, session: Session) -> Any:
-        if failure.check(Away):
+        if failure.check(RedisUnavailable):
             raise Unavailable(
                 f"Redis at {self._name} was lost before it answered: published or not, nobody knows"
             )
-        if failure.check(Refused):
+        if failure.check(RedisError):
             if "READONLY" in str(failure.value):
                 self._link.leave(session, "it has become a read-only replica")
             raise Unavailable(f"Redis at {self._name} refuses: {failure.getErrorMessage()}")

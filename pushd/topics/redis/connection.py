@@ -26,7 +26,7 @@ from txredisapi import (
 )
 
 from pushd.topics.redis.address import RedisAddress
-from pushd.topics.redis.scripts import ALL, Away, Refused, Unsuitable
+from pushd.topics.redis.scripts import ALL, RedisError, RedisMisconfigured, RedisUnavailable
 
 
 class Commands(HiredisProtocol):
@@ -46,7 +46,7 @@ class Commands(HiredisProtocol):
         try:
             asked: Deferred[Any] = self.execute_command(*args)
         except LibraryConnectionError:
-            return fail(Away(self.reason))
+            return fail(RedisUnavailable(self.reason))
         return asked.addErrback(self._translate)
 
     def abandon(self) -> None:
@@ -71,9 +71,9 @@ class Commands(HiredisProtocol):
 
     def _translate(self, failure: Failure) -> Any:
         if failure.check(ResponseError):
-            raise Refused(" ".join(str(failure.value).split()))
+            raise RedisError(" ".join(str(failure.value).split()))
         if failure.check(LibraryConnectionError):
-            raise Away(self.reason)
+            raise RedisUnavailable(self.reason)
         return failure
 
 
@@ -106,7 +106,7 @@ async def connect(endpoint: IStreamClientEndpoint, connection: Commands) -> None
     try:
         await endpoint.connect(_Once(connection))
     except Exception as error:
-        raise Away(" ".join(str(error).split()) or type(error).__name__) from None
+        raise RedisUnavailable(" ".join(str(error).split()) or type(error).__name__) from None
 
 
 def ignore() -> None:
@@ -143,11 +143,11 @@ async def greet(
             user = () if address.user is None else (address.user,)
             await connection.ask("AUTH", *user, address.password)
         said: bytes = await connection.ask("INFO")
-    except Refused as error:
+    except RedisError as error:
         raise _explain(str(error)) from None
-    except Away:
+    except RedisUnavailable:
         if connection.garbled:
-            raise Unsuitable("this is no Redis: it speaks another language") from None
+            raise RedisMisconfigured("this is no Redis: it speaks another language") from None
         raise
     lines = said.decode("latin-1").splitlines()
     return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}
@@ -158,18 +158,18 @@ async def prepare(connection: Commands, address: RedisAddress, server: dict[str,
     version = server.get("redis_version", "")
     numbers = tuple(int(number) for number in version.split(".")[:2] if number.isdigit())
     if "run_id" not in server or numbers < _LEAST_VERSION:
-        raise Unsuitable(f"this is Redis {version or '?'}: 6.2 or newer is needed")
+        raise RedisMisconfigured(f"this is Redis {version or '?'}: 6.2 or newer is needed")
     if server.get("redis_mode") == "cluster":
-        raise Unsuitable("this is a Redis Cluster: one Redis, or Sentinel, is needed")
+        raise RedisMisconfigured("this is a Redis Cluster: one Redis, or Sentinel, is needed")
     if server.get("loading") != "0":
-        raise Away("it is still loading its data")
+        raise RedisUnavailable("it is still loading its data")
     if server.get("role") != "master":
-        raise Away("it is a read-only replica")
+        raise RedisUnavailable("it is a read-only replica")
     try:
         await connection.ask("SELECT", address.db)
         for script in ALL:
             await connection.ask("SCRIPT", "LOAD", script.source)
-    except Refused as error:
+    except RedisError as error:
         raise _explain(str(error)) from None
 
 
@@ -189,16 +189,16 @@ async def _ask_sentinels(reactor: Any, address: RedisAddress) -> tuple[str, int]
             sentinel.abandon()
         if found is not None:
             return found[0].decode(), int(found[1])
-    raise Away(f"no Sentinel knows the master {address.service}{said}")
+    raise RedisUnavailable(f"no Sentinel knows the master {address.service}{said}")
 
 
 def _explain(error: str) -> Exception:
     """What an error means that a server has greeted us with."""
     code = error.partition(" ")[0]
     if code in ("LOADING", "MASTERDOWN", "BUSY", "OOM", "READONLY", "MISCONF"):
-        return Away(error)
+        return RedisUnavailable(error)
     if code == "WRONGPASS" or "invalid password" in error:
-        return Unsuitable("wrong user or password")
+        return RedisMisconfigured("wrong user or password")
     if code == "NOAUTH":
-        return Unsuitable("it wants a password")
-    return Unsuitable(error)
+        return RedisMisconfigured("it wants a password")
+    return RedisMisconfigured(error)

@@ -10,11 +10,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from pushd.schedule.timeouts import Deadlines
+from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.redis.commands import Store
-from pushd.topics.redis.reconnect import Link, Session
-from pushd.topics.redis.replica import Followed, wake
-from pushd.topics.redis.scripts import HOLD, Away, Refused, read_notice
+from pushd.topics.redis.reconnect import Reconnector, Session
+from pushd.topics.redis.replica import TopicReplica, wake
+from pushd.topics.redis.scripts import HOLD, RedisError, RedisUnavailable, read_notice
 
 # How many topics catch up at once, and how much of the past each reads at once, in bytes.
 _WORKERS = 64
@@ -39,33 +39,35 @@ class Follower:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, link: Link, store: Store, *, name: str) -> None:
+    def __init__(self, reactor: Any, link: Reconnector, store: Store, *, name: str) -> None:
         self._reactor = reactor
         self._link = link
         self._store = store
         self._name = name
-        self._followed: dict[bytes, Followed] = {}
+        self._followed: dict[bytes, TopicReplica] = {}
         # Those that are to catch up, and those to try again in a moment.
-        self._queue: OrderedDict[Followed, None] = OrderedDict()
-        self._again: Deadlines[Followed] = Deadlines(reactor, length=_AGAIN, expired=self._enqueue)
+        self._queue: OrderedDict[TopicReplica, None] = OrderedDict()
+        self._again: TimeoutQueue[TopicReplica] = TimeoutQueue(
+            reactor, length=_AGAIN, expired=self._enqueue
+        )
         self._workers = 0
         # When the next refusal may be logged.
         self._silent_until = 0.0
         self._touching: IDelayedCall | None = None
 
-    def __iter__(self) -> Iterator[Followed]:
+    def __iter__(self) -> Iterator[TopicReplica]:
         return iter(self._followed.values())
 
-    def find(self, topic: str) -> Followed | None:
+    def find(self, topic: str) -> TopicReplica | None:
         """A topic that is followed, or None."""
         return self._followed.get(self._store.channel(topic))
 
-    def follow(self, followed: Followed) -> None:
+    def follow(self, followed: TopicReplica) -> None:
         """Have what is published to this topic."""
         self._followed[self._store.channel(followed.topic)] = followed
         self._enqueue(followed)
 
-    def unfollow(self, topic: str) -> Followed:
+    def unfollow(self, topic: str) -> TopicReplica:
         """Have no more of it; gives what was followed."""
         channel = self._store.channel(topic)
         followed = self._followed.pop(channel)
@@ -107,7 +109,7 @@ class Follower:
         if not followed.take(publication):
             self._enqueue(followed)
 
-    def _enqueue(self, followed: Followed) -> None:
+    def _enqueue(self, followed: TopicReplica) -> None:
         """Let a topic catch up, as soon as it is its turn."""
         self._queue[followed] = None
         self._hire()
@@ -124,9 +126,9 @@ class Follower:
                 followed, _ = self._queue.popitem(last=False)
                 try:
                     await self._catch_up(session, followed)
-                except Away:
+                except RedisUnavailable:
                     return
-                except Refused as error:
+                except RedisError as error:
                     self._complain(followed, error)
                     if self._is_followed(followed):
                         self._again.start(followed)
@@ -134,7 +136,7 @@ class Follower:
             self._workers -= 1
             self._hire()
 
-    def _complain(self, followed: Followed, error: Refused) -> None:
+    def _complain(self, followed: TopicReplica, error: RedisError) -> None:
         # A full Redis refuses all topics that are new, each of them every second.
         now = self._reactor.seconds()
         if now >= self._silent_until:
@@ -147,7 +149,7 @@ class Follower:
                 error=str(error),
             )
 
-    async def _catch_up(self, session: Session, followed: Followed) -> None:
+    async def _catch_up(self, session: Session, followed: TopicReplica) -> None:
         if not followed.subscribed:
             await session.subscribe(self._store.channel(followed.topic))
             if self._link.session is not session or not self._is_followed(followed):
@@ -161,7 +163,7 @@ class Follower:
             # Only now: who reads before we have might hear less than we take for given.
             wake(followed.waiters)
 
-    def _is_followed(self, followed: Followed) -> bool:
+    def _is_followed(self, followed: TopicReplica) -> bool:
         return self.find(followed.topic) is followed
 
     def _touch_all(self) -> None:
@@ -176,7 +178,7 @@ class Follower:
             some = topics[start : start + _TOUCHED]
             try:
                 ids = await self._store.touch(session, [followed.topic for followed in some])
-            except (Away, Refused):
+            except (RedisUnavailable, RedisError):
                 return
             for followed, id in zip(some, ids, strict=True):
                 if followed.live and id != str(followed.position) and self._is_followed(followed):

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushd.topics.redis.scripts import Away, Script, Unsuitable
+from pushd.topics.redis.scripts import RedisMisconfigured, RedisUnavailable, Script
 
 _backoff = backoffPolicy(initialDelay=0.1, maxDelay=5.0, factor=1.6)
 
@@ -38,7 +38,7 @@ class Session(Protocol):
         """End it, without a word to ``lost``."""
 
 
-class Link:
+class Reconnector:
     """Keeps a session open: tries again, less and less often, whenever there is none.
 
     :param reactor: where time comes from, and when to begin.
@@ -121,7 +121,7 @@ class Link:
     def _not_opened(self, failure: Failure) -> None:
         if self.stopped:
             return
-        if failure.check(Away, Unsuitable) is None:
+        if failure.check(RedisUnavailable, RedisMisconfigured) is None:
             self.failed(failure)
         self._retry(failure.getErrorMessage())
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from pushd.schedule.timeouts import Deadlines
+from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.broker import Unavailable
 from pushd.topics.publication import Id, Publication, Replay
 
@@ -17,7 +17,7 @@ _MAX_WAITING = 1000
 _MAX_BYTES = 4 << 20
 
 
-class Followed:
+class TopicReplica:
     """What the hub has been given of a topic, and what it lacks.
 
     A topic is *live* when all that was published, as far as this node can know, has been given.
@@ -142,7 +142,7 @@ class Patience:
 
     def __init__(self, clock: IReactorTime, fault: Callable[[], str | None]) -> None:
         self._fault = fault
-        self._deadlines: Deadlines[Deferred[None]] = Deadlines(
+        self._deadlines: TimeoutQueue[Deferred[None]] = TimeoutQueue(
             clock, length=_PATIENCE, expired=self._give_up
         )
 

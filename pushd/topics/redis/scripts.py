@@ -166,15 +166,15 @@ return ids
 """
 
 
-class Away(Exception):
+class RedisUnavailable(Exception):
     """The Redis can't be talked to just now."""
 
 
-class Unsuitable(Exception):
+class RedisMisconfigured(Exception):
     """The Redis can't be talked to until somebody changes it, or the address."""
 
 
-class Refused(Exception):
+class RedisError(Exception):
     """The Redis has answered with an error, and done nothing."""
 
 

@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.connection import Commands, Listener, find, greet, ignore, prepare
-from pushd.topics.redis.scripts import Away, Refused, Script, Unsuitable
+from pushd.topics.redis.scripts import RedisError, RedisMisconfigured, RedisUnavailable, Script
 
 # How long a server may take to greet, in seconds; how often it is pinged; and for how many beats it
 # may owe an answer. Not seconds: when this process has been held up, the answer is here by then,
@@ -73,7 +73,7 @@ class Session:
 
     def _call_whole(self, failure: Failure, script: Script, rest: tuple[Any, ...]) -> Any:
         # It was there when the session began; somebody has said SCRIPT FLUSH.
-        if failure.check(Refused) and str(failure.value).startswith("NOSCRIPT"):
+        if failure.check(RedisError) and str(failure.value).startswith("NOSCRIPT"):
             return self._commands.ask("EVAL", script.source, *rest)
         return failure
 
@@ -133,7 +133,7 @@ async def _open(
         server = await greet(endpoint, commands, address)
         await prepare(commands, address, server)
         if (await greet(endpoint, listener, address))["run_id"] != server["run_id"]:
-            raise Away("another server has just taken its place")
+            raise RedisUnavailable("another server has just taken its place")
     except BaseException:
         commands.abandon()
         listener.abandon()
@@ -152,7 +152,7 @@ def _forget(_: Failure) -> None:
 
 
 def _timed_out(_: object, timeout: float) -> NoReturn:
-    raise Away(f"it has not answered for {timeout:g} seconds")
+    raise RedisUnavailable(f"it has not answered for {timeout:g} seconds")
 
 
 # How long to wait for something to happen before the clock is looked at, in seconds.
@@ -180,4 +180,4 @@ def probe(address: RedisAddress) -> str | None:
 
 
 def _explain(failure: Failure) -> str | None:
-    return failure.getErrorMessage() if failure.check(Unsuitable) else None
+    return failure.getErrorMessage() if failure.check(RedisMisconfigured) else None

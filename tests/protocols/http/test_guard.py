@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.origins import Origins
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.guard import control_guard, public_guard
-from pushd.protocols.http.headers import Fields
+from pushd.protocols.http.headers import RequestHeaders
 from pushd.testing.daemon import Answer, Daemon
 from pushd.views.request import Request, accept_websocket
 
@@ -68,7 +68,7 @@ class GuardTestCase(SynchronousTestCase):
         self.assertEqual(answer.headers["X-Content-Type-Options"], "nosniff")
 
     def count(self, reason: str) -> float:
-        """How many were refused for a reason, as the control door tells it."""
+        """How many were refused for a reason, as the control port tells it."""
         answer = self.daemon.request("GET", "/metrics", control=True)
         assert answer is not None
         for line in answer.text.splitlines():
@@ -79,10 +79,10 @@ class GuardTestCase(SynchronousTestCase):
 
 
 class HostTests(GuardTestCase):
-    """One Host, at both doors (RFC 9112 §3.2)."""
+    """One Host, at both ports (RFC 9112 §3.2)."""
 
     def test_one(self) -> None:
-        """Any host that can be one will do at the public door."""
+        """Any host that can be one will do at the public port."""
         for host in (
             "localhost",
             "example.com:8080",
@@ -149,7 +149,7 @@ class HostTests(GuardTestCase):
 
 
 class OriginTests(GuardTestCase):
-    """Pages that ask for a WebSocket at the public door."""
+    """Pages that ask for a WebSocket at the public port."""
 
     def connect(self, origin: str | None, **headers: str) -> Answer | None:
         """Ask for a WebSocket from a page; None for one that was opened."""
@@ -252,7 +252,7 @@ class OriginTests(GuardTestCase):
 
 
 class ControlTests(GuardTestCase):
-    """The control door, which pages of all sites can reach through their visitors' browsers."""
+    """The control port, which pages of all sites can reach through their visitors' browsers."""
 
     def test_own(self) -> None:
         """Who calls it by its address, or localhost, and is no page may ask."""
@@ -305,7 +305,7 @@ class OtherAddressTests(SynchronousTestCase):
 
     def request(self, address: object, **headers: str) -> SimpleNamespace:
         """Make a request that came in at an address."""
-        fields = Fields({name: [value] for name, value in headers.items()})
+        fields = RequestHeaders({name: [value] for name, value in headers.items()})
 
         def header(name: bytes) -> str | None:
             values = list(fields.getRawHeaders(name, []))
@@ -322,7 +322,7 @@ class OtherAddressTests(SynchronousTestCase):
         )
 
     def status(self, address: object, **headers: str) -> int:
-        """What the control door says, 200 for nothing."""
+        """What the control port says, 200 for nothing."""
         answer = control_guard(self.request(address, **headers))
         return 200 if answer is None else answer.status
 
@@ -354,7 +354,7 @@ class OtherAddressTests(SynchronousTestCase):
             self.assertEqual(self.status(address, host="localhost", origin="null"), 403)
 
     def test_public(self) -> None:
-        """The public door asks nobody's address, only whose page it is."""
+        """The public port asks nobody's address, only whose page it is."""
         guard = public_guard(Origins())
         asked = {"host": "[2001:db8::1]:8080", "upgrade": "websocket"}
         address = UNIXAddress(None)

@@ -10,7 +10,7 @@ from pickle import dumps, loads
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
-from pushd.protocols.http.headers import Fields, read_head
+from pushd.protocols.http.headers import RequestHeaders, read_head
 from tests.peer import request
 
 
@@ -19,7 +19,7 @@ class FieldsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Have one header twice, and one once."""
-        self.fields = Fields({"host": ["a"], "x-twice": ["b", "c\x80"]})
+        self.fields = RequestHeaders({"host": ["a"], "x-twice": ["b", "c\x80"]})
 
     def test_values(self) -> None:
         """All values of a header stand in their order; there may be none."""
@@ -47,9 +47,9 @@ class FoldTests(SynchronousTestCase):
 
     LINES = b"Host: a\r\nX-Odd:  1\r\ncookie: b\r\nCookie: c"
 
-    def read(self) -> Fields:
+    def read(self) -> RequestHeaders:
         """Read some lines."""
-        fields = Fields.of(self.LINES)
+        fields = RequestHeaders.of(self.LINES)
         assert fields is not None
         return fields
 
@@ -75,11 +75,11 @@ class FoldTests(SynchronousTestCase):
         fields = self.read()
         self.assertIn(fields.raw, gc.get_referents(fields))
         fields.fold()
-        self.assertCountEqual(gc.get_referents(fields), [Fields, self.LINES, None])
+        self.assertCountEqual(gc.get_referents(fields), [RequestHeaders, self.LINES, None])
 
     def test_changed(self) -> None:
         """What was changed since they came is not lost by it."""
-        changes: list[Callable[[Fields], object]] = [
+        changes: list[Callable[[RequestHeaders], object]] = [
             lambda fields: fields.setRawHeaders(b"Host", [b"z"]),
             lambda fields: fields.addRawHeader(b"X-New", b"z"),
             lambda fields: fields.removeHeader(b"Cookie"),
@@ -102,10 +102,10 @@ class FoldTests(SynchronousTestCase):
 
     def test_given(self) -> None:
         """Those that did not come as lines stay as they are."""
-        fields = Fields({"host": ["a"]})
+        fields = RequestHeaders({"host": ["a"]})
         fields.fold()
         self.assertEqual(fields.raw, {b"Host": [b"a"]})
-        self.assertEqual(Fields().raw, {})
+        self.assertEqual(RequestHeaders().raw, {})
 
 
 class HeadTests(SynchronousTestCase):

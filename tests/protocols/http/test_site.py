@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pushd.protocols.http.channel import Premises
-from pushd.protocols.http.site import Door
+from pushd.protocols.http.site import PushdSite
 from pushd.protocols.http.strict import Refusing
 from pushd.testing.daemon import Daemon
 from tests.channel_case import GET, ChannelTestCase
@@ -24,7 +24,7 @@ class DoorTests(ChannelTestCase):
     def test_premises(self) -> None:
         """A door is all that a connection needs of one."""
         door: object = self.daemon.clock.tcpServers[0][1]
-        assert isinstance(door, Door)
+        assert isinstance(door, PushdSite)
         premises: Premises = door
         for name in (*Premises.__annotations__, *Refusing.__annotations__):
             self.assertTrue(hasattr(premises, name), name)

@@ -6,8 +6,8 @@ from base64 import b64encode
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.protocols.http.headers import Fields, asks_for_websocket
-from pushd.protocols.websocket.handshake import Handshake, Refused, opening, read_handshake
+from pushd.protocols.http.headers import RequestHeaders, asks_for_websocket
+from pushd.protocols.websocket.handshake import Handshake, HandshakeRefused, opening, read_handshake
 from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, accept_websocket
 from tests.peer import ACCEPT, KEY, TEXT, Peer, frame, handshake, request
@@ -100,7 +100,7 @@ class HeaderTests(HandshakeTestCase):
         self.assertEqual(peer.head.split(" ")[1], "400")
         self.assertEqual(self.asked, [])
         for hosts in ([], ["a", "a"], ["a", "b"]):
-            with self.assertRaises(Refused) as raised:
+            with self.assertRaises(HandshakeRefused) as raised:
                 self.read(host=hosts)
             self.assertEqual(raised.exception.status, 400)
             self.assertIn("one Host", raised.exception.reason)
@@ -232,7 +232,7 @@ class HeaderTests(HandshakeTestCase):
         peer = self.shake(ours, ours)
         self.assertEqual(peer.head.split(" ")[1][0], "4")
         self.assertEqual(self.asked, [])
-        with self.assertRaises(Refused) as raised:
+        with self.assertRaises(HandshakeRefused) as raised:
             self.read(origin=["http://a", "http://a"])
         self.assertEqual(raised.exception.status, 400)
         self.assertIn("one Origin", raised.exception.reason)
@@ -262,7 +262,7 @@ class HeaderTests(HandshakeTestCase):
             "sec-websocket-key": [KEY],
             "sec-websocket-version": ["13"],
         }
-        return read_handshake(b"GET", b"HTTP/1.1", Fields(headers | changed))
+        return read_handshake(b"GET", b"HTTP/1.1", RequestHeaders(headers | changed))
 
 
 class SubprotocolTests(HandshakeTestCase):
@@ -310,7 +310,7 @@ class SubprotocolTests(HandshakeTestCase):
 class ReadTests(SynchronousTestCase):
     def test_values(self) -> None:
         """What is read of a handshake is its key, its subprotocols and its extensions."""
-        headers = Fields(
+        headers = RequestHeaders(
             {
                 "host": ["localhost"],
                 "connection": ["upgrade"],
@@ -327,13 +327,13 @@ class ReadTests(SynchronousTestCase):
 
     def test_asks(self) -> None:
         """Only who names it asks for a WebSocket."""
-        self.assertFalse(asks_for_websocket(Fields()))
-        self.assertFalse(asks_for_websocket(Fields({"upgrade": ["h2c"]})))
-        self.assertTrue(asks_for_websocket(Fields({"upgrade": ["h2c", "WebSocket"]})))
+        self.assertFalse(asks_for_websocket(RequestHeaders()))
+        self.assertFalse(asks_for_websocket(RequestHeaders({"upgrade": ["h2c"]})))
+        self.assertTrue(asks_for_websocket(RequestHeaders({"upgrade": ["h2c", "WebSocket"]})))
 
     def test_refusal(self) -> None:
         """A refusal carries its answer, and reads as its reason."""
-        refused = Refused(400, "no")
+        refused = HandshakeRefused(400, "no")
         self.assertEqual((refused.status, refused.reason, str(refused)), (400, "no", "no"))
 
 

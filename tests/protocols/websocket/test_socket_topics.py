@@ -8,9 +8,9 @@ from typing import Any
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import capturedLogs
 
-from pushd.access.closing import BEGIN_ANEW, TRY_AGAIN_LATER
+from pushd.access.closing import HISTORY_GAP, TRY_AGAIN_LATER
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.protocols.websocket.subscriber import Feed
+from pushd.protocols.websocket.subscriber import WebSocketSubscriber
 from pushd.testing.daemon import Browser
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import PATIENCE
@@ -61,7 +61,7 @@ class SubscribeTests(TopicTestCase):
         self.successResultOf(websocket.send("after"))
         self.assertEqual(sent, [])
         self.daemon.settle()
-        self.assertEqual((browser.messages, browser.closing), ([], BEGIN_ANEW))
+        self.assertEqual((browser.messages, browser.closing), ([], HISTORY_GAP))
 
     def test_no_room_to_begin(self) -> None:
         """One whose buffer is full when it subscribes is closed, and nobody complains."""
@@ -201,8 +201,8 @@ class SubscribeTests(TopicTestCase):
         for number in range(100):
             id = self.publish(f"idle/{number}", "x")
             self.subscribe(websocket, f"idle/{number}", f"{id.partition(':')[0]}:0")
-        asked: list[Feed] = []
-        self.patch(Feed, "resume", asked.append)
+        asked: list[WebSocketSubscriber] = []
+        self.patch(WebSocketSubscriber, "resume", asked.append)
         websocket.writing_paused()
         websocket.writing_resumed()
         self.assertEqual(asked, [])

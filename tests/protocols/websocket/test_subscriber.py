@@ -8,10 +8,15 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.access.closing import BEGIN_ANEW, Closing
+from pushd.access.closing import HISTORY_GAP, Closing
 from pushd.access.counters import Traffic
 from pushd.protocols.http.response import to_json
-from pushd.protocols.websocket.subscriber import Feed, JsonFeed, publication_json, subscription_json
+from pushd.protocols.websocket.subscriber import (
+    JsonWebSocketSubscriber,
+    WebSocketSubscriber,
+    publication_json,
+    subscription_json,
+)
 from pushd.topics.broker import MemoryBroker
 from pushd.topics.fanout import Send
 from pushd.topics.history import History, Retention
@@ -27,12 +32,12 @@ class Socket:
         self.closings: list[Closing] = []
         # What was left of frames that went out past this.
         self.rests: list[bytes] = []
-        self.waiting: list[Feed] = []
+        self.waiting: list[WebSocketSubscriber] = []
         self.room = 1000
         self.window_bits = 0
         self.traffic = Traffic()
         self.is_writing_paused = True
-        self.feed: Feed | None = None
+        self.feed: WebSocketSubscriber | None = None
         self.sender: Send | None = None
 
     @property
@@ -57,13 +62,13 @@ class Socket:
         if self.feed is not None and self.room == 0:
             self.feed.stop()
 
-    def has_room_for(self, feed: Feed) -> bool:
+    def has_room_for(self, feed: WebSocketSubscriber) -> bool:
         """Whether there is room."""
         if self.room <= 0:
             self.waiting.append(feed)
         return self.room > 0
 
-    def keeps_up(self, feed: Feed) -> bool:
+    def keeps_up(self, feed: WebSocketSubscriber) -> bool:
         """Whether there is room for what comes now."""
         return self.has_room_for(feed)
 
@@ -90,7 +95,7 @@ class FeedTests(SynchronousTestCase):
 
     def test_plain(self) -> None:
         """Text is a text frame, bytes are a binary one, and there is nothing else."""
-        feed = Feed(self.socket)
+        feed = WebSocketSubscriber(self.socket)
         feed.start(self.hub, "t", None)
         self.publish("é")
         self.publish(b"\xff")
@@ -100,7 +105,7 @@ class FeedTests(SynchronousTestCase):
     def test_json(self) -> None:
         """Each frame is JSON; the first says where the others begin."""
         self.publish("old")
-        feed = JsonFeed(self.socket)
+        feed = JsonWebSocketSubscriber(self.socket)
         feed.start(self.hub, "t", Id("e", 0))
         self.publish(b"\xff")
         self.assertEqual(
@@ -118,7 +123,7 @@ class FeedTests(SynchronousTestCase):
         for number in range(3):
             self.publish(str(number))
         self.socket.room = 1
-        feed = Feed(self.socket)
+        feed = WebSocketSubscriber(self.socket)
         feed.resume()
         feed.start(self.hub, "t", Id("e", 0))
         self.assertEqual(set(self.socket.waiting), {feed})
@@ -128,7 +133,7 @@ class FeedTests(SynchronousTestCase):
 
     def test_stop(self) -> None:
         """It can be stopped, also twice; nothing comes any more."""
-        feed = Feed(self.socket)
+        feed = WebSocketSubscriber(self.socket)
         feed.start(self.hub, "t", None)
         feed.stop()
         feed.stop()
@@ -141,7 +146,7 @@ class FeedTests(SynchronousTestCase):
             self.publish(str(number))
         for room in (1, 2, 3):
             self.socket.room = room
-            self.socket.feed = Feed(self.socket)
+            self.socket.feed = WebSocketSubscriber(self.socket)
             self.socket.feed.start(self.hub, "t", Id("e", 0))
             self.assertEqual(self.hub.topics(), [])
             self.assertEqual(len(self.socket.sent), room)
@@ -151,18 +156,18 @@ class FeedTests(SynchronousTestCase):
         """Who waits for the beginning of one that is stopped before it is told False."""
         self.publish("x")
         self.socket.room = 0
-        feed = Feed(self.socket)
+        feed = WebSocketSubscriber(self.socket)
         feed.start(self.hub, "t", Id("e", 0))
         self.assertNoResult(feed.begun)
         feed.stop()
         self.assertIs(self.successResultOf(feed.begun), False)
-        self.socket.feed = Feed(self.socket)
+        self.socket.feed = WebSocketSubscriber(self.socket)
         self.socket.feed.stop()
         self.assertIs(self.successResultOf(self.socket.feed.begun), False)
 
     def test_does_not_keep_up(self) -> None:
         """What comes while there is no room is read from the past once there is some."""
-        feed = Feed(self.socket)
+        feed = WebSocketSubscriber(self.socket)
         feed.start(self.hub, "t", None)
         self.socket.room = 1
         for number in range(3):
@@ -182,7 +187,7 @@ class FeedTests(SynchronousTestCase):
             taken.append(data)
             return len(data) - 1
 
-        feed = Feed(self.socket)
+        feed = WebSocketSubscriber(self.socket)
         feed.start(self.hub, "t", None)
         self.socket.sender = send
         for text in ("a", "b", "c"):
@@ -194,7 +199,7 @@ class FeedTests(SynchronousTestCase):
 
     def test_step_out(self) -> None:
         """It is asked again once something waits before the socket, and not once it is over."""
-        feed = Feed(self.socket)
+        feed = WebSocketSubscriber(self.socket)
         feed.step_out()
         self.socket.sender = len
         feed.start(self.hub, "t", None)
@@ -214,12 +219,12 @@ class FeedTests(SynchronousTestCase):
         for number in range(3):
             self.publish(str(number))
         self.socket.room = 1
-        feed = Feed(self.socket)
+        feed = WebSocketSubscriber(self.socket)
         feed.start(self.hub, "t", Id("e", 0))
         self.clock.advance(1000)
         self.socket.room = 5
         feed.resume()
-        self.assertEqual(self.socket.closings, [BEGIN_ANEW])
+        self.assertEqual(self.socket.closings, [HISTORY_GAP])
         self.assertEqual(len(self.socket.sent), 1)
 
 

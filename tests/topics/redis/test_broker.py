@@ -12,7 +12,7 @@ from pushd.topics.broker import Draft, Unavailable
 from pushd.topics.history import Retention
 from pushd.topics.publication import Id, Publication
 from pushd.topics.redis.broker import RedisBroker
-from pushd.topics.redis.scripts import Away
+from pushd.topics.redis.scripts import RedisUnavailable
 from tests.broker_contract import Node
 from tests.fake_redis import FakeRedis
 
@@ -95,7 +95,7 @@ class PublishingTests(BrokerTestCase):
 
     def test_away(self) -> None:
         """While there is no session, it says why."""
-        self.redis.trouble = Away("no route")
+        self.redis.trouble = RedisUnavailable("no route")
         self.start()
         self.assertEqual(self.why(self.broker.publish("t", "x")), "Redis at it: no route")
         self.assertEqual(self.broker.fault(), "Redis at it: no route")
@@ -235,7 +235,7 @@ class ListeningTests(BrokerTestCase):
 
     def test_patience(self) -> None:
         """Who comes while Redis is away waits for half a minute, and is not logged one by one."""
-        self.redis.trouble = Away("no route")
+        self.redis.trouble = RedisUnavailable("no route")
         node = self.start()
         listener = node.listen("t")
         replaying = self.broker.replay("nobody follows this", None, 1000)
@@ -249,7 +249,7 @@ class ListeningTests(BrokerTestCase):
 
     def test_waits(self) -> None:
         """Who asks while Redis is away is answered when it is back."""
-        self.redis.trouble = Away("no route")
+        self.redis.trouble = RedisUnavailable("no route")
         self.start()
         replaying = self.broker.replay("nobody follows this", None, 1000)
         self.redis.trouble = None
@@ -258,7 +258,7 @@ class ListeningTests(BrokerTestCase):
 
     def test_stop(self) -> None:
         """At the end nobody waits any longer."""
-        self.redis.trouble = Away("no route")
+        self.redis.trouble = RedisUnavailable("no route")
         node = self.start()
         listener = node.listen("t")
         replaying = self.broker.replay("nobody follows this", None, 1000)

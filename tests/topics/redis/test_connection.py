@@ -6,7 +6,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
 from pushd.topics.redis.address import RedisAddress
-from pushd.topics.redis.scripts import PUBLISH, Away, Refused
+from pushd.topics.redis.scripts import PUBLISH, RedisError, RedisUnavailable
 from pushd.topics.redis.session import open_session
 from tests.topics.redis.test_session import Peer, SessionTestCase
 
@@ -21,7 +21,9 @@ class ConnectionTests(SessionTestCase):
         )
         peer = Peer(self.clock.unixClients.pop())
         peer.protocol.connectionLost(Failure(ConnectionLost()))
-        self.assertIn("the connection was lost", str(self.failureResultOf(opening, Away).value))
+        self.assertIn(
+            "the connection was lost", str(self.failureResultOf(opening, RedisUnavailable).value)
+        )
 
     def test_refused(self) -> None:
         """An error is an answer."""
@@ -29,7 +31,7 @@ class ConnectionTests(SessionTestCase):
         self.answers[b"EVALSHA"] = self.answers[b"SCAN"] = lambda _: b"-OOM no\tmore\r\n"
         for calling in (session.call(PUBLISH, ["a"], []), session.command("SCAN", 0)):
             self.serve()
-            self.assertEqual(str(self.failureResultOf(calling, Refused).value), "OOM no more")
+            self.assertEqual(str(self.failureResultOf(calling, RedisError).value), "OOM no more")
 
     def test_cancelled(self) -> None:
         """Who does not wait for an answer does not take that of another."""

@@ -9,7 +9,7 @@ from twisted.python.failure import Failure
 
 from pushd.topics.redis import connection as redis_greeting
 from pushd.topics.redis.address import RedisAddress
-from pushd.topics.redis.scripts import Away, Unsuitable
+from pushd.topics.redis.scripts import RedisMisconfigured, RedisUnavailable
 from pushd.topics.redis.session import open_session
 from tests.topics.redis.test_session import INFO, SessionTestCase
 
@@ -55,10 +55,12 @@ class FindingTests(SessionTestCase):
         """When none of them knows, that is said, with what the last one said."""
         self.answers[b"SENTINEL"] = lambda _: b"*-1\r\n"
         opening = self.open("redis+sentinel://a/main")
-        self.assertEqual(self.why(opening, Away), "no Sentinel knows the master main")
+        self.assertEqual(self.why(opening, RedisUnavailable), "no Sentinel knows the master main")
         self.answers[b"SENTINEL"] = lambda _: b"-ERR oh\r\n"
         opening = self.open("redis+sentinel://a/main")
-        self.assertEqual(self.why(opening, Away), "no Sentinel knows the master main: ERR oh")
+        self.assertEqual(
+            self.why(opening, RedisUnavailable), "no Sentinel knows the master main: ERR oh"
+        )
 
     def test_sentinel_away(self) -> None:
         """A Sentinel that can't be reached is passed over."""
@@ -67,7 +69,7 @@ class FindingTests(SessionTestCase):
         self.clock.unixClients.pop()[1].clientConnectionFailed(
             None, Failure(ConnectionRefusedError())
         )
-        self.assertIn("main: Connection was refused", self.why(opening, Away))
+        self.assertIn("main: Connection was refused", self.why(opening, RedisUnavailable))
 
 
 class RefusingTests(SessionTestCase):
@@ -76,40 +78,40 @@ class RefusingTests(SessionTestCase):
     def test_unsuitable(self) -> None:
         """What is of no use until somebody changes it is told from what may come back."""
         for changes, kind, reason in [
-            ({"redis_version": "6.0.20"}, Unsuitable, "this is Redis 6.0.20: 6.2 or newer"),
-            ({"redis_version": "x"}, Unsuitable, "this is Redis x: 6.2"),
-            ({"redis_mode": "cluster"}, Unsuitable, "a Redis Cluster"),
-            ({"loading": "1"}, Away, "still loading"),
-            ({"role": "slave"}, Away, "a read-only replica"),
+            ({"redis_version": "6.0.20"}, RedisMisconfigured, "this is Redis 6.0.20: 6.2 or newer"),
+            ({"redis_version": "x"}, RedisMisconfigured, "this is Redis x: 6.2"),
+            ({"redis_mode": "cluster"}, RedisMisconfigured, "a Redis Cluster"),
+            ({"loading": "1"}, RedisUnavailable, "still loading"),
+            ({"role": "slave"}, RedisUnavailable, "a read-only replica"),
         ]:
             self.info = {**INFO, **changes}
             self.assertIn(reason, self.why(self.open(), kind))
         self.info = {}
-        self.assertIn("this is Redis ?", self.why(self.open(), Unsuitable))
+        self.assertIn("this is Redis ?", self.why(self.open(), RedisMisconfigured))
 
     def test_errors(self) -> None:
         """The errors of a server that does not want us."""
         for error, kind, reason in [
-            ("NOAUTH Authentication required.", Unsuitable, "it wants a password"),
-            ("NOPERM this user has no permissions", Unsuitable, "NOPERM this user"),
-            ("LOADING Redis is loading", Away, "LOADING Redis"),
+            ("NOAUTH Authentication required.", RedisMisconfigured, "it wants a password"),
+            ("NOPERM this user has no permissions", RedisMisconfigured, "NOPERM this user"),
+            ("LOADING Redis is loading", RedisUnavailable, "LOADING Redis"),
         ]:
             self.refuse(b"INFO", error)
             self.assertIn(reason, self.why(self.open(), kind))
         for error in ("WRONGPASS invalid username-password pair", "ERR invalid password"):
             self.refuse(b"AUTH", error)
             opening = self.open("unix://:secret@/r")
-            self.assertEqual(self.why(opening, Unsuitable), "wrong user or password")
+            self.assertEqual(self.why(opening, RedisMisconfigured), "wrong user or password")
         self.answers[b"AUTH"] = lambda _: b"-ERR AUTH called without any password configured\r\n"
         opening = self.open("unix://:secret@/r")
-        self.assertIn("without any password configured", self.why(opening, Unsuitable))
+        self.assertIn("without any password configured", self.why(opening, RedisMisconfigured))
 
     def test_database(self) -> None:
         """A database that is not there."""
         self.answers[b"SELECT"] = lambda _: b"-ERR DB index is out of range\r\n"
-        self.assertIn("out of range", self.why(self.open("unix:///r?db=99"), Unsuitable))
+        self.assertIn("out of range", self.why(self.open("unix:///r?db=99"), RedisMisconfigured))
 
     def test_no_redis(self) -> None:
         """What speaks another language is no Redis."""
         self.answers[b"INFO"] = lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n"
-        self.assertIn("no Redis", self.why(self.open(), Unsuitable))
+        self.assertIn("no Redis", self.why(self.open(), RedisMisconfigured))

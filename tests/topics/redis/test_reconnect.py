@@ -10,8 +10,8 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.topics.redis.reconnect import Link
-from pushd.topics.redis.scripts import Away, Unsuitable
+from pushd.topics.redis.reconnect import Reconnector
+from pushd.topics.redis.scripts import RedisMisconfigured, RedisUnavailable
 
 
 class Session:
@@ -34,7 +34,7 @@ class LinkTests(SynchronousTestCase):
         self.events: list[Any] = []
         self.times: list[float] = []
         self.lose: Callable[[str], object] = lambda reason: None
-        self.link = Link(
+        self.link = Reconnector(
             self.clock,
             self.open,
             name="it",
@@ -77,7 +77,7 @@ class LinkTests(SynchronousTestCase):
 
     def test_backoff(self) -> None:
         """It tries again soon, then less and less often, at least every some seconds."""
-        self.answer = lambda: fail(Away("no route"))
+        self.answer = lambda: fail(RedisUnavailable("no route"))
         self.start()
         for _ in range(6000):
             self.clock.advance(0.01)
@@ -89,11 +89,11 @@ class LinkTests(SynchronousTestCase):
 
     def test_says_what_is_new(self) -> None:
         """The log has each reason once, not once for each attempt."""
-        self.answer = lambda: fail(Away("no route"))
+        self.answer = lambda: fail(RedisUnavailable("no route"))
         with capturedLogs() as events:
             self.start()
             self.clock.pump([10] * 5)
-            self.answer = lambda: fail(Unsuitable("wrong password"))
+            self.answer = lambda: fail(RedisMisconfigured("wrong password"))
             self.clock.pump([10] * 5)
             self.answer = lambda: succeed(Session())
             self.clock.advance(10)
@@ -125,7 +125,7 @@ class LinkTests(SynchronousTestCase):
         self.events.clear()
         self.start()
         self.assertEqual((self.times, self.events), ([], []))
-        for answer in (lambda: succeed(Session()), lambda: fail(Away("no")), Deferred):
+        for answer in (lambda: succeed(Session()), lambda: fail(RedisUnavailable("no")), Deferred):
             self.setUp()
             self.answer = answer
             self.start()

@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.redis import replica as redis_topic
-from pushd.topics.redis.replica import Followed
+from pushd.topics.redis.replica import TopicReplica
 
 
 def made(offset: int, epoch: str = "e", data: str = "") -> Publication:
@@ -31,7 +31,7 @@ class FollowedTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Note what it is given."""
         self.given: list[str] = []
-        self.followed = Followed(
+        self.followed = TopicReplica(
             "t",
             lambda publication: self.given.append(str(publication.id)),
             lambda topic, last: self.given.append(f"missed up to {last}"),

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.topics.redis import connection as redis_greeting
 from pushd.topics.redis.address import RedisAddress, parse_broker
-from pushd.topics.redis.scripts import ALL, PUBLISH, Away
+from pushd.topics.redis.scripts import ALL, PUBLISH, RedisUnavailable
 from pushd.topics.redis.session import Session, open_session
 
 INFO = {
@@ -172,18 +172,18 @@ class RefusingTests(SessionTestCase):
         self.clock.unixClients.pop()[1].clientConnectionFailed(
             None, Failure(ConnectionRefusedError())
         )
-        self.assertIn("refused", self.why(opening, Away))
+        self.assertIn("refused", self.why(opening, RedisUnavailable))
         self.answers[b"INFO"] = lambda _: b""
         opening = self.open()
         self.clock.advance(9)
         self.assertNoResult(opening)
         self.clock.advance(1)
-        self.assertEqual(self.why(opening, Away), "it has not answered for 10 seconds")
+        self.assertEqual(self.why(opening, RedisUnavailable), "it has not answered for 10 seconds")
 
     def test_changes(self) -> None:
         """Two connections that end at two servers are no session."""
         self.infos = [INFO, {**INFO, "run_id": "another"}]
-        self.assertIn("another server", self.why(self.open(), Away))
+        self.assertIn("another server", self.why(self.open(), RedisUnavailable))
 
     def test_bug(self) -> None:
         """What nobody has thought of is not hidden."""
@@ -243,7 +243,7 @@ class LosingTests(SessionTestCase):
             self.assertIn("the connection was lost", self.lost[0])
             self.assertFalse([peer for peer in self.peers if peer.transport.connected])
             self.assertEqual(self.clock.getDelayedCalls(), [])
-            self.failureResultOf(session.command("PING"), Away)
+            self.failureResultOf(session.command("PING"), RedisUnavailable)
             session.unsubscribe(b"c")
 
     def test_beat(self) -> None:

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.topics.redis import session as redis_probe
 from pushd.topics.redis.address import RedisAddress
-from pushd.topics.redis.scripts import Away, Unsuitable
+from pushd.topics.redis.scripts import RedisMisconfigured, RedisUnavailable
 from pushd.topics.redis.session import probe
 
 ADDRESS = RedisAddress(path="/nobody/is/here")
@@ -48,12 +48,12 @@ class ProbeTests(SynchronousTestCase):
 
     def test_unsuitable(self) -> None:
         """One that will not do: why not."""
-        self.after_a_moment(Unsuitable("wrong password"))
+        self.after_a_moment(RedisMisconfigured("wrong password"))
         self.assertEqual(probe(ADDRESS), "wrong password")
 
     def test_away(self) -> None:
         """One that is just away may come back."""
-        self.after_a_moment(Away("no route"))
+        self.after_a_moment(RedisUnavailable("no route"))
         self.assertIsNone(probe(ADDRESS))
 
     def test_really(self) -> None:
