@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 
+from pushd.errors import RedisError, RedisUnavailable
 from pushd.topics.history import History, Retention
 from pushd.topics.publication import Id, Publication
 from pushd.topics.redis.scripts import (
@@ -15,8 +16,6 @@ from pushd.topics.redis.scripts import (
     PUBLISH,
     REPLAY,
     TOUCH,
-    RedisError,
-    RedisUnavailable,
     Script,
     channel_name,
     encode,

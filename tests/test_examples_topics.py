@@ -10,8 +10,8 @@ from twisted.internet.defer import fail
 from twisted.trial.unittest import SynchronousTestCase
 
 from examples import chat_topics
+from pushd.errors import Unavailable
 from pushd.testing.daemon import Browser, Daemon
-from pushd.topics.broker import Unavailable
 
 WEB = Path(__file__).parent.parent / "examples" / "web"
 

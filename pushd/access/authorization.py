@@ -5,19 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pushd.access.tokens import LEEWAY, BadToken, Identity, TokenKeys
-
-
-class Denied(Exception):
-    """Somebody may not do what they ask for: the HTTP status, and one line that says why.
-
-    :param error: what RFC 6750 §3.1 calls it; nothing where there was no token at all.
-    """
-
-    def __init__(self, status: int, reason: str, error: str = "") -> None:
-        super().__init__(reason)
-        self.status = status
-        self.error = error
+from pushd.access.tokens import LEEWAY, Identity, TokenKeys
+from pushd.errors import BadToken, Denied
 
 
 class Access:

@@ -144,7 +144,7 @@ class Connections:
         return emptied
 
 
-_log = Logger()
+_log = Logger(namespace="pushd.access")
 
 #: Who ended a connection.
 US, PEER = "us", "peer"

@@ -11,6 +11,7 @@ from typing import Any
 import jwt
 
 from pushd.access.keys import ALGORITHMS, Key, read_keys
+from pushd.errors import BadToken
 
 #: How far the clocks of those who make tokens may be from ours, in seconds.
 LEEWAY = 30.0
@@ -26,10 +27,6 @@ _OPTIONS: Any = {
     "verify_signature": True,
     **{f"verify_{claim}": False for claim in ("exp", "nbf", "iat", "aud", "iss", "sub", "jti")},
 }
-
-
-class BadToken(Exception):
-    """A token that says nothing: one line that says why."""
 
 
 class TokenKeys:

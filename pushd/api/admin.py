@@ -11,7 +11,8 @@ from typing import Any
 
 from pushd.access.closing import Closing
 from pushd.access.connections import Connection
-from pushd.api.resource import AsyncResource, BadRequest, PublishContext, allow
+from pushd.api.resource import AsyncResource, PublishContext, allow
+from pushd.errors import BadRequest
 from pushd.protocols.http.response import Response, json_response
 from pushd.topics.publication import Id
 from pushd.topics.scheduled import ScheduledPublication

@@ -6,11 +6,12 @@ import json
 from math import floor
 from typing import Any
 
-from pushd.access.authorization import Access, Denied
+from pushd.access.authorization import Access
 from pushd.access.closing import RATE_EXCEEDED
 from pushd.access.connections import Connections
 from pushd.access.limits import TokenBucket
 from pushd.access.tokens import Identity
+from pushd.errors import Denied
 from pushd.protocols.http.response import to_json
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.protocols.websocket.subscriber import V1

@@ -12,13 +12,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pushd.api.admin import describe, schedule_json
-from pushd.api.resource import AsyncResource, BadRequest, PublishContext, allow
+from pushd.api.resource import AsyncResource, PublishContext, allow
+from pushd.errors import BadRequest, TooManyScheduled, Unavailable
 from pushd.protocols.http.response import Response, json_response
-from pushd.topics.broker import Draft, Unavailable
+from pushd.topics.broker import Draft
 from pushd.topics.publication import Id, check_topic
-from pushd.topics.scheduled import TooMany
 
-_log = Logger()
+_log = Logger(namespace="pushd.api")
 
 # How many bytes the body of a batch may have at least, whatever --max-message is.
 _BATCH_BODY = 16 << 20
@@ -61,7 +61,7 @@ class TopicControl(AsyncResource):
             )
         except ValueError as error:
             raise BadRequest(error, str(error).split()[0]) from None
-        except TooMany as error:
+        except TooManyScheduled as error:
             raise BadRequest(error, "schedules", 503, {"Retry-After": "60"}) from None
         return json_response(202, schedule_json(push), {"Location": f"/schedules/{push.id}"})
 

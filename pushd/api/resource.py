@@ -14,22 +14,11 @@ from twisted.web.server import NOT_DONE_YET
 from pushd.access.connections import Connections
 from pushd.access.limits import Bounds
 from pushd.api.receipts import Receipts
+from pushd.errors import BadRequest, Unavailable
 from pushd.protocols.http.response import Response, json_refusal, write_response
-from pushd.topics.broker import Broker, Unavailable
+from pushd.topics.broker import Broker
 from pushd.topics.hub import Hub
 from pushd.topics.scheduled import ScheduledPublications
-
-
-class BadRequest(Exception):
-    """A request that can't be carried out: what is wrong with it, and where."""
-
-    def __init__(
-        self, error: object, where: str, status: int = 400, headers: dict[str, str] | None = None
-    ) -> None:
-        super().__init__(str(error))
-        self.where = where
-        self.status = status
-        self.headers = headers
 
 
 @dataclass(kw_only=True)

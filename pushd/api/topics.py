@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from pushd.access.authorization import Access, Denied, challenge, read_token
+from pushd.access.authorization import Access, challenge, read_token
 from pushd.access.connections import Connections, log_ended, log_opened
 from pushd.access.tokens import Identity
 from pushd.api.listener import TopicListener
@@ -19,6 +19,7 @@ from pushd.api.longpoll import LongPoll
 from pushd.api.publish import TopicPublish
 from pushd.api.resource import PublishContext
 from pushd.api.sse import KEEP_ALIVE, EventStream
+from pushd.errors import Denied
 from pushd.protocols.http.guard import is_topic
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import Response, json_refusal, write_response

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pushd.client import commands as actions
 from pushd.client.arguments import make_parser
-from pushd.client.client import PushdError, Unreachable
+from pushd.errors import PushdError, Unreachable
 
 
 def run(arguments: Sequence[str], world: actions.World) -> int:
@@ -32,7 +32,7 @@ def run(arguments: Sequence[str], world: actions.World) -> int:
         world.stdout.flush()
     except KeyboardInterrupt:
         return 130
-    except (PushdError, actions.Mistake, ValueError) as error:
+    except (PushdError, ValueError) as error:
         hint = ""
         if isinstance(error, Unreachable):
             name = "url" if given.action is actions.tail else "control"

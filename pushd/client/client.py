@@ -16,7 +16,8 @@ from threading import Event
 from typing import Any
 from urllib.parse import quote
 
-from pushd.client.http import Connect, PushdError, Refused, Remote, Unreachable, connect
+from pushd.client.http import Connect, Remote, connect
+from pushd.errors import PushdError, Refused, Unreachable
 
 # All that those who use it have to do with is had from here.
 __all__ = [

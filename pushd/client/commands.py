@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TextIO
 
 from pushd.client.client import Began, Client, Connect, Message
+from pushd.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +27,6 @@ class World:
     pause: Callable[[float], object]
 
 
-class Mistake(Exception):
-    """What can't be done as it was asked for, in one line."""
-
-
 def publish(given: Namespace, world: World) -> None:
     """Publish what is given, or what comes through a pipe."""
     data = world.stdin.read() if given.data is None else os.fsencode(given.data)
@@ -38,7 +35,7 @@ def publish(given: Namespace, world: World) -> None:
         try:
             text = data.decode()
         except UnicodeDecodeError:
-            raise Mistake("the data is not UTF-8: bytes go with --binary") from None
+            raise UsageError("the data is not UTF-8: bytes go with --binary") from None
         if given.data is None:
             text = text.removesuffix("\n").removesuffix("\r")
     said = _client(given, world, given.control).publish(
@@ -117,7 +114,7 @@ def token(given: Namespace, world: World) -> None:
     from pushd.access.tokens import check_pattern, make_token
 
     if not 0 < given.ttl <= 1e9:
-        raise Mistake(f"--ttl {given.ttl:g}: a number of seconds above 0")
+        raise UsageError(f"--ttl {given.ttl:g}: a number of seconds above 0")
     claims: dict[str, Any] = {} if given.sub is None else {"sub": given.sub}
     claims["exp"] = int(world.now() + given.ttl)
     for right in ("subscribe", "publish"):
@@ -125,7 +122,7 @@ def token(given: Namespace, world: World) -> None:
             try:
                 check_pattern(pattern)
             except ValueError as error:
-                raise Mistake(f"--{right} {pattern}: {error}") from None
+                raise UsageError(f"--{right} {pattern}: {error}") from None
         claims[right] = getattr(given, right)
     print(make_token(read_signing_key(given.key), claims), file=world.stdout)
 
@@ -142,7 +139,7 @@ def check(given: Namespace, world: World) -> None:
         options.parseOptions(given.rest)
     except SystemExit as error:
         if error.code:
-            raise Mistake(str(error.code).removeprefix("pushd: ")) from None
+            raise UsageError(str(error.code).removeprefix("pushd: ")) from None
         return
     print(write_values(OPTIONS, options.given), file=world.stdout)
 

@@ -8,28 +8,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from urllib.parse import urlencode, urlsplit
 
-
-class PushdError(Exception):
-    """What went wrong, in one line."""
-
-
-class Unreachable(PushdError):
-    """There is no pushd at this address, or it went away in the midst of an answer."""
-
-
-class Refused(PushdError):
-    """A pushd is there, and says no.
-
-    :param where: what in the request it is about, as in ``{"error": …, "where": …}``.
-    :param retry_after: seconds after which another try may be worth it; None without a word.
-    """
-
-    def __init__(self, status: int, error: str, where: str | None, retry_after: float | None):
-        super().__init__(f"{error} ({status})" if where is None else f"{where}: {error} ({status})")
-        self.status = status
-        self.where = where
-        self.retry_after = retry_after
-
+from pushd.errors import PushdError, Refused, Unreachable
 
 # Makes a connection that is not open yet: scheme, host, port and the time-out in seconds.
 Connect = Callable[[str, str, int | None, float], HTTPConnection]

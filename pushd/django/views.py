@@ -16,9 +16,9 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.module_loading import import_string
 
 from pushd.access.closing import NORMAL
+from pushd.errors import ConversationOver
 from pushd.views.inprocess import publish
 from pushd.views.request import name_of
-from pushd.views.runner import ConversationOver
 from pushd.views.threads import BlockingWebSocket
 
 __all__ = ["WebSocket", "WebSocketMiddleware", "accept_websocket", "publish", "require_websocket"]

@@ -17,7 +17,7 @@ from pushd.views.resource import LateAnswer
 # Called with an environ and start_response, it gives its answer piece by piece.
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
-_log = Logger()
+_log = Logger(namespace="pushd.gateways")
 
 # What the server alone may say of a connection (PEP 3333, RFC 9110 §7.6.1).
 _HOP_BY_HOP = frozenset(

@@ -28,7 +28,7 @@ from pushd.views.resource import ViewContext, ViewResource
 from pushd.views.routes import Match
 from pushd.views.threads import Bridge, blocking
 
-_log = Logger()
+_log = Logger(namespace="pushd.gateways")
 
 # Where the client that pushd ships is, as all other paths are the application's.
 _SHIPPED = "/pushd/"

@@ -11,11 +11,11 @@ from twisted.python.usage import UsageError
 
 from pushd import __version__
 from pushd.access.limits import Limits
+from pushd.errors import InvalidOptions
 from pushd.options.option import Option
 from pushd.options.settings import Settings, demo_views
 from pushd.options.sources import (
     Given,
-    Mistakes,
     Sources,
     describe_clash,
     parse,
@@ -84,7 +84,7 @@ class Options(UsageOptions):
         """Make the settings of what was given."""
         try:
             self.settings, self.given = self.resolve()
-        except Mistakes as mistakes:
+        except InvalidOptions as mistakes:
             raise SystemExit("\n".join(f"pushd: {line}" for line in mistakes.lines)) from None
         if self._check:
             print(write_values(OPTIONS, self.given))  # noqa: T201 - the answer to the one who asked
@@ -103,7 +103,7 @@ class Options(UsageOptions):
             mistakes += [describe_clash(clash, given) for clash in clashes]
         if mistakes:
             # One line each, whatever an exception of others had to say.
-            raise Mistakes([" ".join(mistake.split()) for mistake in mistakes])
+            raise InvalidOptions([" ".join(mistake.split()) for mistake in mistakes])
         return _make_settings(values), given
 
 

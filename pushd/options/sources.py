@@ -21,14 +21,6 @@ _HEAD = """\
 """
 
 
-class Mistakes(Exception):
-    """Options that can't be in force, one line for each mistake."""
-
-    def __init__(self, lines: Sequence[str]) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = tuple(lines)
-
-
 class Given(NamedTuple):
     """What an option was given."""
 

@@ -37,7 +37,7 @@ class Cork:
 
     __slots__ = ("_ends", "_words", "depth")
 
-    _log = Logger()
+    _log = Logger(namespace="pushd.protocols")
 
     def __init__(self) -> None:
         #: Within how many ``with`` it is: what is written is held within any.

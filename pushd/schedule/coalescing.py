@@ -40,7 +40,7 @@ class CoalescingClock:
     :param together: entered where more than one call is due.
     """
 
-    _log = Logger()
+    _log = Logger(namespace="pushd.schedule")
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.transport import DONE
 
-_log = Logger()
+_log = Logger(namespace="pushd.service")
 
 # So many more are taken at once where all that were looked for had come.
 _MORE = 20

@@ -37,7 +37,7 @@ class PushService(MultiService):
     :param farewell: how those who are here are asked to leave.
     """
 
-    _log = Logger()
+    _log = Logger(namespace="pushd.service")
 
     def __init__(
         self,

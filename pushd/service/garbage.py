@@ -51,7 +51,7 @@ class GarbageService(Service):
     :param peak: gives the most memory that the process has had, in KiB.
     """
 
-    _log = Logger()
+    _log = Logger(namespace="pushd.service")
 
     # Those that steer a collector: the last of them leaves it as the first has found it.
     _all: ClassVar[list[GarbageService]] = []

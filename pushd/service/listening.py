@@ -32,7 +32,7 @@ class PortService(Service):
     :param option: the option that asked for it, for those who must be told that it can't be.
     """
 
-    _log = Logger()
+    _log = Logger(namespace="pushd.service")
 
     def __init__(
         self, reactor: Any, endpoint: str, door: PushdSite, *, message: str, option: str

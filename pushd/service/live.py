@@ -12,9 +12,9 @@ from pushd.access.counters import Metrics
 from pushd.access.limits import Bounds
 from pushd.access.proxies import Proxies
 from pushd.api.publish import batch_body
+from pushd.errors import InvalidOptions
 from pushd.options.command_line import Options
 from pushd.options.settings import Applier, Settings
-from pushd.options.sources import Mistakes
 from pushd.options.table import OPTIONS
 from pushd.protocols.http.guard import SitePolicy, control_guard, public_guard
 from pushd.protocols.http.site import PushdSite
@@ -116,7 +116,7 @@ class Reloader:
     :param appliers: what is to be told of new settings.
     """
 
-    _log = Logger()
+    _log = Logger(namespace="pushd.service")
 
     def __init__(self, options: Options, appliers: Sequence[Applier]) -> None:
         self._options = options
@@ -127,7 +127,7 @@ class Reloader:
         """Do it, and log what came of it. Where there is any mistake, nothing changes."""
         try:
             settings, given = self._options.resolve()
-        except Mistakes as mistakes:
+        except InvalidOptions as mistakes:
             for line in mistakes.lines:
                 self._log.error("not reloaded: {mistake}", event="not_reloaded", mistake=line)
             return

@@ -25,7 +25,7 @@ class Signals(Service):
     :param install: ``signal.signal``, or what stands in for it.
     """
 
-    _log = Logger()
+    _log = Logger(namespace="pushd.service")
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Signals(Service):
             self._reload()
 
 
-_log = Logger()
+_log = Logger(namespace="pushd.service")
 
 # What all but the public port's connections take: the reactor, the log, listening ports and open
 # files; those who wait to hear that there is no place; and operators, who must get in even then.

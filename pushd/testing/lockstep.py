@@ -10,8 +10,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
+from pushd.errors import ThreadsBusy
 from pushd.views.request import Request, View
-from pushd.views.runner import ThreadsBusy
 from pushd.views.threads import blocking
 
 # How long a view may compute between two calls of its WebSocket before the test gives up, in

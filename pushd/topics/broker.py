@@ -24,16 +24,6 @@ _MAX_KEYS = 100_000
 _SLICE = 1 << 16
 
 
-class Unavailable(Exception):
-    """What keeps the topics can't be reached, or refuses: try again in ``retry_after`` seconds.
-
-    A publication that failed with this may have been made all the same, where the answer was what
-    was lost; one with an idempotency key can be repeated without a doubt.
-    """
-
-    retry_after = 5
-
-
 @dataclass(frozen=True, slots=True)
 class Draft:
     """What is to be published."""

@@ -32,7 +32,7 @@ class Hub:
     :param let_out: sees to it that what has been written until now has left.
     """
 
-    _log = Logger()
+    _log = Logger(namespace="pushd.topics")
 
     def __init__(
         self, past: Past, clock: IReactorTime, let_out: Callable[[], object] = lambda: None

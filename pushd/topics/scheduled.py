@@ -12,8 +12,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pushd.errors import TooManyScheduled, Unavailable
 from pushd.schedule.ticks import PushSchedule
-from pushd.topics.broker import Broker, Unavailable
+from pushd.topics.broker import Broker
 from pushd.topics.publication import Id
 
 # How far ahead, how often and how many of them at once.
@@ -23,10 +24,6 @@ MAX_COUNT = 1_000_000
 MAX_PUSHES = 10_000
 # How many bytes all of them hold.
 MAX_BYTES = 64 << 20
-
-
-class TooMany(Exception):
-    """There are as many timed pushes as there may be, or they hold as much."""
 
 
 @dataclass(eq=False, slots=True)
@@ -57,7 +54,7 @@ class ScheduledPublications:
     :param make_id: gives a new random name.
     """
 
-    _log = Logger()
+    _log = Logger(namespace="pushd.topics")
 
     def __init__(self, clock: IReactorTime, broker: Broker, make_id: Callable[[], str]) -> None:
         self._clock = clock
@@ -89,10 +86,10 @@ class ScheduledPublications:
         if count is not None and not (isinstance(count, int) and 1 <= count <= MAX_COUNT):
             raise ValueError(f"count is a whole number from 1 to {MAX_COUNT}")
         if len(self._pushes) >= MAX_PUSHES:
-            raise TooMany(f"there are {MAX_PUSHES} timed pushes already")
+            raise TooManyScheduled(f"there are {MAX_PUSHES} timed pushes already")
         size = getsizeof(data)
         if self.bytes + size > MAX_BYTES:
-            raise TooMany(f"timed pushes hold {self.bytes} of {MAX_BYTES} bytes already")
+            raise TooManyScheduled(f"timed pushes hold {self.bytes} of {MAX_BYTES} bytes already")
         interval = every or MAX_DELAY
         schedule = PushSchedule(self._clock, count=count or 1, interval=interval, delay=delay)
         push = ScheduledPublication(

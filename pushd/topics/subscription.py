@@ -9,9 +9,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from pushd.errors import Unavailable
 from pushd.schedule.coroutine import Task
 from pushd.schedule.timeouts import TimeoutQueue
-from pushd.topics.broker import Unavailable
 from pushd.topics.fanout import Batch, DirectWrite, FanOutGroup
 from pushd.topics.publication import Id, Replay
 

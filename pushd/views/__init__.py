@@ -1,8 +1,8 @@
 """Views: what users of pushd write, and how it is run."""
 
+from pushd.errors import Unavailable
 from pushd.protocols.http.response import Page, Response, page
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.topics.broker import Unavailable
 from pushd.views.inprocess import publish
 from pushd.views.request import (
     Request,

@@ -19,7 +19,7 @@ SILENCE = 60
 # How much of the first message is logged, in characters: who listens to strangers keeps it short.
 _LOGGED = 200
 
-_log = Logger()
+_log = Logger(namespace="pushd.views")
 
 
 @accept_websocket

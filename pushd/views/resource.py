@@ -12,11 +12,12 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pushd.access.admission import Slot
-from pushd.access.authorization import Access, Denied, challenge, read_token
+from pushd.access.authorization import Access, challenge, read_token
 from pushd.access.closing import BROKER_UNAVAILABLE, INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.connections import Connection, Connections, log_ended, log_opened
 from pushd.access.counters import Metrics
 from pushd.access.tokens import Identity
+from pushd.errors import Denied, HandshakeRefused, ThreadsBusy, Unavailable
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import (
     Response,
@@ -28,15 +29,14 @@ from pushd.protocols.http.response import (
 )
 from pushd.protocols.http.static import StaticFiles
 from pushd.protocols.websocket.factory import PushFactory
-from pushd.protocols.websocket.handshake import Handshake, HandshakeRefused, read_handshake
+from pushd.protocols.websocket.handshake import Handshake, read_handshake
 from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.topics.broker import Unavailable
 from pushd.topics.hub import Hub
 from pushd.topics.publisher import Publisher
 from pushd.views.request import Handshakes, Request, View, name_of, needs_token
 from pushd.views.routes import Match
-from pushd.views.runner import ThreadsBusy, ViewRun, ViewRunner, is_cancellation
+from pushd.views.runner import ViewRun, ViewRunner, is_cancellation
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class LateAnswer(Response):
         return Closing(1008, phrase_of(self.status)) if self.status < 500 else INTERNAL_ERROR
 
 
-_log = Logger()
+_log = Logger(namespace="pushd.views")
 
 #: What goes with a 426, on this connection only (RFC 9110 §15.5.22, §7.8).
 UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade"}

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pushd.errors import ConversationOver
 from pushd.schedule.coroutine import PATIENCE, CheapAwaitable, Task
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.views.request import Request, View, name_of
@@ -39,17 +40,6 @@ class Threads(Protocol):
         """Let go of the threads as they end."""
 
 
-class ThreadsBusy(Exception):
-    """Every thread for views that block is taken."""
-
-
-class ConversationOver(BaseException):
-    """Ends a view in a thread that goes on after the end of its conversation.
-
-    No ``except Exception`` in the view's own code stops it.
-    """
-
-
 class ViewRunner:
     """Where views run, whatever kind of function they are.
 
@@ -57,7 +47,7 @@ class ViewRunner:
     :param threads: where those run that block.
     """
 
-    _log = Logger()
+    _log = Logger(namespace="pushd.views")
 
     def __init__(self, clock: IReactorTime, threads: Threads) -> None:
         self._threads = threads
@@ -114,7 +104,7 @@ class ViewRun:
         "finished",
     )
 
-    _log = Logger()
+    _log = Logger(namespace="pushd.views")
 
     def __init__(
         self, stage: ViewRunner, view: View, request: Request, done: Callable[[Any], object]

@@ -15,11 +15,11 @@ from twisted.python.threadable import isInIOThread
 from twisted.python.threadpool import ThreadPool
 
 from pushd.access.closing import NORMAL
+from pushd.errors import ConversationOver, ThreadsBusy
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.topics.publisher import Publisher
 from pushd.topics.scheduled import ScheduledPublication
 from pushd.views.request import Request, View
-from pushd.views.runner import ConversationOver, ThreadsBusy
 
 # How often a view may look for messages and find none after the end of its conversation.
 _PATIENCE = 100

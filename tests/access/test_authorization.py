@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.access.authorization import Access, Denied
+from pushd.access.authorization import Access
 from pushd.access.tokens import TokenKeys
+from pushd.errors import Denied
 from tests.keyring import secret_keys, token
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
-from pushd.access.authorization import Denied, challenge, read_token
+from pushd.access.authorization import challenge, read_token
+from pushd.errors import Denied
 
 
 def request(*authorization: str, query: tuple[str, ...] = ()) -> Any:

@@ -9,7 +9,8 @@ import json
 from typing import Any
 
 from pushd.access.keys import Key, read_signing_key
-from pushd.access.tokens import LEEWAY, BadToken, Identity, TokenKeys, make_token, read_token_keys
+from pushd.access.tokens import LEEWAY, Identity, TokenKeys, make_token, read_token_keys
+from pushd.errors import BadToken
 from tests.keyring import (
     SECRET,
     FolderTestCase,

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, fail
 
 from pushd.api import resource as async_resource
 from pushd.api.resource import AsyncResource
-from pushd.topics.broker import Unavailable
+from pushd.errors import Unavailable
 from pushd.topics.publication import Id
 from tests.api.test_publish import PublishTestCase
 

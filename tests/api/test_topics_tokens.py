@@ -18,8 +18,8 @@ from zope.interface import implementer
 from pushd.access.closing import RATE_EXCEEDED, TOKEN_EXPIRED
 from pushd.access.origins import Origins
 from pushd.access.tokens import TokenKeys
+from pushd.errors import Unavailable
 from pushd.testing.daemon import Answer, Browser
-from pushd.topics.broker import Unavailable
 from tests.keyring import SECRET, secret_keys, sign, token
 from tests.listeners import TopicTestCase
 

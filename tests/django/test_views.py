@@ -16,8 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.limits import Limits
 from pushd.django.views import accept_websocket, publish
+from pushd.errors import ConversationOver
 from pushd.testing.daemon import Browser, Daemon
-from pushd.views.runner import ConversationOver
 from tests.django_site import MIDDLEWARE, WEBSOCKETS, clients, noted, prepare, script
 
 LOGIN_REQUIRED = "django.contrib.auth.middleware.LoginRequiredMiddleware"

@@ -16,7 +16,8 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.logger import capturedLogs
 
-from pushd.topics.broker import Draft, Unavailable
+from pushd.errors import Unavailable
+from pushd.topics.broker import Draft
 from pushd.topics.history import Retention
 from pushd.topics.publication import Id
 from pushd.topics.redis.address import parse_broker

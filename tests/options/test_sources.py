@@ -8,11 +8,11 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.errors import InvalidOptions
 from pushd.options.option import Option
 from pushd.options.sources import (
     Clash,
     Given,
-    Mistakes,
     Sources,
     describe_clash,
     parse,
@@ -146,8 +146,8 @@ class ParseTests(SynchronousTestCase):
 
     def test_mistakes(self) -> None:
         """Mistakes are lines."""
-        self.assertEqual(str(Mistakes(["a", "b"])), "a\nb")
-        self.assertEqual(Mistakes(["a", "b"]).lines, ("a", "b"))
+        self.assertEqual(str(InvalidOptions(["a", "b"])), "a\nb")
+        self.assertEqual(InvalidOptions(["a", "b"]).lines, ("a", "b"))
 
 
 class WriteTests(SynchronousTestCase):

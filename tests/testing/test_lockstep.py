@@ -12,10 +12,10 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.errors import ConversationOver, ThreadsBusy
 from pushd.testing import lockstep
 from pushd.testing.lockstep import LockstepThreads
 from pushd.views.request import Request, View
-from pushd.views.runner import ConversationOver, ThreadsBusy
 
 REQUEST = Request(method="GET", path="/", scheme="http", host="a", peer="b", clock=Clock())
 

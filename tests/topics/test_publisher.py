@@ -8,9 +8,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from pushd.access.limits import Limits
+from pushd.errors import TooManyScheduled
 from pushd.topics import scheduled as timed
 from pushd.topics.publication import Id
-from pushd.topics.scheduled import TooMany
 from pushd.views.request import Request, accept_websocket, require_websocket
 from tests.listeners import JsonSocket, TopicTestCase
 
@@ -132,7 +132,7 @@ class PublisherTests(ViewTestCase):
         self.patch(timed, "MAX_PUSHES", 0)
 
         def attempt(request: Request) -> None:
-            self.assertRaises(TooMany, request.publish, "t", "x", delay=1)
+            self.assertRaises(TooManyScheduled, request.publish, "t", "x", delay=1)
 
         for path in self.views:
             self.run_task(attempt, path)

@@ -10,17 +10,12 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.errors import TooManyScheduled, Unavailable
 from pushd.topics import scheduled as module
-from pushd.topics.broker import MemoryBroker, Unavailable
+from pushd.topics.broker import MemoryBroker
 from pushd.topics.history import History, Retention
 from pushd.topics.publication import Id
-from pushd.topics.scheduled import (
-    MAX_COUNT,
-    MAX_DELAY,
-    MIN_INTERVAL,
-    ScheduledPublications,
-    TooMany,
-)
+from pushd.topics.scheduled import MAX_COUNT, MAX_DELAY, MIN_INTERVAL, ScheduledPublications
 
 
 class Failing(Exception):
@@ -130,7 +125,7 @@ class TimedPushesTests(SynchronousTestCase):
         self.patch(module, "MAX_PUSHES", 2)
         first = self.timed.add("t", "x", delay=1)
         self.timed.add("t", "x", delay=1)
-        self.assertRaises(TooMany, self.timed.add, "t", "x", delay=1)
+        self.assertRaises(TooManyScheduled, self.timed.add, "t", "x", delay=1)
         first.cancel()
         self.timed.add("t", "x", delay=1)
         self.timed.stop()
@@ -141,7 +136,7 @@ class TimedPushesTests(SynchronousTestCase):
         first = self.timed.add("t", b"x" * 1000, every=1, count=2)
         self.timed.add("t", "x" * 1000, delay=5)
         self.assertTrue(2000 < self.timed.bytes < 3000)
-        refused = self.assertRaises(TooMany, self.timed.add, "t", b"x" * 1000, delay=1)
+        refused = self.assertRaises(TooManyScheduled, self.timed.add, "t", b"x" * 1000, delay=1)
         self.assertIn("3000 bytes", str(refused))
         self.clock.advance(1)
         self.assertNotIn(first, self.timed.all())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from pushd.topics.broker import Unavailable
+from pushd.errors import Unavailable
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.subscribers import SubscriberList
 from pushd.topics.subscription import PATIENCE, Subscription

@@ -14,9 +14,9 @@ from twisted.web.resource import Resource
 from twisted.web.static import Data
 
 from pushd.access.closing import BROKER_UNAVAILABLE, INTERNAL_ERROR, NORMAL, Closing
+from pushd.errors import Unavailable
 from pushd.protocols.http.response import Response, page
 from pushd.testing.daemon import Daemon
-from pushd.topics.broker import Unavailable
 from pushd.views.request import Request, accept_websocket, require_websocket
 from pushd.views.routes import Routes
 from tests.peer import TEXT, Peer, close_frame, frame, handshake, request, said

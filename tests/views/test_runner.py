@@ -24,19 +24,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import GOING_AWAY, INTERNAL_ERROR, NORMAL, TRY_AGAIN_LATER, Closing
 from pushd.access.limits import Limits
+from pushd.errors import ConversationOver, ThreadsBusy
 from pushd.protocols.http.channel import Channel
 from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing.daemon import Browser, Daemon
 from pushd.views.request import Request, View, accept_websocket
-from pushd.views.runner import (
-    ConversationOver,
-    ThreadsBusy,
-    ViewRun,
-    ViewRunner,
-    is_cancellation,
-    runs_on_reactor,
-)
+from pushd.views.runner import ViewRun, ViewRunner, is_cancellation, runs_on_reactor
 
 
 def warnings(events: Sequence[LogEvent]) -> list[str]:

@@ -22,12 +22,13 @@ from zope.interface import implementer
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.counters import Traffic
 from pushd.access.limits import Limits
+from pushd.errors import ConversationOver, ThreadsBusy
 from pushd.protocols.http.response import Response
 from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing.daemon import Browser, Daemon
 from pushd.views.request import Request, View, accept_websocket, require_websocket
-from pushd.views.runner import ConversationOver, ThreadsBusy, ViewRun
+from pushd.views.runner import ViewRun
 from pushd.views.threads import BlockingWebSocket, ViewThreads, blocking
 
 # How long a thread may take that has nothing more to do, in seconds of real time.

@@ -30,7 +30,7 @@ class AccessLog:
     A Site extends it, as twisted.web calls ``log`` on that.
     """
 
-    _log = Logger()
+    _log = Logger(namespace="pushd.protocols")
 
     # What the door asks of all who come; it is another one after a reload.
     policy: SitePolicy

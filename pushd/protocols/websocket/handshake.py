@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from hashlib import sha1
 from typing import NamedTuple
 
+from pushd.errors import HandshakeRefused
 from pushd.protocols.http.headers import RequestHeaders, has_token
 
 # RFC 9110 §5.6.2; a subprotocol's name is a token (RFC 6455 §4.1).
@@ -23,15 +24,6 @@ _OPENING = (
     b"Connection: Upgrade\r\n"
     b"Sec-WebSocket-Accept: "
 )
-
-
-class HandshakeRefused(Exception):
-    """A handshake that can't be: the HTTP status and one line that says why."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
 
 
 class Handshake(NamedTuple):

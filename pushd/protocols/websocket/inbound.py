@@ -39,7 +39,7 @@ class Inbound(Judge):
     Most frames are whole and short and are taken here; Autobahn reads the others.
     """
 
-    _log = Logger()
+    _log = Logger(namespace="pushd.protocols")
 
     factory: InboundFactory
 

@@ -27,14 +27,14 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
-from pushd.topics.broker import Draft, Unavailable, ignore_missed
+from pushd.errors import RedisError, RedisUnavailable, Unavailable
+from pushd.topics.broker import Draft, ignore_missed
 from pushd.topics.history import Retention
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.redis.commands import Store
 from pushd.topics.redis.follower import Follower
 from pushd.topics.redis.reconnect import Reconnector, Session
 from pushd.topics.redis.replica import Patience, TopicReplica, Waiters, wake
-from pushd.topics.redis.scripts import RedisError, RedisUnavailable
 
 # Opens a session; see ``redis_session.open_session``.
 Opener = Callable[[Callable[[bytes, bytes], None], Callable[[str], object]], Deferred[Any]]

@@ -7,7 +7,8 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, fail
 
-from pushd.topics.broker import KEY_TTL, Draft, Unavailable
+from pushd.errors import Unavailable
+from pushd.topics.broker import KEY_TTL, Draft
 from pushd.topics.history import Retention
 from pushd.topics.publication import Id, Replay
 from pushd.topics.redis.reconnect import Session

@@ -25,8 +25,9 @@ from txredisapi import (
     SubscriberProtocol,
 )
 
+from pushd.errors import RedisError, RedisMisconfigured, RedisUnavailable
 from pushd.topics.redis.address import RedisAddress
-from pushd.topics.redis.scripts import ALL, RedisError, RedisMisconfigured, RedisUnavailable
+from pushd.topics.redis.scripts import ALL
 
 
 class Commands(HiredisProtocol):

@@ -10,11 +10,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from pushd.errors import RedisError, RedisUnavailable
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.redis.commands import Store
 from pushd.topics.redis.reconnect import Reconnector, Session
 from pushd.topics.redis.replica import TopicReplica, wake
-from pushd.topics.redis.scripts import HOLD, RedisError, RedisUnavailable, read_notice
+from pushd.topics.redis.scripts import HOLD, read_notice
 
 # How many topics catch up at once, and how much of the past each reads at once, in bytes.
 _WORKERS = 64
@@ -37,7 +38,7 @@ class Follower:
     :param name: what to call the Redis in the log; has no password.
     """
 
-    _log = Logger()
+    _log = Logger(namespace="pushd.topics")
 
     def __init__(self, reactor: Any, link: Reconnector, store: Store, *, name: str) -> None:
         self._reactor = reactor

@@ -11,7 +11,8 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushd.topics.redis.scripts import RedisMisconfigured, RedisUnavailable, Script
+from pushd.errors import RedisMisconfigured, RedisUnavailable
+from pushd.topics.redis.scripts import Script
 
 _backoff = backoffPolicy(initialDelay=0.1, maxDelay=5.0, factor=1.6)
 
@@ -48,7 +49,7 @@ class Reconnector:
     :param closed: called when a session has ended, and at the end.
     """
 
-    _log = Logger()
+    _log = Logger(namespace="pushd.topics")
 
     def __init__(
         self,

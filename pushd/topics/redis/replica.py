@@ -8,8 +8,8 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from pushd.errors import Unavailable
 from pushd.schedule.timeouts import TimeoutQueue
-from pushd.topics.broker import Unavailable
 from pushd.topics.publication import Id, Publication, Replay
 
 # How much may wait while the topic catches up; what comes beyond is read from the past again.

@@ -166,18 +166,6 @@ return ids
 """
 
 
-class RedisUnavailable(Exception):
-    """The Redis can't be talked to just now."""
-
-
-class RedisMisconfigured(Exception):
-    """The Redis can't be talked to until somebody changes it, or the address."""
-
-
-class RedisError(Exception):
-    """The Redis has answered with an error, and done nothing."""
-
-
 @dataclass(frozen=True)
 class Script:
     """A script, and the name by which Redis knows it once it has seen it."""

@@ -9,9 +9,10 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.selectreactor import SelectReactor
 from twisted.python.failure import Failure
 
+from pushd.errors import RedisError, RedisMisconfigured, RedisUnavailable
 from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.connection import Commands, Listener, find, greet, ignore, prepare
-from pushd.topics.redis.scripts import RedisError, RedisMisconfigured, RedisUnavailable, Script
+from pushd.topics.redis.scripts import Script
 
 # How long a server may take to greet, in seconds; how often it is pinged; and for how many beats it
 # may owe an answer. Not seconds: when this process has been held up, the answer is here by then,

@@ -6,8 +6,9 @@ from base64 import b64encode
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.errors import HandshakeRefused
 from pushd.protocols.http.headers import RequestHeaders, asks_for_websocket
-from pushd.protocols.websocket.handshake import Handshake, HandshakeRefused, opening, read_handshake
+from pushd.protocols.websocket.handshake import Handshake, opening, read_handshake
 from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, accept_websocket
 from tests.peer import ACCEPT, KEY, TEXT, Peer, frame, handshake, request

@@ -8,11 +8,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.topics.broker import Draft, Unavailable
+from pushd.errors import RedisUnavailable, Unavailable
+from pushd.topics.broker import Draft
 from pushd.topics.history import Retention
 from pushd.topics.publication import Id, Publication
 from pushd.topics.redis.broker import RedisBroker
-from pushd.topics.redis.scripts import RedisUnavailable
 from tests.broker_contract import Node
 from tests.fake_redis import FakeRedis
 

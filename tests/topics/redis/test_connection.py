@@ -5,8 +5,9 @@ from __future__ import annotations
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
+from pushd.errors import RedisError, RedisUnavailable
 from pushd.topics.redis.address import RedisAddress
-from pushd.topics.redis.scripts import PUBLISH, RedisError, RedisUnavailable
+from pushd.topics.redis.scripts import PUBLISH
 from pushd.topics.redis.session import open_session
 from tests.topics.redis.test_session import Peer, SessionTestCase
 

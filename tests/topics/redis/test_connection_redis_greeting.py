@@ -7,9 +7,9 @@ from typing import Any
 from twisted.internet.error import ConnectionRefusedError
 from twisted.python.failure import Failure
 
+from pushd.errors import RedisMisconfigured, RedisUnavailable
 from pushd.topics.redis import connection as redis_greeting
 from pushd.topics.redis.address import RedisAddress
-from pushd.topics.redis.scripts import RedisMisconfigured, RedisUnavailable
 from pushd.topics.redis.session import open_session
 from tests.topics.redis.test_session import INFO, SessionTestCase
 

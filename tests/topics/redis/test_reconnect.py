@@ -10,8 +10,8 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.errors import RedisMisconfigured, RedisUnavailable
 from pushd.topics.redis.reconnect import Reconnector
-from pushd.topics.redis.scripts import RedisMisconfigured, RedisUnavailable
 
 
 class Session:

@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.topics.broker import Unavailable
+from pushd.errors import Unavailable
 from pushd.topics.redis.replica import Patience, Waiters, wake
 
 

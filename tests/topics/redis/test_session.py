@@ -13,9 +13,10 @@ from twisted.internet.testing import MemoryReactorClock, StringTransportWithDisc
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.errors import RedisUnavailable
 from pushd.topics.redis import connection as redis_greeting
 from pushd.topics.redis.address import RedisAddress, parse_broker
-from pushd.topics.redis.scripts import ALL, PUBLISH, RedisUnavailable
+from pushd.topics.redis.scripts import ALL, PUBLISH
 from pushd.topics.redis.session import Session, open_session
 
 INFO = {

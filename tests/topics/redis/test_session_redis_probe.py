@@ -7,9 +7,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.errors import RedisMisconfigured, RedisUnavailable
 from pushd.topics.redis import session as redis_probe
 from pushd.topics.redis.address import RedisAddress
-from pushd.topics.redis.scripts import RedisMisconfigured, RedisUnavailable
 from pushd.topics.redis.session import probe
 
 ADDRESS = RedisAddress(path="/nobody/is/here")

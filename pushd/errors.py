@@ -1,0 +1,151 @@
+"""Every exception of pushd, in one tree. This module needs only the standard library.
+
+PushdError
+├── RequestRefused          a request is answered with an HTTP status and one line
+│   ├── BadRequest          it cannot be carried out as it stands
+│   ├── Denied              its origin, host or token does not permit it
+│   └── HandshakeRefused    it is no valid WebSocket handshake
+├── BadToken                a token that cannot be trusted
+├── Unavailable             the broker cannot be reached, or refuses
+├── RedisUnavailable        Redis cannot be reached at the moment
+├── RedisMisconfigured      Redis or its address must be changed first
+├── RedisError              Redis answered with an error
+├── TooManyScheduled        the limit of scheduled publications is reached
+├── ThreadsBusy             every thread for blocking views is in use
+├── InvalidOptions          options that cannot be put into force
+├── UsageError              a command line that ``pushd`` cannot carry out
+├── Unreachable             (client) no pushd answers at the address
+└── Refused                 (client) a pushd refused the request
+
+ConversationOver            ends a blocking view; a BaseException on purpose
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class PushdError(Exception):
+    """Base of pushd's exceptions; its text is one line that says what went wrong."""
+
+
+class RequestRefused(PushdError):
+    """A request is refused.
+
+    :param status: the HTTP status to answer with.
+    :param reason: one line that says why.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class BadRequest(RequestRefused):
+    """A request cannot be carried out.
+
+    :param error: what is wrong: a text, or the exception that says it.
+    :param where: the part of the request that is wrong, such as ``delay`` or ``body``.
+    :param headers: headers of the answer.
+    """
+
+    def __init__(
+        self, error: object, where: str, status: int = 400, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(status, str(error))
+        self.where = where
+        self.headers = headers
+
+
+class Denied(RequestRefused):
+    """A request is not permitted.
+
+    :param error: the error code of RFC 6750 §3.1; empty if the request had no token at all.
+    """
+
+    def __init__(self, status: int, reason: str, error: str = "") -> None:
+        super().__init__(status, reason)
+        self.error = error
+
+
+class HandshakeRefused(RequestRefused):
+    """A WebSocket handshake violates RFC 6455."""
+
+
+class BadToken(PushdError):
+    """A token cannot be trusted; the text says why."""
+
+
+class Unavailable(PushdError):
+    """The broker cannot be reached, or refuses: try again in ``retry_after`` seconds.
+
+    If the connection was lost before the answer came, the publication may have been made all the
+    same. One with an idempotency key can be repeated safely.
+    """
+
+    retry_after = 5
+
+
+class RedisUnavailable(PushdError):
+    """Redis cannot be reached at the moment."""
+
+
+class RedisMisconfigured(PushdError):
+    """Redis cannot be used until its configuration, or its address, is changed."""
+
+
+class RedisError(PushdError):
+    """Redis answered with an error and changed nothing."""
+
+
+class TooManyScheduled(PushdError):
+    """The limit on the number, or on the bytes, of scheduled publications is reached."""
+
+
+class ThreadsBusy(PushdError):
+    """Every thread for blocking views is in use."""
+
+
+class InvalidOptions(PushdError):
+    """Options that cannot be put into force.
+
+    :param lines: one line for each of them.
+    """
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = tuple(lines)
+
+
+class UsageError(PushdError):
+    """A command line that ``pushd`` cannot carry out; the text says why."""
+
+
+class Unreachable(PushdError):
+    """No pushd answers at the address, or the connection was lost during the answer."""
+
+
+class Refused(PushdError):
+    """A pushd answered, and refused the request.
+
+    :param status: the HTTP status of the answer.
+    :param error: what the answer said.
+    :param where: the part of the request that is wrong, if the answer named one.
+    :param retry_after: seconds after which another attempt may succeed; None if it did not say.
+    """
+
+    def __init__(
+        self, status: int, error: str, where: str | None, retry_after: float | None
+    ) -> None:
+        super().__init__(f"{error} ({status})" if where is None else f"{where}: {error} ({status})")
+        self.status = status
+        self.where = where
+        self.retry_after = retry_after
+
+
+class ConversationOver(BaseException):
+    """Ends a blocking view that goes on after the end of its conversation.
+
+    It is no ``Exception``, so that an ``except Exception`` in the view does not stop it.
+    """
