@@ -1,4 +1,4 @@
-# pushd: "make run" and "make test" set up all that they need; "make" alone lists the rest.
+# "make run" and "make test" install all that they need. "make" alone lists the targets.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -7,91 +7,91 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-# The first Python here that is 3.11 or newer; PYTHON=... chooses another.
+# The first Python found that is 3.11 or newer. To use another one, set PYTHON=...
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
 BIN := .venv/bin
-# twistd finds the plugin of an editable install only in this mode.
+# Only in this mode does twistd find the plugin of an editable install.
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
 	--config-settings editable_mode=compat
 APT := $(if $(filter 0,$(shell id -u)),,sudo )env DEBIAN_FRONTEND=noninteractive apt-get -q
 
-# What one runs with "make run ARGS=...", say ARGS='--listen tcp:9000', and with "make bench".
+# Options for "make run", such as ARGS='--listen tcp:9000', and for "make bench".
 ARGS ?=
 BENCH ?=
 
-##@ The two commands
+##@ Main targets
 
 .PHONY: run
-run: .venv/.run  ## Start the daemon and say the URL to open; ARGS='--listen tcp:9000'
+run: .venv/.run  ## Start the daemon and print its URL; ARGS='--listen tcp:9000'
 	exec $(BIN)/twistd -n --pidfile= pushd $(ARGS)
 
 .PHONY: test
-test: check live browser  ## Run everything that must pass, as CI does
-	@echo 'make test: all is well'
+test: check live browser  ## Run all checks and tests, as CI does
+	@echo 'make test: all checks and tests passed'
 
-##@ Its parts
+##@ Parts of "make test"
 
 .PHONY: check
-check: lint types unit trial django  ## All that needs neither a socket nor a browser
+check: lint types unit trial django  ## Checks and tests that need neither sockets nor a browser
 
 .PHONY: lint
-lint: .venv/.dev  ## ruff: rules and format; towncrier: the newsfragments' names
+lint: .venv/.dev  ## ruff (rules and format) and towncrier (names of newsfragments)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	news=$$($(BIN)/towncrier build --draft --version next 2>&1) || { echo "$$news"; exit 1; }
 
 .PHONY: types
-types: .venv/.dev  ## mypy, strict
+types: .venv/.dev  ## mypy in strict mode
 	$(BIN)/mypy
 
 .PHONY: unit
-unit: .venv/.dev  ## The tests in memory, which cover every line and branch
-	# Measured from outside: pytest loads our own plugin before one of its plugins could measure.
+unit: .venv/.dev  ## The in-memory tests, with 100 % line and branch coverage
+	# Not pytest-cov: pytest loads pushd's own plugin before pytest-cov would start to measure.
 	$(BIN)/coverage run -m pytest -q tests --ignore tests/live --ignore tests/browser
 	$(BIN)/coverage report
 
 .PHONY: trial
-trial: .venv/.dev  ## The same tests under Twisted's own runner
+trial: .venv/.dev  ## The same tests with Twisted's test runner
 	$(BIN)/python -W error -W ignore:twisted.web.resource._Unsafe:DeprecationWarning \
 		-m twisted.trial --reporter=text -j 2 tests
 
 .PHONY: django
-django: .venv/.django  ## Django views on the oldest Django; "make unit" has the newest
-	PYTHONPATH=.venv/django $(BIN)/pytest -q tests/django/test_views.py tests/django/management/commands/test_runpushd.py
+django: .venv/.django  ## The Django tests on the oldest supported Django; "unit" has the newest
+	PYTHONPATH=.venv/django $(BIN)/pytest -q tests/django
 
 .PHONY: live
-live: systemd nginx redis  ## Real sockets and processes, and a real Redis
-	# They wait more than they work; the tests of one file follow one another.
+live: systemd nginx redis  ## Tests with real sockets and processes, nginx and Redis
+	# More workers than cores, as these tests mostly wait. One file runs in one worker.
 	$(BIN)/pytest -q -n 4 --dist loadfile tests/live
 
 .PHONY: browser
-browser: chromium  ## The pages in a real Chromium
+browser: chromium  ## Tests of the web pages in Chromium
 	$(BIN)/pytest -q tests/browser
 
+##@ Other targets
+
 .PHONY: conformance
-conformance: .venv/.dev  ## The Autobahn|Testsuite, 10 minutes; needs a Python 2.7
+conformance: .venv/.dev  ## Run the Autobahn|Testsuite (10 min); needs Python 2.7
 	$(BIN)/python -m tests.conformance.run
 
-##@ Around them
-
 .PHONY: format
-format: .venv/.dev  ## Put the code into shape
+format: .venv/.dev  ## Reformat the code and apply ruff's fixes
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 .PHONY: bench
-bench: .venv/bench/.ready  ## pushd beside its rivals, 10 minutes; BENCH='--rivals pushd,floor'
+bench: .venv/bench/.ready  ## Compare pushd with other servers, 10 min; BENCH='--rivals pushd,floor'
 	.venv/bench/bin/python -m bench $(BENCH)
 
 .PHONY: options
-options: .venv/.dev  ## Bring the table of options in docs/operations.md up to date
+options: .venv/.dev  ## Update the table of options in docs/operations.md
 	$(BIN)/python -m tests.options_table
 
 .PHONY: clean
-clean:  ## Remove all that the other targets made
+clean:  ## Remove everything that the other targets created
 	rm -rf .venv build dist *.egg-info .coverage htmlcov _trial_temp* \
 		.mypy_cache .pytest_cache .ruff_cache .hypothesis twisted/plugins/dropin.cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -99,9 +99,9 @@ clean:  ## Remove all that the other targets made
 .PHONY: help
 help:  ## Show this list
 	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# The stamps: what is installed already is not looked at again until its list changes.
+# Stamp files: nothing is installed again until the list of its requirements changes.
 
 .venv/.run: setup.cfg pyproject.toml | $(BIN)/pip
 	@echo 'Installing pushd into .venv ...'
@@ -113,10 +113,10 @@ help:  ## Show this list
 	$(INSTALL) -e '.[dev]' < /dev/null
 	touch .venv/.run $@
 
-# The rivals have an environment of their own, as each of them would be run. Who can't be had is
-# named as missing in the results.
+# The other servers of the benchmark have an environment of their own. The results list those that
+# could not be installed as missing.
 .venv/bench/.ready: setup.cfg pyproject.toml bench/requirements.txt | $(BIN)/pip
-	@echo 'Installing pushd and its rivals into .venv/bench ...'
+	@echo 'Installing pushd and the servers to compare with into .venv/bench ...'
 	command -v g++ > /dev/null || { $(APT) update && $(APT) install -y g++; } < /dev/null
 	$(BIN)/python -m venv .venv/bench
 	$(subst $(BIN),.venv/bench/bin,$(INSTALL)) -e . -r bench/requirements.txt < /dev/null
@@ -125,7 +125,7 @@ help:  ## Show this list
 	fi
 	touch $@
 
-# The oldest Django that setup.cfg allows, beside the newest that this Python can have.
+# The oldest Django that setup.cfg allows. .venv itself has the newest for this Python.
 .venv/.django: setup.cfg | .venv/.dev
 	@version=$$(sed -n 's/^ *django >= //p' setup.cfg)
 	echo "Installing Django $$version into .venv/django ..."
@@ -134,7 +134,7 @@ help:  ## Show this list
 		--target .venv/django "django==$$version" < /dev/null
 	touch $@
 
-# Debian and Ubuntu ship ensurepip, which venv needs, in a package of its own.
+# Debian and Ubuntu have ensurepip, which venv needs, in a separate package.
 $(BIN)/pip:
 	@if [ -z '$(PYTHON)' ]; then
 		echo 'pushd needs Python 3.11 or newer: apt-get install python3' >&2
@@ -150,28 +150,28 @@ $(BIN)/pip:
 	fi < /dev/null
 	$(PYTHON) -m venv --clear .venv
 
-# The units are checked where systemd-analyze is, which CI has for that.
+# The tests check the systemd units with systemd-analyze.
 .PHONY: systemd
 systemd: .venv/.dev
 	@if ! command -v systemd-analyze > /dev/null; then
 		echo 'Installing systemd, for systemd-analyze ...'
 		{ $(APT) update && $(APT) install -y --no-install-recommends systemd; } ||
-			echo 'Without systemd-analyze the units are not checked' >&2
+			echo 'systemd-analyze is missing: the systemd units will not be checked' >&2
 	fi < /dev/null
 
 .PHONY: redis
 redis:
 	@if ! command -v redis-server > /dev/null; then
 		echo 'Installing Redis ...'
-		# Not to run: the tests start their own.
+		# Only for its program: the tests start their own server.
 		$(APT) update && $(APT) install -y --no-install-recommends redis-server || {
 			echo 'The live tests need Redis: apt-get install redis-server' >&2
 			exit 1
 		}
 	fi < /dev/null
 
-# The system's Chromium where it is a package: Debian. On Ubuntu it is a snap, so there
-# Playwright fetches its own, which the tests take when there is no command chromium.
+# On Debian, the chromium package. On Ubuntu that is a snap, so Playwright downloads a Chromium,
+# which the tests use if there is no command "chromium".
 .PHONY: chromium
 chromium: .venv/.dev
 	@if ! command -v chromium > /dev/null && [ ! -e .venv/.chromium ]; then
@@ -183,7 +183,7 @@ chromium: .venv/.dev
 		}
 	fi < /dev/null
 
-# The tests run one of their own; the service that Debian starts with the package is not touched.
+# The tests start their own nginx; the service that Debian's package starts is left alone.
 .PHONY: nginx
 nginx:
 	@if ! PATH=$$PATH:/usr/sbin command -v nginx > /dev/null; then

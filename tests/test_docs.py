@@ -346,7 +346,7 @@ class ViewsTests(SynchronousTestCase):
 class TokensTests(SynchronousTestCase):
     """docs/tokens.md."""
 
-    @runs("docs/tokens.md: The token")
+    @runs("docs/tokens.md: Claims")
     def test_make(self, names: Names) -> None:
         """The token that a server makes opens what it says, and nothing else."""
         with TemporaryDirectory() as folder:
