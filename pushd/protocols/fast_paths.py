@@ -1,0 +1,53 @@
+"""The switch for fast paths: code that relies on private names of Twisted or Autobahn.
+
+Fast paths stand in three places: ``service/reactor``, ``protocols/transport`` and
+``protocols/websocket/protocol``. Each asks here, once, whether it may be taken. If a version of a
+library lacks what it relies on, the public way is taken instead, and one line in the log says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from twisted.logger import Logger
+
+
+def missing(owner: object, names: Iterable[str]) -> list[str]:
+    """Return those of the names that an object, or the instances of a class, do not have."""
+    place = getattr(owner, "__name__", type(owner).__name__)
+    return [f"{place}.{name}" for name in names if not hasattr(owner, name)]
+
+
+class FastPaths:
+    """Decides whether the fast paths of this process may be taken (``--fast-paths``)."""
+
+    _log = Logger(namespace="pushd.protocols")
+
+    def __init__(self, *, enabled: bool = True) -> None:
+        #: False for ``--fast-paths off``: every fast path falls back to the public way.
+        self.enabled = enabled
+        self._reported: set[str] = set()
+
+    def allow(self, path: str, lacking: Iterable[str] = ()) -> bool:
+        """Return whether a fast path may be taken.
+
+        :param path: its name in the log, such as ``direct writes``.
+        :param lacking: what it relies on and does not find, such as ``Server.dataBuffer``. The log
+            names it once for each path.
+        """
+        if not self.enabled:
+            return False
+        names = sorted(lacking)
+        if names and path not in self._reported:
+            self._reported.add(path)
+            self._log.warn(
+                "fast path {path} is off: this version of Twisted or Autobahn lacks {lacking}",
+                event="fast_path_off",
+                path=path,
+                lacking=", ".join(names),
+            )
+        return not names
+
+
+#: The switch of this process: patches of a reactor or a class cannot be had for one daemon only.
+FAST_PATHS = FastPaths()
