@@ -86,6 +86,10 @@ format: .venv/.dev  ## Put the code into shape
 bench: .venv/bench/.ready  ## pushd beside its rivals, 10 minutes; BENCH='--rivals pushd,floor'
 	.venv/bench/bin/python -m bench $(BENCH)
 
+.PHONY: compare
+compare: .venv/.run  ## This pushd against that in the directory BASE; BENCH='--workloads w4'
+	$(BIN)/python -m bench.compare $(BASE) . $(BENCH)
+
 .PHONY: options
 options: .venv/.dev  ## Bring the table of options in docs/operations.md up to date
 	$(BIN)/python -m tests.options_table

@@ -47,7 +47,8 @@ def _start_pushd(folder: Path) -> Start:
             *("--max-connections", "19000", "--max-per-address", "19000"),
         ],
         RIVALS,
-        r"listening on http://127\.0\.0\.1:(\d+)/",
+        # The only URL in its log, whatever the words around it.
+        r"http://127\.0\.0\.1:(\d+)/",
     )
 
 

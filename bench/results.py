@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bench.workload import Measure
 
@@ -45,6 +45,18 @@ class Results:
         """Give the least and the most of all rounds, or None where there was none."""
         samples = self._samples[key].get(rival)
         return (min(samples), max(samples)) if samples else None
+
+    def samples(self, key: str, rival: str) -> Sequence[float]:
+        """Return the samples of a rival, in the order of the rounds."""
+        return self._samples[key].get(rival, ())
+
+    def ratios(self, key: str, ours: str, theirs: str) -> list[float]:
+        """Return the ratio ours/theirs of each round; both must have a sample in every round.
+
+        Rounds in which theirs is zero are left out.
+        """
+        pairs = zip(self.samples(key, ours), self.samples(key, theirs), strict=True)
+        return [our / their for our, their in pairs if their]
 
     def ratio(self, key: str, ours: str, theirs: str) -> float | None:
         """Give how many times theirs ours is, or None where one of them was not measured."""

@@ -28,6 +28,8 @@ class Start:
     #: What its log says when it listens; the group is the port, where that is not given before.
     ready: str = r"listening on (\d+)"
     port: int | None = None
+    #: Environment variables in addition to our own.
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,7 @@ class Server:
             self._process = subprocess.Popen(
                 start.command,
                 cwd=start.directory,
+                env={**os.environ, **start.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -19,6 +19,18 @@ from bench.__main__ import choose, main, make_parser
 from bench.build import is_older
 from bench.catalogue import CATALOGUE, PUSHD, version_of
 from bench.chart import LONGEST, draw_chart
+from bench.compare import (
+    BASE,
+    MOST_FAILURES,
+    NEW,
+    SCALES,
+    Comparison,
+    Summary,
+    make_side,
+    summarize,
+    tabulate_comparison,
+)
+from bench.compare import main as compare
 from bench.growth import SIZES, Growth
 from bench.load import check_result, parse_line
 from bench.machine import describe_machine, find_memory, find_processor
@@ -439,6 +451,123 @@ class RunnerTests(SynchronousTestCase):
         self.assertEqual(rotate(RIVALS, 0), list(RIVALS))
         self.assertEqual(rotate(RIVALS, 4), [FLOOR, OTHER, OURS])
         self.assertEqual(rotate([], 1), [])
+
+
+class ComparisonTests(SynchronousTestCase):
+    """Two checkouts in paired rounds."""
+
+    def setUp(self) -> None:
+        self.said: list[str] = []
+        self.started: list[str] = []
+        self.up: set[str] = set()
+        self.scales: list[float] = []
+        # What each side measures, one figure a round.
+        self.figures: dict[str, list[float]] = {BASE: [10.0, 20.0], NEW: [11.0, 18.0]}
+        self.comparison = Comparison(
+            make_rival(BASE),
+            make_rival(NEW),
+            Path(),
+            scale=0.5,
+            say=self.said.append,
+            serve=self._serve,
+        )
+
+    @contextmanager
+    def _serve(self, rival: Rival, folder: Path) -> Iterator[Server]:
+        self.started.append(rival.name)
+        self.up.add(rival.name)
+        try:
+            yield cast(Server, rival)
+        finally:
+            self.up.remove(rival.name)
+
+    def _run_workload(self, server: Server, scale: float) -> Mapping[str, float]:
+        self.assertEqual(self.up, {BASE, NEW})
+        self.scales.append(scale)
+        figures = self.figures[cast(Rival, server).name]
+        if not figures:
+            raise Trouble("it ended")
+        return {"w9.cpu": figures.pop(0), "busy": 0.5}
+
+    def run_workload(self, name: str = "w9", rounds: int = 2) -> None:
+        self.comparison.run([Workload(name, name, self._run_workload, (CPU,))], rounds)
+
+    def test_rounds(self) -> None:
+        """Both sides run at the same time; the side that starts first alternates."""
+        self.run_workload()
+        self.assertEqual(self.started, [BASE, NEW, NEW, BASE])
+        self.assertEqual(self.comparison.results.ratios("w9.cpu", NEW, BASE), [1.1, 0.9])
+        self.assertEqual(self.comparison.troubles, [])
+        self.assertEqual(self.said[0], "1 w9 w9.cpu: base 10, new 11 µs, ratio 1.100")
+
+    def test_scale(self) -> None:
+        """W1 and W4 are smaller than in the benchmark; --scale applies to every workload."""
+        self.run_workload("w4", 1)
+        self.run_workload("w5", 1)
+        self.assertEqual(self.scales, [SCALES["w4"] / 2] * 2 + [0.5] * 2)
+
+    def test_pairs(self) -> None:
+        """If one side fails, the round does not count for the other side either."""
+        self.figures[NEW].pop()
+        self.run_workload()
+        self.assertEqual(self.comparison.results.samples("w9.cpu", BASE), [10])
+        self.assertEqual(self.comparison.troubles, ["2 w9: it ended"])
+        self.assertEqual(self.up, set())
+
+    def test_give_up(self) -> None:
+        """The comparison ends after a few failures."""
+        self.figures = {BASE: [], NEW: []}
+        self.run_workload(rounds=9)
+        self.assertEqual(len(self.comparison.troubles), MOST_FAILURES)
+        self.assertEqual(len(self.started), 2 * MOST_FAILURES)
+        self.assertIn("giving up", self.said[-1])
+
+    def test_zero(self) -> None:
+        """A round in which BASE costs nothing has no ratio."""
+        self.figures = {BASE: [0.0, 10.0], NEW: [1.0, 11.0]}
+        self.run_workload()
+        self.assertTrue(self.said[0].endswith("ratio -"))
+        self.assertEqual(self.comparison.results.ratios("w9.cpu", NEW, BASE), [1.1])
+
+    def test_summary(self) -> None:
+        """The standard error is the sample's standard deviation over the root of its size."""
+        summary = summarize([0.9, 1.0, 1.1, 1.4])
+        self.assertAlmostEqual(summary.mean, 1.1)
+        self.assertAlmostEqual(summary.error or 0, (0.14 / 3) ** 0.5 / 2)
+        self.assertAlmostEqual(summary.median, 1.05)
+        self.assertEqual(summarize([2.0]), Summary(2.0, None, 2.0))
+
+    def test_table(self) -> None:
+        """A row for each measure that has ratios."""
+        results = make_results(
+            {BASE: {"w9.cpu": [10.0, 20.0, 15.0]}, NEW: {"w9.cpu": [11.0, 18.0, 15.0]}}
+        )
+        self.assertEqual(
+            tabulate_comparison(results, (CPU, LATE)).splitlines(),
+            [
+                "|  | base | new | mean ratio | median ratio | rounds |",
+                "| --- | ---: | ---: | ---: | ---: | ---: |",
+                "| w9.cpu, µs | 15 | 15 | 1.000 ± 0.058 | 1.000 | 3 |",
+            ],
+        )
+        single = make_results({BASE: {"w9.late": [2.0]}, NEW: {"w9.late": [1.0]}})
+        self.assertIn("| 0.500 | 0.500 | 1 |", tabulate_comparison(single, (LATE,)))
+
+    def test_side(self) -> None:
+        """A side runs the pushd and the views of its own checkout."""
+        start = make_side(NEW, ROOT).start(Path())
+        self.assertEqual(start.directory, ROOT / "bench" / "rivals")
+        self.assertEqual(start.environment, {"PYTHONPATH": str(ROOT)})
+        self.assertEqual(start.command, PUSHD.start(Path()).command)
+
+    def test_no_checkout(self) -> None:
+        """A directory that is not a checkout is one line on stderr and exit code 1."""
+        written: list[str] = []
+        self.patch(sys.stderr, "write", written.append)
+        with TemporaryDirectory() as folder:
+            self.assertEqual(compare([str(ROOT), folder]), 1)
+        self.assertEqual("".join(written).count("\n"), 1)
+        self.assertIn("is not a checkout of pushd", "".join(written))
 
 
 class CatalogueTests(SynchronousTestCase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,46 @@ def test_driver(tmp_path: Path) -> None:
         assert "-" not in cells[:3], row
     assert (find_spec("picows") is None) == ("Missing on this machine: picows (PyPI)" in text)
     assert (tmp_path / "performance.svg").read_text().startswith("<svg")
+
+
+def compare(new: Path) -> subprocess.CompletedProcess[str]:
+    """Compare this checkout with another one, with a few connections."""
+    command = [sys.executable, "-m", "bench.compare", str(ROOT), str(new)]
+    return subprocess.run(
+        [*command, "--workloads", "w4,w5", "--rounds", "1", "--scale", "0.05"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_compare() -> None:
+    """This checkout is compared with itself."""
+    done = compare(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for key in ("w4.cpu", "w5.cpu"):
+        assert re.search(rf"^\| {key}, µs \| \d.* \| 1 \|$", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_compare_broken(tmp_path: Path) -> None:
+    """Each side runs the pushd of its own directory: a broken one fails, by its name."""
+    for path, text in {
+        "bench/rivals/pushd_views.py": "",
+        "pushd/__init__.py": "",
+        "pushd/service.py": "raise RuntimeError('another pushd')\n",
+        "twisted/plugins/pushd_plugin.py": (
+            "from twisted.application.service import ServiceMaker\n"
+            "pushd = ServiceMaker('pushd', 'pushd.service', 'Broken', 'pushd')\n"
+        ),
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    done = compare(tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "new ended; its log ends:" in done.stdout
+    assert "RuntimeError: another pushd" in done.stdout
 
 
 @pytest.mark.parametrize(
