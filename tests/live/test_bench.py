@@ -1,4 +1,4 @@
-"""The benchmark at work, with a few connections: that it can measure, and can fail."""
+"""The benchmark measures real servers with a few connections, and detects faults."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bench.server import Server, Trouble
 ROOT = Path(__file__).parents[2]
 FLOOR = next(rival for rival in CATALOGUE if rival.name == "floor")
 
-# How long the load generator waits for what is to come, in seconds.
+# How long the load generator waits for progress, in seconds.
 PATIENCE = "60"
 
 pytestmark = pytest.mark.skipif(
@@ -35,12 +35,12 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", autouse=True)
 def programs() -> None:
-    """Compile what is in C and C++."""
+    """Compile the load generator and the floor."""
     build()
 
 
 def test_driver(tmp_path: Path) -> None:
-    """Pushd and the floor are measured, every payload verified, and written down."""
+    """Pushd and the floor are measured, every payload is verified, and a report is written."""
     command = [sys.executable, "-m", "bench", "--rivals", "pushd,floor,picows"]
     command += ["--workloads", "w2,w4,w5", "--rounds", "1", "--scale", "0.02"]
     done = subprocess.run(
@@ -57,7 +57,8 @@ def test_driver(tmp_path: Path) -> None:
         [row, *_] = [line for line in text.splitlines() if line.startswith(f"| {words}")]
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert "-" not in cells[:3], row
-    assert (find_spec("picows") is None) == ("Missing on this machine: picows (PyPI)" in text)
+    missing = "Not installed on this machine: picows (PyPI)" in text
+    assert missing == (find_spec("picows") is None)
     assert (tmp_path / "performance.svg").read_text().startswith("<svg")
 
 
@@ -104,7 +105,7 @@ def test_compare_broken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "patience", "words"),
     [
-        # What comes here is wrong, and then there is nothing.
+        # The first message is wrong, and no other follows.
         ("demo --path /echo/ --browsers 2", "5", r"\d x payload"),
         ("echo --path /subscribe/ --clients 2", "1", "1 x stall"),
         ("handshake --path /nowhere/ --total 2 --warm 0", PATIENCE, "2 x refused"),
@@ -117,7 +118,7 @@ def test_compare_broken(tmp_path: Path) -> None:
     ],
 )
 def test_fault(arguments: str, patience: str, words: str, tmp_path: Path) -> None:
-    """A server that does not do as it should is found out, not measured."""
+    """A server that does the wrong thing fails the run."""
     with Server(FLOOR, tmp_path) as server, pytest.raises(Trouble, match=words):
         run_load(
             [*arguments.split(), "--port", str(server.port), "--patience", patience],
@@ -127,7 +128,7 @@ def test_fault(arguments: str, patience: str, words: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("fault", ["none", "twice", "order", "changed", "lost"])
 def test_payloads(fault: str) -> None:
-    """One publication that is lost, doubled, changed or out of order fails a run."""
+    """A publication that is lost, repeated, changed or out of order fails the run."""
     subscribers: list[ServerConnection] = []
 
     def view(websocket: ServerConnection) -> None:
@@ -156,7 +157,7 @@ def test_payloads(fault: str) -> None:
 
 
 def spoil(messages: list[str | bytes], fault: str) -> list[str | bytes]:
-    """Give four messages with a fault."""
+    """Return four messages with the given fault."""
     first, second, third, fourth = messages
     match fault:
         case "twice":
@@ -172,7 +173,7 @@ def spoil(messages: list[str | bytes], fault: str) -> list[str | bytes]:
 
 @contextmanager
 def running(server: WebSocketsServer) -> Iterator[int]:
-    """Run a server in a thread, and give its port."""
+    """Run a server in a thread; yields its port."""
     thread = Thread(target=server.serve_forever)
     thread.start()
     try:
