@@ -83,11 +83,11 @@ format: .venv/.dev  ## Put the code into shape
 	$(BIN)/ruff format
 
 .PHONY: bench
-bench: .venv/bench/.ready  ## pushd beside its rivals, 10 minutes; BENCH='--rivals pushd,floor'
+bench: .venv/bench/.ready  ## Measure pushd and its rivals, 10 minutes; BENCH='--rivals pushd,floor'
 	.venv/bench/bin/python -m bench $(BENCH)
 
 .PHONY: compare
-compare: .venv/.run  ## This pushd against that in the directory BASE; BENCH='--workloads w4'
+compare: .venv/.run  ## Measure this checkout against another, BASE=DIR; BENCH='--workloads w4'
 	$(BIN)/python -m bench.compare $(BASE) . $(BENCH)
 
 .PHONY: options
@@ -117,8 +117,7 @@ help:  ## Show this list
 	$(INSTALL) -e '.[dev]' < /dev/null
 	touch .venv/.run $@
 
-# The rivals have an environment of their own, as each of them would be run. Who can't be had is
-# named as missing in the results.
+# The rivals have an environment of their own. The report names those that cannot be installed.
 .venv/bench/.ready: setup.cfg pyproject.toml bench/requirements.txt | $(BIN)/pip
 	@echo 'Installing pushd and its rivals into .venv/bench ...'
 	command -v g++ > /dev/null || { $(APT) update && $(APT) install -y g++; } < /dev/null

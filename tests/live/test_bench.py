@@ -114,7 +114,7 @@ def test_compare_broken(tmp_path: Path) -> None:
             "1",
             "1 x delivered, 1 x stall",
         ),
-        ("idle --path /subscribe/ --connections 2 --longest 1", PATIENCE, "2 had none"),
+        ("idle --path /subscribe/ --connections 2 --longest 1", PATIENCE, "2 not pinged"),
     ],
 )
 def test_fault(arguments: str, patience: str, words: str, tmp_path: Path) -> None:
