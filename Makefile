@@ -86,6 +86,10 @@ format: .venv/.dev  ## Reformat the code and apply ruff's fixes
 bench: .venv/bench/.ready  ## Compare pushd with other servers, 10 min; BENCH='--rivals pushd,floor'
 	.venv/bench/bin/python -m bench $(BENCH)
 
+.PHONY: compare
+compare: .venv/.run  ## Measure this checkout against another, BASE=DIR; BENCH='--workloads w4'
+	$(BIN)/python -m bench.compare $(BASE) . $(BENCH)
+
 .PHONY: options
 options: .venv/.dev  ## Update the table of options in docs/operations.md
 	$(BIN)/python -m tests.options_table

@@ -1,1 +1,1 @@
-"""pushd measured beside its rivals: ``make bench``. See README.md."""
+"""Benchmark of pushd and its rivals: ``make bench``. See README.md."""

@@ -23,17 +23,17 @@ from bench.server import Trouble
 from bench.workload import Workload
 from bench.workloads import WORKLOADS
 
-# What the growth takes of a run's time, in seconds.
+# Duration of the growth measurement, in seconds.
 GROWTH_SECONDS = 75
 
-# A load above this, one minute's average, disturbs what is measured.
+# A one-minute load average above this disturbs the measurement.
 QUIET = 0.5
 
 T = TypeVar("T")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, and write what was found; give the exit code."""
+    """Measure, write the report, and return the exit code."""
     given = make_parser().parse_args(arguments)
     try:
         rivals = choose(given.rivals, {rival.name: rival for rival in CATALOGUE})
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(
     rivals: Sequence[Rival], workloads: Sequence[Workload], given: argparse.Namespace
 ) -> Report:
-    """Measure those rivals that are here, and say how it goes."""
+    """Measure the rivals that are installed, and print the progress."""
     raise_descriptors()
     given.output.mkdir(parents=True, exist_ok=True)
     present = [rival for rival in rivals if rival.version() is not None]
@@ -68,7 +68,7 @@ def measure(
         say(f"missing: {rival.name} ({rival.source})")
     load = os.getloadavg()[0]
     if load > QUIET:
-        say(f"note: this machine has a load of {load:.1f} before we begin; read ratios only")
+        say(f"note: the load average is {load:.1f} before the start; compare ratios only")
     runner = Runner(given.output, scale=given.scale)
     seconds = 60 * given.minutes - (GROWTH_SECONDS if given.growth else 0)
     runner.run(present, workloads, rounds=given.rounds, seconds=seconds)
@@ -94,52 +94,64 @@ def measure(
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Give what reads the command line."""
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench", description="Measure pushd beside its rivals."
+        prog="python -m bench", description="Measure pushd and its rivals."
     )
     names = ", ".join(rival.name for rival in CATALOGUE)
-    parser.add_argument("--rivals", help=f"of {names} (default: all)")
-    parser.add_argument("--workloads", help="of w1, w2, w3, w4, w5 (default: all)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often (default: 3)")
+    parser.add_argument("--rivals", help=f"comma-separated list of {names} (default: all)")
+    parser.add_argument("--workloads", help="comma-separated list of w1 to w5 (default: all)")
     parser.add_argument(
-        "--minutes", type=float, default=9, help="no later round goes past them (default: 9)"
+        "--rounds", type=int, default=3, help="number of rounds (default: %(default)s)"
     )
-    parser.add_argument("--scale", type=float, default=1, help="the part of the work (default: 1)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=9,
+        help="skip what would end later than this, except in the first round "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1,
+        help="multiply the numbers of connections and messages by this (default: %(default)s)",
+    )
     parser.add_argument(
         "--growth",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="from 100 to 10,000 connections (default: where all is measured)",
+        help="measure the cost from 100 to 10,000 connections (default: yes, unless --rivals or "
+        "--workloads is given)",
     )
     parser.add_argument(
         "--output",
         type=lambda text: Path(text).resolve(),
         default=FOLDER,
-        help="where results and the servers' logs go (default: bench/results)",
+        help="directory for the results and the servers' logs (default: bench/results)",
     )
     parser.add_argument(
-        "--docs", action="store_true", help="put the results into docs/performance.md, too"
+        "--docs", action="store_true", help="write the results into docs/performance.md as well"
     )
     return parser
 
 
 def choose(given: str | None, known: Mapping[str, T]) -> list[T]:
-    """Give what the names, parted by commas, stand for, all where none are given.
+    """Look up comma-separated names; without any, return everything that is known.
 
-    Raises ValueError for a name that nobody has.
+    Raises ValueError for an unknown name.
     """
     if given is None:
         return list(known.values())
     names = [name.strip() for name in given.split(",")]
     for name in names:
         if name not in known:
-            raise ValueError(f"{name!r} is none of {', '.join(known)}")
+            raise ValueError(f"{name!r} is not one of {', '.join(known)}")
     return [known[name] for name in names]
 
 
 def raise_descriptors() -> None:
-    """Let those who we start have as many connections as they may."""
+    """Raise the limit of open files to the hard limit; the processes we start inherit it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

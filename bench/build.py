@@ -1,4 +1,4 @@
-"""What is written in C and C++ here, compiled when it is older than its source."""
+"""Compile the programs in C and C++ if their sources have changed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _FLAGS = ["-O2", "-Wall", "-Wextra", "-Werror"]
 
 
 def build() -> None:
-    """Compile the load generator and the floor, where that is to be done.
+    """Compile the load generator and the floor, unless they are up to date.
 
-    Raises ``RuntimeError`` where there is no compiler or it does not compile.
+    Raises ``RuntimeError`` if there is no compiler, or if a program does not compile.
     """
     BUILD.mkdir(parents=True, exist_ok=True)
     sources = sorted(_LOAD_SOURCES.glob("*.cpp"))
@@ -29,7 +29,7 @@ def build() -> None:
 
 
 def is_older(target: Path, sources: list[Path]) -> bool:
-    """Whether a target is to be made: it is not there, or a source has changed since."""
+    """Whether a target must be built: it is missing, or a source is newer."""
     if not target.exists():
         return True
     made = target.stat().st_mtime

@@ -1,4 +1,4 @@
-"""Who is measured."""
+"""The servers that are measured: pushd and its rivals."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from bench.build import FLOOR, HERE, ROOT
 from bench.rival import PATHS, Rival, Start
 
 RIVALS = HERE / "rivals"
-# Where `make bench` has npm put what it needs.
+# `make bench` has npm install its packages here.
 NODE = ROOT / ".venv" / "bench" / "node"
 NCHAN_MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 
 
 def version_of(*names: str) -> str | None:
-    """Give the versions of some distributions, or None where one of them is not installed."""
+    """Return the versions of some distributions, or None if one of them is not installed."""
     try:
         return ", ".join(f"{name} {metadata.version(name)}" for name in names)
     except metadata.PackageNotFoundError:
@@ -47,7 +47,8 @@ def _start_pushd(folder: Path) -> Start:
             *("--max-connections", "19000", "--max-per-address", "19000"),
         ],
         RIVALS,
-        r"listening on http://127\.0\.0\.1:(\d+)/",
+        # The only URL in the log, whatever the words around it.
+        r"http://127\.0\.0\.1:(\d+)/",
     )
 
 

@@ -1,4 +1,4 @@
-"""Results as a picture: a panel of bars for each measure, in SVG, readable on light and dark."""
+"""The chart of the results, in SVG: a panel of bars for each measure, for light and dark pages."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from bench.rival import Rival
 from bench.table import format_number
 from bench.workload import Measure
 
-# All in pixels.
+# In pixels.
 WIDTH, NAME, BAR, LINE, HEAD, GAP = 430, 130, 220, 17, 26, 24
 
-# A bar this many times the median is cut off, so that the others can be told apart.
+# Bars are cut off at this multiple of the median, so that the others can be told apart.
 LONGEST = 2.5
 
 STYLE = """
@@ -31,9 +31,9 @@ text { font: 12px system-ui, sans-serif; fill: #24292f }
 
 
 def draw_chart(results: Results, rivals: Sequence[Rival], measures: Sequence[Measure]) -> str:
-    """Give the medians as SVG; what was not measured has no bar."""
+    """Draw the medians as SVG. Without a measurement there is no bar."""
     panels: list[str] = []
-    # Two columns; each panel goes into the one that is shorter.
+    # Two columns; each panel goes into the shorter one.
     heights = [0, 0]
     for measure in measures:
         bars = [
@@ -53,13 +53,13 @@ def draw_chart(results: Results, rivals: Sequence[Rival], measures: Sequence[Mea
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" role="img">'
-        f"<title>pushd beside its rivals: less is better</title>"
+        f"<title>pushd and its rivals: lower is better</title>"
         f"<style>{STYLE}</style>{''.join(panels)}</svg>\n"
     )
 
 
 def draw_panel(title: str, bars: Sequence[tuple[Rival, float]]) -> str:
-    """Give a bar for each rival below a title, the cheapest first."""
+    """Draw a title and a bar for each rival, the lowest figure first."""
     bars = sorted(bars, key=lambda bar: bar[1])
     longest = min(bars[-1][1], LONGEST * statistics.median(value for _, value in bars))
     parts = [f'<text class="head" x="0" y="16">{escape(title)}</text>']

@@ -1,4 +1,4 @@
-"""How cost grows with the number of connections: a line, or where it bends."""
+"""Measure how the cost grows with the number of connections."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from bench.workloads import run_publications
 
 SIZES = (100, 300, 1000, 3000, 10000)
 
-# The same history for every size: young connections cost more than old ones.
+# The same number of messages before and during each measurement: new connections cost more.
 WARM, TIMES = 20, 40
 
 
 @dataclass(frozen=True)
 class Growth:
-    """What each number of connections cost, for each of some rivals, by its name."""
+    """The costs, by the name of the rival and the number of connections."""
 
     found: Mapping[str, Mapping[int, Mapping[str, float]]]
 
     def tabulate(self, rivals: Sequence[Rival]) -> str:
-        """Give a row for each number of connections."""
+        """Format a table with a row for each number of connections."""
         shown = [rival for rival in rivals if rival.name in self.found]
         head = ["connections"]
         for rival in shown:
             head += [
-                f"{rival.title}: µs a delivery",
-                "µs a handshake",
-                "KiB each",
+                f"{rival.title}: µs per delivery",
+                "µs per handshake",
+                "KiB per connection",
             ]
         rows = [head]
         sizes = sorted({size for one in self.found.values() for size in one})
@@ -53,7 +53,7 @@ def measure_growth(
     for size in SIZES:
         subscribers = max(1, round(size * scale))
         for rival in rivals:
-            # The small ones are quick, and noisy.
+            # Small runs are quick, and noisy.
             runs = [
                 _measure(rival, folder, subscribers) for _ in range(3 if subscribers <= 1000 else 1)
             ]
@@ -61,9 +61,9 @@ def measure_growth(
             found[rival.name][subscribers] = costs
             say(
                 f"growth {rival.name:8} {subscribers:6,} connections: "
-                f"{format_number(costs['delivery'])} µs a delivery, "
-                f"{format_number(costs['arrival'])} µs a handshake, "
-                f"{format_number(costs['memory'])} KiB each"
+                f"{format_number(costs['delivery'])} µs per delivery, "
+                f"{format_number(costs['arrival'])} µs per handshake, "
+                f"{format_number(costs['memory'])} KiB per connection"
             )
     return Growth(found)
 

@@ -1,4 +1,4 @@
-"""The load generator at work: it stops at gates, so that we can look at the server there."""
+"""Run the load generator, which stops at gates so that the server can be measured there."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from bench.build import LOAD
 from bench.server import Trouble
 
-# No run takes longer, in seconds.
+# The load generator is killed after this time, in seconds.
 LIMIT = 180
 
 
 def run_load(arguments: Sequence[str], at_gate: Callable[[str], None]) -> Mapping[str, Any]:
-    """Run the load generator, and give what it saw; ``at_gate`` is called wherever it waits.
+    """Run the load generator and return its result; ``at_gate`` is called at each gate.
 
-    Raises ``Trouble`` when not every payload came as it should, in order.
+    Raises ``Trouble`` if a payload is missing, wrong or out of order.
     """
     process = subprocess.Popen(
         [str(LOAD), *arguments],
@@ -38,7 +38,7 @@ def run_load(arguments: Sequence[str], at_gate: Callable[[str], None]) -> Mappin
             at_gate(said["at"])
             process.stdin.write("\n")
             process.stdin.flush()
-        raise Trouble("the load generator ended before it was done")
+        raise Trouble("the load generator ended without a result")
     finally:
         timer.cancel()
         process.kill()
@@ -48,18 +48,18 @@ def run_load(arguments: Sequence[str], at_gate: Callable[[str], None]) -> Mappin
 
 
 def parse_line(line: str) -> Mapping[str, Any]:
-    """Give what a line of the load generator says; raise ``Trouble`` for another line."""
+    """Parse a line of JSON from the load generator; raises ``Trouble`` for anything else."""
     try:
         said = json.loads(line)
     except ValueError:
         said = None
     if not isinstance(said, dict) or "at" not in said:
-        raise Trouble(f"the load generator said: {line.strip()}")
+        raise Trouble(f"unexpected output of the load generator: {line.strip()}")
     return said
 
 
 def check_result(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give back a result in which nothing went wrong; raise ``Trouble`` for another."""
+    """Return the result unless it contains faults; raises ``Trouble`` if it does."""
     if result["faults"]:
-        raise Trouble(f"payloads or connections went wrong: {result['faults']}")
+        raise Trouble(f"wrong payloads or lost connections: {result['faults']}")
     return result

@@ -1,4 +1,4 @@
-"""What was measured on: a benchmark without its machine says nothing."""
+"""Describe the machine: a figure means nothing without it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 
 
 def find_processor(cpuinfo: str) -> str:
-    """Give the model's name from ``/proc/cpuinfo``."""
+    """Return the processor's model name from ``/proc/cpuinfo``."""
     match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     return match[1].strip() if match else platform.machine()
 
 
 def find_memory(meminfo: str) -> str:
-    """Give the size of the memory from ``/proc/meminfo``, in GiB."""
+    """Return the size of the memory from ``/proc/meminfo``, in GiB."""
     match = re.search(r"^MemTotal:\s*(\d+) kB$", meminfo, re.MULTILINE)
-    return f"{int(match[1]) / (1 << 20):.0f} GiB" if match else "memory of unknown size"
+    return f"{int(match[1]) / (1 << 20):.0f} GiB" if match else "unknown memory size"
 
 
 def describe_machine() -> str:
-    """Give the machine and what it runs, in one line."""
+    """Describe the hardware, the kernel and Python in one line."""
     cores = os.cpu_count()
     return ", ".join(
         [

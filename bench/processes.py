@@ -1,4 +1,4 @@
-"""What a server costs, read from ``/proc``: processor time and memory of it and its children."""
+"""CPU time and memory of a server and its child processes, from ``/proc``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ PROC = Path("/proc")
 
 
 def read_run_time(schedstat: str) -> float:
-    """Give the microseconds that a thread has run, from its ``schedstat`` (in nanoseconds)."""
+    """Return a thread's CPU time in microseconds, from its ``schedstat`` (in nanoseconds)."""
     return int(schedstat.split()[0]) / 1000
 
 
 def read_resident(rollup: str) -> int:
-    """Give the KiB of memory that are resident, from a process's ``smaps_rollup``."""
+    """Return a process's resident memory in KiB, from its ``smaps_rollup``."""
     for line in rollup.splitlines():
         if line.startswith("Rss:"):
             return int(line.split()[1])
@@ -22,16 +22,16 @@ def read_resident(rollup: str) -> int:
 
 
 def find_family(pid: int, proc: Path = PROC) -> list[int]:
-    """Give a process and all that descend from it."""
+    """Return the ids of a process and all its descendants."""
     family = [pid]
-    for member in family:  # It grows while we go through it.
+    for member in family:  # The list grows during the iteration.
         for children in sorted((proc / str(member) / "task").glob("*/children")):
             family += map(int, children.read_text().split())
     return family
 
 
 def measure_cpu(pids: Iterable[int], proc: Path = PROC) -> float:
-    """Give the microseconds that all threads of these processes have run."""
+    """Return the CPU time of all threads of these processes, in microseconds."""
     return sum(
         read_run_time(path.read_text())
         for pid in pids
@@ -40,5 +40,5 @@ def measure_cpu(pids: Iterable[int], proc: Path = PROC) -> float:
 
 
 def measure_memory(pids: Iterable[int], proc: Path = PROC) -> int:
-    """Give the KiB of memory that are resident in these processes together."""
+    """Return the resident memory of these processes together, in KiB."""
     return sum(read_resident((proc / str(pid) / "smaps_rollup").read_text()) for pid in pids)

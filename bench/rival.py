@@ -1,4 +1,4 @@
-"""What a rival is: how it is started, what it can do, and whether it is here."""
+"""A rival: how it is started, which workloads it supports, and whether it is installed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# What is done at which path, unless a rival has other paths.
+# The paths of each operation, unless a rival has others.
 PATHS = {
     "demo": "/test/",
     "subscribe": "/subscribe/",
@@ -23,29 +23,31 @@ class Start:
     """How a server is started."""
 
     command: list[str]
-    #: The folder in which it runs.
+    #: The working directory.
     directory: Path
-    #: What its log says when it listens; the group is the port, where that is not given before.
+    #: The log line of a server that listens; its group is the port, unless ``port`` is set.
     ready: str = r"listening on (\d+)"
     port: int | None = None
+    #: Environment variables in addition to our own.
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rival:
-    """One server that is measured."""
+    """A server that is measured."""
 
     name: str
-    #: What stands at the head of its column.
+    #: The heading of its column.
     title: str
-    #: Make ready what it needs in a folder, and say how it is started.
+    #: Write the files that it needs into a folder, and return how to start it.
     start: Callable[[Path], Start]
-    #: Its version, or None where it is not here.
+    #: Its version, or None if it is not installed.
     version: Callable[[], str | None]
-    #: Where to get it.
+    #: Where it can be installed from.
     source: str
     workloads: frozenset[str] = ALL
     paths: Mapping[str, str] = field(default_factory=lambda: PATHS)
-    #: The part of the work that it is given: less for one that would take minutes for all.
+    #: The fraction of the work that it does: below 1 for a server that would take minutes.
     share: float = 1
-    #: Whether it pings those who are idle.
+    #: Whether it pings idle connections.
     pings: bool = True

@@ -1,4 +1,4 @@
-"""The order of things: rounds, in each of them every workload, in each of those every rival."""
+"""Run the benchmark: in each round every workload, in each workload every rival."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from bench.workload import Workload
 
 Say = Callable[[str], None]
 
-# Above this share of a processor of its own, the load generator may be what is slow.
+# Above this share of a core, the load generator may be the bottleneck.
 BUSY = 0.95
 
 
 def say(text: str) -> None:
-    """Tell the one who waits."""
+    """Print a line of progress at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 class Runner:
-    """Measure rivals, each time with a new server, in rounds."""
+    """Measure rivals in rounds, with a new server for each measurement."""
 
     def __init__(
         self,
@@ -41,8 +41,8 @@ class Runner:
     ) -> None:
         self.results = Results()
         self.troubles: list[str] = []
-        #: Who kept the load generator so busy that it may have been what was measured: the names
-        #: of rivals, by workload.
+        #: Titles of the rivals that kept the load generator so busy that it may have been the
+        #: bottleneck, by workload.
         self.swift: dict[str, list[str]] = {}
         self._folder = folder
         self._scale = scale
@@ -53,9 +53,10 @@ class Runner:
     def run(
         self, rivals: Sequence[Rival], workloads: Sequence[Workload], *, rounds: int, seconds: float
     ) -> None:
-        """Measure these; what goes wrong with one is kept in ``troubles`` and stops no other.
+        """Measure these rivals; a failure is added to ``troubles`` and does not stop the others.
 
-        The first round is complete. What would go past ``seconds`` in a later one is left out.
+        The first round is always complete. In later rounds, a workload that would end after
+        ``seconds`` is left out.
         """
         end = self._now() + seconds
         took: dict[str, float] = {}
@@ -70,7 +71,7 @@ class Runner:
                     self._say(f"{number + 1} {workload.name}: no time left")
                     continue
                 else:
-                    # The slow ones have had their round: they are far off in any case.
+                    # One round is enough for slow rivals: their figures are far off in any case.
                     quick = [rival for rival in rivals if rival.share == 1]
                     self._run_in_turn(rotate(quick, number), workload, number + 1)
                 took[workload.name] = self._now() - begun
@@ -118,7 +119,7 @@ class Runner:
 
 
 def rotate(rivals: Sequence[Rival], number: int) -> list[Rival]:
-    """Give the rivals in an order that begins with another one each round."""
+    """Rotate the order, so that another rival begins each round."""
     if not rivals:
         return []
     start = number % len(rivals)

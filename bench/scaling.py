@@ -1,9 +1,9 @@
-"""What a second process adds: ``python -m bench.scaling``, on a machine with nothing else to do.
+"""Measure what a second process adds: ``python -m bench.scaling``, on an idle machine.
 
-Runs one pushd that keeps its topics in memory, then one and two with a Redis between them, on one
-port. Subscribers sit on raw WebSockets and count bytes; publications go to the control ports, one
-at a time, so that a burst is nobody's advantage. Processor time is that of the daemons, or of the
-Redis; the rate is by the clock on the wall, with the client's own work in it.
+Runs one pushd with topics in memory, then one and two that share topics through Redis, on one
+port. Subscribers are plain sockets that count bytes. Publications go to the control ports one at a
+time, so that joining publications into one write saves nothing. CPU time is that of the daemons
+and of Redis; the rate is measured in wall-clock time, including the client's own work.
 """
 
 from __future__ import annotations
@@ -24,16 +24,19 @@ from pathlib import Path
 
 from bench.processes import measure_cpu
 
-# How long anything may take, in seconds.
+# Time limit of each step, in seconds.
 _PATIENCE = 60.0
 
 _DATA = b"x" * 128
-# As one text frame: RFC 6455 §5.2 spells a length above 125 in two more bytes.
+# The size of a text frame: a length above 125 takes two more bytes (RFC 6455 §5.2).
 _FRAME = len(_DATA) + 4
+
+# The address in the log line about the control port.
+_CONTROL = r"control .*http://([0-9.:]+)"
 
 
 class Program:
-    """A process that says in its log when it is ready; ended with its ``with``."""
+    """Run a process for the duration of a ``with`` block; its log says when it is ready."""
 
     def __init__(self, command: list[str], ready: str, folder: Path) -> None:
         self._command = command
@@ -57,44 +60,44 @@ class Program:
             self._process.wait()
 
     def find(self, pattern: str) -> str:
-        """Wait for a line of the log; gives what the pattern's group holds."""
+        """Wait until the log matches a pattern; returns its group, or the whole match."""
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline and self._process.poll() is None:
             if match := re.search(pattern, self._log.read_text(errors="replace")):
                 return match[match.lastindex or 0]
             time.sleep(0.02)
-        raise SystemExit(f"{self._command[0]} is not ready: {self._log.read_text()[-2000:]}")
+        raise SystemExit(f"{self._command[0]} did not get ready: {self._log.read_text()[-2000:]}")
 
     @property
     def cpu(self) -> float:
-        """Microseconds of processor time that it has spent."""
+        """CPU time spent so far, in microseconds."""
         return measure_cpu([self._process.pid])
 
 
-class Audience:
-    """Subscribers of one topic, who count bytes."""
+class Subscribers:
+    """Subscribers of one topic, which count the bytes that they receive."""
 
     def __init__(self, port: int, number: int) -> None:
-        # A 101 is no word that it has begun; whoever names an id misses nothing behind it.
-        door = HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
-        door.request("GET", "/topics/bench?wait=0")
-        self._id = json.loads(door.getresponse().read())["id"]
-        door.close()
+        # A subscription may begin after its 101; one from a known id misses nothing.
+        public = HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
+        public.request("GET", "/topics/bench?wait=0")
+        self._id = json.loads(public.getresponse().read())["id"]
+        public.close()
         self._selector = selectors.DefaultSelector()
         self._sockets = [self._connect(port) for _ in range(number)]
 
-    def hear(self, total: int) -> None:
-        """Read until all together have heard so many bytes."""
+    def receive(self, total: int) -> None:
+        """Read until the subscribers together have received this many bytes."""
         deadline = time.monotonic() + _PATIENCE
         while total > 0:
             if time.monotonic() > deadline:
-                raise SystemExit(f"{total} bytes did not come")
+                raise SystemExit(f"{total} bytes have not been delivered in {_PATIENCE:g} s")
             for key, _ in self._selector.select(1):
                 total -= len(key.fileobj.recv(1 << 16))  # type: ignore[union-attr]  # a socket
         assert total == 0
 
     def close(self) -> None:
-        """Leave."""
+        """Close all connections."""
         for one in self._sockets:
             one.close()
 
@@ -115,7 +118,7 @@ class Audience:
 
 
 def measure(processes: int, redis: bool, subscribers: int, publications: int) -> str:
-    """One line of the table."""
+    """Measure one configuration, and format its row of the table."""
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="pushd-"))
         stack.callback(shutil.rmtree, folder)
@@ -134,39 +137,48 @@ def measure(processes: int, redis: bool, subscribers: int, publications: int) ->
             command = [twistd, "-n", "--pidfile=", "pushd", *broker]
             command += ["--listen", f"reuseport:{port}:interface=127.0.0.1"]
             command += ["--control", "tcp:0:interface=127.0.0.1", "--max-per-address", "1000000"]
-            ready = "answers" if redis else "control port at"
-            daemons.append(stack.enter_context(Program(command, ready, folder)))
-        doors = [
-            HTTPConnection(daemon.find(r"control port at http://([0-9.:]+)"), timeout=_PATIENCE)
-            for daemon in daemons
-        ]
-        for door in doors:
-            stack.callback(door.close)
-        audience = Audience(port, subscribers)
-        stack.callback(audience.close)
+            daemons.append(stack.enter_context(Program(command, _CONTROL, folder)))
+        controls = [HTTPConnection(one.find(_CONTROL), timeout=_PATIENCE) for one in daemons]
+        for control in controls:
+            stack.callback(control.close)
+            _wait_until_ready(control)
+        clients = Subscribers(port, subscribers)
+        stack.callback(clients.close)
         for number in range(publications // 10):
-            _publish(doors[number % processes], audience, subscribers)
+            _publish(controls[number % processes], clients, subscribers)
         before = [one.cpu for one in daemons], server.cpu if server else 0.0
         began = time.monotonic()
         for number in range(publications):
-            _publish(doors[number % processes], audience, subscribers)
+            _publish(controls[number % processes], clients, subscribers)
         seconds = time.monotonic() - began
         spent = sum(one.cpu for one in daemons) - sum(before[0])
-        asked = (server.cpu if server else 0.0) - before[1]
-        heard = publications * subscribers
+        redis_spent = (server.cpu if server else 0.0) - before[1]
+        deliveries = publications * subscribers
         return (
             f"| {processes} | {'Redis' if redis else 'memory'} | {subscribers} "
-            f"| {spent / publications:.0f} | {spent / heard:.1f} "
-            f"| {asked / publications:.0f} | {heard / seconds:,.0f} |"
+            f"| {spent / publications:.0f} | {spent / deliveries:.1f} "
+            f"| {redis_spent / publications:.0f} | {deliveries / seconds:,.0f} |"
         )
 
 
-def _publish(door: HTTPConnection, audience: Audience, subscribers: int) -> None:
-    door.request("POST", "/topics/bench", _DATA)
-    answer = door.getresponse()
-    assert answer.status == 200, answer.read()
-    answer.read()
-    audience.hear(subscribers * _FRAME)
+def _wait_until_ready(control: HTTPConnection) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        control.request("GET", "/readyz")
+        response = control.getresponse()
+        response.read()
+        if response.status == 200:
+            return
+        time.sleep(0.02)
+    raise SystemExit(f"the daemon at {control.host}:{control.port} did not get ready")
+
+
+def _publish(control: HTTPConnection, clients: Subscribers, subscribers: int) -> None:
+    control.request("POST", "/topics/bench", _DATA)
+    response = control.getresponse()
+    text = response.read()
+    assert response.status == 200, text
+    clients.receive(subscribers * _FRAME)
 
 
 def _free_port() -> int:
@@ -177,13 +189,24 @@ def _free_port() -> int:
 
 
 def main() -> None:
-    """Measure all, and print a table."""
+    """Measure every configuration, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--subscribers", type=int, nargs="+", default=[1, 1000])
-    parser.add_argument("--publications", type=int, default=500)
+    parser.add_argument(
+        "--subscribers",
+        type=int,
+        nargs="+",
+        default=[1, 1000],
+        help="numbers of subscribers (default: 1 1000)",
+    )
+    parser.add_argument(
+        "--publications",
+        type=int,
+        default=500,
+        help="number of publications (default: %(default)s)",
+    )
     args = parser.parse_args()
-    print("| processes | topics in | subscribers | daemons' µs per publication ", end="")
-    print("| µs per delivery | Redis' µs per publication | deliveries a second |")
+    print("| processes | topics in | subscribers | daemons: µs per publication ", end="")
+    print("| µs per delivery | Redis: µs per publication | deliveries per second |")
     print("|---|---|---|---|---|---|---|")
     for subscribers in args.subscribers:
         for processes, redis in ((1, False), (1, True), (2, True)):

@@ -1,4 +1,4 @@
-"""A server at work: started, found out where it listens, looked at, stopped."""
+"""Start a server, find its port, measure it, and stop it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from types import TracebackType
 from bench.processes import find_family, measure_cpu, measure_memory
 from bench.rival import Rival, Start
 
-# How long a server may take to listen, and to end, in seconds.
+# How long a server may take until it listens, in seconds.
 PATIENCE = 20
 
 
 class Trouble(Exception):
-    """A server or the load generator did not do what it is for; the message says what."""
+    """A server or the load generator failed; the message says how."""
 
 
 class Server:
-    """Run a rival: started on ``with``, ended after it. It says what it has to say to a file."""
+    """Run a rival for the duration of a ``with`` block; its output goes to a log file."""
 
     def __init__(self, rival: Rival, folder: Path) -> None:
         self.rival = rival
@@ -38,6 +38,7 @@ class Server:
             self._process = subprocess.Popen(
                 start.command,
                 cwd=start.directory,
+                env={**os.environ, **start.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -58,11 +59,11 @@ class Server:
         self._stop()
 
     def cpu(self) -> float:
-        """Give the microseconds of processor time that were spent until now."""
+        """Return the CPU time spent so far, in microseconds."""
         return measure_cpu(self._family())
 
     def memory(self) -> int:
-        """Give the KiB of memory that are taken now."""
+        """Return the current resident memory, in KiB."""
         return measure_memory(self._family())
 
     def _family(self) -> list[int]:
@@ -84,7 +85,7 @@ class Server:
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         try:
-            # What some do for thousands of open connections at their end is not measured.
+            # Some servers take long to close thousands of connections; that is not measured.
             self._process.wait(1)
         except subprocess.TimeoutExpired:
             for pid in reversed(find_family(self._process.pid)):

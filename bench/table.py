@@ -1,4 +1,4 @@
-"""Results as Markdown."""
+"""Format results as Markdown tables."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from bench.workload import Measure
 
 
 def format_number(value: float | None) -> str:
-    """Give a number with what can be believed of it: two digits, or all before the point."""
+    """Format a number with its significant digits: two, or all before the decimal point."""
     if value is None:
         return "-"
-    # Memory can shrink a little where nothing is kept.
+    # A difference of memory may be slightly negative.
     size = abs(value)
     if size >= 9.95:
         return f"{value:,.0f}"
@@ -21,14 +21,14 @@ def format_number(value: float | None) -> str:
 
 
 def make_table(rows: Sequence[Sequence[str]]) -> str:
-    """Give rows as a table, the first as its head; all but the first column is numbers."""
+    """Format rows as a table; the first row is the header, the first column is text."""
     head, *body = rows
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def tabulate(results: Results, rivals: Sequence[Rival], measures: Sequence[Measure]) -> str:
-    """Give the medians: a row for each measure, a column for each rival."""
+    """Format the medians: a row for each measure, a column for each rival."""
     rows = [["", *(rival.title for rival in rivals)]]
     for measure in measures:
         cells = [format_number(results.median(measure.key, rival.name)) for rival in rivals]
@@ -39,7 +39,7 @@ def tabulate(results: Results, rivals: Sequence[Rival], measures: Sequence[Measu
 def tabulate_ratios(
     results: Results, rivals: Sequence[Rival], measures: Sequence[Measure], ours: str = "pushd"
 ) -> str:
-    """Give how many times each rival's figure ours is: below 1, we are cheaper."""
+    """Format the ratios of our figure to each rival's: below 1, ours is lower."""
     others = [rival for rival in rivals if rival.name != ours]
     rows = [["", *(rival.title for rival in others)]]
     for measure in measures:
@@ -49,8 +49,8 @@ def tabulate_ratios(
 
 
 def tabulate_goals(results: Results, measures: Sequence[Measure], ours: str = "pushd") -> str:
-    """Give what each goal asks, what was measured, and how far the rounds lie apart."""
-    rows = [["", "pushd", "least and most", "rounds", "goal"]]
+    """Format each goal with the median and the spread of the rounds."""
+    rows = [["", "pushd", "range", "rounds", "goal"]]
     for measure in measures:
         spread = results.spread(measure.key, ours)
         if spread is None:

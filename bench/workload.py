@@ -1,4 +1,4 @@
-"""What a workload is, and what of it is measured."""
+"""Workloads and their measures."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ Run = Callable[[Server, float], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Measure:
-    """One row of the table."""
+    """One measured figure: a row of the table."""
 
     key: str
     title: str
     unit: str
-    #: Of what the issue asks: the most it may be, and the most in relation to a rival.
+    #: The goals: an upper limit, and an upper limit as a multiple of a rival's figure.
     most: float | None = None
     relation: tuple[float, str] | None = None
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One thing that servers do, and what of it is measured."""
+    """A task for the servers, and its measures."""
 
     name: str
     title: str
     run: Run
     measures: tuple[Measure, ...]
-    #: Whether all rivals may be measured at the same time: memory does not depend on time.
+    #: Whether all rivals may be measured at the same time, as for memory.
     together: bool = False

@@ -1,4 +1,4 @@
-"""The workloads: how the load generator is called, and what is read of the server meanwhile."""
+"""The workloads: the load generator's arguments, and how each measure is computed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from bench.load import run_load
 from bench.server import Server
 from bench.workload import Measure, Workload
 
-# For more connections than one address may have ports or places, and for what each one costs.
+# Several source addresses, as one has too few ports for 10,000 connections, and a rehearsal, so
+# that the cost of the first connections does not count.
 CROWD = ("--sources", "8", "--rate", "4000", "--rehearse", "100")
 
 
 def run_demo(server: Server, scale: float) -> Mapping[str, float]:
-    """W1: thousands of browsers with the demo: each gets ten pushes, half a second apart."""
+    """W1: thousands of browsers open the demo; each gets ten pushes, half a second apart."""
     seen = _Seen(server)
     result = run_load(
         [
@@ -30,7 +31,7 @@ def run_demo(server: Server, scale: float) -> Mapping[str, float]:
 
 
 def run_fanout(server: Server, scale: float) -> Mapping[str, float]:
-    """W2: publications to many, first one after the other, then eight in one piece."""
+    """W2: publications to many subscribers, first one by one, then eight in one segment."""
     found: dict[str, float] = {}
     share = server.rival.share
     for key, burst, times in (("w2.one", 1, 80), ("w2.burst", 8, 20)):
@@ -49,9 +50,9 @@ def run_fanout(server: Server, scale: float) -> Mapping[str, float]:
 def run_publications(
     server: Server, subscribers: int, *, burst: int, times: int, warm: int, crowd: bool = False
 ) -> Mapping[str, float]:
-    """Publish to these subscribers: CPU per delivery in µs, memory per connection in KiB.
+    """Publish to N subscribers: CPU per delivery in µs, memory per connection in KiB.
 
-    A ``crowd`` comes from several addresses, after some that leave again.
+    A ``crowd`` connects from several addresses, after a rehearsal.
     """
     seen = _Seen(server)
     paths = server.rival.paths
@@ -74,7 +75,7 @@ def run_publications(
 
 
 def run_idle(server: Server, scale: float) -> Mapping[str, float]:
-    """W3: thousands who listen, until each has been pinged."""
+    """W3: thousands of idle subscribers, until each has been pinged."""
     seen = _Seen(server)
     result = run_load(
         [
@@ -88,7 +89,7 @@ def run_idle(server: Server, scale: float) -> Mapping[str, float]:
 
 
 def run_handshake(server: Server, scale: float) -> Mapping[str, float]:
-    """W4: come and go."""
+    """W4: handshake, then close."""
     seen = _Seen(server)
     result = run_load(
         [
@@ -102,7 +103,7 @@ def run_handshake(server: Server, scale: float) -> Mapping[str, float]:
 
 
 def run_echo(server: Server, scale: float) -> Mapping[str, float]:
-    """W5: a hundred clients who get back what they say."""
+    """W5: a hundred clients send messages, and get them back."""
     seen = _Seen(server)
     result = run_load(
         [
@@ -116,7 +117,7 @@ def run_echo(server: Server, scale: float) -> Mapping[str, float]:
 
 
 class _Seen:
-    """What was read of a server at the gates."""
+    """Readings of a server at the gates."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -124,7 +125,7 @@ class _Seen:
         self._memory: dict[str, int] = {}
 
     def look(self, gate: str) -> None:
-        # Memory is slow to read: not between the processor's times.
+        # Memory is slow to read, so not at the gates between which CPU is measured.
         if gate in ("empty", "connected", "full"):
             self._memory[gate] = self._server.memory()
         self._cpu[gate] = self._server.cpu()
@@ -152,7 +153,7 @@ WORKLOADS: tuple[Workload, ...] = (
         (
             Measure(
                 "w1.cpu",
-                "W1 4,000 browsers: CPU per push, arrival included",
+                "W1 4,000 browsers: CPU per push, handshakes included",
                 "µs",
                 75,
                 (0.5, "autobahn"),
@@ -178,16 +179,16 @@ WORKLOADS: tuple[Workload, ...] = (
     ),
     Workload(
         "w3",
-        "5,000 idle",
+        "5,000 idle connections",
         run_idle,
-        (Measure("w3.memory", "W3 5,000 idle, pinged: memory each", "KiB", 10),),
+        (Measure("w3.memory", "W3 5,000 idle: memory per connection", "KiB", 10),),
         together=True,
     ),
     Workload(
         "w4",
         "handshake and close",
         run_handshake,
-        (Measure("w4.cpu", "W4 handshake and close: CPU each", "µs", 190),),
+        (Measure("w4.cpu", "W4 handshake and close: CPU per connection", "µs", 190),),
     ),
     Workload(
         "w5",

@@ -1,4 +1,4 @@
-"""The benchmark's own arithmetic, and what it writes: it does not measure anything here."""
+"""The benchmark's computations and reports; nothing is measured here."""
 
 from __future__ import annotations
 
@@ -19,6 +19,18 @@ from bench.__main__ import choose, main, make_parser
 from bench.build import is_older
 from bench.catalogue import CATALOGUE, PUSHD, version_of
 from bench.chart import LONGEST, draw_chart
+from bench.compare import (
+    BASE,
+    MOST_FAILURES,
+    NEW,
+    SCALES,
+    Comparison,
+    Summary,
+    make_side,
+    summarize,
+    tabulate_comparison,
+)
+from bench.compare import main as compare
 from bench.growth import SIZES, Growth
 from bench.load import check_result, parse_line
 from bench.machine import describe_machine, find_memory, find_processor
@@ -46,7 +58,7 @@ LATE = Measure("w9.late", "W9 lateness", "ms")
 
 
 def make_rival(name: str, **changes: Any) -> Rival:
-    """Give a rival that can't be started."""
+    """Make a rival that cannot be started."""
     rival = Rival(
         name=name,
         title=name.title(),
@@ -59,12 +71,12 @@ def make_rival(name: str, **changes: Any) -> Rival:
 
 
 def set_age(path: Path, age: int) -> None:
-    """Let a file have been changed so many seconds before a certain moment."""
+    """Set the modification time of a file: its age in seconds before a fixed moment."""
     os.utime(path, (10_000 - age, 10_000 - age))
 
 
 def make_results(samples: Mapping[str, Mapping[str, list[float]]]) -> Results:
-    """Give results with these samples, by rival and key."""
+    """Make results from samples by rival and key."""
     results = Results()
     for rival, found in samples.items():
         for key, values in found.items():
@@ -85,7 +97,7 @@ RESULTS = make_results(
 
 
 class ProcessesTests(SynchronousTestCase):
-    """What is read of ``/proc``."""
+    """CPU time and memory are read from ``/proc``."""
 
     def setUp(self) -> None:
         folder = TemporaryDirectory()
@@ -109,88 +121,88 @@ class ProcessesTests(SynchronousTestCase):
         (self.proc / str(pid) / "smaps_rollup").write_text(text)
 
     def test_run_time(self) -> None:
-        """The first number of a schedstat is the time on a processor, in nanoseconds."""
+        """The first number of schedstat is the CPU time in nanoseconds."""
         self.assertEqual(read_run_time("39695870 151113490 95\n"), 39695.87)
 
     def test_resident(self) -> None:
-        """Of a rollup only the resident size counts."""
+        """The resident size is read from smaps_rollup; without one, reading fails."""
         self.assertEqual(read_resident("55-7f [rollup]\nRss:     8212 kB\nPss: 1 kB\n"), 8212)
         self.assertRaises(ValueError, read_resident, "Pss: 1 kB\n")
 
     def test_family(self) -> None:
-        """Children and theirs belong to it, others don't."""
+        """A family is a process with all its descendants, and no other process."""
         self.assertEqual(find_family(1, self.proc), [1, 2, 3, 4])
 
     def test_sums(self) -> None:
-        """All threads of all of a family count."""
+        """CPU time and memory are summed over all threads and processes of a family."""
         family = find_family(1, self.proc)
         self.assertEqual(measure_cpu(family, self.proc), 5 + 5 + 7 + 0.25)
         self.assertEqual(measure_memory(family, self.proc), 1123)
 
     def test_own(self) -> None:
-        """The kernel here has what is read."""
+        """This kernel's ``/proc`` has the files that are read."""
         family = find_family(os.getpid())[:1]
         self.assertGreater(measure_cpu(family), 0)
         self.assertGreater(measure_memory(family), 1000)
 
 
 class LoadTests(SynchronousTestCase):
-    """What the load generator says."""
+    """The output of the load generator is parsed and checked."""
 
     def test_gate(self) -> None:
-        """A line says where it is."""
+        """A line of JSON names the gate."""
         self.assertEqual(parse_line('{"at": "start"}\n'), {"at": "start"})
 
     def test_other(self) -> None:
-        """What is no such line is told as it is."""
+        """Any other line fails the run, and is quoted in the error."""
         for line in ("terminate called\n", "[1]\n", '{"units": 1}\n'):
             trouble = self.assertRaises(Trouble, parse_line, line)
             self.assertIn(line.strip(), str(trouble))
 
     def test_faults(self) -> None:
-        """A result with a fault is none."""
+        """A result with faults fails the run, and the error names them."""
         self.assertEqual(check_result({"faults": "", "units": 1})["units"], 1)
         trouble = self.assertRaises(Trouble, check_result, {"faults": "3 x payload"})
         self.assertIn("3 x payload", str(trouble))
 
 
 class ResultsTests(SynchronousTestCase):
-    """Medians, ratios, goals."""
+    """Medians, ratios and goals are computed from samples."""
 
     def test_median(self) -> None:
-        """The median of the rounds, however far off one of them is."""
+        """The median ignores an outlier; the spread shows it."""
         self.assertEqual(RESULTS.median("w9.cpu", "pushd"), 9)
         self.assertEqual(RESULTS.spread("w9.cpu", "pushd"), (6, 30))
 
     def test_nothing(self) -> None:
-        """What was not measured is None, and asking does not make it."""
+        """Without samples every figure is None, and looking it up does not add any."""
         for _ in range(2):
             self.assertIsNone(RESULTS.median("w9.late", "other"))
             self.assertIsNone(RESULTS.spread("w9.late", "other"))
             self.assertIsNone(RESULTS.ratio("w9.late", "pushd", "other"))
-            self.assertIsNone(RESULTS.ratio("w9.cpu", "nobody", "other"))
-            self.assertFalse(RESULTS.has("nobody"))
+            self.assertIsNone(RESULTS.ratio("w9.cpu", "unknown", "other"))
+            self.assertFalse(RESULTS.has("unknown"))
             self.assertEqual(Results().rounds, 0)
         self.assertTrue(RESULTS.has("other"))
 
     def test_ratio(self) -> None:
-        """Ours to theirs."""
+        """A ratio is our median divided by theirs."""
         self.assertEqual(RESULTS.ratio("w9.cpu", "pushd", "floor"), 1.8)
 
     def test_judge(self) -> None:
-        """Each part of a goal is judged, where there is what it needs."""
+        """Each goal is judged, unless the figures for it are missing."""
         self.assertEqual(RESULTS.judge(CPU), "≤ 10: yes, ≤ 1.5 x floor: no")
         self.assertEqual(RESULTS.judge(replace(CPU, most=8, relation=None)), "≤ 8: no")
         self.assertEqual(RESULTS.judge(replace(CPU, relation=(2, "floor"))).count("yes"), 2)
-        self.assertEqual(RESULTS.judge(replace(CPU, relation=(2, "nobody"))), "≤ 10: yes")
+        self.assertEqual(RESULTS.judge(replace(CPU, relation=(2, "unknown"))), "≤ 10: yes")
         self.assertEqual(RESULTS.judge(LATE), "")
 
 
 class TableTests(SynchronousTestCase):
-    """Results as Markdown."""
+    """Results are formatted as Markdown tables."""
 
     def test_numbers(self) -> None:
-        """As many digits as can be believed."""
+        """Numbers are shown with their significant digits only."""
         shown = {
             None: "-",
             0.0: "0.00",
@@ -207,7 +219,7 @@ class TableTests(SynchronousTestCase):
             self.assertEqual(format_number(number), text)
 
     def test_medians(self) -> None:
-        """A row for each measure, a column for each rival, a dash for what was not measured."""
+        """The medians have a row per measure and a column per rival; a dash means not measured."""
         self.assertEqual(
             tabulate(RESULTS, RIVALS, (CPU, LATE)).splitlines(),
             [
@@ -219,14 +231,14 @@ class TableTests(SynchronousTestCase):
         )
 
     def test_ratios(self) -> None:
-        """A column for each of the others."""
+        """The ratios have a column for each rival, but none for pushd."""
         self.assertEqual(
             tabulate_ratios(RESULTS, RIVALS, (CPU,)).splitlines()[::2],
             ["|  | Floor | Other |", "| W9 sums: CPU each | 1.8 | 0.01 |"],
         )
 
     def test_goals(self) -> None:
-        """What was not measured is left out; what has no goal has a dash."""
+        """A measure without samples is left out; one without a goal has a dash."""
         table = tabulate_goals(RESULTS, (CPU, LATE, Measure("w9.no", "W9 nothing", "s", 1)))
         self.assertEqual(
             table.splitlines()[2:],
@@ -237,7 +249,7 @@ class TableTests(SynchronousTestCase):
         )
 
     def test_growth(self) -> None:
-        """A row for each number of connections; three columns for each rival that was measured."""
+        """Growth has a row per number of connections, and three columns per measured rival."""
         costs = {"delivery": 4.0, "arrival": 30.0, "memory": 0.1}
         growth = Growth({"pushd": {1000: costs, 100: costs}, "other": {100: costs}})
         lines = growth.tabulate(RIVALS).splitlines()
@@ -248,20 +260,20 @@ class TableTests(SynchronousTestCase):
 
 
 class ChartTests(SynchronousTestCase):
-    """Results as SVG."""
+    """Results are drawn as SVG."""
 
     def draw(self, *measures: Measure) -> ElementTree.Element:
         return ElementTree.fromstring(draw_chart(RESULTS, RIVALS, measures))
 
     def test_bars(self) -> None:
-        """A bar for each figure, the cheapest first; ours stands out."""
+        """Each figure has a bar, the lowest first; pushd and the floor have their own colours."""
         chart = self.draw(CPU, LATE, Measure("w9.no", "W9 nothing", "s"))
         bars = chart.findall(f".//{SVG}rect")
         self.assertEqual([bar.get("class") for bar in bars], ["floor", "ours", "bar", "ours"])
         self.assertEqual(len(chart.findall(f"{SVG}g")), 2)
 
     def test_lengths(self) -> None:
-        """Bars are as long as their figures, but for one far off, which is seen to be cut off."""
+        """Bars are proportional to their figures; the bar of an outlier is visibly cut off."""
         chart = self.draw(CPU)
         floor, ours, other = (float(bar.get("width", 0)) for bar in chart.iter(f"{SVG}rect"))
         self.assertAlmostEqual(ours / floor, 9 / 5, places=1)
@@ -270,20 +282,20 @@ class ChartTests(SynchronousTestCase):
         self.assertIn("1,200", [text.text for text in chart.iter(f"{SVG}text")])
 
     def test_dark(self) -> None:
-        """There are colours for a dark page, too."""
+        """The chart has colours for dark pages."""
         style = self.draw(CPU).findtext(f"{SVG}style")
         assert style is not None
         self.assertIn("prefers-color-scheme: dark", style)
 
     def test_zero(self) -> None:
-        """Where nothing costs anything, there are bars all the same."""
+        """Figures of zero or below have a bar of one pixel."""
         results = make_results({"pushd": {"w9.cpu": [0.0]}, "floor": {"w9.cpu": [-0.1]}})
         chart = ElementTree.fromstring(draw_chart(results, RIVALS, (CPU,)))
         self.assertEqual([bar.get("width") for bar in chart.iter(f"{SVG}rect")], ["1.0", "1.0"])
 
 
 class ReportTests(SynchronousTestCase):
-    """All of a run as one document."""
+    """A run is reported as one document."""
 
     def setUp(self) -> None:
         self.report = Report(
@@ -295,7 +307,7 @@ class ReportTests(SynchronousTestCase):
         )
 
     def test_whole(self) -> None:
-        """It names machine, versions, who was missing, and what went wrong."""
+        """The report names the machine, the versions, missing rivals and failures."""
         costs = {"delivery": 4.0, "arrival": 30.0, "memory": 0.1}
         text = replace(
             self.report,
@@ -307,9 +319,9 @@ class ReportTests(SynchronousTestCase):
         self.assertTrue(text.startswith("2026-11-22. A machine. Medians; rounds: 3.\n\n|  |"))
         for words in (
             "Versions: pushd 1.0; floor 1.0; other 1.0.\n",
-            "Missing on this machine: Absent (nowhere).\n",
+            "Not installed on this machine: Absent (nowhere).\n",
             "- w9 other: it ended\n",
-            "The load generator had nothing to wait for with: W8 Other; W9 Floor, Other.\n",
+            "may be the bottleneck, with: W8 Other; W9 Floor, Other.\n",
             "| connections |",
             "≤ 10: yes",
         ):
@@ -317,14 +329,14 @@ class ReportTests(SynchronousTestCase):
         self.assertNotIn("its log", text)
 
     def test_without_us(self) -> None:
-        """Without pushd there are no ratios, and nothing is missing or wrong."""
+        """Without pushd there are no ratios or goals; empty sections are left out."""
         results = make_results({"floor": {"w9.cpu": [5.0]}})
         text = replace(self.report, results=results, rivals=(FLOOR,)).as_markdown()
-        for words in ("ratio", "rival;", "reach", "Missing", "wrong", "connections"):
+        for words in ("Ratio", "rival;", "goals", "Not installed", "Failures", "connections"):
             self.assertNotIn(words, text)
 
     def test_files(self) -> None:
-        """The table points at the chart beside it."""
+        """The report links to the chart beside it."""
         with TemporaryDirectory() as folder:
             text, chart = write_report("| a |\n", "<svg/>\n", Path(folder) / "new")
             self.assertEqual(chart.read_text(), "<svg/>\n")
@@ -332,21 +344,21 @@ class ReportTests(SynchronousTestCase):
             self.assertIn("| a |", text.read_text())
 
     def test_document(self) -> None:
-        """The last run takes the place of the one before; all around it stays."""
+        """A new report replaces the old one in a document; the rest stays as it is."""
         old = f"# Head\n\n{BEGIN}\n\nold\n{END}\n\n## Tail\n"
         new = put_into(old, "new\n")
         self.assertEqual(new, f"# Head\n\n{BEGIN}\n\nnew\n\n{END}\n\n## Tail\n")
         self.assertEqual(put_into(new, "new\n"), new)
 
     def test_no_place(self) -> None:
-        """A document without a place for it is not touched; docs/performance.md has one."""
+        """A document without markers is refused; docs/performance.md has them."""
         for text in ("# Head\n", f"{BEGIN}\n", f"{END}\n{BEGIN}\n"):
             self.assertRaises(ValueError, put_into, text, "new")
         put_into(DOCUMENT.read_text(), "new")
 
 
 class RunnerTests(SynchronousTestCase):
-    """The order of things."""
+    """Rounds, workloads and rivals run in order."""
 
     def setUp(self) -> None:
         self.time = 0.0
@@ -377,7 +389,7 @@ class RunnerTests(SynchronousTestCase):
         return Workload(name, name, run, (Measure(f"{name}.cpu", name, "µs"),))
 
     def test_rounds(self) -> None:
-        """Rivals take turns in each workload, and another one begins each round."""
+        """Each workload runs all rivals in turn, and another one begins each round."""
         rivals = [replace(rival, workloads=frozenset({"a", "b"})) for rival in RIVALS[:2]]
         self.runner.run(
             rivals, [self._make_workload("a"), self._make_workload("b")], rounds=2, seconds=99
@@ -397,14 +409,14 @@ class RunnerTests(SynchronousTestCase):
         self.assertEqual(self.runner.swift, {"a": titles, "b": titles})
 
     def test_able(self) -> None:
-        """Nobody is asked for what it can't do; the slow ones have one round."""
+        """A rival runs only the workloads that it supports; a slow one has a single round."""
         rivals = [make_rival("able"), make_rival("other", workloads=frozenset())]
         rivals.append(make_rival("slow", share=0.1))
         self.runner.run(rivals, [self._make_workload("w9")], rounds=3, seconds=99)
         self.assertEqual([name for _, name in self.done], ["able", "slow", "able", "able"])
 
     def test_no_time(self) -> None:
-        """A later round's workload that would go past the time is left out, a shorter one not."""
+        """In later rounds a workload that would take too long is left out; a shorter one is not."""
         rival = make_rival("pushd", workloads=frozenset({"long", "short"}))
         workloads = [self._make_workload("long", 10), self._make_workload("short", 1)]
         self.runner.run([rival], workloads, rounds=2, seconds=12)
@@ -412,7 +424,7 @@ class RunnerTests(SynchronousTestCase):
         self.assertIn("2 long: no time left", self.said)
 
     def test_trouble(self) -> None:
-        """One that fails is named, and stops nobody."""
+        """A rival that fails is reported, and does not stop the others."""
 
         def fail(name: str) -> None:
             if name == "floor":
@@ -427,7 +439,7 @@ class RunnerTests(SynchronousTestCase):
         self.assertIsNone(self.runner.results.median("w9.cpu", "floor"))
 
     def test_together(self) -> None:
-        """What may go together does so once, and only for those who can."""
+        """A workload for all rivals at once runs once, for the rivals that support it."""
         workload = replace(self._make_workload("w9"), together=True)
         self.runner.run(
             [OURS, make_rival("other", workloads=frozenset())], [workload], rounds=3, seconds=99
@@ -435,23 +447,140 @@ class RunnerTests(SynchronousTestCase):
         self.assertEqual(self.done, [("w9", "pushd")])
 
     def test_rotate(self) -> None:
-        """Whoever was first is last."""
+        """Rotation moves the first rivals to the end."""
         self.assertEqual(rotate(RIVALS, 0), list(RIVALS))
         self.assertEqual(rotate(RIVALS, 4), [FLOOR, OTHER, OURS])
         self.assertEqual(rotate([], 1), [])
 
 
+class ComparisonTests(SynchronousTestCase):
+    """Two checkouts in paired rounds."""
+
+    def setUp(self) -> None:
+        self.said: list[str] = []
+        self.started: list[str] = []
+        self.up: set[str] = set()
+        self.scales: list[float] = []
+        # What each side measures, one figure a round.
+        self.figures: dict[str, list[float]] = {BASE: [10.0, 20.0], NEW: [11.0, 18.0]}
+        self.comparison = Comparison(
+            make_rival(BASE),
+            make_rival(NEW),
+            Path(),
+            scale=0.5,
+            say=self.said.append,
+            serve=self._serve,
+        )
+
+    @contextmanager
+    def _serve(self, rival: Rival, folder: Path) -> Iterator[Server]:
+        self.started.append(rival.name)
+        self.up.add(rival.name)
+        try:
+            yield cast(Server, rival)
+        finally:
+            self.up.remove(rival.name)
+
+    def _run_workload(self, server: Server, scale: float) -> Mapping[str, float]:
+        self.assertEqual(self.up, {BASE, NEW})
+        self.scales.append(scale)
+        figures = self.figures[cast(Rival, server).name]
+        if not figures:
+            raise Trouble("it ended")
+        return {"w9.cpu": figures.pop(0), "busy": 0.5}
+
+    def run_workload(self, name: str = "w9", rounds: int = 2) -> None:
+        self.comparison.run([Workload(name, name, self._run_workload, (CPU,))], rounds)
+
+    def test_rounds(self) -> None:
+        """Both sides run at the same time; the side that starts first alternates."""
+        self.run_workload()
+        self.assertEqual(self.started, [BASE, NEW, NEW, BASE])
+        self.assertEqual(self.comparison.results.ratios("w9.cpu", NEW, BASE), [1.1, 0.9])
+        self.assertEqual(self.comparison.troubles, [])
+        self.assertEqual(self.said[0], "1 w9 w9.cpu: base 10, new 11 µs, ratio 1.100")
+
+    def test_scale(self) -> None:
+        """W1 and W4 are smaller than in the benchmark; --scale applies to every workload."""
+        self.run_workload("w4", 1)
+        self.run_workload("w5", 1)
+        self.assertEqual(self.scales, [SCALES["w4"] / 2] * 2 + [0.5] * 2)
+
+    def test_pairs(self) -> None:
+        """If one side fails, the round does not count for the other side either."""
+        self.figures[NEW].pop()
+        self.run_workload()
+        self.assertEqual(self.comparison.results.samples("w9.cpu", BASE), [10])
+        self.assertEqual(self.comparison.troubles, ["2 w9: it ended"])
+        self.assertEqual(self.up, set())
+
+    def test_give_up(self) -> None:
+        """The comparison ends after a few failures."""
+        self.figures = {BASE: [], NEW: []}
+        self.run_workload(rounds=9)
+        self.assertEqual(len(self.comparison.troubles), MOST_FAILURES)
+        self.assertEqual(len(self.started), 2 * MOST_FAILURES)
+        self.assertIn("giving up", self.said[-1])
+
+    def test_zero(self) -> None:
+        """A round in which BASE costs nothing has no ratio."""
+        self.figures = {BASE: [0.0, 10.0], NEW: [1.0, 11.0]}
+        self.run_workload()
+        self.assertTrue(self.said[0].endswith("ratio -"))
+        self.assertEqual(self.comparison.results.ratios("w9.cpu", NEW, BASE), [1.1])
+
+    def test_summary(self) -> None:
+        """The standard error is the sample's standard deviation over the root of its size."""
+        summary = summarize([0.9, 1.0, 1.1, 1.4])
+        self.assertAlmostEqual(summary.mean, 1.1)
+        self.assertAlmostEqual(summary.error or 0, (0.14 / 3) ** 0.5 / 2)
+        self.assertAlmostEqual(summary.median, 1.05)
+        self.assertEqual(summarize([2.0]), Summary(2.0, None, 2.0))
+
+    def test_table(self) -> None:
+        """A row for each measure that has ratios."""
+        results = make_results(
+            {BASE: {"w9.cpu": [10.0, 20.0, 15.0]}, NEW: {"w9.cpu": [11.0, 18.0, 15.0]}}
+        )
+        self.assertEqual(
+            tabulate_comparison(results, (CPU, LATE)).splitlines(),
+            [
+                "|  | base | new | mean ratio | median ratio | rounds |",
+                "| --- | ---: | ---: | ---: | ---: | ---: |",
+                "| w9.cpu, µs | 15 | 15 | 1.000 ± 0.058 | 1.000 | 3 |",
+            ],
+        )
+        single = make_results({BASE: {"w9.late": [2.0]}, NEW: {"w9.late": [1.0]}})
+        self.assertIn("| 0.500 | 0.500 | 1 |", tabulate_comparison(single, (LATE,)))
+
+    def test_side(self) -> None:
+        """A side runs the pushd and the views of its own checkout."""
+        start = make_side(NEW, ROOT).start(Path())
+        self.assertEqual(start.directory, ROOT / "bench" / "rivals")
+        self.assertEqual(start.environment, {"PYTHONPATH": str(ROOT)})
+        self.assertEqual(start.command, PUSHD.start(Path()).command)
+
+    def test_no_checkout(self) -> None:
+        """A directory that is not a checkout is one line on stderr and exit code 1."""
+        written: list[str] = []
+        self.patch(sys.stderr, "write", written.append)
+        with TemporaryDirectory() as folder:
+            self.assertEqual(compare([str(ROOT), folder]), 1)
+        self.assertEqual("".join(written).count("\n"), 1)
+        self.assertIn("is not a checkout of pushd", "".join(written))
+
+
 class CatalogueTests(SynchronousTestCase):
-    """Who is measured, and what."""
+    """The list of rivals, and its documentation, are complete."""
 
     def test_paths(self) -> None:
-        """Everybody has every path, and knows only workloads that there are."""
+        """Every rival has every path, and names only workloads that exist."""
         for rival in CATALOGUE:
             self.assertEqual(set(rival.paths), set(PATHS), rival.name)
             self.assertTrue(rival.workloads <= {one.name for one in WORKLOADS}, rival.name)
 
     def test_readme(self) -> None:
-        """The README's tables have every rival with what it does, every option, every workload."""
+        """The README lists every rival with its workloads, every workload, and every option."""
         text = (ROOT / "bench/README.md").read_text()
         rows = dict(re.findall(r"^\| `([\w-]+)` \|(.*)\|$", text, re.MULTILINE))
         for rival in CATALOGUE:
@@ -471,10 +600,10 @@ class CatalogueTests(SynchronousTestCase):
     def test_missing(self) -> None:
         """A rival that is not installed has no version; pushd has one."""
         self.assertIn("pushd 0.", PUSHD.version() or "")
-        self.assertIsNone(version_of("pushd", "a-rival-that-nobody-wrote"))
+        self.assertIsNone(version_of("pushd", "a-rival-that-does-not-exist"))
 
     def test_measures(self) -> None:
-        """No two measures have one key, and each belongs to its workload."""
+        """Keys of measures are unique, and begin with the name of the workload."""
         keys = [(one.name, measure.key) for one in WORKLOADS for measure in one.measures]
         self.assertEqual(len({key for _, key in keys}), len(keys))
         for name, key in keys:
@@ -482,26 +611,26 @@ class CatalogueTests(SynchronousTestCase):
 
 
 class CommandTests(SynchronousTestCase):
-    """The command line, the machine, the compiler."""
+    """The command line, the description of the machine, and the compiler."""
 
     def test_choose(self) -> None:
-        """All, or some in their order; a name that nobody has is told with those there are."""
+        """Names are chosen in the order given; the error for an unknown name lists all names."""
         known = {"a": 1, "b": 2}
         self.assertEqual(choose(None, known), [1, 2])
         self.assertEqual(choose("b, a", known), [2, 1])
         error = self.assertRaises(ValueError, choose, "a,c", known)
-        self.assertEqual(str(error), "'c' is none of a, b")
+        self.assertEqual(str(error), "'c' is not one of a, b")
 
     def test_mistake(self) -> None:
-        """A mistake is one line and exit code 1, before anything is started."""
+        """A wrong option is one line on stderr and exit code 1, before anything is started."""
         written: list[str] = []
         self.patch(sys.stderr, "write", written.append)
-        self.assertEqual(main(["--rivals", "nobody"]), 1)
+        self.assertEqual(main(["--rivals", "unknown"]), 1)
         self.assertEqual("".join(written).count("\n"), 1)
-        self.assertIn("'nobody' is none of pushd, floor", "".join(written))
+        self.assertIn("'unknown' is not one of pushd, floor", "".join(written))
 
     def test_machine(self) -> None:
-        """A machine is named by what it has."""
+        """The machine is described by its processor, memory and kernel."""
         text = "processor\t: 0\nmodel name\t: AMD EPYC\nmodel name\t: AMD EPYC\n"
         self.assertEqual(find_processor(text), "AMD EPYC")
         self.assertNotEqual(find_processor(""), "")
@@ -510,7 +639,7 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("Linux", describe_machine())
 
     def test_older(self) -> None:
-        """What is newer than its sources is not made again."""
+        """A target is built if it is missing or older than a source."""
         with TemporaryDirectory() as folder:
             source, target = Path(folder) / "a.c", Path(folder) / "a"
             source.write_text("")

@@ -15,7 +15,7 @@ namespace load {
 
 namespace {
 
-// The example of RFC 6455 §1.3: as good as any, and nobody has to compute the answer.
+// The example key of RFC 6455 §1.3, so that the accept value is a constant.
 constexpr std::string_view KEY = "dGhlIHNhbXBsZSBub25jZQ==";
 constexpr std::string_view ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 constexpr size_t LONGEST_ANSWER = 8192;
@@ -76,7 +76,7 @@ void Client::leave(uint16_t with) {
     }
 }
 
-// What Chromium sends, but for the offer to compress: a server reads all of it.
+// The headers of Chromium, without the offer of compression.
 std::string Client::handshake() const {
     std::string host = "127.0.0.1:" + std::to_string(_crowd.target.port);
     return "GET " + _path + " HTTP/1.1\r\nHost: " + host +
@@ -119,7 +119,7 @@ void Client::read() {
         return;
     }
     if (count < 0 && errno == EAGAIN) return;
-    // Some reset a connection whose closing handshake is done; it is over all the same.
+    // Some servers reset the connection after the closing handshake, which is fine.
     if (code) return end();
     fail(stage < Stage::OPEN ? "refused" : "cut", count ? strerror(errno) : "end of stream");
 }
@@ -137,7 +137,7 @@ size_t Client::take(std::string_view bytes) {
             case Cut::INCOMPLETE:
                 return taken;
             case Cut::WRONG:
-                fail("frame", "not one that is spoken here");
+                fail("frame", "unsupported header");
                 return taken;
             case Cut::FRAME:
                 taken += length;
@@ -170,7 +170,7 @@ void Client::take_frame(uint8_t opcode, std::string_view payload) {
     switch (opcode) {
         case TEXT:
         case BINARY:
-            // What is on its way when we leave is nobody's fault.
+            // Messages that arrive after our Close frame are not checked.
             if (stage == Stage::OPEN) _crowd.received(*this, payload);
             return;
         case PING: {
@@ -183,9 +183,9 @@ void Client::take_frame(uint8_t opcode, std::string_view payload) {
         case PONG:
             return;
         case CLOSE:
-            if (payload.size() < 2 || code) return fail("close", "without a code, or a second one");
+            if (payload.size() < 2 || code) return fail("close", "no code, or a second Close");
             code = uint16_t(uint8_t(payload[0]) << 8 | uint8_t(payload[1]));
-            // Where the server has begun it answers nothing more: now it closes the connection.
+            // If the server began the closing handshake, answer; then it closes the connection.
             if (stage == Stage::OPEN) leave(code);
             return;
         default:
@@ -196,7 +196,7 @@ void Client::take_frame(uint8_t opcode, std::string_view payload) {
 void Client::write(std::string_view bytes) {
     if (_unsent.empty()) {
         ssize_t count = ::send(_fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-        // A broken connection is found out by reading.
+        // Reading reports a broken connection.
         if (count < 0 && errno != EAGAIN) return;
         if (count > 0) bytes.remove_prefix(count);
         if (bytes.empty()) return;

@@ -1,4 +1,4 @@
-// One browser: it connects, asks for a WebSocket, reads frames, answers pings, says goodbye.
+// A WebSocket client: opening handshake, frames, pings, closing handshake.
 #pragma once
 
 #include <cstdint>
@@ -18,27 +18,27 @@ class Client {
     Client(const Client &) = delete;
 
     void connect();
-    // Send text; more than one message is sent in one piece, by what is `corked` before.
+    // Send a text message, in one segment with all messages corked before it.
     void send(std::string_view text);
     void cork(std::string_view text);
-    // Begin the closing handshake, which the server ends by closing the connection.
+    // Begin the closing handshake; the server ends it by closing the connection.
     void leave(uint16_t code);
-    // The kernel has news of the socket.
+    // Handle epoll events of the socket.
     void stir(uint32_t events);
 
     const uint32_t number;
     Stage stage = Stage::IDLE;
-    // How many messages came, and since when the next is waited for: for the workload.
+    // For the workload: the number of messages received, and the time of the hello.
     uint32_t got = 0;
     int64_t since = 0;
-    // How often the server has pinged us, and the code of its close frame; 0 before it.
+    // The number of pings received, and the code of the server's Close frame (0 before it).
     uint32_t pings = 0;
     uint16_t code = 0;
 
   private:
     std::string handshake() const;
     void read();
-    // Take what can be taken of these bytes, and give how many they were.
+    // Parse as much as possible, and return the number of bytes consumed.
     size_t take(std::string_view bytes);
     size_t take_answer(std::string_view bytes);
     void take_frame(uint8_t opcode, std::string_view payload);

@@ -46,7 +46,7 @@ bool Crowd::run_until(const std::function<bool()> &reached) {
             seen = news;
             last = now();
         } else if (now() - last > target.patience * 1e9) {
-            faults.note("stall", "nothing has come for too long");
+            faults.note("stall", "no progress within the time limit");
             return false;
         }
     }

@@ -1,4 +1,4 @@
-// All browsers of one run, on one epoll: how they arrive, and what they have in common.
+// All clients of a run, on one epoll instance.
 #pragma once
 
 #include <netinet/in.h>
@@ -15,15 +15,15 @@
 
 namespace load {
 
-// Where the server is, and how browsers come to it.
+// The server, and how clients connect to it.
 struct Target {
     uint16_t port;
-    // How many arrive in a second, and how many of them may be in their handshake at once.
+    // New connections per second, and the maximum number of concurrent handshakes.
     double rate = 2000;
     uint32_t at_once = 64;
-    // From how many addresses, 127.0.0.1 and following.
+    // Number of source addresses, starting with 127.0.0.1.
     uint32_t sources = 1;
-    // How many seconds without any news are too many.
+    // Seconds without progress after which the run fails.
     double patience = 30;
 };
 
@@ -32,27 +32,27 @@ class Crowd {
     explicit Crowd(Target target);
     ~Crowd();
 
-    // What a workload wants to hear of.
+    // Callbacks of the workload.
     std::function<void(Client &)> opened = [](Client &) {};
     std::function<void(Client &, std::string_view)> received;
     std::function<void(Client &)> gone = [](Client &) {};
 
     Client &add(const std::string &path);
-    // Let all that were added arrive, or only wait until they have; false when they do not.
+    // Connect all new clients, and wait for their handshakes; false if there is no progress.
     bool arrive();
-    // Turn the loop until this is so; false when nothing has happened for too long.
+    // Run the loop until the condition holds; false if there is no progress.
     bool run_until(const std::function<bool()> &reached);
-    // Turn the loop for this many seconds, whatever happens.
+    // Run the loop for this many seconds.
     void run_for(double seconds);
-    // Turn the loop once, for at most this many milliseconds.
+    // Run the loop once, waiting for at most this many milliseconds.
     void turn(int milliseconds);
-    // Let those go that are gone.
+    // Remove the clients whose connections are closed.
     void forget();
 
     const Target target;
     Faults faults;
     std::vector<std::unique_ptr<Client>> clients;
-    // In their handshake just now; open now; frames that ever came.
+    // Current handshakes, current open connections; total frames and pings received.
     uint32_t arriving = 0, open = 0;
     uint64_t frames = 0, pings = 0;
 

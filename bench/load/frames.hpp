@@ -1,4 +1,4 @@
-// WebSocket frames as a client sees them: its own are masked, the server's are not (RFC 6455 §5).
+// WebSocket frames of a client: its own are masked, the server's are not (RFC 6455 §5).
 #pragma once
 
 #include <cstdint>
@@ -17,11 +17,11 @@ struct Frame {
 
 enum class Cut { FRAME, INCOMPLETE, WRONG };
 
-// Find the frame that `bytes` begins with; `length` is what it takes with its head.
+// Parse the frame at the start of `bytes`; `length` is its size, including the header.
 inline Cut cut_frame(std::string_view bytes, Frame &frame, size_t &length) {
     if (bytes.size() < 2) return Cut::INCOMPLETE;
     const auto *head = reinterpret_cast<const uint8_t *>(bytes.data());
-    // Every message measured here fits one frame: FIN alone is set, and no extension is in use.
+    // Every message fits into one frame, without extensions: FIN is set, RSV1 to RSV3 are not.
     if ((head[0] & 0xF0) != 0x80 || (head[1] & 0x80)) return Cut::WRONG;
     size_t start = 2, size = head[1];
     if (size == 126) {
@@ -29,7 +29,7 @@ inline Cut cut_frame(std::string_view bytes, Frame &frame, size_t &length) {
         size = size_t(head[2]) << 8 | head[3];
         start = 4;
     } else if (size == 127) {
-        return Cut::WRONG;  // Nobody sends 64 KiB here.
+        return Cut::WRONG;  // No message of the benchmark has 64 KiB.
     }
     length = start + size;
     if (bytes.size() < length) return Cut::INCOMPLETE;
@@ -37,10 +37,10 @@ inline Cut cut_frame(std::string_view bytes, Frame &frame, size_t &length) {
     return Cut::FRAME;
 }
 
-// Make a client's frame, behind what `out` holds already.
+// Append a masked frame to `out`.
 inline void append_frame(std::string &out, uint8_t opcode, std::string_view payload) {
     static uint32_t seed = 0x9E3779B9;
-    seed = seed * 1664525 + 1013904223;  // A mask has to change, not to be secret.
+    seed = seed * 1664525 + 1013904223;  // The masks must differ, but need not be secret.
     uint8_t mask[4];
     std::memcpy(mask, &seed, sizeof mask);
     out.push_back(char(0x80 | opcode));

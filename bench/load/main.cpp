@@ -1,4 +1,4 @@
-// A load generator: one thread, one epoll, every payload verified. See ../README.md.
+// The load generator: one thread, one epoll instance; every payload is verified. See ../README.md.
 #include <signal.h>
 #include <unistd.h>
 
@@ -53,6 +53,6 @@ int main(int count, char **arguments) {
     result.add("at", std::string_view("done"));
     found->second(crowd, options, result);
     result.add("faults", crowd.faults.words()).print();
-    // Nobody is told goodbye: what that costs the server is not measured.
+    // Skip the closing handshakes: their cost for the server is not measured.
     _exit(crowd.faults.none() ? 0 : 1);
 }

@@ -1,4 +1,4 @@
-// What the driver hears from the load generator, and how it holds it: JSON lines and a gate.
+// The interface to the driver: lines of JSON on stdout, and gates.
 #pragma once
 
 #include <sys/resource.h>
@@ -22,7 +22,8 @@ inline int64_t now() {
     return at.tv_sec * 1'000'000'000LL + at.tv_nsec;
 }
 
-// The processor time of this process, in seconds: near that of the wall, it is the bottleneck.
+// CPU time of this process, in seconds. If it is close to wall-clock time, the load generator is
+// the bottleneck.
 inline double own_cpu() {
     rusage usage;
     getrusage(RUSAGE_SELF, &usage);
@@ -30,7 +31,7 @@ inline double own_cpu() {
            (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
-// One JSON object, on one line.
+// A JSON object on one line.
 class Line {
   public:
     Line &add(const char *name, double value) {
@@ -57,14 +58,14 @@ class Line {
     std::string _text;
 };
 
-// Say where we are, and wait until the driver has looked at the server.
+// Print the name of the gate, and wait until the driver has measured the server.
 inline void gate(const char *place) {
     Line().add("at", std::string_view(place)).print();
     char line[16];
-    if (!std::fgets(line, sizeof line, stdin)) std::exit(3);  // The driver has gone.
+    if (!std::fgets(line, sizeof line, stdin)) std::exit(3);  // The driver has ended.
 }
 
-// What went wrong: how often, of each kind, and the first of them in words.
+// Faults, counted by kind, with the details of the first one.
 class Faults {
   public:
     void note(const char *kind, std::string_view detail = "") {
@@ -84,7 +85,7 @@ class Faults {
     std::string _first;
 };
 
-// The value below which `share` of the values lie.
+// A percentile: `share` is between 0 and 1.
 inline double percentile(std::vector<double> &values, double share) {
     if (values.empty()) return 0;
     std::sort(values.begin(), values.end());

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int NORMAL = 1000;
 
-// Text that only this message has, of this many bytes.
+// A unique text of `size` bytes for this message.
 std::string make_payload(uint32_t first, uint32_t second, size_t size) {
     char head[32];
     std::snprintf(head, sizeof head, "%08x.%08x ", first, second);
@@ -17,8 +17,8 @@ std::string make_payload(uint32_t first, uint32_t second, size_t size) {
     return text;
 }
 
-// The load generator's own share of the processor between start and end: near 1, its
-// figures say more about itself than about the server.
+// The load generator's own share of a core between start and end. Close to 1, it is the load
+// generator that is measured rather than the server.
 class Busy {
   public:
     void add_to(Line &result) {
@@ -31,8 +31,7 @@ class Busy {
     double _cpu = own_cpu();
 };
 
-// Let some come and go before: what the first ones cost, such as code that is loaded, is not
-// what each one costs.
+// Open and close some connections first: one-time costs, such as loading code, must not count.
 void rehearse(Crowd &crowd, const std::string &path, uint32_t count) {
     for (uint32_t at = 0; at < count; at++) crowd.add(path);
     crowd.arrive();
@@ -51,8 +50,8 @@ void rehearse(Crowd &crowd, const std::string &path, uint32_t count) {
 
 }  // namespace
 
-// Browsers that arrive one after the other; each says hello, and gets ten pushes, half a second
-// apart, and a goodbye.
+// Browsers that arrive at a given rate. Each sends a hello, and gets ten pushes, half a second
+// apart, and a Close.
 void demo(Crowd &crowd, const Options &options, Line &result) {
     const uint32_t browsers = options.count("browsers", 4000), pushes = 10;
     const double interval = 0.5;
@@ -83,24 +82,24 @@ void demo(Crowd &crowd, const Options &options, Line &result) {
     busy.add_to(result);
     gate("end");
     if (served != browsers) {
-        crowd.faults.note("demo", std::to_string(browsers - served) + " browsers saw less");
+        crowd.faults.note("demo", std::to_string(browsers - served) + " browsers missed pushes");
     }
     result.add("units", lateness.size());
     result.add("p50", percentile(lateness, 0.5)).add("p99", percentile(lateness, 0.99));
     result.add("max", percentile(lateness, 1));
 }
 
-// One topic, many subscribers. Publications go out in bursts; the next one is for when everybody
-// has the last. The warming up is the same whatever the burst.
+// One topic with many subscribers. Publications are sent in bursts, the next one after all
+// deliveries of the last. The warm-up does not depend on the size of the bursts.
 void fanout(Crowd &crowd, const Options &options, Line &result) {
     const uint32_t subscribers = options.count("subscribers", 1000);
     const uint32_t burst = options.count("burst", 1), times = options.count("times", 100);
     std::deque<std::string> published;
     uint64_t delivered = 0;
     crowd.received = [&](Client &client, std::string_view payload) {
-        // Some tell the publisher how it went.
+        // Some servers send the publisher a response.
         if (client.number == subscribers) return;
-        // Each has to have every publication, once, in order: the next is the only right one.
+        // Each subscriber must get every publication once, in order.
         if (client.got >= published.size() || payload != published[client.got]) {
             return crowd.faults.note("payload", payload);
         }
@@ -114,7 +113,7 @@ void fanout(Crowd &crowd, const Options &options, Line &result) {
     for (uint32_t at = 0; at < subscribers; at++) crowd.add(options.text("path"));
     bool well = crowd.arrive();
     Client &publisher = crowd.add(options.text("publish"));
-    // What a server does behind its 101, such as to subscribe, is done a moment later.
+    // Servers may subscribe a client some time after the 101.
     well = well && crowd.arrive() && crowd.faults.none();
     crowd.run_for(0.3);
     gate("connected");
@@ -137,11 +136,11 @@ void fanout(Crowd &crowd, const Options &options, Line &result) {
     gate("end");
     crowd.run_for(0.1);
     const uint64_t all = uint64_t(subscribers) * published.size();
-    if (!well || delivered != all) crowd.faults.note("delivered", "not to everybody");
+    if (!well || delivered != all) crowd.faults.note("delivered", "not to all subscribers");
     result.add("units", delivered - before);
 }
 
-// Many who listen, and nothing happens but pings.
+// Idle subscribers, which get nothing but pings.
 void idle(Crowd &crowd, const Options &options, Line &result) {
     const uint32_t connections = options.count("connections", 5000);
     const bool pinged = options.count("pinged", 1);
@@ -166,12 +165,12 @@ void idle(Crowd &crowd, const Options &options, Line &result) {
     crowd.run_for(1);
     busy.add_to(result);
     gate("full");
-    if (pinged && unpinged()) crowd.faults.note("ping", std::to_string(unpinged()) + " had none");
-    if (crowd.open != connections) crowd.faults.note("cut", "not all are open still");
+    if (pinged && unpinged()) crowd.faults.note("ping", std::to_string(unpinged()) + " not pinged");
+    if (crowd.open != connections) crowd.faults.note("cut", "not all connections are still open");
     result.add("units", crowd.open).add("pings", crowd.pings - before);
 }
 
-// Come, and go: a few at a time, as fast as they are let in.
+// Handshake, then close: a few connections at a time, as fast as the server accepts them.
 void handshake(Crowd &crowd, const Options &options, Line &result) {
     const uint32_t total = options.count("total", 3000), at_once = options.count("atonce", 20);
     uint32_t left = 0, well = 0;
@@ -201,11 +200,13 @@ void handshake(Crowd &crowd, const Options &options, Line &result) {
     come_and_go(total);
     busy.add_to(result);
     gate("end");
-    if (well != total) crowd.faults.note("close", std::to_string(total - well) + " without 1000");
+    if (well != total) {
+        crowd.faults.note("close", std::to_string(total - well) + " without code 1000");
+    }
     result.add("units", left);
 }
 
-// Each sends a message, and the next one when it is back.
+// Each client sends a message, and the next one after the echo of the last.
 void echo(Crowd &crowd, const Options &options, Line &result) {
     const uint32_t clients = options.count("clients", 100), each = options.count("each", 200);
     const uint32_t warm = options.count("warm", 20);

@@ -1,4 +1,4 @@
-// What is measured. Each says where it is at its gates, and gives what it saw at the end.
+// The workloads. Each stops at its gates, and adds its result to a line of JSON.
 #pragma once
 
 #include <map>
@@ -8,7 +8,7 @@
 
 namespace load {
 
-// The options of the command line: their names without the dashes, and their text.
+// The options of the command line: names without dashes, and values.
 class Options {
   public:
     Options(int count, char **arguments);

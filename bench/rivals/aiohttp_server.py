@@ -1,4 +1,4 @@
-"""aiohttp as its documents say: a handler a path, a loop over sockets, its own heartbeat."""
+"""aiohttp as its documentation says: a handler per path, a loop over sockets, its heartbeat."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ subscribers: set[web.WebSocketResponse] = set()
 
 
 async def accept(request: web.Request) -> web.WebSocketResponse:
-    """Open the WebSocket."""
+    """Accept the WebSocket."""
     websocket = web.WebSocketResponse(heartbeat=PING_INTERVAL)
     await websocket.prepare(request)
     return websocket
 
 
 async def demo(request: web.Request) -> web.WebSocketResponse:
-    """Ten pushes, half a second apart, then goodbye."""
+    """Ten pushes, half a second apart, then a Close."""
     websocket = await accept(request)
     await websocket.receive()
     for number in range(10):
@@ -31,7 +31,7 @@ async def demo(request: web.Request) -> web.WebSocketResponse:
 
 
 async def subscribe(request: web.Request) -> web.WebSocketResponse:
-    """Gets every publication."""
+    """Receives every publication."""
     websocket = await accept(request)
     subscribers.add(websocket)
     try:
@@ -43,7 +43,7 @@ async def subscribe(request: web.Request) -> web.WebSocketResponse:
 
 
 async def publish(request: web.Request) -> web.WebSocketResponse:
-    """What it says goes to every subscriber."""
+    """Publishes each message to every subscriber."""
     websocket = await accept(request)
     async for message in websocket:
         if message.type == WSMsgType.TEXT:
@@ -53,7 +53,7 @@ async def publish(request: web.Request) -> web.WebSocketResponse:
 
 
 async def echo(request: web.Request) -> web.WebSocketResponse:
-    """Says what it is told."""
+    """Sends each message back."""
     websocket = await accept(request)
     async for message in websocket:
         if message.type == WSMsgType.TEXT:
@@ -62,7 +62,7 @@ async def echo(request: web.Request) -> web.WebSocketResponse:
 
 
 async def main() -> None:
-    """Listen, and say where."""
+    """Listen, and print the port."""
     application = web.Application()
     application.router.add_get("/test/", demo)
     application.router.add_get("/subscribe/", subscribe)

@@ -1,4 +1,4 @@
-"""Autobahn and twisted.web as they come: a protocol class a path, a Site, a loop over protocols."""
+"""Autobahn and twisted.web as is: a protocol class per path, a Site, a loop over protocols."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ subscribers: set[WebSocketServerProtocol] = set()
 
 
 class Demo(WebSocketServerProtocol):
-    """Ten pushes, half a second apart, then goodbye."""
+    """Ten pushes, half a second apart, then a Close."""
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         self._push(0)
@@ -31,7 +31,7 @@ class Demo(WebSocketServerProtocol):
 
 
 class Subscribe(WebSocketServerProtocol):
-    """Gets every publication."""
+    """Receives every publication."""
 
     def onOpen(self) -> None:
         subscribers.add(self)
@@ -41,7 +41,7 @@ class Subscribe(WebSocketServerProtocol):
 
 
 class Publish(WebSocketServerProtocol):
-    """What it says goes to every subscriber."""
+    """Publishes each message to every subscriber."""
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         for subscriber in subscribers:
@@ -49,14 +49,14 @@ class Publish(WebSocketServerProtocol):
 
 
 class Echo(WebSocketServerProtocol):
-    """Says what it is told."""
+    """Sends each message back."""
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         self.sendMessage(payload, isBinary)
 
 
-class Door(Resource):
-    """A path, with or without the slash at its end."""
+class WebSocketPath(Resource):
+    """Serves a path with or without its trailing slash."""
 
     def __init__(self, protocol: type[WebSocketServerProtocol]) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Door(Resource):
         return self._resource
 
 
-# mypy does not know which reactor this is.
+# Annotated for mypy, which sees only a module.
 loop: Any = reactor
 root = Resource()
 for name, protocol in {
@@ -78,7 +78,7 @@ for name, protocol in {
     b"publish": Publish,
     b"echo": Echo,
 }.items():
-    root.putChild(name, Door(protocol))
+    root.putChild(name, WebSocketPath(protocol))
 port = loop.listenTCP(0, Site(root), backlog=4096, interface="127.0.0.1")
 sys.stdout.write(f"listening on {port.getHost().port}\n")
 sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Channels as its documents say: consumers, groups on the layer in memory; Daphne serves them."""
+"""Channels as its documentation says: consumers and groups on the in-memory layer, with Daphne."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GROUP = "bench"
 
 
 class Demo(AsyncWebsocketConsumer):
-    """Ten pushes, half a second apart, then goodbye."""
+    """Ten pushes, half a second apart, then a Close."""
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         self.task = asyncio.create_task(self._push())
@@ -37,7 +37,7 @@ class Demo(AsyncWebsocketConsumer):
 
 
 class Subscribe(AsyncWebsocketConsumer):
-    """Gets every publication."""
+    """Receives every publication."""
 
     async def connect(self) -> None:
         await self.channel_layer.group_add(GROUP, self.channel_name)
@@ -47,19 +47,19 @@ class Subscribe(AsyncWebsocketConsumer):
         await self.channel_layer.group_discard(GROUP, self.channel_name)
 
     async def publication(self, event: dict[str, Any]) -> None:
-        """Pass a publication on."""
+        """Send a publication to the subscriber."""
         await self.send(event["text"])
 
 
 class Publish(AsyncWebsocketConsumer):
-    """What it says goes to every subscriber."""
+    """Publishes each message to every subscriber."""
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         await self.channel_layer.group_send(GROUP, {"type": "publication", "text": text_data})
 
 
 class Echo(AsyncWebsocketConsumer):
-    """Says what it is told."""
+    """Sends each message back."""
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         await self.send(text_data)

@@ -1,8 +1,8 @@
-/* What the kernel charges: the least that a WebSocket server can do for the workloads, in C.
+/* The cost of the kernel: the least that a WebSocket server can do for the workloads, in C.
  *
- * One epoll, one system call for each message in and each message out, no checks that the
- * measurement can do without. `floor --join` puts publications that came in one piece into one
- * write per subscriber. Not a server for anybody: it believes all that it is told.
+ * One epoll instance, one system call for each message received and each message sent, and no
+ * check that the benchmark does not need. `floor --join` writes publications that arrived in one
+ * segment to each subscriber with one call. For the benchmark only: it trusts all input.
  *
  *   /test/  the demo   /subscribe/ and /publish/  fan-out   /echo/  echo
  */
@@ -25,11 +25,11 @@ enum { FILES = 65536, BUFFER = 1 << 16, PUSHES = 10 };
 enum { TEXT = 0x81, CLOSE = 0x88, PING = 0x89, PONG = 0x8A };
 static const int64_t SECOND = 1000000000, PUSH_INTERVAL = 500000000, PING_INTERVAL = 25000000000;
 
-/* One connection; the descriptor is its index. What could not be read or written at once waits. */
+/* A connection; its index is the descriptor. Holds incomplete frames and unsent bytes. */
 struct peer {
     enum { FREE, ASKING, DEMO, SUBSCRIBER, PUBLISHER, ECHO, CLOSING } role;
     uint8_t pushed;
-    uint32_t place; /* Among the subscribers. */
+    uint32_t place; /* Index in `subscribers`. */
     int64_t ping_due;
     uint8_t *unread, *unsent;
     uint32_t unread_size, unsent_size;
@@ -37,7 +37,7 @@ struct peer {
 static struct peer peers[FILES];
 static int epoll, subscribers[FILES], subscriber_count;
 
-/* Pushes that are due, in order: all have waited equally long. So have the pings. */
+/* Timers in order of their time: all pushes have the same interval, and so have all pings. */
 struct due {
     int64_t at;
     int file;
@@ -90,7 +90,7 @@ static void send_all(int file, const void *bytes, size_t size) {
         sent = send(file, bytes, size, MSG_NOSIGNAL);
         if (sent == (ssize_t)size) return;
         if (sent < 0) {
-            if (errno != EAGAIN) return; /* Reading will tell. */
+            if (errno != EAGAIN) return; /* Reading reports a broken connection. */
             sent = 0;
         }
         watch(file, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
@@ -112,7 +112,7 @@ static void flush(int file) {
     free(bytes);
 }
 
-/* Write a frame's head and payload, and give the length of both. */
+/* Write a frame's header and payload, and return their size. */
 static size_t frame(uint8_t *out, uint8_t opcode, const uint8_t *payload, size_t size) {
     size_t head = size < 126 ? 2 : 4;
     out[0] = opcode;
@@ -132,7 +132,7 @@ static void send_frame(int file, uint8_t opcode, const void *payload, size_t siz
 
 static uint32_t rotate(uint32_t value, int bits) { return value << bits | value >> (32 - bits); }
 
-/* SHA-1 of 60 bytes: the length of a key with RFC 6455's text behind it. Two blocks. */
+/* SHA-1 of 60 bytes, the length of a key and the GUID of RFC 6455 §1.3: two blocks. */
 static void digest(const char *text, uint8_t *out) {
     uint32_t state[5] = {0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0}, w[80];
     uint8_t blocks[128] = {0};
@@ -169,14 +169,14 @@ static void greet(int file, const char *request) {
     static const struct {
         const char *line;
         int role;
-    } doors[] = {{"GET /test/ ", DEMO},
-                 {"GET /subscribe/ ", SUBSCRIBER},
-                 {"GET /publish/ ", PUBLISHER},
-                 {"GET /echo/ ", ECHO}};
+    } routes[] = {{"GET /test/ ", DEMO},
+                  {"GET /subscribe/ ", SUBSCRIBER},
+                  {"GET /publish/ ", PUBLISHER},
+                  {"GET /echo/ ", ECHO}};
     const char *key = strcasestr(request, "\r\nSec-WebSocket-Key: ");
     int role = FREE;
-    for (size_t i = 0; i < sizeof doors / sizeof *doors; i++)
-        if (!strncmp(request, doors[i].line, strlen(doors[i].line))) role = doors[i].role;
+    for (size_t i = 0; i < sizeof routes / sizeof *routes; i++)
+        if (!strncmp(request, routes[i].line, strlen(routes[i].line))) role = routes[i].role;
     if (!key || role == FREE) return drop(file);
     char text[61], accept[29] = {0}, answer[200];
     uint8_t sum[21] = {0};
@@ -221,7 +221,7 @@ static void push(int file, int64_t due) {
     put(&pushes, due + PUSH_INTERVAL, file);
 }
 
-/* Take the frames that came in one piece, and give how many bytes they were. */
+/* Handle all complete frames, and return the number of bytes consumed. */
 static size_t take(int file, uint8_t *bytes, size_t size, int join) {
     static uint8_t joined[2 * BUFFER];
     size_t taken = 0, joined_size = 0;
@@ -290,13 +290,14 @@ static void read_from(int file, int join) {
 }
 
 static void ping(int file, int64_t due) {
-    if (peers[file].role <= ASKING || peers[file].ping_due != due) return; /* An earlier peer's. */
+    /* A timer of an earlier connection with the same descriptor is ignored. */
+    if (peers[file].role <= ASKING || peers[file].ping_due != due) return;
     send_frame(file, PING, "", 0);
     peers[file].ping_due = due + PING_INTERVAL;
     put(&pings, peers[file].ping_due, file);
 }
 
-/* Do what is due, and give the time until the next. */
+/* Run all timers that are due, and return the time until the next. */
 static int64_t attend(struct queue *queue, void (*act)(int, int64_t)) {
     while (queue->count) {
         struct due due = queue->dues[queue->first % queue->room];
@@ -315,13 +316,13 @@ int main(int count, char **arguments) {
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max < FILES ? files.rlim_max : FILES;
     setrlimit(RLIMIT_NOFILE, &files);
-    int door = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     struct sockaddr_in name = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof name;
-    if (bind(door, (struct sockaddr *)&name, size) || listen(door, 4096)) return 1;
-    getsockname(door, (struct sockaddr *)&name, &size);
+    if (bind(listener, (struct sockaddr *)&name, size) || listen(listener, 4096)) return 1;
+    getsockname(listener, (struct sockaddr *)&name, &size);
     epoll = epoll_create1(0);
-    watch(door, EPOLL_CTL_ADD, EPOLLIN);
+    watch(listener, EPOLL_CTL_ADD, EPOLLIN);
     printf("listening on %d\n", ntohs(name.sin_port));
     fflush(stdout);
     for (;;) {
@@ -332,12 +333,12 @@ int main(int count, char **arguments) {
         int ready = epoll_pwait2(epoll, events, 512, &longest, NULL);
         for (int i = 0; i < ready; i++) {
             int file = events[i].data.fd;
-            if (file != door) {
+            if (file != listener) {
                 if (events[i].events & EPOLLOUT) flush(file);
                 if (events[i].events & ~EPOLLOUT && peers[file].role != FREE) read_from(file, join);
                 continue;
             }
-            while ((file = accept4(door, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
+            while ((file = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
                 setsockopt(file, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
                 peers[file].role = ASKING;
                 watch(file, EPOLL_CTL_ADD, EPOLLIN);

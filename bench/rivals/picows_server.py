@@ -1,4 +1,4 @@
-"""picows as its documents say: a listener a path, frames without copies; it serves no HTTP."""
+"""picows as its documentation says: a listener per path, frames without copies; it has no HTTP."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ subscribers: set[WSTransport] = set()
 
 
 class Listener(WSListener):
-    """What all have in common: a goodbye is answered."""
+    """Base class that answers Close frames."""
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type == WSMsgType.CLOSE:
@@ -24,11 +24,11 @@ class Listener(WSListener):
             self.on_text(transport, frame)
 
     def on_text(self, transport: WSTransport, frame: WSFrame) -> None:
-        """Take a message."""
+        """Handle a text message."""
 
 
 class Demo(Listener):
-    """Ten pushes, half a second apart, then goodbye."""
+    """Ten pushes, half a second apart, then a Close."""
 
     def on_text(self, transport: WSTransport, frame: WSFrame) -> None:
         self._push(transport, 0)
@@ -43,7 +43,7 @@ class Demo(Listener):
 
 
 class Subscribe(Listener):
-    """Gets every publication."""
+    """Receives every publication."""
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         subscribers.add(transport)
@@ -53,7 +53,7 @@ class Subscribe(Listener):
 
 
 class Publish(Listener):
-    """What it says goes to every subscriber."""
+    """Publishes each message to every subscriber."""
 
     def on_text(self, transport: WSTransport, frame: WSFrame) -> None:
         payload = frame.get_payload_as_bytes()
@@ -62,7 +62,7 @@ class Publish(Listener):
 
 
 class Echo(Listener):
-    """Says what it is told."""
+    """Sends each message back."""
 
     def on_text(self, transport: WSTransport, frame: WSFrame) -> None:
         transport.send(WSMsgType.TEXT, frame.get_payload_as_bytes())
@@ -72,12 +72,12 @@ LISTENERS = {b"/test/": Demo, b"/subscribe/": Subscribe, b"/publish/": Publish, 
 
 
 def find_listener(request: Any) -> Listener:
-    """Give what serves a path."""
+    """Create the listener for a path."""
     return LISTENERS[bytes(request.path)]()
 
 
 async def main() -> None:
-    """Listen, and say where."""
+    """Listen, and print the port."""
     server = await ws_create_server(
         find_listener,
         "127.0.0.1",

@@ -1,4 +1,4 @@
-"""pushd's views for the benchmark: an echo, and a publisher. The demo and the topics it has."""
+"""pushd's views for the benchmark: echo and publish. The demo and topics are built in."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pushd.views import Request, accept_websocket
 
 @accept_websocket
 async def echo(request: Request) -> None:
-    """Say what one is told."""
+    """Send each message back."""
     async for message in request.websocket:
         request.websocket.send(message)
 
 
 @accept_websocket
 async def publish(request: Request) -> None:
-    """Give what one is told to every subscriber."""
+    """Publish each message to every subscriber."""
     async for message in request.websocket:
         request.publish("bench", message)
 

@@ -1,4 +1,4 @@
-"""`websockets` as its documents say: `serve`, `broadcast` for fan-out, its own keep-alive."""
+"""`websockets` as its documentation says: `serve`, `broadcast` for fan-out, its keepalive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ subscribers: set[ServerConnection] = set()
 
 
 async def demo(websocket: ServerConnection) -> None:
-    """Ten pushes, half a second apart, then goodbye."""
+    """Ten pushes, half a second apart, then a Close."""
     await websocket.recv()
     for number in range(10):
         await websocket.send(f"service message: {number}")
@@ -22,7 +22,7 @@ async def demo(websocket: ServerConnection) -> None:
 
 
 async def subscribe(websocket: ServerConnection) -> None:
-    """Gets every publication."""
+    """Receives every publication."""
     subscribers.add(websocket)
     try:
         await websocket.wait_closed()
@@ -31,13 +31,13 @@ async def subscribe(websocket: ServerConnection) -> None:
 
 
 async def publish(websocket: ServerConnection) -> None:
-    """What it says goes to every subscriber."""
+    """Publishes each message to every subscriber."""
     async for message in websocket:
         broadcast(subscribers, message)
 
 
 async def echo(websocket: ServerConnection) -> None:
-    """Says what it is told."""
+    """Sends each message back."""
     async for message in websocket:
         await websocket.send(message)
 
@@ -51,13 +51,13 @@ VIEWS: dict[str, Callable[[ServerConnection], Awaitable[None]]] = {
 
 
 async def view(websocket: ServerConnection) -> None:
-    """Serve what the path stands for."""
+    """Run the view for the path."""
     assert websocket.request is not None
     await VIEWS[websocket.request.path](websocket)
 
 
 async def main() -> None:
-    """Listen, and say where."""
+    """Listen, and print the port."""
     server = await serve(
         view,
         "127.0.0.1",

@@ -1,4 +1,4 @@
-// `ws` on Node.js as its documents say: a loop over clients, one interval for the pings.
+// `ws` on Node.js as its documentation says: a loop over clients, one interval for the pings.
 "use strict";
 
 const path = require("path");

@@ -1,7 +1,8 @@
-"""The benchmark at work, with a few connections: that it can measure, and can fail."""
+"""The benchmark measures real servers with a few connections, and detects faults."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from bench.server import Server, Trouble
 ROOT = Path(__file__).parents[2]
 FLOOR = next(rival for rival in CATALOGUE if rival.name == "floor")
 
-# How long the load generator waits for what is to come, in seconds.
+# How long the load generator waits for progress, in seconds.
 PATIENCE = "60"
 
 pytestmark = pytest.mark.skipif(
@@ -34,12 +35,12 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", autouse=True)
 def programs() -> None:
-    """Compile what is in C and C++."""
+    """Compile the load generator and the floor."""
     build()
 
 
 def test_driver(tmp_path: Path) -> None:
-    """Pushd and the floor are measured, every payload verified, and written down."""
+    """Pushd and the floor are measured, every payload is verified, and a report is written."""
     command = [sys.executable, "-m", "bench", "--rivals", "pushd,floor,picows"]
     command += ["--workloads", "w2,w4,w5", "--rounds", "1", "--scale", "0.02"]
     done = subprocess.run(
@@ -56,14 +57,55 @@ def test_driver(tmp_path: Path) -> None:
         [row, *_] = [line for line in text.splitlines() if line.startswith(f"| {words}")]
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert "-" not in cells[:3], row
-    assert (find_spec("picows") is None) == ("Missing on this machine: picows (PyPI)" in text)
+    missing = "Not installed on this machine: picows (PyPI)" in text
+    assert missing == (find_spec("picows") is None)
     assert (tmp_path / "performance.svg").read_text().startswith("<svg")
+
+
+def compare(new: Path) -> subprocess.CompletedProcess[str]:
+    """Compare this checkout with another one, with a few connections."""
+    command = [sys.executable, "-m", "bench.compare", str(ROOT), str(new)]
+    return subprocess.run(
+        [*command, "--workloads", "w4,w5", "--rounds", "1", "--scale", "0.05"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_compare() -> None:
+    """This checkout is compared with itself."""
+    done = compare(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for key in ("w4.cpu", "w5.cpu"):
+        assert re.search(rf"^\| {key}, µs \| \d.* \| 1 \|$", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_compare_broken(tmp_path: Path) -> None:
+    """Each side runs the pushd of its own directory: a broken one fails, by its name."""
+    for path, text in {
+        "bench/rivals/pushd_views.py": "",
+        "pushd/__init__.py": "",
+        "pushd/service.py": "raise RuntimeError('another pushd')\n",
+        "twisted/plugins/pushd_plugin.py": (
+            "from twisted.application.service import ServiceMaker\n"
+            "pushd = ServiceMaker('pushd', 'pushd.service', 'Broken', 'pushd')\n"
+        ),
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    done = compare(tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "new ended; its log ends:" in done.stdout
+    assert "RuntimeError: another pushd" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "patience", "words"),
     [
-        # What comes here is wrong, and then there is nothing.
+        # The first message is wrong, and no other follows.
         ("demo --path /echo/ --browsers 2", "5", r"\d x payload"),
         ("echo --path /subscribe/ --clients 2", "1", "1 x stall"),
         ("handshake --path /nowhere/ --total 2 --warm 0", PATIENCE, "2 x refused"),
@@ -72,11 +114,11 @@ def test_driver(tmp_path: Path) -> None:
             "1",
             "1 x delivered, 1 x stall",
         ),
-        ("idle --path /subscribe/ --connections 2 --longest 1", PATIENCE, "2 had none"),
+        ("idle --path /subscribe/ --connections 2 --longest 1", PATIENCE, "2 not pinged"),
     ],
 )
 def test_fault(arguments: str, patience: str, words: str, tmp_path: Path) -> None:
-    """A server that does not do as it should is found out, not measured."""
+    """A server that does the wrong thing fails the run."""
     with Server(FLOOR, tmp_path) as server, pytest.raises(Trouble, match=words):
         run_load(
             [*arguments.split(), "--port", str(server.port), "--patience", patience],
@@ -86,7 +128,7 @@ def test_fault(arguments: str, patience: str, words: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("fault", ["none", "twice", "order", "changed", "lost"])
 def test_payloads(fault: str) -> None:
-    """One publication that is lost, doubled, changed or out of order fails a run."""
+    """A publication that is lost, repeated, changed or out of order fails the run."""
     subscribers: list[ServerConnection] = []
 
     def view(websocket: ServerConnection) -> None:
@@ -115,7 +157,7 @@ def test_payloads(fault: str) -> None:
 
 
 def spoil(messages: list[str | bytes], fault: str) -> list[str | bytes]:
-    """Give four messages with a fault."""
+    """Return four messages with the given fault."""
     first, second, third, fourth = messages
     match fault:
         case "twice":
@@ -131,7 +173,7 @@ def spoil(messages: list[str | bytes], fault: str) -> list[str | bytes]:
 
 @contextmanager
 def running(server: WebSocketsServer) -> Iterator[int]:
-    """Run a server in a thread, and give its port."""
+    """Run a server in a thread; yields its port."""
     thread = Thread(target=server.serve_forever)
     thread.start()
     try:
