@@ -4,7 +4,7 @@
  * @module topics
  */
 
-import { subscribe } from "./pushd.js";
+import { subscribe } from "../pushd.js";
 
 const NAMES = { websocket: "WebSocket", sse: "Server-Sent Events", longpoll: "long polling" };
 

@@ -4,7 +4,7 @@
  * @module test
  */
 
-import { webSocketURL } from "./pushd.js";
+import { webSocketURL } from "../pushd.js";
 import { Rhythm } from "./rhythm.js";
 
 const GREETING = JSON.stringify(["1", "2", "3"]);

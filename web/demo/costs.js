@@ -4,7 +4,7 @@
  * @module costs
  */
 
-import { subscribe } from "./pushd.js";
+import { subscribe } from "../pushd.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
