@@ -1,5 +1,5 @@
 /**
- * What it costs to hear the same messages in four ways: measured, and drawn.
+ * Measures and charts what the same messages cost with polling and with each transport.
  *
  * @module costs
  */
@@ -8,95 +8,101 @@ import { subscribe } from "../pushd.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** How many messages are sent. */
+/** How many messages are published. */
 const MESSAGES = 10;
 
-/** How often plain polling asks, and how long the last message may take, in milliseconds. */
-const POLL = 1000;
-const PATIENCE = 5000;
+/** How often plain polling asks, in milliseconds. */
+const POLL_INTERVAL = 1000;
 
-/** The ways, and whether the daemon talks first in them. */
-const WAYS = [
-  { way: "poll", name: "Polling each second", short: "Polling", pushed: false },
-  { way: "longpoll", name: "Long polling", short: "Long poll", pushed: true },
-  { way: "sse", name: "Server-Sent Events", short: "Events", pushed: true },
-  { way: "websocket", name: "WebSocket", short: "WebSocket", pushed: true },
+/** How long to wait for the last message, in milliseconds. */
+const LAST_MESSAGE_TIMEOUT = 5000;
+
+/** The transports, and whether the server pushes over them. */
+const TRANSPORTS = [
+  { transport: "poll", name: "Polling every second", short: "Polling", pushed: false },
+  { transport: "longpoll", name: "Long polling", short: "Long poll", pushed: true },
+  { transport: "sse", name: "Server-Sent Events", short: "Events", pushed: true },
+  { transport: "websocket", name: "WebSocket", short: "WebSocket", pushed: true },
 ];
 
-/** The rows of the table: what stands before the numbers, and how to get one; or a heading. */
+/** Resource Timing has no entries for WebSockets. */
+const browserCount = ({ transport, browser }, field) => {
+  return transport === "websocket" ? "–" : format(browser[field]);
+};
+
+/** The rows of the table: a label, and a function that formats the value; or a heading. */
 const ROWS = [
-  ["Messages heard", ({ heard }) => count(heard)],
-  ["Time on the way, mean", ({ heard, delay }) => (heard ? `${count(delay / heard)} ms` : "–")],
+  ["Messages received", ({ received }) => format(received)],
+  ["Mean latency", ({ received, delay }) => (received ? `${format(delay / received)} ms` : "–")],
   ["Counted by the daemon"],
-  ["Requests", ({ daemon }) => count(daemon.requests)],
-  ["Bytes of requests", ({ daemon }) => count(daemon.received)],
-  ["Bytes of answers", ({ daemon }) => count(daemon.sent)],
-  ["Requests per message", (one) => count(perMessage(one).requests, 1)],
-  ["Bytes per message", (one) => count(perMessage(one).bytes)],
+  ["Requests", ({ daemon }) => format(daemon.requests)],
+  ["Request bytes", ({ daemon }) => format(daemon.received)],
+  ["Response bytes", ({ daemon }) => format(daemon.sent)],
+  ["Requests per message", (subscriber) => format(perMessage(subscriber).requests, 1)],
+  ["Bytes per message", (subscriber) => format(perMessage(subscriber).bytes)],
   ["Counted by the browser"],
-  ["Requests", ({ way, browser }) => (way === "websocket" ? "–" : count(browser.requests))],
-  ["Bytes of answers", ({ way, browser }) => (way === "websocket" ? "–" : count(browser.bytes))],
+  ["Requests", (subscriber) => browserCount(subscriber, "requests")],
+  ["Response bytes", (subscriber) => browserCount(subscriber, "bytes")],
 ];
 
-const start = document.querySelector("#start");
+const startButton = document.querySelector("#start");
 const progress = document.querySelector("#progress");
 const failure = document.querySelector("#failure");
 
-/** Ends the measurement that runs, if one does. */
+/** Stops the measurement that is running; null if none is. */
 let running = null;
 
-/** Send the messages, hear them in four ways, and show what that costs as it goes. */
+/** Publish the messages, receive them over each transport, and show the cost after each one. */
 async function measure() {
   const { signal } = running = new AbortController();
   const topic = `play/costs-${Math.random().toString(36).slice(2, 10)}`;
-  const sent = [];
-  const listeners = WAYS.map((way) => {
-    return { ...way, heard: 0, delay: 0, browser: { requests: 0, bytes: 0 } };
+  const sentAt = [];
+  const subscribers = TRANSPORTS.map((transport) => {
+    return { ...transport, received: 0, delay: 0, browser: { requests: 0, bytes: 0 } };
   });
-  const observer = observe(topic, listeners);
-  const pace = Number(document.querySelector("#pace").value) * 1000;
+  const observer = observe(topic, subscribers);
+  const interval = Number(document.querySelector("#interval").value) * 1000;
   try {
     progress.textContent = "Connecting …";
-    await Promise.all(listeners.map((one) => listen(one, topic, sent, signal)));
+    await Promise.all(subscribers.map((one) => receive(one, topic, sentAt, signal)));
     for (let number = 0; number < MESSAGES; number += 1) {
       progress.textContent = `${number + 1} of ${MESSAGES} messages`;
-      sent.push(performance.now());
-      await post(topic, `${number} The train to Leipzig is ${number} minutes late`, signal);
-      await sample(topic, listeners, signal);
-      // Not in step with the one that polls.
-      await sleep(pace * (0.5 + Math.random()), signal);
+      sentAt.push(performance.now());
+      await publish(topic, `${number} The train to Leipzig is ${number} minutes late`, signal);
+      await updateCosts(topic, subscribers, signal);
+      // At random intervals, so as not to run in step with polling.
+      await sleep(interval * (0.5 + Math.random()), signal);
     }
-    const deadline = performance.now() + PATIENCE;
-    while (listeners.some(({ heard }) => heard < MESSAGES) && performance.now() < deadline) {
-      await sleep(100, signal);
-    }
-    await sample(topic, listeners, signal);
+    const deadline = performance.now() + LAST_MESSAGE_TIMEOUT;
+    const isComplete = () => subscribers.every(({ received }) => received >= MESSAGES);
+    while (!isComplete() && performance.now() < deadline) await sleep(100, signal);
+    await updateCosts(topic, subscribers, signal);
     progress.textContent = "Done";
   } catch (error) {
     progress.textContent = "Stopped";
-    if (!signal.aborted) fail(`The measurement failed: ${error.message}.`);
+    if (!signal.aborted) showFailure(`The measurement failed: ${error.message}.`);
   } finally {
     running.abort();
     running = null;
-    // The browser tells of a request once it has ended.
+    // Resource Timing reports a request after it has ended.
     await sleep(500);
     observer.disconnect();
-    draw(listeners);
-    start.textContent = "Measure again";
+    draw(subscribers);
+    startButton.textContent = "Measure again";
   }
 }
 
-/** Listen in one way until the signal comes; the promise is kept once it has begun. */
-function listen(one, topic, sent, signal) {
-  const url = address(one.way, topic);
-  const take = ({ data }) => {
-    one.heard += 1;
-    one.delay += performance.now() - sent[Number.parseInt(data, 10)];
+/** Subscribe over one transport until the signal; resolves once the subscription has begun. */
+function receive(subscriber, topic, sentAt, signal) {
+  const url = urlOf(subscriber.transport, topic);
+  const onPublication = ({ data }) => {
+    subscriber.received += 1;
+    subscriber.delay += performance.now() - sentAt[Number.parseInt(data, 10)];
   };
-  if (one.way === "poll") return poll(one, url, take, signal);
+  if (subscriber.transport === "poll") return poll(subscriber, url, onPublication, signal);
   return new Promise((resolve, reject) => {
-    const { close } = subscribe(url, take, {
-      transports: [one.way],
+    const { close } = subscribe(url, onPublication, {
+      transports: [subscriber.transport],
       onState: ({ state, reason }) => {
         if (state === "open") resolve();
         if (state === "closed") reject(new Error(reason));
@@ -106,62 +112,65 @@ function listen(one, topic, sent, signal) {
   });
 }
 
-/** Ask each second whether there is something new, as pages do that know nothing better. */
-async function poll(one, url, take, signal) {
+/** Ask for news at regular intervals, as a page without push does. */
+async function poll(subscriber, url, onPublication, signal) {
   let after = "";
   const ask = async () => {
-    const answer = await read(await fetch(`${url}?wait=0&after=${after}`, { signal }));
-    answer.publications.forEach(take);
-    after = answer.id;
+    const response = await fetch(`${url}?wait=0&after=${after}`, { signal });
+    const { id, publications } = await readJson(response);
+    publications.forEach(onPublication);
+    after = id;
   };
-  const goOn = async () => {
-    // Who has heard all asks no more, so that the daemon's last count and the browser's are of the
-    // same requests.
-    while (one.heard < MESSAGES) {
-      await sleep(POLL, signal);
+  const repeat = async () => {
+    // Stops after the last message, so that the daemon and the browser count the same requests.
+    while (subscriber.received < MESSAGES) {
+      await sleep(POLL_INTERVAL, signal);
       await ask();
     }
   };
   await ask();
-  // Where the daemon is gone, the next count says so.
-  goOn().catch(() => {});
+  // If the daemon is gone, the next updateCosts() fails as well, and says so.
+  repeat().catch(() => {});
 }
 
-/** Count what the browser knows of its own requests (Resource Timing). */
-function observe(topic, listeners) {
+/** Count the requests and bytes that the browser knows of (Resource Timing). */
+function observe(topic, subscribers) {
   const observer = new PerformanceObserver((list) => {
     for (const { name, transferSize } of list.getEntries()) {
-      const one = listeners.find(({ way }) => name.startsWith(address(way, topic)));
-      if (!one) continue;
-      one.browser.requests += 1;
-      one.browser.bytes += transferSize;
+      const subscriber = subscribers.find(({ transport }) => {
+        return name.startsWith(urlOf(transport, topic));
+      });
+      if (!subscriber) continue;
+      subscriber.browser.requests += 1;
+      subscriber.browser.bytes += transferSize;
     }
   });
   observer.observe({ type: "resource" });
   return observer;
 }
 
-/** Ask the daemon for its count, and show it. */
-async function sample(topic, listeners, signal) {
+/** Fetch the daemon's counts, and show them. */
+async function updateCosts(topic, subscribers, signal) {
   const query = new URLSearchParams({ topic });
-  const { costs } = await read(await fetch(`/play/costs/?${query}`, { signal, cache: "no-store" }));
-  for (const one of listeners) one.daemon = costs[one.way];
-  draw(listeners);
+  const response = await fetch(`/play/costs/?${query}`, { signal, cache: "no-store" });
+  const { costs } = await readJson(response);
+  for (const subscriber of subscribers) subscriber.daemon = costs[subscriber.transport];
+  draw(subscribers);
 }
 
-async function post(topic, body, signal) {
+async function publish(topic, body, signal) {
   const query = new URLSearchParams({ topic });
-  await read(await fetch(`/play/publish/?${query}`, { method: "POST", body, signal }));
+  await readJson(await fetch(`/play/publish/?${query}`, { method: "POST", body, signal }));
 }
 
-async function read(answer) {
-  const value = await answer.json();
-  if (!answer.ok) throw new Error(value.error);
+async function readJson(response) {
+  const value = await response.json();
+  if (!response.ok) throw new Error(value.error);
   return value;
 }
 
-function address(way, topic) {
-  return new URL(`/play/topics/${way}/${topic}`, location.href).href;
+function urlOf(transport, topic) {
+  return new URL(`/play/topics/${transport}/${topic}`, location.href).href;
 }
 
 function sleep(milliseconds, signal) {
@@ -174,79 +183,87 @@ function sleep(milliseconds, signal) {
   });
 }
 
-function fail(words) {
-  failure.textContent = words;
+function showFailure(text) {
+  failure.textContent = text;
   failure.hidden = false;
 }
 
-function perMessage({ heard, daemon }) {
-  const messages = Math.max(1, heard);
+function perMessage({ received, daemon }) {
+  const messages = Math.max(1, received);
   const bytes = (daemon.received + daemon.sent) / messages;
   return { requests: daemon.requests / messages, bytes };
 }
 
-function count(number, digits = 0) {
+function format(number, digits = 0) {
   const options = { minimumFractionDigits: digits, maximumFractionDigits: digits };
   return number.toLocaleString("en", options);
 }
 
-function draw(listeners) {
-  if (!listeners.every(({ daemon }) => daemon)) return;
+function draw(subscribers) {
+  if (!subscribers.every(({ daemon }) => daemon)) return;
   document.querySelector("#results").hidden = false;
-  drawChart("bytes", listeners, 0);
-  drawChart("requests", listeners, 1);
-  document.querySelector("#ways").replaceChildren(
-    row(cell("td", ""), ...listeners.map(({ short }) => cell("th", short, { scope: "col" }))),
+  drawChart("bytes", subscribers, 0);
+  drawChart("requests", subscribers, 1);
+  document.querySelector("#columns").replaceChildren(
+    createRow(
+      createCell("td", ""),
+      ...subscribers.map(({ short }) => createCell("th", short, { scope: "col" })),
+    ),
   );
-  document.querySelector("#numbers").replaceChildren(...ROWS.map(([name, number]) => {
-    if (!number) return row(cell("th", name, { scope: "rowgroup", colspan: WAYS.length + 1 }));
-    const numbers = listeners.map((one) => cell("td", number(one), { "data-way": one.way }));
-    return row(cell("th", name, { scope: "row" }), ...numbers);
+  document.querySelector("#numbers").replaceChildren(...ROWS.map(([label, value]) => {
+    if (!value) {
+      const span = { scope: "rowgroup", colspan: TRANSPORTS.length + 1 };
+      return createRow(createCell("th", label, span));
+    }
+    const cells = subscribers.map((subscriber) => {
+      return createCell("td", value(subscriber), { "data-transport": subscriber.transport });
+    });
+    return createRow(createCell("th", label, { scope: "row" }), ...cells);
   }));
 }
 
-/** Draw one bar for each way, `what` it takes per message. */
-function drawChart(what, listeners, digits) {
-  const chart = document.querySelector(`#${what}`);
-  const values = listeners.map((one) => perMessage(one)[what]);
-  const most = Math.max(...values);
-  const said = listeners.map(({ name }, place) => `${name} ${count(values[place], digits)}`);
-  chart.setAttribute("aria-label", `${said.join(", ")} ${what} per message`);
-  chart.replaceChildren(...listeners.flatMap(({ name, pushed }, place) => {
-    const value = values[place];
-    const top = place * 3;
+/** Draw one bar for each transport: its `quantity` (`bytes` or `requests`) per message. */
+function drawChart(quantity, subscribers, digits) {
+  const chart = document.querySelector(`#${quantity}`);
+  const values = subscribers.map((subscriber) => perMessage(subscriber)[quantity]);
+  const max = Math.max(...values);
+  const labels = subscribers.map(({ name }, index) => `${name} ${format(values[index], digits)}`);
+  chart.setAttribute("aria-label", `${labels.join(", ")} ${quantity} per message`);
+  chart.replaceChildren(...subscribers.flatMap(({ name, pushed }, index) => {
+    const value = values[index];
+    const top = index * 3;
     return [
-      shape("text", { x: "0", y: `${top + 1}em` }, name),
-      shape("text", { x: "100%", y: `${top + 1}em`, class: "value" }, count(value, digits)),
-      bar(top, 100, "track"),
-      bar(top, most && (100 * value) / most, pushed ? "bar pushed" : "bar"),
+      createShape("text", { x: "0", y: `${top + 1}em` }, name),
+      createShape("text", { x: "100%", y: `${top + 1}em`, class: "value" }, format(value, digits)),
+      createBar(top, 100, "track"),
+      createBar(top, max && (100 * value) / max, pushed ? "bar pushed" : "bar"),
     ];
   }));
 }
 
-function bar(top, percent, kind) {
+function createBar(top, percent, className) {
   const size = { width: `${percent}%`, height: "0.6em", rx: "0.3em" };
-  return shape("rect", { x: "0", y: `${top + 1.4}em`, ...size, class: kind });
+  return createShape("rect", { x: "0", y: `${top + 1.4}em`, ...size, class: className });
 }
 
-function shape(name, attributes, words = "") {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.textContent = words;
-  return made;
+function createShape(name, attributes, text = "") {
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.textContent = text;
+  return element;
 }
 
-function cell(name, words, attributes = {}) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.textContent = words;
-  return made;
+function createCell(name, text, attributes = {}) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.textContent = text;
+  return element;
 }
 
-function row(...cells) {
-  const made = document.createElement("tr");
-  made.append(...cells);
-  return made;
+function createRow(...cells) {
+  const element = document.createElement("tr");
+  element.append(...cells);
+  return element;
 }
 
 document.querySelector("#measure").addEventListener("submit", (event) => {
@@ -256,6 +273,6 @@ document.querySelector("#measure").addEventListener("submit", (event) => {
     return;
   }
   failure.hidden = true;
-  start.textContent = "Stop";
+  startButton.textContent = "Stop";
   measure();
 });

@@ -1,11 +1,11 @@
 /**
- * The page at /test/: it says one thing to the server, then shows what the server sends by itself.
+ * The page at /test/: sends one message, then shows what the server pushes, and how it closes.
  *
  * @module test
  */
 
 import { webSocketURL } from "../pushd.js";
-import { Rhythm } from "./rhythm.js";
+import { Timeline } from "./timeline.js";
 
 const GREETING = JSON.stringify(["1", "2", "3"]);
 
@@ -13,174 +13,171 @@ const STATES = ["Connecting", "Open", "Closing", "Closed"];
 
 /** The names of the close codes (RFC 6455 §7.4.1 and the IANA registry that continues it). */
 const CODES = {
-  1000: "normal",
+  1000: "normal closure",
   1001: "going away",
   1002: "protocol error",
   1003: "unsupported data",
-  1005: "none was sent",
-  1006: "no goodbye came",
-  1007: "bad text",
-  1008: "against the rules",
-  1009: "too big",
-  1011: "error in the server",
-  1012: "restarting",
+  1005: "no status received",
+  1006: "abnormal closure",
+  1007: "invalid payload data",
+  1008: "policy violation",
+  1009: "message too big",
+  1011: "internal error",
+  1012: "service restart",
   1013: "try again later",
 };
 
-/** What to try after an end that was not the normal one. */
+/** What to do after a close that was not the normal one. */
 const ADVICE = {
-  1001: "The server is being stopped or restarted. Connect again in a moment.",
-  1006: "The connection broke off: the server, or something on the way to it, went away without "
-    + "a goodbye. Connect again; if it breaks off again, look at the server’s log.",
-  1008: "The server ended the conversation because a rule was broken; the reason given says which.",
-  1011: "Something failed inside the server; its log says what. Connecting again may help.",
-  1012: "The server is being restarted. Connect again in a moment.",
-  1013: "The server has too much to do just now. Connect again a little later.",
+  1001: "The server is being stopped or restarted. Reconnect in a moment.",
+  1006: "The connection was lost: the server, or a proxy in between, dropped it without a close "
+    + "frame. Reconnect; if it happens again, look at the server’s log.",
+  1008: "The client broke a rule of the server; the close reason says which one.",
+  1011: "A view failed inside the server; its log says why. Reconnecting may help.",
+  1012: "The server is being restarted. Reconnect in a moment.",
+  1013: "The server is overloaded. Reconnect a little later.",
 };
 
-/** How long to ask whether the server is there at all, in milliseconds. */
-const PATIENCE = 3000;
+/** How long to wait for the server when a WebSocket did not open, in milliseconds. */
+const PROBE_TIMEOUT = 3000;
 
 const state = document.querySelector("#state");
-const opening = document.querySelector("#opening");
+const sent = document.querySelector("#sent");
 const messages = document.querySelector("#messages");
-const close = document.querySelector("#close");
+const closing = document.querySelector("#closing");
 const trouble = document.querySelector("#trouble");
-const again = document.querySelector("#again");
-const leave = document.querySelector("#leave");
-const rhythm = new Rhythm(document.querySelector("#rhythm"));
+const reconnectButton = document.querySelector("#reconnect");
+const closeButton = document.querySelector("#close");
+const timeline = new Timeline(document.querySelector("#timeline"));
 
-/** The conversation that the page shows. */
+/** The current WebSocket. */
 let socket;
 
-/** Whether the page's buttons are in use. */
+/** Whether a button of the page has been pressed. */
 let pressed = false;
 
-/** Begin a conversation, and show it from the first word to the close. */
-function converse() {
+/** Open a WebSocket, and show all that happens until it is closed. */
+function connect() {
   let last = 0;
 
   clear();
   const url = webSocketURL("/test/");
-  const mine = new WebSocket(url);
-  socket = mine;
+  const current = new WebSocket(url);
+  socket = current;
   document.querySelector("#address").textContent = url;
   showState();
 
-  mine.onopen = () => {
+  current.onopen = () => {
     last = performance.now();
-    mine.send(GREETING);
+    current.send(GREETING);
     document.querySelector("#greeting").textContent = GREETING;
-    opening.hidden = false;
-    rhythm.start(last);
+    sent.hidden = false;
+    timeline.start(last);
     showState();
   };
 
-  mine.onmessage = ({ data }) => {
+  current.onmessage = ({ data }) => {
     const now = performance.now();
     showMessage(typeof data === "string" ? data : `${data.size} bytes`, now - last);
-    rhythm.mark(now);
+    timeline.mark(now);
     last = now;
   };
 
-  mine.onclose = async ({ code, reason, wasClean }) => {
+  current.onclose = async ({ code, reason, wasClean }) => {
     const opened = last > 0;
-    if (opened) rhythm.end(performance.now());
+    if (opened) timeline.end(performance.now());
     showState();
-    showClose(code, reason, wasClean);
-    const words = opened ? ADVICE[code] : await whyNot(url);
-    // Somebody may have pressed the button while the answer was on its way.
-    if (words && socket === mine) showTrouble(words);
+    showClosing(code, reason, wasClean);
+    const text = opened ? ADVICE[code] : await probe(url);
+    // The user may have reconnected during the probe.
+    if (text && socket === current) showTrouble(text);
   };
 
-  // A browser tells a page no more than that it failed; onclose follows and finds the words.
-  mine.onerror = showState;
+  // An error event has no details; the close event follows.
+  current.onerror = showState;
 }
 
 /**
- * Find words for a WebSocket that never opened.
+ * Find out why a WebSocket did not open, by a plain HTTP request: browsers hide the reason.
  *
- * Browsers hide the cause from the page, so it asks for itself over plain HTTP.
- *
- * @param {string} url What did not open.
- * @returns {Promise<string>} What went wrong, and what to try.
+ * @param {string} url The address that did not open.
+ * @returns {Promise<string>} What went wrong, and what to do.
  */
-async function whyNot(url) {
+async function probe(url) {
   try {
     await fetch(location.href, {
       method: "HEAD",
       cache: "no-store",
-      signal: AbortSignal.timeout(PATIENCE),
+      signal: AbortSignal.timeout(PROBE_TIMEOUT),
     });
   } catch {
     return `The server could not be reached at ${url}. It may have been stopped, or the network `
-      + "may be down. Start it again, or check the network, then press “Connect again”.";
+      + "may be down. Start it again, or check the network, then press “Reconnect”.";
   }
-  return `The server is there, but it did not open ${url}. Either it refused, and its log says `
-    + "why, or a proxy on the way does not let WebSockets pass: it must hand on the Upgrade and "
+  return `The server is running, but it did not open ${url}. Either it refused, and its log says `
+    + "why, or a proxy in between does not pass WebSockets on: it must forward the Upgrade and "
     + "Connection headers.";
 }
 
 function clear() {
   messages.replaceChildren();
-  rhythm.clear();
-  delete close.dataset.code;
-  delete close.dataset.reason;
-  delete close.dataset.clean;
-  for (const part of [opening, close, trouble]) part.hidden = true;
+  timeline.clear();
+  delete closing.dataset.code;
+  delete closing.dataset.reason;
+  delete closing.dataset.clean;
+  for (const element of [sent, closing, trouble]) element.hidden = true;
 }
 
 function showState() {
-  const word = STATES[socket.readyState];
-  const over = socket.readyState === WebSocket.CLOSED;
-  state.textContent = word;
-  document.documentElement.dataset.state = word.toLowerCase();
-  again.disabled = !over;
-  leave.disabled = socket.readyState !== WebSocket.OPEN;
-  // A button loses the keyboard's focus when it is switched off: give it back, unless somebody
-  // has gone elsewhere meanwhile.
-  if (over && pressed && document.activeElement === document.body) again.focus();
+  const name = STATES[socket.readyState];
+  const closed = socket.readyState === WebSocket.CLOSED;
+  state.textContent = name;
+  document.documentElement.dataset.state = name.toLowerCase();
+  reconnectButton.disabled = !closed;
+  closeButton.disabled = socket.readyState !== WebSocket.OPEN;
+  // A disabled button loses the keyboard focus: give it back, unless the user has moved it since.
+  if (closed && pressed && document.activeElement === document.body) reconnectButton.focus();
 }
 
 /**
- * @param {string} text What the server said; shown as text, whatever it holds.
- * @param {number} gap How long after the message before, or after the opening, in milliseconds.
+ * @param {string} text The message, shown as plain text.
+ * @param {number} gap The time since the previous message, or since the opening, in milliseconds.
  */
 function showMessage(text, gap) {
-  const line = document.createElement("li");
-  line.dataset.text = text;
-  line.dataset.gap = gap.toFixed(1);
-  const words = document.createElement("span");
-  words.textContent = text;
+  const item = document.createElement("li");
+  item.dataset.text = text;
+  item.dataset.gap = gap.toFixed(1);
+  const message = document.createElement("span");
+  message.textContent = text;
   const time = document.createElement("span");
   time.className = "gap";
   time.textContent = `+${gap.toFixed(0)} ms`;
-  line.append(words, " ", time);
-  messages.append(line);
+  item.append(message, " ", time);
+  messages.append(item);
 }
 
-function showClose(code, reason, clean) {
+function showClosing(code, reason, clean) {
   document.querySelector("#code").textContent = CODES[code] ? `${code}, ${CODES[code]}` : code;
-  document.querySelector("#reason").textContent = reason || "none given";
+  document.querySelector("#reason").textContent = reason || "none";
   document.querySelector("#clean").textContent = clean ? "yes" : "no";
-  close.dataset.code = code;
-  close.dataset.reason = reason;
-  close.dataset.clean = clean;
-  close.hidden = false;
+  closing.dataset.code = code;
+  closing.dataset.reason = reason;
+  closing.dataset.clean = clean;
+  closing.hidden = false;
 }
 
-function showTrouble(words) {
-  trouble.textContent = words;
+function showTrouble(text) {
+  trouble.textContent = text;
   trouble.hidden = false;
 }
 
-again.addEventListener("click", () => {
+reconnectButton.addEventListener("click", () => {
   pressed = true;
-  converse();
+  connect();
 });
-leave.addEventListener("click", () => {
+closeButton.addEventListener("click", () => {
   pressed = true;
-  socket.close(1000, "the page left");
+  socket.close(1000, "closed by the page");
   showState();
 });
-converse();
+connect();

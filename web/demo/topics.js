@@ -1,5 +1,5 @@
 /**
- * The page topics.html: listens to a topic, publishes to it, and has itself cut off from it.
+ * The page topics.html: subscribes to a topic, publishes to it, and has its connection cut.
  *
  * @module topics
  */
@@ -8,189 +8,190 @@ import { subscribe } from "../pushd.js";
 
 const NAMES = { websocket: "WebSocket", sse: "Server-Sent Events", longpoll: "long polling" };
 
-/** How long the connection is cut, and when something is published meanwhile, in seconds. */
-const CUT = 5;
-const MEANWHILE = [1, 2, 3];
+/** How long the connection is cut, and when messages are published meanwhile, in seconds. */
+const CUT_DURATION = 5;
+const PUBLISH_DURING_CUT = [1, 2, 3];
 
-/** An id that the daemon has certainly forgotten. */
-const FORGOTTEN = "forgotten:1";
+/** An id that is in no topic's history. */
+const UNKNOWN_ID = "unknown:1";
 
-/** How many lines are shown. */
-const LINES = 200;
+/** The maximum number of lines in the log. */
+const MAX_LINES = 200;
 
-const topic = document.querySelector("#topic");
-const transport = document.querySelector("#transport");
-const text = document.querySelector("#text");
+const topicField = document.querySelector("#topic");
+const transportField = document.querySelector("#transport");
+const textField = document.querySelector("#text");
 const state = document.querySelector("#state");
 const log = document.querySelector("#log");
 const messages = document.querySelector("#messages");
 const trouble = document.querySelector("#trouble");
 
-/** What the page listens with. */
-let handle;
+/** The current subscription. */
+let subscription;
 
-/** The topic that the page listens to. */
-let name = "";
+/** Its topic. */
+let topic = "";
 
-/** How many publications came, and the last one's id. */
-let [heard, last] = [0, null];
+/** The number of publications received, and the id of the last one. */
+let [received, lastId] = [0, null];
 
-/** How many are missing between them, by their ids; not a number where nobody knows. */
+/** The number of publications missed, from the gaps between ids; NaN if unknown. */
 let missing = 0;
 
-/** When the connection was lost, or null. */
-let gone = null;
+/** When the connection was lost, as `performance.now()` gives it; null while it is open. */
+let lostAt = null;
 
-/** Begin to listen to the topic that the form names. */
-function begin() {
-  name = topic.value;
-  document.querySelector("#share").search = new URLSearchParams({ topic: name });
-  [heard, last, missing, gone] = [0, null, 0, null];
+/** Subscribe to the topic in the form, from now on. */
+function start() {
+  topic = topicField.value;
+  document.querySelector("#share").search = new URLSearchParams({ topic });
+  [received, lastId, missing, lostAt] = [0, null, 0, null];
   messages.replaceChildren();
   showCount();
-  listen(null);
+  resume(null);
 }
 
-/** @param {?string} after The id to go on after; null to begin with what comes. */
-function listen(after) {
-  handle?.close();
+/** @param {?string} after The id to resume after; null to start with the next publication. */
+function resume(after) {
+  subscription?.close();
   trouble.hidden = true;
-  const way = transport.value;
-  // Like /topics/, but the daemon counts bytes there, and cuts it off when it is told.
-  handle = subscribe(`/play/topics/${way}/${name}`, take, {
-    transports: way === "any" ? undefined : [way],
+  const transport = transportField.value;
+  // The same as /topics/, except that the daemon counts the bytes, and cuts it on request.
+  subscription = subscribe(`/play/topics/${transport}/${topic}`, onPublication, {
+    transports: transport === "any" ? undefined : [transport],
     after,
-    onState: show,
+    onState,
   });
 }
 
-function take({ id, data }) {
-  missing += offsetOf(id) - offsetOf(last) - 1;
-  last = id;
-  heard += 1;
-  addLine(typeof data === "string" ? data : `${data.length} bytes`, id);
+function onPublication({ id, data }) {
+  missing += offsetOf(id) - offsetOf(lastId) - 1;
+  lastId = id;
+  received += 1;
+  addMessage(typeof data === "string" ? data : `${data.length} bytes`, id);
   showCount();
 }
 
-function show(now) {
+function onState(now) {
   document.documentElement.dataset.state = now.state;
   const open = now.state === "open";
   state.textContent = {
-    connecting: () => `Connecting by ${NAMES[now.transport]}`,
+    connecting: () => `Connecting over ${NAMES[now.transport]}`,
     open: () => `Open over ${NAMES[now.transport]}`,
-    waiting: () => `Waiting ${now.seconds.toFixed(1)} s to try again`,
+    waiting: () => `Reconnecting in ${now.seconds.toFixed(1)} s`,
     closed: () => "Closed",
   }[now.state]();
   for (const id of ["#cut", "#late"]) document.querySelector(id).disabled = !open;
-  if (open) showOpen(now);
-  else if (now.state === "waiting" && gone === null) {
-    gone = performance.now();
-    addEvent("The connection is gone");
+  if (open) onOpen(now);
+  else if (now.state === "waiting" && lostAt === null) {
+    lostAt = performance.now();
+    addEvent("Connection lost");
   } else if (now.state === "closed" && now.code !== 1000) {
-    showTrouble(`The daemon does not let this page listen: ${now.reason} (${now.code}).`);
+    showTrouble(`The daemon closed the subscription: ${now.reason} (${now.code}).`);
   }
 }
 
-function showOpen({ transport, id, recovered }) {
-  const by = NAMES[transport];
-  const away = ((performance.now() - gone) / 1000).toFixed(1);
+function onOpen({ transport, id, recovered }) {
+  const name = NAMES[transport];
+  const seconds = ((performance.now() - lostAt) / 1000).toFixed(1);
   if (!recovered) {
     missing = NaN;
-    addEvent(`Back over ${by}. recovered: false: what came meanwhile is forgotten`, "bad");
-  } else if (last === null) {
-    addEvent(`Listening over ${by}`);
-  } else if (gone === null) {
-    addEvent(`Going on over ${by}, from the same id`);
+    addEvent(`Reconnected over ${name}. recovered: false, earlier messages may be lost`, "bad");
+  } else if (lastId === null) {
+    addEvent(`Subscribed over ${name}`);
+  } else if (lostAt === null) {
+    addEvent(`Resumed over ${name}, after the same id`);
   } else {
-    addEvent(`Back over ${by} after ${away} s. Nothing lost: what was missed follows`);
+    addEvent(`Reconnected over ${name} after ${seconds} s. Nothing lost: missed messages follow`);
   }
-  [gone, last] = [null, id];
+  [lostAt, lastId] = [null, id];
   showCount();
 }
 
-/** Have the daemon cut the connection, and publish while nobody hears. */
+/** Have the daemon cut the connection, and publish while it is down. */
 async function cut() {
-  const query = new URLSearchParams({ topic: name, seconds: CUT });
+  const query = new URLSearchParams({ topic, seconds: CUT_DURATION });
   if (!await post(`/play/cut/?${query}`, "")) return;
-  for (const seconds of MEANWHILE) {
+  for (const seconds of PUBLISH_DURING_CUT) {
     setTimeout(publish, seconds * 1000, `Published ${seconds} s after the cut`);
   }
 }
 
-function publish(words) {
-  return post(`/play/publish/?${new URLSearchParams({ topic: name })}`, words);
+function publish(text) {
+  return post(`/play/publish/?${new URLSearchParams({ topic })}`, text);
 }
 
-/** @returns {Promise<boolean>} Whether the daemon did it; if not, the page says why. */
+/** @returns {Promise<boolean>} Whether it succeeded; if not, the page shows why. */
 async function post(url, body) {
   trouble.hidden = true;
   try {
-    const answer = await fetch(url, { method: "POST", body });
-    if (answer.ok) return true;
-    // A view says it in JSON; where a token is missing the daemon says it itself, in a plain line.
-    const said = await answer.text();
-    const isJson = answer.headers.get("Content-Type") === "application/json";
-    showTrouble(`The daemon refused: ${isJson ? JSON.parse(said).error : said.trim()}.`);
+    const response = await fetch(url, { method: "POST", body });
+    if (response.ok) return true;
+    // The views answer errors as JSON; a missing token is answered as plain text.
+    const text = await response.text();
+    const isJson = response.headers.get("Content-Type") === "application/json";
+    showTrouble(`The daemon refused: ${isJson ? JSON.parse(text).error : text.trim()}.`);
   } catch {
     showTrouble("The daemon could not be reached. Try again in a moment.");
   }
   return false;
 }
 
-function showTrouble(words) {
-  trouble.textContent = words;
+function showTrouble(text) {
+  trouble.textContent = text;
   trouble.hidden = false;
 }
 
-/** An id is `epoch:offset`; in an epoch the offset counts without a gap. */
+/** The offset of an id, `epoch:offset`: within an epoch, offsets are consecutive. */
 function offsetOf(id) {
   return Number(id.split(":")[1]);
 }
 
 function showCount() {
-  const words = Number.isNaN(missing) ? "some may be missing" : `${missing || "none"} missing`;
-  document.querySelector("#count").textContent = heard ? `${heard} heard, ${words}` : "0 heard";
+  const gaps = Number.isNaN(missing) ? "some may be missing" : `${missing || "none"} missing`;
+  const count = document.querySelector("#count");
+  count.textContent = received ? `${received} received, ${gaps}` : "0 received";
 }
 
-function addLine(words, id) {
-  const line = document.createElement("li");
-  line.dataset.id = id;
-  const said = document.createElement("span");
-  said.textContent = words;
-  const number = document.createElement("span");
-  number.className = "gap";
-  number.textContent = id;
-  line.append(said, " ", number);
-  append(line);
+function addMessage(text, id) {
+  const item = document.createElement("li");
+  item.dataset.id = id;
+  const message = document.createElement("span");
+  message.textContent = text;
+  const label = document.createElement("span");
+  label.className = "gap";
+  label.textContent = id;
+  item.append(message, " ", label);
+  append(item);
 }
 
-function addEvent(words, kind = "") {
-  const line = document.createElement("li");
-  line.className = `event ${kind}`;
-  line.textContent = words;
-  append(line);
+function addEvent(text, className = "") {
+  const item = document.createElement("li");
+  item.className = `event ${className}`;
+  item.textContent = text;
+  append(item);
 }
 
-function append(line) {
-  messages.append(line);
-  if (messages.children.length > LINES) messages.firstChild.remove();
+function append(item) {
+  messages.append(item);
+  if (messages.children.length > MAX_LINES) messages.firstChild.remove();
   log.scrollTop = log.scrollHeight;
 }
 
-document.querySelector("#listen").addEventListener("submit", (event) => {
+document.querySelector("#subscribe").addEventListener("submit", (event) => {
   event.preventDefault();
-  begin();
+  start();
 });
-// The id goes on where it was, whatever the transport.
-transport.addEventListener("change", () => listen(last));
+// Another transport resumes after the same id.
+transportField.addEventListener("change", () => resume(lastId));
 document.querySelector("#publish").addEventListener("submit", (event) => {
   event.preventDefault();
-  publish(text.value);
-  text.select();
+  publish(textField.value);
+  textField.select();
 });
 document.querySelector("#cut").addEventListener("click", cut);
-document.querySelector("#late").addEventListener("click", () => listen(FORGOTTEN));
+document.querySelector("#late").addEventListener("click", () => resume(UNKNOWN_ID));
 
-const mine = () => `play/${Math.random().toString(36).slice(2, 8)}`;
-topic.value = new URLSearchParams(location.search).get("topic") ?? mine();
-begin();
+const randomTopic = () => `play/${Math.random().toString(36).slice(2, 8)}`;
+topicField.value = new URLSearchParams(location.search).get("topic") ?? randomTopic();
+start();
