@@ -1,182 +1,207 @@
 /**
- * What a page needs to listen to pushd: `import { subscribe } from "/pushd.js"`.
+ * Client for pushd topics: `import { subscribe } from "/pushd.js"`.
  *
  * @module pushd
  */
 
-import { OPENERS, ask, tokenFrom } from "./transports.js";
+import { TRANSPORTS, poll, requestToken } from "./transports.js";
 
 export { webSocketURL } from "./transports.js";
 
-// All in seconds. The first wait before a new try is this long at most; each further one may be
-// twice as long, up to the second. After a connection that lasted, the first is the first again.
-const [SHORTEST, LONGEST, GOOD] = [0.5, 20, 5];
-// How long a transport may take until it has begun; and how long a lesser one does before a better
-// one gets a new chance, at a reconnect.
-const [PATIENCE, CONTENT] = [10, 60];
+// All in seconds.
+// A reconnect is delayed by a random time up to BACKOFF_MIN; the limit doubles with each further
+// attempt, up to BACKOFF_MAX, and is reset by a connection that stayed open for STABLE_AFTER.
+const [BACKOFF_MIN, BACKOFF_MAX, STABLE_AFTER] = [0.5, 20, 5];
+// How long a transport may take to open.
+const OPEN_TIMEOUT = 10;
+// A reconnect that comes this long after a fallback tries the preferred transport again.
+const FALLBACK_PERIOD = 60;
 
 /**
- * Listen to a topic until `close()`: over what gets through, across every break, without a gap.
+ * Subscribe to a topic until `close()` is called.
+ *
+ * Reconnects after each failure and resumes after the last id: publications are neither lost nor
+ * repeated, unless the server no longer has them (`recovered: false`). If a transport is blocked,
+ * the next one is used.
  *
  * @param {string | URL} url The topic's address, such as `/topics/news`.
- * @param {(publication: {id: string, data: string | Uint8Array}) => void} onPublication Called for
- *   each publication, in order, once: a `Uint8Array` for one that was published as bytes.
+ * @param {(publication: {id: string, data: string | Uint8Array}) => void} onPublication Called once
+ *   for each publication, in order. `data` is a `Uint8Array` if bytes were published.
  * @param {object} [options]
- * @param {Array<"websocket" | "sse" | "longpoll">} [options.transports] What to try, in order.
- * @param {() => string | Promise<string>} [options.token] Asked for a token that is good: for each
- *   connection, and before the one in use runs out. Where it fails, or takes more than 10 s, it
- *   is asked again later.
- * @param {?string} [options.after] The last id that the page has; nothing since is left out.
+ * @param {Array<"websocket" | "sse" | "longpoll">} [options.transports] The transports to try, the
+ *   preferred one first; by default all three, in this order.
+ * @param {() => string | Promise<string>} [options.token] Returns a valid token. Called before
+ *   each connection, and again before the token in use expires. If it throws, or takes longer than
+ *   10 s, it is called again later.
+ * @param {?string} [options.after] The id of the last publication that the page has: the first
+ *   connection resumes after it.
  * @param {(state: State) => void} [options.onState] Called at each change of the state, which is
- *   `{ state: "connecting", transport }`,
- *   `{ state: "open", transport, id, recovered }`: what comes follows this id; `recovered: false`
- *   says that publications before it are lost, so that the page should load its data anew,
- *   `{ state: "waiting", seconds }`: until the next try, or until the browser is online again, or
- *   `{ state: "closed", code, reason }`: for good, by the page (1000), by the server (1008), or
- *   because it refuses (the status of its answer: 400 and up).
- * @returns {{readonly id: ?string, readonly state: State, close: () => void}} The last id; the
- *   state; and the end.
+ *   one of:
+ *   `{ state: "connecting", transport }`;
+ *   `{ state: "open", transport, id, recovered }`: the next publication follows this id;
+ *   `recovered: false` means that earlier ones may be lost, so the page must reload its data;
+ *   `{ state: "waiting", seconds }`: reconnects after this delay, or as soon as the browser is
+ *   online or the page is visible again;
+ *   `{ state: "closed", code, reason }`: final. Closed by the page (1000), closed by the server
+ *   (1008), or refused by the server (an HTTP status, 400 or higher).
+ * @returns {{readonly id: ?string, readonly state: State, close: () => void}} The last id, the
+ *   current state, and a function that ends the subscription.
+ * @throws {TypeError} If `transports` is empty or has an unknown name.
  */
 export function subscribe(url, onPublication, options = {}) {
-  const { transports = Object.keys(OPENERS), token, after = null, onState = () => {} } = options;
-  const unknown = transports.filter((name) => !Object.hasOwn(OPENERS, name));
-  if (unknown.length || !transports.length) throw new TypeError(`no transport: ${unknown}`);
+  const known = Object.keys(TRANSPORTS);
+  const { transports = known, token: tokenSource, after = null, onState = () => {} } = options;
+  if (!transports.length || !transports.every((name) => known.includes(name))) {
+    const rule = `transports must list one or more of ${known.join(", ")}`;
+    throw new TypeError(`${rule}; got [${transports.join(", ")}]`);
+  }
   const topic = new URL(url, document.baseURI);
-  const listening = new AbortController();
-  const been = new Set();
-  let [state, timer, cut, id] = [{}, 0, () => {}, after || null];
-  // Which transport it is, since when, how often it has not begun; and how often we were cut off.
-  let [place, fell, failures, breaks] = [0, 0, 0, 0];
-  // Whether the last token was refused.
-  let refused = false;
+  const listeners = new AbortController();
+  // The transports that have opened at least once.
+  const proven = new Set();
+  let [state, id] = [{}, after || null];
+  // The timer of the next attempt, and what cancels the current one.
+  let [timer, cancel] = [0, () => {}];
+  // Index of the current transport, and when the last fallback chose it.
+  let [current, fellBackAt] = [0, 0];
+  // How often the current transport failed to open, and the attempts since a stable connection.
+  let [failures, attempts] = [0, 0];
+  // Whether the server has refused the last token.
+  let tokenRefused = false;
 
-  function tell(next) {
+  function setState(next) {
     state = next;
-    call(onState, next);
+    callSafely(onState, next);
   }
 
   async function connect() {
     clearTimeout(timer);
-    if (place && performance.now() - fell > CONTENT * 1000) place = 0;
-    const transport = transports[place];
-    let [asked, began, over, stop] = [id, 0, false, () => {}];
-    let patience, pass;
+    if (current && performance.now() - fellBackAt > FALLBACK_PERIOD * 1000) current = 0;
+    const transport = transports[current];
+    let [resumeId, openedAt, ended, stop] = [id, 0, false, () => {}];
+    let openTimer, token;
 
-    function opened({ id: first, recovered }) {
-      if (over) return;
-      clearTimeout(patience);
-      been.add(transport);
+    function onOpen({ id: first, recovered }) {
+      if (ended) return;
+      clearTimeout(openTimer);
+      proven.add(transport);
       failures = 0;
-      refused = false;
-      began ||= performance.now();
+      tokenRefused = false;
+      openedAt ||= performance.now();
       id = first;
-      tell({ state: "open", transport, id, recovered: asked === null || recovered });
-      asked = id;
+      // Without an id to resume after, nothing can be lost.
+      setState({ state: "open", transport, id, recovered: resumeId === null || recovered });
+      resumeId = id;
     }
-    function took({ id: next, data, base64 }) {
-      if (over) return;
+    function onMessage({ id: next, data, base64 }) {
+      if (ended) return;
       id = next;
-      const bytes = () => Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-      call(onPublication, { id, data: base64 === undefined ? data : bytes() });
+      callSafely(onPublication, { id, data: base64 === undefined ? data : decodeBase64(base64) });
     }
-    function leave() {
-      over = true;
-      clearTimeout(patience);
+    function end() {
+      ended = true;
+      clearTimeout(openTimer);
       stop();
     }
-    function ended(error) {
-      if (over) return;
-      leave();
-      if (began && performance.now() - began > GOOD * 1000) breaks = 0;
-      if (error?.final) refuse(error);
-      else if (began || error) wait(error?.seconds);
-      else findOut(transport, pass);
+    function onEnd(error) {
+      if (ended) return;
+      end();
+      if (openedAt && performance.now() - openedAt > STABLE_AFTER * 1000) attempts = 0;
+      if (error?.permanent) onRefused(error);
+      else if (openedAt || error) scheduleReconnect(error?.retryAfter);
+      else probe(transport, token);
     }
 
-    cut = leave;
-    tell({ state: "connecting", transport });
-    if (over) return; // The page has closed meanwhile.
+    cancel = end;
+    setState({ state: "connecting", transport });
+    if (ended) return; // onState has called close().
     try {
-      if (token) pass = await tokenFrom(token);
+      if (tokenSource) token = await requestToken(tokenSource);
     } catch (error) {
-      reportError(error); // The page's; we come back, as after any other trouble.
-      return ended({});
+      reportError(error); // The page's own error; reconnect as after any failure.
+      return onEnd({});
     }
-    if (over) return;
-    patience = setTimeout(() => ended(), PATIENCE * 1000);
+    if (ended) return;
+    openTimer = setTimeout(() => onEnd(), OPEN_TIMEOUT * 1000);
     try {
-      stop = OPENERS[transport](topic, id, { opened, took, ended }, pass, token);
+      stop = TRANSPORTS[transport](topic, id, { onOpen, onMessage, onEnd }, token, tokenSource);
     } catch {
-      ended(); // The browser itself forbids it: ws: in a page that came by https:.
+      onEnd(); // The browser forbids it, such as ws: in a page loaded over https:.
     }
   }
 
-  /** A transport never began, and browsers hide why: ask for the same over plain HTTP. */
-  async function findOut(transport, pass) {
-    const asking = new AbortController();
-    cut = () => asking.abort();
+  /** Find out why a transport did not open, by a plain HTTP request: browsers hide the reason. */
+  async function probe(transport, token) {
+    const request = new AbortController();
+    cancel = () => request.abort();
     try {
-      await ask(topic, null, 0, asking.signal, pass);
+      await poll(topic, null, 0, request.signal, token);
       failures += 1;
-      // One that got through before may have had bad luck, such as a server that just started.
-      if (place + 1 < transports.length && failures > (been.has(transport) ? 1 : 0)) {
-        [place, fell, failures] = [place + 1, performance.now(), 0];
+      // A proven transport gets a second try: the server may just have been restarted.
+      if (current + 1 < transports.length && failures > (proven.has(transport) ? 1 : 0)) {
+        [current, fellBackAt, failures] = [current + 1, performance.now(), 0];
         connect();
-      } else wait();
+      } else scheduleReconnect();
     } catch (error) {
-      if (asking.signal.aborted) return;
-      if (error.final) refuse(error);
-      else wait(error.seconds);
+      if (request.signal.aborted) return;
+      if (error.permanent) onRefused(error);
+      else scheduleReconnect(error.retryAfter);
     }
   }
 
-  /** The server says no, for good; but a token may have run out while the page slept: one more. */
-  function refuse({ code, message }) {
-    if (code !== 401 || !token || refused) return finish(code, message);
-    refused = true;
-    wait();
+  /** Close, unless a fresh token may help: the last one may have expired while the page slept. */
+  function onRefused({ code, message }) {
+    if (code !== 401 || !tokenSource || tokenRefused) return finish(code, message);
+    tokenRefused = true;
+    scheduleReconnect();
   }
 
-  function wait(least = 0) {
-    // Full jitter: who lost their server together do not come back together.
-    const seconds = Math.max(least, Math.random() * Math.min(LONGEST, SHORTEST * 2 ** breaks++));
+  function scheduleReconnect(retryAfter = 0) {
+    // Full jitter: clients that lost their server together must not return together.
+    const backoff = Math.random() * Math.min(BACKOFF_MAX, BACKOFF_MIN * 2 ** attempts++);
+    const seconds = Math.max(retryAfter, backoff);
     timer = setTimeout(connect, seconds * 1000);
-    tell({ state: "waiting", seconds });
+    setState({ state: "waiting", seconds });
   }
 
   function finish(code, reason) {
     if (state.state === "closed") return;
     clearTimeout(timer);
-    listening.abort();
-    cut();
-    tell({ state: "closed", code, reason });
+    listeners.abort();
+    cancel();
+    setState({ state: "closed", code, reason });
   }
 
-  /** Connect at once: what kept us from it may be over, and an old connection may be dead. */
-  function renew() {
-    breaks = 0;
-    cut();
+  /** Replace the connection at once: the network is back, and an old connection may be dead. */
+  function reconnectNow() {
+    attempts = 0;
+    cancel();
     connect();
   }
 
-  const { signal } = listening;
-  addEventListener("online", renew, { signal });
-  addEventListener("pageshow", ({ persisted }) => persisted && renew(), { signal });
-  const seen = () => !document.hidden && state.state === "waiting" && renew();
-  document.addEventListener("visibilitychange", seen, { signal });
+  const { signal } = listeners;
+  addEventListener("online", reconnectNow, { signal });
+  addEventListener("pageshow", ({ persisted }) => persisted && reconnectNow(), { signal });
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && state.state === "waiting") reconnectNow();
+  }, { signal });
   connect();
   return {
     get id() { return id; },
     get state() { return state; },
-    close: () => finish(1000, "the page left"),
+    close: () => finish(1000, "closed by the page"),
   };
 }
 
-/** Call the page's own function; what it throws is the page's, and stops nothing here. */
-function call(heard, given) {
+/** Call a callback of the page; an error in it is reported, and does not end the subscription. */
+function callSafely(callback, argument) {
   try {
-    heard(given);
+    callback(argument);
   } catch (error) {
     reportError(error);
   }
+}
+
+function decodeBase64(text) {
+  return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 }

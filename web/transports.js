@@ -1,138 +1,165 @@
 /**
- * How each transport of pushd is opened, for pushd.js.
+ * The transports of pushd.js: WebSocket, Server-Sent Events and long polling.
  *
  * @module transports
  */
 
-// In seconds: how long an answer may take, beyond what it was asked to wait; and how long the server
-// keeps a long poll without news.
-const [PATIENCE, POLL] = [10, 25];
-// A fresh token is sent when so much of the old one's time is over, and not sooner than in a second.
-const PART = 0.8;
-// With what the server closes a WebSocket whose token has run out, beside 1008.
-const EXPIRED = "the token has run out";
+// In seconds: how long a response may take, beyond the time that it was asked to wait; and how long
+// the server holds a long poll if nothing is published.
+const [RESPONSE_TIMEOUT, POLL_WAIT] = [10, 25];
+// How long the page's token function may take, in seconds.
+const TOKEN_TIMEOUT = 10;
+// A WebSocket sends a fresh token when this part of the current one's lifetime is over, but not
+// within the first second.
+const RENEW_AT = 0.8;
+// The longest delay of that timer, in seconds: browsers take one above 2 ** 31 ms for zero.
+const MAX_RENEW_DELAY = 1e6;
+// The reason in the server's close frame, with code 1008, if the token has expired.
+const TOKEN_EXPIRED = "the token has run out";
 
 /**
- * Build the address of a WebSocket from a path, on the server that the page came from.
+ * Build a WebSocket's address from a path on the server that the page came from.
  *
  * @param {string | URL} path What to open, such as `/test/`.
- * @param {string | URL} base The page's own address, which decides the host and, by its protocol,
- *   between `ws:` and `wss:`.
- * @returns {string} An absolute `ws:` or `wss:` address.
+ * @param {string | URL} base The page's address: gives the host, and `wss:` if it is `https:`.
+ * @returns {string} An absolute `ws:` or `wss:` URL.
  */
 export function webSocketURL(path, base = document.baseURI) {
   const url = new URL(path, base);
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-  // The WebSocket constructor of older browsers refuses an address with a fragment.
+  // In older browsers the WebSocket constructor throws if the URL has a fragment.
   url.hash = "";
   return url.href;
 }
 
 /**
- * The transports, in the order of merit. Each gets the topic's address, the last id, whom to tell,
- * a token (or none) and the page's function for a fresh one, and gives a function that stops it.
+ * The transports by name, the preferred one first. Each is a function that opens a connection:
+ * `(url, after, { onOpen, onMessage, onEnd }, token, tokenSource)` returns a function that closes
+ * it. `onEnd` gets a `SubscriptionError`, or nothing if the reason is unknown.
  */
-export const OPENERS = {
-  websocket(url, after, { opened, took, ended }, token, fresh) {
-    const socket = new WebSocket(webSocketURL(address(url, after, { token })), "pushd.v1");
+export const TRANSPORTS = {
+  websocket(url, after, { onOpen, onMessage, onEnd }, token, tokenSource) {
+    const socket = new WebSocket(webSocketURL(withQuery(url, { after, token })), "pushd.v1");
     let timer;
-    async function renew() {
+    async function renewToken() {
       try {
-        const message = JSON.stringify({ token: await fresh() });
+        const message = JSON.stringify({ token: await tokenSource() });
         if (socket.readyState === WebSocket.OPEN) socket.send(message);
       } catch {
-        // The old one lasts a while yet; then we begin anew.
+        // The current token is still valid; the server closes the connection when it expires.
       }
     }
-    // Who answers without the subprotocol is not the one we look for.
-    socket.onopen = () => socket.protocol || ended();
+    // A server that does not choose the subprotocol is not pushd.
+    socket.onopen = () => socket.protocol || onEnd();
     socket.onmessage = ({ data }) => {
-      const said = JSON.parse(data);
-      if ("subscribed" in said) opened(said);
-      else if ("id" in said) took(said);
-      else if ("expires_in" in said && fresh) {
+      const message = JSON.parse(data);
+      if ("subscribed" in message) onOpen(message);
+      else if ("id" in message) onMessage(message);
+      else if ("expires_in" in message && tokenSource) {
         clearTimeout(timer);
-        // What is longer than some days would be taken for nothing at all.
-        timer = setTimeout(renew, Math.min(Math.max(said.expires_in * PART, 1), 1e6) * 1000);
+        const delay = Math.min(Math.max(message.expires_in * RENEW_AT, 1), MAX_RENEW_DELAY);
+        timer = setTimeout(renewToken, delay * 1000);
       }
     };
     socket.onclose = ({ code, reason }) => {
       clearTimeout(timer);
-      const final = code === 1008 && !(fresh && reason === EXPIRED);
-      ended(final && new Trouble(code, reason, true));
+      const permanent = code === 1008 && !(tokenSource && reason === TOKEN_EXPIRED);
+      onEnd(permanent && new SubscriptionError(code, reason, true));
     };
     return () => socket.close();
   },
 
-  sse(url, after, { opened, took, ended }, token) {
-    const source = new EventSource(address(url, after, { token }));
-    const on = (name, heard) => source.addEventListener(name, heard);
-    on("subscribed", ({ data }) => opened(JSON.parse(data)));
-    on("message", ({ lastEventId, data }) => took({ id: lastEventId, data }));
-    on("json", ({ lastEventId, data }) => took({ id: lastEventId, data: JSON.parse(data) }));
-    on("base64", ({ lastEventId, data }) => took({ id: lastEventId, base64: data }));
-    // It would come back by itself, but at its own pace and with the query of the first time.
-    on("error", () => ended());
+  sse(url, after, { onOpen, onMessage, onEnd }, token) {
+    const source = new EventSource(withQuery(url, { after, token }));
+    const on = (type, listener) => source.addEventListener(type, listener);
+    on("subscribed", ({ data }) => onOpen(JSON.parse(data)));
+    on("message", ({ lastEventId, data }) => onMessage({ id: lastEventId, data }));
+    on("json", ({ lastEventId, data }) => onMessage({ id: lastEventId, data: JSON.parse(data) }));
+    on("base64", ({ lastEventId, data }) => onMessage({ id: lastEventId, base64: data }));
+    // Left alone it would reconnect, but at its own pace and with the old query.
+    on("error", () => onEnd());
     return () => source.close();
   },
 
-  longpoll(url, after, { opened, took, ended }, token, fresh) {
-    const asking = new AbortController();
-    (async () => {
-      // The first answer comes at once and says where we stand.
-      for (let seconds = 0; ; seconds = POLL) {
-        const asked = performance.now();
-        if (seconds && fresh) token = await tokenFrom(fresh);
-        const { id, recovered, publications } = await ask(url, after, seconds, asking.signal, token);
+  longpoll(url, after, { onOpen, onMessage, onEnd }, token, tokenSource) {
+    const request = new AbortController();
+    async function pollForever() {
+      // The first response comes at once and says where the subscription begins.
+      for (let wait = 0; ; wait = POLL_WAIT) {
+        const askedAt = performance.now();
+        if (wait && tokenSource) token = await requestToken(tokenSource);
+        const { id, recovered, publications } = await poll(url, after, wait, request.signal, token);
         const [epoch, offset] = id.split(":");
         const first = `${epoch}:${offset - publications.length}`;
-        if (!seconds || !recovered) opened({ id: first, recovered });
-        publications.forEach(took);
+        if (!wait || !recovered) onOpen({ id: first, recovered });
+        publications.forEach(onMessage);
         after = id;
-        // Something on the way may not let us wait; then we do not ask without end.
-        const early = !publications.length && performance.now() - asked < 1000;
-        if (seconds && early) await new Promise((resolve) => setTimeout(resolve, 1000));
+        // If a proxy cuts the wait short, do not poll in a tight loop.
+        const early = !publications.length && performance.now() - askedAt < 1000;
+        if (wait && early) await new Promise((resolve) => setTimeout(resolve, 1000));
       }
-    })().catch((error) => ended(error));
-    return () => asking.abort();
+    }
+    pollForever().catch((error) => onEnd(error));
+    return () => request.abort();
   },
 };
 
-/** A token from the page's function; where none comes in time, it is as good as one that fails. */
-export async function tokenFrom(fresh) {
-  // First the page's, which may throw: nobody would hear of our patience then, when it ends.
-  const token = fresh();
-  const late = new Error(`no token came within ${PATIENCE} s`);
-  const patience = new Promise((_, reject) => setTimeout(reject, PATIENCE * 1000, late));
-  return Promise.race([token, patience]);
+/**
+ * Call the page's token function.
+ *
+ * @param {() => string | Promise<string>} tokenSource
+ * @returns {Promise<string>} The token; rejected if none came within 10 s.
+ */
+export async function requestToken(tokenSource) {
+  // Called first: if it throws, a timeout's rejection would be left unhandled.
+  const token = tokenSource();
+  const error = new Error(`the token function gave no token within ${TOKEN_TIMEOUT} s`);
+  const timeout = new Promise((_, reject) => setTimeout(reject, TOKEN_TIMEOUT * 1000, error));
+  return Promise.race([token, timeout]);
 }
 
-/** Why a connection ended; `final` where a new try would end no better. */
-class Trouble extends Error {
-  constructor(code, message, final = false, seconds = 0) {
+/**
+ * Why a connection ended: a close code or an HTTP status, and the server's reason.
+ *
+ * `permanent` means that another attempt would fail as well; `retryAfter` is how long to wait
+ * before it at least, in seconds.
+ */
+class SubscriptionError extends Error {
+  constructor(code, message, permanent = false, retryAfter = 0) {
     super(message);
-    Object.assign(this, { code, final, seconds });
+    Object.assign(this, { code, permanent, retryAfter });
   }
 }
 
-/** Ask for what there is, or comes within some seconds. */
-export async function ask(url, after, seconds, signal, token) {
-  const answer = await fetch(address(url, after, { wait: seconds }), {
+/**
+ * Ask for the publications after an id; if there are none, wait for one.
+ *
+ * @param {URL} url The topic's address.
+ * @param {?string} after The last id, or null to start with the next publication.
+ * @param {number} wait How long to wait at most, in seconds.
+ * @param {AbortSignal} signal Aborts the request.
+ * @param {string} [token]
+ * @returns {Promise<{id: string, recovered: boolean, publications: Array<object>}>}
+ * @throws {SubscriptionError} If the server answers with an error status.
+ */
+export async function poll(url, after, wait, signal, token) {
+  const response = await fetch(withQuery(url, { after, wait }), {
     cache: "no-store",
     headers: { Accept: "application/json", ...(token && { Authorization: `Bearer ${token}` }) },
-    signal: AbortSignal.any([signal, AbortSignal.timeout((seconds + PATIENCE) * 1000)]),
+    signal: AbortSignal.any([signal, AbortSignal.timeout((wait + RESPONSE_TIMEOUT) * 1000)]),
   });
-  if (answer.ok) return answer.json();
-  const { status } = answer;
-  const final = status >= 400 && status < 500 && status !== 408 && status !== 429;
-  const reason = (await answer.text()).slice(0, 200).trim();
-  throw new Trouble(status, reason, final, Number(answer.headers.get("Retry-After")) || 0);
+  if (response.ok) return response.json();
+  const { status } = response;
+  const permanent = status >= 400 && status < 500 && status !== 408 && status !== 429;
+  const reason = (await response.text()).slice(0, 200).trim();
+  const retryAfter = Number(response.headers.get("Retry-After")) || 0;
+  throw new SubscriptionError(status, reason, permanent, retryAfter);
 }
 
-function address(url, after, parameters) {
-  const asked = new URL(url);
-  for (const [name, value] of Object.entries({ after, ...parameters })) {
-    if (value !== null && value !== undefined) asked.searchParams.set(name, value);
+function withQuery(url, parameters) {
+  const result = new URL(url);
+  for (const [name, value] of Object.entries(parameters)) {
+    if (value !== null && value !== undefined) result.searchParams.set(name, value);
   }
-  return asked.href;
+  return result.href;
 }

@@ -1,1 +1,1 @@
-"""What a real browser sees: Debian's Chromium, driven by Playwright."""
+"""End-to-end tests in a real browser: Debian's Chromium, driven by Playwright."""

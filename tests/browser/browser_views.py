@@ -1,11 +1,11 @@
-"""The views that the browser's tests talk with."""
+"""Views for the browser tests."""
 
-from pushd.views.request import Request, accept_websocket
+from pushd.views import Request, accept_websocket
 
 
 @accept_websocket
 async def echo(request: Request) -> str | None:
-    """Give every message back as it came, and choose the subprotocol ``demo`` where offered."""
+    """Send each message back; accept the subprotocol ``demo`` if it is offered."""
     if not request.is_websocket():
         return "<!doctype html><title>echo</title>"
     request.websocket.accept(subprotocol="demo" if "demo" in request.subprotocols else None)
@@ -16,7 +16,7 @@ async def echo(request: Request) -> str | None:
 
 @accept_websocket
 async def endless(request: Request) -> str | None:
-    """Begin as the demo does, and then wait for the browser to leave."""
+    """Send two messages as the demo does, then wait until the browser closes."""
     if not request.is_websocket():
         return "<!doctype html><title>endless</title>"
     for number in range(2):

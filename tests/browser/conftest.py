@@ -1,4 +1,4 @@
-"""A browser, its pages, and daemons for them to talk with."""
+"""Fixtures: the browser, a page in it, and the daemons that serve the pages."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 
 from tests.daemon_process import DaemonProcess
 
-# The system's; where it has none by that name, Playwright looks for one of its own.
+# The system's Chromium; if there is none, Playwright looks for its own.
 CHROMIUM = shutil.which("chromium")
 
-# How long anything may take that is not to take long, in milliseconds.
-PATIENCE = 60_000
+# The timeout of each step, in milliseconds.
+TIMEOUT = 60_000
 
-# Notes what the page says of its state, at each change.
-NOTE_TEXTS = """
+# Records each text that #status shows.
+RECORD_STATUS = """
 window.texts = [];
 new MutationObserver(() => {
   const text = document.querySelector("#status")?.textContent;
@@ -26,7 +26,7 @@ new MutationObserver(() => {
 }).observe(document, { childList: true, characterData: true, subtree: true });
 """
 
-# The sandbox wants more than a container gives; the rest keeps Chromium from talking to others.
+# The sandbox needs privileges that a container lacks; the rest prevents Chromium's own requests.
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -39,11 +39,11 @@ ARGUMENTS = [
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Start the system's Chromium; where there is none, the tests fail."""
+    """Start Chromium; the tests fail if there is none."""
     with sync_playwright() as playwright:
-        expect.set_options(timeout=PATIENCE)
+        expect.set_options(timeout=TIMEOUT)
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=ARGUMENTS, timeout=PATIENCE
+            executable_path=CHROMIUM, args=ARGUMENTS, timeout=TIMEOUT
         )
         yield browser
         browser.close()
@@ -51,39 +51,52 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """Open an empty page, in a profile of its own."""
+    """Open an empty page in a fresh profile."""
     context = browser.new_context()
-    context.set_default_timeout(PATIENCE)
+    context.set_default_timeout(TIMEOUT)
     yield context.new_page()
     context.close()
 
 
 def stop_clock(page: Page) -> None:
-    """Let time pass for what the page opens from now on only as a test has it pass."""
+    """Replace the clock of the pages opened from now on by one that the test advances."""
     page.clock.install(time=0)
     page.clock.pause_at(1_000_000)
 
 
 @pytest.fixture
-def complaints(page: Page) -> list[str]:
-    """Collect what the browser complains about: errors, broken policies, failed loads."""
-    heard: list[str] = []
+def console_errors(page: Page) -> list[str]:
+    """Collect the errors and warnings in the page's console, and its uncaught exceptions."""
+    errors: list[str] = []
 
-    def hear(message: ConsoleMessage) -> None:
+    def on_message(message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:
-            heard.append(message.text)
+            errors.append(message.text)
 
-    page.on("console", hear)
-    page.on("pageerror", lambda error: heard.append(str(error)))
-    return heard
+    page.on("console", on_message)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    return errors
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
-    """Run a daemon as it is shipped."""
+    """Run a daemon with the shipped client and demo."""
     with DaemonProcess(directory=tmp_path_factory.mktemp("daemon")) as daemon:
         yield daemon
-    assert_ended_in_order(daemon)
+    assert_clean_exit(daemon)
+
+
+def start_daemon(directory: Path) -> DaemonProcess:
+    """Make a daemon that has a control port as well."""
+    return DaemonProcess(["--control", "tcp:0:interface=127.0.0.1"], directory=directory)
+
+
+@pytest.fixture(scope="module")
+def topics_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    """Run a daemon with the shipped client and demo, and a control port to publish at."""
+    with start_daemon(tmp_path_factory.mktemp("topics")) as daemon:
+        yield daemon
+    assert_clean_exit(daemon)
 
 
 # The views in browser_views.py, for a daemon that runs in this folder.
@@ -92,25 +105,24 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture
-def mortal_daemon() -> Iterator[DaemonProcess]:
-    """Run a daemon whose demo does not end, for one test, which may stop it."""
+def endless_daemon() -> Iterator[DaemonProcess]:
+    """Run a daemon whose view at ``/test/`` does not end; the test may stop the daemon."""
     with DaemonProcess(VIEWS, directory=HERE) as daemon:
         yield daemon
-    assert_ended_in_order(daemon)
+    assert_clean_exit(daemon)
 
 
 @pytest.fixture(scope="module")
 def echo_daemon() -> Iterator[DaemonProcess]:
-    """Run a daemon that has the view at ``/echo/`` as well."""
+    """Run a daemon with an echo view at ``/echo/``."""
     with DaemonProcess(VIEWS, directory=HERE) as daemon:
         yield daemon
-    assert_ended_in_order(daemon)
+    assert_clean_exit(daemon)
 
 
-def assert_ended_in_order(daemon: DaemonProcess) -> None:
-    """Prove that a daemon was stopped, did not fall, and had nothing to complain about."""
+def assert_clean_exit(daemon: DaemonProcess) -> None:
+    """Check that a daemon shuts down in order, without an error in its log."""
     log = "\n".join(daemon.log)
-    # In order, twistd ends itself by the signal that it was asked with.
     assert daemon.stop() == 0, log
     assert "Server Shut Down." in log, log
     assert "Traceback" not in log, log

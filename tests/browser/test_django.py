@@ -1,4 +1,4 @@
-"""The pages of the Django example, as somebody who opens them sees them."""
+"""The pages of the Django example."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import NOTE_TEXTS, assert_ended_in_order
+from tests.browser.conftest import RECORD_STATUS, assert_clean_exit
 from tests.daemon_process import DaemonProcess
 
 EXAMPLE = Path(__file__).parents[2] / "examples/django"
@@ -16,43 +16,43 @@ EXAMPLE = Path(__file__).parents[2] / "examples/django"
 
 @pytest.fixture
 def site() -> Iterator[DaemonProcess]:
-    """Serve the example."""
+    """Run the example behind ``--wsgi``."""
     with DaemonProcess(["--wsgi", "mysite.wsgi:application"], directory=EXAMPLE) as daemon:
         yield daemon
-    assert_ended_in_order(daemon)
+    assert_clean_exit(daemon)
 
 
-def test_pushes(page: Page, site: DaemonProcess, complaints: list[str]) -> None:
-    """The page is pushed to ten times, and sees a clean end."""
-    page.add_init_script(NOTE_TEXTS)
+def test_pushes(page: Page, site: DaemonProcess, console_errors: list[str]) -> None:
+    """The page receives ten pushes, then a clean close."""
+    page.add_init_script(RECORD_STATUS)
     page.goto(site.url)
     messages = page.locator("#messages li")
     expect(page.locator("#status")).to_have_text("Over (1000).")
     expect(messages).to_have_text([f"service message: {number}" for number in range(10)])
     assert page.evaluate("texts") == ["Connecting …", "Listening.", "Over (1000)."]
-    assert complaints == []
+    assert console_errors == []
 
 
-def test_chat(page: Page, browser: Browser, site: DaemonProcess, complaints: list[str]) -> None:
-    """Two people in a room hear each other, until the server goes."""
+def test_chat(page: Page, browser: Browser, site: DaemonProcess, console_errors: list[str]) -> None:
+    """Messages reach everybody in the room; on shutdown the page shows 1001."""
     page.goto(site.url)
     page.get_by_role("link", name="To the chat").click()
     expect(page.get_by_role("heading")).to_have_text("Chat: lobby")
     expect(page.locator("#status")).to_have_text("You are in.")
 
-    other = browser.new_context()
-    bob = other.new_page()
+    bob_context = browser.new_context()
+    bob = bob_context.new_page()
     bob.goto(f"{site.url}chat/lobby/?name=Bob%20%26%20co")
     expect(bob.locator("#status")).to_have_text("You are in.")
     bob.get_by_label("Say something").fill("<b>hello</b>")
     bob.keyboard.press("Enter")
     expect(page.locator("#said li")).to_have_text(["Bob & co: <b>hello</b>"])
-    other.close()
+    bob_context.close()
 
     page.get_by_label("Say something").fill("anybody?")
     page.get_by_role("button", name="Send").click()
     expect(page.locator("#said li").last).to_have_text("somebody: anybody?")
-    assert complaints == []
+    assert console_errors == []
 
     site.stop()
     expect(page.locator("#status")).to_have_text("You are out (1001).")

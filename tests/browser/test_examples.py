@@ -1,4 +1,4 @@
-"""The examples' pages, as somebody who opens them sees them."""
+"""The pages of the examples: echo, chat and progress."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import assert_ended_in_order
+from tests.browser.conftest import assert_clean_exit
 from tests.daemon_process import DaemonProcess
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
-# Notes what is said of a job, and how far the bar is, at each change.
-NOTE_STEPS = """
+# Records the status of the job and the position of the bar, at each change.
+RECORD_STEPS = """
 window.steps = [];
 new MutationObserver(() => {
   const text = document.querySelector("#status")?.textContent;
@@ -23,7 +23,7 @@ new MutationObserver(() => {
 }).observe(document, { childList: true, characterData: true, subtree: true });
 """
 
-# Stops a job at its first step, and notes whether another one could not be started just then.
+# Stops the job at its first step, and records whether "Start" was disabled meanwhile.
 STOP = """
 window.stopped = [];
 new MutationObserver(() => {
@@ -36,23 +36,23 @@ new MutationObserver(() => {
 
 @pytest.fixture
 def example(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
-    """Run the example that a test names, in its folder, as its header says."""
+    """Run the example that the test names, with the command in its docstring."""
     command = ["--views", f"{request.param}:views", "--web", "web"]
     with DaemonProcess(command, directory=EXAMPLES) as daemon:
         yield daemon
-    assert_ended_in_order(daemon)
+    assert_clean_exit(daemon)
 
 
 @pytest.mark.parametrize("example", ["echo"], indirect=True)
-def test_echo(page: Page, example: DaemonProcess, complaints: list[str]) -> None:
-    """What is said comes back, as text, until the server goes."""
+def test_echo(page: Page, example: DaemonProcess, console_errors: list[str]) -> None:
+    """Messages come back, shown as text; on shutdown the page shows 1001."""
     page.goto(f"{example.url}echo/")
     expect(page.locator("#status")).to_have_text("What you say comes back.")
     for text in ("hello", "<b>příliš</b>"):
         page.get_by_label("Say something").fill(text)
         page.get_by_role("button", name="Send").click()
     expect(page.locator("#said li")).to_have_text(["hello", "<b>příliš</b>"])
-    assert complaints == []
+    assert console_errors == []
 
     example.stop()
     expect(page.locator("#status")).to_contain_text("The conversation is over (1001)")
@@ -60,16 +60,18 @@ def test_echo(page: Page, example: DaemonProcess, complaints: list[str]) -> None
 
 
 @pytest.mark.parametrize("example", ["chat"], indirect=True)
-def test_chat(page: Page, browser: Browser, example: DaemonProcess, complaints: list[str]) -> None:
-    """Two people in a room hear each other, and see who comes and goes."""
-    # The front door leads to the lobby.
+def test_chat(
+    page: Page, browser: Browser, example: DaemonProcess, console_errors: list[str]
+) -> None:
+    """Messages reach everybody in the room, and so does news of who enters and leaves."""
+    # The start page redirects to the lobby.
     page.goto(example.url)
     page.wait_for_url(f"{example.url}chat/lobby/")
     expect(page.get_by_role("heading")).to_have_text("Chat: lobby")
     enter(page, "Ann & co")
 
-    other = browser.new_context()
-    bob = other.new_page()
+    bob_context = browser.new_context()
+    bob = bob_context.new_page()
     bob.goto(f"{example.url}chat/lobby/")
     enter(bob, "Bob")
     said = page.locator("#said li")
@@ -81,27 +83,27 @@ def test_chat(page: Page, browser: Browser, example: DaemonProcess, complaints: 
     expect(bob.locator("#said li").last).to_have_text("Bob: <b>hello</b>")
     expect(bob.get_by_label("Say something")).to_have_value("")
 
-    other.close()
+    bob_context.close()
     expect(said.last).to_have_text("Bob leaves")
-    assert complaints == []
+    assert console_errors == []
 
 
 @pytest.mark.parametrize("example", ["chat"], indirect=True)
-def test_chat_room(page: Page, example: DaemonProcess, complaints: list[str]) -> None:
-    """A room has any name; who is thrown out by the end of the server may enter again."""
+def test_chat_room(page: Page, example: DaemonProcess, console_errors: list[str]) -> None:
+    """A room may have any name; on shutdown the page shows 1001, and offers to enter again."""
     page.goto(f"{example.url}chat/café 🐎/")
     expect(page.get_by_role("heading")).to_have_text("Chat: café 🐎")
     enter(page, "Ann")
-    assert complaints == []
+    assert console_errors == []
     example.stop()
     expect(page.locator("#status")).to_contain_text("You are out (1001, the server is going away)")
     expect(page.get_by_role("button", name="Enter")).to_be_visible()
 
 
 @pytest.mark.parametrize("example", ["progress"], indirect=True)
-def test_progress(page: Page, example: DaemonProcess, complaints: list[str]) -> None:
-    """The bar fills step by step, and at its end there is the key."""
-    page.add_init_script(NOTE_STEPS)
+def test_progress(page: Page, example: DaemonProcess, console_errors: list[str]) -> None:
+    """The bar fills step by step, and the page shows the key at the end."""
+    page.add_init_script(RECORD_STEPS)
     page.goto(f"{example.url}progress/")
     page.get_by_role("button", name="Start").click()
     expect(page.locator("#status")).to_have_text("Done.")
@@ -109,12 +111,12 @@ def test_progress(page: Page, example: DaemonProcess, complaints: list[str]) -> 
     before = [["Nothing to do yet.", 0], ["Starting …", 0]]
     assert page.evaluate("steps") == [*before, *steps, ["Done.", 1]]
     assert len(page.locator("#key").inner_text()) == 64
-    assert complaints == []
+    assert console_errors == []
 
 
 @pytest.mark.parametrize("example", ["progress"], indirect=True)
-def test_progress_stopped(page: Page, example: DaemonProcess, complaints: list[str]) -> None:
-    """A job that is stopped says where, and may be started again."""
+def test_progress_stopped(page: Page, example: DaemonProcess, console_errors: list[str]) -> None:
+    """A stopped job shows its step, and can be started again."""
     page.add_init_script(STOP)
     page.goto(f"{example.url}progress/")
     start = page.get_by_role("button", name="Start")
@@ -123,13 +125,13 @@ def test_progress_stopped(page: Page, example: DaemonProcess, complaints: list[s
         page.wait_for_function("(number) => stopped.length === number", arg=number)
         expect(page.locator("#status")).to_have_text("Stopped at 1 of 50 steps")
         expect(page.locator("#key")).to_be_empty()
-    # It could not be started again meanwhile.
+    # It could not be started twice.
     assert page.evaluate("stopped") == [True, True]
-    assert complaints == []
+    assert console_errors == []
 
 
 def enter(page: Page, name: str) -> None:
-    """Go into the room that the page shows."""
+    """Enter the chat room under this name."""
     page.get_by_label("Your name").fill(name)
     page.get_by_role("button", name="Enter").click()
     expect(page.locator("#status")).to_have_text("You are in.")

@@ -48,7 +48,8 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_pages(programs: Path, tmp_path: Path) -> None:
     """The installed daemon serves what the checkout holds, to the byte."""
-    pages = {path.name: path for path in (ROOT / "web").iterdir() if path.is_file()}
+    folder = ROOT / "web"
+    pages = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     pages |= {"": pages["index.html"], "test/": pages["test.html"]}
     with _started(programs / "twistd", "-n", "--pidfile=", "pushd", *DOORS, cwd=tmp_path) as url:
         served = {name: _fetch(url + name) for name in pages}

@@ -1,4 +1,4 @@
-"""A network between a browser and a daemon that can be as bad as a real one."""
+"""A TCP proxy between browser and daemon that simulates a bad network."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-# What stands in the head of a request for each.
+# A part of the request's head, in lower case, that tells the transports apart.
 WEBSOCKET = b"upgrade: websocket"
 EVENT_STREAM = b"accept: text/event-stream"
 
-# How long anything may take, in seconds.
-_PATIENCE = 60
+# The timeout of each step, in seconds.
+_TIMEOUT = 60
 
-_REFUSAL = b"HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+_ERROR = b"HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
-class Middleman:
-    """A TCP proxy in front of a daemon: started on ``with``, it does what a test tells it.
+class TcpProxy:
+    """A TCP proxy in front of a daemon: runs in a thread, within ``with``; tests change its faults.
 
-    :param daemon: the daemon's address, as ``http://127.0.0.1:40000/``.
+    :param daemon: the daemon's URL, such as ``http://127.0.0.1:40000/``.
     """
 
     def __init__(self, daemon: str) -> None:
-        #: Where to: it may be changed, as when a daemon is started anew.
+        #: The daemon's URL; a test that restarts the daemon changes it.
         self.daemon = daemon
-        #: Whether new connections are broken off at once.
+        #: Whether new connections are closed at once.
         self.unreachable = False
-        #: The requests that are not handed on, by a part of their head, and their answer.
+        #: Requests to answer with an error: a part of their head, and the status.
         self.refused: dict[bytes, bytes] = {}
-        #: The parts of heads after which a connection stays silent for ever.
+        #: Requests to swallow: a part of their head.
         self.silent: set[bytes] = set()
-        #: The heads that came, as they came.
+        #: The heads of all requests.
         self.heads: list[bytes] = []
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, daemon=True)
@@ -45,10 +45,10 @@ class Middleman:
 
     @property
     def url(self) -> str:
-        """The address for the browser."""
+        """The URL for the browser."""
         return f"http://127.0.0.1:{self._port}/"
 
-    def __enter__(self) -> Middleman:
+    def __enter__(self) -> TcpProxy:
         self._thread.start()
         self._run(self._listen())
         return self
@@ -65,7 +65,7 @@ class Middleman:
         self._loop.close()
 
     def cut(self) -> None:
-        """Break off all connections, without a goodbye."""
+        """Abort all connections, on both sides."""
         done = Event()
 
         def cut() -> None:
@@ -74,14 +74,14 @@ class Middleman:
             done.set()
 
         self._loop.call_soon_threadsafe(cut)
-        assert done.wait(_PATIENCE)
+        assert done.wait(_TIMEOUT)
 
     def count(self, part: bytes) -> int:
-        """How many requests came that have this in their head."""
+        """Count the requests with this in their head."""
         return sum(part in head.lower() for head in self.heads)
 
-    def _run(self, doing: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(doing, self._loop).result(_PATIENCE)
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(_TIMEOUT)
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
@@ -114,28 +114,28 @@ class Middleman:
         if self.unreachable:
             return
         address = urlsplit(self.daemon)
-        there, onward = await asyncio.open_connection(address.hostname, address.port)
-        self._writers.add(onward)
-        back = asyncio.create_task(self._copy(there, writer))
+        from_daemon, to_daemon = await asyncio.open_connection(address.hostname, address.port)
+        self._writers.add(to_daemon)
+        responses = asyncio.create_task(self._copy(from_daemon, writer))
         try:
             while data := await reader.read(1 << 16):
-                # A browser's head comes in one piece, on a connection that may have had others.
+                # Chromium writes a request's head in one piece; a connection may carry several.
                 lower = data.lower()
                 if b"\r\n\r\n" in data and b" http/1.1\r\n" in lower:
                     self.heads.append(data)
                 for part, status in self.refused.items():
                     if part in lower:
-                        writer.write(_REFUSAL % status)
+                        writer.write(_ERROR % status)
                         await writer.drain()
                         return
                 if not any(part in lower for part in self.silent):
-                    onward.write(data)
-                    await onward.drain()
+                    to_daemon.write(data)
+                    await to_daemon.drain()
         finally:
-            back.cancel()
-            await asyncio.gather(back, return_exceptions=True)
-            onward.transport.abort()
-            self._writers.discard(onward)
+            responses.cancel()
+            await asyncio.gather(responses, return_exceptions=True)
+            to_daemon.transport.abort()
+            self._writers.discard(to_daemon)
 
     async def _copy(self, reader: StreamReader, writer: StreamWriter) -> None:
         while data := await reader.read(1 << 16):
