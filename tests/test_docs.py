@@ -234,7 +234,7 @@ class FinderTests(SynchronousTestCase):
 
 
 class ReadmeTests(SynchronousTestCase):
-    @runs("README.md: A view of your own")
+    @runs("README.md: Write a view")
     def test_hello(self, names: Names) -> None:
         """The view of the README says hello three times, a second apart."""
         with Daemon(names["views"]) as daemon:
