@@ -184,7 +184,7 @@ class DocumentTests(SynchronousTestCase):
 
     def test_websocket(self) -> None:
         """The table of views.md has everything that a view calls, in both kinds of function."""
-        names = find_table_names(read("docs/views.md"), "The conversation")
+        names = find_table_names(read("docs/views.md"), "The WebSocket")
         self.assertEqual(names, _public(BlockingWebSocket))
         self.assertEqual(names - _public(WebSocket), set())
 
@@ -253,7 +253,7 @@ class ViewsTests(SynchronousTestCase):
     def test_news(self, names: Names) -> None:
         """One URL answers HTTP with a page and a WebSocket with news."""
         with Daemon(names["views"]) as daemon:
-            self.assertIn("<p>This address", _get(daemon, "/news/").text)
+            self.assertIn("<p>This URL", _get(daemon, "/news/").text)
             browser = daemon.connect("/news/")
             self.assertEqual(browser.messages, ["news 0"])
             daemon.advance(0.5, 0.5)
@@ -263,7 +263,7 @@ class ViewsTests(SynchronousTestCase):
             self.assertEqual(browser.closing, NORMAL)
             self.assertEqual(daemon.pending_calls, [])
 
-    @runs("docs/views.md: What a view may answer")
+    @runs("docs/views.md: What a view may return")
     def test_answers(self, names: Names) -> None:
         """Each kind of answer has its status and type, and HEAD has the same without a body."""
         with Daemon(names["views"]) as daemon:
@@ -284,7 +284,7 @@ class ViewsTests(SynchronousTestCase):
                 self.assertEqual(head.headers["Content-Length"], answer.headers["Content-Length"])
             self.assertEqual(_get(daemon, "/away").headers.get_all("Set-Cookie"), ["a=1", "b=2"])
 
-    @runs("docs/views.md: Opening it, or not")
+    @runs("docs/views.md: Accepting and refusing")
     def test_prices(self, names: Names) -> None:
         """Strangers get an HTTP answer; members get in, with the subprotocol they offer or none."""
         with Daemon(names["views"]) as daemon:
@@ -318,21 +318,21 @@ class ViewsTests(SynchronousTestCase):
             daemon.connect("/shout/").close()
             self.assertEqual(daemon.pending_calls, [])
 
-    @runs("docs/views.md: How it ends")
+    @runs("docs/views.md: How a WebSocket ends")
     def test_presence(self, names: Names) -> None:
         """A view that waits for time is ended at once, and leaves neither itself nor a timer."""
         with Daemon(names["views"]) as daemon:
             browser, other = daemon.connect("/presence/"), daemon.connect("/presence/")
             daemon.advance(10)
-            self.assertEqual(browser.messages, ["1 here", "2 here"])
+            self.assertEqual(browser.messages, ["1 connected", "2 connected"])
             other.leave()
             daemon.advance(10)
-            self.assertEqual(browser.messages, ["1 here", "2 here", "1 here"])
+            self.assertEqual(browser.messages, ["1 connected", "2 connected", "1 connected"])
             browser.close()
-            self.assertEqual(names["here"], set())
+            self.assertEqual(names["connected"], set())
             self.assertEqual(daemon.pending_calls, [])
 
-    @runs("docs/views.md: The map")
+    @runs("docs/views.md: Routing")
     def test_greet(self, names: Names) -> None:
         """A view without a decorator takes WebSockets where the map says so."""
         with Daemon(names["views"]) as daemon:
