@@ -508,7 +508,7 @@ class DjangoTests(SynchronousTestCase):
     def test_application(self, names: Names) -> None:
         """An application without any framework sends back what it hears."""
         with Daemon({}, wsgi=names["application"]) as daemon:
-            self.assertIn("speaks WebSocket", _get(daemon, "/").text)
+            self.assertIn("also speaks WebSocket", _get(daemon, "/").text)
             browser = daemon.connect("/")
             browser.send("hello")
             browser.close()
