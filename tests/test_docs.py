@@ -403,10 +403,10 @@ class FromDwebsocketTests(SynchronousTestCase):
         self._try_numbers(names["views"])
 
     @runs("docs/from-dwebsocket.md: Pushing to many")
-    def test_everybody(self, names: Names) -> None:
-        """Everybody hears everybody, and who has left is forgotten."""
+    def test_broadcast(self, names: Names) -> None:
+        """Every client receives what any of them sends, and none is kept once it has left."""
         with Daemon(names["views"]) as daemon:
-            ann, bob = daemon.connect("/everybody/"), daemon.connect("/everybody/")
+            ann, bob = daemon.connect("/broadcast/"), daemon.connect("/broadcast/")
             ann.send("hello")
             self.assertEqual([ann.messages, bob.messages], [["hello"], ["hello"]])
             ann.leave()
