@@ -137,7 +137,7 @@ TESTED: set[str] = set()
 # The blocks that are tests for pytest, and the files that they are put into.
 PYTEST_FILES = {
     "test_demo.py": "docs/testing.md: Testing views",
-    "test_chat.py": "docs/testing.md: A chat, with two browsers",
+    "test_chat.py": "docs/testing.md: A chat with two browsers",
 }
 
 Names = dict[str, Any]
@@ -190,7 +190,7 @@ class DocumentTests(SynchronousTestCase):
 
     def test_kit(self) -> None:
         """What testing.md names is there."""
-        names = find_table_names(read("docs/testing.md"), "What there is")
+        names = find_table_names(read("docs/testing.md"), "Reference")
         self.assertIn("pending_calls", names)
         self.assertIn("stall", names)
         self.assertEqual(names - _public(Daemon) - _public(Browser) - {"clock"}, set())
@@ -528,7 +528,7 @@ class TestingTests(SynchronousTestCase):
         """The demo's page, as a class for trial."""
         self._try_case(names["DemoTests"])
 
-    @runs("docs/testing.md: What there is")
+    @runs("docs/testing.md: Reference")
     def test_divide(self, names: Names) -> None:
         """A view that raises, as a class for trial."""
         self._try_case(names["DivideTests"])
