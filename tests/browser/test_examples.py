@@ -47,15 +47,15 @@ def example(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
 def test_echo(page: Page, example: DaemonProcess, complaints: list[str]) -> None:
     """What is said comes back, as text, until the server goes."""
     page.goto(f"{example.url}echo/")
-    expect(page.locator("#status")).to_have_text("What you say comes back.")
+    expect(page.locator("#status")).to_have_text("Connected. Every message you send comes back.")
     for text in ("hello", "<b>příliš</b>"):
-        page.get_by_label("Say something").fill(text)
+        page.get_by_label("Message", exact=True).fill(text)
         page.get_by_role("button", name="Send").click()
     expect(page.locator("#said li")).to_have_text(["hello", "<b>příliš</b>"])
     assert complaints == []
 
     example.stop()
-    expect(page.locator("#status")).to_contain_text("The conversation is over (1001)")
+    expect(page.locator("#status")).to_contain_text("Disconnected (1001)")
     expect(page.get_by_role("button", name="Send")).to_be_disabled()
 
 
@@ -75,11 +75,11 @@ def test_chat(page: Page, browser: Browser, example: DaemonProcess, complaints: 
     said = page.locator("#said li")
     expect(said).to_have_text(["Ann & co enters", "Bob enters"])
 
-    bob.get_by_label("Say something").fill("<b>hello</b>")
+    bob.get_by_label("Message", exact=True).fill("<b>hello</b>")
     bob.keyboard.press("Enter")
     expect(said.last).to_have_text("Bob: <b>hello</b>")
     expect(bob.locator("#said li").last).to_have_text("Bob: <b>hello</b>")
-    expect(bob.get_by_label("Say something")).to_have_value("")
+    expect(bob.get_by_label("Message", exact=True)).to_have_value("")
 
     other.close()
     expect(said.last).to_have_text("Bob leaves")
@@ -94,8 +94,8 @@ def test_chat_room(page: Page, example: DaemonProcess, complaints: list[str]) ->
     enter(page, "Ann")
     assert complaints == []
     example.stop()
-    expect(page.locator("#status")).to_contain_text("You are out (1001, the server is going away)")
-    expect(page.get_by_role("button", name="Enter")).to_be_visible()
+    expect(page.locator("#status")).to_contain_text("Disconnected (1001, the server is going away)")
+    expect(page.get_by_role("button", name="Join")).to_be_visible()
 
 
 @pytest.mark.parametrize("example", ["progress"], indirect=True)
@@ -106,7 +106,7 @@ def test_progress(page: Page, example: DaemonProcess, complaints: list[str]) -> 
     page.get_by_role("button", name="Start").click()
     expect(page.locator("#status")).to_have_text("Done.")
     steps = [[f"{number} of 50 steps", number / 50] for number in range(1, 51)]
-    before = [["Nothing to do yet.", 0], ["Starting …", 0]]
+    before = [["Not started.", 0], ["Starting …", 0]]
     assert page.evaluate("steps") == [*before, *steps, ["Done.", 1]]
     assert len(page.locator("#key").inner_text()) == 64
     assert complaints == []
@@ -131,6 +131,6 @@ def test_progress_stopped(page: Page, example: DaemonProcess, complaints: list[s
 def enter(page: Page, name: str) -> None:
     """Go into the room that the page shows."""
     page.get_by_label("Your name").fill(name)
-    page.get_by_role("button", name="Enter").click()
-    expect(page.locator("#status")).to_have_text("You are in.")
+    page.get_by_role("button", name="Join").click()
+    expect(page.locator("#status")).to_have_text("Connected.")
     expect(page.locator("#said li").first).to_have_text(f"{name} enters")
