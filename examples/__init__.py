@@ -1,1 +1,1 @@
-"""Views to start from; see README.md."""
+"""Example views; see README.md."""

@@ -1,10 +1,10 @@
-"""Chat: everybody in a room hears what is said there.
+"""Chat: everybody in a room gets every message sent to it.
 
 Run it in this folder:
 
     twistd -n pushd --views chat:views --web web
 
-and open http://127.0.0.1:8080/chat/lobby/ in two windows. Any other name makes a room as well.
+and open http://127.0.0.1:8080/chat/lobby/ in two windows. Any other name is a room, too.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import json
 
 from pushd.views import Page, Request, Response, WebSocket, accept_websocket, page
 
-# How long a name and a message may be, in characters.
-LONGEST_NAME = 30
-LONGEST_TEXT = 1000
+# The maximum length of a name and of a message, in characters.
+MAX_NAME = 30
+MAX_TEXT = 1000
 
 
 class Rooms:
-    """Who is where. A room is there as long as somebody is in it."""
+    """The members of each room. A room exists as long as it has members."""
 
     def __init__(self) -> None:
         self._rooms: dict[str, set[WebSocket]] = {}
@@ -28,20 +28,20 @@ class Rooms:
         return len(self._rooms)
 
     def enter(self, room: str, websocket: WebSocket) -> None:
-        """Let a browser hear what is said in a room."""
+        """Add a WebSocket to a room."""
         self._rooms.setdefault(room, set()).add(websocket)
 
     def leave(self, room: str, websocket: WebSocket) -> None:
-        """Let it hear no more."""
+        """Remove a WebSocket from a room."""
         self._rooms[room].remove(websocket)
         if not self._rooms[room]:
             del self._rooms[room]
 
-    def say(self, room: str, **news: str) -> None:
-        """Tell everybody in a room."""
-        message = json.dumps(news)
+    def send(self, room: str, **event: str) -> None:
+        """Send to every WebSocket in a room."""
+        message = json.dumps(event)
         for websocket in list(self._rooms.get(room, ())):
-            # Not awaited: nobody waits for a browser that is slow.
+            # Not awaited, so that a slow browser does not delay the others.
             websocket.send(message)
 
 
@@ -50,25 +50,25 @@ rooms = Rooms()
 
 @accept_websocket
 async def chat(request: Request) -> Page | None:
-    """Give the page, or let somebody into the room that the path names."""
+    """Return the page, or join the room named in the path."""
     if not request.is_websocket():
         return page("chat.html")
     room = request.parameters["room"]
-    name = request.query.get("name", "")[:LONGEST_NAME] or "somebody"
+    name = request.query.get("name", "")[:MAX_NAME] or "anonymous"
     rooms.enter(room, request.websocket)
     try:
-        rooms.say(room, name=name, event="enters")
+        rooms.send(room, name=name, event="enters")
         async for message in request.websocket:
             if isinstance(message, str):
-                rooms.say(room, name=name, text=message[:LONGEST_TEXT])
+                rooms.send(room, name=name, text=message[:MAX_TEXT])
     finally:
         rooms.leave(room, request.websocket)
-        rooms.say(room, name=name, event="leaves")
+        rooms.send(room, name=name, event="leaves")
     return None
 
 
 async def lobby(request: Request) -> Response:
-    """Show people in."""
+    """Redirect to the lobby."""
     return Response(302, {"Location": "/chat/lobby/"})
 
 

@@ -1,4 +1,4 @@
-"""Echo: what a browser says comes back. The smallest view that talks.
+"""Echo: sends every message back. The smallest view that receives and sends.
 
 Run it in this folder:
 
@@ -14,11 +14,11 @@ from pushd.views import Page, Request, accept_websocket, page
 
 @accept_websocket
 async def echo(request: Request) -> Page | None:
-    """Give the page, or every message back as it came."""
+    """Return the page, or send every message back unchanged."""
     if not request.is_websocket():
         return page("echo.html")
     async for message in request.websocket:
-        # Awaited, so that who sends fast and reads slowly waits for himself.
+        # Awaiting makes a client that sends fast and reads slowly wait for itself.
         await request.websocket.send(message, binary=isinstance(message, bytes))
     return None
 

@@ -1,1 +1,1 @@
-pushd runs: `twistd pushd` serves views over HTTP and WebSocket on the same URL, the static client, and a demo that pushes ten messages, half a second apart.
+`twistd pushd` serves views over HTTP and WebSocket at the same URL, the static client, and a demo that pushes ten messages, half a second apart.

@@ -1,1 +1,1 @@
-Views: `accept_websocket`, `require_websocket` and a `request.websocket` with all that dwebsocket's had, for `async def` and for functions that block; `--views MODULE:NAME`; a whole daemon in memory for tests in `pushd.testing`.
+Views: `accept_websocket`, `require_websocket` and a `request.websocket` with everything that dwebsocket's had, for `async def` and for blocking functions; `--views MODULE:NAME`; and `pushd.testing`, a whole daemon in memory for tests.

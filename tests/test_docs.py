@@ -137,7 +137,7 @@ TESTED: set[str] = set()
 # The blocks that are tests for pytest, and the files that they are put into.
 PYTEST_FILES = {
     "test_demo.py": "docs/testing.md: Testing views",
-    "test_chat.py": "docs/testing.md: A chat, with two browsers",
+    "test_chat.py": "docs/testing.md: A chat with two browsers",
 }
 
 Names = dict[str, Any]
@@ -184,13 +184,13 @@ class DocumentTests(SynchronousTestCase):
 
     def test_websocket(self) -> None:
         """The table of views.md has everything that a view calls, in both kinds of function."""
-        names = find_table_names(read("docs/views.md"), "The conversation")
+        names = find_table_names(read("docs/views.md"), "The WebSocket")
         self.assertEqual(names, _public(BlockingWebSocket))
         self.assertEqual(names - _public(WebSocket), set())
 
     def test_kit(self) -> None:
         """What testing.md names is there."""
-        names = find_table_names(read("docs/testing.md"), "What there is")
+        names = find_table_names(read("docs/testing.md"), "Reference")
         self.assertIn("pending_calls", names)
         self.assertIn("stall", names)
         self.assertEqual(names - _public(Daemon) - _public(Browser) - {"clock"}, set())
@@ -234,7 +234,7 @@ class FinderTests(SynchronousTestCase):
 
 
 class ReadmeTests(SynchronousTestCase):
-    @runs("README.md: A view of your own")
+    @runs("README.md: Write a view")
     def test_hello(self, names: Names) -> None:
         """The view of the README says hello three times, a second apart."""
         with Daemon(names["views"]) as daemon:
@@ -253,7 +253,7 @@ class ViewsTests(SynchronousTestCase):
     def test_news(self, names: Names) -> None:
         """One URL answers HTTP with a page and a WebSocket with news."""
         with Daemon(names["views"]) as daemon:
-            self.assertIn("<p>This address", _get(daemon, "/news/").text)
+            self.assertIn("<p>This URL", _get(daemon, "/news/").text)
             browser = daemon.connect("/news/")
             self.assertEqual(browser.messages, ["news 0"])
             daemon.advance(0.5, 0.5)
@@ -263,7 +263,7 @@ class ViewsTests(SynchronousTestCase):
             self.assertEqual(browser.closing, NORMAL)
             self.assertEqual(daemon.pending_calls, [])
 
-    @runs("docs/views.md: What a view may answer")
+    @runs("docs/views.md: What a view may return")
     def test_answers(self, names: Names) -> None:
         """Each kind of answer has its status and type, and HEAD has the same without a body."""
         with Daemon(names["views"]) as daemon:
@@ -284,7 +284,7 @@ class ViewsTests(SynchronousTestCase):
                 self.assertEqual(head.headers["Content-Length"], answer.headers["Content-Length"])
             self.assertEqual(_get(daemon, "/away").headers.get_all("Set-Cookie"), ["a=1", "b=2"])
 
-    @runs("docs/views.md: Opening it, or not")
+    @runs("docs/views.md: Accepting and refusing")
     def test_prices(self, names: Names) -> None:
         """Strangers get an HTTP answer; members get in, with the subprotocol they offer or none."""
         with Daemon(names["views"]) as daemon:
@@ -318,21 +318,21 @@ class ViewsTests(SynchronousTestCase):
             daemon.connect("/shout/").close()
             self.assertEqual(daemon.pending_calls, [])
 
-    @runs("docs/views.md: How it ends")
+    @runs("docs/views.md: How a WebSocket ends")
     def test_presence(self, names: Names) -> None:
         """A view that waits for time is ended at once, and leaves neither itself nor a timer."""
         with Daemon(names["views"]) as daemon:
             browser, other = daemon.connect("/presence/"), daemon.connect("/presence/")
             daemon.advance(10)
-            self.assertEqual(browser.messages, ["1 here", "2 here"])
+            self.assertEqual(browser.messages, ["1 connected", "2 connected"])
             other.leave()
             daemon.advance(10)
-            self.assertEqual(browser.messages, ["1 here", "2 here", "1 here"])
+            self.assertEqual(browser.messages, ["1 connected", "2 connected", "1 connected"])
             browser.close()
-            self.assertEqual(names["here"], set())
+            self.assertEqual(names["connected"], set())
             self.assertEqual(daemon.pending_calls, [])
 
-    @runs("docs/views.md: The map")
+    @runs("docs/views.md: Routing")
     def test_greet(self, names: Names) -> None:
         """A view without a decorator takes WebSockets where the map says so."""
         with Daemon(names["views"]) as daemon:
@@ -403,10 +403,10 @@ class FromDwebsocketTests(SynchronousTestCase):
         self._try_numbers(names["views"])
 
     @runs("docs/from-dwebsocket.md: Pushing to many")
-    def test_everybody(self, names: Names) -> None:
-        """Everybody hears everybody, and who has left is forgotten."""
+    def test_broadcast(self, names: Names) -> None:
+        """Every client receives what any of them sends, and none is kept once it has left."""
         with Daemon(names["views"]) as daemon:
-            ann, bob = daemon.connect("/everybody/"), daemon.connect("/everybody/")
+            ann, bob = daemon.connect("/broadcast/"), daemon.connect("/broadcast/")
             ann.send("hello")
             self.assertEqual([ann.messages, bob.messages], [["hello"], ["hello"]])
             ann.leave()
@@ -508,7 +508,7 @@ class DjangoTests(SynchronousTestCase):
     def test_application(self, names: Names) -> None:
         """An application without any framework sends back what it hears."""
         with Daemon({}, wsgi=names["application"]) as daemon:
-            self.assertIn("speaks WebSocket", _get(daemon, "/").text)
+            self.assertIn("also speaks WebSocket", _get(daemon, "/").text)
             browser = daemon.connect("/")
             browser.send("hello")
             browser.close()
@@ -528,7 +528,7 @@ class TestingTests(SynchronousTestCase):
         """The demo's page, as a class for trial."""
         self._try_case(names["DemoTests"])
 
-    @runs("docs/testing.md: What there is")
+    @runs("docs/testing.md: Reference")
     def test_divide(self, names: Names) -> None:
         """A view that raises, as a class for trial."""
         self._try_case(names["DivideTests"])

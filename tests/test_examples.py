@@ -137,7 +137,7 @@ class ChatTests(ExampleTestCase):
         self.assertEqual(
             _news(ann),
             [
-                {"name": "somebody", "event": "enters"},
+                {"name": "anonymous", "event": "enters"},
                 {"name": "b" * 30, "event": "enters"},
                 {"name": "b" * 30, "text": "x" * 1000},
             ],

@@ -79,7 +79,7 @@ class ChatTests(SynchronousTestCase):
         ann.send("x")
         self.assertEqual(
             _news(ann),
-            [{"name": "b" * 30, "text": "x" * 1000}, {"name": "somebody", "text": "x"}],
+            [{"name": "b" * 30, "text": "x" * 1000}, {"name": "anonymous", "text": "x"}],
         )
 
     def test_left(self) -> None:

@@ -1,4 +1,4 @@
-"""The commands of this site: ``python manage.py runpushd``."""
+"""The management commands of this site: ``python manage.py runpushd``."""
 
 import os
 import sys

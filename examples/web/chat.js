@@ -18,7 +18,7 @@ enter.onsubmit = (event) => {
   enter.hidden = true;
 
   socket.onopen = () => {
-    status.textContent = "You are in.";
+    status.textContent = "Connected.";
     say.hidden = false;
     say.elements.text.focus();
   };
@@ -33,7 +33,7 @@ enter.onsubmit = (event) => {
   };
 
   socket.onclose = ({ code, reason }) => {
-    status.textContent = `You are out (${code}${reason && `, ${reason}`}). Enter again?`;
+    status.textContent = `Disconnected (${code}${reason && `, ${reason}`}). Join again?`;
     say.hidden = true;
     enter.hidden = false;
   };

@@ -7,7 +7,7 @@ const said = document.querySelector("#said");
 const socket = new WebSocket(webSocketURL("/echo/"));
 
 socket.onopen = () => {
-  status.textContent = "What you say comes back.";
+  status.textContent = "Connected. Every message you send comes back.";
   form.querySelector("button").disabled = false;
 };
 
@@ -18,7 +18,7 @@ socket.onmessage = ({ data }) => {
 };
 
 socket.onclose = ({ code }) => {
-  status.textContent = `The conversation is over (${code}). Reload the page to begin another.`;
+  status.textContent = `Disconnected (${code}). Reload the page to connect again.`;
   form.querySelector("button").disabled = true;
 };
 

@@ -29,12 +29,12 @@ form.onsubmit = (event) => {
     result.textContent = key ?? "";
   };
 
-  // A job that was done ends with 1000; a page's own close() comes back without a code, as 1005.
+  // A finished job closes with 1000; the page's own close() sends no code and is reported as 1005.
   socket.onclose = ({ code }) => {
     start.disabled = false;
     stop.disabled = true;
     if (code === 1005) status.textContent = `Stopped at ${status.textContent}`;
     else if (code === 1000) status.textContent = "Done.";
-    else status.textContent = `It broke off (${code}). Start again?`;
+    else status.textContent = `Disconnected (${code}). Start again?`;
   };
 };

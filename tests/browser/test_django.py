@@ -27,33 +27,33 @@ def test_pushes(page: Page, site: DaemonProcess, console_errors: list[str]) -> N
     page.add_init_script(RECORD_STATUS)
     page.goto(site.url)
     messages = page.locator("#messages li")
-    expect(page.locator("#status")).to_have_text("Over (1000).")
+    expect(page.locator("#status")).to_have_text("Closed (1000).")
     expect(messages).to_have_text([f"service message: {number}" for number in range(10)])
-    assert page.evaluate("texts") == ["Connecting …", "Listening.", "Over (1000)."]
+    assert page.evaluate("texts") == ["Connecting …", "Connected.", "Closed (1000)."]
     assert console_errors == []
 
 
 def test_chat(page: Page, browser: Browser, site: DaemonProcess, console_errors: list[str]) -> None:
     """Messages reach everybody in the room; on shutdown the page shows 1001."""
     page.goto(site.url)
-    page.get_by_role("link", name="To the chat").click()
+    page.get_by_role("link", name="Open the chat").click()
     expect(page.get_by_role("heading")).to_have_text("Chat: lobby")
-    expect(page.locator("#status")).to_have_text("You are in.")
+    expect(page.locator("#status")).to_have_text("Connected.")
 
     bob_context = browser.new_context()
     bob = bob_context.new_page()
     bob.goto(f"{site.url}chat/lobby/?name=Bob%20%26%20co")
-    expect(bob.locator("#status")).to_have_text("You are in.")
-    bob.get_by_label("Say something").fill("<b>hello</b>")
+    expect(bob.locator("#status")).to_have_text("Connected.")
+    bob.get_by_label("Message").fill("<b>hello</b>")
     bob.keyboard.press("Enter")
     expect(page.locator("#said li")).to_have_text(["Bob & co: <b>hello</b>"])
     bob_context.close()
 
-    page.get_by_label("Say something").fill("anybody?")
+    page.get_by_label("Message").fill("anybody?")
     page.get_by_role("button", name="Send").click()
-    expect(page.locator("#said li").last).to_have_text("somebody: anybody?")
+    expect(page.locator("#said li").last).to_have_text("anonymous: anybody?")
     assert console_errors == []
 
     site.stop()
-    expect(page.locator("#status")).to_have_text("You are out (1001).")
+    expect(page.locator("#status")).to_have_text("Disconnected (1001).")
     expect(page.get_by_role("button", name="Send")).to_be_disabled()

@@ -47,15 +47,15 @@ def example(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
 def test_echo(page: Page, example: DaemonProcess, console_errors: list[str]) -> None:
     """Messages come back, shown as text; on shutdown the page shows 1001."""
     page.goto(f"{example.url}echo/")
-    expect(page.locator("#status")).to_have_text("What you say comes back.")
+    expect(page.locator("#status")).to_have_text("Connected. Every message you send comes back.")
     for text in ("hello", "<b>příliš</b>"):
-        page.get_by_label("Say something").fill(text)
+        page.get_by_label("Message", exact=True).fill(text)
         page.get_by_role("button", name="Send").click()
     expect(page.locator("#said li")).to_have_text(["hello", "<b>příliš</b>"])
     assert console_errors == []
 
     example.stop()
-    expect(page.locator("#status")).to_contain_text("The conversation is over (1001)")
+    expect(page.locator("#status")).to_contain_text("Disconnected (1001)")
     expect(page.get_by_role("button", name="Send")).to_be_disabled()
 
 
@@ -77,11 +77,11 @@ def test_chat(
     said = page.locator("#said li")
     expect(said).to_have_text(["Ann & co enters", "Bob enters"])
 
-    bob.get_by_label("Say something").fill("<b>hello</b>")
+    bob.get_by_label("Message", exact=True).fill("<b>hello</b>")
     bob.keyboard.press("Enter")
     expect(said.last).to_have_text("Bob: <b>hello</b>")
     expect(bob.locator("#said li").last).to_have_text("Bob: <b>hello</b>")
-    expect(bob.get_by_label("Say something")).to_have_value("")
+    expect(bob.get_by_label("Message", exact=True)).to_have_value("")
 
     bob_context.close()
     expect(said.last).to_have_text("Bob leaves")
@@ -96,8 +96,8 @@ def test_chat_room(page: Page, example: DaemonProcess, console_errors: list[str]
     enter(page, "Ann")
     assert console_errors == []
     example.stop()
-    expect(page.locator("#status")).to_contain_text("You are out (1001, the server is going away)")
-    expect(page.get_by_role("button", name="Enter")).to_be_visible()
+    expect(page.locator("#status")).to_contain_text("Disconnected (1001, the server is going away)")
+    expect(page.get_by_role("button", name="Join")).to_be_visible()
 
 
 @pytest.mark.parametrize("example", ["progress"], indirect=True)
@@ -108,7 +108,7 @@ def test_progress(page: Page, example: DaemonProcess, console_errors: list[str])
     page.get_by_role("button", name="Start").click()
     expect(page.locator("#status")).to_have_text("Done.")
     steps = [[f"{number} of 50 steps", number / 50] for number in range(1, 51)]
-    before = [["Nothing to do yet.", 0], ["Starting …", 0]]
+    before = [["Not started.", 0], ["Starting …", 0]]
     assert page.evaluate("steps") == [*before, *steps, ["Done.", 1]]
     assert len(page.locator("#key").inner_text()) == 64
     assert console_errors == []
@@ -133,6 +133,6 @@ def test_progress_stopped(page: Page, example: DaemonProcess, console_errors: li
 def enter(page: Page, name: str) -> None:
     """Enter the chat room under this name."""
     page.get_by_label("Your name").fill(name)
-    page.get_by_role("button", name="Enter").click()
-    expect(page.locator("#status")).to_have_text("You are in.")
+    page.get_by_role("button", name="Join").click()
+    expect(page.locator("#status")).to_have_text("Connected.")
     expect(page.locator("#said li").first).to_have_text(f"{name} enters")

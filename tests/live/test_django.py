@@ -227,7 +227,7 @@ def test_reload(tmp_path: Path) -> None:
     views = site / "mysite/views.py"
     try:
         assert _say_hello(said, _wait) == "hello"
-        views.write_text(views.read_text().replace("LONGEST_TEXT = 1000", "LONGEST_TEXT = 3"))
+        views.write_text(views.read_text().replace("MAX_TEXT = 1000", "MAX_TEXT = 3"))
         # The reloader looks once a second, and takes what it has not seen before for unchanged.
         assert _say_hello(said, views.touch) == "hel"
     finally:

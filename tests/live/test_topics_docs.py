@@ -153,6 +153,6 @@ def test_defaults() -> None:
 def test_other_limits() -> None:
     """So are those that are no options."""
     text = DOCUMENT.read_text()
-    assert f"| | {batch_body(Limits().max_message)} | bytes of a batch's body" in text
-    assert f"| | {MAX_PUSHES}, {MAX_BYTES} | timed pushes, and bytes of them" in text
+    assert f"| | {batch_body(Limits().max_message)} | bytes of the body of a batch" in text
+    assert f"| | {MAX_PUSHES}, {MAX_BYTES} | pending schedules, and bytes of their data" in text
     assert PATIENCE_OF_THE_HUB == 10

@@ -1,1 +1,1 @@
-"""A small Django site on pushd: a page that is pushed to, and a chat."""
+"""A small Django site on pushd: a page that receives pushes, and a chat."""

@@ -1,9 +1,9 @@
-"""The settings: what ``startproject`` makes, without what this site has no use for."""
+"""The settings that ``startproject`` generates, without those that this site does not need."""
 
 import os
 from pathlib import Path
 
-SECRET_KEY = os.environ.get("SECRET_KEY", "an example's, which everybody knows")
+SECRET_KEY = os.environ.get("SECRET_KEY", "not secret: this is an example")
 DEBUG = os.environ.get("DEBUG", "1") == "1"
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 

@@ -1,4 +1,4 @@
-"""Which view is where."""
+"""The URLs of the site."""
 
 from django.urls import path
 

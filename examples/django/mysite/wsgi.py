@@ -1,4 +1,4 @@
-"""What pushd serves: ``twistd -n pushd --wsgi mysite.wsgi:application``."""
+"""The application that pushd serves: ``twistd -n pushd --wsgi mysite.wsgi:application``."""
 
 import os
 
