@@ -339,8 +339,8 @@ class _Meeting:
             self._forget_websocket()
         else:
             assert self._conversation is not None  # It began in the call that began to listen.
-            self._conversation.over()
-            self._conversation.told()
+            self._conversation.end()
+            self._conversation.view_notified()
 
     def _forget_websocket(self) -> None:
         """End a WebSocket that was never opened."""

@@ -1060,7 +1060,7 @@ class StageTests(SynchronousTestCase):
     def test_thread_is_not_ended(self) -> None:
         """A view in a thread can't be cancelled: the end of a request leaves it alone."""
         conversation = self.start(lambda request: None)
-        conversation.over()
+        conversation.end()
         self.assertNoResult(self.finished)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -1071,7 +1071,7 @@ class StageTests(SynchronousTestCase):
             return "done"
 
         conversation = self.start(view)
-        conversation.over()
+        conversation.end()
         self.assertEqual(self.successResultOf(self.finished), "done")
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
