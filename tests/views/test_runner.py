@@ -985,10 +985,10 @@ class StageTests(SynchronousTestCase):
     """Where a view runs, and what becomes of what it returns."""
 
     def setUp(self) -> None:
-        """Prepare a stage with one thread."""
+        """Make a runner with one thread."""
         self.clock = Clock()
         self.threads = Threads()
-        self.stage = ViewRunner(self.clock, self.threads)
+        self.runner = ViewRunner(self.clock, self.threads)
         self.request = Request(
             method="GET", path="/", scheme="http", host="a", peer="b", clock=self.clock
         )
@@ -996,7 +996,7 @@ class StageTests(SynchronousTestCase):
     def start(self, view: View) -> ViewRun:
         """Run a view."""
         self.finished: Deferred[Any] = Deferred()
-        return self.stage.start(view, self.request, self.finished.callback)
+        return self.runner.start(view, self.request, self.finished.callback)
 
     def test_coroutine(self) -> None:
         """An async def runs at once, and its result is that of the conversation."""
