@@ -58,7 +58,7 @@ class ApplicationContext:
         application: Application,
         views: ViewContext,
         *,
-        workers: Bridge,
+        threads: Bridge,
         pool: Pool,
         files: StaticFiles,
         shipped: StaticFiles,
@@ -66,7 +66,7 @@ class ApplicationContext:
     ) -> None:
         self.application = application
         self.views = views
-        self.workers = workers
+        self.threads = threads
         self.pool = pool
         self.bounds = bounds
         self.handshakes = Match(HandshakeView(application), {}, Handshakes.ACCEPTED)
@@ -98,12 +98,12 @@ class ApplicationResource(ViewResource):
             return super().render(request)
         door = self._application_door
         asked = Request(body=request.content.read(), **self._ask(request))
-        environ = make_environ(blocking(asked, door.workers))
+        environ = make_environ(blocking(asked, door.threads))
         page = _Page(request, door.bounds.max_buffered)
         failed = door.views.metrics.view_errors.inc
         # The application is called with our own environ; Twisted's knows no proxies.
-        call = partial(_call, door.application, environ, page, door.workers, failed)
-        WSGIResource(_Reactor(door.workers), door.pool, call).render(page)
+        call = partial(_call, door.application, environ, page, door.threads, failed)
+        WSGIResource(_Reactor(door.threads), door.pool, call).render(page)
         return NOT_DONE_YET
 
 

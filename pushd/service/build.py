@@ -55,10 +55,10 @@ class Workers(Threads, Bridge, Protocol):
     """Where all runs that blocks: views, and an application's pages."""
 
     @property
-    def crews(self) -> Mapping[str, Crew]:
+    def pools(self) -> Mapping[str, Crew]:
         """All threads that there may be, by what they do."""
 
-    def pool(self, limit: int) -> Pool:
+    def make_page_pool(self, limit: int) -> Pool:
         """Make a pool of so many more threads, for work that may wait until one has time."""
 
 
@@ -98,7 +98,7 @@ def build(
         factory=views.factory,
         ledger=metrics.traffic,
         settle=publish.hub.settle,
-        threads=threads.crews,
+        threads=threads.pools,
         fault=publish.broker.fault,
         times={
             _LATENESS: lateness_of(beat),
@@ -185,7 +185,7 @@ def _build_views(
     """Build all that views need: where they run, and what they hold."""
     return ViewContext(
         clock=beat,
-        stage=ViewRunner(reactor, threads),
+        runner=ViewRunner(reactor, threads),
         access=Access(settings.token_keys, wall),
         factory=PushFactory(reactor, settings.limits, turn),
         connections=publish.connections,
@@ -204,8 +204,8 @@ def _build_application(
     return ApplicationContext(
         settings.wsgi,
         views,
-        workers=threads,
-        pool=threads.pool(settings.wsgi_threads),
+        threads=threads,
+        pool=threads.make_page_pool(settings.wsgi_threads),
         files=StaticFiles([settings.web] if settings.web else []),
         shipped=StaticFiles([shipped_client()]),
         bounds=bounds,

@@ -23,7 +23,7 @@ from twisted.python.reflect import safe_str
 from zope.interface import implementer
 
 from pushd.options.parsers import LEVELS
-from pushd.views.verbosity import VERBOSITY, Verbosity
+from pushd.views import demo
 
 # What Twisted's older log puts into its events beside what was to be said.
 _LEGACY = frozenset({"format", "isError", "system", "time", "why"})
@@ -37,8 +37,6 @@ class LogStyle:
     """
 
     def __init__(self, *, as_json: bool = False, level: str = "info") -> None:
-        # What is told of the level, once the log that all write to is in this style.
-        self._verbosity: Verbosity | None = None
         self.set_level(level)
         self._write = json_line if as_json else text_line
 
@@ -50,7 +48,10 @@ class LogStyle:
         """Write what is of another level from now on."""
         # To compare two levels takes longer than to look one up, and each connection has two lines.
         self._passing = frozenset(one for one in LogLevel.iterconstants() if one >= LEVELS[level])
-        self._tell()
+
+    def writes_debug(self) -> bool:
+        """Whether debug lines are written."""
+        return LogLevel.debug in self._passing
 
     def lets_pass(self, event: LogEvent) -> bool:
         """Whether an event is of the level, or above it."""
@@ -77,16 +78,11 @@ class LogStyle:
 
         def begin_in_style(observers: Iterable[ILogObserver], *args: Any, **more: Any) -> None:
             beginner.beginLoggingTo = begin  # type: ignore[method-assign]  # as it was before
-            self._verbosity = VERBOSITY
-            self._tell()
+            demo.debug_hooks.append(self.writes_debug)
             begin([self.dress(observer) for observer in observers], *args, **more)
 
         # There is no other moment at which all of twistd's ways to choose a log come together.
         beginner.beginLoggingTo = begin_in_style  # type: ignore[method-assign]  # until it is called
-
-    def _tell(self) -> None:
-        if self._verbosity is not None:
-            self._verbosity.tell(self, debug=LogLevel.debug in self._passing)
 
 
 @implementer(ILogObserver)

@@ -75,7 +75,7 @@ class LockstepThreads:
     waiting = 0
 
     @property
-    def crews(self) -> dict[str, LockstepThreads | LockstepPool]:
+    def pools(self) -> dict[str, LockstepThreads | LockstepPool]:
         """All threads that there may be, by what they do."""
         return {"view": self, **self._others}
 
@@ -95,7 +95,7 @@ class LockstepThreads:
         turns.asked.put(function)
         return turns.answered.get().get()
 
-    def pool(self, limit: int) -> LockstepPool:
+    def make_page_pool(self, limit: int) -> LockstepPool:
         """Make a pool of threads for pages, which take turns with the test as well."""
         pool = self._others["page"] = LockstepPool(self._start, limit)
         return pool

@@ -68,7 +68,7 @@ class ViewContext:
     """What it takes to serve views."""
 
     clock: IReactorTime
-    stage: ViewRunner
+    runner: ViewRunner
     access: Access
     factory: PushFactory
     connections: Connections
@@ -244,7 +244,7 @@ class _Meeting:
 
     def _start(self, request: Request) -> None:
         try:
-            self._conversation = self._door.stage.start(self._view, request, self._finished)
+            self._conversation = self._door.runner.start(self._view, request, self._finished)
         except ThreadsBusy:
             self._http.site.count_refusal(503)
             line = "all threads for this are taken, try again later"
@@ -339,8 +339,8 @@ class _Meeting:
             self._forget_websocket()
         else:
             assert self._conversation is not None  # It began in the call that began to listen.
-            self._conversation.over()
-            self._conversation.told()
+            self._conversation.end()
+            self._conversation.view_notified()
 
     def _forget_websocket(self) -> None:
         """End a WebSocket that was never opened."""

@@ -53,7 +53,7 @@ class ViewRunner:
         self._threads = threads
         self.clock = clock
         self.graces: TimeoutQueue[ViewRun] = TimeoutQueue(
-            clock, length=GRACE, expired=ViewRun.outstayed
+            clock, length=GRACE, expired=ViewRun.grace_expired
         )
         self._warned: set[str] = set()
 
@@ -158,8 +158,8 @@ class ViewRun:
             if isinstance(result, Failure):
                 result.cleanFailure()  # Its traceback holds this frame, which holds it in turn.
 
-    def over(self) -> None:
-        """End the view, as nobody is left to talk with; ``told`` follows.
+    def end(self) -> None:
+        """End the view, as nobody is left to talk with; ``view_notified`` follows.
 
         It is cancelled where it waits, but when that is for the conversation itself, it is told.
         A view in a thread can't be cancelled: it learns of the end when it next uses its WebSocket.
@@ -173,12 +173,12 @@ class ViewRun:
         if websocket is None or not websocket.will_tell(awaited):
             self._cancel()
 
-    def told(self) -> None:
+    def view_notified(self) -> None:
         """Take note that the view knows that it is over: it has a grace of some seconds."""
         if self._on_reactor and not self.finished:
             self._stage.graces.start(self)
 
-    def outstayed(self) -> None:
+    def grace_expired(self) -> None:
         """Cancel a view that goes on after the grace, and come back should that not help."""
         self._log.warn(
             "{view} goes on {grace:g} s after the end of its conversation with {peer}: cancelled",

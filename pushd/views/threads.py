@@ -221,7 +221,7 @@ class ViewThreads:
     waiting = 0
 
     @property
-    def crews(self) -> dict[str, ViewThreads | DaemonThreads]:
+    def pools(self) -> dict[str, ViewThreads | DaemonThreads]:
         """All threads that there may be, by what they do."""
         return {"view": self, **self._others}
 
@@ -254,7 +254,7 @@ class ViewThreads:
             )
         return blockingCallFromThread(self._reactor, function)
 
-    def pool(self, limit: int) -> DaemonThreads:
+    def make_page_pool(self, limit: int) -> DaemonThreads:
         """Make a pool of so many more threads, for pages, which may wait until one has time."""
         pool = self._others["page"] = DaemonThreads(limit, "pages")
         pool.start()

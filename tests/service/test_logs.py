@@ -26,9 +26,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from pushd.options.parsers import LEVELS
-from pushd.service import logs
 from pushd.service.logs import LogStyle, json_line, text_line
-from pushd.views.verbosity import Verbosity
+from pushd.views import demo
 
 # The start of 2026, and something.
 MOMENT = 1_767_225_600.1239
@@ -178,8 +177,7 @@ class BeginTests(SynchronousTestCase):
         self.streams = SimpleNamespace(stdout=sys.stdout, stderr=sys.stderr)
         warning = SimpleNamespace(showwarning=warnings.showwarning)
         self.beginner = LogBeginner(self.publisher, self.errors, self.streams, warning)
-        self.verbosity = Verbosity()
-        self.patch(logs, "VERBOSITY", self.verbosity)
+        self.patch(demo, "debug_hooks", [])
 
     def begin(self, make: Callable[[StringIO], ILogObserver] = textFileLogObserver) -> StringIO:
         """Begin as twistd does, with an observer of its choice."""
@@ -221,18 +219,18 @@ class BeginTests(SynchronousTestCase):
         self.log.warn("loud")
         self.assertEqual([one["log_format"] for one in observer.events], ["loud"])
 
-    def test_verbosity(self) -> None:
-        """From its beginning on, who asks is told whether somebody reads lines for debugging."""
+    def test_debug_hook(self) -> None:
+        """From its beginning on, the log tells the demo whether it writes debug lines."""
         style = LogStyle(level="info")
         style.begin_with(self.beginner)
         style.set_level("warn")
-        self.assertTrue(self.verbosity.debug)
+        self.assertTrue(demo.is_debug_written())
         self.begin()
-        self.assertFalse(self.verbosity.debug)
+        self.assertFalse(demo.is_debug_written())
         style.set_level("debug")
-        self.assertTrue(self.verbosity.debug)
+        self.assertTrue(demo.is_debug_written())
         style.set_level("info")
-        self.assertFalse(self.verbosity.debug)
+        self.assertFalse(demo.is_debug_written())
 
     def test_several(self) -> None:
         """Of two daemons in one process, each may be the one whose style decides."""
@@ -240,16 +238,16 @@ class BeginTests(SynchronousTestCase):
         for style in styles:
             style.begin_with(self.beginner)
         self.begin()
-        self.assertTrue(self.verbosity.debug)
+        self.assertTrue(demo.is_debug_written())
         styles[0].set_level("info")
-        self.assertFalse(self.verbosity.debug)
+        self.assertFalse(demo.is_debug_written())
         styles[1].set_level("debug")
-        self.assertTrue(self.verbosity.debug)
+        self.assertTrue(demo.is_debug_written())
 
     def test_another(self) -> None:
         """A style that nothing is written in has no say."""
         LogStyle(level="error").set_level("warn")
-        self.assertTrue(self.verbosity.debug)
+        self.assertTrue(demo.is_debug_written())
 
     def test_left_as_it_was(self) -> None:
         """Only the next beginning is ours; what begins after it does so as ever."""

@@ -11,7 +11,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import GOING_AWAY, NORMAL, Closing
 from pushd.testing.daemon import Browser, Daemon
 from pushd.views import demo as ticker
-from pushd.views.verbosity import VERBOSITY
 
 PUSHES = [f"service message: {number}" for number in range(10)]
 
@@ -271,7 +270,7 @@ class FirstMessageTests(TickerTestCase):
         """Where the log is not to have them, there are no such lines."""
         events: list[LogEvent] = []
         self.patch(ticker._log, "observer", events.append)
-        self.patch(VERBOSITY, "debug", False)
+        self.patch(ticker, "debug_hooks", [lambda: False])
         self.open().send("[1]")
         self.assertEqual(events, [])
         self.daemon.advance(*[0.5] * 10)

@@ -985,10 +985,10 @@ class StageTests(SynchronousTestCase):
     """Where a view runs, and what becomes of what it returns."""
 
     def setUp(self) -> None:
-        """Prepare a stage with one thread."""
+        """Make a runner with one thread."""
         self.clock = Clock()
         self.threads = Threads()
-        self.stage = ViewRunner(self.clock, self.threads)
+        self.runner = ViewRunner(self.clock, self.threads)
         self.request = Request(
             method="GET", path="/", scheme="http", host="a", peer="b", clock=self.clock
         )
@@ -996,7 +996,7 @@ class StageTests(SynchronousTestCase):
     def start(self, view: View) -> ViewRun:
         """Run a view."""
         self.finished: Deferred[Any] = Deferred()
-        return self.stage.start(view, self.request, self.finished.callback)
+        return self.runner.start(view, self.request, self.finished.callback)
 
     def test_coroutine(self) -> None:
         """An async def runs at once, and its result is that of the conversation."""
@@ -1060,7 +1060,7 @@ class StageTests(SynchronousTestCase):
     def test_thread_is_not_ended(self) -> None:
         """A view in a thread can't be cancelled: the end of a request leaves it alone."""
         conversation = self.start(lambda request: None)
-        conversation.over()
+        conversation.end()
         self.assertNoResult(self.finished)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -1071,7 +1071,7 @@ class StageTests(SynchronousTestCase):
             return "done"
 
         conversation = self.start(view)
-        conversation.over()
+        conversation.end()
         self.assertEqual(self.successResultOf(self.finished), "done")
         self.assertEqual(self.clock.getDelayedCalls(), [])
 

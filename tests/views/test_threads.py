@@ -747,7 +747,7 @@ class ViewThreadsTests(ThreadsTestCase):
 
     def test_pool(self) -> None:
         """A pool of further threads lets work wait until one has time, and ends with the rest."""
-        pool = self.threads.pool(2)
+        pool = self.threads.make_page_pool(2)
         gates = [threading.Event() for _ in range(3)]
         held: SimpleQueue[bool] = SimpleQueue()
         for gate in gates:
@@ -755,7 +755,7 @@ class ViewThreadsTests(ThreadsTestCase):
         self.assertTrue(held.get(timeout=PATIENCE) and held.get(timeout=PATIENCE))
         self.assertTrue(held.empty())
         crews = {
-            kind: (crew.busy, crew.limit, crew.waiting) for kind, crew in self.threads.crews.items()
+            kind: (crew.busy, crew.limit, crew.waiting) for kind, crew in self.threads.pools.items()
         }
         self.assertEqual(crews, {"view": (0, 2, 0), "page": (2, 2, 1)})
         gates[0].set()

@@ -70,10 +70,10 @@ class Owner(Protocol):
     def running(self) -> bool | None:
         """Whether the view is what runs at this moment; None where that can't be known."""
 
-    def over(self) -> None:
+    def end(self) -> None:
         """End the view, unless it is told by what it waits for."""
 
-    def told(self) -> None:
+    def view_notified(self) -> None:
         """Take note that it has been told."""
 
 
@@ -416,12 +416,12 @@ class WebSocket:
             self._feeds.popitem()[1].stop()
         # Before those who wait are told, or nobody would know for what it waited.
         if self._owner is not None:
-            self._owner.over()
+            self._owner.end()
         if self._waiter is not None:
             self._take_waiter().callback(None)
         self.writing_resumed()
         if self._owner is not None:
-            self._owner.told()
+            self._owner.view_notified()
 
     def connection_lost(self) -> None:
         """Take note that the connection is gone, whoever ended it."""

@@ -88,11 +88,11 @@ class View:
     def __init__(self) -> None:
         self.ended: list[str] = []
 
-    def over(self) -> None:
+    def end(self) -> None:
         """Note the end."""
         self.ended.append("over")
 
-    def told(self) -> None:
+    def view_notified(self) -> None:
         """Note that it knows."""
         self.ended.append("told")
 
@@ -224,7 +224,7 @@ class OpeningTests(LineTestCase):
     def test_gone_meanwhile(self) -> None:
         """A view that is just being told that the client left may still say what it wanted."""
         websocket = WebSocket(Line(subprotocols=("a",)), self.clock)
-        self.patch(self.view, "over", lambda: websocket.accept("a"))
+        self.patch(self.view, "end", lambda: websocket.accept("a"))
         websocket.belong_to(self.view)
         websocket.connection_lost()
         self.assertIsNone(websocket.subprotocol)
