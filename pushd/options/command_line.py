@@ -135,6 +135,7 @@ def _make_settings(values: Mapping[str, Any]) -> Settings:
         broker=values["broker"],
         max_connections=values["max-connections"],
         max_per_address=values["max-per-address"],
+        fast_paths=values["fast-paths"],
         log_format=values["log-format"],
         log_level=values["log-level"],
     )

@@ -59,6 +59,8 @@ class Settings:
     max_connections: int = 10_000
     #: How many of them from one address.
     max_per_address: int = 100
+    #: Whether code that relies on private names of Twisted or Autobahn may be used.
+    fast_paths: bool = True
     #: How the log is written: ``text`` or ``json``.
     log_format: str = "text"
     #: From which level on: one of ``pushd.logs.LEVELS``.

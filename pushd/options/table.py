@@ -178,6 +178,13 @@ OPTIONS = (
         live=True,
     ),
     Option(
+        name="fast-paths",
+        help="Bypass the public interfaces of Twisted and Autobahn where that is faster: on or "
+        "off.",
+        parse=parse_switch,
+        default="on",
+    ),
+    Option(
         name="log-format",
         help="How the log is written: text for people, json for machines, one object a line.",
         parse=one_of("text", "json"),

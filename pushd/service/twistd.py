@@ -14,6 +14,7 @@ from twisted.logger import globalLogBeginner
 from pushd.options.command_line import Options
 from pushd.options.settings import Applier
 from pushd.protocols.cork import Cork
+from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.service.build import build, check_redis
 from pushd.service.garbage import GarbageService
 from pushd.service.live import Reloader
@@ -38,6 +39,8 @@ def makeService(
     :param style: how the log is written, where that is not for twistd to begin.
     """
     settings = options.settings
+    # Before anything is built: what is built asks once whether it may take them.
+    FAST_PATHS.enabled = settings.fast_paths
     if reactor is None:
         from twisted.internet import reactor
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pushd.options.settings import Settings
-from tests.options.test_command_line import OptionsTestCase, parse
+from tests.options.test_command_line import OptionsTestCase, parse, parse_in
 from tests.peer import certificate_file
 
 
@@ -125,6 +125,14 @@ class ValueTests(OptionsTestCase):
         self.assertFalse(parse("--compression", "off").limits.compression)
         for given in ("yes", "ON", "1", ""):
             self.assert_mistake("compression", given, "on or off")
+
+    def test_fast_paths(self) -> None:
+        """Fast paths are on unless the operator turns them off."""
+        self.assertTrue(parse().fast_paths)
+        self.assertTrue(parse("--fast-paths", "on").fast_paths)
+        self.assertFalse(parse("--fast-paths", "off").fast_paths)
+        self.assertFalse(parse_in({"PUSHD_FAST_PATHS": "off"}).fast_paths)
+        self.assert_mistake("fast-paths", "0", "on or off")
 
     def test_log(self) -> None:
         """The log has two formats and four levels."""

@@ -15,6 +15,7 @@ from twisted.logger import capturedLogs, globalLogBeginner
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.options.command_line import Options
+from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.service.garbage import GarbageService
 from pushd.service.process import Signals
 from pushd.service.twistd import makeService
@@ -27,7 +28,8 @@ from tests.ports import Reactor
 
 class MakeServiceTests(SynchronousTestCase):
     def setUp(self) -> None:
-        """Keep this process's limit of open files."""
+        """Restore what makeService sets for the whole process."""
+        self.patch(FAST_PATHS, "enabled", FAST_PATHS.enabled)
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
 
@@ -69,6 +71,12 @@ class MakeServiceTests(SynchronousTestCase):
             self.assertEqual(service.drain, 8)
             lines = [systemd.recv(4096).split(b"\n")[0] for _ in range(2)]
             self.assertEqual(lines, [b"RELOADING=1", b"READY=1"])
+
+    def test_fast_paths(self) -> None:
+        """``--fast-paths`` is applied to the process before anything is built."""
+        for switch, enabled in (("off", False), ("on", True)):
+            self.make("--control", "none", "--fast-paths", switch)
+            self.assertIs(FAST_PATHS.enabled, enabled)
 
     def test_limit_of_open_files(self) -> None:
         """More connections than this process may have are not promised, and it is said."""
