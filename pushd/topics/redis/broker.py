@@ -5,7 +5,7 @@ tells all nodes that follow the topic. What must not go wrong, and why it does n
 
 * *Told while not listening.* Every topic that is followed is subscribed to first and read after
   Redis has confirmed that: what is published before the read is in the history, what is published
-  after it comes by itself, and what is both has an offset given already (``TopicReplica``).
+  after it comes by itself, and what is both has an offset given already (``FollowedTopic``).
 * *Out of step.* News and answers come over two connections, so either may be early. Nothing is
   given to the hub but the offset that is next. A higher one shows a gap, which is read at once.
 * *A connection is lost*, or cut by Redis because this node reads too slowly. Then the session ends,
@@ -31,12 +31,12 @@ from pushd.errors import RedisError, RedisUnavailable, Unavailable
 from pushd.topics.broker import Draft, ignore_missed
 from pushd.topics.history import Retention
 from pushd.topics.publication import Id, Publication, Replay
-from pushd.topics.redis.commands import Store
-from pushd.topics.redis.follower import Follower
+from pushd.topics.redis.commands import TopicCommands
+from pushd.topics.redis.followed_topic import FollowedTopic, Patience, Waiters, wake
 from pushd.topics.redis.reconnect import Reconnector, Session
-from pushd.topics.redis.replica import Patience, TopicReplica, Waiters, wake
+from pushd.topics.redis.topic_sync import TopicSync
 
-# Opens a session; see ``redis_session.open_session``.
+# Opens a session; see ``session.open_session``.
 Opener = Callable[[Callable[[bytes, bytes], None], Callable[[str], object]], Deferred[Any]]
 
 _Answer = TypeVar("_Answer")
@@ -73,8 +73,8 @@ class RedisBroker:
             opened=self._opened,
             closed=self._closed,
         )
-        self._store = Store(db=db, retention=retention, make_name=make_name)
-        self._follower = Follower(reactor, self._link, self._store, name=name)
+        self._commands = TopicCommands(db=db, retention=retention, make_name=make_name)
+        self._sync = TopicSync(reactor, self._link, self._commands, name=name)
         self._patience = Patience(reactor, self.fault)
         # Those who wait for a session.
         self._waiters: Waiters = {}
@@ -104,7 +104,7 @@ class RedisBroker:
     def stop(self) -> None:
         """End."""
         self._link.stop()
-        for waiters in (self._waiters, *(followed.waiters for followed in self._follower)):
+        for waiters in (self._waiters, *(followed.waiters for followed in self._sync)):
             self._patience.send_away(waiters)
 
     def publish(self, topic: str, data: str | bytes, key: str | None = None) -> Deferred[Id]:
@@ -116,7 +116,7 @@ class RedisBroker:
         session = self._link.session
         if session is None:
             return fail(Unavailable(self.fault()))
-        publishing = self._store.publish(session, drafts)
+        publishing = self._commands.publish(session, drafts)
         return publishing.addCallbacks(self._published, self._not_published, errbackArgs=(session,))
 
     def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
@@ -125,37 +125,37 @@ class RedisBroker:
 
     def follow(self, topic: str) -> None:
         """Have what is published to this topic."""
-        self._follower.follow(TopicReplica(topic, self._deliver, self._missed))
+        self._sync.follow(FollowedTopic(topic, self._deliver, self._missed))
 
     def unfollow(self, topic: str) -> None:
         """Have no more of it."""
-        self._patience.send_away(self._follower.unfollow(topic).waiters)
+        self._patience.send_away(self._sync.unfollow(topic).waiters)
 
     def describe(self, topic: str) -> Deferred[tuple[Id | None, int]]:
         """A topic's last id, and how many publications are kept."""
-        return Deferred.fromCoroutine(self._ask(partial(self._store.describe, topic=topic)))
+        return Deferred.fromCoroutine(self._ask(partial(self._commands.describe, topic=topic)))
 
     def names(self) -> Deferred[list[str]]:
         """The topics that are remembered; of very many, some hundred thousand."""
-        return Deferred.fromCoroutine(self._ask(self._store.names))
+        return Deferred.fromCoroutine(self._ask(self._commands.names))
 
     # What the link calls
 
     def _opened(self, session: Session) -> None:
         wake(self._waiters)
-        self._follower.begin()
+        self._sync.begin()
 
     def _closed(self) -> None:
-        self._follower.interrupt()
+        self._sync.interrupt()
 
     def _notice(self, channel: bytes, notice: bytes) -> None:
-        self._follower.notice(channel, notice)
+        self._sync.notice(channel, notice)
 
     # What the answers come to
 
     async def _replay(self, topic: str, after: Id | None, limit: int) -> Replay:
         while True:
-            followed = self._follower.find(topic)
+            followed = self._sync.find(topic)
             if followed is not None and followed.live and after in (None, followed.position):
                 # What is next comes by itself: there is nothing to read.
                 assert followed.position is not None
@@ -165,7 +165,7 @@ class RedisBroker:
                 await self._wait(self._waiters if followed is None else followed.waiters)
                 continue
             try:
-                return await self._store.read(session, topic, after, limit)
+                return await self._commands.read(session, topic, after, limit)
             except RedisUnavailable:
                 pass  # the next session will tell
             except RedisError as error:

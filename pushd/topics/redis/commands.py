@@ -40,7 +40,7 @@ _READERS = 64
 _SCANS = 100
 
 
-class Store:
+class TopicCommands:
     """Asks, over whatever session there is. All that is asked may fail with Away or Refused.
 
     :param db: the number of the database, as channels are not kept apart by it.

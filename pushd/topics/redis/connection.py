@@ -30,7 +30,7 @@ from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.scripts import ALL
 
 
-class Commands(HiredisProtocol):
+class CommandConnection(HiredisProtocol):
     """A connection for commands. Everything is bytes, nothing is converted."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Commands(HiredisProtocol):
         return failure
 
 
-class Listener(Commands, SubscriberProtocol):
+class SubscriberConnection(CommandConnection, SubscriberProtocol):
     """A connection for what is published."""
 
     def __init__(self, notice: Callable[[bytes, bytes], None]) -> None:
@@ -95,14 +95,14 @@ class _Once(Factory):
 
     noisy = False
 
-    def __init__(self, connection: Commands) -> None:
+    def __init__(self, connection: CommandConnection) -> None:
         self._connection = connection
 
-    def buildProtocol(self, addr: IAddress | None) -> Commands:
+    def buildProtocol(self, addr: IAddress | None) -> CommandConnection:
         return self._connection
 
 
-async def connect(endpoint: IStreamClientEndpoint, connection: Commands) -> None:
+async def connect(endpoint: IStreamClientEndpoint, connection: CommandConnection) -> None:
     """Connect to an endpoint; raises Away, which says why not."""
     try:
         await endpoint.connect(_Once(connection))
@@ -135,7 +135,7 @@ async def find(reactor: Any, address: RedisAddress) -> IStreamClientEndpoint:
 
 
 async def greet(
-    endpoint: IStreamClientEndpoint, connection: Commands, address: RedisAddress
+    endpoint: IStreamClientEndpoint, connection: CommandConnection, address: RedisAddress
 ) -> dict[str, str]:
     """Connect, and find out who is there."""
     await connect(endpoint, connection)
@@ -154,7 +154,9 @@ async def greet(
     return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}
 
 
-async def prepare(connection: Commands, address: RedisAddress, server: dict[str, str]) -> None:
+async def prepare(
+    connection: CommandConnection, address: RedisAddress, server: dict[str, str]
+) -> None:
     """See that the server will do, and let it know our scripts."""
     version = server.get("redis_version", "")
     numbers = tuple(int(number) for number in version.split(".")[:2] if number.isdigit())
@@ -177,7 +179,7 @@ async def prepare(connection: Commands, address: RedisAddress, server: dict[str,
 async def _ask_sentinels(reactor: Any, address: RedisAddress) -> tuple[str, int]:
     said = ""
     for host, port in address.hosts:
-        sentinel = Commands()
+        sentinel = CommandConnection()
         endpoint = HostnameEndpoint(reactor, host.encode(), port, timeout=_CONNECT / 2)
         try:
             await connect(endpoint, sentinel)

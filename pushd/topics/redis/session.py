@@ -11,7 +11,14 @@ from twisted.python.failure import Failure
 
 from pushd.errors import RedisError, RedisMisconfigured, RedisUnavailable
 from pushd.topics.redis.address import RedisAddress
-from pushd.topics.redis.connection import Commands, Listener, find, greet, ignore, prepare
+from pushd.topics.redis.connection import (
+    CommandConnection,
+    SubscriberConnection,
+    find,
+    greet,
+    ignore,
+    prepare,
+)
 from pushd.topics.redis.scripts import Script
 
 # How long a server may take to greet, in seconds; how often it is pinged; and for how many beats it
@@ -22,7 +29,7 @@ _BEAT = 1.0
 _PATIENCE = 5
 
 
-class Session:
+class RedisSession:
     """An open session.
 
     :param lost: called once, with the reason, when it has ended by itself.
@@ -31,7 +38,7 @@ class Session:
     def __init__(
         self,
         clock: Any,
-        connections: tuple[Commands, Listener],
+        connections: tuple[CommandConnection, SubscriberConnection],
         server: dict[str, str],
         trusted: bool,
         lost: Callable[[str], object],
@@ -112,7 +119,7 @@ def open_session(
     address: RedisAddress,
     notice: Callable[[bytes, bytes], None],
     lost: Callable[[str], object],
-) -> Deferred[Session]:
+) -> Deferred[RedisSession]:
     """Open a session. Fails with Away, or with Unsuitable.
 
     :param notice: called with a channel, and what was published to it.
@@ -127,9 +134,9 @@ async def _open(
     address: RedisAddress,
     notice: Callable[[bytes, bytes], None],
     lost: Callable[[str], object],
-) -> Session:
+) -> RedisSession:
     endpoint = await find(reactor, address)
-    commands, listener = Commands(), Listener(notice)
+    commands, listener = CommandConnection(), SubscriberConnection(notice)
     try:
         server = await greet(endpoint, commands, address)
         await prepare(commands, address, server)
@@ -145,7 +152,7 @@ async def _open(
         and server.get("aof_enabled") == "1"
         and server.get("second_repl_offset") == "-1"
     )
-    return Session(reactor, (commands, listener), server, trusted, lost)
+    return RedisSession(reactor, (commands, listener), server, trusted, lost)
 
 
 def _forget(_: Failure) -> None:
@@ -169,7 +176,7 @@ def probe(address: RedisAddress) -> str | None:
     reactor: Any = SelectReactor()
     reactor.startRunning(installSignalHandlers=False)
     opening = open_session(reactor, address, lambda *_: None, lambda _: None)
-    looking = opening.addCallbacks(Session.end, _explain)
+    looking = opening.addCallbacks(RedisSession.end, _explain)
     while not looking.called:
         reactor.iterate(_STEP)
     reactor.stop()

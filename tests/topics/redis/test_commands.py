@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pushd.topics.redis import commands as redis_store
+from pushd.topics.redis import commands as module
 from tests.topics.redis.test_broker import BrokerTestCase
 
 
@@ -14,7 +14,7 @@ class StoreTests(BrokerTestCase):
         self.start()
         for name, most in [("_MAX_UNANSWERED", 2), ("_MAX_UNANSWERED_BYTES", 2)]:
             with self.subTest(name):
-                patched = self.patch(redis_store, name, most)
+                patched = self.patch(module, name, most)
                 self.redis.late = True
                 waiting = [self.broker.publish("t", "x") for _ in range(2)]
                 self.assertIn("too much", self.why(self.broker.publish("t", "x")))
@@ -33,7 +33,7 @@ class StoreTests(BrokerTestCase):
         publishing.cancel()
         self.redis.answer()
         self.assertEqual(
-            (self.broker._store._unanswered, self.broker._store._unanswered_bytes), (0, 0)
+            (self.broker._commands._unanswered, self.broker._commands._unanswered_bytes), (0, 0)
         )
 
     def test_very_many(self) -> None:
@@ -41,6 +41,6 @@ class StoreTests(BrokerTestCase):
         self.start()
         for topic in "abcd":
             self.publish(topic)
-        self.patch(redis_store, "_SCANS", 1)
+        self.patch(module, "_SCANS", 1)
         names: list[str] = self.successResultOf(self.broker.names())
         self.assertEqual(sorted(names), ["a", "b"])

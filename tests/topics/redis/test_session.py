@@ -17,7 +17,7 @@ from pushd.errors import RedisUnavailable
 from pushd.topics.redis import connection as redis_greeting
 from pushd.topics.redis.address import RedisAddress, parse_broker
 from pushd.topics.redis.scripts import ALL, PUBLISH
-from pushd.topics.redis.session import Session, open_session
+from pushd.topics.redis.session import RedisSession, open_session
 
 INFO = {
     "redis_version": "7.0.15",
@@ -100,7 +100,7 @@ class SessionTestCase(SynchronousTestCase):
         """Answer a command with an error."""
         self.answers[command] = lambda _: f"-{error}\r\n".encode()
 
-    def open(self, url: str = "unix:///r") -> Deferred[Session]:
+    def open(self, url: str = "unix:///r") -> Deferred[RedisSession]:
         """Begin to open a session."""
         address = parse_broker(url)
         assert address is not None
@@ -126,9 +126,9 @@ class SessionTestCase(SynchronousTestCase):
                     if answer and peer.transport.connected:
                         peer.say(answer)
 
-    def opened(self, url: str = "unix:///r") -> Session:
+    def opened(self, url: str = "unix:///r") -> RedisSession:
         """Open a session."""
-        session: Session = self.successResultOf(self.open(url))
+        session: RedisSession = self.successResultOf(self.open(url))
         self.addCleanup(session.end)
         self.asked.clear()
         return session
@@ -146,7 +146,7 @@ class OpeningTests(SessionTestCase):
 
     def test_opened(self) -> None:
         """Two connections, checked; the scripts are there before they are needed."""
-        session: Session = self.successResultOf(self.open("unix:///r?db=3"))
+        session: RedisSession = self.successResultOf(self.open("unix:///r?db=3"))
         load = [[b"SCRIPT", b"LOAD", script.source.encode()] for script in ALL]
         self.assertEqual(self.asked, [[b"INFO"], [b"SELECT", b"3"], *load, [b"INFO"]])
         self.assertEqual((session.run, session.trusted), ("run", False))

@@ -38,7 +38,7 @@ class ProbeTests(SynchronousTestCase):
             return opening
 
         self.patch(redis_probe, "open_session", opener)
-        self.patch(redis_probe, "Session", Session)
+        self.patch(redis_probe, "RedisSession", Session)
 
     def test_suitable(self) -> None:
         """One that will do is left in peace."""

@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.errors import Unavailable
-from pushd.topics.redis.replica import Patience, Waiters, wake
+from pushd.topics.redis.followed_topic import Patience, Waiters, wake
 
 
 class PatienceTests(SynchronousTestCase):

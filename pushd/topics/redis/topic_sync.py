@@ -12,9 +12,9 @@ from twisted.logger import Logger
 
 from pushd.errors import RedisError, RedisUnavailable
 from pushd.schedule.timeouts import TimeoutQueue
-from pushd.topics.redis.commands import Store
+from pushd.topics.redis.commands import TopicCommands
+from pushd.topics.redis.followed_topic import FollowedTopic, wake
 from pushd.topics.redis.reconnect import Reconnector, Session
-from pushd.topics.redis.replica import TopicReplica, wake
 from pushd.topics.redis.scripts import HOLD, read_notice
 
 # How many topics catch up at once, and how much of the past each reads at once, in bytes.
@@ -32,7 +32,7 @@ _AGAIN = 1.0
 _SILENCE = 10.0
 
 
-class Follower:
+class TopicSync:
     """Follows topics: has each of them catch up when it begins, and whenever it is out of step.
 
     :param name: what to call the Redis in the log; has no password.
@@ -40,15 +40,17 @@ class Follower:
 
     _log = Logger(namespace="pushd.topics")
 
-    def __init__(self, reactor: Any, link: Reconnector, store: Store, *, name: str) -> None:
+    def __init__(
+        self, reactor: Any, link: Reconnector, commands: TopicCommands, *, name: str
+    ) -> None:
         self._reactor = reactor
         self._link = link
-        self._store = store
+        self._commands = commands
         self._name = name
-        self._followed: dict[bytes, TopicReplica] = {}
+        self._followed: dict[bytes, FollowedTopic] = {}
         # Those that are to catch up, and those to try again in a moment.
-        self._queue: OrderedDict[TopicReplica, None] = OrderedDict()
-        self._again: TimeoutQueue[TopicReplica] = TimeoutQueue(
+        self._queue: OrderedDict[FollowedTopic, None] = OrderedDict()
+        self._again: TimeoutQueue[FollowedTopic] = TimeoutQueue(
             reactor, length=_AGAIN, expired=self._enqueue
         )
         self._workers = 0
@@ -56,21 +58,21 @@ class Follower:
         self._silent_until = 0.0
         self._touching: IDelayedCall | None = None
 
-    def __iter__(self) -> Iterator[TopicReplica]:
+    def __iter__(self) -> Iterator[FollowedTopic]:
         return iter(self._followed.values())
 
-    def find(self, topic: str) -> TopicReplica | None:
+    def find(self, topic: str) -> FollowedTopic | None:
         """A topic that is followed, or None."""
-        return self._followed.get(self._store.channel(topic))
+        return self._followed.get(self._commands.channel(topic))
 
-    def follow(self, followed: TopicReplica) -> None:
+    def follow(self, followed: FollowedTopic) -> None:
         """Have what is published to this topic."""
-        self._followed[self._store.channel(followed.topic)] = followed
+        self._followed[self._commands.channel(followed.topic)] = followed
         self._enqueue(followed)
 
-    def unfollow(self, topic: str) -> TopicReplica:
+    def unfollow(self, topic: str) -> FollowedTopic:
         """Have no more of it; gives what was followed."""
-        channel = self._store.channel(topic)
+        channel = self._commands.channel(topic)
         followed = self._followed.pop(channel)
         self._queue.pop(followed, None)
         self._again.stop(followed)
@@ -110,7 +112,7 @@ class Follower:
         if not followed.take(publication):
             self._enqueue(followed)
 
-    def _enqueue(self, followed: TopicReplica) -> None:
+    def _enqueue(self, followed: FollowedTopic) -> None:
         """Let a topic catch up, as soon as it is its turn."""
         self._queue[followed] = None
         self._hire()
@@ -137,7 +139,7 @@ class Follower:
             self._workers -= 1
             self._hire()
 
-    def _complain(self, followed: TopicReplica, error: RedisError) -> None:
+    def _complain(self, followed: FollowedTopic, error: RedisError) -> None:
         # A full Redis refuses all topics that are new, each of them every second.
         now = self._reactor.seconds()
         if now >= self._silent_until:
@@ -150,21 +152,21 @@ class Follower:
                 error=str(error),
             )
 
-    async def _catch_up(self, session: Session, followed: TopicReplica) -> None:
+    async def _catch_up(self, session: Session, followed: FollowedTopic) -> None:
         if not followed.subscribed:
-            await session.subscribe(self._store.channel(followed.topic))
+            await session.subscribe(self._commands.channel(followed.topic))
             if self._link.session is not session or not self._is_followed(followed):
                 return
             followed.subscribed = True
         while not followed.live:
-            replay = await self._store.read(session, followed.topic, followed.position, _BATCH)
+            replay = await self._commands.read(session, followed.topic, followed.position, _BATCH)
             if self._link.session is not session or not self._is_followed(followed):
                 return
             followed.read(replay)
             # Only now: who reads before we have might hear less than we take for given.
             wake(followed.waiters)
 
-    def _is_followed(self, followed: TopicReplica) -> bool:
+    def _is_followed(self, followed: FollowedTopic) -> bool:
         return self.find(followed.topic) is followed
 
     def _touch_all(self) -> None:
@@ -178,7 +180,7 @@ class Follower:
         for start in range(0, len(topics), _TOUCHED):
             some = topics[start : start + _TOUCHED]
             try:
-                ids = await self._store.touch(session, [followed.topic for followed in some])
+                ids = await self._commands.touch(session, [followed.topic for followed in some])
             except (RedisUnavailable, RedisError):
                 return
             for followed, id in zip(some, ids, strict=True):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.topics.publication import Id, Publication, Replay
-from pushd.topics.redis import replica as redis_topic
-from pushd.topics.redis.replica import TopicReplica
+from pushd.topics.redis import followed_topic as module
+from pushd.topics.redis.followed_topic import FollowedTopic
 
 
 def made(offset: int, epoch: str = "e", data: str = "") -> Publication:
@@ -31,7 +31,7 @@ class FollowedTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Note what it is given."""
         self.given: list[str] = []
-        self.followed = TopicReplica(
+        self.followed = FollowedTopic(
             "t",
             lambda publication: self.given.append(str(publication.id)),
             lambda topic, last: self.given.append(f"missed up to {last}"),
@@ -138,7 +138,7 @@ class FollowedTests(SynchronousTestCase):
         for name, most in [("_MAX_WAITING", 2), ("_MAX_BYTES", 2)]:
             self.setUp()
             self.begin(0)
-            self.patch(redis_topic, name, most)
+            self.patch(module, name, most)
             for offset in (2, 3, 4):
                 self.followed.take(made(offset))
             self.followed.read(past(0, 2))
@@ -147,7 +147,7 @@ class FollowedTests(SynchronousTestCase):
             self.followed.read(past(3, 4))
             self.assertTrue(self.followed.live)
             self.assertEqual(self.given, ["e:1", "e:2", "e:3", "e:4"])
-            redis_topic._MAX_WAITING = 1000
+            module._MAX_WAITING = 1000
 
     def test_interrupted(self) -> None:
         """After an interruption it reads on from where it was."""

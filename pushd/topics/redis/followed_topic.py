@@ -17,7 +17,7 @@ _MAX_WAITING = 1000
 _MAX_BYTES = 4 << 20
 
 
-class TopicReplica:
+class FollowedTopic:
     """What the hub has been given of a topic, and what it lacks.
 
     A topic is *live* when all that was published, as far as this node can know, has been given.
