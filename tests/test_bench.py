@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +26,7 @@ from bench.compare import (
     SCALES,
     Comparison,
     Summary,
+    find_cores,
     make_side,
     summarize,
     tabulate_comparison,
@@ -458,23 +459,33 @@ class ComparisonTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.said: list[str] = []
+        # The order in which the sides are passed on to be started.
         self.started: list[str] = []
         self.up: set[str] = set()
         self.scales: list[float] = []
+        self.affinities: list[set[int]] = []
         # What each side measures, one figure a round.
         self.figures: dict[str, list[float]] = {BASE: [10.0, 20.0], NEW: [11.0, 18.0]}
-        self.comparison = Comparison(
+        self.comparison = self.make_comparison()
+
+    def make_comparison(self, cores: tuple[int, int] | None = None) -> Comparison:
+        return Comparison(
             make_rival(BASE),
             make_rival(NEW),
             Path(),
+            cores=cores,
             scale=0.5,
             say=self.said.append,
             serve=self._serve,
         )
 
-    @contextmanager
-    def _serve(self, rival: Rival, folder: Path) -> Iterator[Server]:
+    def _serve(self, rival: Rival, folder: Path) -> AbstractContextManager[Server]:
         self.started.append(rival.name)
+        return self._run_server(rival)
+
+    @contextmanager
+    def _run_server(self, rival: Rival) -> Iterator[Server]:
+        self.affinities.append(os.sched_getaffinity(0))
         self.up.add(rival.name)
         try:
             yield cast(Server, rival)
@@ -484,6 +495,7 @@ class ComparisonTests(SynchronousTestCase):
     def _run_workload(self, server: Server, scale: float) -> Mapping[str, float]:
         self.assertEqual(self.up, {BASE, NEW})
         self.scales.append(scale)
+        self.affinities.append(os.sched_getaffinity(0))
         figures = self.figures[cast(Rival, server).name]
         if not figures:
             raise Trouble("it ended")
@@ -505,6 +517,23 @@ class ComparisonTests(SynchronousTestCase):
         self.run_workload("w4", 1)
         self.run_workload("w5", 1)
         self.assertEqual(self.scales, [SCALES["w4"] / 2] * 2 + [0.5] * 2)
+
+    def test_cores(self) -> None:
+        """Daemons run on one core and load generators on another; this process is not pinned."""
+        allowed = os.sched_getaffinity(0)
+        self.run_workload(rounds=1)
+        self.assertEqual(self.affinities, [allowed] * 4)
+        self.affinities.clear()
+        self.comparison = self.make_comparison((min(allowed), max(allowed)))
+        self.run_workload(rounds=1)
+        self.assertEqual(self.affinities, [{min(allowed)}] * 2 + [{max(allowed)}] * 2)
+        self.assertEqual(os.sched_getaffinity(0), allowed)
+
+    def test_find_cores(self) -> None:
+        """Two of the allowed cores are used; with a single one nothing is pinned."""
+        for allowed, cores in (({5, 3, 8}, (3, 5)), ({4}, None)):
+            self.patch(os, "sched_getaffinity", lambda pid, allowed=allowed: allowed)
+            self.assertEqual(find_cores(), cores)
 
     def test_pairs(self) -> None:
         """If one side fails, the round does not count for the other side either."""
