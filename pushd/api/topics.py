@@ -26,8 +26,9 @@ from pushd.protocols.http.response import Response, json_refusal, write_response
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, check_topic
+from pushd.views.exchange import ViewContext
 from pushd.views.request import Handshakes
-from pushd.views.resource import UPGRADE, ViewContext, ViewResource
+from pushd.views.resource import UPGRADE, ViewResource
 from pushd.views.routes import Match
 
 # How long a long poll waits unless it says so itself, and how long at most, in seconds.

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from twisted.logger import Logger
 
 from pushd.protocols.http.response import phrase_of
+from pushd.views.exchange import HandshakeResponse
 from pushd.views.request import Request
-from pushd.views.resource import LateAnswer
 
 # Called with an environ and start_response, it gives its answer piece by piece.
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -55,7 +55,7 @@ class HandshakeView:
         self.__module__ = getattr(application, "__module__", type(application).__module__)
         self.__qualname__ = getattr(application, "__qualname__", type(application).__qualname__)
 
-    def __call__(self, request: Request) -> LateAnswer:
+    def __call__(self, request: Request) -> HandshakeResponse:
         """Ask the application, in a thread."""
         environ = make_environ(request)
         environ["pushd.websocket"] = request.websocket
@@ -80,7 +80,7 @@ class _Answer:
         self._head = check_head(status, headers)
         return self.body.write
 
-    def get(self) -> LateAnswer:
+    def get(self) -> HandshakeResponse:
         """Give the whole of it."""
         if self._head is None:
             raise RuntimeError("the application did not call start_response")
@@ -90,7 +90,7 @@ class _Answer:
                 # Its bytes may be any, and a view's headers are text.
                 text = value.encode("latin-1").decode(errors="replace")
                 headers.setdefault(name, []).append(text)
-        return LateAnswer(self._head.status, headers, self.body.getvalue()[:_MAX_REFUSAL])
+        return HandshakeResponse(self._head.status, headers, self.body.getvalue()[:_MAX_REFUSAL])
 
 
 class ErrorStream:

@@ -23,8 +23,9 @@ from pushd.gateways.environ import Application, HandshakeView, ask, check_head, 
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import FAILURE
 from pushd.protocols.http.static import StaticFiles
+from pushd.views.exchange import ViewContext
 from pushd.views.request import Handshakes, Request
-from pushd.views.resource import ViewContext, ViewResource
+from pushd.views.resource import ViewResource
 from pushd.views.routes import Match
 from pushd.views.threads import Bridge, blocking
 
@@ -97,7 +98,7 @@ class ApplicationResource(ViewResource):
         if request.wants_websocket:
             return super().render(request)
         door = self._application_door
-        asked = Request(body=request.content.read(), **self._ask(request))
+        asked = Request(body=request.content.read(), **self._request_fields(request))
         environ = make_environ(blocking(asked, door.threads))
         page = _Page(request, door.bounds.max_buffered)
         failed = door.views.metrics.view_errors.inc

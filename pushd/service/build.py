@@ -37,8 +37,8 @@ from pushd.topics.publisher import Publisher
 from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.scheduled import ScheduledPublications
+from pushd.views.exchange import ViewContext
 from pushd.views.inprocess import InProcess
-from pushd.views.resource import ViewContext
 from pushd.views.runner import Threads, ViewRunner
 from pushd.views.threads import BlockingPublisher, Bridge
 

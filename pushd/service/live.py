@@ -21,7 +21,7 @@ from pushd.protocols.http.site import PushdSite
 from pushd.service.daemon import PushService
 from pushd.service.metrics import MetricsCollector
 from pushd.service.process import allow_connections
-from pushd.views.resource import ViewContext
+from pushd.views.exchange import ViewContext
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -166,13 +166,13 @@ def handshakes_of(view: View) -> Handshakes:
     return handshakes if isinstance(handshakes, Handshakes) else Handshakes.REFUSED
 
 
-def needs_token(view: View, *, asked_for: bool) -> bool:
+def needs_token(view: View, *, has_keys: bool) -> bool:
     """Whether a view has been decorated to be for those only who have a token.
 
-    :param asked_for: whether there are keys, so that anybody may have one.
+    :param has_keys: whether there are keys, so that anybody may have one.
     """
     always = _decoration(view, "pushd_token")
-    return always is True or (always is False and asked_for)
+    return always is True or (always is False and has_keys)
 
 
 def _decoration(view: View, name: str) -> object:

@@ -13,8 +13,8 @@ from twisted.web.http_headers import Headers
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.gateways.environ import ErrorStream, ask, check_head, make_environ
 from pushd.testing.daemon import Browser, Daemon
+from pushd.views.exchange import HandshakeResponse
 from pushd.views.request import Request
-from pushd.views.resource import LateAnswer
 from tests.peer import said
 
 Environ = dict[str, Any]
@@ -305,7 +305,7 @@ class HandshakeTests(SynchronousTestCase):
                 return []
 
             self.assertEqual(self.open(application).closing, closing)
-        self.assertEqual(LateAnswer(200).closing, NORMAL)
+        self.assertEqual(HandshakeResponse(200).closing, NORMAL)
 
     def test_raises(self) -> None:
         """An application that raises is a 500, or closes with 1011; the log has its name."""

@@ -158,7 +158,7 @@ class DecorationTests(SynchronousTestCase):
             (anybody, False),
         ):
             for asked_for in (True, False):
-                self.assertEqual(needs_token(view, asked_for=asked_for), needed, view)
+                self.assertEqual(needs_token(view, has_keys=asked_for), needed, view)
 
     def test_heeded(self) -> None:
         """``heed_tokens`` asks for one where there is a key."""
@@ -167,8 +167,8 @@ class DecorationTests(SynchronousTestCase):
         async def room(request: Request) -> None: ...
 
         for view in (room, partial(room)):
-            self.assertTrue(needs_token(view, asked_for=True))
-            self.assertFalse(needs_token(view, asked_for=False))
+            self.assertTrue(needs_token(view, has_keys=True))
+            self.assertFalse(needs_token(view, has_keys=False))
 
     def test_undecorable(self) -> None:
         """A class is no view."""

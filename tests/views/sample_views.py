@@ -1,0 +1,43 @@
+"""Views that tests of this room share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from pushd.views.request import Request, accept_websocket
+
+
+@accept_websocket
+async def echo(request: Request) -> str | None:
+    """Answer HTTP with a page, and every message with itself."""
+    if not request.is_websocket():
+        return "a page"
+    async for message in request.websocket:
+        request.websocket.send(message, binary=isinstance(message, bytes))
+    return None
+
+
+class WaitingView:
+    """A view that waits until the test lets it go on, and notes how it ends."""
+
+    def __init__(self, then: Callable[[Request], Any] = lambda request: None) -> None:
+        self.go: Deferred[None] = Deferred()
+        self.requests: list[Request] = []
+        self.ends: list[str] = []
+        self._then = then
+
+    async def __call__(self, request: Request) -> Any:
+        """Wait, then do what was asked for."""
+        self.requests.append(request)
+        try:
+            await self.go
+        except CancelledError:
+            self.ends.append("cancelled")
+            raise
+        try:
+            return self._then(request)
+        finally:
+            self.ends.append("returned")
