@@ -13,6 +13,7 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
 
 from pushd.access.admission import Admission
+from pushd.access.limits import Limits
 from pushd.protocols.http.access_log import AccessLog
 from pushd.protocols.http.channel import KEEP_ALIVE, LINGER, REQUEST_TIMEOUT, STALL_TIMEOUT, Channel
 from pushd.protocols.http.guard import SitePolicy
@@ -57,7 +58,7 @@ class PushdSite(AccessLog, Site):
         self._here: set[Channel] = set()
         self._emptied: list[Deferred[None]] = []
         self._waiting_room = Admission(
-            connections=_WAITING_ROOM, per_address=_WAITING_ROOM, proxies=policy.proxies
+            Limits(max_connections=_WAITING_ROOM, max_per_address=_WAITING_ROOM), policy.proxies
         )
         self.requests = TimeoutQueue(reactor, length=REQUEST_TIMEOUT, expired=Channel.time_out)
         self.idle = TimeoutQueue(reactor, length=KEEP_ALIVE, expired=Channel.loseConnection)
