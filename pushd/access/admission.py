@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from functools import lru_cache
 from ipaddress import IPv6Address
 
-from pushd.access.limits import Quota
+from pushd.access.limits import Limits, Quota
 from pushd.access.proxies import Proxies, read_address
 
 
@@ -30,31 +30,27 @@ class Slot:
 class Admission:
     """Gives out the places for connections.
 
-    :param connections: how many connections there may be.
-    :param per_address: how many of them from one address. Addresses of this machine and of our
-        proxies are exempt; the clients behind a proxy are counted by what it says of them.
+    :param limits: how many connections there may be, and how many of them from one address.
+        Connections that are open stay when a limit is lowered. Addresses of this machine and of
+        trusted proxies may have any number; the clients behind a proxy are counted by the address
+        that it gives.
     """
 
-    def __init__(self, *, connections: int, per_address: int, proxies: Proxies) -> None:
-        self._limit = connections
+    def __init__(self, limits: Limits, proxies: Proxies) -> None:
+        self._limits = limits
         self._taken = 0
-        self._addresses = Quota(per_address)
+        self._addresses = Quota()
         self._proxies = proxies
 
     def __len__(self) -> int:
         return self._taken
 
-    def resize(self, *, connections: int, per_address: int) -> None:
-        """Go by other numbers from now on; nobody has to leave."""
-        self._limit = connections
-        self._addresses.limit = per_address
-
     def connect(self, address: str | None) -> Slot | None:
         """A place for a connection from an address; None when there is none."""
-        if self._taken >= self._limit:
+        if self._taken >= self._limits.max_connections:
             return None
         key = self._key_of(address)
-        if key is not None and not self._addresses.take(key):
+        if key is not None and not self._addresses.take(key, self._limits.max_per_address):
             return None
         self._taken += 1
         return Slot(self, key, connection=True)
@@ -65,7 +61,7 @@ class Admission:
         A client behind one of our proxies takes it beside the place of the proxy's connection.
         """
         key = self._key_of(address)
-        if key is not None and not self._addresses.take(key):
+        if key is not None and not self._addresses.take(key, self._limits.max_per_address):
             return None
         return Slot(self, key, connection=False)
 

@@ -1,34 +1,50 @@
-"""How much is enough."""
+"""Limits that an operator sets, and what enforces them: a token bucket and a quota per key."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 
-@dataclass
-class Bounds:
-    """How large things may be, for all who ask at the time; a reload changes it, here alone."""
-
-    #: Bytes that a message or a publication may have.
-    max_message: int
-    #: Bytes that may wait for a reader who does not read.
-    max_buffered: int
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class Limits:
-    """What one connection may take."""
+    """The limits that a reload can change.
 
-    #: Bytes of one message, its fragments together and decompressed.
+    Every part of a daemon reads one and the same object whenever it applies a limit, so a change
+    is in force at once. What keeps something computed from it is called after each change.
+    """
+
+    #: Bytes of one message (its fragments together and decompressed), of one publication, and of
+    #: the body of a request.
     max_message: int = 1 << 20
-    #: Bytes that may wait for a peer that does not read.
+    #: Bytes that may wait to be sent to a peer.
     max_buffered: int = 1 << 20
-    #: Messages and control frames a second in the long run; ten times as many at once.
+    #: Messages and control frames per second from one WebSocket in the long run.
     max_rate: int = 1000
-    #: Whether permessage-deflate (RFC 7692) is spoken.
+    #: Whether permessage-deflate (RFC 7692) is negotiated on new WebSockets.
     compression: bool = True
+    #: Connections to the public port.
+    max_connections: int = 10_000
+    #: Connections to the public port from one client address.
+    max_per_address: int = 100
+    #: Seconds over which a stop spreads the closing of connections; 0 closes all at once.
+    drain: int = 5
+    _listeners: list[Callable[[], object]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
+
+    def change_to(self, limits: Limits) -> None:
+        """Take the values of other limits, and call what asked for it with ``on_change``."""
+        for one in fields(self):
+            if one.init:
+                setattr(self, one.name, getattr(limits, one.name))
+        for listener in self._listeners:
+            listener()
+
+    def on_change(self, listener: Callable[[], object]) -> None:
+        """Call a function after each change."""
+        self._listeners.append(listener)
 
 
 class TokenBucket:
@@ -69,16 +85,14 @@ class TokenBucket:
 
 
 class Quota:
-    """How many of each key are here, up to a limit."""
+    """Counts the places that each key has taken."""
 
-    def __init__(self, limit: int) -> None:
-        #: How many each may have; those who have more keep theirs.
-        self.limit = limit
+    def __init__(self) -> None:
         self._taken: Counter[Hashable] = Counter()
 
-    def take(self, key: Hashable) -> bool:
-        """Take one of the key's places; False when all are taken."""
-        if self._taken[key] >= self.limit:
+    def take(self, key: Hashable, limit: int) -> bool:
+        """Take one place for a key; False if it has as many as the limit, or more, already."""
+        if self._taken[key] >= limit:
             return False
         self._taken[key] += 1
         return True

@@ -43,6 +43,10 @@ class Origins:
             else:
                 self._exact.add((scheme, host, port))
 
+    def replace(self, other: Origins) -> None:
+        """Allow what other origins allow, from the next request on."""
+        self._all, self._exact, self._below = other._all, other._exact, other._below
+
     def allow(self, origin: str | None, *, scheme: str, host: str) -> bool:
         """Whether a page of this origin may come in.
 

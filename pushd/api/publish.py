@@ -105,7 +105,7 @@ class Batch(AsyncResource):
     async def answer(self, request: Any) -> Response:
         """Publish, once all are found to be in order."""
         allow(request, "POST")
-        drafts = read_drafts(request.content.read(), self._door.bounds.max_message)
+        drafts = read_drafts(request.content.read(), self._door.limits.max_message)
         # All or none: that the client leaves in the midst of it ends only its answer.
         done: Deferred[list[Id]] = Deferred()
         self._door.broker.publish_all(drafts).chainDeferred(done)

@@ -12,7 +12,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pushd.access.connections import Connections
-from pushd.access.limits import Bounds
+from pushd.access.limits import Limits
 from pushd.api.receipts import Receipts
 from pushd.errors import BadRequest, Unavailable
 from pushd.protocols.http.response import Response, json_refusal, write_response
@@ -31,7 +31,7 @@ class PublishContext:
     timed: ScheduledPublications
     connections: Connections
     receipts: Receipts
-    bounds: Bounds
+    limits: Limits
 
 
 class AsyncResource(Resource):

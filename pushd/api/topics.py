@@ -146,7 +146,7 @@ class TopicResource(Resource):
             error = "a topic is subscribed to with GET here; publish at the control port"
             write_response(request, json_refusal(405, error, "method", allow))
         elif b"text/event-stream" in (request.getHeader(b"accept") or b"").lower():
-            max_buffered = self._door.publish.bounds.max_buffered
+            max_buffered = self._door.publish.limits.max_buffered
             stream = EventStream(request, self._door.keep_alives, max_buffered)
             self._start(request, stream, question, identity)
         else:

@@ -18,7 +18,7 @@ from twisted.web.server import NOT_DONE_YET
 from twisted.web.wsgi import WSGIResource
 from zope.interface import implementer
 
-from pushd.access.limits import Bounds
+from pushd.access.limits import Limits
 from pushd.gateways.environ import Application, HandshakeView, ask, check_head, make_environ
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import FAILURE
@@ -50,7 +50,7 @@ class ApplicationContext:
     :param pool: the threads that its pages are made in.
     :param files: the files that are served before it.
     :param shipped: those of the client that pushd ships.
-    :param bounds: how much of a page may wait for a slow reader, before the application has to
+    :param limits: how much of a page may wait for a slow reader, before the application has to
         as well.
     """
 
@@ -63,13 +63,13 @@ class ApplicationContext:
         pool: Pool,
         files: StaticFiles,
         shipped: StaticFiles,
-        bounds: Bounds,
+        limits: Limits,
     ) -> None:
         self.application = application
         self.views = views
         self.threads = threads
         self.pool = pool
-        self.bounds = bounds
+        self.limits = limits
         self.handshakes = Match(HandshakeView(application), {}, Handshakes.ACCEPTED)
         self._files = files
         self._shipped = shipped
@@ -100,7 +100,7 @@ class ApplicationResource(ViewResource):
         door = self._application_door
         asked = Request(body=request.content.read(), **self._request_fields(request))
         environ = make_environ(blocking(asked, door.threads))
-        page = _Page(request, door.bounds.max_buffered)
+        page = _Page(request, door.limits.max_buffered)
         failed = door.views.metrics.view_errors.inc
         # The application is called with our own environ; Twisted's knows no proxies.
         call = partial(_call, door.application, environ, page, door.threads, failed)

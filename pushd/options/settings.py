@@ -41,7 +41,7 @@ class Settings:
     wsgi: Application | None = None
     #: How many of its pages may be made at once.
     wsgi_threads: int = 16
-    #: What one connection may take.
+    #: The limits, which a reload can change.
     limits: Limits = field(default_factory=Limits)
     #: How much of the past of topics is kept.
     retention: Retention = field(default_factory=Retention)
@@ -51,14 +51,8 @@ class Settings:
     token_keys: TokenKeys = field(default_factory=TokenKeys)
     #: The proxies whose word on who asks counts.
     proxies: Proxies = field(default_factory=Proxies)
-    #: Seconds over which those who are here are asked to leave when the daemon stops.
-    drain: int = 5
     #: The Redis behind the topics; None where they are kept in this process.
     broker: RedisAddress | None = None
-    #: How many connections there may be at the public port.
-    max_connections: int = 10_000
-    #: How many of them from one address.
-    max_per_address: int = 100
     #: Whether code that relies on private names of Twisted or Autobahn may be used.
     fast_paths: bool = True
     #: How the log is written: ``text`` or ``json``.

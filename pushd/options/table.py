@@ -106,14 +106,14 @@ OPTIONS = (
         name="max-connections",
         help="How many connections there may be; beyond, 503.",
         parse=number(1, 10_000_000),
-        default=str(Settings.max_connections),
+        default=str(Limits().max_connections),
         live=True,
     ),
     Option(
         name="max-per-address",
         help="How many of them from one address, this machine and trusted proxies excepted.",
         parse=number(1, 10_000_000),
-        default=str(Settings.max_per_address),
+        default=str(Limits().max_per_address),
         live=True,
     ),
     Option(
@@ -167,7 +167,7 @@ OPTIONS = (
         name="drain",
         help="How many seconds a stop takes to close everybody, one after the other; 0: at once.",
         parse=number(0, 3600),
-        default=str(Settings.drain),
+        default=str(Limits().drain),
         live=True,
     ),
     Option(

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from pushd.access.authorization import Access
 from pushd.access.connections import Connections
 from pushd.access.counters import Metrics
-from pushd.access.limits import Bounds
+from pushd.access.limits import Limits
 from pushd.api.health import Readiness
 from pushd.api.receipts import Receipts
 from pushd.api.resource import PublishContext
@@ -28,7 +28,7 @@ from pushd.schedule.histogram import Histogram
 from pushd.schedule.ticks import lateness_of
 from pushd.service.daemon import Drain, PushService
 from pushd.service.listening import PortService
-from pushd.service.live import Changes, control_policy, public_policy
+from pushd.service.live import LiveSettings, control_policy, public_policy
 from pushd.service.metrics import Crew, MetricsCollector
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import History, Retention
@@ -70,6 +70,7 @@ def build(
     lag: Histogram | None = None,
     wall: Callable[[], float] | None = None,
     turn: Cork | None = None,
+    allow_connections: Callable[[int], int] = lambda wanted: wanted,
 ) -> PushService:
     """Build the daemon.
 
@@ -77,22 +78,25 @@ def build(
     :param lag: how late the reactor is, where that is measured.
     :param wall: the time of day, in seconds since 1970, where the reactor's time is none.
     :param turn: by which WebSockets write, where the reactor knows of it.
+    :param allow_connections: gives how many of the wanted connections the process can have.
     """
     wall = wall or reactor.seconds
     turn = turn or Cork()
     metrics = Metrics()
+    live = LiveSettings(allow_connections)
+    live.apply(settings)
     beat = CoalescingClock(reactor, together=turn)
-    publish = _build_publishing(settings, reactor, beat, metrics, wall, turn)
-    views = _build_views(settings, reactor, beat, threads, publish, metrics, wall, turn)
+    publish = _build_publishing(settings, reactor, beat, metrics, wall, turn, live.limits)
+    views = _build_views(settings, live, reactor, beat, threads, publish, metrics, wall, turn)
     public = public_site(
         reactor,
-        public_policy(settings, metrics),
+        public_policy(live, settings.proxies, metrics),
         settings.routes,
         TopicContext(reactor, views, publish),
-        _build_application(settings, views, threads, publish.bounds),
+        _build_application(settings, views, threads, live.limits),
     )
     readiness = Readiness(publish.broker.fault)
-    control = control_site(reactor, control_policy(settings, metrics), metrics, readiness, publish)
+    control = control_site(reactor, control_policy(live, metrics), metrics, readiness, publish)
     readings = MetricsCollector(
         door=public,
         factory=views.factory,
@@ -105,7 +109,7 @@ def build(
             _PUBLISHING: publish.hub.delays,
             _LAG: lag or Histogram(),
         },
-        max_connections=settings.max_connections,
+        limits=live.limits,
     )
     metrics.register(readings)
     service = PushService(
@@ -115,18 +119,10 @@ def build(
         timed=publish.timed,
         broker=publish.broker,
         receipts=publish.receipts,
+        limits=live.limits,
     )
-    service.drain = settings.drain
+    service.appliers.append(live.apply)
     service.stopping.append(threads.stop)
-    changes = Changes(
-        views=views,
-        bounds=publish.bounds,
-        public=public,
-        control=control,
-        readings=readings,
-        service=service,
-    )
-    service.appliers += changes.appliers
     service.add_doors(
         [
             PortService(reactor, one, public, message="listening on {url}", option="--listen")
@@ -155,6 +151,7 @@ def _build_publishing(
     metrics: Metrics,
     wall: Callable[[], float],
     turn: Cork,
+    limits: Limits,
 ) -> PublishContext:
     """Build all that a publication passes, from the door to the hub."""
     broker = make_broker(settings.broker, reactor, settings.retention, _make_name)
@@ -168,12 +165,13 @@ def _build_publishing(
         timed=ScheduledPublications(beat, broker, _make_name),
         connections=Connections(reactor, wall),
         receipts=Receipts(reactor),
-        bounds=Bounds(settings.limits.max_message, settings.limits.max_buffered),
+        limits=limits,
     )
 
 
 def _build_views(
     settings: Settings,
+    live: LiveSettings,
     reactor: Any,
     beat: CoalescingClock,
     threads: Workers,
@@ -186,18 +184,18 @@ def _build_views(
     return ViewContext(
         clock=beat,
         runner=ViewRunner(reactor, threads),
-        access=Access(settings.token_keys, wall),
-        factory=PushFactory(reactor, settings.limits, turn),
+        access=Access(live.keys, wall),
+        factory=PushFactory(reactor, live.limits, turn),
         connections=publish.connections,
         metrics=metrics,
         hub=publish.hub,
-        publisher=Publisher(publish.broker, publish.timed, publish.bounds),
+        publisher=Publisher(publish.broker, publish.timed, live.limits),
         files=StaticFiles([*([settings.web] if settings.web else []), shipped_client()]),
     )
 
 
 def _build_application(
-    settings: Settings, views: ViewContext, threads: Workers, bounds: Bounds
+    settings: Settings, views: ViewContext, threads: Workers, limits: Limits
 ) -> ApplicationContext | None:
     if settings.wsgi is None:
         return None
@@ -208,7 +206,7 @@ def _build_application(
         pool=threads.make_page_pool(settings.wsgi_threads),
         files=StaticFiles([settings.web] if settings.web else []),
         shipped=StaticFiles([shipped_client()]),
-        bounds=bounds,
+        limits=limits,
     )
 
 

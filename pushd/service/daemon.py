@@ -13,6 +13,7 @@ from twisted.logger import Logger
 
 from pushd.access.closing import GOING_AWAY, Closing
 from pushd.access.connections import Closable, Connections
+from pushd.access.limits import Limits
 from pushd.api.health import Readiness
 from pushd.api.receipts import Receipts
 from pushd.options.settings import Applier
@@ -48,6 +49,7 @@ class PushService(MultiService):
         timed: ScheduledPublications,
         broker: Broker,
         receipts: Receipts,
+        limits: Limits,
     ) -> None:
         super().__init__()
         self._clock = clock
@@ -56,8 +58,7 @@ class PushService(MultiService):
         self._timed = timed
         self._broker = broker
         self._receipts = receipts
-        #: Seconds over which they are asked.
-        self.drain: float = 0
+        self._limits = limits
         #: The doors for everybody, and those for operators.
         self.public: list[PortService] = []
         self.control: list[PortService] = []
@@ -76,6 +77,11 @@ class PushService(MultiService):
         self.public, self.control = public, control
         for door in (*public, *control):
             self.addService(door)
+
+    @property
+    def drain(self) -> int:
+        """Seconds over which a stop closes the connections."""
+        return self._limits.drain
 
     @property
     def connections(self) -> Connections:

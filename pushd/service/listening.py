@@ -14,7 +14,6 @@ from twisted.python.failure import Failure
 
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.site import PushdSite
-from pushd.service.arrivals import hasten
 
 # How many connections may wait to be accepted.
 _BACKLOG = 2048
@@ -91,7 +90,6 @@ class PortService(Service):
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
         prepare(port)
-        hasten(port)
         self._log.info(self._message, event="listening", url=_url(self._endpoint, port))
 
 

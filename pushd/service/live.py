@@ -2,111 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from twisted.logger import Logger
 
 from pushd.access.admission import Admission
 from pushd.access.counters import Metrics
-from pushd.access.limits import Bounds
+from pushd.access.limits import Limits
+from pushd.access.origins import Origins
 from pushd.access.proxies import Proxies
+from pushd.access.tokens import TokenKeys
 from pushd.api.publish import batch_body
 from pushd.errors import InvalidOptions
 from pushd.options.command_line import Options
 from pushd.options.settings import Applier, Settings
 from pushd.options.table import OPTIONS
 from pushd.protocols.http.guard import SitePolicy, control_guard, public_guard
-from pushd.protocols.http.site import PushdSite
-from pushd.service.daemon import PushService
-from pushd.service.metrics import MetricsCollector
-from pushd.service.process import allow_connections
-from pushd.views.exchange import ViewContext
 
 
-@dataclass(frozen=True, kw_only=True)
-class Changes:
-    """Puts new settings in force in what was built by others.
+class LiveSettings:
+    """The settings that a reload can change, as the parts of a running daemon read them.
 
-    :param public: the public port.
-    :param control: the control port.
+    A daemon has one of these. What depends on a setting keeps a reference to one of its three
+    objects, which a reload changes in place.
+
+    :param allow_connections: gives how many of the wanted connections the process can have.
     """
 
-    bounds: Bounds
-    views: ViewContext
-    public: PushdSite
-    control: PushdSite
-    readings: MetricsCollector
-    service: PushService
+    def __init__(self, allow_connections: Callable[[int], int]) -> None:
+        self._allow_connections = allow_connections
+        self.limits = Limits()
+        #: Origins whose pages may open WebSockets.
+        self.origins = Origins()
+        #: Keys of tokens.
+        self.keys = TokenKeys()
 
-    @property
-    def appliers(self) -> Sequence[Applier]:
-        """What is called with them: one for each kind, so that what fails keeps no other out."""
-        return (self._limit, self._make_room, self._allow_origins, self._exchange_keys)
-
-    def _limit(self, settings: Settings) -> None:
-        limits = settings.limits
-        self.views.factory.limit(limits)
-        self.bounds.max_message = limits.max_message
-        self.bounds.max_buffered = limits.max_buffered
-        self.public.policy = replace(self.public.policy, max_body=limits.max_message)
-        self.control.policy = replace(
-            self.control.policy,
-            max_body=limits.max_message,
-            max_bodies=bodies_at_control(settings),
-        )
-        self.service.drain = settings.drain
-
-    def _make_room(self, settings: Settings) -> None:
-        connections = allow_connections(settings.max_connections)
-        self.public.policy.admission.resize(
-            connections=connections, per_address=settings.max_per_address
-        )
-        self.readings.max_connections = connections
-
-    def _allow_origins(self, settings: Settings) -> None:
-        guard = public_guard(settings.origins)
-        self.public.policy = replace(self.public.policy, guard=guard)
-
-    def _exchange_keys(self, settings: Settings) -> None:
-        self.views.access.keys.replace(settings.token_keys)
+    def apply(self, settings: Settings) -> None:
+        """Put settings in force: at the start, and after each reload."""
+        self.origins.replace(settings.origins)
+        self.keys.replace(settings.token_keys)
+        allowed = self._allow_connections(settings.limits.max_connections)
+        self.limits.change_to(replace(settings.limits, max_connections=allowed))
 
 
-# How many connections the control port takes: enough for all who should be there.
-_OPERATORS = 1000
+# Connections to the control port: more than operators and publishers need.
+_CONTROL_CONNECTIONS = 1000
+
+# Requests to the control port whose body may be larger than a message.
+_LARGE_BODIES = {b"/publish": batch_body}
 
 
-def public_policy(settings: Settings, metrics: Metrics) -> SitePolicy:
-    """The entrance for strangers."""
+def public_policy(live: LiveSettings, proxies: Proxies, metrics: Metrics) -> SitePolicy:
+    """Make the policy of the public port, which strangers connect to."""
     return SitePolicy(
-        guard=public_guard(settings.origins),
-        admission=Admission(
-            connections=settings.max_connections,
-            per_address=settings.max_per_address,
-            proxies=settings.proxies,
-        ),
-        proxies=settings.proxies,
+        guard=public_guard(live.origins),
+        admission=Admission(live.limits, proxies),
+        proxies=proxies,
         metrics=metrics,
-        max_body=settings.limits.max_message,
+        limits=live.limits,
     )
 
 
-def control_policy(settings: Settings, metrics: Metrics) -> SitePolicy:
-    """The entrance for operators and publishers, who have no proxy before them."""
-    nobody = Proxies()
+def control_policy(live: LiveSettings, metrics: Metrics) -> SitePolicy:
+    """Make the policy of the control port: no proxies, and its own limit of connections."""
+    untrusted = Proxies()
+    own = Limits(max_connections=_CONTROL_CONNECTIONS, max_per_address=_CONTROL_CONNECTIONS)
     return SitePolicy(
         guard=control_guard,
-        admission=Admission(connections=_OPERATORS, per_address=_OPERATORS, proxies=nobody),
-        proxies=nobody,
+        admission=Admission(own, untrusted),
+        proxies=untrusted,
         metrics=metrics,
-        max_body=settings.limits.max_message,
-        max_bodies=bodies_at_control(settings),
+        limits=live.limits,
+        large_bodies=_LARGE_BODIES,
     )
-
-
-def bodies_at_control(settings: Settings) -> dict[bytes, int]:
-    """The paths of the control port that take larger bodies than others, and how large."""
-    return {b"/publish": batch_body(settings.limits.max_message)}
 
 
 class Reloader:

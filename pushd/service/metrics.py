@@ -17,6 +17,7 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pushd.access.counters import Ledger
+from pushd.access.limits import Limits
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.websocket.factory import PushFactory
 from pushd.schedule.histogram import Histogram
@@ -59,7 +60,7 @@ class MetricsCollector(Collector):
     threads: Mapping[str, Crew]
     fault: Callable[[], str | None]
     times: Mapping[tuple[str, str], Histogram]
-    max_connections: int
+    limits: Limits
 
     def collect(self) -> Iterator[Metric]:
         """Give all that is read; for ten thousand connections it takes some milliseconds."""
@@ -75,7 +76,7 @@ class MetricsCollector(Collector):
         yield GaugeMetricFamily(
             "pushd_connections_limit",
             "How many connections there may be at the public port.",
-            self.max_connections,
+            self.limits.max_connections,
         )
         yield from self._threads()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -48,8 +47,6 @@ def makeService(
         style.begin_with(globalLogBeginner)
     if settings.broker is not None:
         check_redis(settings.broker)
-    allowed = allow_connections(settings.max_connections)
-    settings = replace(settings, max_connections=allowed)
     wall, turn = reactor.seconds, Cork()
     # A real one, which is pushd's as long as the process lives; tests set the time of theirs.
     if isinstance(reactor, ReactorBase):
@@ -58,7 +55,15 @@ def makeService(
         wall = time.time
     meter = LagMeter(reactor)
     threads = ViewThreads(reactor, settings.threads)
-    service = build(settings, reactor, threads, lag=meter.lag, wall=wall, turn=turn)
+    service = build(
+        settings,
+        reactor,
+        threads,
+        lag=meter.lag,
+        wall=wall,
+        turn=turn,
+        allow_connections=allow_connections,
+    )
     service.addService(meter)
     service.addService(GarbageService(reactor))
     if style is not None:

@@ -11,6 +11,7 @@ Half a second takes no time: ``daemon.advance(0.5)``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +19,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.testing import MemoryReactorClock
 
+from pushd.access.limits import Limits
 from pushd.options.settings import Settings
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.service.build import build
@@ -33,6 +35,8 @@ __all__ = ["Answer", "Browser", "Daemon", "Wire"]
 
 _HOST = "localhost:8080"
 
+_LIMITS = [one for one in fields(Limits) if one.init]
+
 
 class Daemon:
     """A pushd that listens nowhere, with the real Site and the real Autobahn inside.
@@ -41,14 +45,17 @@ class Daemon:
     that block run in turns with the test.
 
     :param views: the map of views; None for the demo.
-    :param settings: other settings, by the names of ``pushd.settings.Settings``.
+    :param settings: other settings, by the names of ``pushd.options.settings.Settings``, and limits
+        by those of ``pushd.access.limits.Limits``, such as ``max_message=1000``. A stop closes all
+        connections at once unless ``drain`` is given.
     """
 
     def __init__(self, views: Mapping[str, View] | None = None, **settings: Any) -> None:
         if views is not None:
             settings["routes"] = views if isinstance(views, Routes) else Routes(views)
-        # A stop says goodbye to all at once, unless a test wants to see how it is spread.
-        self.settings = Settings(**{"drain": 0, **settings})
+        limits = {one.name: settings.pop(one.name) for one in _LIMITS if one.name in settings}
+        settings["limits"] = replace(settings.get("limits", Limits()), **{"drain": 0, **limits})
+        self.settings = Settings(**settings)
         #: The clock, and a reactor for what else needs one.
         self.clock = MemoryReactorClock()
         self._loopback = Loopback()

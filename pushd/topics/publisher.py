@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from pushd.access.limits import Bounds
+from pushd.access.limits import Limits
 from pushd.topics.broker import Broker
 from pushd.topics.publication import Id, check_topic
 from pushd.topics.scheduled import ScheduledPublication, ScheduledPublications
@@ -13,10 +13,10 @@ from pushd.topics.scheduled import ScheduledPublication, ScheduledPublications
 class Publisher:
     """Publishes to topics, now or later."""
 
-    def __init__(self, broker: Broker, timed: ScheduledPublications, bounds: Bounds) -> None:
+    def __init__(self, broker: Broker, timed: ScheduledPublications, limits: Limits) -> None:
         self._broker = broker
         self._timed = timed
-        self._bounds = bounds
+        self._limits = limits
 
     def publish(
         self,
@@ -37,7 +37,7 @@ class Publisher:
             raise TypeError(f"a publication is str or bytes, not {type(data).__name__}")
         # Text is encoded to see that it is Unicode: no lone half of a pair.
         length = len(data.encode() if isinstance(data, str) else data)
-        most = self._bounds.max_message
+        most = self._limits.max_message
         if length > most:
             raise ValueError(f"a publication of {length} bytes: --max-message is {most}")
         if delay is None and every is None and count is None:

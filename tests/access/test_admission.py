@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import HTTPChannel
 
 from pushd.access.admission import Admission, Slot
+from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.response import Response
 from pushd.testing.daemon import Answer, Browser, Daemon
@@ -25,7 +26,7 @@ PROXY = Proxies(["127.0.0.1"])
 class TicketTests(SynchronousTestCase):
     def test_once(self) -> None:
         """A place is given back once, however often its holder says goodbye."""
-        admission = Admission(connections=2, per_address=2, proxies=Proxies())
+        admission = Admission(Limits(max_connections=2, max_per_address=2), Proxies())
         ticket, other = admission.connect("192.0.2.1"), admission.connect("192.0.2.1")
         assert ticket is not None and other is not None
         ticket.leave()
@@ -38,9 +39,8 @@ class AdmissionTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Open."""
-        self.admission = Admission(
-            connections=5, per_address=2, proxies=Proxies(["10.0.0.0/8", "2001:db8::/32"])
-        )
+        limits = Limits(max_connections=5, max_per_address=2)
+        self.admission = Admission(limits, Proxies(["10.0.0.0/8", "2001:db8::/32"]))
 
     def connect(self, *addresses: str | None) -> list[Slot]:
         """Take a place for each address, and give those that there were."""
@@ -124,15 +124,16 @@ class AdmissionTests(SynchronousTestCase):
         self.connect(*["10.0.0.1"] * 5)
         self.assertIsNotNone(self.admission.visit("192.0.2.1"))
 
-    def test_resize(self) -> None:
-        """Other numbers count for those who come; nobody has to leave."""
-        admission = Admission(connections=1, per_address=1, proxies=Proxies())
+    def test_changed_limits(self) -> None:
+        """Changed limits apply to new connections; open connections stay."""
+        limits = Limits(max_connections=1, max_per_address=1)
+        admission = Admission(limits, Proxies())
         self.assertIsNotNone(admission.connect("10.0.0.1"))
-        admission.resize(connections=3, per_address=2)
+        limits.change_to(Limits(max_connections=3, max_per_address=2))
         self.assertIsNotNone(admission.connect("10.0.0.1"))
         self.assertIsNone(admission.connect("10.0.0.1"))
         self.assertIsNotNone(admission.connect("10.0.0.2"))
-        admission.resize(connections=1, per_address=1)
+        limits.change_to(Limits(max_connections=1, max_per_address=1))
         self.assertEqual(len(admission), 3)
         self.assertIsNone(admission.connect("10.0.0.3"))
 

@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.access.limits import Quota, TokenBucket
+from pushd.access.limits import Limits, Quota, TokenBucket
 from tests.unhurried import UNHURRIED
+
+
+class LimitsTests(SynchronousTestCase):
+    """The limits that every part of a daemon reads."""
+
+    def test_change(self) -> None:
+        """A change takes over every value, and is told to what asked for it after that."""
+        limits, seen = Limits(max_message=1), list[Limits]()
+        limits.on_change(lambda: seen.append(replace(limits)))
+        new = Limits(
+            max_message=2,
+            max_buffered=3,
+            max_rate=4,
+            compression=False,
+            max_connections=5,
+            max_per_address=6,
+            drain=7,
+        )
+        limits.change_to(new)
+        self.assertEqual(limits, new)
+        self.assertEqual(seen, [new])
+
+    def test_no_listener(self) -> None:
+        """What listens to one object is not called for a change of another, or of a copy."""
+        limits, calls = Limits(), list[int]()
+        limits.on_change(lambda: calls.append(1))
+        Limits().change_to(limits)
+        replace(limits).change_to(Limits())
+        self.assertEqual(calls, [])
 
 
 class TokenBucketTests(SynchronousTestCase):
@@ -104,34 +135,34 @@ class PlacesTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Start with all places free."""
-        self.places = Quota(2)
+        self.places = Quota()
 
     def test_limit(self) -> None:
         """Each key has two places, whatever the others take."""
-        self.assertEqual([self.places.take("a") for _ in range(4)], [True, True, False, False])
-        self.assertEqual([self.places.take("b") for _ in range(3)], [True, True, False])
+        self.assertEqual([self.places.take("a", 2) for _ in range(4)], [True, True, False, False])
+        self.assertEqual([self.places.take("b", 2) for _ in range(3)], [True, True, False])
 
     def test_leave(self) -> None:
         """A place that is given back can be taken again."""
-        self.places.take("a")
-        self.places.take("a")
+        self.places.take("a", 2)
+        self.places.take("a", 2)
         self.places.leave("a")
-        self.assertEqual([self.places.take("a") for _ in range(2)], [True, False])
+        self.assertEqual([self.places.take("a", 2) for _ in range(2)], [True, False])
 
     def test_no_memory(self) -> None:
         """A key is forgotten once it has no place left, and one that was refused is not kept."""
         for _ in range(3):
-            self.places.take("a")
+            self.places.take("a", 2)
         self.assertEqual(len(self.places), 1)
         self.places.leave("a")
         self.assertEqual(len(self.places), 1)
         self.places.leave("a")
         self.assertEqual(len(self.places), 0)
-        self.assertFalse(Quota(0).take("a"))
-        self.assertEqual(len(Quota(0)), 0)
+        self.assertFalse(Quota().take("a", 0))
+        self.assertEqual(len(self.places), 0)
 
     def test_stranger(self) -> None:
         """Who leaves without having been here makes no room for others."""
         self.places.leave("a")
         self.assertEqual(len(self.places), 0)
-        self.assertEqual([self.places.take("a") for _ in range(3)], [True, True, False])
+        self.assertEqual([self.places.take("a", 2) for _ in range(3)], [True, True, False])

@@ -33,6 +33,17 @@ class SameOriginTests(SynchronousTestCase):
         self.assertTrue(Origins().allow(None, scheme="http", host="example.com"))
         self.assertTrue(Origins(["*"]).allow(None, scheme="http", host=""))
 
+    def test_replace(self) -> None:
+        """Origins that are replaced allow what the others do, and nothing else."""
+        origins = Origins(["https://a.example", "https://*.b.example", "*"])
+        origins.replace(Origins(["https://c.example", "https://*.d.example"]))
+        allowed = [
+            name
+            for name in ("a.example", "x.b.example", "c.example", "x.d.example", "e.example")
+            if origins.allow(f"https://{name}", scheme="https", host="pushd.example")
+        ]
+        self.assertEqual(allowed, ["c.example", "x.d.example"])
+
     def test_default_ports(self) -> None:
         """A port that goes without saying may be said on either side."""
         self.assert_same("http://example.com", "example.com:80")

@@ -107,8 +107,8 @@ class DefaultsTests(OptionsTestCase):
             self.assertEqual(list(settings.routes), ["/test/", *PLAYGROUND])
             self.assertIs(settings.routes["/test/"], ticker)
             self.assertEqual(settings.threads, 64)
-            self.assertEqual(settings.max_connections, 10_000)
-            self.assertEqual(settings.max_per_address, 100)
+            self.assertEqual(settings.limits.max_connections, 10_000)
+            self.assertEqual(settings.limits.max_per_address, 100)
             self.assertEqual(
                 settings.limits,
                 Limits(max_message=1 << 20, max_buffered=1 << 20, max_rate=1000, compression=True),

@@ -91,8 +91,8 @@ class ValueTests(OptionsTestCase):
         """Every number has a range, and its ends belong to it."""
         for option, read, least, most in (
             ("threads", lambda settings: settings.threads, 1, 100_000),
-            ("max-connections", lambda settings: settings.max_connections, 1, 10_000_000),
-            ("max-per-address", lambda settings: settings.max_per_address, 1, 10_000_000),
+            ("max-connections", lambda settings: settings.limits.max_connections, 1, 10_000_000),
+            ("max-per-address", lambda settings: settings.limits.max_per_address, 1, 10_000_000),
             ("max-message", lambda settings: settings.limits.max_message, 1, 1 << 30),
             ("max-buffered", lambda settings: settings.limits.max_buffered, 1, 1 << 30),
             ("max-rate", lambda settings: settings.limits.max_rate, 1, 10_000_000),

@@ -6,14 +6,10 @@ import socket
 from types import SimpleNamespace
 from typing import Any
 
-from twisted.internet.error import ConnectionDone
-from twisted.internet.tcp import Port
 from twisted.internet.testing import MemoryReactorClock
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.http.site import PushdSite
-from pushd.service.arrivals import Arrival
 from pushd.service.listening import PortService, prepare
 from pushd.testing.daemon import Daemon
 
@@ -35,25 +31,6 @@ class DoorServiceTests(SynchronousTestCase):
                 reactor, endpoint, door_of(daemon), message="{url}", option="--listen"
             ).startService()
             self.assertEqual(reactor.tcpServers[0][2], backlog)
-
-    def test_arrivals(self) -> None:
-        """A connection to a port of Twisted's comes in the short way."""
-        door, reactor = door_of(Daemon()), MemoryReactorClock()
-        port: Any = Port(0, door, interface="127.0.0.1", reactor=reactor)
-
-        def listen(*args: Any, **named: Any) -> Any:
-            port.startListening()
-            return port
-
-        self.patch(reactor, "listenTCP", listen)
-        service = PortService(reactor, "tcp:0", door, message="{url}", option="--listen")
-        service.startService()
-        self.addCleanup(port.connectionLost, Failure(ConnectionDone()))
-        with socket.create_connection(port.socket.getsockname(), timeout=10):
-            port.doRead()
-            arrivals = [one for one in reactor.getReaders() if isinstance(one, Arrival)]
-            self.assertEqual(len(arrivals), 1)
-            arrivals[0].connectionLost(Failure(ConnectionDone()))
 
     def test_systemd_without_a_socket(self) -> None:
         """A socket that systemd was to pass and did not ends the process, with one line."""

@@ -8,7 +8,7 @@ from pushd.access.counters import Metrics
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.options.settings import Settings
-from pushd.service.live import control_policy, public_policy
+from pushd.service.live import LiveSettings, control_policy, public_policy
 
 # Larger than what a batch may have in any case.
 LARGE = 16 << 20
@@ -20,13 +20,13 @@ class EntranceTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Make both."""
         settings = Settings(
-            limits=Limits(max_message=LARGE),
-            max_connections=3,
-            max_per_address=2,
+            limits=Limits(max_message=LARGE, max_connections=3, max_per_address=2),
             proxies=Proxies(["10.0.0.1"]),
         )
-        self.public = public_policy(settings, Metrics())
-        self.control = control_policy(settings, Metrics())
+        live = LiveSettings(lambda wanted: wanted)
+        live.apply(settings)
+        self.public = public_policy(live, settings.proxies, Metrics())
+        self.control = control_policy(live, Metrics())
 
     def test_places(self) -> None:
         """Strangers get the places that there are for them; operators always have some."""

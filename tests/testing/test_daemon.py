@@ -6,6 +6,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import GOING_AWAY, NORMAL
+from pushd.access.limits import Limits
 from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, accept_websocket
 from pushd.views.routes import Routes
@@ -105,6 +106,14 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual(Daemon(threads=3).settings.threads, 3)
         with self.assertRaises(TypeError):
             Daemon(colour="red")
+
+    def test_limits(self) -> None:
+        """Every limit can be given by its name, beside others; a stop takes no time by default."""
+        self.assertEqual(Daemon().settings.limits, Limits(drain=0))
+        self.assertEqual(
+            Daemon(max_message=7, drain=3, limits=Limits(max_rate=5)).settings.limits,
+            Limits(max_message=7, drain=3, max_rate=5),
+        )
 
     def test_nothing_pending(self) -> None:
         """A daemon that has nothing to do waits for nothing."""

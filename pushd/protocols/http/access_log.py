@@ -43,6 +43,14 @@ class AccessLog:
         """Log an exception that twisted.web raised over what a client sent."""
         self._log.failure("failed to read a request of {peer}", event="request_failed", peer=peer)
 
+    def log_connection_failure(self, peer: str) -> None:
+        """Log an exception that kept a new connection from being served."""
+        self._log.failure(
+            "failed to serve the new connection of {peer}: it was dropped",
+            event="connection_failed",
+            peer=peer,
+        )
+
     def log_refusal(self, peer: str, status: int, line: str) -> None:
         """Count a request that did not come far enough for an access line, and write its line."""
         self.count_refusal(status)

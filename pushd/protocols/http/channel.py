@@ -54,6 +54,9 @@ class Premises(Refusing, Protocol):
     def log_failure(self, peer: str) -> None:
         """Log an exception that twisted.web raised over what a client sent."""
 
+    def log_connection_failure(self, peer: str) -> None:
+        """Log an exception that kept a new connection from being served."""
+
 
 class Channel(StrictChannel):
     """One HTTP/1.1 connection, held to its time and to the letter."""
@@ -66,6 +69,14 @@ class Channel(StrictChannel):
     _turn: IDelayedCall | None = None
     # What waited for the reader when its time began.
     _unread = 0
+
+    def makeConnection(self, transport: Any) -> None:
+        """Begin. If that fails, drop the connection: Twisted would go on reading from it."""
+        try:
+            super().makeConnection(transport)
+        except Exception:
+            self.site.log_connection_failure(peer_name(transport.getPeer()))
+            transport.abortConnection()
 
     def connectionMade(self) -> None:
         """Wait for the first request."""

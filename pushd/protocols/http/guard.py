@@ -8,6 +8,7 @@ from typing import Any
 
 from pushd.access.admission import Admission
 from pushd.access.counters import Metrics
+from pushd.access.limits import Limits
 from pushd.access.origins import Origins, is_own_host
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.headers import RequestHeaders, decode_path
@@ -21,20 +22,21 @@ Guard = Callable[[Any], Response | None]
 class SitePolicy:
     """What a door asks of all who come.
 
-    :param max_body: bytes that the body of a request may have.
-    :param max_bodies: the same for those paths that may have more.
+    :param limits: ``max_message`` is also the limit of a request's body.
+    :param large_bodies: for paths with a higher limit, what computes it from ``max_message``.
     """
 
     guard: Guard
     admission: Admission
     proxies: Proxies
     metrics: Metrics
-    max_body: int
-    max_bodies: Mapping[bytes, int] = field(default_factory=dict)
+    limits: Limits
+    large_bodies: Mapping[bytes, Callable[[int], int]] = field(default_factory=dict)
 
     def body_limit(self, path: bytes) -> int:
         """How many bytes the body of a request to a path may have."""
-        return self.max_bodies.get(path, self.max_body)
+        size, larger = self.limits.max_message, self.large_bodies.get(path)
+        return size if larger is None else larger(size)
 
 
 def public_guard(origins: Origins) -> Guard:

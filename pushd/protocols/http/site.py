@@ -13,9 +13,11 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
 
 from pushd.access.admission import Admission
+from pushd.access.limits import Limits
 from pushd.protocols.http.access_log import AccessLog
 from pushd.protocols.http.channel import KEEP_ALIVE, LINGER, REQUEST_TIMEOUT, STALL_TIMEOUT, Channel
 from pushd.protocols.http.guard import SitePolicy
+from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import AnswerResource
 from pushd.schedule.timeouts import TimeoutQueue
 
@@ -57,7 +59,7 @@ class PushdSite(AccessLog, Site):
         self._here: set[Channel] = set()
         self._emptied: list[Deferred[None]] = []
         self._waiting_room = Admission(
-            connections=_WAITING_ROOM, per_address=_WAITING_ROOM, proxies=policy.proxies
+            Limits(max_connections=_WAITING_ROOM, max_per_address=_WAITING_ROOM), policy.proxies
         )
         self.requests = TimeoutQueue(reactor, length=REQUEST_TIMEOUT, expired=Channel.time_out)
         self.idle = TimeoutQueue(reactor, length=KEEP_ALIVE, expired=Channel.loseConnection)
@@ -72,6 +74,14 @@ class PushdSite(AccessLog, Site):
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Make the channel for a connection, if there is a place for it."""
+        try:
+            return self._make_channel(addr)
+        except Exception:
+            # Twisted would log it without the address, and put off the connections behind this one.
+            self.log_connection_failure("unknown" if addr is None else peer_name(addr))
+            return _Nobody()
+
+    def _make_channel(self, addr: IAddress | None) -> Any:
         address = getattr(addr, "host", None)
         ticket = self.policy.admission.connect(address)
         unwelcome = ticket is None

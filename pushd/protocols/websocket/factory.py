@@ -59,18 +59,20 @@ class PushFactory(WebSocketServerFactory):
             self._pongs,
             self._closings,
         )
-        self.limit(limits)
+        self._limits = limits
+        self._apply_limits()
+        limits.on_change(self._apply_limits)
 
-    def limit(self, limits: Limits) -> None:
-        """Go by these limits from now on, with those who are here as well.
+    def _apply_limits(self) -> None:
+        """Apply the limits to what keeps a copy, open connections included.
 
         But whether a connection is compressed was agreed on when it was opened.
         """
-        self._limits = limits
-        self._short = min(SHORT, limits.max_message)
+        most = self._limits.max_message
+        self._short = min(SHORT, most)
         holder: Any
         for holder in (self, self._protocol):
-            holder.maxMessagePayloadSize = holder.maxFramePayloadSize = limits.max_message
+            holder.maxMessagePayloadSize = holder.maxFramePayloadSize = most
         for protocol in self._pings:
             protocol._go_by_limits()
 

@@ -25,7 +25,7 @@ _PAUSED_FROM = FileDescriptor.bufferSize
 class OutboundFactory(Protocol):
     """What it takes of a factory to send."""
 
-    # Those that there are now: others after a reload.
+    # A reload changes them.
     _limits: Limits
     # By which all write.
     _turn: Cork

@@ -74,6 +74,28 @@ class FailureTests(ChannelTestCase):
         self.assertIn(" 400 ", peer.head)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
+    def test_beginning(self) -> None:
+        """A connection that fails when it begins is logged and dropped, and its place is free."""
+        self.patch(self.site, "enter", self.fail_once)
+        with capturedLogs() as events:
+            peer = self.send()
+        self.assertIsNotNone(peer.lost)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual([event["event"] for event in events], ["connection_failed"])
+        self.assertEqual(len(self.site.policy.admission), 0)
+        self.assertEqual(self.daemon.pending_calls, [])
+        self.assertEqual(self.send(GET).body, b"hello")
+
+    def fail_once(self, channel: object) -> None:
+        """Fail; next time do what should be done."""
+        del self.site.enter
+        raise ZeroDivisionError
+
+    @property
+    def site(self) -> Any:
+        """The site of the public port."""
+        return self.daemon.clock.tcpServers[0][1]
+
 
 class TimeTests(ChannelTestCase):
     def test_keep_alive(self) -> None:

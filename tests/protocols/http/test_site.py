@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.logger import capturedLogs
+
 from pushd.protocols.http.channel import Premises
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.http.strict import Refusing
@@ -79,6 +81,23 @@ class PlacesTests(ChannelTestCase):
         self.assertIsNone(self.send().lost)
         waiting[1].send(GET)
         self.assertIn(" 503 ", waiting[1].head)
+
+    def test_failure(self) -> None:
+        """A connection whose channel cannot be made is logged with its address, and closed."""
+
+        def fail(address: object) -> None:
+            raise ZeroDivisionError
+
+        site: Any = self.daemon.clock.tcpServers[0][1]
+        self.patch(site.policy.admission, "connect", fail)
+        with capturedLogs() as events:
+            peer = self.send()
+            unknown = site.buildProtocol(None)
+        self.assertIsNotNone(peer.lost)
+        self.assertIsNotNone(unknown)
+        self.assertEqual([event["event"] for event in events], ["connection_failed"] * 2)
+        self.assertRegex(events[0]["peer"], r"^127\.0\.0\.1:\d+$")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
 
 class GuardTests(ChannelTestCase):
