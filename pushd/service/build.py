@@ -14,7 +14,6 @@ from pushd.access.connections import Connections
 from pushd.access.counters import Metrics
 from pushd.access.limits import Bounds
 from pushd.api.health import Readiness
-from pushd.api.receipts import Receipts
 from pushd.api.resource import PublishContext
 from pushd.api.topics import TopicContext
 from pushd.api.urls import control_site, public_site
@@ -114,7 +113,6 @@ def build(
         farewell=Drain(reactor, publish.connections, random),
         timed=publish.timed,
         broker=publish.broker,
-        receipts=publish.receipts,
     )
     service.drain = settings.drain
     service.stopping.append(threads.stop)
@@ -167,7 +165,6 @@ def _build_publishing(
         hub=hub,
         timed=ScheduledPublications(beat, broker, _make_name),
         connections=Connections(reactor, wall),
-        receipts=Receipts(reactor),
         bounds=Bounds(settings.limits.max_message, settings.limits.max_buffered),
     )
 

@@ -14,7 +14,6 @@ from twisted.logger import Logger
 from pushd.access.closing import GOING_AWAY, Closing
 from pushd.access.connections import Closable, Connections
 from pushd.api.health import Readiness
-from pushd.api.receipts import Receipts
 from pushd.options.settings import Applier
 from pushd.service.listening import PortService
 from pushd.topics.broker import Broker
@@ -47,7 +46,6 @@ class PushService(MultiService):
         farewell: Drain,
         timed: ScheduledPublications,
         broker: Broker,
-        receipts: Receipts,
     ) -> None:
         super().__init__()
         self._clock = clock
@@ -55,7 +53,6 @@ class PushService(MultiService):
         self._farewell = farewell
         self._timed = timed
         self._broker = broker
-        self._receipts = receipts
         #: Seconds over which they are asked.
         self.drain: float = 0
         #: The doors for everybody, and those for operators.
@@ -115,7 +112,6 @@ class PushService(MultiService):
         await self._wait(closed, begin + self.drain - self._clock.seconds())
         self._timed.stop()
         self._broker.stop()
-        self._receipts.stop()
         closed = gatherResults([door.close() for door in self.control], consumeErrors=True)
         await self._wait(closed, _LAST_WORDS)
         await super().stopService()
