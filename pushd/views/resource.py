@@ -208,8 +208,6 @@ class _Meeting:
         """Answer 101 and hand the connection over to Autobahn."""
         request, self._http = self._http, None
         channel = request.channel
-        channel.write_now()
-        transport, channel.transport = channel.transport, None
         # The connection's place, and the client's behind a proxy, go over to the WebSocket.
         self._tickets = [ticket for ticket in (channel.ticket, request.ticket) if ticket]
         # What was asked is answered by now. What nobody needs any more goes while it is at hand.
@@ -217,12 +215,7 @@ class _Meeting:
         del self._handshake
         request.requestHeaders.fold()
         protocol = self._door.factory.build(websocket, self._lost)
-        protocol._take_over(transport, handshake, subprotocol)
-        # Frames that came right behind the handshake: those that the channel has put aside,
-        # and those that it will when this is called from within its own parsing.
-        if channel._dataBuffer:
-            protocol.dataReceived(b"".join(channel._dataBuffer))
-        channel.rawDataReceived = protocol.dataReceived
+        protocol.take_over(channel, handshake, subprotocol)
         connections = self._door.connections
         identity = self._identity
         subject = None if identity is None else identity.subject
@@ -353,7 +346,7 @@ class _Meeting:
         self._door.connections.lost(self._websocket)
         for ticket in self._tickets:
             ticket.leave()
-        ending = protocol._ending
+        ending = protocol.ending
         self._door.metrics.closed.count(ending.code)
         self._door.metrics.traffic.ended("websocket", protocol.traffic)
         log_ended(self._door.connections, self._connection, ending)
