@@ -13,7 +13,8 @@ from pushd.access import connections as visits
 from pushd.protocols.websocket import frames, outbound
 from pushd.protocols.websocket import subscriber as feeds
 from pushd.testing.daemon import Daemon
-from pushd.topics.hub import Hub
+from pushd.topics.fanout import Batch
+from pushd.topics.subscribers import SubscriberList
 from pushd.views.demo import ticker
 from pushd.views.request import Request, accept_websocket
 from tests.kernel import Kernel, Server, open_websocket
@@ -100,8 +101,14 @@ class DeliveryTests(WorkTestCase):
         """From the second on, a delivery is one call of a function: the kernel's."""
         # Of the delivery alone: what a request takes beside it differs with the time of day.
         counted: list[int] = []
-        tell = Hub._tell
-        self.patch(Hub, "_tell", lambda *told: counted.append(calls_of(lambda: tell(*told))))
+        tell = SubscriberList.tell
+
+        def count(subscribers: SubscriberList, batch: Batch) -> int:
+            told: list[int] = []
+            counted.append(calls_of(lambda: told.append(tell(subscribers, batch))))
+            return told[0]
+
+        self.patch(SubscriberList, "tell", count)
         servers = self.connect(SUBSCRIBERS, "/topics/t")
         self.publish(1)
         self.publish(1)

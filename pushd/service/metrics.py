@@ -106,7 +106,7 @@ class MetricsCollector(Collector):
             "Connections at the public port, by transport and state.",
             labels=["transport", "state"],
         )
-        closing = len(self.factory._closings)
+        closing = len(self.factory.closings)
         states = {
             ("http", "reading"): len(self.door.requests),
             ("http", "idle"): len(self.door.idle),

@@ -224,8 +224,6 @@ class WebSocketExchange(_Exchange):
         context = self._context
         request, self._http = self._http, None
         channel = request.channel
-        channel.write_now()
-        transport, channel.transport = channel.transport, None
         # The slot of the connection, and that of the client if a proxy forwarded the request.
         self._slots = [slot for slot in (channel.ticket, request.ticket) if slot]
         # Free what is of no use any more, as the connection may stay for days.
@@ -233,12 +231,7 @@ class WebSocketExchange(_Exchange):
         del self._handshake
         request.requestHeaders.fold()
         protocol = context.factory.build(websocket, self._connection_lost)
-        protocol._take_over(transport, handshake, subprotocol)
-        # Frames that arrived together with the handshake: those that the channel has buffered,
-        # and those that it still buffers if this is called while it parses.
-        if channel._dataBuffer:
-            protocol.dataReceived(b"".join(channel._dataBuffer))
-        channel.rawDataReceived = protocol.dataReceived
+        protocol.take_over(channel, handshake, subprotocol)
         identity = self._identity
         self._connection = context.connections.opened(
             websocket,
@@ -300,7 +293,7 @@ class WebSocketExchange(_Exchange):
         context.connections.lost(self._websocket)
         for slot in self._slots:
             slot.leave()
-        ending = protocol._ending
+        ending = protocol.ending
         context.metrics.closed.count(ending.code)
         context.metrics.traffic.ended("websocket", protocol.traffic)
         log_ended(context.connections, self._connection, ending)

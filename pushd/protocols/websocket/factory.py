@@ -43,21 +43,19 @@ class PushFactory(WebSocketServerFactory):
         )
         self._clock = reactor
         self._turn = turn
-        self._pings = TimeoutQueue(reactor, length=PING_INTERVAL, expired=PushProtocol._ping)
-        self._pongs = TimeoutQueue(reactor, length=PONG_TIMEOUT, expired=PushProtocol._drop_silent)
-        self._closings = TimeoutQueue(
-            reactor, length=CLOSE_TIMEOUT, expired=PushProtocol._drop_dead
-        )
+        self.pings = TimeoutQueue(reactor, length=PING_INTERVAL, expired=PushProtocol._ping)
+        self.pongs = TimeoutQueue(reactor, length=PONG_TIMEOUT, expired=PushProtocol._drop_silent)
+        self.closings = TimeoutQueue(reactor, length=CLOSE_TIMEOUT, expired=PushProtocol._drop_dead)
         # The options stand in a class, where Autobahn finds them as well as in each object.
         options = {name: getattr(self, name) for name in PushProtocol.CONFIG_ATTRS}
         del options["perMessageCompressionAccept"]  # A function would become a method.
         # The log names the class that it extends.
         options["__module__"] = PushProtocol.__module__
         self._protocol: type[PushProtocol] = type("PushProtocol", (PushProtocol,), options)
-        self._all_deadlines: tuple[TimeoutQueue[Any], ...] = (
-            self._pings,
-            self._pongs,
-            self._closings,
+        self.timeouts: tuple[TimeoutQueue[Any], ...] = (
+            self.pings,
+            self.pongs,
+            self.closings,
         )
         self._limits = limits
         self._apply_limits()
@@ -73,7 +71,7 @@ class PushFactory(WebSocketServerFactory):
         holder: Any
         for holder in (self, self._protocol):
             holder.maxMessagePayloadSize = holder.maxFramePayloadSize = most
-        for protocol in self._pings:
+        for protocol in self.pings:
             protocol._go_by_limits()
 
     def buildProtocol(self, addr: IAddress | None) -> Any:

@@ -30,7 +30,7 @@ class InboundFactory(OutboundFactory, Protocol):
     _short: int
     _clock: IReactorTime
     # Who was pinged, and has not answered.
-    _pongs: TimeoutQueue[Any]
+    pongs: TimeoutQueue[Any]
 
 
 class Inbound(Judge):
@@ -56,7 +56,7 @@ class Inbound(Judge):
         self._reading_paused = True
         self.transport.pauseProducing()
         # A pong could not be seen any more.
-        self.factory._pongs.stop(self)
+        self.factory.pongs.stop(self)
 
     def resume_reading(self) -> None:
         """Deliver what is here already, then read on."""

@@ -33,9 +33,9 @@ class ProtocolFactory(InboundFactory, Protocol):
     """What it takes of a factory to live and to end."""
 
     # Who is to be pinged, and who has not answered our Close.
-    _pings: TimeoutQueue[Any]
-    _closings: TimeoutQueue[Any]
-    _all_deadlines: tuple[TimeoutQueue[Any], ...]
+    pings: TimeoutQueue[Any]
+    closings: TimeoutQueue[Any]
+    timeouts: tuple[TimeoutQueue[Any], ...]
 
     def _make_bucket(self) -> TokenBucket:
         """Make what a peer's rate is counted with."""
@@ -62,12 +62,14 @@ class PushProtocol(Inbound):
 
     # What the upgrade calls
 
-    def _take_over(self, transport: Any, handshake: Handshake, subprotocol: str | None) -> None:
-        """Make an HTTP connection this WebSocket's, and answer its handshake with 101.
+    def take_over(self, channel: Any, handshake: Handshake, subprotocol: str | None) -> None:
+        """Take over the connection of an HTTP channel, and answer its handshake with 101.
 
         twisted.web has read the request and pushd has checked it, so Autobahn does not get to
         parse it a second time, with rules of its own about where a header ends.
         """
+        channel.write_now()
+        transport, channel.transport = channel.transport, None
         # The HTTP channel is still its producer.
         transport.unregisterProducer()
         if isinstance(transport, ProtocolWrapper):  # TLS
@@ -79,7 +81,12 @@ class PushProtocol(Inbound):
         transport.registerProducer(self, True)
         self._bucket = self.factory._make_bucket()
         self._writer.write(opening(handshake.key, subprotocol, self._agree(handshake.extensions)))
-        self.factory._pings.start(self)
+        self.factory.pings.start(self)
+        # Frames that came right behind the handshake: those that the channel has put aside,
+        # and those that it will when this is called from within its own parsing.
+        if channel._dataBuffer:
+            self.dataReceived(b"".join(channel._dataBuffer))
+        channel.rawDataReceived = self.dataReceived
 
     # What the transport calls
 
@@ -88,7 +95,7 @@ class PushProtocol(Inbound):
         if self._rest is not None:
             self._rest.cancel()
             self._rest = None
-        for deadlines in self.factory._all_deadlines:
+        for deadlines in self.factory.timeouts:
             deadlines.stop(self)
         super().connectionLost(reason)
         self._websocket.connection_lost()
@@ -99,7 +106,7 @@ class PushProtocol(Inbound):
     def onPong(self, payload: bytes) -> None:
         """Take the answer to the last ping for a sign of life: the peer reads what we send."""
         if payload == self._ping_payload:
-            self.factory._pongs.stop(self)
+            self.factory.pongs.stop(self)
 
     def sendCloseFrame(
         self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False
@@ -108,7 +115,7 @@ class PushProtocol(Inbound):
         if self.state is not self.STATE_OPEN:
             return
         super().sendCloseFrame(code, reasonUtf8, isReply)
-        self.factory._closings.start(self)
+        self.factory.closings.start(self)
         self._websocket.conversation_ended()
         # The peer's Close frame may stand behind messages that nobody wants any more.
         if self._reading_paused and not isReply:
@@ -136,7 +143,7 @@ class PushProtocol(Inbound):
         return code if self.wasClean or self.closedByMe else 1006
 
     @property
-    def _ending(self) -> Ending:
+    def ending(self) -> Ending:
         """How it ended, and why: who sent the first Close frame ended it, with or without words."""
         if self.closedByMe:
             return Ending(self._code, US, (self.localCloseReason or b"the view closed").decode())
@@ -148,12 +155,12 @@ class PushProtocol(Inbound):
 
     def _ping(self) -> None:
         """Ask whether the peer is alive."""
-        self.factory._pings.start(self)
+        self.factory.pings.start(self)
         self._ping_payload = os.urandom(4)
         self.sendPing(self._ping_payload)
         # While reading is paused no pong can be seen; a peer that is gone fails the write.
         if not self._reading_paused:
-            self.factory._pongs.start(self)
+            self.factory.pongs.start(self)
 
     def _drop_silent(self) -> None:
         """Give up on a peer that shows no sign of life."""

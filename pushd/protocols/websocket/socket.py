@@ -12,7 +12,6 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pushd.access.closing import NORMAL, Closing
-from pushd.protocols.websocket.sent import Sent
 from pushd.protocols.websocket.subscriber import (
     V1,
     FrameWriter,
@@ -247,7 +246,7 @@ class WebSocket:
             return succeed(None)
         self._wire.send(payload, binary=binary)
         if not self.is_writing_paused:
-            return Sent()
+            return succeed(None)
         if isinstance(self._senders, tuple):
             self._senders = deque()
         sender: Deferred[None] = Deferred(self._senders.remove)
