@@ -93,8 +93,9 @@ class _Exchange(ABC):
 
     def _start(self, request: Request) -> None:
         """Run the view; answer 503 if it needs a thread and none is free."""
+        self._run = ViewRun(self._context.runner, self._view, request, self._finish)
         try:
-            self._run = self._context.runner.start(self._view, request, self._finish)
+            self._run.start()
         except ThreadsBusy:
             self._http.site.count_refusal(503)
             write_response(self._http, _BUSY)
@@ -188,7 +189,7 @@ class HttpExchange(_Exchange):
 
     def _client_left(self, failure: Failure) -> None:
         self._http = None
-        assert self._run is not None  # It began in the call that asked to be told.
+        assert self._run is not None  # It was made before anything asked for this.
         self._run.end()
         self._run.view_notified()
 

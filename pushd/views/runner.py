@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum
 from functools import lru_cache
 from typing import Any, Protocol, cast
 
@@ -23,60 +24,44 @@ GRACE = 5.0
 
 
 class Threads(Protocol):
-    """Where views run that block."""
-
-    @property
-    def busy(self) -> int:
-        """How many threads run a view just now."""
+    """Where blocking views run."""
 
     def run(self, view: View, request: Request) -> Deferred[Any]:
-        """Call the view; the Deferred fires with what it returns or raises.
+        """Call the view in a thread; the Deferred fires with its result or its Failure.
 
-        A Deferred or a coroutine that it returns is waited for. Raises ThreadsBusy when there
-        is no thread to be had.
+        If the view returns a Deferred or a coroutine, that one's result is meant. Raises
+        ThreadsBusy if no thread is free.
         """
 
     def stop(self) -> None:
-        """Let go of the threads as they end."""
+        """Accept no more views, and end each thread when its view ends."""
 
 
 class ViewRunner:
-    """Where views run, whatever kind of function they are.
+    """What all runs of views share: the clock, the threads, and the grace periods.
 
     :param clock: where time comes from.
-    :param threads: where those run that block.
+    :param threads: where blocking views run.
     """
 
     _log = Logger(namespace="pushd.views")
 
     def __init__(self, clock: IReactorTime, threads: Threads) -> None:
-        self._threads = threads
         self.clock = clock
+        self.threads = threads
+        #: Runs whose conversation is over.
         self.graces: TimeoutQueue[ViewRun] = TimeoutQueue(
             clock, length=GRACE, expired=ViewRun.grace_expired
         )
         self._warned: set[str] = set()
 
-    def start(self, view: View, request: Request, done: Callable[[Any], object]) -> ViewRun:
-        """Run the view. Raises ThreadsBusy when it needs a thread and there is none.
-
-        :param done: told once what the view returns, or the Failure that it raises; perhaps before
-            this returns.
-        """
-        conversation = ViewRun(self, view, request, done)
-        if _runs_on_reactor(view):
-            conversation.perform()
-        else:
-            self._threads.run(view, request).addBoth(conversation.finish)
-        return conversation
-
-    def blocked(self, view: View, seconds: float) -> None:
-        """Warn, once per view, that it kept the reactor for so many seconds."""
+    def warn_blocked(self, view: View, seconds: float) -> None:
+        """Warn, once per view, that a view kept the reactor busy for that many seconds."""
         name = name_of(view)
         if name not in self._warned:
             self._warned.add(name)
             self._log.warn(
-                "{view} blocked the reactor for {seconds:.3f} s: all others had to wait; "
+                "{view} blocked the reactor for {seconds:.3f} s: everything else had to wait; "
                 "make it a plain def, which runs in a thread",
                 event="view_blocked",
                 view=name,
@@ -84,124 +69,146 @@ class ViewRunner:
             )
 
 
-class ViewRun:
-    """One view that answers one request, over HTTP or a WebSocket.
+class _State(Enum):
+    """Where a view runs."""
 
-    :param done: told once what the view returns, or the Failure that it raises.
+    NEW = "it has not been called"
+    IN_THREAD = "in a thread, where nothing can cancel it"
+    ON_REACTOR = "on the reactor"
+    FINISHED = "it has returned or raised"
+
+
+class ViewRun:
+    """One call of a view, for one request over HTTP or a WebSocket, until the view ends.
+
+    A run on the reactor can be ended from outside::
+
+        running ── end ──> told by the WebSocket that it waits for, or else cancelled
+                   │
+                   view_notified ──> grace period ── grace_expired ──> cancelled, and again
+                                                                       after another grace period
+
+    A view in a thread is not cancelled: it notices the end when it next uses its WebSocket.
+
+    :param done: called once with what the view returns, or the Failure that it raises.
     """
 
     __slots__ = (
         "__weakref__",
-        "_on_reactor",
+        "_done",
         "_peer",
         "_request",
-        "_stage",
-        "_steps",
-        "_tell",
+        "_runner",
+        "_state",
         "_view",
         "_websocket",
         "_work",
-        "finished",
     )
 
     _log = Logger(namespace="pushd.views")
 
     def __init__(
-        self, stage: ViewRunner, view: View, request: Request, done: Callable[[Any], object]
+        self, runner: ViewRunner, view: View, request: Request, done: Callable[[Any], object]
     ) -> None:
-        self._stage = stage
+        self._runner = runner
         self._view = view
-        self._tell: Callable[[Any], object] | None = done
-        # Until the view is called: then it is the view's to keep, or to let go.
+        # Only until the view is called, which may drop its request before it ends.
         self._request: Request | None = request
         self._websocket = request.websocket
         self._peer = request.peer
-        self._on_reactor = False
-        self._steps: Task | None = None
-        # What a view has returned that is no coroutine.
-        self._work: Deferred[Any] | None = None
-        #: Whether the view has returned or raised.
-        self.finished = False
+        self._done: Callable[[Any], object] | None = done
+        self._state = _State.NEW
+        # What a view on the reactor has returned and has yet to finish: its coroutine, as a Task,
+        # or its Deferred.
+        self._work: Task | Deferred[Any] | None = None
 
     @property
     def running(self) -> bool | None:
-        """Whether the view is what runs at this moment; None where that can't be known."""
-        if self._steps is not None:
-            return self._steps.running
-        return False if self.finished else None
+        """Whether the view is what runs at this moment; None if that is unknown."""
+        if isinstance(self._work, Task):
+            return self._work.running
+        return False if self._state is _State.FINISHED else None
 
-    def perform(self) -> None:
-        """Call the view on the reactor."""
-        self._on_reactor = True
+    def start(self) -> None:
+        """Call the view, on the reactor or in a thread. It may have ended when this returns.
+
+        Raises ThreadsBusy if it needs a thread and none is free.
+        """
+        request, self._request = self._request, None
+        assert request is not None
+        if not _runs_on_reactor(self._view):
+            self._state = _State.IN_THREAD
+            self._runner.threads.run(self._view, request).addBoth(self._finish)
+            return
+        self._state = _State.ON_REACTOR
         if self._websocket is not None:
             self._websocket.belong_to(self)
-        clock = self._stage.clock
-        start = clock.seconds()
-        request, self._request = self._request, None
+        clock = self._runner.clock
+        began = clock.seconds()
         try:
             result = self._view(request)
-        except BaseException:  # The conversation ends by it, and says so.
+        except BaseException:  # Whatever it is ends the view, and is reported.
             result = Failure()
         del request
-        # What answers with a Deferred can't be stepped: this is all that is seen of its work.
-        seconds = clock.seconds() - start
+        # A Task measures each of its steps; of a Deferred's work this is all that can be measured.
+        seconds = clock.seconds() - began
         if seconds > PATIENCE:
-            self._blocked(seconds)
+            self._warn_blocked(seconds)
         if inspect.iscoroutine(result):
-            self._steps = Task(result, clock, self._blocked, self.finish)
-            self._steps.advance()
+            self._work = task = Task(result, clock, self._warn_blocked, self._finish)
+            task.advance()
         elif isinstance(result, Deferred):
             self._work = result
-            result.addBoth(self.finish)
+            result.addBoth(self._finish)
         else:
-            self.finish(result)
+            self._finish(result)
             if isinstance(result, Failure):
-                result.cleanFailure()  # Its traceback holds this frame, which holds it in turn.
+                result.cleanFailure()  # Its traceback refers to this frame, and this to it.
 
     def end(self) -> None:
-        """End the view, as nobody is left to talk with; ``view_notified`` follows.
+        """End the view, as its client is gone; ``view_notified`` follows.
 
-        It is cancelled where it waits, but when that is for the conversation itself, it is told.
-        A view in a thread can't be cancelled: it learns of the end when it next uses its WebSocket.
+        A view that waits for its own WebSocket is told by that; any other is cancelled.
         """
-        if not self._on_reactor or self.finished or self.running:
-            return
-        if self._steps is None and self._work is None:
-            return  # It is being called, and has not said yet how it can be ended.
-        awaited = self._steps.awaited if self._steps is not None else None
+        if self._work is None or self.running:
+            return  # It is in a thread, is being called, or has ended.
+        awaited = self._work.awaited if isinstance(self._work, Task) else None
         websocket = self._websocket
         if websocket is None or not websocket.will_tell(awaited):
             self._cancel()
 
     def view_notified(self) -> None:
-        """Take note that the view knows that it is over: it has a grace of some seconds."""
-        if self._on_reactor and not self.finished:
-            self._stage.graces.start(self)
+        """Start the grace period: by now the view has been told, or cancelled."""
+        if self._state is _State.ON_REACTOR:
+            self._runner.graces.start(self)
 
     def grace_expired(self) -> None:
-        """Cancel a view that goes on after the grace, and come back should that not help."""
+        """Cancel a view that outlived its grace; re-arm the timer in case it ignores that."""
         self._log.warn(
-            "{view} goes on {grace:g} s after the end of its conversation with {peer}: cancelled",
+            "{view} is still running {grace:g} s after the end of its conversation with {peer}: "
+            "cancelled",
             event="view_cancelled",
             view=name_of(self._view),
             peer=self._peer,
             grace=GRACE,
         )
-        self._stage.graces.start(self)
+        self._runner.graces.start(self)
         self._cancel()
 
     def _cancel(self) -> None:
-        awaited = self._work if self._steps is None else self._steps.awaited
+        """Cancel what the view waits for."""
+        work = self._work
+        awaited = work.awaited if isinstance(work, Task) else work
         if awaited is None:
-            return  # It runs, or was called to be ended by what it does itself.
+            return  # It runs, or has not returned what could be cancelled.
         if isinstance(awaited, CheapAwaitable):
             awaited.cancel()
             return
         try:
             awaited.cancel()
-        except Exception:  # The end of the connection is not to fail by what a view waits for.
+        except Exception:  # A canceller that fails must not keep the connection from ending.
             self._log.failure(
-                "{view} waits for what fails to be cancelled, for {peer}",
+                "cancelling {view} for {peer} raised",
                 event="view_failed",
                 view=name_of(self._view),
                 peer=self._peer,
@@ -209,18 +216,18 @@ class ViewRun:
             with suppress(AlreadyCalledError):
                 awaited.errback(CancelledError())
 
-    def _blocked(self, seconds: float) -> None:
-        self._stage.blocked(self._view, seconds)
+    def _warn_blocked(self, seconds: float) -> None:
+        self._runner.warn_blocked(self._view, seconds)
 
-    def finish(self, result: Any) -> None:
-        """Take what the view returns, or the Failure that it raises."""
-        self._stage.graces.stop(self)
-        self.finished = True
-        tell, self._tell = self._tell, None
-        # They refer to this in turn.
-        self._steps = self._work = self._websocket = None
-        assert tell is not None
-        tell(result)
+    def _finish(self, result: Any) -> None:
+        """Take what the view returned, or the Failure that it raised."""
+        self._runner.graces.stop(self)
+        self._state = _State.FINISHED
+        done, self._done = self._done, None
+        # They refer to this run.
+        self._work = self._websocket = None
+        assert done is not None
+        done(result)
 
 
 def runs_on_reactor(view: View) -> bool:

@@ -444,7 +444,7 @@ class GraceTests(DaemonTestCase):
             self.daemon.advance(0.001)
         self.assertEqual(self.noted, ["cancelled"])
         [warning] = warnings(events)
-        self.assertIn("test_outstays.<locals>.view goes on 5 s after the end", warning)
+        self.assertIn("test_outstays.<locals>.view is still running 5 s after the end", warning)
         self.assertIn("127.0.0.1:5", warning)
         self.assertEqual(self.daemon.pending_calls, [])
 
@@ -521,7 +521,7 @@ class GraceTests(DaemonTestCase):
             self.open(view)
             self.daemon.advance(5)
         self.assertEqual(self.noted, [11])
-        self.assertEqual(len([line for line in warnings(events) if "goes on" in line]), 2)
+        self.assertEqual(len([line for line in warnings(events) if "is still running" in line]), 2)
 
 
 class DeferredViewTests(DaemonTestCase):
@@ -964,8 +964,6 @@ class NothingLeftTests(SynchronousTestCase):
 class Threads:
     """Threads for one view that never runs."""
 
-    busy = 0
-
     def __init__(self) -> None:
         self.views: list[View] = []
         self.finished: Deferred[Any] = Deferred()
@@ -981,7 +979,7 @@ class Threads:
         """Do nothing."""
 
 
-class StageTests(SynchronousTestCase):
+class ViewRunTests(SynchronousTestCase):
     """Where a view runs, and what becomes of what it returns."""
 
     def setUp(self) -> None:
@@ -996,10 +994,12 @@ class StageTests(SynchronousTestCase):
     def start(self, view: View) -> ViewRun:
         """Run a view."""
         self.finished: Deferred[Any] = Deferred()
-        return self.runner.start(view, self.request, self.finished.callback)
+        run = ViewRun(self.runner, view, self.request, self.finished.callback)
+        run.start()
+        return run
 
     def test_coroutine(self) -> None:
-        """An async def runs at once, and its result is that of the conversation."""
+        """An async def runs at once, and its result is that of the run."""
 
         async def view(request: Request) -> str:
             await deferLater(request.clock, 1)
@@ -1042,7 +1042,7 @@ class StageTests(SynchronousTestCase):
         self.assertEqual(self.threads.views, [])
 
     def test_thread(self) -> None:
-        """Whatever may block gets a thread, and what comes of it is that of the conversation."""
+        """Whatever may block gets a thread, and what comes of it is that of the run."""
 
         def view(request: Request) -> str:
             return "done"
@@ -1059,19 +1059,19 @@ class StageTests(SynchronousTestCase):
 
     def test_thread_is_not_ended(self) -> None:
         """A view in a thread can't be cancelled: the end of a request leaves it alone."""
-        conversation = self.start(lambda request: None)
-        conversation.end()
+        run = self.start(lambda request: None)
+        run.end()
         self.assertNoResult(self.finished)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_over_twice(self) -> None:
-        """The end of what has ended is nothing."""
+    def test_end_after_end(self) -> None:
+        """Ending a run that has finished does nothing."""
 
         async def view(request: Request) -> str:
             return "done"
 
-        conversation = self.start(view)
-        conversation.end()
+        run = self.start(view)
+        run.end()
         self.assertEqual(self.successResultOf(self.finished), "done")
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -1081,12 +1081,12 @@ class StageTests(SynchronousTestCase):
 
         async def view(request: Request) -> None:
             await deferLater(self.clock, 1)
-            seen.append(conversation.running)
+            seen.append(run.running)
 
-        conversation = self.start(view)
-        seen.append(conversation.running)
+        run = self.start(view)
+        seen.append(run.running)
         self.clock.advance(1)
-        seen.append(conversation.running)
+        seen.append(run.running)
         self.assertEqual(seen, [False, True, False])
 
     def test_running_unknown(self) -> None:
@@ -1096,10 +1096,10 @@ class StageTests(SynchronousTestCase):
         def view(request: Request) -> Deferred[None]:
             return waiting
 
-        conversation = self.start(view)
-        self.assertIsNone(conversation.running)
+        run = self.start(view)
+        self.assertIsNone(run.running)
         waiting.callback(None)
-        self.assertIs(conversation.running, False)
+        self.assertIs(run.running, False)
 
 
 async def coroutine(request: Request) -> None:
