@@ -1,4 +1,4 @@
-"""When Python looks for garbage."""
+"""Garbage collection: when it runs, and that ended connections leave it nothing to do."""
 
 from __future__ import annotations
 
@@ -13,144 +13,104 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.schedule.ticks import PushSchedule
-from pushd.service.garbage import YOUNG, GarbageService, peak_memory
+from pushd.service.garbage import YOUNG, GarbageService
 from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, accept_websocket
 from tests.kernel import Server
 from tests.peer import TEXT, close_frame, frame, handshake, request
 
 
-class Collector:
-    """A garbage collector that notes what it is asked for, and takes its time."""
+class FakeCollector:
+    """The module ``gc``: notes the calls, and takes time to collect."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.asked: list[str] = []
+        self.calls: list[str] = []
         self.thresholds = (1, 2, 3)
-        self.takes = 0.0
+        self.seconds = 0.0
 
     def get_threshold(self) -> tuple[int, int, int]:
-        """What was set."""
+        """Return what was set last."""
         return self.thresholds
 
     def set_threshold(self, *thresholds: int) -> None:
-        """Set when to look at which."""
+        """Set the thresholds of the three generations."""
         first, second, third = thresholds
         self.thresholds = first, second, third
 
     def freeze(self) -> None:
-        """Set all aside."""
-        self.asked.append("freeze")
+        """Note the call."""
+        self.calls.append("freeze")
 
     def unfreeze(self) -> None:
-        """Have them back."""
-        self.asked.append("unfreeze")
+        """Note the call."""
+        self.calls.append("unfreeze")
 
     def collect(self) -> int:
-        """Look at all."""
-        self.asked.append("collect")
-        self.clock.rightNow += self.takes
+        """Note the call, let time pass, and say that seven objects were found."""
+        self.calls.append("collect")
+        self.clock.rightNow += self.seconds
         return 7
 
 
-LOOK = ["unfreeze", "collect", "freeze"]
-
-
-class GarbageTests(SynchronousTestCase):
+class GarbageServiceTests(SynchronousTestCase):
     def setUp(self) -> None:
-        """Have a service that has begun."""
+        """Start a service."""
         self.clock = Clock()
-        self.collector = Collector(self.clock)
-        self.size = 100_000
-        self.service = self.make_service()
+        self.collector = FakeCollector(self.clock)
+        self.service = GarbageService(self.clock, self.collector)
         self.service.startService()
         self.addCleanup(self.service.stopService)
 
-    def make_service(self) -> GarbageService:
-        """Make one, in a process of which we say how large it is."""
-        return GarbageService(self.clock, self.collector, lambda: self.size)
-
-    def count_looks(self, seconds: int) -> int:
-        """How often all are looked at in some seconds."""
-        self.collector.asked.clear()
-        for _ in range(seconds):
-            self.clock.advance(1)
-        return self.collector.asked.count("collect")
-
     def test_start(self) -> None:
-        """What is there at the start is looked at once, and set aside."""
-        self.assertEqual(self.collector.asked, LOOK)
-        self.assertEqual(self.collector.thresholds[0], YOUNG)
-        self.assertGreater(min(self.collector.thresholds[1:]), 1_000_000)
+        """At the start, garbage is collected, and all other objects are frozen."""
+        self.assertEqual(self.collector.calls, ["collect", "freeze"])
 
-    def test_pause(self) -> None:
-        """In between nobody is kept waiting: the young are Python's to look at, by their number."""
-        self.assertEqual(self.count_looks(5), 0)
-        self.assertEqual(self.collector.asked, [])
+    def test_thresholds(self) -> None:
+        """Python collects young objects only, as their number grows."""
+        young, *older = self.collector.thresholds
+        self.assertEqual(young, YOUNG)
+        self.assertGreater(min(older), 1_000_000)
 
     def test_interval(self) -> None:
-        """All are looked at once in a minute."""
-        self.assertEqual(self.count_looks(59), 0)
-        self.assertEqual(self.count_looks(1), 1)
-        self.assertEqual(self.collector.asked, LOOK)
-        self.assertEqual(self.count_looks(60), 1)
-
-    def test_share(self) -> None:
-        """Where that takes long it is done more seldom: a thousandth of the time is enough."""
-        self.collector.takes = 0.5
-        self.assertEqual(self.count_looks(60), 1)
-        self.assertEqual(self.count_looks(499), 0)
-        self.collector.takes = 0.9
-        self.assertEqual(self.count_looks(1), 1)
-        self.assertEqual(self.count_looks(599), 0)
-        self.assertEqual(self.count_looks(1), 1)
-
-    def test_growth(self) -> None:
-        """Where the process grows much it is done at once, as that may be with garbage."""
-        self.size = 164_000
-        self.assertEqual(self.count_looks(2), 0)
-        self.size = 166_000
-        self.assertEqual(self.count_looks(2), 1)
-        self.size = 1_000_000
-        self.assertEqual(self.count_looks(2), 1)
-        self.size = 1_240_000
-        self.assertEqual(self.count_looks(2), 0)
-        self.size = 1_260_000
-        self.assertEqual(self.count_looks(2), 1)
+        """A full collection runs once a minute, and nothing happens in between."""
+        self.collector.calls.clear()
+        self.clock.advance(59)
+        self.assertEqual(self.collector.calls, [])
+        self.clock.advance(1)
+        self.assertEqual(self.collector.calls, ["collect"])
+        self.clock.advance(59)
+        self.assertEqual(self.collector.calls, ["collect"])
+        self.clock.advance(1)
+        self.assertEqual(self.collector.calls, ["collect", "collect"])
 
     def test_log(self) -> None:
-        """It is said at debug level what there was, and how long all had to wait for it."""
+        """A debug line says what a collection found, and how long it stopped the process."""
+        self.collector.seconds = 0.25
         with capturedLogs() as events:
-            self.count_looks(60)
+            self.clock.advance(60)
         [event] = events
         self.assertEqual((event["event"], event["log_level"]), ("garbage", LogLevel.debug))
-        self.assertEqual(formatEvent(event), "found 7 objects of garbage in 0.000 s")
+        self.assertEqual(
+            formatEvent(event), "garbage collection found 7 unreachable objects in 0.250 s"
+        )
 
     def test_stop(self) -> None:
-        """At the end the collector is as it was."""
-        self.collector.asked.clear()
+        """A stop restores the thresholds, unfreezes all objects, and leaves no timer."""
+        self.collector.calls.clear()
         self.service.stopService()
-        self.assertEqual(self.collector.asked, ["unfreeze"])
+        self.assertEqual(self.collector.calls, ["unfreeze"])
         self.assertEqual(self.collector.thresholds, (1, 2, 3))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_two(self) -> None:
-        """The last of two leaves it as the first has found it, in whatever order they end."""
-        second = self.make_service()
-        second.startService()
-        self.service.stopService()
-        self.assertEqual(self.collector.thresholds[0], YOUNG)
-        second.stopService()
-        self.assertEqual(self.collector.thresholds, (1, 2, 3))
-
     def test_never_started(self) -> None:
-        """What has not begun has nothing to end."""
-        collector = Collector(self.clock)
+        """A service that was never started changes nothing when it is stopped."""
+        collector = FakeCollector(self.clock)
         GarbageService(self.clock, collector).stopService()
-        self.assertEqual(collector.asked, [])
+        self.assertEqual(collector.calls, [])
 
     def test_python(self) -> None:
-        """Python's own collector does all that, and finds a circle."""
+        """With Python's own collector, a reference cycle is found after a minute."""
         service = GarbageService(self.clock)
         before = gc.get_threshold()
         service.startService()
@@ -160,21 +120,17 @@ class GarbageTests(SynchronousTestCase):
         circle.append(circle)
         del circle
         with capturedLogs() as events:
-            self.count_looks(60)
+            self.clock.advance(60)
         self.assertGreater(max(event["found"] for event in events), 0)
         service.stopService()
         self.assertEqual((gc.get_threshold(), gc.get_freeze_count()), (before, 0))
 
-    def test_peak(self) -> None:
-        """A process knows how large it has been."""
-        self.assertGreater(peak_memory(), 10_000)
 
-
-class CirclesTests(SynchronousTestCase):
-    """Connections that have ended leave nothing to the garbage collector."""
+class ReferenceCycleTests(SynchronousTestCase):
+    """A connection that has ended leaves no reference cycle."""
 
     def setUp(self) -> None:
-        """Have a view of each kind, and no garbage."""
+        """Serve a view of each kind."""
 
         @accept_websocket
         async def echo(request: Request) -> str | None:
@@ -207,12 +163,12 @@ class CirclesTests(SynchronousTestCase):
         views = {"/echo/": echo, "/push/": push, "/clean/": clean_up, "/fail/": fail}
         self.daemon = Daemon({**views, "/at-once/": fail_at_once})
         if Failure.cleanFailure.__module__.startswith("pytest_twisted"):
-            # It has failures keep all that pytest may want to show.
+            # pytest-twisted makes failures keep their tracebacks for pytest.
             self.patch(Failure, "cleanFailure", forget_traceback)
         self.addCleanup(self.daemon.stop)
 
     def count_garbage(self, *pieces: bytes) -> int:
-        """How many objects are left to be found when a connection has come and gone."""
+        """Return how many objects a connection that has ended leaves to the collector."""
 
         def visit() -> None:
             server = Server(self.daemon)
@@ -225,24 +181,24 @@ class CirclesTests(SynchronousTestCase):
         gc.disable()
         self.addCleanup(gc.enable)
         found = []
-        # What is made once, or left by others, is found once; what a connection leaves, each time.
+        # Caches and other tests leave garbage once; a leak is found in every round.
         for _ in range(3):
             visit()
             found.append(gc.collect())
         return min(found)
 
     def test_websocket(self) -> None:
-        """A WebSocket that was closed by its client is gone with it."""
+        """A WebSocket closed by its client leaves no garbage."""
         pieces = handshake("/echo/"), frame(TEXT, b"x"), close_frame(1000)
         self.assertEqual(self.count_garbage(*pieces), 0)
 
     def test_subscriber(self) -> None:
-        """A subscriber is, too, and so is one whose connection breaks off."""
+        """A subscriber leaves no garbage, whether it closes or its connection is lost."""
         self.assertEqual(self.count_garbage(handshake("/topics/a"), close_frame(1000)), 0)
         self.assertEqual(self.count_garbage(handshake("/topics/a")), 0)
 
     def test_views(self) -> None:
-        """Views that are cancelled where they wait, or fail, leave nothing behind, too."""
+        """Views that are cancelled, or fail, leave no garbage."""
         for path in ("/push/", "/clean/"):
             self.assertEqual(self.count_garbage(handshake(path)), 0, path)
         pieces = handshake("/fail/"), frame(TEXT, b"x"), close_frame(1011)
@@ -251,20 +207,20 @@ class CirclesTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 6)
 
     def test_pipelined(self) -> None:
-        """Requests in one piece, and a handshake behind one, leave nothing either."""
+        """Pipelined requests, and a handshake behind a request, leave no garbage."""
         head = request("GET /echo/ HTTP/1.1", "Host: localhost")
         self.assertEqual(self.count_garbage(head + head), 0)
         pieces = head + handshake("/echo/"), close_frame(1000)
         self.assertEqual(self.count_garbage(*pieces), 0)
 
     def test_page(self) -> None:
-        """A plain request is, too."""
+        """A plain request leaves no garbage."""
         head = request("GET /echo/ HTTP/1.1", "Host: localhost", "Connection: close")
         self.assertEqual(self.count_garbage(head), 0)
 
 
 def forget_traceback(failure: Failure) -> None:
-    """Let go of what a failure's traceback holds, as Twisted's own ``cleanFailure`` does."""
+    """Drop a failure's traceback, as Twisted's own ``cleanFailure`` does."""
     failure.tb = None
     assert failure.value is not None
     failure.value.__traceback__ = None
