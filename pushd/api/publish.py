@@ -121,16 +121,12 @@ def batch_body(max_message: int) -> int:
 
 
 async def _publish(door: PublishContext, draft: Draft) -> dict[str, Any]:
-    told = None if draft.key is None else door.receipts.find(draft.topic, draft.key)
-    if told is not None:
-        return told
     return _tell(door, draft, await door.broker.publish(draft.topic, draft.data, draft.key))
 
 
 def _tell(door: PublishContext, draft: Draft, id: Id) -> dict[str, Any]:
-    """The answer to a publication; for a key that was seen, the one of then."""
-    answer = {"id": str(id), "subscribers": door.hub.count(draft.topic)}
-    return answer if draft.key is None else door.receipts.keep(draft.topic, draft.key, answer)
+    """The answer to a publication: its id, and how many subscribers the topic has now."""
+    return {"id": str(id), "subscribers": door.hub.count(draft.topic)}
 
 
 # What an Idempotency-Key may be: what fits into a header, and is not made to fill memory.

@@ -13,7 +13,6 @@ from twisted.web.server import NOT_DONE_YET
 
 from pushd.access.connections import Connections
 from pushd.access.limits import Limits
-from pushd.api.receipts import Receipts
 from pushd.errors import BadRequest, Unavailable
 from pushd.protocols.http.response import Response, json_refusal, write_response
 from pushd.topics.broker import Broker
@@ -30,7 +29,6 @@ class PublishContext:
     hub: Hub
     timed: ScheduledPublications
     connections: Connections
-    receipts: Receipts
     limits: Limits
 
 

@@ -14,7 +14,6 @@ from pushd.access.connections import Connections
 from pushd.access.counters import Metrics
 from pushd.access.limits import Limits
 from pushd.api.health import Readiness
-from pushd.api.receipts import Receipts
 from pushd.api.resource import PublishContext
 from pushd.api.topics import TopicContext
 from pushd.api.urls import control_site, public_site
@@ -118,7 +117,6 @@ def build(
         farewell=Drain(reactor, publish.connections, random),
         timed=publish.timed,
         broker=publish.broker,
-        receipts=publish.receipts,
         limits=live.limits,
     )
     service.appliers.append(live.apply)
@@ -164,7 +162,6 @@ def _build_publishing(
         hub=hub,
         timed=ScheduledPublications(beat, broker, _make_name),
         connections=Connections(reactor, wall),
-        receipts=Receipts(reactor),
         limits=limits,
     )
 

@@ -15,7 +15,6 @@ from pushd.access.closing import GOING_AWAY, Closing
 from pushd.access.connections import Closable, Connections
 from pushd.access.limits import Limits
 from pushd.api.health import Readiness
-from pushd.api.receipts import Receipts
 from pushd.options.settings import Applier
 from pushd.service.listening import PortService
 from pushd.topics.broker import Broker
@@ -48,7 +47,6 @@ class PushService(MultiService):
         farewell: Drain,
         timed: ScheduledPublications,
         broker: Broker,
-        receipts: Receipts,
         limits: Limits,
     ) -> None:
         super().__init__()
@@ -57,7 +55,6 @@ class PushService(MultiService):
         self._farewell = farewell
         self._timed = timed
         self._broker = broker
-        self._receipts = receipts
         self._limits = limits
         #: The doors for everybody, and those for operators.
         self.public: list[PortService] = []
@@ -121,7 +118,6 @@ class PushService(MultiService):
         await self._wait(closed, begin + self.drain - self._clock.seconds())
         self._timed.stop()
         self._broker.stop()
-        self._receipts.stop()
         closed = gatherResults([door.close() for door in self.control], consumeErrors=True)
         await self._wait(closed, _LAST_WORDS)
         await super().stopService()
