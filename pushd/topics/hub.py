@@ -100,7 +100,11 @@ class Hub:
             for run, since in news:
                 # Those in unison are told past what others write.
                 self._let_out()
-                self._tell(Batch(run))
+                batch = Batch(run)
+                audience = self._topics.get(batch.topic)
+                if audience is not None:
+                    told = audience.tell(batch)
+                    self.delivered += batch.count * told
                 self._let_out()
                 self.delays.observe(self.clock.seconds() - since)
         finally:
@@ -165,17 +169,6 @@ class Hub:
     def _end_turn(self) -> None:
         self._turn_ends = None
         self.flush()
-
-    def _tell(self, batch: Batch) -> None:
-        audience = self._topics.get(batch.topic)
-        if audience is None:
-            return
-        self.delivered += batch.count * audience.tell(batch)
-        for subscription in audience.apart():
-            try:
-                subscription.take(batch)
-            except Exception:
-                subscription.failed(Failure())
 
 
 def _follows(id: Id, last: Id) -> bool:

@@ -67,18 +67,23 @@ class SubscriberList:
             self._break_up(unison)
 
     def tell(self, batch: Batch) -> int:
-        """Tell those in unison what has just been published. Returns how many they were.
+        """Tell all what has just been published. Returns how many of them heard it in unison.
 
-        Where something is the matter with it they are apart afterwards, and have not been told.
-        One that fails is ended; nothing is raised.
+        Where something is the matter with it, all are told one by one. One that fails is ended;
+        nothing is raised.
         """
         told = 0
         for unison in tuple(self._unisons.values()):
             if _is_fit(batch, unison):
                 told += len(unison)
-                self._tell(unison, batch)
+                self._write_rest(unison.tell(batch))
             else:
                 self._break_up(unison)
+        for subscription in self.apart():
+            try:
+                subscription.take(batch)
+            except Exception:
+                subscription.failed(Failure())
         return told
 
     def settle(self) -> None:
@@ -90,8 +95,8 @@ class SubscriberList:
         for subscription in unison:
             self.set_apart(subscription)
 
-    def _tell(self, unison: FanOutGroup[Subscription], batch: Batch) -> None:
-        short = unison.tell(batch)
+    def _write_rest(self, short: list[tuple[Subscription, bytes]]) -> None:
+        """Write what sockets did not take; those that are short are apart from then on."""
         # First all apart: nobody is to be written to past what waits for them now.
         writes = [(subscription, subscription.part.write, rest) for subscription, rest in short]
         for subscription, _ in short:
