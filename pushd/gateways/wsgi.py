@@ -1,28 +1,33 @@
-"""A WSGI application behind the public port: its pages through Twisted's WSGIResource."""
+"""Serves a WSGI application: its pages, and the WebSockets that it accepts (PEP 3333)."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from enum import Enum
 from functools import partial
 from typing import Any, Protocol
 
-from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET
-from twisted.web.wsgi import WSGIResource
 from zope.interface import implementer
 
 from pushd.access.limits import Limits
-from pushd.gateways.environ import Application, HandshakeView, ask, check_head, make_environ
+from pushd.gateways.environ import (
+    Application,
+    HandshakeView,
+    Head,
+    ask,
+    check_head,
+    make_environ,
+)
 from pushd.protocols.http.request import path_of
-from pushd.protocols.http.response import FAILURE
+from pushd.protocols.http.response import write_failure
 from pushd.protocols.http.static import StaticFiles
+from pushd.protocols.transport import unsent
 from pushd.views.exchange import ViewContext
 from pushd.views.request import Handshakes, Request
 from pushd.views.resource import ViewResource
@@ -34,7 +39,12 @@ _log = Logger(namespace="pushd.gateways")
 # Where the client that pushd ships is, as all other paths are the application's.
 _SHIPPED = "/pushd/"
 
-_HTML = ("Content-Type", "text/html; charset=utf-8")
+# How much is handed to the reactor at a time, in bytes: more of a large piece than that waits in
+# the application's own memory.
+_PART = 1 << 18
+
+# What a part takes in the transport's buffer beside its own bytes: three objects of a list.
+_OVERHEAD = 128
 
 
 class Pool(Protocol):
@@ -87,199 +97,192 @@ class ApplicationContext:
 
 
 class ApplicationResource(ViewResource):
-    """An application at a URL: handshakes are a view's business, all else is WSGIResource's."""
+    """An application at a URL. Handshakes are served by a view, all else by ``WsgiResponse``."""
 
-    def __init__(self, door: ApplicationContext, path: str) -> None:
-        super().__init__(door.views, door.handshakes, path)
-        self._application_door = door
+    def __init__(self, context: ApplicationContext, path: str) -> None:
+        super().__init__(context.views, context.handshakes, path)
+        self._application = context
 
     def render(self, request: Any) -> int:
-        """Ask the application."""
+        """Call the application, in a thread."""
         if request.wants_websocket:
             return super().render(request)
-        door = self._application_door
+        context = self._application
         asked = Request(body=request.content.read(), **self._request_fields(request))
-        environ = make_environ(blocking(asked, door.threads))
-        page = _Page(request, door.limits.max_buffered)
-        failed = door.views.metrics.view_errors.inc
-        # The application is called with our own environ; Twisted's knows no proxies.
-        call = partial(_call, door.application, environ, page, door.threads, failed)
-        WSGIResource(_Reactor(door.threads), door.pool, call).render(page)
+        environ = make_environ(blocking(asked, context.threads))
+        response = WsgiResponse(
+            request,
+            threads=context.threads,
+            limits=context.limits,
+            failed=context.views.metrics.view_errors.inc,
+        )
+        context.pool.callInThread(partial(response.run, context.application, environ))
         return NOT_DONE_YET
 
 
-class _Reactor:
-    """The one thing that WSGIResource wants of a reactor."""
-
-    def __init__(self, bridge: Bridge) -> None:
-        self._bridge = bridge
-
-    def callFromThread(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self._bridge.call(partial(function, *arguments))
-
-
 @implementer(IPushProducer)
-class _Page:
-    """A request as WSGIResource sees it, which takes no more than its connection can.
+class WsgiResponse:
+    """One response of an application, sent piece by piece (PEP 3333).
 
-    It may be answered whatever has become of it: when the client has left, nothing happens.
+    The application calls ``start_response`` and ``write`` in its thread; the request is touched on
+    the reactor only. If the client reads slowly, the thread waits as soon as more than
+    ``max_buffered`` bytes are unsent; it goes on when they are sent, or the client is gone.
+
+    :param threads: how to get from the application's thread to the reactor.
+    :param limits: read at each piece, as a reload may change them.
+    :param failed: counts an application that raises or answers 500.
     """
 
-    # WSGIResource makes an environ of these, which is not used.
-    prepath = postpath = ()
-
-    def __init__(self, request: Any, max_buffered: int) -> None:
+    def __init__(
+        self, request: Any, *, threads: Bridge, limits: Limits, failed: Callable[[], object]
+    ) -> None:
         self._request = request
-        self._max_buffered = max_buffered
-        # Bytes that were written since the connection had enough; None while it has not.
-        self._waiting: int | None = None
-        self._started = False
-        #: Whether nobody reads any more.
-        self.gone = False
-        #: Fires once the application may go on; None while it may. (Its thread reads both of
-        #: these. It goes on for a while after the connection has enough: most pages fit in
-        #: there, and threads are few.)
-        self.room: Deferred[None] | None = None
+        self._threads = threads
+        self._limits = limits
+        self._failed = failed
+        # What start_response was given last, and what may follow as the body.
+        self._head: Head | None = None
+        self._body = _Body(None)
+        # True from the first byte of the body on; then the head can't be replaced any more.
+        self._head_sent = False
+        # Whether the client has left. (Set on the reactor, read in both threads.)
+        self._gone = False
+        # Whether the transport has asked us to pause, and how many parts it was given since it was
+        # last empty, for all we know.
+        self._paused = False
+        self._parts = 0
+        # Fires when the application may go on, if it has to wait.
+        self._room: Deferred[None] | None = None
         request.foreign = True
         request.defaultContentType = None
         request.notifyFinish().addErrback(lambda _: self.stopProducing())
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._request, name)
+    # What is called in the application's thread
 
-    def getClientAddress(self) -> IPv4Address:
-        return IPv4Address("TCP", "", 0)
+    def run(self, application: Application, environ: dict[str, Any]) -> None:
+        """Call the application, and send what it gives."""
+        try:
+            with closing(ask(application, environ, self.start_response)) as pieces:
+                for piece in pieces:
+                    if self._head is None:
+                        break
+                    self.write(piece)
+                    if self._gone:
+                        return
+            if self._head is None:
+                raise RuntimeError("the application did not call start_response")
+            self._body.check(ended=True)
+        except BaseException:  # SystemExit, too, ends nothing but the response.
+            self._threads.call(partial(self._fail, Failure()))
+        else:
+            self._threads.call(self._finish)
 
-    getHost = getClientAddress
+    def start_response(
+        self, status: str, headers: Any, exc_info: Any = None
+    ) -> Callable[[bytes], object]:
+        """Take the head of the response, which is sent with the first byte of the body.
+
+        Until then it may be replaced. Raises ValueError or TypeError for a head that can't be sent,
+        and after the head is sent the exception in ``exc_info``, or RuntimeError without one.
+        """
+        if self._head_sent:
+            late = RuntimeError("start_response was called after a part of the body was sent")
+            raise exc_info[1] if exc_info else late
+        head = self._head = check_head(status, headers)
+        # By the request's own method: the application may have changed the one in its environ.
+        has_body = self._request.method != b"HEAD" and head.status not in (204, 304)
+        self._body = _Body(head.length if has_body else None)
+        return self.write
 
     def write(self, data: bytes) -> None:
-        """Write a piece of the answer."""
-        if self.gone:
-            return
-        if not self._started:
-            self._started = True
-            self._request.registerProducer(self, True)
-        self._request.write(data)
-        if self._waiting is not None:
-            self._waiting += len(data)
-            if self._waiting > self._max_buffered:
-                self.room = self.room or Deferred()
+        """Send a piece of the body; return when the connection can take more.
 
-    def finish(self) -> None:
-        """End the answer."""
-        if self.gone:
-            return
-        if self._started:
-            self._request.unregisterProducer()
-        self._request.finish()
+        Raises ValueError if the body becomes longer than its Content-Length.
+        """
+        if not isinstance(data, bytes):
+            raise TypeError(f"a body consists of bytes, not {type(data).__name__}")
+        data = self._body.take(data)
+        for start in range(0, len(data), _PART):
+            self._head_sent = True
+            self._threads.call(partial(self._send, data[start : start + _PART]))
+        self._body.check()
 
-    def loseConnection(self) -> None:
-        """Break off, so that nobody takes what came for the whole."""
-        if not self.gone:
-            self.gone = True
-            self._request.loseConnection()
+    # What is called on the reactor
+
+    def _send(self, data: bytes) -> Deferred[None] | None:
+        """Write to the connection; the Deferred fires when the application may go on."""
+        if self._gone:
+            return None
+        request = self._request
+        if not request.startedWriting:
+            self._write_head()
+            request.registerProducer(self, True)
+        request.write(data)
+        self._parts += 1
+        waiting = unsent(request.transport) + self._parts * _OVERHEAD
+        # A transport that has not asked for a pause would not say when it has sent everything.
+        if self._paused and waiting > self._limits.max_buffered:
+            self._room = self._room or Deferred()
+        return self._room
+
+    def _finish(self) -> None:
+        """End a response that is complete."""
+        request = self._request
+        assert self._head is not None
+        if self._head.status == 500:
+            self._failed()
+            _log.error(
+                "the application answered 500 at {path} for {peer}: its own log has the reason",
+                event="application_failed",
+                **self._log_fields(),
+            )
+        if self._gone:
+            return
+        if request.startedWriting:
+            request.unregisterProducer()
+        else:
+            self._write_head()
+        request.finish()
+
+    def _fail(self, failure: Failure) -> None:
+        """Log a failure, and answer 500 or, if it is too late for that, break off."""
+        self._failed()
+        _log.failure(
+            "the application failed at {path} for {peer}",
+            failure=failure,
+            event="view_failed",
+            **self._log_fields(),
+        )
+        if not self._gone:
+            write_failure(self._request)
+
+    def _write_head(self) -> None:
+        assert self._head is not None
+        request = self._request
+        request.setResponseCode(self._head.status, self._head.phrase.encode("latin-1"))
+        for name, value in self._head.headers:
+            request.responseHeaders.addRawHeader(name.encode("latin-1"), value.encode("latin-1"))
+
+    def _log_fields(self) -> dict[str, Any]:
+        return {"path": path_of(self._request), "peer": self._request.peer}
+
+    # What the transport calls
 
     def pauseProducing(self) -> None:
-        """Count what is written from now on."""
-        self._waiting = 0
+        """Note that the transport's buffer is full; it says so at each write until it is empty."""
+        self._paused = True
 
     def resumeProducing(self) -> None:
         """Let the application go on."""
-        self._waiting = None
-        room, self.room = self.room, None
+        self._paused, self._parts = False, 0
+        room, self._room = self._room, None
         if room is not None:
             room.callback(None)
 
     def stopProducing(self) -> None:
-        """Take note that the client has left."""
-        self.gone = True
+        """Let the application go on, to its end: the client has left."""
+        self._gone = True
         self.resumeProducing()
-
-
-def _call(
-    application: Application,
-    environ: dict[str, Any],
-    page: _Page,
-    bridge: Bridge,
-    failed: Callable[[], object],
-    theirs: object,
-    start_response: Callable[..., Any],
-) -> Iterator[bytes]:
-    """Call an application for WSGIResource, which hangs or falls over much that one may do.
-
-    :param failed: counts that it raised; as all here, it is called in a thread.
-    """
-    state, answered = _State.SILENT, 0
-    body = _Body(None)
-
-    def wait_for_room() -> None:
-        room = page.room
-        if room is not None:
-            bridge.call(lambda: room)
-
-    def start(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], Any]:
-        nonlocal state, answered, body
-        if state is _State.SENT:
-            # PEP 3333: it is too late for another head.
-            late = RuntimeError("start_response was called behind a piece of the answer")
-            raise exc_info[1] if exc_info else late
-        head = check_head(status, headers)
-        write = start_response(f"{head.status} {head.phrase or '-'}", head.headers, exc_info)
-        state, answered = _State.BEGUN, head.status
-        # The method of the request itself: what the application has may be another by now.
-        has_body = page.method != b"HEAD" and head.status not in (204, 304)
-        body = _Body(head.length if has_body else None)
-
-        def write_piece(data: bytes) -> None:
-            nonlocal state
-            if taken := body.take(data):
-                state = _State.SENT
-                write(taken)
-                wait_for_room()
-            body.check()
-
-        return write_piece
-
-    try:
-        with closing(ask(application, environ, start)) as pieces:
-            for piece in pieces:
-                if state is _State.SILENT:
-                    break
-                if taken := body.take(piece):
-                    state = _State.SENT
-                    yield taken
-                    wait_for_room()
-                if page.gone:
-                    return
-                body.check()
-        if state is _State.SILENT:
-            raise RuntimeError("the application did not call start_response")
-        body.check(ended=True)
-    except Exception:
-        failed()
-        _log.failure(
-            "the application failed at {path} for {peer}",
-            event="view_failed",
-            **_who(page),
-        )
-        if state is _State.SENT:
-            bridge.call(page.loseConnection)
-        else:
-            start_response("500 Internal Server Error", [_HTML], sys.exc_info())
-            yield str(FAILURE.body).encode()
-    else:
-        if answered == 500:
-            failed()
-            _log.error(
-                "the application answered 500 at {path} for {peer}: its own log has the reason",
-                event="application_failed",
-                **_who(page),
-            )
-
-
-def _who(page: _Page) -> dict[str, Any]:
-    """Of whom the log speaks."""
-    return {"path": path_of(page), "peer": page.peer}
 
 
 class _Body:
@@ -306,11 +309,3 @@ class _Body:
             return
         if ended or self._given > self._length:
             raise ValueError(f"Content-Length is {self._length}, the body has {self._given} bytes")
-
-
-class _State(Enum):
-    """How far an application's answer has come."""
-
-    SILENT = "start_response has not been called"
-    BEGUN = "it may still be replaced"
-    SENT = "a part of it is on its way"

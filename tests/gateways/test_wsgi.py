@@ -15,11 +15,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.options.settings import Settings
+from pushd.protocols.transport import DONE, unsent
 from pushd.testing.daemon import Answer, Daemon
 from pushd.views.request import Request
+from tests.kernel import Server
 from tests.peer import Peer, request, said
 
 Environ = dict[str, Any]
+
+# The metric that counts the threads at work for an application's pages.
+BUSY = 'pushd_threads_busy{kind="page"}'
 
 
 def show(environ: Environ, start: Any) -> list[bytes]:
@@ -143,7 +148,8 @@ class LengthTests(WsgiTestCase):
 
             peer = self.connect(application)
             self.assertTrue(peer.received.startswith(b"HTTP/1.1 " + status))
-            self.assertEqual(peer.received.lower().count(b"content-length"), int(status == b"200"))
+            # That of the error page is its own.
+            self.assertEqual(peer.received.lower().count(b"content-length"), 1)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_another_head(self) -> None:
@@ -257,6 +263,121 @@ class PathTests(WsgiTestCase):
         self.assertEqual(answer.text, "POST / 127.0.0.1 http 3 abc")
 
 
+class BackPressureTests(WsgiTestCase):
+    """A response to a client that reads slowly, over Twisted's own transport."""
+
+    LIMIT = 400_000
+
+    def stall(self, application: Any, path: str = "/") -> Server:
+        """Request a page over a connection that takes no byte of it."""
+        self.serve(application, limits=Limits(max_buffered=self.LIMIT))
+        server = Server(self.daemon)
+        self.addCleanup(lambda: server.connected and server.connectionLost(DONE))
+        server.kernel.room = 0
+        server.receive(request(f"GET {path} HTTP/1.0"))
+        return server
+
+    def read(self, server: Server) -> int:
+        """Let the connection take all that there is; return the number of bytes."""
+        server.kernel.room = 1 << 30
+        while unsent(server):
+            server.doWrite()
+        return sum(map(len, server.kernel.given))
+
+    def test_small_pieces(self) -> None:
+        """However small the pieces are, no more than the limit waits, and the thread is held."""
+        made: list[int] = []
+
+        for size, path in ((50, "/"), (1000, "/"), (50, "/written")):
+
+            def application(environ: Environ, start: Any, size: int = size) -> Iterator[bytes]:
+                write = start("200 OK", [])
+                for number in range(10_000):
+                    made.append(number)
+                    if environ["PATH_INFO"] == "/written":
+                        write(bytes(size))
+                    else:
+                        yield bytes(size)
+
+            server = self.stall(application, path)
+            waiting = unsent(server)
+            # Each of them is an object, which takes more than its bytes.
+            self.assertGreater(waiting + 150 * len(made), self.LIMIT)
+            self.assertLess(waiting + 100 * len(made), self.LIMIT + size)
+            self.assertGreater(self.read(server), 10_000 * size)
+            self.assertEqual(len(made), 10_000)
+            made.clear()
+
+    def test_large_piece(self) -> None:
+        """Of a large piece only a part waits in the connection's buffer at any time."""
+        server = self.stall(lambda environ, start: start("200 OK", []) and [bytes(3_000_000)])
+        self.assertGreater(unsent(server), self.LIMIT)
+        self.assertLess(unsent(server), self.LIMIT + 300_000)
+        self.assertGreater(self.read(server), 3_000_000)
+
+    def test_held_again(self) -> None:
+        """The thread is held each time, until the client has read what waits."""
+
+        def application(environ: Environ, start: Any) -> Iterator[bytes]:
+            start("200 OK", [])
+            for _ in range(2000):
+                yield bytes(1000)
+
+        server = self.stall(application)
+        for _ in range(3):
+            self.assertGreater(unsent(server), self.LIMIT * 0.8)
+            self.assertLess(unsent(server), self.LIMIT)
+            server.kernel.room = unsent(server)
+            while server.kernel.room:
+                server.doWrite()
+        self.assertGreater(self.read(server), 2_000_000)
+
+    def test_cut(self) -> None:
+        """A client that is cut releases the thread, and the application's answer is closed."""
+        closed: list[bool] = []
+
+        def application(environ: Environ, start: Any) -> Iterator[bytes]:
+            start("200 OK", [])
+            try:
+                while True:
+                    yield bytes(100)
+            finally:
+                closed.append(True)
+
+        server = self.stall(application)
+        self.assertEqual(closed, [])
+        server.abortConnection()
+        self.daemon.settle()
+        self.assertEqual(closed, [True])
+        self.assertEqual(self.busy_threads(), 0)
+
+    def test_stalled_too_long(self) -> None:
+        """A client that reads nothing for a minute is cut, which releases the thread as well."""
+        self.stall(in_pieces([]))
+        self.assertEqual(self.busy_threads(), 1)
+        self.daemon.advance(60)
+        self.assertEqual(self.busy_threads(), 0)
+
+    def busy_threads(self) -> int:
+        """Return how many threads are at work for pages."""
+        answer = self.daemon.request("GET", "/metrics", control=True)
+        assert answer is not None
+        [line] = [line for line in answer.text.splitlines() if BUSY in line]
+        return int(float(line.split()[-1]))
+
+    def test_tls(self) -> None:
+        """The limit holds over TLS, too."""
+        made: list[int] = []
+        self.serve(in_pieces(made), limits=Limits(max_buffered=self.LIMIT))
+        peer = Peer(self.daemon, tls=True)
+        peer.stall()
+        peer.send(request("GET / HTTP/1.0"))
+        self.assertLessEqual(len(made), 9)
+        peer.resume()
+        self.assertEqual(len(made), 20)
+        self.assertTrue(peer.received.endswith(bytes(1_000_000)))
+
+
 class AnswerTests(WsgiTestCase):
     """What becomes of an application's answer."""
 
@@ -305,8 +426,7 @@ class AnswerTests(WsgiTestCase):
         wire = self.serve(application, limits=Limits(max_buffered=150_000)).open_connection()
         wire.stall()
         wire.send(b"GET / HTTP/1.0\r\n\r\n")
-        # The second piece fills the connection; from that one on, so much may wait.
-        self.assertEqual(len(made), 5)
+        self.assertEqual(len(made), 3)
         wire.resume()
         self.assertEqual(len(made), 20)
         self.assertTrue(wire.received.endswith(bytes(1_000_000)))
@@ -322,7 +442,7 @@ class AnswerTests(WsgiTestCase):
         wire = daemon.open_connection()
         wire.stall()
         wire.send(b"GET / HTTP/1.0\r\n\r\n")
-        self.assertEqual(len(made), 5)
+        self.assertEqual(len(made), 3)
         wire.resume()
 
     def test_slow_reader_leaves(self) -> None:
@@ -398,6 +518,29 @@ class AnswerTests(WsgiTestCase):
         assert metrics is not None
         self.assertIn("\npushd_view_errors_total 1.0\n", metrics.text)
 
+    def test_exits(self) -> None:
+        """An application that calls sys.exit() is a 500, and no thread is lost by it."""
+
+        def application(environ: Environ, start: Any) -> list[bytes]:
+            sys.exit("goodbye")
+
+        self.serve(application)
+        for _ in range(2):
+            self.assertEqual(self.ask("/").status, 500)
+        self.assertEqual(len(self.flushLoggedErrors(SystemExit)), 2)
+
+    def test_write_text(self) -> None:
+        """Text that is written in place of bytes is refused there and then."""
+
+        def application(environ: Environ, start: Any) -> list[bytes]:
+            write = start("200 OK", [])
+            with contextlib.suppress(TypeError):
+                write("text")
+            return [b"bytes"]
+
+        self.serve(application)
+        self.assertEqual(self.ask("/").body, b"bytes")
+
     def test_fails_in_between(self) -> None:
         """One that fails later breaks off, so that nobody takes what came for the whole."""
 
@@ -428,16 +571,15 @@ class AnswerTests(WsgiTestCase):
         self.assertEqual((answer.status, answer.text), (503, "later"))
 
     def test_left(self) -> None:
-        """Nothing is written to one who has left, whatever the application does then."""
-        for fails in (False, True):
+        """Nothing is written to a client that has left, whatever the application does then."""
+        for then in (lambda: [b"end"], list, fail):
 
-            def application(environ: Environ, start: Any, fails: bool = fails) -> list[bytes]:
+            def application(environ: Environ, start: Any, then: Any = then) -> list[bytes]:
                 write = start("200 OK", [])
                 for _ in range(100):
                     write(bytes(50_000))
-                if fails:
-                    raise LookupError
-                return [b"end"]
+                end: list[bytes] = then()
+                return end
 
             wire = self.serve(application).open_connection()
             wire.stall()
