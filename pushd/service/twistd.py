@@ -20,7 +20,7 @@ from pushd.service.live import Reloader
 from pushd.service.logs import LogStyle
 from pushd.service.metrics import LagMeter
 from pushd.service.process import Signals, allow_connections
-from pushd.service.reactor import make_steady, quicken
+from pushd.service.reactor import poll_directly, run_on_monotonic_time
 from pushd.service.systemd import Notifier
 from pushd.views.threads import ViewThreads
 
@@ -50,8 +50,8 @@ def makeService(
     wall, turn = reactor.seconds, Cork()
     # A real one, which is pushd's as long as the process lives; tests set the time of theirs.
     if isinstance(reactor, ReactorBase):
-        make_steady(reactor, time.monotonic)
-        quicken(reactor, turn)
+        run_on_monotonic_time(reactor, time.monotonic)
+        poll_directly(reactor, turn)
         wall = time.time
     meter = LagMeter(reactor)
     threads = ViewThreads(reactor, settings.threads)

@@ -118,18 +118,17 @@ class MakeServiceTests(SynchronousTestCase):
 
         memory, reactor = Reactor(), cast(Any, installed)
         self.patch(reactor, "listenTCP", memory.listenTCP)
-        self.patch(reactor, "seconds", wall := reactor.seconds)
+        self.patch(reactor, "seconds", reactor.seconds)
         self.patch(reactor, "doIteration", look := reactor.doIteration)
         self.patch(globalLogBeginner, "beginLoggingTo", lambda observers: None)
         before = globalLogBeginner.beginLoggingTo
         service: Any = makeService(Options())
         self.assertIsNot(globalLogBeginner.beginLoggingTo, before)
-        # Its time is steady from now on; the time of day is still had from the wall.
-        self.assertIsNot(reactor.seconds, wall)
+        # Timers go by the monotonic clock from now on; the time of day is the system's.
+        self.assertIs(reactor.seconds is time.monotonic, FAST_PATHS.enabled)
         self.assertIs(service.connections.now, time.time)
-        # It looks at its sockets by the short way, where it has one, and Python's collector is led.
         is_epoll = type(reactor).__module__ == "twisted.internet.epollreactor"
-        self.assertEqual(reactor.doIteration is not look, is_epoll)
+        self.assertEqual(reactor.doIteration is not look, is_epoll and FAST_PATHS.enabled)
         self.assertTrue(any(isinstance(one, GarbageService) for one in service))
         self.assertEqual(memory.events, [])
         service.startService()
