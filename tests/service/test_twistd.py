@@ -64,11 +64,11 @@ class MakeServiceTests(SynchronousTestCase):
             systemd.settimeout(10)
             self.patch(os, "environ", {**os.environ, "NOTIFY_SOCKET": str(folder / "notify")})
             _, _, service = self.make("--config", str(folder / "pushd.toml"), "--control", "none")
-            self.assertEqual(service.drain, 7)
+            self.assertEqual(service.limits.drain, 7)
             (folder / "pushd.toml").write_text("drain = 8\n")
             (signals,) = [one for one in service if isinstance(one, Signals)]
             signals._read_again("SIGHUP")
-            self.assertEqual(service.drain, 8)
+            self.assertEqual(service.limits.drain, 8)
             lines = [systemd.recv(4096).split(b"\n")[0] for _ in range(2)]
             self.assertEqual(lines, [b"RELOADING=1", b"READY=1"])
 
