@@ -1,4 +1,4 @@
-"""A reactor in memory that says where it listens, and when it stops."""
+"""A reactor in memory that records where it listens, and what a daemon on it is built with."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.testing import MemoryReactorClock
 from zope.interface import implementer
+
+from pushd.service.build import Runtime
+from pushd.testing.lockstep import LockstepThreads
 
 
 @implementer(IListeningPort)
@@ -46,3 +49,8 @@ class Reactor(MemoryReactorClock):
         if ":" in interface:
             return Port(IPv6Address("TCP", interface, port or 40_000), self.events)
         return Port(IPv4Address("TCP", interface or "0.0.0.0", port or 40_000), self.events)
+
+
+def make_runtime(reactor: Reactor, threads: LockstepThreads | None = None) -> Runtime:
+    """Make what a daemon is built with, on a reactor in memory."""
+    return Runtime(reactor=reactor, threads=threads or LockstepThreads(1), wall=reactor.seconds)

@@ -1,9 +1,10 @@
-"""Builds every object of the daemon once, from the top down."""
+"""Builds a daemon: creates every long-lived object once, and passes each what it needs."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import random
@@ -12,7 +13,6 @@ from typing import Any, Protocol
 from pushd.access.authorization import Access
 from pushd.access.connections import Connections
 from pushd.access.counters import Metrics
-from pushd.access.limits import Limits
 from pushd.api.health import Readiness
 from pushd.api.resource import PublishContext
 from pushd.api.topics import TopicContext
@@ -20,6 +20,7 @@ from pushd.api.urls import control_site, public_site
 from pushd.gateways.wsgi import ApplicationContext, Pool
 from pushd.options.settings import Settings
 from pushd.protocols.cork import Cork
+from pushd.protocols.http.site import PushdSite
 from pushd.protocols.http.static import StaticFiles
 from pushd.protocols.websocket.factory import PushFactory
 from pushd.schedule.coalescing import CoalescingClock
@@ -28,7 +29,7 @@ from pushd.schedule.ticks import lateness_of
 from pushd.service.daemon import Drain, PushService
 from pushd.service.listening import PortService
 from pushd.service.live import LiveSettings, control_policy, public_policy
-from pushd.service.metrics import Crew, MetricsCollector
+from pushd.service.metrics import MetricsCollector, PoolUsage
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
@@ -41,182 +42,211 @@ from pushd.views.inprocess import InProcess
 from pushd.views.runner import Threads, ViewRunner
 from pushd.views.threads import BlockingPublisher, Bridge
 
-# The histograms, and what they are about.
-_LATENESS = ("pushd_push_lateness_seconds", "How much later than scheduled a push was made.")
+# Names and help texts of the histograms.
+_LATENESS = (
+    "pushd_push_lateness_seconds",
+    "Delay between the scheduled and the actual time of a push.",
+)
 _PUBLISHING = (
     "pushd_publish_seconds",
-    "From this node's hub having a publication to all its subscribers' sockets having it.",
+    "Time from receiving a publication until it is written to the last subscriber's socket.",
 )
-_LAG = ("pushd_reactor_lag_seconds", "How much later than asked for the reactor made a call.")
+_LAG = (
+    "pushd_reactor_lag_seconds",
+    "Delay between the requested and the actual time of a reactor timer.",
+)
 
 
-class Workers(Threads, Bridge, Protocol):
-    """Where all runs that blocks: views, and an application's pages."""
+class ThreadPools(Threads, Bridge, Protocol):
+    """The threads of a daemon, for blocking views and for the pages of an application."""
 
     @property
-    def pools(self) -> Mapping[str, Crew]:
-        """All threads that there may be, by what they do."""
+    def pools(self) -> Mapping[str, PoolUsage]:
+        """Every pool, by what its threads do."""
 
     def make_page_pool(self, limit: int) -> Pool:
-        """Make a pool of so many more threads, for work that may wait until one has time."""
+        """Add a pool of at most ``limit`` threads, whose work waits until a thread is free."""
 
 
-def build(
-    settings: Settings,
-    reactor: Any,
-    threads: Workers,
-    random: Callable[[], float] = random,
-    lag: Histogram | None = None,
-    wall: Callable[[], float] | None = None,
-    turn: Cork | None = None,
-    allow_connections: Callable[[int], int] = lambda wanted: wanted,
-) -> PushService:
-    """Build the daemon.
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """What a daemon takes from the process it runs in; tests pass fakes.
 
-    :param random: gives a number from 0 to 1, by which the end is spread.
-    :param lag: how late the reactor is, where that is measured.
-    :param wall: the time of day, in seconds since 1970, where the reactor's time is none.
-    :param turn: by which WebSockets write, where the reactor knows of it.
-    :param allow_connections: gives how many of the wanted connections the process can have.
+    :param wall: the time of day, in seconds since 1970. The reactor's own time may be monotonic.
+    :param random: random numbers from 0 to 1, which spread the closing of connections.
+    :param cork: groups what is written during one iteration of the reactor.
+    :param lag: how late the reactor's timers are, in seconds.
+    :param allow_connections: returns how many of the wanted connections the process can have.
     """
-    wall = wall or reactor.seconds
-    turn = turn or Cork()
-    metrics = Metrics()
-    live = LiveSettings(allow_connections)
+
+    reactor: Any
+    threads: ThreadPools
+    wall: Callable[[], float]
+    random: Callable[[], float] = random
+    cork: Cork = field(default_factory=Cork)
+    lag: Histogram = field(default_factory=Histogram)
+    allow_connections: Callable[[int], int] = lambda wanted: wanted
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Context:
+    """What more than one part of a daemon is built from."""
+
+    settings: Settings
+    runtime: Runtime
+    live: LiveSettings
+    clock: CoalescingClock
+    metrics: Metrics
+
+
+def build(settings: Settings, runtime: Runtime) -> PushService:
+    """Build a daemon, to be started by its ``startService``."""
+    live = LiveSettings(runtime.allow_connections)
     live.apply(settings)
-    beat = CoalescingClock(reactor, together=turn)
-    publish = _build_publishing(settings, reactor, beat, metrics, wall, turn, live.limits)
-    views = _build_views(settings, live, reactor, beat, threads, publish, metrics, wall, turn)
-    public = public_site(
-        reactor,
-        public_policy(live, settings.proxies, metrics),
-        settings.routes,
-        TopicContext(reactor, views, publish),
-        _build_application(settings, views, threads, live.limits),
+    context = _Context(
+        settings=settings,
+        runtime=runtime,
+        live=live,
+        clock=CoalescingClock(runtime.reactor, together=runtime.cork),
+        metrics=Metrics(),
     )
+    publish = _build_publishing(context)
+    views = _build_views(context, publish)
     readiness = Readiness(publish.broker.fault)
-    control = control_site(reactor, control_policy(live, metrics), metrics, readiness, publish)
-    readings = MetricsCollector(
-        door=public,
-        factory=views.factory,
-        ledger=metrics.traffic,
-        settle=publish.hub.settle,
-        threads=threads.pools,
-        fault=publish.broker.fault,
-        times={
-            _LATENESS: lateness_of(beat),
-            _PUBLISHING: publish.hub.delays,
-            _LAG: lag or Histogram(),
-        },
-        limits=live.limits,
+    public = _build_public_site(context, publish, views)
+    control = control_site(
+        runtime.reactor,
+        control_policy(live, context.metrics),
+        context.metrics,
+        readiness,
+        publish,
     )
-    metrics.register(readings)
+    context.metrics.register(_build_collector(context, publish, views, public))
     service = PushService(
-        reactor,
+        publish,
         readiness=readiness,
-        farewell=Drain(reactor, publish.connections, random),
-        timed=publish.timed,
-        broker=publish.broker,
-        limits=live.limits,
+        drain=Drain(runtime.reactor, publish.connections, runtime.random),
+        public=[_public_port(runtime.reactor, one, public) for one in settings.listen],
+        control=[_control_port(runtime.reactor, one, control) for one in settings.control],
     )
     service.appliers.append(live.apply)
-    service.stopping.append(threads.stop)
-    service.add_doors(
-        [
-            PortService(reactor, one, public, message="listening on {url}", option="--listen")
-            for one in settings.listen
-        ],
-        [
-            PortService(reactor, one, control, message="control port at {url}", option="--control")
-            for one in settings.control
-        ],
-    )
-    service.addService(InProcess(BlockingPublisher(views.publisher, threads)))
+    service.stopping.append(runtime.threads.stop)
+    service.addService(InProcess(BlockingPublisher(views.publisher, runtime.threads)))
     return service
 
 
 def shipped_client() -> Path:
-    """The folder of the client that comes with pushd: installed inside it, in a checkout beside."""
+    """Return the folder of the shipped client: in an installed pushd, or beside it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "web"
     return installed if installed.is_dir() else package.parent / "web"
 
 
-def _build_publishing(
-    settings: Settings,
-    reactor: Any,
-    beat: CoalescingClock,
-    metrics: Metrics,
-    wall: Callable[[], float],
-    turn: Cork,
-    limits: Limits,
-) -> PublishContext:
-    """Build all that a publication passes, from the door to the hub."""
-    broker = make_broker(settings.broker, reactor, settings.retention, _make_name)
-    hub = Hub(broker, reactor, turn.flush)
+def _build_publishing(context: _Context) -> PublishContext:
+    """Build what publications pass through: the broker, the hub, and the scheduled ones."""
+    runtime, settings = context.runtime, context.settings
+    broker = make_broker(settings.broker, runtime.reactor, settings.retention, _make_name)
+    hub = Hub(broker, runtime.reactor, runtime.cork.flush)
     broker.start(hub.deliver, hub.missed)
-    metrics.count_topics(hub, broker)
+    context.metrics.count_topics(hub, broker)
     return PublishContext(
-        clock=reactor,
+        clock=runtime.reactor,
         broker=broker,
         hub=hub,
-        timed=ScheduledPublications(beat, broker, _make_name),
-        connections=Connections(reactor, wall),
-        limits=limits,
+        timed=ScheduledPublications(context.clock, broker, _make_name),
+        connections=Connections(runtime.reactor, runtime.wall),
+        limits=context.live.limits,
     )
 
 
-def _build_views(
-    settings: Settings,
-    live: LiveSettings,
-    reactor: Any,
-    beat: CoalescingClock,
-    threads: Workers,
-    publish: PublishContext,
-    metrics: Metrics,
-    wall: Callable[[], float],
-    turn: Cork,
-) -> ViewContext:
-    """Build all that views need: where they run, and what they hold."""
+def _build_views(context: _Context, publish: PublishContext) -> ViewContext:
+    """Build what views are run with."""
+    runtime, live, settings = context.runtime, context.live, context.settings
     return ViewContext(
-        clock=beat,
-        runner=ViewRunner(reactor, threads),
-        access=Access(live.keys, wall),
-        factory=PushFactory(reactor, live.limits, turn),
+        clock=context.clock,
+        runner=ViewRunner(runtime.reactor, runtime.threads),
+        access=Access(live.keys, runtime.wall),
+        factory=PushFactory(runtime.reactor, live.limits, runtime.cork),
         connections=publish.connections,
-        metrics=metrics,
+        metrics=context.metrics,
         hub=publish.hub,
         publisher=Publisher(publish.broker, publish.timed, live.limits),
-        files=StaticFiles([*([settings.web] if settings.web else []), shipped_client()]),
+        files=StaticFiles([*_own_files(settings), shipped_client()]),
     )
 
 
-def _build_application(
-    settings: Settings, views: ViewContext, threads: Workers, limits: Limits
-) -> ApplicationContext | None:
+def _build_public_site(context: _Context, publish: PublishContext, views: ViewContext) -> PushdSite:
+    """Build the site of the public port: views, topics, and an application or static files."""
+    runtime, settings = context.runtime, context.settings
+    return public_site(
+        runtime.reactor,
+        public_policy(context.live, settings.proxies, context.metrics),
+        settings.routes,
+        TopicContext(runtime.reactor, views, publish),
+        _build_application(context, views),
+    )
+
+
+def _build_application(context: _Context, views: ViewContext) -> ApplicationContext | None:
+    """Build what an application's pages are made with; None without an application."""
+    runtime, settings = context.runtime, context.settings
     if settings.wsgi is None:
         return None
     return ApplicationContext(
         settings.wsgi,
         views,
-        threads=threads,
-        pool=threads.make_page_pool(settings.wsgi_threads),
-        files=StaticFiles([settings.web] if settings.web else []),
+        threads=runtime.threads,
+        pool=runtime.threads.make_page_pool(settings.wsgi_threads),
+        files=StaticFiles(_own_files(settings)),
         shipped=StaticFiles([shipped_client()]),
-        limits=limits,
+        limits=context.live.limits,
     )
 
 
-def _make_name() -> str:
-    """A random name that nobody guesses and nobody had before.
+def _build_collector(
+    context: _Context, publish: PublishContext, views: ViewContext, public: PushdSite
+) -> MetricsCollector:
+    """Build what reads the metrics that are not counted as things happen."""
+    return MetricsCollector(
+        site=public,
+        factory=views.factory,
+        ledger=context.metrics.traffic,
+        flush_counters=publish.hub.settle,
+        threads=context.runtime.threads.pools,
+        fault=publish.broker.fault,
+        histograms={
+            _LATENESS: lateness_of(context.clock),
+            _PUBLISHING: publish.hub.delays,
+            _LAG: context.runtime.lag,
+        },
+        limits=context.live.limits,
+    )
 
-    It is not to begin with a dash: people give it to commands, as in ``tail --after``.
+
+def _public_port(reactor: Any, endpoint: str, site: PushdSite) -> PortService:
+    return PortService(reactor, endpoint, site, message="listening on {url}", option="--listen")
+
+
+def _control_port(reactor: Any, endpoint: str, site: PushdSite) -> PortService:
+    message = "control port listening on {url}"
+    return PortService(reactor, endpoint, site, message=message, option="--control")
+
+
+def _own_files(settings: Settings) -> list[Path]:
+    """The operator's folder of static files, if there is one."""
+    return [] if settings.web is None else [settings.web]
+
+
+def _make_name() -> str:
+    """Make a random name that cannot be guessed.
+
+    It never starts with a dash, because commands take it as an argument, as in ``tail --after``.
     """
     return secrets.token_hex(9)
 
 
 def check_redis(address: RedisAddress) -> None:
-    """End the process if this Redis can't be used without somebody changing something."""
+    """End the process with one line if Redis, its address or the installation must be changed."""
     try:
         from pushd.topics.redis.session import probe
     except ImportError as error:
@@ -230,14 +260,14 @@ def check_redis(address: RedisAddress) -> None:
 def make_broker(
     address: RedisAddress | None, reactor: Any, retention: Retention, make_name: Callable[[], str]
 ) -> Broker:
-    """Make the broker over this Redis, or the one in memory where there is none.
+    """Make the broker: over Redis, or in memory without an address.
 
-    :param retention: how much of the past is kept.
-    :param make_name: gives a random name that nobody had before.
+    :param retention: how many publications are kept, and for how long.
+    :param make_name: returns a random name that is not in use.
     """
     if address is None:
         return MemoryBroker(reactor, History(reactor, retention, make_name))
-    # Not above: its library is an extra, and imports the global reactor.
+    # Imported here because its library is an extra, and imports the global reactor.
     from pushd.topics.redis.session import open_session
 
     return RedisBroker(

@@ -1,9 +1,9 @@
-"""The daemon's life: its ports open together and close in order."""
+"""The daemon as a Twisted service: its ports open together, and a stop closes them in order."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -15,115 +15,101 @@ from pushd.access.closing import GOING_AWAY, Closing
 from pushd.access.connections import Closable, Connections
 from pushd.access.limits import Limits
 from pushd.api.health import Readiness
+from pushd.api.resource import PublishContext
 from pushd.options.settings import Applier
 from pushd.service.listening import PortService
-from pushd.topics.broker import Broker
-from pushd.topics.scheduled import ScheduledPublications
 
-# How long, once everybody was asked to leave, a request may take that is on its way, in seconds.
-_LAST_WORDS = 1.0
+# Seconds for requests in progress after the connections were closed, even if --drain is shorter.
+_LAST_REQUESTS = 1.0
 
-# How long it takes to send what is to be sent, where nobody waits for an answer, in seconds.
-_MOMENT = 0.1
+# Seconds between an immediate end and the exit, in which the last Close frames are sent.
+_LAST_WRITES = 0.1
 
 
 class PushService(MultiService):
-    """Everything that is started and stopped.
+    """Everything that is started and stopped with the daemon.
 
-    A stop takes its time, so that a thousand browsers do not come back in one second: first
-    nobody is let in any more, then those who are here are asked to leave, one after the other,
-    then the control port is closed. Until then it says that the daemon is not ready.
+    A stop takes ``--drain`` seconds, so that clients do not all reconnect at the same moment. The
+    public port is closed first, then each open connection, then the control port, which meanwhile
+    reports that the daemon is not ready.
 
-    :param farewell: how those who are here are asked to leave.
+    :param publish: the broker, the scheduled publications, the connections and the limits.
+    :param drain: closes the open connections.
     """
 
     _log = Logger(namespace="pushd.service")
 
     def __init__(
         self,
-        clock: IReactorTime,
+        publish: PublishContext,
         *,
         readiness: Readiness,
-        farewell: Drain,
-        timed: ScheduledPublications,
-        broker: Broker,
-        limits: Limits,
+        drain: Drain,
+        public: Sequence[PortService],
+        control: Sequence[PortService],
     ) -> None:
         super().__init__()
-        self._clock = clock
+        self._clock = publish.clock
+        self._broker = publish.broker
+        self._timed = publish.timed
         self._readiness = readiness
-        self._farewell = farewell
-        self._timed = timed
-        self._broker = broker
-        self._limits = limits
-        #: The doors for everybody, and those for operators.
-        self.public: list[PortService] = []
-        self.control: list[PortService] = []
-        #: What is called when the end begins.
+        self._drain = drain
+        #: Limits in force.
+        self.limits: Limits = publish.limits
+        #: Open connections.
+        self.connections: Connections = publish.connections
+        #: The public ports, and the control ports.
+        self.public, self.control = public, control
+        #: Functions that are called when a stop begins.
         self.stopping: list[Callable[[], object]] = []
-        #: What is told of the settings when they were read again. A feature whose settings can
-        #: change while the daemon runs adds itself here, and ``live=True`` to its options.
+        #: Functions that apply new settings after a reload. To make an option changeable at run
+        #: time, add one here, and ``live=True`` to the option.
         self.appliers: list[Applier] = []
         self._stopped: Deferred[None] | None = None
         self._cut = False
-        # Ends the wait that there is.
+        # Ends the current wait.
         self._finish: Callable[[object], None] | None = None
-
-    def add_doors(self, public: list[PortService], control: list[PortService]) -> None:
-        """Take charge of the doors."""
-        self.public, self.control = public, control
-        for door in (*public, *control):
-            self.addService(door)
-
-    @property
-    def drain(self) -> int:
-        """Seconds over which a stop closes the connections."""
-        return self._limits.drain
-
-    @property
-    def connections(self) -> Connections:
-        """Who is here."""
-        return self._farewell.connections
+        for port in (*public, *control):
+            self.addService(port)
 
     def startService(self) -> None:
-        """Open the doors."""
+        """Open the ports, and report that the daemon is ready."""
         super().startService()
         self._readiness.listening = True
 
     def stopService(self) -> Deferred[Any]:
-        """Let nobody in any more, say goodbye to those who are here, and wait until they left."""
+        """Close the ports and the connections; the Deferred fires when all are closed."""
         if self._stopped is None:
             self._stopped = Deferred.fromCoroutine(self._stop())
         return self._stopped
 
     def cut(self) -> None:
-        """End a stop that is under way without waiting for anybody any more."""
+        """Finish a stop without waiting for anything: after a second signal."""
         self._cut = True
-        self._farewell.hurry()
+        self._drain.close_now()
         if self._finish is not None:
-            # The goodbyes must be on the wire first.
-            self._clock.callLater(_MOMENT, self._finish, None)
+            self._clock.callLater(_LAST_WRITES, self._finish, None)
 
     async def _stop(self) -> None:
         self._readiness.draining = True
         for call in self.stopping:
             call()
-        begin = self._clock.seconds()
-        closed = gatherResults([door.close() for door in self.public], consumeErrors=True)
-        await self._wait(self._farewell.start(GOING_AWAY, self.drain))
-        # Requests that nobody has to be asked about: they end by themselves.
-        await self._wait(closed, _LAST_WORDS)
-        for door in self.public:
-            door.close_silent()
-        await self._wait(closed, begin + self.drain - self._clock.seconds())
+        begin, seconds = self._clock.seconds(), self.limits.drain
+        closed = gatherResults([port.close() for port in self.public], consumeErrors=True)
+        await self._wait(self._drain.start(GOING_AWAY, seconds))
+        # Requests in progress end by themselves.
+        await self._wait(closed, _LAST_REQUESTS)
+        for port in self.public:
+            port.close_unused()
+        await self._wait(closed, begin + seconds - self._clock.seconds())
         self._timed.stop()
         self._broker.stop()
-        closed = gatherResults([door.close() for door in self.control], consumeErrors=True)
-        await self._wait(closed, _LAST_WORDS)
+        closed = gatherResults([port.close() for port in self.control], consumeErrors=True)
+        await self._wait(closed, _LAST_REQUESTS)
         await super().stopService()
 
     def _wait(self, awaited: Deferred[Any], seconds: float | None = None) -> Deferred[None]:
-        """Wait for something, but so long at most, and not beyond a cut."""
+        """Wait for a Deferred, at most for the given seconds, and not after ``cut``."""
         done: Deferred[None] = Deferred()
 
         def finish(_: object) -> None:
@@ -131,7 +117,7 @@ class PushService(MultiService):
                 self._finish = None
                 done.callback(None)
 
-        awaited.addErrback(self._complain).addCallback(finish)
+        awaited.addErrback(self._log_failure).addCallback(finish)
         if done.called:
             return done
         if self._cut or (seconds is not None and seconds <= 0):
@@ -142,70 +128,73 @@ class PushService(MultiService):
         self._finish = finish
         return done
 
-    def _complain(self, failure: Any) -> None:
-        self._log.failure("failed to close a door", failure=failure, event="stop_failed")
+    def _log_failure(self, failure: Any) -> None:
+        self._log.failure(
+            "closing a listening port raised an exception; the stop goes on",
+            failure=failure,
+            event="stop_failed",
+        )
 
 
 class Drain:
-    """Closes everybody who is here, one after the other.
+    """Closes all open connections, spread over a given time.
 
     :param clock: where time comes from.
-    :param random: gives numbers from 0 up to 1, so that no two daemons keep step.
+    :param random: random numbers from 0 to 1, so that two daemons do not close in step.
     """
 
     def __init__(
         self, clock: IReactorTime, connections: Connections, random: Callable[[], float]
     ) -> None:
         self._clock = clock
-        #: Who is here.
-        self.connections = connections
+        self._connections = connections
         self._random = random
         self._closing: Closing | None = None
-        # Who is to be closed yet, and when; the first is due first.
+        # The connections that are still to be closed, and when, in order of time.
         self._due: deque[tuple[float, Closable]] = deque()
         self._call: IDelayedCall | None = None
 
     def start(self, closing: Closing, seconds: float) -> Deferred[None]:
-        """Close everybody within so many seconds; 0 is at once.
+        """Close every connection within the given seconds; 0 closes all at once.
 
-        Each has a share of the time, and is closed somewhere in it. The Deferred fires when the
-        last connection is gone.
+        The time is divided into as many parts as there are connections, and each connection is
+        closed at a random moment of its part. The Deferred fires when the last one is gone.
         """
         self._closing = closing
-        gone = self.connections.close_door(closing)
-        here = self.connections.everybody()
-        now, share = self._clock.seconds(), seconds / max(1, len(here))
+        gone = self._connections.close_door(closing)
+        connections = self._connections.everybody()
+        now, part = self._clock.seconds(), seconds / max(1, len(connections))
         self._due.extend(
-            (now + (number + self._random()) * share, visitor)
-            for number, visitor in enumerate(here)
+            (now + (number + self._random()) * part, connection)
+            for number, connection in enumerate(connections)
         )
         if seconds:
-            self._go_on()
+            self._close_due()
         else:
-            self.hurry()
-        return gone.addCallback(lambda _: self._rest())
+            self.close_now()
+        return gone.addCallback(lambda _: self._finish())
 
-    def hurry(self) -> None:
-        """Close all who are left now."""
+    def close_now(self) -> None:
+        """Close all connections that are left."""
         while self._due:
             self._close_first()
-        self._rest()
+        self._finish()
 
-    def _go_on(self) -> None:
-        """Close those who are due, and come back for the next."""
+    def _close_due(self) -> None:
+        """Close the connections whose time has come, and set a timer for the next."""
         self._call = None
         while self._due and self._due[0][0] <= self._clock.seconds():
             self._close_first()
         if self._due:
             wait = self._due[0][0] - self._clock.seconds()
-            self._call = self._clock.callLater(max(0, wait), self._go_on)
+            self._call = self._clock.callLater(max(0, wait), self._close_due)
 
     def _close_first(self) -> None:
-        visitor = self._due.popleft()[1]
-        if self._closing is not None and visitor in self.connections:
-            visitor.close_with(self._closing)
+        connection = self._due.popleft()[1]
+        if self._closing is not None and connection in self._connections:
+            connection.close_with(self._closing)
 
-    def _rest(self) -> None:
+    def _finish(self) -> None:
         self._due.clear()
         if self._call is not None and self._call.active():
             self._call.cancel()

@@ -80,8 +80,8 @@ class PortService(Service):
             [maybeDeferred(self.stopService), self._door.drain()], consumeErrors=True
         )
 
-    def close_silent(self) -> None:
-        """Close the connections on which nobody waits for an answer."""
+    def close_unused(self) -> None:
+        """Close the connections on which no request is in progress."""
         self._door.close_silent()
 
     def _refuse(self, reason: str) -> SystemExit:

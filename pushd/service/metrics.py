@@ -26,48 +26,48 @@ from pushd.schedule.histogram import Histogram
 _TRANSPORTS = ("websocket", "sse", "longpoll")
 
 
-class Crew(Protocol):
-    """Threads that do the same kind of work."""
+class PoolUsage(Protocol):
+    """The numbers of a thread pool."""
 
     @property
     def busy(self) -> int:
-        """How many are at work just now."""
+        """Threads that are running something."""
 
     @property
     def limit(self) -> int:
-        """How many may be."""
+        """Maximum number of threads."""
 
     @property
     def waiting(self) -> int:
-        """How much work waits for one of them."""
+        """Calls that wait for a free thread."""
 
 
 @dataclass(kw_only=True, eq=False)
 class MetricsCollector(Collector):
-    """Reads everything that is not counted in Metrics, at the time of asking.
+    """Reads, when ``/metrics`` is requested, every metric that is not counted as things happen.
 
-    :param door: the public port.
-    :param settle: brings what the ledger sums up to the present.
-    :param threads: those for what blocks, by what they do.
-    :param fault: says why the broker can't be reached; None where it can.
-    :param times: histograms by name, and what each is about.
+    :param site: the site of the public port.
+    :param flush_counters: adds what fan-out groups have counted to the connections' traffic.
+    :param threads: thread pools by what their threads do.
+    :param fault: returns why the broker cannot be reached, or None if it can.
+    :param histograms: by name and help text.
     """
 
-    door: PushdSite
+    site: PushdSite
     factory: PushFactory
     ledger: Ledger
-    settle: Callable[[], None]
-    threads: Mapping[str, Crew]
+    flush_counters: Callable[[], None]
+    threads: Mapping[str, PoolUsage]
     fault: Callable[[], str | None]
-    times: Mapping[tuple[str, str], Histogram]
+    histograms: Mapping[tuple[str, str], Histogram]
     limits: Limits
 
     def collect(self) -> Iterator[Metric]:
-        """Give all that is read; for ten thousand connections it takes some milliseconds."""
+        """Read the metrics: a few milliseconds for ten thousand connections."""
         yield self._connections()
         yield from self._traffic()
-        for (name, about), times in self.times.items():
-            yield HistogramMetricFamily(name, about, buckets=times.buckets, sum_value=times.sum)
+        for (name, about), one in self.histograms.items():
+            yield HistogramMetricFamily(name, about, buckets=one.buckets, sum_value=one.sum)
         yield GaugeMetricFamily(
             "pushd_broker_up",
             "Whether what keeps the topics can be reached: 1 or 0; memory always can.",
@@ -93,10 +93,10 @@ class MetricsCollector(Collector):
         waiting = GaugeMetricFamily(
             "pushd_threads_waiting", "What waits until a thread has time for it.", labels=["kind"]
         )
-        for kind, crew in self.threads.items():
-            busy.add_metric([kind], crew.busy)
-            limit.add_metric([kind], crew.limit)
-            waiting.add_metric([kind], crew.waiting)
+        for kind, pool in self.threads.items():
+            busy.add_metric([kind], pool.busy)
+            limit.add_metric([kind], pool.limit)
+            waiting.add_metric([kind], pool.waiting)
         yield from (busy, limit, waiting)
 
     def _connections(self) -> Metric:
@@ -108,16 +108,16 @@ class MetricsCollector(Collector):
         )
         closing = len(self.factory.closings)
         states = {
-            ("http", "reading"): len(self.door.requests),
-            ("http", "idle"): len(self.door.idle),
-            ("http", "closing"): len(self.door.lingering),
+            ("http", "reading"): len(self.site.requests),
+            ("http", "idle"): len(self.site.idle),
+            ("http", "closing"): len(self.site.lingering),
             ("websocket", "open"): self.ledger.count("websocket") - closing,
             ("websocket", "closing"): closing,
             ("sse", "open"): self.ledger.count("sse"),
             ("longpoll", "open"): self.ledger.count("longpoll"),
         }
         # A view is at work for the rest, or the answer is under way.
-        rest = len(self.door.policy.admission) - sum(states.values())
+        rest = len(self.site.policy.admission) - sum(states.values())
         states["http", "answering"] = max(0, rest)
         for labels, count in states.items():
             family.add_metric(labels, count)
@@ -125,7 +125,7 @@ class MetricsCollector(Collector):
 
     def _traffic(self) -> Iterator[Metric]:
         """Messages and bytes each way."""
-        self.settle()
+        self.flush_counters()
         totals = {transport: self.ledger.total(transport) for transport in _TRANSPORTS}
         websockets = totals["websocket"]
         for name, about, value in (

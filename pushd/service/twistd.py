@@ -1,4 +1,4 @@
-"""The daemon as twistd runs it."""
+"""``makeService``: the daemon as the plugin of twistd makes it, on the global reactor."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ from twisted.internet.base import ReactorBase
 from twisted.logger import globalLogBeginner
 
 from pushd.options.command_line import Options
-from pushd.options.settings import Applier
+from pushd.options.settings import Applier, Settings
 from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FAST_PATHS
-from pushd.service.build import build, check_redis
+from pushd.schedule.histogram import Histogram
+from pushd.service.build import Runtime, build, check_redis
 from pushd.service.garbage import GarbageService
 from pushd.service.live import Reloader
 from pushd.service.logs import LogStyle
 from pushd.service.metrics import LagMeter
 from pushd.service.process import Signals, allow_connections
-from pushd.service.reactor import make_steady, quicken
+from pushd.service.reactor import poll_directly, run_on_monotonic_time
 from pushd.service.systemd import Notifier
 from pushd.views.threads import ViewThreads
 
-# What a stop may take beside the drain, in seconds: time to answer, and some to spare.
-_LAST_MINUTE = 30.0
+# Seconds that systemd allows for a stop beyond the drain: for answers, Close frames, and a reserve.
+_STOP_RESERVE = 30.0
 
 
 def makeService(
     options: Options, reactor: Any = None, style: LogStyle | None = None
 ) -> MultiService:
-    """Make the whole daemon, to be started by twistd.
+    """Make the daemon, for twistd to start.
 
-    :param options: what the operator wants.
-    :param reactor: where sockets and time come from; None for the global one.
-    :param style: how the log is written, where that is not for twistd to begin.
+    :param options: parsed options.
+    :param reactor: None for the global reactor. The log is then twistd's, which opens it after this
+        call, and is formatted as the options say.
+    :param style: with a reactor: the style of the log, whose level a reload changes.
     """
     settings = options.settings
     # Before anything is built: what is built asks once whether it may take them.
@@ -47,27 +49,12 @@ def makeService(
         style.begin_with(globalLogBeginner)
     if settings.broker is not None:
         check_redis(settings.broker)
-    wall, turn = reactor.seconds, Cork()
-    # A real one, which is pushd's as long as the process lives; tests set the time of theirs.
-    if isinstance(reactor, ReactorBase):
-        make_steady(reactor, time.monotonic)
-        quicken(reactor, turn)
-        wall = time.time
-    meter = LagMeter(reactor)
-    threads = ViewThreads(reactor, settings.threads)
-    service = build(
-        settings,
-        reactor,
-        threads,
-        lag=meter.lag,
-        wall=wall,
-        turn=turn,
-        allow_connections=allow_connections,
-    )
-    service.addService(meter)
+    lag_meter = LagMeter(reactor)
+    service = build(settings, _make_runtime(reactor, settings, lag_meter.lag))
+    service.addService(lag_meter)
     service.addService(GarbageService(reactor))
     if style is not None:
-        service.appliers.append(_set_level_of(style))
+        service.appliers.append(_level_applier(style))
     notifier = Notifier(
         reactor,
         environ=os.environ,
@@ -75,7 +62,7 @@ def makeService(
         monotonic=time.monotonic,
     )
     service.addService(notifier)
-    service.stopping.append(lambda: notifier.stopping(service.drain + _LAST_MINUTE))
+    service.stopping.append(lambda: notifier.stopping(service.limits.drain + _STOP_RESERVE))
     reloader = Reloader(options, service.appliers)
 
     def reload() -> None:
@@ -87,5 +74,22 @@ def makeService(
     return service
 
 
-def _set_level_of(style: LogStyle) -> Applier:
+def _make_runtime(reactor: Any, settings: Settings, lag: Histogram) -> Runtime:
+    wall, cork = reactor.seconds, Cork()
+    # A fake reactor in a test keeps the time of that test.
+    if isinstance(reactor, ReactorBase):
+        run_on_monotonic_time(reactor, time.monotonic)
+        poll_directly(reactor, cork)
+        wall = time.time
+    return Runtime(
+        reactor=reactor,
+        threads=ViewThreads(reactor, settings.threads),
+        wall=wall,
+        cork=cork,
+        lag=lag,
+        allow_connections=allow_connections,
+    )
+
+
+def _level_applier(style: LogStyle) -> Applier:
     return lambda settings: style.set_level(settings.log_level)

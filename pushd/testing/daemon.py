@@ -22,7 +22,7 @@ from twisted.internet.testing import MemoryReactorClock
 from pushd.access.limits import Limits
 from pushd.options.settings import Settings
 from pushd.schedule.coalescing import CoalescingClock
-from pushd.service.build import build
+from pushd.service.build import Runtime, build
 from pushd.testing.browser import Browser, make_protocol
 from pushd.testing.connection import Answer, Bytes, Wire
 from pushd.testing.lockstep import LockstepThreads
@@ -60,7 +60,13 @@ class Daemon:
         self.clock = MemoryReactorClock()
         self._loopback = Loopback()
         self._service = build(
-            self.settings, self.clock, LockstepThreads(self.settings.threads), random=lambda: 0.5
+            self.settings,
+            Runtime(
+                reactor=self.clock,
+                threads=LockstepThreads(self.settings.threads),
+                wall=self.clock.seconds,
+                random=lambda: 0.5,
+            ),
         )
         self._service.privilegedStartService()
         self._service.startService()

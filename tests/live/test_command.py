@@ -37,7 +37,7 @@ class Shell:
         self.daemon = daemon
         self.folder = folder
         self.public = daemon.url.rstrip("/")
-        self.control = daemon.wait_for(r"control port at (http://\S+)")[1].rstrip("/")
+        self.control = daemon.wait_for(r"control port listening on (http://\S+)")[1].rstrip("/")
         path = f"{PUSHDCTL.parent}{os.pathsep}{os.environ['PATH']}"
         self.environ = {
             **os.environ,

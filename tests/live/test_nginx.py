@@ -120,7 +120,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     (tmp_path / "shop.py").write_text(VIEWS)
     args = ["--views", "shop:views", "--control", "tcp:0:interface=127.0.0.1"]
     with DaemonProcess([*args, "--trusted-proxy", "127.0.0.1"], directory=tmp_path) as daemon:
-        control = int(daemon.wait_for(r"control port at http://127\.0\.0\.1:(\d+)/")[1])
+        control = int(daemon.wait_for(r"control port listening on http://127\.0\.0\.1:(\d+)/")[1])
         certificate = tmp_path / "site.pem"
         certificate.write_bytes(certificate_file())
         with socket.create_server(("127.0.0.1", 0)) as door:

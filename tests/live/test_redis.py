@@ -45,7 +45,9 @@ class Node:
     def __init__(self, daemon: DaemonProcess) -> None:
         self.daemon = daemon
         self.public = urlsplit(daemon.url).netloc
-        self.control = urlsplit(daemon.wait_for(r"control port at (http://\S+)")[1]).netloc
+        self.control = urlsplit(
+            daemon.wait_for(r"control port listening on (http://\S+)")[1]
+        ).netloc
 
     def publish(self, topic: str, data: str, key: str) -> tuple[int, dict[str, Any]]:
         """Publish; gives the status and the answer."""

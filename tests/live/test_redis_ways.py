@@ -45,7 +45,7 @@ def run(broker: str, folder: Path, *args: str) -> DaemonProcess:
 
 def control(daemon: DaemonProcess) -> str:
     """Where its control port is."""
-    return urlsplit(daemon.wait_for(r"control port at (http://\S+)")[1]).netloc
+    return urlsplit(daemon.wait_for(r"control port listening on (http://\S+)")[1]).netloc
 
 
 @pytest.fixture

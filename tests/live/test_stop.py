@@ -42,7 +42,7 @@ views = {"/sleepy/": sleepy}
 
 def control_of(daemon: DaemonProcess) -> str:
     """Give host and port of a daemon's control port."""
-    return urlsplit(daemon.wait_for(r"control port at (http://\S+)")[1]).netloc
+    return urlsplit(daemon.wait_for(r"control port listening on (http://\S+)")[1]).netloc
 
 
 @contextmanager

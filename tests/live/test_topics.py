@@ -39,7 +39,9 @@ class Node:
     def __init__(self, daemon: DaemonProcess) -> None:
         self.daemon = daemon
         self.public = urlsplit(daemon.url).netloc
-        self.control = urlsplit(daemon.wait_for(r"control port at (http://\S+)")[1]).netloc
+        self.control = urlsplit(
+            daemon.wait_for(r"control port listening on (http://\S+)")[1]
+        ).netloc
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> Any:
         """Ask at the control port; gives the JSON of the answer."""

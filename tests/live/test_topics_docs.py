@@ -51,7 +51,9 @@ class Reader:
 
     def __init__(self, daemon: DaemonProcess) -> None:
         self.public = urlsplit(daemon.url).netloc
-        self.control = urlsplit(daemon.wait_for(r"control port at (http://\S+)")[1]).netloc
+        self.control = urlsplit(
+            daemon.wait_for(r"control port listening on (http://\S+)")[1]
+        ).netloc
 
     def ask(self, path: str) -> dict[str, object]:
         """Ask at the control port."""

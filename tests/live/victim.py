@@ -118,7 +118,7 @@ def url_of(daemon: DaemonProcess) -> str:
 
 def control_url_of(daemon: DaemonProcess) -> str:
     """The address of a daemon's control port."""
-    return daemon.wait_for(r"control port at (http://\S+)")[1]
+    return daemon.wait_for(r"control port listening on (http://\S+)")[1]
 
 
 def seconds_of(daemon: DaemonProcess, attacker: Attacker, path: str, code: int) -> float:

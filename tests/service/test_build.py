@@ -15,9 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.options.settings import Settings
 from pushd.service.build import build, shipped_client
 from pushd.testing.daemon import Daemon
-from pushd.testing.lockstep import LockstepThreads
 from tests.peer import certificate_file, said
-from tests.ports import Reactor
+from tests.ports import Reactor, make_runtime
 
 
 class DoorsTestCase(SynchronousTestCase):
@@ -28,8 +27,7 @@ class DoorsTestCase(SynchronousTestCase):
     def start(self, **settings: Any) -> list[str]:
         """Start a daemon; give what it says."""
         settings.setdefault("control", ())
-        threads = LockstepThreads(1)
-        self.service = build(Settings(**settings), self.reactor, threads)
+        self.service = build(Settings(**settings), make_runtime(self.reactor))
         with capturedLogs() as events:
             self.service.privilegedStartService()
             self.service.startService()
@@ -43,7 +41,11 @@ class DoorsTests(DoorsTestCase):
         doors = [(port, interface) for port, _, _, interface in self.reactor.tcpServers]
         self.assertEqual(doors, [(8080, "127.0.0.1"), (8081, "127.0.0.1")])
         self.assertEqual(
-            lines, ["listening on http://127.0.0.1:8080/", "control port at http://127.0.0.1:8081/"]
+            lines,
+            [
+                "listening on http://127.0.0.1:8080/",
+                "control port listening on http://127.0.0.1:8081/",
+            ],
         )
 
     def test_many(self) -> None:
@@ -124,7 +126,7 @@ class DoorsTests(DoorsTestCase):
 
     def test_without_privileges(self) -> None:
         """The doors open once, also where nobody starts a service twice."""
-        service = build(Settings(), self.reactor, LockstepThreads(1))
+        service = build(Settings(), make_runtime(self.reactor))
         service.startService()
         self.assertEqual(self.reactor.events, ["opened 8080", "opened 8081"])
         service.stopService()
@@ -133,7 +135,7 @@ class DoorsTests(DoorsTestCase):
 
     def test_never_started(self) -> None:
         """What was never opened need not be closed."""
-        service = build(Settings(), self.reactor, LockstepThreads(1))
+        service = build(Settings(), make_runtime(self.reactor))
         self.assertEqual([part.stopService() for part in service], [None] * 3)
         self.successResultOf(service.stopService())
         self.assertEqual(self.reactor.events, [])

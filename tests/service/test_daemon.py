@@ -16,9 +16,10 @@ from pushd.service.build import build
 from pushd.testing.daemon import Browser, Daemon
 from pushd.testing.lockstep import LockstepThreads
 from pushd.views.request import Request, View, accept_websocket
+from pushd.views.routes import Routes
 from tests.echo import echo
 from tests.peer import TEXT, Peer, close_frame, frame, handshake, request, said
-from tests.ports import Reactor
+from tests.ports import Reactor, make_runtime
 
 
 class EndTests(SynchronousTestCase):
@@ -42,7 +43,8 @@ class EndTests(SynchronousTestCase):
             await request.websocket.wait()
             reactor.events.append("goodbye")
 
-        service = build(Settings(routes=Daemon({"/": watch}).settings.routes), reactor, Quiet())
+        settings = Settings(routes=Routes({"/": watch}))
+        service = build(settings, make_runtime(reactor))
         service.startService()
         daemon = Daemon()
         daemon.clock = reactor
@@ -136,7 +138,7 @@ class EndTests(SynchronousTestCase):
     def test_threads(self) -> None:
         """The threads are let go."""
         threads = Quiet()
-        service = build(Settings(), Reactor(), threads)
+        service = build(Settings(), make_runtime(Reactor(), threads))
         service.startService()
         self.assertFalse(threads.stopped)
         service.stopService()

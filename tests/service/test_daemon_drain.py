@@ -123,17 +123,17 @@ class DrainTests(SynchronousTestCase):
             self.connections.lost(visitor)
         self.successResultOf(gone)
 
-    def test_hurry(self) -> None:
+    def test_close_now(self) -> None:
         """Who is left can be asked at once; nobody is asked twice."""
         visitors = self.visitors(4, polite=False)
         self.start(4)
         self.clock.advance(1)
-        self.drain.hurry()
+        self.drain.close_now()
         self.assertEqual(self.times(visitors), [0.0, 1.0, 1.0, 1.0])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_hurry_before(self) -> None:
+    def test_close_now_before(self) -> None:
         """Before it begins there is nothing to hurry."""
         drain = Drain(self.clock, self.connections, lambda: 0.0)
-        drain.hurry()
+        drain.close_now()
         self.assertEqual(self.clock.getDelayedCalls(), [])

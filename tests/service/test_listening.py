@@ -54,7 +54,7 @@ class DoorServiceTests(SynchronousTestCase):
         wire = daemon.open_connection()
         closed = door.close()
         self.assertNoResult(closed)
-        door.close_silent()
+        door.close_unused()
         daemon.settle()
         self.assertTrue(wire.closed)
         self.successResultOf(closed)

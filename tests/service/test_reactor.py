@@ -1,178 +1,196 @@
-"""A reactor that looks at its sockets in our way."""
+"""The patches of Twisted's reactor: direct polling, and monotonic time."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
+from twisted.internet.base import DelayedCall
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import ConnectionDone
 from twisted.internet.selectreactor import SelectReactor
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.service import reactor as polling
-from pushd.service.reactor import quicken
+from pushd.protocols.fast_paths import FastPaths
+from pushd.service import reactor as module
+from pushd.service.reactor import poll_directly, run_on_monotonic_time
 from tests.bracket import Bracket
 from tests.work import calls_of
 
-# A look at the sockets, one that reads, its own calls, and what the reactor has to do with it.
+# Function calls for a poll with one readable socket, most of them the reactor's own.
 MOST_CALLS = 14
 
-
-class Failing(Exception):
-    """What goes wrong in these tests."""
+HOUR = 3600.0
 
 
-class End:
-    """One end of a pair of sockets, as a reactor has it."""
+class ApplicationError(Exception):
+    """Raised by the protocols of these tests."""
+
+
+class FakeTransport:
+    """A socket that is connected to another, registered with a reactor."""
 
     def __init__(self, reactor: EPollReactor) -> None:
-        self.socket, self.other = socket.socketpair()
+        self.socket, self.peer = socket.socketpair()
         self.socket.setblocking(False)
         self.reactor = reactor
-        self.heard: list[bytes] = []
-        self.written = 0
+        self.received: list[bytes] = []
+        self.writes = 0
         self.lost: list[Failure] = []
-        self.then: Callable[[], object] = lambda: None
-        self.last: Callable[[], object] = lambda: None
+        self.on_read: Callable[[], object] = lambda: None
+        self.on_lost: Callable[[], object] = lambda: None
 
     def fileno(self) -> int:
-        """The socket's number."""
+        """Return the socket's descriptor."""
         return self.socket.fileno()
 
     def doRead(self) -> Exception | None:
-        """Read all there is, and do what the test wants."""
+        """Read, and do what the test wants."""
         data = self.socket.recv(100)
-        self.heard.append(data)
-        self.then()
+        self.received.append(data)
+        self.on_read()
         return None if data else ConnectionDone()
 
     def doWrite(self) -> None:
-        """There is room to write."""
-        self.written += 1
+        """Count the call, and wait for no other."""
+        self.writes += 1
         self.reactor.removeWriter(self)
 
     def connectionLost(self, reason: Failure) -> None:
-        """Note the end."""
+        """Note the reason, and do what the test wants."""
         self.lost.append(reason)
-        self.last()
+        self.on_lost()
         self.close()
 
     def logPrefix(self) -> str:
-        """What Twisted puts before its lines."""
-        return "an end"
+        """Return the prefix of Twisted's log lines."""
+        return "a transport"
 
     def close(self) -> None:
-        """Close both."""
+        """Close both sockets."""
         self.socket.close()
-        self.other.close()
+        self.peer.close()
 
 
-class PollingTests(SynchronousTestCase):
-    """What happens at a socket, and what comes of it."""
+def raise_error() -> None:
+    """Fail as an application does."""
+    raise ApplicationError
+
+
+class FastPathTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Turn fast paths on, whatever the rest of the suite runs with."""
+        self.fast_paths = FastPaths()
+        self.patch(module, "FAST_PATHS", self.fast_paths)
+
+
+class PollingTests(FastPathTestCase):
+    """An epoll reactor whose events are dispatched by pushd."""
 
     def setUp(self) -> None:
-        """Have a reactor that nobody runs."""
-        self.reactor = EPollReactor()
+        """Patch a reactor that is not running."""
+        super().setUp()
+        self.reactor = self.make_reactor()
         self.notes: list[str] = []
-        quicken(self.reactor, Bracket(self.notes))
-        self.addCleanup(self.close)
-        self.ends = [self.open(), self.open()]
+        poll_directly(self.reactor, Bracket(self.notes))
+        self.transports = [self.connect(), self.connect()]
 
-    def close(self) -> None:
-        """Let go of all descriptors."""
-        for end in self.ends:
-            end.close()
-        for reader in self.reactor._internalReaders:
+    def make_reactor(self) -> EPollReactor:
+        """Make a reactor whose descriptors are closed after the test."""
+        reactor = EPollReactor()
+        self.addCleanup(self.close, reactor)
+        return reactor
+
+    def close(self, reactor: EPollReactor) -> None:
+        """Close the descriptors of a reactor."""
+        for reader in reactor._internalReaders:
             reader.connectionLost(Failure(ConnectionDone()))
-        self.reactor._poller.close()
+        reactor._poller.close()
 
-    def open(self) -> End:
-        """Have one more end watched."""
-        end = End(self.reactor)
-        self.reactor.addReader(end)
-        return end
+    def connect(self) -> FakeTransport:
+        """Register one more transport."""
+        transport = FakeTransport(self.reactor)
+        self.addCleanup(transport.close)
+        self.reactor.addReader(transport)
+        return transport
 
-    def look(self) -> None:
-        """Look once, without waiting."""
+    def poll(self) -> None:
+        """Poll once, without waiting."""
         self.reactor.doIteration(0)
 
     def test_read(self) -> None:
-        """Who can read does, and nobody else."""
-        first, second = self.ends
-        first.other.send(b"abc")
-        self.look()
-        self.look()
-        self.assertEqual((first.heard, second.heard), ([b"abc"], []))
+        """A readable socket is read from once; others are left alone."""
+        first, second = self.transports
+        first.peer.send(b"abc")
+        self.poll()
+        self.poll()
+        self.assertEqual((first.received, second.received), ([b"abc"], []))
 
     def test_together(self) -> None:
-        """What several do in one look is done within what holds it together."""
-        for end in self.ends:
-            end.then = lambda: self.notes.append("read")
-        self.ends[0].other.send(b"abc")
-        self.look()
+        """Several events of one poll are handled within the given context, a single one is not."""
+        for transport in self.transports:
+            transport.on_read = lambda: self.notes.append("read")
+        self.transports[0].peer.send(b"abc")
+        self.poll()
         self.assertEqual(self.notes, ["read"])
-        for end in self.ends:
-            end.other.send(b"abc")
-        self.look()
+        for transport in self.transports:
+            transport.peer.send(b"abc")
+        self.poll()
         self.assertEqual(self.notes, ["read", "(", "read", "read", ")"])
 
-    def test_wait(self) -> None:
-        """Without a time-out it waits until there is something."""
-        self.ends[0].other.send(b"abc")
+    def test_no_timeout(self) -> None:
+        """Without a timeout, a poll waits for an event."""
+        self.transports[0].peer.send(b"abc")
         self.reactor.doIteration(None)
-        self.assertEqual(self.ends[0].heard, [b"abc"])
+        self.assertEqual(self.transports[0].received, [b"abc"])
 
     def test_write(self) -> None:
-        """Who can write does as well, also where it can read at the same time."""
-        first, second = self.ends
-        first.other.send(b"abc")
-        for end in self.ends:
-            self.reactor.addWriter(end)
-        self.look()
-        self.assertEqual((first.heard, first.written, second.written), ([b"abc"], 1, 1))
+        """A writable socket is written to, whether or not it is readable as well."""
+        first, second = self.transports
+        first.peer.send(b"abc")
+        for transport in self.transports:
+            self.reactor.addWriter(transport)
+        self.poll()
+        self.assertEqual((first.received, first.writes, second.writes), ([b"abc"], 1, 1))
 
     def test_end(self) -> None:
-        """One whose peer has closed reads what is left, then is lost and watched no more."""
-        first, second = self.ends
-        first.other.send(b"abc")
-        first.other.shutdown(socket.SHUT_WR)
-        self.look()
-        self.look()
-        self.look()
-        self.assertEqual(first.heard, [b"abc", b""])
+        """A socket closed by its peer is read to the end, then disconnected and removed."""
+        first, second = self.transports
+        first.peer.send(b"abc")
+        first.peer.shutdown(socket.SHUT_WR)
+        self.poll()
+        self.poll()
+        self.poll()
+        self.assertEqual(first.received, [b"abc", b""])
         self.assertEqual(len(first.lost), 1)
         first.lost[0].trap(ConnectionDone)
         self.assertNotIn(first, self.reactor.getReaders())
         self.assertEqual(second.lost, [])
 
-    def test_vanished(self) -> None:
-        """So is one whose peer is gone."""
-        self.ends[0].other.close()
-        self.look()
-        self.assertEqual(len(self.ends[0].lost), 1)
+    def test_hangup(self) -> None:
+        """A socket whose peer has hung up is disconnected."""
+        self.transports[0].peer.close()
+        self.poll()
+        self.assertEqual(len(self.transports[0].lost), 1)
 
     def test_failure(self) -> None:
-        """One that fails is logged and lost; the other reads in the same look."""
-
-        def fail() -> None:
-            raise Failing
-
-        first, second = self.ends
-        first.then = fail
-        first.last = fail
-        for end in self.ends:
-            end.other.send(b"abc")
-        self.look()
+        """A transport that raises is logged and disconnected; others are read in the same poll."""
+        first, second = self.transports
+        first.on_read = first.on_lost = raise_error
+        for transport in self.transports:
+            transport.peer.send(b"abc")
+        self.poll()
         self.assertEqual(len(first.lost), 1)
-        self.assertEqual(second.heard, [b"abc"])
-        self.assertEqual(len(self.flushLoggedErrors(Failing)), 2)
+        self.assertEqual(second.received, [b"abc"])
+        self.assertEqual(len(self.flushLoggedErrors(ApplicationError)), 2)
         self.assertNotIn(first, self.reactor.getReaders())
 
-    def test_worst_failure(self) -> None:
-        """Whatever it is, only who sits at the terminal ends the reactor by it."""
+    def test_worst_failures(self) -> None:
+        """Of all exceptions, only KeyboardInterrupt leaves the reactor."""
 
         def leave() -> None:
             raise SystemExit
@@ -180,37 +198,183 @@ class PollingTests(SynchronousTestCase):
         def interrupt() -> None:
             raise KeyboardInterrupt
 
-        first, second = self.ends
-        first.other.close()
-        second.other.send(b"abc")
-        first.last = leave
-        self.look()
-        self.assertEqual(second.heard, [b"abc"])
+        first, second = self.transports
+        first.peer.close()
+        second.peer.send(b"abc")
+        first.on_lost = leave
+        self.poll()
+        self.assertEqual(second.received, [b"abc"])
         self.assertEqual(len(self.flushLoggedErrors(SystemExit)), 1)
-        second.other.shutdown(socket.SHUT_WR)
-        second.last = interrupt
-        # Both an end and something to read: what it has to say comes first.
+        second.peer.shutdown(socket.SHUT_WR)
+        second.on_lost = interrupt
+        # A poll would report the end together with something to read, and leave it to Twisted.
         with self.assertRaises(KeyboardInterrupt):
-            polling._read(self.reactor, second)
+            module._read(self.reactor, second)
 
     def test_closed_by_another(self) -> None:
-        """One that another has closed meanwhile is not read from."""
-        for end, other in zip(self.ends, reversed(self.ends), strict=True):
-            end.then = lambda other=other: self.reactor.removeReader(other)  # type: ignore[misc]
-            end.other.send(b"abc")
-        self.look()
-        self.assertEqual(sorted(len(end.heard) for end in self.ends), [0, 1])
+        """A transport that is removed during a poll is not read from."""
+        for transport, other in zip(self.transports, reversed(self.transports), strict=True):
+            transport.on_read = lambda other=other: self.reactor.removeReader(other)  # type: ignore[misc] # mypy cannot infer a lambda with a default
+            transport.peer.send(b"abc")
+        self.poll()
+        self.assertEqual(sorted(len(one.received) for one in self.transports), [0, 1])
 
     def test_calls(self) -> None:
-        """It takes few calls of functions: Twisted's own look takes ten more."""
-        self.ends[0].other.send(b"abc")
-        self.assertLess(calls_of(self.look), MOST_CALLS)
+        """A poll takes few function calls: Twisted's own takes ten more."""
+        self.transports[0].peer.send(b"abc")
+        self.assertLess(calls_of(self.poll), MOST_CALLS)
 
-    def test_others(self) -> None:
-        """A reactor of another kind keeps its own way."""
+    def test_other_reactors(self) -> None:
+        """A reactor that does not use epoll keeps its own polling."""
         reactor = SelectReactor()
         before = reactor.doIteration
-        quicken(reactor, nullcontext())
+        poll_directly(reactor, nullcontext())
         self.assertEqual(reactor.doIteration, before)
         for reader in reactor._internalReaders:
             reader.connectionLost(Failure(ConnectionDone()))
+
+    def test_off(self) -> None:
+        """With fast paths off, an epoll reactor keeps its own polling."""
+        self.fast_paths.enabled = False
+        reactor = self.make_reactor()
+        before = reactor.doIteration
+        poll_directly(reactor, nullcontext())
+        self.assertEqual(reactor.doIteration, before)
+
+    def test_missing_names(self) -> None:
+        """A reactor without what direct polling relies on keeps its own, and a line says why."""
+        reactor = self.make_reactor()
+        before = reactor.doIteration
+        selectables = reactor._selectables
+        del reactor._selectables
+        with capturedLogs() as events:
+            poll_directly(reactor, nullcontext())
+        reactor._selectables = selectables
+        self.assertEqual(reactor.doIteration, before)
+        [event] = events
+        self.assertEqual((event["event"], event["path"]), ("fast_path_off", "direct polling"))
+        self.assertEqual(event["lacking"], "twisted.internet.reactor._selectables")
+
+
+class WallClockReactor(SelectReactor):
+    """Twisted's reactor with a system clock that the test sets."""
+
+    wall = 1_000_000.0
+
+    def seconds(self) -> float:
+        """Return the system's time."""
+        return self.wall
+
+    def installWaker(self) -> None:
+        """Need no descriptors: it never runs."""
+
+
+class MonotonicTimeTests(FastPathTestCase):
+    """A reactor whose time goes on while the system clock is set."""
+
+    def setUp(self) -> None:
+        """Patch a reactor that is not running."""
+        super().setUp()
+        self.reactor = WallClockReactor()
+        self.monotonic = 7.0
+        self.calls: list[str] = []
+        run_on_monotonic_time(self.reactor, lambda: self.monotonic)
+
+    def let_pass(self, seconds: float) -> None:
+        """Let both clocks advance, and the reactor make the calls that are due."""
+        self.monotonic += seconds
+        self.reactor.wall += seconds
+        self.reactor.runUntilCurrent()
+
+    def test_seconds(self) -> None:
+        """The reactor's time is that of the monotonic clock."""
+        self.assertEqual(self.reactor.seconds(), 7)
+        self.let_pass(5)
+        self.assertEqual(self.reactor.seconds(), 12)
+
+    def test_pending(self) -> None:
+        """Timers that exist already are called after the time that they had left."""
+        reactor = WallClockReactor()
+        cancelled = reactor.callLater(0.5, self.calls.append, "cancelled")
+        for delay, name in ((2, "two"), (1, "one")):
+            reactor.callLater(delay, self.calls.append, name)
+            reactor.runUntilCurrent()
+        cancelled.cancel()
+        reactor.callLater(3, self.calls.append, "three")
+        delayed = reactor.callLater(1, self.calls.append, "four")
+        delayed.delay(3)
+        run_on_monotonic_time(reactor, lambda: self.monotonic)
+        for number, name in enumerate(("one", "two", "three", "four")):
+            self.monotonic = 7.5 + number
+            reactor.runUntilCurrent()
+            self.assertNotIn(name, self.calls)
+            self.monotonic = 8.0 + number
+            reactor.runUntilCurrent()
+            self.assertEqual(self.calls[-1], name)
+        self.assertEqual(len(self.calls), 4)
+
+    def test_pending_delayed(self) -> None:
+        """Timers that exist already can be reset and delayed."""
+        reactor = WallClockReactor()
+        calls = [reactor.callLater(delay, self.calls.append, "late") for delay in (2, 3)]
+        run_on_monotonic_time(reactor, lambda: self.monotonic)
+        calls[0].reset(10)
+        calls[1].delay(7)
+        for moment, made in ((16.5, 0), (17.0, 2)):
+            self.monotonic = moment
+            reactor.runUntilCurrent()
+            self.assertEqual(len(self.calls), made)
+
+    def test_set(self) -> None:
+        """A timer is called after its delay, whatever the system clock is set to meanwhile."""
+        for step in (-HOUR, HOUR):
+            self.calls.clear()
+            self.reactor.callLater(10, self.calls.append, "ten")
+            self.let_pass(5)
+            self.reactor.wall += step
+            self.reactor.callLater(6, self.calls.append, "eleven")
+            self.let_pass(4.5)
+            self.assertEqual(self.calls, [])
+            self.assertAlmostEqual(self.reactor.timeout() or 0, 0.5)
+            self.let_pass(1)
+            self.assertEqual(self.calls, ["ten"])
+            self.let_pass(1)
+            self.assertEqual(self.calls, ["ten", "eleven"])
+
+    def test_twice(self) -> None:
+        """Patching a reactor again changes nothing."""
+        self.reactor.callLater(10, self.calls.append, "ten")
+        self.reactor.wall -= HOUR
+        run_on_monotonic_time(self.reactor, lambda: self.monotonic)
+        self.assertEqual(self.reactor.seconds(), 7)
+        self.let_pass(9.5)
+        self.assertEqual(self.calls, [])
+        self.let_pass(1)
+        self.assertEqual(self.calls, ["ten"])
+
+    def test_off(self) -> None:
+        """With fast paths off, a reactor's time is that of the system clock."""
+        self.fast_paths.enabled = False
+        reactor = WallClockReactor()
+        run_on_monotonic_time(reactor, lambda: self.monotonic)
+        self.assertEqual(reactor.seconds(), reactor.wall)
+
+    def test_no_effect(self) -> None:
+        """A reactor with timers of another clock keeps its own time, and a line says why."""
+
+        class OtherReactor(WallClockReactor):
+            """Takes the time of its timers from elsewhere."""
+
+            def callLater(self, delay: float, *args: Any, **named: Any) -> DelayedCall:
+                call = super().callLater(delay, *args, **named)
+                call.time = self.wall + delay
+                return call
+
+        reactor = OtherReactor()
+        with capturedLogs() as events:
+            run_on_monotonic_time(reactor, lambda: self.monotonic)
+        self.assertEqual(reactor.seconds(), reactor.wall)
+        [event] = events
+        self.assertEqual((event["event"], event["path"]), ("fast_path_off", "monotonic time"))
+        self.assertEqual(event["lacking"], "ReactorBase.seconds")
+        self.assertEqual(reactor.getDelayedCalls(), [])
