@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from pushd import __version__
-from pushd.access.limits import Limits
 from pushd.errors import InvalidOptions
-from pushd.options.option import Option
-from pushd.options.settings import Settings, demo_views
+from pushd.options.option import Option, make_settings
+from pushd.options.settings import Settings
 from pushd.options.sources import (
     Given,
     Sources,
@@ -23,8 +21,6 @@ from pushd.options.sources import (
     write_values,
 )
 from pushd.options.table import COMBINATIONS, OPTIONS
-from pushd.topics.history import Retention
-from pushd.views.routes import Routes
 
 
 class Options(UsageOptions):
@@ -104,51 +100,7 @@ class Options(UsageOptions):
         if mistakes:
             # One line each, whatever an exception of others had to say.
             raise InvalidOptions([" ".join(mistake.split()) for mistake in mistakes])
-        return _make_settings(values), given
-
-
-def _make_settings(values: Mapping[str, Any]) -> Settings:
-    return Settings(
-        listen=values["listen"],
-        control=values["control"],
-        web=values["web"],
-        # An application's site has no demo in it.
-        routes=_routes(values["views"], demo=values["demo"] and values["wsgi"] is None),
-        threads=values["threads"],
-        wsgi=values["wsgi"],
-        wsgi_threads=values["wsgi-threads"],
-        limits=Limits(
-            max_message=values["max-message"],
-            max_buffered=values["max-buffered"],
-            max_rate=values["max-rate"],
-            compression=values["compression"],
-            max_connections=values["max-connections"],
-            max_per_address=values["max-per-address"],
-            drain=values["drain"],
-        ),
-        retention=Retention(
-            size=values["history-size"],
-            ttl=values["history-ttl"],
-            bytes=values["history-bytes"],
-        ),
-        origins=values["origin"],
-        token_keys=values["token-key"],
-        proxies=values["trusted-proxy"],
-        broker=values["broker"],
-        fast_paths=values["fast-paths"],
-        log_format=values["log-format"],
-        log_level=values["log-level"],
-    )
-
-
-def _routes(views: Routes | None, *, demo: bool) -> Routes:
-    """The operator's views, and behind them the demo's where their paths are free."""
-    if views is None:
-        return demo_views() if demo else Routes({})
-    if not demo:
-        return views
-    kept = [(path, view) for path, view in demo_views().items() if views.match(path) is None]
-    return Routes([*views.items(), *kept], accept_all=views.accept_all)
+        return make_settings(Settings, values), given
 
 
 def _add_to_command_line(option: Option) -> None:

@@ -1,21 +1,27 @@
-"""One option: what it is called, what it is for, and how it is written."""
+"""An option: its name, its description, its parser, and the setting that it makes."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, MISSING, dataclass, field, fields, replace
+from typing import Any, TypeVar, cast
 
 #: What an option may be given, as text: once, or as often as one likes; None where it is not.
 Text = str | tuple[str, ...] | None
+
+#: Values of options, by the names of the options.
+Values = Mapping[str, Any]
 
 # Who and with what password, in something like redis://user:password@host. Either may hold an @.
 _CREDENTIALS = re.compile(r"://\S*@")
 
 
-@dataclass(frozen=True, kw_only=True)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
 class Option:
     """One option: its name, what it is for, and how its text becomes a value.
 
@@ -26,9 +32,10 @@ class Option:
     """
 
     name: str
-    help: str
     parse: Callable[[Any], Any]
-    default: str | tuple[str, ...] | None = None
+    help: str
+    _: KW_ONLY
+    default: Text = None
     #: Whether a reload can change it; everything else needs a restart.
     live: bool = False
     #: Whether its value is for nobody's eyes.
@@ -91,6 +98,90 @@ class Option:
     def mask(self, text: str | None) -> str:
         """Hide what is secret."""
         return "***" if self.secret and text else _CREDENTIALS.sub("://***@", text or "")
+
+
+def setting(
+    name: str,
+    parse: Callable[[Any], _T],
+    help: str,
+    *,
+    default: Text = None,
+    value: Any = MISSING,
+    live: bool = False,
+) -> _T:
+    """Declare a field of a dataclass of settings that is the value of one option.
+
+    :param default: what the option is given by default.
+    :param value: the value of the default, if it is not to be parsed.
+    """
+    option = Option(name, parse, help, default=default, live=live)
+    made = _Declaration((option,), lambda values: values[name])
+    if value is MISSING:
+        return field(default_factory=lambda: parse(default), metadata={_KEY: made})
+    return cast(_T, field(default=value, metadata={_KEY: made}))
+
+
+def object_setting(kind: Callable[..., _T], *options: Option, prefix: str = "") -> _T:
+    """Declare a field that is an object, each attribute of which is the value of one option.
+
+    The defaults of the options are those of the attributes.
+
+    :param prefix: what the names of the options have in front of the names of the attributes.
+    """
+    attributes = {
+        option.name: option.name.removeprefix(prefix).replace("-", "_") for option in options
+    }
+    defaults = kind()
+    options = tuple(
+        replace(option, default=_as_text(getattr(defaults, attributes[option.name])))
+        for option in options
+    )
+
+    def make(values: Values) -> _T:
+        return kind(**{attribute: values[name] for name, attribute in attributes.items()})
+
+    return combined_setting(make, kind, *options)
+
+
+def combined_setting(
+    make: Callable[[Values], _T], default: Callable[[], _T], *options: Option
+) -> _T:
+    """Declare a field that is made of several options.
+
+    :param make: makes it of the values of all options.
+    :param default: makes it if none of its options is given.
+    """
+    return field(default_factory=default, metadata={_KEY: _Declaration(options, make)})
+
+
+def declared_options(settings: type) -> Iterator[Option]:
+    """Give the options of a dataclass of settings, in the order of its fields."""
+    for one in fields(settings):
+        yield from one.metadata[_KEY].options
+
+
+def make_settings(settings: type[_T], values: Values) -> _T:
+    """Make the settings of the values of all options."""
+    declared = fields(cast(Any, settings))
+    return settings(**{one.name: one.metadata[_KEY].make(values) for one in declared})
+
+
+@dataclass(frozen=True)
+class _Declaration:
+    """How a field of settings is made of options."""
+
+    options: tuple[Option, ...]
+    make: Callable[[Values], Any]
+
+
+# The key of the declaration in a field's metadata.
+_KEY = "pushd"
+
+
+def _as_text(value: bool | int) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
 
 
 def _quote(text: str) -> str:

@@ -11,7 +11,7 @@ from pushd.options.option import Option, Text
 
 def option(default: Text = None, *, secret: bool = False) -> Option:
     """Make an option."""
-    return Option(name="one-two", help="Help.", parse=str, default=default, secret=secret)
+    return Option("one-two", str, "Help.", default=default, secret=secret)
 
 
 class OptionTests(SynchronousTestCase):

@@ -21,9 +21,9 @@ from pushd.options.sources import (
     write_values,
 )
 
-COUNT = Option(name="count", help="How many.", parse=int, default="1")
-NAME = Option(name="a-name", help="What it is called.", parse=str)
-MANY = Option(name="many", help="Which.", parse=list, default=())
+COUNT = Option("count", int, "How many.", default="1")
+NAME = Option("a-name", str, "What it is called.")
+MANY = Option("many", list, "Which.", default=())
 TABLE = (COUNT, NAME, MANY)
 
 
@@ -133,7 +133,7 @@ class ParseTests(SynchronousTestCase):
 
     def test_secrets(self) -> None:
         """A mistake does not tell a password."""
-        table = (Option(name="count", help="", parse=_refuse),)
+        table = (Option("count", _refuse, ""),)
         _, (line,) = parse(table, {"count": Given("redis://u:p@h", "PUSHD_COUNT")})
         self.assertEqual(line, "PUSHD_COUNT redis://***@h: refused")
 
