@@ -136,7 +136,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
 
 
 def shipped_client() -> Path:
-    """Return the folder of the shipped client: in an installed pushd, or beside it in a checkout."""
+    """Return the folder of the bundled client: in an installed pushd, or in a checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "web"
     return installed if installed.is_dir() else package.parent / "web"

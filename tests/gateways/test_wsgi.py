@@ -272,10 +272,15 @@ class BackPressureTests(WsgiTestCase):
         """Request a page over a connection that takes no byte of it."""
         self.serve(application, limits=Limits(max_buffered=self.LIMIT))
         server = Server(self.daemon)
-        self.addCleanup(lambda: server.connected and server.connectionLost(DONE))
+        self.addCleanup(self.lose, server)
         server.kernel.room = 0
         server.receive(request(f"GET {path} HTTP/1.0"))
         return server
+
+    def lose(self, server: Server) -> None:
+        """Lose the connection, if it is still open."""
+        if server.connected:
+            server.connectionLost(DONE)
 
     def read(self, server: Server) -> int:
         """Let the connection take all that there is; return the number of bytes."""
