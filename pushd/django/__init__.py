@@ -1,4 +1,4 @@
-"""dwebsocket's API for Django views, served by ``twistd pushd --wsgi``."""
+"""dwebsocket's API for Django views that ``twistd pushd --wsgi`` serves."""
 
 from pushd.django.views import (
     WebSocket,

@@ -1,4 +1,4 @@
-"""The Django application ``pushd.django``, which brings ``manage.py runpushd``."""
+"""The Django application ``pushd.django``, which provides ``manage.py runpushd``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.apps import AppConfig
 
 
 class PushdConfig(AppConfig):
-    """Names the application ``pushd``: Django would call it ``django``, after the folder."""
+    """Labels the application ``pushd``; by default Django would label it ``django``."""
 
     name = "pushd.django"
     label = "pushd"

@@ -1,6 +1,6 @@
-"""dwebsocket's names for Django views, on a daemon that serves them: ``twistd pushd --wsgi``.
+"""dwebsocket's API for Django views that ``twistd pushd --wsgi`` serves.
 
-A view that was written for dwebsocket needs its import line changed and nothing else.
+A view that was written for dwebsocket only needs another import.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ _TEXT = "text/plain; charset=utf-8"
 
 
 class WebSocket:
-    """What a view holds as ``request.websocket``: dwebsocket's names, and each call blocks.
+    """A view's ``request.websocket``: dwebsocket's methods, each of which blocks.
 
-    Messages are bytes, whether they came as text or binary. The end of the conversation is told
-    once, as None; a view that goes on is ended at its next ``wait`` or ``send``.
+    Messages are bytes, whether they were sent as text or binary. At the end of the conversation
+    ``wait`` returns None once; a view that carries on is ended at its next ``wait`` or ``send``.
     """
 
     def __init__(self, websocket: BlockingWebSocket) -> None:
         self._websocket = websocket
-        self._told = False
+        self._end_seen = False
 
     @property
     def subprotocol(self) -> str | None:
-        """The subprotocol that was agreed on, or None."""
+        """The subprotocol that was negotiated, or None."""
         return self._websocket.subprotocol
 
     @property
@@ -50,60 +50,60 @@ class WebSocket:
         return self.is_closed()
 
     def accept_connection(self, subprotocol: str | None = None) -> None:
-        """Open the connection now, if it is not; see ``pushd.websocket.WebSocket.accept``."""
+        """Accept the handshake now, if it is not yet; see ``pushd.views.WebSocket.accept``."""
         self._websocket.accept(subprotocol)
 
     accept = accept_connection
 
     def wait(self, timeout: float | None = None) -> bytes | None:
-        """Wait for the next message; None when the conversation is over, or time is up."""
+        """Wait for the next message; return None at the end, or after ``timeout`` seconds."""
         try:
             message = self._websocket.wait(timeout)
         except TimeoutError:
             return None
-        self._told = message is None
+        self._end_seen = message is None
         return message.encode() if isinstance(message, str) else message
 
     def read(self, fallback: Any = None) -> Any:
-        """Give the next message if one is here, else the fallback; never wait for one."""
+        """Return the next message if one has arrived, else the fallback; never wait."""
         return self.wait() if self.has_messages() else fallback
 
     def count_messages(self) -> int:
-        """How many messages wait to be read; the end counts as one."""
-        ended = self.is_closed() and not self._told
+        """Return the number of unread messages; the end counts as one."""
+        ended = self.is_closed() and not self._end_seen
         return self._websocket.count_messages() + ended
 
     def has_messages(self) -> bool:
-        """Whether a message, or the end, waits to be read."""
+        """Whether there are unread messages; the end counts as one."""
         return self.count_messages() > 0
 
     def send(self, message: str | bytes | None, *, binary: bool = False) -> None:
-        """Send one text frame, of bytes or str, or with ``binary=True`` a binary one.
+        """Send a message as text, or with ``binary=True`` as binary.
 
-        None, as iteration gives it at the end, sends nothing. Raises ValueError for text that
-        is not UTF-8, and TypeError for what is neither.
+        None, which iteration yields at the end, is not sent. Raises ValueError for text that is not
+        UTF-8, and TypeError for data that is neither ``str`` nor ``bytes``.
         """
         if message is not None:
             self._websocket.send(message, binary=binary)
 
     def close(self, code: int | None = None, reason: str | None = None) -> None:
-        """Close the conversation; return when the connection is gone."""
+        """Close the WebSocket; return when the connection is closed."""
         self._websocket.close(NORMAL.code if code is None else code, reason or "")
 
     def is_closed(self) -> bool:
-        """Whether either side has closed or vanished."""
+        """Whether either side has closed, or the connection is lost."""
         return self._websocket.is_closed()
 
     def subscribe(self, topic: str, after: str | None = None) -> bool:
-        """Let the browser have what is published to a topic, past the view."""
+        """Subscribe the browser to a topic; see ``pushd.views.WebSocket.subscribe``."""
         return self._websocket.subscribe(topic, after)
 
     def unsubscribe(self, topic: str) -> None:
-        """Let the browser have no more of a topic."""
+        """End the browser's subscription to a topic."""
         self._websocket.unsubscribe(topic)
 
     def __iter__(self) -> Iterator[bytes | None]:
-        """Every message, and None at the end."""
+        """Yield every message, and None at the end."""
         while True:
             message = self.wait()
             yield message
@@ -112,23 +112,24 @@ class WebSocket:
 
 
 def accept_websocket(view: View) -> View:
-    """Let a view serve WebSockets beside plain HTTP, where ``request.websocket`` is None.
+    """Let a view serve WebSockets as well as plain HTTP, where ``request.websocket`` is None.
 
-    The WebSocket is open when the view begins; where the browser offers subprotocols, at first
-    use, so that the view may ``accept("name")``. What may refuse stands in front of this.
+    The handshake is accepted before the view is called; if the browser offers subprotocols, only
+    at the first use of the WebSocket, so that the view can ``accept("name")``. Decorators that may
+    refuse a request, such as ``login_required``, belong above this one.
     """
     return _decorate(view, required=False)
 
 
 def require_websocket(view: View) -> View:
-    """Let a view serve WebSockets only: plain HTTP gets 426 (RFC 9110 §15.5.22)."""
+    """Let a view serve WebSockets only; plain HTTP is answered with 426 (RFC 9110 §15.5.22)."""
     return _decorate(view, required=True)
 
 
 class WebSocketMiddleware:
-    """Gives every request its ``is_websocket()`` and ``websocket``.
+    """Gives every request ``is_websocket()`` and ``websocket``.
 
-    A handshake at a view that has no decorator is answered with 400, unless the setting
+    A handshake for a view without decorator is answered with 400, unless the setting
     WEBSOCKET_ACCEPT_ALL is true: then every view serves WebSockets.
     """
 
@@ -139,26 +140,26 @@ class WebSocketMiddleware:
             _check_last()
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        """Answer a request."""
+        """Handle a request."""
         _attach(request)
         return self._get_response(request)
 
     def process_view(
         self, request: Any, view: Callable[..., Any], args: Any, kwargs: Any
     ) -> HttpResponse | None:
-        """Refuse a handshake for a view that takes none, or let it take one all the same."""
+        """Refuse a handshake for a view without decorator, or decorate the view."""
         if request.websocket is None or getattr(view, "accept_websocket", False):
             return None
         if not self._accept_all:
-            return _refusal(400, "there is no WebSocket at this address")
+            return _refusal(400, "this URL does not serve WebSockets")
         return cast(HttpResponse, accept_websocket(view)(request, *args, **kwargs))
 
 
 def _decorate(view: View, *, required: bool) -> View:
     if iscoroutinefunction(view):
         raise TypeError(
-            f"{name_of(view)} is async def: pushd.django takes plain def, and serves async "
-            "views as they are with --views (see docs/views.md)"
+            f"{name_of(view)} is async def: pushd.django supports plain def only; pushd "
+            "serves async views with --views (see docs/views.md)"
         )
 
     @wraps(view)
@@ -171,11 +172,11 @@ def _decorate(view: View, *, required: bool) -> View:
         try:
             answer = view(request, *args, **kwargs)
         except ConversationOver:
-            # Ended here, so that all that stands around the view ends as usual.
+            # Not passed on, so that decorators and middleware end as usual.
             answer = None
         if iscoroutine(answer):
             answer.close()
-            raise TypeError(f"{name_of(view)} is async, which pushd.django does not take")
+            raise TypeError(f"{name_of(view)} is async, which pushd.django does not support")
         return HttpResponse() if answer is None else answer
 
     decorated.accept_websocket = True  # type: ignore[attr-defined] # the middleware looks for it
@@ -183,7 +184,7 @@ def _decorate(view: View, *, required: bool) -> View:
 
 
 def _attach(request: Any) -> None:
-    """Give a request what dwebsocket gave it, once."""
+    """Give a request ``is_websocket()`` and ``websocket``, unless it has them."""
     if not hasattr(request, "websocket"):
         websocket = request.META.get("pushd.websocket")
         request.websocket = None if websocket is None else WebSocket(websocket)
@@ -192,9 +193,9 @@ def _attach(request: Any) -> None:
 
 def _upgrade_required(request: Any) -> HttpResponse:
     if request.META.get("HTTP_UPGRADE", "").lower() == "websocket":
-        # It came by another server, which does not hand on what it takes.
-        return _refusal(501, "this server speaks no WebSocket: twistd pushd --wsgi does")
-    return _refusal(426, "this address speaks WebSocket only")
+        # Another server runs this application.
+        return _refusal(501, "this server does not support WebSockets: use twistd pushd --wsgi")
+    return _refusal(426, "this URL serves WebSockets only")
 
 
 def _refusal(status: int, line: str) -> HttpResponse:
@@ -202,9 +203,9 @@ def _refusal(status: int, line: str) -> HttpResponse:
 
 
 def _check_last() -> None:
-    """See to it that nobody who has a say in what view may be called comes after us.
+    """Raise ImproperlyConfigured if a later middleware could refuse a view.
 
-    A view that has no decorator is called by our middleware itself, past those.
+    WebSocketMiddleware itself calls views without decorator, before later ``process_view`` hooks.
     """
     middleware = [(name, import_string(name)) for name in settings.MIDDLEWARE]
     own = [number for number, (_, one) in enumerate(middleware) if one is WebSocketMiddleware]

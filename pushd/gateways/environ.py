@@ -1,4 +1,4 @@
-"""A WSGI application, and how it is asked (PEP 3333): with an environ, and for a handshake."""
+"""Calling a WSGI application: its environ, its response, and WebSocket handshakes (PEP 3333)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pushd.protocols.http.response import phrase_of
 from pushd.views.exchange import HandshakeResponse
 from pushd.views.request import Request
 
-# Called with an environ and start_response, it gives its answer piece by piece.
+# Called with an environ and start_response, it returns the body of its response in pieces.
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 _log = Logger(namespace="pushd.gateways")
 
-# What the server alone may say of a connection (PEP 3333, RFC 9110 §7.6.1).
+# Headers that only the server may set (PEP 3333, RFC 9110 §7.6.1).
 _HOP_BY_HOP = frozenset(
     {"connection", "date", "keep-alive", "server", "trailer", "transfer-encoding", "upgrade"}
 )
@@ -28,98 +28,102 @@ _STATUS = re.compile(r"([2-5]\d\d)(?: ([ -~]*))?")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
-# How much of an answer in place of a 101 is sent, in bytes: no page ever sees it.
+# How much is sent of a body that refuses a handshake, in bytes. Browsers show none of it to pages.
 _MAX_REFUSAL = 1 << 16
 
 
 class Head(NamedTuple):
-    """What an application says of its answer, found to be in order."""
+    """Status and headers of a response, checked."""
 
     status: int
     phrase: str
     headers: list[tuple[str, str]]
-    #: How many bytes of body it announces, if it does.
+    #: The Content-Length in bytes; None if there is none.
     length: int | None
 
 
 class HandshakeView:
-    """A view that lets an application decide about a handshake.
+    """A view that calls an application for a WebSocket handshake.
 
-    The application finds the WebSocket in its environ as ``pushd.websocket``. Using it, or its
-    ``accept()``, answers 101; an answer of the application before that refuses the handshake.
+    The application finds the WebSocket in its environ as ``pushd.websocket``. The first use of it
+    accepts the handshake; a response before that refuses it.
     """
 
     def __init__(self, application: Application) -> None:
         self._application = application
-        # What the log calls it.
+        # The log names the application, not this view.
         self.__module__ = getattr(application, "__module__", type(application).__module__)
         self.__qualname__ = getattr(application, "__qualname__", type(application).__qualname__)
 
     def __call__(self, request: Request) -> HandshakeResponse:
-        """Ask the application, in a thread."""
+        """Call the application; in a thread."""
         environ = make_environ(request)
         environ["pushd.websocket"] = request.websocket
-        answer = _Answer()
-        with closing(ask(self._application, environ, answer.start)) as pieces:
+        response = _BufferedResponse()
+        with closing(
+            call_application(self._application, environ, response.start_response)
+        ) as pieces:
             for piece in pieces:
-                answer.body.write(piece)
-                if answer.body.tell() > _MAX_REFUSAL or request.websocket.is_closed():
+                response.body.write(piece)
+                if response.body.tell() > _MAX_REFUSAL or request.websocket.is_closed():
                     break
-        return answer.get()
+        return response.get()
 
 
-class _Answer:
-    """An answer as it comes."""
+class _BufferedResponse:
+    """Collects a response."""
 
     def __init__(self) -> None:
         self.body = BytesIO()
         self._head: Head | None = None
 
-    def start(self, status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], Any]:
-        """Take its head: the start_response of PEP 3333."""
+    def start_response(
+        self, status: str, headers: Any, exc_info: Any = None
+    ) -> Callable[[bytes], Any]:
+        """Take status and headers (PEP 3333)."""
         self._head = check_head(status, headers)
         return self.body.write
 
     def get(self) -> HandshakeResponse:
-        """Give the whole of it."""
+        """Return the whole response. Raises RuntimeError if start_response was not called."""
         if self._head is None:
             raise RuntimeError("the application did not call start_response")
         headers: dict[str, list[str]] = {}
         for name, value in self._head.headers:
             if name.lower() != "content-length":
-                # Its bytes may be any, and a view's headers are text.
+                # PEP 3333 passes bytes as Latin-1; a Response takes text.
                 text = value.encode("latin-1").decode(errors="replace")
                 headers.setdefault(name, []).append(text)
         return HandshakeResponse(self._head.status, headers, self.body.getvalue()[:_MAX_REFUSAL])
 
 
 class ErrorStream:
-    """Where an application writes what is for the log: its ``wsgi.errors``."""
+    """An application's ``wsgi.errors``, which writes to the log."""
 
     def write(self, text: str) -> int:
-        """Log each line of it."""
+        """Log each line."""
         for line in text.splitlines():
             if line.strip():
                 _log.error("{line}", line=line)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Log them all."""
+        """Log each line of each text."""
         self.write("".join(lines))
 
     def flush(self) -> None:
-        """Do nothing: nothing is kept back."""
+        """Do nothing: nothing is buffered."""
 
 
-def ask(
+def call_application(
     application: Application, environ: dict[str, Any], start_response: Callable[..., Any]
 ) -> Generator[bytes, None, None]:
-    """Call an application, give its answer piece by piece, and close that in the end."""
+    """Call an application and yield the pieces of its body; close that at the end (PEP 3333)."""
     pieces = application(environ, start_response)
     try:
         for piece in pieces:
             if not isinstance(piece, bytes):
-                raise TypeError(f"an answer is made of bytes, not of {type(piece).__name__}")
+                raise TypeError(f"a body consists of bytes, not {type(piece).__name__}")
             yield piece
     finally:
         close = getattr(pieces, "close", None)
@@ -128,17 +132,17 @@ def ask(
 
 
 def make_environ(request: Request) -> dict[str, Any]:
-    """What an application is asked (PEP 3333, RFC 3875 §4.1)."""
+    """Return the environ of a request (PEP 3333, RFC 3875 §4.1)."""
     address, port = _split(request.peer)
     host, host_port = _split(request.host)
     environ = {
         "REQUEST_METHOD": request.method,
         "SCRIPT_NAME": "",
-        # Text that stands for bytes, each of them one character.
+        # Bytes as Latin-1 text, as PEP 3333 wants it.
         "PATH_INFO": request.path.encode().decode("latin-1"),
         "QUERY_STRING": request.query_string,
         "CONTENT_TYPE": request.headers.get("content-type", ""),
-        # The body is here, even where nobody said beforehand how long it would be.
+        # Known even if the client sent the body in chunks.
         "CONTENT_LENGTH": str(len(request.body)) if request.body else "",
         "REMOTE_ADDR": "" if address == "unix" else address,
         "REMOTE_PORT": port,
@@ -157,7 +161,7 @@ def make_environ(request: Request) -> dict[str, Any]:
     }
     for name, values in request.raw_headers.getAllRawHeaders():
         key = name.decode("latin-1").upper()
-        # In an environ X_User would be the same as X-User, which a proxy may have checked.
+        # X_User would become the same key as X-User, which only a trusted proxy may set.
         if "_" in key or key in ("CONTENT-TYPE", "CONTENT-LENGTH", "TRANSFER-ENCODING"):
             continue
         joint = "; " if key == "COOKIE" else ", "
@@ -166,43 +170,42 @@ def make_environ(request: Request) -> dict[str, Any]:
 
 
 def check_head(status: Any, headers: Any) -> Head:
-    """Check what an application hands to start_response.
+    """Check the status and headers that an application passes to start_response.
 
-    Raises ValueError or TypeError for what can't be sent: as it is checked here, nothing goes
-    wrong with it where nobody could be told.
+    Raises ValueError or TypeError if they cannot be sent, so that the application gets to know.
     """
     found = _STATUS.fullmatch(status)
     if found is None:
-        raise ValueError(f"start_response takes a status such as '200 OK', not {status!r}")
+        raise ValueError(f"a status looks like '200 OK', not like {status!r}")
     kept, lengths = [], set()
     for name, value in headers:
         if not _TOKEN.fullmatch(name):
-            raise ValueError(f"a header can't be named {name!r}")
+            raise ValueError(f"{name!r} is not a header name")
         if "\r" in value or "\n" in value or "\0" in value:
-            raise ValueError(f"the header {name} holds the end of a line")
-        value.encode("latin-1")  # PEP 3333: text that stands for bytes.
+            raise ValueError(f"the header {name} contains a line break or a null character")
+        value.encode("latin-1")  # PEP 3333: bytes as Latin-1 text.
         if name.lower() == "content-length":
             lengths.add(value.strip())
         elif name.lower() not in _HOP_BY_HOP:
             kept.append((name, value))
     if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
-        raise ValueError(f"Content-Length is one number, not {', '.join(sorted(lengths))}")
+        raise ValueError(f"Content-Length must be a number, not {', '.join(sorted(lengths))}")
     number = int(found[1])
-    if number == 426:  # RFC 9110 §15.5.22: this is the server's to say, as of the connection.
+    if number == 426:  # RFC 9110 §15.5.22 requires these, and only the server may set them.
         kept += [("Upgrade", "websocket"), ("Connection", "Upgrade")]
     length = None
     if lengths:
-        length = int(told := lengths.pop())
-        kept.append(("Content-Length", told))
+        length = int(given := lengths.pop())
+        kept.append(("Content-Length", given))
     return Head(number, found[2] or phrase_of(number), kept, length)
 
 
 def _split(address: str) -> tuple[str, str]:
-    """Host and port of ``host:port``, ``[v6]:port``, or either of them alone."""
+    """Split ``host:port`` or ``[v6]:port``, each of which may lack the port."""
     if address.startswith("["):
         host, _, port = address[1:].partition("]")
         return host, port.removeprefix(":")
-    if address.count(":") > 1:  # An IPv6 address as a proxy tells it.
+    if address.count(":") > 1:  # A bare IPv6 address, from a proxy's header.
         return address, ""
     host, _, port = address.partition(":")
     return host, port

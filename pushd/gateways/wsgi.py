@@ -20,7 +20,7 @@ from pushd.gateways.environ import (
     Application,
     HandshakeView,
     Head,
-    ask,
+    call_application,
     check_head,
     make_environ,
 )
@@ -36,7 +36,7 @@ from pushd.views.threads import Bridge, blocking
 
 _log = Logger(namespace="pushd.gateways")
 
-# Where the client that pushd ships is, as all other paths are the application's.
+# The path of the shipped client: "/" is the application's.
 _SHIPPED = "/pushd/"
 
 # How much is handed to the reactor at a time, in bytes: more of a large piece than that waits in
@@ -48,20 +48,20 @@ _OVERHEAD = 128
 
 
 class Pool(Protocol):
-    """Threads that take one piece of work after another."""
+    """A thread pool with a queue."""
 
     def callInThread(self, function: Callable[..., Any], /) -> object:
-        """Call a function in a thread, once one has time."""
+        """Call a function in a thread, once one is free."""
 
 
 class ApplicationContext:
-    """What it takes to serve an application.
+    """What all responses of an application share, and the files that are served before it.
 
-    :param pool: the threads that its pages are made in.
-    :param files: the files that are served before it.
-    :param shipped: those of the client that pushd ships.
-    :param limits: how much of a page may wait for a slow reader, before the application has to
-        as well.
+    :param threads: how to get from an application's thread to the reactor.
+    :param pool: the threads that produce its pages.
+    :param files: files that take precedence over the application's URLs.
+    :param shipped: the client that is part of pushd.
+    :param limits: ``max_buffered`` bounds how much of a page waits for a slow reader.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class ApplicationContext:
         self._shipped = shipped
 
     def find(self, request: Any, path: str) -> IResource:
-        """What answers at a path that pushd itself does not have."""
+        """Return the resource for a path that pushd itself does not serve."""
         if not request.wants_websocket:
             file = self._files.find(path)
-            # Scripts and styles only: its pages belong to a demo that is not served.
+            # Scripts and styles only: the pages are those of the demo, which is not served.
             if file is None and path.startswith(_SHIPPED) and not path.endswith(("/", ".html")):
                 file = self._shipped.find(path.removeprefix(_SHIPPED))
             if file is not None:
@@ -162,7 +162,7 @@ class WsgiResponse:
     def run(self, application: Application, environ: dict[str, Any]) -> None:
         """Call the application, and send what it gives."""
         try:
-            with closing(ask(application, environ, self.start_response)) as pieces:
+            with closing(call_application(application, environ, self.start_response)) as pieces:
                 for piece in pieces:
                     if self._head is None:
                         break
@@ -286,11 +286,11 @@ class WsgiResponse:
 
 
 class _Body:
-    """What comes of an answer's body, and what of it was announced.
+    """Compares a body with its Content-Length.
 
-    What is too little or too much would be taken for the next answer on this connection.
+    A body of another length would make the client misread the next response on the connection.
 
-    :param length: what Content-Length says, in bytes; None where it is silent.
+    :param length: the Content-Length in bytes; None if there is none.
     """
 
     def __init__(self, length: int | None) -> None:
@@ -298,14 +298,16 @@ class _Body:
         self._given = 0
 
     def take(self, piece: bytes) -> bytes:
-        """What is sent of a piece: no more than was announced."""
+        """Return what may be sent of a piece: no more than was announced."""
         before = self._given
         self._given += len(piece)
         return piece if self._length is None else piece[: max(0, self._length - before)]
 
     def check(self, *, ended: bool = False) -> None:
-        """Raise ValueError where it is more than was announced, or has ended and is less."""
+        """Raise ValueError if the body is longer than announced, or has ended and is shorter."""
         if self._length is None or self._given == self._length:
             return
         if ended or self._given > self._length:
-            raise ValueError(f"Content-Length is {self._length}, the body has {self._given} bytes")
+            raise ValueError(
+                f"Content-Length is {self._length}, but the body has {self._given} bytes"
+            )

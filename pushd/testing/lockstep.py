@@ -91,7 +91,7 @@ class LockstepThreads:
         """Call a function on the test's thread; wait for what its Deferred fires with."""
         turns: _Turns | None = getattr(self._mine, "turns", None)
         if turns is None:
-            raise RuntimeError("a blocking WebSocket, used outside of its view's thread")
+            raise RuntimeError("a blocking WebSocket was used outside its view's thread")
         turns.asked.put(function)
         return turns.answered.get().get()
 

@@ -1,4 +1,4 @@
-"""The built-in view: ten pushes, half a second apart, then goodbye."""
+"""The built-in demo view: ten messages, half a second apart, then a Close."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pushd.protocols.websocket.socket import WebSocket
 from pushd.schedule.ticks import PushSchedule
 from pushd.views.request import Request, accept_websocket
 
-# How long a client may stay silent before it is let go, in seconds.
+# How long the demo waits for a client's first message, in seconds.
 SILENCE = 60
 
-# How much of the first message is logged, in characters: who listens to strangers keeps it short.
+# How much of the first message is logged, in characters.
 _LOGGED = 200
 
 # What decides whether debug lines are written: one function for each log of this process, which
@@ -27,7 +27,7 @@ _log = Logger(namespace="pushd.views")
 
 @accept_websocket
 async def ticker(request: Request) -> Page | None:
-    """Answer HTTP with the page, and a WebSocket's first message with ten pushes."""
+    """Serve the page over HTTP, and answer a WebSocket's first message with ten messages."""
     if not request.is_websocket():
         return page("test.html")
     websocket: WebSocket = request.websocket
@@ -38,17 +38,17 @@ async def ticker(request: Request) -> Page | None:
         return None
     if message is None:
         return None
-    # A message's content is for debug only: it may be anything, and of anybody.
+    # Contents of messages are logged at level debug only.
     if is_debug_written():
         _log.debug(
             "{peer} says {raw}, that is {decoded}",
             peer=request.peer,
-            raw=_Said(message, repr),
-            decoded=_Said(message, _decode),
+            raw=_Excerpt(message, repr),
+            decoded=_Excerpt(message, _decode),
         )
     async for number in PushSchedule(request.clock, count=10, interval=0.5):
         while websocket.has_messages():
-            websocket.read()  # What else the client says is not for us.
+            websocket.read()  # Discard further messages.
         websocket.send(f"service message: {number}".encode())
     return None
 
@@ -58,8 +58,8 @@ def is_debug_written() -> bool:
     return not debug_hooks or any(hook() for hook in debug_hooks)
 
 
-class _Said:
-    """A message as the log has it: worked out only where somebody reads that."""
+class _Excerpt:
+    """A message as it is logged; formatted only if a log writes the line."""
 
     __slots__ = ("_describe", "_message")
 

@@ -1,4 +1,4 @@
-"""The daemon of this process, for code that nobody hands a request to."""
+"""Publishing from code of the daemon's own process that has no request."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from twisted.application.service import Service
 
 from pushd.views.threads import BlockingPublisher
 
-# The publishers of the daemons that run here, the latest last: one, but for tests.
+# The publishers of the daemons in this process, the latest last. (Only tests have several.)
 _running: list[BlockingPublisher] = []
 
 
 class InProcess(Service):
-    """Lets code of this process publish as long as it runs."""
+    """Makes ``publish`` work while the daemon runs."""
 
     def __init__(self, publisher: BlockingPublisher) -> None:
         self._publisher = publisher
 
     def startService(self) -> None:
-        """Begin."""
+        """Start."""
         super().startService()
         _running.append(self._publisher)
 
     def stopService(self) -> None:
-        """End it; nothing happens where it did not begin."""
+        """Stop; do nothing if it was never started."""
         super().stopService()
         if self._publisher in _running:
             _running.remove(self._publisher)
@@ -40,11 +40,12 @@ def publish(
 ) -> Any:
     """Publish to a topic, from any thread but the reactor's; see ``Request.publish``.
 
-    Gives the publication's id, or with a time a handle that has ``cancel()``. Raises ValueError
-    and TypeError as that does, and RuntimeError in a process in which no pushd runs.
+    Returns the publication's id or, if a time is given, a handle with ``cancel()``. Raises
+    ValueError and TypeError like ``Request.publish``, and RuntimeError if no pushd runs in this
+    process.
     """
     if not _running:
         raise RuntimeError(
-            "no pushd runs in this process: pushd.client.publish takes the control port"
+            "no pushd runs in this process: pushd.client.publish publishes to one elsewhere"
         )
     return _running[-1].publish(topic, data, delay=delay, every=every, count=count)

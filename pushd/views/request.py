@@ -1,4 +1,4 @@
-"""What a view is, what it is asked and what it may answer."""
+"""A view's request, and the decorators for views."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from werkzeug.sansio.http import parse_cookie
 
 from pushd.access.tokens import Identity
 
-# A view is called with a Request. What it may return is told in Answer; an async view returns
-# a coroutine of that. Its exact type would refuse the blocking views that are annotated with
-# nothing at all, as the ones that people port are.
+# A view is called with a Request. It returns a str, bytes, Response, page(…), twisted.web resource
+# or None, or a coroutine or Deferred of one. The exact type would reject blocking views without
+# annotations, which most views that people port are.
 View = Callable[[Any], Any]
-# A decorated function may be a method, or be given more arguments by a partial.
+# A decorated function may be a method, or get further arguments from a partial.
 AnyView = TypeVar("AnyView", bound=Callable[..., Any])
 
 
 class Handshakes(Enum):
-    """What a view does with a WebSocket handshake."""
+    """Which requests a view serves."""
 
-    REFUSED = "the view speaks plain HTTP"
-    ACCEPTED = "the view speaks both"
-    REQUIRED = "the view speaks nothing else"
+    REFUSED = "plain HTTP only"
+    ACCEPTED = "plain HTTP and WebSocket handshakes"
+    REQUIRED = "WebSocket handshakes only"
 
 
 class HeaderMap(Mapping[str, str]):
-    """Headers of a request by name, upper or lower case; repeated ones joined by a comma."""
+    """A request's headers by name, in any case; repeated headers are joined with a comma."""
 
     def __init__(self, headers: Headers) -> None:
         self._values = {
@@ -53,7 +53,7 @@ class HeaderMap(Mapping[str, str]):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
-    """What a browser asks of a view. It does not change."""
+    """A request to a view, over plain HTTP or for a WebSocket. It is immutable."""
 
     #: GET, HEAD, POST, …
     method: str
@@ -61,32 +61,32 @@ class Request:
     path: str
     #: ``http`` or ``https``; a WebSocket at ``wss:`` has ``https``.
     scheme: str
-    #: The Host header: the name, and the port where it is not the usual one.
+    #: The Host header: a name, and the port unless it is the default one.
     host: str
-    #: Who asks, as ``address:port``.
+    #: The client, as ``address:port``.
     peer: str
     #: Where time comes from: for PushSchedule, ``task.deferLater`` and the like.
     clock: IReactorTime
-    #: What stands behind the ``?``, as it came.
-    #: (A token may be in it, so it is not shown with the rest.)
+    #: The part of the URL after the ``?``, not decoded.
+    #: (It may hold a token, so it is not part of the repr.)
     query_string: str = field(default="", repr=False)
     #: The named parts of the path: ``{"room": "café"}`` for ``/chat/<room>/``.
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    #: The body of a POST; empty with a WebSocket.
+    #: The body of a POST; empty for a WebSocket.
     body: bytes = b""
-    #: The subprotocols that a WebSocket client offers, the one it likes best first.
+    #: The subprotocols that a WebSocket client offers, in its order of preference.
     subprotocols: tuple[str, ...] = ()
-    #: The conversation, or None when this is plain HTTP. (Of a type that suits the view: plain
-    #: functions get a ``pushd.threads.BlockingWebSocket``.)
+    #: The WebSocket, or None for plain HTTP. (A view that is a plain function gets a
+    #: ``pushd.views.threads.BlockingWebSocket``.)
     websocket: Any = None
-    #: What ``publish`` goes to. (Of a type that suits the view, as with ``websocket``.)
+    #: What ``publish`` calls. (A view that is a plain function gets one that blocks.)
     publisher: Any = field(default=None, repr=False)
-    #: Who asks, as a token says that is good; None without one.
+    #: The client's identity according to its token; None without a valid token.
     identity: Identity | None = None
     raw_headers: Headers = field(default_factory=Headers, repr=False)
 
     def is_websocket(self) -> bool:
-        """Whether the browser asks for a WebSocket."""
+        """Whether this is a request for a WebSocket."""
         return self.websocket is not None
 
     def publish(
@@ -98,24 +98,26 @@ class Request:
         every: float | None = None,
         count: int | None = None,
     ) -> Any:
-        """Publish to a topic: everybody who listens to it hears.
+        """Publish to a topic, for all of its subscribers.
 
-        Without a time it is published now, and a Deferred fires with its id (in a view that
-        blocks, the id is returned). With ``delay``, or ``every`` and ``count``, it is published
-        later or that often, in seconds, and a handle is returned that has ``cancel()``.
+        Without a time it is published at once, and the result is a Deferred of its id (in a
+        blocking view, the id itself). With ``delay`` it is published that many seconds later, with
+        ``every`` repeatedly at that interval, ``count`` times if given; the result is a handle with
+        ``cancel()``.
 
-        Raises ValueError for what is no topic or no time, and TypeError for what is no data.
+        Raises ValueError for an invalid topic or time, and TypeError for data that is neither
+        ``str`` nor ``bytes``.
         """
         return self.publisher.publish(topic, data, delay=delay, every=every, count=count)
 
     @cached_property
     def headers(self) -> Mapping[str, str]:
-        """The headers, by name in upper or lower case."""
+        """The headers, by name in any case."""
         return HeaderMap(self.raw_headers)
 
     @cached_property
     def query(self) -> ImmutableMultiDict[str, str]:
-        """The query, decoded: ``query["room"]`` is the first, ``query.getlist("room")`` all."""
+        """The query, decoded: ``query["room"]``, or ``query.getlist("room")`` for all values."""
         return ImmutableMultiDict(parse_qsl(self.query_string, keep_blank_values=True))
 
     @cached_property
@@ -127,49 +129,49 @@ class Request:
 
 
 def accept_websocket(view: AnyView) -> AnyView:
-    """Let a view serve WebSockets beside plain HTTP, where ``request.websocket`` is None."""
+    """Let a view serve WebSockets and plain HTTP, for which ``request.websocket`` is None."""
     return _decorate(view, "pushd_handshakes", Handshakes.ACCEPTED)
 
 
 def require_websocket(view: AnyView) -> AnyView:
-    """Let a view serve WebSockets only: plain HTTP gets 426 (RFC 9110 §15.5.22)."""
+    """Let a view serve WebSockets only; plain HTTP is answered with 426 (RFC 9110 §15.5.22)."""
     return _decorate(view, "pushd_handshakes", Handshakes.REQUIRED)
 
 
 def require_token(view: AnyView) -> AnyView:
-    """Let only those have a view who come with a good token: others get 401 (RFC 6750 §3).
+    """Require a valid token for a view; other requests are answered with 401 (RFC 6750 §3).
 
-    The view finds out who it is in ``request.identity``. Where no ``--token-key`` is given, nobody
-    has a good one.
+    The view finds the token's owner in ``request.identity``. Without ``--token-key`` no token is
+    valid.
     """
     return _decorate(view, "pushd_token", True)
 
 
 def heed_tokens(view: AnyView) -> AnyView:
-    """Let everybody have a view, but where ``--token-key`` is given those with a good token only.
+    """Require a valid token for a view if ``--token-key`` is given, and no token otherwise.
 
-    There ``request.identity`` says who it is; elsewhere it is None.
+    With ``--token-key`` ``request.identity`` is the token's owner, without it it is None.
     """
     return _decorate(view, "pushd_token", False)
 
 
 def _decorate(view: AnyView, name: str, value: object) -> AnyView:
     if isinstance(view, type) or not hasattr(view, "__dict__"):
-        raise TypeError(f"a view is a function or an object that can be called, not {view!r}")
+        raise TypeError(f"a view must be a function or a callable object, not {view!r}")
     view.__dict__[name] = value
     return view
 
 
 def handshakes_of(view: View) -> Handshakes:
-    """What a view has been decorated to do with a handshake."""
+    """Return which requests a view serves, according to its decorators."""
     handshakes = _decoration(view, "pushd_handshakes")
     return handshakes if isinstance(handshakes, Handshakes) else Handshakes.REFUSED
 
 
 def needs_token(view: View, *, has_keys: bool) -> bool:
-    """Whether a view has been decorated to be for those only who have a token.
+    """Whether a view requires a valid token, according to its decorators.
 
-    :param has_keys: whether there are keys, so that anybody may have one.
+    :param has_keys: whether ``--token-key`` is given.
     """
     always = _decoration(view, "pushd_token")
     return always is True or (always is False and has_keys)
@@ -183,7 +185,7 @@ def _decoration(view: View, name: str) -> object:
 
 
 def name_of(view: View) -> str:
-    """What a view is called in the log: its module and name."""
+    """Return a view's name for the log: its module and qualified name."""
     while isinstance(view, partial):
         view = view.func
     module = getattr(view, "__module__", None) or type(view).__module__

@@ -52,7 +52,7 @@ class ViewResource(Resource):
                 exchange = WebSocketExchange(self._context, view, request, handshake)
                 exchange.start(self._request_fields(request))
             elif handshakes is Handshakes.REQUIRED:
-                _refuse(request, 426, "this address speaks WebSocket only", UPGRADE)
+                _refuse(request, 426, "this URL serves WebSockets only", UPGRADE)
             else:
                 HttpExchange(self._context, view, request).start(self._request_fields(request))
         except Denied as denied:
@@ -81,7 +81,7 @@ class ViewResource(Resource):
         if self._context.connections.closing is not None:
             raise HandshakeRefused(503, "the server is going away")
         if self._match.handshakes is Handshakes.REFUSED:
-            raise HandshakeRefused(400, "there is no WebSocket at this address")
+            raise HandshakeRefused(400, "this URL does not serve WebSockets")
         return handshake
 
     def _request_fields(self, request: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which view answers at which path."""
+"""Routing: which view serves which path."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from werkzeug.routing import Map, RequestRedirect, Rule
 
 from pushd.views.request import Handshakes, View, handshakes_of
 
-# A named part of a path: <room>, <int:number>.
+# A variable part of a path: <room>, <int:number>.
 _PART = re.compile(r"<(?:(?P<kind>[^<>:]+):)?[^<>]+>")
 
 
 class Match(NamedTuple):
-    """What a path leads to."""
+    """The view for a path."""
 
     view: View
-    #: The named parts of the path.
+    #: The values of the path's variable parts.
     parameters: Mapping[str, Any]
     handshakes: Handshakes
 
@@ -32,15 +32,15 @@ class Match(NamedTuple):
 class Routes(Mapping[str, View]):
     """A map from path to view: ``Routes({"/chat/<room>/": chat})``.
 
-    A plain dict does as well where every view says for itself that it takes WebSockets.
-    Paths are written as for werkzeug's routing: ``<name>`` is one segment, ``<int:name>`` a
-    number, ``<path:name>`` all the rest.
+    A plain dict does as well, unless ``accept_all`` is needed. Paths are written as in werkzeug's
+    routing: ``<name>`` matches one segment, ``<int:name>`` a number, ``<path:name>`` everything
+    that follows.
 
     :param views: the views by path, or pairs of path and view.
-    :param accept_all: make every view a WebSocket view, as ``accept_websocket`` does.
+    :param accept_all: let every view serve WebSockets, as ``accept_websocket`` does.
 
-    Raises ValueError for a path that does not parse, or that two views have, and TypeError for a
-    view that can't be called.
+    Raises ValueError for a path that cannot be parsed or that two views have, and TypeError for a
+    view that is not callable.
     """
 
     def __init__(
@@ -56,26 +56,27 @@ class Routes(Mapping[str, View]):
         rules: list[Rule] = []
         for path, view in pairs:
             if not isinstance(path, str) or not path.startswith("/"):
-                raise ValueError(f"{path!r} is no path: a path is text that starts with /")
+                raise ValueError(f"{path!r} is not a path: a path is a str that starts with /")
             if not callable(view):
-                raise TypeError(f"what stands at {path} is no view but a {type(view).__name__}")
+                raise TypeError(f"the view at {path} is not callable: {type(view).__name__}")
             shape = _PART.sub(lambda part: f"<{part['kind'] or 'string'}>", path)
             if shape in shapes:
-                raise ValueError(f"two views stand at {path} (the other as {shapes[shape]})")
+                raise ValueError(f"{path} has two views (the other one at {shapes[shape]})")
             shapes[shape] = path
             self._views[path] = view
             rules.append(Rule(path, endpoint=path))
-        # Slashes count as they stand, and nothing is redirected: a WebSocket can't follow.
+        # No slashes are merged and nothing is redirected, as WebSocket clients follow no redirect.
         try:
             self._map = Map(rules, strict_slashes=False, merge_slashes=False).bind("pushd")
             self._map.test("/")
         except Exception as error:
-            raise ValueError(f"a path does not parse: {error}") from error
-        # The router is for named parts only: it takes as long as all else that a handshake needs.
-        self._plain = {path: self._lead_to(path) for path in self._views if "<" not in path}
+            raise ValueError(f"cannot parse a path: {error}") from error
+        # Paths without variable parts are looked up in a dict: to ask the router takes as long as
+        # the rest of a handshake.
+        self._plain = {path: self._match_to(path) for path in self._views if "<" not in path}
         self._all_plain = len(self._plain) == len(self._views)
         if self._all_plain:
-            # The last slash may be left out or added, unless it tells two views apart.
+            # A trailing slash is optional, unless two views differ by it.
             for path, match in tuple(self._plain.items()):
                 other = path[:-1] if path.endswith("/") else f"{path}/"
                 if path != "/":
@@ -91,9 +92,9 @@ class Routes(Mapping[str, View]):
         return len(self._views)
 
     def match(self, path: str) -> Match | None:
-        """What a decoded path leads to; None where there is no view."""
+        """Return the view for a decoded path, or None."""
         plain = self._plain.get(path)
-        # The router takes any number of slashes at the start for one, and none as well.
+        # The router ignores the number of slashes at the start.
         if plain is not None or self._all_plain or path[:2] == "//" or path[:1] != "/":
             return plain
         try:
@@ -103,9 +104,9 @@ class Routes(Mapping[str, View]):
         # The router takes two slashes at the end for one.
         if path.endswith("//") and endpoint.endswith("/"):
             return None
-        return self._lead_to(str(endpoint), parameters)
+        return self._match_to(str(endpoint), parameters)
 
-    def _lead_to(self, path: str, parameters: Mapping[str, Any] = MappingProxyType({})) -> Match:
+    def _match_to(self, path: str, parameters: Mapping[str, Any] = MappingProxyType({})) -> Match:
         view = self._views[path]
         handshakes = handshakes_of(view)
         if self.accept_all and handshakes is Handshakes.REFUSED:
@@ -114,30 +115,29 @@ class Routes(Mapping[str, View]):
 
 
 def load_routes(text: str) -> Routes:
-    """Import the map of views that ``MODULE:NAME`` names; see ``load``."""
+    """Import the map of views that ``MODULE:NAME`` names; see ``load`` for errors."""
     views = load(text)
     if not isinstance(views, Mapping):
         name = text.partition(":")[2]
-        raise TypeError(f"{name} is no map from path to view but a {type(views).__name__}")
+        raise TypeError(f"{name} must map paths to views, but is of type {type(views).__name__}")
     return Routes(views)
 
 
 def load(text: str) -> Any:
-    """Import what ``MODULE:NAME`` names.
+    """Import the object that ``MODULE:NAME`` names.
 
-    The current folder is importable, as ``python -m`` has it. Raises ValueError or TypeError
-    that say in one line what is wrong.
+    Modules in the current folder can be imported, as with ``python -m``. Raises ValueError with
+    one line that says what is wrong.
     """
     module_name, colon, name = text.partition(":")
     if not (module_name and colon and name):
-        raise ValueError("not MODULE:NAME")
+        raise ValueError("expected MODULE:NAME")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         return getattr(importlib.import_module(module_name), name)
     except (Exception, SystemExit) as error:
-        # A module may fail as it likes, or end what it takes for its own process; where it did is
-        # what its author needs.
+        # A module may raise anything, or call sys.exit(); its author needs to know where.
         message = " ".join(str(error).split())
         raise ValueError(f"{type(error).__name__}: {message}{_place(error)}") from error
 

@@ -1,4 +1,4 @@
-"""One view at work: how it is run, and how it is ended."""
+"""Runs views, on the reactor or in a thread, and ends them when their client is gone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pushd.schedule.coroutine import PATIENCE, CheapAwaitable, Task
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.views.request import Request, View, name_of
 
-# How long a view may go on after it was told that its conversation is over, in seconds.
+# The grace period: how long a view may run after the end of its conversation, in seconds.
 GRACE = 5.0
 
 
@@ -231,10 +231,10 @@ class ViewRun:
 
 
 def runs_on_reactor(view: View) -> bool:
-    """Whether a view gives the reactor back by itself: ``async def``, or returning a Deferred.
+    """Whether a view can run on the reactor: it is ``async def`` or returns a Deferred.
 
-    The latter shows in ``@inlineCallbacks`` or in an annotation ``-> Deferred[…]``. Whatever
-    else is callable may block, and belongs in a thread.
+    The latter is known from ``@inlineCallbacks`` or an annotation ``-> Deferred[…]``. Any other
+    callable may block, and needs a thread.
     """
     if inspect.iscoroutinefunction(view):
         return True
@@ -254,15 +254,15 @@ _known = lru_cache(maxsize=256)(runs_on_reactor)
 
 
 def _runs_on_reactor(view: View) -> bool:
-    """The same, of one that was perhaps asked about before."""
+    """Cached ``runs_on_reactor``."""
     try:
         return _known(view)
-    except TypeError:  # It is an object that can't be hashed.
+    except TypeError:  # The view is not hashable.
         return runs_on_reactor(view)
 
 
 def is_cancellation(failure: Failure) -> bool:
-    """Whether a view ended because it was cancelled, which is no error."""
-    while failure.check(FirstError):  # It was cancelled where it awaited gatherResults.
+    """Whether a view ended by being cancelled, which is no error."""
+    while failure.check(FirstError):  # It was cancelled in gatherResults.
         failure = cast(FirstError, failure.value).subFailure
     return failure.check(CancelledError, ConversationOver) is not None

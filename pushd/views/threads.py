@@ -1,4 +1,4 @@
-"""Views that block: each in a thread, with a WebSocket that blocks as well."""
+"""Blocking views: their threads, and the WebSocket and publisher that block with them."""
 
 from __future__ import annotations
 
@@ -21,89 +21,89 @@ from pushd.topics.publisher import Publisher
 from pushd.topics.scheduled import ScheduledPublication
 from pushd.views.request import Request, View
 
-# How often a view may look for messages and find none after the end of its conversation.
-_PATIENCE = 100
+# How often a view may poll for messages after the end of its conversation.
+_MAX_POLLS = 100
 
 
 class Bridge(Protocol):
-    """The way from a view's thread to the reactor's and back."""
+    """Lets code in other threads call functions on the reactor's thread."""
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """Call a function on the reactor's thread; wait for what its Deferred fires with."""
+        """Call a function on the reactor's thread; return its result, or that of its Deferred."""
 
 
 class BlockingWebSocket:
-    """A WebSocket for views in threads: the names of ``WebSocket``, and each call waits.
+    """The WebSocket of a view in a thread: the methods of ``WebSocket``, each of which blocks.
 
-    After the end of the conversation the view is told once, with None, and then ended: by
-    ConversationOver, at its next ``wait`` or ``send``. In other threads nothing happens then.
+    At the end of the conversation ``wait`` returns None once. After that the view is ended by
+    ConversationOver at its next ``wait`` or ``send``; in other threads these do nothing.
     """
 
     def __init__(self, websocket: WebSocket, bridge: Bridge) -> None:
         self._websocket = websocket
         self._bridge = bridge
-        # The thread that this is made in is the view's own: it is ended, others are not bothered.
+        # It is made in the view's own thread, the only one in which a call may end the view.
         self._owner = get_ident()
-        self._told = False
-        self._looked_in_vain = 0
+        self._end_seen = False
+        self._polls_after_end = 0
 
     @property
     def subprotocol(self) -> str | None:
-        """The subprotocol that was agreed on, or None."""
+        """The subprotocol that was negotiated, or None."""
         return self._websocket.subprotocol
 
     def accept(self, subprotocol: str | None = None) -> None:
-        """Open the connection now; see ``WebSocket.accept``."""
+        """Accept the handshake now; see ``WebSocket.accept``."""
         self._bridge.call(partial(self._websocket.accept, subprotocol))
 
     def wait(self, timeout: float | None = None) -> str | bytes | None:
-        """Wait for the next message; None when the conversation is over."""
-        if self._told:
+        """Wait for the next message; return None at the end of the conversation."""
+        if self._end_seen:
             self._end_owner()
         message: str | bytes | None = self._bridge.call(partial(self._websocket.wait, timeout))
-        self._told = message is None
+        self._end_seen = message is None
         return message
 
     def read(self, fallback: str | bytes | None = None) -> str | bytes | None:
-        """Give the next message if one is here, else the fallback; never wait for one."""
+        """Return the next message if one has arrived, else the fallback; never wait."""
         message: str | bytes | None = self._bridge.call(self._websocket.read)
         if message is None:
-            self._look_in_vain()
+            self._count_poll()
             return fallback
         return message
 
     def count_messages(self) -> int:
-        """How many messages wait to be read."""
+        """Return the number of unread messages."""
         count: int = self._bridge.call(self._websocket.count_messages)
         if count == 0:
-            self._look_in_vain()
+            self._count_poll()
         return count
 
     def has_messages(self) -> bool:
-        """Whether a message waits to be read."""
+        """Whether there are unread messages."""
         return self.count_messages() > 0
 
     def send(self, data: str | bytes, *, binary: bool = False) -> None:
-        """Send one message; return once the connection can take more."""
+        """Send one message; return when the connection can take more."""
         if self._websocket.is_closed():
             self._end_owner()
         self._bridge.call(partial(self._websocket.send, data, binary=binary))
 
     def close(self, code: int = NORMAL.code, reason: str = "") -> None:
-        """Close the conversation; return when the connection is gone."""
+        """Close the WebSocket; return when the connection is closed."""
         self._bridge.call(partial(self._websocket.close, code, reason))
 
     def subscribe(self, topic: str, after: str | None = None) -> bool:
-        """Let the browser have what is published to a topic; see ``WebSocket.subscribe``."""
+        """Subscribe the browser to a topic; see ``WebSocket.subscribe``."""
         recovered: bool = self._bridge.call(partial(self._websocket.subscribe, topic, after))
         return recovered
 
     def unsubscribe(self, topic: str) -> None:
-        """Let the browser have no more of a topic."""
+        """End the browser's subscription to a topic."""
         self._bridge.call(partial(self._websocket.unsubscribe, topic))
 
     def is_closed(self) -> bool:
-        """Whether either side has closed or vanished."""
+        """Whether either side has closed, or the connection is lost."""
         return self._websocket.is_closed()
 
     def __iter__(self) -> BlockingWebSocket:
@@ -115,11 +115,11 @@ class BlockingWebSocket:
             raise StopIteration
         return message
 
-    def _look_in_vain(self) -> None:
-        """End a view that goes on looking for messages after the end of its conversation."""
+    def _count_poll(self) -> None:
+        """End a view that keeps polling for messages after the end of its conversation."""
         if self._websocket.is_closed():
-            self._looked_in_vain += 1
-            if self._looked_in_vain > _PATIENCE:
+            self._polls_after_end += 1
+            if self._polls_after_end > _MAX_POLLS:
                 self._end_owner()
 
     def _end_owner(self) -> None:
@@ -128,7 +128,7 @@ class BlockingWebSocket:
 
 
 class BlockingScheduledPublication:
-    """A timed push for views in threads."""
+    """The handle of a scheduled publication, for views in threads."""
 
     def __init__(self, push: ScheduledPublication, bridge: Bridge) -> None:
         self._push = push
@@ -136,21 +136,21 @@ class BlockingScheduledPublication:
 
     @property
     def id(self) -> str:
-        """Its name in ``/schedules``."""
+        """Its id in ``/schedules``."""
         return self._push.id
 
     @property
     def done(self) -> int:
-        """How many of its publications are made."""
+        """The number of publications made so far."""
         return self._push.done
 
     def cancel(self) -> None:
-        """End it."""
+        """Cancel it."""
         self._bridge.call(self._push.cancel)
 
 
 class BlockingPublisher:
-    """A publisher for views in threads: each call waits."""
+    """The publisher of a view in a thread, which blocks."""
 
     def __init__(self, publisher: Publisher, bridge: Bridge) -> None:
         self._publisher = publisher
@@ -167,9 +167,9 @@ class BlockingPublisher:
 
 
 class DaemonThreads(ThreadPool):
-    """A pool of threads that do not keep the process from ending, even while they sleep.
+    """A thread pool of daemon threads, which do not keep the process from exiting.
 
-    :param limit: how many there may be.
+    :param limit: the maximum number of threads.
     """
 
     def __init__(self, limit: int, name: str) -> None:
@@ -178,26 +178,26 @@ class DaemonThreads(ThreadPool):
 
     @property
     def busy(self) -> int:
-        """How many are at work just now."""
+        """The number of threads at work."""
         return len(self.working)
 
     @property
     def limit(self) -> int:
-        """How many there may be."""
+        """The maximum number of threads."""
         return self.max
 
     @property
     def waiting(self) -> int:
-        """How much work waits for one."""
-        # What Twisted has for those who ask, by the name that it had when there was a queue.
+        """The number of calls that wait for a thread."""
+        # Twisted still has a queue object by this name, for its size alone.
         return self._queue.qsize()
 
 
 class ViewThreads:
-    """A pool of threads for views that block.
+    """The threads of blocking views.
 
-    :param reactor: whose thread the WebSockets live on.
-    :param limit: how many views may block at once.
+    :param reactor: whose thread WebSockets are used on.
+    :param limit: how many blocking views may run at a time.
     """
 
     def __init__(self, reactor: IReactorFromThreads, limit: int) -> None:
@@ -209,26 +209,26 @@ class ViewThreads:
 
     @property
     def busy(self) -> int:
-        """How many threads run a view just now."""
+        """The number of views that run."""
         return self._busy
 
     @property
     def limit(self) -> int:
-        """How many may."""
+        """How many views may run at a time."""
         return self._limit
 
-    #: Views beyond the limit are refused; none waits.
+    #: Views beyond the limit are refused, so none waits.
     waiting = 0
 
     @property
     def pools(self) -> dict[str, ViewThreads | DaemonThreads]:
-        """All threads that there may be, by what they do."""
+        """All thread pools, by the kind of work."""
         return {"view": self, **self._others}
 
     def run(self, view: View, request: Request) -> Deferred[Any]:
-        """Call the view in a thread; the Deferred fires with what it returns or raises.
+        """Call the view in a thread; the Deferred fires with its result or its Failure.
 
-        Raises ThreadsBusy when there is no thread to be had.
+        Raises ThreadsBusy if no thread is free.
         """
         if self._busy >= self._limit:
             raise ThreadsBusy
@@ -243,38 +243,38 @@ class ViewThreads:
         return finished
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """Call a function on the reactor's thread; wait for what its Deferred fires with.
+        """Call a function on the reactor's thread; return its result, or that of its Deferred.
 
-        Raises RuntimeError on the reactor's own thread, which would wait for itself for ever.
+        Raises RuntimeError on the reactor's own thread, which would wait for itself forever.
         """
         if isInIOThread():
             raise RuntimeError(
-                "a blocking WebSocket, used on the reactor's thread: make the view async def, "
-                "and what is around it as well, or use functools.wraps there"
+                "a blocking WebSocket was used on the reactor's thread: make the view and the "
+                "decorators around it async def, or let these use functools.wraps"
             )
         return blockingCallFromThread(self._reactor, function)
 
     def make_page_pool(self, limit: int) -> DaemonThreads:
-        """Make a pool of so many more threads, for pages, which may wait until one has time."""
+        """Make a pool of threads for an application's pages, which wait if none is free."""
         pool = self._others["page"] = DaemonThreads(limit, "pages")
         pool.start()
         return pool
 
     def stop(self) -> None:
-        """Let go of the threads that have nothing to do, and of the others once they have not."""
-        self._limit = 0  # Who comes now would wait for a thread for ever.
+        """Accept no more views, and end each thread when it has nothing to do."""
+        self._limit = 0  # A view that came now would wait for a thread forever.
         for pool in (self._pool, *self._others.values()):
             if pool.started:
                 pool.adjustPoolsize(0, 0)
 
     def _finish(self, finished: Deferred[Any], success: bool, result: Any) -> None:
         self._busy -= 1
-        # What it returned may have to be waited for.
+        # The view may have returned a Deferred or a coroutine.
         maybeDeferred(lambda: result).chainDeferred(finished)
 
 
 def blocking(request: Request, bridge: Bridge) -> Request:
-    """The same request for a view in a thread."""
+    """Return a request whose WebSocket and publisher block, for a view in a thread."""
     if request.websocket is None and request.publisher is None:
         return request
     websocket = request.websocket and BlockingWebSocket(request.websocket, bridge)

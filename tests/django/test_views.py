@@ -74,7 +74,7 @@ class DecoratorTests(DjangoTestCase):
     def test_required(self) -> None:
         """A view that speaks WebSocket only says so to HTTP."""
         self.serve()
-        self.assertEqual(self.get("/echo/"), (426, "this address speaks WebSocket only\n"))
+        self.assertEqual(self.get("/echo/"), (426, "this URL serves WebSockets only\n"))
         answer = self.daemon.get("/echo/")
         assert answer is not None
         self.assertEqual(answer.headers["Upgrade"], "websocket")
@@ -90,7 +90,7 @@ class DecoratorTests(DjangoTestCase):
         self.serve()
         self.assertEqual(self.refused("/plain/"), (200, "plain"))
         self.serve(WEBSOCKETS)
-        self.assertEqual(self.refused("/plain/"), (400, "there is no WebSocket at this address\n"))
+        self.assertEqual(self.refused("/plain/"), (400, "this URL does not serve WebSockets\n"))
         self.assertEqual(self.get("/plain/"), (200, "plain"))
         self.assertEqual(self.daemon.connect("/feed/a/").messages, ["feed a"])
 

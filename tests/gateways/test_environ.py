@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
-from pushd.gateways.environ import ErrorStream, ask, check_head, make_environ
+from pushd.gateways.environ import ErrorStream, call_application, check_head, make_environ
 from pushd.testing.daemon import Browser, Daemon
 from pushd.views.exchange import HandshakeResponse
 from pushd.views.request import Request
@@ -157,11 +157,13 @@ class AskTests(SynchronousTestCase):
     def test_closed(self) -> None:
         """An answer is closed when it has come, when nobody wants the rest, and when it fails."""
         whole, cut, wrong = Pieces(b"a"), Pieces(b"a", b"b"), Pieces("text")
-        self.assertEqual(list(ask(lambda environ, start: whole, {}, print)), [b"a"])
-        asking = ask(lambda environ, start: cut, {}, print)
+        self.assertEqual(list(call_application(lambda environ, start: whole, {}, print)), [b"a"])
+        asking = call_application(lambda environ, start: cut, {}, print)
         self.assertEqual(next(asking), b"a")
         asking.close()
-        self.assertRaises(TypeError, list, ask(lambda environ, start: wrong, {}, print))
+        self.assertRaises(
+            TypeError, list, call_application(lambda environ, start: wrong, {}, print)
+        )
         self.assertEqual([pieces.closed for pieces in (whole, cut, wrong)], [1, 1, 1])
 
 

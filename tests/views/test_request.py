@@ -479,5 +479,5 @@ class UndecorableTests(SynchronousTestCase):
         """A class is no view, and who decorates one is told so."""
         for decorator in (accept_websocket, require_websocket):
             for thing in (Request, len):
-                with self.assertRaisesRegex(TypeError, "a view is a function"):
+                with self.assertRaisesRegex(TypeError, "a view must be a function"):
                     decorator(thing)

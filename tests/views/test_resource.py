@@ -45,7 +45,7 @@ class TwoLanguagesTests(SynchronousTestCase):
         refused = self.daemon.connect("/plain/").refused
         assert refused is not None
         self.assertEqual((refused.status, refused.text.count("\n")), (400, 1))
-        self.assertEqual(refused.text, "there is no WebSocket at this address\n")
+        self.assertEqual(refused.text, "this URL does not serve WebSockets\n")
         self.assertEqual(refused.headers["Content-Type"], "text/plain; charset=utf-8")
         self.assertEqual(self.called, [])
         got = self.daemon.get("/plain/")

@@ -177,7 +177,7 @@ class MapTests(SynchronousTestCase):
         ]
         for first, second in pairs:
             error = self.assertRaises(ValueError, Routes, [(first, plain), (second, both)])
-            self.assertEqual(str(error), f"two views stand at {second} (the other as {first})")
+            self.assertEqual(str(error), f"{second} has two views (the other one at {first})")
 
     def test_different_parts(self) -> None:
         """A number and a text at the same place are two paths."""
@@ -191,22 +191,20 @@ class MapTests(SynchronousTestCase):
         paths: list[Any] = ["a/", "", " /a/", 7, None, b"/a/"]
         for path in paths:
             error = self.assertRaises(ValueError, Routes, {path: plain})
-            self.assertIn(f"{path!r} is no path", str(error))
+            self.assertIn(f"{path!r} is not a path", str(error))
 
     def test_no_syntax(self) -> None:
         """A path that does not parse is refused with the reason."""
         for path in ("/a/<", "/<x", "/<nope:x>/", "/<x>/<x>/", "/<int(:x>/"):
             error = self.assertRaises(ValueError, Routes, {path: plain})
-            self.assertIn("a path does not parse: ", str(error))
+            self.assertIn("cannot parse a path: ", str(error))
 
     def test_no_view(self) -> None:
         """What can't be called is no view."""
         views: list[Any] = [None, "view", 7, [plain]]
         for view in views:
             error = self.assertRaises(TypeError, Routes, {"/a/": view})
-            self.assertEqual(
-                str(error), f"what stands at /a/ is no view but a {type(view).__name__}"
-            )
+            self.assertEqual(str(error), f"the view at /a/ is not callable: {type(view).__name__}")
 
 
 class AcceptAllTests(SynchronousTestCase):
@@ -330,7 +328,7 @@ class LoadTests(SynchronousTestCase):
     def test_no_form(self) -> None:
         """What is not MODULE:NAME is told so."""
         for text in ("", ":", "board", "board:", ":views"):
-            self.assertEqual(self.refuse(text), "not MODULE:NAME")
+            self.assertEqual(self.refuse(text), "expected MODULE:NAME")
 
     def test_no_module(self) -> None:
         """A module that is not there is named."""
@@ -382,10 +380,10 @@ class LoadTests(SynchronousTestCase):
         self.write("board_nine.py", "views = ['/a/']\n")
         self.assertEqual(
             self.refuse("board_nine:views", TypeError),
-            "views is no map from path to view but a list",
+            "views must map paths to views, but is of type list",
         )
 
     def test_bad_map(self) -> None:
         """A map that is refused is refused here as well."""
         self.write("board_ten.py", "views = {'/<a>/': print, '/<b>/': print}\n")
-        self.assertIn("two views stand at /<b>/", self.refuse("board_ten:views"))
+        self.assertIn("/<b>/ has two views", self.refuse("board_ten:views"))

@@ -579,7 +579,7 @@ class MixedTests(DaemonTestCase):
         assert browser.refused is not None
         self.assertEqual(browser.refused.status, 500)
         [failure] = self.flushLoggedErrors(RuntimeError)
-        self.assertIn("a blocking WebSocket, used ", failure.getErrorMessage())
+        self.assertIn("a blocking WebSocket was used ", failure.getErrorMessage())
 
 
 @implementer(IReactorFromThreads)

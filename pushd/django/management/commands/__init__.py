@@ -1,1 +1,1 @@
-"""What ``manage.py`` finds here when ``pushd`` is one of INSTALLED_APPS."""
+"""Commands that ``manage.py`` offers if INSTALLED_APPS names ``pushd.django``."""

@@ -1,4 +1,4 @@
-"""``manage.py runpushd``: pushd in the place of runserver, while a site is being written."""
+"""``manage.py runpushd``: pushd in place of runserver, for development."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from pushd.service.twistd import makeService
 
 
 class Command(BaseCommand):
-    """Serves the site with its static files, and starts again whenever its code changes."""
+    """Serves the site and its static files, and restarts when its code changes."""
 
     help = "Serves this site with pushd, WebSockets included, and reloads its code."
-    # They are made where the reloader sees what goes wrong.
+    # serve() runs the checks, where the reloader reports their errors.
     requires_system_checks: tuple[str, ...] = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Take where to listen, and what is for pushd itself."""
+        """Take the address to listen on, and options of pushd."""
         parser.add_argument(
             "args",
             nargs="*",
             metavar="[ADDRESS:]PORT [-- OPTION ...]",
-            help="where to listen (default: 8000), and options of twistd pushd",
+            help="address to listen on (default: 8000), and options of twistd pushd",
         )
         parser.add_argument(
             "--noreload", action="store_false", dest="reload", help="do not watch the code"
@@ -43,14 +43,14 @@ class Command(BaseCommand):
         given = list(args)
         addrport = given.pop(0) if given and not given[0].startswith("-") else "8000"
         given = ["--listen", _endpoint(addrport), *given]
-        _parse(given)  # A mistake is told here, before anybody waits for the code to change.
+        _parse(given)  # Report mistakes now, not after the reloader has started.
         if options["reload"]:
             autoreload.run_with_reloader(self.serve, given=given, in_thread=True)
         else:
             self.serve(given=given, in_thread=False)
 
     def serve(self, *, given: list[str], in_thread: bool) -> None:
-        """Serve, in the thread that the reloader leaves to us, or the main one."""
+        """Serve, in the reloader's thread or the main one."""
         autoreload.raise_last_exception()
         self.check()
         module, _, name = (settings.WSGI_APPLICATION or "").rpartition(".")
@@ -73,13 +73,13 @@ class Command(BaseCommand):
         except SystemExit as error:
             self.stderr.write(str(error))
             sys.stderr.flush()
-            os._exit(1)  # In a thread, SystemExit ends nothing but that.
+            os._exit(1)  # SystemExit would end this thread only.
         service.startService()
         reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
         reactor.run(installSignalHandlers=not in_thread)
 
     def get_reactor(self) -> Any:
-        """The reactor, which this command runs as twistd would."""
+        """Return the global reactor, which this command runs as twistd would."""
         from twisted.internet import reactor
 
         return reactor
