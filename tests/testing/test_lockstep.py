@@ -202,7 +202,7 @@ class LockstepThreadsTests(SynchronousTestCase):
     def test_outside(self) -> None:
         """Outside of a view's thread there is no turn to give: the call raises."""
         error = self.assertRaises(RuntimeError, self.threads.call, lambda: None)
-        self.assertIn("outside of its view's thread", str(error))
+        self.assertIn("outside its view's thread", str(error))
 
     def test_stop(self) -> None:
         """Stopping ends no view: it ends by itself, when its conversation does."""
