@@ -1,4 +1,4 @@
-"""The demo: what it answers, what it pushes when, and how it takes what it did not expect."""
+"""The demo: its page, the timing of its messages, and unexpected input."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import GOING_AWAY, NORMAL, Closing
 from pushd.testing.daemon import Browser, Daemon
-from pushd.views import demo as ticker
+from pushd.views import demo
 
 PUSHES = [f"service message: {number}" for number in range(10)]
 
 
-def said(events: Sequence[LogEvent], level: LogLevel = LogLevel.debug) -> list[str]:
-    """Give what the demo logs of a first message."""
+def lines_about(events: Sequence[LogEvent], level: LogLevel = LogLevel.debug) -> list[str]:
+    """Return the log lines about first messages."""
     lines = [str(formatEvent(event)) for event in events if event["log_level"] is level]
     return [line for line in lines if " says " in line]
 
 
-class TickerTestCase(SynchronousTestCase):
-    """The daemon as it comes: with the demo and nothing else."""
+class DemoTestCase(SynchronousTestCase):
+    """A daemon with the demo and nothing else."""
 
     def setUp(self) -> None:
-        """Start it; it must be empty when the test is over."""
+        """Start the daemon; no delayed call may be left when the test is over."""
         self.daemon = Daemon()
         self.addCleanup(lambda: self.assertEqual(self.daemon.pending_calls, []))
         self.addCleanup(self.daemon.stop)
@@ -37,7 +37,7 @@ class TickerTestCase(SynchronousTestCase):
         return browser
 
     def check_run(self, browser: Browser) -> None:
-        """Check the whole run of a browser whose first push has just come."""
+        """Check the rest of a run whose first message has just arrived."""
         self.assertEqual(browser.messages, PUSHES[:1])
         for number in range(1, 10):
             self.daemon.advance(0.499)
@@ -53,11 +53,11 @@ class TickerTestCase(SynchronousTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
 
-class PageTests(TickerTestCase):
-    """Over HTTP."""
+class PageTests(DemoTestCase):
+    """The demo over HTTP."""
 
     def test_page(self) -> None:
-        """GET answers 200 with the page as HTML in UTF-8."""
+        """GET is answered with 200 and the page as HTML in UTF-8."""
         answer = self.daemon.get("/test/")
         assert answer is not None
         self.assertEqual(answer.status, 200)
@@ -65,7 +65,7 @@ class PageTests(TickerTestCase):
         self.assertIn("<!doctype html>", answer.text.lower())
 
     def test_head(self) -> None:
-        """HEAD answers the same without the page."""
+        """HEAD is answered with the same headers and no body."""
         answer, whole = self.daemon.request("HEAD", "/test/"), self.daemon.get("/test/")
         assert answer is not None
         assert whole is not None
@@ -73,17 +73,17 @@ class PageTests(TickerTestCase):
         self.assertEqual(answer.headers["Content-Length"], str(len(whole.body)))
 
 
-class PaceTests(TickerTestCase):
-    """The pushes, second by second."""
+class PaceTests(DemoTestCase):
+    """The timing of the messages."""
 
     def test_pace(self) -> None:
-        """Ten text frames come half a second apart, the first at once; then Close 1000."""
+        """Ten text messages come half a second apart, the first at once; then Close 1000."""
         browser = self.open()
         browser.send('["1","2","3"]')
         self.check_run(browser)
 
     def test_frames(self) -> None:
-        """On the wire each push is one text frame, and the Close has 1000 and no reason."""
+        """On the wire each message is one text frame, and the Close has code 1000 and no reason."""
         wire = self.daemon.open_connection()
         wire.send(
             b"GET /test/ HTTP/1.1\r\nHost: localhost:8080\r\nOrigin: http://localhost:8080\r\n"
@@ -102,7 +102,7 @@ class PaceTests(TickerTestCase):
         self.assertEqual(wire.received.partition(b"\r\n\r\n")[2], b"".join(frames))
 
     def test_silent_at_first(self) -> None:
-        """Before the browser speaks nothing is pushed, and the time counts from when it does."""
+        """Nothing is sent before the browser's first message, from which the time counts."""
         browser = self.open()
         self.daemon.advance(17.3)
         self.assertEqual(browser.messages, [])
@@ -110,7 +110,7 @@ class PaceTests(TickerTestCase):
         self.check_run(browser)
 
     def test_lateness(self) -> None:
-        """A reactor that is late delays one push, and none behind it."""
+        """A reactor that is late delays one message and none of the following ones."""
         browser = self.open()
         browser.send("go")
         steps = [0.5, 0.75, 0.25, 0.5, 0.875, 0.125, 0.5, 0.5, 0.5]
@@ -122,14 +122,14 @@ class PaceTests(TickerTestCase):
         self.assertEqual((browser.messages, browser.closing), (PUSHES, NORMAL))
 
     def test_very_late(self) -> None:
-        """A reactor that was away for the whole run still pushes all ten, in order, and closes."""
+        """A reactor that is late by the whole run still sends all ten, in order, and closes."""
         browser = self.open()
         browser.send("go")
         self.daemon.advance(60)
         self.assertEqual((browser.messages, browser.closing), (PUSHES, NORMAL))
 
     def test_two_browsers(self) -> None:
-        """Each browser has its own run."""
+        """Each browser has a run of its own."""
         first, second = self.open(), self.open()
         first.send("go")
         self.daemon.advance(0.25)
@@ -142,18 +142,18 @@ class PaceTests(TickerTestCase):
         self.assertEqual((second.messages, second.closing), (PUSHES, NORMAL))
 
     def test_again(self) -> None:
-        """The run can be had again and again."""
+        """The demo can be repeated."""
         for _ in range(3):
             browser = self.open()
             browser.send("go")
             self.check_run(browser)
 
 
-class LeavingTests(TickerTestCase):
-    """Who leaves in the middle leaves nothing behind."""
+class LeavingTests(DemoTestCase):
+    """Browsers that leave during the run."""
 
     def setUp(self) -> None:
-        """Have a browser that has had three pushes."""
+        """Return a browser that has received three messages."""
         super().setUp()
         self.browser = self.open()
         self.browser.send("go")
@@ -161,7 +161,7 @@ class LeavingTests(TickerTestCase):
         self.assertEqual(len(self.browser.messages), 3)
 
     def test_closes(self) -> None:
-        """A browser that closes gets its Close, no further push, and no timer is left."""
+        """A browser that closes gets a Close and no further message; no timer is left."""
         self.browser.close(1001)
         self.assertTrue(self.browser.gone)
         self.assertIsNotNone(self.browser.closing)
@@ -175,7 +175,7 @@ class LeavingTests(TickerTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_daemon_stops(self) -> None:
-        """When the daemon stops the browser hears 1001 at once, and no timer is left."""
+        """A daemon that stops closes the browser with 1001 at once; no timer is left."""
         stopped = self.daemon.begin_stop()
         self.assertEqual(self.browser.closing, GOING_AWAY)
         self.assertTrue(self.browser.gone)
@@ -184,7 +184,7 @@ class LeavingTests(TickerTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_before_it_speaks(self) -> None:
-        """A browser that never spoke leaves no timer either, however it goes."""
+        """A browser that never sent anything leaves no timer either, however it leaves."""
         for leave in (Browser.leave, Browser.close):
             silent = self.open()
             leave(silent)
@@ -193,18 +193,18 @@ class LeavingTests(TickerTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
 
-class SilenceTests(TickerTestCase):
-    """Who says nothing is let go."""
+class SilentBrowserTests(DemoTestCase):
+    """Browsers that send nothing."""
 
     def wait(self, browser: Browser, seconds: float) -> None:
-        """Let time pass in steps, so that pings have their answers."""
+        """Advance the clock in steps, so that pings are answered."""
         while seconds > 5:
             self.daemon.advance(5)
             seconds -= 5
         self.daemon.advance(seconds)
 
     def test_silence(self) -> None:
-        """After a minute without a word comes Close 1008 with a reason, and nothing is left."""
+        """After a minute without a message the browser is closed with 1008 and a reason."""
         browser = self.open()
         self.wait(browser, 59.999)
         self.assertIsNone(browser.closing)
@@ -215,14 +215,14 @@ class SilenceTests(TickerTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_last_moment(self) -> None:
-        """Who speaks at the last moment gets the whole run."""
+        """A first message at the last moment starts the whole run."""
         browser = self.open()
         self.wait(browser, 59.75)
         browser.send("go")
         self.check_run(browser)
 
     def test_pings_are_no_word(self) -> None:
-        """A ping of the browser's is no message."""
+        """A ping of the browser does not count as a message."""
         browser = self.open()
         for _ in range(12):
             browser.send_bytes(b"\x89\x80\0\0\0\0")
@@ -231,71 +231,71 @@ class SilenceTests(TickerTestCase):
         self.assertEqual(browser.closing.code, 1008)
 
 
-class FirstMessageTests(TickerTestCase):
-    """Whatever the first message is, it starts the run, and the log says what it was."""
+class FirstMessageTests(DemoTestCase):
+    """Any first message starts the run, and is logged."""
 
     def start(self, message: str | bytes) -> str:
-        """Send it; give the line that is logged."""
+        """Send a message; return the line that is logged about it."""
         with capturedLogs() as events:
             browser = self.open()
             browser.send(message)
             self.check_run(browser)
-        [line] = said(events)
+        [line] = lines_about(events)
         return line
 
     def test_json(self) -> None:
-        """The log has its raw form and what it says, for debugging only."""
+        """The log has the message as it was sent and decoded, at level debug."""
         line = self.start('["1","2","3"]')
         self.assertRegex(line, r"^127\.0\.0\.1:\d+ says ")
         self.assertIn("""says '["1","2","3"]', that is ['1', '2', '3']""", line)
 
-    def test_nobody_reads(self) -> None:
-        """Where nobody reads the log's debug lines, the message is not looked at for them."""
+    def test_not_formatted(self) -> None:
+        """The message is not formatted unless an observer formats the line."""
         read: list[object] = []
 
         def decode(message: object) -> str:
             read.append(message)
             return "read"
 
-        self.patch(ticker, "_decode", decode)
-        # Each runner of tests has observers of its own, and some read everything.
+        self.patch(demo, "_decode", decode)
+        # Observers of the test runner may format every line.
         events: list[LogEvent] = []
-        self.patch(ticker._log, "observer", events.append)
+        self.patch(demo._log, "observer", events.append)
         self.open().send("[1]")
         self.assertEqual(read, [])
-        self.assertIn("that is read", said(events)[0])
+        self.assertIn("that is read", lines_about(events)[0])
         self.daemon.advance(*[0.5] * 10)
 
     def test_not_wanted(self) -> None:
-        """Where the log is not to have them, there are no such lines."""
+        """If no log writes debug lines, none is emitted."""
         events: list[LogEvent] = []
-        self.patch(ticker._log, "observer", events.append)
-        self.patch(ticker, "debug_hooks", [lambda: False])
+        self.patch(demo._log, "observer", events.append)
+        self.patch(demo, "debug_hooks", [lambda: False])
         self.open().send("[1]")
         self.assertEqual(events, [])
         self.daemon.advance(*[0.5] * 10)
 
     def test_any_json(self) -> None:
-        """Any JSON will do."""
+        """Any JSON is decoded."""
         for message, decoded in (("null", "None"), ("1e3", "1000.0"), ('{"a": "é"}', "{'a': 'é'}")):
             self.assertIn(f"that is {decoded}", self.start(message))
 
     def test_no_json(self) -> None:
-        """What is no JSON is said to be none."""
+        """A message that is not JSON is logged as such."""
         for message in ("", "{", "[1,]", "hello", "\x00", "nul"):
             self.assertIn("not JSON (JSONDecodeError)", self.start(message))
 
     def test_deep_json(self) -> None:
-        """JSON of a hundred thousand brackets is no harm."""
+        """JSON with a hundred thousand nested brackets does no harm."""
         line = self.start("[" * 100_000 + "]" * 100_000)
         self.assertIn("not JSON (RecursionError)", line)
 
     def test_huge_number(self) -> None:
-        """A number of ten thousand digits is no harm."""
+        """A number with ten thousand digits does no harm."""
         self.assertIn("not JSON (ValueError)", self.start("9" * 10_000))
 
     def test_binary(self) -> None:
-        """A binary message is decoded when it is JSON, and is no harm when it is not."""
+        """A binary message is decoded if it is JSON."""
         self.assertIn("says b'[1]', that is [1]", self.start(b"[1]"))
         self.assertIn("not JSON (UnicodeDecodeError)", self.start(b"\xff\xfe\xfd"))
 
@@ -308,17 +308,17 @@ class FirstMessageTests(TickerTestCase):
         self.assertEqual(line.count("x" * 190), 2)
 
     def test_not_too_long(self) -> None:
-        """What fits is logged as it is."""
+        """A message that fits is logged as it is."""
         message = json.dumps("x" * 196)
         self.assertIn(f"says {message!r}, that is '{'x' * 196}'", self.start(message))
 
     def test_line_breaks(self) -> None:
-        """Line breaks and control characters do not forge lines of the log."""
+        """Line breaks and control characters do not forge log lines."""
         line = self.start('"a\\nb"\r\n')
         self.assertEqual(len(line.splitlines()), 1)
 
     def test_debug_only(self) -> None:
-        """A message's content is at no other level: it may be anything, and of anybody."""
+        """Contents of messages are logged at level debug only."""
         with capturedLogs() as events:
             browser = self.open()
             browser.send("secret")
@@ -330,11 +330,11 @@ class FirstMessageTests(TickerTestCase):
         self.assertNotIn("secret", "\n".join(lines))
 
 
-class ChatterTests(TickerTestCase):
-    """What a browser says while it is pushed to is not heard."""
+class DiscardedMessageTests(DemoTestCase):
+    """Messages from the browser during the run are discarded."""
 
     def test_chatter(self) -> None:
-        """It changes nothing about the run."""
+        """They do not change the run."""
         browser = self.open()
         browser.send("go")
         for number in range(9):
@@ -348,7 +348,7 @@ class ChatterTests(TickerTestCase):
         self.assertTrue(browser.gone)
 
     def test_flood(self) -> None:
-        """More of it than an inbox holds is read away at each push."""
+        """More messages than the inbox holds are discarded before each push."""
         browser = self.open()
         browser.send("go")
         for number in range(9):
@@ -367,10 +367,10 @@ class ChatterTests(TickerTestCase):
             browser.send("first")
             browser.send("second")
             self.daemon.advance(*[0.5] * 10)
-        self.assertEqual(len(said(events)), 1)
+        self.assertEqual(len(lines_about(events)), 1)
 
     def test_close_among_chatter(self) -> None:
-        """A Close behind a flood is seen at the next push at the latest, and nothing is left."""
+        """A Close that follows many messages is noticed by the next push, and nothing is left."""
         browser = self.open()
         browser.send("go")
         for _ in range(100):

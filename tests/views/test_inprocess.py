@@ -1,4 +1,4 @@
-"""Publishing from code that nobody hands a request to."""
+"""Publishing from code of the daemon's process that has no request."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from pushd.views.threads import BlockingPublisher
 
 class PublishTests(SynchronousTestCase):
     def setUp(self) -> None:
-        """Forget the daemons that other tests never stopped."""
+        """Forget daemons that other tests did not stop."""
         self.patch(inprocess, "_running", [])
 
     def ask(self, daemon: Daemon, path: str) -> Answer:
-        """Ask for a page."""
+        """Request a page."""
         answer = daemon.get(path)
         assert answer is not None
         return answer
 
     def daemon(self, work: Callable[[], Any]) -> Daemon:
-        """Start a daemon whose one view, in a thread, does some work and answers what comes."""
+        """Start a daemon with one view, in a thread, which answers with what a function returns."""
 
         def view(request: Request) -> str:
             return str(work())
@@ -34,7 +34,7 @@ class PublishTests(SynchronousTestCase):
         return Daemon({"/": view})
 
     def test_publish(self) -> None:
-        """Code that knows no request publishes to the daemon around it, now or later."""
+        """Code without a request publishes to the daemon of its process, now or later."""
         with self.daemon(partial(inprocess.publish, "a", "news")) as daemon:
             id = self.ask(daemon, "/").text
             self.assertIn(id, self.ask(daemon, "/topics/a?wait=0").text)
@@ -44,12 +44,12 @@ class PublishTests(SynchronousTestCase):
             self.assertEqual(daemon.pending_calls, [])
 
     def test_none(self) -> None:
-        """Where no daemon runs, or none any more, that is said."""
+        """Publishing fails with a RuntimeError if no daemon runs, or none any more."""
         self.daemon(lambda: None).stop()
         self.assertRaisesRegex(
             RuntimeError, "no pushd runs in this process", inprocess.publish, "a", "b"
         )
 
     def test_stopped_unstarted(self) -> None:
-        """A daemon may be stopped that was never started."""
+        """A daemon that was never started can be stopped."""
         inprocess.InProcess(BlockingPublisher(None, None)).stopService()  # type: ignore[arg-type] # never used

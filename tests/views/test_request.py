@@ -1,4 +1,4 @@
-"""What a view is asked, what it may answer, and how it is decorated."""
+"""A view's request, and the decorators for views."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
+from pushd.access.closing import TOKEN_EXPIRED
+from pushd.access.tokens import Identity
 from pushd.protocols.http.response import Page, Response, page
-from pushd.testing.daemon import Daemon
+from pushd.testing.daemon import Answer, Daemon
 from pushd.views.request import (
     AnyView,
     Handshakes,
@@ -21,13 +23,19 @@ from pushd.views.request import (
     Request,
     accept_websocket,
     handshakes_of,
+    heed_tokens,
     name_of,
+    needs_token,
+    require_token,
     require_websocket,
 )
+from tests.keyring import secret_keys, token
+
+GOOD = token("ann", exp=100, subscribe=["a"])
 
 
 def make_request(**given: Any) -> Request:
-    """Make a request with what a test does not care for."""
+    """Make a request with defaults for what a test does not care about."""
     asked: dict[str, Any] = {
         "method": "GET",
         "path": "/",
@@ -43,39 +51,39 @@ class HeaderMapTests(SynchronousTestCase):
     """Headers by name."""
 
     def setUp(self) -> None:
-        """Take some headers, one of them twice."""
+        """Make some headers, one of them repeated."""
         self.headers = HeaderMap(
             Headers({b"Accept": [b"text/html", b"text/plain"], b"X-Name": [b"caf\xe9"]})
         )
 
     def test_case(self) -> None:
-        """A name is found in upper or lower case."""
+        """A name is found in any case."""
         for name in ("accept", "Accept", "ACCEPT"):
             self.assertEqual(self.headers[name], "text/html, text/plain")
             self.assertIn(name, self.headers)
             self.assertEqual(self.headers.get(name), "text/html, text/plain")
 
     def test_bytes(self) -> None:
-        """Bytes that are no ASCII are taken for Latin-1, as HTTP has it, and do no harm."""
+        """Bytes that are not ASCII are decoded as Latin-1, as in HTTP."""
         self.assertEqual(self.headers["x-name"], "café")
 
     def test_missing(self) -> None:
-        """A header that was not sent is not there."""
+        """A header that was not sent is missing."""
         self.assertNotIn("cookie", self.headers)
         self.assertIsNone(self.headers.get("cookie"))
         self.assertRaises(KeyError, lambda: self.headers["cookie"])
 
     def test_mapping(self) -> None:
-        """It is a map of the names in lower case."""
+        """The names are in lower case."""
         self.assertEqual(dict(self.headers), {"accept": "text/html, text/plain", "x-name": "café"})
         self.assertEqual(len(self.headers), 2)
 
 
 class RequestTests(SynchronousTestCase):
-    """What a view may know of who asks."""
+    """The attributes of a request."""
 
     def test_read_only(self) -> None:
-        """It does not change: no attribute can be set, no parsed value altered."""
+        """A request is immutable: no attribute can be set, no parsed value changed."""
         request = make_request(query_string="a=1")
         for name in ("path", "websocket", "nonsense"):
             with self.assertRaises(FrozenInstanceError):
@@ -90,23 +98,23 @@ class RequestTests(SynchronousTestCase):
             headers["a"] = "2"
 
     def test_identity(self) -> None:
-        """Two requests that ask the same are two."""
+        """Two requests with the same content are not equal."""
         request = make_request()
         self.assertNotEqual(request, replace(request))
         self.assertEqual(len({request, request, replace(request)}), 2)
 
     def test_keywords(self) -> None:
-        """What it is made of has names: nobody knows the order of so many."""
+        """Its fields are given by keyword only."""
         positional: Any = Request
         self.assertRaises(TypeError, positional, "GET", "/", "http", "a", "b", Clock())
 
     def test_is_websocket(self) -> None:
-        """It is a WebSocket exactly when there is one."""
+        """It is a WebSocket request if and only if it has a WebSocket."""
         self.assertIs(make_request().is_websocket(), False)
         self.assertIs(make_request(websocket=object()).is_websocket(), True)
 
     def test_query(self) -> None:
-        """The query is decoded, keeps repeated and empty fields, and has the first at hand."""
+        """The query is decoded, keeps repeated and empty fields, and gives the first value."""
         query = make_request(query_string="room=a&room=b%20c&empty=&n%C3%A9=%C3%A9&plus=1+1").query
         self.assertEqual(query["room"], "a")
         self.assertEqual(query.getlist("room"), ["a", "b c"])
@@ -116,13 +124,13 @@ class RequestTests(SynchronousTestCase):
         self.assertIsNone(query.get("other"))
 
     def test_odd_query(self) -> None:
-        """Whatever stands behind the question mark, it is no exception."""
+        """No query string raises an exception."""
         for text in ("", "&", "=", "%", "%ff=%zz", "a=1;b=2", "&&a", "a=b=c"):
             self.assertEqual(make_request(query_string=text).query_string, text)
             list(make_request(query_string=text).query.items(multi=True))
 
     def test_cookies(self) -> None:
-        """Cookies are found by name, without their quotes, the first of each at hand."""
+        """Cookies are found by name, without quotes; a lookup gives the first of a name."""
         headers = Headers({"Cookie": ['a=1; b="two words"; a=3; c=']})
         cookies = make_request(raw_headers=headers).cookies
         self.assertEqual(
@@ -131,41 +139,41 @@ class RequestTests(SynchronousTestCase):
         )
 
     def test_no_cookies(self) -> None:
-        """Without the header there are none."""
+        """Without the header there are no cookies."""
         self.assertEqual(len(make_request().cookies), 0)
 
     def test_cookie_headers(self) -> None:
-        """Cookies that a proxy has spread over several headers are all there."""
+        """Cookies that a proxy has spread over several headers are all found."""
         headers = Headers({"Cookie": ["a=1", "b=2"]})
         self.assertEqual(make_request(raw_headers=headers).cookies.to_dict(), {"a": "1", "b": "2"})
 
     def test_cookie_bytes(self) -> None:
-        """UTF-8 in a cookie is read, and what is none does no harm."""
+        """Cookies are decoded as UTF-8, and invalid UTF-8 does no harm."""
         headers = Headers({b"Cookie": ["name=café".encode(), b"bad=\xff; good=1"]})
         cookies = make_request(raw_headers=headers).cookies
         self.assertEqual((cookies["name"], cookies["good"]), ("café", "1"))
 
     def test_parsed_once(self) -> None:
-        """What is parsed is parsed once."""
+        """Parsed values are parsed once."""
         request = make_request(query_string="a=1")
         self.assertIs(request.query, request.query)
         self.assertIs(request.headers, request.headers)
         self.assertIs(request.cookies, request.cookies)
 
     def test_replaced(self) -> None:
-        """A copy with something else in it stands on its own."""
+        """A changed copy has parsed values of its own."""
         request = make_request(query_string="a=1")
         self.assertEqual(request.query["a"], "1")
         self.assertEqual(replace(request, query_string="a=2").query["a"], "2")
         self.assertEqual(request.query["a"], "1")
 
     def test_log_safe(self) -> None:
-        """The headers, which may hold a token, do not show when it is printed."""
+        """The headers, which may hold a token, are not part of the repr."""
         headers = Headers({"Authorization": ["Bearer secret"]})
         self.assertNotIn("secret", repr(make_request(raw_headers=headers)))
 
     def test_served(self) -> None:
-        """In a daemon, a view is told all that was asked."""
+        """In a daemon, a view's request has all of its fields."""
 
         @accept_websocket
         async def tell(request: Request) -> str | None:
@@ -196,14 +204,14 @@ class RequestTests(SynchronousTestCase):
 
 
 class ResponseTests(SynchronousTestCase):
-    """An HTTP answer as a value."""
+    """Response and Page as values."""
 
     def test_plain(self) -> None:
-        """Without more it is an empty 200."""
+        """The default is an empty 200."""
         self.assertEqual(Response(), Response(200, {}, b""))
 
     def test_status(self) -> None:
-        """A status is one that ends a request: 200 to 599."""
+        """A status must be final: 200 to 599."""
         for status in (200, 599):
             self.assertEqual(Response(status).status, status)
         for status in (0, 100, 101, 199, 600, -1):
@@ -211,12 +219,12 @@ class ResponseTests(SynchronousTestCase):
             self.assertEqual(str(error), f"status is {status}: 200 to 599")
 
     def test_frozen(self) -> None:
-        """It is a value."""
+        """A response is immutable."""
         with self.assertRaises(FrozenInstanceError):
             Response().status = 404  # type: ignore[misc]
 
     def test_page(self) -> None:
-        """A page is named, and is equal to one of the same name."""
+        """A page is compared by name and immutable."""
         self.assertEqual(page("test.html"), Page("test.html"))
         self.assertEqual(page("test.html").name, "test.html")
         with self.assertRaises(FrozenInstanceError):
@@ -224,12 +232,12 @@ class ResponseTests(SynchronousTestCase):
 
 
 def view(request: Request) -> str:
-    """Answer."""
+    """Answer with text."""
     return "view"
 
 
 def decorated_twice(inner: AnyView) -> Callable[[Request], Any]:
-    """Decorate as people do."""
+    """Wrap a view with functools.wraps."""
 
     @wraps(inner)
     def outer(request: Request) -> Any:
@@ -239,7 +247,7 @@ def decorated_twice(inner: AnyView) -> Callable[[Request], Any]:
 
 
 class Counter:
-    """A view that is an object."""
+    """A view that is a callable object."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -249,12 +257,12 @@ class Counter:
         return str(self.calls)
 
     def method(self, request: Request) -> str:
-        """Answer."""
+        """Answer with text."""
         return "method"
 
 
 class Listener:
-    """A view that is an object, and says by itself that it takes WebSockets."""
+    """A view that is a callable object whose __call__ is decorated."""
 
     @accept_websocket
     async def __call__(self, request: Request) -> str | None:
@@ -268,21 +276,21 @@ class DecoratorTests(SynchronousTestCase):
     """accept_websocket and require_websocket."""
 
     def fresh(self) -> Callable[[Request], str]:
-        """Give a view that nobody has decorated."""
+        """Return a view without decorator."""
         return lambda request: "fresh"
 
     def test_plain(self) -> None:
-        """A view that nobody decorated refuses handshakes."""
+        """A view without decorator refuses handshakes."""
         self.assertIs(handshakes_of(self.fresh()), Handshakes.REFUSED)
 
     def test_same_view(self) -> None:
-        """The view itself is given back."""
+        """A decorator returns the view itself."""
         for decorate in (accept_websocket, require_websocket):
             view = self.fresh()
             self.assertIs(decorate(view), view)
 
     def test_decorated(self) -> None:
-        """A decorated view says what it takes."""
+        """Each decorator has its effect."""
         self.assertIs(handshakes_of(accept_websocket(self.fresh())), Handshakes.ACCEPTED)
         self.assertIs(handshakes_of(require_websocket(self.fresh())), Handshakes.REQUIRED)
 
@@ -292,14 +300,14 @@ class DecoratorTests(SynchronousTestCase):
         self.assertIs(handshakes_of(view), Handshakes.ACCEPTED)
 
     def test_under_others(self) -> None:
-        """It may stand above or below decorators that use functools.wraps."""
+        """It works above and below decorators that use functools.wraps."""
         below = decorated_twice(accept_websocket(self.fresh()))
         above = accept_websocket(decorated_twice(self.fresh()))
         self.assertIs(handshakes_of(below), Handshakes.ACCEPTED)
         self.assertIs(handshakes_of(above), Handshakes.ACCEPTED)
 
     def test_inline_callbacks(self) -> None:
-        """It may stand above or below inlineCallbacks."""
+        """It works above and below inlineCallbacks."""
 
         @inlineCallbacks
         @accept_websocket
@@ -315,7 +323,7 @@ class DecoratorTests(SynchronousTestCase):
         self.assertIs(handshakes_of(above), Handshakes.ACCEPTED)
 
     def test_partial(self) -> None:
-        """A partial takes what its function takes, unless it is decorated itself."""
+        """A partial counts as its function, unless it is decorated itself."""
         inner = accept_websocket(self.fresh())
         self.assertIs(handshakes_of(partial(partial(inner), 1)), Handshakes.ACCEPTED)
         self.assertIs(handshakes_of(require_websocket(partial(inner))), Handshakes.REQUIRED)
@@ -323,7 +331,7 @@ class DecoratorTests(SynchronousTestCase):
         self.assertIs(handshakes_of(partial(self.fresh())), Handshakes.REFUSED)
 
     def test_object(self) -> None:
-        """An object is decorated itself, or its __call__ is."""
+        """An object can be decorated, or its __call__."""
         counter = accept_websocket(Counter())
         self.assertIs(handshakes_of(counter), Handshakes.ACCEPTED)
         self.assertIs(handshakes_of(Counter()), Handshakes.REFUSED)
@@ -332,32 +340,32 @@ class DecoratorTests(SynchronousTestCase):
         self.assertIs(handshakes_of(require_websocket(Listener())), Handshakes.REQUIRED)
 
     def test_method(self) -> None:
-        """A bound method takes what the method was decorated with."""
+        """A bound method counts as its decorated function."""
 
         class Room:
             @accept_websocket
             async def chat(self, request: Request) -> None:
-                """Chat."""
+                """Do nothing."""
 
         self.assertIs(handshakes_of(Room().chat), Handshakes.ACCEPTED)
 
     def test_foreign_mark(self) -> None:
-        """An attribute of that name that is not ours says nothing."""
+        """An attribute with the decorator's name but another kind of value is ignored."""
 
         class Odd:
             pushd_handshakes = "yes"
 
             def __call__(self, request: Request) -> None:
-                """Answer."""
+                """Answer with text."""
 
         self.assertIs(handshakes_of(Odd()), Handshakes.REFUSED)
 
 
 class NameTests(SynchronousTestCase):
-    """What a view is called in the log."""
+    """The names of views in the log."""
 
     def test_names(self) -> None:
-        """A function, a method and an object are called by their module and name."""
+        """A function, a method and an object are named by module and qualified name."""
         here = "tests.views.test_request"
         self.assertEqual(name_of(view), f"{here}.view")
         self.assertEqual(name_of(Counter().method), f"{here}.Counter.method")
@@ -365,20 +373,20 @@ class NameTests(SynchronousTestCase):
         self.assertEqual(name_of("".join), "builtins.str.join")
 
     def test_partial(self) -> None:
-        """A partial is called by its function, or two of them could not be told apart."""
+        """A partial is named after its function."""
         self.assertEqual(name_of(partial(partial(view), 1)), "tests.views.test_request.view")
         self.assertEqual(name_of(partial(Counter())), "tests.views.test_request.Counter")
 
     def test_wrapped(self) -> None:
-        """A decorated view is called by its own name."""
+        """A decorated view is named after itself."""
         self.assertEqual(name_of(decorated_twice(view)), "tests.views.test_request.view")
 
 
 class HandshakeRuleTests(SynchronousTestCase):
-    """What the decorators do in a daemon."""
+    """The decorators' effect in a daemon."""
 
     def setUp(self) -> None:
-        """Serve a view of each kind; note each call."""
+        """Serve a view of each kind, and record calls."""
         self.called: list[str] = []
 
         def plain(request: Request) -> str:
@@ -410,14 +418,14 @@ class HandshakeRuleTests(SynchronousTestCase):
         self.addCleanup(self.daemon.stop)
 
     def test_accept(self) -> None:
-        """accept_websocket serves either."""
+        """accept_websocket serves both."""
         answer = self.daemon.get("/both/")
         assert answer is not None
         self.assertEqual((answer.status, answer.text), (200, "both"))
         self.assertEqual(self.daemon.connect("/both/").messages, ["both"])
 
     def test_require(self) -> None:
-        """require_websocket refuses plain HTTP with 426, says how, and does not call the view."""
+        """require_websocket refuses plain HTTP with 426 and Upgrade, and does not call the view."""
         answer = self.daemon.get("/only/")
         assert answer is not None
         self.assertEqual(answer.status, 426)
@@ -428,7 +436,7 @@ class HandshakeRuleTests(SynchronousTestCase):
         self.assertEqual(self.daemon.connect("/only/").messages, ["only"])
 
     def test_undecorated(self) -> None:
-        """An undecorated view is not called for a handshake: that gets 400 and one line."""
+        """A handshake for a view without decorator gets 400, and the view is not called."""
         browser = self.daemon.connect("/plain/")
         assert browser.refused is not None
         self.assertEqual(browser.refused.status, 400)
@@ -439,7 +447,7 @@ class HandshakeRuleTests(SynchronousTestCase):
         self.assertEqual(answer.text, "plain")
 
     def test_partial(self) -> None:
-        """A partial of a decorated view is served as the view."""
+        """A partial of a decorated view is served like the view."""
         self.assertEqual(self.daemon.connect("/partial/").messages, ["both"])
 
     def test_object(self) -> None:
@@ -451,10 +459,10 @@ class HandshakeRuleTests(SynchronousTestCase):
 
 
 class DeferredViewTests(SynchronousTestCase):
-    """Views in the older style."""
+    """Views that return Deferreds."""
 
     def test_deferred(self) -> None:
-        """A view that returns a Deferred answers with what it fires with."""
+        """A view that returns a Deferred answers with its result."""
         asked: list[Deferred[str]] = []
 
         def later(request: Request) -> Deferred[str]:
@@ -473,11 +481,170 @@ class DeferredViewTests(SynchronousTestCase):
 
 
 class UndecorableTests(SynchronousTestCase):
-    """What can't be decorated."""
+    """Objects that cannot be decorated."""
 
     def test_class(self) -> None:
-        """A class is no view, and who decorates one is told so."""
+        """Decorating a class or a builtin raises TypeError."""
         for decorator in (accept_websocket, require_websocket):
             for thing in (Request, len):
                 with self.assertRaisesRegex(TypeError, "a view must be a function"):
                     decorator(thing)
+
+
+def tell_identity(request: Request) -> str:
+    """Answer with the identity, in a thread."""
+    return "anonymous" if request.identity is None else request.identity.subject
+
+
+async def open_view(request: Request) -> str:
+    """Answer with the identity."""
+    return tell_identity(request)
+
+
+@require_token
+async def members(request: Request) -> str:
+    """Answer with the identity; a token is required."""
+    return tell_identity(request)
+
+
+@require_token
+@accept_websocket
+async def members_socket(request: Request) -> str | None:
+    """Send the identity and wait; a token is required."""
+    if not request.is_websocket():
+        return tell_identity(request)
+    request.websocket.send(tell_identity(request))
+    await request.websocket.wait()
+    return None
+
+
+@accept_websocket
+async def open_socket(request: Request) -> None:
+    """Send the identity and wait; no token is required."""
+    request.websocket.send(tell_identity(request))
+    await request.websocket.wait()
+
+
+VIEWS: dict[str, Any] = {
+    "/page/": open_view,
+    "/thread/": tell_identity,
+    "/members/": members,
+    "/socket/": members_socket,
+    "/open/": open_socket,
+}
+
+
+class ViewTokenTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Start a daemon with token keys."""
+        self.daemon = Daemon(VIEWS, token_keys=secret_keys())
+        self.addCleanup(lambda: self.assertEqual(self.daemon.pending_calls, []))
+        self.addCleanup(self.daemon.stop)
+
+    def ask(self, path: str, given: str | None = None) -> Answer:
+        """Request a view, with or without a token."""
+        headers = {} if given is None else {"Authorization": f"Bearer {given}"}
+        answer = self.daemon.get(path, headers)
+        assert answer is not None
+        return answer
+
+    def test_identity(self) -> None:
+        """A view sees the identity of a valid token; without a single valid token it is None."""
+        for path in ("/page/", "/thread/"):
+            self.assertEqual(self.ask(path, GOOD).text, "ann")
+            self.assertEqual(self.ask(f"{path}?token={GOOD}").text, "ann")
+            # A view may have tokens of its own, which pushd ignores.
+            for other in (None, "x", token(exp=-60 + 1)[:-3]):
+                self.assertEqual(self.ask(path, other).text, "anonymous")
+            self.assertEqual(self.ask(f"{path}?token={GOOD}", GOOD).text, "anonymous")
+
+    def test_required(self) -> None:
+        """A view that requires a token refuses requests without a valid one."""
+        self.assertEqual(self.ask("/members/", GOOD).text, "ann")
+        for given, said in ((None, "a token is needed here"), ("x", "the token is malformed")):
+            for path in ("/members/", "/socket/"):
+                answer = self.ask(path, given)
+                self.assertEqual((answer.status, answer.text), (401, f"{said}\n"))
+                self.assertIn("Bearer", answer.headers["WWW-Authenticate"])
+
+    def test_required_without_keys(self) -> None:
+        """Without keys no token is valid."""
+        with Daemon(VIEWS) as self.daemon:
+            self.assertEqual(self.ask("/members/", GOOD).status, 401)
+            self.assertEqual(self.ask("/page/", GOOD).text, "anonymous")
+
+    def test_websocket(self) -> None:
+        """A WebSocket that requires a token is closed when the token expires."""
+        refused = self.daemon.connect("/socket/").refused
+        assert refused is not None
+        self.assertEqual(refused.status, 401)
+        browser = self.daemon.connect(f"/socket/?token={GOOD}")
+        self.assertEqual(browser.messages, ["ann"])
+        self.daemon.advance(25, 25, 25, 24.9)
+        self.assertIsNone(browser.closing)
+        self.daemon.advance(0.1)
+        self.assertEqual(browser.closing, TOKEN_EXPIRED)
+
+    def test_open_websocket(self) -> None:
+        """A WebSocket with a token is closed when that expires, even if the view requires none."""
+        browsers = [self.daemon.connect(f"/open/{query}") for query in (f"?token={GOOD}", "")]
+        self.assertEqual([browser.messages for browser in browsers], [["ann"], ["anonymous"]])
+        self.daemon.advance(25, 25, 25, 25)
+        self.assertEqual([browser.closing for browser in browsers], [TOKEN_EXPIRED, None])
+
+    def test_repr(self) -> None:
+        """The repr of a request does not show its token."""
+        seen: list[Request] = []
+
+        async def look(request: Request) -> None:
+            seen.append(request)
+
+        with Daemon({"/": look}, token_keys=secret_keys()) as daemon:
+            daemon.get(f"/?token={GOOD}", {"Authorization": f"Bearer {GOOD}"})
+            daemon.get(f"/?token={GOOD}")
+        for request in seen:
+            self.assertNotIn(GOOD[-10:], repr(request))
+        self.assertIsInstance(seen[1].identity, Identity)
+
+
+class TokenDecoratorTests(SynchronousTestCase):
+    """What ``require_token`` can decorate."""
+
+    def test_decorations(self) -> None:
+        """Functions, partials of them, methods and callable objects can be decorated."""
+
+        class Room:
+            @require_token
+            async def __call__(self, request: Request) -> None: ...
+
+            @require_token
+            async def enter(self, request: Request) -> None: ...
+
+            async def leave(self, request: Request) -> None: ...
+
+        room = Room()
+        for view, needed in (
+            (members, True),
+            (partial(members), True),
+            (require_token(partial(open_view)), True),
+            (room, True),
+            (room.enter, True),
+            (room.leave, False),
+            (open_view, False),
+        ):
+            for has_keys in (True, False):
+                self.assertEqual(needs_token(view, has_keys=has_keys), needed, view)
+
+    def test_heeded(self) -> None:
+        """``heed_tokens`` requires a token if there are keys."""
+
+        @heed_tokens
+        async def room(request: Request) -> None: ...
+
+        for view in (room, partial(room)):
+            self.assertTrue(needs_token(view, has_keys=True))
+            self.assertFalse(needs_token(view, has_keys=False))
+
+    def test_undecorable(self) -> None:
+        """Decorating a class raises TypeError."""
+        self.assertRaises(TypeError, require_token, Request)

@@ -1,4 +1,4 @@
-"""A view at a URL: which requests it takes, and what it is told of them."""
+"""A view at a URL: which requests it serves, and the request that it gets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.peer import Peer, close_frame, handshake, request
 from tests.views.sample_views import WaitingView, echo
 
 
-class TwoLanguagesTests(SynchronousTestCase):
+class KindOfViewTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Start a daemon with one view of each kind."""
         self.called: list[Request] = []
@@ -31,7 +31,7 @@ class TwoLanguagesTests(SynchronousTestCase):
         self.daemon = Daemon({"/echo/": echo, "/plain/": plain, "/strict/": strict})
 
     def test_one_url(self) -> None:
-        """The same address gives a page over HTTP, and a conversation over WebSocket."""
+        """The same URL serves a page over HTTP, and a conversation over WebSocket."""
         got = self.daemon.get("/echo/")
         assert got is not None
         self.assertEqual((got.status, got.text), (200, "a page"))
@@ -41,7 +41,7 @@ class TwoLanguagesTests(SynchronousTestCase):
         self.assertEqual(browser.messages, ["hello", b"\x00\xff"])
 
     def test_plain(self) -> None:
-        """A view without a decorator refuses a handshake in one line, and is not called."""
+        """A view without decorator refuses a handshake with one line, and is not called."""
         refused = self.daemon.connect("/plain/").refused
         assert refused is not None
         self.assertEqual((refused.status, refused.text.count("\n")), (400, 1))
@@ -53,7 +53,7 @@ class TwoLanguagesTests(SynchronousTestCase):
         self.assertEqual(got.text, "plain")
 
     def test_strict(self) -> None:
-        """A view that requires a WebSocket tells HTTP so, and is not called."""
+        """A view that requires a WebSocket refuses plain HTTP with 426, and is not called."""
         for method in ("GET", "POST"):
             got = self.daemon.request(method, "/strict/")
             assert got is not None
@@ -65,13 +65,13 @@ class TwoLanguagesTests(SynchronousTestCase):
         self.assertEqual(self.daemon.connect("/strict/").messages, ["strict"])
 
     def test_strict_phrase(self) -> None:
-        """The status has its name."""
+        """A 426 has its reason phrase."""
         peer = Peer(self.daemon)
         peer.send(request("GET /strict/ HTTP/1.1", "Host: localhost:8080"))
         self.assertTrue(peer.head.startswith("HTTP/1.1 426 Upgrade Required\r\n"))
 
     def test_accept_all(self) -> None:
-        """A map that says so makes every view a WebSocket view, as the decorator does."""
+        """With accept_all every view serves WebSockets, as with the decorator."""
 
         async def plain(request: Request) -> str | None:
             if request.is_websocket():
@@ -85,16 +85,16 @@ class TwoLanguagesTests(SynchronousTestCase):
         assert got is not None
         self.assertEqual(got.text, "plain")
 
-    def test_bad_handshake_before_all(self) -> None:
-        """A handshake with a mistake hears of the mistake, whatever the view takes."""
+    def test_invalid_handshake(self) -> None:
+        """An invalid handshake is refused for its mistake, whatever the view serves."""
         for path in ("/plain/", "/strict/", "/echo/"):
             peer = Peer(self.daemon)
             peer.send(handshake(path, without=("Sec-WebSocket-Key",)))
             self.assertIn("Sec-WebSocket-Key", peer.body.decode())
         self.assertEqual(self.called, [])
 
-    def test_nothing_there(self) -> None:
-        """A handshake where no view is gets 404, also where a file is."""
+    def test_no_view(self) -> None:
+        """A handshake for a URL without view gets 404, even if there is a file."""
         for path in ("/nothing/", "/index.html", "/"):
             refused = self.daemon.connect(path).refused
             assert refused is not None
@@ -103,7 +103,7 @@ class TwoLanguagesTests(SynchronousTestCase):
 
 class RequestTests(SynchronousTestCase):
     def test_http(self) -> None:
-        """A view is told all that was asked over HTTP."""
+        """A request over HTTP has all of its fields."""
         view = WaitingView()
         daemon = Daemon({"/chat/<room>/": view})
         daemon.request("POST", "/chat/caf%C3%A9/?a=1&b=%20&a=2", {"Cookie": "k=v"}, b"body")
@@ -120,7 +120,7 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(asked.clock.seconds(), daemon.clock.seconds())
 
     def test_websocket(self) -> None:
-        """So it is over WebSocket."""
+        """A request for a WebSocket has all of its fields."""
         view = accept_websocket(WaitingView())
         daemon = Daemon({"/chat/<room>/": view})
         daemon.connect("/chat/a/?b", subprotocols=["x", "y"], headers={"X-Extra": "z"})
@@ -132,7 +132,7 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual((asked.body, asked.is_websocket()), (b"", True))
 
     def test_kept(self) -> None:
-        """While it talks, a view's request takes one object for its headers, and has them all."""
+        """While a view runs, its request keeps its headers in one object and finds each one."""
         view = accept_websocket(WaitingView())
         for target in ("/", "http://named/"):
             peer = Peer(Daemon({"/": view}))
@@ -150,7 +150,7 @@ class RequestTests(SynchronousTestCase):
             self.assertEqual((asked.host, asked.headers["host"]), (host, host))
 
     def test_no_host(self) -> None:
-        """A request of HTTP/1.0 need not name a host."""
+        """A request in HTTP/1.0 need not have a Host."""
         view = WaitingView()
         peer = Peer(Daemon({"/": view}))
         peer.send(request("GET / HTTP/1.0"))
@@ -158,10 +158,10 @@ class RequestTests(SynchronousTestCase):
 
 
 class StoppingTests(SynchronousTestCase):
-    """A daemon that has begun to stop, and waits for one who does not answer."""
+    """A daemon that is stopping, and waits for a connection that does not close."""
 
     def setUp(self) -> None:
-        """Let it begin, with a handshake under way and a connection that is idle."""
+        """Begin to stop, with a handshake that the view has not answered and an idle connection."""
         self.view = accept_websocket(WaitingView())
         self.go: Deferred[None] = Deferred()
 
@@ -171,14 +171,14 @@ class StoppingTests(SynchronousTestCase):
             await request.websocket.wait()
 
         self.daemon = Daemon({"/echo/": echo, "/view/": self.view, "/late/": late})
-        deaf, self.late, self.idle = (Peer(self.daemon) for _ in range(3))
-        deaf.send(handshake("/echo/"))
+        silent, self.late, self.idle = (Peer(self.daemon) for _ in range(3))
+        silent.send(handshake("/echo/"))
         self.late.send(handshake("/late/"))
         self.ended = self.daemon.begin_stop()
-        self.deaf = deaf
+        self.silent = silent
 
     def test_new_handshake(self) -> None:
-        """It takes no handshake any more, and says so; the view is not called."""
+        """A new handshake is refused with 503, and the view is not called."""
         self.idle.send(handshake("/view/"))
         self.assertEqual(self.idle.head.split(" ")[1], "503")
         self.assertIn("\r\nRetry-After: 5\r\n", self.idle.head)
@@ -186,22 +186,22 @@ class StoppingTests(SynchronousTestCase):
         self.assertEqual(self.view.requests, [])
 
     def test_handshake_under_way(self) -> None:
-        """One that is accepted only now is told goodbye at once."""
+        """A handshake that is accepted now is closed with 1001 at once."""
         self.go.callback(None)
         self.late.settle()
         self.assertIn(" 101 ", self.late.head)
         self.assertEqual(self.late.code, 1001)
         self.late.send(close_frame(1001))
-        self.deaf.advance(5, 1)
+        self.silent.advance(5, 1)
         self.successResultOf(self.ended)
 
     def test_http(self) -> None:
-        """Plain requests over connections that are open are still answered."""
+        """Plain requests on open connections are still answered."""
         self.idle.send(request("GET /echo/ HTTP/1.1", "Host: localhost:8080"))
         self.assertEqual(self.idle.body, b"a page")
 
 
-class CountTests(SynchronousTestCase):
+class RefusalCountTests(SynchronousTestCase):
     def test_refusals(self) -> None:
         """Every refusal is counted by its reason."""
 
