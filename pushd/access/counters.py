@@ -138,8 +138,8 @@ class Traffic:
     """Messages and their bytes each way.
 
     Whoever sends or receives adds to the numbers, which costs far less than to call a counter
-    that all share; ``Ledger`` sums them up. What many were told in one go is added to each of them
-    later, see ``unison.py``.
+    that all share; ``Ledger`` sums them up. What a fan-out group writes is added to the numbers
+    later, see ``Hub.flush_counters``.
     """
 
     __slots__ = ("bytes_in", "bytes_out", "messages_in", "messages_out")

@@ -11,10 +11,10 @@ from twisted.python.failure import Failure
 
 from pushd.schedule.histogram import Histogram
 from pushd.schedule.timeouts import TimeoutQueue
-from pushd.topics.fanout import Batch, DirectWrite
+from pushd.topics.fanout import Batch
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscribers import SubscriberList
-from pushd.topics.subscription import PATIENCE, Past, Subscriber, Subscription, transport_of
+from pushd.topics.subscription import LAG_TIMEOUT, Past, Subscriber, Subscription, transport_of
 
 # How much may wait for the end of the turn: after so many bytes it goes out at once.
 _TURN = 1 << 18
@@ -29,20 +29,20 @@ class Hub:
 
     :param past: where to get what was published before.
     :param clock: where time comes from.
-    :param let_out: sees to it that what has been written until now has left.
+    :param uncork: writes to the sockets what is corked until now.
     """
 
     _log = Logger(namespace="pushd.topics")
 
     def __init__(
-        self, past: Past, clock: IReactorTime, let_out: Callable[[], object] = lambda: None
+        self, past: Past, clock: IReactorTime, uncork: Callable[[], object] = lambda: None
     ) -> None:
         self.past = past
         self.clock = clock
-        self._let_out = let_out
+        self._uncork = uncork
         #: Those that did not keep up, and have read nothing to speak of since.
         self.behind: TimeoutQueue[Subscription] = TimeoutQueue(
-            clock, length=PATIENCE, expired=Subscription.overdue
+            clock, length=LAG_TIMEOUT, expired=Subscription.lag_expired
         )
         #: How often a publication has been given to a subscriber.
         self.delivered = 0
@@ -65,11 +65,11 @@ class Hub:
     def subscribe(self, topic: str, subscriber: Subscriber, after: Id | None) -> Subscription:
         """Let a subscriber have a topic's publications, since an id or from now on."""
         subscription = Subscription(self, topic, subscriber)
-        audience = self._topics.get(topic)
-        if audience is None:
-            audience = self._topics[topic] = SubscriberList()
+        subscribers = self._topics.get(topic)
+        if subscribers is None:
+            subscribers = self._topics[topic] = SubscriberList()
             self.past.follow(topic)
-        audience.add(subscription)
+        subscribers.add(subscription)
         self.transports[transport_of(subscriber)] += 1
         subscription.start(after)
         return subscription
@@ -98,30 +98,24 @@ class Hub:
         self._delivering = True
         try:
             for run, since in news:
-                # Those in unison are told past what others write.
-                self._let_out()
+                # Groups are written to directly, past the cork.
+                self._uncork()
                 batch = Batch(run)
-                audience = self._topics.get(batch.topic)
-                if audience is not None:
-                    told = audience.tell(batch)
-                    self.delivered += batch.count * told
-                self._let_out()
+                subscribers = self._topics.get(batch.topic)
+                if subscribers is not None:
+                    grouped = subscribers.deliver(batch)
+                    self.delivered += batch.count * grouped
+                self._uncork()
                 self.delays.observe(self.clock.seconds() - since)
         finally:
             self._delivering = False
 
-    def missed(self, topic: str, last: Id) -> None:
-        """End those who have not heard all up to an id, which is not kept any more."""
+    def end_at_gap(self, topic: str, last: Id) -> None:
+        """End every subscription that lacks something up to an id: it cannot be read any more."""
         self.flush()
-        audience = self._topics.get(topic)
-        if audience is None:
-            return
-        audience.break_up()
-        for subscription in audience.apart():
-            try:
-                subscription.miss(last)
-            except Exception:
-                subscription.failed(Failure())
+        subscribers = self._topics.get(topic)
+        if subscribers is not None:
+            subscribers.end_at_gap(last)
 
     def count(self, topic: str) -> int:
         """How many listen to a topic on this node."""
@@ -135,25 +129,17 @@ class Hub:
         """Those who listen to a topic on this node."""
         return [subscription.subscriber for subscription in self._topics.get(topic, ())]
 
-    def settle(self) -> None:
-        """Count on each connection what it was told in unison with others, until now."""
-        for audience in self._topics.values():
-            audience.settle()
-
-    def unite(self, subscription: Subscription, part: DirectWrite) -> None:
-        """Let one that has just been told hear in unison what comes next."""
-        self._topics[subscription.topic].unite(subscription, part)
-
-    def set_apart(self, subscription: Subscription) -> None:
-        """Let one hear by itself what comes next."""
-        self._topics[subscription.topic].set_apart(subscription)
+    def flush_counters(self) -> None:
+        """Count on each connection what was written directly to it until now."""
+        for subscribers in self._topics.values():
+            subscribers.flush_counters()
 
     def forget(self, subscription: Subscription) -> None:
         """Take a subscription out; ``Subscription.cancel`` calls this."""
-        audience = self._topics[subscription.topic]
-        audience.discard(subscription)
+        subscribers = self._topics[subscription.topic]
+        subscribers.discard(subscription)
         self.transports[transport_of(subscription.subscriber)] -= 1
-        if not audience:
+        if not subscribers:
             del self._topics[subscription.topic]
             self.past.unfollow(subscription.topic)
 
