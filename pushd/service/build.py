@@ -148,7 +148,7 @@ def _build_publishing(context: _Context) -> PublishContext:
     broker = make_broker(settings.broker, runtime.reactor, settings.retention, _make_name)
     hub = Hub(broker, runtime.reactor, runtime.cork.flush)
     broker.start(hub.deliver, hub.end_at_gap)
-    context.metrics.count_topics(hub, broker)
+    context.metrics.count_topics(hub.counters, broker)
     return PublishContext(
         clock=runtime.reactor,
         broker=broker,

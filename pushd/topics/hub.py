@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from pushd.access.counters import SubscriberCounters
 from pushd.schedule.histogram import Histogram
-from pushd.schedule.timeouts import TimeoutQueue
+from pushd.topics.broker import TopicSource
 from pushd.topics.fanout import Batch
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscribers import SubscriberList
-from pushd.topics.subscription import LAG_TIMEOUT, Past, Subscriber, Subscription, transport_of
+from pushd.topics.subscription import Subscriber, Subscription, SubscriptionContext, transport_of
 
 # How much may wait for the end of the turn: after so many bytes it goes out at once.
 _TURN = 1 << 18
@@ -27,29 +25,19 @@ class Hub:
     write for each subscriber, however many publications there are. All subscribers of a topic
     see the same order, also when one of them publishes while it is being told.
 
-    :param past: where to get what was published before.
+    :param source: where the history is read, and what is to be followed.
     :param clock: where time comes from.
     :param uncork: writes to the sockets what is corked until now.
     """
 
-    _log = Logger(namespace="pushd.topics")
-
     def __init__(
-        self, past: Past, clock: IReactorTime, uncork: Callable[[], object] = lambda: None
+        self, source: TopicSource, clock: IReactorTime, uncork: Callable[[], object] = lambda: None
     ) -> None:
-        self.past = past
-        self.clock = clock
+        self._source = source
+        self._clock = clock
         self._uncork = uncork
-        #: Those that did not keep up, and have read nothing to speak of since.
-        self.behind: TimeoutQueue[Subscription] = TimeoutQueue(
-            clock, length=LAG_TIMEOUT, expired=Subscription.lag_expired
-        )
-        #: How often a publication has been given to a subscriber.
-        self.delivered = 0
-        #: How many subscribers were ended because they were too slow.
-        self.cut = 0
-        #: How many subscriptions there are, by transport.
-        self.transports: Counter[str] = Counter()
+        self.counters = SubscriberCounters()
+        self._context = SubscriptionContext(source, clock, self.counters, self._forget)
         self._topics: dict[str, SubscriberList] = {}
         #: How long publications took from here to the last subscriber's socket, in seconds: for
         #: those of one turn, how long the first of them took.
@@ -64,13 +52,13 @@ class Hub:
 
     def subscribe(self, topic: str, subscriber: Subscriber, after: Id | None) -> Subscription:
         """Let a subscriber have a topic's publications, since an id or from now on."""
-        subscription = Subscription(self, topic, subscriber)
+        subscription = Subscription(self._context, topic, subscriber)
         subscribers = self._topics.get(topic)
         if subscribers is None:
             subscribers = self._topics[topic] = SubscriberList()
-            self.past.follow(topic)
+            self._source.follow(topic)
         subscribers.add(subscription)
-        self.transports[transport_of(subscriber)] += 1
+        self.counters.transports[transport_of(subscriber)] += 1
         subscription.start(after)
         return subscription
 
@@ -82,11 +70,11 @@ class Hub:
         run = self._runs.get(topic)
         if run is None or not _follows(id, run[-1].id):
             run = self._runs[topic] = []
-            self._news.append((run, self.clock.seconds()))
+            self._news.append((run, self._clock.seconds()))
         run.append(publication)
         self._bytes += len(publication.data)
         if self._turn_ends is None:
-            self._turn_ends = self.clock.callLater(0, self._end_turn)
+            self._turn_ends = self._clock.callLater(0, self._end_turn)
         if self._bytes >= _TURN:
             self.flush()
 
@@ -104,9 +92,9 @@ class Hub:
                 subscribers = self._topics.get(batch.topic)
                 if subscribers is not None:
                     grouped = subscribers.deliver(batch)
-                    self.delivered += batch.count * grouped
+                    self.counters.delivered += batch.count * grouped
                 self._uncork()
-                self.delays.observe(self.clock.seconds() - since)
+                self.delays.observe(self._clock.seconds() - since)
         finally:
             self._delivering = False
 
@@ -134,23 +122,13 @@ class Hub:
         for subscribers in self._topics.values():
             subscribers.flush_counters()
 
-    def forget(self, subscription: Subscription) -> None:
-        """Take a subscription out; ``Subscription.cancel`` calls this."""
+    def _forget(self, subscription: Subscription) -> None:
         subscribers = self._topics[subscription.topic]
         subscribers.discard(subscription)
-        self.transports[transport_of(subscription.subscriber)] -= 1
+        self.counters.transports[transport_of(subscription.subscriber)] -= 1
         if not subscribers:
             del self._topics[subscription.topic]
-            self.past.unfollow(subscription.topic)
-
-    def complain(self, failure: Failure, topic: str) -> None:
-        """Log that something failed for one subscriber; the others do not notice."""
-        self._log.failure(
-            "failed to serve a subscriber of {topic}",
-            failure=failure,
-            event="subscriber_failed",
-            topic=topic,
-        )
+            self._source.unfollow(subscription.topic)
 
     def _end_turn(self) -> None:
         self._turn_ends = None

@@ -25,18 +25,21 @@ catch up again. The position decides what is next, so nothing is left out or del
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pushd.access.counters import SubscriberCounters
 from pushd.errors import Unavailable
 from pushd.schedule.coroutine import Task
 from pushd.schedule.timeouts import TimeoutQueue
+from pushd.topics.broker import TopicSource
 from pushd.topics.fanout import Batch, DirectWrite, FanOutGroup
-from pushd.topics.publication import Id, Replay
+from pushd.topics.publication import Id
 
 # How much of the history is read at a time, in bytes.
 _READ_SIZE = 1 << 18
@@ -80,37 +83,6 @@ class Subscriber(Protocol):
         """End the connection or response: what comes next would follow a gap."""
 
 
-class Past(Protocol):
-    """Where a hub gets what was published before."""
-
-    def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
-        """What was published after an id; see ``History.replay``."""
-
-    def follow(self, topic: str) -> None:
-        """Somebody listens to this topic here: let the hub have what is published."""
-
-    def unfollow(self, topic: str) -> None:
-        """Nobody listens to this topic here any more."""
-
-
-class Home(Protocol):
-    """What a subscription needs of the hub that it belongs to."""
-
-    past: Past
-    clock: IReactorTime
-    # Those that did not keep up, and have read nothing to speak of since.
-    behind: TimeoutQueue[Subscription]
-    # How often a publication has been given to a subscriber, and how many were too slow for it.
-    delivered: int
-    cut: int
-
-    def forget(self, subscription: Subscription) -> None:
-        """Take out one that is over."""
-
-    def complain(self, failure: Failure, topic: str) -> None:
-        """Log that something failed for one subscriber."""
-
-
 def transport_of(subscriber: Subscriber) -> str:
     """Return the transport of a subscriber, for the metrics."""
     return getattr(subscriber, "transport", "other")
@@ -130,9 +102,9 @@ class Subscription:
 
     __slots__ = (
         "_announced",
+        "_context",
         "_direct",
         "_group",
-        "_hub",
         "_newest",
         "_position",
         "_reading",
@@ -141,9 +113,11 @@ class Subscription:
         "topic",
     )
 
-    def __init__(self, hub: Home, topic: str, subscriber: Subscriber) -> None:
+    _log = Logger(namespace="pushd.topics")
+
+    def __init__(self, context: SubscriptionContext, topic: str, subscriber: Subscriber) -> None:
         self.topic = topic
-        self._hub = hub
+        self._context = context
         self._subscriber = subscriber
         self._state = _State.CATCHING_UP
         # The id of the last publication delivered, unless the subscription is in a group. None
@@ -186,17 +160,17 @@ class Subscription:
     def resume(self) -> None:
         """Continue to read the history; the subscriber has room again."""
         if self._state is _State.CATCHING_UP and not self._reading:
-            self._hub.behind.stop(self)
+            self._context.lagging.stop(self)
             self._reading = True
-            Task(self._read(), self._hub.clock, _ignore, self._have_read).advance()
+            Task(self._read(), self._context.clock, _ignore, self._have_read).advance()
 
     def cancel(self) -> None:
         """End the subscription. Does nothing if it has ended."""
         if self._state is not _State.ENDED:
             self.leave_group()
             self._state = _State.ENDED
-            self._hub.behind.stop(self)
-            self._hub.forget(self)
+            self._context.lagging.stop(self)
+            self._context.forget(self)
 
     def deliver(self, batch: Batch) -> DirectWrite | None:
         """Deliver a batch that was just published.
@@ -251,7 +225,12 @@ class Subscription:
         """Log an exception, and end."""
         # The broker logs once that it is unavailable, not once for each subscription.
         if failure.check(Unavailable) is None:
-            self._hub.complain(failure, self.topic)
+            self._log.failure(
+                "failed to serve a subscriber of {topic}",
+                failure=failure,
+                event="subscriber_failed",
+                topic=self.topic,
+            )
         if self._state is not _State.ENDED:
             self._lose()
 
@@ -269,7 +248,7 @@ class Subscription:
 
     async def _read_some(self) -> bool:
         """Read some of the history. Returns whether to stop reading."""
-        replay = await self._hub.past.replay(self.topic, self._position, _READ_SIZE)
+        replay = await self._context.source.replay(self.topic, self._position, _READ_SIZE)
         if self._has_ended():
             return True
         if not self._announced:
@@ -317,21 +296,45 @@ class Subscription:
         if keeps_up:
             self.resume()
         else:
-            self._hub.behind.start(self)
+            self._context.lagging.start(self)
 
     def _pass_on(self, batch: Batch) -> None:
         self._position = batch.last
-        self._hub.delivered += batch.count
+        self._context.counters.delivered += batch.count
         self._subscriber.deliver(batch)
 
     def _cut_off(self) -> None:
         """End because the subscriber is too slow."""
-        self._hub.cut += 1
+        self._context.counters.cut += 1
         self._lose()
 
     def _lose(self) -> None:
         self.cancel()
         self._subscriber.subscription_lost()
+
+
+class SubscriptionContext:
+    """Shared by the subscriptions of a hub: the source of the history, those that lag, counters.
+
+    :param source: where the history is read.
+    :param forget: called with each subscription that has ended.
+    """
+
+    def __init__(
+        self,
+        source: TopicSource,
+        clock: IReactorTime,
+        counters: SubscriberCounters,
+        forget: Callable[[Subscription], None],
+    ) -> None:
+        self.source = source
+        self.clock = clock
+        self.counters = counters
+        self.forget = forget
+        #: Subscriptions whose subscriber does not keep up, and has read nothing since.
+        self.lagging: TimeoutQueue[Subscription] = TimeoutQueue(
+            clock, length=LAG_TIMEOUT, expired=Subscription.lag_expired
+        )
 
 
 def _ignore(_: object) -> None:

@@ -289,7 +289,7 @@ class HubTests(ResumingTestCase):
             self.seen["joined a group"] += len(now - grouped)
             self.seen["left its group"] += len(grouped - now)
             grouped = now
-            behind.update(hub.behind)
+            behind.update(hub._context.lagging)
             self.seen["fell behind"] += len(behind) - known
             known = len(behind)
         for reader in everybody:

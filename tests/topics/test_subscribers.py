@@ -83,7 +83,7 @@ class SubscriberListTests(HubTestCase):
         self.assertEqual((first.events[1:], first.written), (["a"], ["b", "c"]))
         self.assertEqual((second.events[1:], second.written), (["a"], ["B", "C"]))
         self.assertEqual(other.events[1:], ["a", "b", "c"])
-        self.assertEqual(self.hub.delivered, 9)
+        self.assertEqual(self.hub.counters.delivered, 9)
         self.assertEqual(self.hub.count("t"), 3)
         self.assertEqual(self.hub.subscribers("t"), [other, first, second])
 

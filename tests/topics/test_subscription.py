@@ -91,7 +91,7 @@ class SubscriptionTests(HubTestCase):
         listener.room = 5
         self.last.resume()
         self.assertEqual(listener.events[7:], ["7", "8"])
-        self.assertEqual(list(self.hub.behind), [])
+        self.assertEqual(list(self.hub._context.lagging), [])
 
     def test_stays_behind(self) -> None:
         """Who reads nothing for some time is ended; who reads a little is not."""
@@ -115,9 +115,9 @@ class SubscriptionTests(HubTestCase):
         listener = self.listen(room=0)
         listener.fast = False
         self.publish("1")
-        self.assertEqual(list(self.hub.behind), [self.last])
+        self.assertEqual(list(self.hub._context.lagging), [self.last])
         self.last.cancel()
-        self.assertEqual(list(self.hub.behind), [])
+        self.assertEqual(list(self.hub._context.lagging), [])
 
     def test_resume_in_vain(self) -> None:
         """Room that nobody waits for changes nothing."""
@@ -275,7 +275,7 @@ class SubscriptionTests(HubTestCase):
             self.publish(data)
         for until in ("t from e1:0 recovered", "2", "3"):
             listener = Listener()
-            subscription = Subscription(self.hub, "t", listener)
+            subscription = Subscription(self.hub._context, "t", listener)
             self.hub._topics["t"] = audience = SubscriberList()
             audience.add(subscription)
             self.past.follow("t")
