@@ -82,11 +82,11 @@ class Listener:
         """Whether it can take what comes now."""
         return self.fast or self.room > 0
 
-    def part(self) -> DirectWrite | None:
+    def direct_write(self) -> DirectWrite | None:
         """Always be asked, unless a test says otherwise."""
         return None
 
-    def lost_track(self) -> None:
+    def subscription_lost(self) -> None:
         """Note it."""
         self._note("lost")
 

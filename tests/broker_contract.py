@@ -37,10 +37,10 @@ class Listener:
         """Whether it keeps up: always."""
         return True
 
-    def part(self) -> None:
+    def direct_write(self) -> None:
         """Always be asked."""
 
-    def lost_track(self) -> None:
+    def subscription_lost(self) -> None:
         """Note it."""
         self.events.append("lost")
 
@@ -60,7 +60,7 @@ class Node:
     def __init__(self, broker: Broker, clock: Any) -> None:
         self.broker = broker
         self.hub = Hub(broker, clock)
-        broker.start(self.deliver, self.hub.missed)
+        broker.start(self.deliver, self.hub.end_at_gap)
 
     def deliver(self, publication: Publication) -> None:
         """Let the hub have it; it tells at the end of the turn."""

@@ -46,7 +46,7 @@ class Connection:
     begun: float
     #: Whose token they came with; None without one.
     subject: str | None
-    #: What went over it until now, but for what was told in unison since ``Hub.settle``.
+    #: What went over it until now, but for direct writes since ``Hub.flush_counters``.
     traffic: Traffic
 
 

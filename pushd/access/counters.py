@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
@@ -39,9 +41,9 @@ class Metrics:
         """Add what is read at the time of asking."""
         self._registry.register(collector)
 
-    def count_topics(self, listeners: Listeners, past: Past) -> None:
+    def count_topics(self, subscribers: SubscriberCounters, past: Past) -> None:
         """Tell of topics as well, with numbers that are kept elsewhere."""
-        self._registry.register(_Topics(listeners, past))
+        self._registry.register(_Topics(subscribers, past))
 
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""
@@ -76,15 +78,16 @@ class Closed(Collector):
 # Of topics none is named: there may be millions.
 
 
-class Listeners(Protocol):
-    """What is counted of those who listen; a Hub."""
+@dataclass(eq=False, slots=True)
+class SubscriberCounters:
+    """Numbers about subscribers, to which a Hub and its subscriptions add."""
 
-    delivered: int
-    cut: int
-
-    @property
-    def transports(self) -> Mapping[str, int]:
-        """How many there are by transport."""
+    #: Publications delivered, counted once per subscriber.
+    delivered: int = 0
+    #: Subscribers that were cut off because they were too slow.
+    cut: int = 0
+    #: Subscriptions by transport.
+    transports: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
 class Past(Protocol):
@@ -102,8 +105,8 @@ class Past(Protocol):
 class _Topics(Collector):
     """The numbers of topics."""
 
-    def __init__(self, listeners: Listeners, past: Past) -> None:
-        self._listeners = listeners
+    def __init__(self, counters: SubscriberCounters, past: Past) -> None:
+        self._counters = counters
         self._past = past
 
     def collect(self) -> Iterator[Metric]:
@@ -114,12 +117,12 @@ class _Topics(Collector):
         yield CounterMetricFamily(
             "pushd_deliveries",
             "Publications given to subscribers, each counted for each of them.",
-            value=self._listeners.delivered,
+            value=self._counters.delivered,
         )
         subscribers = GaugeMetricFamily(
             "pushd_subscribers", "Subscriptions to topics, by transport.", labels=["transport"]
         )
-        for transport, count in self._listeners.transports.items():
+        for transport, count in self._counters.transports.items():
             subscribers.add_metric([transport], count)
         yield subscribers
         yield GaugeMetricFamily(
@@ -130,7 +133,7 @@ class _Topics(Collector):
         yield CounterMetricFamily(
             "pushd_slow_subscribers_cut",
             "Subscribers cut off because they read too slowly.",
-            value=self._listeners.cut,
+            value=self._counters.cut,
         )
 
 
@@ -138,8 +141,8 @@ class Traffic:
     """Messages and their bytes each way.
 
     Whoever sends or receives adds to the numbers, which costs far less than to call a counter
-    that all share; ``Ledger`` sums them up. What many were told in one go is added to each of them
-    later, see ``unison.py``.
+    that all share; ``Ledger`` sums them up. What a fan-out group writes is added to the numbers
+    later, see ``Hub.flush_counters``.
     """
 
     __slots__ = ("bytes_in", "bytes_out", "messages_in", "messages_out")

@@ -74,7 +74,7 @@ class ConnectionList(AsyncResource):
         given = _argument(request, "after") or "0"
         if not _ID.fullmatch(given):
             raise BadRequest("after is the id of a connection", "after")
-        self._door.hub.settle()
+        self._door.hub.flush_counters()
         rest = (one for one in self._door.connections if one.id > int(given))
         listed = [connection_json(one) for one in islice(rest, _MAX_LIST)]
         more = next(rest, None) is not None
@@ -92,7 +92,7 @@ class ConnectionControl(AsyncResource):
         if connection is None:
             raise BadRequest("there is no such connection, or it has ended", "connection", 404)
         if request.method == b"GET":
-            self._door.hub.settle()
+            self._door.hub.flush_counters()
             return json_response(200, connection_json(connection))
         connection.visitor.close_with(_closing(request))
         return Response(204)

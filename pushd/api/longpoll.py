@@ -77,11 +77,11 @@ class LongPoll:
         """Whether the answer can hold more; what it can't is for the next."""
         return self.has_room()
 
-    def part(self) -> None:
-        """Always be asked: what is published is collected for an answer."""
+    def direct_write(self) -> None:
+        """Return None: publications are collected for one response."""
 
-    def lost_track(self) -> None:
-        """Answer with what is here; the next question will be told that some is lost."""
+    def subscription_lost(self) -> None:
+        """Answer with what has come; the answer to the next poll says what is missing."""
         self._answer()
 
     def close_with(self, closing: Closing) -> Deferred[None]:

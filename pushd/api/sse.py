@@ -87,11 +87,11 @@ class EventStream:
         """Whether no more waits for the reader than may."""
         return not self._paused or self._unsent() <= self._max_buffered
 
-    def part(self) -> None:
-        """Always be asked: what HTTP puts around it is for each connection."""
+    def direct_write(self) -> None:
+        """Return None: chunked HTTP framing is written for each response by itself."""
 
-    def lost_track(self) -> None:
-        """End, so that the browser begins anew and is told what it missed."""
+    def subscription_lost(self) -> None:
+        """End the response, so that the browser reconnects with its last id."""
         if self.keeps_up():
             self.close_with(HISTORY_GAP)
         else:

@@ -147,8 +147,8 @@ def _build_publishing(context: _Context) -> PublishContext:
     runtime, settings = context.runtime, context.settings
     broker = make_broker(settings.broker, runtime.reactor, settings.retention, _make_name)
     hub = Hub(broker, runtime.reactor, runtime.cork.flush)
-    broker.start(hub.deliver, hub.missed)
-    context.metrics.count_topics(hub, broker)
+    broker.start(hub.deliver, hub.end_at_gap)
+    context.metrics.count_topics(hub.counters, broker)
     return PublishContext(
         clock=runtime.reactor,
         broker=broker,
@@ -211,7 +211,7 @@ def _build_collector(
         site=public,
         factory=views.factory,
         ledger=context.metrics.traffic,
-        flush_counters=publish.hub.settle,
+        flush_counters=publish.hub.flush_counters,
         threads=context.runtime.threads.pools,
         fault=publish.broker.fault,
         histograms={

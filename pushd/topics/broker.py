@@ -38,7 +38,20 @@ def ignore_missed(topic: str, last: Id) -> None:
     """Take no note of what was missed."""
 
 
-class Broker(Protocol):
+class TopicSource(Protocol):
+    """The part of a broker that a hub needs."""
+
+    def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
+        """What was published after an id; see ``History.replay``."""
+
+    def follow(self, topic: str) -> None:
+        """Somebody listens to this topic here."""
+
+    def unfollow(self, topic: str) -> None:
+        """Nobody listens to this topic here any more."""
+
+
+class Broker(TopicSource, Protocol):
     """Takes publications, and lets every hub have them in the same order.
 
     Every Deferred fails with ``Unavailable`` where the past is kept elsewhere, and elsewhere can't
@@ -70,15 +83,6 @@ class Broker(Protocol):
 
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
         """Publish all of them, or none."""
-
-    def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
-        """What was published after an id; see ``History.replay``."""
-
-    def follow(self, topic: str) -> None:
-        """Somebody listens to this topic here."""
-
-    def unfollow(self, topic: str) -> None:
-        """Nobody listens to this topic here any more."""
 
     def describe(self, topic: str) -> Deferred[tuple[Id | None, int]]:
         """A topic's last id, and how many publications are kept."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from pushd.access.counters import SubscriberCounters
 from pushd.schedule.histogram import Histogram
-from pushd.schedule.timeouts import TimeoutQueue
-from pushd.topics.fanout import Batch, DirectWrite
+from pushd.topics.broker import TopicSource
+from pushd.topics.fanout import Batch
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscribers import SubscriberList
-from pushd.topics.subscription import PATIENCE, Past, Subscriber, Subscription, transport_of
+from pushd.topics.subscription import Subscriber, Subscription, SubscriptionContext, transport_of
 
 # How much may wait for the end of the turn: after so many bytes it goes out at once.
 _TURN = 1 << 18
@@ -27,29 +25,19 @@ class Hub:
     write for each subscriber, however many publications there are. All subscribers of a topic
     see the same order, also when one of them publishes while it is being told.
 
-    :param past: where to get what was published before.
+    :param source: where the history is read, and what is to be followed.
     :param clock: where time comes from.
-    :param let_out: sees to it that what has been written until now has left.
+    :param uncork: writes to the sockets what is corked until now.
     """
 
-    _log = Logger(namespace="pushd.topics")
-
     def __init__(
-        self, past: Past, clock: IReactorTime, let_out: Callable[[], object] = lambda: None
+        self, source: TopicSource, clock: IReactorTime, uncork: Callable[[], object] = lambda: None
     ) -> None:
-        self.past = past
-        self.clock = clock
-        self._let_out = let_out
-        #: Those that did not keep up, and have read nothing to speak of since.
-        self.behind: TimeoutQueue[Subscription] = TimeoutQueue(
-            clock, length=PATIENCE, expired=Subscription.overdue
-        )
-        #: How often a publication has been given to a subscriber.
-        self.delivered = 0
-        #: How many subscribers were ended because they were too slow.
-        self.cut = 0
-        #: How many subscriptions there are, by transport.
-        self.transports: Counter[str] = Counter()
+        self._source = source
+        self._clock = clock
+        self._uncork = uncork
+        self.counters = SubscriberCounters()
+        self._context = SubscriptionContext(source, clock, self.counters, self._forget)
         self._topics: dict[str, SubscriberList] = {}
         #: How long publications took from here to the last subscriber's socket, in seconds: for
         #: those of one turn, how long the first of them took.
@@ -64,13 +52,13 @@ class Hub:
 
     def subscribe(self, topic: str, subscriber: Subscriber, after: Id | None) -> Subscription:
         """Let a subscriber have a topic's publications, since an id or from now on."""
-        subscription = Subscription(self, topic, subscriber)
-        audience = self._topics.get(topic)
-        if audience is None:
-            audience = self._topics[topic] = SubscriberList()
-            self.past.follow(topic)
-        audience.add(subscription)
-        self.transports[transport_of(subscriber)] += 1
+        subscription = Subscription(self._context, topic, subscriber)
+        subscribers = self._topics.get(topic)
+        if subscribers is None:
+            subscribers = self._topics[topic] = SubscriberList()
+            self._source.follow(topic)
+        subscribers.add(subscription)
+        self.counters.transports[transport_of(subscriber)] += 1
         subscription.start(after)
         return subscription
 
@@ -82,11 +70,11 @@ class Hub:
         run = self._runs.get(topic)
         if run is None or not _follows(id, run[-1].id):
             run = self._runs[topic] = []
-            self._news.append((run, self.clock.seconds()))
+            self._news.append((run, self._clock.seconds()))
         run.append(publication)
         self._bytes += len(publication.data)
         if self._turn_ends is None:
-            self._turn_ends = self.clock.callLater(0, self._end_turn)
+            self._turn_ends = self._clock.callLater(0, self._end_turn)
         if self._bytes >= _TURN:
             self.flush()
 
@@ -98,30 +86,24 @@ class Hub:
         self._delivering = True
         try:
             for run, since in news:
-                # Those in unison are told past what others write.
-                self._let_out()
+                # Groups are written to directly, past the cork.
+                self._uncork()
                 batch = Batch(run)
-                audience = self._topics.get(batch.topic)
-                if audience is not None:
-                    told = audience.tell(batch)
-                    self.delivered += batch.count * told
-                self._let_out()
-                self.delays.observe(self.clock.seconds() - since)
+                subscribers = self._topics.get(batch.topic)
+                if subscribers is not None:
+                    grouped = subscribers.deliver(batch)
+                    self.counters.delivered += batch.count * grouped
+                self._uncork()
+                self.delays.observe(self._clock.seconds() - since)
         finally:
             self._delivering = False
 
-    def missed(self, topic: str, last: Id) -> None:
-        """End those who have not heard all up to an id, which is not kept any more."""
+    def end_at_gap(self, topic: str, last: Id) -> None:
+        """End every subscription that lacks something up to an id: it cannot be read any more."""
         self.flush()
-        audience = self._topics.get(topic)
-        if audience is None:
-            return
-        audience.break_up()
-        for subscription in audience.apart():
-            try:
-                subscription.miss(last)
-            except Exception:
-                subscription.failed(Failure())
+        subscribers = self._topics.get(topic)
+        if subscribers is not None:
+            subscribers.end_at_gap(last)
 
     def count(self, topic: str) -> int:
         """How many listen to a topic on this node."""
@@ -135,36 +117,18 @@ class Hub:
         """Those who listen to a topic on this node."""
         return [subscription.subscriber for subscription in self._topics.get(topic, ())]
 
-    def settle(self) -> None:
-        """Count on each connection what it was told in unison with others, until now."""
-        for audience in self._topics.values():
-            audience.settle()
+    def flush_counters(self) -> None:
+        """Count on each connection what was written directly to it until now."""
+        for subscribers in self._topics.values():
+            subscribers.flush_counters()
 
-    def unite(self, subscription: Subscription, part: DirectWrite) -> None:
-        """Let one that has just been told hear in unison what comes next."""
-        self._topics[subscription.topic].unite(subscription, part)
-
-    def set_apart(self, subscription: Subscription) -> None:
-        """Let one hear by itself what comes next."""
-        self._topics[subscription.topic].set_apart(subscription)
-
-    def forget(self, subscription: Subscription) -> None:
-        """Take a subscription out; ``Subscription.cancel`` calls this."""
-        audience = self._topics[subscription.topic]
-        audience.discard(subscription)
-        self.transports[transport_of(subscription.subscriber)] -= 1
-        if not audience:
+    def _forget(self, subscription: Subscription) -> None:
+        subscribers = self._topics[subscription.topic]
+        subscribers.discard(subscription)
+        self.counters.transports[transport_of(subscription.subscriber)] -= 1
+        if not subscribers:
             del self._topics[subscription.topic]
-            self.past.unfollow(subscription.topic)
-
-    def complain(self, failure: Failure, topic: str) -> None:
-        """Log that something failed for one subscriber; the others do not notice."""
-        self._log.failure(
-            "failed to serve a subscriber of {topic}",
-            failure=failure,
-            event="subscriber_failed",
-            topic=topic,
-        )
+            self._source.unfollow(subscription.topic)
 
     def _end_turn(self) -> None:
         self._turn_ends = None

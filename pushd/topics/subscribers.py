@@ -1,4 +1,4 @@
-"""Who listens to one topic."""
+"""The subscribers of one topic: those in fan-out groups, and all others."""
 
 from __future__ import annotations
 
@@ -7,117 +7,115 @@ from itertools import chain
 
 from twisted.python.failure import Failure
 
-from pushd.topics.fanout import Batch, DirectWrite, FanOutGroup, Form
+from pushd.topics.fanout import Batch, FanOutGroup, Form
+from pushd.topics.publication import Id
 from pushd.topics.subscription import Subscription
 
 
 class SubscriberList:
-    """The subscriptions of one topic: some hear it in unison, the others one by one."""
+    """The subscriptions of one topic.
 
-    __slots__ = ("_apart", "_unisons")
+    A subscription whose subscriber can be written to directly is in the group of its form. All
+    others are asked before each delivery.
+    """
+
+    __slots__ = ("_groups", "_ungrouped")
 
     def __init__(self) -> None:
-        self._apart: dict[Subscription, None] = {}
-        self._unisons: dict[Form, FanOutGroup[Subscription]] = {}
+        self._ungrouped: dict[Subscription, None] = {}
+        self._groups: dict[Form, FanOutGroup[Subscription]] = {}
 
     def __len__(self) -> int:
-        return len(self._apart) + sum(map(len, self._unisons.values()))
+        return len(self._ungrouped) + sum(map(len, self._groups.values()))
 
     def __iter__(self) -> Iterator[Subscription]:
-        return chain(self.apart(), *self._unisons.values())
-
-    def apart(self) -> tuple[Subscription, ...]:
-        """Those who hear it one by one."""
-        return tuple(self._apart)
+        return chain(tuple(self._ungrouped), *self._groups.values())
 
     def add(self, subscription: Subscription) -> None:
-        """Let one in, apart."""
-        self._apart[subscription] = None
+        """Add a subscription, outside of all groups."""
+        self._ungrouped[subscription] = None
 
     def discard(self, subscription: Subscription) -> None:
-        """Let one go."""
-        self.set_apart(subscription)
-        del self._apart[subscription]
+        """Remove a subscription that is in no group."""
+        del self._ungrouped[subscription]
 
-    def unite(self, subscription: Subscription, part: DirectWrite) -> None:
-        """Let one that has just been told hear in unison what comes next."""
-        unison = self._unisons.get(part.form)
-        if unison is None:
-            unison = self._unisons[part.form] = FanOutGroup(part.form, subscription.last)
-        # Those were told before it.
-        assert unison.last == subscription.last
-        del self._apart[subscription]
-        subscription.joined(unison, part)
-        unison.join(subscription)
+    def deliver(self, batch: Batch) -> int:
+        """Deliver a batch that was just published. Returns how many got it through a group.
 
-    def set_apart(self, subscription: Subscription) -> None:
-        """Let one hear by itself what comes next."""
-        unison = subscription.unison
-        if unison is None:
-            return
-        unison.leave(subscription)
-        if not unison:
-            del self._unisons[subscription.part.form]
-        self._apart[subscription] = None
-        subscription.left(unison.last)
-
-    def break_up(self) -> None:
-        """Let all hear by themselves what comes next."""
-        for unison in tuple(self._unisons.values()):
-            self._break_up(unison)
-
-    def tell(self, batch: Batch) -> int:
-        """Tell all what has just been published. Returns how many of them heard it in unison.
-
-        Where something is the matter with it, all are told one by one. One that fails is ended;
-        nothing is raised.
+        A subscription that fails is ended; nothing is raised.
         """
-        told = 0
-        for unison in tuple(self._unisons.values()):
-            if _is_fit(batch, unison):
-                told += len(unison)
-                self._write_rest(unison.tell(batch))
+        grouped = 0
+        for form, group in tuple(self._groups.items()):
+            if not group:
+                del self._groups[form]
+            elif _can_write(batch, group):
+                grouped += len(group)
+                self._write_rest(group.write(batch))
             else:
-                self._break_up(unison)
-        for subscription in self.apart():
+                # Each finds out by itself what is missing or wrong.
+                _dissolve(group)
+        for subscription in tuple(self._ungrouped):
             try:
-                subscription.take(batch)
+                direct = subscription.deliver(batch)
+                if direct is not None:
+                    subscription.join_group(self._group_for(direct.form, batch.last), direct)
             except Exception:
                 subscription.failed(Failure())
-        return told
+        return grouped
 
-    def settle(self) -> None:
-        """Count on each connection what it was told in unison, until now."""
-        for unison in self._unisons.values():
-            unison.settle()
+    def end_at_gap(self, last: Id) -> None:
+        """End every subscription to which not everything up to an id was delivered."""
+        for group in tuple(self._groups.values()):
+            _dissolve(group)
+        for subscription in tuple(self._ungrouped):
+            try:
+                subscription.end_at_gap(last)
+            except Exception:
+                subscription.failed(Failure())
 
-    def _break_up(self, unison: FanOutGroup[Subscription]) -> None:
-        for subscription in unison:
-            self.set_apart(subscription)
+    def flush_counters(self) -> None:
+        """Count on each connection what its group has written to it until now."""
+        for group in self._groups.values():
+            for subscription in group:
+                group.flush_counters(subscription.direct)
+
+    def _group_for(self, form: Form, last: Id) -> FanOutGroup[Subscription]:
+        group = self._groups.get(form)
+        if not group:
+            group = self._groups[form] = FanOutGroup(form, last, self._ungrouped)
+        # The groups are written to first.
+        assert group.last == last
+        return group
 
     def _write_rest(self, short: list[tuple[Subscription, bytes]]) -> None:
-        """Write what sockets did not take; those that are short are apart from then on."""
-        # First all apart: nobody is to be written to past what waits for them now.
-        writes = [(subscription, subscription.part.write, rest) for subscription, rest in short]
+        """Write what sockets did not take, outside of the group."""
+        writes = [(subscription, subscription.direct.write, rest) for subscription, rest in short]
+        # All leave before the first write: a write may make the connections write what they have.
         for subscription, _ in short:
-            self.set_apart(subscription)
+            subscription.leave_group()
         failures = []
         for subscription, write, rest in writes:
             try:
                 write(rest)
-            except Exception:  # The others are not to notice.
+            except Exception:
                 failures.append((subscription, Failure()))
-        # Only now, as that may make others write.
+        # Only now, as the end of a subscription writes to its connection.
         for subscription, failure in failures:
             subscription.failed(failure)
 
 
-def _is_fit(batch: Batch, unison: FanOutGroup[Subscription]) -> bool:
-    """Whether what was published can be told in unison; else each finds out by itself why not."""
-    if not batch.follows(unison.last):
+def _can_write(batch: Batch, group: FanOutGroup[Subscription]) -> bool:
+    """Return whether a batch follows the group's position and can be rendered in its form."""
+    if not batch.follows(group.last):
         return False
     try:
-        batch.render(unison.form)
-    except Exception:  # Whatever is wrong is logged for each, as they can't be told either.
+        batch.render(group.form)
+    except Exception:
+        # It is raised again, and logged, for each subscription by itself.
         return False
     return True
+
+
+def _dissolve(group: FanOutGroup[Subscription]) -> None:
+    for subscription in group:
+        subscription.leave_group()

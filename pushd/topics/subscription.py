@@ -1,240 +1,245 @@
-"""One who listens to a topic, and how far it has heard."""
+"""A subscription: one subscriber of one topic, and its position in the topic.
+
+::
+
+      start()
+         │
+         ▼
+    CATCHING_UP ◄────────┐    The history is read, as fast as the subscriber takes it.
+         │ no more to    │
+         │ read          │ a publication is missing, or
+         ▼               │ the subscriber does not keep up
+       LIVE ─────────────┘    Publications are delivered as they come.
+       │  ▲
+       │  │ leave_group()     nothing is buffered, or something is again
+       ▼  │
+      GROUPED                 Publications are written directly, with those of its FanOutGroup.
+
+       ENDED                  From every state: cancel(), a gap in the history, a subscriber that
+                              is too slow, or an exception.
+
+There is no queue. A publication that comes while the subscription catches up is in the history by
+the time that it is read there, and one that the subscriber cannot take makes the subscription
+catch up again. The position decides what is next, so nothing is left out or delivered twice.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pushd.access.counters import SubscriberCounters
 from pushd.errors import Unavailable
 from pushd.schedule.coroutine import Task
 from pushd.schedule.timeouts import TimeoutQueue
+from pushd.topics.broker import TopicSource
 from pushd.topics.fanout import Batch, DirectWrite, FanOutGroup
-from pushd.topics.publication import Id, Replay
+from pushd.topics.publication import Id
 
-# How much of the past is asked for at a time, in bytes.
-_BATCH = 1 << 18
+# How much of the history is read at a time, in bytes.
+_READ_SIZE = 1 << 18
 
-# How long one that does not keep up has to read some of what it was sent, in seconds.
-PATIENCE = 10.0
+# How long a subscriber that does not keep up may read nothing, in seconds, before it is cut off.
+LAG_TIMEOUT = 10.0
 
 
 class Subscriber(Protocol):
-    """Anything that a publication can be delivered to."""
+    """Anything that publications can be delivered to."""
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
-        """Take note that the next publication follows this id.
+        """Take note that the subscription has begun: the next publication follows ``id``.
 
-        ``recovered`` says that nothing is missing since the id that was asked for.
+        ``recovered`` is true if nothing is missing since the id that was asked for.
         """
 
     def deliver(self, batch: Batch) -> None:
-        """Take what was published."""
+        """Send publications to the client."""
 
     def has_room(self) -> bool:
-        """Whether more of the past may come now; if not, ``Subscription.resume`` is called."""
+        """Return whether more history may be delivered now.
+
+        If not, the subscriber calls ``Subscription.resume`` later.
+        """
 
     def keeps_up(self) -> bool:
-        """Whether what is published now may come at once; if not, ``resume`` is called.
+        """Return whether publications may be delivered as they come.
 
-        If not, it comes from the past, and has_room() decides when.
+        If not, the subscriber calls ``Subscription.resume`` later, and ``has_room`` then decides.
         """
 
-    def part(self) -> DirectWrite | None:
-        """How it is told of what comes next, where nothing need be asked before; else None.
+    def direct_write(self) -> DirectWrite | None:
+        """Return how to write directly to its socket, if nothing is buffered before it.
 
-        Once something is to be asked again, it calls ``Subscription.step_out``.
+        None if something is, and after the end. The subscriber calls ``Subscription.leave_group``
+        before anything is buffered again.
         """
 
-    def lost_track(self) -> None:
-        """End: what comes next is not kept any more, so there would be a gap."""
-
-
-class Past(Protocol):
-    """Where a hub gets what was published before."""
-
-    def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
-        """What was published after an id; see ``History.replay``."""
-
-    def follow(self, topic: str) -> None:
-        """Somebody listens to this topic here: let the hub have what is published."""
-
-    def unfollow(self, topic: str) -> None:
-        """Nobody listens to this topic here any more."""
-
-
-class Home(Protocol):
-    """What a subscription needs of the hub that it belongs to."""
-
-    past: Past
-    clock: IReactorTime
-    # Those that did not keep up, and have read nothing to speak of since.
-    behind: TimeoutQueue[Subscription]
-    # How often a publication has been given to a subscriber, and how many were too slow for it.
-    delivered: int
-    cut: int
-
-    def forget(self, subscription: Subscription) -> None:
-        """Take out one that is over."""
-
-    def unite(self, subscription: Subscription, part: DirectWrite) -> None:
-        """Let one that has just been told hear in unison what comes next."""
-
-    def set_apart(self, subscription: Subscription) -> None:
-        """Let one hear by itself what comes next."""
-
-    def complain(self, failure: Failure, topic: str) -> None:
-        """Log that something failed for one subscriber."""
+    def subscription_lost(self) -> None:
+        """End the connection or response: what comes next would follow a gap."""
 
 
 def transport_of(subscriber: Subscriber) -> str:
-    """How a subscriber is connected, for those who count."""
+    """Return the transport of a subscriber, for the metrics."""
     return getattr(subscriber, "transport", "other")
 
 
 class _State(Enum):
-    """How a subscription gets its publications."""
+    """The states of a subscription; the module's docstring draws the transitions."""
 
-    CATCHING_UP = "from the past"
-    LIVE = "as they come"
-    ENDED = "not at all"
+    CATCHING_UP = "reads the history"
+    LIVE = "gets publications as they come"
+    GROUPED = "is written to directly, with its group"
+    ENDED = "gets nothing"
 
 
 class Subscription:
-    """One subscriber of one topic, and how far it has heard.
-
-    It first gets what it has missed, at its own pace, then what comes. The two meet without a gap
-    and without a repeat: what comes while it catches up is in the past by the time it gets there.
-    When more comes at once than it can take, it falls back on the past for the rest of it.
-
-    One of whom nothing need be asked hears what comes in unison with others; how far it has heard
-    is then known of all of them together.
-    """
+    """One subscriber of one topic, and the position up to which it has received the topic."""
 
     __slots__ = (
-        "_begun",
-        "_hub",
+        "_announced",
+        "_context",
+        "_direct",
+        "_group",
         "_newest",
-        "_part",
         "_position",
         "_reading",
         "_state",
         "_subscriber",
         "topic",
-        "unison",
     )
 
-    def __init__(self, hub: Home, topic: str, subscriber: Subscriber) -> None:
+    _log = Logger(namespace="pushd.topics")
+
+    def __init__(self, context: SubscriptionContext, topic: str, subscriber: Subscriber) -> None:
         self.topic = topic
-        self._hub = hub
+        self._context = context
         self._subscriber = subscriber
         self._state = _State.CATCHING_UP
+        # The id of the last publication delivered, unless the subscription is in a group. None
+        # before the first read, if the subscriber gave no id.
         self._position: Id | None = None
+        # The newest id that was published while the subscription catches up.
         self._newest: Id | None = None
+        # True while the history is being read.
         self._reading = False
-        self._begun = False
-        self._part: DirectWrite | None = None
-        #: Those with whom it hears what comes; None while it is apart.
-        self.unison: FanOutGroup[Subscription] | None = None
+        # True once the subscriber knows where the subscription begins.
+        self._announced = False
+        # Its group, and how it is written to there. Both are set in the state GROUPED only.
+        self._group: FanOutGroup[Subscription] | None = None
+        self._direct: DirectWrite | None = None
 
     @property
     def subscriber(self) -> Subscriber:
-        """Who listens."""
+        """The subscriber."""
         return self._subscriber
 
     @property
-    def part(self) -> DirectWrite:
-        """How it is told, in a unison."""
-        assert self._part is not None
-        return self._part
+    def position(self) -> Id:
+        """The id of the last publication that was delivered."""
+        position = self._position if self._group is None else self._group.last
+        assert position is not None
+        return position
 
     @property
-    def last(self) -> Id:
-        """The id of what it has heard last."""
-        assert self._position is not None
-        return self._position
+    def direct(self) -> DirectWrite:
+        """How its group writes to it; only for the members of a group."""
+        assert self._direct is not None
+        return self._direct
 
     def start(self, after: Id | None) -> None:
-        """Ask for the past since an id; None: from now on, whether there is room or not."""
+        """Begin: read the history after an id once there is room, or without an id, begin now."""
         self._position = after
         if after is None or self._subscriber.has_room():
             self.resume()
 
     def resume(self) -> None:
-        """Go on: the subscriber has room again."""
+        """Continue to read the history; the subscriber has room again."""
         if self._state is _State.CATCHING_UP and not self._reading:
-            self._hub.behind.stop(self)
+            self._context.lagging.stop(self)
             self._reading = True
-            Task(self._read(), self._hub.clock, _ignore, self._have_read).advance()
+            Task(self._read(), self._context.clock, _ignore, self._have_read).advance()
 
     def cancel(self) -> None:
-        """End it."""
+        """End the subscription. Does nothing if it has ended."""
         if self._state is not _State.ENDED:
+            self.leave_group()
             self._state = _State.ENDED
-            self._hub.behind.stop(self)
-            self._hub.forget(self)
+            self._context.lagging.stop(self)
+            self._context.forget(self)
 
-    def take(self, batch: Batch) -> None:
-        """Take what has just been published."""
+    def deliver(self, batch: Batch) -> DirectWrite | None:
+        """Deliver a batch that was just published.
+
+        Returns how to write what comes next directly, if that is possible from now on.
+        """
         position = self._position
         if self._state is not _State.LIVE or position is None:
             self._newest = batch.last
         elif batch.follows(position) and self._subscriber.keeps_up():
-            # Nearly always. Whatever is different is for the past to sort out.
-            self._deliver(batch)
-            part = self._subscriber.part()
-            if part is not None:
-                self._hub.unite(self, part)
+            # Nearly always. In all other cases the history tells what is next.
+            self._pass_on(batch)
+            return self._subscriber.direct_write()
         elif position.epoch != batch.epoch:
-            self._lose_track()
+            self._lose()
         elif position.offset < batch.last.offset:
-            self._follow(batch)
+            self._fall_behind(batch)
+        return None
 
-    def step_out(self) -> None:
-        """Hear by itself what comes next: something is to be asked before, or said behind."""
-        if self.unison is not None:
-            self._hub.set_apart(self)
+    def join_group(self, group: FanOutGroup[Subscription], direct: DirectWrite) -> None:
+        """Join a group at the same position, to be written to directly from now on."""
+        self._state = _State.GROUPED
+        self._group, self._direct = group, direct
+        group.add(self, direct)
 
-    def joined(self, unison: FanOutGroup[Subscription], part: DirectWrite) -> None:
-        """Take note that it hears in unison with others what comes next."""
-        self.unison, self._part = unison, part
+    def leave_group(self) -> None:
+        """Leave the group, if any: the next batch is delivered through the subscriber again.
 
-    def left(self, last: Id) -> None:
-        """Take note that it is by itself again, and of what it has heard until now."""
-        self.unison = self._part = None
-        self._position = last
+        The subscriber calls this before anything is buffered for its connection.
+        """
+        if self._group is not None:
+            self._position = self._group.last
+            self._group.remove(self, self.direct)
+            self._group = self._direct = None
+            self._state = _State.LIVE
 
-    def overdue(self) -> None:
-        """End one that has read nothing to speak of since it fell behind."""
+    def end_at_gap(self, last: Id) -> None:
+        """End unless everything up to an id was delivered, as it cannot be read any more."""
+        if self._state is _State.CATCHING_UP:
+            self._newest = last
+        elif self._position is None or _is_before(self._position, last):
+            self._lose()
+
+    def lag_expired(self) -> None:
+        """Cut off a subscriber that has read nothing since it stopped keeping up."""
         if self._subscriber.keeps_up():
             self.resume()
         else:
             self._cut_off()
 
-    def miss(self, last: Id) -> None:
-        """Take note of a gap up to an id that can't be filled."""
-        if self._state is _State.CATCHING_UP:
-            self._newest = last
-        elif self._position is None or _is_before(self._position, last):
-            self._lose_track()
-
     def failed(self, failure: Failure) -> None:
-        """Log what went wrong with this one, and end it."""
-        # The broker logs once that it is away, not once for everybody who waits for it.
+        """Log an exception, and end."""
+        # The broker logs once that it is unavailable, not once for each subscription.
         if failure.check(Unavailable) is None:
-            self._hub.complain(failure, self.topic)
+            self._log.failure(
+                "failed to serve a subscriber of {topic}",
+                failure=failure,
+                event="subscriber_failed",
+                topic=self.topic,
+            )
         if self._state is not _State.ENDED:
-            self._lose_track()
+            self._lose()
 
     def _have_read(self, result: Failure | None) -> None:
         if isinstance(result, Failure):
             self.failed(result)
 
     async def _read(self) -> None:
-        """Read the past until it meets the present, or the subscriber has no room."""
+        """Read the history until it is up to date or the subscriber has no room."""
         try:
             while not await self._read_some():
                 pass
@@ -242,21 +247,22 @@ class Subscription:
             self._reading = False
 
     async def _read_some(self) -> bool:
-        """Read a batch. Returns whether that is all for now."""
-        replay = await self._hub.past.replay(self.topic, self._position, _BATCH)
+        """Read some of the history. Returns whether to stop reading."""
+        replay = await self._context.source.replay(self.topic, self._position, _READ_SIZE)
         if self._has_ended():
             return True
-        if not self._begun:
-            self._begun = True
+        if not self._announced:
+            self._announced = True
             self._position = replay.id
             self._subscriber.subscribed(self.topic, replay.id, replay.recovered)
         elif not replay.recovered:
+            # The next publication was dropped from the history before it was read.
             self._cut_off()
             return True
         for publication in replay.publications:
             if self._has_ended() or not self._subscriber.has_room():
                 return True
-            self._deliver(Batch((publication,)))
+            self._pass_on(Batch((publication,)))
         return self._has_ended() or self._has_caught_up(replay.last)
 
     def _has_ended(self) -> bool:
@@ -275,42 +281,66 @@ class Subscription:
         self._state = _State.LIVE
         return True
 
-    def _follow(self, batch: Batch) -> None:
-        """Take of what comes now what is new, or go on from the past.
+    def _fall_behind(self, batch: Batch) -> None:
+        """Deliver what is new in a batch, or go back to the history.
 
-        From there at once where something is missing, else when there is room.
+        That is read at once if a publication is missing, else once the subscriber has room.
         """
         assert self._position is not None
         keeps_up = self._subscriber.keeps_up()
         if keeps_up and batch.first <= self._position.offset + 1:
-            self._deliver(batch.since(self._position.offset))
+            self._pass_on(batch.since(self._position.offset))
             return
         self._state = _State.CATCHING_UP
         self._newest = batch.last
         if keeps_up:
             self.resume()
         else:
-            self._hub.behind.start(self)
+            self._context.lagging.start(self)
 
-    def _deliver(self, batch: Batch) -> None:
+    def _pass_on(self, batch: Batch) -> None:
         self._position = batch.last
-        self._hub.delivered += batch.count
+        self._context.counters.delivered += batch.count
         self._subscriber.deliver(batch)
 
     def _cut_off(self) -> None:
-        """End one that is too slow."""
-        self._hub.cut += 1
-        self._lose_track()
+        """End because the subscriber is too slow."""
+        self._context.counters.cut += 1
+        self._lose()
 
-    def _lose_track(self) -> None:
+    def _lose(self) -> None:
         self.cancel()
-        self._subscriber.lost_track()
+        self._subscriber.subscription_lost()
+
+
+class SubscriptionContext:
+    """Shared by the subscriptions of a hub: the source of the history, those that lag, counters.
+
+    :param source: where the history is read.
+    :param forget: called with each subscription that has ended.
+    """
+
+    def __init__(
+        self,
+        source: TopicSource,
+        clock: IReactorTime,
+        counters: SubscriberCounters,
+        forget: Callable[[Subscription], None],
+    ) -> None:
+        self.source = source
+        self.clock = clock
+        self.counters = counters
+        self.forget = forget
+        #: Subscriptions whose subscriber does not keep up, and has read nothing since.
+        self.lagging: TimeoutQueue[Subscription] = TimeoutQueue(
+            clock, length=LAG_TIMEOUT, expired=Subscription.lag_expired
+        )
 
 
 def _ignore(_: object) -> None:
-    """Whoever reads the past in small pieces blocks nobody."""
+    """Ignore how long a step took: the history is read in small pieces."""
 
 
 def _is_before(position: Id, id: Id) -> bool:
-    """Whether there is something to read on the way from one id to another."""
+    """Return whether there is something to read between a position and an id."""
     return position.epoch != id.epoch or position.offset < id.offset

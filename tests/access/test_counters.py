@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.counters import Metrics
 from pushd.testing.daemon import Daemon
-from pushd.topics.subscription import PATIENCE
+from pushd.topics.subscription import LAG_TIMEOUT
 from pushd.views.request import Request, accept_websocket
 from tests.listeners import MIB, TRANSPORTS, TopicTestCase
 
@@ -105,7 +105,7 @@ class TopicMetricsTests(TopicTestCase):
             listener.stall()
         for _ in range(4):
             self.publish("t", "x" * (MIB // 2))
-        self.daemon.advance(PATIENCE - 1)
+        self.daemon.advance(LAG_TIMEOUT - 1)
         self.assertEqual(self.read()["slow_subscribers_cut_total",], 0)
         self.daemon.advance(1)
         self.assertEqual(self.read()["slow_subscribers_cut_total",], 3)

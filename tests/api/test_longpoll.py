@@ -165,7 +165,7 @@ class LongPollTests(TopicTestCase):
         poll.start(hub, "t", None)
         self.assertEqual(hub.count("t"), 1)
         poll.forget()
-        poll.lost_track()
+        poll.subscription_lost()
         self.assertFalse(poll.has_room())
         self.assertEqual(hub.count("t"), 0)
 

@@ -6,7 +6,7 @@ from pushd.access.closing import Closing
 from pushd.access.limits import Limits
 from pushd.api.sse import KEEP_ALIVE, EventStream
 from pushd.schedule.timeouts import TimeoutQueue
-from pushd.topics.subscription import PATIENCE
+from pushd.topics.subscription import LAG_TIMEOUT
 from tests.listeners import MIB, Events, TopicTestCase
 
 
@@ -106,7 +106,7 @@ class EventStreamTests(TopicTestCase):
         listener.stall()
         for number in range(5):
             self.publish("t", f"{number}{'x' * 60_000}")
-        self.daemon.advance(PATIENCE)
+        self.daemon.advance(LAG_TIMEOUT)
         self.assertEqual(self.describe("t")["subscribers"], {})
         listener.resume()
         self.assertEqual([str(data)[0] for data in listener.data], ["0", "1"])

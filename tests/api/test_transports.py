@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pushd.access.closing import HISTORY_GAP, TRY_AGAIN_LATER
-from pushd.topics.subscription import PATIENCE
+from pushd.topics.subscription import LAG_TIMEOUT
 from tests.listeners import (
     MIB,
     TRANSPORTS,
@@ -251,7 +251,7 @@ class Rules(_Base):
             for other in others:
                 self.assertEqual(len(other.data), number)
             self.assertLess(server_side.unsent, 2.2 * MIB)
-        self.daemon.advance(PATIENCE)
+        self.daemon.advance(LAG_TIMEOUT)
         self.assertEqual(sum(self.describe("news")["subscribers"].values()), len(others))
         slow.resume()
         self.assert_cut_off(slow)
@@ -263,7 +263,7 @@ class Rules(_Base):
         burst = [f"{number} {HALF}" for number in range(12)]
         for one in burst:
             self.publish("news", one)
-        self.daemon.advance(PATIENCE - 1)
+        self.daemon.advance(LAG_TIMEOUT - 1)
         listener.resume()
         self.assertEqual(listener.data, burst)
         self.publish("news", "live")
@@ -287,7 +287,7 @@ class Rules(_Base):
         self.daemon.settle()
         self.assertEqual(listener.data[1:], burst)
         self.publish("news", "live")
-        self.daemon.advance(PATIENCE)
+        self.daemon.advance(LAG_TIMEOUT)
         self.assertEqual(listener.data[13:], ["live"])
         self.assertFalse(listener.gone)
 

@@ -21,7 +21,7 @@ from pushd.access.limits import Limits
 from pushd.api.publish import batch_body
 from pushd.topics.history import Retention
 from pushd.topics.scheduled import MAX_BYTES, MAX_PUSHES
-from pushd.topics.subscription import PATIENCE as PATIENCE_OF_THE_HUB
+from pushd.topics.subscription import LAG_TIMEOUT
 from tests.daemon_process import DaemonProcess
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs/topics.md"
@@ -157,4 +157,4 @@ def test_other_limits() -> None:
     text = DOCUMENT.read_text()
     assert f"| | {batch_body(Limits().max_message)} | bytes of the body of a batch" in text
     assert f"| | {MAX_PUSHES}, {MAX_BYTES} | pending schedules, and bytes of their data" in text
-    assert PATIENCE_OF_THE_HUB == 10
+    assert LAG_TIMEOUT == 10

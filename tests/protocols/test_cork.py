@@ -333,7 +333,7 @@ def test_same_as_at_once(steps: list[tuple[str, int, int]]) -> None:
         elif what in ("write", "straight") and not ended[which]:
             number += 1
             data = (b"%d," % number) * size
-            # As those in unison are told: past the turn, where nothing waits.
+            # As a fan-out group writes: past the cork, if nothing is buffered.
             send = world.turn.sender(peer.wire) if what == "straight" else None
             told[which] += data
             if send is None:
@@ -417,7 +417,7 @@ class DaemonTests(SynchronousTestCase):
         self.servers = [
             open_websocket(self.daemon, path) for path in ("/tick/", "/tick/", "/last/")
         ]
-        # From the first publication on they hear the topic in unison.
+        # After the first publication they are in a fan-out group.
         self.daemon.request("POST", "/topics/t", body=b"begin", control=True)
         for server in self.servers:
             server.kernel.given.clear()

@@ -1,4 +1,4 @@
-"""Many who are told by one call each."""
+"""Batches, and groups of subscribers that are written to directly."""
 
 from __future__ import annotations
 
@@ -9,99 +9,151 @@ from pushd.topics.fanout import Batch, DirectWrite, FanOutGroup
 from pushd.topics.publication import Id, Publication
 
 
-def form(publication: Publication) -> bytes:
-    """The data as it is."""
+def publications(first: int, *data: str | bytes) -> list[Publication]:
+    """Make consecutive publications."""
+    return [Publication("t", one, Id("e", first + place)) for place, one in enumerate(data)]
+
+
+def plain(publication: Publication) -> bytes:
+    """Render a publication as its data."""
     assert isinstance(publication.data, bytes)
     return publication.data
 
 
-class Singer:
-    """A member whose socket takes so many bytes at a time."""
+class BatchTests(SynchronousTestCase):
+    """Publications that are delivered together."""
 
-    def __init__(self, takes: int = 100) -> None:
+    def setUp(self) -> None:
+        """Make a batch of three publications."""
+        self.batch = Batch(publications(5, "a", "b", "c"))
+
+    def test_position(self) -> None:
+        """A batch has the topic, epoch, first offset, last id and number of its publications."""
+        batch = self.batch
+        self.assertEqual((batch.topic, batch.epoch, batch.first), ("t", "e", 5))
+        self.assertEqual((batch.last, batch.count), (Id("e", 7), 3))
+        self.assertEqual([one.data for one in batch], ["a", "b", "c"])
+
+    def test_render(self) -> None:
+        """A batch is rendered once in each form, no matter how often it is asked for."""
+        rendered: list[object] = []
+
+        def form(publication: Publication) -> bytes:
+            rendered.append(publication.data)
+            return f"<{publication.data!s}>".encode()
+
+        def another(publication: Publication) -> bytes:
+            return b"."
+
+        self.assertEqual(self.batch.render(form), b"<a><b><c>")
+        self.assertIs(self.batch.render(form), self.batch.render(form))
+        self.assertEqual(rendered, ["a", "b", "c"])
+        self.assertEqual(self.batch.render(another), b"...")
+
+    def test_since(self) -> None:
+        """The publications after an offset are a batch of their own, or the batch itself if all."""
+        self.assertIs(self.batch.since(4), self.batch)
+        self.assertIs(self.batch.since(0), self.batch)
+        rest = self.batch.since(5)
+        self.assertEqual(([one.data for one in rest], rest.first), (["b", "c"], 6))
+        self.assertEqual([one.data for one in self.batch.since(6)], ["c"])
+
+
+class FakeMember:
+    """A subscriber whose socket takes a limited number of bytes at a time.
+
+    :param takes: how many bytes one call of ``send`` takes.
+    """
+
+    def __init__(self, takes: int) -> None:
         self.takes = takes
         self.error: OSError | None = None
-        self.got: list[bytes] = []
-        self.part = DirectWrite(form, self.send, self.got.append, Traffic())
+        self.received: list[bytes] = []
+        self.traffic = Traffic()
+        self.direct = DirectWrite(plain, self.send, self.received.append, self.traffic)
 
     def send(self, data: bytes) -> int:
-        """Take some."""
+        """Take some of the data, or fail."""
         if self.error is not None:
             raise self.error
-        self.got.append(data[: self.takes])
-        return len(self.got[-1])
+        self.received.append(data[: self.takes])
+        return len(self.received[-1])
 
     @property
     def counted(self) -> tuple[int, int]:
-        """The messages and bytes that have been counted for it."""
-        traffic = self.part.traffic
-        return traffic.messages_out, traffic.bytes_out
+        """The messages and bytes that have been counted on its connection."""
+        return self.traffic.messages_out, self.traffic.bytes_out
 
 
-class UnisonTests(SynchronousTestCase):
-    """Members that come, are told, and go."""
+class FanOutGroupTests(SynchronousTestCase):
+    """Members join, are written to, and leave."""
 
     def setUp(self) -> None:
-        """Nobody is there yet."""
-        self.unison: FanOutGroup[Singer] = FanOutGroup(form, Id("e", 4))
+        """Make a group without members."""
+        self.ungrouped: dict[FakeMember, None] = {}
+        self.group: FanOutGroup[FakeMember] = FanOutGroup(plain, Id("e", 4), self.ungrouped)
 
-    def join(self, *takes: int) -> list[Singer]:
-        """Let some in."""
-        singers = [Singer(some) for some in takes]
-        for singer in singers:
-            self.unison.join(singer)
-        return singers
+    def add(self, *takes: int) -> list[FakeMember]:
+        """Add members whose sockets take so many bytes."""
+        members = [FakeMember(one) for one in takes]
+        self.ungrouped.update(dict.fromkeys(members))
+        for member in members:
+            self.group.add(member, member.direct)
+        return members
 
-    def tell(self, *texts: bytes) -> list[tuple[Singer, bytes]]:
-        """Tell what comes next."""
-        first = self.unison.last.offset + 1
-        return self.unison.tell(
-            Batch([Publication("t", text, Id("e", first + n)) for n, text in enumerate(texts)])
-        )
+    def remove(self, member: FakeMember) -> None:
+        """Remove a member."""
+        self.group.remove(member, member.direct)
 
-    def test_tell(self) -> None:
-        """All get all in one piece, the same for all of them."""
-        singers = self.join(100, 100)
-        self.assertEqual((len(self.unison), list(self.unison)), (2, singers))
-        self.assertEqual(self.tell(b"one", b"two"), [])
-        self.assertEqual([singer.got for singer in singers], [[b"onetwo"]] * 2)
-        self.assertIs(singers[0].got[0], singers[1].got[0])
-        self.assertEqual(self.unison.last, Id("e", 6))
+    def write(self, *data: bytes) -> list[tuple[FakeMember, bytes]]:
+        """Write what follows."""
+        return self.group.write(Batch(publications(self.group.last.offset + 1, *data)))
 
-    def test_short(self) -> None:
-        """Whose socket does not take it all is named with the rest, and the others have it all."""
-        first, second, third = self.join(100, 2, 100)
+    def test_write(self) -> None:
+        """Each member gets the whole batch in one call, and the same bytes object."""
+        members = self.add(100, 100)
+        self.assertEqual((len(self.group), list(self.group)), (2, members))
+        self.assertEqual(self.write(b"one", b"two"), [])
+        self.assertEqual([member.received for member in members], [[b"onetwo"]] * 2)
+        self.assertIs(members[0].received[0], members[1].received[0])
+        self.assertEqual(self.group.last, Id("e", 6))
+
+    def test_short_write(self) -> None:
+        """A member whose socket takes only a part is returned with the rest; the others get all."""
+        first, second, third = self.add(100, 2, 100)
         first.error = BlockingIOError()
-        self.assertEqual(self.tell(b"abc"), [(first, b"abc"), (second, b"c")])
-        self.assertEqual([one.got for one in (first, second, third)], [[], [b"ab"], [b"abc"]])
+        self.assertEqual(self.write(b"abc"), [(first, b"abc"), (second, b"c")])
+        self.assertEqual([one.received for one in (first, second, third)], [[], [b"ab"], [b"abc"]])
 
-    def test_broken(self) -> None:
-        """So is one whose connection is gone."""
-        [singer] = self.join(100)
-        singer.error = BrokenPipeError()
-        self.assertEqual(self.tell(b"abc"), [(singer, b"abc")])
+    def test_broken_connection(self) -> None:
+        """A member whose connection is broken is returned with all of the data."""
+        [member] = self.add(100)
+        member.error = BrokenPipeError()
+        self.assertEqual(self.write(b"abc"), [(member, b"abc")])
 
-    def test_leave(self) -> None:
-        """Who has left is told nothing more."""
-        first, second = self.join(100, 100)
-        self.unison.leave(first)
-        self.tell(b"abc")
-        self.assertEqual((first.got, second.got), ([], [b"abc"]))
-        self.unison.leave(second)
-        self.assertEqual(len(self.unison), 0)
+    def test_remove(self) -> None:
+        """A removed member is written to no more, and is put back among the ungrouped."""
+        first, second = self.add(100, 100)
+        self.assertEqual(self.ungrouped, {})
+        self.remove(first)
+        self.write(b"abc")
+        self.assertEqual((first.received, second.received), ([], [b"abc"]))
+        self.remove(second)
+        self.assertEqual((len(self.group), list(self.ungrouped)), (0, [first, second]))
 
-    def test_count(self) -> None:
-        """Each has counted what was said while it was there, once it leaves or all is settled."""
-        [first] = self.join(100)
-        self.tell(b"abc")
-        [second] = self.join(100)
-        self.tell(b"de", b"f")
+    def test_counters(self) -> None:
+        """What was written to a member is counted when it leaves or its counters are flushed."""
+        [first] = self.add(100)
+        self.write(b"abc")
+        [second] = self.add(100)
+        self.write(b"de", b"f")
         self.assertEqual((first.counted, second.counted), ((0, 0), (0, 0)))
         for _ in range(2):
-            self.unison.settle()
+            for member in (first, second):
+                self.group.flush_counters(member.direct)
             self.assertEqual((first.counted, second.counted), ((3, 6), (2, 3)))
-        self.tell(b"g")
-        self.unison.leave(first)
-        self.tell(b"h")
-        self.unison.leave(second)
+        self.write(b"g")
+        self.remove(first)
+        self.write(b"h")
+        self.remove(second)
         self.assertEqual((first.counted, second.counted), ((4, 7), (4, 5)))

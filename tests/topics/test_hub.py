@@ -52,13 +52,13 @@ class HubTests(HubTestCase):
         self.hub.flush()
         self.assertEqual((self.hub.delays.buckets[-1][1], self.hub.delays.sum), (1, 1))
 
-    def test_let_out(self) -> None:
-        """What was written before a delivery has left before, and what was written for it, too."""
+    def test_uncork(self) -> None:
+        """Everything that is corked is written before a delivery, and again after it."""
         listener, notes = self.listen(), list[str]()
-        self.patch(self.hub, "_let_out", lambda: notes.append("let out"))
-        self.patch(listener, "deliver", lambda _: notes.append("told"))
+        self.patch(self.hub, "_uncork", lambda: notes.append("uncork"))
+        self.patch(listener, "deliver", lambda _: notes.append("deliver"))
         self.publish("a")
-        self.assertEqual(notes, ["let out", "told", "let out"])
+        self.assertEqual(notes, ["uncork", "deliver", "uncork"])
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, with nothing else done."""

@@ -128,7 +128,7 @@ class Reader:
         assert not self.left
         self._take(b"".join(map(line, batch)))
 
-    def part(self) -> DirectWrite | None:
+    def direct_write(self) -> DirectWrite | None:
         """Take lines without being asked, as long as there is room."""
         if not (self.plain and self.room > 0):
             return None
@@ -161,7 +161,7 @@ class Reader:
         """Whether what comes now finds room."""
         return self.room > 0
 
-    def lost_track(self) -> None:
+    def subscription_lost(self) -> None:
         """End."""
         self.lost = True
 
@@ -234,8 +234,8 @@ class HubTests(ResumingTestCase):
             "published while somebody was reading",
             "cut off",
             "left while reading",
-            "united",
-            "fell out of unison",
+            "joined a group",
+            "left its group",
         ):
             self.assertGreater(self.seen[situation], 20, (situation, self.seen))
 
@@ -251,7 +251,7 @@ class HubTests(ResumingTestCase):
         everybody: list[Reader] = []
         behind: set[Subscription] = set()
         known = 0
-        united: set[Subscription] = set()
+        grouped: set[Subscription] = set()
         for step in steps:
             match step:
                 case "publish" | "hear":
@@ -285,11 +285,11 @@ class HubTests(ResumingTestCase):
                         everybody.append(reader)
                         reader.subscription = hub.subscribe("t", reader, last[place])
             now = {one.subscription for one in here if one and one.subscription}
-            now = {one for one in now if one.unison is not None}
-            self.seen["united"] += len(now - united)
-            self.seen["fell out of unison"] += len(united - now)
-            united = now
-            behind.update(hub.behind)
+            now = {one for one in now if one._group is not None}
+            self.seen["joined a group"] += len(now - grouped)
+            self.seen["left its group"] += len(grouped - now)
+            grouped = now
+            behind.update(hub._context.lagging)
             self.seen["fell behind"] += len(behind) - known
             known = len(behind)
         for reader in everybody:

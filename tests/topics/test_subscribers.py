@@ -1,4 +1,4 @@
-"""Those who listen to one topic: in unison where that can be, else one by one."""
+"""The subscribers of one topic: in fan-out groups if possible, and one by one if not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.peer import TEXT, close_frame, frame
 
 @accept_websocket
 async def both(request: Request) -> None:
-    """Listen to two topics, and say everything once more."""
+    """Subscribe to two topics, and echo all messages."""
     for topic in "tu":
         request.websocket.subscribe(topic)
     async for message in request.websocket:
@@ -31,190 +31,190 @@ async def both(request: Request) -> None:
 
 
 def plain(publication: Publication) -> bytes:
-    """The data as it is."""
+    """Render a publication as its data."""
     return str(publication.data).encode()
 
 
 def loud(publication: Publication) -> bytes:
-    """The data, to be heard."""
+    """Render a publication in capital letters."""
     return str(publication.data).upper().encode()
 
 
-class Singer(Listener):
-    """A subscriber before whose socket nothing waits, as long as that takes what it gets."""
+class DirectListener(Listener):
+    """A subscriber that can be written to directly as long as its socket takes something."""
 
     def __init__(self, form: Form = plain) -> None:
         super().__init__()
         self.form = form
         self.takes = 100
         self.traffic = Traffic()
-        # What came past it.
-        self.heard: list[str] = []
+        # What was written directly; what was buffered first begins with an ellipsis.
+        self.written: list[str] = []
 
-    def part(self) -> DirectWrite | None:
-        """Be told without being asked."""
+    def direct_write(self) -> DirectWrite | None:
+        """Return how to write to its socket, unless that is full."""
         if self.takes <= 0:
             return None
         return DirectWrite(self.form, self._send, self._write, self.traffic)
 
     def _send(self, data: bytes) -> int:
         taken = data[: self.takes]
-        self.heard.append(taken.decode())
+        self.written.append(taken.decode())
         return len(taken)
 
     def _write(self, data: bytes) -> None:
-        self.heard.append(f"…{data.decode()}")
+        self.written.append(f"…{data.decode()}")
 
 
-class AudienceTests(HubTestCase):
-    """How it comes to a unison, and how one leaves it."""
+class SubscriberListTests(HubTestCase):
+    """How subscribers join groups and leave them."""
 
-    def sing(self, form: Form = plain) -> tuple[Singer, Subscription]:
-        """Subscribe one that can be told in unison."""
-        singer = Singer(form)
-        return singer, self.subscribe(singer)
+    def listen_directly(self, form: Form = plain) -> tuple[DirectListener, Subscription]:
+        """Subscribe a listener that can be written to directly."""
+        listener = DirectListener(form)
+        return listener, self.subscribe(listener)
 
-    def test_unite(self) -> None:
-        """Who has been told once is told in unison from then on, in its own form."""
-        (first, _), (second, _) = self.sing(), self.sing(loud)
+    def test_join(self) -> None:
+        """From its second publication on, a subscriber is written to directly, in its own form."""
+        (first, _), (second, _) = self.listen_directly(), self.listen_directly(loud)
         other = self.listen()
         for text in ("a", "b", "c"):
             self.publish(text)
-        self.assertEqual((first.events[1:], first.heard), (["a"], ["b", "c"]))
-        self.assertEqual((second.events[1:], second.heard), (["a"], ["B", "C"]))
+        self.assertEqual((first.events[1:], first.written), (["a"], ["b", "c"]))
+        self.assertEqual((second.events[1:], second.written), (["a"], ["B", "C"]))
         self.assertEqual(other.events[1:], ["a", "b", "c"])
-        self.assertEqual(self.hub.delivered, 9)
+        self.assertEqual(self.hub.counters.delivered, 9)
         self.assertEqual(self.hub.count("t"), 3)
         self.assertEqual(self.hub.subscribers("t"), [other, first, second])
 
     def test_late(self) -> None:
-        """One who comes later joins those who are there, with the publication that all hear."""
-        first, one = self.sing()
+        """A subscriber that comes later joins the group with its first publication."""
+        first, one = self.listen_directly()
         self.publish("a")
-        second, another = self.sing()
+        second, another = self.listen_directly()
         self.publish("b")
         self.publish("c")
-        self.assertEqual((first.heard, second.heard), (["b", "c"], ["c"]))
-        self.assertIs(one.unison, another.unison)
+        self.assertEqual((first.written, second.written), (["b", "c"], ["c"]))
+        self.assertIs(one._group, another._group)
 
-    def test_short(self) -> None:
-        """Whose socket does not take all gets the rest, and is told by itself from then on."""
-        first, subscription = self.sing()
-        second, _ = self.sing()
+    def test_short_write(self) -> None:
+        """If a socket does not take all, the rest is buffered and the subscriber leaves."""
+        first, subscription = self.listen_directly()
+        second, _ = self.listen_directly()
         self.publish("a")
         first.takes = 1
         self.publish("bcd")
-        self.assertEqual((first.heard, second.heard), (["b", "…cd"], ["bcd"]))
-        self.assertIsNone(subscription.unison)
-        self.assertEqual(subscription.last, Id("e1", 2))
+        self.assertEqual((first.written, second.written), (["b", "…cd"], ["bcd"]))
+        self.assertIsNone(subscription._group)
+        self.assertEqual(subscription.position, Id("e1", 2))
         first.takes = 0
         self.publish("e")
         self.assertEqual(first.events[1:], ["a", "e"])
         first.takes = 100
         self.publish("f")
         self.publish("g")
-        self.assertEqual((first.events[1:], first.heard[2:]), (["a", "e", "f"], ["g"]))
-        self.assertEqual(second.heard, ["bcd", "e", "f", "g"])
+        self.assertEqual((first.events[1:], first.written[2:]), (["a", "e", "f"], ["g"]))
+        self.assertEqual(second.written, ["bcd", "e", "f", "g"])
 
-    def test_step_out(self) -> None:
-        """One that is to be asked again is; nothing is missing, and nothing comes twice."""
-        singer, subscription = self.sing()
-        subscription.step_out()
+    def test_leave_group(self) -> None:
+        """A subscriber that leaves its group misses nothing and gets nothing twice."""
+        listener, subscription = self.listen_directly()
+        subscription.leave_group()
         self.publish("a")
         self.publish("b")
-        subscription.step_out()
-        subscription.step_out()
+        subscription.leave_group()
+        subscription.leave_group()
         self.publish("c")
         self.publish("d")
-        self.assertEqual((singer.events[1:], singer.heard), (["a", "c"], ["b", "d"]))
+        self.assertEqual((listener.events[1:], listener.written), (["a", "c"], ["b", "d"]))
 
-    def test_leave(self) -> None:
-        """Who leaves hears nothing more, and the topic is forgotten with its last."""
-        first, subscription = self.sing()
+    def test_cancel(self) -> None:
+        """A cancelled member gets nothing more, and the last one takes the topic with it."""
+        first, subscription = self.listen_directly()
         self.publish("a")
         subscription.cancel()
         self.assertEqual(self.hub.count("t"), 0)
         self.assertEqual(self.hub.topics(), [])
         self.publish("b")
-        self.assertEqual(first.heard, [])
+        self.assertEqual(first.written, [])
 
     def test_gap(self) -> None:
-        """What does not follow what they heard last is for each to sort out, from the past."""
-        first, subscription = self.sing()
-        second, _ = self.sing(loud)
+        """If a publication is missing, each member reads it from the history, and joins again."""
+        first, subscription = self.listen_directly()
+        second, _ = self.listen_directly(loud)
         self.publish("a")
         self.publish("b")
         self.past.history.add("t", "missed")
         self.publish("c")
-        for singer in (first, second):
-            self.assertEqual(singer.events[1:], ["a", "missed", "c"])
+        for listener in (first, second):
+            self.assertEqual(listener.events[1:], ["a", "missed", "c"])
         self.publish("d")
         self.publish("e")
-        self.assertEqual(first.heard, ["b", "e"])
-        self.assertIsNotNone(subscription.unison)
+        self.assertEqual(first.written, ["b", "e"])
+        self.assertIsNotNone(subscription._group)
 
-    def test_missed(self) -> None:
-        """What can't be had any more ends those who have not heard it, also in unison."""
-        (first, _), other = self.sing(), self.listen()
+    def test_end_at_gap(self) -> None:
+        """A gap that cannot be filled ends the subscribers that it concerns, also in a group."""
+        (first, _), other = self.listen_directly(), self.listen()
         last = [self.publish(text).id for text in ("a", "b")][-1]
-        self.hub.missed("t", last)
-        self.hub.missed("u", last)
+        self.hub.end_at_gap("t", last)
+        self.hub.end_at_gap("u", last)
         self.assertNotIn("lost", first.events)
-        self.hub.missed("t", Id("e1", 3))
+        self.hub.end_at_gap("t", Id("e1", 3))
         self.assertEqual((first.events[-1], other.events[-1]), ("lost", "lost"))
         self.assertEqual(self.hub.topics(), [])
 
     def test_ahead(self) -> None:
-        """Who has heard more than those in unison goes on by itself until they have, too."""
-        first, _ = self.sing()
+        """A subscriber ahead of the group stays outside of it until the group has caught up."""
+        first, _ = self.listen_directly()
         self.publish("a")
         self.hub.deliver(self.past.history.add("t", "b"))
-        # It has that from the past already, when it is told the turn's news.
-        second = Singer()
+        # It has read "b" from the history by the time that "b" is delivered.
+        second = DirectListener()
         subscription = self.subscribe(second, "e1:0")
         self.assertEqual(second.events[1:], ["a", "b"])
         self.hub.flush()
         self.publish("c")
         self.publish("d")
-        self.assertEqual(first.heard, ["b", "c", "d"])
-        self.assertEqual((second.events[1:], second.heard), (["a", "b", "c"], ["d"]))
-        self.assertIsNotNone(subscription.unison)
+        self.assertEqual(first.written, ["b", "c", "d"])
+        self.assertEqual((second.events[1:], second.written), (["a", "b", "c"], ["d"]))
+        self.assertIsNotNone(subscription._group)
 
-    def test_not_to_be_rendered(self) -> None:
-        """What has no bytes in a form is no harm to those with another; each of its own fails."""
+    def test_cannot_be_rendered(self) -> None:
+        """A publication that fails to render ends the subscribers of that form, and no others."""
 
         def picky(publication: Publication) -> bytes:
             if publication.data == "b":
                 raise ValueError
             return plain(publication)
 
-        (first, _), (second, _) = self.sing(picky), self.sing()
+        (first, _), (second, _) = self.listen_directly(picky), self.listen_directly()
         self.patch(first, "deliver", lambda batch: batch.render(picky))
         for text in ("a", "b", "c"):
             self.publish(text)
         self.assertEqual(first.events[1:], ["lost"])
-        self.assertEqual(second.heard, ["b", "c"])
+        self.assertEqual(second.written, ["b", "c"])
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
-    def test_settle(self) -> None:
-        """What was told is counted on each connection when it is asked for."""
-        singer, subscription = self.sing()
+    def test_flush_counters(self) -> None:
+        """What was written directly is counted on each connection once that is asked for."""
+        listener, subscription = self.listen_directly()
         self.listen(topic="u")
         for text in ("a", "bc", "def"):
             self.publish(text)
-        self.assertEqual(singer.traffic.messages_out, 0)
-        self.hub.settle()
-        self.assertEqual((singer.traffic.messages_out, singer.traffic.bytes_out), (2, 5))
+        self.assertEqual(listener.traffic.messages_out, 0)
+        self.hub.flush_counters()
+        self.assertEqual((listener.traffic.messages_out, listener.traffic.bytes_out), (2, 5))
         self.publish("g")
         subscription.cancel()
-        self.assertEqual((singer.traffic.messages_out, singer.traffic.bytes_out), (3, 6))
+        self.assertEqual((listener.traffic.messages_out, listener.traffic.bytes_out), (3, 6))
 
 
 class SocketTests(SynchronousTestCase):
-    """The same on Twisted's own transports, in a whole daemon."""
+    """Groups over Twisted's own transports, in a whole daemon."""
 
     def setUp(self) -> None:
-        """Have somebody who listens to two topics, in unison with another in one of them."""
+        """Connect a WebSocket that has two topics, and another that has one of them."""
         self.daemon = Daemon({"/both/": both}, max_per_address=1000)
         self.addCleanup(self.daemon.stop)
         self.first, self.second = (
@@ -227,22 +227,22 @@ class SocketTests(SynchronousTestCase):
             server.kernel.given.clear()
 
     def publish(self, data: str, topic: str = "t") -> None:
-        """Publish, and let the turn end."""
+        """Publish, and run until it is delivered."""
         self.daemon.request("POST", f"/topics/{topic}", body=data.encode(), control=True)
 
     def sent_to(self, server: Server) -> bytes:
-        """All that a browser has got."""
+        """Return all bytes that were sent to a browser."""
         return b"".join(server.kernel.given)
 
     def traffic(self) -> list[tuple[int, int]]:
-        """The messages and bytes that the control port says each has got."""
+        """Return the messages and bytes sent to each connection, as the control port lists them."""
         answer = self.daemon.request("GET", "/connections", control=True)
         assert answer is not None
         listed = json.loads(answer.body)["connections"]
         return [(one["messages_out"], one["bytes_out"]) for one in listed]
 
     def test_order(self) -> None:
-        """What the kernel does not take is sent before all that comes later, from anywhere."""
+        """What the kernel does not take is sent before everything that comes later."""
         self.first.kernel.room = 4
         self.publish("one")
         # There is room again, but the transport has not been told yet.
@@ -259,8 +259,8 @@ class SocketTests(SynchronousTestCase):
             self.publish("x", topic)
         self.assertEqual(self.sent_to(self.first), said + b"\x81\x01x" * 4)
 
-    def test_order_of_a_view(self) -> None:
-        """What a view could not send whole is sent before what is published then."""
+    def test_order_after_a_view(self) -> None:
+        """The rest of a view's message is sent before what is published after it."""
         self.first.kernel.room = 3
         self.first.receive(frame(TEXT, b"one"))
         self.first.kernel.room = 100
@@ -271,7 +271,7 @@ class SocketTests(SynchronousTestCase):
         self.assertEqual(self.sent_to(self.first), b"\x81\x03one\x81\x03two\x81\x05three")
 
     def test_traffic(self) -> None:
-        """What went out is counted for each, also while it is told in unison."""
+        """Messages written directly are counted for each connection and in the metrics."""
         before = self.traffic()
         self.publish("one")
         self.publish("more", "u")
@@ -284,19 +284,22 @@ class SocketTests(SynchronousTestCase):
         self.assertIn(f'pushd_sent_messages_total{{transport="websocket"}} {said}.0', metrics.text)
 
     def test_failing(self) -> None:
-        """One whose rest can't be kept is ended, and the others have all of theirs."""
+        """A subscriber whose rest cannot be buffered is ended; the others get everything."""
         third = open_websocket(self.daemon, "/topics/t")
         self.publish("begin")
         for server in (self.first, self.second, third):
             server.kernel.given.clear()
             server.kernel.room = 1
         failing: Any = self.first
-        as_ever, errors = failing.startWriting, [OSError(ENOSPC, "no room to watch another")]
+        really, errors = (
+            failing.startWriting,
+            [OSError(ENOSPC, "no room to watch another")],
+        )
 
         def start_writing() -> None:
             if errors:
                 raise errors.pop()
-            as_ever()
+            really()
 
         self.patch(failing, "startWriting", start_writing)
         self.publish("abc")
@@ -309,7 +312,7 @@ class SocketTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 
     def test_gone(self) -> None:
-        """Whose connection ends, is not written to any more; the other hears everything."""
+        """A closed connection is written to no more; the other subscriber gets everything."""
         self.first.receive(close_frame(1000))
         self.assertFalse(self.first.connected)
         count = len(self.first.kernel.given)
@@ -319,7 +322,7 @@ class SocketTests(SynchronousTestCase):
         self.assertEqual(self.sent_to(self.second), b"\x81\x03one")
 
     def test_slow(self) -> None:
-        """One that reads nothing is cut off in its time, as it would be by itself."""
+        """A member that reads nothing is cut off after the same time as any other subscriber."""
         self.second.kernel.room = 0
         for _ in range(20):
             self.publish("x" * 60_000)

@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 from pushd.errors import Unavailable
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.subscribers import SubscriberList
-from pushd.topics.subscription import PATIENCE, Subscription
+from pushd.topics.subscription import LAG_TIMEOUT, Subscription
 from tests.audience import Failing, HubTestCase, Listener
 
 
@@ -91,14 +91,14 @@ class SubscriptionTests(HubTestCase):
         listener.room = 5
         self.last.resume()
         self.assertEqual(listener.events[7:], ["7", "8"])
-        self.assertEqual(list(self.hub.behind), [])
+        self.assertEqual(list(self.hub._context.lagging), [])
 
     def test_stays_behind(self) -> None:
         """Who reads nothing for some time is ended; who reads a little is not."""
         listener, other = self.listen(room=0), self.listen(room=0)
         listener.fast = other.fast = False
         self.publish("1")
-        self.past.clock.advance(PATIENCE - 1)
+        self.past.clock.advance(LAG_TIMEOUT - 1)
         self.publish("2")
         other.room = 1
         self.assertEqual(self.hub.count("t"), 2)
@@ -115,9 +115,9 @@ class SubscriptionTests(HubTestCase):
         listener = self.listen(room=0)
         listener.fast = False
         self.publish("1")
-        self.assertEqual(list(self.hub.behind), [self.last])
+        self.assertEqual(list(self.hub._context.lagging), [self.last])
         self.last.cancel()
-        self.assertEqual(list(self.hub.behind), [])
+        self.assertEqual(list(self.hub._context.lagging), [])
 
     def test_resume_in_vain(self) -> None:
         """Room that nobody waits for changes nothing."""
@@ -180,20 +180,20 @@ class SubscriptionTests(HubTestCase):
         first, second = self.listen(), self.listen()
         self.publish("1")
         for missed in (Id("e1", 1), Id("e1", 0)):
-            self.hub.missed("t", missed)
-        self.hub.missed("u", Id("e2", 2))
+            self.hub.end_at_gap("t", missed)
+        self.hub.end_at_gap("u", Id("e2", 2))
         self.assertEqual((first.events[1:], second.events[1:]), (["1"], ["1"]))
-        self.hub.missed("t", Id("e1", 3))
+        self.hub.end_at_gap("t", Id("e1", 3))
         self.assertEqual((first.events[1:], second.events[1:]), (["1", "lost"], ["1", "lost"]))
         third = self.listen()
-        self.hub.missed("t", Id("e2", 0))
+        self.hub.end_at_gap("t", Id("e2", 0))
         self.assertEqual(third.events[1:], ["lost"])
 
     def test_missed_while_catching_up(self) -> None:
         """One that still reads finds out by itself."""
         self.publish("1")
         listener = self.listen("e1:0", room=0)
-        self.hub.missed("t", Id("e1", 1))
+        self.hub.end_at_gap("t", Id("e1", 1))
         self.publish("2")
         listener.room = 5
         self.last.resume()
@@ -209,7 +209,7 @@ class SubscriptionTests(HubTestCase):
         first, second = self.listen(), self.listen()
         first.react = fail_at
         self.publish("1")
-        self.hub.missed("t", Id("e2", 0))
+        self.hub.end_at_gap("t", Id("e2", 0))
         self.assertEqual(second.events[-1], "lost")
         self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
 
@@ -275,7 +275,7 @@ class SubscriptionTests(HubTestCase):
             self.publish(data)
         for until in ("t from e1:0 recovered", "2", "3"):
             listener = Listener()
-            subscription = Subscription(self.hub, "t", listener)
+            subscription = Subscription(self.hub._context, "t", listener)
             self.hub._topics["t"] = audience = SubscriberList()
             audience.add(subscription)
             self.past.follow("t")

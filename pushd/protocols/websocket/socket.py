@@ -381,7 +381,7 @@ class WebSocket:
     def writing_deferred(self) -> None:
         """Take note that something waits before the socket: what comes has to go behind it."""
         for feed in self._feeds.values():
-            feed.step_out()
+            feed.leave_group()
 
     def writing_paused(self) -> None:
         """Hold those who await their send: the connection has enough to do."""

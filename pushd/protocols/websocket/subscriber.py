@@ -140,20 +140,20 @@ class WebSocketSubscriber:
         """Whether the connection can take what is published now."""
         return not self._socket.is_writing_paused or self._socket.keeps_up(self)
 
-    def part(self) -> DirectWrite | None:
-        """How the connection takes what is published, where nothing waits before its socket."""
+    def direct_write(self) -> DirectWrite | None:
+        """Return how to write directly to the socket if nothing is buffered before it."""
         if self._stopped:
             return None
         send = self._socket.wire.sender
         return None if send is None else DirectWrite(self._form, send, self._write, self._traffic)
 
-    def step_out(self) -> None:
-        """Note that something waits before the socket."""
+    def leave_group(self) -> None:
+        """Be asked again before each delivery: something is about to be buffered."""
         if self._subscription is not None:
-            self._subscription.step_out()
+            self._subscription.leave_group()
 
-    def lost_track(self) -> None:
-        """Close, so that the client begins anew and is told what it missed."""
+    def subscription_lost(self) -> None:
+        """Close, so that the client reconnects with its last id."""
         self._socket.close_with(HISTORY_GAP if self.keeps_up() else TRY_AGAIN_LATER)
 
 

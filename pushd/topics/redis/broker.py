@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
@@ -33,8 +33,11 @@ from pushd.topics.history import Retention
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.redis.commands import TopicCommands
 from pushd.topics.redis.followed_topic import FollowedTopic, Patience, Waiters, wake
-from pushd.topics.redis.reconnect import Reconnector, Session
+from pushd.topics.redis.reconnect import Reconnector
 from pushd.topics.redis.topic_sync import TopicSync
+
+if TYPE_CHECKING:
+    from pushd.topics.redis.session import RedisSession
 
 # Opens a session; see ``session.open_session``.
 Opener = Callable[[Callable[[bytes, bytes], None], Callable[[str], object]], Deferred[Any]]
@@ -141,7 +144,7 @@ class RedisBroker:
 
     # What the link calls
 
-    def _opened(self, session: Session) -> None:
+    def _opened(self, session: RedisSession) -> None:
         wake(self._waiters)
         self._sync.begin()
 
@@ -176,7 +179,7 @@ class RedisBroker:
             raise Unavailable("the daemon stops")
         await self._patience.wait(waiters)
 
-    async def _ask(self, question: Callable[[Session], Awaitable[_Answer]]) -> _Answer:
+    async def _ask(self, question: Callable[[RedisSession], Awaitable[_Answer]]) -> _Answer:
         """Ask what is of no use later: where there is no session now, there is no answer."""
         if self._link.session is None:
             raise Unavailable(self.fault())
@@ -189,7 +192,7 @@ class RedisBroker:
         self.published += len(ids)
         return ids
 
-    def _not_published(self, failure: Failure, session: Session) -> Any:
+    def _not_published(self, failure: Failure, session: RedisSession) -> Any:
         if failure.check(RedisUnavailable):
             raise Unavailable(
                 f"Redis at {self._name} was lost before it answered: published or not, nobody knows"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, fail
 
@@ -11,7 +11,6 @@ from pushd.errors import Unavailable
 from pushd.topics.broker import KEY_TTL, Draft
 from pushd.topics.history import Retention
 from pushd.topics.publication import Id, Replay
-from pushd.topics.redis.reconnect import Session
 from pushd.topics.redis.scripts import (
     DESCRIBE,
     HOLD,
@@ -28,6 +27,9 @@ from pushd.topics.redis.scripts import (
     read_topic,
     topic_keys,
 )
+
+if TYPE_CHECKING:
+    from pushd.topics.redis.session import RedisSession
 
 # How many publications may wait for Redis' answer, and how many bytes.
 _MAX_UNANSWERED = 10_000
@@ -59,7 +61,7 @@ class TopicCommands:
         """The channel that tells of a topic."""
         return channel_name(self._db, topic)
 
-    def publish(self, session: Session, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
+    def publish(self, session: RedisSession, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
         """Publish all of them, or none; fails with Unavailable where too much is under way."""
         keys, args, size = [SERVER], [*self._common(session), self._retention.size, KEY_TTL], 0
         for draft in drafts:
@@ -79,7 +81,7 @@ class TopicCommands:
         calling = session.call(PUBLISH, keys, args)
         return calling.addBoth(self._answered, len(drafts), size).addCallback(_read_ids)
 
-    async def read(self, session: Session, topic: str, after: Id | None, limit: int) -> Replay:
+    async def read(self, session: RedisSession, topic: str, after: Id | None, limit: int) -> Replay:
         """What was published after an id; about so many bytes of it."""
         epoch, offset = ("", 0) if after is None else (after.epoch, after.offset)
         args = (*self._common(session), epoch, offset, limit)
@@ -90,13 +92,13 @@ class TopicCommands:
         finally:
             self._readers.release()
 
-    async def describe(self, session: Session, topic: str) -> tuple[Id | None, int]:
+    async def describe(self, session: RedisSession, topic: str) -> tuple[Id | None, int]:
         """A topic's last id, and how many publications are kept."""
         keys = (SERVER, *topic_keys(topic))
         said = await session.call(DESCRIBE, keys, self._common(session))
         return (None, 0) if said is None else (read_id(said[0]), said[1])
 
-    async def names(self, session: Session) -> list[str]:
+    async def names(self, session: RedisSession) -> list[str]:
         """The topics that are remembered; of very many, some hundred thousand."""
         names: set[str] = set()
         cursor = b"0"
@@ -108,13 +110,13 @@ class TopicCommands:
                 break
         return list(names)
 
-    async def touch(self, session: Session, topics: Sequence[str]) -> list[str]:
+    async def touch(self, session: RedisSession, topics: Sequence[str]) -> list[str]:
         """Keep topics from being forgotten; gives their last ids, "" for what was forgotten."""
         keys = [SERVER, *(topic_keys(topic)[0] for topic in topics)]
         ids = await session.call(TOUCH, keys, self._common(session))
         return [id.decode("latin-1") for id in ids]
 
-    def _common(self, session: Session) -> list[Any]:
+    def _common(self, session: RedisSession) -> list[Any]:
         """What every script is told first."""
         return [
             session.run,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import Deferred
@@ -12,31 +12,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.errors import RedisMisconfigured, RedisUnavailable
-from pushd.topics.redis.scripts import Script
+
+# Importing it needs the library for Redis, which is an extra.
+if TYPE_CHECKING:
+    from pushd.topics.redis.session import RedisSession
 
 _backoff = backoffPolicy(initialDelay=0.1, maxDelay=5.0, factor=1.6)
-
-
-class Session(Protocol):
-    """An open session with a Redis; see ``redis_session``."""
-
-    run: str
-    trusted: bool
-
-    def call(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Deferred[Any]:
-        """Run a script. Fails with Refused, or with Away: then it may have run all the same."""
-
-    def command(self, *args: Any) -> Deferred[Any]:
-        """Run a command."""
-
-    def subscribe(self, channel: bytes) -> Deferred[Any]:
-        """Have what is published to a channel; fires when all from then on will come."""
-
-    def unsubscribe(self, channel: bytes) -> None:
-        """Have no more of it."""
-
-    def end(self) -> None:
-        """End it, without a word to ``lost``."""
 
 
 class Reconnector:
@@ -57,7 +38,7 @@ class Reconnector:
         open_session: Callable[[Callable[[str], object]], Deferred[Any]],
         *,
         name: str,
-        opened: Callable[[Session], None],
+        opened: Callable[[RedisSession], None],
         closed: Callable[[], None],
     ) -> None:
         self._reactor = reactor
@@ -66,7 +47,7 @@ class Reconnector:
         self._told_opened = opened
         self._told_closed = closed
         #: The session; None while there is none.
-        self.session: Session | None = None
+        self.session: RedisSession | None = None
         #: Whether it is over for good.
         self.stopped = False
         self._fault: str | None = "it has not answered yet"
@@ -93,7 +74,7 @@ class Reconnector:
         """Why there is no session; None where there is one."""
         return None if self._fault is None else f"Redis at {self._name}: {self._fault}"
 
-    def leave(self, session: Session, reason: str) -> None:
+    def leave(self, session: RedisSession, reason: str) -> None:
         """End a session that is of no use any more, if it is the one, and open another."""
         if self.session is session:
             session.end()
@@ -114,7 +95,7 @@ class Reconnector:
             self._opening = opening.addCallbacks(self._opened, self._not_opened)
             self._opening.addErrback(self.failed)
 
-    def _opened(self, session: Session) -> None:
+    def _opened(self, session: RedisSession) -> None:
         self.session, self._fault, self._attempts = session, None, 0
         self._log.info("Redis at {name} answers", event="broker_back", name=self._name)
         self._told_opened(session)

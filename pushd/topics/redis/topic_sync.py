@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
@@ -14,8 +14,11 @@ from pushd.errors import RedisError, RedisUnavailable
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.redis.commands import TopicCommands
 from pushd.topics.redis.followed_topic import FollowedTopic, wake
-from pushd.topics.redis.reconnect import Reconnector, Session
+from pushd.topics.redis.reconnect import Reconnector
 from pushd.topics.redis.scripts import HOLD, read_notice
+
+if TYPE_CHECKING:
+    from pushd.topics.redis.session import RedisSession
 
 # How many topics catch up at once, and how much of the past each reads at once, in bytes.
 _WORKERS = 64
@@ -123,7 +126,7 @@ class TopicSync:
             working = Deferred.fromCoroutine(self._work(self._link.session))
             working.addErrback(self._link.failed)
 
-    async def _work(self, session: Session) -> None:
+    async def _work(self, session: RedisSession) -> None:
         try:
             while self._queue and self._link.session is session:
                 followed, _ = self._queue.popitem(last=False)
@@ -152,7 +155,7 @@ class TopicSync:
                 error=str(error),
             )
 
-    async def _catch_up(self, session: Session, followed: FollowedTopic) -> None:
+    async def _catch_up(self, session: RedisSession, followed: FollowedTopic) -> None:
         if not followed.subscribed:
             await session.subscribe(self._commands.channel(followed.topic))
             if self._link.session is not session or not self._is_followed(followed):
@@ -174,7 +177,7 @@ class TopicSync:
         self._touching = self._reactor.callLater(_TOUCH, self._touch_all)
         Deferred.fromCoroutine(self._touch(self._link.session)).addErrback(self._link.failed)
 
-    async def _touch(self, session: Session) -> None:
+    async def _touch(self, session: RedisSession) -> None:
         """Keep topics from being forgotten, and see which are not where we take them to be."""
         topics = list(self._followed.values())
         for start in range(0, len(topics), _TOUCHED):

@@ -13,7 +13,7 @@ from pushd.protocols.websocket.socket import WebSocket
 from pushd.protocols.websocket.subscriber import WebSocketSubscriber
 from pushd.testing.daemon import Browser
 from pushd.topics.publication import Id, Publication
-from pushd.topics.subscription import PATIENCE
+from pushd.topics.subscription import LAG_TIMEOUT
 from pushd.views.request import Request, accept_websocket
 from tests.listeners import MIB, TopicTestCase
 
@@ -249,7 +249,7 @@ class SubscribeTests(TopicTestCase):
         for _ in range(4):
             self.publish("t", "x" * (MIB // 2))
         self.assertFalse(websocket.is_closed())
-        self.daemon.advance(PATIENCE)
+        self.daemon.advance(LAG_TIMEOUT)
         self.assertTrue(websocket.is_closed())
         self.assertEqual(self.describe("t")["subscribers"], {})
         browser.resume()

@@ -197,24 +197,24 @@ class FeedTests(SynchronousTestCase):
         self.assertEqual(self.socket.rests, [b"b"])
         self.assertEqual(self.socket.sent, [(b"a", False), (b"c", False)])
 
-    def test_step_out(self) -> None:
+    def test_leave_group(self) -> None:
         """It is asked again once something waits before the socket, and not once it is over."""
         feed = WebSocketSubscriber(self.socket)
-        feed.step_out()
+        feed.leave_group()
         self.socket.sender = len
         feed.start(self.hub, "t", None)
         for text in ("a", "b"):
             self.publish(text)
-        feed.step_out()
+        feed.leave_group()
         self.socket.sender = None
         self.publish("c")
         self.assertEqual(self.socket.sent, [(b"a", False), (b"c", False)])
         self.assertEqual((self.socket.traffic.messages_out, self.socket.traffic.bytes_out), (3, 9))
         feed.stop()
-        feed.step_out()
-        self.assertIsNone(feed.part())
+        feed.leave_group()
+        self.assertIsNone(feed.direct_write())
 
-    def test_lost_track(self) -> None:
+    def test_subscription_lost(self) -> None:
         """One that can't go on without a gap ends the conversation, to be tried again."""
         for number in range(3):
             self.publish(str(number))
