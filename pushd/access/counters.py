@@ -29,13 +29,27 @@ class Metrics:
             ["reason"],
             registry=self._registry,
         )
-        #: WebSockets that ended, by the code of the Close frame.
-        self.closed = Closed()
-        self._registry.register(self.closed)
+        self._closed = Counter(
+            "pushd_closed",
+            "WebSockets closed, by close code.",
+            ["code"],
+            registry=self._registry,
+        )
+        # ``labels`` costs three times as much as ``inc``.
+        self._closed_by_code: dict[int | None, Counter] = {}
         #: Views that raised.
         self.view_errors = Counter(
             "pushd_view_errors", "Views that failed with an exception.", registry=self._registry
         )
+
+    def count_closed(self, code: int) -> None:
+        """Count a closed WebSocket; codes outside the registry share the label ``other``."""
+        known = code if code in _CODES else None
+        counter = self._closed_by_code.get(known)
+        if counter is None:
+            counter = self._closed.labels("other" if known is None else str(known))
+            self._closed_by_code[known] = counter
+        counter.inc()
 
     def register(self, collector: Collector) -> None:
         """Add what is read at the time of asking."""
@@ -48,31 +62,6 @@ class Metrics:
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""
         return generate_latest(self._registry)
-
-
-# Plain numbers, looked at when somebody asks: the label of a Counter and its lock would cost more
-# than what is counted.
-
-
-class Closed(Collector):
-    """The ends of WebSockets, by the code of the Close frame."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[int, int] = {}
-
-    def count(self, code: int) -> None:
-        """Count an end; codes of the peers' own invention are one."""
-        code = code if code in _CODES else 0
-        self._numbers[code] = self._numbers.get(code, 0) + 1
-
-    def collect(self) -> Iterator[Metric]:
-        """Give the numbers of now."""
-        closed = CounterMetricFamily(
-            "pushd_closed", "WebSockets closed, by close code.", labels=["code"]
-        )
-        for code, number in self._numbers.items():
-            closed.add_metric([str(code or "other")], number)
-        yield closed
 
 
 # Of topics none is named: there may be millions.

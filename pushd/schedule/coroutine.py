@@ -1,8 +1,8 @@
-"""A coroutine that is run step by step."""
+"""Runs coroutines: Task, and CheapAwaitable, which a Task awaits without a Deferred."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import copy_context
 from typing import Any
 
@@ -10,47 +10,63 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-# How long one step may keep the reactor from everybody else, in seconds.
-PATIENCE = 0.5
+#: A step of a coroutine that holds the reactor for longer is reported, in seconds.
+SLOW_STEP = 0.5
 
-
-# What no coroutine returns.
+# Marks a coroutine that has not returned; no coroutine returns it.
 _NOTHING = object()
 
 
 class CheapAwaitable:
-    """What a coroutine waits for, at less than the price of a Deferred.
+    """Something to await that costs a Task less than a Deferred does.
 
-    Whoever runs the coroutine is given this by ``yield``. Steps calls ``begin``; all others give it
-    back, as Twisted does with what is no Deferred, and are given ``as_deferred()``.
+    ``await`` yields the awaitable itself to whatever runs the coroutine. There are two cases:
+
+    * A Task calls ``start`` with its own ``advance``: no other object is created. The coroutine
+      goes on with what ``advance`` is then called with.
+    * ``Deferred.fromCoroutine`` sends back at once what it is given, as it is no Deferred. Sent
+      itself, the awaitable yields a Deferred next, whose creation calls ``start``.
+
+    A push costs 8 µs this way, and 17 µs with a Deferred. A subclass implements ``start`` and
+    ``cancel``. It may be awaited any number of times, by one coroutine at a time.
     """
 
     __slots__ = ()
 
-    def begin(self, go_on: Callable[..., object]) -> None:
-        """Wait, and call ``go_on`` once that is over: without anything, or with a Failure."""
+    def __await__(self) -> Generator[Any, Any, Any]:
+        result = yield self
+        if result is self:
+            result = yield self.as_deferred()
+        return result
+
+    def start(self, resume: Callable[..., object]) -> None:
+        """Start to wait.
+
+        :param resume: to be called at the end, with what ``await`` returns, or with the Failure
+            that it raises; without an argument it returns None.
+        """
         raise NotImplementedError
 
     def cancel(self) -> None:
-        """Let it be over at once, with a CancelledError."""
+        """End the wait at once, with a CancelledError."""
         raise NotImplementedError
 
     def as_deferred(self) -> Deferred[object]:
-        """Begin, for somebody who knows only Deferreds."""
+        """Start to wait, and return a Deferred of the end of the wait."""
         waiting: Deferred[object] = Deferred(lambda _: self.cancel())
-        self.begin(lambda result=None: waiting.callback(result))
+        self.start(lambda result=None: waiting.callback(result))
         return waiting
 
 
 class Task:
-    """Runs a coroutine, and knows whether it runs and what it awaits when it does not.
+    """Runs a coroutine, and knows whether it is running and, if not, what it awaits.
 
-    It does what ``Deferred.fromCoroutine`` does, for a fifth of the price: this is the way of
-    every message, and leaves no circle of references behind. As there, the coroutine keeps its
-    ``contextvars``.
+    It does what ``Deferred.fromCoroutine`` does at a fifth of the cost, which counts because
+    every message and every push resumes a coroutine, and it leaves no reference cycle behind.
+    The coroutine has a copy of the current ``contextvars`` context, as it has there.
 
-    :param blocked: told the seconds of each step that takes longer than PATIENCE.
-    :param done: told once what the coroutine returns, or the Failure that it raises.
+    :param blocked: called with the seconds of each step that takes longer than SLOW_STEP.
+    :param done: called once, with what the coroutine returns or the Failure that it raises.
     """
 
     __slots__ = ("_blocked", "_clock", "_context", "_coroutine", "_done", "awaited", "running")
@@ -71,7 +87,10 @@ class Task:
         self.awaited: Deferred[Any] | CheapAwaitable | None = None
 
     def advance(self, result: object = None) -> None:
-        """Run the coroutine until it waits again, and be called back when that has happened."""
+        """Run the coroutine up to its next ``await``, and again as soon as that has a result.
+
+        :param result: what the current ``await`` returns, or the Failure that it raises.
+        """
         self.running, self.awaited = True, None
         start = self._clock.seconds()
         awaited: object = None
@@ -83,28 +102,28 @@ class Task:
                 awaited = self._context.run(self._coroutine.send, result)
         except StopIteration as stop:
             returned = stop.value
-        except BaseException:  # The task ends by it, and says so: CancelledError, too.
+        except BaseException:  # Passed on as the outcome, even a CancelledError.
             returned = Failure()
         finally:
             self.running = False
             seconds = self._clock.seconds() - start
-            if seconds > PATIENCE:
+            if seconds > SLOW_STEP:
                 self._blocked(seconds)
         if returned is not _NOTHING:
             self._done(returned)
             for failure in (result, returned):
                 if isinstance(failure, Failure):
-                    # Its traceback holds this frame, and all that called it, which hold it in turn.
+                    # Its traceback refers to this frame and its callers, which refer to it.
                     failure.cleanFailure()
         elif isinstance(awaited, CheapAwaitable):
             self.awaited = awaited
             try:
-                awaited.begin(self.advance)
-            except Exception:  # It is the coroutine's own to know that it can't wait.
+                awaited.start(self.advance)
+            except Exception:  # For the coroutine, whose ``await`` could not start.
                 self.advance(Failure())
         elif isinstance(awaited, Deferred):
             self.awaited = awaited
             awaited.addBoth(self.advance)
         else:
-            wrong = f"it awaits {awaited!r}: what asyncio makes needs Deferred.fromFuture"
+            wrong = f"cannot await {awaited!r}: wrap asyncio's awaitables in Deferred.fromFuture"
             self.advance(Failure(TypeError(wrong)))

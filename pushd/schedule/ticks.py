@@ -1,10 +1,8 @@
-"""Ticks over callLater: what is sent when."""
+"""PushSchedule: numbers at a fixed rate, for views that push."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from types import coroutine
-from typing import Any
+from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import CancelledError
@@ -15,9 +13,9 @@ from pushd.schedule.coalescing import CoalescedCall, CoalescingClock
 from pushd.schedule.coroutine import CheapAwaitable
 from pushd.schedule.histogram import Histogram
 
-# So many numbers that are overdue come at once; then others have a turn. After a long pause there
-# may be a great many.
-_TURN = 64
+# Overdue numbers that may come without a pause; after a suspend there may be a great many, and
+# other views must not wait for all of them.
+_BURST = 64
 
 _lateness: WeakKeyDictionary[IReactorTime, Histogram] = WeakKeyDictionary()
 
@@ -31,14 +29,16 @@ def lateness_of(clock: IReactorTime) -> Histogram:
 
 
 class PushSchedule(CheapAwaitable):
-    """Numbers that come at a steady pace: ``async for number in PushSchedule(clock, …)``.
+    """Numbers at a fixed rate: ``async for number in PushSchedule(clock, …)``.
 
-    Number ``n`` comes ``n * interval`` seconds after the first was asked for, and the loop ends
-    ``interval`` seconds after the last number. The times are absolute: a tick that comes late,
-    because the loop's body or the reactor was busy, does not delay the ones behind it.
+    Number ``n`` comes ``n * interval`` seconds after the first, and the loop ends ``interval``
+    seconds after the last. The times are absolute: a number that comes late, because the body of
+    the loop or the reactor was busy, does not delay the next ones.
+
+    Raises ValueError for a negative count or delay, and for an interval that is not above 0.
 
     :param clock: where time comes from; in a view, ``request.clock``.
-    :param count: how many numbers come; None for no end.
+    :param count: how many numbers come; None for endless.
     :param interval: seconds from one number to the next; more than 0.
     :param delay: seconds until the first number.
     """
@@ -49,12 +49,12 @@ class PushSchedule(CheapAwaitable):
         "_clock",
         "_count",
         "_delay",
-        "_go_on",
-        "_hurried",
+        "_due",
         "_interval",
         "_lateness",
-        "_moment",
         "_number",
+        "_overdue",
+        "_resume",
         "_start",
     )
 
@@ -62,81 +62,70 @@ class PushSchedule(CheapAwaitable):
         self, clock: IReactorTime, *, count: int | None, interval: float, delay: float = 0
     ) -> None:
         if count is not None and count < 0:
-            raise ValueError(f"count is {count}: 0 or more, or None for no end")
+            raise ValueError(f"count must be 0 or more, or None for endless; got {count}")
         if not 0 < interval < float("inf"):
-            raise ValueError(f"interval is {interval}: a number of seconds above 0")
+            raise ValueError(f"interval must be a number of seconds above 0; got {interval}")
+        if not 0 <= delay < float("inf"):
+            raise ValueError(f"delay must be a number of seconds, 0 or more; got {delay}")
         self._clock = clock
         self._count = count
         self._interval = interval
-        if not 0 <= delay < float("inf"):
-            raise ValueError(f"delay is {delay}: a number of seconds from 0 on")
         self._delay = delay
         self._number = 0
-        # How many were overdue, one after the other.
-        self._hurried = 0
+        # Consecutive numbers whose time had passed when they were asked for.
+        self._overdue = 0
         self._start: float | None = None
-        # What is to be done when the time has come.
-        self._moment = 0.0
+        # The number's time, the timer set for it, and what that calls: None while nothing waits.
+        self._due = 0.0
         self._call: IDelayedCall | CoalescedCall | None = None
-        self._go_on: Callable[..., object] | None = None
+        self._resume: Callable[..., object] | None = None
         self._lateness = lateness_of(clock)
 
     def __aiter__(self) -> PushSchedule:
         return self
 
-    @coroutine
-    def __anext__(self) -> Generator[Any, Any, int]:
-        """Wait for the next number's time and give it.
-
-        What it gives can be awaited; ``Deferred.fromCoroutine`` makes a Deferred of it.
-        """
-        # This is the way of every push, and thousands wait in here: so what lives meanwhile is
-        # this generator, the timer, and nothing else.
-        if self._go_on is not None:
-            raise RuntimeError("another task waits for this schedule's next number already")
-        clock, number = self._clock, self._number
-        now = clock.seconds()
+    async def __anext__(self) -> int:
+        """Wait until the next number is due, and return it."""
+        if self._resume is not None:
+            raise RuntimeError("another task already waits for the next number of this schedule")
+        number, now = self._number, self._clock.seconds()
         if self._start is None:
             self._start = now + self._delay
-        # One tick more than there are numbers: the last one gets its full interval, too.
-        moment = self._start + number * self._interval
-        self._hurried = 0 if moment > now else self._hurried + 1
-        if moment > now or self._hurried % _TURN == 0:
-            self._moment = moment
+        # There is one tick more than numbers: the loop ends an interval after the last one.
+        due = self._due = self._start + number * self._interval
+        self._overdue = 0 if due > now else self._overdue + 1
+        if due > now or self._overdue % _BURST == 0:
             try:
-                if (yield self) is self:
-                    yield self.as_deferred()
-            except BaseException:  # The wait is over before its time, whoever ended it.
-                self._let_go()
+                await self
+            except BaseException:  # It was cancelled, or the coroutine was closed.
+                self._stop_timer()
                 raise
-            self._go_on = None
-            now = clock.seconds()
+            finally:
+                self._resume = None
+            now = self._clock.seconds()
         if number == self._count:
-            self._call = None
             raise StopAsyncIteration
         self._number = number + 1
-        self._lateness.observe(now - moment if now > moment else 0.0)
+        self._lateness.observe(now - due if now > due else 0.0)
         return number
 
-    def begin(self, go_on: Callable[..., object]) -> None:
-        """Set the timer."""
-        self._go_on = go_on
-        clock = self._clock
-        call = self._call
+    def start(self, resume: Callable[..., object]) -> None:
+        """Set the timer for the next number."""
+        self._resume = resume
+        clock, call = self._clock, self._call
         if isinstance(call, CoalescedCall):
-            call.again(self._moment, go_on)
+            call.again(self._due, resume)
         elif isinstance(clock, CoalescingClock):
-            self._call = clock.call_at(self._moment, go_on)
+            self._call = clock.call_at(self._due, resume)
         else:
-            self._call = clock.callLater(max(0.0, self._moment - clock.seconds()), go_on)
+            self._call = clock.callLater(max(0.0, self._due - clock.seconds()), resume)
 
     def cancel(self) -> None:
-        """Let the wait be over with a CancelledError; nothing happens when nobody waits."""
-        if self._go_on is not None:
-            self._go_on(Failure(CancelledError()))
+        """Raise CancelledError where a loop waits for the next number; else do nothing."""
+        if self._resume is not None:
+            self._resume(Failure(CancelledError()))
 
-    def _let_go(self) -> None:
-        """Let go of the timer, as nobody wants the number any more."""
-        call, self._call, self._go_on = self._call, None, None
+    def _stop_timer(self) -> None:
+        call, self._call = self._call, None
         if call is not None and call.active():
             call.cancel()

@@ -295,7 +295,7 @@ class WebSocketExchange(_Exchange):
         for slot in self._slots:
             slot.leave()
         ending = protocol.ending
-        context.metrics.closed.count(ending.code)
+        context.metrics.count_closed(ending.code)
         context.metrics.traffic.ended("websocket", protocol.traffic)
         log_ended(context.connections, self._connection, ending)
 

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.errors import ConversationOver
-from pushd.schedule.coroutine import PATIENCE, CheapAwaitable, Task
+from pushd.schedule.coroutine import SLOW_STEP, CheapAwaitable, Task
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.views.request import Request, View, name_of
 
@@ -152,7 +152,7 @@ class ViewRun:
         del request
         # A Task measures each of its steps; of a Deferred's work this is all that can be measured.
         seconds = clock.seconds() - began
-        if seconds > PATIENCE:
+        if seconds > SLOW_STEP:
             self._warn_blocked(seconds)
         if inspect.iscoroutine(result):
             self._work = task = Task(result, clock, self._warn_blocked, self._finish)

@@ -47,7 +47,7 @@ class MetricsTests(SynchronousTestCase):
     def test_closed(self) -> None:
         """Ends are counted by their close codes."""
         for code in (1000, 1006, 1000, 4000, 3333):
-            self.metrics.closed.count(code)
+            self.metrics.count_closed(code)
         self.assertEqual(
             self.read(),
             {

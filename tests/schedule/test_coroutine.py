@@ -1,111 +1,103 @@
-"""A coroutine that is run step by step."""
+"""Tests of Task and CheapAwaitable."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
-from types import coroutine
 from typing import Any
 
+from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.schedule.coroutine import CheapAwaitable, Task
+from pushd.schedule.coroutine import SLOW_STEP, CheapAwaitable, Task
 
 
-class Pause(CheapAwaitable):
-    """A wait that is over when the test says so."""
+class ManualAwaitable(CheapAwaitable):
+    """A CheapAwaitable that ends when the test calls ``resume``."""
 
-    go_on: Callable[..., object]
+    resume: Callable[..., object]
 
-    @coroutine
-    def over(self) -> Generator[Any, Any, Any]:
-        """Wait for what ``go_on`` is called with."""
-        said = yield self
-        if said is self:
-            said = yield self.as_deferred()
-        return said
-
-    def begin(self, go_on: Callable[..., object]) -> None:
-        """Keep what is to be called."""
-        self.go_on = go_on
+    def start(self, resume: Callable[..., object]) -> None:
+        """Keep the callable for the test."""
+        self.resume = resume
 
     def cancel(self) -> None:
-        """Be over at once."""
-        self.go_on(Failure(CancelledError()))
+        """End the wait with a CancelledError."""
+        self.resume(Failure(CancelledError()))
 
 
-class StepsTests(SynchronousTestCase):
-    """A coroutine that knows whether it runs and what it awaits."""
+class TaskTests(SynchronousTestCase):
+    """Task runs a coroutine, and knows what it is doing."""
 
     def setUp(self) -> None:
-        """Make one that waits for a Deferred."""
+        """Keep what each task reports."""
         self.clock = Clock()
         self.blocked: list[float] = []
-        self.waiting: Deferred[str] = Deferred()
+        self.awaited: Deferred[str] = Deferred()
         self.finished: Deferred[str] = Deferred()
-        self.seen: list[object] = []
+        self.states: list[object] = []
 
-    def make(self) -> Task:
-        """Make its steps."""
+    def make_task(self) -> Task:
+        """Make a task of a coroutine that awaits a Deferred and notes the task's state."""
 
         async def view() -> str:
-            self.seen.append((self.steps.running, self.steps.awaited))
+            self.states.append((self.task.running, self.task.awaited))
             try:
-                answer = await self.waiting
+                answer = await self.awaited
             except ZeroDivisionError:
                 answer = "caught"
             finally:
-                self.seen.append((self.steps.running, self.steps.awaited))
+                self.states.append((self.task.running, self.task.awaited))
             return answer
 
-        self.steps = Task(view(), self.clock, self.blocked.append, self.finished.callback)
-        return self.steps
+        self.task = Task(view(), self.clock, self.blocked.append, self.finished.callback)
+        return self.task
 
     def test_states(self) -> None:
-        """It runs in its steps, and awaits something between them."""
-        steps = self.make()
-        self.assertFalse(steps.running)
-        self.assertIsNone(steps.awaited)
-        steps.advance()
-        self.assertFalse(steps.running)
-        self.assertIs(steps.awaited, self.waiting)
-        self.waiting.callback("done")
+        """A task is running during a step, and awaits something between two steps."""
+        task = self.make_task()
+        self.assertFalse(task.running)
+        self.assertIsNone(task.awaited)
+        task.advance()
+        self.assertFalse(task.running)
+        self.assertIs(task.awaited, self.awaited)
+        self.awaited.callback("done")
         self.assertEqual(self.successResultOf(self.finished), "done")
-        self.assertEqual(self.seen, [(True, None), (True, None)])
-        self.assertFalse(steps.running)
-        self.assertIsNone(steps.awaited)
+        self.assertEqual(self.states, [(True, None), (True, None)])
+        self.assertFalse(task.running)
+        self.assertIsNone(task.awaited)
 
-    def test_throw(self) -> None:
-        """An exception is raised in it where it waits."""
-        steps = self.make()
-        steps.advance()
-        self.waiting.errback(Failure(ZeroDivisionError()))
+    def test_failure_is_raised(self) -> None:
+        """A Failure of what the coroutine awaits is raised at its ``await``."""
+        task = self.make_task()
+        task.advance()
+        self.awaited.errback(Failure(ZeroDivisionError()))
         self.assertEqual(self.successResultOf(self.finished), "caught")
-        self.assertEqual(self.seen, [(True, None), (True, None)])
+        self.assertEqual(self.states, [(True, None), (True, None)])
 
     def test_cancel(self) -> None:
-        """What it awaits may be cancelled, and that is nothing before and after."""
-        steps = self.make()
-        self.assertIsNone(steps.awaited)
-        steps.advance()
-        assert steps.awaited is not None
-        steps.awaited.cancel()
+        """Cancelling what the coroutine awaits ends it with CancelledError."""
+        task = self.make_task()
+        self.assertIsNone(task.awaited)
+        task.advance()
+        assert task.awaited is not None
+        task.awaited.cancel()
         self.failureResultOf(self.finished, CancelledError)
-        self.assertIsNone(steps.awaited)
+        self.assertIsNone(task.awaited)
 
-    def test_stranger(self) -> None:
-        """What can't be awaited here raises TypeError there."""
+    def test_not_awaitable(self) -> None:
+        """Awaiting what neither pushd nor Twisted can wait for raises TypeError."""
 
-        class Stranger:
+        class AsyncioFuture:
             def __await__(self) -> Generator[Any, Any, Any]:
                 yield None
 
         async def view() -> str:
             try:
-                await Stranger()
+                await AsyncioFuture()
             except TypeError as error:
                 return str(error)
             return "nothing"
@@ -113,75 +105,102 @@ class StepsTests(SynchronousTestCase):
         Task(view(), self.clock, self.blocked.append, self.finished.callback).advance()
         self.assertIn("Deferred.fromFuture", self.successResultOf(self.finished))
 
-    def test_wait(self) -> None:
-        """What is no Deferred is begun, and may be over well or badly, or be cancelled."""
-        wait, said = Pause(), []
+    def test_slow_step(self) -> None:
+        """A step that takes longer than SLOW_STEP is reported with its length."""
 
         async def view() -> str:
-            said.append(await wait.over())
+            self.clock.advance(SLOW_STEP)
+            await self.awaited
+            self.clock.advance(SLOW_STEP + 1)
+            return "done"
+
+        Task(view(), self.clock, self.blocked.append, self.finished.callback).advance()
+        self.assertEqual(self.blocked, [])
+        self.awaited.callback("go on")
+        self.assertEqual(self.blocked, [SLOW_STEP + 1])
+        self.assertEqual(self.successResultOf(self.finished), "done")
+
+    def test_context(self) -> None:
+        """A coroutine has context variables of its own, wherever it is resumed from."""
+        variable: ContextVar[str] = ContextVar("variable", default="outside")
+
+        async def view() -> str:
+            variable.set("inside")
+            await self.awaited
+            return variable.get()
+
+        task = Task(view(), self.clock, self.blocked.append, self.finished.callback)
+        task.advance()
+        self.assertEqual(variable.get(), "outside")
+        self.awaited.callback("done")
+        self.assertEqual(self.successResultOf(self.finished), "inside")
+
+
+class CheapAwaitableTests(SynchronousTestCase):
+    """CheapAwaitable can be awaited in a Task and in Deferred.fromCoroutine."""
+
+    def setUp(self) -> None:
+        """Make one, and a coroutine that awaits it three times."""
+        self.awaitable = ManualAwaitable()
+        self.results: list[object] = []
+
+        async def view() -> str:
+            self.results.append(await self.awaitable)
             try:
-                await wait.over()
+                await self.awaitable
             except ZeroDivisionError:
-                said.append("caught")
-            await wait.over()
-            return "unreached"
+                self.results.append("caught")
+            await self.awaitable
+            return "not reached"
 
-        steps = Task(view(), self.clock, self.blocked.append, self.finished.callback)
-        steps.advance()
-        self.assertIs(steps.awaited, wait)
-        wait.go_on("news")
-        wait.go_on(Failure(ZeroDivisionError()))
-        self.assertEqual(said, ["news", "caught"])
-        assert steps.awaited is not None
-        steps.awaited.cancel()
-        self.failureResultOf(self.finished, CancelledError)
-        self.assertIsNone(steps.awaited)
+        self.coroutine = view()
 
-    def test_wait_elsewhere(self) -> None:
-        """Whoever else runs the coroutine gets a Deferred for it, and may cancel that."""
-        wait, said = Pause(), []
+    def test_in_task(self) -> None:
+        """In a Task ``await`` returns the value, raises the Failure, and can be cancelled."""
+        finished: Deferred[str] = Deferred()
+        task = Task(self.coroutine, Clock(), self.results.append, finished.callback)
+        task.advance()
+        self.assertIs(task.awaited, self.awaitable)
+        self.awaitable.resume("value")
+        self.awaitable.resume(Failure(ZeroDivisionError()))
+        self.assertEqual(self.results, ["value", "caught"])
+        assert task.awaited is not None
+        task.awaited.cancel()
+        self.failureResultOf(finished, CancelledError)
+        self.assertIsNone(task.awaited)
 
-        async def view() -> None:
-            said.append(await wait.over())
-            said.append(await wait.over())
+    def test_in_from_coroutine(self) -> None:
+        """In Deferred.fromCoroutine ``await`` does the same, by way of a Deferred."""
+        finished = Deferred.fromCoroutine(self.coroutine)
+        self.awaitable.resume("value")
+        self.awaitable.resume(Failure(ZeroDivisionError()))
+        self.assertEqual(self.results, ["value", "caught"])
+        self.assertNoResult(finished)
+        finished.cancel()
+        self.failureResultOf(finished, CancelledError)
 
-        running = Deferred.fromCoroutine(view())
-        wait.go_on("news")
-        self.assertEqual(said, ["news"])
-        self.assertNoResult(running)
-        running.cancel()
-        self.failureResultOf(running, CancelledError)
+    def test_task_needs_no_deferred(self) -> None:
+        """In a Task no Deferred is created: the end of the wait calls ``Task.advance`` itself."""
+        task = Task(self.coroutine, Clock(), self.results.append, self.results.append)
+        self.patch(defer.Deferred, "__init__", lambda *_: self.fail("a Deferred was created"))
+        task.advance()
+        self.assertEqual(self.awaitable.resume, task.advance)
+        self.awaitable.resume()
+        self.assertEqual(self.results, [None])
+        self.coroutine.close()
 
-    def test_wait_for_nothing(self) -> None:
-        """What says neither how it begins nor how it ends is of no use."""
-
-        class Nothing(CheapAwaitable):
-            @coroutine
-            def over(self) -> Generator[Any, Any, Any]:
-                yield self
+    def test_abstract(self) -> None:
+        """A subclass must implement both ``start`` and ``cancel``."""
 
         async def view() -> str:
             try:
-                await Nothing().over()
+                await CheapAwaitable()
             except NotImplementedError:
                 return "raised"
             return "nothing"
 
-        Task(view(), self.clock, self.blocked.append, self.finished.callback).advance()
-        self.assertEqual(self.successResultOf(self.finished), "raised")
+        finished: Deferred[str] = Deferred()
+        Task(view(), Clock(), self.results.append, finished.callback).advance()
+        self.assertEqual(self.successResultOf(finished), "raised")
         self.assertRaises(NotImplementedError, CheapAwaitable().cancel)
-
-    def test_context(self) -> None:
-        """It keeps its context variables, whoever lets it go on."""
-        variable: ContextVar[str] = ContextVar("variable", default="nobody's")
-
-        async def view() -> str:
-            variable.set("its own")
-            await self.waiting
-            return variable.get()
-
-        steps = Task(view(), self.clock, self.blocked.append, self.finished.callback)
-        steps.advance()
-        self.assertEqual(variable.get(), "nobody's")
-        self.waiting.callback("done")
-        self.assertEqual(self.successResultOf(self.finished), "its own")
+        self.coroutine.close()

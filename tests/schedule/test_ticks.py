@@ -170,7 +170,7 @@ class PushScheduleTests(SynchronousTestCase):
         schedule = PushSchedule(self.clock, count=2, interval=1, delay=1)
         waiting: Any = schedule.__anext__()
         self.assertIs(waiting.send(None), schedule)
-        schedule.begin(lambda: None)
+        schedule.start(lambda: None)
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
         waiting.close()
         self.assertEqual(self.clock.getDelayedCalls(), [])

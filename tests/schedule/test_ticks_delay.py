@@ -69,5 +69,5 @@ class DelayTests(SynchronousTestCase):
     def test_bad(self) -> None:
         """A delay is a number of seconds from 0 on."""
         for delay in (-1.0, float("inf"), float("nan")):
-            with self.assertRaisesRegex(ValueError, "delay is"):
+            with self.assertRaisesRegex(ValueError, "delay must be"):
                 PushSchedule(Clock(), count=1, interval=1, delay=delay)
