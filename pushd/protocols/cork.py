@@ -9,7 +9,14 @@ from typing import Any, Protocol
 
 from twisted.logger import Logger
 
-from pushd.protocols.transport import LAST, Speaker, Writer, is_plain, lose, sender
+from pushd.protocols.transport import (
+    LAST,
+    DirectWriter,
+    WriteListener,
+    lose,
+    sender,
+    takes_direct_writes,
+)
 
 # So many pieces are held at most, and none that is longer, in bytes: nobody is to wait for long,
 # and a long one is dear by itself.
@@ -43,7 +50,7 @@ class Cork:
         #: Within how many ``with`` it is: what is written is held within any.
         self.depth = 0
         # By which writer, what is said, and flags for the kernel.
-        self._words: deque[tuple[Writer, bytes, int]] = deque()
+        self._words: deque[tuple[DirectWriter, bytes, int]] = deque()
         # The transports that are to be closed.
         self._ends: deque[Any] = deque()
 
@@ -65,14 +72,14 @@ class Cork:
         finally:
             self.depth -= 1
 
-    def writer(self, transport: Any, speaker: Speaker) -> Writes:
+    def writer(self, transport: Any, listener: WriteListener) -> Writes:
         """What writes to a transport in the quickest way.
 
         Past its ``write`` where it is Twisted's own and hands what it gets to the socket as it is;
         with TLS, and with what only looks like it, there is no other way.
         """
-        if is_plain(transport):
-            return CorkedWriter(self, transport, speaker)
+        if takes_direct_writes(transport):
+            return CorkedWriter(self, transport, listener)
         written: Writes = transport
         return written
 
@@ -91,7 +98,7 @@ class Cork:
 
         If its last words are held, its end goes with them, in one segment.
         """
-        if not (self.depth and is_plain(transport)):
+        if not (self.depth and takes_direct_writes(transport)):
             lose(transport)
             return
         if self._words and self._words[-1][0].transport is transport:
@@ -109,7 +116,7 @@ class Cork:
             except Exception:  # The others are not to notice.
                 self._failed(writer.transport)
 
-    def hold(self, writer: Writer, data: bytes) -> None:
+    def hold(self, writer: DirectWriter, data: bytes) -> None:
         """Keep what is to be written, within ``with``."""
         self._words.append((writer, data, 0))
         if len(self._words) >= _MOST or len(data) > _SHORT:
@@ -130,13 +137,13 @@ class Cork:
         transport.abortConnection()
 
 
-class CorkedWriter(Writer):
+class CorkedWriter(DirectWriter):
     """Writes at once, or at the end of a turn."""
 
     __slots__ = ("_turn",)
 
-    def __init__(self, turn: Cork, transport: Any, speaker: Speaker) -> None:
-        super().__init__(transport, speaker)
+    def __init__(self, turn: Cork, transport: Any, listener: WriteListener) -> None:
+        super().__init__(transport, listener)
         self._turn = turn
 
     def write(self, data: bytes) -> None:

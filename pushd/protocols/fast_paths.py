@@ -7,9 +7,11 @@ library lacks what it relies on, the public way is taken instead, and one line i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from twisted.logger import Logger
+
+_log = Logger(namespace="pushd.protocols")
 
 
 def missing(owner: object, names: Iterable[str]) -> list[str]:
@@ -21,14 +23,12 @@ def missing(owner: object, names: Iterable[str]) -> list[str]:
 class FastPaths:
     """Decides whether the fast paths of this process may be taken (``--fast-paths``)."""
 
-    _log = Logger(namespace="pushd.protocols")
-
     def __init__(self, *, enabled: bool = True) -> None:
         #: False for ``--fast-paths off``: every fast path falls back to the public way.
         self.enabled = enabled
         self._reported: set[str] = set()
 
-    def allow(self, path: str, lacking: Iterable[str] = ()) -> bool:
+    def allow(self, path: str, lacking: Collection[str] = ()) -> bool:
         """Return whether a fast path may be taken.
 
         :param path: its name in the log, such as ``direct writes``.
@@ -37,16 +37,32 @@ class FastPaths:
         """
         if not self.enabled:
             return False
-        names = sorted(lacking)
-        if names and path not in self._reported:
-            self._reported.add(path)
-            self._log.warn(
+        if lacking:
+            self._report(
+                path,
+                lacking,
                 "fast path {path} is off: this version of Twisted or Autobahn lacks {lacking}",
                 event="fast_path_off",
-                path=path,
-                lacking=", ".join(names),
             )
-        return not names
+        return not lacking
+
+    def require(self, feature: str, lacking: Collection[str]) -> None:
+        """Report what is lacking of private names that have no public way, once.
+
+        :param feature: what does not work without them, such as ``limits on unsent data``.
+        """
+        if lacking:
+            self._report(
+                feature,
+                lacking,
+                "{path} cannot be relied on: this version of Twisted or Autobahn lacks {lacking}",
+                event="requirement_missing",
+            )
+
+    def _report(self, path: str, lacking: Collection[str], line: str, event: str) -> None:
+        if path not in self._reported:
+            self._reported.add(path)
+            _log.warn(line, event=event, path=path, lacking=", ".join(sorted(lacking)))
 
 
 #: The switch of this process: patches of a reactor or a class cannot be had for one daemon only.

@@ -1,24 +1,45 @@
-"""What is on its way to a peer, and how the last of it leaves."""
+"""Writing to Twisted's transports, and every private name of Twisted that HTTP and WebSocket need.
+
+Two kinds of code stand here and nowhere else in ``protocols/http``, ``cork`` and what uses them.
+
+**Fast paths** save time, and fall back to the public way (``pushd.protocols.fast_paths``):
+
+* *direct writes* (``DirectWriter``, ``sender``, ``lose``): data goes to the socket by one system
+  call at once, where a transport's own ``write`` waits until the reactor finds the socket
+  writable, which takes three. Needs to know that the transport's buffer is empty.
+* *whole heads* (``HTTPChannelAdapter.handle``): a head that was parsed in one piece skips
+  twisted.web's parser, which saves 60 µs a handshake.
+
+**Requirements** have no public way: ``unsent``, and the rest of ``HTTPChannelAdapter``. They do not
+depend on ``--fast-paths``; ``check_requirements`` logs which of them a version of Twisted lacks.
+"""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Protocol as TransportProtocol
 from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
+from twisted.web import http
+from twisted.web.http import HTTPChannel, Request
+
+from pushd.protocols.fast_paths import FAST_PATHS, missing
 
 
 def unsent(transport: Any) -> int:
-    """How many bytes have been written to a transport that the kernel has not taken.
+    """Return how many bytes were written to a transport that the kernel has not taken.
 
-    Twisted tells a producer only that it is too many; the number is in attributes of its own
-    transports, which are read here and nowhere else. A transport without them counts as empty.
+    Required: Twisted tells a producer only that they are too many. A transport of another kind
+    may have a number of its own as ``unsent``; else it counts as empty.
     """
-    if isinstance(transport, ProtocolWrapper):  # TLS, whose own buffer waits for the peer
+    if isinstance(transport, ProtocolWrapper):  # TLS, which buffers what it cannot encrypt yet
         waiting: list[bytes] = getattr(transport, "_appSendBuffer", [])
         return unsent(transport.transport) + sum(map(len, waiting))
     try:
@@ -28,91 +49,153 @@ def unsent(transport: Any) -> int:
     return size
 
 
-def is_plain(transport: Any) -> bool:
-    """Whether a transport is Twisted's own and hands what it gets to the socket as it is."""
-    return issubclass(type(transport), Connection) and not transport.TLS
-
-
-class Speaker(Protocol):
-    """Whose words go out over a transport."""
+class WriteListener(Protocol):
+    """Notified by a ``DirectWriter``."""
 
     def writing_deferred(self) -> None:
-        """Something waits before the socket from now on."""
+        """Called when the kernel did not take all: the rest waits in the transport's buffer."""
 
 
-# Of what the end follows at once: with that, it leaves in one segment (Linux has this).
+# Flag of the last write before a close, which then leaves in the same segment (Linux only).
 LAST = int(getattr(socket, "MSG_MORE", 0))
 
 
-class Writer:
-    """Hands data to the kernel at once; what it does not take is the transport's to write.
+class DirectWriter:
+    """Writes to a transport's socket at once; the transport writes what the kernel does not take.
 
-    A transport's own ``write`` waits for the reactor to find the socket writable, which costs
-    three system calls where this has one. It is for a transport that is plain.
-
-    :param speaker: told when something has to wait.
+    It is for transports of which ``takes_direct_writes`` is true.
     """
 
-    __slots__ = ("_free", "_speaker", "transport")
+    __slots__ = ("_listener", "_socket", "transport")
 
-    def __init__(self, transport: Any, speaker: Speaker) -> None:
+    def __init__(self, transport: Any, listener: WriteListener) -> None:
         self.transport = transport
-        self._speaker = speaker
-        # The socket, as long as nothing waits before it. (To ask the transport each time means to
-        # fetch five more things from memory, for each of thousands.)
-        self._free: Any = None
+        self._listener = listener
+        # The socket, as long as the transport's buffer is empty. To look at the transport each
+        # time costs five more cache misses, for each of thousands.
+        self._socket: Any = None
 
     def write_now(self, data: bytes, flags: int = 0) -> None:
-        """Write now; to one who is gone as well, which comes to nothing.
+        """Write now. Data for a connection that is lost is dropped.
 
-        :param flags: for the kernel.
+        :param flags: for the system call.
         """
-        free = self._free or self._look()
-        if free is None:
+        direct = self._socket or self._find_socket()
+        if direct is None:
             self.transport.write(data)
             return
         try:
-            sent = free.send(data, flags)
+            sent = direct.send(data, flags)
         except OSError:
-            # There is no room, or no connection: the transport finds out, and knows what to do.
+            # The kernel's buffer is full, or the connection lost: the transport deals with both.
             sent = 0
         if sent < len(data):
-            self._free = None
-            self._speaker.writing_deferred()
+            self._socket = None
+            self._listener.writing_deferred()
             self.transport.write(data[sent:])
 
-    def _look(self) -> Any:
-        """Look whether anything waits, which has to go first."""
+    def _find_socket(self) -> Any:
+        """Return the socket, or None while the transport has data that must go first."""
         transport = self.transport
         if transport.connected and not unsent(transport):
-            self._free = transport.socket
-        return self._free
+            self._socket = transport.socket
+        return self._socket
 
 
 def sender(transport: Any) -> Callable[[bytes], int] | None:
-    """The ``send`` of a transport's socket, where what it takes follows all that was written.
+    """Return the ``send`` of a transport's socket if the transport's buffer is empty, else None.
 
-    None where something waits before the socket, and where there is none that takes it as it is. It
-    is good until the connection ends, or until something waits, of which ``Writer`` tells: so
-    nobody may write to the transport past that.
+    It may be used until the connection ends or a ``DirectWriter`` notifies its listener. Until
+    then nothing may be written to the transport in another way.
     """
-    if not is_plain(transport) or unsent(transport):
+    if not takes_direct_writes(transport) or unsent(transport):
         return None
     send: Callable[[bytes], int] = transport.socket.send
     return send
 
 
-#: Why a connection ends that is closed in order.
+#: Reason of a connection that was closed in order.
 DONE = Failure(ConnectionDone())
 
 
 def lose(transport: Any) -> None:
-    """Close a connection once all is sent, at once where nothing waits.
+    """Close a connection after all is sent; with an empty buffer, before this returns.
 
-    Twisted's own ``loseConnection`` waits for the reactor to find the socket writable, to send
-    nothing. As with that, ``connectionLost`` is called, here before this returns.
+    Twisted's ``loseConnection`` waits in any case until the reactor finds the socket writable.
     """
-    if is_plain(transport) and transport.connected and not unsent(transport):
+    if takes_direct_writes(transport) and transport.connected and not unsent(transport):
         transport.connectionLost(DONE)
     else:
         transport.loseConnection()
+
+
+def takes_direct_writes(transport: Any) -> bool:
+    """Whether a transport is Twisted's own for plain TCP or Unix sockets, and fast paths are on."""
+    plain = issubclass(type(transport), Connection) and not transport.TLS
+    return plain and FAST_PATHS.allow("direct writes", _lacking_in_transports())
+
+
+class HTTPChannelAdapter(HTTPChannel):
+    """twisted.web's HTTPChannel, with public names for what has none."""
+
+    def malformed(self) -> None:
+        """Called for a request that twisted.web finds malformed.
+
+        Required: twisted.web would write an answer of its own, and nothing to our log.
+        """
+        raise NotImplementedError
+
+    @property
+    def trailer(self) -> Sequence[bytes]:
+        """The lines behind the last chunk of a body.
+
+        Required: twisted.web drops them without a look.
+        """
+        lines: Sequence[bytes] = getattr(self._transferDecoder, "_trailerHeaders", ())
+        return lines
+
+    def take_following(self) -> bytes:
+        """Take the bytes that came behind the request that is being answered.
+
+        Required: after a handshake they are a WebSocket's first frames.
+        """
+        following = b"".join(self._dataBuffer)
+        self._dataBuffer.clear()
+        return following
+
+    @classmethod
+    def can_handle(cls) -> bool:
+        """Whether ``handle`` may be called: it is a fast path."""
+        return FAST_PATHS.allow("whole heads", missing(cls(), ["_handlingRequest"]))
+
+    def handle(self, request: Request) -> None:
+        """Go on as if twisted.web had parsed this request: what comes now waits behind it."""
+        self.requests.append(request)
+        self._handlingRequest = True
+        self.setRawMode()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self.malformed()
+
+
+def check_requirements() -> None:
+    """Log what this version of Twisted lacks of the private names that have no public way."""
+    decoder = getattr(http, "_ChunkedTransferDecoder", lambda *callbacks: None)(id, id)
+    names = ["_respondToBadRequestAndDisconnect", "_dataBuffer", "_transferDecoder"]
+    lacking = missing(HTTPChannel(), names) + missing(decoder, ["_trailerHeaders"])
+    FAST_PATHS.require("strict parsing of requests", lacking)
+    FAST_PATHS.require("limits on unsent data", _lacking_in_transports())
+
+
+@cache
+def _lacking_in_transports() -> tuple[str, ...]:
+    """Return what ``unsent`` and direct writes need of a transport and do not find."""
+    with socket.socket() as unconnected:
+        idle: Any = SimpleNamespace(addWriter=lambda transport: None)
+        probe = Connection(unconnected, TransportProtocol(), idle)
+        probe.connected = True
+        lacking = missing(probe, ["TLS", "socket", "dataBuffer", "offset", "_tempDataLen"])
+        probe.write(b"12345")
+        if not lacking and unsent(probe) != 5:
+            lacking = ["a buffer of the size that Connection.dataBuffer and _tempDataLen tell"]
+    return tuple(lacking)

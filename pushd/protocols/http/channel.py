@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
 from twisted.python.failure import Failure
 
 from pushd.access.admission import Slot
 from pushd.protocols.http.headers import read_head
 from pushd.protocols.http.request import ChannelRequest, peer_name
-from pushd.protocols.http.strict import CONTROL, Refusing, StrictChannel
+from pushd.protocols.http.strict import Refusing, StrictChannel
 from pushd.protocols.transport import unsent
 from pushd.schedule.timeouts import TimeoutQueue
 
@@ -37,6 +37,8 @@ class Premises(Refusing, Protocol):
     requests: TimeoutQueue[Any]
     idle: TimeoutQueue[Any]
     stalled: TimeoutQueue[Any]
+    #: Whether a head that arrives in one piece is read at once.
+    reads_whole_heads: bool
     #: Whether nobody may stay for another request.
     draining: bool
     #: Where time comes from.
@@ -67,6 +69,10 @@ class Channel(StrictChannel):
     ticket: Slot
 
     _turn: IDelayedCall | None = None
+    # True while the transport's buffer is full.
+    _writing_paused = False
+    # True within dataReceived.
+    _receiving = False
     # What waited for the reader when its time began.
     _unread = 0
 
@@ -80,9 +86,7 @@ class Channel(StrictChannel):
 
     def connectionMade(self) -> None:
         """Wait for the first request."""
-        # Not the one of twisted.web: what it sets on the socket, DoorService has, for all at once.
-        self._networkProducer = self.transport
-        self.transport.registerProducer(self, True)
+        super().connectionMade()
         self.site.enter(self)
         self.site.requests.start(self)
 
@@ -90,31 +94,30 @@ class Channel(StrictChannel):
         """Parse a piece of a request; of one that was refused, what comes is read and dropped."""
         if self._refused:
             return
+        if self._receiving:
+            # The call that is under way goes on with this.
+            super().dataReceived(data)
+            return
         if self in self.site.idle:
             self.site.idle.stop(self)
             self.site.requests.start(self)
+        self._receiving = True
         try:
-            if not self._take_whole_head(data):
+            if not (self.site.reads_whole_heads and self._take_whole_head(data)):
                 super().dataReceived(data)
         except Exception:
             self.site.log_failure(peer_name(self.transport.getPeer()))
             self.refuse(400, "the request is malformed")
-        # What is left is a line without its end; a line feed in it has no carriage return.
-        # (Within another call of this, it is only what that call still has to look at.)
-        waiting = self._busyReceiving or self.paused or not self.line_mode
-        if not waiting and b"\n" in data and b"\n" in self._buffer:
+        finally:
+            self._receiving = False
+        # The rest is a line without its end; a line feed in it has no carriage return before it.
+        if b"\n" in data and self.line_mode and not self.paused and b"\n" in self._unparsed():
             self.refuse(400, "a line of the request's head is malformed")
 
     def allContentReceived(self) -> None:
         """Answer a request that came whole and in time."""
-        # twisted.web reads a trailer and forgets it; a laxer server may find more lines in it.
-        trailer = getattr(self._transferDecoder, "_trailerHeaders", ())
-        if any(CONTROL.search(line) for line in trailer):
-            self.refuse(400, "a line of the request's trailer is malformed")
-        self._line = 0
         self.site.requests.stop(self)
-        if not self._refused:
-            super().allContentReceived()
+        super().allContentReceived()
 
     def requestDone(self, request: Any) -> None:
         """Wait for the next request.
@@ -128,12 +131,13 @@ class Channel(StrictChannel):
         super().requestDone(request)
         if self.transport is None or not self.persistent:
             return
-        if self._buffer:
-            self._networkProducer.pauseProducing()
+        unparsed = self._unparsed()
+        if unparsed:
+            self.transport.pauseProducing()
             self._turn = self.site.reactor.callLater(0, self._take_turn)
         else:
             self.paused = False
-        waiting = self.site.requests if self._buffer else self.site.idle
+        waiting = self.site.requests if unparsed else self.site.idle
         waiting.start(self)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
@@ -146,13 +150,20 @@ class Channel(StrictChannel):
         self.site.leave(self)
         super().connectionLost(reason)
 
+    def isSecure(self) -> bool:
+        """Whether the connection is encrypted."""
+        # twisted.web adapts the transport to this, which takes three times as long.
+        return bool(ISSLTransport.providedBy(self.transport))
+
     def pauseProducing(self) -> None:
         """Note that the reader is slow, and wait only so long."""
+        self._writing_paused = True
         super().pauseProducing()
         self._watch_reader()
 
     def resumeProducing(self) -> None:
         """Note that the reader has caught up."""
+        self._writing_paused = False
         super().resumeProducing()
         self.site.stalled.stop(self)
         if self.paused:
@@ -195,36 +206,44 @@ class Channel(StrictChannel):
 
     def _take_turn(self) -> None:
         """Parse the request that came behind the one before, once that one's answer is gone."""
-        if self._waitingForTransport:
+        if self._writing_paused:
             return  # resumeProducing comes back to it.
         turn, self._turn = self._turn, None
         if turn is not None and turn.active():
             turn.cancel()
         self.paused = False
-        self._networkProducer.resumeProducing()
+        self.transport.resumeProducing()
         self.dataReceived(b"")
 
-    def _take_whole_head(self, data: bytes) -> bool:
-        """Take a GET that comes in one piece; False leaves it to twisted.web.
+    def _unparsed(self) -> bytes:
+        """Return the bytes that were received and not parsed yet."""
+        # A LineReceiver shows them only by giving them out; paused, it takes them back as they are.
+        unparsed: bytes = self.clearLineBuffer()
+        if unparsed:
+            paused, self.paused = self.paused, True
+            super().dataReceived(unparsed)
+            self.paused = paused
+        return unparsed
 
-        This is what lineReceived, allHeadersReceived and allContentReceived do for others.
+    def _take_whole_head(self, data: bytes) -> bool:
+        """Read a GET that arrived in one piece; return False to leave it to twisted.web.
+
+        This is what lineReceived, allHeadersReceived and allContentReceived do for others, in a
+        quarter of the time.
         """
-        if self._line or self._buffer or self.paused or self.unwelcome or not self.line_mode:
+        if self._line or self.paused or self.unwelcome or not self.line_mode or self._unparsed():
             return False
         head = read_head(data)
         if head is None:
             return False
-        target, fields = head
+        target, headers = head
         request: Any = self.requestFactory(self)
-        request.requestHeaders = fields
-        self.requests.append(request)
-        if b"close" in b"".join(fields.values(b"Connection")).lower():
+        request.requestHeaders = headers
+        if b"close" in b"".join(headers.values(b"Connection")).lower():
             self.persistent = self.checkPersistence(request, b"HTTP/1.1")
-        if b"Cookie" in fields:
+        if b"Cookie" in headers:
             request.parseCookies()
         self.site.requests.stop(self)
-        # What comes now is for the next request.
-        self._handlingRequest = True
-        self.setRawMode()
-        request.begin(b"GET", target, b"HTTP/1.1")
+        self.handle(request)
+        request.requestReceived(b"GET", target, b"HTTP/1.1")
         return True

@@ -16,7 +16,6 @@ from twisted.web.server import Request
 from pushd.access.admission import Slot
 from pushd.protocols.http.headers import RequestHeaders, asks_for_websocket, path_in, split_target
 from pushd.protocols.http.response import BUSY, write_failure, write_response
-from pushd.protocols.transport import is_plain
 
 # After so many pieces of a body they must have so many bytes on the average.
 _FREE_CHUNKS = 4096
@@ -97,16 +96,12 @@ class ChannelRequest(Request):
         return {}
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """Begin, now that the body is here as well."""
-        self.begin(command, path, version)
-
-    def begin(self, method: bytes, target: bytes, version: bytes) -> None:
-        """Answer a request that is here as a whole."""
-        authority, target = split_target(target)
+        """Answer a request that has been received as a whole; ``path`` is its target."""
+        authority, target = split_target(path)
         if authority is not None and self.requestHeaders.has_host(version):
             # It counts in place of Host (RFC 9112 §3.2.2). One that names nobody can be no Host.
             self.requestHeaders.setRawHeaders(b"Host", [authority or b"/"])
-        self.method, self.uri, self.clientproto = method, target, version
+        self.method, self.uri, self.clientproto = command, target, version
         self.path, _, query = target.partition(b"?")
         self.args = parse_qs(query, 1) if query else {}
         if self.content is None:
@@ -133,21 +128,25 @@ class ChannelRequest(Request):
                 return
             self.notifyFinish().addBoth(lambda _: ticket.leave())
         if self.path == b"*":
-            self._handleStar()
+            self._answer_star()
             return
         try:
             self.render(site.getResourceFor(self))
         except BaseException:
             self.processingFailed(Failure())
 
+    def _answer_star(self) -> None:
+        """Answer a request for the server itself, which may be OPTIONS only (RFC 9110 §9.3.7)."""
+        if self.method != b"OPTIONS":
+            self.setResponseCode(405)
+            self.setHeader(b"Allow", b"OPTIONS")
+        self.setHeader(b"Content-Length", b"0")
+        self.finish()
+
     def __repr__(self) -> str:
         """Tell what it is without its query, as a token may be in that."""
         asked = path_of(self) if self.path else "not read yet"
         return f"<{type(self).__name__} {asked}>"
-
-    def isSecure(self) -> bool:
-        """Whether it came over TLS, or something else that Twisted says is as good."""
-        return not is_plain(self.transport) and bool(super().isSecure())
 
     def header(self, name: bytes) -> str | None:
         """The last value of a header; its bytes may be any, so they are taken for Latin-1."""
@@ -157,8 +156,9 @@ class ChannelRequest(Request):
     def gotLength(self, length: int | None) -> None:
         """Refuse a body that is too large before it comes."""
         super().gotLength(length)
-        if length is not None:
-            self._may_have(length)
+        if length is not None and not self._may_have(length):
+            # Else twisted.web would invite it, with 100 Continue.
+            self.requestHeaders.removeHeader(b"Expect")
 
     def handleContentChunk(self, data: bytes) -> None:
         """Take a piece of the body, which may not say beforehand how large it is."""
@@ -185,7 +185,7 @@ class ChannelRequest(Request):
 
     def _may_have(self, size: int) -> bool:
         """Whether the body may have so many bytes; refuses the request if not."""
-        limit = self.channel.site.policy.body_limit(path_in(self.channel._path))
+        limit = self.channel.site.policy.body_limit(path_in(self.channel.target))
         if size > limit:
             error = f"the body is too large: it may have {limit} bytes"
             self.channel.refuse(413, error, "body")

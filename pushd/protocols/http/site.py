@@ -19,6 +19,7 @@ from pushd.protocols.http.channel import KEEP_ALIVE, LINGER, REQUEST_TIMEOUT, ST
 from pushd.protocols.http.guard import SitePolicy
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import AnswerResource
+from pushd.protocols.transport import check_requirements
 from pushd.schedule.timeouts import TimeoutQueue
 
 # How many may wait for the 503 that tells them that all places are taken.
@@ -54,7 +55,10 @@ class PushdSite(AccessLog, Site):
         super().__init__(Resource(), timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
         self._find = find
         self.policy = policy
+        check_requirements()
         self.draining = False
+        #: Whether a head that arrives in one piece is read at once.
+        self.reads_whole_heads = Channel.can_handle()
         # The connections that speak HTTP, and who waits until there are none.
         self._here: set[Channel] = set()
         self._emptied: list[Deferred[None]] = []

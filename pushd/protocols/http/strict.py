@@ -7,12 +7,13 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from twisted.protocols.policies import ProtocolWrapper
-from twisted.web.http import HTTPChannel, datetimeToString
+from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 
 from pushd.protocols.http.headers import path_in
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import BUSY, Response, json_refusal, refusal
+from pushd.protocols.transport import HTTPChannelAdapter
 from pushd.schedule.timeouts import TimeoutQueue
 
 # What every answer says, unless a view says otherwise.
@@ -49,7 +50,7 @@ class Refusing(Protocol):
         """Count a request that was turned away, and write its line."""
 
 
-class StrictChannel(HTTPChannel):
+class StrictChannel(HTTPChannelAdapter):
     """An HTTP/1.1 connection that reads what can be read in one way only.
 
     What could mean something else to a laxer server, or is too much, is answered, and nothing is
@@ -62,25 +63,52 @@ class StrictChannel(HTTPChannel):
     #: Whether there was no place to be had, but for hearing so.
     unwelcome = False
     _refused = False
-    # How many lines of the request's head have come.
+    # Of the head that is being received: its number of lines, its size in bytes, its first line
+    # that is not blank, and its number of headers.
     _line = 0
+    _head_size = 0
+    _request_line = b""
+    _headers = 0
 
     def lineReceived(self, line: bytes) -> None:
-        """Refuse what a laxer server could read in two ways (RFC 9112 §2.2, §5.2)."""
+        """Refuse a line that a lenient server could read differently (RFC 9112 §2.2, §5.2)."""
         self._line += 1
         if self._refused:
             return
+        self._head_size += len(line)
+        self._request_line = self._request_line or line
         if line[:1] in (b" ", b"\t") or CONTROL.search(line):
             self.refuse(400, "a line of the request's head is malformed")
+        elif self._head_size > self.totalHeadersSize:
+            self.refuse(431, "the request has too many headers")
         elif not line and self._line > 1 and self.unwelcome:
             self.site.log_refusal(peer_name(self.transport.getPeer()), 503, "all places are taken")
             self._write_last(BUSY)
         else:
             super().lineReceived(line)
 
+    def headerReceived(self, line: bytes) -> bool:
+        """Take one length or one ``chunked``; refuse what a lenient server could read otherwise."""
+        self._headers += 1
+        if self._headers > self.maxHeaders:
+            self.refuse(431, "the request has too many headers")
+            return False
+        name, _, value = line.partition(b":")
+        name, value = name.lower(), value.strip(b" \t")
+        if name == b"content-length":
+            unambiguous = len(value) <= _MAX_LENGTH_DIGITS
+        elif name == b"transfer-encoding":
+            unambiguous = self._request_line.endswith(b"HTTP/1.1") and value.lower() == b"chunked"
+        else:
+            unambiguous = True
+        if not unambiguous:
+            self.malformed()
+            return False
+        return bool(super().headerReceived(line))
+
     def lineLengthExceeded(self, line: bytes) -> None:
         """Refuse a line that is too long."""
-        if self._line == 0:
+        if not self._request_line:
             self.refuse(414, "the address is too long")
         else:
             self.refuse(431, "a header is too long")
@@ -116,43 +144,33 @@ class StrictChannel(HTTPChannel):
             return
         self.site.log_refusal(peer_name(self.transport.getPeer()), status, line)
         answer = refusal(status, line)
-        if where is not None and _SPEAKS_JSON.match(path_in(self._path)):
+        if where is not None and _SPEAKS_JSON.match(path_in(self.target)):
             answer = json_refusal(status, line, where)
         self._write_last(answer)
+
+    def allContentReceived(self) -> None:
+        """Pass on a request that is here as a whole, unless it was refused."""
+        # twisted.web ignores the trailer; a lenient server may find more lines in it.
+        if any(CONTROL.search(line) for line in self.trailer):
+            self.refuse(400, "a line of the request's trailer is malformed")
+        self._line = self._head_size = self._headers = 0
+        self._request_line = b""
+        if not self._refused:
+            super().allContentReceived()
+
+    def malformed(self) -> None:
+        """Refuse what twisted.web finds malformed."""
+        self.refuse(400, "the request is malformed")
+
+    @property
+    def target(self) -> bytes:
+        """The target of the request that is being received (RFC 9112 §3.2)."""
+        return self._request_line.split(b" ")[1]
 
     def forget(self) -> None:
         """Stop all clocks: the connection is gone, or somebody else's."""
         for deadlines in self.site.deadlines:
             deadlines.stop(self)
-
-    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
-        """Take one length or one ``chunked``, and refuse what a laxer server could understand."""
-        if header == b"Content-Length":
-            well = len(data) <= _MAX_LENGTH_DIGITS
-        elif header == b"Transfer-Encoding":
-            well = self._version == b"HTTP/1.1" and data.lower() == b"chunked"
-        else:
-            return True
-        return bool(
-            super()._maybeChooseTransferDecoder(header, data)
-            if well
-            else self._failChooseTransferDecoder()
-        )
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        """Refuse what twisted.web finds malformed, or too much."""
-        if (
-            self._receivedHeaderCount > self.maxHeaders
-            or self._receivedHeaderSize > self.totalHeadersSize
-        ):
-            self.refuse(431, "the request has too many headers")
-        else:
-            self.refuse(400, "the request is malformed")
-
-    def _send100Continue(self) -> None:
-        """Invite a body, unless it was refused."""
-        if not self._refused:
-            super()._send100Continue()
 
     def _write_last(self, answer: Response) -> None:
         """Write an answer and close, but read on: else the answer may be lost to a reset."""
