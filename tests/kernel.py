@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.tcp import Connection
+from twisted.python.failure import Failure
 
 from pushd.testing.daemon import Daemon
 from tests.peer import handshake
@@ -68,6 +69,25 @@ class Server(Connection):
         return IPv4Address("TCP", "127.0.0.1", 50_000)
 
     getHost = getPeer
+
+    def write_out(self) -> None:
+        """Do as the reactor does if it finds the socket writable."""
+        reactor: Any = self.reactor
+        while self in reactor.getWriters() and self.kernel.room:
+            why: Any = self.doWrite()
+            if why is not None:
+                self.connectionLost(Failure(why))
+
+    @property
+    def sent(self) -> bytes:
+        """All that the kernel takes, with fast paths or without."""
+        self.write_out()
+        return b"".join(self.kernel.given)
+
+    def forget(self) -> None:
+        """Forget what was sent until now."""
+        self.write_out()
+        self.kernel.given.clear()
 
     def receive(self, data: bytes) -> None:
         """Let data come."""

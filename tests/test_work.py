@@ -10,6 +10,7 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access import connections as visits
+from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.websocket import frames, outbound
 from pushd.protocols.websocket import subscriber as feeds
 from pushd.testing.daemon import Daemon
@@ -51,6 +52,7 @@ class WorkTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Let the wires be quiet."""
+        self.patch(FAST_PATHS, "enabled", True)
         self.daemon = Daemon({"/echo/": echo, "/test/": ticker}, max_per_address=1000)
         self.addCleanup(self.daemon.stop)
 
@@ -198,7 +200,6 @@ class HandshakeTests(WorkTestCase):
         # its own.
         self.patch(visits._log, "observer", lambda event: None)
         self.visit()
-        # A little over what it was when this was written.
         self.assertLess(calls_of(self.visit), MOST_CALLS)
 
     def test_log(self) -> None:

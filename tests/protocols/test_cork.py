@@ -20,6 +20,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import NORMAL
 from pushd.access.limits import Limits
 from pushd.protocols.cork import Cork
+from pushd.protocols.fast_paths import FAST_PATHS
+from pushd.protocols.transport import unsent
 from pushd.schedule.ticks import PushSchedule
 from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, require_websocket
@@ -98,6 +100,7 @@ class TurnTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Connect two."""
+        self.patch(FAST_PATHS, "enabled", True)
         self.world = World()
         self.turn, self.calls = self.world.turn, self.world.calls
         self.one, self.two = self.world.peer("one"), self.world.peer("two")
@@ -292,6 +295,19 @@ class TurnTests(SynchronousTestCase):
             self.assertIsNone(self.turn.sender(self.one.wire))
         self.assertEqual(self.calls, [("one", b"a", 0), ("one", b"b", 0)])
 
+    def test_off(self) -> None:
+        """With ``--fast-paths off`` nothing is held: the transport writes and closes in its way."""
+        self.patch(FAST_PATHS, "enabled", False)
+        with self.turn:
+            self.turn.writer(self.one.wire, self.one).write(b"a")
+            self.assertEqual(unsent(self.one.wire), 1)
+            self.assertIsNone(self.turn.sender(self.two.wire))
+            self.turn.lose(self.one.wire)
+            self.assertTrue(self.one.wire.disconnecting)
+        self.assertEqual(self.calls, [])
+        self.assertIsInstance(self.one.wire.doWrite(), ConnectionDone)
+        self.assertEqual(self.calls, [("one", b"a", 0)])
+
     def test_others(self) -> None:
         """A transport of another kind takes, and closes, as it likes."""
         transport: Any = StringTransport()
@@ -420,16 +436,13 @@ class DaemonTests(SynchronousTestCase):
         # After the first publication they are in a fan-out group.
         self.daemon.request("POST", "/topics/t", body=b"begin", control=True)
         for server in self.servers:
-            server.kernel.given.clear()
+            server.forget()
 
     def test_order(self) -> None:
         """What was said before something was published leaves before it, and so on."""
         for _ in range(3):
             self.daemon.advance(1)
-        heard = [
-            [read.payload for read in read_frames(b"".join(server.kernel.given))]
-            for server in self.servers
-        ]
+        heard = [[read.payload for read in read_frames(server.sent)] for server in self.servers]
         ticks = [b"tick 0", b"tick 1", b"news", b"tick 2"]
         self.assertEqual(heard, [ticks, ticks, [*ticks[:3], b"there was news", ticks[3]]])
 
@@ -439,14 +452,14 @@ class DaemonTests(SynchronousTestCase):
         server.kernel.room = 1
         self.daemon.request("POST", "/topics/t", body=b"news", control=True)
         server.kernel.room = 1 << 20
-        closed: list[int] = []
-        self.patch(server.kernel, "shutdown", lambda how: closed.append(len(server.kernel.given)))
+        closed: list[bytes] = []
+        self.patch(server.kernel, "shutdown", lambda how: closed.append(server.sent))
         with turn_of(server):
             server.receive(b"\xff\xff")
             server.doWrite()
-        news, close = read_frames(b"".join(server.kernel.given))
+        news, close = read_frames(server.sent)
         self.assertEqual((news.payload, close.code), (b"news", 1002))
-        self.assertEqual(closed, [len(server.kernel.given)])
+        self.assertEqual(closed, [server.sent])
 
     def test_half_open(self) -> None:
         """Who comes last in a full turn is met by nobody before its 101 is on its way."""
@@ -463,8 +476,9 @@ class DaemonTests(SynchronousTestCase):
             # What the room says to it is behind its 101.
             late.receive(handshake("/room/"))
             late.receive(frame(TEXT, b"?"))
+        left.write_out()
         daemon.settle()
-        answer, _, frames = b"".join(late.kernel.given).partition(b"\r\n\r\n")
+        answer, _, frames = late.sent.partition(b"\r\n\r\n")
         self.assertIn(b" 101 ", answer)
         self.assertEqual([read.payload for read in read_frames(frames)], [b"?", b"one has left"])
 
@@ -483,8 +497,9 @@ class DaemonTests(SynchronousTestCase):
         for _ in range(4):
             self.daemon.advance(1)
         for server in self.servers:
-            self.assertEqual(server.kernel.given[-1], b"\x88\x02\x03\xe8")
+            self.assertEqual(server.sent[-4:], b"\x88\x02\x03\xe8")
             server.receive(close_frame(1000))
+            self.assertEqual(server.sent[-4:], b"\x88\x02\x03\xe8")
             self.assertFalse(server.connected)
         # Nothing is left to be done but to forget what was published.
         self.assertEqual(len(self.daemon.pending_calls), 1)

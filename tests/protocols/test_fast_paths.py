@@ -31,6 +31,15 @@ class FastPathsTests(SynchronousTestCase):
         self.assertEqual([event["event"] for event in logs], ["fast_path_off"] * 2)
         self.assertEqual(logs[0]["lacking"], "Server.offset, Server.socket")
 
+    def test_required(self) -> None:
+        """A requirement that is missing is logged once, whether fast paths are on or off."""
+        for paths in (FastPaths(), FastPaths(enabled=False)):
+            with capturedLogs() as logs:
+                paths.require("limits", [])
+                paths.require("limits", ["Server.socket"])
+                paths.require("limits", ["Server.socket"])
+            self.assertEqual([event["event"] for event in logs], ["requirement_missing"])
+
     def test_missing(self) -> None:
         """What an object or a class does not have is named with its place."""
         self.assertEqual(missing("", ["upper", "_poller"]), ["str._poller"])

@@ -10,14 +10,25 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import capturedLogs
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web import http
 
 from pushd.access.limits import Limits
+from pushd.protocols import transport as transports
 from pushd.protocols.cork import Cork
-from pushd.protocols.transport import lose, sender, unsent
+from pushd.protocols.fast_paths import FAST_PATHS, FastPaths
+from pushd.protocols.transport import (
+    HTTPChannelAdapter,
+    check_requirements,
+    lose,
+    sender,
+    takes_direct_writes,
+    unsent,
+)
 from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, require_websocket
 
@@ -70,6 +81,7 @@ class WriterTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Connect to a kernel that takes all."""
+        self.patch(FAST_PATHS, "enabled", True)
         self.reactor = MemoryReactorClock()
         self.kernel = Kernel()
         kernel: Any = self.kernel
@@ -149,6 +161,7 @@ class LoseTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Connect somebody who notes the end."""
+        self.patch(FAST_PATHS, "enabled", True)
         self.reactor = MemoryReactorClock()
         self.kernel = Kernel()
         kernel: Any = self.kernel
@@ -182,6 +195,83 @@ class LoseTests(SynchronousTestCase):
         transport = StringTransport()
         lose(transport)
         self.assertTrue(transport.disconnecting)
+
+
+class FastPathTests(SynchronousTestCase):
+    """Fast paths that are off, or cannot work with this version of Twisted."""
+
+    def setUp(self) -> None:
+        """Have a switch of its own, and a transport."""
+        self.paths = FastPaths()
+        self.patch(transports, "FAST_PATHS", self.paths)
+        transports._lacking_in_transports.cache_clear()
+        self.addCleanup(transports._lacking_in_transports.cache_clear)
+        kernel: Any = Kernel()
+        self.transport: Any = Connection(kernel, Protocol(), MemoryReactorClock())
+        self.transport.connected = True
+
+    def writing_deferred(self) -> None:
+        """Never called, as nothing is written directly."""
+
+    def test_off(self) -> None:
+        """With ``--fast-paths off`` the transport writes and closes when the reactor lets it."""
+        self.paths.enabled = False
+        self.assertFalse(takes_direct_writes(self.transport))
+        self.assertIs(Cork().writer(self.transport, self), self.transport)
+        self.assertIsNone(sender(self.transport))
+        lose(self.transport)
+        self.assertTrue(self.transport.disconnecting)
+        self.assertFalse(HTTPChannelAdapter.can_handle())
+
+    def test_available(self) -> None:
+        """This version of Twisted has all that is needed, and nothing is logged."""
+        with capturedLogs() as logs:
+            self.assertTrue(takes_direct_writes(self.transport))
+            self.assertTrue(HTTPChannelAdapter.can_handle())
+            check_requirements()
+        self.assertEqual(logs, [])
+
+    def test_missing_name(self) -> None:
+        """If Twisted lacks a name, direct writes are off and the log says so once."""
+
+        class Renamed(Connection):
+            @property
+            def offset(self) -> int:  # type: ignore[override]  # as if it were not there
+                raise AttributeError
+
+        self.assert_off(Renamed, "Renamed.offset")
+
+    def test_other_buffer(self) -> None:
+        """If Twisted keeps unsent data elsewhere, direct writes are off and the log says so."""
+
+        class Elsewhere(Connection):
+            def write(self, data: bytes) -> None:
+                pass
+
+        self.assert_off(Elsewhere, "a buffer")
+
+    def assert_off(self, changed: type[Connection], lacking: str) -> None:
+        """Check that direct writes are off, and that two lines of the log say what is lacking."""
+        self.patch(transports, "Connection", changed)
+        kernel: Any = Kernel()
+        transport = changed(kernel, Protocol(), MemoryReactorClock())
+        with capturedLogs() as logs:
+            self.assertFalse(takes_direct_writes(transport))
+            self.assertFalse(takes_direct_writes(transport))
+            check_requirements()
+        self.assertEqual(
+            [event["event"] for event in logs], ["fast_path_off", "requirement_missing"]
+        )
+        for event in logs:
+            self.assertIn(lacking, event["lacking"])
+
+    def test_missing_requirement(self) -> None:
+        """If twisted.web lacks a name that strict parsing needs, the log says so."""
+        self.patch(http, "_ChunkedTransferDecoder", lambda *callbacks: None)
+        with capturedLogs() as logs:
+            check_requirements()
+        self.assertEqual([event["event"] for event in logs], ["requirement_missing"])
+        self.assertEqual(logs[0]["lacking"], "NoneType._trailerHeaders")
 
 
 class UnsentTests(SynchronousTestCase):

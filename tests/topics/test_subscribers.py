@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import TRY_AGAIN_LATER
 from pushd.access.counters import Traffic
+from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.transport import unsent
 from pushd.testing.daemon import Daemon
 from pushd.topics.fanout import DirectWrite, Form
@@ -215,6 +216,7 @@ class SocketTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Connect a WebSocket that has two topics, and another that has one of them."""
+        self.patch(FAST_PATHS, "enabled", True)
         self.daemon = Daemon({"/both/": both}, max_per_address=1000)
         self.addCleanup(self.daemon.stop)
         self.first, self.second = (

@@ -1,4 +1,4 @@
-"""The head of a request, read in one go."""
+"""The head of a request, parsed in one go, and its headers, folded and parsed again."""
 
 from __future__ import annotations
 
@@ -6,113 +6,181 @@ import gc
 from collections.abc import Callable
 from copy import copy, deepcopy
 from pickle import dumps, loads
+from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.http_headers import Headers
+from twisted.web.http_headers import Headers, InvalidHeaderName
 
 from pushd.protocols.http.headers import RequestHeaders, read_head
 from tests.peer import request
+from tests.unhurried import UNHURRIED
 
 
-class FieldsTests(SynchronousTestCase):
-    """Headers that are asked for without ado."""
+class QuestionTests(SynchronousTestCase):
+    """What pushd itself asks of headers."""
 
     def setUp(self) -> None:
-        """Have one header twice, and one once."""
-        self.fields = RequestHeaders({"host": ["a"], "x-twice": ["b", "c\x80"]})
+        """Make one header with two values, and one with one."""
+        self.headers = RequestHeaders({"host": ["a"], "x-twice": ["b", "c\x80"]})
 
     def test_values(self) -> None:
-        """All values of a header stand in their order; there may be none."""
-        self.assertEqual(self.fields.values(b"X-Twice"), [b"b", b"c\xc2\x80"])
-        self.assertEqual(list(self.fields.values(b"Origin")), [])
+        """All values of a header are returned in their order, none for an unknown header."""
+        self.assertEqual(self.headers.values(b"X-Twice"), [b"b", b"c\xc2\x80"])
+        self.assertEqual(list(self.headers.values(b"Origin")), [])
 
     def test_last(self) -> None:
-        """The last value counts where there should be one; its bytes are Latin-1."""
-        self.assertEqual(self.fields.last(b"X-Twice"), "c\xc2\x80")
-        self.assertIsNone(self.fields.last(b"Origin"))
+        """The last value is decoded as Latin-1; an unknown header gives None."""
+        self.assertEqual(self.headers.last(b"X-Twice"), "c\xc2\x80")
+        self.assertIsNone(self.headers.last(b"Origin"))
 
     def test_contains(self) -> None:
-        """A header is there or not."""
-        self.assertIn(b"Host", self.fields)
-        self.assertNotIn(b"Origin", self.fields)
+        """``in`` tells whether there is a header."""
+        self.assertIn(b"Host", self.headers)
+        self.assertNotIn(b"Origin", self.headers)
 
     def test_holds(self) -> None:
-        """A byte is looked for in all values."""
-        self.assertTrue(self.fields.holds(b"\x80"))
-        self.assertFalse(self.fields.holds(b"\x85"))
+        """A byte is searched in all values."""
+        self.assertTrue(self.headers.holds(b"\x80"))
+        self.assertFalse(self.headers.holds(b"\x85"))
+
+
+NAMES = st.sampled_from(["host", "Cookie", "x-ODD", b"ETag", b"Sec-WebSocket-Key", "www-x"])
+VALUES = st.one_of(st.text(max_size=9), st.binary(max_size=9))
+
+
+class InterfaceTests(SynchronousTestCase):
+    """What twisted.web and its resources ask of headers."""
+
+    def test_complete(self) -> None:
+        """Every method of ``Headers`` is replaced, as none of its own would find a header."""
+        inherited = {"__doc__", "__module__", "__slots__", "_rawHeaders", "__dict__", "__weakref__"}
+        compared = {f"__{name}__" for name in ("eq", "ne", "lt", "le", "gt", "ge", "hash")}
+        lacking = set(vars(Headers)) - set(vars(RequestHeaders)) - inherited - compared
+        self.assertEqual({name for name in lacking if callable(getattr(Headers, name))}, set())
+
+    def test_same(self) -> None:
+        """Whatever is asked and changed, headers are as those of twisted.web."""
+
+        @UNHURRIED
+        @given(
+            st.lists(
+                st.one_of(
+                    st.tuples(st.just("addRawHeader"), NAMES, VALUES),
+                    st.tuples(st.just("setRawHeaders"), NAMES, st.lists(VALUES, max_size=2)),
+                    st.tuples(st.just("removeHeader"), NAMES),
+                    st.tuples(st.just("hasHeader"), NAMES),
+                    st.tuples(st.just("getRawHeaders"), NAMES),
+                    st.tuples(st.just("getRawHeaders"), NAMES, st.just("default")),
+                    st.tuples(st.just("copy")),
+                ),
+                max_size=9,
+            )
+        )
+        def change(steps: list[tuple[Any, ...]]) -> None:
+            ours, theirs = RequestHeaders({"host": ["a"]}), Headers({"host": ["a"]})
+            for name, *arguments in steps:
+                given_by = [self.call(one, name, arguments) for one in (ours, theirs)]
+                self.assertEqual(*given_by)
+                self.assertEqual(dict(ours.getAllRawHeaders()), dict(theirs.getAllRawHeaders()))
+                self.assertEqual(ours, theirs)
+                self.assertEqual(theirs, ours)
+                self.assertEqual(repr(ours)[len("Request") :], repr(theirs))
+
+        change()
+
+    def call(self, headers: Headers, name: str, arguments: list[Any]) -> object:
+        """Call a method; an undecodable value may be an error, which must be the same."""
+        try:
+            return getattr(headers, name)(*arguments)
+        except UnicodeError as error:
+            return type(error)
+
+    def test_unequal(self) -> None:
+        """Headers are unequal to other headers, and to anything else."""
+        headers = RequestHeaders({"host": ["a"]})
+        for other in (RequestHeaders(), Headers({"host": ["b"]}), {"host": ["a"]}):
+            self.assertNotEqual(headers, other)
+
+    def test_invalid_name(self) -> None:
+        """A name that cannot be a header's is an error."""
+        self.assertRaises(InvalidHeaderName, RequestHeaders().getRawHeaders, "a b")
 
 
 class FoldTests(SynchronousTestCase):
-    """Headers that are kept as they came."""
+    """Headers that are kept as the bytes that were received."""
 
     LINES = b"Host: a\r\nX-Odd:  1\r\ncookie: b\r\nCookie: c"
 
-    def read(self) -> RequestHeaders:
-        """Read some lines."""
-        fields = RequestHeaders.of(self.LINES)
-        assert fields is not None
-        return fields
-
     def test_same(self) -> None:
-        """They say the same as before, whoever asks in whichever way."""
-        whole, folded = self.read(), self.read()
-        for _ in range(2):
+        """Folded headers give the same answers, and can be folded again."""
+        parsed, folded = RequestHeaders.parse(self.LINES), RequestHeaders.parse(self.LINES)
+        questions: list[Callable[[RequestHeaders], object]] = [
+            lambda headers: headers.raw,
+            lambda headers: headers.values(b"Cookie"),
+            lambda headers: headers.last(b"Host"),
+            lambda headers: headers.holds(b"1"),
+            lambda headers: headers.has_host(b"HTTP/1.1"),
+            lambda headers: b"X-Odd" in headers,
+            lambda headers: headers.hasHeader("cookie"),
+            lambda headers: headers.getRawHeaders("x-odd"),
+            lambda headers: list(headers.getAllRawHeaders()),
+            lambda headers: headers.copy(),
+            repr,
+        ]
+        for ask in questions * 2:
             folded.fold()
-            self.assertEqual(folded.raw, whole.raw)
-            folded.fold()
-            self.assertEqual(folded.values(b"Cookie"), [b"b", b"c"])
-            folded.fold()
-            self.assertEqual(folded.last(b"Host"), "a")
-            folded.fold()
-            self.assertIn(b"X-Odd", folded)
-            folded.fold()
-            self.assertEqual(folded.getRawHeaders("x-odd"), ["1"])
-            folded.fold()
-            self.assertEqual(list(folded.getAllRawHeaders()), list(whole.getAllRawHeaders()))
+            self.assertEqual(ask(folded), ask(parsed))
+        folded.fold()
+        self.assertEqual(folded, parsed)
 
     def test_small(self) -> None:
-        """Meanwhile only the lines are here."""
-        fields = self.read()
-        self.assertIn(fields.raw, gc.get_referents(fields))
-        fields.fold()
-        self.assertCountEqual(gc.get_referents(fields), [RequestHeaders, self.LINES, None])
+        """While folded, headers hold nothing but the bytes that were received."""
+        headers = RequestHeaders.parse(self.LINES)
+        self.assertIn(headers.raw, gc.get_referents(headers))
+        headers.fold()
+        self.assertCountEqual(gc.get_referents(headers), [RequestHeaders, self.LINES, None])
 
     def test_changed(self) -> None:
-        """What was changed since they came is not lost by it."""
+        """A change is kept when the headers are folded after it, and before it."""
         changes: list[Callable[[RequestHeaders], object]] = [
-            lambda fields: fields.setRawHeaders(b"Host", [b"z"]),
-            lambda fields: fields.addRawHeader(b"X-New", b"z"),
-            lambda fields: fields.removeHeader(b"Cookie"),
+            lambda headers: headers.setRawHeaders(b"Host", [b"z"]),
+            lambda headers: headers.addRawHeader(b"X-New", b"z"),
+            lambda headers: headers.removeHeader(b"Cookie"),
         ]
         for change in changes:
-            fields = self.read()
-            fields.fold()
-            change(fields)
-            changed = dict(fields.raw)
-            self.assertNotEqual(changed, self.read().raw)
-            fields.fold()
-            self.assertEqual(fields.raw, changed)
+            headers = RequestHeaders.parse(self.LINES)
+            headers.fold()
+            change(headers)
+            changed = dict(headers.raw)
+            self.assertNotEqual(changed, RequestHeaders.parse(self.LINES).raw)
+            headers.fold()
+            self.assertEqual(headers.raw, changed)
 
     def test_copied(self) -> None:
-        """They can be copied, in whichever way, folded or not."""
-        for fields in (self.read(), self.read()):
-            for made in (copy(fields), deepcopy(fields), loads(dumps(fields)), fields.copy()):
-                self.assertEqual(dict(made.getAllRawHeaders()), fields.raw)
-            fields.fold()
+        """Headers can be copied and pickled, folded or not."""
+        for folded in (False, True):
+            for make in (copy, deepcopy, lambda one: loads(dumps(one)), RequestHeaders.copy):
+                headers = RequestHeaders.parse(self.LINES)
+                if folded:
+                    headers.fold()
+                made = make(headers)
+                self.assertEqual((type(made), made.raw), (RequestHeaders, headers.raw))
 
-    def test_given(self) -> None:
-        """Those that did not come as lines stay as they are."""
-        fields = RequestHeaders({"host": ["a"]})
-        fields.fold()
-        self.assertEqual(fields.raw, {b"Host": [b"a"]})
+    def test_made(self) -> None:
+        """Headers that were not received as lines cannot be folded and stay as they are."""
+        headers = RequestHeaders({"host": ["a"]})
+        headers.fold()
+        self.assertEqual(headers.raw, {b"Host": [b"a"]})
         self.assertEqual(RequestHeaders().raw, {})
 
 
 class HeadTests(SynchronousTestCase):
-    """A head that is here in one piece."""
+    """A head that arrived in one piece."""
 
     def read(self, *lines: str) -> dict[bytes, list[bytes]] | None:
-        """The headers of a GET, or None for one that is twisted.web's to read."""
+        """Return the headers of a GET, or None if it is left to twisted.web."""
         head = read_head(request("GET /a?b HTTP/1.1", *lines))
         if head is None:
             return None
@@ -120,7 +188,7 @@ class HeadTests(SynchronousTestCase):
         return {name: list(values) for name, values in head[1].getAllRawHeaders()}
 
     def test_spelling(self) -> None:
-        """However a name is spelt, it is kept as twisted.web keeps it."""
+        """A name in any spelling is kept in the spelling of twisted.web."""
         for name in ("Sec-WebSocket-Key", "sec-websocket-key", "SEC-websocket-KEY"):
             self.assertEqual(self.read(f"{name}: x"), {b"Sec-Websocket-Key": [b"x"]})
         self.assertEqual(self.read("x-odd: 1"), {b"X-Odd": [b"1"]})
@@ -129,29 +197,29 @@ class HeadTests(SynchronousTestCase):
             self.assertEqual(self.read(f"{name}: 1"), dict(theirs.getAllRawHeaders()))
 
     def test_repeated(self) -> None:
-        """A header that is there twice has both values, in their order."""
+        """A header that occurs twice has both values, in their order."""
         self.assertEqual(self.read("Cookie: a", "cookie: b"), {b"Cookie": [b"a", b"b"]})
 
     def test_blanks(self) -> None:
-        """Blanks around a value are not of it; those within are."""
+        """Blanks around a value are dropped, those within are kept."""
         self.assertEqual(self.read("Host: \t a  b \t "), {b"Host": [b"a  b"]})
         self.assertEqual(self.read("Host:"), {b"Host": [b""]})
 
     def test_none(self) -> None:
-        """There may be no headers at all."""
+        """A head may have no headers at all."""
         self.assertEqual(self.read(), {})
 
     def test_hostile(self) -> None:
-        """What does not match in the end is found not to, at once, however long it is.
+        """A long head that does not match is given up at once.
 
-        Were blanks tried in two places, this would not come to its end.
+        If the pattern could match blanks in two ways, this test would not end.
         """
         for lines in ("A: x\r\n" * 90, f"A:{' ' * 8000}", "A: \t \t" * 1000, "A" * 8000):
             head = f"GET / HTTP/1.1\r\n{lines}\r".encode()
             self.assertIsNone(read_head(head))
 
-    def test_left_to_others(self) -> None:
-        """What has a body, or is odd in any way, is not read here."""
+    def test_unusual(self) -> None:
+        """A request with a body, or with anything unusual, is left to twisted.web."""
         for line in (
             "Content-Length: 0",
             "Transfer-Encoding: chunked",
