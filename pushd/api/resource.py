@@ -20,14 +20,14 @@ from pushd.topics.hub import Hub
 from pushd.topics.scheduled import ScheduledPublications
 
 
-@dataclass(kw_only=True)
-class PublishContext:
-    """What it takes to publish, and to tell operators what is there."""
+@dataclass(frozen=True, kw_only=True)
+class ApiContext:
+    """State that the resources of both ports share."""
 
     clock: IReactorTime
     broker: Broker
     hub: Hub
-    timed: ScheduledPublications
+    scheduled: ScheduledPublications
     connections: Connections
     limits: Limits
 
@@ -37,7 +37,7 @@ class AsyncResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, door: PublishContext, name: str = "") -> None:
+    def __init__(self, door: ApiContext, name: str = "") -> None:
         super().__init__()
         self._door = door
         self._name = name

@@ -17,7 +17,7 @@ from pushd.access.tokens import Identity
 from pushd.api.listener import TopicListener
 from pushd.api.longpoll import LongPoll
 from pushd.api.publish import TopicPublish
-from pushd.api.resource import PublishContext
+from pushd.api.resource import ApiContext
 from pushd.api.sse import KEEP_ALIVE, EventStream
 from pushd.errors import Denied
 from pushd.protocols.http.guard import is_topic
@@ -46,7 +46,7 @@ class TopicContext:
     :param publish: what it takes to publish, for those whose token allows it.
     """
 
-    def __init__(self, clock: IReactorTime, views: ViewContext, publish: PublishContext) -> None:
+    def __init__(self, clock: IReactorTime, views: ViewContext, publish: ApiContext) -> None:
         self.clock = clock
         self.views = views
         self.publish = publish
