@@ -31,7 +31,7 @@ class TopicControl(AsyncResource):
         """Publish or tell."""
         topic = read_topic(self._name, "topic")
         if request.method == b"GET":
-            return await self._tell(topic)
+            return json_response(200, await describe(self._door, topic))
         allow(request, "GET", "POST")
         data = read_data(request)
         key = read_key(read_header(request, b"idempotency-key"), "Idempotency-Key")
@@ -41,9 +41,6 @@ class TopicControl(AsyncResource):
                 raise BadRequest("a timed push has no key: list /schedules", "Idempotency-Key")
             return self._schedule(topic, data, times)
         return json_response(200, await _publish(self._door, Draft(topic, data, key)))
-
-    async def _tell(self, topic: str) -> Response:
-        return json_response(200, await describe(self._door, topic))
 
     def _schedule(self, topic: str, data: str | bytes, times: dict[str, Any]) -> Response:
         count = times["count"]

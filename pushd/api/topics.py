@@ -11,8 +11,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from pushd.access.authorization import Access, challenge, read_token
-from pushd.access.connections import Connections, log_ended, log_opened
+from pushd.access.authorization import challenge, read_token
+from pushd.access.connections import log_ended, log_opened
 from pushd.access.tokens import Identity
 from pushd.api.listener import TopicListener
 from pushd.api.longpoll import LongPoll
@@ -24,7 +24,6 @@ from pushd.protocols.http.guard import is_topic
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import Response, json_refusal, write_response
 from pushd.schedule.timeouts import TimeoutQueue
-from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, check_topic
 from pushd.views.exchange import ViewContext
 from pushd.views.request import Handshakes
@@ -54,21 +53,6 @@ class TopicContext:
         self.keep_alives: TimeoutQueue[EventStream] = TimeoutQueue(
             clock, length=KEEP_ALIVE, expired=EventStream.keep_alive
         )
-
-    @property
-    def hub(self) -> Hub:
-        """Who listens to what."""
-        return self.views.hub
-
-    @property
-    def access(self) -> Access:
-        """Who may do what."""
-        return self.views.access
-
-    @property
-    def connections(self) -> Connections:
-        """Who is here."""
-        return self.views.connections
 
 
 @dataclass(frozen=True)
@@ -101,7 +85,7 @@ class TopicResource(Resource):
     def render(self, request: Any) -> int:
         """Subscribe by the transport that the request is made for, or publish."""
         self._allow_page(request)
-        if self._door.connections.closing is not None:
+        if self._door.views.connections.closing is not None:
             request.site.count_refusal(503)
             write_response(request, _GOING_AWAY)
             return NOT_DONE_YET
@@ -119,7 +103,7 @@ class TopicResource(Resource):
         return NOT_DONE_YET
 
     def _serve(self, request: Any) -> int:
-        topic, access = self._read_topic(), self._door.access
+        topic, access = self._read_topic(), self._door.views.access
         websocket = request.wants_websocket
         if request.method == b"POST" and access.keys and not websocket:
             token = read_token(request)
@@ -156,7 +140,7 @@ class TopicResource(Resource):
 
     @property
     def _methods(self) -> str:
-        return "GET, POST" if self._door.access.keys else "GET"
+        return "GET, POST" if self._door.views.access.keys else "GET"
 
     def _allow_page(self, request: Any) -> None:
         """Let the browser show a page of another origin what it gets.
@@ -184,7 +168,7 @@ class TopicResource(Resource):
         question: _Question,
         identity: Identity | None,
     ) -> None:
-        connections = self._door.connections
+        connections = self._door.views.connections
 
         ledger, transport = self._door.views.metrics.traffic, subscriber.transport
 
@@ -204,14 +188,14 @@ class TopicResource(Resource):
             traffic=subscriber.traffic,
         )
         if identity is not None:
-            connections.end_at(subscriber, self._door.access.ends(identity))
+            connections.end_at(subscriber, self._door.views.access.ends(identity))
         ledger.opened(transport, subscriber.traffic)
         request.connection = connection.id
         if isinstance(subscriber, EventStream):
             request.has_access_line = False
             log_opened(connection)
         request.notifyFinish().addBoth(ended)
-        subscriber.start(self._door.hub, question.topic, question.after)
+        subscriber.start(self._door.views.hub, question.topic, question.after)
 
     def _read_topic(self) -> str:
         try:
