@@ -57,8 +57,8 @@ class AsyncResource(Resource):
     async def _try(self, request: Any) -> Response:
         try:
             return await self.answer(request)
-        except BadRequest as wrong:
-            return json_refusal(wrong.status, str(wrong), wrong.where, wrong.headers)
+        except BadRequest as error:
+            return refuse(error)
         except Unavailable as error:
             headers = {"Retry-After": f"{error.retry_after}"}
             return json_refusal(503, self.explain(error), "broker", headers)
@@ -70,6 +70,11 @@ class AsyncResource(Resource):
     def _failed(self, failure: Failure, request: Any) -> None:
         if not request._disconnected:
             request.processingFailed(failure)
+
+
+def refuse(error: BadRequest) -> Response:
+    """Return the response for a bad request."""
+    return json_refusal(error.status, error.reason, error.where, error.headers)
 
 
 def allow(request: Any, *methods: str) -> None:
