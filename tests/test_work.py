@@ -105,14 +105,14 @@ class DeliveryTests(WorkTestCase):
         """From the second on, a delivery is one call of a function: the kernel's."""
         # Of the delivery alone: what a request takes beside it differs with the time of day.
         counted: list[int] = []
-        tell = SubscriberList.tell
+        deliver = SubscriberList.deliver
 
         def count(subscribers: SubscriberList, batch: Batch) -> int:
             told: list[int] = []
-            counted.append(calls_of(lambda: told.append(tell(subscribers, batch))))
+            counted.append(calls_of(lambda: told.append(deliver(subscribers, batch))))
             return told[0]
 
-        self.patch(SubscriberList, "tell", count)
+        self.patch(SubscriberList, "deliver", count)
         servers = self.connect(SUBSCRIBERS, "/topics/t")
         self.publish(1)
         self.publish(1)

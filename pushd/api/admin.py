@@ -11,7 +11,7 @@ from typing import Any
 
 from pushd.access.closing import Closing
 from pushd.access.connections import Connection
-from pushd.api.resource import AsyncResource, PublishContext, allow
+from pushd.api.resource import ApiContext, AsyncResource, allow
 from pushd.errors import BadRequest
 from pushd.protocols.http.response import Response, json_response
 from pushd.topics.publication import Id
@@ -25,7 +25,7 @@ class ScheduleList(AsyncResource):
     async def answer(self, request: Any) -> Response:
         """List them."""
         allow(request, "GET")
-        pushes = [schedule_json(push) for push in self._door.timed.all()]
+        pushes = [schedule_json(push) for push in self._door.scheduled.all()]
         return json_response(200, {"schedules": pushes})
 
 
@@ -35,7 +35,7 @@ class ScheduleControl(AsyncResource):
     async def answer(self, request: Any) -> Response:
         """Tell of it with GET, cancel it with DELETE."""
         allow(request, "GET", "DELETE")
-        push = self._door.timed.get(self._name)
+        push = self._door.scheduled.get(self._name)
         if push is None:
             raise BadRequest("there is no such schedule, or it has ended", "schedule", 404)
         if request.method == b"GET":
@@ -150,7 +150,7 @@ class TopicList(AsyncResource):
         return json_response(200, {"topics": topics, "more": len(names) > _MAX_LIST})
 
 
-async def describe(door: PublishContext, topic: str) -> dict[str, Any]:
+async def describe(door: ApiContext, topic: str) -> dict[str, Any]:
     """What there is to tell of a topic, as JSON has it."""
     described: tuple[Id | None, int] = await door.broker.describe(topic)
     last, kept = described

@@ -7,10 +7,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
-from weakref import WeakSet
 
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
+from zope.interface import directlyProvides, providedBy
 
 from pushd.access.limits import TokenBucket
 from pushd.access.origins import Origins
@@ -79,7 +80,7 @@ class Playground:
             return json_refusal(400, error, "seconds")
         ledger = self._ledger(request.query["topic"])
         ledger.cut_until = request.clock.seconds() + float(seconds)
-        meters = list(ledger.meters)
+        meters = list(ledger.meters.protocols)
         for meter in meters:
             meter.abortConnection()
         return json_response(200, {"cut": len(meters)})
@@ -160,7 +161,7 @@ class Ledger:
 
     tallies: dict[str, Tally] = field(default_factory=lambda: {way: Tally() for way in WAYS})
     #: The connections that are metered, to be cut.
-    meters: WeakSet[Meter] = field(default_factory=WeakSet)
+    meters: WrappingFactory[Meter] = field(default_factory=lambda: WrappingFactory(None))
     #: Until when nobody gets through, in seconds of the daemon's clock.
     cut_until: float = 0.0
 
@@ -187,53 +188,57 @@ class Metered(Resource):
         request.uri = b"?".join([request.path, *request.uri.split(b"?", 1)[1:]])
         self._tally.requests += 1
         self._tally.received += _head_size(request)
-        wire = channel.transport
-        meter = Meter(wire, self._tally)
-        self._ledger.meters.add(meter)
-
-        def over(_: object) -> None:
-            self._ledger.meters.discard(meter)
-            channel.transport = wire
-
-        request.notifyFinish().addBoth(over)
-        channel.transport = meter
+        meter = Meter(self._ledger.meters, channel, self._tally)
+        meter.insert()
+        request.notifyFinish().addBoth(lambda _: meter.remove())
         request.render(channel.site.getResourceFor(request))
         return NOT_DONE_YET
 
 
-class Meter:
-    """A transport that counts what is written, and is else the one behind it."""
+class Meter(ProtocolWrapper):
+    """Counts the bytes that a connection sends, from between its protocol and its transport.
 
-    def __init__(self, transport: Any, tally: Tally) -> None:
-        self.__dict__.update(_transport=transport, _tally=tally)
+    :param meters: the factory that keeps track of meters in place.
+    :param channel: the HTTP connection, which a WebSocket may take over.
+    """
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """The class of the one behind: a WebSocket takes a TLS connection over differently."""
-        return type(self._transport)
+    def __init__(self, meters: WrappingFactory[Meter], channel: Any, tally: Tally) -> None:
+        super().__init__(meters, channel)
+        self._channel = channel
+        self._tally = tally
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_transport"], name)
+    def insert(self) -> None:
+        """Take the place between the two."""
+        self.transport: Any = self._channel.transport
+        directlyProvides(self, providedBy(self.transport))
+        self._connect(self)
+        self._channel.transport = self
+        self.factory.registerProtocol(self)
 
-    def __setattr__(self, name: str, value: object) -> None:
-        setattr(self._transport, name, value)
+    def remove(self) -> None:
+        """Give the place up, unless a WebSocket has it now or the connection is gone."""
+        is_http = self.wrappedProtocol is self._channel
+        if is_http and self in self.factory.protocols:
+            self.factory.unregisterProtocol(self)
+            self._connect(self._channel)
+            self._channel.transport = self.transport
 
     def write(self, data: bytes) -> None:
         """Write and count."""
         self._tally.sent += len(data)
-        self._transport.write(data)
+        super().write(data)
 
-    def writeSequence(self, pieces: list[bytes]) -> None:
+    def writeSequence(self, data: list[bytes]) -> None:
         """Write and count."""
-        self._tally.sent += sum(map(len, pieces))
-        self._transport.writeSequence(pieces)
+        self._tally.sent += sum(map(len, data))
+        super().writeSequence(data)
 
-    def writeSomeData(self, data: bytes) -> Any:
-        """Write past the transport's buffer, and count what the kernel has taken."""
-        taken = self._transport.writeSomeData(data)
-        if isinstance(taken, int) and taken > 0:  # Else it is what went wrong.
-            self._tally.sent += taken
-        return taken
+    def _connect(self, protocol: Any) -> None:
+        """Have the transport deliver to a protocol."""
+        if isinstance(self.transport, ProtocolWrapper):  # TLS
+            self.transport.wrappedProtocol = protocol
+        else:
+            self.transport.protocol = protocol
 
 
 def _head_size(request: Any) -> int:

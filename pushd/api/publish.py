@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pushd.api.admin import describe, schedule_json
-from pushd.api.resource import AsyncResource, PublishContext, allow
+from pushd.api.resource import ApiContext, AsyncResource, allow
 from pushd.errors import BadRequest, TooManyScheduled, Unavailable
 from pushd.protocols.http.response import Response, json_response
 from pushd.topics.broker import Draft
@@ -31,7 +31,7 @@ class TopicControl(AsyncResource):
         """Publish or tell."""
         topic = read_topic(self._name, "topic")
         if request.method == b"GET":
-            return await self._tell(topic)
+            return json_response(200, await describe(self._door, topic))
         allow(request, "GET", "POST")
         data = read_data(request)
         key = read_key(read_header(request, b"idempotency-key"), "Idempotency-Key")
@@ -42,9 +42,6 @@ class TopicControl(AsyncResource):
             return self._schedule(topic, data, times)
         return json_response(200, await _publish(self._door, Draft(topic, data, key)))
 
-    async def _tell(self, topic: str) -> Response:
-        return json_response(200, await describe(self._door, topic))
-
     def _schedule(self, topic: str, data: str | bytes, times: dict[str, Any]) -> Response:
         count = times["count"]
         if count is not None and count != int(count):
@@ -52,7 +49,7 @@ class TopicControl(AsyncResource):
         if self._door.connections.closing is not None:
             raise BadRequest("the server stops: no timed push outlives it", "schedules", 503)
         try:
-            push = self._door.timed.add(
+            push = self._door.scheduled.add(
                 topic,
                 data,
                 delay=times["delay"] or 0,
@@ -72,7 +69,7 @@ class TopicPublish(AsyncResource):
     :param subject: who publishes; their idempotency keys are no one else's.
     """
 
-    def __init__(self, door: PublishContext, name: str, subject: str) -> None:
+    def __init__(self, door: ApiContext, name: str, subject: str) -> None:
         super().__init__(door, name)
         self._subject = subject
 
@@ -120,11 +117,11 @@ def batch_body(max_message: int) -> int:
     return max(_BATCH_BODY, 2 * max_message)
 
 
-async def _publish(door: PublishContext, draft: Draft) -> dict[str, Any]:
+async def _publish(door: ApiContext, draft: Draft) -> dict[str, Any]:
     return _tell(door, draft, await door.broker.publish(draft.topic, draft.data, draft.key))
 
 
-def _tell(door: PublishContext, draft: Draft, id: Id) -> dict[str, Any]:
+def _tell(door: ApiContext, draft: Draft, id: Id) -> dict[str, Any]:
     """The answer to a publication: its id, and how many subscribers the topic has now."""
     return {"id": str(id), "subscribers": door.hub.count(draft.topic)}
 

@@ -20,14 +20,14 @@ from pushd.topics.hub import Hub
 from pushd.topics.scheduled import ScheduledPublications
 
 
-@dataclass(kw_only=True)
-class PublishContext:
-    """What it takes to publish, and to tell operators what is there."""
+@dataclass(frozen=True, kw_only=True)
+class ApiContext:
+    """State that the resources of both ports share."""
 
     clock: IReactorTime
     broker: Broker
     hub: Hub
-    timed: ScheduledPublications
+    scheduled: ScheduledPublications
     connections: Connections
     limits: Limits
 
@@ -37,7 +37,7 @@ class AsyncResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, door: PublishContext, name: str = "") -> None:
+    def __init__(self, door: ApiContext, name: str = "") -> None:
         super().__init__()
         self._door = door
         self._name = name
@@ -57,8 +57,8 @@ class AsyncResource(Resource):
     async def _try(self, request: Any) -> Response:
         try:
             return await self.answer(request)
-        except BadRequest as wrong:
-            return json_refusal(wrong.status, str(wrong), wrong.where, wrong.headers)
+        except BadRequest as error:
+            return refuse(error)
         except Unavailable as error:
             headers = {"Retry-After": f"{error.retry_after}"}
             return json_refusal(503, self.explain(error), "broker", headers)
@@ -70,6 +70,11 @@ class AsyncResource(Resource):
     def _failed(self, failure: Failure, request: Any) -> None:
         if not request._disconnected:
             request.processingFailed(failure)
+
+
+def refuse(error: BadRequest) -> Response:
+    """Return the response for a bad request."""
+    return json_refusal(error.status, error.reason, error.where, error.headers)
 
 
 def allow(request: Any, *methods: str) -> None:

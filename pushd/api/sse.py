@@ -119,15 +119,11 @@ class EventStream:
     def close_with(self, closing: Closing) -> Deferred[None]:
         """End, as the daemon stops; the browser comes back by itself."""
         self.ending = Ending(closing.code, US, closing.reason)
-        self.end()
-        return succeed(None)
-
-    def end(self) -> None:
-        """Finish the answer."""
         if self._open:
             self.forget()
             self._request.unregisterProducer()
             self._request.finish()
+        return succeed(None)
 
     def forget(self) -> None:
         """Let go of everything: the browser has left."""

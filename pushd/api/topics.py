@@ -11,21 +11,20 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from pushd.access.authorization import Access, challenge, read_token
-from pushd.access.connections import Connections, log_ended, log_opened
+from pushd.access.authorization import challenge, read_token
+from pushd.access.connections import log_ended, log_opened
 from pushd.access.tokens import Identity
 from pushd.api.listener import TopicListener
 from pushd.api.longpoll import LongPoll
-from pushd.api.publish import TopicPublish
-from pushd.api.resource import PublishContext
+from pushd.api.publish import TopicPublish, read_topic
+from pushd.api.resource import ApiContext, refuse
 from pushd.api.sse import KEEP_ALIVE, EventStream
-from pushd.errors import Denied
+from pushd.errors import BadRequest, Denied
 from pushd.protocols.http.guard import is_topic
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import Response, json_refusal, write_response
 from pushd.schedule.timeouts import TimeoutQueue
-from pushd.topics.hub import Hub
-from pushd.topics.publication import Id, check_topic
+from pushd.topics.publication import Id
 from pushd.views.exchange import ViewContext
 from pushd.views.request import Handshakes
 from pushd.views.resource import UPGRADE, ViewResource
@@ -46,7 +45,7 @@ class TopicContext:
     :param publish: what it takes to publish, for those whose token allows it.
     """
 
-    def __init__(self, clock: IReactorTime, views: ViewContext, publish: PublishContext) -> None:
+    def __init__(self, clock: IReactorTime, views: ViewContext, publish: ApiContext) -> None:
         self.clock = clock
         self.views = views
         self.publish = publish
@@ -54,21 +53,6 @@ class TopicContext:
         self.keep_alives: TimeoutQueue[EventStream] = TimeoutQueue(
             clock, length=KEEP_ALIVE, expired=EventStream.keep_alive
         )
-
-    @property
-    def hub(self) -> Hub:
-        """Who listens to what."""
-        return self.views.hub
-
-    @property
-    def access(self) -> Access:
-        """Who may do what."""
-        return self.views.access
-
-    @property
-    def connections(self) -> Connections:
-        """Who is here."""
-        return self.views.connections
 
 
 @dataclass(frozen=True)
@@ -78,14 +62,6 @@ class _Question:
     topic: str
     after: Id | None
     wait: float
-
-
-class _Wrong(Exception):
-    """A question that can't be answered, and where it is wrong."""
-
-    def __init__(self, where: str, error: object) -> None:
-        super().__init__(str(error))
-        self.where = where
 
 
 class TopicResource(Resource):
@@ -101,7 +77,7 @@ class TopicResource(Resource):
     def render(self, request: Any) -> int:
         """Subscribe by the transport that the request is made for, or publish."""
         self._allow_page(request)
-        if self._door.connections.closing is not None:
+        if self._door.views.connections.closing is not None:
             request.site.count_refusal(503)
             write_response(request, _GOING_AWAY)
             return NOT_DONE_YET
@@ -110,8 +86,8 @@ class TopicResource(Resource):
             return NOT_DONE_YET
         try:
             return self._serve(request)
-        except _Wrong as wrong:
-            write_response(request, json_refusal(400, str(wrong), wrong.where))
+        except BadRequest as error:
+            write_response(request, refuse(error))
         except Denied as denied:
             request.site.count_refusal(denied.status)
             answer = json_refusal(denied.status, str(denied), "token", challenge(denied))
@@ -119,7 +95,7 @@ class TopicResource(Resource):
         return NOT_DONE_YET
 
     def _serve(self, request: Any) -> int:
-        topic, access = self._read_topic(), self._door.access
+        topic, access = read_topic(self._name, "topic"), self._door.views.access
         websocket = request.wants_websocket
         if request.method == b"POST" and access.keys and not websocket:
             token = read_token(request)
@@ -140,12 +116,11 @@ class TopicResource(Resource):
             # Were it taken for a poll, its client would wait as long, and be deaf meanwhile.
             request.site.count_refusal(426)
             error = "a handshake without Upgrade: a proxy on the way lets no WebSocket through"
-            write_response(request, json_refusal(426, error, "Upgrade", UPGRADE))
-        elif request.method != b"GET":
-            allow = {"Allow": self._methods}
+            raise BadRequest(error, "Upgrade", 426, UPGRADE)
+        if request.method != b"GET":
             error = "a topic is subscribed to with GET here; publish at the control port"
-            write_response(request, json_refusal(405, error, "method", allow))
-        elif b"text/event-stream" in (request.getHeader(b"accept") or b"").lower():
+            raise BadRequest(error, "method", 405, {"Allow": self._methods})
+        if b"text/event-stream" in (request.getHeader(b"accept") or b"").lower():
             max_buffered = self._door.publish.limits.max_buffered
             stream = EventStream(request, self._door.keep_alives, max_buffered)
             self._start(request, stream, question, identity)
@@ -156,7 +131,7 @@ class TopicResource(Resource):
 
     @property
     def _methods(self) -> str:
-        return "GET, POST" if self._door.access.keys else "GET"
+        return "GET, POST" if self._door.views.access.keys else "GET"
 
     def _allow_page(self, request: Any) -> None:
         """Let the browser show a page of another origin what it gets.
@@ -184,7 +159,7 @@ class TopicResource(Resource):
         question: _Question,
         identity: Identity | None,
     ) -> None:
-        connections = self._door.connections
+        connections = self._door.views.connections
 
         ledger, transport = self._door.views.metrics.traffic, subscriber.transport
 
@@ -204,20 +179,14 @@ class TopicResource(Resource):
             traffic=subscriber.traffic,
         )
         if identity is not None:
-            connections.end_at(subscriber, self._door.access.ends(identity))
+            connections.end_at(subscriber, self._door.views.access.ends(identity))
         ledger.opened(transport, subscriber.traffic)
         request.connection = connection.id
         if isinstance(subscriber, EventStream):
             request.has_access_line = False
             log_opened(connection)
         request.notifyFinish().addBoth(ended)
-        subscriber.start(self._door.hub, question.topic, question.after)
-
-    def _read_topic(self) -> str:
-        try:
-            return check_topic(self._name)
-        except ValueError as error:
-            raise _Wrong("topic", error) from None
+        subscriber.start(self._door.views.hub, question.topic, question.after)
 
     def _read(self, request: Any, topic: str) -> _Question:
         # The header first: a browser that comes back by itself asks at the same URL again.
@@ -230,7 +199,7 @@ class TopicResource(Resource):
         try:
             id = Id.parse(given) if given else None
         except ValueError as error:
-            raise _Wrong(where, error) from None
+            raise BadRequest(error, where) from None
         return _Question(topic, id, _seconds(_argument(request, b"wait")))
 
 
@@ -243,5 +212,5 @@ def _seconds(given: str | None) -> float:
     if given is None:
         return _WAIT
     if not re.fullmatch(r"\d{1,3}(\.\d{1,6})?", given) or float(given) > _MAX_WAIT:
-        raise _Wrong("wait", f"wait is a number of seconds from 0 to {_MAX_WAIT:g}")
+        raise BadRequest(f"wait is a number of seconds from 0 to {_MAX_WAIT:g}", "wait")
     return float(given)

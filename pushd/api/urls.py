@@ -17,7 +17,7 @@ from pushd.api.admin import (
 )
 from pushd.api.health import Readiness, alive, counted, ready
 from pushd.api.publish import Batch, TopicControl
-from pushd.api.resource import PublishContext
+from pushd.api.resource import ApiContext
 from pushd.api.topics import TopicContext, TopicResource
 from pushd.gateways.wsgi import ApplicationContext
 from pushd.protocols.http.guard import SitePolicy, is_topic
@@ -72,7 +72,7 @@ def control_site(
     policy: SitePolicy,
     metrics: Metrics,
     readiness: Readiness,
-    publish: PublishContext,
+    publish: ApiContext,
 ) -> PushdSite:
     """What operators and publishers reach."""
 

@@ -40,7 +40,7 @@ def unsent(transport: Any) -> int:
     may have a number of its own as ``unsent``; else it counts as empty.
     """
     if isinstance(transport, ProtocolWrapper):  # TLS, which buffers what it cannot encrypt yet
-        waiting: list[bytes] = getattr(transport, "_appSendBuffer", [])
+        waiting: list[bytes] = vars(transport).get("_appSendBuffer", [])
         return unsent(transport.transport) + sum(map(len, waiting))
     try:
         size: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen

@@ -14,7 +14,7 @@ from pushd.access.authorization import Access
 from pushd.access.connections import Connections
 from pushd.access.counters import Metrics
 from pushd.api.health import Readiness
-from pushd.api.resource import PublishContext
+from pushd.api.resource import ApiContext
 from pushd.api.topics import TopicContext
 from pushd.api.urls import control_site, public_site
 from pushd.gateways.wsgi import ApplicationContext, Pool
@@ -110,22 +110,22 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         clock=CoalescingClock(runtime.reactor, together=runtime.cork),
         metrics=Metrics(),
     )
-    publish = _build_publishing(context)
-    views = _build_views(context, publish)
-    readiness = Readiness(publish.broker.fault)
-    public = _build_public_site(context, publish, views)
+    api = _build_publishing(context)
+    views = _build_views(context, api)
+    readiness = Readiness(api.broker.fault)
+    public = _build_public_site(context, api, views)
     control = control_site(
         runtime.reactor,
         control_policy(live, context.metrics),
         context.metrics,
         readiness,
-        publish,
+        api,
     )
-    context.metrics.register(_build_collector(context, publish, views, public))
+    context.metrics.register(_build_collector(context, api, views, public))
     service = PushService(
-        publish,
+        api,
         readiness=readiness,
-        drain=Drain(runtime.reactor, publish.connections, runtime.random),
+        drain=Drain(runtime.reactor, api.connections, runtime.random),
         public=[_public_port(runtime.reactor, one, public) for one in settings.listen],
         control=[_control_port(runtime.reactor, one, control) for one in settings.control],
     )
@@ -142,24 +142,24 @@ def shipped_client() -> Path:
     return installed if installed.is_dir() else package.parent / "web"
 
 
-def _build_publishing(context: _Context) -> PublishContext:
+def _build_publishing(context: _Context) -> ApiContext:
     """Build what publications pass through: the broker, the hub, and the scheduled ones."""
     runtime, settings = context.runtime, context.settings
     broker = make_broker(settings.broker, runtime.reactor, settings.retention, _make_name)
     hub = Hub(broker, runtime.reactor, runtime.cork.flush)
     broker.start(hub.deliver, hub.end_at_gap)
     context.metrics.count_topics(hub.counters, broker)
-    return PublishContext(
+    return ApiContext(
         clock=runtime.reactor,
         broker=broker,
         hub=hub,
-        timed=ScheduledPublications(context.clock, broker, _make_name),
+        scheduled=ScheduledPublications(context.clock, broker, _make_name),
         connections=Connections(runtime.reactor, runtime.wall),
         limits=context.live.limits,
     )
 
 
-def _build_views(context: _Context, publish: PublishContext) -> ViewContext:
+def _build_views(context: _Context, api: ApiContext) -> ViewContext:
     """Build what views are run with."""
     runtime, live, settings = context.runtime, context.live, context.settings
     return ViewContext(
@@ -167,22 +167,22 @@ def _build_views(context: _Context, publish: PublishContext) -> ViewContext:
         runner=ViewRunner(runtime.reactor, runtime.threads),
         access=Access(live.keys, runtime.wall),
         factory=PushFactory(runtime.reactor, live.limits, runtime.cork),
-        connections=publish.connections,
+        connections=api.connections,
         metrics=context.metrics,
-        hub=publish.hub,
-        publisher=Publisher(publish.broker, publish.timed, live.limits),
+        hub=api.hub,
+        publisher=Publisher(api.broker, api.scheduled, live.limits),
         files=StaticFiles([*_own_files(settings), shipped_client()]),
     )
 
 
-def _build_public_site(context: _Context, publish: PublishContext, views: ViewContext) -> PushdSite:
+def _build_public_site(context: _Context, api: ApiContext, views: ViewContext) -> PushdSite:
     """Build the site of the public port: views, topics, and an application or static files."""
     runtime, settings = context.runtime, context.settings
     return public_site(
         runtime.reactor,
         public_policy(context.live, settings.proxies, context.metrics),
         settings.routes,
-        TopicContext(runtime.reactor, views, publish),
+        TopicContext(runtime.reactor, views, api),
         _build_application(context, views),
     )
 
@@ -204,19 +204,19 @@ def _build_application(context: _Context, views: ViewContext) -> ApplicationCont
 
 
 def _build_collector(
-    context: _Context, publish: PublishContext, views: ViewContext, public: PushdSite
+    context: _Context, api: ApiContext, views: ViewContext, public: PushdSite
 ) -> MetricsCollector:
     """Build what reads the metrics that are not counted as things happen."""
     return MetricsCollector(
         site=public,
         factory=views.factory,
         ledger=context.metrics.traffic,
-        flush_counters=publish.hub.flush_counters,
+        flush_counters=api.hub.flush_counters,
         threads=context.runtime.threads.pools,
-        fault=publish.broker.fault,
+        fault=api.broker.fault,
         histograms={
             _LATENESS: lateness_of(context.clock),
-            _PUBLISHING: publish.hub.delays,
+            _PUBLISHING: api.hub.delays,
             _LAG: context.runtime.lag,
         },
         limits=context.live.limits,

@@ -15,7 +15,7 @@ from pushd.access.closing import GOING_AWAY, Closing
 from pushd.access.connections import Closable, Connections
 from pushd.access.limits import Limits
 from pushd.api.health import Readiness
-from pushd.api.resource import PublishContext
+from pushd.api.resource import ApiContext
 from pushd.options.settings import Applier
 from pushd.service.listening import PortService
 
@@ -33,7 +33,7 @@ class PushService(MultiService):
     public port is closed first, then each open connection, then the control port, which meanwhile
     reports that the daemon is not ready.
 
-    :param publish: the broker, the scheduled publications, the connections and the limits.
+    :param api: the broker, the scheduled publications, the connections and the limits.
     :param drain: closes the open connections.
     """
 
@@ -41,7 +41,7 @@ class PushService(MultiService):
 
     def __init__(
         self,
-        publish: PublishContext,
+        api: ApiContext,
         *,
         readiness: Readiness,
         drain: Drain,
@@ -49,15 +49,15 @@ class PushService(MultiService):
         control: Sequence[PortService],
     ) -> None:
         super().__init__()
-        self._clock = publish.clock
-        self._broker = publish.broker
-        self._timed = publish.timed
+        self._clock = api.clock
+        self._broker = api.broker
+        self._timed = api.scheduled
         self._readiness = readiness
         self._drain = drain
         #: Limits in force.
-        self.limits: Limits = publish.limits
+        self.limits: Limits = api.limits
         #: Open connections.
-        self.connections: Connections = publish.connections
+        self.connections: Connections = api.connections
         #: The public ports, and the control ports.
         self.public, self.control = public, control
         #: Functions that are called when a stop begins.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
@@ -10,17 +10,20 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from pushd.access.closing import Closing
-from pushd.testing.connection import Answer, Settling, read_answer
+from pushd.testing.connection import Answer, read_answer
 from pushd.testing.loopback import LoopbackTransport
 
 
 class Browser:
-    """A client with a WebSocket: what it heard, and how it ended."""
+    """A client with a WebSocket: what it heard, and how it ended.
+
+    :param settle: delivers everything that is under way.
+    """
 
     def __init__(
-        self, daemon: Settling, client: BrowserProtocol, transport: LoopbackTransport
+        self, settle: Callable[[], None], client: BrowserProtocol, transport: LoopbackTransport
     ) -> None:
-        self._daemon = daemon
+        self._settle = settle
         self._client = client
         self._transport = transport
 
@@ -58,22 +61,22 @@ class Browser:
         """Send a message: text or binary."""
         payload = message if isinstance(message, bytes) else message.encode()
         self._client.sendMessage(payload, isBinary=payload is message)
-        self._daemon.settle()
+        self._settle()
 
     def send_bytes(self, data: bytes) -> None:
         """Put bytes on the wire that may be no WebSocket frames."""
         self._transport.write(data)
-        self._daemon.settle()
+        self._settle()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close as a browser does."""
         self._client.sendCloseFrame(code, reason.encode())
-        self._daemon.settle()
+        self._settle()
 
     def leave(self) -> None:
         """Vanish without a word, as a laptop that is shut."""
         self._transport.abortConnection()
-        self._daemon.settle()
+        self._settle()
 
     def stall(self) -> None:
         """Stop reading."""
@@ -82,7 +85,7 @@ class Browser:
     def resume(self) -> None:
         """Read on."""
         self._transport.resumeProducing()
-        self._daemon.settle()
+        self._settle()
 
 
 class BrowserProtocol(WebSocketClientProtocol):

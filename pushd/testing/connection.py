@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPMessage, HTTPResponse, IncompleteRead
 from io import BytesIO
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-from twisted.internet.protocol import Protocol as ClientProtocol
-from twisted.internet.protocol import connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from pushd.testing.loopback import LoopbackTransport
@@ -28,30 +28,28 @@ class Answer:
         return self.body.decode()
 
 
-class Settling(Protocol):
-    """What delivers all that is under way; a Daemon."""
-
-    def settle(self) -> None:
-        """Do it."""
-
-
 class Wire:
-    """A connection as a string of bytes each way."""
+    """A connection as a string of bytes each way.
 
-    def __init__(self, daemon: Settling, client: Bytes, transport: LoopbackTransport) -> None:
-        self._daemon = daemon
+    :param settle: delivers everything that is under way.
+    """
+
+    def __init__(
+        self, settle: Callable[[], None], client: Bytes, transport: LoopbackTransport
+    ) -> None:
+        self._settle = settle
         self._client = client
         self._transport = transport
 
     def send(self, data: bytes) -> None:
         """Send bytes."""
         self._transport.write(data)
-        self._daemon.settle()
+        self._settle()
 
     def leave(self) -> None:
         """Go away without a word."""
         self._transport.loseConnection()
-        self._daemon.settle()
+        self._settle()
 
     def stall(self) -> None:
         """Stop reading."""
@@ -60,7 +58,7 @@ class Wire:
     def resume(self) -> None:
         """Read on."""
         self._transport.resumeProducing()
-        self._daemon.settle()
+        self._settle()
 
     @property
     def received(self) -> bytes:
@@ -77,7 +75,7 @@ class Wire:
         return read_answer(self.received, method)
 
 
-class Bytes(ClientProtocol):
+class Bytes(Protocol):
     """A client that keeps what comes."""
 
     def __init__(self) -> None:

@@ -91,7 +91,7 @@ class Daemon:
         )
         transport = self._loopback.connect(self._doors[0], client)
         self.settle()
-        return Browser(self, client, transport)
+        return Browser(self.settle, client, transport)
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer | None:
         """Ask for a page; see ``request``."""
@@ -124,7 +124,7 @@ class Daemon:
         door = self._doors[len(self.settings.listen) if control else 0]
         transport = self._loopback.connect(door, client)
         self.settle()
-        return Wire(self, client, transport)
+        return Wire(self.settle, client, transport)
 
     def advance(self, *seconds: float) -> None:
         """Let time pass, step by step; each step's effects are there before the next."""

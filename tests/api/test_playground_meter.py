@@ -2,88 +2,113 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from typing import Any
 
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import ITransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.testing import StringTransport
+from twisted.protocols.policies import WrappingFactory
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.api.playground import WAYS, Ledger, Meter, Tally
-from pushd.testing.loopback import LoopbackTransport
 from tests.api.test_playground import PlaygroundTestCase
+from tests.peer import Peer, close_frame, handshake, request
 
 
-class Wire:
-    """A transport that takes a part of what it is given, or breaks."""
+class FakeChannel(Protocol):
+    """An HTTP channel that keeps what it receives."""
 
     def __init__(self) -> None:
-        self.written = b""
-        self.takes: int | ConnectionLost = 3
-        self.room = 1
+        self.received = b""
+        self.lost = False
 
-    def write(self, data: bytes) -> None:
-        """Take all."""
-        self.written += data
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
 
-    def writeSequence(self, pieces: list[bytes]) -> None:
-        """Take all."""
-        self.written += b"".join(pieces)
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost = True
 
-    def writeSomeData(self, data: bytes) -> int | ConnectionLost:
-        """Take some, or say why not."""
-        return self.takes
+
+class FakeTransport(StringTransport):
+    """A transport that delivers to a protocol."""
+
+    protocol: Any = None
 
 
 class MeterTests(SynchronousTestCase):
-    """A transport in front of another."""
+    """A meter between a transport and its channel."""
 
     def setUp(self) -> None:
-        """Stand between."""
-        self.wire, self.tally = Wire(), Tally()
-        self.meter = Meter(self.wire, self.tally)
+        self.channel: Any = FakeChannel()
+        self.transport = FakeTransport()
+        self.transport.protocol = self.channel
+        self.channel.makeConnection(self.transport)
+        self.tally = Tally()
+        self.meters: WrappingFactory[Meter] = WrappingFactory(None)
+        self.meter = Meter(self.meters, self.channel, self.tally)
+        self.meter.insert()
 
-    def test_counts(self) -> None:
-        """What is written goes on, and counts, whichever way."""
-        self.meter.write(b"abc")
-        self.meter.writeSequence([b"de", b"", b"f"])
-        self.assertEqual((self.wire.written, self.tally.sent), (b"abcdef", 6))
+    def test_sending(self) -> None:
+        """What the channel sends reaches the transport, and counts."""
+        self.channel.transport.write(b"abc")
+        self.channel.transport.writeSequence([b"de", b"", b"f"])
+        self.assertEqual((self.transport.value(), self.tally.sent), (b"abcdef", 6))
 
-    def test_past_the_buffer(self) -> None:
-        """Of what goes straight to the kernel, that counts which it takes."""
-        self.assertEqual(self.meter.writeSomeData(b"abcdef"), 3)
-        self.assertEqual(self.tally.sent, 3)
-        for taken in (-1, ConnectionLost()):
-            self.wire.takes = taken
-            self.assertIs(self.meter.writeSomeData(b"x"), taken)
-        self.assertEqual(self.tally.sent, 3)
+    def test_receiving(self) -> None:
+        """What the transport receives reaches the channel, and does not count."""
+        self.transport.protocol.dataReceived(b"abc")
+        self.assertEqual((self.channel.received, self.tally.sent), (b"abc", 0))
 
-    def test_is_the_one_behind(self) -> None:
-        """In all else it is the transport behind it, by class as well."""
-        self.assertIsInstance(self.meter, Wire)
-        self.assertNotIsInstance(self.meter, LoopbackTransport)
-        self.assertEqual(self.meter.room, 1)
-        self.meter.room = 2
-        self.assertEqual(self.wire.room, 2)
-        self.assertFalse(hasattr(self.meter, "no such name"))
+    def test_is_a_transport(self) -> None:
+        """The channel finds every method and interface of its transport at the meter."""
+        self.assertEqual(self.meter.getPeer(), self.transport.getPeer())
+        self.assertTrue(ITransport.providedBy(self.meter))
+        self.channel.transport.abortConnection()
+        self.assertTrue(self.transport.disconnected)
+
+    def test_removed(self) -> None:
+        """A removed meter leaves the connection as it was."""
+        self.assertIn(self.meter, self.meters.protocols)
+        self.meter.remove()
+        self.assertIs(self.channel.transport, self.transport)
+        self.assertIs(self.transport.protocol, self.channel)
+        self.assertEqual(self.meters.protocols, {})
+
+    def test_taken_over(self) -> None:
+        """A meter stays in place for the WebSocket that took the connection over."""
+        websocket = FakeChannel()
+        self.channel.transport = None
+        self.meter.wrappedProtocol = websocket
+        self.meter.remove()
+        self.transport.protocol.dataReceived(b"abc")
+        self.assertEqual(websocket.received, b"abc")
+        self.assertIn(self.meter, self.meters.protocols)
+
+    def test_lost(self) -> None:
+        """The channel is told that its connection is lost, and may remove the meter then."""
+        lost: list[bool] = []
+
+        def remove(reason: Failure) -> None:
+            self.meter.remove()
+            lost.append(self.meter in self.meters.protocols)
+
+        self.channel.connectionLost = remove
+        self.transport.protocol.connectionLost(connectionDone)
+        self.assertEqual(lost, [False])
+        self.assertIs(self.transport.protocol, self.meter)
 
 
 class LedgerTests(SynchronousTestCase):
     """What is written down for a topic."""
 
     def test_new(self) -> None:
-        """Each way has cost nothing yet, and nobody is connected."""
+        """Each way has cost nothing yet, and there are no connections."""
         ledger = Ledger()
         self.assertEqual(tuple(ledger.tallies), WAYS)
         self.assertEqual(set(map(repr, ledger.tallies.values())), {repr(Tally())})
-        self.assertEqual(len(ledger.meters), 0)
-
-    def test_forgets(self) -> None:
-        """A meter that nobody holds any more is not held here either."""
-        ledger = Ledger()
-        meter = Meter(SimpleNamespace(), Tally())
-        ledger.meters.add(meter)
-        self.assertEqual(len(ledger.meters), 1)
-        del meter
-        self.assertEqual(len(ledger.meters), 0)
+        self.assertEqual(ledger.meters.protocols, {})
 
 
 class MeteredTests(PlaygroundTestCase):
@@ -122,6 +147,20 @@ class MeteredTests(PlaygroundTestCase):
         self.assertEqual(after["sent"] - before["sent"], 2 + len("hello"))
         self.daemon.advance(25)
         self.assertEqual(self.costs("play/a")["websocket"]["sent"], after["sent"] + 2 + 4, "a ping")
+
+    def test_tls(self) -> None:
+        """Over TLS the plain bytes count, of answers and of frames."""
+        peer = Peer(self.daemon, tls=True)
+        peer.send(request("GET /play/topics/poll/play/a?wait=0 HTTP/1.1", "Host: localhost:8080"))
+        self.assertEqual(self.costs("play/a")["poll"]["sent"], len(peer.received))
+        del peer.received[:]
+        peer.send(handshake("/play/topics/websocket/play/a"))
+        self.publish("play/a", b"hello")
+        peer.settle()
+        self.assertEqual(peer.texts, ["hello"])
+        self.assertEqual(self.costs("play/a")["websocket"]["sent"], len(peer.received))
+        peer.send(close_frame(1000))
+        self.assertEqual((peer.code, peer.lost), (1000, ConnectionDone))
 
     def test_connection_is_kept(self) -> None:
         """What else comes by the same connection is not counted."""

@@ -272,9 +272,9 @@ class BatchTests(PublishTestCase):
         self.patch(broker, "_SLICE", 0)
         body = json.dumps({"publications": [{"topic": "t", "data": "x"}] * 3}).encode()
         head = f"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-        wire = self.daemon.open_connection(control=True)
         settle = self.daemon.settle
         self.daemon.settle = self.daemon._loopback.run  # type: ignore[method-assign]
+        wire = self.daemon.open_connection(control=True)
         wire.send(head.encode() + body)
         self.assertEqual(self.daemon._service._broker.published, 1)
         wire.leave()

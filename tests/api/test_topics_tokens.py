@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import fail
@@ -31,6 +32,11 @@ class TokenTestCase(TopicTestCase):
     def setUp(self) -> None:
         """Ask for tokens."""
         self.start(token_keys=secret_keys())
+
+    def replace_keys(self, keys: TokenKeys) -> None:
+        """Put other keys in force, as a reload does."""
+        for apply in self.daemon._service.appliers:
+            apply(replace(self.daemon.settings, token_keys=keys))
 
     def ask(
         self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b""
@@ -147,11 +153,10 @@ class SubscribeTests(TokenTestCase):
 
     def test_keys_replaced(self) -> None:
         """Keys that are replaced count for whoever comes next."""
-        keys = TokenKeys()
-        self.start(token_keys=keys)
+        self.start(token_keys=TokenKeys())
         self.assertEqual(self.ask("GET", "/topics/news?wait=0").status, 200)
         self.assertEqual(self.post(WRITER).status, 405)
-        keys.replace(secret_keys())
+        self.replace_keys(secret_keys())
         self.assertEqual(self.ask("GET", "/topics/news?wait=0").status, 401)
         self.assertEqual(self.post(WRITER).status, 200)
 
@@ -429,21 +434,19 @@ class FreshTests(TokenTestCase):
 
     def test_without(self) -> None:
         """Who was let in without a token is told that none is needed."""
-        keys = TokenKeys()
-        self.start(token_keys=keys)
+        self.start(token_keys=TokenKeys())
         browser = self.daemon.connect("/topics/news", subprotocols=["pushd.v1"])
         self.assertEqual(len(browser.messages), 1)
         why = "this connection goes without a token"
         self.assertEqual(self.fresh(browser, self.make())["error"], why)
-        keys.replace(secret_keys())
+        self.replace_keys(secret_keys())
         self.assertEqual(self.fresh(browser, self.make())["error"], why)
 
     def test_keys_gone(self) -> None:
         """Where no keys are left meanwhile, the old token goes on to its end."""
-        keys = secret_keys()
-        self.start(token_keys=keys)
+        self.start(token_keys=secret_keys())
         browser = self.connect(self.make(exp=10))
-        keys.replace(TokenKeys())
+        self.replace_keys(TokenKeys())
         self.assertIn("without a token", self.fresh(browser, self.make())["error"])
         self.daemon.advance(10)
         self.assertEqual(browser.closing, TOKEN_EXPIRED)

@@ -310,13 +310,10 @@ class Rules(_Base):
 
     def listen_stalled(self, after: str) -> Listener:
         """Listen, and read nothing."""
-        wire_open = self.daemon.settle
-        self.daemon.settle = lambda: None  # type: ignore[method-assign]
-        try:
-            listener = self.listen(after=after)
-            listener.stall()
-        finally:
-            self.daemon.settle = wire_open  # type: ignore[method-assign]
+        stopped = self.patch(self.daemon._loopback, "run", lambda: None)
+        listener = self.listen(after=after)
+        listener.stall()
+        stopped.restore()
         self.daemon.settle()
         return listener
 

@@ -324,6 +324,10 @@ class UnsentTests(SynchronousTestCase):
         tls.write(b"x" * 1000)
         self.reactor.advance(0)
         self.assertEqual(unsent(tls), hello + 1000)
+        # A wrapper around TLS offers its attributes as well, which must not be counted twice.
+        wrapper = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
+        wrapper.makeConnection(tls)
+        self.assertEqual(unsent(wrapper), hello + 1000)
         self.assertEqual(unsent(self.transport), hello)
 
     def test_other_wrapper(self) -> None:
