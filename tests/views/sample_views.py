@@ -1,4 +1,4 @@
-"""Views that tests of this room share."""
+"""Views that several tests use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pushd.views.request import Request, accept_websocket
 
 @accept_websocket
 async def echo(request: Request) -> str | None:
-    """Answer HTTP with a page, and every message with itself."""
+    """Serve a page over HTTP, and echo messages."""
     if not request.is_websocket():
         return "a page"
     async for message in request.websocket:
@@ -21,7 +21,7 @@ async def echo(request: Request) -> str | None:
 
 
 class WaitingView:
-    """A view that waits until the test lets it go on, and notes how it ends."""
+    """A view that waits until the test lets it continue, and records how it ends."""
 
     def __init__(self, then: Callable[[Request], Any] = lambda request: None) -> None:
         self.go: Deferred[None] = Deferred()
@@ -30,7 +30,7 @@ class WaitingView:
         self._then = then
 
     async def __call__(self, request: Request) -> Any:
-        """Wait, then do what was asked for."""
+        """Wait, then return what the test asked for."""
         self.requests.append(request)
         try:
             await self.go

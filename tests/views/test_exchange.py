@@ -23,7 +23,7 @@ from tests.views.sample_views import WaitingView, echo
 
 class OpeningTests(SynchronousTestCase):
     def test_when_needed(self) -> None:
-        """The 101 goes out when the view first needs the socket open, not before."""
+        """The 101 is sent when the view first needs the connection, not before."""
         for use in ("accept", "wait", "read", "count_messages", "has_messages", "close"):
             go: Deferred[None] = Deferred()
             over: Deferred[None] = Deferred()
@@ -43,8 +43,8 @@ class OpeningTests(SynchronousTestCase):
             daemon.settle()
             self.assertTrue(browser.opened, use)
 
-    def test_asking_opens_nothing(self) -> None:
-        """Whether it is closed may be asked without opening it."""
+    def test_not_opened_by_questions(self) -> None:
+        """is_closed() and subprotocol do not accept the handshake."""
         seen = []
 
         @accept_websocket
@@ -58,7 +58,7 @@ class OpeningTests(SynchronousTestCase):
         self.assertEqual(seen, [False, None])
 
     def test_same_segment(self) -> None:
-        """Frames that come in one segment with the handshake arrive, in order."""
+        """Frames that arrive in one segment with the handshake are delivered in order."""
         peer = Peer(Daemon({"/echo/": echo}))
         peer.send(handshake("/echo/") + frame(TEXT, b"1") + frame(TEXT, b"2") + frame(TEXT, b"3"))
         self.assertEqual(peer.texts, ["1", "2", "3"])
@@ -66,7 +66,7 @@ class OpeningTests(SynchronousTestCase):
         self.assertEqual(peer.texts, ["1", "2", "3", "4"])
 
     def test_split_anywhere(self) -> None:
-        """Wherever TCP cuts the stream, it means the same."""
+        """It does not matter where TCP splits the stream."""
         data = handshake("/echo/") + frame(TEXT, b"1") + frame(TEXT, b"22")
         for cut in (1, len(data) // 2, len(handshake("/echo/")), len(data) - 9, len(data) - 1):
             peer = Peer(Daemon({"/echo/": echo}))
@@ -77,7 +77,7 @@ class OpeningTests(SynchronousTestCase):
         self.assertEqual(peer.texts, ["1", "22"])
 
     def test_accepted_later(self) -> None:
-        """Frames that come while the view still thinks arrive in order once the socket is open."""
+        """Frames that arrive before the view accepts are delivered in order once it does."""
         go: Deferred[None] = Deferred()
 
         @accept_websocket
@@ -97,7 +97,7 @@ class OpeningTests(SynchronousTestCase):
         self.assertEqual(peer.texts[-1], "more")
 
     def test_subprotocol(self) -> None:
-        """The view chooses one of the subprotocols that the client offers."""
+        """A view can choose one of the subprotocols that the client offers."""
 
         @accept_websocket
         async def choose(request: Request) -> None:
@@ -109,7 +109,7 @@ class OpeningTests(SynchronousTestCase):
         self.assertEqual((browser.subprotocol, browser.messages), ("b", ["b"]))
 
     def test_no_subprotocol(self) -> None:
-        """A view that chooses none opens the socket without."""
+        """If the view chooses no subprotocol, none is used."""
         daemon = Daemon({"/echo/": echo})
         browser = daemon.connect("/echo/", subprotocols=["a"])
         self.assertEqual((browser.opened, browser.subprotocol), (True, None))
@@ -119,10 +119,10 @@ class OpeningTests(SynchronousTestCase):
 
 
 class RefusingTests(SynchronousTestCase):
-    """A view that answers a handshake over HTTP, before it has used the socket."""
+    """A view that answers a handshake over HTTP, before it uses its WebSocket."""
 
     def refuse(self, answer: Any) -> Peer:
-        """Send a handshake to a view that answers so."""
+        """Send a handshake to a view that returns this answer."""
 
         @accept_websocket
         async def view(request: Request) -> Any:
@@ -133,7 +133,7 @@ class RefusingTests(SynchronousTestCase):
         return peer
 
     def test_answers(self) -> None:
-        """Every answer that a view may give over HTTP refuses the handshake."""
+        """Whatever a view may answer over HTTP refuses the handshake."""
         for answer, status, body in (
             ("no", 200, b"no"),
             (b"no", 200, b"no"),
@@ -146,7 +146,7 @@ class RefusingTests(SynchronousTestCase):
         self.assertIn(b"<!doctype html>", self.refuse(page("test.html")).body)
 
     def test_browser(self) -> None:
-        """A browser in memory shows the answer that its handshake got."""
+        """A browser in memory has the response that refused its handshake."""
 
         @accept_websocket
         async def view(request: Request) -> Response:
@@ -158,14 +158,14 @@ class RefusingTests(SynchronousTestCase):
         self.assertEqual(refused.text, "who are you?")
 
     def test_connection_goes_on(self) -> None:
-        """A refused handshake leaves the connection to HTTP."""
+        """A refused handshake leaves the connection open for further requests."""
         peer = self.refuse("no")
         self.assertIsNone(peer.lost)
         peer.send(request("GET /index.html HTTP/1.1", "Host: localhost:8080"))
         self.assertIn(b"HTTP/1.1 200 OK", peer.body)
 
-    def test_socket_is_closed(self) -> None:
-        """The socket that was refused is closed for every task that has it."""
+    def test_websocket_is_closed(self) -> None:
+        """A WebSocket whose handshake was refused is closed for every task that uses it."""
         sockets = []
 
         @accept_websocket
@@ -177,24 +177,24 @@ class RefusingTests(SynchronousTestCase):
         daemon.connect("/")
         self.assertTrue(sockets[0].is_closed())
         self.assertEqual(self.successResultOf(sockets[0].wait()), None)
-        sockets[0].send("nobody hears")
+        sockets[0].send("discarded")
         self.assertEqual(daemon.pending_calls, [])
 
     def test_none(self) -> None:
-        """A view that has no answer and no need of the socket opens it and says goodbye."""
+        """A view that returns None without using its WebSocket opens and closes it."""
         peer = self.refuse(None)
         self.assertIn("101", peer.head)
         self.assertEqual(peer.code, 1000)
 
     def test_not_an_answer(self) -> None:
-        """What is no answer refuses with 500, and is logged once."""
+        """A result that is no answer refuses the handshake with 500, and is logged once."""
         peer = self.refuse(5)
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
         self.assertIn(" 500 ", peer.head)
         self.assertNotIn(b"Traceback", peer.body)
 
     def test_page_that_is_not_there(self) -> None:
-        """So does a page that is not there."""
+        """A page that does not exist refuses the handshake with 500."""
         peer = self.refuse(page("nothing.html"))
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
         self.assertIn(" 500 ", peer.head)
@@ -202,11 +202,11 @@ class RefusingTests(SynchronousTestCase):
 
 class ErrorTests(SynchronousTestCase):
     def setUp(self) -> None:
-        """Have seen no socket."""
+        """Start without WebSockets."""
         self.sockets: list[Any] = []
 
     def fail_at(self, view: Any, data: bytes) -> tuple[Peer, list[str]]:
-        """Send bytes to a view that is going to fail; give what the log says of it."""
+        """Send bytes to a view that raises; return the log lines about it."""
         peer = Peer(Daemon({"/view/": view}))
         with capturedLogs() as events:
             peer.send(data)
@@ -217,11 +217,11 @@ class ErrorTests(SynchronousTestCase):
         return peer, said(failures)
 
     def traceback_of(self, event: LogEvent) -> bool:
-        """Whether a log event holds the traceback."""
+        """Whether a log event has the traceback."""
         return "test_exchange.py" in event["log_failure"].getTraceback()
 
     def test_http(self) -> None:
-        """A view that raises over HTTP is a 500 page; the log has the traceback, peer and path."""
+        """A view that raises over HTTP is a 500; the log has the traceback, peer and path."""
 
         async def failing(request: Request) -> str:
             raise ZeroDivisionError("our secret")
@@ -235,7 +235,7 @@ class ErrorTests(SynchronousTestCase):
         self.assertIn("failing failed at /view/ for 127.0.0.1:50001", line)
 
     def test_before_101(self) -> None:
-        """A view that raises before the socket is open refuses the handshake with 500."""
+        """A view that raises before the 101 refuses the handshake with 500."""
 
         @accept_websocket
         async def failing(request: Request) -> None:
@@ -249,7 +249,7 @@ class ErrorTests(SynchronousTestCase):
         self.assertIn("failing failed at /view/ for 127.0.0.1:50001", log[0])
 
     def test_after_101(self) -> None:
-        """A view that raises in a conversation closes it with 1011, and says no more."""
+        """A view that raises after the 101 closes with 1011, and the client is told no more."""
 
         @accept_websocket
         async def failing(request: Request) -> None:
@@ -262,7 +262,7 @@ class ErrorTests(SynchronousTestCase):
         self.assertIn("failing failed at /view/ for 127.0.0.1:50001", log[0])
 
     def test_unavailable(self) -> None:
-        """One that could not publish is no fault: 503, or 1013, to try again, and one line."""
+        """If the broker is unavailable, the client gets 503 or 1013, and the log one line."""
 
         @accept_websocket
         async def publishing(request: Request) -> None:
@@ -289,8 +289,8 @@ class ErrorTests(SynchronousTestCase):
             self.assertIn("publishing could not publish at /view/ for 127.0.0.1:5000", line)
             self.assertIn("Redis at 10.0.0.5 is away", line)
 
-    def test_unavailable_to_nobody(self) -> None:
-        """Who has left is told nothing."""
+    def test_unavailable_after_client_left(self) -> None:
+        """If the broker is unavailable and the client has left, that is logged only."""
 
         async def publishing(request: Request) -> None:
             try:
@@ -305,8 +305,8 @@ class ErrorTests(SynchronousTestCase):
         self.assertIn("not_published", [event.get("event") for event in events])
         self.assertEqual(peer.received, b"")
 
-    def test_when_the_peer_has_left(self) -> None:
-        """What a view raises while it is being ended is an error all the same."""
+    def test_raises_after_client_left(self) -> None:
+        """An exception that a view raises while it is being ended is logged."""
 
         @accept_websocket
         async def failing(request: Request) -> None:
@@ -318,8 +318,8 @@ class ErrorTests(SynchronousTestCase):
         peer.vanish()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    def test_cancelling_oneself(self) -> None:
-        """A view that is cancelled by anything but the end of its conversation has failed."""
+    def test_cancels_itself(self) -> None:
+        """A view that raises CancelledError before the end of its conversation has failed."""
 
         @accept_websocket
         async def quitting(request: Request) -> None:
@@ -334,8 +334,8 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual(daemon.connect("/").closing, INTERNAL_ERROR)
         self.assertEqual(len(self.flushLoggedErrors(CancelledError)), 2)
 
-    def test_resource_that_fails_in_the_middle(self) -> None:
-        """An answer that fails in the middle breaks off, rather than go on with an error page."""
+    def test_resource_fails_half_way(self) -> None:
+        """A response that fails half-way is cut off, without an error page."""
 
         class Failing(Resource):
             isLeaf = True
@@ -351,8 +351,8 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual(peer.body, b"4\r\nhalf\r\n")
         self.assertIsNotNone(peer.lost)
 
-    def test_resource_that_fails_with_headers(self) -> None:
-        """What the failed answer said of itself is not said of the error page."""
+    def test_headers_of_failed_response(self) -> None:
+        """The error page has none of the failed response's headers."""
 
         async def view(request: Request) -> Response:
             return Response(200, {"Content-Encoding": "gzip", "X": 5})  # type: ignore[dict-item]
@@ -365,7 +365,7 @@ class ErrorTests(SynchronousTestCase):
 
 class LeavingTests(SynchronousTestCase):
     def test_http_client(self) -> None:
-        """A client that leaves before it has its answer cancels the view where it waits."""
+        """A client that leaves before it is answered cancels the view where it waits."""
         view = WaitingView()
         peer = Peer(Daemon({"/": view}))
         peer.send(request("GET / HTTP/1.1", "Host: localhost:8080"))
@@ -376,7 +376,7 @@ class LeavingTests(SynchronousTestCase):
         self.assertEqual([line for line in said(events) if "failed" in line], [])
 
     def test_http_client_of_a_timer(self) -> None:
-        """It leaves nothing that the view waited for."""
+        """A client that leaves cancels the timers that the view waits for."""
 
         async def slow(request: Request) -> str:
             await deferLater(request.clock, 60)
@@ -389,8 +389,8 @@ class LeavingTests(SynchronousTestCase):
         peer.vanish()
         self.assertEqual(daemon.pending_calls, [])
 
-    def test_view_that_goes_on(self) -> None:
-        """What a view returns to a client that has left is dropped in silence."""
+    def test_result_discarded(self) -> None:
+        """A result for a client that has left is discarded, and nothing is logged."""
 
         class Stubborn(WaitingView):
             async def __call__(self, request: Request) -> str:
@@ -412,7 +412,7 @@ class LeavingTests(SynchronousTestCase):
             self.assertNotIn("answer_lost", [event.get("event") for event in events])
 
     def test_handshake(self) -> None:
-        """A client that leaves before the 101 cancels the view, and leaves nothing."""
+        """A client that leaves before the 101 cancels the view, and no timer is left."""
         view = accept_websocket(WaitingView())
         daemon = Daemon({"/": view})
         peer = Peer(daemon)
@@ -425,7 +425,7 @@ class LeavingTests(SynchronousTestCase):
         self.assertEqual(daemon.pending_calls, [])
 
     def test_conversation(self) -> None:
-        """A client that leaves in the conversation ends the view where it waits for anything."""
+        """A client that leaves after the 101 cancels the view where it waits for anything else."""
         for leave in (Peer.vanish, Peer.finish, lambda peer: peer.send(close_frame(1001))):
             view = WaitingView()
 
@@ -457,7 +457,7 @@ class EndTests(SynchronousTestCase):
         self.assertTrue(browser.gone)
 
     def test_answer_after_101(self) -> None:
-        """An answer that comes after the socket was opened is dropped."""
+        """A response that the view returns after it accepted is discarded, with a warning."""
         for answer in ("text", Response(403), page("nothing.html"), 5):
 
             @accept_websocket
@@ -473,7 +473,7 @@ class EndTests(SynchronousTestCase):
             self.assertIn("test_answer_after_101", warnings[0])
 
     def test_own_close(self) -> None:
-        """A view that has closed may return what it likes."""
+        """After its close() a view may return anything."""
 
         @accept_websocket
         async def view(request: Request) -> None:
@@ -482,7 +482,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(Daemon({"/": view}).connect("/").closing, Closing(4000, "enough"))
 
     def test_log(self) -> None:
-        """A conversation is a line when it opens and one when it ends, without the query."""
+        """A conversation has one line when it opens and one when it ends, without the query."""
         daemon = Daemon({"/echo/": echo})
         with capturedLogs() as events:
             peer = Peer(daemon)
@@ -499,7 +499,7 @@ class EndTests(SynchronousTestCase):
         )
 
     def test_log_of_reasons(self) -> None:
-        """The line says who closed and why, or that the connection broke off."""
+        """The closing line says which side closed and why, or that the connection was lost."""
 
         @accept_websocket
         async def rude(request: Request) -> None:
@@ -538,7 +538,7 @@ class EndTests(SynchronousTestCase):
             self.assertEqual(line.partition(";")[0], f"#1 127.0.0.1:50001 / closed {said_so}")
 
     def test_log_of_silence(self) -> None:
-        """A peer that does not answer a ping was cut by us, for that."""
+        """A connection that is cut because no pong came was closed by us; the line says why."""
         peer = Peer(Daemon({"/": echo}))
         peer.send(handshake())
         with capturedLogs() as events:
@@ -547,7 +547,7 @@ class EndTests(SynchronousTestCase):
         self.assertIn("closed 1006 after 35.000 s by us: no answer to a ping in 10 s;", line)
 
     def test_log_of_traffic(self) -> None:
-        """The line of the end has the messages and their bytes each way, however they came."""
+        """The closing line counts messages and bytes in each direction."""
 
         @accept_websocket
         async def twice(request: Request) -> None:
@@ -570,7 +570,7 @@ class EndTests(SynchronousTestCase):
         )
 
     def test_log_of_codes(self) -> None:
-        """The line of the end has the code that was sent: 1005 is none, 1006 is no Close at all."""
+        """The closing line has the close code; 1005 means no code, 1006 no Close frame."""
 
         def leave(how: Callable[[Peer], object]) -> str:
             daemon = Daemon({"/echo/": echo})
@@ -589,7 +589,7 @@ class EndTests(SynchronousTestCase):
 
 class ThreadTests(SynchronousTestCase):
     def test_full(self) -> None:
-        """When all threads are taken, 503 says so, to HTTP and to a handshake before its 101."""
+        """If no thread is free, HTTP requests and handshakes get 503 before the view is called."""
 
         @accept_websocket
         def blocking(request: Request) -> str:

@@ -1,4 +1,4 @@
-"""The URL map: which path leads where, and which maps are refused."""
+"""Routing: which view serves a path, and which maps are rejected."""
 
 from __future__ import annotations
 
@@ -20,89 +20,89 @@ from tests.unhurried import UNHURRIED
 
 
 def plain(request: Request) -> str:
-    """Speak HTTP."""
+    """Serve HTTP only."""
     return "plain"
 
 
 @accept_websocket
 async def both(request: Request) -> str:
-    """Speak either."""
+    """Serve both."""
     return "both"
 
 
 @require_websocket
 async def only(request: Request) -> None:
-    """Speak WebSocket."""
+    """Serve WebSockets only."""
     await request.websocket.send("only")
 
 
 class MatchTests(SynchronousTestCase):
-    """From a path to its view."""
+    """Matching a path."""
 
     def find(self, routes: Routes, path: str) -> Match:
-        """Give what the path leads to; there must be something."""
+        """Return the match for a path, which must exist."""
         match = routes.match(path)
         assert match is not None, path
         return match
 
     def test_path(self) -> None:
-        """A path leads to the view that stands there, with no named parts."""
+        """A path without variable parts leads to its view."""
         routes = Routes({"/": plain, "/a/": both, "/a/b": only})
         self.assertEqual(routes.match("/"), (plain, {}, Handshakes.REFUSED))
         self.assertEqual(routes.match("/a/"), (both, {}, Handshakes.ACCEPTED))
         self.assertEqual(routes.match("/a/b"), (only, {}, Handshakes.REQUIRED))
 
     def test_nowhere(self) -> None:
-        """A path where nothing stands leads nowhere, and no exception out of it either."""
+        """An unknown path has no match, and raises nothing."""
         routes = Routes({"/a/": plain, "/chat/<room>/": both, "/n/<int:n>": both})
         for path in ("/", "", "/b/", "/a/b", "a", "*", "/chat/", "/chat/a/b/", "/A/", "/a/?x"):
             self.assertIsNone(routes.match(path), path)
 
     def test_named_part(self) -> None:
-        """A named segment holds whatever is decoded text without a slash."""
+        """A variable segment matches decoded text without a slash."""
         routes = Routes({"/chat/<room>/": both})
         for room in ("a", "café", "a b", "<room>", "a|b", "..", "%2f", "a\nb", "\x00", "😀", "?#"):
             match = self.find(routes, f"/chat/{room}/")
             self.assertEqual((match.view, dict(match.parameters)), (both, {"room": room}))
 
     def test_number(self) -> None:
-        """A named number arrives as one, and what is none leads nowhere."""
+        """An int part gives an int, and matches nothing else."""
         routes = Routes({"/page/<int:number>/": both})
         self.assertEqual(self.find(routes, "/page/12/").parameters, {"number": 12})
         for path in ("/page/x/", "/page/-1/", "/page/1.5/", f"/page/{'9' * 5000}/"):
             self.assertIsNone(routes.match(path), path[:20])
 
     def test_rest(self) -> None:
-        """A path part takes all the rest, slashes too."""
+        """A path part matches everything that follows, with slashes."""
         routes = Routes({"/files/<path:rest>": plain})
         for rest in ("a/b.txt", "a//b", "a/"):
             self.assertEqual(self.find(routes, f"/files/{rest}").parameters, {"rest": rest})
 
     def test_several_parts(self) -> None:
-        """A path may have several named parts, and text around them."""
+        """A path may have several variable parts, and text around them."""
         routes = Routes({"/<team>/room-<int:room>/": both})
         self.assertEqual(self.find(routes, "/red/room-7/").parameters, {"team": "red", "room": 7})
 
     def test_written_first(self) -> None:
-        """A path that is written out goes before one with a named part, whichever stands first."""
+        """A literal path takes precedence over one with a variable part, in any order."""
         for views in ({"/<x>/": both, "/a/": plain}, {"/a/": plain, "/<x>/": both}):
             routes = Routes(views)
             self.assertIs(self.find(routes, "/a/").view, plain)
             self.assertIs(self.find(routes, "/b/").view, both)
 
     def test_odd_path(self) -> None:
-        """A path that is written out is found, however odd."""
+        """A literal path is found, however odd."""
         for path in ("/a//b/", "//a/", "/a|b", "/a b/", "/a%20b/", "/é/", "/a?b"):
             self.assertEqual(Routes({path: plain}).match(path), (plain, {}, Handshakes.REFUSED))
 
     def test_path_like_pattern(self) -> None:
-        """A path that looks like the pattern is matched like any other."""
+        """A path that looks like a pattern is matched like any other."""
         routes = Routes({"/chat/<room>/": both, "/n/<int:n>/": plain})
         self.assertEqual(self.find(routes, "/chat/<room>/").parameters, {"room": "<room>"})
         self.assertIsNone(routes.match("/n/<int:n>/"))
 
     def test_last_slash(self) -> None:
-        """The slash at the end may be left out or added: a WebSocket can't follow a redirect."""
+        """A trailing slash is optional, as WebSocket clients follow no redirect."""
         routes = Routes({"/a/": plain, "/b": both, "/chat/<room>/": both})
         self.assertIs(self.find(routes, "/a").view, plain)
         self.assertIs(self.find(routes, "/b/").view, both)
@@ -114,19 +114,19 @@ class MatchTests(SynchronousTestCase):
             self.assertIsNone(routes.match(path), path)
 
     def test_last_slash_counts(self) -> None:
-        """Where a view stands at either, the slash tells them apart."""
+        """If two views differ by the trailing slash, each has its own path."""
         routes = Routes({"/a/": plain, "/a": both, "/<x>/y/": plain, "/<x>/y": both})
         for path, view in (("/a/", plain), ("/a", both), ("/z/y/", plain), ("/z/y", both)):
             self.assertIs(self.find(routes, path).view, view, path)
 
     def test_more_slashes(self) -> None:
-        """Slashes at the start, or twice somewhere, are not taken for one."""
+        """Repeated slashes are not merged."""
         routes = Routes({"/a/<x>/": both, "/c/d/": plain})
         for path in ("//a/x/", "///a/x/", "/a//x/", "//c/d/", "/c//d/", "/a/x//", "/c/d//"):
             self.assertIsNone(routes.match(path), path)
 
     def test_any_path(self) -> None:
-        """Whatever a stranger asks for, the answer is a view or nowhere, never an exception."""
+        """Any path has a match or none; none raises an exception."""
         routes = Routes({"/a/": plain, "/<x>/<int:n>/": both, "/f/<path:p>": both, "/é/<x>": both})
 
         @UNHURRIED
@@ -141,10 +141,10 @@ class MatchTests(SynchronousTestCase):
 
 
 class MapTests(SynchronousTestCase):
-    """What a map is, and which maps are none."""
+    """Maps of views, and which are rejected."""
 
     def test_mapping(self) -> None:
-        """It is a map itself: from the path as written to the view, in the order given."""
+        """Routes is a mapping from path to view, in the order given."""
         routes = Routes({"/b/": both, "/<x>/": plain, "/a/": only})
         self.assertEqual(dict(routes), {"/b/": both, "/<x>/": plain, "/a/": only})
         self.assertEqual(list(routes), ["/b/", "/<x>/", "/a/"])
@@ -153,22 +153,22 @@ class MapTests(SynchronousTestCase):
         self.assertNotIn("/c/", routes)
 
     def test_pairs(self) -> None:
-        """Pairs of path and view do as well."""
+        """Pairs of path and view are accepted as well."""
         self.assertEqual(dict(Routes([("/a/", plain)])), {"/a/": plain})
 
     def test_empty(self) -> None:
-        """A map of nothing leads nowhere."""
+        """An empty map matches nothing."""
         self.assertIsNone(Routes({}).match("/"))
 
     def test_own_copy(self) -> None:
-        """What becomes of the dict afterwards is of no matter."""
+        """Later changes of the dict have no effect."""
         views = {"/a/": plain}
         routes = Routes(views)
         views.clear()
         self.assertIsNotNone(routes.match("/a/"))
 
     def test_two_views(self) -> None:
-        """Two views on a path are refused with both paths named, whatever its parts are called."""
+        """Two views on one path are rejected with both paths, whatever the parts are named."""
         pairs = [
             ("/a/", "/a/"),
             ("/chat/<room>/", "/chat/<name>/"),
@@ -180,27 +180,27 @@ class MapTests(SynchronousTestCase):
             self.assertEqual(str(error), f"{second} has two views (the other one at {first})")
 
     def test_different_parts(self) -> None:
-        """A number and a text at the same place are two paths."""
+        """A number and a text in the same place are two paths."""
         routes = Routes({"/<int:number>/": plain, "/<word>/": both})
         match = routes.match("/7/")
         assert match is not None
         self.assertIs(match.view, plain)
 
     def test_no_path(self) -> None:
-        """A path is text that starts with a slash."""
+        """A path must be a str that starts with a slash."""
         paths: list[Any] = ["a/", "", " /a/", 7, None, b"/a/"]
         for path in paths:
             error = self.assertRaises(ValueError, Routes, {path: plain})
             self.assertIn(f"{path!r} is not a path", str(error))
 
     def test_no_syntax(self) -> None:
-        """A path that does not parse is refused with the reason."""
+        """A path that cannot be parsed is rejected with the reason."""
         for path in ("/a/<", "/<x", "/<nope:x>/", "/<x>/<x>/", "/<int(:x>/"):
             error = self.assertRaises(ValueError, Routes, {path: plain})
             self.assertIn("cannot parse a path: ", str(error))
 
     def test_no_view(self) -> None:
-        """What can't be called is no view."""
+        """A view must be callable."""
         views: list[Any] = [None, "view", 7, [plain]]
         for view in views:
             error = self.assertRaises(TypeError, Routes, {"/a/": view})
@@ -208,10 +208,10 @@ class MapTests(SynchronousTestCase):
 
 
 class AcceptAllTests(SynchronousTestCase):
-    """accept_all makes every view a WebSocket view."""
+    """accept_all lets every view serve WebSockets."""
 
     def test_every_view(self) -> None:
-        """Undecorated views take WebSockets too; those that require one go on to do so."""
+        """Views without decorator serve both; those that require a WebSocket still do."""
         routes = Routes({"/plain/": plain, "/<x>/": plain, "/only/": only}, accept_all=True)
         self.assertEqual(
             [getattr(routes.match(path), "handshakes", None) for path in ("/plain/", "/x/")],
@@ -220,21 +220,21 @@ class AcceptAllTests(SynchronousTestCase):
         self.assertEqual(getattr(routes.match("/only/"), "handshakes", None), Handshakes.REQUIRED)
 
     def test_not_by_itself(self) -> None:
-        """Without it a view has to say so."""
+        """Without accept_all a view needs a decorator."""
         self.assertFalse(Routes({}).accept_all)
         self.assertEqual(Routes({"/": plain}).match("/"), (plain, {}, Handshakes.REFUSED))
 
     def test_view_untouched(self) -> None:
-        """The view itself stays as it was: another map may want it plain."""
+        """The view itself is not changed, as another map may use it without accept_all."""
         Routes({"/": plain}, accept_all=True).match("/")
         self.assertEqual(Routes({"/": plain}).match("/"), (plain, {}, Handshakes.REFUSED))
 
     def test_carried_on(self) -> None:
-        """A map made from such a map is one too."""
+        """Routes made from such Routes keep accept_all."""
         self.assertTrue(Routes(Routes({"/": plain}, accept_all=True)).accept_all)
 
     def test_served(self) -> None:
-        """In a daemon, the undecorated view answers HTTP and takes the WebSocket."""
+        """In a daemon, a view without decorator serves both."""
 
         async def echo(request: Request) -> str | None:
             if not request.is_websocket():
@@ -252,7 +252,7 @@ class AcceptAllTests(SynchronousTestCase):
             self.assertEqual((answer.status, answer.text), (200, "page"))
 
     def test_served_parts(self) -> None:
-        """In a daemon, the view sees the named parts of the path, decoded."""
+        """In a daemon, a view gets the variable parts of the path, decoded."""
 
         @accept_websocket
         async def who(request: Request) -> None:
@@ -264,10 +264,10 @@ class AcceptAllTests(SynchronousTestCase):
 
 
 class LoadTests(SynchronousTestCase):
-    """MODULE:NAME, as an operator writes it."""
+    """Loading MODULE:NAME, as an operator writes it."""
 
     def setUp(self) -> None:
-        """Work in a folder of our own, and leave no trace in the interpreter."""
+        """Work in a temporary folder, and restore the interpreter's modules afterwards."""
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.addCleanup(os.chdir, os.getcwd())
@@ -288,13 +288,13 @@ class LoadTests(SynchronousTestCase):
         path.write_text(source)
 
     def refuse(self, text: str, kind: type[Exception] = ValueError) -> str:
-        """Give the line that refuses it."""
+        """Return the message of the error."""
         line = str(self.assertRaises(kind, load_routes, text))
         self.assertEqual(len(line.splitlines()), 1, line)
         return line
 
     def test_loads(self) -> None:
-        """The map is found in the module, which is found in the current folder."""
+        """A map is loaded from a module in the current folder."""
         self.write(
             "board_one.py",
             "async def chat(request): ...\nviews = {'/chat/<room>/': chat}\n",
@@ -304,13 +304,13 @@ class LoadTests(SynchronousTestCase):
         self.assertEqual(routes["/chat/<room>/"].__name__, "chat")
 
     def test_package(self) -> None:
-        """A module in a package has its dotted name."""
+        """A module in a package has a dotted name."""
         self.write("board_package/__init__.py", "")
         self.write("board_package/urls.py", "views = {'/a/': print}\n")
         self.assertEqual(list(load_routes("board_package.urls:views")), ["/a/"])
 
     def test_keeps_accept_all(self) -> None:
-        """A map of Routes keeps what was said with it."""
+        """Routes keep accept_all when they are loaded."""
         self.write(
             "board_all.py",
             "from pushd.views import Routes\nviews = Routes({'/a/': print}, accept_all=True)\n",
@@ -318,7 +318,7 @@ class LoadTests(SynchronousTestCase):
         self.assertTrue(load_routes("board_all:views").accept_all)
 
     def test_folder_once(self) -> None:
-        """The current folder is put on the path once."""
+        """The current folder is added to sys.path once."""
         self.write("board_two.py", "views = {}\n")
         for _ in range(2):
             load_routes("board_two:views")
@@ -326,19 +326,19 @@ class LoadTests(SynchronousTestCase):
         self.assertEqual(sys.path[0], str(self.folder))
 
     def test_no_form(self) -> None:
-        """What is not MODULE:NAME is told so."""
+        """A text that is not MODULE:NAME is rejected."""
         for text in ("", ":", "board", "board:", ":views"):
             self.assertEqual(self.refuse(text), "expected MODULE:NAME")
 
     def test_no_module(self) -> None:
-        """A module that is not there is named."""
+        """The error names a module that does not exist."""
         self.assertEqual(
             self.refuse("board_none:views"),
             "ModuleNotFoundError: No module named 'board_none'",
         )
 
     def test_no_name(self) -> None:
-        """A name that the module does not have is named, and the module."""
+        """The error names a name that does not exist, and its module."""
         self.write("board_three.py", "")
         self.assertEqual(
             self.refuse("board_three:views"),
@@ -346,7 +346,7 @@ class LoadTests(SynchronousTestCase):
         )
 
     def test_error_inside(self) -> None:
-        """A module that raises is told with the file and the line."""
+        """The error has the file and line in which the module raised."""
         self.write("board_four.py", "views = {}\n1 / 0\n")
         self.assertEqual(
             self.refuse("board_four:views"),
@@ -354,7 +354,7 @@ class LoadTests(SynchronousTestCase):
         )
 
     def test_error_deep_inside(self) -> None:
-        """The line is the one where it went wrong, be it in what the module imports."""
+        """The line is the innermost one, even in another module."""
         self.write("board_five.py", "import board_six\n")
         self.write("board_six.py", "\n\nraise OSError('no disk')\n")
         self.assertEqual(
@@ -363,7 +363,7 @@ class LoadTests(SynchronousTestCase):
         )
 
     def test_syntax(self) -> None:
-        """A module that does not parse is told with the line, once."""
+        """A syntax error is reported with its line, once."""
         self.write("board_seven.py", "views = {\n")
         self.assertEqual(
             self.refuse("board_seven:views"),
@@ -371,12 +371,12 @@ class LoadTests(SynchronousTestCase):
         )
 
     def test_long_error(self) -> None:
-        """An exception of many lines is told in one."""
+        """A message of several lines is reported on one."""
         self.write("board_eight.py", "raise ValueError('one\\ntwo\\r\\nthree')\n")
         self.assertIn("ValueError: one two three (", self.refuse("board_eight:views"))
 
     def test_no_map(self) -> None:
-        """A name that is no map is told by its type."""
+        """The error names the type of an object that is no map."""
         self.write("board_nine.py", "views = ['/a/']\n")
         self.assertEqual(
             self.refuse("board_nine:views", TypeError),
@@ -384,6 +384,6 @@ class LoadTests(SynchronousTestCase):
         )
 
     def test_bad_map(self) -> None:
-        """A map that is refused is refused here as well."""
+        """A map that Routes rejects is rejected here as well."""
         self.write("board_ten.py", "views = {'/<a>/': print, '/<b>/': print}\n")
         self.assertIn("/<b>/ has two views", self.refuse("board_ten:views"))

@@ -1,4 +1,4 @@
-"""A view at work: how it is run, how it is ended, and that nothing is left of it."""
+"""Running views: where they run, how they are ended, and that nothing is left of them."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from pushd.views.runner import ViewRun, ViewRunner, is_cancellation, runs_on_rea
 
 
 def warnings(events: Sequence[LogEvent]) -> list[str]:
-    """Give the warnings among what was logged."""
+    """Return the warnings among log events."""
     return [str(formatEvent(event)) for event in events if event["log_level"] is LogLevel.warn]
 
 
 class DaemonTestCase(SynchronousTestCase):
-    """A view behind the real HTTP and the real WebSocket, and what it notes."""
+    """A view in a daemon in memory, and what it records."""
 
     def setUp(self) -> None:
-        """Note nothing yet."""
-        self.noted: list[object] = []
+        """Start with an empty record."""
+        self.record: list[object] = []
 
     def serve(self, view: View, **settings: Any) -> Daemon:
-        """Serve one view; the daemon is stopped after the test, and must be empty then."""
+        """Serve one view; the daemon is stopped after the test, and no delayed call may be left."""
         self.daemon = Daemon({"/view/": accept_websocket(view)}, **settings)
         self.addCleanup(lambda: self.assertEqual(self.daemon.pending_calls, []))
         self.addCleanup(self.daemon.stop)
@@ -58,7 +58,7 @@ class DaemonTestCase(SynchronousTestCase):
 
 
 class EndOfViewTests(DaemonTestCase):
-    """What the end of a view is for its conversation."""
+    """What a view's end does to its conversation."""
 
     def test_returns(self) -> None:
         """A view that returns closes with 1000 and no reason."""
@@ -71,7 +71,7 @@ class EndOfViewTests(DaemonTestCase):
         self.assertEqual((browser.closing, browser.gone), (NORMAL, True))
 
     def test_raises(self) -> None:
-        """A view that raises closes with 1011; the log has the traceback, the peer and the URL."""
+        """A view that raises closes with 1011; the log has the traceback, the peer and the path."""
 
         async def view(request: Request) -> None:
             await request.websocket.wait()
@@ -90,7 +90,7 @@ class EndOfViewTests(DaemonTestCase):
         self.assertIn("secret", failure.getTraceback())
 
     def test_cancels_itself(self) -> None:
-        """A CancelledError of the view's own doing is an error like any other."""
+        """A CancelledError that the view raises itself is an error like any other."""
 
         async def view(request: Request) -> None:
             await request.websocket.wait()
@@ -102,13 +102,13 @@ class EndOfViewTests(DaemonTestCase):
         self.assertEqual(len(self.flushLoggedErrors(CancelledError)), 1)
 
     def test_goes_on_after_close(self) -> None:
-        """A view that has closed may finish its business, for some seconds."""
+        """A view may run for some seconds after its close()."""
 
         async def view(request: Request) -> None:
             await request.websocket.wait()
             await request.websocket.close(4000, "enough")
             await deferLater(request.clock, 4)
-            self.noted.append("finished")
+            self.record.append("finished")
 
         browser = self.open(view)
         with capturedLogs() as events:
@@ -116,16 +116,16 @@ class EndOfViewTests(DaemonTestCase):
             self.assertEqual(browser.closing, Closing(4000, "enough"))
             self.assertTrue(browser.gone)
             self.daemon.advance(4)
-        self.assertEqual(self.noted, ["finished"])
+        self.assertEqual(self.record, ["finished"])
         self.assertEqual(warnings(events), [])
         self.assertEqual(self.daemon.pending_calls, [])
 
 
 class EndOfConversationTests(DaemonTestCase):
-    """What the end of a conversation is for its view."""
+    """What the end of a conversation does to its view."""
 
     def setUp(self) -> None:
-        """Know the ways in which a conversation may end from outside."""
+        """Collect the ways in which a conversation can end from outside."""
         super().setUp()
         self.ends: list[Callable[[Browser], object]] = [
             lambda browser: browser.close(4000),
@@ -134,94 +134,94 @@ class EndOfConversationTests(DaemonTestCase):
             lambda browser: self.daemon.begin_stop(),
         ]
 
-    def note_end(self, failure: BaseException) -> None:
-        """Note an exception by its type."""
-        self.noted.append(type(failure))
+    def record_exception(self, failure: BaseException) -> None:
+        """Record the type of an exception."""
+        self.record.append(type(failure))
 
     def test_cancelled(self) -> None:
-        """A view that waits for something else is cancelled there, at once, which is no error."""
+        """A view that waits for something else is cancelled there at once, which is no error."""
 
         async def view(request: Request) -> None:
             request.websocket.accept()
             try:
                 await deferLater(request.clock, 1000)
             except BaseException as error:
-                self.note_end(error)
+                self.record_exception(error)
                 raise
 
         for end in self.ends:
             browser = self.open(view)
             with capturedLogs() as events:
                 end(browser)
-            self.assertEqual(self.noted.pop(), CancelledError)
+            self.assertEqual(self.record.pop(), CancelledError)
             self.assertEqual(warnings(events), [])
             self.daemon.stop()
             self.assertEqual(self.daemon.pending_calls, [])
 
-    def test_told(self) -> None:
-        """A view that waits for a message is told with None, and may clean up in peace."""
+    def test_notified(self) -> None:
+        """A view that waits for a message gets None, and has time to clean up."""
 
         async def view(request: Request) -> None:
-            self.noted.append(await request.websocket.wait())
+            self.record.append(await request.websocket.wait())
             await deferLater(request.clock, 3)
-            self.noted.append("cleaned up")
+            self.record.append("cleaned up")
 
         for end in self.ends:
             browser = self.open(view)
             with capturedLogs() as events:
                 end(browser)
-                self.assertEqual(self.noted, [None])
+                self.assertEqual(self.record, [None])
                 self.daemon.advance(3)
-            self.assertEqual(self.noted, [None, "cleaned up"])
+            self.assertEqual(self.record, [None, "cleaned up"])
             self.assertEqual(warnings(events), [])
             self.daemon.stop()
-            self.noted.clear()
+            self.record.clear()
 
     def test_loop_stops(self) -> None:
-        """A view that iterates leaves the loop by its end, not by an exception."""
+        """A view that iterates leaves its loop without an exception."""
 
         async def view(request: Request) -> None:
             async for message in request.websocket:
-                self.noted.append(message)
-            self.noted.append("after the loop")
+                self.record.append(message)
+            self.record.append("after the loop")
 
         for end in self.ends:
             browser = self.open(view)
             browser.send("a")
             end(browser)
-            self.assertEqual(self.noted, ["a", "after the loop"])
+            self.assertEqual(self.record, ["a", "after the loop"])
             self.daemon.stop()
-            self.noted.clear()
+            self.record.clear()
 
     def test_timed_wait(self) -> None:
-        """A wait with a time-out is told like any other, and its timer is gone."""
+        """A wait with a timeout returns None like any other, and its timer is cancelled."""
 
         async def view(request: Request) -> None:
-            self.noted.append(await request.websocket.wait(timeout=100))
+            self.record.append(await request.websocket.wait(timeout=100))
 
         browser = self.open(view)
         browser.leave()
-        self.assertEqual(self.noted, [None])
+        self.assertEqual(self.record, [None])
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_closing(self) -> None:
-        """A view that awaits close() is told when the connection is gone."""
+        """A view that awaits close() goes on when the connection is closed."""
 
         async def view(request: Request) -> None:
             request.websocket.accept()
             await deferLater(request.clock, 1)
             await request.websocket.close()
-            self.noted.append("gone")
+            self.record.append("gone")
 
         browser = self.open(view)
         browser.stall()
         self.daemon.advance(1)
-        self.assertEqual(self.noted, [])
+        self.assertEqual(self.record, [])
         browser.leave()
-        self.assertEqual(self.noted, ["gone"])
+        self.assertEqual(self.record, ["gone"])
 
     def test_combined(self) -> None:
-        """A view that waits for a message among other things is cancelled, and all those too."""
+        """A view that waits for a message among other things is cancelled, with all of them."""
         combine: Any
         for combine in (DeferredList, gatherResults):
 
@@ -234,13 +234,13 @@ class EndOfConversationTests(DaemonTestCase):
             self.daemon.stop()
 
     def test_in_helper(self) -> None:
-        """It is told or cancelled wherever in its own functions it waits."""
+        """It is notified or cancelled in whichever of its functions it waits."""
 
         async def sleep(request: Request) -> None:
             try:
                 await deferLater(request.clock, 1000)
             finally:
-                self.noted.append("awake")
+                self.record.append("awake")
 
         async def listen(request: Request) -> str | bytes | None:
             message: str | bytes | None = await request.websocket.wait()
@@ -249,18 +249,18 @@ class EndOfConversationTests(DaemonTestCase):
         async def view(request: Request) -> None:
             if await listen(request) == "sleep":
                 await sleep(request)
-            self.noted.append("told")
+            self.record.append("notified")
 
         browser = self.open(view)
         browser.leave()
-        self.assertEqual(self.noted, ["told"])
+        self.assertEqual(self.record, ["notified"])
         browser = self.daemon.connect("/view/")
         browser.send("sleep")
         browser.leave()
-        self.assertEqual(self.noted, ["told", "awake"])
+        self.assertEqual(self.record, ["notified", "awake"])
 
-    def test_not_to_be_cancelled(self) -> None:
-        """Where what a view waits for fails to be cancelled, its connection goes all the same."""
+    def test_canceller_raises(self) -> None:
+        """If cancelling what a view waits for raises, the connection is closed all the same."""
 
         def fail(_: Deferred[None]) -> None:
             raise LookupError
@@ -276,7 +276,7 @@ class EndOfConversationTests(DaemonTestCase):
         self.assertEqual(len(self.daemon._service.connections), 0)
 
     def test_sending(self) -> None:
-        """A view that sends on and on is ended by its next send."""
+        """A view that keeps sending is ended by its next send."""
 
         async def view(request: Request) -> None:
             while True:
@@ -284,13 +284,13 @@ class EndOfConversationTests(DaemonTestCase):
                 try:
                     request.websocket.send("tick")
                 except BaseException as error:
-                    self.note_end(error)
+                    self.record_exception(error)
                     raise
 
         browser = self.open(view)
         browser.send("a")
         browser.leave()
-        self.assertEqual(self.noted, [CancelledError])
+        self.assertEqual(self.record, [CancelledError])
         self.assertEqual(browser.messages, ["tick"])
 
     def test_too_slow(self) -> None:
@@ -299,57 +299,57 @@ class EndOfConversationTests(DaemonTestCase):
         async def view(request: Request) -> None:
             await request.websocket.wait()
             try:
-                while len(self.noted) < 1000:
+                while len(self.record) < 1000:
                     request.websocket.send(bytes(10_000), binary=True)
-                    self.noted.append("sent")
+                    self.record.append("sent")
             except BaseException as error:
-                self.note_end(error)
+                self.record_exception(error)
                 raise
 
         browser = self.open(view, limits=Limits(compression=False))
         browser.stall()
         browser.send("go")
-        self.assertEqual(self.noted.pop(), CancelledError)
-        self.assertLess(len(self.noted), 200)
+        self.assertEqual(self.record.pop(), CancelledError)
+        self.assertLess(len(self.record), 200)
         browser.resume()
         self.assertEqual(browser.closing, TRY_AGAIN_LATER)
 
-    def test_waiting_in_vain(self) -> None:
-        """A view that loops over wait() without looking at the None is ended."""
+    def test_ignores_end(self) -> None:
+        """A view that loops over wait() and ignores the None is ended."""
 
         async def view(request: Request) -> None:
             while True:
-                self.noted.append(await request.websocket.wait())
+                self.record.append(await request.websocket.wait())
 
         browser = self.open(view)
         browser.send("a")
         browser.close()
-        self.assertEqual(self.noted, ["a"] + [None] * 101)
+        self.assertEqual(self.record, ["a"] + [None] * 101)
 
     def test_unopened(self) -> None:
-        """A view whose browser leaves before the handshake is answered is cancelled."""
+        """A view whose browser leaves before the 101 is cancelled."""
 
         async def view(request: Request) -> None:
             try:
                 await deferLater(request.clock, 1000)
             except BaseException as error:
-                self.note_end(error)
+                self.record_exception(error)
                 self.assertTrue(request.websocket.is_closed())
                 raise
 
         browser = self.open(view)
         browser.leave()
-        self.assertEqual(self.noted, [CancelledError])
+        self.assertEqual(self.record, [CancelledError])
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_plain_http(self) -> None:
-        """A view whose client leaves before it has an answer is cancelled, which is no error."""
+        """A view whose client leaves before it is answered is cancelled, which is no error."""
 
         async def view(request: Request) -> str:
             try:
                 await deferLater(request.clock, 1000)
             except BaseException as error:
-                self.note_end(error)
+                self.record_exception(error)
                 raise
             return "late"
 
@@ -357,12 +357,12 @@ class EndOfConversationTests(DaemonTestCase):
         wire.send(b"GET /view/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
         with capturedLogs() as events:
             wire.leave()
-        self.assertEqual(self.noted, [CancelledError])
+        self.assertEqual(self.record, [CancelledError])
         self.assertEqual(warnings(events), [])
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_error_on_the_way_out(self) -> None:
-        """An error while a view cleans up is logged, though nobody is left to be told."""
+        """An exception that a view raises while it cleans up is logged."""
 
         async def view(request: Request) -> None:
             request.websocket.accept()
@@ -376,7 +376,7 @@ class EndOfConversationTests(DaemonTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_finished_before(self) -> None:
-        """A view that has returned is not bothered by an end that takes its time."""
+        """A view that has returned is not affected when the connection closes later."""
 
         async def view(request: Request) -> None:
             await request.websocket.wait()
@@ -391,7 +391,7 @@ class EndOfConversationTests(DaemonTestCase):
         self.assertEqual(warnings(events), [])
 
     def test_other_tasks(self) -> None:
-        """Others that hold the WebSocket of a view that is gone go on unharmed."""
+        """Other tasks can go on using the WebSocket of a view that has ended."""
         held: list[WebSocket] = []
 
         async def view(request: Request) -> None:
@@ -402,11 +402,11 @@ class EndOfConversationTests(DaemonTestCase):
         browser.leave()
         [websocket] = held
         for _ in range(500):
-            self.successResultOf(websocket.send("anybody there?"))
+            self.successResultOf(websocket.send("ignored"))
             self.assertIsNone(self.successResultOf(websocket.wait()))
 
     def test_broadcast(self) -> None:
-        """A view that sends to others is not ended by one of them being gone."""
+        """A view that sends to other browsers is not ended when one of those leaves."""
         everybody: list[WebSocket] = []
 
         async def view(request: Request) -> None:
@@ -423,63 +423,65 @@ class EndOfConversationTests(DaemonTestCase):
 
 
 class GraceTests(DaemonTestCase):
-    """A view that goes on after its end is cancelled after 5 s, with a warning, again and again."""
+    """A view that outlives its grace is cancelled every 5 s, with a warning."""
 
-    def test_outstays(self) -> None:
-        """A view that was told and goes on is warned about by name, and cancelled."""
+    def test_outlives_grace(self) -> None:
+        """A view that outlives its grace is cancelled, and a warning names it."""
 
         async def view(request: Request) -> None:
             await request.websocket.wait()
             try:
                 await deferLater(request.clock, 1000)
             except CancelledError:
-                self.noted.append("cancelled")
+                self.record.append("cancelled")
                 raise
 
         browser = self.open(view)
         browser.leave()
         with capturedLogs() as events:
             self.daemon.advance(4.999)
-            self.assertEqual(self.noted, [])
+            self.assertEqual(self.record, [])
             self.daemon.advance(0.001)
-        self.assertEqual(self.noted, ["cancelled"])
+        self.assertEqual(self.record, ["cancelled"])
         [warning] = warnings(events)
-        self.assertIn("test_outstays.<locals>.view is still running 5 s after the end", warning)
+        self.assertIn(
+            "test_outlives_grace.<locals>.view is still running 5 s after the end", warning
+        )
         self.assertIn("127.0.0.1:5", warning)
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_swallows(self) -> None:
-        """A view that swallows its cancellation is cancelled every 5 s until it gives in."""
+        """A view that swallows its cancellation is cancelled every 5 s until it ends."""
 
         async def view(request: Request) -> None:
             request.websocket.accept()
-            while len(self.noted) < 4:
+            while len(self.record) < 4:
                 try:
                     await deferLater(request.clock, 1000)
                 except CancelledError:
-                    self.noted.append(request.clock.seconds())
+                    self.record.append(request.clock.seconds())
 
         browser = self.open(view)
         browser.leave()
         with capturedLogs() as events:
             self.daemon.advance(*[1] * 30)
-        self.assertEqual(self.noted, [0, 5, 10, 15])
+        self.assertEqual(self.record, [0, 5, 10, 15])
         self.assertEqual(len(warnings(events)), 3)
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_swallows_exception(self) -> None:
-        """The same goes for a loop that catches every Exception."""
+        """So is a view with a loop that catches every Exception."""
 
         async def view(request: Request) -> None:
             request.websocket.accept()
             while True:
                 try:
                     await deferLater(request.clock, 3)
-                    self.noted.append("tick")
+                    self.record.append("tick")
                     await request.websocket.send("tick")
                 except Exception as error:
-                    self.noted.append(type(error))
-                    if self.noted.count(CancelledError) == 3:
+                    self.record.append(type(error))
+                    if self.record.count(CancelledError) == 3:
                         return
 
         browser = self.open(view)
@@ -488,26 +490,26 @@ class GraceTests(DaemonTestCase):
         browser.leave()
         self.daemon.advance(3, 2)
         self.assertEqual(
-            self.noted, ["tick", CancelledError, "tick", CancelledError, CancelledError]
+            self.record, ["tick", CancelledError, "tick", CancelledError, CancelledError]
         )
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_in_time(self) -> None:
-        """A view that ends within its grace is not warned about."""
+        """A view that ends within its grace causes no warning."""
 
         async def view(request: Request) -> None:
             await request.websocket.wait()
             await deferLater(request.clock, 4.9)
-            self.noted.append("finished")
+            self.record.append("finished")
 
         browser = self.open(view)
         browser.leave()
         with capturedLogs() as events:
             self.daemon.advance(4.9, 10)
-        self.assertEqual((self.noted, warnings(events)), (["finished"], []))
+        self.assertEqual((self.record, warnings(events)), (["finished"], []))
 
     def test_within_first_step(self) -> None:
-        """A view that takes all its grace before it ever waits is warned about all the same."""
+        """A view whose first step outlasts its grace causes a warning as well."""
 
         async def view(request: Request) -> None:
             request.websocket.close()
@@ -515,20 +517,20 @@ class GraceTests(DaemonTestCase):
             try:
                 await deferLater(request.clock, 1000)
             except CancelledError:
-                self.noted.append(request.clock.seconds())
+                self.record.append(request.clock.seconds())
 
         with capturedLogs() as events:
             self.open(view)
             self.daemon.advance(5)
-        self.assertEqual(self.noted, [11])
+        self.assertEqual(self.record, [11])
         self.assertEqual(len([line for line in warnings(events) if "is still running" in line]), 2)
 
 
 class DeferredViewTests(DaemonTestCase):
-    """Views that return a Deferred follow the same rules, as far as one can see into them."""
+    """Views that return a Deferred follow the same rules, as far as can be known of them."""
 
     def test_inline_callbacks(self) -> None:
-        """A view with inlineCallbacks talks, is told of the end, and answers HTTP."""
+        """A view with inlineCallbacks converses, is notified of the end, and answers HTTP."""
 
         @inlineCallbacks
         def view(request: Request) -> Generator[Deferred[Any], Any, str | None]:
@@ -537,7 +539,7 @@ class DeferredViewTests(DaemonTestCase):
                 return "page"
             while (message := (yield request.websocket.wait())) is not None:
                 yield request.websocket.send(message)
-            self.noted.append("told")
+            self.record.append("notified")
             return None
 
         browser = self.open(view)
@@ -545,7 +547,7 @@ class DeferredViewTests(DaemonTestCase):
         browser.send(b"b")
         self.assertEqual(browser.messages, ["a", b"b".decode()])
         browser.leave()
-        self.assertEqual(self.noted, ["told"])
+        self.assertEqual(self.record, ["notified"])
         wire = self.daemon.open_connection()
         wire.send(b"GET /view/ HTTP/1.1\r\nHost: localhost:8080\r\nConnection: close\r\n\r\n")
         self.daemon.advance(1)
@@ -554,7 +556,7 @@ class DeferredViewTests(DaemonTestCase):
         self.assertEqual(answer.text, "page")
 
     def test_inline_callbacks_cancelled(self) -> None:
-        """Where it waits for something else it is cancelled."""
+        """A view with inlineCallbacks that waits for something else is cancelled there."""
 
         @inlineCallbacks
         def view(request: Request) -> Generator[Deferred[Any], Any, None]:
@@ -562,54 +564,54 @@ class DeferredViewTests(DaemonTestCase):
             try:
                 yield deferLater(request.clock, 1000)
             except CancelledError:
-                self.noted.append("cancelled")
+                self.record.append("cancelled")
                 raise
 
         browser = self.open(view)
         browser.send("go")
         browser.leave()
-        self.assertEqual(self.noted, ["cancelled"])
+        self.assertEqual(self.record, ["cancelled"])
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_inline_callbacks_closes(self) -> None:
-        """A view with inlineCallbacks that closes goes on behind its close()."""
+        """A view with inlineCallbacks that closes goes on after its close()."""
 
         @inlineCallbacks
         def view(request: Request) -> Generator[Deferred[Any], Any, None]:
             yield request.websocket.wait()
             yield request.websocket.close(4000)
             yield deferLater(request.clock, 1)
-            self.noted.append("finished")
+            self.record.append("finished")
 
         browser = self.open(view)
         browser.send("go")
         self.assertEqual(browser.closing, Closing(4000))
         self.daemon.advance(1)
-        self.assertEqual(self.noted, ["finished"])
+        self.assertEqual(self.record, ["finished"])
 
     def test_closes_at_once(self) -> None:
-        """A view that returns the Deferred of its close() is done when the connection is gone."""
+        """A view that returns the Deferred of its close() ends when the connection is closed."""
 
         def view(request: Request) -> Deferred[None]:
             closing: Deferred[None] = request.websocket.close(4000)
-            return closing.addCallback(lambda _: self.noted.append("gone"))
+            return closing.addCallback(lambda _: self.record.append("gone"))
 
         browser = self.open(view)
-        self.assertEqual((browser.closing, self.noted), (Closing(4000), ["gone"]))
+        self.assertEqual((browser.closing, self.record), (Closing(4000), ["gone"]))
 
-    def test_inline_callbacks_in_vain(self) -> None:
-        """A view with inlineCallbacks that waits and sends after the end can't go on for ever."""
+    def test_inline_callbacks_ignores_end(self) -> None:
+        """A view with inlineCallbacks that waits and sends after the end is ended."""
 
         @inlineCallbacks
         def view(request: Request) -> Generator[Deferred[Any], Any, None]:
-            while len(self.noted) < 10_000:
-                self.noted.append((yield request.websocket.wait(1)))
+            while len(self.record) < 10_000:
+                self.record.append((yield request.websocket.wait(1)))
                 yield request.websocket.send("tick")
 
         browser = self.open(view)
         browser.send("go")
         browser.leave()
-        self.assertLess(len(self.noted), 200)
+        self.assertLess(len(self.record), 200)
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_annotated(self) -> None:
@@ -624,7 +626,7 @@ class DeferredViewTests(DaemonTestCase):
         self.assertEqual((browser.messages, browser.closing), (["hello"], NORMAL))
 
     def test_annotated_cancelled(self) -> None:
-        """Its Deferred is cancelled when nobody is left."""
+        """The Deferred of such a function is cancelled when the browser leaves."""
 
         def view(request: Request) -> Deferred[None]:
             request.websocket.accept()
@@ -634,7 +636,7 @@ class DeferredViewTests(DaemonTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_annotated_raises(self) -> None:
-        """A function that raises before it returns its Deferred has failed."""
+        """Such a function that raises before it returns its Deferred has failed."""
 
         def view(request: Request) -> Deferred[None]:
             request.websocket.accept()
@@ -645,18 +647,18 @@ class DeferredViewTests(DaemonTestCase):
 
 
 class BlockedTests(DaemonTestCase):
-    """A view that keeps the reactor is named in the log, once."""
+    """A view that blocks the reactor causes one warning with its name."""
 
     def block(self, seconds: float) -> None:
-        """Let time pass as if it was computed away."""
+        """Advance the clock as a long computation would."""
         self.daemon.clock.advance(seconds)
 
     def blocked(self, events: Sequence[LogEvent]) -> list[str]:
-        """Give the warnings about it."""
+        """Return the warnings about blocking."""
         return [line for line in warnings(events) if "blocked the reactor" in line]
 
     def test_named(self) -> None:
-        """More than half a second is too long: the warning has the view's name and the time."""
+        """More than half a second causes a warning with the view's name and the time."""
 
         async def view(request: Request) -> None:
             request.websocket.accept()
@@ -669,7 +671,7 @@ class BlockedTests(DaemonTestCase):
         self.assertIn("blocked the reactor for 0.750 s", line)
 
     def test_half_a_second(self) -> None:
-        """Half a second is not too long."""
+        """Half a second causes none."""
 
         async def view(request: Request) -> None:
             request.websocket.accept()
@@ -680,7 +682,7 @@ class BlockedTests(DaemonTestCase):
         self.assertEqual(self.blocked(events), [])
 
     def test_once(self) -> None:
-        """A view is warned about once, however often it does so; another one is another."""
+        """There is one warning per view, however often it blocks."""
 
         async def one(request: Request) -> str:
             self.block(1)
@@ -697,7 +699,7 @@ class BlockedTests(DaemonTestCase):
         self.assertEqual(names, ["one", "two"])
 
     def test_partials(self) -> None:
-        """Two partials are two views, by the names of their functions."""
+        """Two partials are two views, named after their functions."""
 
         async def one(number: int, request: Request) -> str:
             self.block(1)
@@ -714,7 +716,7 @@ class BlockedTests(DaemonTestCase):
         self.assertEqual(len(self.blocked(events)), 2)
 
     def test_any_step(self) -> None:
-        """Each step is measured, be it after a message, a pause or an exception."""
+        """Each step is measured, after a message, a pause or an exception."""
 
         async def view(request: Request) -> None:
             await request.websocket.wait()
@@ -734,8 +736,8 @@ class BlockedTests(DaemonTestCase):
             self.daemon.advance(1)
         self.assertIn("0.600 s", self.blocked(events)[0])
 
-    def test_waiting_is_free(self) -> None:
-        """Time that a view waits is nobody's loss."""
+    def test_waiting(self) -> None:
+        """Time in which a view waits does not count."""
 
         async def view(request: Request) -> None:
             request.websocket.accept()
@@ -759,7 +761,7 @@ class BlockedTests(DaemonTestCase):
         self.flushLoggedErrors(ZeroDivisionError)
 
     def test_deferred(self) -> None:
-        """Of a view that returns a Deferred, all that it does before that is measured."""
+        """Of a view that returns a Deferred, the time before it returns is measured."""
 
         def view(request: Request) -> Deferred[str]:
             self.block(float(request.query["seconds"]))
@@ -775,18 +777,18 @@ class BlockedTests(DaemonTestCase):
         self.assertIn("for 0.750 s", line)
 
 
-# What is made for a conversation, and must go with it.
+# Classes whose objects live as long as a conversation.
 KINDS = (WebSocket, PushProtocol, ViewRun, Request, Channel)
 
 
 def kind_of(one: object) -> type:
-    """The class of an object; of a protocol, that which its factory made its own from."""
+    """Return an object's class; PushProtocol for the subclass that its factory makes."""
     kind = type(one)
     return PushProtocol if PushProtocol in kind.__mro__ else kind
 
 
 def living() -> list[object]:
-    """Give everything alive that belongs to some conversation."""
+    """Return all living objects that belong to a conversation."""
     gc.collect()
     return [one for one in gc.get_objects() if kind_of(one) in KINDS]
 
@@ -830,7 +832,7 @@ def classic(request: Request) -> Generator[Deferred[Any], Any, None]:
 
 @accept_websocket
 def chained(request: Request) -> Deferred[Any]:
-    """Do what the browser says, by callbacks."""
+    """Do what the browser says, with callbacks."""
 
     def act(message: str | None) -> Any:
         match message:
@@ -851,20 +853,20 @@ def chained(request: Request) -> Deferred[Any]:
 
 
 class NothingLeftTests(SynchronousTestCase):
-    """However it ends, no delayed call and no object of a conversation remains."""
+    """After a conversation no delayed call and none of its objects is left, however it ends."""
 
     def setUp(self) -> None:
-        """Look only at what is made from now on."""
+        """Look at new objects only."""
         gc.collect()
         gc.freeze()
         self.addCleanup(gc.unfreeze)
 
     def check(self, view: View, command: str, end: Callable[[Browser], object]) -> None:
-        """Have a conversation and end it; all of it must be gone, with the daemon still there."""
+        """Have a conversation and end it; all of its objects must be gone."""
         with Daemon({"/view/": view}, limits=Limits(compression=False)) as daemon:
             browser = daemon.connect("/view/")
             found = living()
-            # The HTTP channel has gone already.
+            # The HTTP channel is gone already.
             self.assertEqual({kind_of(one) for one in found}, {*KINDS} - {Channel})
             traces = [ref(one) for one in found]
             del found
@@ -874,7 +876,7 @@ class NothingLeftTests(SynchronousTestCase):
                 browser.send(command)
             end(browser)
             for failure in self.flushLoggedErrors(ZeroDivisionError):
-                # The log keeps it, and the traceback keeps everything.
+                # The log keeps the failure, whose traceback refers to everything.
                 failure.value.__traceback__ = failure.tb = None
             self.assertTrue(browser.gone)
             self.assertEqual(daemon.pending_calls, [], (view, command))
@@ -890,25 +892,25 @@ class NothingLeftTests(SynchronousTestCase):
                 self.check(view, command, lambda browser: None)
 
     def test_browser_closes(self) -> None:
-        """A browser that closes leaves nothing, whatever the view was about."""
+        """A browser that closes leaves nothing, whatever the view does."""
         for view in (modern, classic, chained):
             for command in ("", "sleep"):
                 self.check(view, command, lambda browser: browser.close(1000))
 
     def test_browser_leaves(self) -> None:
-        """A browser that vanishes leaves nothing, whatever the view was about."""
+        """A browser that vanishes leaves nothing, whatever the view does."""
         for view in (modern, classic, chained):
             for command in ("", "sleep", "flood"):
                 self.check(view, command, lambda browser: browser.leave())
 
     def test_protocol_error(self) -> None:
-        """A browser that speaks nonsense leaves nothing."""
+        """A browser that violates the protocol leaves nothing."""
         for view in (modern, classic, chained):
             for command in ("", "sleep"):
                 self.check(view, command, lambda browser: browser.send_bytes(b"\xff" * 20))
 
     def test_many(self) -> None:
-        """A thousand that came and went are no more than one."""
+        """A thousand conversations leave nothing."""
         with Daemon({"/view/": modern}) as daemon:
             for _ in range(1000):
                 daemon.connect("/view/").leave()
@@ -949,7 +951,7 @@ class NothingLeftTests(SynchronousTestCase):
             self.assertEqual(living(), [])
 
     def test_stop(self) -> None:
-        """A daemon that stops in the middle says 1001, and nothing is left of anybody."""
+        """A daemon that stops closes with 1001, and nothing is left."""
         for view in (modern, classic, chained):
             daemon = Daemon({"/view/": view})
             browsers = [daemon.connect("/view/") for _ in range(3)]
@@ -961,15 +963,15 @@ class NothingLeftTests(SynchronousTestCase):
             self.assertEqual(living(), [])
 
 
-class Threads:
-    """Threads for one view that never runs."""
+class FakeThreads:
+    """Threads for one view, which never runs."""
 
     def __init__(self) -> None:
         self.views: list[View] = []
         self.finished: Deferred[Any] = Deferred()
 
     def run(self, view: View, request: Request) -> Deferred[Any]:
-        """Take the first one."""
+        """Accept the first view only."""
         if self.views:
             raise ThreadsBusy
         self.views.append(view)
@@ -980,12 +982,12 @@ class Threads:
 
 
 class ViewRunTests(SynchronousTestCase):
-    """Where a view runs, and what becomes of what it returns."""
+    """Where a view runs, and how its result is passed on."""
 
     def setUp(self) -> None:
         """Make a runner with one thread."""
         self.clock = Clock()
-        self.threads = Threads()
+        self.threads = FakeThreads()
         self.runner = ViewRunner(self.clock, self.threads)
         self.request = Request(
             method="GET", path="/", scheme="http", host="a", peer="b", clock=self.clock
@@ -999,7 +1001,7 @@ class ViewRunTests(SynchronousTestCase):
         return run
 
     def test_coroutine(self) -> None:
-        """An async def runs at once, and its result is that of the run."""
+        """An async def runs on the reactor at once, and its result is passed on."""
 
         async def view(request: Request) -> str:
             await deferLater(request.clock, 1)
@@ -1012,7 +1014,7 @@ class ViewRunTests(SynchronousTestCase):
         self.assertEqual(self.threads.views, [])
 
     def test_unhashable(self) -> None:
-        """A view may be an object that can't be hashed."""
+        """A view need not be hashable."""
 
         class View(dict[str, str]):
             async def __call__(self, request: Request) -> str:
@@ -1023,7 +1025,7 @@ class ViewRunTests(SynchronousTestCase):
             self.assertEqual(self.successResultOf(self.finished), "done")
 
     def test_failure(self) -> None:
-        """What it raises is that of the conversation, too."""
+        """A view's exception is passed on as a Failure."""
 
         async def view(request: Request) -> str:
             raise ZeroDivisionError
@@ -1032,7 +1034,7 @@ class ViewRunTests(SynchronousTestCase):
         self.failureResultOf(self.finished, ZeroDivisionError)
 
     def test_no_deferred(self) -> None:
-        """What says that it returns a Deferred, and does not, has returned all the same."""
+        """A view that is annotated with a Deferred and returns something else has ended."""
 
         def view(request: Request) -> Deferred[str]:
             return cast(Deferred[str], "done")
@@ -1042,7 +1044,7 @@ class ViewRunTests(SynchronousTestCase):
         self.assertEqual(self.threads.views, [])
 
     def test_thread(self) -> None:
-        """Whatever may block gets a thread, and what comes of it is that of the run."""
+        """Any other view runs in a thread, and its result is passed on."""
 
         def view(request: Request) -> str:
             return "done"
@@ -1053,12 +1055,12 @@ class ViewRunTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.finished), "done")
 
     def test_busy(self) -> None:
-        """Without a thread to be had it says so at once."""
+        """Without a free thread, starting a run raises ThreadsBusy."""
         self.start(lambda request: None)
         self.assertRaises(ThreadsBusy, self.start, lambda request: None)
 
     def test_thread_is_not_ended(self) -> None:
-        """A view in a thread can't be cancelled: the end of a request leaves it alone."""
+        """A view in a thread cannot be cancelled: the end of its request does nothing to it."""
         run = self.start(lambda request: None)
         run.end()
         self.assertNoResult(self.finished)
@@ -1076,7 +1078,7 @@ class ViewRunTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_running(self) -> None:
-        """A view runs while it runs, and not while it waits or when it has returned."""
+        """A run is not running while it waits, or when it has finished."""
         seen: list[bool | None] = []
 
         async def view(request: Request) -> None:
@@ -1090,7 +1092,7 @@ class ViewRunTests(SynchronousTestCase):
         self.assertEqual(seen, [False, True, False])
 
     def test_running_unknown(self) -> None:
-        """Of a view that has returned a Deferred it is not known, until that has fired."""
+        """Whether a run is running is unknown while a Deferred is awaited."""
         waiting: Deferred[None] = Deferred()
 
         def view(request: Request) -> Deferred[None]:
@@ -1107,7 +1109,7 @@ async def coroutine(request: Request) -> None:
 
 
 def blocking(request: Request) -> None:
-    """Block, for all one knows."""
+    """Possibly block."""
 
 
 def annotated(request: Request) -> Deferred[None]:
@@ -1116,11 +1118,11 @@ def annotated(request: Request) -> Deferred[None]:
 
 
 def bare(request):  # type: ignore[no-untyped-def]
-    """Say nothing."""
+    """Have no annotations."""
 
 
 def wrapped(inner: View) -> View:
-    """Decorate as people do."""
+    """Decorate with functools.wraps."""
 
     @wraps(inner)
     def outer(request: Request) -> Any:
@@ -1145,7 +1147,7 @@ class Views:
         yield succeed(None)
 
     def blocking(self, request: Request) -> None:
-        """Block, for all one knows."""
+        """Possibly block."""
 
     @staticmethod
     async def static(request: Request) -> None:
@@ -1153,14 +1155,14 @@ class Views:
 
 
 class AsyncObject:
-    """An object that is a view."""
+    """A callable object that is async."""
 
     async def __call__(self, request: Request) -> None:
         """Be a coroutine."""
 
 
 class DeferredObject:
-    """An object that is a view."""
+    """A callable object that returns a Deferred."""
 
     def __call__(self, request: Request) -> Deferred[None]:
         """Return a Deferred."""
@@ -1168,17 +1170,17 @@ class DeferredObject:
 
 
 class BlockingObject:
-    """An object that is a view."""
+    """A callable object that may block."""
 
     def __call__(self, request: Request) -> None:
-        """Block, for all one knows."""
+        """Possibly block."""
 
 
-class KindTests(SynchronousTestCase):
-    """Which functions give the reactor back, and which get a thread."""
+class RunsOnReactorTests(SynchronousTestCase):
+    """Which views run on the reactor, and which in a thread."""
 
     def test_reactor(self) -> None:
-        """Coroutines, inlineCallbacks and what says that it returns a Deferred: the reactor."""
+        """Coroutines, inlineCallbacks and views annotated with a Deferred run on the reactor."""
 
         @inlineCallbacks
         def inline(request: Request) -> Generator[Deferred[Any], Any, None]:
@@ -1222,7 +1224,7 @@ class KindTests(SynchronousTestCase):
             self.assertTrue(runs_on_reactor(view), view)
 
     def test_thread(self) -> None:
-        """Everything else may block."""
+        """All other views run in a thread."""
 
         def list_of(request: Request) -> list[Deferred[None]]:
             return []
@@ -1250,10 +1252,10 @@ class KindTests(SynchronousTestCase):
 
 
 class CancellationTests(SynchronousTestCase):
-    """Which ends of a view are no errors."""
+    """Which exceptions of a view are cancellations."""
 
     def test_kinds(self) -> None:
-        """Being cancelled is none, nor is the end of a thread's conversation; all else is."""
+        """CancelledError and ConversationOver are cancellations, and nothing else is."""
         for error, expected in (
             (CancelledError(), True),
             (ConversationOver(), True),
@@ -1267,5 +1269,5 @@ class CancellationTests(SynchronousTestCase):
             self.assertIs(is_cancellation(Failure(error)), expected)
 
     def test_no_exception(self) -> None:
-        """No ``except Exception`` of a view's own stops the end of a thread's conversation."""
+        """ConversationOver is not an Exception, so ``except Exception`` does not catch it."""
         self.assertFalse(issubclass(ConversationOver, Exception))
