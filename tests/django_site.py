@@ -1,4 +1,4 @@
-"""A Django site for the tests: its settings and URLs, and views as dwebsocket's users have them."""
+"""A Django site for tests: settings, URLs, and views in the style of dwebsocket's users."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ settings.configure(
     LOGGING_CONFIG=None,
     LOGIN_URL="/login/",
     MIDDLEWARE=MIDDLEWARE,
-    # Of one round, so that a test need not wait for it.
+    # With a single round, for speed.
     PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
     ROOT_URLCONF="tests.django_site",
     SECRET_KEY="for tests",
@@ -49,7 +49,7 @@ settings.configure(
 )
 django.setup()
 
-# Django has to be set up before these.
+# Django must be set up before these imports.
 from django.contrib.auth import login as log_in  # noqa: E402
 from django.contrib.auth.decorators import login_required  # noqa: E402
 from django.contrib.auth.models import User  # noqa: E402
@@ -62,22 +62,22 @@ from django.views import View  # noqa: E402
 
 from pushd.django.views import accept_websocket, publish, require_websocket  # noqa: E402
 
-#: What views have noted.
-noted: list[Any] = []
+# What views record.
+recorded: list[Any] = []
 
-#: The sockets of those who chat: dwebsocket's users keep them like this.
+# The sockets of a chat, kept as dwebsocket's users do.
 clients: list[Any] = []
 
 
 def prepare() -> None:
-    """Make the tables, and a user; once."""
+    """Create the tables and a user, once."""
     call_command("migrate", verbosity=0)
     User.objects.get_or_create(username="ann")
 
 
 @accept_websocket
 def numbers(request: Any) -> Any:
-    """Answer with as many messages as are asked for: the view of dwebsocket's own example."""
+    """Answer each number of a message: the view of dwebsocket's example."""
     if not request.is_websocket():
         return HttpResponse(f"page, {request.websocket}")
     else:
@@ -90,7 +90,7 @@ def numbers(request: Any) -> Any:
 
 @accept_websocket
 def chat(request: Any) -> Any:
-    """Send what anybody says to everybody: the view of dwebsocket's README."""
+    """Send each message to all clients: the view of dwebsocket's README."""
     if request.is_websocket():
         try:
             clients.append(request.websocket)
@@ -103,25 +103,25 @@ def chat(request: Any) -> Any:
 
 @require_websocket
 def echo(request: Any) -> None:
-    """Note what comes, and send it back."""
+    """Record each message, and send it back."""
     for message in request.websocket:
-        noted.append(message)
+        recorded.append(message)
         request.websocket.send(message)
 
 
 @require_websocket
 def scripted(request: Any) -> Any:
-    """Do what the test has in mind."""
+    """Call the function that the test has set."""
     return script[0](request)
 
 
-#: What that is.
+# The function that ``scripted`` calls.
 script: list[Callable[[Any], Any]] = [print]
 
 
 @accept_websocket
 def room(request: Any, room: str, number: int) -> Any:
-    """Tell the parts of the path, what the session knows and who is logged in."""
+    """Answer with the parts of the path, the session and the user."""
     request.session.setdefault("first", room)
     said = f"{room} {number} {request.session['first']} {request.user}"
     if not request.is_websocket():
@@ -132,13 +132,13 @@ def room(request: Any, room: str, number: int) -> Any:
 @login_required  # type: ignore[untyped-decorator] # as all of Django
 @require_websocket
 def members(request: Any) -> None:
-    """Greet who is logged in."""
+    """Greet the user."""
     request.websocket.send(f"hello {request.user.username}")
 
 
 @method_decorator(accept_websocket, name="dispatch")
-class WebSocketSubscriber(View):
-    """Both languages in a class."""
+class Feed(View):
+    """A class-based view that serves both."""
 
     def get(self, request: Any, name: str) -> Any:
         """Answer."""
@@ -149,8 +149,8 @@ class WebSocketSubscriber(View):
 
 
 @method_decorator(accept_websocket, name="dispatch")
-class Async(View):
-    """A class that is async, which shows only when it has been called."""
+class AsyncView(View):
+    """A class-based view that is async, which shows only when it is called."""
 
     async def get(self, request: Any) -> Any:
         """Answer."""
@@ -158,7 +158,7 @@ class Async(View):
 
 
 def plain(request: Any) -> Any:
-    """Serve WebSockets only where the setting says that all views do."""
+    """Serve WebSockets only with WEBSOCKET_ACCEPT_ALL."""
     if hasattr(request, "websocket") and request.is_websocket():
         request.websocket.send("plain")
         return None
@@ -166,13 +166,13 @@ def plain(request: Any) -> Any:
 
 
 def login(request: Any) -> HttpResponse:
-    """Let Ann in."""
+    """Log Ann in."""
     log_in(request, User.objects.get(username="ann"))
     return HttpResponse("welcome")
 
 
 def forbidden(request: Any) -> HttpResponse:
-    """Let nobody in."""
+    """Raise PermissionDenied."""
     raise PermissionDenied
 
 
@@ -188,8 +188,8 @@ urlpatterns = [
     path("scripted/", scripted),
     path("room/<str:room>/<int:number>/", room),
     path("members/", members),
-    path("feed/<name>/", WebSocketSubscriber.as_view()),
-    path("async/", Async.as_view()),
+    path("feed/<name>/", Feed.as_view()),
+    path("async/", AsyncView.as_view()),
     path("plain/", plain),
     path("login/", login),
     path("forbidden/", forbidden),

@@ -1,4 +1,4 @@
-"""The Django application as Django sees it."""
+"""The Django application pushd.django."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ class PushdConfigTests(SynchronousTestCase):
     """``INSTALLED_APPS = ["pushd.django"]``."""
 
     def test_label(self) -> None:
-        """The application has a label of its own, not that of its folder, ``django``."""
+        """The application's label is not ``django``, the name of its folder."""
         self.assertIn("pushd.django", settings.INSTALLED_APPS)
         self.assertEqual(apps.get_app_config("pushd").name, "pushd.django")

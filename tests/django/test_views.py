@@ -1,4 +1,4 @@
-"""dwebsocket's names under Django."""
+"""dwebsocket's API under Django."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pushd.access.limits import Limits
 from pushd.django.views import accept_websocket, publish
 from pushd.errors import ConversationOver
 from pushd.testing.daemon import Browser, Daemon
-from tests.django_site import MIDDLEWARE, WEBSOCKETS, clients, noted, prepare, script
+from tests.django_site import MIDDLEWARE, WEBSOCKETS, clients, prepare, recorded, script
 
 LOGIN_REQUIRED = "django.contrib.auth.middleware.LoginRequiredMiddleware"
 
 
 class DjangoTestCase(SynchronousTestCase):
     def serve(self, *middleware: str, limits: Limits | None = None, **settings: Any) -> Daemon:
-        """Serve the site, with further middleware."""
-        noted.clear()
+        """Serve the site, with more middleware."""
+        recorded.clear()
         override = override_settings(MIDDLEWARE=[*MIDDLEWARE, *middleware], **settings)
         override.enable()
         self.addCleanup(override.disable)
@@ -36,19 +36,19 @@ class DjangoTestCase(SynchronousTestCase):
         return self.daemon
 
     def get(self, path: str) -> tuple[int, str]:
-        """Give status and text of a page."""
+        """Return status and text of a page."""
         answer = self.daemon.get(path)
         assert answer is not None
         return answer.status, answer.text
 
     def refused(self, path: str, **more: Any) -> tuple[int, str]:
-        """Give status and text of what a handshake gets in place of a 101."""
+        """Return status and text of the response that refuses a handshake."""
         answer = self.daemon.connect(path, **more).refused
         assert answer is not None
         return answer.status, answer.text
 
     def note_signal(self, signal: Any, heard: list[Any]) -> None:
-        """Collect who sends a signal."""
+        """Record the senders of a signal."""
 
         def receiver(sender: Any, **_: Any) -> None:
             heard.append(sender)
@@ -58,10 +58,10 @@ class DjangoTestCase(SynchronousTestCase):
 
 
 class DecoratorTests(DjangoTestCase):
-    """What becomes of a request, by the view's decorator."""
+    """The decorators and the middleware."""
 
     def test_both(self) -> None:
-        """A view of dwebsocket's answers HTTP with a page, and talks over a WebSocket."""
+        """A view of dwebsocket's serves a page over HTTP, and converses over a WebSocket."""
         self.serve()
         self.assertEqual(self.get("/numbers/"), (200, "page, None"))
         browser = self.daemon.connect("/numbers/")
@@ -72,7 +72,7 @@ class DecoratorTests(DjangoTestCase):
         self.assertEqual(browser.closing, NORMAL)
 
     def test_required(self) -> None:
-        """A view that speaks WebSocket only says so to HTTP."""
+        """A view that requires a WebSocket refuses plain HTTP with 426."""
         self.serve()
         self.assertEqual(self.get("/echo/"), (426, "this URL serves WebSockets only\n"))
         answer = self.daemon.get("/echo/")
@@ -80,13 +80,13 @@ class DecoratorTests(DjangoTestCase):
         self.assertEqual(answer.headers["Upgrade"], "websocket")
 
     def test_other_server(self) -> None:
-        """Another server can't hand a WebSocket on, which is said to who asks for one."""
+        """Under another server a handshake is answered with 501 and the remedy."""
         self.serve()
         response = Client(headers={"Upgrade": "websocket"}).get("/echo/", SERVER_NAME="localhost")
         self.assertEqual(response.status_code, 501)
 
     def test_undecorated(self) -> None:
-        """A view without a decorator answers with its page, or with the middleware's 400."""
+        """A view without decorator serves its page; a handshake gets the middleware's 400."""
         self.serve()
         self.assertEqual(self.refused("/plain/"), (200, "plain"))
         self.serve(WEBSOCKETS)
@@ -95,7 +95,7 @@ class DecoratorTests(DjangoTestCase):
         self.assertEqual(self.daemon.connect("/feed/a/").messages, ["feed a"])
 
     def test_accept_all(self) -> None:
-        """With WEBSOCKET_ACCEPT_ALL every view takes WebSockets."""
+        """With WEBSOCKET_ACCEPT_ALL every view serves WebSockets."""
         self.serve(WEBSOCKETS, WEBSOCKET_ACCEPT_ALL=True)
         browser = self.daemon.connect("/plain/")
         self.assertEqual((browser.messages, browser.closing), (["plain"], NORMAL))
@@ -103,7 +103,7 @@ class DecoratorTests(DjangoTestCase):
         self.assertEqual(self.daemon.connect("/feed/a/").messages, ["feed a"])
 
     def test_accept_all_comes_last(self) -> None:
-        """As it calls views itself, no middleware with a say in that may stand behind it."""
+        """With WEBSOCKET_ACCEPT_ALL no middleware with process_view may come after it."""
         conditional = "django.middleware.http.ConditionalGetMiddleware"
         override = override_settings(
             MIDDLEWARE=[WEBSOCKETS, conditional, LOGIN_REQUIRED], WEBSOCKET_ACCEPT_ALL=True
@@ -112,14 +112,14 @@ class DecoratorTests(DjangoTestCase):
             WSGIHandler().load_middleware()
 
     def test_class(self) -> None:
-        """A class-based view does both as well, with the parts of its path."""
+        """A class-based view serves both, with the parts of its path."""
         self.serve()
         self.assertEqual(self.get("/feed/a/"), (200, "page a"))
         browser = self.daemon.connect("/feed/b/")
         self.assertEqual((browser.messages, browser.closing), (["feed b"], NORMAL))
 
     def test_async(self) -> None:
-        """An async view is refused: a function when it is decorated, a class when it is called."""
+        """An async view is rejected: a function when it is decorated, a class when it is called."""
 
         async def view(request: Any) -> None:
             """Never run."""
@@ -133,7 +133,7 @@ class DecoratorTests(DjangoTestCase):
         self.assertEqual(len(errors), 1)
 
     def test_session(self) -> None:
-        """Parts of the path, the session and the user are as in any other view."""
+        """Path, session and user are available as in any other view."""
         self.serve()
         page = self.daemon.get("/room/lobby/7/")
         assert page is not None
@@ -143,7 +143,7 @@ class DecoratorTests(DjangoTestCase):
         self.assertEqual(browser.messages, ["attic 8 lobby AnonymousUser"])
 
     def test_login(self) -> None:
-        """Who is not logged in is sent to the login over HTTP; who is gets in."""
+        """login_required redirects over HTTP, refuses a handshake, and lets a user in."""
         prepare()
         self.serve()
         stranger = self.daemon.connect("/members/").refused
@@ -159,14 +159,14 @@ class DecoratorTests(DjangoTestCase):
         self.assertEqual(browser.messages, ["hello ann"])
 
     def test_middleware_refuses(self) -> None:
-        """So does middleware in front, even one that is asked about each view."""
+        """Middleware that requires a login refuses a handshake as well."""
         for more in ([LOGIN_REQUIRED], [LOGIN_REQUIRED, WEBSOCKETS]):
             self.serve(*more, WEBSOCKET_ACCEPT_ALL=True)
             self.assertEqual(self.refused("/numbers/")[0], 302)
             self.assertEqual(self.refused("/plain/")[0], 302)
 
     def test_refuses(self) -> None:
-        """A 403, a 404 and a Host that is not allowed are answers to a handshake, too."""
+        """A 403, a 404 and a Host that is not allowed refuse a handshake as well."""
         self.serve(WEBSOCKETS, WEBSOCKET_ACCEPT_ALL=False)
         self.assertEqual(self.refused("/nowhere/")[0], 404)
         self.serve()
@@ -176,46 +176,46 @@ class DecoratorTests(DjangoTestCase):
 
 
 class SocketTests(DjangoTestCase):
-    """What a view holds."""
+    """A view's WebSocket."""
 
     def open(
         self, view: Any, *, subprotocols: Sequence[str] = (), limits: Limits | None = None
     ) -> Browser:
-        """Serve a view that a test has written, and open a WebSocket to it."""
+        """Serve a function as the view, and open a WebSocket to it."""
         script[0] = view
         daemon = self.serve(limits=limits)
         return daemon.connect("/scripted/", subprotocols=subprotocols)
 
     def test_open(self) -> None:
-        """The WebSocket is open when the view begins, as dwebsocket's was."""
-        browser = self.open(lambda request: self.daemon.clock.callLater(1, noted.clear).cancel())
+        """The WebSocket is open when the view is called, as dwebsocket's was."""
+        browser = self.open(lambda request: self.daemon.clock.callLater(1, recorded.clear).cancel())
         self.assertTrue(browser.opened)
 
     def test_subprotocol(self) -> None:
-        """Where subprotocols are offered, it is opened by the view, which may choose one."""
+        """If subprotocols are offered, the view accepts, and may choose one."""
 
         def view(request: Any) -> None:
             self.assertEqual(request.websocket.subprotocol, None)
             request.websocket.accept("b")
             request.websocket.accept_connection()
-            noted.append(request.websocket.subprotocol)
+            recorded.append(request.websocket.subprotocol)
 
         self.assertEqual(self.open(view, subprotocols=["a", "b"]).subprotocol, "b")
-        self.assertEqual(noted, ["b"])
+        self.assertEqual(recorded, ["b"])
         self.open(lambda request: HttpResponse("none of these", status=400))
         self.assertEqual(self.refused("/scripted/", subprotocols=["x"]), (400, "none of these"))
 
     def test_bytes(self) -> None:
-        """Messages are bytes, whatever came; iteration ends with None."""
+        """Messages are bytes, however they were sent; iteration ends with None."""
         browser = self.serve().connect("/echo/")
         browser.send("é")
         browser.send(b"b")
         browser.close()
         self.assertEqual(browser.messages, ["é", "b"])
-        self.assertEqual(noted, ["é".encode(), b"b", None])
+        self.assertEqual(recorded, ["é".encode(), b"b", None])
 
     def test_send(self) -> None:
-        """What is sent is text, of bytes or str, unless it is said to be binary."""
+        """Messages are sent as text, from bytes or str, unless binary is asked for."""
 
         def view(request: Any) -> None:
             websocket = request.websocket
@@ -229,16 +229,16 @@ class SocketTests(DjangoTestCase):
         self.assertEqual(self.open(view).messages, ["é", "é", b"\xff"])
 
     def test_read(self) -> None:
-        """Reading does not wait; the end counts as a message, once."""
+        """Reading does not wait; the end counts as one message."""
 
         def view(request: Any) -> None:
             websocket = request.websocket
-            noted.append((websocket.read("none"), websocket.has_messages(), websocket.closed))
+            recorded.append((websocket.read("none"), websocket.has_messages(), websocket.closed))
             websocket.wait()
             websocket.send(bytes(100_000), binary=True)  # Until the browser reads it, or closes.
-            noted.append((websocket.count_messages(), websocket.read("none")))
-            noted.append((websocket.count_messages(), websocket.read("none")))
-            noted.append((websocket.has_messages(), websocket.read("none"), websocket.closed))
+            recorded.append((websocket.count_messages(), websocket.read("none")))
+            recorded.append((websocket.count_messages(), websocket.read("none")))
+            recorded.append((websocket.has_messages(), websocket.read("none"), websocket.closed))
 
         browser = self.open(view, limits=Limits(compression=False))
         browser.stall()
@@ -246,20 +246,20 @@ class SocketTests(DjangoTestCase):
         browser.send("a")
         browser.close()
         self.assertEqual(
-            noted, [("none", False, False), (2, b"a"), (1, None), (False, "none", True)]
+            recorded, [("none", False, False), (2, b"a"), (1, None), (False, "none", True)]
         )
 
     def test_wait(self) -> None:
-        """When time is up, None is all there is; nothing is lost by it."""
+        """A wait that times out returns None, and loses no message."""
 
         def view(request: Any) -> None:
-            noted.append(request.websocket.wait(timeout=2))
-            noted.append(request.websocket.wait(2))
+            recorded.append(request.websocket.wait(timeout=2))
+            recorded.append(request.websocket.wait(2))
 
         browser = self.open(view)
         self.daemon.advance(2)
         browser.send("a")
-        self.assertEqual(noted, [None, b"a"])
+        self.assertEqual(recorded, [None, b"a"])
 
     def test_close(self) -> None:
         """A view may close with a code and a reason, or without."""
@@ -269,7 +269,7 @@ class SocketTests(DjangoTestCase):
         self.assertEqual(browser.closing, NORMAL)
 
     def test_topics(self) -> None:
-        """A view may let its browser listen to a topic, and not."""
+        """A view can subscribe its browser to a topic, and unsubscribe it."""
 
         def view(request: Any) -> None:
             request.websocket.subscribe("a")
@@ -283,7 +283,7 @@ class SocketTests(DjangoTestCase):
         self.assertEqual((browser.messages, browser.closing), (["one"], NORMAL))
 
     def test_publish(self) -> None:
-        """Any code of the site may publish, in a view's thread."""
+        """Any code of the site can publish in a view's thread."""
         self.serve()
         status, id = self.get("/news/?text=hello")
         self.assertEqual(status, 200)
@@ -291,28 +291,28 @@ class SocketTests(DjangoTestCase):
 
 
 class EndTests(DjangoTestCase):
-    """How a conversation ends, and what remains of it: nothing."""
+    """The end of a conversation, after which nothing is left."""
 
     def test_leaves(self) -> None:
-        """A view whose browser has left is ended where it waits or sends, even in a loop."""
+        """A view whose browser has left is ended at its next wait or send, even in a loop."""
 
         def waits(request: Any) -> None:
             try:
                 while True:
-                    noted.append(request.websocket.wait())
+                    recorded.append(request.websocket.wait())
             finally:
-                noted.append("end")
+                recorded.append("end")
 
         def sends(request: Any) -> None:
             request.websocket.wait()
             try:
                 while True:
-                    noted.append("sent")
+                    recorded.append("sent")
                     request.websocket.send("a")
             except Exception as error:
-                noted.append(error)
+                recorded.append(error)
             finally:
-                noted.append("end")
+                recorded.append("end")
 
         finished: list[Any] = []
         self.note_signal(request_finished, finished)
@@ -320,11 +320,11 @@ class EndTests(DjangoTestCase):
             script[0] = view
             for middleware in ([], [WEBSOCKETS]):
                 self.serve(*middleware).connect("/scripted/").leave()
-                self.assertEqual(noted, words)
+                self.assertEqual(recorded, words)
         self.assertEqual(len(finished), 4)
 
     def test_raises(self) -> None:
-        """A view that raises closes with 1011, and Django reports it as ever."""
+        """A view that raises closes with 1011, and Django reports it as usual."""
         errors: list[Any] = []
         self.note_signal(got_request_exception, errors)
         browser = self.serve().connect("/numbers/")
@@ -333,7 +333,7 @@ class EndTests(DjangoTestCase):
         self.assertEqual(len(errors), 1)
 
     def test_chat(self) -> None:
-        """The chat of dwebsocket's README: everybody hears everybody, who leaves is forgotten."""
+        """The chat of dwebsocket's README works: messages reach all clients, until they leave."""
         errors: list[Any] = []
         self.note_signal(got_request_exception, errors)
         daemon = self.serve()
@@ -347,22 +347,22 @@ class EndTests(DjangoTestCase):
         self.assertEqual((clients, errors), ([], []))
 
     def test_database(self) -> None:
-        """The connection to the database is closed when a view ends, as after every request."""
+        """The database connection is closed when a view ends, as after every request."""
         prepare()
 
         def view(request: Any) -> None:
-            # The proxy that views use stands for another one in each thread.
+            # Django's proxy stands for another connection in each thread.
             wrapper = connections["default"]
             wrapper.ensure_connection()
-            noted.append(wrapper)
-            noted.append(wrapper.connection is not None)
+            recorded.append(wrapper)
+            recorded.append(wrapper.connection is not None)
             request.websocket.wait()
 
         script[0] = view
         self.serve().connect("/scripted/").leave()
-        self.assertEqual(noted[1], True)
-        self.assertIsNone(noted[0].connection)
+        self.assertEqual(recorded[1], True)
+        self.assertIsNone(recorded[0].connection)
 
     def test_over(self) -> None:
-        """What ends a view is no Exception, so a view's own ``except`` does not hold it."""
+        """ConversationOver is not an Exception, so a view's ``except`` does not catch it."""
         self.assertFalse(issubclass(ConversationOver, Exception))

@@ -1,4 +1,4 @@
-"""What a WSGI application is asked, and what becomes of what it answers to a handshake."""
+"""Calling WSGI applications: environ, responses, and WebSocket handshakes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.peer import said
 Environ = dict[str, Any]
 
 
-def asked(headers: dict[str, list[str]] | None = None, **more: Any) -> Environ:
-    """Give the environ of a request."""
+def environ_of(headers: dict[str, list[str]] | None = None, **more: Any) -> Environ:
+    """Return the environ of a request."""
     facts = {
         "method": "GET",
         "path": "/",
@@ -35,11 +35,11 @@ def asked(headers: dict[str, list[str]] | None = None, **more: Any) -> Environ:
 
 
 class EnvironTests(SynchronousTestCase):
-    """PEP 3333 and RFC 3875 §4.1."""
+    """The environ of PEP 3333 and RFC 3875 §4.1."""
 
     def test_request(self) -> None:
-        """It tells what is asked, and how the server works."""
-        environ = asked(query_string="a=%20b", method="POST", body=b"abc")
+        """It describes the request and the server."""
+        environ = environ_of(query_string="a=%20b", method="POST", body=b"abc")
         self.assertEqual(environ["REQUEST_METHOD"], "POST")
         self.assertEqual((environ["SCRIPT_NAME"], environ["PATH_INFO"]), ("", "/"))
         self.assertEqual(environ["QUERY_STRING"], "a=%20b")
@@ -53,11 +53,13 @@ class EnvironTests(SynchronousTestCase):
         )
 
     def test_path(self) -> None:
-        """The path is decoded, and its bytes stand for themselves."""
-        self.assertEqual(asked(path="/café/")["PATH_INFO"].encode("latin-1").decode(), "/café/")
+        """The path is decoded; its bytes are passed as Latin-1."""
+        self.assertEqual(
+            environ_of(path="/café/")["PATH_INFO"].encode("latin-1").decode(), "/café/"
+        )
 
     def test_addresses(self) -> None:
-        """Who asks, and who is asked, in every form that an address has."""
+        """Client and server are found in every form that an address may have."""
         for peer, address, port in (
             ("192.0.2.1:5", "192.0.2.1", "5"),
             ("192.0.2.1", "192.0.2.1", ""),
@@ -65,7 +67,7 @@ class EnvironTests(SynchronousTestCase):
             ("2001:db8::1", "2001:db8::1", ""),
             ("unix", "", ""),
         ):
-            environ = asked(peer=peer)
+            environ = environ_of(peer=peer)
             self.assertEqual((environ["REMOTE_ADDR"], environ["REMOTE_PORT"]), (address, port))
         for scheme, host, name, port in (
             ("http", "a", "a", "80"),
@@ -73,13 +75,13 @@ class EnvironTests(SynchronousTestCase):
             ("https", "[::1]:8443", "::1", "8443"),
             ("http", "", "localhost", "80"),
         ):
-            environ = asked(scheme=scheme, host=host)
+            environ = environ_of(scheme=scheme, host=host)
             self.assertEqual(environ["wsgi.url_scheme"], scheme)
             self.assertEqual((environ["SERVER_NAME"], environ["SERVER_PORT"]), (name, port))
 
     def test_headers(self) -> None:
-        """Repeated ones are joined, cookies as cookies are; none passes for one that it is not."""
-        environ = asked(
+        """Repeated headers and cookies are joined; no header can pass for another one."""
+        environ = environ_of(
             {
                 "X-Two": ["a", "b"],
                 "Cookie": ["a=1", "b=2"],
@@ -97,7 +99,7 @@ class EnvironTests(SynchronousTestCase):
         self.assertEqual(names, {"HTTP_X_TWO", "HTTP_COOKIE"})
 
     def test_errors(self) -> None:
-        """What it writes to wsgi.errors is in the log, line by line, whatever is in it."""
+        """What the application writes to wsgi.errors is logged, line by line."""
         stream = ErrorStream()
         with capturedLogs() as events:
             self.assertEqual(stream.write("100 {percent} %s\n\n  two\n"), 24)
@@ -107,10 +109,10 @@ class EnvironTests(SynchronousTestCase):
 
 
 class HeadTests(SynchronousTestCase):
-    """What start_response takes."""
+    """The arguments of start_response."""
 
     def test_good(self) -> None:
-        """The status and its words; a status that has none gets those that it should have."""
+        """A status without a reason phrase gets the standard one."""
         for status, number, phrase in (
             ("200 OK", 200, "OK"),
             ("404", 404, "Not Found"),
@@ -120,17 +122,17 @@ class HeadTests(SynchronousTestCase):
             self.assertEqual(check_head(status, [])[:2], (number, phrase))
 
     def test_headers(self) -> None:
-        """What only the server can say of the connection is left out (PEP 3333)."""
+        """Headers that only the server may set are dropped (PEP 3333)."""
         headers = [("Connection", "close"), ("Server", "x"), ("X-Bytes", "\xff")]
         self.assertEqual(check_head("200 OK", headers).headers, [("X-Bytes", "\xff")])
 
     def test_upgrade_required(self) -> None:
-        """What goes with a 426 is the server's to say, too (RFC 9110 §15.5.22)."""
+        """A 426 gets the headers that only the server may set (RFC 9110 §15.5.22)."""
         headers = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
         self.assertEqual(check_head("426 Upgrade Required", []).headers, headers)
 
     def test_bad(self) -> None:
-        """What would break the answer, or be another one, is refused."""
+        """A status or header that would corrupt the response is rejected."""
         for status in ("", "OK", "100 Continue", "200OK", "2000 OK", "200 OK\r\nX: y"):
             self.assertRaises(ValueError, check_head, status, [])
         for name, value in (("a b", ""), ("", ""), ("a", "b\r\nc"), ("a", "b\0"), ("a", "€")):
@@ -138,8 +140,8 @@ class HeadTests(SynchronousTestCase):
         self.assertRaises(TypeError, check_head, "200 OK", [("a", 1)])
 
 
-class Pieces:
-    """An answer that knows whether it was closed."""
+class RecordingBody:
+    """A body that records whether it was closed."""
 
     def __init__(self, *pieces: Any) -> None:
         self._pieces = pieces
@@ -149,14 +151,14 @@ class Pieces:
         return iter(self._pieces)
 
     def close(self) -> None:
-        """Note it."""
+        """Record the call."""
         self.closed += 1
 
 
-class AskTests(SynchronousTestCase):
+class CallApplicationTests(SynchronousTestCase):
     def test_closed(self) -> None:
-        """An answer is closed when it has come, when nobody wants the rest, and when it fails."""
-        whole, cut, wrong = Pieces(b"a"), Pieces(b"a", b"b"), Pieces("text")
+        """A body is closed at its end, when iteration stops early, and after an exception."""
+        whole, cut, wrong = RecordingBody(b"a"), RecordingBody(b"a", b"b"), RecordingBody("text")
         self.assertEqual(list(call_application(lambda environ, start: whole, {}, print)), [b"a"])
         asking = call_application(lambda environ, start: cut, {}, print)
         self.assertEqual(next(asking), b"a")
@@ -168,18 +170,18 @@ class AskTests(SynchronousTestCase):
 
 
 class HandshakeTests(SynchronousTestCase):
-    """The seam: ``environ["pushd.websocket"]``."""
+    """Handshakes: ``environ["pushd.websocket"]``."""
 
     def open(
         self, application: Any, *, subprotocols: Sequence[str] = (), threads: int = 64
     ) -> Browser:
-        """Serve an application, and ask for a WebSocket."""
+        """Serve an application, and connect a WebSocket to it."""
         self.daemon = Daemon({}, wsgi=application, threads=threads)
         self.addCleanup(self.daemon.stop)
         return self.daemon.connect("/chat/?a=b", subprotocols=subprotocols)
 
     def test_talk(self) -> None:
-        """Using it opens the WebSocket; the answer that follows is dropped, without a word."""
+        """Using the WebSocket accepts the handshake; the response is then dropped silently."""
 
         def application(environ: Environ, start: Any) -> list[bytes]:
             websocket = environ["pushd.websocket"]
@@ -200,7 +202,7 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(words, ["", "", "opened", "closed 1000 after 0.000 s"])
 
     def test_generator(self) -> None:
-        """An application may be a generator, and talk while its answer is asked for."""
+        """An application may be a generator that uses the WebSocket while its body is iterated."""
 
         def application(environ: Environ, start: Any) -> Iterator[bytes]:
             start("200 OK", [])
@@ -213,7 +215,7 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(browser.closing, NORMAL)
 
     def test_subprotocol(self) -> None:
-        """The application may choose a subprotocol when it accepts."""
+        """An application can choose a subprotocol when it accepts."""
 
         def application(environ: Environ, start: Any) -> list[bytes]:
             environ["pushd.websocket"].accept("b")
@@ -224,7 +226,7 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual((browser.opened, browser.subprotocol), (True, "b"))
 
     def test_refusal(self) -> None:
-        """An answer in place of a 101 goes out as it is, its headers included."""
+        """A response before the 101 is sent unchanged, with its headers."""
 
         def application(environ: Environ, start: Any) -> list[bytes]:
             self.assertEqual(environ["PATH_INFO"], "/chat/")
@@ -243,7 +245,7 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(refused.headers["Content-Length"], "2")
 
     def test_name(self) -> None:
-        """The log calls a function, or the class of an object, by its own name."""
+        """The log names a function, or the class of an object."""
 
         class Site:
             def __call__(self, environ: Environ, start: Any) -> list[bytes]:
@@ -260,7 +262,7 @@ class HandshakeTests(SynchronousTestCase):
             self.assertRegex(view, rf"^tests\.gateways\.test_environ\..*\b{name}$")
 
     def test_answers_500(self) -> None:
-        """One that reports its error itself, and answers 500, is counted and logged once."""
+        """An application that answers 500 itself is counted and logged once."""
 
         def application(environ: Environ, start: Any) -> list[bytes]:
             if environ["QUERY_STRING"] == "a=b":
@@ -282,7 +284,7 @@ class HandshakeTests(SynchronousTestCase):
         self.assertIn("\npushd_view_errors_total 2.0\n", metrics.text)
 
     def test_long_refusal(self) -> None:
-        """No page ever sees one, so an endless one is cut."""
+        """An endless body that refuses a handshake is cut, as browsers show none of it."""
 
         def application(environ: Environ, start: Any) -> Iterator[bytes]:
             start("200 OK", [])
@@ -294,7 +296,7 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(len(refused.body), 1 << 16)
 
     def test_status_closes(self) -> None:
-        """After a 101 the status of the late answer says how it went."""
+        """After the 101 the status of the response determines the close code."""
         for status, closing in (
             ("302 Found", NORMAL),
             ("403 Forbidden", Closing(1008, "Forbidden")),
@@ -326,14 +328,14 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 2)
 
     def test_no_start(self) -> None:
-        """One that gives no status is a 500."""
+        """An application that does not call start_response is a 500."""
         refused = self.open(lambda environ, start: []).refused
         assert refused is not None
         self.assertEqual(refused.status, 500)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_left(self) -> None:
-        """When the browser leaves, the application ends where it uses its WebSocket next."""
+        """When the browser leaves, the application ends at its next use of the WebSocket."""
         ended = []
 
         def application(environ: Environ, start: Any) -> list[bytes]:
@@ -351,7 +353,7 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(ended, [True])
 
     def test_left_while_refused(self) -> None:
-        """Nor is a refusal made any further for one who has left."""
+        """The body of a refusal is not continued for a browser that has left."""
         made = []
 
         def application(environ: Environ, start: Any) -> Iterator[bytes]:
@@ -365,7 +367,7 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(made, [True])
 
     def test_guarded(self) -> None:
-        """Handshakes of strangers' pages, and bad ones, never reach the application."""
+        """Cross-origin and invalid handshakes never reach the application."""
 
         def application(environ: Environ, start: Any) -> list[bytes]:
             raise AssertionError

@@ -28,7 +28,7 @@ BUSY = 'pushd_threads_busy{kind="page"}'
 
 
 def show(environ: Environ, start: Any) -> list[bytes]:
-    """Show what was asked for."""
+    """Answer with parts of the environ."""
     start("200 OK", [("Content-Type", "text/html"), ("X-Two", "a"), ("X-Two", "b")])
     names = ("REQUEST_METHOD", "PATH_INFO", "REMOTE_ADDR", "wsgi.url_scheme", "CONTENT_LENGTH")
     values = [environ[name] for name in names]
@@ -36,27 +36,27 @@ def show(environ: Environ, start: Any) -> list[bytes]:
 
 
 def fail() -> list[bytes]:
-    """Raise."""
+    """Raise LookupError."""
     raise LookupError
 
 
 class WsgiTestCase(SynchronousTestCase):
     def serve(self, application: Any, **settings: Any) -> Daemon:
-        """Serve an application; when the test is over no call may be left."""
+        """Serve an application; no delayed call may be left when the test is over."""
         self.daemon = Daemon(settings.pop("views", {}), wsgi=application, **settings)
         self.addCleanup(lambda: self.assertEqual(self.daemon.pending_calls, []))
         self.addCleanup(self.daemon.stop)
         return self.daemon
 
     def ask(self, path: str, method: str = "GET", **more: Any) -> Answer:
-        """Ask the daemon."""
+        """Send a request to the daemon."""
         answer = self.daemon.request(method, path, **more)
         assert answer is not None, "there is no answer"
         return answer
 
 
 def in_pieces(made: list[int]) -> Callable[[Environ, Any], Iterator[bytes]]:
-    """An application whose page has twenty large pieces, and which notes those that it has made."""
+    """Return an application whose page has twenty large pieces, and which records each of them."""
 
     def application(environ: Environ, start: Any) -> Iterator[bytes]:
         start("200 OK", [])
@@ -68,10 +68,10 @@ def in_pieces(made: list[int]) -> Callable[[Environ, Any], Iterator[bytes]]:
 
 
 class LengthTests(WsgiTestCase):
-    """An application whose Content-Length is not that of its body."""
+    """Bodies and their Content-Length."""
 
-    def see(self, length: str, pieces: Iterable[bytes], *, method: str = "GET") -> Peer:
-        """Ask such an application twice over one connection."""
+    def request_twice(self, length: str, pieces: Iterable[bytes], *, method: str = "GET") -> Peer:
+        """Send two requests to such an application over one connection."""
 
         def application(environ: Environ, start: Any) -> Iterable[bytes]:
             if environ["PATH_INFO"] == "/next":
@@ -89,35 +89,35 @@ class LengthTests(WsgiTestCase):
             self.addCleanup(peer.vanish)
         return peer
 
-    def test_right(self) -> None:
-        """Where it is, the next answer follows."""
-        peer = self.see("5", [b"abc", b"de"])
+    def test_right_length(self) -> None:
+        """After a body of the right length the next response follows."""
+        peer = self.request_twice("5", [b"abc", b"de"])
         self.assertIn(b"\r\n\r\nabcdeHTTP/1.1 200", peer.received)
         self.assertTrue(peer.received.endswith(b"\r\n\r\nok"))
 
-    def test_too_little(self) -> None:
-        """Where bytes are missing the connection breaks off, so nobody takes it for the whole."""
-        peer = self.see("9", [b"abc", b"de"])
+    def test_too_short(self) -> None:
+        """A body that is too short ends with a broken connection, so as not to look complete."""
+        peer = self.request_twice("9", [b"abc", b"de"])
         self.assertTrue(peer.received.endswith(b"abcde"))
         self.assertIsNotNone(peer.lost)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
-    def test_nothing(self) -> None:
-        """Where nothing came at all, it is a failure like another."""
-        peer = self.see("9", [])
+    def test_too_short_and_empty(self) -> None:
+        """A body that is too short and empty is a 500."""
+        peer = self.request_twice("9", [])
         self.assertTrue(peer.received.startswith(b"HTTP/1.1 500 "))
         self.assertTrue(peer.received.endswith(b"\r\n\r\nok"))
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
-    def test_too_much(self) -> None:
-        """What is too much is not sent, and no answer follows that it could be taken for."""
-        peer = self.see("4", [b"abc", b"de", b"f"])
+    def test_too_long(self) -> None:
+        """Excess bytes are not sent, and the connection is closed."""
+        peer = self.request_twice("4", [b"abc", b"de", b"f"])
         self.assertTrue(peer.received.endswith(b"\r\n\r\nabcd"))
         self.assertIsNotNone(peer.lost)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
-    def test_much_too_much(self) -> None:
-        """An application that goes on and on is ended with the first byte too much."""
+    def test_much_too_long(self) -> None:
+        """An application is not iterated beyond the first excess piece."""
         made = []
 
         def pieces() -> Iterator[bytes]:
@@ -125,21 +125,21 @@ class LengthTests(WsgiTestCase):
                 made.append(number)
                 yield b"abc"
 
-        peer = self.see("4", pieces())
+        peer = self.request_twice("4", pieces())
         self.assertTrue(peer.received.endswith(b"\r\n\r\nabca"))
         self.assertEqual(len(made), 2)
         self.assertIsNotNone(peer.lost)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
-    def test_none_and_some(self) -> None:
-        """Where nothing was announced and something came, it is a failure like another."""
-        peer = self.see("0", [b"abc"])
+    def test_body_without_length(self) -> None:
+        """A body where none was announced is a 500."""
+        peer = self.request_twice("0", [b"abc"])
         self.assertTrue(peer.received.startswith(b"HTTP/1.1 500 "))
         self.assertTrue(peer.received.endswith(b"\r\n\r\nok"))
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_twice(self) -> None:
-        """The same length, said twice, is said once; two of them are a failure."""
+        """A repeated Content-Length is sent once; two different ones are a 500."""
         for second, status in (("3 ", b"200"), ("4", b"500")):
 
             def application(environ: Environ, start: Any, second: str = second) -> list[bytes]:
@@ -148,12 +148,12 @@ class LengthTests(WsgiTestCase):
 
             peer = self.connect(application)
             self.assertTrue(peer.received.startswith(b"HTTP/1.1 " + status))
-            # That of the error page is its own.
+            # The error page has its own.
             self.assertEqual(peer.received.lower().count(b"content-length"), 1)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_another_head(self) -> None:
-        """A head behind a piece of the body is no other answer, nor another length."""
+        """After a part of the body start_response changes nothing."""
 
         def application(environ: Environ, start: Any) -> list[bytes]:
             start("200 OK", [("Content-Length", "4")])(b"abc")
@@ -171,7 +171,7 @@ class LengthTests(WsgiTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
 
     def test_other_method(self) -> None:
-        """What an application makes of the method does not change what the client waits for."""
+        """Whether there is a body depends on the client's method, not on the one in the environ."""
 
         def application(environ: Environ, start: Any) -> list[bytes]:
             environ["REQUEST_METHOD"] = "HEAD" if environ["REQUEST_METHOD"] == "GET" else "GET"
@@ -185,7 +185,7 @@ class LengthTests(WsgiTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def connect(self, application: Any, line: str = "GET / HTTP/1.1") -> Peer:
-        """Ask an application."""
+        """Send a request to an application."""
         peer = Peer(self.serve(application))
         peer.send(request(line, "Host: a"))
         if peer.lost is None:
@@ -193,23 +193,23 @@ class LengthTests(WsgiTestCase):
         return peer
 
     def test_head(self) -> None:
-        """What HEAD is told is the length of what GET would get."""
-        peer = self.see("4", [], method="HEAD")
+        """A HEAD response has the Content-Length of the GET response."""
+        peer = self.request_twice("4", [], method="HEAD")
         self.assertIn(b"Content-Length: 4\r\n", peer.received)
         self.assertTrue(peer.received.endswith(b"\r\n\r\nok"))
 
-    def test_no_number(self) -> None:
-        """What is no length is a failure, too."""
-        peer = self.see("many", [b"abc"])
+    def test_not_a_number(self) -> None:
+        """A Content-Length that is not a number is a 500."""
+        peer = self.request_twice("many", [b"abc"])
         self.assertTrue(peer.received.startswith(b"HTTP/1.1 500 "))
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
 
 class PathTests(WsgiTestCase):
-    """Who answers where."""
+    """Which URLs are the application's."""
 
     def test_everything(self) -> None:
-        """The application has every path, method and body that pushd has no use for itself."""
+        """The application gets every path, method and body that pushd does not serve itself."""
         self.serve(show)
         self.assertEqual(self.ask("/").text, "GET / 127.0.0.1 http  ")
         self.assertEqual(self.ask("/test/").text, "GET /test/ 127.0.0.1 http  ")
@@ -219,7 +219,7 @@ class PathTests(WsgiTestCase):
         self.assertEqual(answer.headers.get_all("X-Two"), ["a", "b"])
 
     def test_views_and_topics(self) -> None:
-        """Views and topics come first."""
+        """Views and topics take precedence."""
 
         async def view(request: Request) -> str:
             return "view"
@@ -230,7 +230,7 @@ class PathTests(WsgiTestCase):
         self.assertEqual(self.ask("/topics").text, "GET /topics 127.0.0.1 http  ")
 
     def test_files(self) -> None:
-        """So do the files of --web, and the scripts and styles of the shipped client."""
+        """Files of --web and the shipped client's scripts and styles take precedence."""
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         (Path(folder.name) / "robots.txt").write_text("none")
@@ -241,18 +241,18 @@ class PathTests(WsgiTestCase):
             self.assertTrue(self.ask(path).text.startswith(f"GET {path} "), path)
 
     def test_no_path(self) -> None:
-        """What is no path at all is nowhere."""
+        """A path that is not UTF-8 is 404."""
         self.serve(show)
         self.assertEqual(self.ask("/%ff").status, 404)
 
     def test_proxy(self) -> None:
-        """A trusted proxy says who asks, and how."""
+        """The client is known from a trusted proxy's headers."""
         self.serve(show, proxies=Proxies(["127.0.0.1"]))
         headers = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}
         self.assertEqual(self.ask("/", headers=headers).text, "GET / 192.0.2.7 https  ")
 
     def test_body(self) -> None:
-        """A body is bounded as everywhere; one in chunks has its length when it is here."""
+        """The size of bodies is limited; one in chunks has its length in the environ."""
         self.serve(show, limits=Limits(max_message=10))
         self.assertEqual(self.ask("/", "POST", body=bytes(11)).status, 413)
         wire = self.daemon.open_connection()
@@ -264,12 +264,12 @@ class PathTests(WsgiTestCase):
 
 
 class BackPressureTests(WsgiTestCase):
-    """A response to a client that reads slowly, over Twisted's own transport."""
+    """Responses to clients that read slowly, over Twisted's own transport."""
 
     LIMIT = 400_000
 
     def stall(self, application: Any, path: str = "/") -> Server:
-        """Request a page over a connection that takes no byte of it."""
+        """Request a page over a connection that takes no bytes."""
         self.serve(application, limits=Limits(max_buffered=self.LIMIT))
         server = Server(self.daemon)
         self.addCleanup(self.lose, server)
@@ -278,12 +278,12 @@ class BackPressureTests(WsgiTestCase):
         return server
 
     def lose(self, server: Server) -> None:
-        """Lose the connection, if it is still open."""
+        """Lose the connection, unless it is closed."""
         if server.connected:
             server.connectionLost(DONE)
 
     def read(self, server: Server) -> int:
-        """Let the connection take all that there is; return the number of bytes."""
+        """Let the connection take everything; return the number of bytes."""
         server.kernel.room = 1 << 30
         while unsent(server):
             server.doWrite()
@@ -306,7 +306,7 @@ class BackPressureTests(WsgiTestCase):
 
             server = self.stall(application, path)
             waiting = unsent(server)
-            # Each of them is an object, which takes more than its bytes.
+            # Each piece is an object, which takes more memory than its bytes.
             self.assertGreater(waiting + 150 * len(made), self.LIMIT)
             self.assertLess(waiting + 100 * len(made), self.LIMIT + size)
             self.assertGreater(self.read(server), 10_000 * size)
@@ -314,14 +314,14 @@ class BackPressureTests(WsgiTestCase):
             made.clear()
 
     def test_large_piece(self) -> None:
-        """Of a large piece only a part waits in the connection's buffer at any time."""
+        """Only a part of a large piece waits in the connection's buffer."""
         server = self.stall(lambda environ, start: start("200 OK", []) and [bytes(3_000_000)])
         self.assertGreater(unsent(server), self.LIMIT)
         self.assertLess(unsent(server), self.LIMIT + 300_000)
         self.assertGreater(self.read(server), 3_000_000)
 
     def test_held_again(self) -> None:
-        """The thread is held each time, until the client has read what waits."""
+        """The thread is held each time that the limit is reached."""
 
         def application(environ: Environ, start: Any) -> Iterator[bytes]:
             start("200 OK", [])
@@ -338,7 +338,7 @@ class BackPressureTests(WsgiTestCase):
         self.assertGreater(self.read(server), 2_000_000)
 
     def test_cut(self) -> None:
-        """A client that is cut releases the thread, and the application's answer is closed."""
+        """Cutting the client off releases the thread, and the application's body is closed."""
         closed: list[bool] = []
 
         def application(environ: Environ, start: Any) -> Iterator[bytes]:
@@ -357,14 +357,14 @@ class BackPressureTests(WsgiTestCase):
         self.assertEqual(self.busy_threads(), 0)
 
     def test_stalled_too_long(self) -> None:
-        """A client that reads nothing for a minute is cut, which releases the thread as well."""
+        """A client that reads nothing for a minute is cut off, which releases the thread."""
         self.stall(in_pieces([]))
         self.assertEqual(self.busy_threads(), 1)
         self.daemon.advance(60)
         self.assertEqual(self.busy_threads(), 0)
 
     def busy_threads(self) -> int:
-        """Return how many threads are at work for pages."""
+        """Return the number of threads at work for pages."""
         answer = self.daemon.request("GET", "/metrics", control=True)
         assert answer is not None
         [line] = [line for line in answer.text.splitlines() if BUSY in line]
@@ -383,11 +383,11 @@ class BackPressureTests(WsgiTestCase):
         self.assertTrue(peer.received.endswith(bytes(1_000_000)))
 
 
-class AnswerTests(WsgiTestCase):
-    """What becomes of an application's answer."""
+class ResponseTests(WsgiTestCase):
+    """An application's responses."""
 
     def test_headers(self) -> None:
-        """It says itself what its pages may do: nothing is put to its headers."""
+        """Its responses get no headers of pushd's own pages."""
         self.serve(show)
         headers = self.ask("/").headers
         for name in ("Content-Security-Policy", "X-Frame-Options", "Server"):
@@ -403,7 +403,7 @@ class AnswerTests(WsgiTestCase):
         self.assertEqual(answer.headers["Content-Type"], "text/html")
 
     def test_empty(self) -> None:
-        """An answer may have no body."""
+        """A response may have no body."""
 
         def application(environ: Environ, start: Any) -> list[bytes]:
             start("204 No Content", [])
@@ -413,7 +413,7 @@ class AnswerTests(WsgiTestCase):
         self.assertEqual((self.ask("/").status, self.ask("/").body), (204, b""))
 
     def test_write(self) -> None:
-        """It may be written as well as returned, empty pieces among it."""
+        """A body may be written as well as returned; empty pieces do no harm."""
 
         def application(environ: Environ, start: Any) -> list[bytes]:
             write = start("200", [])
@@ -424,7 +424,7 @@ class AnswerTests(WsgiTestCase):
         self.assertEqual(self.ask("/").body, b"ab")
 
     def test_slow_reader(self) -> None:
-        """An application is held where its reader is slow, and goes on when it reads."""
+        """An application waits while its client reads slowly."""
         made: list[int] = []
         application = in_pieces(made)
 
@@ -437,7 +437,7 @@ class AnswerTests(WsgiTestCase):
         self.assertTrue(wire.received.endswith(bytes(1_000_000)))
 
     def test_reload(self) -> None:
-        """How much may wait for a slow reader changes with a reload."""
+        """A reload changes how much may wait for a slow reader."""
         made: list[int] = []
         application = in_pieces(made)
 
@@ -451,7 +451,7 @@ class AnswerTests(WsgiTestCase):
         wire.resume()
 
     def test_slow_reader_leaves(self) -> None:
-        """It is let go when that one leaves, and its answer is closed."""
+        """A slow reader that leaves ends the application, and its body is closed."""
         events: list[str] = []
 
         def application(environ: Environ, start: Any) -> Iterator[bytes]:
@@ -471,7 +471,7 @@ class AnswerTests(WsgiTestCase):
         self.assertEqual(events[-1], "closed")
 
     def test_fails(self) -> None:
-        """One that fails before its first byte is a 500, and the log says where."""
+        """An application that fails before its first byte is a 500, and the log has the path."""
 
         def early(environ: Environ, start: Any) -> list[bytes]:
             raise LookupError
@@ -507,7 +507,7 @@ class AnswerTests(WsgiTestCase):
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
 
     def test_answers_500(self) -> None:
-        """One that makes a 500 of its error itself, as Django does, is counted and logged once."""
+        """An application that answers 500 itself, as Django does, is counted and logged once."""
 
         def application(environ: Environ, start: Any) -> list[bytes]:
             start(environ["PATH_INFO"][1:], [])
@@ -524,7 +524,7 @@ class AnswerTests(WsgiTestCase):
         self.assertIn("\npushd_view_errors_total 1.0\n", metrics.text)
 
     def test_exits(self) -> None:
-        """An application that calls sys.exit() is a 500, and no thread is lost by it."""
+        """An application that calls sys.exit() is a 500, and no thread is lost."""
 
         def application(environ: Environ, start: Any) -> list[bytes]:
             sys.exit("goodbye")
@@ -535,7 +535,7 @@ class AnswerTests(WsgiTestCase):
         self.assertEqual(len(self.flushLoggedErrors(SystemExit)), 2)
 
     def test_write_text(self) -> None:
-        """Text that is written in place of bytes is refused there and then."""
+        """Writing text in place of bytes raises TypeError."""
 
         def application(environ: Environ, start: Any) -> list[bytes]:
             write = start("200 OK", [])
@@ -546,8 +546,8 @@ class AnswerTests(WsgiTestCase):
         self.serve(application)
         self.assertEqual(self.ask("/").body, b"bytes")
 
-    def test_fails_in_between(self) -> None:
-        """One that fails later breaks off, so that nobody takes what came for the whole."""
+    def test_fails_after_first_byte(self) -> None:
+        """An application that fails after its first byte breaks off the connection."""
 
         def application(environ: Environ, start: Any) -> Iterator[bytes]:
             start("200 OK", [])
@@ -561,7 +561,7 @@ class AnswerTests(WsgiTestCase):
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
 
     def test_replaced(self) -> None:
-        """An application may put an error in place of what it has begun (PEP 3333)."""
+        """Before the first byte an application may replace its response (PEP 3333)."""
 
         def application(environ: Environ, start: Any) -> list[bytes]:
             start("200 OK", [])
@@ -576,7 +576,7 @@ class AnswerTests(WsgiTestCase):
         self.assertEqual((answer.status, answer.text), (503, "later"))
 
     def test_left(self) -> None:
-        """Nothing is written to a client that has left, whatever the application does then."""
+        """Nothing is sent to a client that has left, whatever the application does."""
         for then in (lambda: [b"end"], list, fail):
 
             def application(environ: Environ, start: Any, then: Any = then) -> list[bytes]:
@@ -594,7 +594,7 @@ class AnswerTests(WsgiTestCase):
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
 
     def test_publishes(self) -> None:
-        """An application finds in its environ what to publish with."""
+        """The environ has a publisher."""
 
         def application(environ: Environ, start: Any) -> list[bytes]:
             start("200 OK", [])

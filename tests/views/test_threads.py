@@ -1,4 +1,4 @@
-"""Views that block: their WebSocket, their threads, and the end of both."""
+"""Blocking views: their WebSocket, their threads, and their end."""
 
 from __future__ import annotations
 
@@ -29,14 +29,20 @@ from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing.daemon import Browser, Daemon
 from pushd.views.request import Request, View, accept_websocket, require_websocket
 from pushd.views.runner import ViewRun
-from pushd.views.threads import BlockingWebSocket, ViewThreads, blocking
+from pushd.views.threads import (
+    BlockingScheduledPublication,
+    BlockingWebSocket,
+    ViewThreads,
+    blocking,
+)
+from tests.listeners import TopicTestCase
 
-# How long a thread may take that has nothing more to do, in seconds of real time.
+# How long an idle thread may take to end, in seconds of real time.
 PATIENCE = 30
 
 
 def make_request(websocket: Any = None) -> Request:
-    """Make a request that only has a WebSocket, or not even that."""
+    """Make a request with or without a WebSocket."""
     return Request(
         method="GET",
         path="/",
@@ -49,21 +55,21 @@ def make_request(websocket: Any = None) -> Request:
 
 
 def kind_of(one: object) -> type:
-    """The class of an object; of a protocol, that which its factory made its own from."""
+    """Return an object's class; PushProtocol for the subclass that its factory makes."""
     kind = type(one)
     return PushProtocol if PushProtocol in kind.__mro__ else kind
 
 
 class DaemonTestCase(SynchronousTestCase):
-    """A blocking view in a daemon in memory, where it takes turns with the test."""
+    """A blocking view in a daemon in memory, where it runs in turns with the test."""
 
     def setUp(self) -> None:
-        """Note nothing yet, and which threads there are."""
-        self.noted: list[Any] = []
+        """Start with an empty record, and remember which threads exist."""
+        self.record: list[Any] = []
         self.before = set(threading.enumerate())
 
     def serve(self, view: View, **settings: Any) -> Daemon:
-        """Serve one view; when the test is over neither a call nor a thread may be left."""
+        """Serve one view; no delayed call and no thread may be left when the test is over."""
         self.daemon = Daemon({"/view/": accept_websocket(view)}, **settings)
         self.addCleanup(self.check_threads)
         self.addCleanup(lambda: self.assertEqual(self.daemon.pending_calls, []))
@@ -75,28 +81,28 @@ class DaemonTestCase(SynchronousTestCase):
         return self.serve(view, **settings).connect("/view/")
 
     def check_threads(self) -> None:
-        """Fail when a thread is left."""
+        """Fail if a thread is left."""
         for thread in set(threading.enumerate()) - self.before:
             thread.join(PATIENCE)
             self.assertFalse(thread.is_alive(), thread)
 
 
 class BlockingWebSocketTests(DaemonTestCase):
-    """The same names as a WebSocket has, and each call waits."""
+    """The methods of a WebSocket, each of which blocks."""
 
     def test_own_thread(self) -> None:
-        """A plain function runs in a thread of its own, and is given this kind of WebSocket."""
+        """A plain function runs in another thread, with a BlockingWebSocket."""
 
         def view(request: Request) -> None:
-            self.noted.append(threading.current_thread() is threading.main_thread())
-            self.noted.append(type(request.websocket))
-            self.noted.append(request.is_websocket())
+            self.record.append(threading.current_thread() is threading.main_thread())
+            self.record.append(type(request.websocket))
+            self.record.append(request.is_websocket())
 
         self.open(view)
-        self.assertEqual(self.noted, [False, BlockingWebSocket, True])
+        self.assertEqual(self.record, [False, BlockingWebSocket, True])
 
     def test_talk(self) -> None:
-        """It waits for messages and sends some, text as str and binary as bytes."""
+        """It receives and sends messages, text as str and binary as bytes."""
 
         def view(request: Request) -> None:
             while (message := request.websocket.wait()) is not None:
@@ -108,58 +114,58 @@ class BlockingWebSocketTests(DaemonTestCase):
         self.assertEqual(browser.messages, ["a", b"\xff", "é"])
 
     def test_iteration(self) -> None:
-        """It is iterated over by a plain for, which stops at the end without a None."""
+        """A plain for loop iterates over its messages, and ends without a None."""
 
         def view(request: Request) -> None:
-            self.noted += request.websocket
-            self.noted.append("after the loop")
+            self.record += request.websocket
+            self.record.append("after the loop")
 
         browser = self.open(view)
         browser.send("a")
         browser.send("b")
         browser.close()
-        self.assertEqual(self.noted, ["a", "b", "after the loop"])
+        self.assertEqual(self.record, ["a", "b", "after the loop"])
 
     def test_time_out(self) -> None:
-        """A wait with a time-out raises TimeoutError when the clock says so, and loses nothing."""
+        """A wait with a timeout raises TimeoutError by the daemon's clock, and loses no message."""
 
         def view(request: Request) -> None:
             try:
                 request.websocket.wait(timeout=2)
             except TimeoutError:
-                self.noted.append("time-out")
-            self.noted.append(request.websocket.wait(2))
+                self.record.append("time-out")
+            self.record.append(request.websocket.wait(2))
 
         browser = self.open(view)
         self.daemon.advance(1.9)
-        self.assertEqual(self.noted, [])
+        self.assertEqual(self.record, [])
         self.daemon.advance(0.1)
         browser.send("a")
-        self.assertEqual(self.noted, ["time-out", "a"])
+        self.assertEqual(self.record, ["time-out", "a"])
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_read(self) -> None:
-        """read(), count_messages() and has_messages() answer at once."""
+        """read(), count_messages() and has_messages() return at once."""
 
         def view(request: Request) -> None:
             websocket = request.websocket
-            self.noted += [websocket.read(), websocket.read("none"), websocket.has_messages()]
+            self.record += [websocket.read(), websocket.read("none"), websocket.has_messages()]
             websocket.wait()
             websocket.send(bytes(100_000), binary=True)  # Until the browser reads it.
-            self.noted += [websocket.count_messages(), websocket.has_messages()]
-            self.noted += [websocket.read(), websocket.has_messages()]
-            self.noted += [websocket.read("none"), websocket.read("none")]
+            self.record += [websocket.count_messages(), websocket.has_messages()]
+            self.record += [websocket.read(), websocket.has_messages()]
+            self.record += [websocket.read("none"), websocket.read("none")]
 
         browser = self.open(view, limits=Limits(compression=False))
         browser.stall()
         for message in ("go", "a", b"b"):
             browser.send(message)
-        self.assertEqual(self.noted, [None, "none", False])
+        self.assertEqual(self.record, [None, "none", False])
         browser.resume()
-        self.assertEqual(self.noted[3:], [2, True, "a", True, b"b", "none"])
+        self.assertEqual(self.record[3:], [2, True, "a", True, b"b", "none"])
 
     def test_mistakes(self) -> None:
-        """Mistakes are raised in the view's thread, and the WebSocket is as it was."""
+        """Mistakes raise in the view's thread, and do not change the WebSocket."""
 
         def view(request: Request) -> None:
             websocket = request.websocket
@@ -177,12 +183,12 @@ class BlockingWebSocketTests(DaemonTestCase):
                 try:
                     call()
                 except Exception as error:
-                    self.noted.append(type(error))
+                    self.record.append(type(error))
             websocket.send("on")
 
         browser = self.open(view, limits=Limits(max_message=100))
         self.assertEqual(
-            self.noted,
+            self.record,
             [
                 TypeError,
                 TypeError,
@@ -197,68 +203,68 @@ class BlockingWebSocketTests(DaemonTestCase):
         self.assertEqual((browser.messages, browser.closing), (["on"], NORMAL))
 
     def test_subprotocol(self) -> None:
-        """It chooses a subprotocol, and says which it was."""
+        """It can choose a subprotocol, and knows which."""
 
         def view(request: Request) -> None:
-            self.noted.append(request.websocket.subprotocol)
+            self.record.append(request.websocket.subprotocol)
             request.websocket.accept("chat")
-            self.noted.append(request.websocket.subprotocol)
+            self.record.append(request.websocket.subprotocol)
 
         browser = self.serve(view).connect("/view/", subprotocols=("news", "chat"))
-        self.assertEqual((browser.subprotocol, self.noted), ("chat", [None, "chat"]))
+        self.assertEqual((browser.subprotocol, self.record), ("chat", [None, "chat"]))
 
     def test_close(self) -> None:
-        """close() returns when the connection is gone."""
+        """close() returns when the connection is closed."""
 
         def view(request: Request) -> None:
             request.websocket.wait()
-            self.noted.append(request.websocket.is_closed())
+            self.record.append(request.websocket.is_closed())
             request.websocket.close(4000, "enough")
-            self.noted.append(request.websocket.is_closed())
+            self.record.append(request.websocket.is_closed())
             request.websocket.close()
 
         browser = self.open(view)
         browser.stall()
         browser.send("go")
-        self.assertEqual(self.noted, [False])
+        self.assertEqual(self.record, [False])
         browser.resume()
-        self.assertEqual(self.noted, [False, True])
+        self.assertEqual(self.record, [False, True])
         self.assertEqual(browser.closing, Closing(4000, "enough"))
 
     def test_close_dead(self) -> None:
-        """close() returns after some seconds, even when the browser never answers."""
+        """close() returns after some seconds, even if the browser never answers."""
 
         def view(request: Request) -> None:
             request.websocket.wait()
             request.websocket.close()
-            self.noted.append("gone")
+            self.record.append("gone")
 
         browser = self.open(view)
         browser.stall()
         browser.send("go")
         self.daemon.advance(5)
-        self.assertEqual(self.noted, ["gone"])
+        self.assertEqual(self.record, ["gone"])
 
     def test_pace(self) -> None:
-        """send() returns when the connection can take more: the view goes at the browser's pace."""
+        """send() returns when the connection can take more, so a slow browser slows the view."""
 
         def view(request: Request) -> None:
             request.websocket.wait()
             for number in range(20):
                 request.websocket.send(bytes(20_000), binary=True)
-                self.noted.append(number)
+                self.record.append(number)
 
         browser = self.open(view, limits=Limits(compression=False))
         browser.stall()
         browser.send("go")
-        self.assertEqual(len(self.noted), 3)
+        self.assertEqual(len(self.record), 3)
         browser.resume()
-        self.assertEqual(len(self.noted), 20)
+        self.assertEqual(len(self.record), 20)
         self.assertEqual(len(browser.messages), 20)
 
 
 class EndTests(DaemonTestCase):
-    """A view in a thread ends, and a thread ends with it."""
+    """The end of a view in a thread, and of its thread."""
 
     def test_returns(self) -> None:
         """A view that returns closes with 1000."""
@@ -277,7 +283,7 @@ class EndTests(DaemonTestCase):
         self.assertIn("test_threads.py", failure.getTraceback())
 
     def test_exits(self) -> None:
-        """A view that calls sys.exit() has failed, and the daemon goes on."""
+        """A view that calls sys.exit() has failed, and the daemon keeps running."""
 
         def view(request: Request) -> None:
             request.websocket.send("hello")
@@ -289,49 +295,49 @@ class EndTests(DaemonTestCase):
         self.flushLoggedErrors(SystemExit)
 
     def test_refuses(self) -> None:
-        """A view that returns an answer before it uses its WebSocket refuses with it."""
+        """A view that returns an answer before it uses its WebSocket refuses the handshake."""
         browser = self.open(lambda request: Response(403, body="no"))
         assert browser.refused is not None
         self.assertEqual((browser.refused.status, browser.refused.text), (403, "no"))
 
     def test_plain_http(self) -> None:
-        """It answers plain HTTP as well, and has no WebSocket then."""
+        """It serves plain HTTP as well, without a WebSocket."""
         answer = self.serve(lambda request: f"websocket: {request.websocket}").get("/view/")
         assert answer is not None
         self.assertEqual((answer.status, answer.text), (200, "websocket: None"))
 
-    def test_told_once(self) -> None:
-        """At the end it is told with None once; the next wait ends it, which is no error."""
+    def test_end_seen_once(self) -> None:
+        """wait() returns None once at the end; the next wait ends the view, which is no error."""
 
         def view(request: Request) -> None:
             while True:
-                self.noted.append(request.websocket.wait())
+                self.record.append(request.websocket.wait())
 
         browser = self.open(view)
         browser.send("a")
         with capturedLogs() as events:
             browser.leave()
-        self.assertEqual(self.noted, ["a", None])
+        self.assertEqual(self.record, ["a", None])
         self.assertEqual([event for event in events if "log_failure" in event], [])
         self.check_threads()
 
     def test_loop_over_send(self) -> None:
-        """A thread that sends for ever is freed by its next send after the end."""
+        """A view that sends in an endless loop is ended by its next send after the end."""
 
         def view(request: Request) -> None:
             request.websocket.wait()
             while True:
                 request.websocket.send(bytes(10_000), binary=True)
-                self.noted.append("sent")
+                self.record.append("sent")
 
         browser = self.open(view, limits=Limits(compression=False))
         browser.stall()
         browser.send("go")
-        sent = len(self.noted)
+        sent = len(self.record)
         self.assertGreater(sent, 1)
         browser.leave()
-        # The send that was held returns, and the next one does not.
-        self.assertEqual(len(self.noted), sent + 1)
+        # The send that blocked returns, and the next one does not.
+        self.assertEqual(len(self.record), sent + 1)
         self.check_threads()
 
     def test_loop_that_catches(self) -> None:
@@ -339,130 +345,130 @@ class EndTests(DaemonTestCase):
         for call in ("wait", "send"):
 
             def view(request: Request, call: str = call) -> None:
-                while len(self.noted) < 1000:
+                while len(self.record) < 1000:
                     try:
                         request.websocket.wait()
                         if call == "send":
                             request.websocket.send("tick")
                     except Exception as error:
-                        self.noted.append(error)
+                        self.record.append(error)
 
             browser = self.open(view)
             browser.send("a")
             browser.leave()
-            self.assertEqual(self.noted, [])
+            self.assertEqual(self.record, [])
             self.check_threads()
 
-    def test_loop_over_look(self) -> None:
-        """A thread that looks for messages for ever is freed after a hundred looks in vain."""
-        looks: list[Callable[[Any], object]] = [
+    def test_loop_over_polls(self) -> None:
+        """A view that polls in an endless loop is ended after a hundred polls."""
+        polls: list[Callable[[Any], object]] = [
             lambda websocket: websocket.read(),
             lambda websocket: websocket.count_messages(),
             lambda websocket: websocket.has_messages(),
         ]
-        for look in looks:
+        for poll in polls:
 
-            def view(request: Request, look: Callable[[Any], object] = look) -> None:
+            def view(request: Request, poll: Callable[[Any], object] = poll) -> None:
                 for _ in range(1000):
-                    look(request.websocket)
+                    poll(request.websocket)
                 request.websocket.wait()
                 while True:
-                    look(request.websocket)
-                    self.noted.append("in vain")
+                    poll(request.websocket)
+                    self.record.append("in vain")
 
             browser = self.open(view)
             self.assertFalse(browser.gone)
             browser.leave()
-            self.assertEqual(self.noted, ["in vain"] * 100)
+            self.assertEqual(self.record, ["in vain"] * 100)
             self.check_threads()
-            self.noted.clear()
+            self.record.clear()
 
-    def test_looks_for_the_rest(self) -> None:
-        """Looks that find something are not in vain: a full inbox is read to its end."""
+    def test_polls_for_the_rest(self) -> None:
+        """Polls that find a message do not count: a full inbox can be read to its end."""
 
         def view(request: Request) -> None:
             websocket = request.websocket
             websocket.wait()
             websocket.send(bytes(100_000), binary=True)  # Until the browser reads it.
             while websocket.count_messages() and websocket.has_messages():
-                self.noted.append(websocket.read("nothing"))
+                self.record.append(websocket.read("nothing"))
 
         browser = self.open(view, limits=Limits(compression=False))
         browser.stall()
         for number in range(64):
             browser.send(str(number))
         browser.leave()
-        self.assertEqual(self.noted, [str(number) for number in range(1, 64)])
+        self.assertEqual(self.record, [str(number) for number in range(1, 64)])
 
     def test_several_loops(self) -> None:
-        """A second loop over a conversation that is over does not run for ever."""
+        """A second loop over the messages after the end does not run forever."""
 
         def view(request: Request) -> None:
             while True:
                 for message in request.websocket:
-                    self.noted.append(message)
+                    self.record.append(message)
 
         browser = self.open(view)
         browser.send("a")
         browser.leave()
-        self.assertEqual(self.noted, ["a"])
+        self.assertEqual(self.record, ["a"])
         self.check_threads()
 
     def test_cleans_up(self) -> None:
-        """What stands in finally is done, and may look at what is left."""
+        """A finally block runs, and can use the WebSocket."""
 
         def view(request: Request) -> None:
             try:
                 while True:
                     request.websocket.wait()
             finally:
-                self.noted += [request.websocket.is_closed(), request.websocket.read("none")]
+                self.record += [request.websocket.is_closed(), request.websocket.read("none")]
 
         self.open(view).leave()
-        self.assertEqual(self.noted, [True, "none"])
+        self.assertEqual(self.record, [True, "none"])
 
     def test_reads_the_rest(self) -> None:
-        """What came before the end is read after it."""
+        """Messages from before the end can be read after it."""
 
         def view(request: Request) -> None:
             request.websocket.wait()
             request.websocket.send(bytes(100_000), binary=True)  # Until the browser reads it.
-            self.noted += request.websocket
+            self.record += request.websocket
 
         browser = self.open(view, limits=Limits(compression=False))
         browser.stall()
         for message in ("go", "a", b"b"):
             browser.send(message)
         browser.close()
-        self.assertEqual(self.noted, ["a", b"b"])
+        self.assertEqual(self.record, ["a", b"b"])
 
     def test_unopened(self) -> None:
-        """A view whose browser left before the 101 sees that it is closed."""
+        """A view whose browser left before the 101 sees that its WebSocket is closed."""
 
         def view(request: Request) -> Any:
             later: Deferred[None] = deferLater(request.clock, 1)
-            return later.addCallback(lambda _: self.noted.append(request.websocket.is_closed()))
+            return later.addCallback(lambda _: self.record.append(request.websocket.is_closed()))
 
         self.open(view).leave()
         self.daemon.advance(1)
-        self.assertEqual(self.noted, [True])
+        self.assertEqual(self.record, [True])
 
     def test_daemon_stops(self) -> None:
-        """A daemon that stops tells them as it tells all others."""
+        """A daemon that stops ends these views like all others."""
 
         def view(request: Request) -> None:
             for message in request.websocket:
-                self.noted.append(message)
-            self.noted.append("over")
+                self.record.append(message)
+            self.record.append("over")
 
         browser = self.open(view)
         self.daemon.stop()
         assert browser.closing is not None
-        self.assertEqual((browser.closing.code, self.noted), (1001, ["over"]))
+        self.assertEqual((browser.closing.code, self.record), (1001, ["over"]))
         self.check_threads()
 
     def test_nothing_left(self) -> None:
-        """Of a conversation with a thread no object remains, however it ends."""
+        """No object of a conversation is left, however it ends."""
 
         def view(request: Request) -> None:
             if request.websocket.wait() == "raise":
@@ -475,7 +481,7 @@ class EndTests(DaemonTestCase):
         ]
         kinds = (WebSocket, PushProtocol, ViewRun, Request, BlockingWebSocket)
         daemon = self.serve(view)
-        # Look only at what is made from now on.
+        # Look at new objects only.
         gc.collect()
         gc.freeze()
         self.addCleanup(gc.unfreeze)
@@ -490,11 +496,11 @@ class EndTests(DaemonTestCase):
             self.assertEqual([trace() for trace in traces if trace() is not None], [])
 
 
-class FullTests(DaemonTestCase):
-    """When every thread is taken, nobody hangs."""
+class ThreadsBusyTests(DaemonTestCase):
+    """Requests when no thread is free."""
 
     def test_handshake(self) -> None:
-        """A handshake gets 503 before the 101, with the advice to try again; then there is room."""
+        """A handshake gets 503 and Retry-After before the 101, until a thread is free."""
 
         def view(request: Request) -> None:
             request.websocket.wait()
@@ -512,7 +518,7 @@ class FullTests(DaemonTestCase):
         self.assertFalse(first.gone)
 
     def test_plain_http(self) -> None:
-        """Plain HTTP gets the same."""
+        """Plain HTTP gets 503 as well."""
 
         def view(request: Request) -> str:
             if request.websocket is not None:
@@ -546,10 +552,10 @@ class FullTests(DaemonTestCase):
 
 
 class MixedTests(DaemonTestCase):
-    """Plain functions that make coroutines and Deferreds."""
+    """Plain functions that return coroutines and Deferreds."""
 
     def test_coroutine(self) -> None:
-        """A plain function around a coroutine answers plain HTTP with what that returns."""
+        """A plain function that returns a coroutine answers plain HTTP with its result."""
 
         async def inner(request: Request) -> str:
             await deferLater(request.clock, 1)
@@ -567,7 +573,7 @@ class MixedTests(DaemonTestCase):
         self.assertEqual(answer.text, "page")
 
     def test_coroutine_with_websocket(self) -> None:
-        """Over a WebSocket that is an error that says so: what blocks is not for the reactor."""
+        """A coroutine that uses a blocking WebSocket on the reactor fails; the error says why."""
 
         async def inner(request: Request) -> None:
             request.websocket.send("hello")
@@ -583,27 +589,27 @@ class MixedTests(DaemonTestCase):
 
 
 @implementer(IReactorFromThreads)
-class Reactor:
-    """A reactor for one test: it does what threads ask for, on the thread that pumps it."""
+class FakeReactor:
+    """Records calls from threads, and makes them when the test says."""
 
     def __init__(self) -> None:
         self._asked: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self.done = 0
 
     def callFromThread(self, callable: Callable[..., Any], *args: object, **kwargs: object) -> None:
-        """Take a call."""
+        """Record a call."""
         self._asked.put(lambda: callable(*args, **kwargs))
 
     def pump(self, until: Callable[[], object]) -> None:
-        """Do what is asked for until something is the case; fail when that takes too long."""
+        """Make recorded calls until a condition holds; fail if that takes too long."""
         end = time.monotonic() + PATIENCE
         while not until():
             self._asked.get(timeout=max(0.001, end - time.monotonic()))()
             self.done += 1
 
 
-class Line:
-    """An offer and its wire in one."""
+class FakeConnection:
+    """A handshake, and the connection that it becomes."""
 
     subprotocols = ("chat",)
     sender = None
@@ -611,12 +617,12 @@ class Line:
     def __init__(self) -> None:
         self.sent: list[bytes] = []
 
-    def accept(self, websocket: WebSocket, subprotocol: str | None) -> Line:
+    def accept(self, websocket: WebSocket, subprotocol: str | None) -> FakeConnection:
         """Answer 101."""
         return self
 
     def send(self, payload: bytes, *, binary: bool) -> None:
-        """Take a message."""
+        """Record a message."""
         self.sent.append(payload)
 
     push = send
@@ -624,40 +630,40 @@ class Line:
     traffic = Traffic()
 
     def push_frames(self, frames: bytes) -> None:
-        """Let them go: nobody subscribes here."""
+        """Discard frames: no test here subscribes."""
 
     def is_full(self) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
     def close(self, closing: Closing) -> None:
-        """Let it be."""
+        """Do nothing."""
 
     def pause_reading(self) -> None:
-        """Let it be."""
+        """Do nothing."""
 
     def resume_reading(self) -> None:
-        """Let it be."""
+        """Do nothing."""
 
 
 class ThreadsTestCase(SynchronousTestCase):
-    """Real threads, and a reactor that a test drives."""
+    """Real threads, and a fake reactor."""
 
     def setUp(self) -> None:
-        """Make a pool of two; all its threads must have ended when the test is over."""
+        """Make a pool of two threads, which must end after the test."""
         self.before = set(threading.enumerate())
-        self.reactor = Reactor()
+        self.reactor = FakeReactor()
         self.threads = ViewThreads(self.reactor, 2)
         self.addCleanup(self.check_threads)
         self.addCleanup(self.threads.stop)
 
-    def ours(self) -> set[threading.Thread]:
-        """Give the threads that this test has started."""
+    def new_threads(self) -> set[threading.Thread]:
+        """Return the threads that this test has started."""
         return set(threading.enumerate()) - self.before
 
     def check_threads(self) -> None:
-        """Fail when a thread is left."""
-        for thread in self.ours():
+        """Fail if a thread is left."""
+        for thread in self.new_threads():
             thread.join(PATIENCE)
             self.assertFalse(thread.is_alive(), thread)
 
@@ -665,9 +671,9 @@ class ThreadsTestCase(SynchronousTestCase):
         """Start a view."""
         return self.threads.run(view, request or make_request())
 
-    def hold(self, gate: threading.Event, request: Request) -> None:
-        """Hold a thread until the gate opens."""
-        gate.wait(PATIENCE)
+    def hold(self, event: threading.Event, request: Request) -> None:
+        """Keep a thread busy until an event is set."""
+        event.wait(PATIENCE)
 
     def finish(self, *finished: Deferred[Any]) -> None:
         """Let the views finish."""
@@ -675,10 +681,10 @@ class ThreadsTestCase(SynchronousTestCase):
 
 
 class ViewThreadsTests(ThreadsTestCase):
-    """The pool of threads."""
+    """The threads of views."""
 
     def test_result(self) -> None:
-        """A view runs in another thread; what it returns arrives on the reactor's."""
+        """A view runs in another thread; its result arrives on the reactor's."""
         places: list[threading.Thread] = []
 
         def view(request: Request) -> str:
@@ -692,7 +698,7 @@ class ViewThreadsTests(ThreadsTestCase):
         self.assertNotEqual(places, [threading.current_thread()])
 
     def test_failure(self) -> None:
-        """So does what it raises, whatever that is."""
+        """What a view raises arrives on the reactor's thread, whatever it is."""
         for error in (ZeroDivisionError, ConversationOver, SystemExit):
 
             def view(request: Request, error: type[BaseException] = error) -> None:
@@ -703,30 +709,30 @@ class ViewThreadsTests(ThreadsTestCase):
             self.failureResultOf(finished, error)
 
     def test_daemon_threads(self) -> None:
-        """The threads are daemons: one that sleeps does not hold up the end of the process."""
+        """The threads are daemon threads, which do not delay the exit of the process."""
         daemons: list[bool] = []
         finished = self.run_view(lambda _: daemons.append(threading.current_thread().daemon))
         self.finish(finished)
         self.assertEqual(daemons, [True])
 
     def test_none_before(self) -> None:
-        """No thread is started before one is needed, and none is needed to stop."""
+        """No thread is started before one is needed, or in order to stop."""
         ViewThreads(self.reactor, 64).stop()
-        self.assertEqual(self.ours(), set())
+        self.assertEqual(self.new_threads(), set())
 
     def test_limit(self) -> None:
-        """Beyond the limit it says so at once, and takes the next when one has finished."""
-        gates = [threading.Event() for _ in range(2)]
-        finished = [self.run_view(partial(self.hold, gate)) for gate in gates]
+        """Beyond the limit ThreadsBusy is raised, until a view has finished."""
+        events = [threading.Event() for _ in range(2)]
+        finished = [self.run_view(partial(self.hold, event)) for event in events]
         for _ in range(3):
             self.assertRaises(ThreadsBusy, self.run_view, lambda _: None)
-        self.assertEqual((len(self.ours()), self.threads.busy), (2, 2))
-        gates[0].set()
+        self.assertEqual((len(self.new_threads()), self.threads.busy), (2, 2))
+        events[0].set()
         self.finish(finished[0])
         self.assertEqual(self.threads.busy, 1)
-        third = self.run_view(partial(self.hold, gates[1]))
+        third = self.run_view(partial(self.hold, events[1]))
         self.assertRaises(ThreadsBusy, self.run_view, lambda _: None)
-        gates[1].set()
+        events[1].set()
         self.finish(finished[1], third)
 
     def test_many(self) -> None:
@@ -736,7 +742,7 @@ class ViewThreadsTests(ThreadsTestCase):
             self.finish(*finished)
             for each in finished:
                 self.assertEqual(self.successResultOf(each), "done", number)
-        self.assertLessEqual(len(self.ours()), 2)
+        self.assertLessEqual(len(self.new_threads()), 2)
 
     def test_failures_free(self) -> None:
         """A view that raises frees its thread."""
@@ -746,56 +752,56 @@ class ViewThreadsTests(ThreadsTestCase):
             self.failureResultOf(finished, ZeroDivisionError)
 
     def test_pool(self) -> None:
-        """A pool of further threads lets work wait until one has time, and ends with the rest."""
+        """In the pool for pages calls wait for a thread; it ends with the others."""
         pool = self.threads.make_page_pool(2)
-        gates = [threading.Event() for _ in range(3)]
+        events = [threading.Event() for _ in range(3)]
         held: SimpleQueue[bool] = SimpleQueue()
-        for gate in gates:
-            pool.callInThread(partial(self.note, held, gate))
+        for event in events:
+            pool.callInThread(partial(self.record_daemon, held, event))
         self.assertTrue(held.get(timeout=PATIENCE) and held.get(timeout=PATIENCE))
         self.assertTrue(held.empty())
-        crews = {
-            kind: (crew.busy, crew.limit, crew.waiting) for kind, crew in self.threads.pools.items()
+        pools = {
+            kind: (pool.busy, pool.limit, pool.waiting) for kind, pool in self.threads.pools.items()
         }
-        self.assertEqual(crews, {"view": (0, 2, 0), "page": (2, 2, 1)})
-        gates[0].set()
-        gates[1].set()
+        self.assertEqual(pools, {"view": (0, 2, 0), "page": (2, 2, 1)})
+        events[0].set()
+        events[1].set()
         self.assertTrue(held.get(timeout=PATIENCE))
-        # They have no part in the number of views that may block.
+        # Pages do not count against the limit on views.
         finished = [self.run_view(lambda _: "done") for _ in range(2)]
         self.finish(*finished)
         self.threads.stop()
-        gates[2].set()
+        events[2].set()
 
-    def note(self, held: SimpleQueue[bool], gate: threading.Event) -> None:
-        """Say whether this thread is a daemon, and wait."""
+    def record_daemon(self, held: SimpleQueue[bool], event: threading.Event) -> None:
+        """Record whether this thread is a daemon thread, and wait."""
         held.put(threading.current_thread().daemon)
-        gate.wait(PATIENCE)
+        event.wait(PATIENCE)
 
     def test_stop_idle(self) -> None:
-        """Stopping ends the threads that have nothing to do."""
+        """Stopping ends idle threads."""
         self.finish(self.run_view(lambda _: None))
-        self.assertEqual(len(self.ours()), 1)
+        self.assertEqual(len(self.new_threads()), 1)
         self.threads.stop()
         self.check_threads()
 
     def test_stop_busy(self) -> None:
-        """Stopping waits for no view; its thread ends when the view does."""
-        gate = threading.Event()
-        finished = self.run_view(partial(self.hold, gate))
+        """Stopping does not wait for views; a thread ends when its view does."""
+        event = threading.Event()
+        finished = self.run_view(partial(self.hold, event))
         self.threads.stop()
         self.assertNoResult(finished)
-        gate.set()
+        event.set()
         self.finish(finished)
         self.check_threads()
 
     def test_after_stop(self) -> None:
-        """Who comes after that is refused: there will be no thread."""
+        """After a stop ThreadsBusy is raised."""
         self.threads.stop()
         self.assertRaises(ThreadsBusy, self.run_view, lambda _: None)
 
     def test_deferred(self) -> None:
-        """A Deferred that a view returns is waited for, and so is a coroutine, on the reactor."""
+        """A Deferred or a coroutine that a view returns is awaited on the reactor."""
         first: Deferred[str] = Deferred()
         second: Deferred[str] = Deferred()
 
@@ -812,24 +818,24 @@ class ViewThreadsTests(ThreadsTestCase):
         self.assertEqual(self.successResultOf(finished[1]), ("second", threading.current_thread()))
 
     def test_nothing_kept(self) -> None:
-        """A thread that waits for work keeps nothing of the view before."""
-        websocket = WebSocket(Line(), Clock())
+        """An idle thread keeps no reference to its last view's objects."""
+        websocket = WebSocket(FakeConnection(), Clock())
         request = make_request(websocket)
         traces: list[ref[Any]] = [ref(websocket), ref(request)]
         finished = self.run_view(lambda request: request.websocket.send("a"), request)
         self.finish(finished)
         self.successResultOf(finished)
         del websocket, request, finished
-        self.assertEqual(len(self.ours()), 1)
+        self.assertEqual(len(self.new_threads()), 1)
         end = time.monotonic() + PATIENCE
-        # The thread may not have come back to its queue yet.
+        # The thread may not be back at its queue yet.
         while any(trace() for trace in traces) and time.monotonic() < end:
             gc.collect()
             time.sleep(0.001)
         self.assertEqual([trace() for trace in traces], [None, None])
 
     def test_reactor_thread(self) -> None:
-        """On the reactor's own thread a blocking call would never return: it raises."""
+        """On the reactor's own thread a blocking call raises, as it would never return."""
         self.patch(threadable, "ioThread", threading.get_ident())
         error = self.assertRaises(RuntimeError, self.threads.call, lambda: None)
         self.assertIn("async def", str(error))
@@ -839,18 +845,18 @@ class ViewThreadsTests(ThreadsTestCase):
 
 
 class BridgeTests(ThreadsTestCase):
-    """A blocking WebSocket over real threads."""
+    """A blocking WebSocket with real threads."""
 
     def setUp(self) -> None:
-        """Open a conversation."""
+        """Make a WebSocket."""
         super().setUp()
         self.clock = Clock()
-        self.line = Line()
-        self.websocket = WebSocket(self.line, self.clock)
+        self.connection = FakeConnection()
+        self.websocket = WebSocket(self.connection, self.clock)
         self.request = make_request(self.websocket)
 
     def test_waits(self) -> None:
-        """wait() blocks its thread and no other, until a message comes."""
+        """wait() blocks its thread only, until a message arrives."""
         finished = self.run_view(lambda request: request.websocket.wait(), self.request)
         self.reactor.pump(lambda: self.websocket.will_tell(None))
         self.assertNoResult(finished)
@@ -859,7 +865,7 @@ class BridgeTests(ThreadsTestCase):
         self.assertEqual(self.successResultOf(finished), "a")
 
     def test_time_out(self) -> None:
-        """A time-out is raised in the thread."""
+        """A timeout is raised in the thread."""
         finished = self.run_view(lambda request: request.websocket.wait(3), self.request)
         self.reactor.pump(lambda: self.websocket.will_tell(None))
         self.clock.advance(3)
@@ -867,14 +873,14 @@ class BridgeTests(ThreadsTestCase):
         self.failureResultOf(finished, TimeoutError)
 
     def test_everything_on_the_reactor(self) -> None:
-        """Whatever the thread asks for is done on the reactor's thread."""
+        """Everything that the view calls runs on the reactor's thread."""
         places: list[threading.Thread] = []
 
-        class Watched(Line):
+        class Watched(FakeConnection):
             def send(self, payload: bytes, *, binary: bool) -> None:
                 places.append(threading.current_thread())
 
-            def accept(self, websocket: WebSocket, subprotocol: str | None) -> Line:
+            def accept(self, websocket: WebSocket, subprotocol: str | None) -> FakeConnection:
                 places.append(threading.current_thread())
                 return self
 
@@ -888,7 +894,7 @@ class BridgeTests(ThreadsTestCase):
         self.assertEqual(places, [threading.current_thread()] * 2)
 
     def test_freed_from_wait(self) -> None:
-        """A thread in ``while True: wait()`` is freed when its peer has left."""
+        """A view in ``while True: wait()`` is ended when its peer has left."""
         told: list[object] = []
 
         def view(request: Request) -> None:
@@ -903,20 +909,20 @@ class BridgeTests(ThreadsTestCase):
         self.assertEqual(told, [None])
 
     def test_freed_from_send(self) -> None:
-        """A thread in ``while True: send()`` is freed when its peer has left."""
+        """A view in ``while True: send()`` is ended when its peer has left."""
 
         def view(request: Request) -> None:
             while True:
                 request.websocket.send("tick")
 
         finished = self.run_view(view, self.request)
-        self.reactor.pump(lambda: len(self.line.sent) >= 10)
+        self.reactor.pump(lambda: len(self.connection.sent) >= 10)
         self.websocket.connection_lost()
         self.finish(finished)
         self.failureResultOf(finished, ConversationOver)
 
-    def test_freed_from_held_send(self) -> None:
-        """A thread that is held by a browser that does not read is freed as well."""
+    def test_freed_from_blocked_send(self) -> None:
+        """A view whose send blocks is ended when its peer has left."""
 
         def view(request: Request) -> None:
             while True:
@@ -925,15 +931,15 @@ class BridgeTests(ThreadsTestCase):
         self.websocket.accept()
         self.websocket.writing_paused()
         finished = self.run_view(view, self.request)
-        self.reactor.pump(lambda: self.line.sent)
+        self.reactor.pump(lambda: self.connection.sent)
         self.assertNoResult(finished)
         self.websocket.connection_lost()
         self.finish(finished)
         self.failureResultOf(finished, ConversationOver)
-        self.assertEqual(self.line.sent, [b"tick"])
+        self.assertEqual(self.connection.sent, [b"tick"])
 
     def test_freed_from_close(self) -> None:
-        """A thread in close() is freed when the connection is gone."""
+        """A close() that blocks returns when the connection is closed."""
         finished = self.run_view(lambda request: request.websocket.close(), self.request)
         self.reactor.pump(self.websocket.is_closed)
         self.assertNoResult(finished)
@@ -942,7 +948,7 @@ class BridgeTests(ThreadsTestCase):
         self.assertIsNone(self.successResultOf(finished))
 
     def test_helper_thread(self) -> None:
-        """A thread that the view starts by itself may use the WebSocket, too."""
+        """A thread that the view starts can use the WebSocket, too."""
 
         def view(request: Request) -> None:
             helper = threading.Thread(target=lambda: request.websocket.send("from the helper"))
@@ -950,15 +956,15 @@ class BridgeTests(ThreadsTestCase):
             helper.join(PATIENCE)
 
         self.finish(self.run_view(view, self.request))
-        self.assertEqual(self.line.sent, [b"from the helper"])
+        self.assertEqual(self.connection.sent, [b"from the helper"])
 
     def test_helper_thread_after_end(self) -> None:
-        """Such a thread is not bothered by the end: it is told as often as it asks."""
+        """In such a thread the methods do nothing after the end, and raise nothing."""
         told: list[object] = []
 
         def help_out(websocket: BlockingWebSocket) -> None:
             for _ in range(300):
-                websocket.send("nobody hears")
+                websocket.send("discarded")
                 told.append(websocket.wait())
                 websocket.read()
                 websocket.has_messages()
@@ -971,15 +977,15 @@ class BridgeTests(ThreadsTestCase):
         self.websocket.connection_lost()
         self.finish(self.run_view(view, self.request))
         self.assertEqual(told, [None] * 300)
-        self.assertEqual(self.line.sent, [])
+        self.assertEqual(self.connection.sent, [])
 
 
-class BlockingTests(SynchronousTestCase):
-    """The request that a view in a thread gets."""
+class BlockingRequestTests(SynchronousTestCase):
+    """The request of a view in a thread."""
 
     def test_websocket(self) -> None:
-        """It is the same but for its WebSocket."""
-        websocket = WebSocket(Line(), Clock())
+        """Only its WebSocket differs."""
+        websocket = WebSocket(FakeConnection(), Clock())
         request = make_request(websocket)
         given = blocking(request, cast(Any, None))
         self.assertIsInstance(given.websocket, BlockingWebSocket)
@@ -987,6 +993,54 @@ class BlockingTests(SynchronousTestCase):
         self.assertIs(request.websocket, websocket)
 
     def test_plain_http(self) -> None:
-        """Without a WebSocket it is the same."""
+        """Without a WebSocket it is the same object."""
         request = make_request()
         self.assertIs(blocking(request, cast(Any, None)), request)
+
+
+class TopicTests(TopicTestCase):
+    """Blocking views that use topics."""
+
+    def test_end_while_it_begins(self) -> None:
+        """A subscribe() that blocks returns False when the browser leaves."""
+        ids = self.publish_many("t", ["1", "2"])
+        record: list[Any] = []
+
+        @require_websocket
+        def view(request: Request) -> None:
+            request.websocket.accept()
+            request.websocket._websocket.writing_paused()
+            try:
+                record.append(request.websocket.subscribe("t", ids[0]))
+                record.append(request.websocket.wait())
+            finally:
+                record.append("over")
+
+        self.start({"/view": view})
+        ids = self.publish_many("t", ["1", "2"])
+        browser = self.daemon.connect("/view")
+        self.assertEqual(record, [])
+        browser.leave()
+        self.assertEqual(record, [False, None, "over"])
+
+    def test_handle(self) -> None:
+        """A scheduled publication is cancelled from the view's thread, on the reactor's."""
+        handles: list[BlockingScheduledPublication] = []
+        record: list[bool] = []
+
+        def view(request: Request) -> None:
+            push = request.publish("t", "x", every=1, count=3)
+            cancel = push._push.cancel
+
+            def record_thread() -> None:
+                record.append(threading.current_thread() is threading.main_thread())
+                cancel()
+
+            push._push.cancel = record_thread
+            push.cancel()
+            handles.append(push)
+
+        self.start({"/view": view})
+        self.daemon.get("/view")
+        self.assertEqual((len(handles[0].id), handles[0].done, record), (18, 1, [True]))
+        self.assertEqual(self.control("GET", "/schedules").body, b'{"schedules":[]}\n')

@@ -1,4 +1,4 @@
-"""``manage.py runpushd``, without its reactor and without waiting for code to change."""
+"""``manage.py runpushd``, without a real reactor or reloader."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from pushd.django.management.commands import runpushd
 from pushd.options.settings import Settings
 from pushd.service.twistd import makeService
 
-#: What the settings name as the site's application.
+# The application that the settings name.
 application = WSGIHandler()
 
 APPLICATION = "tests.django.management.commands.test_runpushd.application"
 
 
-class Reactor(MemoryReactorClock):
-    """A reactor that notes how it is run."""
+class FakeReactor(MemoryReactorClock):
+    """A reactor that records how it is run."""
 
     busy = False
 
@@ -49,20 +49,20 @@ class Reactor(MemoryReactorClock):
 
 
 class Command(runpushd.Command):
-    """The command with a reactor of ours."""
+    """The command with a fake reactor."""
 
-    def __init__(self, reactor: Reactor) -> None:
+    def __init__(self, reactor: FakeReactor) -> None:
         super().__init__(stderr=StringIO())
         self._reactor = reactor
 
-    def get_reactor(self) -> Reactor:
+    def get_reactor(self) -> FakeReactor:
         return self._reactor
 
 
 class RunPushdTests(SynchronousTestCase):
     def setUp(self) -> None:
-        """Keep the log and the reloader out of it."""
-        self.reactor = Reactor()
+        """Replace the log and the reloader."""
+        self.reactor = FakeReactor()
         self.reloaded: list[Callable[..., Any]] = []
         self.served: list[Any] = []
 
@@ -81,21 +81,21 @@ class RunPushdTests(SynchronousTestCase):
         self.patch(globalLogBeginner, "beginLoggingTo", lambda logs, **_: self.logs.extend(logs))
 
     def run_command(self, *args: str, **settings: Any) -> None:
-        """Run it."""
+        """Run the command."""
         with override_settings(WSGI_APPLICATION=APPLICATION, **settings):
             call_command(Command(self.reactor), *args)
         self.addCleanup(self.reactor.triggers["before"]["shutdown"][0][0])
 
     def doors(self) -> list[tuple[str, int]]:
-        """Give where it listens."""
+        """Return the addresses that it listens on."""
         return [(server[3], server[0]) for server in self.reactor.tcpServers]
 
     def test_found(self) -> None:
-        """Django knows it where pushd is an installed app."""
+        """Django finds the command if pushd.django is installed."""
         self.assertEqual(get_commands()["runpushd"], "pushd.django")
 
     def test_reload(self) -> None:
-        """The reloader runs it in a thread, where no signals can be handled."""
+        """The reloader runs it in a thread, where signals cannot be handled."""
         self.run_command("--", "--control", "none")
         self.assertEqual(len(self.reloaded), 1)
         self.assertEqual(self.doors(), [("127.0.0.1", 8000)])
@@ -103,21 +103,21 @@ class RunPushdTests(SynchronousTestCase):
         self.assertEqual(self.served, [application])
 
     def test_no_reload(self) -> None:
-        """Without it the process is pushd's."""
+        """With --noreload it runs in the main thread."""
         self.run_command("--noreload", "[::1]:9000")
         self.assertEqual(self.reloaded, [])
         self.assertEqual(self.doors(), [("::1", 9000), ("127.0.0.1", 8081)])
         self.assertEqual(self.reactor.runs, [True])
 
     def test_static_files(self) -> None:
-        """In development it serves static files, as runserver does."""
+        """With DEBUG it serves static files, as runserver does."""
         self.run_command("0.0.0.0:80", DEBUG=True)
         [served] = self.served
         self.assertIsInstance(served, StaticFilesHandler)
         self.assertIs(served.application, application)
 
     def test_log(self) -> None:
-        """The log is as its options want it."""
+        """The log has the format and level of its options."""
         self.run_command("--", "--log-level", "warn", "--log-format", "json")
         [log] = self.logs
         event = {"log_format": "hello", "log_level": LogLevel.info}
@@ -126,7 +126,7 @@ class RunPushdTests(SynchronousTestCase):
         self.assertEqual(said["message"], "hello")
 
     def test_log_level(self) -> None:
-        """A reload changes what is logged."""
+        """A reload changes the log level."""
         self.run_command()
         [log] = self.logs
         event = {"log_format": "hello", "log_level": LogLevel.debug, "log_time": 0.0}
@@ -136,7 +136,7 @@ class RunPushdTests(SynchronousTestCase):
         self.assertIn("hello", log.formatEvent(event))
 
     def test_mistakes(self) -> None:
-        """A bad option, or no application, is one line."""
+        """An invalid option, or no application, is a CommandError."""
         for args, application, line in (
             (["--", "--threads", "many"], APPLICATION, "--threads many: a number"),
             (["web"], APPLICATION, "no endpoint like"),
@@ -151,12 +151,12 @@ class RunPushdTests(SynchronousTestCase):
         self.assertEqual(self.doors(), [])
 
     def test_busy(self) -> None:
-        """A port that is taken ends the process, from whichever thread."""
+        """If a port is taken the process exits, in whichever thread."""
         self.reactor.busy = True
         self.assertIn("in use", self.fail_to_serve())
 
     def test_no_daemon(self) -> None:
-        """So does whatever else keeps the daemon from being made, such as a Redis that is none."""
+        """Any other failure to start, such as an unsuitable Redis, ends the process as well."""
 
         def make_service(options: Any, reactor: Any, style: Any) -> Any:
             raise SystemExit("pushd: --broker redis://a: wrong user or password")
@@ -165,7 +165,7 @@ class RunPushdTests(SynchronousTestCase):
         self.assertIn("wrong user or password", self.fail_to_serve())
 
     def fail_to_serve(self) -> str:
-        """Run it where it can't; give what it says before it ends the process."""
+        """Run the command, which must fail; return its message."""
         command = Command(self.reactor)
         codes: list[int] = []
 
@@ -180,5 +180,5 @@ class RunPushdTests(SynchronousTestCase):
         return str(command.stderr.getvalue())
 
     def test_reactor(self) -> None:
-        """By itself it takes the process's reactor."""
+        """By default it takes the global reactor."""
         self.assertTrue(callable(runpushd.Command().get_reactor().run))
