@@ -32,7 +32,7 @@ from pushd.testing.daemon import Answer, Browser, Daemon
 from pushd.views.request import Request
 from pushd.views.threads import BlockingWebSocket
 from tests import django_site
-from tests.blocking import Network
+from tests.memory_network import Network
 from tests.keyring import secret_keys, token
 
 ROOT = Path(__file__).parent.parent

@@ -12,9 +12,9 @@ from typing import Any
 from pushd import __main__ as script
 from pushd.client.cli import run
 from pushd.client.commands import World
-from tests.blocking import Network
 from tests.keyring import SECRET, FolderTestCase
 from tests.listeners import TopicTestCase
+from tests.memory_network import Network
 
 
 class CommandTestCase(FolderTestCase, TopicTestCase):

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from pushd.client import client as module
 from pushd.client.client import Began, Broken, Client, Message, PushdError, Refused, Unreachable
-from tests.blocking import Network
 from tests.keyring import secret_keys, token
 from tests.listeners import JsonSocket, RawSocket, TopicTestCase
+from tests.memory_network import Network
 
 CONTROL = "http://127.0.0.1:8081"
 PUBLIC = "http://127.0.0.1:8080"
@@ -203,7 +203,7 @@ class FollowTests(ClientTestCase):
         next(heard)
         self.will(self.cut)
         next(heard)
-        self.network.stranger = b"HTTP/1.1 503 Busy\r\nRetry-After: 33\r\n\r\n"
+        self.network.other_server = b"HTTP/1.1 503 Busy\r\nRetry-After: 33\r\n\r\n"
         self.assertEqual(next(heard).seconds, 33)
 
     def test_refused(self) -> None:
@@ -213,12 +213,12 @@ class FollowTests(ClientTestCase):
         next(heard)
         self.will(self.cut)
         next(heard)
-        self.network.stranger = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"
+        self.network.other_server = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"
         self.assertRaises(Refused, next, heard)
 
     def test_busy_at_first(self) -> None:
         """One that is too busy at first is no stream."""
-        self.network.stranger = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
+        self.network.other_server = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
         self.assertRaises(Refused, next, self.follow())
 
     def test_strangers(self) -> None:
@@ -232,7 +232,7 @@ class FollowTests(ClientTestCase):
             head + b"event: subscribed\ndata: 1\n\n",
             head + b"event: base64\ndata: a\n\n",
         ):
-            self.network.stranger = said
+            self.network.other_server = said
             unreachable = self.assertRaises(Unreachable, next, self.follow())
             self.assertIn("is no pushd", str(unreachable))
 
@@ -240,7 +240,7 @@ class FollowTests(ClientTestCase):
         """Half an event is none."""
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
         began = json.dumps({"id": "e:1", "recovered": True}).encode()
-        self.network.stranger = head + b"event: subscribed\ndata: " + began + b"\n\ndata: hal"
+        self.network.other_server = head + b"event: subscribed\ndata: " + began + b"\n\ndata: hal"
         heard = self.follow()
         self.assertEqual(next(heard), Began("e:1", True))
         self.assertEqual(next(heard).reason, "the stream ended")

@@ -191,7 +191,9 @@ class ListTests(CommandTestCase):
             "topics": [{"topic": "t", "id": None, "history": 0, "subscribers": {}}]
         }
         body = json.dumps({**answer, "more": False}).encode()
-        self.network.stranger = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        self.network.other_server = (
+            b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
         self.assertIn("t      -        0     nobody\n", self.good("topics"))
 
     def test_connections(self) -> None:

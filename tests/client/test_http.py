@@ -21,7 +21,7 @@ class UrlTests(ClientTestCase):
             ("https://push.example.com", "https://push.example.com:None"),
             ("http://[::1]:1", "http://::1:1"),
         ):
-            self.network.stranger = _OK + b"{}"
+            self.network.other_server = _OK + b"{}"
             self.assertRaises(Unreachable, self.client(url).topics)
             self.assertEqual(self.network.asked.pop(), asked)
 
@@ -56,7 +56,7 @@ class AnswerTests(ClientTestCase):
     def refusal(self, head: str, body: bytes) -> Refused:
         """How an answer is understood that is no good one."""
         length = f"Content-Length: {len(body)}\r\n"
-        self.network.stranger = f"HTTP/1.1 {head}\r\n{length}\r\n".encode() + body
+        self.network.other_server = f"HTTP/1.1 {head}\r\n{length}\r\n".encode() + body
         refused = self.assertRaises(Refused, self.client().topics)
         assert isinstance(refused, Refused)
         return refused
@@ -76,7 +76,7 @@ class AnswerTests(ClientTestCase):
     def test_strangers(self) -> None:
         """Somebody else answers."""
         for said in (b"", b"hello\r\n", _OK + b"hi", _OK + b"{}", _OK + b"[]", _OK + b"\xff\xfe"):
-            self.network.stranger = said
+            self.network.other_server = said
             for call in (
                 self.client().topics,
                 lambda: list(self.client().connections()),

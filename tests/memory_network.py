@@ -1,4 +1,4 @@
-"""Connections of Python's own library to a daemon in memory: for what blocks."""
+"""Connections of http.client to a daemon in memory, for tests of code that blocks."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pushd.testing.daemon import Daemon, Wire
 
 
 class Network:
-    """What a client connects to: a daemon, or nothing, or something else.
+    """A network with a daemon, nothing, or another server.
 
-    It blocks as the real one does: who reads when there is nothing lets the time of the daemon
-    pass, or does what a test wants to happen just then.
+    A read that would block runs the next step of ``script`` instead, and times out if there is
+    none.
     """
 
     def __init__(self, daemon: Daemon | None) -> None:
         self.daemon = daemon
-        #: What happens when a client waits, one by one; then it waits in vain.
+        #: Steps, each of which runs when a client would block.
         self.script: list[Callable[[], object]] = []
-        #: What a stranger answers, in place of the daemon.
-        self.stranger: bytes | None = None
+        #: What a server that is not pushd answers; None if the server is the daemon.
+        self.other_server: bytes | None = None
         self.asked: list[str] = []
         #: What clients have sent.
         self.sent: list[bytes] = []
@@ -35,7 +35,7 @@ class Network:
         return _Connection(self, host, port, timeout)
 
     def pause(self, seconds: float) -> None:
-        """Wait no time, but note it."""
+        """Record the pause; do not wait."""
         self.paused.append(seconds)
 
 
@@ -46,8 +46,8 @@ class _Connection(HTTPConnection):
 
     def connect(self) -> None:
         socket: Any
-        if self._network.stranger is not None:
-            socket = _Stranger(self._network, self._network.stranger)
+        if self._network.other_server is not None:
+            socket = _OtherSocket(self._network, self._network.other_server)
         elif self._network.daemon is None:
             raise ConnectionRefusedError(111, "Connection refused")
         else:
@@ -57,18 +57,18 @@ class _Connection(HTTPConnection):
         self.sock = socket
 
 
-class _Stranger:
-    def __init__(self, network: Network, said: bytes) -> None:
+class _OtherSocket:
+    def __init__(self, network: Network, answer: bytes) -> None:
         self._network = network
-        self._said = said
+        self._answer = answer
 
     def sendall(self, data: Any) -> None:
-        """Note it."""
+        """Record what is sent."""
         self._network.sent.append(bytes(data))
 
     def makefile(self, mode: str) -> io.BytesIO:
-        """Say what is to be said."""
-        return io.BytesIO(self._said)
+        """Return a file with the answer."""
+        return io.BytesIO(self._answer)
 
     def close(self) -> None:
         """Do nothing."""
@@ -81,17 +81,17 @@ class _Socket:
         self._parts = 1
 
     def sendall(self, data: Any) -> None:
-        """Send."""
+        """Send data."""
         self._network.sent.append(bytes(data))
         self._wire.send(bytes(data))
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """Read what comes."""
+        """Return a file of what is received."""
         self._parts += 1
         return io.BufferedReader(_Reader(self._network, self._wire, self.close))
 
     def close(self) -> None:
-        """Let go, once those who read have."""
+        """Close the connection, once its files are closed."""
         self._parts -= 1
         if not self._parts:
             self._wire.leave()
