@@ -32,8 +32,8 @@ from pushd.testing.daemon import Answer, Browser, Daemon
 from pushd.views.request import Request
 from pushd.views.threads import BlockingWebSocket
 from tests import django_site
-from tests.memory_network import Network
 from tests.keyring import secret_keys, token
+from tests.memory_network import Network
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")]
