@@ -28,7 +28,7 @@ _STATUS = re.compile(r"([2-5]\d\d)(?: ([ -~]*))?")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
-# How much is sent of a body that refuses a handshake, in bytes. Browsers show none of it to pages.
+# How many bytes are sent of a body that refuses a handshake: browsers show pages none of it.
 _MAX_REFUSAL = 1 << 16
 
 
@@ -60,9 +60,8 @@ class HandshakeView:
         environ = make_environ(request)
         environ["pushd.websocket"] = request.websocket
         response = _BufferedResponse()
-        with closing(
-            call_application(self._application, environ, response.start_response)
-        ) as pieces:
+        pieces = call_application(self._application, environ, response.start_response)
+        with closing(pieces):
             for piece in pieces:
                 response.body.write(piece)
                 if response.body.tell() > _MAX_REFUSAL or request.websocket.is_closed():
@@ -172,7 +171,7 @@ def make_environ(request: Request) -> dict[str, Any]:
 def check_head(status: Any, headers: Any) -> Head:
     """Check the status and headers that an application passes to start_response.
 
-    Raises ValueError or TypeError if they cannot be sent, so that the application gets to know.
+    Raises ValueError or TypeError if they cannot be sent, so that the application is told.
     """
     found = _STATUS.fullmatch(status)
     if found is None:

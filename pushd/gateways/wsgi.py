@@ -160,9 +160,10 @@ class WsgiResponse:
     # What is called in the application's thread
 
     def run(self, application: Application, environ: dict[str, Any]) -> None:
-        """Call the application, and send what it gives."""
+        """Call the application, and send what it returns."""
         try:
-            with closing(call_application(application, environ, self.start_response)) as pieces:
+            pieces = call_application(application, environ, self.start_response)
+            with closing(pieces):
                 for piece in pieces:
                     if self._head is None:
                         break
