@@ -7,6 +7,7 @@ import gc
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, accept_websocket, require_websocket
 from pushd.views.routes import Routes
@@ -133,6 +134,7 @@ class RequestTests(SynchronousTestCase):
 
     def test_kept(self) -> None:
         """While a view runs, its request keeps its headers in one object and finds each one."""
+        self.patch(FAST_PATHS, "enabled", True)
         view = accept_websocket(WaitingView())
         for target in ("/", "http://named/"):
             peer = Peer(Daemon({"/": view}))
