@@ -19,23 +19,23 @@ from pushd.topics.scheduled import ScheduledPublication
 from pushd.topics.subscription import transport_of
 
 
-class ScheduleList(AsyncResource):
+class ScheduleListResource(AsyncResource):
     """``/schedules``: those that still have something to do."""
 
     async def answer(self, request: Any) -> Response:
         """List them."""
         allow(request, "GET")
-        pushes = [schedule_json(push) for push in self._door.scheduled.all()]
+        pushes = [schedule_json(push) for push in self._context.scheduled.all()]
         return json_response(200, {"schedules": pushes})
 
 
-class ScheduleControl(AsyncResource):
+class ScheduleResource(AsyncResource):
     """``/schedules/<id>``: one of them."""
 
     async def answer(self, request: Any) -> Response:
         """Tell of it with GET, cancel it with DELETE."""
         allow(request, "GET", "DELETE")
-        push = self._door.scheduled.get(self._name)
+        push = self._context.scheduled.get(self._name)
         if push is None:
             raise BadRequest("there is no such schedule, or it has ended", "schedule", 404)
         if request.method == b"GET":
@@ -65,7 +65,7 @@ _REASON = "closed by an operator"
 _ID = re.compile(r"[0-9]{1,18}")
 
 
-class ConnectionList(AsyncResource):
+class ConnectionListResource(AsyncResource):
     """``/connections``: those that are open, by their ids; ``?after=ID`` goes on behind one."""
 
     async def answer(self, request: Any) -> Response:
@@ -74,25 +74,25 @@ class ConnectionList(AsyncResource):
         given = _argument(request, "after") or "0"
         if not _ID.fullmatch(given):
             raise BadRequest("after is the id of a connection", "after")
-        self._door.hub.flush_counters()
-        rest = (one for one in self._door.connections if one.id > int(given))
+        self._context.hub.flush_counters()
+        rest = (one for one in self._context.connections if one.id > int(given))
         listed = [connection_json(one) for one in islice(rest, _MAX_LIST)]
         more = next(rest, None) is not None
         return json_response(200, {"connections": listed, "more": more})
 
 
-class ConnectionControl(AsyncResource):
+class ConnectionResource(AsyncResource):
     """``/connections/<id>``: one of them."""
 
     async def answer(self, request: Any) -> Response:
         """Tell of it with GET, close it with DELETE, ``?code=`` and ``?reason=``."""
         allow(request, "GET", "DELETE")
         id = int(self._name) if _ID.fullmatch(self._name) else 0
-        connection = self._door.connections.get(id)
+        connection = self._context.connections.get(id)
         if connection is None:
             raise BadRequest("there is no such connection, or it has ended", "connection", 404)
         if request.method == b"GET":
-            self._door.hub.flush_counters()
+            self._context.hub.flush_counters()
             return json_response(200, connection_json(connection))
         connection.visitor.close_with(_closing(request))
         return Response(204)
@@ -138,23 +138,23 @@ def _argument(request: Any, name: str) -> str | None:
 _MAX_LIST = 1000
 
 
-class TopicList(AsyncResource):
+class TopicListResource(AsyncResource):
     """``/topics``: what is there."""
 
     async def answer(self, request: Any) -> Response:
         """List the topics that somebody listens to, or that are remembered."""
         allow(request, "GET")
-        names = {*self._door.hub.topics(), *await self._door.broker.names()}
+        names = {*self._context.hub.topics(), *await self._context.broker.names()}
         first = nsmallest(_MAX_LIST, names)
-        topics = [await describe(self._door, name) for name in first]
+        topics = [await describe(self._context, name) for name in first]
         return json_response(200, {"topics": topics, "more": len(names) > _MAX_LIST})
 
 
-async def describe(door: ApiContext, topic: str) -> dict[str, Any]:
+async def describe(context: ApiContext, topic: str) -> dict[str, Any]:
     """What there is to tell of a topic, as JSON has it."""
-    described: tuple[Id | None, int] = await door.broker.describe(topic)
+    described: tuple[Id | None, int] = await context.broker.describe(topic)
     last, kept = described
-    transports = Counter(map(transport_of, door.hub.subscribers(topic)))
+    transports = Counter(map(transport_of, context.hub.subscribers(topic)))
     return {
         "topic": topic,
         "id": None if last is None else str(last),

@@ -15,7 +15,7 @@ from pushd.access.counters import Metrics
 from pushd.protocols.http.response import Response, refusal, write_response
 
 
-class Reading(Resource):
+class ReadOnlyResource(Resource):
     """Something to be read with GET or HEAD, as it is at the moment.
 
     :param read: makes the answer.
@@ -37,12 +37,12 @@ class Reading(Resource):
         return NOT_DONE_YET
 
 
-def alive() -> Reading:
+def health_resource() -> ReadOnlyResource:
     """``/healthz``: 200 says that the reactor turns, as else nobody would answer."""
-    return Reading(lambda: _fresh("application/json", '{"status": "alive"}\n'))
+    return ReadOnlyResource(lambda: _fresh("application/json", '{"status": "alive"}\n'))
 
 
-def ready(readiness: Readiness) -> Reading:
+def readiness_resource(readiness: Readiness) -> ReadOnlyResource:
     """``/readyz``: 200 says that there may be traffic; 503 says why not."""
 
     def read() -> Response:
@@ -52,12 +52,12 @@ def ready(readiness: Readiness) -> Reading:
         body = json.dumps({"status": "not ready", "reason": reason})
         return replace(_fresh("application/json", f"{body}\n"), status=503)
 
-    return Reading(read)
+    return ReadOnlyResource(read)
 
 
-def counted(metrics: Metrics) -> Reading:
+def metrics_resource(metrics: Metrics) -> ReadOnlyResource:
     """``/metrics``: everything that is counted, in Prometheus' text format."""
-    return Reading(lambda: _fresh(CONTENT_TYPE_LATEST, metrics.render()))
+    return ReadOnlyResource(lambda: _fresh(CONTENT_TYPE_LATEST, metrics.render()))
 
 
 def _fresh(kind: str, body: str | bytes) -> Response:

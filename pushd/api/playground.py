@@ -93,7 +93,7 @@ class Playground:
         return json_response(200, {"topic": topic, "costs": tallies})
 
     @accept_websocket
-    async def listen(self, request: Request) -> Response | Metered:
+    async def listen(self, request: Request) -> Response | MeteredTopicResource:
         """Subscribe as ``/topics/<topic>`` does, with a count of the bytes."""
         way, topic = request.parameters["way"], request.parameters["topic"]
         if way not in WAYS:
@@ -102,7 +102,7 @@ class Playground:
         if error is not None:
             return json_refusal(400, error, "topic")
         ledger = self._ledger(topic)
-        return Metered(topic, ledger, ledger.tallies[way], request.clock.seconds)
+        return MeteredTopicResource(topic, ledger, ledger.tallies[way], request.clock.seconds)
 
     def _ledger(self, topic: str) -> Ledger:
         """The ledger of a topic; those that nobody has asked for longest are thrown away."""
@@ -166,7 +166,7 @@ class Ledger:
     cut_until: float = 0.0
 
 
-class Metered(Resource):
+class MeteredTopicResource(Resource):
     """The door ``/topics/<topic>`` behind a meter."""
 
     isLeaf = True

@@ -24,14 +24,14 @@ _log = Logger(namespace="pushd.api")
 _BATCH_BODY = 16 << 20
 
 
-class TopicControl(AsyncResource):
+class ControlTopicResource(AsyncResource):
     """``/topics/<topic>``: POST publishes, now or at its time; GET tells what is there."""
 
     async def answer(self, request: Any) -> Response:
         """Publish or tell."""
         topic = read_topic(self._name, "topic")
         if request.method == b"GET":
-            return json_response(200, await describe(self._door, topic))
+            return json_response(200, await describe(self._context, topic))
         allow(request, "GET", "POST")
         data = read_data(request)
         key = read_key(read_header(request, b"idempotency-key"), "Idempotency-Key")
@@ -40,16 +40,16 @@ class TopicControl(AsyncResource):
             if key is not None:
                 raise BadRequest("a timed push has no key: list /schedules", "Idempotency-Key")
             return self._schedule(topic, data, times)
-        return json_response(200, await _publish(self._door, Draft(topic, data, key)))
+        return json_response(200, await _publish(self._context, Draft(topic, data, key)))
 
     def _schedule(self, topic: str, data: str | bytes, times: dict[str, Any]) -> Response:
         count = times["count"]
         if count is not None and count != int(count):
             raise BadRequest("count is a whole number", "count")
-        if self._door.connections.closing is not None:
+        if self._context.connections.closing is not None:
             raise BadRequest("the server stops: no timed push outlives it", "schedules", 503)
         try:
-            push = self._door.scheduled.add(
+            push = self._context.scheduled.add(
                 topic,
                 data,
                 delay=times["delay"] or 0,
@@ -63,14 +63,14 @@ class TopicControl(AsyncResource):
         return json_response(202, schedule_json(push), {"Location": f"/schedules/{push.id}"})
 
 
-class TopicPublish(AsyncResource):
+class PublishResource(AsyncResource):
     """``POST /topics/<topic>`` at the public port, for those whose token allows it.
 
     :param subject: who publishes; their idempotency keys are no one else's.
     """
 
-    def __init__(self, door: ApiContext, name: str, subject: str) -> None:
-        super().__init__(door, name)
+    def __init__(self, context: ApiContext, name: str, subject: str) -> None:
+        super().__init__(context, name)
         self._subject = subject
 
     async def answer(self, request: Any) -> Response:
@@ -83,7 +83,9 @@ class TopicPublish(AsyncResource):
         if key is not None:
             # No key has a blank, so this is nobody else's whatever the subject is.
             key = f"{self._subject} {key}"
-        return json_response(200, await _publish(self._door, Draft(topic, read_data(request), key)))
+        return json_response(
+            200, await _publish(self._context, Draft(topic, read_data(request), key))
+        )
 
     def explain(self, error: Unavailable) -> str:
         """Tell strangers that it is away, and the log where and why."""
@@ -96,34 +98,34 @@ class TopicPublish(AsyncResource):
         return "this can't be published just now: repeat it, with an Idempotency-Key, later"
 
 
-class Batch(AsyncResource):
+class BatchResource(AsyncResource):
     """``/publish``: many publications at once, all or none."""
 
     async def answer(self, request: Any) -> Response:
         """Publish, once all are found to be in order."""
         allow(request, "POST")
-        drafts = read_drafts(request.content.read(), self._door.limits.max_message)
+        drafts = read_drafts(request.content.read(), self._context.limits.max_message)
         # All or none: that the client leaves in the midst of it ends only its answer.
         done: Deferred[list[Id]] = Deferred()
-        self._door.broker.publish_all(drafts).chainDeferred(done)
+        self._context.broker.publish_all(drafts).chainDeferred(done)
         published = [
-            _tell(self._door, draft, id) for draft, id in zip(drafts, await done, strict=True)
+            _tell(self._context, draft, id) for draft, id in zip(drafts, await done, strict=True)
         ]
         return json_response(200, {"published": published})
 
 
-def batch_body(max_message: int) -> int:
+def max_batch_body(max_message: int) -> int:
     """How many bytes the body of a batch may have: many publications, or one in base64."""
     return max(_BATCH_BODY, 2 * max_message)
 
 
-async def _publish(door: ApiContext, draft: Draft) -> dict[str, Any]:
-    return _tell(door, draft, await door.broker.publish(draft.topic, draft.data, draft.key))
+async def _publish(context: ApiContext, draft: Draft) -> dict[str, Any]:
+    return _tell(context, draft, await context.broker.publish(draft.topic, draft.data, draft.key))
 
 
-def _tell(door: ApiContext, draft: Draft, id: Id) -> dict[str, Any]:
+def _tell(context: ApiContext, draft: Draft, id: Id) -> dict[str, Any]:
     """The answer to a publication: its id, and how many subscribers the topic has now."""
-    return {"id": str(id), "subscribers": door.hub.count(draft.topic)}
+    return {"id": str(id), "subscribers": context.hub.count(draft.topic)}
 
 
 # What an Idempotency-Key may be: what fits into a header, and is not made to fill memory.

@@ -37,9 +37,9 @@ class AsyncResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, door: ApiContext, name: str = "") -> None:
+    def __init__(self, context: ApiContext, name: str = "") -> None:
         super().__init__()
-        self._door = door
+        self._context = context
         self._name = name
 
     def render(self, request: Any) -> int:

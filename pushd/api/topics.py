@@ -14,11 +14,11 @@ from twisted.web.server import NOT_DONE_YET
 from pushd.access.authorization import challenge, read_token
 from pushd.access.connections import log_ended, log_opened
 from pushd.access.tokens import Identity
-from pushd.api.listener import TopicListener
 from pushd.api.longpoll import LongPoll
-from pushd.api.publish import TopicPublish, read_topic
+from pushd.api.publish import PublishResource, read_topic
 from pushd.api.resource import ApiContext, refuse
 from pushd.api.sse import KEEP_ALIVE, EventStream
+from pushd.api.websocket import TopicView
 from pushd.errors import BadRequest, Denied
 from pushd.protocols.http.guard import is_topic
 from pushd.protocols.http.request import path_of
@@ -49,7 +49,7 @@ class TopicContext:
         self.clock = clock
         self.views = views
         self.publish = publish
-        self.listener = TopicListener(views.access, views.connections)
+        self.listener = TopicView(views.access, views.connections)
         self.keep_alives: TimeoutQueue[EventStream] = TimeoutQueue(
             clock, length=KEEP_ALIVE, expired=EventStream.keep_alive
         )
@@ -69,15 +69,15 @@ class TopicResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, door: TopicContext, name: str) -> None:
+    def __init__(self, context: TopicContext, name: str) -> None:
         super().__init__()
-        self._door = door
+        self._context = context
         self._name = name
 
     def render(self, request: Any) -> int:
         """Subscribe by the transport that the request is made for, or publish."""
         self._allow_page(request)
-        if self._door.views.connections.closing is not None:
+        if self._context.views.connections.closing is not None:
             request.site.count_refusal(503)
             write_response(request, _GOING_AWAY)
             return NOT_DONE_YET
@@ -95,7 +95,7 @@ class TopicResource(Resource):
         return NOT_DONE_YET
 
     def _serve(self, request: Any) -> int:
-        topic, access = read_topic(self._name, "topic"), self._door.views.access
+        topic, access = read_topic(self._name, "topic"), self._context.views.access
         websocket = request.wants_websocket
         if request.method == b"POST" and access.keys and not websocket:
             token = read_token(request)
@@ -103,14 +103,14 @@ class TopicResource(Resource):
             if not subject and token is not None:
                 # Idempotency keys are nobody else's, who has no name either.
                 subject = sha256(token.encode()).hexdigest()
-            return TopicPublish(self._door.publish, topic, subject).render(request)
+            return PublishResource(self._context.publish, topic, subject).render(request)
         identity = access.subscriber(read_token(request) if access.keys else None, topic)
         question = self._read(request, topic)
         if websocket:
             after = None if question.after is None else str(question.after)
             parameters = {"topic": topic, "after": after}
-            match = Match(self._door.listener, parameters, Handshakes.REQUIRED)
-            view = ViewResource(self._door.views, match, f"/topics/{topic}", identity)
+            match = Match(self._context.listener, parameters, Handshakes.REQUIRED)
+            view = ViewResource(self._context.views, match, f"/topics/{topic}", identity)
             return view.render(request)
         if request.getHeader(b"sec-websocket-key") is not None:
             # Were it taken for a poll, its client would wait as long, and be deaf meanwhile.
@@ -121,17 +121,17 @@ class TopicResource(Resource):
             error = "a topic is subscribed to with GET here; publish at the control port"
             raise BadRequest(error, "method", 405, {"Allow": self._methods})
         if b"text/event-stream" in (request.getHeader(b"accept") or b"").lower():
-            max_buffered = self._door.publish.limits.max_buffered
-            stream = EventStream(request, self._door.keep_alives, max_buffered)
+            max_buffered = self._context.publish.limits.max_buffered
+            stream = EventStream(request, self._context.keep_alives, max_buffered)
             self._start(request, stream, question, identity)
         else:
-            poll = LongPoll(request, self._door.clock, question.wait)
+            poll = LongPoll(request, self._context.clock, question.wait)
             self._start(request, poll, question, identity)
         return NOT_DONE_YET
 
     @property
     def _methods(self) -> str:
-        return "GET, POST" if self._door.views.access.keys else "GET"
+        return "GET, POST" if self._context.views.access.keys else "GET"
 
     def _allow_page(self, request: Any) -> None:
         """Let the browser show a page of another origin what it gets.
@@ -159,9 +159,9 @@ class TopicResource(Resource):
         question: _Question,
         identity: Identity | None,
     ) -> None:
-        connections = self._door.views.connections
+        connections = self._context.views.connections
 
-        ledger, transport = self._door.views.metrics.traffic, subscriber.transport
+        ledger, transport = self._context.views.metrics.traffic, subscriber.transport
 
         def ended(_: object) -> None:
             subscriber.forget()
@@ -179,14 +179,14 @@ class TopicResource(Resource):
             traffic=subscriber.traffic,
         )
         if identity is not None:
-            connections.end_at(subscriber, self._door.views.access.ends(identity))
+            connections.end_at(subscriber, self._context.views.access.ends(identity))
         ledger.opened(transport, subscriber.traffic)
         request.connection = connection.id
         if isinstance(subscriber, EventStream):
             request.has_access_line = False
             log_opened(connection)
         request.notifyFinish().addBoth(ended)
-        subscriber.start(self._door.views.hub, question.topic, question.after)
+        subscriber.start(self._context.views.hub, question.topic, question.after)
 
     def _read(self, request: Any, topic: str) -> _Question:
         # The header first: a browser that comes back by itself asks at the same URL again.

@@ -9,14 +9,14 @@ from twisted.web.resource import IResource
 
 from pushd.access.counters import Metrics
 from pushd.api.admin import (
-    ConnectionControl,
-    ConnectionList,
-    ScheduleControl,
-    ScheduleList,
-    TopicList,
+    ConnectionListResource,
+    ConnectionResource,
+    ScheduleListResource,
+    ScheduleResource,
+    TopicListResource,
 )
-from pushd.api.health import Readiness, alive, counted, ready
-from pushd.api.publish import Batch, TopicControl
+from pushd.api.health import Readiness, health_resource, metrics_resource, readiness_resource
+from pushd.api.publish import BatchResource, ControlTopicResource
 from pushd.api.resource import ApiContext
 from pushd.api.topics import TopicContext, TopicResource
 from pushd.gateways.wsgi import ApplicationContext
@@ -79,26 +79,26 @@ def control_site(
     def find(request: Any) -> IResource:
         match request.path:
             case b"/healthz":
-                return alive()
+                return health_resource()
             case b"/readyz":
-                return ready(readiness)
+                return readiness_resource(readiness)
             case b"/metrics":
-                return counted(metrics)
+                return metrics_resource(metrics)
             case b"/publish":
-                return Batch(publish)
+                return BatchResource(publish)
             case b"/topics":
-                return TopicList(publish)
+                return TopicListResource(publish)
             case b"/connections":
-                return ConnectionList(publish)
+                return ConnectionListResource(publish)
             case b"/schedules":
-                return ScheduleList(publish)
+                return ScheduleListResource(publish)
         path = _path(request) or (_TOPICS if is_topic(request.path) else "")
         if path.startswith(_TOPICS):
-            return TopicControl(publish, path.removeprefix(_TOPICS))
+            return ControlTopicResource(publish, path.removeprefix(_TOPICS))
         if path.startswith(_CONNECTIONS):
-            return ConnectionControl(publish, path.removeprefix(_CONNECTIONS))
+            return ConnectionResource(publish, path.removeprefix(_CONNECTIONS))
         if path.startswith(_SCHEDULES):
-            return ScheduleControl(publish, path.removeprefix(_SCHEDULES))
+            return ScheduleResource(publish, path.removeprefix(_SCHEDULES))
         return AnswerResource(_NOTHING_HERE)
 
     return PushdSite(find, policy, reactor)

@@ -13,7 +13,7 @@ from pushd.access.limits import Limits
 from pushd.access.origins import Origins
 from pushd.access.proxies import Proxies
 from pushd.access.tokens import TokenKeys
-from pushd.api.publish import batch_body
+from pushd.api.publish import max_batch_body
 from pushd.errors import InvalidOptions
 from pushd.options.command_line import Options
 from pushd.options.settings import Applier, Settings
@@ -50,7 +50,7 @@ class LiveSettings:
 _CONTROL_CONNECTIONS = 1000
 
 # Requests to the control port whose body may be larger than a message.
-_LARGE_BODIES = {b"/publish": batch_body}
+_LARGE_BODIES = {b"/publish": max_batch_body}
 
 
 def public_policy(live: LiveSettings, proxies: Proxies, metrics: Metrics) -> SitePolicy:

@@ -285,8 +285,8 @@ class BatchTests(PublishTestCase):
 
     def test_body_too_large(self) -> None:
         """It has a bound of its own, which grows with --max-message."""
-        self.assertEqual(module.batch_body(1000), 16 << 20)
-        self.assertEqual(module.batch_body(16 << 20), 32 << 20)
+        self.assertEqual(module.max_batch_body(1000), 16 << 20)
+        self.assertEqual(module.max_batch_body(16 << 20), 32 << 20)
         length = {"Content-Length": str((16 << 20) + 1)}
         answer = self.control("POST", "/publish", b"", length)
         self.assert_refused(answer, "body")

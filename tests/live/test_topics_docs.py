@@ -18,7 +18,7 @@ import pytest
 from websockets.sync.client import connect
 
 from pushd.access.limits import Limits
-from pushd.api.publish import batch_body
+from pushd.api.publish import max_batch_body
 from pushd.topics.history import Retention
 from pushd.topics.scheduled import MAX_BYTES, MAX_PUSHES
 from pushd.topics.subscription import LAG_TIMEOUT
@@ -155,6 +155,6 @@ def test_defaults() -> None:
 def test_other_limits() -> None:
     """So are those that are no options."""
     text = DOCUMENT.read_text()
-    assert f"| | {batch_body(Limits().max_message)} | bytes of the body of a batch" in text
+    assert f"| | {max_batch_body(Limits().max_message)} | bytes of the body of a batch" in text
     assert f"| | {MAX_PUSHES}, {MAX_BYTES} | pending schedules, and bytes of their data" in text
     assert LAG_TIMEOUT == 10

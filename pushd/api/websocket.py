@@ -26,7 +26,7 @@ _BURST = 10
 _MAX_LENGTH = 1 << 14
 
 
-class TopicListener:
+class TopicView:
     """Lets a browser have a topic until it leaves, or until its token runs out.
 
     Over ``pushd.v1`` it is told for how many seconds its token holds, ``{"expires_in": 3600}``,
