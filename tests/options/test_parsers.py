@@ -219,7 +219,9 @@ class ViewsTests(OptionsTestCase):
         """What is no map is told what it is."""
         self.module("others", "a = [('/a/', view)]", "b = None", "c = view")
         for name, kind in (("a", "list"), ("b", "NoneType"), ("c", "function")):
-            self.assert_no_views(f"others:{name}", f"must map paths to views, but is of type {kind}")
+            self.assert_no_views(
+                f"others:{name}", f"must map paths to views, but is of type {kind}"
+            )
 
     def test_bad_maps(self) -> None:
         """A path that is none, has two views or no view is named."""
