@@ -1,23 +1,28 @@
 """The daemon put together: its doors, and what it says of them."""
 
+
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
-from typing import Any
-
-from twisted.internet.error import CannotListenError
-from twisted.logger import capturedLogs
-from twisted.trial.unittest import SynchronousTestCase
-
 from pushd.options.settings import Settings
-from pushd.service.build import build, shipped_client
+from pushd.service.build import build, check_redis, make_broker, shipped_client
 from pushd.testing.daemon import Daemon
+from pushd.topics.broker import Broker, MemoryBroker
+from pushd.topics.history import Retention
+from pushd.topics.redis import session as redis_probe
+from pushd.topics.redis.address import RedisAddress
+from pushd.topics.redis.broker import RedisBroker
 from tests.peer import certificate_file, said
 from tests.ports import Reactor, make_runtime
-
+from twisted.internet.error import CannotListenError
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+from typing import Any
 
 class DoorsTestCase(SynchronousTestCase):
     def setUp(self) -> None:
@@ -164,3 +169,47 @@ class NameTests(SynchronousTestCase):
         answer = daemon.request("POST", "/topics/t", body=b"x", control=True)
         assert answer is not None
         self.assertRegex(json.loads(answer.body)["id"], r"\A[0-9a-f]{18}:1\Z")
+
+
+# Where nobody is.
+NOBODY = RedisAddress(path="/nobody/is/here", password="secret")
+
+
+class MakeBrokerTests(SynchronousTestCase):
+    def make(self, address: RedisAddress | None) -> Broker:
+        """Make a broker."""
+        return make_broker(address, MemoryReactorClock(), Retention(), lambda: "name")
+
+    def test_memory(self) -> None:
+        """Without a Redis topics are kept in this process."""
+        self.assertIsInstance(self.make(None), MemoryBroker)
+
+    def test_redis(self) -> None:
+        """With one it is named in what is wrong, but for its password."""
+        broker = self.make(NOBODY)
+        self.assertIsInstance(broker, RedisBroker)
+        self.assertEqual(
+            broker.fault(), "Redis at unix://:***@/nobody/is/here?db=0: it has not answered yet"
+        )
+
+
+class CheckRedisTests(SynchronousTestCase):
+    def test_suitable(self) -> None:
+        """One that can be used, or that just isn't there yet, is no reason to end."""
+        self.patch(redis_probe, "probe", lambda _: None)
+        check_redis(NOBODY)
+
+    def test_unsuitable(self) -> None:
+        """One that will not do ends the process, with one line that has no password."""
+        self.patch(redis_probe, "probe", lambda _: "wrong user or password")
+        error = self.assertRaises(SystemExit, check_redis, NOBODY)
+        said = "pushd: --broker unix://:***@/nobody/is/here?db=0: wrong user or password"
+        self.assertEqual(str(error), said)
+
+    def test_not_installed(self) -> None:
+        """Without its extra it can't be had, and it is said how to get it."""
+        for name in ("pushd.topics.redis.session",):
+            self.addCleanup(sys.modules.__setitem__, name, sys.modules[name])
+            sys.modules[name] = None  # type: ignore[assignment]  # what makes an import fail
+        error = self.assertRaises(SystemExit, check_redis, NOBODY)
+        self.assertIn("pip install 'pushd[redis]'", str(error))

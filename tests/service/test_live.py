@@ -1,13 +1,133 @@
-"""New settings in a daemon that runs: what changes, and for whom."""
+"""Options read again: what is told, what waits for a restart, and what changes nothing."""
+
 
 from __future__ import annotations
 
 import json
-
+import os
+import resource
+import shutil
+import tempfile
+from pathlib import Path
+from pushd.access.counters import Metrics
+from pushd.access.limits import Limits
+from pushd.access.proxies import Proxies
+from pushd.options.command_line import Options
+from pushd.options.settings import Settings
+from pushd.service.live import LiveSettings, Reloader, control_policy, public_policy
 from pushd.testing.daemon import Daemon
 from pushd.views.request import Request
 from tests.echo import echo
-from tests.service.test_live_reload import ReloadTestCase
+from tests.peer import said
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+class ReloadTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Have a file of options."""
+        self.folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.file = self.folder / "pushd.toml"
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+
+    def write(self, *lines: str) -> None:
+        """Write the file anew."""
+        self.file.write_text("".join(f"{line}\n" for line in lines))
+
+    def options(self, *args: str) -> Options:
+        """Read the options."""
+        options = Options({})
+        options.parseOptions(["--config", str(self.file), *args])
+        return options
+
+
+class ReloaderTests(ReloadTestCase):
+    def start(self, *args: str) -> None:
+        """Have options in force, and note the settings that are to come."""
+        self.applied: list[Settings] = []
+        self.reloader = Reloader(self.options(*args), [self.applied.append])
+
+    def reload(self) -> list[str]:
+        """Read again; give what is logged of it."""
+        with capturedLogs() as events:
+            self.reloader.reload()
+        return [line.replace(f"{self.folder}{os.sep}", "") for line in said(events)]
+
+    def test_nothing(self) -> None:
+        """What is the same is told all the same: a file that it names may be another."""
+        self.write("max-rate = 1")
+        self.start()
+        self.assertEqual(self.reload(), ["reloaded"])
+        self.assertEqual([one.limits.max_rate for one in self.applied], [1])
+
+    def test_changed(self) -> None:
+        """What is new is told once."""
+        self.write("max-rate = 1")
+        self.start()
+        self.write("max-rate = 2", 'origin = ["https://a.example", "https://b.example"]')
+        self.assertEqual(
+            self.reload(),
+            [
+                "reloaded: origin is https://a.example https://b.example now, not unset",
+                "reloaded: max-rate is 2 now, not 1",
+                "reloaded",
+            ],
+        )
+        self.assertEqual(self.reload(), ["reloaded"])
+        self.assertEqual([one.limits.max_rate for one in self.applied], [2, 2])
+        self.write()
+        self.assertIn("reloaded: max-rate is 1000 now, not 2", self.reload())
+
+    def test_restart(self) -> None:
+        """What needs a restart is said, each time until there was one."""
+        self.write("threads = 1")
+        self.start()
+        self.write("threads = 2", "max-rate = 2")
+        line = "reloaded, but threads needs a restart: it stays 1, not 2"
+        for _ in range(2):
+            self.assertIn(line, self.reload())
+        self.write("threads = 1", "max-rate = 2")
+        self.assertEqual(self.reload(), ["reloaded"])
+
+    def test_command_line(self) -> None:
+        """The command line wins still."""
+        self.write("max-rate = 1")
+        self.start("--max-rate", "5")
+        self.write("max-rate = 2")
+        self.assertEqual(self.reload(), ["reloaded"])
+        self.assertEqual(self.applied[0].limits.max_rate, 5)
+
+    def test_broken(self) -> None:
+        """A file with mistakes changes nothing; each is a line."""
+        self.write("max-rate = 1")
+        self.start()
+        self.write("max-rate = 2", "thread = 1", 'drain = "no"')
+        self.assertEqual(
+            self.reload(),
+            [
+                "not reloaded: pushd.toml: thread: no option has this name; did you mean threads?",
+                "not reloaded: pushd.toml: drain: a number, without quotes",
+            ],
+        )
+        self.write("max-rate = ")
+        self.assertEqual(len(self.reload()), 1)
+        self.file.unlink()
+        self.assertIn("No such file", self.reload()[0])
+        self.assertEqual(self.applied, [])
+
+    def test_trouble(self) -> None:
+        """Who can't put a setting in force keeps nobody else from it."""
+        self.write()
+        self.start()
+        self.reloader = Reloader(self.options(), [_fail, self.applied.append])
+        self.assertEqual(self.reload()[-1], "reloaded")
+        self.assertEqual(len(self.applied), 1)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
+def _fail(settings: Settings) -> None:
+    raise ZeroDivisionError
 
 
 class ChangesTests(ReloadTestCase):
@@ -157,3 +277,46 @@ class ChangesTests(ReloadTestCase):
         answer = self.daemon.request("POST", path, body=body, control=control)
         assert answer is not None
         return answer.status
+
+
+# Larger than what a batch may have in any case.
+LARGE = 16 << 20
+
+
+class EntranceTests(SynchronousTestCase):
+    """The entrances of a daemon that takes large messages, few people, and one proxy's word."""
+
+    def setUp(self) -> None:
+        """Make both."""
+        settings = Settings(
+            limits=Limits(max_message=LARGE, max_connections=3, max_per_address=2),
+            proxies=Proxies(["10.0.0.1"]),
+        )
+        live = LiveSettings(lambda wanted: wanted)
+        live.apply(settings)
+        self.public = public_policy(live, settings.proxies, Metrics())
+        self.control = control_policy(live, Metrics())
+
+    def test_places(self) -> None:
+        """Strangers get the places that there are for them; operators always have some."""
+        for policy, here, there in (
+            (self.public, [True, True, False, False], [True, False]),
+            (self.control, [True] * 4, [True] * 2),
+        ):
+            admission = policy.admission
+            self.assertEqual([admission.connect("1.2.3.4") is not None for _ in range(4)], here)
+            self.assertEqual([admission.connect("1.2.3.5") is not None for _ in range(2)], there)
+
+    def test_bodies(self) -> None:
+        """A body is as large as a message; a batch of them is larger, at the control port alone."""
+        for path, public, control in (
+            (b"/topics/t", LARGE, LARGE),
+            (b"/publish", LARGE, 2 * LARGE),
+        ):
+            self.assertEqual(self.public.body_limit(path), public)
+            self.assertEqual(self.control.body_limit(path), control)
+
+    def test_proxies(self) -> None:
+        """Proxies are believed at the public port only."""
+        self.assertTrue(self.public.proxies.trust("10.0.0.1"))
+        self.assertFalse(self.control.proxies.trust("10.0.0.1"))

@@ -1,23 +1,24 @@
 """What is read when Prometheus asks; and that the dashboard and the documents have all of it."""
 
+
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import Any
-
 from prometheus_client.parser import text_string_to_metric_families
-from twisted.internet.defer import Deferred
-from twisted.trial.unittest import SynchronousTestCase
-
 from pushd.access import closing
 from pushd.access.closing import Closing
 from pushd.schedule.ticks import PushSchedule
+from pushd.service.metrics import LagMeter
 from pushd.testing.daemon import Daemon
 from pushd.topics.redis.address import parse_broker
 from pushd.views.request import Request, accept_websocket
 from tests.peer import CLOSE, Peer, close_frame, handshake, request
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 
@@ -289,3 +290,39 @@ def _values(tree: Any, key: str) -> list[str]:
         return []
     own = [tree[key]] if key in tree else []
     return own + [value for one in tree.values() for value in _values(one, key)]
+
+
+class LagTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Start to look."""
+        self.clock = Clock()
+        self.meter = LagMeter(self.clock)
+        self.meter.startService()
+
+    def read(self) -> tuple[float, float]:
+        """Give how often it looked, and how late the calls were together."""
+        return self.meter.lag.buckets[-1][1], round(self.meter.lag.sum, 6)
+
+    def test_in_time(self) -> None:
+        """A reactor that has nothing to do is not late."""
+        self.clock.pump([0.25] * 4)
+        self.assertEqual(self.read(), (4, 0))
+
+    def test_late(self) -> None:
+        """What blocks the reactor shows, once; the next call is measured by its own time."""
+        self.clock.advance(2.25)
+        self.assertEqual(self.read(), (1, 2))
+        self.clock.advance(0.3)
+        self.assertEqual(self.read(), (2, 2.05))
+
+    def test_back_in_time(self) -> None:
+        """A clock that was set back makes nobody early."""
+        self.clock.rightNow -= 100
+        self.clock.advance(100.25)
+        self.assertEqual(self.read(), (1, 0))
+
+    def test_stop(self) -> None:
+        """Stopped, it leaves no call behind; it may be stopped without having begun."""
+        self.meter.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.meter.stopService()

@@ -67,7 +67,7 @@ class MakeServiceTests(SynchronousTestCase):
             self.assertEqual(service.limits.drain, 7)
             (folder / "pushd.toml").write_text("drain = 8\n")
             (signals,) = [one for one in service if isinstance(one, Signals)]
-            signals._read_again("SIGHUP")
+            signals._hang_up("SIGHUP")
             self.assertEqual(service.limits.drain, 8)
             lines = [systemd.recv(4096).split(b"\n")[0] for _ in range(2)]
             self.assertEqual(lines, [b"RELOADING=1", b"READY=1"])
