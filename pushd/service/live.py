@@ -1,4 +1,4 @@
-"""Settings that change while the daemon runs, and reading the options again."""
+"""Settings that can change at run time, and the reload that changes them (SIGHUP)."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ def control_policy(live: LiveSettings, metrics: Metrics) -> SitePolicy:
 
 
 class Reloader:
-    """Reads the file of options again, and puts in force what can be.
+    """Reads the options again, and applies those that can change at run time.
 
-    :param options: what is in force.
-    :param appliers: what is to be told of new settings.
+    :param options: the options that the daemon was started with.
+    :param appliers: functions that are called with the new settings.
     """
 
     _log = Logger(namespace="pushd.service")
@@ -93,7 +93,7 @@ class Reloader:
         self._in_force = {name: given.text for name, given in options.given.items()}
 
     def reload(self) -> None:
-        """Do it, and log what came of it. Where there is any mistake, nothing changes."""
+        """Reload, and log each option that has changed. With any mistake, nothing changes."""
         try:
             settings, given = self._options.resolve()
         except InvalidOptions as mistakes:
@@ -106,10 +106,13 @@ class Reloader:
                 continue
             if option.live:
                 self._in_force[option.name] = text
-                line = "reloaded: {option} is {value} now, not {before}"
+                line = "{option} changed from {before} to {value}"
                 log = self._log.info
             else:
-                line = "reloaded, but {option} needs a restart: it stays {before}, not {value}"
+                line = (
+                    "{option} changed from {before} to {value}, which needs a restart; "
+                    "still using {before}"
+                )
                 log = self._log.warn
             log(
                 line,
@@ -122,5 +125,8 @@ class Reloader:
             try:
                 apply(settings)
             except Exception:
-                self._log.failure("failed to put new settings in force", event="reload_failed")
-        self._log.info("reloaded", event="reloaded")
+                self._log.failure(
+                    "applying the new settings raised an exception: some may not be in force",
+                    event="reload_failed",
+                )
+        self._log.info("options reloaded", event="reloaded")

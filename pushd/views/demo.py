@@ -19,7 +19,7 @@ SILENCE = 60
 _LOGGED = 200
 
 # What decides whether debug lines are written: one function for each log of this process, which
-# adds its own (see LogStyle.begin_with). A line that no log writes still passes every observer.
+# adds its own (see style_log_of_twistd). A line that no log writes still passes every observer.
 debug_hooks: list[Callable[[], bool]] = []
 
 _log = Logger(namespace="pushd.views")

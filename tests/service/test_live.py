@@ -1,5 +1,4 @@
-"""Options read again: what is told, what waits for a restart, and what changes nothing."""
-
+"""A reload: how options are read again, and how a running daemon applies them."""
 
 from __future__ import annotations
 
@@ -9,6 +8,10 @@ import resource
 import shutil
 import tempfile
 from pathlib import Path
+
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
 from pushd.access.counters import Metrics
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
@@ -19,12 +22,11 @@ from pushd.testing.daemon import Daemon
 from pushd.views.request import Request
 from tests.echo import echo
 from tests.peer import said
-from twisted.logger import capturedLogs
-from twisted.trial.unittest import SynchronousTestCase
+
 
 class ReloadTestCase(SynchronousTestCase):
     def setUp(self) -> None:
-        """Have a file of options."""
+        """Make a folder for a configuration file."""
         self.folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.folder)
         self.file = self.folder / "pushd.toml"
@@ -32,11 +34,11 @@ class ReloadTestCase(SynchronousTestCase):
         self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
 
     def write(self, *lines: str) -> None:
-        """Write the file anew."""
+        """Write the configuration file."""
         self.file.write_text("".join(f"{line}\n" for line in lines))
 
     def options(self, *args: str) -> Options:
-        """Read the options."""
+        """Parse the options."""
         options = Options({})
         options.parseOptions(["--config", str(self.file), *args])
         return options
@@ -44,62 +46,62 @@ class ReloadTestCase(SynchronousTestCase):
 
 class ReloaderTests(ReloadTestCase):
     def start(self, *args: str) -> None:
-        """Have options in force, and note the settings that are to come."""
+        """Start with some options, and record the settings that are applied later."""
         self.applied: list[Settings] = []
         self.reloader = Reloader(self.options(*args), [self.applied.append])
 
     def reload(self) -> list[str]:
-        """Read again; give what is logged of it."""
+        """Reload, and return the log lines."""
         with capturedLogs() as events:
             self.reloader.reload()
         return [line.replace(f"{self.folder}{os.sep}", "") for line in said(events)]
 
     def test_nothing(self) -> None:
-        """What is the same is told all the same: a file that it names may be another."""
+        """Unchanged settings are applied as well: a file that they name may have changed."""
         self.write("max-rate = 1")
         self.start()
-        self.assertEqual(self.reload(), ["reloaded"])
+        self.assertEqual(self.reload(), ["options reloaded"])
         self.assertEqual([one.limits.max_rate for one in self.applied], [1])
 
     def test_changed(self) -> None:
-        """What is new is told once."""
+        """A changed option is logged once."""
         self.write("max-rate = 1")
         self.start()
         self.write("max-rate = 2", 'origin = ["https://a.example", "https://b.example"]')
         self.assertEqual(
             self.reload(),
             [
-                "reloaded: origin is https://a.example https://b.example now, not unset",
-                "reloaded: max-rate is 2 now, not 1",
-                "reloaded",
+                "origin changed from unset to https://a.example https://b.example",
+                "max-rate changed from 1 to 2",
+                "options reloaded",
             ],
         )
-        self.assertEqual(self.reload(), ["reloaded"])
+        self.assertEqual(self.reload(), ["options reloaded"])
         self.assertEqual([one.limits.max_rate for one in self.applied], [2, 2])
         self.write()
-        self.assertIn("reloaded: max-rate is 1000 now, not 2", self.reload())
+        self.assertIn("max-rate changed from 2 to 1000", self.reload())
 
     def test_restart(self) -> None:
-        """What needs a restart is said, each time until there was one."""
+        """An option that needs a restart is logged at each reload."""
         self.write("threads = 1")
         self.start()
         self.write("threads = 2", "max-rate = 2")
-        line = "reloaded, but threads needs a restart: it stays 1, not 2"
+        line = "threads changed from 1 to 2, which needs a restart; still using 1"
         for _ in range(2):
             self.assertIn(line, self.reload())
         self.write("threads = 1", "max-rate = 2")
-        self.assertEqual(self.reload(), ["reloaded"])
+        self.assertEqual(self.reload(), ["options reloaded"])
 
     def test_command_line(self) -> None:
-        """The command line wins still."""
+        """The command line still takes precedence over the file."""
         self.write("max-rate = 1")
         self.start("--max-rate", "5")
         self.write("max-rate = 2")
-        self.assertEqual(self.reload(), ["reloaded"])
+        self.assertEqual(self.reload(), ["options reloaded"])
         self.assertEqual(self.applied[0].limits.max_rate, 5)
 
     def test_broken(self) -> None:
-        """A file with mistakes changes nothing; each is a line."""
+        """With mistakes in the file nothing changes, and each mistake is logged."""
         self.write("max-rate = 1")
         self.start()
         self.write("max-rate = 2", "thread = 1", 'drain = "no"')
@@ -117,11 +119,11 @@ class ReloaderTests(ReloadTestCase):
         self.assertEqual(self.applied, [])
 
     def test_trouble(self) -> None:
-        """Who can't put a setting in force keeps nobody else from it."""
+        """An applier that raises is logged, and the others are called."""
         self.write()
         self.start()
         self.reloader = Reloader(self.options(), [_fail, self.applied.append])
-        self.assertEqual(self.reload()[-1], "reloaded")
+        self.assertEqual(self.reload()[-1], "options reloaded")
         self.assertEqual(len(self.applied), 1)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
@@ -130,73 +132,73 @@ def _fail(settings: Settings) -> None:
     raise ZeroDivisionError
 
 
-class ChangesTests(ReloadTestCase):
-    """What a daemon does with new settings, while everybody stays."""
+class LiveSettingsTests(ReloadTestCase):
+    """How a running daemon applies new settings without closing connections."""
 
     def setUp(self) -> None:
-        """Have a daemon, and somebody in it."""
+        """Start a daemon with one WebSocket."""
         super().setUp()
         self.daemon = Daemon({"/": echo})
         self.browser = self.daemon.connect("/")
         self.assertTrue(self.browser.opened)
 
-    def settings(self, *lines: str) -> None:
-        """Let the settings come that a file amounts to."""
+    def apply(self, *lines: str) -> None:
+        """Apply the settings of a configuration file."""
         self.write(*lines)
         for apply in self.daemon._service.appliers:
             apply(self.options().settings)
 
     def assert_closed(self, code: int) -> None:
-        """Check that the one who is here was closed with this code."""
+        """Assert that the WebSocket was closed with a code."""
         assert self.browser.closing is not None
         self.assertEqual(self.browser.closing.code, code)
 
     def test_unchanged(self) -> None:
-        """Who is here stays, and is served."""
-        self.settings()
+        """An open connection stays, and is served."""
+        self.apply()
         self.browser.send("hello")
         self.assertEqual(self.browser.messages, ["hello"])
 
     def test_origins(self) -> None:
-        """Pages of other origins come in, and stay when they would not come in any more."""
+        """Changed origins apply to new connections; open ones stay."""
         stranger = "https://other.example"
         self.assertFalse(self.daemon.connect("/", origin=stranger).opened)
-        self.settings(f'origin = ["{stranger}"]')
+        self.apply(f'origin = ["{stranger}"]')
         inside = self.daemon.connect("/", origin=stranger)
         self.assertTrue(inside.opened)
-        self.settings()
+        self.apply()
         self.assertFalse(self.daemon.connect("/", origin=stranger).opened)
         inside.send("still here")
         self.assertEqual(inside.messages, ["still here"])
 
     def test_max_message(self) -> None:
-        """Messages may be larger, and smaller, on connections that are open, and bodies as well."""
-        self.settings("max-message = 200")
+        """A changed message limit applies to open WebSockets and to the bodies of requests."""
+        self.apply("max-message = 200")
         self.assertEqual(self.post(b"x" * 201), 413)
         self.browser.send("x" * 200)
         self.assertEqual(self.browser.messages, ["x" * 200])
         self.browser.send("x" * 201)
         self.assert_closed(1009)
-        self.settings("max-message = 2000000")
+        self.apply("max-message = 2000000")
         other = self.daemon.connect("/")
-        self.settings("max-message = 3000000")
+        self.apply("max-message = 3000000")
         self.assertEqual(self.post(b"x" * 2_500_000), 200)
         other.send("x" * 2_500_000)
         self.assertEqual(len(other.messages), 1)
 
     def test_max_message_at_control(self) -> None:
-        """So may the bodies that the control port takes, and a batch more than others."""
-        self.settings("max-message = 10")
+        """It applies to bodies at the control port, where a batch may be larger."""
+        self.apply("max-message = 10")
         self.assertEqual(self.post(b"x" * 11, "/topics/t", control=True), 413)
         batch = json.dumps({"publications": [{"topic": "t", "data": "x" * 10}] * 2})
         self.assertEqual(self.post(batch.encode(), "/publish", control=True), 200)
         self.assertEqual(self.post(batch.replace("x", "é").encode(), "/publish", control=True), 413)
-        self.settings(f"max-message = {16 << 20}")
+        self.apply(f"max-message = {16 << 20}")
         self.assertEqual(self.post(b"x" * (16 << 20), "/topics/t", control=True), 200)
         self.assertEqual(self.post(b" " * (17 << 20), "/publish", control=True), 400)
 
     def test_max_message_published(self) -> None:
-        """So may publications of views."""
+        """It applies to publications of views."""
         published: list[object] = []
 
         async def publish(request: Request) -> str:
@@ -208,14 +210,14 @@ class ChangesTests(ReloadTestCase):
 
         self.daemon = Daemon({"/": publish})
         self.daemon.get("/")
-        self.settings("max-message = 10")
+        self.apply("max-message = 10")
         self.daemon.get("/")
         self.assertEqual(published[1], "a publication of 11 bytes: --max-message is 10")
         self.assertNotIsInstance(published[0], str)
 
     def test_max_rate(self) -> None:
-        """Whoever sends too much by the new rate is closed; nobody is for what is past."""
-        self.settings("max-rate = 1")
+        """A changed rate limit applies to open WebSockets, to messages from then on."""
+        self.apply("max-rate = 1")
         for _ in range(10):
             self.browser.send("x")
         self.assertIsNone(self.browser.closing)
@@ -223,11 +225,11 @@ class ChangesTests(ReloadTestCase):
         self.assert_closed(1008)
 
     def test_compression(self) -> None:
-        """Those who come next get no compression, or get it."""
+        """Compression is turned on and off for new WebSockets."""
         offer = {"Sec-WebSocket-Extensions": "permessage-deflate"}
         heads = []
         for line in ("compression = true", "compression = false", "compression = true"):
-            self.settings(line)
+            self.apply(line)
             wire = self.daemon.open_connection()
             fields = {
                 "Host": "localhost:8080",
@@ -243,29 +245,29 @@ class ChangesTests(ReloadTestCase):
         self.assertEqual(heads, [True, False, True])
 
     def test_max_connections(self) -> None:
-        """Nobody has to leave, but nobody may come."""
-        self.settings("max-connections = 1")
+        """A lower connection limit refuses new connections, and open ones stay."""
+        self.apply("max-connections = 1")
         answer = self.daemon.get("/")
         assert answer is not None
         self.assertEqual(answer.status, 503)
         self.browser.send("hello")
         self.assertEqual(self.browser.messages, ["hello"])
-        self.settings("max-connections = 2")
+        self.apply("max-connections = 2")
         answer = self.daemon.get("/")
         assert answer is not None
         self.assertEqual(answer.status, 200)
 
     def test_drain(self) -> None:
-        """A stop takes as long as was said last."""
-        self.settings("drain = 4")
+        """A stop takes the time that was configured last."""
+        self.apply("drain = 4")
         self.daemon.begin_stop()
         self.assertIsNone(self.browser.closing)
         self.daemon.advance(4)
         self.assert_closed(1001)
 
     def test_max_buffered(self) -> None:
-        """Who is slow by the new measure is closed."""
-        self.settings("max-buffered = 1")
+        """A changed buffer limit applies to open WebSockets."""
+        self.apply("max-buffered = 1")
         self.browser.stall()
         for _ in range(3):
             self.browser.send("x" * 100_000)
@@ -273,21 +275,21 @@ class ChangesTests(ReloadTestCase):
         self.assert_closed(1013)
 
     def post(self, body: bytes, path: str = "/", *, control: bool = False) -> int:
-        """Post, to the public port unless told otherwise; give the status."""
+        """Send a POST request, and return the status."""
         answer = self.daemon.request("POST", path, body=body, control=control)
         assert answer is not None
         return answer.status
 
 
-# Larger than what a batch may have in any case.
+# Larger than the minimum limit of a batch.
 LARGE = 16 << 20
 
 
-class EntranceTests(SynchronousTestCase):
-    """The entrances of a daemon that takes large messages, few people, and one proxy's word."""
+class PolicyTests(SynchronousTestCase):
+    """The policies of a daemon with large messages, few connections and one proxy."""
 
     def setUp(self) -> None:
-        """Make both."""
+        """Make the policies of both ports."""
         settings = Settings(
             limits=Limits(max_message=LARGE, max_connections=3, max_per_address=2),
             proxies=Proxies(["10.0.0.1"]),
@@ -298,7 +300,7 @@ class EntranceTests(SynchronousTestCase):
         self.control = control_policy(live, Metrics())
 
     def test_places(self) -> None:
-        """Strangers get the places that there are for them; operators always have some."""
+        """The connection limits apply to the public port; the control port has its own."""
         for policy, here, there in (
             (self.public, [True, True, False, False], [True, False]),
             (self.control, [True] * 4, [True] * 2),
@@ -308,7 +310,7 @@ class EntranceTests(SynchronousTestCase):
             self.assertEqual([admission.connect("1.2.3.5") is not None for _ in range(2)], there)
 
     def test_bodies(self) -> None:
-        """A body is as large as a message; a batch of them is larger, at the control port alone."""
+        """A body may be as large as a message, and a batch at the control port larger."""
         for path, public, control in (
             (b"/topics/t", LARGE, LARGE),
             (b"/publish", LARGE, 2 * LARGE),
@@ -317,6 +319,6 @@ class EntranceTests(SynchronousTestCase):
             self.assertEqual(self.control.body_limit(path), control)
 
     def test_proxies(self) -> None:
-        """Proxies are believed at the public port only."""
+        """Proxies are trusted on the public port only."""
         self.assertTrue(self.public.proxies.trust("10.0.0.1"))
         self.assertFalse(self.control.proxies.trust("10.0.0.1"))
