@@ -15,6 +15,8 @@ from twisted.python.failure import Failure
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.site import PushdSite
 
+_log = Logger(namespace="pushd.service")
+
 # Connections that may wait to be accepted, unless the endpoint says otherwise.
 _BACKLOG = 2048
 
@@ -31,8 +33,6 @@ class PortService(Service):
     :param message: the log line with the URL once it listens.
     :param option: the option that named the endpoint, for the message if it cannot listen.
     """
-
-    _log = Logger(namespace="pushd.service")
 
     def __init__(
         self, reactor: Any, endpoint: str, site: PushdSite, *, message: str, option: str
@@ -93,7 +93,7 @@ class PortService(Service):
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
         set_socket_options(port)
-        self._log.info(self._message, event="listening", url=_url(self._endpoint, port))
+        _log.info(self._message, event="listening", url=_url(self._endpoint, port))
 
 
 def set_socket_options(port: Any) -> None:

@@ -20,6 +20,8 @@ from pushd.options.settings import Applier, Settings
 from pushd.options.table import OPTIONS
 from pushd.protocols.http.guard import SitePolicy, control_guard, public_guard
 
+_log = Logger(namespace="pushd.service")
+
 
 class LiveSettings:
     """The settings that a reload can change, as the parts of a running daemon read them.
@@ -85,8 +87,6 @@ class Reloader:
     :param appliers: functions that are called with the new settings.
     """
 
-    _log = Logger(namespace="pushd.service")
-
     def __init__(self, options: Options, appliers: Sequence[Applier]) -> None:
         self._options = options
         self._appliers = appliers
@@ -98,7 +98,7 @@ class Reloader:
             settings, given = self._options.resolve()
         except InvalidOptions as mistakes:
             for line in mistakes.lines:
-                self._log.error("not reloaded: {mistake}", event="not_reloaded", mistake=line)
+                _log.error("not reloaded: {mistake}", event="not_reloaded", mistake=line)
             return
         for option in OPTIONS:
             text, before = given[option.name].text, self._in_force.get(option.name, option.default)
@@ -107,13 +107,13 @@ class Reloader:
             if option.live:
                 self._in_force[option.name] = text
                 line = "{option} changed from {before} to {value}"
-                log = self._log.info
+                log = _log.info
             else:
                 line = (
                     "{option} changed from {before} to {value}, which needs a restart; "
                     "still using {before}"
                 )
-                log = self._log.warn
+                log = _log.warn
             log(
                 line,
                 event="reloaded",
@@ -125,8 +125,8 @@ class Reloader:
             try:
                 apply(settings)
             except Exception:
-                self._log.failure(
+                _log.failure(
                     "applying the new settings raised an exception: some may not be in force",
                     event="reload_failed",
                 )
-        self._log.info("options reloaded", event="reloaded")
+        _log.info("options reloaded", event="reloaded")

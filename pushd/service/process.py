@@ -12,6 +12,8 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.logger import Logger
 
+_log = Logger(namespace="pushd.service")
+
 
 class Signals(Service):
     """Handles SIGTERM, SIGINT and SIGHUP while the reactor runs.
@@ -23,8 +25,6 @@ class Signals(Service):
     :param reload: called on SIGHUP.
     :param install: ``signal.signal``, or a fake of it.
     """
-
-    _log = Logger(namespace="pushd.service")
 
     def __init__(
         self,
@@ -63,15 +63,13 @@ class Signals(Service):
 
     def _stop(self, name: str) -> None:
         if self._stopping:
-            self._log.warn(
-                "{signal} again: closing all connections now", event="stopping", signal=name
-            )
+            _log.warn("{signal} again: closing all connections now", event="stopping", signal=name)
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._install(number, signal.SIG_DFL)
             self._cut()
         else:
             self._stopping = True
-            self._log.info(
+            _log.info(
                 "{signal}: shutting down; a second signal closes all connections at once",
                 event="stopping",
                 signal=name,
@@ -82,8 +80,6 @@ class Signals(Service):
         if not self._stopping:
             self._reload()
 
-
-_log = Logger(namespace="pushd.service")
 
 # Descriptors for everything but connections to the public port: the reactor, the log, listening
 # sockets, open files, connections that wait for a 503, and the control port.

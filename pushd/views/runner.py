@@ -19,6 +19,8 @@ from pushd.schedule.coroutine import SLOW_STEP, CheapAwaitable, Task
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.views.request import Request, View, name_of
 
+_log = Logger(namespace="pushd.views")
+
 # The grace period: how long a view may run after the end of its conversation, in seconds.
 GRACE = 5.0
 
@@ -44,8 +46,6 @@ class ViewRunner:
     :param threads: where blocking views run.
     """
 
-    _log = Logger(namespace="pushd.views")
-
     def __init__(self, clock: IReactorTime, threads: Threads) -> None:
         self.clock = clock
         self.threads = threads
@@ -60,7 +60,7 @@ class ViewRunner:
         name = name_of(view)
         if name not in self._warned:
             self._warned.add(name)
-            self._log.warn(
+            _log.warn(
                 "{view} blocked the reactor for {seconds:.3f} s: everything else had to wait; "
                 "make it a plain def, which runs in a thread",
                 event="view_blocked",
@@ -104,8 +104,6 @@ class ViewRun:
         "_websocket",
         "_work",
     )
-
-    _log = Logger(namespace="pushd.views")
 
     def __init__(
         self, runner: ViewRunner, view: View, request: Request, done: Callable[[Any], object]
@@ -184,7 +182,7 @@ class ViewRun:
 
     def grace_expired(self) -> None:
         """Cancel a view that outlived its grace; re-arm the timer in case it ignores that."""
-        self._log.warn(
+        _log.warn(
             "{view} is still running {grace:g} s after the end of its conversation with {peer}: "
             "cancelled",
             event="view_cancelled",
@@ -207,7 +205,7 @@ class ViewRun:
         try:
             awaited.cancel()
         except Exception:  # A canceller that fails must not keep the connection from ending.
-            self._log.failure(
+            _log.failure(
                 "cancelling {view} for {peer} raised",
                 event="view_failed",
                 view=name_of(self._view),
