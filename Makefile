@@ -29,7 +29,7 @@ run: .venv/.run  ## Start the daemon and print its URL; ARGS='--listen tcp:9000'
 	exec $(BIN)/twistd -n --pidfile= pushd $(ARGS)
 
 .PHONY: test
-test: check live browser  ## Run all checks and tests, as CI does
+test: check live slow-paths browser  ## Run all checks and tests, as CI does
 	@echo 'make test: all checks and tests passed'
 
 ##@ Parts of "make test"
@@ -66,6 +66,12 @@ django: .venv/.django  ## The Django tests on the oldest supported Django; "unit
 live: systemd nginx redis  ## Tests with real sockets and processes, nginx and Redis
 	# More workers than cores, as these tests mostly wait. One file runs in one worker.
 	$(BIN)/pytest -q -n 4 --dist loadfile tests/live
+
+.PHONY: slow-paths
+slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
+	PUSHD_FAST_PATHS=off $(BIN)/pytest -q tests/protocols tests/topics tests/views tests/api
+	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 --dist loadfile \
+		tests/live/test_demo.py tests/live/test_topics.py
 
 .PHONY: browser
 browser: chromium  ## Tests of the web pages in Chromium

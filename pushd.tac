@@ -1,7 +1,7 @@
-"""Run pushd from a file: twistd -ny pushd.tac.
+"""The application for twistd -ny pushd.tac.
 
-A .tac file takes no arguments, so the options of "twistd pushd --help" are read from the
-environment: PUSHD_OPTIONS="--listen tcp:9000 --control none" twistd -ny pushd.tac
+A .tac file takes no arguments. The options of "twistd pushd --help" are read from an environment
+variable: PUSHD_OPTIONS="--listen tcp:9000 --control none" twistd -ny pushd.tac
 """
 
 import os

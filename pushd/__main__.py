@@ -1,4 +1,4 @@
-"""``python -m pushd``, and the command ``pushd``."""
+"""The command ``pushd``, also as ``python -m pushd``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pushd.client.commands import World
 
 
 def main() -> int:
-    """Do what the command line says; gives the exit code."""
+    """Run the command line, and return the exit code."""
     world = World(
         now=time.time,
         environ=os.environ,
@@ -26,7 +26,8 @@ def main() -> int:
     try:
         return run(sys.argv[1:], world)
     except BrokenPipeError:
-        # Who reads us has enough, as head does. What is in the buffer would fail at the exit again.
+        # The reader of our output has closed it, as head does. Python's own flush at the exit would
+        # fail as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

@@ -195,6 +195,22 @@ def find_wall_clocks(modules: Sources) -> list[str]:
     ]
 
 
+def find_stray_loggers(modules: Sources) -> list[str]:
+    """Find loggers that do not belong to a module, or that have another namespace than its room's.
+
+    A logger that is an attribute of a class takes its namespace from that class.
+    """
+    return [
+        f"pushd/{_path(name)}:{node.lineno} wants Logger(namespace='pushd.{room_of(name)}')"
+        for name, source in modules.items()
+        for tree in [ast.parse(source)]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Logger"
+        if not any(isinstance(one, ast.Assign) and one.value is node for one in tree.body)
+        or ast.unparse(node) != f"Logger(namespace='pushd.{room_of(name)}')"
+    ]
+
+
 def find_undocumented(modules: Sources) -> list[str]:
     """Find the public modules, classes, functions and methods that do not say what for.
 
@@ -383,6 +399,21 @@ class LibraryTests(SynchronousTestCase):
         source = "from autobahn.websocket import types\nimport txaio"
         modules = {"topics.hub": source, "protocols.websocket.factory": source}
         self.assertEqual(len(find_autobahn(modules)), 2)
+
+    def test_loggers(self) -> None:
+        """Each module logs with the namespace of its room, which operators see."""
+        self.assertEqual(find_stray_loggers(read_sources()), [])
+
+    def test_stray_loggers(self) -> None:
+        """A logger with another namespace is found, and one that is an attribute of a class."""
+        for source in (
+            '_log = Logger(namespace="pushd.service")',
+            "_log = Logger()",
+            'class Hub:\n    _log = Logger(namespace="pushd.topics")',
+        ):
+            self.assertEqual(len(find_stray_loggers({"topics.hub": source})), 1, source)
+        good = '_log = Logger(namespace="pushd.topics")'
+        self.assertEqual(find_stray_loggers({"topics.redis.broker": good}), [])
 
     def test_wall_clock(self) -> None:
         """Nobody looks at the clock on the wall: a test could not set it."""

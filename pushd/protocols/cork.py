@@ -18,6 +18,8 @@ from pushd.protocols.transport import (
     takes_direct_writes,
 )
 
+_log = Logger(namespace="pushd.protocols")
+
 # So many pieces are held at most, and none that is longer, in bytes: nobody is to wait for long,
 # and a long one is dear by itself.
 _MOST = 32
@@ -43,8 +45,6 @@ class Cork:
     """
 
     __slots__ = ("_ends", "_words", "depth")
-
-    _log = Logger(namespace="pushd.protocols")
 
     def __init__(self) -> None:
         #: Within how many ``with`` it is: what is written is held within any.
@@ -129,7 +129,7 @@ class Cork:
             self._failed(transport)
 
     def _failed(self, transport: Any) -> None:
-        self._log.failure(
+        _log.failure(
             "failed to serve {peer}",
             event="connection_failed",
             peer=str(transport.getPeer()),

@@ -14,6 +14,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
+_log = Logger(namespace="pushd.schedule")
+
 # So many beats that nobody waits for any more may be left in the heap, or as many as there are
 # others.
 _SPARE = 64
@@ -39,8 +41,6 @@ class CoalescingClock:
     :param length: of a beat, in seconds.
     :param together: entered where more than one call is due.
     """
-
-    _log = Logger(namespace="pushd.schedule")
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class CoalescingClock:
                 else:
                     function(*call.args)
             except Exception:  # The others are nobody's fault; the reactor does likewise.
-                self._log.failure("a delayed call failed")
+                _log.failure("a delayed call failed")
 
 
 _TIME = attrgetter("time")

@@ -1,4 +1,4 @@
-"""The life of the daemon: built, started, reloaded, drained and watched."""
+"""The daemon as a service: how it is built, started, reloaded, stopped and monitored."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,8 @@ __all__ = ["Options", "makeService"]
 
 
 def __getattr__(name: str) -> object:
-    # Every program with Twisted imports our endpoint from here: spare it the daemon.
+    # Every Twisted program that parses an endpoint imports this package for reuse_port: do not
+    # import the whole daemon into it.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from pushd.service import twistd

@@ -19,6 +19,8 @@ from pushd.api.resource import ApiContext
 from pushd.options.settings import Applier
 from pushd.service.listening import PortService
 
+_log = Logger(namespace="pushd.service")
+
 # Seconds for requests in progress after the connections were closed, even if --drain is shorter.
 _LAST_REQUESTS = 1.0
 
@@ -36,8 +38,6 @@ class PushService(MultiService):
     :param api: the broker, the scheduled publications, the connections and the limits.
     :param drain: closes the open connections.
     """
-
-    _log = Logger(namespace="pushd.service")
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class PushService(MultiService):
         return done
 
     def _log_failure(self, failure: Any) -> None:
-        self._log.failure(
+        _log.failure(
             "closing a listening port raised an exception; the stop goes on",
             failure=failure,
             event="stop_failed",

@@ -9,6 +9,8 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+_log = Logger(namespace="pushd.service")
+
 #: How many new objects start a collection of the youngest generation.
 YOUNG = 2000
 
@@ -32,8 +34,6 @@ class GarbageService(Service):
     :param clock: where time comes from.
     :param collector: the module ``gc``, or a fake of it.
     """
-
-    _log = Logger(namespace="pushd.service")
 
     def __init__(self, clock: IReactorTime, collector: Any = gc) -> None:
         self._clock = clock
@@ -64,7 +64,7 @@ class GarbageService(Service):
         self._call = self._clock.callLater(INTERVAL, self._collect)
         start = self._clock.seconds()
         found = self._collector.collect()
-        self._log.debug(
+        _log.debug(
             "garbage collection found {found} unreachable objects in {seconds:.3f} s",
             event="garbage",
             found=found,

@@ -1,4 +1,4 @@
-"""A door, open at an endpoint."""
+"""A listening port: an endpoint of ``--listen`` or ``--control``, and its socket options."""
 
 from __future__ import annotations
 
@@ -15,55 +15,58 @@ from twisted.python.failure import Failure
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.site import PushdSite
 
-# How many connections may wait to be accepted.
+_log = Logger(namespace="pushd.service")
+
+# Connections that may wait to be accepted, unless the endpoint says otherwise.
 _BACKLOG = 2048
 
-# After so many seconds without a word the kernel asks whether the peer is still there, and after so
-# many without an answer it is not.
-_IDLE = 60
-_NO_ANSWER = 60
+# Seconds without data after which the kernel sends a keepalive probe, and seconds without an
+# acknowledgement after which it drops a connection.
+_KEEPALIVE_IDLE = 60
+_USER_TIMEOUT = 60
 
 
 class PortService(Service):
-    """One endpoint at which a door is open.
+    """Listens on one endpoint.
 
-    :param message: what to log with the URL once it is.
-    :param option: the option that asked for it, for those who must be told that it can't be.
+    :param site: the site that serves its connections.
+    :param message: the log line with the URL once it listens.
+    :param option: the option that named the endpoint, for the message if it cannot listen.
     """
 
-    _log = Logger(namespace="pushd.service")
-
     def __init__(
-        self, reactor: Any, endpoint: str, door: PushdSite, *, message: str, option: str
+        self, reactor: Any, endpoint: str, site: PushdSite, *, message: str, option: str
     ) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
-        self._door = door
+        self._site = site
         self._message = message
         self._option = option
         self._port: IListeningPort | None = None
 
     def privilegedStartService(self) -> None:
-        """Listen, while ports below 1024 may still be had. Ends the process if that fails."""
+        """Listen, before twistd drops its privileges. Ends the process with one line on failure."""
         failures: list[Failure] = []
         try:
             endpoint = serverFromString(self._reactor, _with_backlog(self._endpoint))
         except LookupError:
-            line = "systemd passed no such socket: see LISTEN_FDS and LISTEN_FDNAMES"
-            raise self._refuse(line) from None
-        listening = endpoint.listen(self._door)
+            raise self._exit(
+                "systemd did not pass this socket; check index= or name= against the socket unit "
+                "(LISTEN_FDS, LISTEN_FDNAMES)"
+            ) from None
+        listening = endpoint.listen(self._site)
         listening.addCallback(self._listening).addErrback(failures.append)
         if failures:
-            raise self._refuse(failures[0].getErrorMessage())
+            raise self._exit(failures[0].getErrorMessage())
 
     def startService(self) -> None:
-        """Listen now, where nobody asked for it while the process still had its privileges."""
+        """Listen now if the process never had privileges to drop."""
         super().startService()
         if self._port is None:
             self.privilegedStartService()
 
     def stopService(self) -> Deferred[Any] | None:
-        """Stop listening; see ``close`` for those who are inside."""
+        """Stop listening. Open connections stay: see ``close``."""
         super().stopService()
         if self._port is None:
             return None
@@ -71,42 +74,42 @@ class PortService(Service):
         return maybeDeferred(port.stopListening)
 
     def close(self) -> Deferred[Any]:
-        """Stop listening, and let nobody ask for anything any more.
+        """Stop listening, and answer no further request on open connections.
 
-        The Deferred fires when every request has its answer and every connection is gone, but
-        for WebSockets, which are not the door's.
+        The Deferred fires when every request has been answered and every HTTP connection is
+        closed. WebSockets are not waited for.
         """
         return gatherResults(
-            [maybeDeferred(self.stopService), self._door.drain()], consumeErrors=True
+            [maybeDeferred(self.stopService), self._site.drain()], consumeErrors=True
         )
 
     def close_unused(self) -> None:
         """Close the connections on which no request is in progress."""
-        self._door.close_silent()
+        self._site.close_silent()
 
-    def _refuse(self, reason: str) -> SystemExit:
+    def _exit(self, reason: str) -> SystemExit:
         return SystemExit(f"pushd: {self._option} {self._endpoint}: {reason}")
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
-        prepare(port)
-        self._log.info(self._message, event="listening", url=_url(self._endpoint, port))
+        set_socket_options(port)
+        _log.info(self._message, event="listening", url=_url(self._endpoint, port))
 
 
-def prepare(port: Any) -> None:
-    """Set what every connection of a port is to have: they inherit it from its socket.
+def set_socket_options(port: Any) -> None:
+    """Set the options of a port's socket that its connections inherit.
 
-    What is written leaves at once, however short it is. And the kernel gives up on a peer that
-    has vanished, where it can be told to: pings find that out for a WebSocket, but not while its
-    reading is paused; and nothing does for a plain request whose answer takes its time.
+    TCP_NODELAY: short messages are sent at once. Keepalive and TCP_USER_TIMEOUT: the kernel drops
+    a connection whose peer has vanished. Pings do that for a WebSocket, but not while reading from
+    it is paused, and nothing else does it for a request whose answer takes long.
     """
     handle = getattr(port, "socket", None)
     if handle is None or handle.family not in (socket.AF_INET, socket.AF_INET6):
         return
     handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # Linux has both; elsewhere the kernel's own times have to do.
-    times = {"TCP_KEEPIDLE": _IDLE, "TCP_USER_TIMEOUT": _NO_ANSWER * 1000}
+    # Linux has both of these; other kernels keep their own times.
+    times = {"TCP_KEEPIDLE": _KEEPALIVE_IDLE, "TCP_USER_TIMEOUT": _USER_TIMEOUT * 1000}
     for name, value in times.items():
         option = getattr(socket, name, None)
         if option is not None:  # pragma: no branch
@@ -114,13 +117,13 @@ def prepare(port: Any) -> None:
 
 
 def _with_backlog(endpoint: str) -> str:
-    """The endpoint with room for many who come at once: with Twisted's 50 most would wait."""
+    """Add a backlog for many simultaneous clients; with Twisted's 50, most would have to retry."""
     queues = endpoint.startswith(("tcp:", "tcp6:", "ssl:", "unix:", "reuseport:"))
     return f"{endpoint}:backlog={_BACKLOG}" if queues and ":backlog=" not in endpoint else endpoint
 
 
 def _url(endpoint: str, port: IListeningPort) -> str:
-    """The URL that a browser on this machine can open."""
+    """Return a URL that a browser on this machine can open."""
     address = port.getHost()
     place = peer_name(address)
     if place == "unix":

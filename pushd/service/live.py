@@ -1,4 +1,4 @@
-"""Settings that change while the daemon runs, and reading the options again."""
+"""Settings that can change at run time, and the reload that changes them (SIGHUP)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from pushd.options.command_line import Options
 from pushd.options.settings import Applier, Settings
 from pushd.options.table import OPTIONS
 from pushd.protocols.http.guard import SitePolicy, control_guard, public_guard
+
+_log = Logger(namespace="pushd.service")
 
 
 class LiveSettings:
@@ -79,13 +81,11 @@ def control_policy(live: LiveSettings, metrics: Metrics) -> SitePolicy:
 
 
 class Reloader:
-    """Reads the file of options again, and puts in force what can be.
+    """Reads the options again, and applies those that can change at run time.
 
-    :param options: what is in force.
-    :param appliers: what is to be told of new settings.
+    :param options: the options that the daemon was started with.
+    :param appliers: functions that are called with the new settings.
     """
-
-    _log = Logger(namespace="pushd.service")
 
     def __init__(self, options: Options, appliers: Sequence[Applier]) -> None:
         self._options = options
@@ -93,12 +93,12 @@ class Reloader:
         self._in_force = {name: given.text for name, given in options.given.items()}
 
     def reload(self) -> None:
-        """Do it, and log what came of it. Where there is any mistake, nothing changes."""
+        """Reload, and log each option that has changed. With any mistake, nothing changes."""
         try:
             settings, given = self._options.resolve()
         except InvalidOptions as mistakes:
             for line in mistakes.lines:
-                self._log.error("not reloaded: {mistake}", event="not_reloaded", mistake=line)
+                _log.error("not reloaded: {mistake}", event="not_reloaded", mistake=line)
             return
         for option in OPTIONS:
             text, before = given[option.name].text, self._in_force.get(option.name, option.default)
@@ -106,11 +106,14 @@ class Reloader:
                 continue
             if option.live:
                 self._in_force[option.name] = text
-                line = "reloaded: {option} is {value} now, not {before}"
-                log = self._log.info
+                line = "{option} changed from {before} to {value}"
+                log = _log.info
             else:
-                line = "reloaded, but {option} needs a restart: it stays {before}, not {value}"
-                log = self._log.warn
+                line = (
+                    "{option} changed from {before} to {value}, which needs a restart; "
+                    "still using {before}"
+                )
+                log = _log.warn
             log(
                 line,
                 event="reloaded",
@@ -122,5 +125,8 @@ class Reloader:
             try:
                 apply(settings)
             except Exception:
-                self._log.failure("failed to put new settings in force", event="reload_failed")
-        self._log.info("reloaded", event="reloaded")
+                _log.failure(
+                    "applying the new settings raised an exception: some may not be in force",
+                    event="reload_failed",
+                )
+        _log.info("options reloaded", event="reloaded")

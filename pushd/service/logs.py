@@ -1,4 +1,4 @@
-"""What the log looks like: text for people, or JSON for machines, from a level on."""
+"""The format of the log: text or JSON lines, and the level from which events are written."""
 
 from __future__ import annotations
 
@@ -25,84 +25,86 @@ from zope.interface import implementer
 from pushd.options.parsers import LEVELS
 from pushd.views import demo
 
-# What Twisted's older log puts into its events beside what was to be said.
+# Fields that Twisted's legacy log adds to events.
 _LEGACY = frozenset({"format", "isError", "system", "time", "why"})
 
 
 class LogStyle:
-    """How an event becomes what is written of it; one that is not to be written becomes None.
+    """Formats events of the log as lines, and drops those below a level.
 
-    :param as_json: one JSON object a line; else text, with failures over several lines.
-    :param level: one of LEVELS.
+    :param as_json: one JSON object per line; else text as Twisted writes it.
+    :param level: one of ``LEVELS``.
     """
 
     def __init__(self, *, as_json: bool = False, level: str = "info") -> None:
         self.set_level(level)
-        self._write = json_line if as_json else text_line
+        self._format = json_line if as_json else text_line
 
     def __call__(self, event: LogEvent) -> str | None:
-        """What is written of an event."""
-        return self._write(event) if self.lets_pass(event) else None
+        """Return the line of an event; None if it is below the level."""
+        return self._format(event) if self.passes(event) else None
 
     def set_level(self, level: str) -> None:
-        """Write what is of another level from now on."""
-        # To compare two levels takes longer than to look one up, and each connection has two lines.
+        """Change the level."""
+        # A set, because comparing two levels takes longer, and each connection has two lines.
         self._passing = frozenset(one for one in LogLevel.iterconstants() if one >= LEVELS[level])
 
     def writes_debug(self) -> bool:
-        """Whether debug lines are written."""
+        """Return whether debug lines are written."""
         return LogLevel.debug in self._passing
 
-    def lets_pass(self, event: LogEvent) -> bool:
-        """Whether an event is of the level, or above it."""
+    def passes(self, event: LogEvent) -> bool:
+        """Return whether an event is of the level, or above it."""
         return event.get("log_level", LogLevel.info) in self._passing
 
-    def dress(self, observer: ILogObserver) -> ILogObserver:
-        """Have an observer write in this style.
+    def apply_to(self, observer: ILogObserver) -> ILogObserver:
+        """Return an observer that writes in this style to where the given one writes.
 
-        One that writes no lines, as syslog's, keeps its own, and gets what is to be written.
+        One that writes no lines, such as that for syslog, keeps its own format, but gets no event
+        below the level.
         """
         if isinstance(observer, FileLogObserver):
             observer.formatEvent = self
             return observer
-        return _Sieve(self, observer)
-
-    def begin_with(self, beginner: LogBeginner) -> None:
-        """Have the log that is about to begin written in this style, from its first line on.
-
-        twistd opens the log after it has made the service, and holds back until then what is
-        said meanwhile. Where it goes, stays what twistd was told: ``--logfile``, ``--syslog``.
-        A log that has begun already is somebody else's.
-        """
-        begin = beginner.beginLoggingTo
-
-        def begin_in_style(observers: Iterable[ILogObserver], *args: Any, **more: Any) -> None:
-            beginner.beginLoggingTo = begin  # type: ignore[method-assign]  # as it was before
-            demo.debug_hooks.append(self.writes_debug)
-            begin([self.dress(observer) for observer in observers], *args, **more)
-
-        # There is no other moment at which all of twistd's ways to choose a log come together.
-        beginner.beginLoggingTo = begin_in_style  # type: ignore[method-assign]  # until it is called
+        return _LevelFilter(self, observer)
 
 
 @implementer(ILogObserver)
-class _Sieve:
-    """Passes on to an observer what is to be written."""
+class _LevelFilter:
+    """Passes events that are not below the level on to an observer."""
 
     def __init__(self, style: LogStyle, observer: ILogObserver) -> None:
         self._style = style
         self._observer = observer
 
     def __call__(self, event: LogEvent) -> None:
-        if self._style.lets_pass(event):
+        if self._style.passes(event):
             self._observer(event)
 
 
-def text_line(event: LogEvent) -> str | None:
-    """An event as Twisted's own log has it; None for one that says nothing.
+def style_log_of_twistd(style: LogStyle, beginner: LogBeginner) -> None:
+    """Have the log that twistd will open written in a style, from its first line on.
 
-    Each connection has two lines, and Twisted takes nearly as long for them as all else takes that
-    is done for its handshake. What is special is left to it: failures, calls, odd values.
+    twistd makes the service, and then calls ``beginLoggingTo`` with the observers that its own
+    options ask for (``--logfile``, ``--syslog``). Twisted has no hook in between, so that method is
+    replaced until it has been called. A log that has begun already is left alone.
+    """
+    begin = beginner.beginLoggingTo
+
+    def begin_in_style(observers: Iterable[ILogObserver], *args: Any, **named: Any) -> None:
+        beginner.beginLoggingTo = begin  # type: ignore[method-assign]  # as it was before
+        demo.debug_hooks.append(style.writes_debug)
+        begin([style.apply_to(observer) for observer in observers], *args, **named)
+
+    beginner.beginLoggingTo = begin_in_style  # type: ignore[method-assign]  # until it is called
+
+
+def text_line(event: LogEvent) -> str | None:
+    """Return an event as a line in Twisted's own format; None for an event without text.
+
+    This takes 5 µs, and Twisted's own function 85: each connection has two lines, which would take
+    nearly as long as all the rest of a handshake. Failures, calls in the format and values that
+    cannot be formatted are left to Twisted.
     """
     form, level = event.get("log_format"), event.get("log_level")
     system, moment = event.get("log_system"), event.get("log_time")
@@ -110,7 +112,7 @@ def text_line(event: LogEvent) -> str | None:
         return formatEventAsClassicLogText(event)
     try:
         text = "" if "(" in form else form.format_map(event)
-    except Exception:  # Whatever a value's own methods may raise, Twisted says it in the line.
+    except Exception:  # Raised by a value's own __format__: Twisted puts that into the line.
         text = ""
     if not text:
         return formatEventAsClassicLogText(event)
@@ -126,11 +128,11 @@ def _text_time(second: int) -> str:
 
 
 def json_line(event: LogEvent) -> str:
-    """An event as one line of JSON.
+    """Return an event as a line with one JSON object.
 
-    First come ``time``, ``level``, ``event`` (a name that does not change), ``message`` (the text)
-    and ``logger`` (the module), then the event's own fields; one whose name is taken gets an
-    underscore behind it. ``traceback`` is that of a failure.
+    First come ``time``, ``level``, ``event`` (a stable name), ``message`` (the text) and ``logger``
+    (the part of pushd), then ``traceback`` if there is a failure, then the event's own fields. A
+    field whose name is taken by one of these gets an underscore appended.
     """
     moment = datetime.fromtimestamp(event.get("log_time") or 0, UTC)
     line: dict[str, Any] = {
@@ -151,12 +153,12 @@ def json_line(event: LogEvent) -> str:
 
 
 def _is_legacy(name: str, value: object) -> bool:
-    """Whether a field is one that Twisted's older log has put there."""
+    """Return whether a field was added by Twisted's legacy log."""
     return name in _LEGACY or (name == "message" and isinstance(value, tuple))
 
 
 def _plain(value: object) -> object:
-    """The value, or what it says of itself where JSON has nothing like it."""
+    """Return a value that JSON can represent: the value itself, or its text."""
     if value is None or isinstance(value, str | int):
         return value
     if isinstance(value, float):

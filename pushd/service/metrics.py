@@ -1,4 +1,4 @@
-"""Metrics that are read when Prometheus asks, and the reactor's lag."""
+"""Metrics that are computed when Prometheus asks for them, and a meter of the reactor's lag."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pushd.protocols.http.site import PushdSite
 from pushd.protocols.websocket.factory import PushFactory
 from pushd.schedule.histogram import Histogram
 
-# By what a peer is connected, beside plain HTTP.
+# Transports of messages: all but plain HTTP.
 _TRANSPORTS = ("websocket", "sse", "longpoll")
 
 
@@ -70,28 +70,30 @@ class MetricsCollector(Collector):
             yield HistogramMetricFamily(name, about, buckets=one.buckets, sum_value=one.sum)
         yield GaugeMetricFamily(
             "pushd_broker_up",
-            "Whether what keeps the topics can be reached: 1 or 0; memory always can.",
+            "1 if the topic broker is reachable, else 0 (always 1 for memory).",
             int(self.fault() is None),
         )
         yield GaugeMetricFamily(
             "pushd_connections_limit",
-            "How many connections there may be at the public port.",
+            "Maximum number of connections to the public port.",
             self.limits.max_connections,
         )
         yield from self._threads()
 
     def _threads(self) -> Iterator[Metric]:
-        """The threads for what blocks."""
+        """Yield the metrics of the thread pools."""
         busy = GaugeMetricFamily(
             "pushd_threads_busy",
-            "Threads that run a view that may block, or make a page of an application.",
+            "Threads that are running a blocking view, or making a page of an application.",
             labels=["kind"],
         )
         limit = GaugeMetricFamily(
-            "pushd_threads_limit", "How many such threads there may be.", labels=["kind"]
+            "pushd_threads_limit", "Maximum number of such threads.", labels=["kind"]
         )
         waiting = GaugeMetricFamily(
-            "pushd_threads_waiting", "What waits until a thread has time for it.", labels=["kind"]
+            "pushd_threads_waiting",
+            "Pages waiting for a free thread (always 0 for views).",
+            labels=["kind"],
         )
         for kind, pool in self.threads.items():
             busy.add_metric([kind], pool.busy)
@@ -100,10 +102,10 @@ class MetricsCollector(Collector):
         yield from (busy, limit, waiting)
 
     def _connections(self) -> Metric:
-        """The connections at the public port, each once."""
+        """Return the connections to the public port, each counted in one state."""
         family = GaugeMetricFamily(
             "pushd_connections",
-            "Connections at the public port, by transport and state.",
+            "Connections to the public port, by transport and state.",
             labels=["transport", "state"],
         )
         closing = len(self.factory.closings)
@@ -116,7 +118,7 @@ class MetricsCollector(Collector):
             ("sse", "open"): self.ledger.count("sse"),
             ("longpoll", "open"): self.ledger.count("longpoll"),
         }
-        # A view is at work for the rest, or the answer is under way.
+        # The rest have a request in progress: a view is running, or the response is being sent.
         rest = len(self.site.policy.admission) - sum(states.values())
         states["http", "answering"] = max(0, rest)
         for labels, count in states.items():
@@ -124,20 +126,24 @@ class MetricsCollector(Collector):
         return family
 
     def _traffic(self) -> Iterator[Metric]:
-        """Messages and bytes each way."""
+        """Yield the numbers of messages and bytes in each direction."""
         self.flush_counters()
         totals = {transport: self.ledger.total(transport) for transport in _TRANSPORTS}
         websockets = totals["websocket"]
         for name, about, value in (
-            ("messages", "Messages that came over WebSockets.", websockets.messages_in),
-            ("bytes", "Bytes of the messages that came over WebSockets.", websockets.bytes_in),
+            ("messages", "Messages received over WebSockets.", websockets.messages_in),
+            ("bytes", "Bytes of messages received over WebSockets.", websockets.bytes_in),
         ):
             yield CounterMetricFamily(f"pushd_received_{name}", about, value)
         sent_messages = CounterMetricFamily(
-            "pushd_sent_messages", "Messages and publications that were sent.", labels=["transport"]
+            "pushd_sent_messages",
+            "Messages and publications sent, by transport.",
+            labels=["transport"],
         )
         sent_bytes = CounterMetricFamily(
-            "pushd_sent_bytes", "Bytes of those messages.", labels=["transport"]
+            "pushd_sent_bytes",
+            "Bytes of messages and publications sent, by transport.",
+            labels=["transport"],
         )
         for transport, total in totals.items():
             sent_messages.add_metric([transport], total.messages_out)
@@ -145,12 +151,12 @@ class MetricsCollector(Collector):
         yield from (sent_messages, sent_bytes)
 
 
-# How often to look, in seconds.
+# Seconds between two measurements.
 _INTERVAL = 0.25
 
 
 class LagMeter(Service):
-    """Asks for a call every quarter of a second, and notes how much later each comes.
+    """Measures how late the reactor runs its timers, with a timer of its own.
 
     :param clock: the reactor.
     """
@@ -159,25 +165,25 @@ class LagMeter(Service):
         self._clock = clock
         self._due = 0.0
         self._call: IDelayedCall | None = None
-        #: How late the calls came, in seconds.
+        #: Delays of the timer, in seconds.
         self.lag = Histogram()
 
     def startService(self) -> None:
-        """Begin to look."""
+        """Start to measure."""
         super().startService()
-        self._wait()
+        self._start_timer()
 
     def stopService(self) -> Any:
-        """Look no more."""
+        """Stop the timer."""
         if self._call is not None:
             self._call.cancel()
             self._call = None
         return super().stopService()
 
-    def _wait(self) -> None:
+    def _start_timer(self) -> None:
         self._due = self._clock.seconds() + _INTERVAL
-        self._call = self._clock.callLater(_INTERVAL, self._look)
+        self._call = self._clock.callLater(_INTERVAL, self._measure)
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         self.lag.observe(max(0.0, self._clock.seconds() - self._due))
-        self._wait()
+        self._start_timer()

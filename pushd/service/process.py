@@ -1,4 +1,4 @@
-"""The process: its signals, and its limit of file descriptors."""
+"""The process: its signals, and its limit of open files."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.logger import Logger
 
+_log = Logger(namespace="pushd.service")
+
 
 class Signals(Service):
-    """Answers SIGTERM, SIGINT and SIGHUP once the reactor runs.
+    """Handles SIGTERM, SIGINT and SIGHUP while the reactor runs.
 
-    Twisted's own handlers stop the reactor as well, but then twistd ends the process by the very
-    signal: a stop that went well would look like a crash to whoever asked for it.
+    With Twisted's own handlers, twistd ends itself by the signal that it received, so that a clean
+    stop looks like a crash to systemd.
 
-    :param reactor: where it all happens.
-    :param cut: what ends a stop that is under way; the next signal after that kills.
-    :param reload: what SIGHUP means.
-    :param install: ``signal.signal``, or what stands in for it.
+    :param cut: finishes a stop at once: on the second signal. The third kills the process.
+    :param reload: called on SIGHUP.
+    :param install: ``signal.signal``, or a fake of it.
     """
-
-    _log = Logger(namespace="pushd.service")
 
     def __init__(
         self,
@@ -42,61 +41,64 @@ class Signals(Service):
         self._stopping = False
 
     def startService(self) -> None:
-        """Take the signals over from the reactor, which takes them when it starts."""
+        """Install the handlers once the reactor, when it starts, has installed its own."""
         super().startService()
-        self._reactor.callWhenRunning(self._take_over)
+        self._reactor.callWhenRunning(self._install_handlers)
 
-    def _take_over(self) -> None:
+    def _install_handlers(self) -> None:
         if current_thread() is not main_thread():
-            return  # Python allows it nowhere else: they belong to whoever runs us in a thread.
-        for number, answer in (
+            return  # Python allows it in the main thread only; its owner handles signals there.
+        for number, handler in (
             (signal.SIGTERM, self._stop),
             (signal.SIGINT, self._stop),
-            (signal.SIGHUP, self._read_again),
+            (signal.SIGHUP, self._hang_up),
         ):
-            # What was ignored from the beginning stays so: nohup means it.
+            # A signal that was ignored when the process started stays ignored: nohup relies on it.
             if signal.getsignal(number) is not signal.SIG_IGN:
-                self._install(number, partial(self._caught, answer))
+                self._install(number, partial(self._received, handler))
 
-    def _caught(self, answer: Callable[[str], None], number: int, frame: object) -> None:
-        # It comes between any two instructions, so nothing is done here and now.
-        self._reactor.callFromThread(answer, signal.Signals(number).name)
+    def _received(self, handler: Callable[[str], None], number: int, frame: object) -> None:
+        # Called between any two instructions: leave the work to the reactor.
+        self._reactor.callFromThread(handler, signal.Signals(number).name)
 
     def _stop(self, name: str) -> None:
         if self._stopping:
-            self._log.warn("{signal} again: ending now", event="stopping", signal=name)
+            _log.warn("{signal} again: closing all connections now", event="stopping", signal=name)
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._install(number, signal.SIG_DFL)
             self._cut()
         else:
             self._stopping = True
-            self._log.info("{signal}: stopping", event="stopping", signal=name)
+            _log.info(
+                "{signal}: shutting down; a second signal closes all connections at once",
+                event="stopping",
+                signal=name,
+            )
             self._reactor.stop()
 
-    def _read_again(self, name: str) -> None:
+    def _hang_up(self, name: str) -> None:
         if not self._stopping:
             self._reload()
 
 
-_log = Logger(namespace="pushd.service")
-
-# What all but the public port's connections take: the reactor, the log, listening ports and open
-# files; those who wait to hear that there is no place; and operators, who must get in even then.
-_OWN = 192
+# Descriptors for everything but connections to the public port: the reactor, the log, listening
+# sockets, open files, connections that wait for a 503, and the control port.
+_RESERVED = 192
 
 
 def allow_connections(wanted: int) -> int:
-    """How many connections there may be, of those that are wanted; it is logged as well.
+    """Return how many of the wanted connections the limit of open files allows, and log it.
 
-    Each takes a descriptor, so the soft limit is raised as far as that needs and the hard limit
-    lets it. Whoever takes more than there are is left to accept() and its errors.
+    Each connection takes a descriptor. The soft limit is raised as far as necessary and as far as
+    the hard limit permits.
     """
     allowed = _raise_limit(wanted)
     if allowed == wanted:
-        _log.info("{allowed} connections at most", event="allowed", allowed=allowed)
+        _log.info("connection limit is {allowed}", event="allowed", allowed=allowed)
     else:
         _log.warn(
-            "{allowed} connections at most, not {wanted}: the limit of open files allows no more",
+            "connection limit is {allowed}, not {wanted}: raise the limit of open files "
+            "(LimitNOFILE=, ulimit -n)",
             event="allowed",
             allowed=allowed,
             wanted=wanted,
@@ -106,10 +108,10 @@ def allow_connections(wanted: int) -> int:
 
 def _raise_limit(wanted: int) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _OWN
+    needed = wanted + _RESERVED
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY:
         return wanted
-    return max(1, min(wanted, soft - _OWN))
+    return max(1, min(wanted, soft - _RESERVED))

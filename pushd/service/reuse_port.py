@@ -1,4 +1,7 @@
-"""Several processes on one port: ``--listen reuseport:8080:interface=0.0.0.0`` in each of them."""
+"""The endpoint ``reuseport:PORT``: several processes listen on one TCP port (SO_REUSEPORT).
+
+Every Twisted program that parses an endpoint imports this module, so it imports nothing of pushd.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,11 @@ from zope.interface import implementer
 
 @implementer(IStreamServerEndpoint)
 class ReusePortEndpoint:
-    """A TCP port that others may have as well (SO_REUSEPORT): the kernel deals out connections.
+    """A TCP port that several processes share; the kernel distributes connections among them.
 
-    All have to ask for that, and be run by the same user. The Deferred of ``listen`` fails with
-    CannotListenError.
+    Every process must listen through this endpoint, and run as the same user.
 
-    :param backlog: how many connections may wait to be accepted.
+    :param backlog: number of connections that may wait to be accepted.
     """
 
     def __init__(self, reactor: Any, port: int, interface: str, backlog: int) -> None:
@@ -35,7 +37,7 @@ class ReusePortEndpoint:
         self._backlog = backlog
 
     def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """Listen from now on."""
+        """Start to listen. The Deferred fails with CannotListenError."""
         return execute(self._listen, factory)
 
     def _listen(self, factory: IProtocolFactory) -> Any:
@@ -49,13 +51,13 @@ class ReusePortEndpoint:
                 listening.listen(self._backlog)
             except OSError as error:
                 raise CannotListenError(self._interface, self._port, error) from None
-            # It gets a descriptor of its own.
+            # The reactor duplicates the descriptor.
             return self._reactor.adoptStreamPort(listening.fileno(), family, factory)
 
 
 @implementer(IPlugin, IStreamServerEndpointStringParser)
 class ReusePortParser:
-    """Reads ``reuseport:PORT:interface=ADDRESS:backlog=NUMBER``, written as ``tcp`` is."""
+    """Parses ``reuseport:PORT:interface=ADDRESS:backlog=N``, which has the arguments of ``tcp``."""
 
     prefix = "reuseport"
 
@@ -66,5 +68,5 @@ class ReusePortParser:
 def _parse(reactor: Any, port: str, interface: str = "", backlog: str = "50") -> ReusePortEndpoint:
     number = int(port)
     if not 0 <= number < 65536:
-        raise ValueError(f"{number} is no port")
+        raise ValueError(f"port must be from 0 to 65535; got {number}")
     return ReusePortEndpoint(reactor, number, interface, int(backlog))

@@ -18,7 +18,7 @@ from pushd.schedule.histogram import Histogram
 from pushd.service.build import Runtime, build, check_redis
 from pushd.service.garbage import GarbageService
 from pushd.service.live import Reloader
-from pushd.service.logs import LogStyle
+from pushd.service.logs import LogStyle, style_log_of_twistd
 from pushd.service.metrics import LagMeter
 from pushd.service.process import Signals, allow_connections
 from pushd.service.reactor import poll_directly, run_on_monotonic_time
@@ -46,7 +46,7 @@ def makeService(
         from twisted.internet import reactor
 
         style = LogStyle(as_json=settings.log_format == "json", level=settings.log_level)
-        style.begin_with(globalLogBeginner)
+        style_log_of_twistd(style, globalLogBeginner)
     if settings.broker is not None:
         check_redis(settings.broker)
     lag_meter = LagMeter(reactor)

@@ -17,6 +17,8 @@ from pushd.schedule.ticks import PushSchedule
 from pushd.topics.broker import Broker
 from pushd.topics.publication import Id
 
+_log = Logger(namespace="pushd.topics")
+
 # How far ahead, how often and how many of them at once.
 MAX_DELAY = 86_400.0
 MIN_INTERVAL = 0.01
@@ -53,8 +55,6 @@ class ScheduledPublications:
 
     :param make_id: gives a new random name.
     """
-
-    _log = Logger(namespace="pushd.topics")
 
     def __init__(self, clock: IReactorTime, broker: Broker, make_id: Callable[[], str]) -> None:
         self._clock = clock
@@ -119,7 +119,7 @@ class ScheduledPublications:
     def stop(self) -> None:
         """Cancel all, and log each: this is what is lost."""
         for push in self.all():
-            self._log.warn(
+            _log.warn(
                 "timed push {id} to {topic} is lost with this stop: {left} of {count} to come",
                 event="timed_push_lost",
                 id=push.id,
@@ -139,7 +139,7 @@ class ScheduledPublications:
                 try:
                     await self._publish(push, data)
                 except Unavailable as error:
-                    self._log.warn(
+                    _log.warn(
                         "timed push {id} to {topic}: number {number} is lost: {error}",
                         id=push.id,
                         topic=push.topic,
@@ -173,7 +173,7 @@ class ScheduledPublications:
 
     def _ended(self, failure: Failure, push: ScheduledPublication) -> Any:
         if failure.check(CancelledError) is None:
-            self._log.failure(
+            _log.failure(
                 "timed push {id} to {topic} failed",
                 failure=failure,
                 event="timed_push_failed",

@@ -41,6 +41,8 @@ from pushd.topics.broker import TopicSource
 from pushd.topics.fanout import Batch, DirectWrite, FanOutGroup
 from pushd.topics.publication import Id
 
+_log = Logger(namespace="pushd.topics")
+
 # How much of the history is read at a time, in bytes.
 _READ_SIZE = 1 << 18
 
@@ -112,8 +114,6 @@ class Subscription:
         "_subscriber",
         "topic",
     )
-
-    _log = Logger(namespace="pushd.topics")
 
     def __init__(self, context: SubscriptionContext, topic: str, subscriber: Subscriber) -> None:
         self.topic = topic
@@ -225,7 +225,7 @@ class Subscription:
         """Log an exception, and end."""
         # The broker logs once that it is unavailable, not once for each subscription.
         if failure.check(Unavailable) is None:
-            self._log.failure(
+            _log.failure(
                 "failed to serve a subscriber of {topic}",
                 failure=failure,
                 event="subscriber_failed",

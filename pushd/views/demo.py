@@ -18,8 +18,8 @@ SILENCE = 60
 # How much of the first message is logged, in characters.
 _LOGGED = 200
 
-# Functions that tell whether debug lines are written, one for each log of this process. They are
-# called before a line is emitted, as one that no log writes would still pass every observer.
+# What decides whether debug lines are written: one function for each log of this process, which
+# adds its own (see style_log_of_twistd). A line that no log writes still passes every observer.
 debug_hooks: list[Callable[[], bool]] = []
 
 _log = Logger(namespace="pushd.views")

@@ -24,7 +24,7 @@ def open_socket(daemon: DaemonProcess, origin: str | None = None) -> ClientConne
 
 
 def test_reload(tmp_path: Path) -> None:
-    """New limits and origins count without dropping anybody; what needs a restart is said."""
+    """A reload changes limits and origins without closing connections, and says what it cannot."""
     file = tmp_path / "pushd.toml"
     file.write_text("max-connections = 50\n")
     stranger = "https://other.example"
@@ -36,13 +36,13 @@ def test_reload(tmp_path: Path) -> None:
             open_socket(daemon, stranger)
         file.write_text(f'max-connections = 60\nthreads = 3\norigin = ["{stranger}"]\n')
         os.kill(daemon.pid, signal.SIGHUP)
-        daemon.wait_for("reloaded: max-connections is 60 now, not 50")
-        daemon.wait_for("60 connections at most")
-        daemon.wait_for("reloaded, but threads needs a restart: it stays 64, not 3")
-        daemon.wait_for("reloaded$")
+        daemon.wait_for("max-connections changed from 50 to 60")
+        daemon.wait_for("connection limit is 60")
+        daemon.wait_for("threads changed from 64 to 3, which needs a restart; still using 64")
+        daemon.wait_for("options reloaded$")
         with open_socket(daemon, stranger) as page:
             assert page.ping().wait(PATIENCE)
-        # A file that is broken changes nothing: strangers come in still.
+        # A file with mistakes changes nothing: the origin is still allowed.
         file.write_text('origin = ["nowhere"]\nmax-rate = "many"\n')
         os.kill(daemon.pid, signal.SIGHUP)
         daemon.wait_for("not reloaded: .*pushd.toml: max-rate: a number")
@@ -55,7 +55,7 @@ def test_reload(tmp_path: Path) -> None:
 
 
 def test_keys_and_log_level(tmp_path: Path) -> None:
-    """Keys count for those who come from then on, and the log tells more."""
+    """A reload changes the keys of tokens for new connections, and the level of the log."""
     file, key = tmp_path / "pushd.toml", tmp_path / "secret"
     file.write_text("")
     key.write_text("a secret of thirty-two characters")
@@ -65,8 +65,8 @@ def test_keys_and_log_level(tmp_path: Path) -> None:
     ):
         file.write_text(f'log-level = "debug"\ntoken-key = ["{key}"]\n')
         os.kill(daemon.pid, signal.SIGHUP)
-        daemon.wait_for("reloaded: log-level is debug now, not info")
-        daemon.wait_for("reloaded$")
+        daemon.wait_for("log-level changed from info to debug")
+        daemon.wait_for("options reloaded$")
         with pytest.raises(InvalidStatus, match="401"):
             open_socket(daemon)
         url = f"{daemon.url.replace('http', 'ws', 1)}test/"

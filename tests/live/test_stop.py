@@ -95,7 +95,7 @@ def test_drain(tmp_path: Path) -> None:
         for each in sockets:
             assert json.loads(each.recv(PATIENCE))["subscribed"] == "t"
         os.kill(daemon.pid, signal.SIGTERM)
-        daemon.wait_for("SIGTERM: stopping")
+        daemon.wait_for("SIGTERM: shutting down")
         status = ask(control, "GET", "/readyz")
         assert status == (503, {"status": "not ready", "reason": "draining"})
         with pytest.raises(ConnectionRefusedError):

@@ -102,7 +102,7 @@ def test_no_such_socket(tmp_path: Path) -> None:
     daemon = DaemonProcess(["--listen", endpoint], directory=tmp_path)
     daemon.start()
     assert daemon.wait() == 1
-    assert f"pushd: --listen {endpoint}: systemd passed no such socket" in daemon.log[-1]
+    assert f"pushd: --listen {endpoint}: systemd did not pass this socket" in daemon.log[-1]
     assert not [line for line in daemon.log if "Traceback" in line]
 
 

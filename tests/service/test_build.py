@@ -1,31 +1,38 @@
-"""The daemon put together: its doors, and what it says of them."""
+"""The building of a daemon: its ports, its files and its broker."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.error import CannotListenError
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.options.settings import Settings
-from pushd.service.build import build, shipped_client
+from pushd.service.build import build, check_redis, make_broker, shipped_client
 from pushd.testing.daemon import Daemon
+from pushd.topics.broker import Broker, MemoryBroker
+from pushd.topics.history import Retention
+from pushd.topics.redis import session as redis_probe
+from pushd.topics.redis.address import RedisAddress
+from pushd.topics.redis.broker import RedisBroker
 from tests.peer import certificate_file, said
 from tests.ports import Reactor, make_runtime
 
 
-class DoorsTestCase(SynchronousTestCase):
+class PortsTestCase(SynchronousTestCase):
     def setUp(self) -> None:
-        """Have a reactor."""
+        """Make a reactor."""
         self.reactor = Reactor()
 
     def start(self, **settings: Any) -> list[str]:
-        """Start a daemon; give what it says."""
+        """Start a daemon, and return its log lines."""
         settings.setdefault("control", ())
         self.service = build(Settings(**settings), make_runtime(self.reactor))
         with capturedLogs() as events:
@@ -34,12 +41,12 @@ class DoorsTestCase(SynchronousTestCase):
         return said(events)
 
 
-class DoorsTests(DoorsTestCase):
+class PortsTests(PortsTestCase):
     def test_defaults(self) -> None:
-        """By default the public port is at 8080 and the private one at 8081, here alone."""
+        """By default the ports are 8080 (public) and 8081 (control), on the loopback."""
         lines = self.start(control=Settings.control)
-        doors = [(port, interface) for port, _, _, interface in self.reactor.tcpServers]
-        self.assertEqual(doors, [(8080, "127.0.0.1"), (8081, "127.0.0.1")])
+        ports = [(port, interface) for port, _, _, interface in self.reactor.tcpServers]
+        self.assertEqual(ports, [(8080, "127.0.0.1"), (8081, "127.0.0.1")])
         self.assertEqual(
             lines,
             [
@@ -49,13 +56,13 @@ class DoorsTests(DoorsTestCase):
         )
 
     def test_many(self) -> None:
-        """Each door may be at any number of places."""
+        """Both ports may have several endpoints."""
         lines = self.start(listen=("tcp:1", "tcp:2"), control=("tcp:3", "tcp:4"))
         self.assertEqual(self.reactor.events, [f"opened {port}" for port in (1, 2, 3, 4)])
         self.assertEqual([line.rpartition(":")[2] for line in lines], ["1/", "2/", "3/", "4/"])
 
-    def test_two_doors(self) -> None:
-        """What stands behind one door does not stand behind the other."""
+    def test_two_ports(self) -> None:
+        """Views are served on the public port only, and health on the control port only."""
         daemon = Daemon()
         for control, path, status in (
             (False, "/test/", 200),
@@ -67,13 +74,13 @@ class DoorsTests(DoorsTestCase):
             assert answer is not None
             self.assertEqual(answer.status, status, (control, path))
 
-    def test_no_private_door(self) -> None:
-        """The control port may stay shut."""
+    def test_no_control_port(self) -> None:
+        """Without a control endpoint there is no control port."""
         self.start()
         self.assertEqual(self.reactor.events, ["opened 8080"])
 
     def test_urls(self) -> None:
-        """What is logged is a URL that a browser on this machine can open."""
+        """The logged URL can be opened by a browser on this machine."""
         for endpoint, url in (
             ("tcp:80:interface=127.0.0.1", "http://127.0.0.1:80/"),
             ("tcp:0", "http://127.0.0.1:40000/"),
@@ -89,7 +96,7 @@ class DoorsTests(DoorsTestCase):
             self.assertEqual(self.start(listen=(endpoint,)), [f"listening on {url}"])
 
     def test_url_over_tls(self) -> None:
-        """Over TLS it is one of https."""
+        """With TLS the logged URL starts with https."""
         folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, folder)
         (folder / "both.pem").write_bytes(certificate_file())
@@ -98,7 +105,7 @@ class DoorsTests(DoorsTestCase):
         self.assertRegex(line, r"^listening on https://127\.0\.0\.1:443/$")
 
     def test_port_in_use(self) -> None:
-        """A port that is not to be had ends the process, with one line that says which and why."""
+        """If a port cannot be opened, the process ends with one line: which, and why."""
         for trouble, words in (
             (CannotListenError("127.0.0.1", 80, OSError(98, "Address already in use")), "in use"),
             (PermissionError(13, "Permission denied"), "Permission denied"),
@@ -114,18 +121,19 @@ class DoorsTests(DoorsTestCase):
             self.assertEqual(line.splitlines(), [line])
 
     def test_no_descriptor(self) -> None:
-        """So does a socket that systemd was to pass, and did not."""
+        """A socket that systemd did not pass ends the process, with one line."""
         for endpoint in ("systemd:domain=INET:index=99", "systemd:domain=INET:name=web"):
             with self.assertRaises(SystemExit) as raised:
                 self.start(listen=(endpoint,))
             self.assertEqual(
                 raised.exception.code,
                 f"pushd: --listen {endpoint}: "
-                "systemd passed no such socket: see LISTEN_FDS and LISTEN_FDNAMES",
+                "systemd did not pass this socket; check index= or name= against the socket unit "
+                "(LISTEN_FDS, LISTEN_FDNAMES)",
             )
 
     def test_without_privileges(self) -> None:
-        """The doors open once, also where nobody starts a service twice."""
+        """Ports open once, whether or not privilegedStartService is called first."""
         service = build(Settings(), make_runtime(self.reactor))
         service.startService()
         self.assertEqual(self.reactor.events, ["opened 8080", "opened 8081"])
@@ -134,14 +142,14 @@ class DoorsTests(DoorsTestCase):
         self.assertEqual(self.reactor.events[4:], ["opened 8080"])
 
     def test_never_started(self) -> None:
-        """What was never opened need not be closed."""
+        """A daemon that was never started can be stopped."""
         service = build(Settings(), make_runtime(self.reactor))
         self.assertEqual([part.stopService() for part in service], [None] * 3)
         self.successResultOf(service.stopService())
         self.assertEqual(self.reactor.events, [])
 
     def test_files(self) -> None:
-        """One's own files stand before those of the shipped client."""
+        """Files in --web take precedence over the bundled client."""
         folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, folder)
         (folder / "pushd.css").write_text("ours")
@@ -152,15 +160,59 @@ class DoorsTests(DoorsTestCase):
             self.assertEqual((answer.status, answer.text == "ours"), (200, ours))
 
     def test_shipped_client(self) -> None:
-        """The shipped client is where its pages are."""
+        """The folder of the bundled client has its pages."""
         self.assertTrue((shipped_client() / "test.html").is_file())
 
 
-class NameTests(SynchronousTestCase):
+class IdTests(SynchronousTestCase):
     def test_ids(self) -> None:
-        """An id is fit for a command line: one that began with a dash would be an option there."""
+        """An id never starts with a dash: a command would take it for an option."""
         daemon = Daemon()
         self.addCleanup(daemon.stop)
         answer = daemon.request("POST", "/topics/t", body=b"x", control=True)
         assert answer is not None
         self.assertRegex(json.loads(answer.body)["id"], r"\A[0-9a-f]{18}:1\Z")
+
+
+# Nothing listens there.
+NOBODY = RedisAddress(path="/nobody/is/here", password="secret")
+
+
+class MakeBrokerTests(SynchronousTestCase):
+    def make(self, address: RedisAddress | None) -> Broker:
+        """Make a broker."""
+        return make_broker(address, MemoryReactorClock(), Retention(), lambda: "name")
+
+    def test_memory(self) -> None:
+        """Without an address, topics are kept in memory."""
+        self.assertIsInstance(self.make(None), MemoryBroker)
+
+    def test_redis(self) -> None:
+        """With an address, faults name the Redis, without its password."""
+        broker = self.make(NOBODY)
+        self.assertIsInstance(broker, RedisBroker)
+        self.assertEqual(
+            broker.fault(), "Redis at unix://:***@/nobody/is/here?db=0: it has not answered yet"
+        )
+
+
+class CheckRedisTests(SynchronousTestCase):
+    def test_suitable(self) -> None:
+        """A Redis that can be used, or is not reachable yet, does not end the process."""
+        self.patch(redis_probe, "probe", lambda _: None)
+        check_redis(NOBODY)
+
+    def test_unsuitable(self) -> None:
+        """A Redis that cannot be used ends the process, with one line without the password."""
+        self.patch(redis_probe, "probe", lambda _: "wrong user or password")
+        error = self.assertRaises(SystemExit, check_redis, NOBODY)
+        said = "pushd: --broker unix://:***@/nobody/is/here?db=0: wrong user or password"
+        self.assertEqual(str(error), said)
+
+    def test_not_installed(self) -> None:
+        """Without the redis extra, the process ends with the command to install it."""
+        for name in ("pushd.topics.redis.session",):
+            self.addCleanup(sys.modules.__setitem__, name, sys.modules[name])
+            sys.modules[name] = None  # type: ignore[assignment]  # what makes an import fail
+        error = self.assertRaises(SystemExit, check_redis, NOBODY)
+        self.assertIn("pip install 'pushd[redis]'", str(error))

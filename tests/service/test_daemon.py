@@ -1,18 +1,21 @@
-"""The daemon's life: how it ends, for those who are inside and those who watch."""
+"""How a daemon stops: the order, its connections, and the time it takes."""
 
 from __future__ import annotations
 
 import json
 from functools import partial
+from itertools import cycle
 
 from twisted.internet.defer import Deferred, FirstError, fail
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.access.closing import GOING_AWAY
+from pushd.access.closing import GOING_AWAY, Closing
+from pushd.access.connections import Connections
 from pushd.options.settings import Settings
 from pushd.service.build import build
+from pushd.service.daemon import Drain
 from pushd.testing.daemon import Browser, Daemon
 from pushd.testing.lockstep import LockstepThreads
 from pushd.views.request import Request, View, accept_websocket
@@ -22,7 +25,7 @@ from tests.peer import TEXT, Peer, close_frame, frame, handshake, request, said
 from tests.ports import Reactor, make_runtime
 
 
-class EndTests(SynchronousTestCase):
+class StopTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Start a daemon."""
         self.daemon = Daemon({"/": echo})
@@ -35,7 +38,7 @@ class EndTests(SynchronousTestCase):
         return peer
 
     def test_order(self) -> None:
-        """First the public port is closed, then those inside hear of it, last goes the private."""
+        """The public port closes first, then the WebSockets, then the control port."""
         reactor = Reactor()
 
         @accept_websocket
@@ -59,11 +62,11 @@ class EndTests(SynchronousTestCase):
         self.successResultOf(stopped)
 
     def test_nobody_there(self) -> None:
-        """Without WebSockets there is nothing to wait for."""
+        """Without connections, a stop takes no time."""
         self.successResultOf(self.daemon.begin_stop())
 
     def test_goodbye(self) -> None:
-        """Every WebSocket is closed with 1001; the end has come when all have answered."""
+        """Every WebSocket is closed with 1001; the stop ends when all peers have answered."""
         peers = [self.connect() for _ in range(3)]
         ended = self.daemon.begin_stop()
         for peer in peers:
@@ -76,7 +79,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_no_answer(self) -> None:
-        """Those who do not answer hold it up for five seconds, and no longer."""
+        """A peer that does not answer its Close frame delays the stop by five seconds at most."""
         peer = self.connect()
         ended = self.daemon.begin_stop()
         peer.advance(4.9)
@@ -86,7 +89,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_no_reader(self) -> None:
-        """Nor do those who do not read what they were sent."""
+        """A peer that does not read delays the stop by five seconds at most."""
         peer = self.connect()
         peer.stall()
         peer.send(frame(TEXT, b"x" * 100_000))
@@ -97,12 +100,12 @@ class EndTests(SynchronousTestCase):
         self.successResultOf(ended)
 
     def test_left_before(self) -> None:
-        """Those who have left are not waited for."""
+        """A connection that was lost before is not waited for."""
         self.connect().vanish()
         self.successResultOf(self.daemon.begin_stop())
 
     def test_handshake_after(self) -> None:
-        """A connection that is open already gets no WebSocket any more that would be waited for."""
+        """A handshake on an open connection does not delay a stop that has begun."""
         idle = Peer(self.daemon)
         idle.send(request("GET / HTTP/1.1", "Host: localhost:8080"))
         deaf = self.connect()
@@ -115,7 +118,7 @@ class EndTests(SynchronousTestCase):
         self.successResultOf(ended)
 
     def test_handshake_under_way(self) -> None:
-        """Nor does one whose view still thinks when the end begins."""
+        """A handshake whose view has not yet answered does not delay the stop."""
         go: Deferred[None] = Deferred()
 
         @accept_websocket
@@ -136,8 +139,8 @@ class EndTests(SynchronousTestCase):
         self.successResultOf(ended)
 
     def test_threads(self) -> None:
-        """The threads are let go."""
-        threads = Quiet()
+        """A stop stops the threads."""
+        threads = RecordingThreads()
         service = build(Settings(), make_runtime(Reactor(), threads))
         service.startService()
         self.assertFalse(threads.stopped)
@@ -145,27 +148,27 @@ class EndTests(SynchronousTestCase):
         self.assertTrue(threads.stopped)
 
 
-class Quiet(LockstepThreads):
-    """Threads that note when they are let go."""
+class RecordingThreads(LockstepThreads):
+    """Threads that record whether they were stopped."""
 
     def __init__(self) -> None:
         super().__init__(1)
         self.stopped = False
 
     def stop(self) -> None:
-        """Note it."""
+        """Record the call."""
         self.stopped = True
 
 
-class DrainTests(SynchronousTestCase):
-    """A stop that takes its time."""
+class SlowStopTests(SynchronousTestCase):
+    """A stop that takes five seconds."""
 
     def setUp(self) -> None:
         """Start a daemon."""
         self.daemon = Daemon({"/": echo}, drain=5)
 
     def ready(self) -> tuple[int, dict[str, str]]:
-        """Ask whether the daemon is ready."""
+        """Request /readyz."""
         answer = self.daemon.request("GET", "/readyz", control=True)
         assert answer is not None
         return answer.status, json.loads(answer.text)
@@ -177,7 +180,7 @@ class DrainTests(SynchronousTestCase):
         return browsers
 
     def test_spread(self) -> None:
-        """Ten are closed in five seconds, one in each half of a second."""
+        """Ten WebSockets are closed in five seconds, one in each half second."""
         browsers = self.connect(10)
         stopped = self.daemon.begin_stop()
         for second in range(1, 6):
@@ -190,14 +193,14 @@ class DrainTests(SynchronousTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_served_until_then(self) -> None:
-        """Who was not asked to leave yet is served as before."""
+        """A connection is served until it is closed."""
         (browser,) = self.connect(1)
         self.daemon.begin_stop()
         browser.send("hello")
         self.assertEqual(browser.messages, ["hello"])
 
     def test_published_until_then(self) -> None:
-        """What is accepted for publishing is delivered to those who are here."""
+        """A publication during the stop is delivered to open connections."""
         browser = self.daemon.connect("/topics/t")
         self.daemon.begin_stop()
         answer = self.daemon.request("POST", "/topics/t", body=b"late", control=True)
@@ -208,14 +211,14 @@ class DrainTests(SynchronousTestCase):
         self.assertEqual(browser.closing, GOING_AWAY)
 
     def test_ready(self) -> None:
-        """The control port says that there should be no traffic any more, until it closes."""
+        """During the stop, /readyz answers 503."""
         self.assertEqual(self.ready(), (200, {"status": "ready"}))
         self.connect(1)
         self.daemon.begin_stop()
         self.assertEqual(self.ready(), (503, {"status": "not ready", "reason": "draining"}))
 
     def test_topics(self) -> None:
-        """Streams end and polls are answered, within the same time."""
+        """Event streams end, and long polls are answered, within the same time."""
         get = b"GET /topics/t HTTP/1.1\r\nHost: localhost:8080\r\n"
         stream, poll = self.daemon.open_connection(), self.daemon.open_connection()
         stream.send(get + b"Accept: text/event-stream\r\n\r\n")
@@ -229,7 +232,7 @@ class DrainTests(SynchronousTestCase):
         self.successResultOf(stopped)
 
     def test_too_late(self) -> None:
-        """Who asks for a topic on a connection that is open still is sent elsewhere."""
+        """A request for a topic on an open connection is answered with 503 and Retry-After."""
         get = b"GET /topics/t HTTP/1.1\r\nHost: localhost:8080\r\n"
         wires = [self.daemon.open_connection() for _ in range(2)]
         stopped = self.daemon.begin_stop()
@@ -243,7 +246,7 @@ class DrainTests(SynchronousTestCase):
         self.successResultOf(stopped)
 
     def test_silent(self) -> None:
-        """One that says nothing is given a second, in which its request may arrive."""
+        """A connection without a request is kept for a second, in which one may arrive."""
         silent, late = self.daemon.open_connection(), self.daemon.open_connection()
         stopped = self.daemon.begin_stop()
         self.daemon.advance(0.9)
@@ -258,7 +261,7 @@ class DrainTests(SynchronousTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_answer_under_way(self) -> None:
-        """An answer that takes its time has as long as the rest."""
+        """A slow answer has the time of the drain, and no longer."""
         for seconds, answered in ((4.0, True), (6.0, False)):
             daemon = Daemon({"/": _after(seconds)}, drain=5)
             wire = daemon.open_connection()
@@ -271,7 +274,7 @@ class DrainTests(SynchronousTestCase):
             self.successResultOf(stopped)
 
     def test_timed(self) -> None:
-        """A timed push that is due in time is made; one that is not is lost, and it is said."""
+        """A scheduled publication due during the stop is made; a later one is logged as lost."""
         browser = self.daemon.connect("/topics/t")
         for delay in (1, 60):
             path = f"/topics/t?delay={delay}"
@@ -287,7 +290,7 @@ class DrainTests(SynchronousTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_cut(self) -> None:
-        """A second thought ends it at once, for those who do not answer as well."""
+        """``cut`` ends a stop at once, even if peers do not answer."""
         peers = [Peer(self.daemon) for _ in range(4)]
         for peer in peers:
             peer.send(handshake())
@@ -303,20 +306,20 @@ class DrainTests(SynchronousTestCase):
             self.assertEqual(peer.code, GOING_AWAY.code)
 
     def test_cut_too_late(self) -> None:
-        """When all is over, or has not begun, there is nothing to cut."""
+        """``cut`` before or after a stop does nothing."""
         self.daemon._service.cut()
         self.successResultOf(self.daemon.begin_stop())
         self.daemon._service.cut()
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_stopped_twice(self) -> None:
-        """Who asks a second time waits for the same end."""
+        """A second ``stopService`` returns the same Deferred."""
         self.connect(1)
         first = self.daemon.begin_stop()
         self.assertIs(self.daemon._service.stopService(), first)
 
     def test_trouble(self) -> None:
-        """A door that can't be closed is logged, and keeps nobody from going."""
+        """An exception on closing a port is logged, and the stop goes on."""
         door = self.daemon._service.public[0]
         self.patch(door, "close", lambda: fail(OSError("no such door")))
         self.successResultOf(self.daemon.begin_stop())
@@ -329,3 +332,129 @@ def _after(seconds: float) -> View:
         return "at last"
 
     return view
+
+
+class FakeConnection:
+    """A connection that records when it was closed, and is lost at once if it answers."""
+
+    transport = "none"
+
+    def __init__(self, clock: Clock, connections: Connections, *, answers: bool = True) -> None:
+        self._clock = clock
+        self._connections = connections
+        self._answers = answers
+        self.closed: list[tuple[float, Closing]] = []
+        connections.opened(self)
+
+    def close_with(self, closing: Closing) -> None:
+        """Record the call."""
+        self.closed.append((self._clock.seconds(), closing))
+        if self._answers:
+            self._connections.lost(self)
+
+
+class DrainTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Start without connections."""
+        self.clock = Clock()
+        self.connections = Connections(self.clock, self.clock.seconds)
+
+    def open(self, count: int, *, answers: bool = True) -> list[FakeConnection]:
+        """Open connections."""
+        return [FakeConnection(self.clock, self.connections, answers=answers) for _ in range(count)]
+
+    def start(self, seconds: float, *random: float) -> Deferred[None]:
+        """Start to drain, with the given random numbers."""
+        numbers = cycle(random or [0.0])
+        self.drain = Drain(self.clock, self.connections, lambda: next(numbers))
+        return self.drain.start(GOING_AWAY, seconds)
+
+    def times(self, connections: list[FakeConnection]) -> list[float]:
+        """Return when each connection was closed; each must have been closed once."""
+        for connection in connections:
+            self.assertEqual(len(connection.closed), 1)
+        return sorted(connection.closed[0][0] for connection in connections)
+
+    def test_jitter(self) -> None:
+        """Each connection is closed at a random moment of its part of the time."""
+        connections = self.open(4)
+        gone = self.start(8, 0.0, 0.5, 0.75, 0.25)
+        self.clock.pump([0.25] * 32)
+        self.assertEqual(self.times(connections), [0.0, 3.0, 5.5, 6.5])
+        self.assertEqual({one.closed[0][1] for one in connections}, {GOING_AWAY})
+        self.successResultOf(gone)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_many(self) -> None:
+        """Ten thousand connections need one timer, and are closed evenly and in time."""
+        connections = self.open(10_000)
+        gone = self.start(5, 0.1, 0.9, 0.5)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        for _ in range(50):
+            self.clock.advance(0.1)
+        times = self.times(connections)
+        self.assertEqual(len(set(times)), 50)
+        for begin in range(5):
+            within = [time for time in times if begin + 0.05 < time < begin + 1.05]
+            self.assertAlmostEqual(len(within), 2000, delta=10)
+        self.successResultOf(gone)
+
+    def test_at_once(self) -> None:
+        """With 0 seconds, all connections are closed at once."""
+        connections = self.open(3)
+        gone = self.start(0, 0.5)
+        self.assertEqual(self.times(connections), [0.0] * 3)
+        self.successResultOf(gone)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_nobody(self) -> None:
+        """Without connections, the drain ends at once."""
+        self.successResultOf(self.start(5))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_gone_before(self) -> None:
+        """A connection that is lost is not closed; with the last one, the drain ends."""
+        connections = self.open(3)
+        gone = self.start(9, 0.5)
+        self.connections.lost(connections[0])
+        self.clock.advance(3)
+        for connection in connections[1:]:
+            self.connections.lost(connection)
+        self.successResultOf(gone)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(connections[0].closed, [])
+
+    def test_left_meanwhile(self) -> None:
+        """A connection that was lost is skipped when its time comes."""
+        connections = self.open(3, answers=False)
+        gone = self.start(9, 0.5)
+        self.connections.lost(connections[1])
+        self.clock.pump([0.5] * 18)
+        self.assertEqual([len(connection.closed) for connection in connections], [1, 0, 1])
+        self.assertNoResult(gone)
+
+    def test_waits(self) -> None:
+        """A connection that was closed and is not yet gone is waited for."""
+        connections = self.open(2, answers=False)
+        gone = self.start(2)
+        self.clock.pump([1, 1, 1])
+        self.assertEqual(self.times(connections), [0.0, 1.0])
+        self.assertNoResult(gone)
+        for connection in connections:
+            self.connections.lost(connection)
+        self.successResultOf(gone)
+
+    def test_close_now(self) -> None:
+        """``close_now`` closes the connections that are left, and none twice."""
+        connections = self.open(4, answers=False)
+        self.start(4)
+        self.clock.advance(1)
+        self.drain.close_now()
+        self.assertEqual(self.times(connections), [0.0, 1.0, 1.0, 1.0])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_close_now_before(self) -> None:
+        """``close_now`` before the drain does nothing."""
+        drain = Drain(self.clock, self.connections, lambda: 0.0)
+        drain.close_now()
+        self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -1,82 +1,204 @@
-"""New settings in a daemon that runs: what changes, and for whom."""
+"""A reload: how options are read again, and how a running daemon applies them."""
 
 from __future__ import annotations
 
 import json
+import os
+import resource
+import shutil
+import tempfile
+from pathlib import Path
 
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.access.counters import Metrics
+from pushd.access.limits import Limits
+from pushd.access.proxies import Proxies
+from pushd.options.command_line import Options
+from pushd.options.settings import Settings
+from pushd.service.live import LiveSettings, Reloader, control_policy, public_policy
 from pushd.testing.daemon import Daemon
 from pushd.views.request import Request
 from tests.echo import echo
-from tests.service.test_live_reload import ReloadTestCase
+from tests.peer import said
 
 
-class ChangesTests(ReloadTestCase):
-    """What a daemon does with new settings, while everybody stays."""
+class ReloadTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Make a folder for a configuration file."""
+        self.folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.file = self.folder / "pushd.toml"
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+
+    def write(self, *lines: str) -> None:
+        """Write the configuration file."""
+        self.file.write_text("".join(f"{line}\n" for line in lines))
+
+    def options(self, *args: str) -> Options:
+        """Parse the options."""
+        options = Options({})
+        options.parseOptions(["--config", str(self.file), *args])
+        return options
+
+
+class ReloaderTests(ReloadTestCase):
+    def start(self, *args: str) -> None:
+        """Start with some options, and record the settings that are applied later."""
+        self.applied: list[Settings] = []
+        self.reloader = Reloader(self.options(*args), [self.applied.append])
+
+    def reload(self) -> list[str]:
+        """Reload, and return the log lines."""
+        with capturedLogs() as events:
+            self.reloader.reload()
+        return [line.replace(f"{self.folder}{os.sep}", "") for line in said(events)]
+
+    def test_nothing(self) -> None:
+        """Unchanged settings are applied as well: a file that they name may have changed."""
+        self.write("max-rate = 1")
+        self.start()
+        self.assertEqual(self.reload(), ["options reloaded"])
+        self.assertEqual([one.limits.max_rate for one in self.applied], [1])
+
+    def test_changed(self) -> None:
+        """A changed option is logged once."""
+        self.write("max-rate = 1")
+        self.start()
+        self.write("max-rate = 2", 'origin = ["https://a.example", "https://b.example"]')
+        self.assertEqual(
+            self.reload(),
+            [
+                "origin changed from unset to https://a.example https://b.example",
+                "max-rate changed from 1 to 2",
+                "options reloaded",
+            ],
+        )
+        self.assertEqual(self.reload(), ["options reloaded"])
+        self.assertEqual([one.limits.max_rate for one in self.applied], [2, 2])
+        self.write()
+        self.assertIn("max-rate changed from 2 to 1000", self.reload())
+
+    def test_restart(self) -> None:
+        """An option that needs a restart is logged at each reload."""
+        self.write("threads = 1")
+        self.start()
+        self.write("threads = 2", "max-rate = 2")
+        line = "threads changed from 1 to 2, which needs a restart; still using 1"
+        for _ in range(2):
+            self.assertIn(line, self.reload())
+        self.write("threads = 1", "max-rate = 2")
+        self.assertEqual(self.reload(), ["options reloaded"])
+
+    def test_command_line(self) -> None:
+        """The command line still takes precedence over the file."""
+        self.write("max-rate = 1")
+        self.start("--max-rate", "5")
+        self.write("max-rate = 2")
+        self.assertEqual(self.reload(), ["options reloaded"])
+        self.assertEqual(self.applied[0].limits.max_rate, 5)
+
+    def test_broken(self) -> None:
+        """With mistakes in the file nothing changes, and each mistake is logged."""
+        self.write("max-rate = 1")
+        self.start()
+        self.write("max-rate = 2", "thread = 1", 'drain = "no"')
+        self.assertEqual(
+            self.reload(),
+            [
+                "not reloaded: pushd.toml: thread: no option has this name; did you mean threads?",
+                "not reloaded: pushd.toml: drain: a number, without quotes",
+            ],
+        )
+        self.write("max-rate = ")
+        self.assertEqual(len(self.reload()), 1)
+        self.file.unlink()
+        self.assertIn("No such file", self.reload()[0])
+        self.assertEqual(self.applied, [])
+
+    def test_trouble(self) -> None:
+        """An applier that raises is logged, and the others are called."""
+        self.write()
+        self.start()
+        self.reloader = Reloader(self.options(), [_fail, self.applied.append])
+        self.assertEqual(self.reload()[-1], "options reloaded")
+        self.assertEqual(len(self.applied), 1)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
+def _fail(settings: Settings) -> None:
+    raise ZeroDivisionError
+
+
+class LiveSettingsTests(ReloadTestCase):
+    """How a running daemon applies new settings without closing connections."""
 
     def setUp(self) -> None:
-        """Have a daemon, and somebody in it."""
+        """Start a daemon with one WebSocket."""
         super().setUp()
         self.daemon = Daemon({"/": echo})
         self.browser = self.daemon.connect("/")
         self.assertTrue(self.browser.opened)
 
-    def settings(self, *lines: str) -> None:
-        """Let the settings come that a file amounts to."""
+    def apply(self, *lines: str) -> None:
+        """Apply the settings of a configuration file."""
         self.write(*lines)
         for apply in self.daemon._service.appliers:
             apply(self.options().settings)
 
     def assert_closed(self, code: int) -> None:
-        """Check that the one who is here was closed with this code."""
+        """Assert that the WebSocket was closed with a code."""
         assert self.browser.closing is not None
         self.assertEqual(self.browser.closing.code, code)
 
     def test_unchanged(self) -> None:
-        """Who is here stays, and is served."""
-        self.settings()
+        """An open connection stays, and is served."""
+        self.apply()
         self.browser.send("hello")
         self.assertEqual(self.browser.messages, ["hello"])
 
     def test_origins(self) -> None:
-        """Pages of other origins come in, and stay when they would not come in any more."""
+        """Changed origins apply to new connections; open ones stay."""
         stranger = "https://other.example"
         self.assertFalse(self.daemon.connect("/", origin=stranger).opened)
-        self.settings(f'origin = ["{stranger}"]')
+        self.apply(f'origin = ["{stranger}"]')
         inside = self.daemon.connect("/", origin=stranger)
         self.assertTrue(inside.opened)
-        self.settings()
+        self.apply()
         self.assertFalse(self.daemon.connect("/", origin=stranger).opened)
         inside.send("still here")
         self.assertEqual(inside.messages, ["still here"])
 
     def test_max_message(self) -> None:
-        """Messages may be larger, and smaller, on connections that are open, and bodies as well."""
-        self.settings("max-message = 200")
+        """A changed message limit applies to open WebSockets and to the bodies of requests."""
+        self.apply("max-message = 200")
         self.assertEqual(self.post(b"x" * 201), 413)
         self.browser.send("x" * 200)
         self.assertEqual(self.browser.messages, ["x" * 200])
         self.browser.send("x" * 201)
         self.assert_closed(1009)
-        self.settings("max-message = 2000000")
+        self.apply("max-message = 2000000")
         other = self.daemon.connect("/")
-        self.settings("max-message = 3000000")
+        self.apply("max-message = 3000000")
         self.assertEqual(self.post(b"x" * 2_500_000), 200)
         other.send("x" * 2_500_000)
         self.assertEqual(len(other.messages), 1)
 
     def test_max_message_at_control(self) -> None:
-        """So may the bodies that the control port takes, and a batch more than others."""
-        self.settings("max-message = 10")
+        """It applies to bodies at the control port, where a batch may be larger."""
+        self.apply("max-message = 10")
         self.assertEqual(self.post(b"x" * 11, "/topics/t", control=True), 413)
         batch = json.dumps({"publications": [{"topic": "t", "data": "x" * 10}] * 2})
         self.assertEqual(self.post(batch.encode(), "/publish", control=True), 200)
         self.assertEqual(self.post(batch.replace("x", "é").encode(), "/publish", control=True), 413)
-        self.settings(f"max-message = {16 << 20}")
+        self.apply(f"max-message = {16 << 20}")
         self.assertEqual(self.post(b"x" * (16 << 20), "/topics/t", control=True), 200)
         self.assertEqual(self.post(b" " * (17 << 20), "/publish", control=True), 400)
 
     def test_max_message_published(self) -> None:
-        """So may publications of views."""
+        """It applies to publications of views."""
         published: list[object] = []
 
         async def publish(request: Request) -> str:
@@ -88,14 +210,14 @@ class ChangesTests(ReloadTestCase):
 
         self.daemon = Daemon({"/": publish})
         self.daemon.get("/")
-        self.settings("max-message = 10")
+        self.apply("max-message = 10")
         self.daemon.get("/")
         self.assertEqual(published[1], "a publication of 11 bytes: --max-message is 10")
         self.assertNotIsInstance(published[0], str)
 
     def test_max_rate(self) -> None:
-        """Whoever sends too much by the new rate is closed; nobody is for what is past."""
-        self.settings("max-rate = 1")
+        """A changed rate limit applies to open WebSockets, to messages from then on."""
+        self.apply("max-rate = 1")
         for _ in range(10):
             self.browser.send("x")
         self.assertIsNone(self.browser.closing)
@@ -103,11 +225,11 @@ class ChangesTests(ReloadTestCase):
         self.assert_closed(1008)
 
     def test_compression(self) -> None:
-        """Those who come next get no compression, or get it."""
+        """Compression is turned on and off for new WebSockets."""
         offer = {"Sec-WebSocket-Extensions": "permessage-deflate"}
         heads = []
         for line in ("compression = true", "compression = false", "compression = true"):
-            self.settings(line)
+            self.apply(line)
             wire = self.daemon.open_connection()
             fields = {
                 "Host": "localhost:8080",
@@ -123,29 +245,29 @@ class ChangesTests(ReloadTestCase):
         self.assertEqual(heads, [True, False, True])
 
     def test_max_connections(self) -> None:
-        """Nobody has to leave, but nobody may come."""
-        self.settings("max-connections = 1")
+        """A lower connection limit refuses new connections, and open ones stay."""
+        self.apply("max-connections = 1")
         answer = self.daemon.get("/")
         assert answer is not None
         self.assertEqual(answer.status, 503)
         self.browser.send("hello")
         self.assertEqual(self.browser.messages, ["hello"])
-        self.settings("max-connections = 2")
+        self.apply("max-connections = 2")
         answer = self.daemon.get("/")
         assert answer is not None
         self.assertEqual(answer.status, 200)
 
     def test_drain(self) -> None:
-        """A stop takes as long as was said last."""
-        self.settings("drain = 4")
+        """A stop takes the time that was configured last."""
+        self.apply("drain = 4")
         self.daemon.begin_stop()
         self.assertIsNone(self.browser.closing)
         self.daemon.advance(4)
         self.assert_closed(1001)
 
     def test_max_buffered(self) -> None:
-        """Who is slow by the new measure is closed."""
-        self.settings("max-buffered = 1")
+        """A changed buffer limit applies to open WebSockets."""
+        self.apply("max-buffered = 1")
         self.browser.stall()
         for _ in range(3):
             self.browser.send("x" * 100_000)
@@ -153,7 +275,50 @@ class ChangesTests(ReloadTestCase):
         self.assert_closed(1013)
 
     def post(self, body: bytes, path: str = "/", *, control: bool = False) -> int:
-        """Post, to the public port unless told otherwise; give the status."""
+        """Send a POST request, and return the status."""
         answer = self.daemon.request("POST", path, body=body, control=control)
         assert answer is not None
         return answer.status
+
+
+# Larger than the minimum limit of a batch.
+LARGE = 16 << 20
+
+
+class PolicyTests(SynchronousTestCase):
+    """The policies of a daemon with large messages, few connections and one proxy."""
+
+    def setUp(self) -> None:
+        """Make the policies of both ports."""
+        settings = Settings(
+            limits=Limits(max_message=LARGE, max_connections=3, max_per_address=2),
+            proxies=Proxies(["10.0.0.1"]),
+        )
+        live = LiveSettings(lambda wanted: wanted)
+        live.apply(settings)
+        self.public = public_policy(live, settings.proxies, Metrics())
+        self.control = control_policy(live, Metrics())
+
+    def test_places(self) -> None:
+        """The connection limits apply to the public port; the control port has its own."""
+        for policy, here, there in (
+            (self.public, [True, True, False, False], [True, False]),
+            (self.control, [True] * 4, [True] * 2),
+        ):
+            admission = policy.admission
+            self.assertEqual([admission.connect("1.2.3.4") is not None for _ in range(4)], here)
+            self.assertEqual([admission.connect("1.2.3.5") is not None for _ in range(2)], there)
+
+    def test_bodies(self) -> None:
+        """A body may be as large as a message, and a batch at the control port larger."""
+        for path, public, control in (
+            (b"/topics/t", LARGE, LARGE),
+            (b"/publish", LARGE, 2 * LARGE),
+        ):
+            self.assertEqual(self.public.body_limit(path), public)
+            self.assertEqual(self.control.body_limit(path), control)
+
+    def test_proxies(self) -> None:
+        """Proxies are trusted on the public port only."""
+        self.assertTrue(self.public.proxies.trust("10.0.0.1"))
+        self.assertFalse(self.control.proxies.trust("10.0.0.1"))

@@ -1,4 +1,4 @@
-"""What the log looks like: text or JSON, from a level on, each line once."""
+"""The log: its format, its level, and that each line is written once."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from pushd.options.parsers import LEVELS
-from pushd.service.logs import LogStyle, json_line, text_line
+from pushd.service.logs import LogStyle, json_line, style_log_of_twistd, text_line
 from pushd.views import demo
 
-# The start of 2026, and something.
+# Shortly after the start of 2026, in seconds since 1970.
 MOMENT = 1_767_225_600.1239
 
 
@@ -47,8 +47,8 @@ def event(**fields: Any) -> LogEvent:
 
 
 @implementer(ILogObserver)
-class Pigeonhole:
-    """An observer that keeps what it gets."""
+class RecordingObserver:
+    """An observer that records the events it gets, and writes no lines."""
 
     def __init__(self) -> None:
         self.events: list[LogEvent] = []
@@ -59,7 +59,7 @@ class Pigeonhole:
 
 class JsonTests(SynchronousTestCase):
     def read(self, **fields: Any) -> dict[str, Any]:
-        """Give the object that an event becomes."""
+        """Return the JSON object of an event."""
         line = json_line(event(**fields))
         self.assertEqual((line[-1], line.count("\n")), ("\n", 1))
         self.assertTrue(line.isascii())
@@ -67,7 +67,7 @@ class JsonTests(SynchronousTestCase):
         return read
 
     def test_fields(self) -> None:
-        """Time with its zone, level, event, text and module come first, then the event's own."""
+        """Time, level, event, message and logger come first, then the event's own fields."""
         self.assertEqual(
             list(self.read(event="met").items()),
             [
@@ -82,22 +82,22 @@ class JsonTests(SynchronousTestCase):
         )
 
     def test_no_name(self) -> None:
-        """An event without a name is a message; a name that is no text is a field."""
+        """An event without a name is a ``message``; a name that is not a string is a field."""
         self.assertEqual(self.read()["event"], "message")
         read = self.read(event=5)
         self.assertEqual((read["event"], read["event_"]), ("message", 5))
 
     def test_taken(self) -> None:
-        """A field whose name is taken gets an underscore; none hides what the log itself says."""
+        """A field whose name is taken gets an underscore, and does not replace the other."""
         read = self.read(message="content", level="x", traceback="y", log_failure=_failure())
         self.assertEqual((read["message"], read["message_"]), ("1 and deux", "content"))
         self.assertEqual((read["level"], read["level_"]), ("info", "x"))
         self.assertEqual(read["traceback_"], "y")
 
     def test_values(self) -> None:
-        """What JSON has stays what it is; all else becomes text, and nothing breaks the line."""
+        """A value that JSON cannot represent becomes text, and no value breaks the line."""
 
-        class Rude:
+        class Unprintable:
             def __str__(self) -> str:
                 raise RuntimeError
 
@@ -108,34 +108,34 @@ class JsonTests(SynchronousTestCase):
             d=float("inf"),
             e=b"\xff",
             f="\ud800\n\x1b",
-            g=Rude(),
+            g=Unprintable(),
             h=(1,),
         )
         self.assertEqual([read[name] for name in "abcd"], [None, True, 1.234568, "inf"])
         self.assertEqual((read["e"], read["f"], read["h"]), ("b'\\xff'", "\ud800\n\x1b", "(1,)"))
-        self.assertIn("Rude", read["g"])
+        self.assertIn("Unprintable", read["g"])
 
     def test_failure(self) -> None:
-        """A failure's traceback is a field, not lines of its own."""
+        """The traceback of a failure is a field, not more lines."""
         read = self.read(log_failure=_failure())
         self.assertIn("ZeroDivisionError", read["traceback"])
         self.assertIn("test_logs.py", read["traceback"])
 
     def test_legacy(self) -> None:
-        """What Twisted's older log says is a line like any other, without its machinery."""
+        """An event of Twisted's legacy log is written without the fields of that log."""
         read = self.read(
             message=("old",), isError=0, system="-", time=1.0, why=None, format="x", log_system="-"
         )
         self.assertEqual([*read][5:], ["one", "two"])
 
     def test_bare(self) -> None:
-        """An event that has nothing is a line all the same."""
+        """An event without any fields is a line."""
         self.assertEqual(json.loads(json_line({}))["time"], "1970-01-01T00:00:00.000+00:00")
 
 
 class LevelTests(SynchronousTestCase):
     def levels(self, style: LogStyle) -> list[str]:
-        """Give the levels that are written."""
+        """Return the levels that a style writes."""
         return [
             level.name
             for level in LogLevel.iterconstants()
@@ -143,7 +143,7 @@ class LevelTests(SynchronousTestCase):
         ]
 
     def test_levels(self) -> None:
-        """What is below the level is not written, and a failure always is."""
+        """Events below the level are not written."""
         everything = ["debug", "info", "warn", "error", "critical"]
         for place, level in enumerate(LEVELS):
             for as_json in (False, True):
@@ -151,14 +151,14 @@ class LevelTests(SynchronousTestCase):
                 self.assertEqual(self.levels(style), everything[place:])
 
     def test_change(self) -> None:
-        """The level may change while the daemon runs."""
+        """The level can be changed."""
         style = LogStyle()
         self.assertEqual(self.levels(style)[0], "info")
         style.set_level("error")
         self.assertEqual(self.levels(style), ["error", "critical"])
 
     def test_text(self) -> None:
-        """Text is as twistd writes it, with the traceback below."""
+        """A text line has Twisted's format, with the traceback below it."""
         style = LogStyle()
         line = style(event(log_failure=_failure()))
         assert line is not None
@@ -166,11 +166,11 @@ class LevelTests(SynchronousTestCase):
         self.assertIn("\tbuiltins.ZeroDivisionError", line)
 
 
-class BeginTests(SynchronousTestCase):
-    """twistd begins its log after it has made the service."""
+class TwistdLogTests(SynchronousTestCase):
+    """The log that twistd opens after it has made the service."""
 
     def setUp(self) -> None:
-        """Have a log that has not begun."""
+        """Make a log that has not begun."""
         self.publisher = LogPublisher()
         self.log = Logger("pushd.test", observer=self.publisher)
         self.errors = StringIO()
@@ -180,15 +180,15 @@ class BeginTests(SynchronousTestCase):
         self.patch(demo, "debug_hooks", [])
 
     def begin(self, make: Callable[[StringIO], ILogObserver] = textFileLogObserver) -> StringIO:
-        """Begin as twistd does, with an observer of its choice."""
+        """Begin the log as twistd does, and return the file."""
         file = StringIO()
         self.beginner.beginLoggingTo([make(file)])
         return file
 
     def test_once(self) -> None:
-        """What is said before the log begins and after it is each written once, in order."""
+        """Each event is written once, in order, whether it came before the log began or after."""
         self.log.info("first")
-        LogStyle(as_json=True).begin_with(self.beginner)
+        style_log_of_twistd(LogStyle(as_json=True), self.beginner)
         self.log.info("second")
         file = self.begin()
         self.log.info("third")
@@ -200,8 +200,8 @@ class BeginTests(SynchronousTestCase):
         self.assertEqual(self.errors.getvalue(), "")
 
     def test_bytes(self) -> None:
-        """What --logfile names is written as UTF-8, where it was before."""
-        LogStyle(level="warn").begin_with(self.beginner)
+        """A file of ``--logfile`` is written in UTF-8."""
+        style_log_of_twistd(LogStyle(level="warn"), self.beginner)
         file = BytesIO()
         self.beginner.beginLoggingTo([textFileLogObserver(file)], redirectStandardIO=False)
         self.log.info("quiet")
@@ -211,18 +211,18 @@ class BeginTests(SynchronousTestCase):
         self.assertIs(self.streams.stdout, sys.stdout)
 
     def test_syslog(self) -> None:
-        """An observer that writes no lines keeps its own ways, and the level holds for it."""
-        observer = Pigeonhole()
-        LogStyle(as_json=True, level="warn").begin_with(self.beginner)
+        """An observer that writes no lines keeps its format, and gets no event below the level."""
+        observer = RecordingObserver()
+        style_log_of_twistd(LogStyle(as_json=True, level="warn"), self.beginner)
         self.begin(lambda _: observer)
         self.log.info("quiet")
         self.log.warn("loud")
         self.assertEqual([one["log_format"] for one in observer.events], ["loud"])
 
     def test_debug_hook(self) -> None:
-        """From its beginning on, the log tells the demo whether it writes debug lines."""
+        """Once the log has begun, the demo can ask it whether debug lines are written."""
         style = LogStyle(level="info")
-        style.begin_with(self.beginner)
+        style_log_of_twistd(style, self.beginner)
         style.set_level("warn")
         self.assertTrue(demo.is_debug_written())
         self.begin()
@@ -233,10 +233,10 @@ class BeginTests(SynchronousTestCase):
         self.assertFalse(demo.is_debug_written())
 
     def test_several(self) -> None:
-        """Of two daemons in one process, each may be the one whose style decides."""
+        """Of two daemons in one process, the demo writes debug lines if either does."""
         styles = [LogStyle(level=level) for level in ("debug", "error")]
         for style in styles:
-            style.begin_with(self.beginner)
+            style_log_of_twistd(style, self.beginner)
         self.begin()
         self.assertTrue(demo.is_debug_written())
         styles[0].set_level("info")
@@ -245,13 +245,13 @@ class BeginTests(SynchronousTestCase):
         self.assertTrue(demo.is_debug_written())
 
     def test_another(self) -> None:
-        """A style that nothing is written in has no say."""
+        """A style without a log does not keep the demo from writing debug lines."""
         LogStyle(level="error").set_level("warn")
         self.assertTrue(demo.is_debug_written())
 
     def test_left_as_it_was(self) -> None:
-        """Only the next beginning is ours; what begins after it does so as ever."""
-        LogStyle(as_json=True).begin_with(self.beginner)
+        """A log that begins later keeps its own format."""
+        style_log_of_twistd(LogStyle(as_json=True), self.beginner)
         self.begin()
         file = StringIO()
         observer = textFileLogObserver(file)
@@ -260,35 +260,35 @@ class BeginTests(SynchronousTestCase):
         self.assertIs(observer.formatEvent, style)
 
     def test_two(self) -> None:
-        """Of two daemons in one process, the one that was made first has the say."""
+        """Of two daemons in one process, the style of the first is used."""
         for as_json in (True, False):
-            LogStyle(as_json=as_json).begin_with(self.beginner)
+            style_log_of_twistd(LogStyle(as_json=as_json), self.beginner)
         self.log.info("once")
         lines = self.begin().getvalue().splitlines()
         self.assertEqual([json.loads(line)["message"] for line in lines], ["once"])
 
     def test_observer(self) -> None:
-        """The observer that was given is the one that twistd takes out at the end."""
+        """A file observer is styled in place: twistd removes that very object at the end."""
         observer = FileLogObserver(StringIO(), lambda event: "x")
-        self.assertIs(LogStyle().dress(observer), observer)
+        self.assertIs(LogStyle().apply_to(observer), observer)
 
 
 def _failure() -> Failure:
     try:
-        1 / 0  # noqa: B018 - it is meant to fail
+        1 / 0  # noqa: B018 - it is meant to raise
     except ZeroDivisionError:
         return Failure()
     raise AssertionError
 
 
 class TextLineTests(SynchronousTestCase):
-    """Text is Twisted's own, though it is made another way."""
+    """A text line is the one that Twisted would write."""
 
     def test_same(self) -> None:
-        """Whatever an event holds, the line is the one that Twisted would have written."""
+        """Whatever the fields of an event are, the line is the same as Twisted's."""
 
-        class Odd:
-            """What can't be written."""
+        class Unformattable:
+            """A value that raises when it is formatted."""
 
             def __format__(self, spec: str) -> str:
                 raise ZeroDivisionError
@@ -298,7 +298,7 @@ class TextLineTests(SynchronousTestCase):
             {"log_format": "two\nlines and {more}", "more": "one\nmore\n"},
             {"log_format": "{call()}", "call": lambda: "called"},
             {"log_format": "{missing}"},
-            {"log_format": "{odd}", "odd": Odd()},
+            {"log_format": "{odd}", "odd": Unformattable()},
             {"log_format": "{log_text}", "log_text": "older", "log_system": "-"},
             {"log_format": "x", "log_system": "a system"},
             {"log_format": "x", "log_level": LogLevel.error},
@@ -317,7 +317,7 @@ class TextLineTests(SynchronousTestCase):
             self.assertEqual(text_line(given), formatEventAsClassicLogText(given), name)
 
     def test_failure(self) -> None:
-        """A failure comes with its traceback."""
+        """A failure is written with its traceback."""
         given = event(log_failure=Failure(ZeroDivisionError("why")))
         self.assertEqual(text_line(given), formatEventAsClassicLogText(given))
         self.assertIn("why", str(text_line(given)))

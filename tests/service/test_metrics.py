@@ -1,4 +1,4 @@
-"""What is read when Prometheus asks; and that the dashboard and the documents have all of it."""
+"""The metrics of a daemon; the dashboard and docs/monitoring.md show every one of them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access import closing
 from pushd.access.closing import Closing
 from pushd.schedule.ticks import PushSchedule
+from pushd.service.metrics import LagMeter
 from pushd.testing.daemon import Daemon
 from pushd.topics.redis.address import parse_broker
 from pushd.views.request import Request, accept_websocket
@@ -24,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @accept_websocket
 async def echo(request: Request) -> str | None:
-    """Answer everything with itself."""
+    """Echo every message; leave a plain request unanswered."""
     if not request.is_websocket():
         return await Deferred()
     async for message in request.websocket:
@@ -46,12 +48,12 @@ def block(request: Request) -> None:
 
 
 async def fail(request: Request) -> None:
-    """Fail."""
+    """Raise."""
     raise ValueError("on purpose")
 
 
 def read(daemon: Daemon) -> dict[str, float]:
-    """Give all samples by name, and by the values of their labels."""
+    """Return the value of each sample, by its name and the values of its labels."""
     answer = daemon.request("GET", "/metrics", control=True)
     assert answer is not None
     return {
@@ -63,14 +65,14 @@ def read(daemon: Daemon) -> dict[str, float]:
     }
 
 
-class ReadingsTests(SynchronousTestCase):
+class MetricsCollectorTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Start a daemon."""
         views = {"/echo/": echo, "/pace/": pace, "/block/": block, "/fail/": fail}
         self.daemon = Daemon(views, threads=3, max_connections=50)
 
     def connections(self) -> dict[str, float]:
-        """Give the connections by state and transport, where there are some."""
+        """Return the numbers of connections by state and transport, without zeros."""
         return {
             name.removeprefix("pushd_connections "): count
             for name, count in read(self.daemon).items()
@@ -78,7 +80,7 @@ class ReadingsTests(SynchronousTestCase):
         }
 
     def test_states(self) -> None:
-        """Each connection is counted once, by what it is for at the moment."""
+        """Each connection is counted in exactly one state."""
         self.assertEqual(self.connections(), {})
         reading, idle, answering = (Peer(self.daemon) for _ in range(3))
         reading.send(b"GET")
@@ -110,7 +112,7 @@ class ReadingsTests(SynchronousTestCase):
         self.assertEqual(self.connections(), {})
 
     def test_closing(self) -> None:
-        """A WebSocket that has closed and waits for the peer's word is closing."""
+        """A WebSocket that waits for the peer's Close frame is closing."""
         peer = Peer(self.daemon)
         peer.send(handshake("/echo/"))
         self.daemon.begin_stop()
@@ -121,9 +123,9 @@ class ReadingsTests(SynchronousTestCase):
         self.assertEqual(self.connections(), {})
 
     def test_traffic(self) -> None:
-        """Messages and bytes are counted each way, and stay when their connection goes.
+        """Messages and bytes in each direction are counted, and kept after the connection ends.
 
-        What is sent counts as it goes out, also where it is written past the WebSocket.
+        Publications count as well, although fan-out groups write them directly to sockets.
         """
         browser = self.daemon.connect("/echo/")
         browser.send("caf\u00e9")
@@ -135,7 +137,7 @@ class ReadingsTests(SynchronousTestCase):
             self.assertEqual(now["pushd_received_messages_total"], 2)
             self.assertEqual(now["pushd_received_bytes_total"], 1005)
             self.assertEqual(now["pushd_sent_messages_total websocket"], 2)
-            # With the heads of two frames.
+            # Including the headers of two frames.
             self.assertEqual(now["pushd_sent_bytes_total websocket"], 1011)
         self.assertEqual(now["pushd_sent_messages_total sse"], 0)
         listener = self.daemon.connect("/topics/a")
@@ -147,7 +149,7 @@ class ReadingsTests(SynchronousTestCase):
         self.assertEqual(now["pushd_sent_bytes_total websocket"], 1032)
 
     def test_topics(self) -> None:
-        """Streams and long polls count what they send, and publishing takes its time."""
+        """Event streams and long polls count what they send; publishing is timed."""
         stream, poll = Peer(self.daemon), Peer(self.daemon)
         stream.send(request("GET /topics/a HTTP/1.1", "Host: a", "Accept: text/event-stream"))
         head = len(stream.body)
@@ -156,7 +158,7 @@ class ReadingsTests(SynchronousTestCase):
         poll.settle()
         stream.settle()
         now = read(self.daemon)
-        # The first event tells where the publications begin.
+        # The first event has the id after which publications follow.
         self.assertEqual(now["pushd_sent_messages_total sse"], 2)
         self.assertGreater(now["pushd_sent_bytes_total sse"], head // 2)
         self.assertEqual(now["pushd_sent_messages_total longpoll"], 1)
@@ -164,19 +166,19 @@ class ReadingsTests(SynchronousTestCase):
         self.assertEqual(now["pushd_publish_seconds_count"], 1)
 
     def test_lateness(self) -> None:
-        """Each push is measured by its own time; another daemon's are its own."""
+        """The lateness of each push is measured, for each daemon separately."""
         other = Daemon({"/pace/": pace})
         other.connect("/pace/")
         self.daemon.connect("/pace/")
         self.daemon.advance(1, 2.2, 0.8)
         now = read(self.daemon)
         self.assertEqual(now["pushd_push_lateness_seconds_count"], 5)
-        # The third came 1.2 s late, the fourth 0.2 s.
+        # The third was 1.2 s late, the fourth 0.2 s.
         self.assertAlmostEqual(now["pushd_push_lateness_seconds_sum"], 1.4)
         self.assertEqual(read(other)["pushd_push_lateness_seconds_count"], 1)
 
     def test_threads(self) -> None:
-        """Threads are in use as long as their views run."""
+        """A thread is busy while its view runs."""
         browser = self.daemon.connect("/block/")
         now = read(self.daemon)
         self.assertEqual((now["pushd_threads_busy view"], now["pushd_threads_limit view"]), (1, 3))
@@ -186,9 +188,9 @@ class ReadingsTests(SynchronousTestCase):
         self.assertEqual(read(self.daemon)["pushd_threads_busy view"], 0)
 
     def test_threads_of_pages(self) -> None:
-        """Those that make an application's pages are told apart, and are in use until it is read.
+        """Threads for an application's pages are counted apart, and busy until a page is sent.
 
-        Where there is no application, there are none.
+        Without an application they are not exported.
         """
 
         def application(environ: dict[str, Any], start: Any) -> list[bytes]:
@@ -207,7 +209,7 @@ class ReadingsTests(SynchronousTestCase):
         self.assertEqual(read(self.daemon)["pushd_threads_busy page"], 0)
 
     def test_view_errors(self) -> None:
-        """A view that raises counts; one whose browser leaves does not."""
+        """A view that raises is counted; one whose client disconnects is not."""
         self.daemon.connect("/echo/").leave()
         self.assertEqual(read(self.daemon)["pushd_view_errors_total"], 0)
         self.daemon.get("/fail/")
@@ -215,21 +217,21 @@ class ReadingsTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_broker(self) -> None:
-        """Whether what keeps the topics can be reached is there to be warned by."""
+        """The broker is up in memory, and down if Redis cannot be reached."""
         self.assertEqual(read(self.daemon)["pushd_broker_up"], 1)
         away = Daemon(broker=parse_broker("redis://127.0.0.1:1"))
         self.assertEqual(read(away)["pushd_broker_up"], 0)
 
     def test_limit(self) -> None:
-        """How many connections there may be is there to compare with."""
+        """The connection limit is exported."""
         self.assertEqual(read(self.daemon)["pushd_connections_limit"], 50)
 
 
-class DashboardTests(SynchronousTestCase):
+class DocumentationTests(SynchronousTestCase):
     """deploy/grafana-pushd.json and docs/monitoring.md."""
 
     def exported(self) -> set[str]:
-        """Give the names of all metrics, with what their kind adds to them."""
+        """Return the names of all metrics, with the suffix of their kind."""
         daemon = Daemon()
         daemon.connect("/test/").leave()
         answer = daemon.request("GET", "/metrics", control=True)
@@ -238,22 +240,22 @@ class DashboardTests(SynchronousTestCase):
         return {name for name in names if not name.endswith("_created")}
 
     def used(self) -> set[str]:
-        """Give the names of all metrics that the dashboard asks for."""
+        """Return the names of the metrics that the dashboard queries."""
         dashboard = (ROOT / "deploy/grafana-pushd.json").read_text()
         names = set(re.findall(r"\bpushd_\w+", " ".join(_values(json.loads(dashboard), "expr"))))
         return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
 
     def test_dashboard(self) -> None:
-        """It shows every metric that there is, and none that there is not."""
+        """The dashboard shows every metric, and no other."""
         self.assertEqual(self.used(), self.exported())
 
     def test_documented(self) -> None:
-        """Each metric has its row, and each row its metric."""
+        """docs/monitoring.md has a row for every metric, and no other."""
         text = (ROOT / "docs/monitoring.md").read_text()
         self.assertEqual(set(re.findall(r"(?m)^\| `(pushd_\w+)", text)), self.exported())
 
     def test_events(self) -> None:
-        """Each event that pushd's own lines name is explained, and each explained one is there."""
+        """docs/monitoring.md explains every event name of the log, and no other."""
         source = "".join(path.read_text() for path in (ROOT / "pushd").rglob("*.py"))
         named = set(re.findall(r'\bevent="(\w+)"', source))
         table = (ROOT / "docs/monitoring.md").read_text().partition("| event | when")[2]
@@ -261,15 +263,15 @@ class DashboardTests(SynchronousTestCase):
         self.assertEqual(named, set(re.findall(r"`(\w+)`", " ".join(rows))))
 
     def test_codes(self) -> None:
-        """Each code that pushd closes with has its row."""
+        """docs/monitoring.md has a row for every close code, and no other."""
         text = (ROOT / "docs/monitoring.md").read_text()
         rows = {int(code) for code in re.findall(r"(?m)^\| (\d{4}) \|", text)}
         ours = {value.code for value in vars(closing).values() if isinstance(value, Closing)}
-        # And those that Autobahn finds, or that stand for what was not said.
+        # And those that Autobahn closes with, and those that stand for a missing Close or code.
         self.assertEqual(rows, ours | {1002, 1005, 1006, 1007})
 
     def test_names(self) -> None:
-        """Counters end in _total, times are in seconds, and no label is unbounded."""
+        """Times are in seconds, help texts are sentences, and labels have few values."""
         daemon = Daemon()
         answer = daemon.request("GET", "/metrics", control=True)
         assert answer is not None
@@ -282,10 +284,46 @@ class DashboardTests(SynchronousTestCase):
 
 
 def _values(tree: Any, key: str) -> list[str]:
-    """Give the values of a key, however deep."""
+    """Return the values of a key at any depth."""
     if isinstance(tree, list):
         return [value for one in tree for value in _values(one, key)]
     if not isinstance(tree, dict):
         return []
     own = [tree[key]] if key in tree else []
     return own + [value for one in tree.values() for value in _values(one, key)]
+
+
+class LagMeterTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Start a meter."""
+        self.clock = Clock()
+        self.meter = LagMeter(self.clock)
+        self.meter.startService()
+
+    def read(self) -> tuple[float, float]:
+        """Return the number of measurements, and the sum of the delays."""
+        return self.meter.lag.buckets[-1][1], round(self.meter.lag.sum, 6)
+
+    def test_in_time(self) -> None:
+        """An idle reactor has no lag."""
+        self.clock.pump([0.25] * 4)
+        self.assertEqual(self.read(), (4, 0))
+
+    def test_late(self) -> None:
+        """A blocked reactor shows in one measurement; the next is measured on its own."""
+        self.clock.advance(2.25)
+        self.assertEqual(self.read(), (1, 2))
+        self.clock.advance(0.3)
+        self.assertEqual(self.read(), (2, 2.05))
+
+    def test_back_in_time(self) -> None:
+        """A clock that was set back gives no negative lag."""
+        self.clock.rightNow -= 100
+        self.clock.advance(100.25)
+        self.assertEqual(self.read(), (1, 0))
+
+    def test_stop(self) -> None:
+        """A stopped meter leaves no timer; it can be stopped again."""
+        self.meter.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.meter.stopService()

@@ -1,8 +1,11 @@
-"""Signals: the first stops, the second ends it now, SIGHUP reads again."""
+"""Signals, and the limit of open files."""
 
 from __future__ import annotations
 
+import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from threading import Thread
 from typing import Any
@@ -10,12 +13,12 @@ from typing import Any
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.service.process import Signals
+from pushd.service.process import Signals, allow_connections
 from tests.peer import said
 
 
-class Reactor:
-    """A reactor that starts and notes when it is stopped; what comes from a signal waits."""
+class FakeReactor:
+    """Records calls; the test makes those that come from a signal handler."""
 
     def __init__(self, events: list[str]) -> None:
         self._events = events
@@ -34,15 +37,15 @@ class Reactor:
 
 class SignalsTests(SynchronousTestCase):
     def setUp(self) -> None:
-        """Have handlers that nobody but us calls."""
+        """Replace the process's signal handlers."""
         self.events: list[str] = []
         self.handlers: dict[int, Any] = {}
         self.before: dict[int, Any] = {}
-        self.reactor = Reactor(self.events)
+        self.reactor = FakeReactor(self.events)
         self.patch(signal, "getsignal", lambda number: self.before.get(number, signal.SIG_DFL))
 
     def start(self) -> None:
-        """Start the service, and the reactor after it."""
+        """Start the service, then the reactor."""
         signals = Signals(
             self.reactor,
             cut=lambda: self.events.append("cut"),
@@ -55,7 +58,7 @@ class SignalsTests(SynchronousTestCase):
             call()
 
     def send(self, number: int) -> list[str]:
-        """Send a signal; give what is logged of it."""
+        """Send a signal, let the reactor handle it, and return the log lines."""
         self.handlers[number](number, None)
         with capturedLogs() as events:
             for call, *arguments in self.reactor.calls:
@@ -64,30 +67,31 @@ class SignalsTests(SynchronousTestCase):
         return said(events)
 
     def test_stop(self) -> None:
-        """Either signal stops the reactor, and by it the daemon."""
+        """SIGTERM and SIGINT stop the reactor, and with it the daemon."""
         for number, name in ((signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")):
             self.setUp()
             self.start()
-            self.assertEqual(self.send(number), [f"{name}: stopping"])
+            [line] = self.send(number)
+            self.assertRegex(line, f"^{name}: shutting down; a second signal closes all")
             self.assertEqual(self.events, ["stop"])
 
     def test_not_in_the_handler(self) -> None:
-        """Nothing is done between any two instructions."""
+        """The handler itself does nothing: it may run between any two instructions."""
         self.start()
         self.handlers[signal.SIGTERM](signal.SIGTERM, None)
         self.assertEqual(self.events, [])
 
     def test_second(self) -> None:
-        """The second ends it now, whichever of the two it is; a third would kill."""
+        """A second SIGTERM or SIGINT finishes the stop at once; a third would kill the process."""
         self.start()
         self.send(signal.SIGTERM)
-        self.assertEqual(self.send(signal.SIGINT), ["SIGINT again: ending now"])
+        self.assertEqual(self.send(signal.SIGINT), ["SIGINT again: closing all connections now"])
         self.assertEqual(self.events, ["stop", "cut"])
         self.assertIs(self.handlers[signal.SIGTERM], signal.SIG_DFL)
         self.assertIs(self.handlers[signal.SIGINT], signal.SIG_DFL)
 
     def test_reload(self) -> None:
-        """SIGHUP reads the options again, as often as it comes; not while the daemon stops."""
+        """Each SIGHUP reloads the options, except while the daemon stops."""
         self.start()
         self.send(signal.SIGHUP)
         self.send(signal.SIGHUP)
@@ -96,15 +100,106 @@ class SignalsTests(SynchronousTestCase):
         self.assertEqual(self.events, ["reload", "reload", "stop"])
 
     def test_ignored(self) -> None:
-        """What is ignored from the beginning stays so."""
+        """A signal that was ignored at the start stays ignored."""
         self.before[signal.SIGHUP] = signal.SIG_IGN
         self.start()
         self.assertEqual(set(self.handlers), {signal.SIGTERM, signal.SIGINT})
 
     def test_thread(self) -> None:
-        """A reactor that runs in another thread than the main one leaves signals alone."""
+        """In a reactor outside the main thread, no handler is installed."""
         thread = Thread(target=self.start)
         thread.start()
         thread.join(60)
         self.assertEqual(len(self.reactor.started), 1)
         self.assertEqual(self.handlers, {})
+
+
+INFINITY = resource.RLIM_INFINITY
+
+
+class AllowConnectionsTests(SynchronousTestCase):
+    """With a fake of the kernel's limits."""
+
+    def limit(self, soft: int, hard: int) -> None:
+        """Set the limits that the fake has."""
+        self.limits = (soft, hard)
+        self.patch(resource, "getrlimit", lambda kind: self.limits)
+        self.patch(resource, "setrlimit", self.set_limits)
+
+    def set_limits(self, kind: int, limits: tuple[int, int]) -> None:
+        """Set the limits, as the kernel does."""
+        self.assertEqual(kind, resource.RLIMIT_NOFILE)
+        self.assertEqual(limits[1], self.limits[1], "the hard limit must not be changed")
+        self.limits = limits
+
+    def test_enough(self) -> None:
+        """If the limit is high enough, it is not changed."""
+        self.limit(20_000, 50_000)
+        self.assertEqual(allow_connections(10_000), 10_000)
+        self.assertEqual(self.limits, (20_000, 50_000))
+
+    def test_raised(self) -> None:
+        """The soft limit is raised as far as needed, with a reserve for other descriptors."""
+        self.limit(1024, 1 << 20)
+        self.assertEqual(allow_connections(10_000), 10_000)
+        self.assertEqual(self.limits, (10_192, 1 << 20))
+        self.assertEqual(allow_connections(10_000), 10_000)
+        self.assertEqual(self.limits, (10_192, 1 << 20))
+
+    def test_hard_limit(self) -> None:
+        """The soft limit is raised to the hard limit at most, which then limits the connections."""
+        self.limit(1024, 4096)
+        self.assertEqual(allow_connections(10_000), 4096 - 192)
+        self.assertEqual(self.limits, (4096, 4096))
+
+    def test_hard_limit_infinite(self) -> None:
+        """An infinite hard limit does not limit the connections."""
+        self.limit(1024, INFINITY)
+        self.assertEqual(allow_connections(10_000), 10_000)
+        self.assertEqual(self.limits, (10_192, INFINITY))
+
+    def test_infinite(self) -> None:
+        """An infinite soft limit is not changed."""
+        self.limit(INFINITY, INFINITY)
+        self.assertEqual(allow_connections(10_000), 10_000)
+        self.assertEqual(self.limits, (INFINITY, INFINITY))
+
+    def test_tiny(self) -> None:
+        """At least one connection is allowed, however low the limit."""
+        self.limit(64, 64)
+        self.assertEqual(allow_connections(10_000), 1)
+
+    def test_logged(self) -> None:
+        """The limit is logged; if it is lower than wanted, a warning names the remedy."""
+        self.limit(1000, 1000)
+        with capturedLogs() as events:
+            allow_connections(10)
+            allow_connections(10_000)
+        self.assertEqual(
+            said(events),
+            [
+                "connection limit is 10",
+                "connection limit is 808, not 10000: raise the limit of open files "
+                "(LimitNOFILE=, ulimit -n)",
+            ],
+        )
+        self.assertEqual([event["log_level"].name for event in events], ["info", "warn"])
+
+
+class RealLimitTests(SynchronousTestCase):
+    def test_real(self) -> None:
+        """The limits are those of a real process, one of its own because it cannot undo them."""
+        script = (
+            "import resource\n"
+            "from pushd.service.process import allow_connections\n"
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 512))\n"
+            "for wanted in (10, 100, 300, 10000):\n"
+            "    print(allow_connections(wanted), *resource.getrlimit(resource.RLIMIT_NOFILE))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        )
+        self.assertEqual(
+            done.stdout.splitlines(),
+            ["10 256 512", "100 292 512", "300 492 512", "320 512 512"],
+        )

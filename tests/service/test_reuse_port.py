@@ -1,4 +1,4 @@
-"""Several processes on one port, as the kernel has it."""
+"""The endpoint ``reuseport``, with real sockets."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pushd.options.command_line import Options
 from pushd.service.reuse_port import ReusePortEndpoint, ReusePortParser
 
 
-class Reactor:
-    """A reactor that only notes what it is to listen at."""
+class FakeReactor:
+    """Records the sockets that it is asked to adopt."""
 
     def __init__(self, case: SynchronousTestCase) -> None:
         self._case = case
         self.adopted: list[socket.socket] = []
 
     def adoptStreamPort(self, descriptor: int, family: int, factory: object) -> str:
-        """Adopt a copy, as the real one does."""
+        """Duplicate the descriptor, as a real reactor does."""
         adopted = socket.fromfd(descriptor, family, socket.SOCK_STREAM)
         self._case.addCleanup(adopted.close)
         self.adopted.append(adopted)
@@ -33,19 +33,19 @@ class Reactor:
 
 
 class EndpointTests(SynchronousTestCase):
-    """Listening at a port that others have as well."""
+    """Several endpoints on one port."""
 
     def setUp(self) -> None:
-        """Have a reactor."""
-        self.reactor = Reactor(self)
+        """Make a reactor."""
+        self.reactor = FakeReactor(self)
 
     def listen(self, endpoint: Any) -> socket.socket:
-        """Listen; gives the socket."""
+        """Listen, and return the socket."""
         self.assertEqual(self.successResultOf(endpoint.listen(Factory())), "port")
         return self.reactor.adopted[-1]
 
     def test_two(self) -> None:
-        """A second one can have the port of the first; each accepts what the kernel gives it."""
+        """A second endpoint can listen on the port of the first."""
         first = self.listen(ReusePortEndpoint(self.reactor, 0, "127.0.0.1", 7))
         port = first.getsockname()[1]
         second = self.listen(ReusePortEndpoint(self.reactor, port, "127.0.0.1", 7))
@@ -55,12 +55,12 @@ class EndpointTests(SynchronousTestCase):
             self.assertFalse(os.get_blocking(one.fileno()))
 
     def test_six(self) -> None:
-        """An address with colons is one of IPv6."""
+        """An address with colons is an IPv6 address."""
         six = self.listen(ReusePortEndpoint(self.reactor, 0, "::1", 7))
         self.assertEqual(six.family, socket.AF_INET6)
 
     def test_taken(self) -> None:
-        """A port that another has for itself can't be had."""
+        """A port in use by a socket without SO_REUSEPORT is refused."""
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
@@ -72,17 +72,17 @@ class EndpointTests(SynchronousTestCase):
 
 
 class ParserTests(SynchronousTestCase):
-    """How it is written."""
+    """The string ``reuseport:PORT:interface=ADDRESS:backlog=N``."""
 
     def test_parser(self) -> None:
-        """Twisted finds it by its prefix."""
+        """Twisted finds the parser by its prefix."""
         verifyObject(IStreamServerEndpointStringParser, ReusePortParser())
         endpoint = serverFromString(None, r"reuseport:80:interface=\:\:1:backlog=3")
         self.assertIsInstance(endpoint, ReusePortEndpoint)
         self.assertEqual((endpoint._port, endpoint._interface, endpoint._backlog), (80, "::1", 3))
 
     def test_option(self) -> None:
-        """It can be an option's value; a mistake in it is one of the option's."""
+        """It can be the value of ``--listen``; a mistake in it is reported for that option."""
         options = Options()
         options.parseOptions(["--listen=reuseport:8080"])
         self.assertEqual(options.settings.listen, ("reuseport:8080",))

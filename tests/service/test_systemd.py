@@ -1,4 +1,4 @@
-"""What systemd is told, and when; and that nothing is done where it does not ask."""
+"""Notifications to systemd, received on a real socket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pushd.service.systemd import Notifier, read_address, read_watchdog
 
 class EnvironmentTests(SynchronousTestCase):
     def test_address(self) -> None:
-        """A socket is a path, or has a name of its own; of other kinds we know nothing."""
+        """The socket is a path or an abstract name; others are ignored."""
         for given, address in (
             ({}, None),
             ({"NOTIFY_SOCKET": ""}, None),
@@ -27,7 +27,7 @@ class EnvironmentTests(SynchronousTestCase):
             self.assertEqual(read_address(given), address)
 
     def test_watchdog(self) -> None:
-        """The watchdog watches the process that it names, or whoever is told."""
+        """The watchdog applies to the process that it names, or to any if it names none."""
         for given, seconds in (
             ({}, None),
             ({"WATCHDOG_USEC": "3000000"}, 3.0),
@@ -44,7 +44,7 @@ class EnvironmentTests(SynchronousTestCase):
 
 class NotifierTests(SynchronousTestCase):
     def setUp(self) -> None:
-        """Be a systemd that listens."""
+        """Listen as systemd does."""
         folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, folder)
         self.path = str(folder / "notify")
@@ -55,8 +55,8 @@ class NotifierTests(SynchronousTestCase):
         self.reactor = MemoryReactorClock()
         self.count = 0
 
-    def heard(self) -> list[list[str]]:
-        """Give the lines of each message since the last time."""
+    def received(self) -> list[list[str]]:
+        """Return the lines of each notification since the last call."""
         messages = []
         while True:
             try:
@@ -65,7 +65,7 @@ class NotifierTests(SynchronousTestCase):
                 return messages
 
     def make(self, **environ: str) -> Notifier:
-        """Make a notifier and start it, and the reactor after it."""
+        """Make a notifier, start it, then the reactor."""
         notifier = Notifier(
             self.reactor,
             environ={"NOTIFY_SOCKET": self.path, **environ},
@@ -73,58 +73,58 @@ class NotifierTests(SynchronousTestCase):
             monotonic=lambda: 12.5,
         )
         notifier.startService()
-        self.assertEqual(self.heard(), [])
+        self.assertEqual(self.received(), [])
         for call, arguments, keywords in self.reactor.whenRunningHooks:
             call(*arguments, **keywords)
         return notifier
 
     def test_ready(self) -> None:
-        """It is ready when the reactor runs."""
+        """READY is sent once the reactor runs."""
         self.make()
-        self.assertEqual(self.heard()[0], ["READY=1", "STATUS=serving 0 connections"])
+        self.assertEqual(self.received()[0], ["READY=1", "STATUS=serving 0 connections"])
 
     def test_status(self) -> None:
-        """How many connections there are is told every ten seconds."""
+        """The number of connections is sent every ten seconds."""
         self.make()
-        self.heard()
+        self.received()
         for count, words in ((1, "1 connection"), (2, "2 connections")):
             self.count = count
             self.reactor.advance(9)
-            self.assertEqual(self.heard(), [])
+            self.assertEqual(self.received(), [])
             self.reactor.advance(1)
-            self.assertEqual(self.heard(), [[f"STATUS=serving {words}"]])
+            self.assertEqual(self.received(), [[f"STATUS=serving {words}"]])
 
     def test_watchdog(self) -> None:
-        """A watchdog hears of us twice in the time that it has."""
+        """The watchdog is notified at half of its time-out."""
         self.make(WATCHDOG_USEC="6000000", WATCHDOG_PID=str(os.getpid()))
-        self.assertIn("WATCHDOG=1", self.heard()[1])
+        self.assertIn("WATCHDOG=1", self.received()[1])
         for _ in range(3):
             self.reactor.advance(2.9)
-            self.assertEqual(self.heard(), [])
+            self.assertEqual(self.received(), [])
             self.reactor.advance(0.1)
-            self.assertEqual(self.heard(), [["WATCHDOG=1", "STATUS=serving 0 connections"]])
+            self.assertEqual(self.received(), [["WATCHDOG=1", "STATUS=serving 0 connections"]])
 
     def test_patient_watchdog(self) -> None:
-        """The status does not become rarer with a watchdog that has all the time."""
+        """With a long time-out of the watchdog, the status is still sent every ten seconds."""
         self.make(WATCHDOG_USEC="600000000")
-        self.heard()
+        self.received()
         self.reactor.advance(10)
-        self.assertEqual(len(self.heard()), 1)
+        self.assertEqual(len(self.received()), 1)
 
     def test_watchdog_of_another(self) -> None:
-        """A watchdog that watches somebody else does not hear of us."""
+        """The watchdog of another process is not notified."""
         self.make(WATCHDOG_USEC="6000000", WATCHDOG_PID="1")
         self.reactor.advance(60)
-        self.assertFalse([lines for lines in self.heard() if "WATCHDOG=1" in lines])
+        self.assertFalse([lines for lines in self.received() if "WATCHDOG=1" in lines])
 
     def test_reload(self) -> None:
-        """A reload has a beginning, with its time, and an end."""
+        """A reload is announced with its time, and ends with READY."""
         notifier = self.make()
-        self.heard()
+        self.received()
         notifier.reloading()
         notifier.ready()
         self.assertEqual(
-            self.heard(),
+            self.received(),
             [
                 ["RELOADING=1", "MONOTONIC_USEC=12500000"],
                 ["READY=1", "STATUS=serving 0 connections"],
@@ -132,39 +132,39 @@ class NotifierTests(SynchronousTestCase):
         )
 
     def test_stop(self) -> None:
-        """A stop says how long it may take; the watchdog is fed until the end."""
+        """A stop is announced with the time it may take; the watchdog is notified until the end."""
         notifier = self.make(WATCHDOG_USEC="6000000")
-        self.heard()
+        self.received()
         self.count = 3
         notifier.stopping(35)
         self.assertEqual(
-            self.heard(),
-            [["STOPPING=1", "EXTEND_TIMEOUT_USEC=35000000", "STATUS=closing 3 connections"]],
+            self.received(),
+            [["STOPPING=1", "EXTEND_TIMEOUT_USEC=35000000", "STATUS=draining 3 connections"]],
         )
         self.reactor.advance(3)
-        self.assertEqual(self.heard(), [["WATCHDOG=1", "STATUS=closing 3 connections"]])
+        self.assertEqual(self.received(), [["WATCHDOG=1", "STATUS=draining 3 connections"]])
         notifier.stopService()
         self.assertEqual(self.reactor.getDelayedCalls(), [])
         self.assertFalse(notifier.running)
 
     def test_abstract(self) -> None:
-        """A socket without a file does as well."""
+        """An abstract socket works as well."""
         with socket(AF_UNIX, SOCK_DGRAM) as abstract:
             abstract.bind(f"\0pushd-test-{os.getpid()}")
             self.make(NOTIFY_SOCKET=f"@pushd-test-{os.getpid()}")
             self.assertTrue(abstract.recv(4096).startswith(b"READY=1"))
 
     def test_nobody_there(self) -> None:
-        """A systemd that does not answer is no trouble of ours."""
+        """If nothing listens on systemd's socket, notifications are dropped."""
         self.make(NOTIFY_SOCKET=f"{self.path}-gone").stopping(1)
 
     def test_silent(self) -> None:
-        """Without a socket nothing is done: no message, no timer."""
+        """Without a socket there is no notification and no timer."""
         notifier = self.make(NOTIFY_SOCKET="", WATCHDOG_USEC="6000000")
         self.assertEqual(self.reactor.whenRunningHooks, [])
         notifier.ready()
         notifier.reloading()
         notifier.stopping(1)
-        self.assertEqual(self.heard(), [])
+        self.assertEqual(self.received(), [])
         self.assertEqual(self.reactor.getDelayedCalls(), [])
         notifier.stopService()

@@ -1,4 +1,4 @@
-"""The daemon as twistd runs it: what the options make of it, and what the process has a say in."""
+"""``makeService``: what it makes of the options and of the process."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class MakeServiceTests(SynchronousTestCase):
         return reactor, said(events), service
 
     def test_options(self) -> None:
-        """The service is what the options say."""
+        """The service is built as the options say."""
         reactor, lines, service = self.make(
             "--listen", "tcp:1", "--control", "none", "--max-connections", "5"
         )
-        self.assertEqual(lines, ["5 connections at most"])
+        self.assertEqual(lines, ["connection limit is 5"])
         self.assertEqual(reactor.events, [])
         service.startService()
         self.assertEqual(reactor.events, ["opened 1"])
@@ -55,7 +55,7 @@ class MakeServiceTests(SynchronousTestCase):
         self.assertEqual(reactor.events, ["opened 1", "closed 1"])
 
     def test_reload(self) -> None:
-        """SIGHUP reads the file of options again, and systemd hears of it."""
+        """SIGHUP reloads the configuration file, and systemd is notified."""
         folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, folder)
         (folder / "pushd.toml").write_text("drain = 7\n")
@@ -67,7 +67,7 @@ class MakeServiceTests(SynchronousTestCase):
             self.assertEqual(service.limits.drain, 7)
             (folder / "pushd.toml").write_text("drain = 8\n")
             (signals,) = [one for one in service if isinstance(one, Signals)]
-            signals._read_again("SIGHUP")
+            signals._hang_up("SIGHUP")
             self.assertEqual(service.limits.drain, 8)
             lines = [systemd.recv(4096).split(b"\n")[0] for _ in range(2)]
             self.assertEqual(lines, [b"RELOADING=1", b"READY=1"])
@@ -79,11 +79,11 @@ class MakeServiceTests(SynchronousTestCase):
             self.assertIs(FAST_PATHS.enabled, enabled)
 
     def test_limit_of_open_files(self) -> None:
-        """More connections than this process may have are not promised, and it is said."""
+        """The limit of open files lowers the connection limit, which is logged."""
         self.patch(resource, "getrlimit", lambda _: (200, 200))
         self.patch(resource, "setrlimit", lambda *_: None)
         reactor, (line,), service = self.make("--max-connections", "100")
-        self.assertRegex(line, r"^8 connections at most, not 100: .*open files")
+        self.assertRegex(line, r"^connection limit is 8, not 100: .*open files")
         service.startService()
         daemon = Daemon()
         daemon.clock = reactor
@@ -94,11 +94,11 @@ class MakeServiceTests(SynchronousTestCase):
         self.assertEqual(codes, ["200"] * 8 + ["503"])
 
     def make_with_redis(self) -> Any:
-        """Make a service over a Redis that nobody is at."""
+        """Make a service over a Redis that does not run."""
         return self.make("--broker", "unix://:secret@/nobody/is/here")[2]
 
     def test_redis(self) -> None:
-        """Topics are kept where it was said; that nobody is there yet is no reason to end."""
+        """A Redis that is not reachable yet does not end the process; the daemon is not ready."""
         service = self.make_with_redis()
         self.assertIsInstance(service._broker, RedisBroker)
         fault = "Redis at unix://:***@/nobody/is/here?db=0: it has not answered yet"
@@ -107,13 +107,13 @@ class MakeServiceTests(SynchronousTestCase):
         self.assertEqual(service._readiness.reason(), fault)
 
     def test_unsuitable_redis(self) -> None:
-        """One that will not do ends it."""
+        """A Redis that cannot be used ends the process."""
         self.patch(redis_probe, "probe", lambda _: "wrong user or password")
         error = self.assertRaises(SystemExit, self.make_with_redis)
         self.assertIn("wrong user or password", str(error))
 
     def test_global_reactor(self) -> None:
-        """Without a reactor it is the global one, which twistd runs."""
+        """Without a reactor, the service runs on the global one, which it patches."""
         from twisted.internet import reactor as installed
 
         memory, reactor = Reactor(), cast(Any, installed)

@@ -1,6 +1,6 @@
-"""Teach twistd the word pushd, and endpoints the word reuseport.
+"""Twisted plugins: the command ``twistd pushd``, and the endpoint ``reuseport:PORT``.
 
-This folder must never hold an __init__.py.
+This folder must not contain an ``__init__.py``: it would hide Twisted's own plugins.
 """
 
 from twisted.application.service import ServiceMaker
@@ -10,7 +10,7 @@ from pushd.service.reuse_port import ReusePortParser
 pushd = ServiceMaker(
     "pushd",
     "pushd.service",
-    "A push daemon: views over WebSocket and HTTP; the server talks first",
+    "A push daemon: views and topics over WebSocket, Server-Sent Events and HTTP",
     "pushd",
 )
 

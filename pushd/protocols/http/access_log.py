@@ -9,6 +9,8 @@ from twisted.logger import Logger
 from pushd.protocols.http.guard import SitePolicy
 from pushd.protocols.http.request import ChannelRequest, path_of
 
+_log = Logger(namespace="pushd.protocols")
+
 # Under which names refusals are counted.
 _REASONS = {
     400: "bad_request",
@@ -30,8 +32,6 @@ class AccessLog:
     A Site extends it, as twisted.web calls ``log`` on that.
     """
 
-    _log = Logger(namespace="pushd.protocols")
-
     # What the door asks of all who come; it is another one after a reload.
     policy: SitePolicy
 
@@ -41,11 +41,11 @@ class AccessLog:
 
     def log_failure(self, peer: str) -> None:
         """Log an exception that twisted.web raised over what a client sent."""
-        self._log.failure("failed to read a request of {peer}", event="request_failed", peer=peer)
+        _log.failure("failed to read a request of {peer}", event="request_failed", peer=peer)
 
     def log_connection_failure(self, peer: str) -> None:
         """Log an exception that kept a new connection from being served."""
-        self._log.failure(
+        _log.failure(
             "failed to serve the new connection of {peer}: it was dropped",
             event="connection_failed",
             peer=peer,
@@ -54,7 +54,7 @@ class AccessLog:
     def log_refusal(self, peer: str, status: int, line: str) -> None:
         """Count a request that did not come far enough for an access line, and write its line."""
         self.count_refusal(status)
-        self._log.info(
+        _log.info(
             "{peer} refused {status}: {line}",
             event="refused",
             peer=peer,
@@ -65,7 +65,7 @@ class AccessLog:
     def log(self, request: Any) -> None:
         """Write the access line."""
         if request.has_access_line:
-            self._log.info(
+            _log.info(
                 "{peer} {method} {path} {status} {length} after {seconds:.3f} s",
                 event="request",
                 **_facts(request),
@@ -76,7 +76,7 @@ class AccessLog:
     def log_left(self, request: ChannelRequest) -> None:
         """Write the line of a client that left before it was answered."""
         if request.has_access_line:
-            self._log.info(
+            _log.info(
                 "{peer} {method} {path} left unanswered after {seconds:.3f} s",
                 event="left",
                 **_facts(request),

@@ -13,6 +13,8 @@ from pushd.protocols.websocket.judge import Judge
 from pushd.protocols.websocket.outbound import OutboundFactory
 from pushd.schedule.timeouts import TimeoutQueue
 
+_log = Logger(namespace="pushd.protocols")
+
 # How much of one connection is done in one turn of the reactor, before others have theirs: frames,
 # and every 4 KiB of what they hold.
 _TURN = 64
@@ -38,8 +40,6 @@ class Inbound(Judge):
 
     Most frames are whole and short and are taken here; Autobahn reads the others.
     """
-
-    _log = Logger(namespace="pushd.protocols")
 
     factory: InboundFactory
 
@@ -76,9 +76,7 @@ class Inbound(Judge):
             self.consumeData()
         except Exception:
             peer = str(self.transport.getPeer())
-            self._log.failure(
-                "failed to take data from {peer}", event="connection_failed", peer=peer
-            )
+            _log.failure("failed to take data from {peer}", event="connection_failed", peer=peer)
             self.data = b""
             self.close(INTERNAL_ERROR)
 

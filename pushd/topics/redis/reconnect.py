@@ -13,6 +13,8 @@ from twisted.python.failure import Failure
 
 from pushd.errors import RedisMisconfigured, RedisUnavailable
 
+_log = Logger(namespace="pushd.topics")
+
 # Importing it needs the library for Redis, which is an extra.
 if TYPE_CHECKING:
     from pushd.topics.redis.session import RedisSession
@@ -29,8 +31,6 @@ class Reconnector:
     :param opened: called with each new session.
     :param closed: called when a session has ended, and at the end.
     """
-
-    _log = Logger(namespace="pushd.topics")
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Reconnector:
 
     def failed(self, failure: Failure) -> None:
         """Log what nobody has thought of."""
-        self._log.failure(
+        _log.failure(
             "failed to talk to Redis at {name}",
             failure=failure,
             event="broker_failed",
@@ -97,7 +97,7 @@ class Reconnector:
 
     def _opened(self, session: RedisSession) -> None:
         self.session, self._fault, self._attempts = session, None, 0
-        self._log.info("Redis at {name} answers", event="broker_back", name=self._name)
+        _log.info("Redis at {name} answers", event="broker_back", name=self._name)
         self._told_opened(session)
 
     def _not_opened(self, failure: Failure) -> None:
@@ -117,7 +117,7 @@ class Reconnector:
 
     def _retry(self, reason: str) -> None:
         if self._attempts == 0 or reason != self._fault:
-            self._log.warn(
+            _log.warn(
                 "Redis at {name} is away: {reason}",
                 event="broker_away",
                 name=self._name,

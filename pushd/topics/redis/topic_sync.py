@@ -17,6 +17,8 @@ from pushd.topics.redis.followed_topic import FollowedTopic, wake
 from pushd.topics.redis.reconnect import Reconnector
 from pushd.topics.redis.scripts import HOLD, read_notice
 
+_log = Logger(namespace="pushd.topics")
+
 if TYPE_CHECKING:
     from pushd.topics.redis.session import RedisSession
 
@@ -40,8 +42,6 @@ class TopicSync:
 
     :param name: what to call the Redis in the log; has no password.
     """
-
-    _log = Logger(namespace="pushd.topics")
 
     def __init__(
         self, reactor: Any, link: Reconnector, commands: TopicCommands, *, name: str
@@ -106,7 +106,7 @@ class TopicSync:
         try:
             publication = read_notice(followed.topic, notice)
         except ValueError:
-            self._log.warn(
+            _log.warn(
                 "somebody else publishes to {channel}",
                 event="broker_misused",
                 channel=channel.decode("latin-1"),
@@ -147,7 +147,7 @@ class TopicSync:
         now = self._reactor.seconds()
         if now >= self._silent_until:
             self._silent_until = now + _SILENCE
-            self._log.warn(
+            _log.warn(
                 "Redis at {name} refuses to tell of {topic}, and perhaps of others: {error}",
                 event="broker_refused",
                 name=self._name,

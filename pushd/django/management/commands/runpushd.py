@@ -64,7 +64,7 @@ class Command(BaseCommand):
             as_json=options.settings.log_format == "json", level=options.settings.log_level
         )
         globalLogBeginner.beginLoggingTo(
-            [style.dress(textFileLogObserver(self.stdout))], redirectStandardIO=False
+            [style.apply_to(textFileLogObserver(self.stdout))], redirectStandardIO=False
         )
         reactor = self.get_reactor()
         try:
