@@ -25,7 +25,7 @@ class ScheduleList(AsyncResource):
     async def answer(self, request: Any) -> Response:
         """List them."""
         allow(request, "GET")
-        pushes = [schedule_json(push) for push in self._door.timed.all()]
+        pushes = [schedule_json(push) for push in self._door.scheduled.all()]
         return json_response(200, {"schedules": pushes})
 
 
@@ -35,7 +35,7 @@ class ScheduleControl(AsyncResource):
     async def answer(self, request: Any) -> Response:
         """Tell of it with GET, cancel it with DELETE."""
         allow(request, "GET", "DELETE")
-        push = self._door.timed.get(self._name)
+        push = self._door.scheduled.get(self._name)
         if push is None:
             raise BadRequest("there is no such schedule, or it has ended", "schedule", 404)
         if request.method == b"GET":

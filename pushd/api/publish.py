@@ -52,7 +52,7 @@ class TopicControl(AsyncResource):
         if self._door.connections.closing is not None:
             raise BadRequest("the server stops: no timed push outlives it", "schedules", 503)
         try:
-            push = self._door.timed.add(
+            push = self._door.scheduled.add(
                 topic,
                 data,
                 delay=times["delay"] or 0,

@@ -27,7 +27,7 @@ class PublishContext:
     clock: IReactorTime
     broker: Broker
     hub: Hub
-    timed: ScheduledPublications
+    scheduled: ScheduledPublications
     connections: Connections
     limits: Limits
 

@@ -153,7 +153,7 @@ def _build_publishing(context: _Context) -> PublishContext:
         clock=runtime.reactor,
         broker=broker,
         hub=hub,
-        timed=ScheduledPublications(context.clock, broker, _make_name),
+        scheduled=ScheduledPublications(context.clock, broker, _make_name),
         connections=Connections(runtime.reactor, runtime.wall),
         limits=context.live.limits,
     )
@@ -170,7 +170,7 @@ def _build_views(context: _Context, publish: PublishContext) -> ViewContext:
         connections=publish.connections,
         metrics=context.metrics,
         hub=publish.hub,
-        publisher=Publisher(publish.broker, publish.timed, live.limits),
+        publisher=Publisher(publish.broker, publish.scheduled, live.limits),
         files=StaticFiles([*_own_files(settings), shipped_client()]),
     )
 
