@@ -51,7 +51,7 @@ class PushService(MultiService):
         super().__init__()
         self._clock = api.clock
         self._broker = api.broker
-        self._timed = api.scheduled
+        self._scheduled = api.scheduled
         self._readiness = readiness
         self._drain = drain
         #: Limits in force.
@@ -102,7 +102,7 @@ class PushService(MultiService):
         for port in self.public:
             port.close_unused()
         await self._wait(closed, begin + seconds - self._clock.seconds())
-        self._timed.stop()
+        self._scheduled.stop()
         self._broker.stop()
         closed = gatherResults([port.close() for port in self.control], consumeErrors=True)
         await self._wait(closed, _LAST_REQUESTS)

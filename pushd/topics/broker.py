@@ -1,4 +1,4 @@
-"""How a publication reaches everybody's hub."""
+"""Brokers: they accept publications and pass them to the hub of every node, in one order."""
 
 from __future__ import annotations
 
@@ -15,97 +15,98 @@ from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.history import History
 from pushd.topics.publication import Id, Publication, Replay
 
-# How long an idempotency key is remembered, in seconds, and how many at most.
+# How long an idempotency key is remembered, in seconds, and the maximum number of keys.
 KEY_TTL = 300
 _MAX_KEYS = 100_000
 
-# How many bytes of many publications are published in one turn of the reactor, about: no more than
-# what Twisted hands to the kernel of each connection in a turn, framing included.
+# How many bytes of a long list are published in one iteration of the reactor, approximately: as
+# many as Twisted passes to the kernel per connection and iteration, with room for framing.
 _SLICE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What is to be published."""
+    """A publication that has no id yet."""
 
     topic: str
     data: str | bytes
-    #: Makes publishing safe to repeat.
+    #: The idempotency key, which makes publishing safe to repeat.
     key: str | None = None
 
 
-def ignore_missed(topic: str, last: Id) -> None:
-    """Take no note of what was missed."""
+def ignore_gap(topic: str, last: Id) -> None:
+    """Ignore that publications are missing."""
 
 
 class TopicSource(Protocol):
     """The part of a broker that a hub needs."""
 
     def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
-        """What was published after an id; see ``History.replay``."""
+        """Read the publications after an id; see ``History.replay``."""
 
     def follow(self, topic: str) -> None:
-        """Somebody listens to this topic here."""
+        """Deliver what is published to a topic, as it has subscribers on this node now."""
 
     def unfollow(self, topic: str) -> None:
-        """Nobody listens to this topic here any more."""
+        """Stop that, as the topic has no subscribers on this node any more."""
 
 
 class Broker(TopicSource, Protocol):
-    """Takes publications, and lets every hub have them in the same order.
+    """Accepts publications, and delivers them to every node in the same order.
 
-    Every Deferred fails with ``Unavailable`` where the past is kept elsewhere, and elsewhere can't
-    be reached.
+    A Deferred fails with ``Unavailable`` if the publications are kept outside of this process and
+    cannot be reached.
     """
 
     @property
     def published(self) -> int:
-        """How many publications this node has taken."""
+        """Publications that this node has accepted."""
 
     @property
     def history_bytes(self) -> int:
-        """How much this node keeps of the past, in bytes."""
+        """Memory used by the histories of this node, in bytes."""
 
     def start(
         self,
         deliver: Callable[[Publication], None],
-        missed: Callable[[str, Id], None] = ignore_missed,
+        on_gap: Callable[[str, Id], None] = ignore_gap,
     ) -> None:
-        """Begin.
+        """Start.
 
-        :param deliver: gets what is published to topics that are followed, without a gap.
-        :param missed: is told of a gap that can't be filled: a topic, and the id that the next
+        :param deliver: called with each publication to a topic that is followed, without a gap.
+        :param on_gap: called when publications are lost, with the topic and the id that the next
             publication will follow.
         """
 
     def publish(self, topic: str, data: str | bytes, key: str | None = None) -> Deferred[Id]:
-        """Publish, or, for a key that was seen not long ago, only tell the id of then."""
+        """Publish. For a key that the topic has seen, only give the id of the first time."""
 
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
-        """Publish all of them, or none."""
+        """Publish all drafts or none."""
 
     def describe(self, topic: str) -> Deferred[tuple[Id | None, int]]:
-        """A topic's last id, and how many publications are kept."""
+        """Give a topic's last id, and the number of publications in its history."""
 
     def names(self) -> Deferred[list[str]]:
-        """The topics that are remembered."""
+        """Give the names of all topics that have a history."""
 
     def fault(self) -> str | None:
-        """Why nothing can be published just now, in one line; None where it can."""
+        """Return in one line why publishing is impossible at the moment; None if it is possible."""
 
     def stop(self) -> None:
-        """End."""
+        """Stop. Deferreds that are pending fail."""
 
 
 class MemoryBroker:
-    """One node's broker: all is in this process, and ends with it."""
+    """Broker of a single process, which keeps all publications in memory."""
 
     def __init__(self, clock: IReactorTime, history: History) -> None:
-        #: How many publications it has taken.
+        #: Publications accepted.
         self.published = 0
         self._clock = clock
         self._history = history
         self._deliver: Callable[[Publication], None] | None = None
+        # The ids of the publications that had a key, by topic and key.
         self._ids: OrderedDict[tuple[str, str], Id] = OrderedDict()
         self._keys: TimeoutQueue[tuple[str, str]] = TimeoutQueue(
             clock, length=KEY_TTL, expired=self._ids.pop
@@ -113,51 +114,51 @@ class MemoryBroker:
 
     @property
     def history_bytes(self) -> int:
-        """How much is kept of the past, in bytes."""
+        """Memory used by all histories, in bytes."""
         return self._history.bytes
 
     def start(
         self,
         deliver: Callable[[Publication], None],
-        missed: Callable[[str, Id], None] = ignore_missed,
+        on_gap: Callable[[str, Id], None] = ignore_gap,
     ) -> None:
-        """Begin; ``deliver`` gets what is published, all of it."""
+        """Start. ``deliver`` is called with every publication; there are never gaps."""
         self._deliver = deliver
 
     def publish(self, topic: str, data: str | bytes, key: str | None = None) -> Deferred[Id]:
-        """Publish, or, for a key that was seen not long ago, only tell the id of then."""
+        """Publish. For a key that the topic has seen, only give the id of the first time."""
         return succeed(self._publish(topic, data, key))
 
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
-        """Publish all of them, many bytes in turns."""
+        """Publish all drafts. Many bytes take more than one iteration of the reactor."""
         return Deferred.fromCoroutine(self._publish_all(drafts))
 
     def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
-        """What was published after an id."""
+        """Read the publications after an id."""
         return maybeDeferred(self._history.replay, topic, after, limit)
 
     def follow(self, topic: str) -> None:
-        """Keep the topic: somebody listens."""
+        """Keep a topic, as it has subscribers."""
         self._history.hold(topic)
 
     def unfollow(self, topic: str) -> None:
-        """Let the topic go in its time."""
+        """Let a topic expire, as it has no subscribers any more."""
         self._history.release(topic)
 
     def describe(self, topic: str) -> Deferred[tuple[Id | None, int]]:
-        """A topic's last id, and how many publications are kept."""
+        """Give a topic's last id, and the number of publications in its history."""
         return succeed(self._history.describe(topic))
 
     def names(self) -> Deferred[list[str]]:
-        """The topics that are remembered."""
+        """Give the names of all topics that have a history."""
         return succeed(self._history.names())
 
     def fault(self) -> str | None:
-        """Tell nothing: what is here can be reached."""
+        """Return None: memory is always available."""
         return None
 
     def stop(self) -> None:
-        """Forget everything."""
+        """Forget everything, and stop all timers."""
         for key in self._ids:
             self._keys.stop(key)
         self._ids.clear()
@@ -167,7 +168,8 @@ class MemoryBroker:
         ids, size = [], 0
         for draft in drafts:
             if size > _SLICE:
-                # Let what there is be sent: else they alone would overtake all who listen.
+                # Let the sockets take what there is, or these publications alone would be more
+                # than subscribers may have unsent.
                 await deferLater(self._clock, 0)
                 size = 0
             ids.append(self._publish(draft.topic, draft.data, draft.key))

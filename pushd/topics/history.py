@@ -1,4 +1,4 @@
-"""The last publications of every topic."""
+"""History: the last publications of every topic, limited in number, age and bytes."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from pushd.topics.publication import Id, Publication, Replay
 
 _V = TypeVar("_V")
 
-# What a publication takes in memory beside its data, in bytes, its topic included.
+# Memory of a publication beside its data, in bytes, with its share of the topic.
 _OVERHEAD = 1024
 
-# How many topics are remembered only because somebody was told an id of theirs.
+# How many topics without publications are kept because their last id was given out.
 _MAX_IDLE = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """How much of the past is kept."""
+    """How much history is kept."""
 
-    #: Publications of each topic.
+    #: Maximum number of publications per topic.
     size: int = 100
-    #: Seconds.
+    #: Maximum age of a publication, in seconds.
     ttl: int = 300
-    #: Bytes of all topics together.
+    #: Maximum bytes of all topics together.
     bytes: int = 64 << 20
 
 
 class Topic:
-    """One topic's past."""
+    """The history of one topic."""
 
     __slots__ = ("epoch", "held", "kept", "name", "offset")
 
@@ -42,29 +42,29 @@ class Topic:
         self.name = name
         self.epoch = epoch
         self.offset = 0
+        #: True while the topic has subscribers.
         self.held = False
-        #: The last publications by their offset, without a gap.
+        #: The last publications by offset, without a gap.
         self.kept: dict[int, Publication] = {}
 
     @property
     def last(self) -> Id:
-        """The id of the last publication; offset 0 where there was none."""
+        """The id of the last publication; offset 0 if there was none."""
         return Id(self.epoch, self.offset)
 
     @property
     def oldest(self) -> Publication:
-        """The oldest publication that is kept."""
+        """The oldest publication kept."""
         return self.kept[self.offset - len(self.kept) + 1]
 
 
 class History:
-    """What every topic's publications were, bounded in number, age and bytes.
+    """The histories of all topics.
 
-    A topic is forgotten, and with it its epoch, once it has no publication left, nobody holds it,
-    and its last id was handed out longer ago than publications are kept.
+    A topic is forgotten together with its epoch once it has no publications and no subscribers,
+    and its last id was given out longer ago than publications are kept.
 
-    :param clock: where time comes from.
-    :param make_epoch: gives a new random epoch.
+    :param make_epoch: returns a new random epoch.
     """
 
     def __init__(
@@ -74,20 +74,21 @@ class History:
         self._retention = retention
         self._make_epoch = make_epoch
         self._topics: dict[str, Topic] = {}
-        # When each publication has had its time, and each topic whose id was handed out. As all
-        # are kept equally long, what came first goes first. (To find the first of a dict, Python
-        # walks over all that was deleted before it.) And how many bytes were counted for a
-        # publication: text that somebody has had encoded is larger when it goes than when it came.
+        # When each publication expires, and each topic whose id was given out. As all are kept
+        # equally long, both are in the order of expiry. (A plain dict finds its first key only
+        # past all keys deleted before it.) With a publication are the bytes counted for it: text
+        # takes more once it has been encoded, as Python keeps the encoded form.
         self._entries: OrderedDict[Publication, tuple[float, int]] = OrderedDict()
         self._idle: OrderedDict[Topic, float] = OrderedDict()
         self._expiry: IDelayedCall | None = None
+        #: Memory used, in bytes.
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._topics)
 
     def add(self, name: str, data: str | bytes) -> Publication:
-        """Give a publication its id, and keep it."""
+        """Make the next publication of a topic, and keep it."""
         topic = self._get(name)
         self._touch(topic)
         topic.offset += 1
@@ -97,10 +98,11 @@ class History:
         return publication
 
     def replay(self, name: str, after: Id | None, limit: int) -> Replay:
-        """What was published after an id; nothing, and not recovered, where that can't be told.
+        """Return the publications after an id; none, and not recovered, if they are not all kept.
 
-        :param after: None for one who is new, and starts with what comes next.
-        :param limit: bytes after which no more is given, but for the first; ask again then.
+        :param after: None for a new subscriber, which starts with what comes next.
+        :param limit: bytes of publications to return, approximately, but always at least one. If
+            ``last`` is not among them, there are more.
         """
         topic = self._get(name)
         self._touch(topic)
@@ -118,29 +120,29 @@ class History:
         return Replay(after, True, tuple(chosen), last)
 
     def hold(self, name: str) -> None:
-        """Do not forget a topic: somebody listens."""
+        """Keep a topic, as it has subscribers."""
         topic = self._get(name)
         topic.held = True
         self._idle.pop(topic, None)
         self._rest()
 
     def release(self, name: str) -> None:
-        """Forget a topic in its time: nobody listens any more."""
+        """Let a topic expire, as it has no subscribers any more."""
         topic = self._get(name)
         topic.held = False
         self._touch(topic)
 
     def describe(self, name: str) -> tuple[Id | None, int]:
-        """A topic's last id and how many publications are kept; (None, 0) for one unheard of."""
+        """Return a topic's last id and number of publications; (None, 0) if it is unknown."""
         topic = self._topics.get(name)
         return (None, 0) if topic is None else (topic.last, len(topic.kept))
 
     def names(self) -> list[str]:
-        """The topics that are not forgotten."""
+        """Return the names of all topics."""
         return list(self._topics)
 
     def stop(self) -> None:
-        """Forget everything, timers included."""
+        """Forget everything, and stop the timer."""
         self._topics.clear()
         self._entries.clear()
         self._idle.clear()
@@ -154,7 +156,7 @@ class History:
         return topic
 
     def _touch(self, topic: Topic) -> None:
-        """Keep a topic's epoch for those who are about to hear of it."""
+        """Keep a topic's epoch for a while, as its last id is about to be given out."""
         if topic.held:
             return
         self._idle[topic] = self._due()
@@ -173,19 +175,19 @@ class History:
             self._drop(next(iter(self._entries)))
 
     def _drop(self, publication: Publication) -> None:
-        """Let the oldest publication of a topic go."""
+        """Drop the oldest publication of a topic."""
         topic = self._topics[publication.topic]
         self.bytes -= self._entries.pop(publication)[1]
         del topic.kept[publication.id.offset]
         self._forget(topic)
 
     def _forget(self, topic: Topic) -> None:
-        """Forget a topic, unless there is a reason not to."""
+        """Forget a topic, unless there is a reason to keep it."""
         if not (topic.kept or topic.held or topic in self._idle):
             del self._topics[topic.name]
 
     def _due(self) -> float:
-        """When what is kept from now on has had its time."""
+        """Return when what is added now expires. Starts the timer."""
         if self._expiry is None:
             self._expiry = self._clock.callLater(self._retention.ttl, self._expire)
         return self._clock.seconds() + self._retention.ttl
@@ -203,18 +205,18 @@ class History:
             self._expiry = self._clock.callLater(min(dues) - now, self._expire)
         for emptied in (self._entries, self._idle, self._topics):
             if not emptied:
-                # Python keeps the room that a million keys took, for keys that may come.
+                # Python keeps the memory of a million deleted keys until the dict is cleared.
                 emptied.clear()
 
     def _rest(self) -> None:
-        """Stop the timer when nothing is left to expire."""
+        """Stop the timer if nothing is left to expire."""
         if self._expiry is not None and not self._entries and not self._idle:
             self._expiry.cancel()
             self._expiry = None
 
 
 def _size(publication: Publication) -> int:
-    # Text takes up to four bytes a character.
+    # Not len(): text takes up to four bytes per character.
     return getsizeof(publication.data) + _OVERHEAD
 
 

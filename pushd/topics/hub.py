@@ -1,4 +1,4 @@
-"""Who listens to what on this node."""
+"""The hub: passes what is published to the subscribers of this node, topic by topic."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from pushd.topics.publication import Id, Publication
 from pushd.topics.subscribers import SubscriberList
 from pushd.topics.subscription import Subscriber, Subscription, SubscriptionContext, transport_of
 
-# How much may wait for the end of the turn: after so many bytes it goes out at once.
-_TURN = 1 << 18
+# How many bytes of publications may be pending before they are delivered at once.
+_MAX_PENDING = 1 << 18
 
 
 class Hub:
     """The subscriptions of this node, by topic.
 
-    What is published in one turn of the reactor is delivered together at its end: that is one
-    write for each subscriber, however many publications there are. All subscribers of a topic
-    see the same order, also when one of them publishes while it is being told.
+    What is published in one iteration of the reactor is delivered at its end, with one write per
+    subscriber, no matter how many publications there are. All subscribers of a topic see the same
+    order, even if one of them publishes during a delivery.
 
-    :param source: where the history is read, and what is to be followed.
-    :param clock: where time comes from.
-    :param uncork: writes to the sockets what is corked until now.
+    :param source: where the history is read.
+    :param uncork: writes to the sockets what has been corked so far.
     """
 
     def __init__(
@@ -36,22 +35,24 @@ class Hub:
         self._source = source
         self._clock = clock
         self._uncork = uncork
+        #: Numbers for the metrics.
         self.counters = SubscriberCounters()
+        #: Times from the receipt of a publication until it is written to the last subscriber's
+        #: socket, in seconds. Publications that are delivered together count from the first.
+        self.delays = Histogram()
         self._context = SubscriptionContext(source, clock, self.counters, self._forget)
         self._topics: dict[str, SubscriberList] = {}
-        #: How long publications took from here to the last subscriber's socket, in seconds: for
-        #: those of one turn, how long the first of them took.
-        self.delays = Histogram()
-        # What was published in this turn, in runs without a gap, each with the time of its
-        # beginning, the last run of each topic, and how many bytes there are.
-        self._news: list[tuple[list[Publication], float]] = []
+        # Publications to be delivered, in runs without a gap, each with the time of its first one;
+        # the last run of each topic; and the bytes of them all.
+        self._pending: list[tuple[list[Publication], float]] = []
         self._runs: dict[str, list[Publication]] = {}
-        self._bytes = 0
-        self._turn_ends: IDelayedCall | None = None
+        self._pending_bytes = 0
+        self._flush_call: IDelayedCall | None = None
+        # True during a delivery.
         self._delivering = False
 
     def subscribe(self, topic: str, subscriber: Subscriber, after: Id | None) -> Subscription:
-        """Let a subscriber have a topic's publications, since an id or from now on."""
+        """Subscribe to a topic, from an id on or from now on."""
         subscription = Subscription(self._context, topic, subscriber)
         subscribers = self._topics.get(topic)
         if subscribers is None:
@@ -63,30 +64,31 @@ class Hub:
         return subscription
 
     def deliver(self, publication: Publication) -> None:
-        """Tell all who listen, at the end of this turn."""
+        """Deliver a publication at the end of this iteration of the reactor."""
         topic, id = publication.topic, publication.id
         if topic not in self._topics:
             return
         run = self._runs.get(topic)
         if run is None or not _follows(id, run[-1].id):
             run = self._runs[topic] = []
-            self._news.append((run, self._clock.seconds()))
+            self._pending.append((run, self._clock.seconds()))
         run.append(publication)
-        self._bytes += len(publication.data)
-        if self._turn_ends is None:
-            self._turn_ends = self._clock.callLater(0, self._end_turn)
-        if self._bytes >= _TURN:
+        self._pending_bytes += len(publication.data)
+        if self._flush_call is None:
+            self._flush_call = self._clock.callLater(0, self._flush_later)
+        if self._pending_bytes >= _MAX_PENDING:
             self.flush()
 
     def flush(self) -> None:
-        """Deliver what was published in this turn now; what is published by that comes later."""
+        """Deliver all pending publications now. Does nothing during a delivery."""
         if self._delivering:
             return
-        news, self._news, self._runs, self._bytes = self._news, [], {}, 0
+        pending, self._pending = self._pending, []
+        self._runs, self._pending_bytes = {}, 0
         self._delivering = True
         try:
-            for run, since in news:
-                # Groups are written to directly, past the cork.
+            for run, since in pending:
+                # Groups are written to directly, which must not overtake what is corked.
                 self._uncork()
                 batch = Batch(run)
                 subscribers = self._topics.get(batch.topic)
@@ -106,19 +108,19 @@ class Hub:
             subscribers.end_at_gap(last)
 
     def count(self, topic: str) -> int:
-        """How many listen to a topic on this node."""
+        """Return the number of a topic's subscribers on this node."""
         return len(self._topics.get(topic, ()))
 
     def topics(self) -> list[str]:
-        """The topics that somebody listens to on this node."""
+        """Return the names of the topics that have subscribers on this node."""
         return list(self._topics)
 
     def subscribers(self, topic: str) -> list[Subscriber]:
-        """Those who listen to a topic on this node."""
+        """Return a topic's subscribers on this node."""
         return [subscription.subscriber for subscription in self._topics.get(topic, ())]
 
     def flush_counters(self) -> None:
-        """Count on each connection what was written directly to it until now."""
+        """Count on each connection what has been written directly to it so far."""
         for subscribers in self._topics.values():
             subscribers.flush_counters()
 
@@ -130,11 +132,11 @@ class Hub:
             del self._topics[subscription.topic]
             self._source.unfollow(subscription.topic)
 
-    def _end_turn(self) -> None:
-        self._turn_ends = None
+    def _flush_later(self) -> None:
+        self._flush_call = None
         self.flush()
 
 
 def _follows(id: Id, last: Id) -> bool:
-    """Whether an id is the next one behind another."""
+    """Return whether an id is the next one after another."""
     return id.offset == last.offset + 1 and id.epoch == last.epoch

@@ -1,11 +1,11 @@
-"""Publications: their topics and ids, and a replay of several."""
+"""Publications, their topics and ids, and a replay of several publications."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-# Segments of letters, digits and five marks, joined by slashes.
+# Segments of letters, digits and five punctuation marks, separated by slashes.
 _TOPIC = re.compile(r"[A-Za-z0-9._:-]+(?:/[A-Za-z0-9._:-]+)*")
 _MAX_TOPIC = 255
 
@@ -13,20 +13,20 @@ _ID = re.compile(r"(?P<epoch>[A-Za-z0-9_-]{1,32}):(?P<offset>0|[1-9][0-9]{0,17})
 
 
 def check_topic(name: str) -> str:
-    """Give the name back if a topic can have it; raises ValueError that says what one can have."""
+    """Return the name if it is valid for a topic. Raises ValueError with the rule if not."""
     if len(name) > _MAX_TOPIC or not _TOPIC.fullmatch(name):
         raise ValueError(
-            f"a topic has 1 to {_MAX_TOPIC} letters, digits and -_.: in segments joined by /"
+            f"topic must be 1 to {_MAX_TOPIC} letters, digits and -_.: in segments separated by /"
         )
     return name
 
 
 @dataclass(frozen=True, slots=True)
 class Id:
-    """Where a publication stands in its topic.
+    """The position of a publication in its topic.
 
-    The epoch is random, and new whenever the topic's history is; the offset counts 1, 2, 3…
-    without a gap. Offset 0 stands before the first publication.
+    The epoch is random, and new whenever the topic's history is new. The offset counts 1, 2, 3…
+    without a gap; offset 0 is the position before the first publication.
     """
 
     epoch: str
@@ -37,16 +37,16 @@ class Id:
 
     @classmethod
     def parse(cls, text: str) -> Id:
-        """Read an id as it is written; raises ValueError for what is none."""
+        """Parse the text form of an id. Raises ValueError if it is malformed."""
         match = _ID.fullmatch(text)
         if match is None:
-            raise ValueError("an id is EPOCH:OFFSET, as it came with a publication")
+            raise ValueError("id must be EPOCH:OFFSET, as received with a publication")
         return cls(match["epoch"], int(match["offset"]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Publication:
-    """One piece of data sent to everybody who listens to a topic."""
+    """One piece of data sent to all subscribers of a topic."""
 
     topic: str
     data: str | bytes
@@ -55,12 +55,12 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a topic's history has for one who was here before, or for one who is new."""
+    """Publications read from a topic's history, for a subscriber that resumes or is new."""
 
-    #: Where the publications below begin: the next one follows this id.
+    #: The id that the first of the publications follows.
     id: Id
-    #: Whether nothing was lost since the id that was asked for.
+    #: True if nothing is missing since the id that was asked for.
     recovered: bool
     publications: tuple[Publication, ...]
-    #: The last id that was given to a publication.
+    #: The topic's last id.
     last: Id

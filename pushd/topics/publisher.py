@@ -1,4 +1,4 @@
-"""What a view publishes with, as ``request.publish``."""
+"""The publisher that views use, as ``request.publish``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pushd.topics.scheduled import ScheduledPublication, ScheduledPublications
 
 
 class Publisher:
-    """Publishes to topics, now or later."""
+    """Publishes to topics, at once or on a schedule."""
 
-    def __init__(self, broker: Broker, timed: ScheduledPublications, limits: Limits) -> None:
+    def __init__(self, broker: Broker, scheduled: ScheduledPublications, limits: Limits) -> None:
         self._broker = broker
-        self._timed = timed
+        self._scheduled = scheduled
         self._limits = limits
 
     def publish(
@@ -27,19 +27,24 @@ class Publisher:
         every: float | None = None,
         count: int | None = None,
     ) -> Deferred[Id] | ScheduledPublication:
-        """Publish now; the Deferred fires with the id. With a time, get a handle to cancel it.
+        """Publish now; the Deferred fires with the id. With times, return a handle to cancel it.
 
-        Raises ValueError for what is no topic or no time or too much data, TypeError for what is
-        no data, and TooMany when there are as many timed pushes as there may be.
+        :param delay: seconds until the first publication.
+        :param every: seconds between publications; ``count`` is their number.
+
+        Raises ValueError if the topic or a time is invalid or the data too long, TypeError if the
+        data is neither str nor bytes, and TooManyScheduled at the limit of schedules.
         """
         check_topic(topic)
         if not isinstance(data, str | bytes):
-            raise TypeError(f"a publication is str or bytes, not {type(data).__name__}")
-        # Text is encoded to see that it is Unicode: no lone half of a pair.
+            raise TypeError(f"publication must be str or bytes; got {type(data).__name__}")
+        # Encoding also finds lone surrogates, which UTF-8 does not allow.
         length = len(data.encode() if isinstance(data, str) else data)
-        most = self._limits.max_message
-        if length > most:
-            raise ValueError(f"a publication of {length} bytes: --max-message is {most}")
+        limit = self._limits.max_message
+        if length > limit:
+            raise ValueError(
+                f"publication must be at most {limit} bytes (--max-message); got {length}"
+            )
         if delay is None and every is None and count is None:
             return self._broker.publish(topic, data)
-        return self._timed.add(topic, data, delay=delay or 0, every=every, count=count)
+        return self._scheduled.add(topic, data, delay=delay or 0, every=every, count=count)

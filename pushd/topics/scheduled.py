@@ -1,4 +1,4 @@
-"""Publications that come later, or again and again."""
+"""Scheduled publications: published after a delay, or repeatedly."""
 
 from __future__ import annotations
 
@@ -19,49 +19,50 @@ from pushd.topics.publication import Id
 
 _log = Logger(namespace="pushd.topics")
 
-# How far ahead, how often and how many of them at once.
+# Limits of one schedule; times are in seconds.
 MAX_DELAY = 86_400.0
 MIN_INTERVAL = 0.01
 MAX_COUNT = 1_000_000
-MAX_PUSHES = 10_000
-# How many bytes all of them hold.
+
+# Limits of all pending schedules together: their number, and the bytes of their data.
+MAX_SCHEDULED = 10_000
 MAX_BYTES = 64 << 20
 
 
 @dataclass(eq=False, slots=True)
 class ScheduledPublication:
-    """One publication that waits for its time, or its times. ``cancel()`` ends it."""
+    """A publication that is made once or repeatedly, later. ``cancel()`` ends it."""
 
     id: str
     topic: str
-    #: How many publications it makes in all, and how many of them are made.
+    #: How often it is published in all, and how often it has been.
     count: int
     done: int
-    #: Seconds between them.
+    #: Seconds between two of them; 0 if there is only one.
     every: float
     #: When the next is due, in seconds of the daemon's clock.
     due: float
     cancel: Callable[[], object]
-    #: What it holds in memory, in bytes.
+    #: Memory used by the data, in bytes.
     size: int = 0
-    #: Whether it is in the midst of a publication just now.
+    #: True while the broker is being called for it.
     publishing: bool = False
-    #: What it waits for.
+    #: The coroutine that publishes it.
     running: Deferred[None] | None = None
 
 
 class ScheduledPublications:
-    """All timed pushes of this node. They end with it: nothing of them is kept.
+    """The pending schedules of this node. They are not stored: a stop of the daemon cancels them.
 
-    :param make_id: gives a new random name.
+    :param make_id: returns a new random id.
     """
 
     def __init__(self, clock: IReactorTime, broker: Broker, make_id: Callable[[], str]) -> None:
         self._clock = clock
         self._broker = broker
         self._make_id = make_id
-        self._pushes: dict[str, ScheduledPublication] = {}
-        #: What all of them hold in memory, in bytes.
+        self._scheduled: dict[str, ScheduledPublication] = {}
+        #: Memory used by the data of all of them, in bytes.
         self.bytes = 0
 
     def add(
@@ -73,110 +74,117 @@ class ScheduledPublications:
         every: float | None = None,
         count: int | None = None,
     ) -> ScheduledPublication:
-        """Publish after a delay in seconds, and then again every so many, so many times.
+        """Publish after ``delay`` seconds, then every ``every`` seconds until ``count`` are made.
 
-        Raises ValueError for times that can't be, and TooMany when there are too many already.
+        Raises ValueError, which begins with the name of the parameter, if a time or the count is
+        out of range, and TooManyScheduled at the limit of schedules or of their data.
         """
         if not 0 <= delay <= MAX_DELAY:
-            raise ValueError(f"delay is a number of seconds from 0 to {MAX_DELAY:g}")
+            raise ValueError(f"delay must be from 0 to {MAX_DELAY:g} seconds; got {delay}")
         if (every is None) != (count is None):
-            raise ValueError("every and count go together")
+            raise ValueError("every and count must be given together")
         if every is not None and not MIN_INTERVAL <= every <= MAX_DELAY:
-            raise ValueError(f"every is a number of seconds from {MIN_INTERVAL} to {MAX_DELAY:g}")
+            raise ValueError(
+                f"every must be from {MIN_INTERVAL} to {MAX_DELAY:g} seconds; got {every}"
+            )
         if count is not None and not (isinstance(count, int) and 1 <= count <= MAX_COUNT):
-            raise ValueError(f"count is a whole number from 1 to {MAX_COUNT}")
-        if len(self._pushes) >= MAX_PUSHES:
-            raise TooManyScheduled(f"there are {MAX_PUSHES} timed pushes already")
+            raise ValueError(f"count must be an integer from 1 to {MAX_COUNT}; got {count}")
+        if len(self._scheduled) >= MAX_SCHEDULED:
+            raise TooManyScheduled(f"too many scheduled publications: the limit is {MAX_SCHEDULED}")
         size = getsizeof(data)
         if self.bytes + size > MAX_BYTES:
-            raise TooManyScheduled(f"timed pushes hold {self.bytes} of {MAX_BYTES} bytes already")
+            raise TooManyScheduled(
+                f"scheduled publications already hold {self.bytes} of {MAX_BYTES} bytes"
+            )
         interval = every or MAX_DELAY
         schedule = PushSchedule(self._clock, count=count or 1, interval=interval, delay=delay)
-        push = ScheduledPublication(
+        scheduled = ScheduledPublication(
             id=self._make_id(),
             topic=topic,
             count=count or 1,
             done=0,
             every=every or 0,
             due=self._clock.seconds() + delay,
-            cancel=lambda: self._cancel(push),
+            cancel=lambda: self._cancel(scheduled),
             size=size,
         )
-        self._pushes[push.id] = push
+        self._scheduled[scheduled.id] = scheduled
         self.bytes += size
-        push.running = Deferred.fromCoroutine(self._run(push, data, schedule))
-        push.running.addErrback(self._ended, push)
-        return push
+        scheduled.running = Deferred.fromCoroutine(self._run(scheduled, data, schedule))
+        scheduled.running.addErrback(self._failed, scheduled)
+        return scheduled
 
     def get(self, id: str) -> ScheduledPublication | None:
-        """The timed push of this name, if it still has something to do."""
-        return self._pushes.get(id)
+        """Return the pending schedule with an id, or None."""
+        return self._scheduled.get(id)
 
     def all(self) -> list[ScheduledPublication]:
-        """Those that still have something to do, the oldest first."""
-        return list(self._pushes.values())
+        """Return the pending schedules, the oldest first."""
+        return list(self._scheduled.values())
 
     def stop(self) -> None:
-        """Cancel all, and log each: this is what is lost."""
-        for push in self.all():
+        """Cancel all schedules, and log each with the number of publications it still had."""
+        for scheduled in self.all():
             _log.warn(
-                "timed push {id} to {topic} is lost with this stop: {left} of {count} to come",
+                "scheduled publication {id} to {topic} dropped at shutdown, "
+                "{left} of {count} not yet published",
                 event="timed_push_lost",
-                id=push.id,
-                topic=push.topic,
-                left=push.count - push.done,
-                count=push.count,
+                id=scheduled.id,
+                topic=scheduled.topic,
+                left=scheduled.count - scheduled.done,
+                count=scheduled.count,
             )
-            push.cancel()
+            scheduled.cancel()
 
     async def _run(
-        self, push: ScheduledPublication, data: str | bytes, schedule: PushSchedule
+        self, scheduled: ScheduledPublication, data: str | bytes, schedule: PushSchedule
     ) -> None:
         try:
             async for number in schedule:
-                push.done = number + 1
-                push.due += push.every
+                scheduled.done = number + 1
+                scheduled.due += scheduled.every
                 try:
-                    await self._publish(push, data)
+                    await self._publish(scheduled, data)
                 except Unavailable as error:
                     _log.warn(
-                        "timed push {id} to {topic}: number {number} is lost: {error}",
-                        id=push.id,
-                        topic=push.topic,
-                        number=push.done,
+                        "scheduled publication {id} to {topic}: publication {number} skipped: "
+                        "{error}",
+                        id=scheduled.id,
+                        topic=scheduled.topic,
+                        number=scheduled.done,
                         error=str(error),
                     )
-                if push.done == push.count or push.id not in self._pushes:
+                if scheduled.done == scheduled.count or scheduled.id not in self._scheduled:
                     return
         finally:
-            self._forget(push)
+            self._forget(scheduled)
 
-    def _publish(self, push: ScheduledPublication, data: str | bytes) -> Deferred[Id]:
-        push.publishing = True
+    def _publish(self, scheduled: ScheduledPublication, data: str | bytes) -> Deferred[Id]:
+        scheduled.publishing = True
         try:
-            return self._broker.publish(push.topic, data)
+            return self._broker.publish(scheduled.topic, data)
         finally:
-            push.publishing = False
+            scheduled.publishing = False
 
-    def _cancel(self, push: ScheduledPublication) -> None:
-        known = self._forget(push)
-        # One whose own publication makes somebody cancel it looks for itself, and ends.
-        if known and not push.publishing and push.running is not None:
-            push.running.cancel()
+    def _cancel(self, scheduled: ScheduledPublication) -> None:
+        known = self._forget(scheduled)
+        # During its own publication the coroutine is running; it looks afterwards, and returns.
+        if known and not scheduled.publishing and scheduled.running is not None:
+            scheduled.running.cancel()
 
-    def _forget(self, push: ScheduledPublication) -> bool:
-        """Take it out; False for one that is out already."""
-        known = self._pushes.pop(push.id, None) is not None
+    def _forget(self, scheduled: ScheduledPublication) -> bool:
+        """Remove a schedule. Returns False if it had been removed before."""
+        known = self._scheduled.pop(scheduled.id, None) is not None
         if known:
-            self.bytes -= push.size
+            self.bytes -= scheduled.size
         return known
 
-    def _ended(self, failure: Failure, push: ScheduledPublication) -> Any:
+    def _failed(self, failure: Failure, scheduled: ScheduledPublication) -> Any:
         if failure.check(CancelledError) is None:
             _log.failure(
-                "timed push {id} to {topic} failed",
+                "scheduled publication {id} to {topic} failed",
                 failure=failure,
                 event="timed_push_failed",
-                id=push.id,
-                topic=push.topic,
+                id=scheduled.id,
+                topic=scheduled.topic,
             )

@@ -89,6 +89,6 @@ class ScheduleTests(TopicTestCase):
         self.add("delay=7", "u")
         with capturedLogs() as logs:
             self.daemon.stop()
-        lost = [event for event in logs if "lost with this stop" in event["log_format"]]
+        lost = [event for event in logs if event.get("event") == "timed_push_lost"]
         self.assertEqual([(one["topic"], one["left"]) for one in lost], [("t", 2), ("u", 1)])
         self.assertEqual(self.daemon.pending_calls, [])

@@ -11,8 +11,7 @@ from twisted.internet.task import deferLater
 from pushd.access.limits import Limits
 from pushd.api import publish as module
 from pushd.testing.daemon import Answer
-from pushd.topics import broker
-from pushd.topics import scheduled as timed
+from pushd.topics import broker, scheduled
 from tests.listeners import Events, JsonSocket, RawSocket, TopicTestCase
 
 BINARY = {"Content-Type": "application/octet-stream"}
@@ -128,7 +127,7 @@ class IdempotencyTests(PublishTestCase):
         """A timed push takes none, and says so."""
         answer = self.post("/topics/t?delay=1", b"x", {"Idempotency-Key": "k"})
         self.assert_wrong(answer, 400, "Idempotency-Key")
-        self.assertEqual(self.daemon._service._timed.all(), [])
+        self.assertEqual(self.daemon._service._scheduled.all(), [])
 
 
 class TimedTests(PublishTestCase):
@@ -183,7 +182,7 @@ class TimedTests(PublishTestCase):
             ("every=1&count=%ff", "count"),
         ):
             self.assert_wrong(self.post(f"/topics/t?{query}"), 400, where)
-        self.assertEqual((self.listener.data, self.daemon._service._timed.all()), ([], []))
+        self.assertEqual((self.listener.data, self.daemon._service._scheduled.all()), ([], []))
 
     def test_not_utf_8(self) -> None:
         """What is to be published later is checked now."""
@@ -191,7 +190,7 @@ class TimedTests(PublishTestCase):
 
     def test_too_many(self) -> None:
         """When there are as many as there may be, the answer is 503."""
-        self.patch(timed, "MAX_PUSHES", 1)
+        self.patch(scheduled, "MAX_SCHEDULED", 1)
         self.assertEqual(self.post("/topics/t?delay=1").status, 202)
         answer = self.post("/topics/t?delay=1")
         self.assert_wrong(answer, 503, "schedules")
@@ -199,7 +198,7 @@ class TimedTests(PublishTestCase):
 
     def test_too_much(self) -> None:
         """Nor may they hold more than so many bytes."""
-        self.patch(timed, "MAX_BYTES", 1000)
+        self.patch(scheduled, "MAX_BYTES", 1000)
         self.assertEqual(self.post("/topics/t?delay=1").status, 202)
         answer = self.post("/topics/t?delay=1", b"x" * 1000)
         self.assertIn("1000 bytes", self.assert_wrong(answer, 503, "schedules")["error"])

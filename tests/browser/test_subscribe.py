@@ -200,7 +200,7 @@ def test_refused(page: Page, topics_daemon: DaemonProcess, transport: str) -> No
     open_and_subscribe(page, topics_daemon.url, "no%20topic", transports=[transport])
     state = wait_for_state(page, "closed")
     assert state["code"] == 400
-    assert "a topic has 1 to 255 letters" in state["reason"]
+    assert "topic must be 1 to 255 letters" in state["reason"]
     assert state_names(page) == ["connecting", "closed"]
 
 

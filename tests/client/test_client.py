@@ -78,9 +78,9 @@ class PublishTests(ClientTestCase):
         """What pushd does not take is told as pushd tells it."""
         refused = self.assertRaises(Refused, self.client().publish, "a b", "x")
         self.assertEqual((refused.status, refused.where), (400, "topic"))
-        self.assertIn("topic: a topic has 1 to 255 letters", str(refused))
+        self.assertIn("topic: topic must be 1 to 255 letters", str(refused))
         refused = self.assertRaises(Refused, self.client().publish, "t", "x", every=1.0)
-        self.assertIn("every and count go together (400)", str(refused))
+        self.assertIn("every and count must be given together (400)", str(refused))
 
     def test_bad_key(self) -> None:
         """What no header can hold is not sent."""

@@ -73,8 +73,10 @@ class PublishTests(CommandTestCase):
 
     def test_refused(self) -> None:
         """What pushd says no to is told in its words."""
-        self.assertIn("topic: a topic has", self.bad("publish", "a b", "x"))
-        self.assertIn("every and count go together", self.bad("publish", "t", "x", "--every", "1"))
+        self.assertIn("topic: topic must be", self.bad("publish", "a b", "x"))
+        self.assertIn(
+            "every and count must be given together", self.bad("publish", "t", "x", "--every", "1")
+        )
 
     def test_token(self) -> None:
         """At the public port a token is shown, from the surroundings or the command line."""

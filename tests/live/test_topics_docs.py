@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 from pushd.access.limits import Limits
 from pushd.api.publish import max_batch_body
 from pushd.topics.history import Retention
-from pushd.topics.scheduled import MAX_BYTES, MAX_PUSHES
+from pushd.topics.scheduled import MAX_BYTES, MAX_SCHEDULED
 from pushd.topics.subscription import LAG_TIMEOUT
 from tests.daemon_process import DaemonProcess
 
@@ -156,5 +156,5 @@ def test_other_limits() -> None:
     """So are those that are no options."""
     text = DOCUMENT.read_text()
     assert f"| | {max_batch_body(Limits().max_message)} | bytes of the body of a batch" in text
-    assert f"| | {MAX_PUSHES}, {MAX_BYTES} | pending schedules, and bytes of their data" in text
+    assert f"| | {MAX_SCHEDULED}, {MAX_BYTES} | pending schedules, and bytes of their data" in text
     assert LAG_TIMEOUT == 10

@@ -285,7 +285,7 @@ class SlowStopTests(SynchronousTestCase):
             self.daemon.begin_stop()
             self.daemon.advance(1, 4)
         self.assertEqual(browser.messages, ["later"])
-        lost = [line for line in said(events) if "is lost with this stop" in line]
+        lost = [line for line in said(events) if "dropped at shutdown" in line]
         self.assertEqual(len(lost), 1)
         self.assertEqual(self.daemon.pending_calls, [])
 

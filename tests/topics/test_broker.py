@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.topics import broker as module
-from pushd.topics.broker import KEY_TTL, Broker, Draft, MemoryBroker, ignore_missed
+from pushd.topics.broker import KEY_TTL, Broker, Draft, MemoryBroker, ignore_gap
 from pushd.topics.history import History, Retention
 from pushd.topics.publication import Id, Publication
 from tests.broker_contract import RULES, Node
@@ -96,7 +96,7 @@ class MemoryBrokerTests(SynchronousTestCase):
         self.assertEqual([str(id) for id in ids], ["e1:1", "e2:1"])
         self.assertEqual([one.data for one in self.delivered], ["a", b"b"])
         self.assertIsNone(self.broker.fault())
-        self.assertIsNone(ignore_missed("t", ids[0]))  # type: ignore[func-returns-value]  # is there
+        self.assertIsNone(ignore_gap("t", ids[0]))  # type: ignore[func-returns-value]  # is there
 
 
 class Alone:

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from pushd.access.limits import Limits
 from pushd.errors import TooManyScheduled
-from pushd.topics import scheduled as timed
+from pushd.topics import scheduled
 from pushd.topics.publication import Id
 from pushd.views.request import Request, accept_websocket, require_websocket
 from tests.listeners import JsonSocket, TopicTestCase
@@ -129,7 +129,7 @@ class PublisherTests(ViewTestCase):
 
     def test_too_many(self) -> None:
         """As many timed pushes as there may be, and no more."""
-        self.patch(timed, "MAX_PUSHES", 0)
+        self.patch(scheduled, "MAX_SCHEDULED", 0)
 
         def attempt(request: Request) -> None:
             self.assertRaises(TooManyScheduled, request.publish, "t", "x", delay=1)

@@ -122,7 +122,7 @@ class TimedPushesTests(SynchronousTestCase):
 
     def test_too_many(self) -> None:
         """There is a most; one that ends makes room."""
-        self.patch(module, "MAX_PUSHES", 2)
+        self.patch(module, "MAX_SCHEDULED", 2)
         first = self.timed.add("t", "x", delay=1)
         self.timed.add("t", "x", delay=1)
         self.assertRaises(TooManyScheduled, self.timed.add, "t", "x", delay=1)

@@ -28,7 +28,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
 from pushd.errors import RedisError, RedisUnavailable, Unavailable
-from pushd.topics.broker import Draft, ignore_missed
+from pushd.topics.broker import Draft, ignore_gap
 from pushd.topics.history import Retention
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.redis.commands import TopicCommands
@@ -82,7 +82,7 @@ class RedisBroker:
         # Those who wait for a session.
         self._waiters: Waiters = {}
         self._deliver: Callable[[Publication], None] = _ignore
-        self._missed: Callable[[str, Id], None] = ignore_missed
+        self._on_gap: Callable[[str, Id], None] = ignore_gap
 
     # What the daemon calls
 
@@ -94,10 +94,10 @@ class RedisBroker:
     def start(
         self,
         deliver: Callable[[Publication], None],
-        missed: Callable[[str, Id], None] = ignore_missed,
+        on_gap: Callable[[str, Id], None] = ignore_gap,
     ) -> None:
         """Begin; the connections are made once the reactor runs."""
-        self._deliver, self._missed = deliver, missed
+        self._deliver, self._on_gap = deliver, on_gap
         self._link.start()
 
     def fault(self) -> str | None:
@@ -128,7 +128,7 @@ class RedisBroker:
 
     def follow(self, topic: str) -> None:
         """Have what is published to this topic."""
-        self._sync.follow(FollowedTopic(topic, self._deliver, self._missed))
+        self._sync.follow(FollowedTopic(topic, self._deliver, self._on_gap))
 
     def unfollow(self, topic: str) -> None:
         """Have no more of it."""

@@ -25,14 +25,14 @@ class FollowedTopic:
     meanwhile waits; the two meet without a gap and without a repeat.
 
     :param deliver: gets each publication, in order.
-    :param missed: is told of a gap that can't be filled, and of the id to go on from.
+    :param on_gap: is told of a gap that can't be filled, and of the id to go on from.
     """
 
     __slots__ = (
         "_bytes",
         "_deliver",
         "_dropped",
-        "_missed",
+        "_on_gap",
         "_waiting",
         "live",
         "position",
@@ -45,11 +45,11 @@ class FollowedTopic:
         self,
         topic: str,
         deliver: Callable[[Publication], None],
-        missed: Callable[[str, Id], None],
+        on_gap: Callable[[str, Id], None],
     ) -> None:
         self.topic = topic
         self._deliver = deliver
-        self._missed = missed
+        self._on_gap = on_gap
         #: The last publication that was given; None before the past was first read.
         self.position: Id | None = None
         self.live = False
@@ -83,7 +83,7 @@ class FollowedTopic:
             self.position = replay.last
         elif not replay.recovered:
             self.position = replay.last
-            self._missed(self.topic, replay.last)
+            self._on_gap(self.topic, replay.last)
         for publication in replay.publications:
             self._give(publication)
         if self.position == replay.last or self._has_passed(replay.last):
