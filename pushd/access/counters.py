@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 # The codes that get a series of their own: those of RFC 6455 and of its registry.
@@ -55,16 +53,9 @@ class Metrics:
         """Add what is read at the time of asking."""
         self._registry.register(collector)
 
-    def count_topics(self, subscribers: SubscriberCounters, past: Past) -> None:
-        """Tell of topics as well, with numbers that are kept elsewhere."""
-        self._registry.register(_Topics(subscribers, past))
-
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""
         return generate_latest(self._registry)
-
-
-# Of topics none is named: there may be millions.
 
 
 @dataclass(eq=False, slots=True)
@@ -77,53 +68,6 @@ class SubscriberCounters:
     cut: int = 0
     #: Subscriptions by transport.
     transports: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-
-
-class Past(Protocol):
-    """What is counted of publications; a Broker."""
-
-    @property
-    def published(self) -> int:
-        """How many there were."""
-
-    @property
-    def history_bytes(self) -> int:
-        """What those that are kept take."""
-
-
-class _Topics(Collector):
-    """The numbers of topics."""
-
-    def __init__(self, counters: SubscriberCounters, past: Past) -> None:
-        self._counters = counters
-        self._past = past
-
-    def collect(self) -> Iterator[Metric]:
-        """Give the numbers of now."""
-        yield CounterMetricFamily(
-            "pushd_publications", "Publications taken.", value=self._past.published
-        )
-        yield CounterMetricFamily(
-            "pushd_deliveries",
-            "Publications given to subscribers, each counted for each of them.",
-            value=self._counters.delivered,
-        )
-        subscribers = GaugeMetricFamily(
-            "pushd_subscribers", "Subscriptions to topics, by transport.", labels=["transport"]
-        )
-        for transport, count in self._counters.transports.items():
-            subscribers.add_metric([transport], count)
-        yield subscribers
-        yield GaugeMetricFamily(
-            "pushd_history_bytes",
-            "Memory that the histories of all topics take in this process; none with a Redis.",
-            value=self._past.history_bytes,
-        )
-        yield CounterMetricFamily(
-            "pushd_slow_subscribers_cut",
-            "Subscribers cut off because they read too slowly.",
-            value=self._counters.cut,
-        )
 
 
 class Traffic:

@@ -29,7 +29,7 @@ from pushd.schedule.ticks import lateness_of
 from pushd.service.daemon import Drain, PushService
 from pushd.service.listening import PortService
 from pushd.service.live import LiveSettings, control_policy, public_policy
-from pushd.service.metrics import MetricsCollector, PoolUsage
+from pushd.service.metrics import MetricsCollector, PoolUsage, TopicCollector
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
@@ -148,7 +148,7 @@ def _build_publishing(context: _Context) -> ApiContext:
     broker = make_broker(settings.broker, runtime.reactor, settings.retention, _make_name)
     hub = Hub(broker, runtime.reactor, runtime.cork.flush)
     broker.start(hub.deliver, hub.end_at_gap)
-    context.metrics.count_topics(hub.counters, broker)
+    context.metrics.register(TopicCollector(hub.counters, broker))
     return ApiContext(
         clock=runtime.reactor,
         broker=broker,

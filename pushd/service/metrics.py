@@ -16,11 +16,12 @@ from prometheus_client.registry import Collector
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from pushd.access.counters import Ledger
+from pushd.access.counters import Ledger, SubscriberCounters
 from pushd.access.limits import Limits
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.websocket.factory import PushFactory
 from pushd.schedule.histogram import Histogram
+from pushd.topics.broker import Broker
 
 # By what a peer is connected, beside plain HTTP.
 _TRANSPORTS = ("websocket", "sse", "longpoll")
@@ -40,6 +41,41 @@ class PoolUsage(Protocol):
     @property
     def waiting(self) -> int:
         """Calls that wait for a free thread."""
+
+
+class TopicCollector(Collector):
+    """Reads the metrics of topics; none has a topic's name, of which there may be millions."""
+
+    def __init__(self, counters: SubscriberCounters, broker: Broker) -> None:
+        self._counters = counters
+        self._broker = broker
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what has been counted until now."""
+        yield CounterMetricFamily(
+            "pushd_publications", "Publications accepted.", value=self._broker.published
+        )
+        yield CounterMetricFamily(
+            "pushd_deliveries",
+            "Deliveries of publications, one for each subscriber.",
+            value=self._counters.delivered,
+        )
+        subscribers = GaugeMetricFamily(
+            "pushd_subscribers", "Subscriptions to topics, by transport.", labels=["transport"]
+        )
+        for transport, count in self._counters.transports.items():
+            subscribers.add_metric([transport], count)
+        yield subscribers
+        yield GaugeMetricFamily(
+            "pushd_history_bytes",
+            "Bytes that the histories of all topics take in this process (0 with Redis).",
+            value=self._broker.history_bytes,
+        )
+        yield CounterMetricFamily(
+            "pushd_slow_subscribers_cut",
+            "Subscribers disconnected because they read too slowly.",
+            value=self._counters.cut,
+        )
 
 
 @dataclass(kw_only=True, eq=False)
