@@ -51,7 +51,7 @@ class TopicContext:
         self.publish = publish
         self.listener = TopicListener(views.access, views.connections)
         self.keep_alives: TimeoutQueue[EventStream] = TimeoutQueue(
-            clock, length=KEEP_ALIVE, expired=EventStream.keep_alive
+            clock, timeout=KEEP_ALIVE, expired=EventStream.keep_alive
         )
 
 

@@ -107,7 +107,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         settings=settings,
         runtime=runtime,
         live=live,
-        clock=CoalescingClock(runtime.reactor, together=runtime.cork),
+        clock=CoalescingClock(runtime.reactor, batch=runtime.cork),
         metrics=Metrics(),
     )
     api = _build_publishing(context)

@@ -108,7 +108,7 @@ class MemoryBroker:
         self._deliver: Callable[[Publication], None] | None = None
         self._ids: OrderedDict[tuple[str, str], Id] = OrderedDict()
         self._keys: TimeoutQueue[tuple[str, str]] = TimeoutQueue(
-            clock, length=KEY_TTL, expired=self._ids.pop
+            clock, timeout=KEY_TTL, expired=self._ids.pop
         )
 
     @property
