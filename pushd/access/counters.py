@@ -19,7 +19,7 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         #: Messages and bytes each way.
-        self.traffic = Ledger()
+        self.traffic = TrafficTotals()
         #: Requests and handshakes that were turned away, by why.
         self.refused = Counter(
             "pushd_refused",
@@ -73,9 +73,9 @@ class SubscriberCounters:
 class Traffic:
     """Messages and their bytes each way.
 
-    Whoever sends or receives adds to the numbers, which costs far less than to call a counter
-    that all share; ``Ledger`` sums them up. What a fan-out group writes is added to the numbers
-    later, see ``Hub.flush_counters``.
+    Whatever sends or receives adds to the numbers, which costs far less than a shared counter;
+    ``TrafficTotals`` sums them up. What a fan-out group writes is added later, by
+    ``Hub.flush_counters``.
     """
 
     __slots__ = ("bytes_in", "bytes_out", "messages_in", "messages_out")
@@ -101,18 +101,18 @@ class Traffic:
         self.bytes_out += bytes_out
 
 
-class Ledger:
+class TrafficTotals:
     """The traffic of all connections, those that have ended included, by transport."""
 
     def __init__(self) -> None:
         self._open: dict[str, dict[Traffic, None]] = {}
         self._ended: dict[str, Traffic] = {}
 
-    def opened(self, transport: str, traffic: Traffic) -> None:
+    def add(self, transport: str, traffic: Traffic) -> None:
         """Count what a connection counts, from now on."""
         self._open.setdefault(transport, {})[traffic] = None
 
-    def ended(self, transport: str, traffic: Traffic) -> None:
+    def remove(self, transport: str, traffic: Traffic) -> None:
         """Keep what a connection has counted, which will not count any more."""
         if self._open.get(transport, {}).pop(traffic, self) is None:
             self._ended.setdefault(transport, Traffic()).add([traffic])

@@ -10,7 +10,7 @@ from pathlib import Path
 from random import random
 from typing import Any, Protocol
 
-from pushd.access.authorization import Access
+from pushd.access.authorization import Authorizer
 from pushd.access.connections import Connections
 from pushd.access.counters import Metrics
 from pushd.api.health import Readiness
@@ -165,7 +165,7 @@ def _build_views(context: _Context, api: ApiContext) -> ViewContext:
     return ViewContext(
         clock=context.clock,
         runner=ViewRunner(runtime.reactor, runtime.threads),
-        access=Access(live.keys, runtime.wall),
+        authorizer=Authorizer(live.keys, runtime.wall),
         factory=PushFactory(runtime.reactor, live.limits, runtime.cork),
         connections=api.connections,
         metrics=context.metrics,
@@ -210,7 +210,7 @@ def _build_collector(
     return MetricsCollector(
         site=public,
         factory=views.factory,
-        ledger=context.metrics.traffic,
+        traffic=context.metrics.traffic,
         flush_counters=api.hub.flush_counters,
         threads=context.runtime.threads.pools,
         fault=api.broker.fault,

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from pushd.access.counters import Ledger, SubscriberCounters
+from pushd.access.counters import SubscriberCounters, TrafficTotals
 from pushd.access.limits import Limits
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.websocket.factory import PushFactory
@@ -91,7 +91,7 @@ class MetricsCollector(Collector):
 
     site: PushdSite
     factory: PushFactory
-    ledger: Ledger
+    traffic: TrafficTotals
     flush_counters: Callable[[], None]
     threads: Mapping[str, PoolUsage]
     fault: Callable[[], str | None]
@@ -147,10 +147,10 @@ class MetricsCollector(Collector):
             ("http", "reading"): len(self.site.requests),
             ("http", "idle"): len(self.site.idle),
             ("http", "closing"): len(self.site.lingering),
-            ("websocket", "open"): self.ledger.count("websocket") - closing,
+            ("websocket", "open"): self.traffic.count("websocket") - closing,
             ("websocket", "closing"): closing,
-            ("sse", "open"): self.ledger.count("sse"),
-            ("longpoll", "open"): self.ledger.count("longpoll"),
+            ("sse", "open"): self.traffic.count("sse"),
+            ("longpoll", "open"): self.traffic.count("longpoll"),
         }
         # A view is at work for the rest, or the answer is under way.
         rest = len(self.site.policy.admission) - sum(states.values())
@@ -162,7 +162,7 @@ class MetricsCollector(Collector):
     def _traffic(self) -> Iterator[Metric]:
         """Messages and bytes each way."""
         self.flush_counters()
-        totals = {transport: self.ledger.total(transport) for transport in _TRANSPORTS}
+        totals = {transport: self.traffic.total(transport) for transport in _TRANSPORTS}
         websockets = totals["websocket"]
         for name, about, value in (
             ("messages", "Messages that came over WebSockets.", websockets.messages_in),

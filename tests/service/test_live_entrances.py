@@ -35,8 +35,8 @@ class EntranceTests(SynchronousTestCase):
             (self.control, [True] * 4, [True] * 2),
         ):
             admission = policy.admission
-            self.assertEqual([admission.connect("1.2.3.4") is not None for _ in range(4)], here)
-            self.assertEqual([admission.connect("1.2.3.5") is not None for _ in range(2)], there)
+            self.assertEqual([admission.admit("1.2.3.4") is not None for _ in range(4)], here)
+            self.assertEqual([admission.admit("1.2.3.5") is not None for _ in range(2)], there)
 
     def test_bodies(self) -> None:
         """A body is as large as a message; a batch of them is larger, at the control port alone."""
@@ -49,5 +49,5 @@ class EntranceTests(SynchronousTestCase):
 
     def test_proxies(self) -> None:
         """Proxies are believed at the public port only."""
-        self.assertTrue(self.public.proxies.trust("10.0.0.1"))
-        self.assertFalse(self.control.proxies.trust("10.0.0.1"))
+        self.assertTrue(self.public.proxies.is_trusted("10.0.0.1"))
+        self.assertFalse(self.control.proxies.is_trusted("10.0.0.1"))

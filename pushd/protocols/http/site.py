@@ -87,10 +87,10 @@ class PushdSite(AccessLog, Site):
 
     def _make_channel(self, addr: IAddress | None) -> Any:
         address = getattr(addr, "host", None)
-        ticket = self.policy.admission.connect(address)
+        ticket = self.policy.admission.admit(address)
         unwelcome = ticket is None
         if unwelcome:
-            ticket = self._waiting_room.connect(None)
+            ticket = self._waiting_room.admit(None)
             if ticket is None:
                 self.log_refusal(str(address), 503, "all places are taken, to wait as well")
                 return _Nobody()
