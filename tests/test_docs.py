@@ -354,7 +354,7 @@ class TokensTests(SynchronousTestCase):
             key.write_bytes(b"0123456789abcdef" * 4 + b"\n")
             given = names["make_token"](key, "ann")
             keys = read_token_keys([str(key)])
-        identity = keys.identify(given, 0)
+        identity = keys.verify(given, 0)
         self.assertEqual((identity.subject, identity.subscribe), ("ann", ("users/ann",)))
 
     @runs("docs/tokens.md: In a view")

@@ -20,11 +20,11 @@ class Slot:
         self._address = address
         self._connection = connection
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give the place back; once, however often it is called."""
         admission, self._admission = self._admission, None
         if admission is not None:
-            admission.left(self._address, connection=self._connection)
+            admission.give_back(self._address, connection=self._connection)
 
 
 class Admission:
@@ -45,7 +45,7 @@ class Admission:
     def __len__(self) -> int:
         return self._taken
 
-    def connect(self, address: str | None) -> Slot | None:
+    def admit(self, address: str | None) -> Slot | None:
         """A place for a connection from an address; None when there is none."""
         if self._taken >= self._limits.max_connections:
             return None
@@ -55,7 +55,7 @@ class Admission:
         self._taken += 1
         return Slot(self, key, connection=True)
 
-    def visit(self, address: str | None) -> Slot | None:
+    def admit_client(self, address: str | None) -> Slot | None:
         """A place for one more from an address, over whose connection ever; None if there is none.
 
         A client behind one of our proxies takes it beside the place of the proxy's connection.
@@ -65,16 +65,16 @@ class Admission:
             return None
         return Slot(self, key, connection=False)
 
-    def left(self, key: Hashable, *, connection: bool) -> None:
-        """Take back what a ticket stood for; ``Slot.leave`` calls this."""
+    def give_back(self, key: Hashable, *, connection: bool) -> None:
+        """Take back what a ticket stood for; ``Slot.release`` calls this."""
         if connection:
             self._taken -= 1
         if key is not None:
-            self._addresses.leave(key)
+            self._addresses.release(key)
 
     def _key_of(self, address: str | None) -> Hashable:
         """By what those of one address are counted; None for one that may have any number."""
-        if address is None or self._proxies.trust(address):
+        if address is None or self._proxies.is_trusted(address):
             return None
         return _count_by(address)
 

@@ -9,7 +9,7 @@ from pushd.access.tokens import LEEWAY, Identity, TokenKeys
 from pushd.errors import BadToken, Denied
 
 
-class Access:
+class Authorizer:
     """Knows by their tokens who people are, and what they may do.
 
     Where there are no keys nobody is asked for a token, and all may subscribe. Every method takes
@@ -28,7 +28,7 @@ class Access:
         if token is None or not self.keys:
             return None
         try:
-            return self.keys.identify(token, self.now())
+            return self.keys.verify(token, self.now())
         except BadToken as bad:
             raise Denied(401, str(bad), "invalid_token") from None
 
@@ -39,7 +39,7 @@ class Access:
             raise Denied(401, "a token is needed here")
         return identity
 
-    def subscriber(self, token: str | None, topic: str) -> Identity | None:
+    def authorize_subscribe(self, token: str | None, topic: str) -> Identity | None:
         """Who somebody is who may listen to a topic; None where tokens are not asked for."""
         if not self.keys:
             return None
@@ -48,14 +48,14 @@ class Access:
             raise Denied(403, f"this token may not subscribe to {topic}", "insufficient_scope")
         return identity
 
-    def publisher(self, token: str | None, topic: str) -> Identity:
+    def authorize_publish(self, token: str | None, topic: str) -> Identity:
         """Who somebody is who may publish to a topic."""
         identity = self.require(token)
         if not identity.may_publish(topic):
             raise Denied(403, f"this token may not publish to {topic}", "insufficient_scope")
         return identity
 
-    def ends(self, identity: Identity) -> float:
+    def end_of_connection(self, identity: Identity) -> float:
         """When a connection has to end that begins now, in seconds since 1970.
 
         That is when its token runs out. Who comes just after that, and is let in as clocks

@@ -63,7 +63,7 @@ class Connections:
         self._open: dict[Closable, Connection] = {}
         self._ids = count(1)
         self._expiries: TimerHeap[Closable] = TimerHeap(
-            clock, lambda visitor: visitor.close_with(TOKEN_EXPIRED), now
+            clock, now=now, expired=lambda visitor: visitor.close_with(TOKEN_EXPIRED)
         )
         #: How everybody is being asked to leave, once the daemon stops.
         self.closing: Closing | None = None

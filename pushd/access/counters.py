@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 # The codes that get a series of their own: those of RFC 6455 and of its registry.
@@ -21,7 +19,7 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         #: Messages and bytes each way.
-        self.traffic = Ledger()
+        self.traffic = TrafficTotals()
         #: Requests and handshakes that were turned away, by why.
         self.refused = Counter(
             "pushd_refused",
@@ -55,16 +53,9 @@ class Metrics:
         """Add what is read at the time of asking."""
         self._registry.register(collector)
 
-    def count_topics(self, subscribers: SubscriberCounters, past: Past) -> None:
-        """Tell of topics as well, with numbers that are kept elsewhere."""
-        self._registry.register(_Topics(subscribers, past))
-
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""
         return generate_latest(self._registry)
-
-
-# Of topics none is named: there may be millions.
 
 
 @dataclass(eq=False, slots=True)
@@ -79,59 +70,12 @@ class SubscriberCounters:
     transports: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
-class Past(Protocol):
-    """What is counted of publications; a Broker."""
-
-    @property
-    def published(self) -> int:
-        """How many there were."""
-
-    @property
-    def history_bytes(self) -> int:
-        """What those that are kept take."""
-
-
-class _Topics(Collector):
-    """The numbers of topics."""
-
-    def __init__(self, counters: SubscriberCounters, past: Past) -> None:
-        self._counters = counters
-        self._past = past
-
-    def collect(self) -> Iterator[Metric]:
-        """Give the numbers of now."""
-        yield CounterMetricFamily(
-            "pushd_publications", "Publications taken.", value=self._past.published
-        )
-        yield CounterMetricFamily(
-            "pushd_deliveries",
-            "Publications given to subscribers, each counted for each of them.",
-            value=self._counters.delivered,
-        )
-        subscribers = GaugeMetricFamily(
-            "pushd_subscribers", "Subscriptions to topics, by transport.", labels=["transport"]
-        )
-        for transport, count in self._counters.transports.items():
-            subscribers.add_metric([transport], count)
-        yield subscribers
-        yield GaugeMetricFamily(
-            "pushd_history_bytes",
-            "Memory that the histories of all topics take in this process; none with a Redis.",
-            value=self._past.history_bytes,
-        )
-        yield CounterMetricFamily(
-            "pushd_slow_subscribers_cut",
-            "Subscribers cut off because they read too slowly.",
-            value=self._counters.cut,
-        )
-
-
 class Traffic:
     """Messages and their bytes each way.
 
-    Whoever sends or receives adds to the numbers, which costs far less than to call a counter
-    that all share; ``Ledger`` sums them up. What a fan-out group writes is added to the numbers
-    later, see ``Hub.flush_counters``.
+    Whatever sends or receives adds to the numbers, which costs far less than a shared counter;
+    ``TrafficTotals`` sums them up. What a fan-out group writes is added later, by
+    ``Hub.flush_counters``.
     """
 
     __slots__ = ("bytes_in", "bytes_out", "messages_in", "messages_out")
@@ -157,18 +101,18 @@ class Traffic:
         self.bytes_out += bytes_out
 
 
-class Ledger:
+class TrafficTotals:
     """The traffic of all connections, those that have ended included, by transport."""
 
     def __init__(self) -> None:
         self._open: dict[str, dict[Traffic, None]] = {}
         self._ended: dict[str, Traffic] = {}
 
-    def opened(self, transport: str, traffic: Traffic) -> None:
+    def add(self, transport: str, traffic: Traffic) -> None:
         """Count what a connection counts, from now on."""
         self._open.setdefault(transport, {})[traffic] = None
 
-    def ended(self, transport: str, traffic: Traffic) -> None:
+    def remove(self, transport: str, traffic: Traffic) -> None:
         """Keep what a connection has counted, which will not count any more."""
         if self._open.get(transport, {}).pop(traffic, self) is None:
             self._ended.setdefault(transport, Traffic()).add([traffic])

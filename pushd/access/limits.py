@@ -97,7 +97,7 @@ class Quota:
         self._taken[key] += 1
         return True
 
-    def leave(self, key: Hashable) -> None:
+    def release(self, key: Hashable) -> None:
         """Give one of the key's places back; a key without any takes no memory."""
         self._taken[key] -= 1
         if self._taken[key] <= 0:

@@ -47,7 +47,7 @@ class Origins:
         """Allow what other origins allow, from the next request on."""
         self._all, self._exact, self._below = other._all, other._exact, other._below
 
-    def allow(self, origin: str | None, *, scheme: str, host: str) -> bool:
+    def allows(self, origin: str | None, *, scheme: str, host: str) -> bool:
         """Whether a page of this origin may come in.
 
         :param scheme: how we were asked: ``http`` or ``https``.

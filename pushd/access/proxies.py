@@ -21,7 +21,7 @@ _LONGEST = 64
 UNKNOWN = "unknown"
 
 
-class Client(NamedTuple):
+class ClientAddress(NamedTuple):
     """Where a request really comes from."""
 
     #: The address, without a port.
@@ -39,7 +39,7 @@ class Proxies:
     def __init__(self, networks: Iterable[str] = ()) -> None:
         self._networks = [ip_network(network) for network in networks]
 
-    def trust(self, address: str | None) -> bool:
+    def is_trusted(self, address: str | None) -> bool:
         """Whether a proxy of ours has this address; None, a Unix socket, is this machine's own."""
         if not self._networks:
             return False
@@ -48,15 +48,15 @@ class Proxies:
             return address is None
         return any(parsed in network for network in self._networks)
 
-    def client(self, peer: str | None, headers: Headers) -> Client:
+    def client(self, peer: str | None, headers: Headers) -> ClientAddress:
         """Who asks: the rightmost hop that is no proxy of ours.
 
         What stands to the left of it may be of anybody's invention. Where both are there,
         ``X-Forwarded-For`` counts: most proxies write that one, and pass a ``Forwarded`` that the
         client wrote on as it is.
         """
-        if not self.trust(peer):
-            return Client(peer or "unix", None)
+        if not self.is_trusted(peer):
+            return ClientAddress(peer or "unix", None)
         scheme = (_listed(headers, b"x-forwarded-proto") or [""])[-1]
         hops = [(hop, "") for hop in _listed(headers, b"x-forwarded-for")] or _forwarded(headers)
         address = peer or "unix"
@@ -68,10 +68,10 @@ class Proxies:
                 address = UNKNOWN
                 break
             address = str(parsed)
-            if not self.trust(address):
+            if not self.is_trusted(address):
                 break
         scheme = scheme.lower()
-        return Client(address, scheme if scheme in ("http", "https") else None)
+        return ClientAddress(address, scheme if scheme in ("http", "https") else None)
 
 
 def read_address(text: str | None) -> IPv4Address | IPv6Address | None:

@@ -47,12 +47,12 @@ class TokenKeys:
         """Take the keys of another in place of one's own, from the next token on."""
         self._keys = other._keys
 
-    def identify(self, token: str, now: float) -> Identity:
+    def verify(self, token: str, now: float) -> Identity:
         """Who a token is for. Raises BadToken for one that is not good, or not now.
 
         :param now: seconds since 1970.
         """
-        claims = self._verify(token)
+        claims = self._read_claims(token)
         expires = _read_time(claims, "exp")
         if expires is None:
             raise BadToken("the token has no exp")
@@ -74,7 +74,7 @@ class TokenKeys:
             claims=MappingProxyType(claims),
         )
 
-    def _verify(self, token: str) -> dict[str, Any]:
+    def _read_claims(self, token: str) -> dict[str, Any]:
         """What a token claims, if one of the keys has signed it."""
         try:
             header = jwt.get_unverified_header(token)

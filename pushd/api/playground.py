@@ -117,7 +117,7 @@ class Playground:
         if request.method != "POST":
             return json_refusal(405, "this address takes POST", "method", {"Allow": "POST"})
         origin = request.headers.get("origin")
-        if not _OWN.allow(origin, scheme=request.scheme, host=request.host):
+        if not _OWN.allows(origin, scheme=request.scheme, host=request.host):
             return json_refusal(403, "only pages of this very origin may do this", "Origin")
         topic = request.query.get("topic", "")
         error = _find_fault(topic)

@@ -49,9 +49,9 @@ class TopicContext:
         self.clock = clock
         self.views = views
         self.publish = publish
-        self.listener = TopicView(views.access, views.connections)
+        self.listener = TopicView(views.authorizer, views.connections)
         self.keep_alives: TimeoutQueue[EventStream] = TimeoutQueue(
-            clock, length=KEEP_ALIVE, expired=EventStream.keep_alive
+            clock, timeout=KEEP_ALIVE, expired=EventStream.keep_alive
         )
 
 
@@ -95,16 +95,18 @@ class TopicResource(Resource):
         return NOT_DONE_YET
 
     def _serve(self, request: Any) -> int:
-        topic, access = read_topic(self._name, "topic"), self._context.views.access
+        topic, authorizer = read_topic(self._name, "topic"), self._context.views.authorizer
         websocket = request.wants_websocket
-        if request.method == b"POST" and access.keys and not websocket:
+        if request.method == b"POST" and authorizer.keys and not websocket:
             token = read_token(request)
-            subject = access.publisher(token, topic).subject
+            subject = authorizer.authorize_publish(token, topic).subject
             if not subject and token is not None:
                 # Idempotency keys are nobody else's, who has no name either.
                 subject = sha256(token.encode()).hexdigest()
             return PublishResource(self._context.publish, topic, subject).render(request)
-        identity = access.subscriber(read_token(request) if access.keys else None, topic)
+        identity = authorizer.authorize_subscribe(
+            read_token(request) if authorizer.keys else None, topic
+        )
         question = self._read(request, topic)
         if websocket:
             after = None if question.after is None else str(question.after)
@@ -131,7 +133,7 @@ class TopicResource(Resource):
 
     @property
     def _methods(self) -> str:
-        return "GET, POST" if self._context.views.access.keys else "GET"
+        return "GET, POST" if self._context.views.authorizer.keys else "GET"
 
     def _allow_page(self, request: Any) -> None:
         """Let the browser show a page of another origin what it gets.
@@ -161,12 +163,12 @@ class TopicResource(Resource):
     ) -> None:
         connections = self._context.views.connections
 
-        ledger, transport = self._context.views.metrics.traffic, subscriber.transport
+        totals, transport = self._context.views.metrics.traffic, subscriber.transport
 
         def ended(_: object) -> None:
             subscriber.forget()
             connections.lost(subscriber)
-            ledger.ended(transport, subscriber.traffic)
+            totals.remove(transport, subscriber.traffic)
             if isinstance(subscriber, EventStream):
                 log_ended(connections, connection, subscriber.ending)
 
@@ -179,8 +181,10 @@ class TopicResource(Resource):
             traffic=subscriber.traffic,
         )
         if identity is not None:
-            connections.end_at(subscriber, self._context.views.access.ends(identity))
-        ledger.opened(transport, subscriber.traffic)
+            connections.end_at(
+                subscriber, self._context.views.authorizer.end_of_connection(identity)
+            )
+        totals.add(transport, subscriber.traffic)
         request.connection = connection.id
         if isinstance(subscriber, EventStream):
             request.has_access_line = False

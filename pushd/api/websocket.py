@@ -6,7 +6,7 @@ import json
 from math import floor
 from typing import Any
 
-from pushd.access.authorization import Access
+from pushd.access.authorization import Authorizer
 from pushd.access.closing import RATE_EXCEEDED
 from pushd.access.connections import Connections
 from pushd.access.limits import TokenBucket
@@ -34,8 +34,8 @@ class TopicView:
     What else it says is of no interest.
     """
 
-    def __init__(self, access: Access, connections: Connections) -> None:
-        self._access = access
+    def __init__(self, authorizer: Authorizer, connections: Connections) -> None:
+        self._authorizer = authorizer
         self._connections = connections
 
     async def __call__(self, request: Request) -> None:
@@ -53,7 +53,7 @@ class TopicView:
                 pass
             return
         if identity is not None:
-            websocket.send(self._tell(self._access.ends(identity)))
+            websocket.send(self._tell(self._authorizer.end_of_connection(identity)))
         bucket = TokenBucket(rate=_RATE, burst=_BURST, now=clock.seconds)
         async for message in websocket:
             token = _read_token(message)
@@ -69,19 +69,19 @@ class TopicView:
     ) -> str:
         """Let a fresh token take the place of the one before."""
         try:
-            fresh = self._access.subscriber(token, topic)
+            fresh = self._authorizer.authorize_subscribe(token, topic)
             if fresh is None or identity is None:
                 raise Denied(403, "this connection goes without a token")
             if fresh.subject != identity.subject:
                 raise Denied(403, "the fresh token is for another subject")
         except Denied as denied:
             return to_json({"error": str(denied), "where": "token"})
-        ends = self._access.ends(fresh)
+        ends = self._authorizer.end_of_connection(fresh)
         self._connections.end_at(websocket, ends)
         return self._tell(ends)
 
     def _tell(self, ends: float) -> str:
-        return to_json({"expires_in": floor(ends - self._access.now())})
+        return to_json({"expires_in": floor(ends - self._authorizer.now())})
 
 
 def _read_token(message: str | bytes) -> str | None:

@@ -38,20 +38,20 @@ class CoalescingClock:
     stand in many beats: few have little to share, and need not wait for one another.
 
     :param clock: the clock behind it; what is due at once goes straight there.
-    :param length: of a beat, in seconds.
-    :param together: entered where more than one call is due.
+    :param interval: of a beat, in seconds.
+    :param batch: entered where more than one call is due.
     """
 
     def __init__(
         self,
         clock: IReactorTime,
         *,
-        length: float = 0.001,
-        together: AbstractContextManager[object] | None = None,
+        interval: float = 0.001,
+        batch: AbstractContextManager[object] | None = None,
     ) -> None:
         self._clock = clock
-        self._length = length
-        self._together = together or nullcontext()
+        self._interval = interval
+        self._batch = batch or nullcontext()
         self.seconds = clock.seconds
         # The calls of each beat, and the beats, the next one first; a beat without calls may be
         # left among them until its time.
@@ -83,7 +83,7 @@ class CoalescingClock:
 
     def add(self, call: CoalescedCall) -> None:
         """Make a call at its time."""
-        beat = ceil(call.time / self._length - _ALMOST)
+        beat = ceil(call.time / self._interval - _ALMOST)
         if len(self._calls) > _FEW:
             beat += -beat % _TOGETHER
         call.beat = beat
@@ -114,7 +114,7 @@ class CoalescingClock:
 
     def _arm(self) -> None:
         """Wake at the next beat."""
-        delay = max(0.0, self._beats[0] * self._length - self.seconds())
+        delay = max(0.0, self._beats[0] * self._interval - self.seconds())
         if self._timer is None:
             self._timer = self._clock.callLater(delay, self._strike)
         else:
@@ -123,7 +123,7 @@ class CoalescingClock:
     def _strike(self) -> None:
         """Make the calls that are due; what they begin is for another beat."""
         self._timer = None
-        now = self.seconds() / self._length + _ALMOST
+        now = self.seconds() / self._interval + _ALMOST
         due: list[CoalescedCall] = []
         while self._beats and self._beats[0] <= now:
             due.extend(self._calls.pop(heappop(self._beats), ()))
@@ -132,7 +132,7 @@ class CoalescingClock:
         if len(due) > 1:
             # In one beat they stand as they came.
             due.sort(key=_TIME)
-            with self._together:
+            with self._batch:
                 self._make_all(due)
         else:
             self._make_all(due)

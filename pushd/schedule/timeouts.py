@@ -21,15 +21,15 @@ class TimeoutQueue(Generic[Key]):
     expiring cost the same however many keys there are, and no timer is left when none is.
 
     :param clock: where time comes from.
-    :param length: seconds from ``start`` to ``expired``.
+    :param timeout: seconds from ``start`` to ``expired``.
     :param expired: called with the key when its time is up; the key is forgotten by then.
     """
 
     def __init__(
-        self, clock: IReactorTime, *, length: float, expired: Callable[[Key], object]
+        self, clock: IReactorTime, *, timeout: float, expired: Callable[[Key], object]
     ) -> None:
         self._clock = clock
-        self._length = length
+        self._timeout = timeout
         self._expired = expired
         # Insertion order is the order of expiry, as all keys wait equally long.
         # A plain dict finds its first key only past all that were taken out before it.
@@ -48,9 +48,9 @@ class TimeoutQueue(Generic[Key]):
     def start(self, key: Key) -> None:
         """Give the key its full time from now on, whether it was waiting or not."""
         self._due.pop(key, None)
-        self._due[key] = self._clock.seconds() + self._length
+        self._due[key] = self._clock.seconds() + self._timeout
         if self._call is None:
-            self._call = self._clock.callLater(self._length, self._expire)
+            self._call = self._clock.callLater(self._timeout, self._expire)
 
     def stop(self, key: Key) -> None:
         """Forget the key; nothing happens when it was not waiting."""
@@ -93,12 +93,12 @@ class TimerHeap(Generic[Key]):
     of those than of others. No timer is left when there is no key.
 
     :param clock: where timers come from.
-    :param expired: called with the key when its moment is there; the key is forgotten by then.
     :param now: the time by which the moments go. It may be set, forward and back.
+    :param expired: called with the key when its moment is there; the key is forgotten by then.
     """
 
     def __init__(
-        self, clock: IReactorTime, expired: Callable[[Key], object], now: Callable[[], float]
+        self, clock: IReactorTime, *, now: Callable[[], float], expired: Callable[[Key], object]
     ) -> None:
         self._clock = clock
         self._now = now

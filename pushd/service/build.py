@@ -10,7 +10,7 @@ from pathlib import Path
 from random import random
 from typing import Any, Protocol
 
-from pushd.access.authorization import Access
+from pushd.access.authorization import Authorizer
 from pushd.access.connections import Connections
 from pushd.access.counters import Metrics
 from pushd.api.health import Readiness
@@ -29,7 +29,7 @@ from pushd.schedule.ticks import lateness_of
 from pushd.service.daemon import Drain, PushService
 from pushd.service.listening import PortService
 from pushd.service.live import LiveSettings, control_policy, public_policy
-from pushd.service.metrics import MetricsCollector, PoolUsage
+from pushd.service.metrics import MetricsCollector, PoolUsage, TopicCollector
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
@@ -107,7 +107,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         settings=settings,
         runtime=runtime,
         live=live,
-        clock=CoalescingClock(runtime.reactor, together=runtime.cork),
+        clock=CoalescingClock(runtime.reactor, batch=runtime.cork),
         metrics=Metrics(),
     )
     api = _build_publishing(context)
@@ -148,7 +148,7 @@ def _build_publishing(context: _Context) -> ApiContext:
     broker = make_broker(settings.broker, runtime.reactor, settings.retention, _make_name)
     hub = Hub(broker, runtime.reactor, runtime.cork.flush)
     broker.start(hub.deliver, hub.end_at_gap)
-    context.metrics.count_topics(hub.counters, broker)
+    context.metrics.register(TopicCollector(hub.counters, broker))
     return ApiContext(
         clock=runtime.reactor,
         broker=broker,
@@ -165,7 +165,7 @@ def _build_views(context: _Context, api: ApiContext) -> ViewContext:
     return ViewContext(
         clock=context.clock,
         runner=ViewRunner(runtime.reactor, runtime.threads),
-        access=Access(live.keys, runtime.wall),
+        authorizer=Authorizer(live.keys, runtime.wall),
         factory=PushFactory(runtime.reactor, live.limits, runtime.cork),
         connections=api.connections,
         metrics=context.metrics,
@@ -210,7 +210,7 @@ def _build_collector(
     return MetricsCollector(
         site=public,
         factory=views.factory,
-        ledger=context.metrics.traffic,
+        traffic=context.metrics.traffic,
         flush_counters=api.hub.flush_counters,
         threads=context.runtime.threads.pools,
         fault=api.broker.fault,

@@ -16,11 +16,12 @@ from prometheus_client.registry import Collector
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from pushd.access.counters import Ledger
+from pushd.access.counters import SubscriberCounters, TrafficTotals
 from pushd.access.limits import Limits
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.websocket.factory import PushFactory
 from pushd.schedule.histogram import Histogram
+from pushd.topics.broker import Broker
 
 # Transports of messages: all but plain HTTP.
 _TRANSPORTS = ("websocket", "sse", "longpoll")
@@ -42,6 +43,41 @@ class PoolUsage(Protocol):
         """Calls that wait for a free thread."""
 
 
+class TopicCollector(Collector):
+    """Reads the metrics of topics; none has a topic's name, of which there may be millions."""
+
+    def __init__(self, counters: SubscriberCounters, broker: Broker) -> None:
+        self._counters = counters
+        self._broker = broker
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what has been counted until now."""
+        yield CounterMetricFamily(
+            "pushd_publications", "Publications accepted.", value=self._broker.published
+        )
+        yield CounterMetricFamily(
+            "pushd_deliveries",
+            "Deliveries of publications, one for each subscriber.",
+            value=self._counters.delivered,
+        )
+        subscribers = GaugeMetricFamily(
+            "pushd_subscribers", "Subscriptions to topics, by transport.", labels=["transport"]
+        )
+        for transport, count in self._counters.transports.items():
+            subscribers.add_metric([transport], count)
+        yield subscribers
+        yield GaugeMetricFamily(
+            "pushd_history_bytes",
+            "Bytes that the histories of all topics take in this process (0 with Redis).",
+            value=self._broker.history_bytes,
+        )
+        yield CounterMetricFamily(
+            "pushd_slow_subscribers_cut",
+            "Subscribers disconnected because they read too slowly.",
+            value=self._counters.cut,
+        )
+
+
 @dataclass(kw_only=True, eq=False)
 class MetricsCollector(Collector):
     """Reads, when ``/metrics`` is requested, every metric that is not counted as things happen.
@@ -55,7 +91,7 @@ class MetricsCollector(Collector):
 
     site: PushdSite
     factory: PushFactory
-    ledger: Ledger
+    traffic: TrafficTotals
     flush_counters: Callable[[], None]
     threads: Mapping[str, PoolUsage]
     fault: Callable[[], str | None]
@@ -113,10 +149,10 @@ class MetricsCollector(Collector):
             ("http", "reading"): len(self.site.requests),
             ("http", "idle"): len(self.site.idle),
             ("http", "closing"): len(self.site.lingering),
-            ("websocket", "open"): self.ledger.count("websocket") - closing,
+            ("websocket", "open"): self.traffic.count("websocket") - closing,
             ("websocket", "closing"): closing,
-            ("sse", "open"): self.ledger.count("sse"),
-            ("longpoll", "open"): self.ledger.count("longpoll"),
+            ("sse", "open"): self.traffic.count("sse"),
+            ("longpoll", "open"): self.traffic.count("longpoll"),
         }
         # The rest have a request in progress: a view is running, or the response is being sent.
         rest = len(self.site.policy.admission) - sum(states.values())
@@ -128,7 +164,7 @@ class MetricsCollector(Collector):
     def _traffic(self) -> Iterator[Metric]:
         """Yield the numbers of messages and bytes in each direction."""
         self.flush_counters()
-        totals = {transport: self.ledger.total(transport) for transport in _TRANSPORTS}
+        totals = {transport: self.traffic.total(transport) for transport in _TRANSPORTS}
         websockets = totals["websocket"]
         for name, about, value in (
             ("messages", "Messages received over WebSockets.", websockets.messages_in),

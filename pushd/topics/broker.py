@@ -109,7 +109,7 @@ class MemoryBroker:
         # The ids of the publications that had a key, by topic and key.
         self._ids: OrderedDict[tuple[str, str], Id] = OrderedDict()
         self._keys: TimeoutQueue[tuple[str, str]] = TimeoutQueue(
-            clock, length=KEY_TTL, expired=self._ids.pop
+            clock, timeout=KEY_TTL, expired=self._ids.pop
         )
 
     @property

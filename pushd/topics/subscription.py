@@ -333,7 +333,7 @@ class SubscriptionContext:
         self.forget = forget
         #: Subscriptions whose subscriber does not keep up, and has read nothing since.
         self.lagging: TimeoutQueue[Subscription] = TimeoutQueue(
-            clock, length=LAG_TIMEOUT, expired=Subscription.lag_expired
+            clock, timeout=LAG_TIMEOUT, expired=Subscription.lag_expired
         )
 
 

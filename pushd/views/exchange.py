@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.access.admission import Slot
-from pushd.access.authorization import Access
+from pushd.access.authorization import Authorizer
 from pushd.access.closing import BROKER_UNAVAILABLE, INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.connections import Connection, Connections, log_ended, log_opened
 from pushd.access.counters import Metrics
@@ -52,7 +52,7 @@ class ViewContext:
 
     clock: IReactorTime
     runner: ViewRunner
-    access: Access
+    authorizer: Authorizer
     factory: PushFactory
     connections: Connections
     files: StaticFiles
@@ -242,8 +242,8 @@ class WebSocketExchange(_Exchange):
             traffic=protocol.traffic,
         )
         if identity is not None:
-            context.connections.end_at(websocket, context.access.ends(identity))
-        context.metrics.traffic.opened("websocket", protocol.traffic)
+            context.connections.end_at(websocket, context.authorizer.end_of_connection(identity))
+        context.metrics.traffic.add("websocket", protocol.traffic)
         if context.connections.closing is not None:
             # The daemon began to stop before the view accepted.
             context.clock.callLater(0, websocket.close_with, context.connections.closing)
@@ -293,10 +293,10 @@ class WebSocketExchange(_Exchange):
         context = self._context
         context.connections.lost(self._websocket)
         for slot in self._slots:
-            slot.leave()
+            slot.release()
         ending = protocol.ending
         context.metrics.count_closed(ending.code)
-        context.metrics.traffic.ended("websocket", protocol.traffic)
+        context.metrics.traffic.remove("websocket", protocol.traffic)
         log_ended(context.connections, self._connection, ending)
 
     def _log_fields(self) -> dict[str, Any]:

@@ -64,14 +64,14 @@ class ViewResource(Resource):
 
     def _identify(self, request: Any) -> Identity | None:
         """Check the request's token. One that is not valid is ignored if the view needs none."""
-        access = self._context.access
-        has_keys = bool(access.keys)
+        authorizer = self._context.authorizer
+        has_keys = bool(authorizer.keys)
         if needs_token(self._match.view, has_keys=has_keys):
-            return access.require(read_token(request))
+            return authorizer.require(read_token(request))
         if not has_keys:
             return None
         try:
-            return access.identify(read_token(request))
+            return authorizer.identify(read_token(request))
         except Denied:
             return None
 

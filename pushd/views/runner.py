@@ -51,7 +51,7 @@ class ViewRunner:
         self.threads = threads
         #: Runs whose conversation is over.
         self.graces: TimeoutQueue[ViewRun] = TimeoutQueue(
-            clock, length=GRACE, expired=ViewRun.grace_expired
+            clock, timeout=GRACE, expired=ViewRun.grace_expired
         )
         self._warned: set[str] = set()
 

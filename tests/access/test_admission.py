@@ -27,10 +27,13 @@ class TicketTests(SynchronousTestCase):
     def test_once(self) -> None:
         """A place is given back once, however often its holder says goodbye."""
         admission = Admission(Limits(max_connections=2, max_per_address=2), Proxies())
-        ticket, other = admission.connect("192.0.2.1"), admission.connect("192.0.2.1")
+        ticket, other = (
+            admission.admit("192.0.2.1"),
+            admission.admit("192.0.2.1"),
+        )
         assert ticket is not None and other is not None
-        ticket.leave()
-        ticket.leave()
+        ticket.release()
+        ticket.release()
         self.assertEqual(len(admission), 1)
 
 
@@ -44,7 +47,7 @@ class AdmissionTests(SynchronousTestCase):
 
     def connect(self, *addresses: str | None) -> list[Slot]:
         """Take a place for each address, and give those that there were."""
-        tickets = [self.admission.connect(address) for address in addresses]
+        tickets = [self.admission.admit(address) for address in addresses]
         return [ticket for ticket in tickets if ticket is not None]
 
     def test_limit(self) -> None:
@@ -57,8 +60,8 @@ class AdmissionTests(SynchronousTestCase):
     def test_leave(self) -> None:
         """A place that is given back is there for anybody, and once only."""
         tickets = self.connect(*["127.0.0.1"] * 5)
-        tickets[0].leave()
-        tickets[0].leave()
+        tickets[0].release()
+        tickets[0].release()
         self.assertEqual(len(self.admission), 4)
         self.assertEqual(len(self.connect("192.0.2.1", "192.0.2.2")), 1)
 
@@ -67,8 +70,8 @@ class AdmissionTests(SynchronousTestCase):
         first, _ = self.connect(*["192.0.2.1"] * 4)
         self.assertEqual(len(self.admission), 2)
         self.assertEqual(len(self.connect("192.0.2.2")), 1)
-        first.leave()
-        first.leave()
+        first.release()
+        first.release()
         self.assertEqual(len(self.connect(*["192.0.2.1"] * 2)), 1)
 
     def test_refused_takes_nothing(self) -> None:
@@ -76,7 +79,7 @@ class AdmissionTests(SynchronousTestCase):
         full = self.connect(*["::1"] * 5)
         self.connect(*["192.0.2.1"] * 3)
         for ticket in full:
-            ticket.leave()
+            ticket.release()
         self.assertEqual(len(self.connect(*["192.0.2.1"] * 3)), 2)
 
     def test_exempt(self) -> None:
@@ -94,58 +97,58 @@ class AdmissionTests(SynchronousTestCase):
             tickets = self.connect(*[address] * 6)
             self.assertEqual(len(tickets), 5, address)
             for ticket in tickets:
-                ticket.leave()
+                ticket.release()
             self.assertEqual(len(self.admission), 0)
 
     def test_spellings(self) -> None:
         """An address is one however it is written, be it IPv4 on a socket for both."""
         tickets = self.connect("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1", "::ffff:c000:201")
         self.assertEqual(len(tickets), 2)
-        self.assertIsNone(self.admission.visit("192.0.2.1"))
+        self.assertIsNone(self.admission.admit_client("192.0.2.1"))
 
     def test_visit(self) -> None:
         """A client behind a proxy shares its address's places with all who come from there."""
-        visits = [self.admission.visit("192.0.2.1") for _ in range(3)]
+        visits = [self.admission.admit_client("192.0.2.1") for _ in range(3)]
         self.assertIsNone(visits[2])
         self.assertEqual(self.connect("192.0.2.1"), [])
         self.assertEqual(len(self.admission), 0)
         assert visits[0] is not None
-        visits[0].leave()
-        visits[0].leave()
+        visits[0].release()
+        visits[0].release()
         self.assertEqual(len(self.connect(*["192.0.2.1"] * 2)), 1)
 
     def test_visit_exempt(self) -> None:
         """A proxy behind a proxy, and this machine behind one, are exempt as well."""
         for address in ("10.0.0.7", "127.0.0.1", "::1"):
-            self.assertNotIn(None, [self.admission.visit(address) for _ in range(10)])
+            self.assertNotIn(None, [self.admission.admit_client(address) for _ in range(10)])
 
     def test_visit_when_full(self) -> None:
         """A client whose proxy has a connection already needs no other."""
         self.connect(*["10.0.0.1"] * 5)
-        self.assertIsNotNone(self.admission.visit("192.0.2.1"))
+        self.assertIsNotNone(self.admission.admit_client("192.0.2.1"))
 
     def test_changed_limits(self) -> None:
         """Changed limits apply to new connections; open connections stay."""
         limits = Limits(max_connections=1, max_per_address=1)
         admission = Admission(limits, Proxies())
-        self.assertIsNotNone(admission.connect("10.0.0.1"))
+        self.assertIsNotNone(admission.admit("10.0.0.1"))
         limits.change_to(Limits(max_connections=3, max_per_address=2))
-        self.assertIsNotNone(admission.connect("10.0.0.1"))
-        self.assertIsNone(admission.connect("10.0.0.1"))
-        self.assertIsNotNone(admission.connect("10.0.0.2"))
+        self.assertIsNotNone(admission.admit("10.0.0.1"))
+        self.assertIsNone(admission.admit("10.0.0.1"))
+        self.assertIsNotNone(admission.admit("10.0.0.2"))
         limits.change_to(Limits(max_connections=1, max_per_address=1))
         self.assertEqual(len(admission), 3)
-        self.assertIsNone(admission.connect("10.0.0.3"))
+        self.assertIsNone(admission.admit("10.0.0.3"))
 
     def test_no_memory(self) -> None:
         """Nothing is kept of an address that has left, or that was turned away."""
         for number in range(1000):
             address = f"192.0.{number // 256}.{number % 256}"
             (ticket,) = self.connect(address)
-            visit = self.admission.visit(address)
+            visit = self.admission.admit_client(address)
             assert visit is not None
-            visit.leave()
-            ticket.leave()
+            visit.release()
+            ticket.release()
         self.assertEqual((len(self.admission), len(self.admission._addresses)), (0, 0))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.access.authorization import Access
+from pushd.access.authorization import Authorizer
 from pushd.access.tokens import TokenKeys
 from pushd.errors import Denied
 from tests.keyring import secret_keys, token
@@ -18,7 +18,7 @@ class AccessTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Ask for tokens."""
         self.now = 0.0
-        self.access = Access(secret_keys(), lambda: self.now)
+        self.authorizer = Authorizer(secret_keys(), lambda: self.now)
 
     def denial(self, call: Callable[..., object], *args: object) -> tuple[int, str, str]:
         """How something is denied."""
@@ -28,52 +28,52 @@ class AccessTests(SynchronousTestCase):
 
     def test_open(self) -> None:
         """Without keys everybody may listen, nobody is known, and nobody may publish."""
-        access = Access(TokenKeys(), lambda: self.now)
+        authorizer = Authorizer(TokenKeys(), lambda: self.now)
         for given in (None, "x", token()):
-            self.assertIsNone(access.identify(given))
-            self.assertIsNone(access.subscriber(given, "t"))
-            for call in (access.require, lambda one: access.publisher(one, "t")):
+            self.assertIsNone(authorizer.identify(given))
+            self.assertIsNone(authorizer.authorize_subscribe(given, "t"))
+            for call in (authorizer.require, lambda one: authorizer.authorize_publish(one, "t")):
                 self.assertEqual(self.denial(call, given), (401, "", "a token is needed here"))
 
     def test_needed(self) -> None:
         """With keys, who has no token is told that one is needed."""
-        self.assertIsNone(self.access.identify(None))
+        self.assertIsNone(self.authorizer.identify(None))
         needed = (401, "", "a token is needed here")
-        self.assertEqual(self.denial(self.access.require, None), needed)
-        self.assertEqual(self.denial(self.access.subscriber, None, "t"), needed)
-        self.assertEqual(self.denial(self.access.publisher, None, "t"), needed)
+        self.assertEqual(self.denial(self.authorizer.require, None), needed)
+        self.assertEqual(self.denial(self.authorizer.authorize_subscribe, None, "t"), needed)
+        self.assertEqual(self.denial(self.authorizer.authorize_publish, None, "t"), needed)
 
     def test_bad(self) -> None:
         """A token that is not good is worse than none."""
         late = token(exp=0)
         self.now = 30
         denied = (401, "invalid_token", "the token has run out")
-        for call in (self.access.identify, self.access.require):
+        for call in (self.authorizer.identify, self.authorizer.require):
             self.assertEqual(self.denial(call, late), denied)
-        self.assertEqual(self.denial(self.access.subscriber, late, "t"), denied)
-        self.assertEqual(self.denial(self.access.publisher, late, "t"), denied)
+        self.assertEqual(self.denial(self.authorizer.authorize_subscribe, late, "t"), denied)
+        self.assertEqual(self.denial(self.authorizer.authorize_publish, late, "t"), denied)
 
     def test_rights(self) -> None:
         """To listen and to publish are two rights."""
         reader, writer = token(subscribe=["a/*"]), token(publish=["a/*"])
-        identity = self.access.subscriber(reader, "a/b")
+        identity = self.authorizer.authorize_subscribe(reader, "a/b")
         assert identity is not None
         self.assertEqual(identity.subject, "ann")
-        self.assertEqual(self.access.publisher(writer, "a/b").subject, "ann")
+        self.assertEqual(self.authorizer.authorize_publish(writer, "a/b").subject, "ann")
         scope = "insufficient_scope"
         self.assertEqual(
-            self.denial(self.access.subscriber, writer, "a/b"),
+            self.denial(self.authorizer.authorize_subscribe, writer, "a/b"),
             (403, scope, "this token may not subscribe to a/b"),
         )
         self.assertEqual(
-            self.denial(self.access.publisher, reader, "a/b"),
+            self.denial(self.authorizer.authorize_publish, reader, "a/b"),
             (403, scope, "this token may not publish to a/b"),
         )
-        self.assertEqual(self.denial(self.access.subscriber, reader, "b")[0], 403)
+        self.assertEqual(self.denial(self.authorizer.authorize_subscribe, reader, "b")[0], 403)
 
     def test_ends(self) -> None:
         """A connection lasts as long as its token; or as the leeway, if it came in that."""
-        identity = self.access.require(token(exp=100))
-        self.assertEqual(self.access.ends(identity), 100)
+        identity = self.authorizer.require(token(exp=100))
+        self.assertEqual(self.authorizer.end_of_connection(identity), 100)
         self.now = 100
-        self.assertEqual(self.access.ends(identity), 130)
+        self.assertEqual(self.authorizer.end_of_connection(identity), 130)

@@ -7,9 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.counters import Metrics
 from pushd.testing.daemon import Daemon
-from pushd.topics.subscription import LAG_TIMEOUT
 from pushd.views.request import Request, accept_websocket
-from tests.listeners import MIB, TRANSPORTS, TopicTestCase
 
 
 class MetricsTests(SynchronousTestCase):
@@ -61,61 +59,6 @@ class MetricsTests(SynchronousTestCase):
         """Two daemons in one process do not share their numbers."""
         Metrics().refused.labels(reason="busy").inc()
         self.assertEqual(self.read(), {})
-
-
-class TopicMetricsTests(TopicTestCase):
-    """What is told of topics."""
-
-    def read(self) -> dict[tuple[str, ...], float]:
-        """Ask the control port."""
-        return {
-            (sample.name.removeprefix("pushd_"), *sample.labels.values()): sample.value
-            for family in text_string_to_metric_families(self.control("GET", "/metrics").text)
-            for sample in family.samples
-            if not sample.name.endswith("_created")
-        }
-
-    def test_counts(self) -> None:
-        """Publications, deliveries, those who listen and what is kept; and no topic's name."""
-        before = self.read()
-        for name in ("publications_total", "deliveries_total", "history_bytes"):
-            self.assertEqual(before[name,], 0)
-        listeners = [transport(self.daemon, "topic-name") for transport in TRANSPORTS]
-        listeners.append(TRANSPORTS[0](self.daemon, "another"))
-        self.publish("topic-name", "x" * 1000)
-        self.publish("nobody", "x")
-        after = self.read()
-        self.assertEqual(after["publications_total",], 2)
-        self.assertEqual(after["deliveries_total",], 4)
-        self.assertEqual(after["subscribers", "websocket"], 3)
-        self.assertEqual(after["subscribers", "sse"], 1)
-        self.assertIn(after["history_bytes",], range(3000, 5000))
-        self.assertEqual(after["slow_subscribers_cut_total",], 0)
-        for listener in listeners:
-            listener.leave()
-        left = self.read()
-        for transport in ("websocket", "sse", "longpoll"):
-            self.assertEqual(left["subscribers", transport], 0)
-        self.assertNotIn("topic-name", self.control("GET", "/metrics").text)
-
-    def test_slow(self) -> None:
-        """Who is cut off for slowness is counted, whether it reads nothing or too little."""
-        listeners = [transport(self.daemon, "t") for transport in TRANSPORTS[:3]]
-        for listener in listeners:
-            listener.stall()
-        for _ in range(4):
-            self.publish("t", "x" * (MIB // 2))
-        self.daemon.advance(LAG_TIMEOUT - 1)
-        self.assertEqual(self.read()["slow_subscribers_cut_total",], 0)
-        self.daemon.advance(1)
-        self.assertEqual(self.read()["slow_subscribers_cut_total",], 3)
-        self.keep(size=2)
-        listener = TRANSPORTS[0](self.daemon, "t")
-        listener.stall()
-        for _ in range(9):
-            self.publish("t", "x" * (MIB // 2))
-        listener.resume()
-        self.assertEqual(self.read()["slow_subscribers_cut_total",], 1)
 
 
 class MetricsDoorTests(SynchronousTestCase):

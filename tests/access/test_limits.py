@@ -146,7 +146,7 @@ class PlacesTests(SynchronousTestCase):
         """A place that is given back can be taken again."""
         self.places.take("a", 2)
         self.places.take("a", 2)
-        self.places.leave("a")
+        self.places.release("a")
         self.assertEqual([self.places.take("a", 2) for _ in range(2)], [True, False])
 
     def test_no_memory(self) -> None:
@@ -154,15 +154,15 @@ class PlacesTests(SynchronousTestCase):
         for _ in range(3):
             self.places.take("a", 2)
         self.assertEqual(len(self.places), 1)
-        self.places.leave("a")
+        self.places.release("a")
         self.assertEqual(len(self.places), 1)
-        self.places.leave("a")
+        self.places.release("a")
         self.assertEqual(len(self.places), 0)
         self.assertFalse(Quota().take("a", 0))
         self.assertEqual(len(self.places), 0)
 
     def test_stranger(self) -> None:
         """Who leaves without having been here makes no room for others."""
-        self.places.leave("a")
+        self.places.release("a")
         self.assertEqual(len(self.places), 0)
         self.assertEqual([self.places.take("a", 2) for _ in range(3)], [True, True, False])

@@ -12,13 +12,13 @@ class SameOriginTests(SynchronousTestCase):
 
     def assert_same(self, origin: str, host: str, scheme: str = "http") -> None:
         """Check that the origin is the host's own."""
-        self.assertTrue(Origins().allow(origin, scheme=scheme, host=host), (origin, scheme, host))
+        self.assertTrue(Origins().allows(origin, scheme=scheme, host=host), (origin, scheme, host))
 
     def assert_foreign(self, origin: str, host: str = "example.com", scheme: str = "http") -> None:
         """Check that the origin is a stranger's, and that only ``*`` lets it in."""
         where = (origin[:80], scheme, host)
-        self.assertFalse(Origins().allow(origin, scheme=scheme, host=host), where)
-        self.assertTrue(Origins(["*"]).allow(origin, scheme=scheme, host=host), where)
+        self.assertFalse(Origins().allows(origin, scheme=scheme, host=host), where)
+        self.assertTrue(Origins(["*"]).allows(origin, scheme=scheme, host=host), where)
 
     def test_same(self) -> None:
         """A page of the same scheme, host and port may come in."""
@@ -30,8 +30,8 @@ class SameOriginTests(SynchronousTestCase):
 
     def test_none(self) -> None:
         """Who has no origin is no browser, and may come in."""
-        self.assertTrue(Origins().allow(None, scheme="http", host="example.com"))
-        self.assertTrue(Origins(["*"]).allow(None, scheme="http", host=""))
+        self.assertTrue(Origins().allows(None, scheme="http", host="example.com"))
+        self.assertTrue(Origins(["*"]).allows(None, scheme="http", host=""))
 
     def test_replace(self) -> None:
         """Origins that are replaced allow what the others do, and nothing else."""
@@ -40,7 +40,7 @@ class SameOriginTests(SynchronousTestCase):
         allowed = [
             name
             for name in ("a.example", "x.b.example", "c.example", "x.d.example", "e.example")
-            if origins.allow(f"https://{name}", scheme="https", host="pushd.example")
+            if origins.allows(f"https://{name}", scheme="https", host="pushd.example")
         ]
         self.assertEqual(allowed, ["c.example", "x.d.example"])
 
@@ -178,7 +178,7 @@ class AllowedOriginTests(SynchronousTestCase):
 
     def allow(self, origin: str, *allowed: str) -> bool:
         """Whether an origin may come to pushd.example."""
-        return Origins(allowed).allow(origin, scheme="https", host="pushd.example")
+        return Origins(allowed).allows(origin, scheme="https", host="pushd.example")
 
     def test_exact(self) -> None:
         """An origin that is named may come in; others, and those below it, may not."""

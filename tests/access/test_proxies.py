@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
-from pushd.access.proxies import Client, Proxies, read_address
+from pushd.access.proxies import ClientAddress, Proxies, read_address
 from pushd.testing.daemon import Daemon
 from pushd.views.request import Request
 
@@ -17,7 +17,7 @@ class ProxiesTestCase(SynchronousTestCase):
 
     proxies = Proxies(["10.0.0.0/8", "2001:db8:aa::/48"])
 
-    def ask(self, peer: str | None = "10.0.0.1", **headers: str | list[str]) -> Client:
+    def ask(self, peer: str | None = "10.0.0.1", **headers: str | list[str]) -> ClientAddress:
         """Ask from an address, with headers."""
         fields = Headers()
         for name, values in headers.items():
@@ -34,30 +34,30 @@ class TrustTests(ProxiesTestCase):
     def test_networks(self) -> None:
         """What is in a network is ours, and nothing else."""
         for address in ("10.0.0.0", "10.255.255.255", "2001:db8:aa::1", "::ffff:10.0.0.1"):
-            self.assertTrue(self.proxies.trust(address), address)
+            self.assertTrue(self.proxies.is_trusted(address), address)
         for address in ("11.0.0.0", "127.0.0.1", "::1", "2001:db8:ab::1", "::ffff:11.0.0.1"):
-            self.assertFalse(self.proxies.trust(address), address)
+            self.assertFalse(self.proxies.is_trusted(address), address)
 
     def test_garbage(self) -> None:
         """What is no address is not ours."""
         for address in ("", "garbage", "unix", "10.0.0", "10.0.0.0/8", "010.0.0.1"):
-            self.assertFalse(self.proxies.trust(address), address)
+            self.assertFalse(self.proxies.is_trusted(address), address)
 
     def test_unix(self) -> None:
         """A Unix socket is this machine's own; its word counts as soon as any proxy's does."""
-        self.assertTrue(self.proxies.trust(None))
-        self.assertFalse(Proxies().trust(None))
+        self.assertTrue(self.proxies.is_trusted(None))
+        self.assertFalse(Proxies().is_trusted(None))
 
     def test_nobody(self) -> None:
         """Without networks nobody is trusted."""
         for address in ("10.0.0.1", "127.0.0.1", "::1"):
-            self.assertFalse(Proxies().trust(address))
+            self.assertFalse(Proxies().is_trusted(address))
 
     def test_everybody(self) -> None:
         """The network of all IPv4 addresses is one, and says nothing of IPv6."""
         proxies = Proxies(["0.0.0.0/0"])
-        self.assertTrue(proxies.trust("192.0.2.1"))
-        self.assertFalse(proxies.trust("2001:db8::1"))
+        self.assertTrue(proxies.is_trusted("192.0.2.1"))
+        self.assertFalse(proxies.is_trusted("2001:db8::1"))
 
     def test_bad(self) -> None:
         """What is no network is refused at the start."""
@@ -71,7 +71,7 @@ class ForwardedForTests(ProxiesTestCase):
 
     def test_none(self) -> None:
         """A proxy that says nothing asks for itself."""
-        self.assertEqual(self.ask(), Client("10.0.0.1", None))
+        self.assertEqual(self.ask(), ClientAddress("10.0.0.1", None))
         self.assert_client("10.0.0.1", x_forwarded_for="")
         self.assert_client("10.0.0.1", x_forwarded_for=" , ")
 
@@ -126,14 +126,16 @@ class ForwardedForTests(ProxiesTestCase):
             "forwarded": "for=192.0.2.1;proto=https",
         }
         for peer in ("198.51.100.1", "127.0.0.1", "2001:db8::1", "garbage"):
-            self.assertEqual(self.ask(peer, **lies), Client(peer, None))
+            self.assertEqual(self.ask(peer, **lies), ClientAddress(peer, None))
 
     def test_unix(self) -> None:
         """A proxy may ask through a Unix socket; if none is trusted, nor is that one."""
-        self.assertEqual(self.ask(None), Client("unix", None))
-        self.assertEqual(self.ask(None, x_forwarded_for="192.0.2.1"), Client("192.0.2.1", None))
+        self.assertEqual(self.ask(None), ClientAddress("unix", None))
+        self.assertEqual(
+            self.ask(None, x_forwarded_for="192.0.2.1"), ClientAddress("192.0.2.1", None)
+        )
         headers = Headers({"x-forwarded-for": ["192.0.2.1"], "x-forwarded-proto": ["https"]})
-        self.assertEqual(Proxies().client(None, headers), Client("unix", None))
+        self.assertEqual(Proxies().client(None, headers), ClientAddress("unix", None))
 
     def test_scheme(self) -> None:
         """``X-Forwarded-Proto`` says what the client asked for; the last one is our proxy's."""
@@ -148,8 +150,8 @@ class ForwardedForTests(ProxiesTestCase):
             ("javascript", None),
         ):
             asked = self.ask(x_forwarded_for="192.0.2.1", x_forwarded_proto=value)
-            self.assertEqual(asked, Client("192.0.2.1", scheme))
-        self.assertEqual(self.ask(x_forwarded_proto="https"), Client("10.0.0.1", "https"))
+            self.assertEqual(asked, ClientAddress("192.0.2.1", scheme))
+        self.assertEqual(self.ask(x_forwarded_proto="https"), ClientAddress("10.0.0.1", "https"))
 
 
 class ForwardedTests(ProxiesTestCase):
@@ -161,7 +163,7 @@ class ForwardedTests(ProxiesTestCase):
         self.assert_client("2001:db8:cafe::17", forwarded='For="[2001:db8:cafe::17]:4711"')
         self.assertEqual(
             self.ask(forwarded="for=192.0.2.60;proto=http;by=203.0.113.43"),
-            Client("192.0.2.60", "http"),
+            ClientAddress("192.0.2.60", "http"),
         )
         self.assert_client("198.51.100.17", forwarded="for=192.0.2.43, for=198.51.100.17")
 
@@ -176,7 +178,9 @@ class ForwardedTests(ProxiesTestCase):
             'for=192.0.2.1;host="example.com;for=1.2.3.4";proto=https',
             'for=192.0.2.1;host="\\";for=1.2.3.4";proto=https',
         ):
-            self.assertEqual(self.ask(forwarded=element), Client("192.0.2.1", "https"), element)
+            self.assertEqual(
+                self.ask(forwarded=element), ClientAddress("192.0.2.1", "https"), element
+            )
 
     def test_rightmost(self) -> None:
         """What stands left of a stranger is the stranger's invention."""
@@ -218,23 +222,27 @@ class ForwardedTests(ProxiesTestCase):
         old = {"x_forwarded_for": "198.51.100.1", "x_forwarded_proto": "http"}
         for forwarded in ("for=192.0.2.1;proto=https", "for=192.0.2.1", "", "garbage"):
             self.assertEqual(
-                self.ask(forwarded=forwarded, **old), Client("198.51.100.1", "http"), forwarded
+                self.ask(forwarded=forwarded, **old),
+                ClientAddress("198.51.100.1", "http"),
+                forwarded,
             )
         self.assertEqual(
-            self.ask(forwarded="for=192.0.2.1;proto=https"), Client("192.0.2.1", "https")
+            self.ask(forwarded="for=192.0.2.1;proto=https"), ClientAddress("192.0.2.1", "https")
         )
 
     def test_scheme_of_the_client(self) -> None:
         """The scheme is that of the client's own hop, however our proxies speak to each other."""
         chain = "for=192.0.2.1;proto=https, for=10.0.0.3;proto=http"
-        self.assertEqual(self.ask(forwarded=chain), Client("192.0.2.1", "https"))
+        self.assertEqual(self.ask(forwarded=chain), ClientAddress("192.0.2.1", "https"))
         # The left one is a stranger's word.
         chain = "for=1.2.3.4;proto=https, for=192.0.2.1;proto=http"
-        self.assertEqual(self.ask(forwarded=chain), Client("192.0.2.1", "http"))
+        self.assertEqual(self.ask(forwarded=chain), ClientAddress("192.0.2.1", "http"))
         # Where that hop does not say it, the one that is nearest to it does.
         chain = "for=192.0.2.1, for=10.0.0.3;proto=https"
-        self.assertEqual(self.ask(forwarded=chain), Client("192.0.2.1", "https"))
-        self.assertEqual(self.ask(forwarded="for=unknown;proto=https"), Client("unknown", "https"))
+        self.assertEqual(self.ask(forwarded=chain), ClientAddress("192.0.2.1", "https"))
+        self.assertEqual(
+            self.ask(forwarded="for=unknown;proto=https"), ClientAddress("unknown", "https")
+        )
 
     def test_long(self) -> None:
         """A very long header costs no time worth mentioning."""

@@ -34,14 +34,14 @@ class TokenTestCase(FolderTestCase):
     def refusal(self, token: str, keys: TokenKeys | None = None, now: float = NOW) -> str:
         """Why a token is not good."""
         with self.assertRaises(BadToken) as caught:
-            (keys or secret_keys()).identify(token, now)
+            (keys or secret_keys()).verify(token, now)
         # It goes into a quoted string of a header (RFC 6750 §3).
         self.assertRegex(str(caught.exception), r"\A[ !#-\[\]-~]+\Z")
         return str(caught.exception)
 
     def identify(self, token: str, keys: TokenKeys | None = None, now: float = NOW) -> Identity:
         """Who it is."""
-        return (keys or secret_keys()).identify(token, now)
+        return (keys or secret_keys()).verify(token, now)
 
 
 class KeyTests(TokenTestCase):

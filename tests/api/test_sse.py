@@ -136,7 +136,7 @@ class EventStreamTests(TopicTestCase):
 
     def test_early_resume(self) -> None:
         """A stream that has not begun has nothing to go on with."""
-        stream = EventStream(None, TimeoutQueue(self.daemon.clock, length=1, expired=str), 1)
+        stream = EventStream(None, TimeoutQueue(self.daemon.clock, timeout=1, expired=str), 1)
         stream.pauseProducing()
         stream.resumeProducing()
         self.assertTrue(stream.has_room())

@@ -242,11 +242,11 @@ class TokenTests(CommandTestCase):
         key = self.write(SECRET + b"\n")
         patterns = ("--subscribe", "news", "--subscribe", "chat/*", "--publish", "a/**")
         made = self.good("token", "--key", key, "--sub", "u", *patterns, "--ttl", "60").strip()
-        identity = secret_keys().identify(made, self.now)
+        identity = secret_keys().verify(made, self.now)
         self.assertEqual((identity.subject, identity.expires), ("u", 1060))
         self.assertEqual(identity.subscribe, ("news", "chat/*"))
         self.assertEqual(identity.publish, ("a/**",))
-        identity = secret_keys().identify(self.good("token", "--key", key).strip(), self.now)
+        identity = secret_keys().verify(self.good("token", "--key", key).strip(), self.now)
         self.assertEqual((identity.subject, identity.expires), ("", 4600))
 
     def test_private_key(self) -> None:
@@ -255,7 +255,7 @@ class TokenTests(CommandTestCase):
         from pushd.access.keys import read_keys
 
         keys = TokenKeys(read_keys(self.write(public_pem("EdDSA"))))
-        self.assertEqual(keys.identify(made, 0).expires, 3600)
+        self.assertEqual(keys.verify(made, 0).expires, 3600)
 
     def test_bad(self) -> None:
         """What can't be is one line."""

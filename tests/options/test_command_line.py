@@ -113,8 +113,8 @@ class DefaultsTests(OptionsTestCase):
                 settings.limits,
                 Limits(max_message=1 << 20, max_buffered=1 << 20, max_rate=1000, compression=True),
             )
-            self.assertFalse(settings.proxies.trust("127.0.0.1"))
-            self.assertFalse(settings.origins.allow("http://a", scheme="http", host="b"))
+            self.assertFalse(settings.proxies.is_trusted("127.0.0.1"))
+            self.assertFalse(settings.origins.allows("http://a", scheme="http", host="b"))
 
     def test_frozen(self) -> None:
         """What was decided does not change."""
@@ -247,7 +247,7 @@ class SourcesTests(OptionsTestCase):
         self.assertEqual(settings.limits.max_rate, 7)
         self.assertEqual(settings.limits.max_message, 5)
         self.assertEqual(settings.limits.max_buffered, 1 << 20)
-        self.assertTrue(settings.origins.allow("http://a", scheme="http", host="b"))
+        self.assertTrue(settings.origins.allows("http://a", scheme="http", host="b"))
 
     def test_file(self) -> None:
         """The command line names the file; the environment may, too, but does not win."""

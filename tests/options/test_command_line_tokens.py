@@ -28,7 +28,7 @@ class TokenKeyTests(FolderTestCase):
             sign({"exp": 1}, SECRET),
             sign({"exp": 1}, private_key("ES256"), "ES256"),
         ):
-            self.assertEqual(keys.identify(token, 0).expires, 1)
+            self.assertEqual(keys.verify(token, 0).expires, 1)
 
     def test_bad(self) -> None:
         """A file that is no key is one line, with its name and what is wrong."""

@@ -151,15 +151,15 @@ class ValueTests(OptionsTestCase):
             ("https://x.b.example", True),
             ("https://c.example", False),
         ):
-            self.assertEqual(origins.allow(origin, scheme="http", host="h"), allowed)
+            self.assertEqual(origins.allows(origin, scheme="http", host="h"), allowed)
         self.assert_mistake("origin", "a.example", "https://example.com")
 
     def test_trusted_proxy(self) -> None:
         """So may the networks of proxies."""
         proxies = parse("--trusted-proxy", "10.0.0.0/8", "--trusted-proxy", "::1").proxies
-        self.assertTrue(proxies.trust("10.1.2.3"))
-        self.assertTrue(proxies.trust("::1"))
-        self.assertFalse(proxies.trust("11.1.2.3"))
+        self.assertTrue(proxies.is_trusted("10.1.2.3"))
+        self.assertTrue(proxies.is_trusted("::1"))
+        self.assertFalse(proxies.is_trusted("11.1.2.3"))
         self.assert_mistake("trusted-proxy", "everybody")
 
 

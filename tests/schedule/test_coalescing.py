@@ -139,7 +139,7 @@ class BeatTests(SynchronousTestCase):
     def test_held_together(self) -> None:
         """What is due together is done within what holds it together; one call needs no such."""
         notes: list[str] = []
-        beat = CoalescingClock(self.clock, together=Bracket(notes))
+        beat = CoalescingClock(self.clock, batch=Bracket(notes))
         for delay in (1, 2, 2):
             beat.callLater(delay, notes.append, "call")
         self.clock.advance(1.01)

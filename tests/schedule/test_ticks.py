@@ -234,7 +234,7 @@ class BeatTests(SynchronousTestCase):
     def test_pace(self) -> None:
         """Numbers come on the beat, and no later than one beat."""
         clock = Clock()
-        beat = CoalescingClock(clock, length=0.002)
+        beat = CoalescingClock(clock, interval=0.002)
         came: list[float] = []
 
         async def loop() -> None:
@@ -304,7 +304,7 @@ class BeatTests(SynchronousTestCase):
     def test_overdue(self) -> None:
         """After a long pause others have their turns between the numbers that were missed."""
         clock = Clock()
-        beat = CoalescingClock(clock, length=0.001)
+        beat = CoalescingClock(clock, interval=0.001)
         came: list[int] = []
 
         async def loop() -> None:

@@ -21,7 +21,9 @@ class DeadlinesTests(SynchronousTestCase):
         self.clock = Clock()
         self.expired: list[tuple[float, str]] = []
         self.then: Callable[[str], object] = lambda key: None
-        self.deadlines: TimeoutQueue[str] = TimeoutQueue(self.clock, length=10, expired=self.expire)
+        self.deadlines: TimeoutQueue[str] = TimeoutQueue(
+            self.clock, timeout=10, expired=self.expire
+        )
 
     def expire(self, key: str) -> None:
         """Note it, then do what the test wants of a callback."""
@@ -171,7 +173,7 @@ class DeadlinesTests(SynchronousTestCase):
             clock = Clock()
             ends: list[tuple[float, str]] = []
             deadlines: TimeoutQueue[str] = TimeoutQueue(
-                clock, length=10, expired=lambda key: ends.append((clock.seconds(), key))
+                clock, timeout=10, expired=lambda key: ends.append((clock.seconds(), key))
             )
             expected: list[tuple[float, str]] = []
             due: dict[str, float] = {}

@@ -21,7 +21,9 @@ class ExpiriesTests(SynchronousTestCase):
         self.clock = Clock()
         self.expired: list[tuple[float, str]] = []
         self.then: Callable[[str], object] = lambda key: None
-        self.expiries: TimerHeap[str] = TimerHeap(self.clock, self.expire, self.clock.seconds)
+        self.expiries: TimerHeap[str] = TimerHeap(
+            self.clock, now=self.clock.seconds, expired=self.expire
+        )
 
     def expire(self, key: str) -> None:
         """Note it, then do what the test wants of a callback."""
@@ -87,7 +89,7 @@ class ExpiriesTests(SynchronousTestCase):
         """When the time of day is set, moments go by that, from the next look on."""
         hours = 0
         expiries: TimerHeap[str] = TimerHeap(
-            self.clock, self.expire, lambda: self.clock.seconds() + hours * 3600
+            self.clock, now=lambda: self.clock.seconds() + hours * 3600, expired=self.expire
         )
         expiries.start("a", 7000)
         self.clock.advance(10)
@@ -149,7 +151,7 @@ class ExpiriesTests(SynchronousTestCase):
         @given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 20) | st.none())))
         def check(steps: list[tuple[str, int | None]]) -> None:
             self.clock, self.expired = Clock(), []
-            self.expiries = TimerHeap(self.clock, self.expire, self.clock.seconds)
+            self.expiries = TimerHeap(self.clock, now=self.clock.seconds, expired=self.expire)
             expected: dict[str, int] = {}
             for key, at in steps:
                 if at is None:

@@ -306,8 +306,8 @@ class PolicyTests(SynchronousTestCase):
             (self.control, [True] * 4, [True] * 2),
         ):
             admission = policy.admission
-            self.assertEqual([admission.connect("1.2.3.4") is not None for _ in range(4)], here)
-            self.assertEqual([admission.connect("1.2.3.5") is not None for _ in range(2)], there)
+            self.assertEqual([admission.admit("1.2.3.4") is not None for _ in range(4)], here)
+            self.assertEqual([admission.admit("1.2.3.5") is not None for _ in range(2)], there)
 
     def test_bodies(self) -> None:
         """A body may be as large as a message, and a batch at the control port larger."""
@@ -320,5 +320,5 @@ class PolicyTests(SynchronousTestCase):
 
     def test_proxies(self) -> None:
         """Proxies are trusted on the public port only."""
-        self.assertTrue(self.public.proxies.trust("10.0.0.1"))
-        self.assertFalse(self.control.proxies.trust("10.0.0.1"))
+        self.assertTrue(self.public.proxies.is_trusted("10.0.0.1"))
+        self.assertFalse(self.control.proxies.is_trusted("10.0.0.1"))

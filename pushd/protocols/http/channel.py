@@ -146,7 +146,7 @@ class Channel(StrictChannel):
         self.forget()
         if self._turn is not None and self._turn.active():
             self._turn.cancel()
-        self.ticket.leave()
+        self.ticket.release()
         self.site.leave(self)
         super().connectionLost(reason)
 

@@ -49,7 +49,7 @@ def public_guard(origins: Origins) -> Guard:
         if request.wants_websocket or is_topic(request.path):
             fields: RequestHeaders = request.requestHeaders
             origin, host = fields.last(b"Origin"), fields.last(b"Host") or ""
-            if not origins.allow(origin, scheme=request.scheme, host=host):
+            if not origins.allows(origin, scheme=request.scheme, host=host):
                 return refusal(403, "this page's origin is not allowed here: see --origin")
         return None
 

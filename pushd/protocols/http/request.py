@@ -121,12 +121,12 @@ class ChannelRequest(Request):
             self.peer = peer_name(self.client)
         else:
             self.peer = client.address
-            self.ticket = ticket = site.policy.admission.visit(client.address)
+            self.ticket = ticket = site.policy.admission.admit_client(client.address)
             if ticket is None:
                 site.count_refusal(503)
                 write_response(self, BUSY)
                 return
-            self.notifyFinish().addBoth(lambda _: ticket.leave())
+            self.notifyFinish().addBoth(lambda _: ticket.release())
         if self.path == b"*":
             self._answer_star()
             return

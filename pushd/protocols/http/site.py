@@ -65,10 +65,10 @@ class PushdSite(AccessLog, Site):
         self._waiting_room = Admission(
             Limits(max_connections=_WAITING_ROOM, max_per_address=_WAITING_ROOM), policy.proxies
         )
-        self.requests = TimeoutQueue(reactor, length=REQUEST_TIMEOUT, expired=Channel.time_out)
-        self.idle = TimeoutQueue(reactor, length=KEEP_ALIVE, expired=Channel.loseConnection)
-        self.stalled = TimeoutQueue(reactor, length=STALL_TIMEOUT, expired=Channel.give_up)
-        self.lingering = TimeoutQueue(reactor, length=LINGER, expired=Channel.abort)
+        self.requests = TimeoutQueue(reactor, timeout=REQUEST_TIMEOUT, expired=Channel.time_out)
+        self.idle = TimeoutQueue(reactor, timeout=KEEP_ALIVE, expired=Channel.loseConnection)
+        self.stalled = TimeoutQueue(reactor, timeout=STALL_TIMEOUT, expired=Channel.give_up)
+        self.lingering = TimeoutQueue(reactor, timeout=LINGER, expired=Channel.abort)
         self.deadlines: tuple[TimeoutQueue[Any], ...] = (
             self.requests,
             self.idle,
@@ -87,10 +87,10 @@ class PushdSite(AccessLog, Site):
 
     def _make_channel(self, addr: IAddress | None) -> Any:
         address = getattr(addr, "host", None)
-        ticket = self.policy.admission.connect(address)
+        ticket = self.policy.admission.admit(address)
         unwelcome = ticket is None
         if unwelcome:
-            ticket = self._waiting_room.connect(None)
+            ticket = self._waiting_room.admit(None)
             if ticket is None:
                 self.log_refusal(str(address), 503, "all places are taken, to wait as well")
                 return _Nobody()

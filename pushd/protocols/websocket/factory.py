@@ -43,9 +43,11 @@ class PushFactory(WebSocketServerFactory):
         )
         self._clock = reactor
         self._turn = turn
-        self.pings = TimeoutQueue(reactor, length=PING_INTERVAL, expired=PushProtocol._ping)
-        self.pongs = TimeoutQueue(reactor, length=PONG_TIMEOUT, expired=PushProtocol._drop_silent)
-        self.closings = TimeoutQueue(reactor, length=CLOSE_TIMEOUT, expired=PushProtocol._drop_dead)
+        self.pings = TimeoutQueue(reactor, timeout=PING_INTERVAL, expired=PushProtocol._ping)
+        self.pongs = TimeoutQueue(reactor, timeout=PONG_TIMEOUT, expired=PushProtocol._drop_silent)
+        self.closings = TimeoutQueue(
+            reactor, timeout=CLOSE_TIMEOUT, expired=PushProtocol._drop_dead
+        )
         # The options stand in a class, where Autobahn finds them as well as in each object.
         options = {name: getattr(self, name) for name in PushProtocol.CONFIG_ATTRS}
         del options["perMessageCompressionAccept"]  # A function would become a method.

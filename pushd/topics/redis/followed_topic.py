@@ -143,7 +143,7 @@ class Patience:
     def __init__(self, clock: IReactorTime, fault: Callable[[], str | None]) -> None:
         self._fault = fault
         self._deadlines: TimeoutQueue[Deferred[None]] = TimeoutQueue(
-            clock, length=_PATIENCE, expired=self._give_up
+            clock, timeout=_PATIENCE, expired=self._give_up
         )
 
     async def wait(self, waiters: Waiters) -> None:

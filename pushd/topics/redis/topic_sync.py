@@ -54,7 +54,7 @@ class TopicSync:
         # Those that are to catch up, and those to try again in a moment.
         self._queue: OrderedDict[FollowedTopic, None] = OrderedDict()
         self._again: TimeoutQueue[FollowedTopic] = TimeoutQueue(
-            reactor, length=_AGAIN, expired=self._enqueue
+            reactor, timeout=_AGAIN, expired=self._enqueue
         )
         self._workers = 0
         # When the next refusal may be logged.

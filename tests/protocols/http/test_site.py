@@ -89,7 +89,7 @@ class PlacesTests(ChannelTestCase):
             raise ZeroDivisionError
 
         site: Any = self.daemon.clock.tcpServers[0][1]
-        self.patch(site.policy.admission, "connect", fail)
+        self.patch(site.policy.admission, "admit", fail)
         with capturedLogs() as events:
             peer = self.send()
             unknown = site.buildProtocol(None)
