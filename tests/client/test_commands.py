@@ -291,7 +291,7 @@ class CheckTests(CommandTestCase):
     def test_bad(self) -> None:
         """A mistake is said as the daemon says it."""
         self.assertEqual(
-            self.bad("check", "--threads", "x"), "--threads x: a number from 1 to 100000"
+            self.bad("check", "--threads", "x"), "--threads x: must be a number from 1 to 100000"
         )
 
     def test_all_mistakes(self) -> None:
@@ -300,8 +300,8 @@ class CheckTests(CommandTestCase):
         self.assertEqual(self.run_command("check", "--config", path), 1)
         self.assertEqual(
             self.stderr.getvalue(),
-            f"pushd: {path}: treads: no option has this name; did you mean threads?\n"
-            f"pushd: {path}: drain: a number, without quotes\n",
+            f"pushd: {path}: unknown option treads: did you mean threads?\n"
+            f"pushd: {path}: drain true: must be a number, without quotes\n",
         )
 
     def test_version(self) -> None:

@@ -85,6 +85,15 @@ class ReloaderTests(ReloadTestCase):
         self.write("threads = 1", "max-rate = 2")
         self.assertEqual(self.reload(), ["reloaded"])
 
+    def test_same_size(self) -> None:
+        """A size that is only written in another unit has not changed."""
+        self.write("max-message = 1048576")
+        self.start()
+        self.write('max-message = "1MiB"')
+        self.assertEqual(self.reload(), ["reloaded"])
+        self.write('max-message = "10MB"')
+        self.assertIn("reloaded: max-message is 10MB now, not 1048576", self.reload())
+
     def test_command_line(self) -> None:
         """The command line wins still."""
         self.write("max-rate = 1")
@@ -101,8 +110,8 @@ class ReloaderTests(ReloadTestCase):
         self.assertEqual(
             self.reload(),
             [
-                "not reloaded: pushd.toml: thread: no option has this name; did you mean threads?",
-                "not reloaded: pushd.toml: drain: a number, without quotes",
+                "not reloaded: pushd.toml: unknown option thread: did you mean threads?",
+                'not reloaded: pushd.toml: drain "no": must be a number, without quotes',
             ],
         )
         self.write("max-rate = ")
