@@ -292,7 +292,8 @@ class ViewsTests(OptionsTestCase):
         """The error for an object that is no map names its type."""
         self.module("others", "a = [('/a/', view)]", "b = None", "c = view")
         for name, kind in (("a", "list"), ("b", "NoneType"), ("c", "function")):
-            self.assert_no_views(f"others:{name}", f"must map paths to views, but is of type {kind}")
+            line = f"must map paths to views, but is of type {kind}"
+            self.assert_no_views(f"others:{name}", line)
 
     def test_bad_maps(self) -> None:
         """The error for a bad path, for two views at one path and for no view names the path."""
