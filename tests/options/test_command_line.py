@@ -109,6 +109,11 @@ class CommandLineTests(OptionsTestCase):
             self.assertLessEqual(widest, most)
             self.assertGreater(widest, most - 10)
 
+    def test_given_width(self) -> None:
+        """A caller, such as twistd, can give the width of the help."""
+        widest = max(map(len, Options({}).getUsage(width=70).splitlines()))
+        self.assertTrue(60 < widest <= 70, widest)
+
     def test_version(self) -> None:
         """--version prints the version and exits with 0."""
         self.assertEqual(self.run_and_exit("--version"), (f"pushd {__version__}\n", 0))
