@@ -1,4 +1,4 @@
-"""The command ``pushd``, also as ``python -m pushd``."""
+"""The programs ``pushdctl`` and ``pushd``, which are also ``python -m pushd``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import time
 from threading import Event
 
 from pushd.client.cli import run
-from pushd.client.client import connect
-from pushd.client.commands import World
+from pushd.client.commands import Context
+from pushd.client.http import connect
 
 
 def main() -> int:
-    """Run the command line, and return the exit code."""
-    world = World(
+    """Run the command line of the process, and return the exit code."""
+    context = Context(
         now=time.time,
         environ=os.environ,
         stdin=sys.stdin.buffer,
@@ -24,10 +24,10 @@ def main() -> int:
         pause=Event().wait,
     )
     try:
-        return run(sys.argv[1:], world)
+        return run(sys.argv[1:], context)
     except BrokenPipeError:
-        # The reader of our output has closed it, as head does. Python's own flush at the exit would
-        # fail as well.
+        # The reader of our output has exited, as head does. Python flushes the rest of the output
+        # when it exits, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

@@ -25,15 +25,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.tokens import read_token_keys
-from pushd.client.client import Client, publish
+from pushd.client import Client, publish
 from pushd.django.views import WebSocket as DjangoWebSocket
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing.daemon import Answer, Browser, Daemon
 from pushd.views.request import Request
 from pushd.views.threads import BlockingWebSocket
 from tests import django_site
+from tests.fake_network import FakeNetwork
 from tests.keyring import secret_keys, token
-from tests.memory_network import Network
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")]
@@ -377,7 +377,7 @@ class CommandTests(SynchronousTestCase):
         self.daemon = Daemon({})
         self.addCleanup(self.daemon.stop)
         defaults = dict(Client.__init__.__kwdefaults__ or {})
-        defaults["connect"] = Network(self.daemon).connect
+        defaults["connect"] = FakeNetwork(self.daemon).connect
         self.patch(Client.__init__, "__kwdefaults__", defaults)
 
     @runs("docs/command.md: From Python")

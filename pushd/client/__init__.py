@@ -1,4 +1,4 @@
-"""A blocking client of pushd that needs only the standard library.
+"""Blocking client of pushd for scripts and servers; it needs only the standard library.
 
 from pushd.client import publish
 publish("http://127.0.0.1:8081", "news", "hello")

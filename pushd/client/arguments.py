@@ -1,27 +1,34 @@
-"""The command line of the command for people: its commands, and what each takes."""
+"""The arguments of ``pushdctl``: its commands, their options, and the text of ``--help``."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Mapping
+from argparse import (
+    Action,
+    ArgumentParser,
+    ArgumentTypeError,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from pushd import __version__
-from pushd.client import commands as actions
+from pushd.client import commands
 
 _CONTROL = "http://127.0.0.1:8081"
 _PUBLIC = "http://127.0.0.1:8080"
 
 _EXAMPLES = """\
 examples:
-  pushdctl publish news 'it is noon'       everybody who listens to news hears it
-  date | pushdctl publish news             the same, with data from a pipe
-  pushdctl tail news                       listen, until Ctrl-C
-  pushdctl connections                     who is here, and since when
-  pushdctl close 17                        and one of them goes
+  pushdctl publish news 'it is noon'     publish to all subscribers of the topic news
+  date | pushdctl publish news           the same, with data from a pipe
+  pushdctl tail news                     print publications until Ctrl-C
+  pushdctl connections                   list the open connections
+  pushdctl close 17                      close one of them
 
-  The daemon itself is started with: twistd -n pushd
-  This is installed as pushd as well, but bash and zsh have a pushd of their own.
+  Each command has a --help of its own. The daemon is started with: twistd -n pushd
+  pushd is the same program, but bash and zsh have a builtin of that name.
 """
 
 _PUBLISH = """\
@@ -35,9 +42,10 @@ examples:
 
 _TAIL = """\
 examples:
-  pushdctl tail news                       one line each: the id, a tab, the data
-  pushdctl tail news --json | jq .data     one JSON object a line
-  pushdctl tail news --after 8f2a6c01d4e79b3052:41  all since the one that you have, then what comes
+  pushdctl tail news                      one line per publication: its id, a tab, its data
+  pushdctl tail news --json | jq .data    one JSON object per line
+  pushdctl tail news --after 8f2a6c01d4e79b3052:41
+                                          all publications since this id, then new ones
   PUSHD_TOKEN=$(pushdctl token --key F --subscribe news) pushdctl tail news
 """
 
@@ -49,154 +57,230 @@ examples:
 
 _CLOSE = """\
 examples:
-  pushdctl close 17                        with 1008: for good, if the page uses pushd.js
-  pushdctl close 17 --code 1001            the page comes back by itself
+  pushdctl close 17                       with 1008: a page with pushd.js does not reconnect
+  pushdctl close 17 --code 1001           with 1001: the page reconnects
   pushdctl close 17 --code 4000 --reason 'please log in again'
 """
 
 _TOKEN = """\
 examples:
-  openssl rand -base64 48 > key            a secret for both sides
-  twistd -n pushd --token-key key
+  openssl rand -base64 48 > key           make a secret
+  twistd -n pushd --token-key key         start a daemon that verifies tokens with it
   pushdctl token --key key --sub ann --subscribe news --subscribe 'chat/*' --publish 'chat/**'
 
-  In a pattern * stands for one segment of a topic, and ** for all the rest.
+  In a pattern, * matches one segment of a topic, and ** at the end matches all the rest.
 """
 
 _CHECK = """\
+OPTION is any option of the daemon; twistd pushd --help lists them.
+
 examples:
   pushdctl check --listen tcp:8080 --origin https://example.com
   pushdctl check --config /etc/pushd/pushd.toml
 """
 
 
-class _Formatter(RawDescriptionHelpFormatter):
-    """Examples as they stand, and room enough for the longest name."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28)
-        # argparse forgets that the names of commands are indented.
-        self._action_max_length = 15
-
-
-class _Parser(ArgumentParser):
-    """A parser whose mistakes are one line, and exit code 1, as the daemon's are."""
+class Parser(ArgumentParser):
+    """A parser whose errors are one line and exit code 1, as those of the daemon."""
 
     def __init__(self, **options: Any) -> None:
+        #: Its options, such as ``--json``.
+        self.option_names: list[str] = []
+        #: The names of its commands.
+        self.commands: list[str] = []
         super().__init__(allow_abbrev=False, formatter_class=_Formatter, **options)
 
+    def add_argument(self, *names: Any, **options: Any) -> Action:
+        """Add an argument, and remember its name if it is an option."""
+        self.option_names += [name for name in names if name.startswith("--")]
+        return super().add_argument(*names, **options)
+
+    def check_command(self, arguments: Sequence[str]) -> None:
+        """Report an unknown command as an error."""
+        command = next((one for one in arguments if not one.startswith("-")), None)
+        if command is not None and command not in self.commands:
+            self.error(suggest("unknown command", command, self.commands))
+
     def error(self, message: str) -> NoReturn:
+        """Print one line to standard error, and exit with 1."""
+        message = message.removeprefix("argument ")
+        message = message.replace("the following arguments are required", "missing argument")
         self.exit(1, f"pushd: {message} (see {self.prog} --help)\n")
 
 
-def make_parser(environ: Mapping[str, str]) -> ArgumentParser:
-    """Make the parser. What it gives has the command's function as ``action``, or None."""
-    parser = _Parser(
-        prog="pushdctl", description="Talk to a pushd that is running.", epilog=_EXAMPLES
+class _Formatter(RawDescriptionHelpFormatter):
+    """Leaves examples as they are, and has room for the longest name of an option."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+        # argparse does not count the indentation of commands.
+        self._action_max_length = 15
+
+
+def suggest(mistake: str, name: str, names: Iterable[str]) -> str:
+    """Return a line about a wrong name, with the name that was probably meant."""
+    # The dashes do not count: they would make all options similar.
+    bare = {one.lstrip("-"): one for one in names}
+    near = get_close_matches(name.lstrip("-"), bare, n=1)
+    return f"{mistake} {name}" + (f": did you mean {bare[near[0]]}?" if near else "")
+
+
+def make_parser(environ: Mapping[str, str]) -> Parser:
+    """Make the parser.
+
+    Its result has ``action``, the function of the command, or None if there is no command, and
+    ``parser``, the parser of the command.
+    """
+    parser = Parser(
+        prog="pushdctl",
+        description="Control a running pushd: publish, subscribe, list and close connections.",
+        epilog=_EXAMPLES,
     )
-    parser.add_argument("--version", action="version", version=f"pushd {__version__}")
-    parser.set_defaults(action=None)
-    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+    parser.add_argument(
+        "--version", action="version", version=f"pushd {__version__}", help="print the version"
+    )
+    parser.set_defaults(action=None, parser=parser)
+    subparsers = parser.add_subparsers(metavar="COMMAND", title="commands")
 
     def add(
         name: str,
-        action: Callable[[Namespace, actions.World], None],
+        action: Callable[[Namespace, commands.Context], None],
         help: str,
         epilog: str = "",
-    ) -> ArgumentParser:
-        command = commands.add_parser(name, help=help, description=help, epilog=epilog)
-        command.set_defaults(action=action)
+        usage: str | None = None,
+    ) -> Parser:
+        command = subparsers.add_parser(
+            name, help=help, description=help, epilog=epilog, usage=usage
+        )
+        command.set_defaults(action=action, parser=command)
+        parser.commands.append(name)
         return command
 
-    _fill_publish(add("publish", actions.publish, "Publish to a topic.", _PUBLISH), environ)
-    tail = add("tail", actions.tail, "Listen to a topic, through every break.", _TAIL)
-    _fill_tail(tail, environ)
-    topics = add("topics", actions.topics, "List the topics.")
-    connections = add("connections", actions.connections, "List who is here.", _CONNECTIONS)
+    publish = add("publish", commands.publish, "Publish to a topic, now or later.", _PUBLISH)
+    _fill_publish(publish, environ)
+    help = "Subscribe to a topic, and print its publications; reconnects when necessary."
+    _fill_tail(add("tail", commands.tail, help, _TAIL), environ)
+    topics = add("topics", commands.topics, "List the topics.")
+    help = "List the open connections."
+    connections = add("connections", commands.connections, help, _CONNECTIONS)
     for command in (topics, connections):
         _add_control(command, environ)
         _add_json(command)
-    _fill_close(add("close", actions.close, "Close a connection.", _CLOSE), environ)
-    _fill_token(add("token", actions.token, "Make a token, for trying.", _TOKEN))
-    help = "Check options of the daemon, and say what would be in force."
-    add("check", actions.check, help, _CHECK)
+    _fill_close(add("close", commands.close, "Close a connection.", _CLOSE), environ)
+    _fill_token(add("token", commands.token, "Make a token, for tests and experiments.", _TOKEN))
+    help = "Check options of the daemon, and print the resulting configuration."
+    add("check", commands.check, help, _CHECK, "pushdctl check [-h] [OPTION ...]")
     return parser
 
 
-def _fill_publish(command: ArgumentParser, environ: Mapping[str, str]) -> None:
-    command.add_argument("topic", metavar="TOPIC")
+def _fill_publish(command: Parser, environ: Mapping[str, str]) -> None:
+    _add_topic(command)
     command.add_argument(
         "data",
         metavar="DATA",
         nargs="?",
-        help="what to publish; without it, what comes from standard input, less a last line end",
+        help="the data; if it is left out, standard input is read, without its last newline",
     )
-    command.add_argument("--binary", action="store_true", help="as bytes, just as they are")
-    command.add_argument("--delay", metavar="S", type=float, help="in so many seconds")
-    command.add_argument("--every", metavar="S", type=float, help="again, every so many seconds")
-    command.add_argument("--count", metavar="N", type=int, help="so often, with --every")
     command.add_argument(
-        "--idempotency-key", metavar="KEY", help="once, however often it is asked for"
+        "--binary", action="store_true", help="publish bytes, unchanged, instead of text"
+    )
+    command.add_argument("--delay", metavar="S", type=_seconds, help="publish after S seconds")
+    command.add_argument("--every", metavar="S", type=_seconds, help="repeat every S seconds")
+    command.add_argument(
+        "--count", metavar="N", type=_integer, help="publish N times; requires --every"
+    )
+    command.add_argument(
+        "--idempotency-key",
+        metavar="KEY",
+        help="publish only if no request with the same KEY was made in the last five minutes",
     )
     _add_control(command, environ)
     _add_token(command, environ)
     _add_json(command)
 
 
-def _fill_tail(command: ArgumentParser, environ: Mapping[str, str]) -> None:
-    command.add_argument("topic", metavar="TOPIC")
-    command.add_argument("--after", metavar="ID", help="begin behind this id")
+def _fill_tail(command: Parser, environ: Mapping[str, str]) -> None:
+    _add_topic(command)
+    command.add_argument(
+        "--after", metavar="ID", help="start after the publication with this id, not with new ones"
+    )
     command.add_argument(
         "--url",
         default=environ.get("PUSHD_URL", _PUBLIC),
-        help="where the public port is (PUSHD_URL; default: %(default)s)",
+        help="URL of the public port (PUSHD_URL; default: %(default)s)",
     )
     _add_token(command, environ)
     _add_json(command)
 
 
-def _fill_close(command: ArgumentParser, environ: Mapping[str, str]) -> None:
-    command.add_argument("id", metavar="ID", type=int, help="as connections lists it")
-    command.add_argument("--code", type=int, help="the close code (default: 1008)")
-    command.add_argument("--reason", help="the reason that the client is told")
+def _fill_close(command: Parser, environ: Mapping[str, str]) -> None:
+    command.add_argument(
+        "id", metavar="ID", type=_integer, help="id of the connection: see pushdctl connections"
+    )
+    command.add_argument(
+        "--code", metavar="N", type=_integer, help="close code of a WebSocket (default: 1008)"
+    )
+    command.add_argument("--reason", metavar="TEXT", help="close reason of a WebSocket")
     _add_control(command, environ)
 
 
-def _fill_token(command: ArgumentParser) -> None:
+def _fill_token(command: Parser) -> None:
     command.add_argument(
-        "--key", metavar="FILE", required=True, help="a secret, or a private key in PEM"
+        "--key", metavar="FILE", required=True, help="file with a secret or a PEM private key"
     )
-    command.add_argument("--sub", metavar="NAME", help="for whom it is")
+    command.add_argument("--sub", metavar="NAME", help="subject: the user whom it is for")
     for right in ("subscribe", "publish"):
         command.add_argument(
             f"--{right}",
             metavar="PATTERN",
             action="append",
             default=[],
-            help=f"topics to {right} to; may be given more than once",
+            help=f"pattern of topics that it allows to {right} to; may be given more than once",
         )
     command.add_argument(
-        "--ttl", metavar="S", type=float, default=3600, help="for how many seconds (%(default)s)"
+        "--ttl",
+        metavar="S",
+        type=_seconds,
+        default=3600,
+        help="seconds until it expires (default: %(default)s)",
     )
 
 
-def _add_control(command: ArgumentParser, environ: Mapping[str, str]) -> None:
+def _add_topic(command: Parser) -> None:
+    command.add_argument("topic", metavar="TOPIC", help="name of the topic, such as news or chat/7")
+
+
+def _add_control(command: Parser, environ: Mapping[str, str]) -> None:
     command.add_argument(
         "--control",
         metavar="URL",
-        # PUSHD_CONTROL is the daemon's: where it listens, in other words than a URL's.
+        # Not PUSHD_CONTROL: that is an option of the daemon, and an endpoint instead of a URL.
         default=environ.get("PUSHD_CONTROL_URL", _CONTROL),
-        help="where the control port is (PUSHD_CONTROL_URL; default: %(default)s)",
+        help="URL of the control port (PUSHD_CONTROL_URL; default: %(default)s)",
     )
 
 
-def _add_token(command: ArgumentParser, environ: Mapping[str, str]) -> None:
+def _add_token(command: Parser, environ: Mapping[str, str]) -> None:
     command.add_argument(
         "--token",
         default=environ.get("PUSHD_TOKEN"),
-        help="the token to show (better in PUSHD_TOKEN: others see a command line)",
+        help="token to send; PUSHD_TOKEN is safer, as other users can see the command line",
     )
 
 
-def _add_json(command: ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="say it in JSON")
+def _add_json(command: Parser) -> None:
+    command.add_argument("--json", action="store_true", help="print one JSON object per line")
+
+
+def _integer(given: str) -> int:
+    try:
+        return int(given)
+    except ValueError:
+        raise ArgumentTypeError(f"must be a whole number; got {given!r}") from None
+
+
+def _seconds(given: str) -> float:
+    try:
+        return float(given)
+    except ValueError:
+        raise ArgumentTypeError(f"must be a number of seconds; got {given!r}") from None

@@ -1,48 +1,51 @@
-"""The command for people: publish, listen, look who is here, make a token."""
+"""The commands ``pushdctl`` and ``pushd``: parse the command line, run a command, report errors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pushd.client import commands as actions
-from pushd.client.arguments import make_parser
+from pushd.client import commands
+from pushd.client.arguments import make_parser, suggest
 from pushd.errors import PushdError, Unreachable
 
 
-def run(arguments: Sequence[str], world: actions.World) -> int:
-    """Do what a command line says.
+def run(arguments: Sequence[str], context: commands.Context) -> int:
+    """Run a command line.
 
-    Returns the exit code: 0, or 1 after one line that says what went wrong; 130 for Ctrl-C. Raises
-    BrokenPipeError when nobody reads what it prints.
+    Returns the exit code: 0 for success, 1 after one line about an error, 130 after Ctrl-C. Raises
+    BrokenPipeError if the reader of the output has gone.
     """
-    parser = make_parser(world.environ)
+    parser = make_parser(context.environ)
+    parser.check_command(arguments)
     given, rest = parser.parse_known_args(arguments)
-    if given.action is None:
-        parser.print_help(world.stderr)
+    if given.action is None and not rest:
+        parser.print_help(context.stderr)
         return 1
-    if given.action is actions.publish and given.data is None and _is_data(rest):
-        # argparse looks for DATA right behind TOPIC only, once that may be left out.
+    if given.action is commands.publish and given.data is None and _is_data(rest):
+        # argparse expects an optional DATA directly after TOPIC, not after options.
         given.data = rest.pop()
-    if given.action is actions.check:
+    if given.action is commands.check:
         given.rest = rest
     elif rest:
-        parser.error(f"{rest[0]} is not understood")
+        kind = "unknown option" if rest[0].startswith("-") else "unexpected argument"
+        given.parser.error(suggest(kind, rest[0].partition("=")[0], given.parser.option_names))
     try:
-        given.action(given, world)
-        world.stdout.flush()
+        given.action(given, context)
+        context.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except (PushdError, ValueError) as error:
         hint = ""
         if isinstance(error, Unreachable):
-            name = "url" if given.action is actions.tail else "control"
-            variable = {"url": "PUSHD_URL", "control": "PUSHD_CONTROL_URL"}[name]
-            hint = f"; is the daemon running? --{name} or {variable} says where"
-        print(f"pushd: {error}{hint}", file=world.stderr)
+            option = "--url or PUSHD_URL"
+            if given.action is not commands.tail:
+                option = "--control or PUSHD_CONTROL_URL"
+            hint = f"; is the daemon running? Its address is set with {option}"
+        print(f"pushd: {error}{hint}", file=context.stderr)
         return 1
     return 0
 
 
 def _is_data(rest: Sequence[str]) -> bool:
-    """Whether what was left over can be what is to be published."""
+    """Whether the arguments that were not parsed can be the data to publish."""
     return len(rest) == 1 and not rest[0].startswith("-")

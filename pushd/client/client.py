@@ -1,8 +1,4 @@
-"""A client that blocks, for scripts and for servers that are no Twisted: nothing but Python.
-
-from pushd.client import publish
-publish("http://127.0.0.1:8081", "news", "hello")
-"""
+"""Client of a pushd: publish, subscribe, list and close connections over blocking HTTP."""
 
 from __future__ import annotations
 
@@ -16,39 +12,26 @@ from threading import Event
 from typing import Any
 from urllib.parse import quote
 
-from pushd.client.http import Connect, Remote, connect
+from pushd.client.http import Connect, HttpClient, connect
 from pushd.errors import PushdError, Refused, Unreachable
 
-# All that those who use it have to do with is had from here.
-__all__ = [
-    "Began",
-    "Broken",
-    "Client",
-    "Connect",
-    "Message",
-    "PushdError",
-    "Refused",
-    "Unreachable",
-    "connect",
-    "publish",
-]
-
-# How long a request may take, in seconds.
+# Seconds that each step of a request may take.
 TIMEOUT = 10.0
 
-# How long a stream may be silent, in seconds: pushd sends a comment every 25.
+# Seconds after which a silent event stream is given up: pushd sends a comment every 25 seconds.
 _SILENCE = 60.0
 
-# How long to wait before a stream is asked for anew, in seconds: at first, and at most.
+# Seconds before an event stream is reconnected: the longest pause after the first break, and the
+# longest of all.
 _SHORTEST = 0.5
 _LONGEST = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Began:
-    """A stream has begun, or begun anew: what comes follows this id.
+    """A subscription has started, or was resumed: publications after ``id`` follow.
 
-    ``recovered`` says that nothing is missing since the id that was asked for.
+    ``recovered`` is True if no publication since the requested id was missed.
     """
 
     id: str
@@ -57,7 +40,7 @@ class Began:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A stream broke off; it is asked for again after so many seconds."""
+    """The connection of a subscription broke; it is reconnected after ``seconds``."""
 
     reason: str
     seconds: float
@@ -65,7 +48,7 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A publication as it was heard."""
+    """A publication that was received."""
 
     id: str
     data: str | bytes
@@ -83,16 +66,20 @@ def publish(
     token: str | None = None,
     timeout: float = TIMEOUT,
 ) -> dict[str, Any]:
-    """Publish text, or bytes, to a topic, with one request on a connection of its own.
+    """Publish text or bytes to a topic, with one request on a connection of its own.
 
-    :param url: where the control port is, such as ``http://127.0.0.1:8081``; or the public one,
-        with a token.
-    :param delay: publish after so many seconds; with ``every`` and ``count``, again and again.
-    :param timeout: seconds that each step of it may take.
+    :param url: URL of the control port, such as ``http://127.0.0.1:8081``, or of the public port
+        together with a token.
+    :param delay: seconds after which to publish.
+    :param every: seconds between repetitions; requires ``count``.
+    :param count: number of times to publish; requires ``every``.
+    :param idempotency_key: a request that repeats the key of an earlier one publishes nothing.
+    :param timeout: seconds that each step of the request may take.
 
-    Returns what pushd says: ``{"id": …, "subscribers": …}``, or, for what comes later,
-    ``{"schedule": …}``. Raises Refused when it says no, and Unreachable when it is not there: then
-    it may have published all the same, and an ``idempotency_key`` makes it safe to try again.
+    Returns pushd's response: ``{"id": …, "subscribers": …}``, or ``{"schedule": …}`` for scheduled
+    publications. Raises Refused if pushd refuses, and Unreachable if it does not respond. In the
+    latter case the publication may have been made; with an ``idempotency_key`` it is safe to try
+    again.
     """
     times = {"delay": delay, "every": every, "count": count}
     return Client(url, token=token, timeout=timeout).publish(
@@ -101,15 +88,16 @@ def publish(
 
 
 class Client:
-    """One pushd, asked over HTTP, with a connection for each request.
+    """A pushd, reached over HTTP with a new connection for each request.
 
-    :param url: where a door is: ``http://host:port``, perhaps with a path in front of all others.
-    :param token: the token to show.
+    :param url: URL of the control port or the public port, such as ``http://127.0.0.1:8081``. A
+        path in it is put before the paths of all requests.
+    :param token: token to send with each request.
     :param timeout: seconds that each step of a request may take.
     :param connect: makes the connections.
-    :param pause: waits some seconds, before a stream is asked for anew.
+    :param pause: waits for some seconds before a subscription is reconnected.
 
-    Raises ValueError for what is no such URL.
+    Raises ValueError if the URL is not valid.
     """
 
     def __init__(
@@ -121,7 +109,7 @@ class Client:
         connect: Connect = connect,
         pause: Callable[[float], object] | None = None,
     ) -> None:
-        self._remote = Remote(url, token=token, connect=connect)
+        self._http = HttpClient(url, token=token, connect=connect)
         self._timeout = timeout
         self._pause = pause or Event().wait
 
@@ -133,50 +121,51 @@ class Client:
         idempotency_key: str | None = None,
         **times: float | None,
     ) -> dict[str, Any]:
-        """Publish; see the function of this name."""
+        """Publish; see the function ``publish``."""
         if not isinstance(data, str | bytes):
-            raise TypeError(f"what is published is str or bytes, not {type(data).__name__}")
+            raise TypeError(f"data must be str or bytes; got {type(data).__name__}")
         query = {name: value for name, value in times.items() if value is not None}
         kind = "text/plain; charset=utf-8" if isinstance(data, str) else "application/octet-stream"
         headers = {"Content-Type": kind}
         if idempotency_key is not None:
             headers["Idempotency-Key"] = idempotency_key
         body = data.encode() if isinstance(data, str) else data
-        said = self.ask("POST", _topic_path(topic), query, body, headers)
-        return self._check(said, "schedule" if query else "id")
+        response = self.ask("POST", _topic_path(topic), query, body, headers)
+        return self._check(response, "schedule" if query else "id")
 
     def topics(self) -> dict[str, Any]:
-        """The topics that are there, a thousand at most, and whether there are ``more``."""
+        """Return up to a thousand topics, and ``more``: whether there are further ones."""
         return self._check(self.ask("GET", "/topics"), "topics")
 
     def connections(self) -> Iterator[dict[str, Any]]:
-        """The open connections, by their ids, however many there are."""
+        """Return all open connections, in the order of their ids."""
         after, more = 0, True
         while more:
-            said = self._check(self.ask("GET", "/connections", {"after": after}), "connections")
-            yield from said["connections"]
-            more = said["more"]
-            after = said["connections"][-1]["id"] if more else after
+            page = self._check(self.ask("GET", "/connections", {"after": after}), "connections")
+            yield from page["connections"]
+            more = page["more"]
+            after = page["connections"][-1]["id"] if more else after
 
     def close(self, id: int, *, code: int | None = None, reason: str | None = None) -> None:
-        """Close a connection, with a close code and a reason that its WebSocket is told."""
-        asked = {"code": code, "reason": reason}
-        query = {name: value for name, value in asked.items() if value is not None}
+        """Close a connection; a WebSocket gets the close code and the reason."""
+        closing = {"code": code, "reason": reason}
+        query = {name: value for name, value in closing.items() if value is not None}
         self.ask("DELETE", f"/connections/{id}", query)
 
     def follow(self, topic: str, after: str | None = None) -> Iterator[Began | Broken | Message]:
-        """Listen to a topic without end: what breaks off begins again where it was.
+        """Subscribe to a topic without end: after a break, resume with the last id.
 
-        :param after: the last id that is known; None: from now on.
+        :param after: the last id received; None for new publications only.
 
-        Raises Unreachable if it can't begin at all, and Refused if it may not, or may not go on.
+        Raises Unreachable if the first connection fails, and Refused if pushd refuses the first
+        connection or a later one.
         """
-        been, breaks = False, 0
+        connected, breaks = False, 0
         while True:
             try:
-                for heard in self._stream(topic, after):
-                    been, breaks, after = True, 0, heard.id
-                    yield heard
+                for event in self._stream(topic, after):
+                    connected, breaks, after = True, 0, event.id
+                    yield event
                 error: PushdError = Unreachable("the stream ended")
             except Unreachable as unreachable:
                 error = unreachable
@@ -184,9 +173,9 @@ class Client:
                 error = refused
                 if refused.status < 500 and refused.status != 429:
                     raise
-            if not been:
+            if not connected:
                 raise error
-            # Those who lost their server together do not come back together.
+            # A random pause: the clients of a server that is restarted must not return at once.
             seconds = uniform(0, min(_LONGEST, _SHORTEST * 2**breaks))
             seconds = max(seconds, getattr(error, "retry_after", None) or 0)
             breaks = min(breaks + 1, 10)
@@ -201,30 +190,30 @@ class Client:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Any:
-        """Make one request; gives the JSON of the answer, or None where it has none."""
-        with self._remote.open(method, path, query, body, headers, timeout=self._timeout) as answer:
-            said = answer.read()
-            return json.loads(said) if said else None
+        """Make a request, and return the JSON of the response; None if its body is empty."""
+        with self._http.open(method, path, query, body, headers, timeout=self._timeout) as response:
+            content = response.read()
+            return json.loads(content) if content else None
 
     def _stream(self, topic: str, after: str | None) -> Iterator[Began | Message]:
-        """Listen until the stream ends (WHATWG HTML §9.2)."""
+        """Read an event stream until it ends (WHATWG HTML §9.2)."""
         headers = {"Accept": "text/event-stream"}
         if after is not None:
             headers["Last-Event-ID"] = after
         path = _topic_path(topic)
-        with self._remote.open("GET", path, headers=headers, timeout=_SILENCE) as stream:
+        with self._http.open("GET", path, headers=headers, timeout=_SILENCE) as stream:
             if not (stream.getheader("Content-Type") or "").startswith("text/event-stream"):
-                raise self._remote.stranger()
+                raise self._http.not_pushd()
             try:
                 yield from _read_events(stream)
             except (LookupError, TypeError):
-                raise self._remote.stranger() from None
+                raise self._http.not_pushd() from None
 
-    def _check(self, said: Any, name: str) -> dict[str, Any]:
-        """The answer, if it has what pushd's has."""
-        if not isinstance(said, dict) or name not in said:
-            raise self._remote.stranger()
-        return said
+    def _check(self, response: Any, name: str) -> dict[str, Any]:
+        """Return a response if it has a member that pushd's has; raises Unreachable if not."""
+        if not isinstance(response, dict) or name not in response:
+            raise self._http.not_pushd()
+        return response
 
 
 def _topic_path(topic: str) -> str:
@@ -232,7 +221,7 @@ def _topic_path(topic: str) -> str:
 
 
 def _read_events(stream: HTTPResponse) -> Iterator[Began | Message]:
-    """Read events; one that is cut off in the middle is none."""
+    """Read events; one that is cut off in the middle is dropped."""
     event, id, data = "", "", list[str]()
     for line in stream:
         name, _, value = line.decode().rstrip("\n").partition(": ")
@@ -250,8 +239,8 @@ def _read_events(stream: HTTPResponse) -> Iterator[Began | Message]:
 def _read_event(event: str, id: str, data: str) -> Began | Message:
     match event:
         case "subscribed":
-            said = json.loads(data)
-            return Began(said["id"], said["recovered"])
+            value = json.loads(data)
+            return Began(value["id"], value["recovered"])
         case "json":
             return Message(id, json.loads(data))
         case "base64":

@@ -1,4 +1,4 @@
-"""The commands of ``pushd``, and how they print tables and JSON."""
+"""The commands of ``pushdctl``: each makes its requests and prints the results."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TextIO
 
-from pushd.client.client import Began, Client, Connect, Message
+from pushd.client.client import Began, Client, Message
+from pushd.client.http import Connect
 from pushd.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
-    """What a command has to do with: the clock on the wall, its surroundings, and the network."""
+class Context:
+    """What commands use of the process: time, environment, standard streams and network.
+
+    ``now`` returns the seconds since 1970, and ``pause`` waits for some seconds.
+    """
 
     now: Callable[[], float]
     environ: Mapping[str, str]
@@ -27,18 +31,18 @@ class World:
     pause: Callable[[float], object]
 
 
-def publish(given: Namespace, world: World) -> None:
-    """Publish what is given, or what comes through a pipe."""
-    data = world.stdin.read() if given.data is None else os.fsencode(given.data)
+def publish(given: Namespace, context: Context) -> None:
+    """Publish an argument, or standard input."""
+    data = context.stdin.read() if given.data is None else os.fsencode(given.data)
     text: str | None = None
     if not given.binary:
         try:
             text = data.decode()
         except UnicodeDecodeError:
-            raise UsageError("the data is not UTF-8: bytes go with --binary") from None
+            raise UsageError("the data must be UTF-8; use --binary for other bytes") from None
         if given.data is None:
             text = text.removesuffix("\n").removesuffix("\r")
-    said = _client(given, world, given.control).publish(
+    response = _client(given, context, given.control).publish(
         given.topic,
         data if text is None else text,
         idempotency_key=given.idempotency_key,
@@ -47,44 +51,45 @@ def publish(given: Namespace, world: World) -> None:
         count=given.count,
     )
     if given.json:
-        print_json([said], world.stdout)
-    elif "schedule" in said:
-        print(f"{said['schedule']} (schedule, {said['count']} to come)", file=world.stdout)
+        print_json([response], context.stdout)
+    elif "schedule" in response:
+        print(f"{response['schedule']} (scheduled: {response['count']})", file=context.stdout)
     else:
-        print(f"{said['id']} (heard by {said['subscribers']})", file=world.stdout)
+        print(f"{response['id']} (subscribers: {response['subscribers']})", file=context.stdout)
 
 
-def tail(given: Namespace, world: World) -> None:
-    """Print what is published, until Ctrl-C."""
+def tail(given: Namespace, context: Context) -> None:
+    """Print publications until Ctrl-C."""
     first = True
-    for heard in _client(given, world, given.url).follow(given.topic, given.after):
-        if isinstance(heard, Message):
-            _print_message(heard, given.json, world)
-        elif isinstance(heard, Began):
-            lost = not heard.recovered and not (first and given.after is None)
-            note = ", but publications before it are lost" if lost else ""
-            print(f"pushd: listening since {heard.id}{note}", file=world.stderr)
+    for event in _client(given, context, given.url).follow(given.topic, given.after):
+        if isinstance(event, Message):
+            _print_message(event, given.json, context)
+        elif isinstance(event, Began):
+            lost = not event.recovered and not (first and given.after is None)
+            note = ", but earlier publications are lost" if lost else ""
+            print(f"pushd: subscribed, after id {event.id}{note}", file=context.stderr)
             first = False
         else:
-            print(f"pushd: {heard.reason}; again in {heard.seconds:.1f} s", file=world.stderr)
+            line = f"pushd: {event.reason}; reconnecting in {event.seconds:.1f} s"
+            print(line, file=context.stderr)
 
 
-def topics(given: Namespace, world: World) -> None:
+def topics(given: Namespace, context: Context) -> None:
     """Print the topics."""
-    said = _client(given, world, given.control).topics()
+    page = _client(given, context, given.control).topics()
     rows = []
-    for one in said["topics"]:
+    for one in page["topics"]:
         counts = one["subscribers"].items()
-        shown = ", ".join(f"{count} {transport}" for transport, count in counts) or "nobody"
+        shown = ", ".join(f"{count} {transport}" for transport, count in counts) or "none"
         rows.append([one["topic"], one["id"] or "-", str(one["history"]), shown])
-    _show(given, world, ["TOPIC", "LAST ID", "KEPT", "LISTENING"], rows, said["topics"])
-    if said["more"]:
-        print("pushd: there are more topics than these", file=world.stderr)
+    _show(given, context, ["TOPIC", "LAST ID", "KEPT", "SUBSCRIBERS"], rows, page["topics"])
+    if page["more"]:
+        print(f"pushd: there are more than these {len(rows)} topics", file=context.stderr)
 
 
-def connections(given: Namespace, world: World) -> None:
-    """Print who is here."""
-    found = list(_client(given, world, given.control).connections())
+def connections(given: Namespace, context: Context) -> None:
+    """Print the open connections."""
+    found = list(_client(given, context, given.control).connections())
     rows = [
         [
             str(one["id"]),
@@ -99,24 +104,24 @@ def connections(given: Namespace, world: World) -> None:
         for one in found
     ]
     head = ["ID", "TRANSPORT", "PEER", "SINCE", "SUBJECT", "IN", "OUT", "PATH"]
-    _show(given, world, head, rows, found)
+    _show(given, context, head, rows, found)
 
 
-def close(given: Namespace, world: World) -> None:
+def close(given: Namespace, context: Context) -> None:
     """Close a connection."""
-    _client(given, world, given.control).close(given.id, code=given.code, reason=given.reason)
+    _client(given, context, given.control).close(given.id, code=given.code, reason=given.reason)
 
 
-def token(given: Namespace, world: World) -> None:
+def token(given: Namespace, context: Context) -> None:
     """Print a token."""
-    # What talks to a daemon alone does not wait until all of cryptography is loaded.
+    # Imported only for this command: cryptography takes long to load.
     from pushd.access.keys import read_signing_key
     from pushd.access.tokens import check_pattern, make_token
 
     if not 0 < given.ttl <= 1e9:
-        raise UsageError(f"--ttl {given.ttl:g}: a number of seconds above 0")
+        raise UsageError(f"--ttl {given.ttl:g}: must be a number of seconds above 0")
     claims: dict[str, Any] = {} if given.sub is None else {"sub": given.sub}
-    claims["exp"] = int(world.now() + given.ttl)
+    claims["exp"] = int(context.now() + given.ttl)
     for right in ("subscribe", "publish"):
         for pattern in getattr(given, right):
             try:
@@ -124,63 +129,63 @@ def token(given: Namespace, world: World) -> None:
             except ValueError as error:
                 raise UsageError(f"--{right} {pattern}: {error}") from None
         claims[right] = getattr(given, right)
-    print(make_token(read_signing_key(given.key), claims), file=world.stdout)
+    print(make_token(read_signing_key(given.key), claims), file=context.stdout)
 
 
-def check(given: Namespace, world: World) -> None:
-    """Print the options that would be in force."""
-    # Nor until all of the daemon is.
+def check(given: Namespace, context: Context) -> None:
+    """Check options of the daemon, and print the resulting configuration."""
+    # Imported only for this command: it loads the whole daemon.
     from pushd.options.command_line import Options
     from pushd.options.sources import write_values
     from pushd.options.table import OPTIONS
 
-    options = Options(world.environ)
+    options = Options(context.environ)
     try:
         options.parseOptions(given.rest)
     except SystemExit as error:
         if error.code:
             raise UsageError(str(error.code).removeprefix("pushd: ")) from None
         return
-    print(write_values(OPTIONS, options.given), file=world.stdout)
+    print(write_values(OPTIONS, options.given), file=context.stdout)
 
 
-def _client(given: Namespace, world: World, url: str) -> Client:
+def _client(given: Namespace, context: Context, url: str) -> Client:
     token = getattr(given, "token", None)
-    return Client(url, token=token, connect=world.connect, pause=world.pause)
+    return Client(url, token=token, connect=context.connect, pause=context.pause)
 
 
-def _print_message(message: Message, as_json: bool, world: World) -> None:
+def _print_message(message: Message, as_json: bool, context: Context) -> None:
     if isinstance(message.data, bytes):
         encoded = b64encode(message.data).decode()
-        said, shown = {"id": message.id, "base64": encoded}, f"base64:{encoded}"
+        value, shown = {"id": message.id, "base64": encoded}, f"base64:{encoded}"
     else:
-        said, shown = {"id": message.id, "data": message.data}, printable(message.data)
+        value, shown = {"id": message.id, "data": message.data}, printable(message.data)
     if as_json:
-        print_json([said], world.stdout)
+        print_json([value], context.stdout)
     else:
-        print(f"{message.id}\t{shown}", file=world.stdout)
-    world.stdout.flush()
+        print(f"{message.id}\t{shown}", file=context.stdout)
+    context.stdout.flush()
 
 
-def _traffic(connection: Mapping[str, Any], way: str) -> str:
-    return f"{connection[f'messages_{way}']}/{connection[f'bytes_{way}']}B"
+def _traffic(connection: Mapping[str, Any], direction: str) -> str:
+    return f"{connection[f'messages_{direction}']}/{connection[f'bytes_{direction}']}B"
 
 
 def _show(
     given: Namespace,
-    world: World,
+    context: Context,
     head: list[str],
     rows: list[list[str]],
     values: Iterable[object],
 ) -> None:
     if given.json:
-        print_json(values, world.stdout)
+        print_json(values, context.stdout)
     else:
-        print_table(head, rows, world.stdout)
+        print_table(head, rows, context.stdout)
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], file: TextIO) -> None:
-    """Print rows below a head, each column as wide as its widest cell."""
+    """Print a table with a header line, each column as wide as its widest cell."""
     table = [list(head), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
@@ -189,11 +194,11 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], file: TextIO
 
 
 def print_json(values: Iterable[object], file: TextIO) -> None:
-    """Print values, each on a line."""
+    """Print each value as JSON on a line of its own."""
     for value in values:
         print(json.dumps(value, ensure_ascii=False), file=file)
 
 
 def printable(text: str) -> str:
-    """The text on one line, and without what a terminal would take for a command."""
+    """Return a text on one line, its control characters escaped so that no terminal obeys them."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

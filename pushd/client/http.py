@@ -1,4 +1,4 @@
-"""A door of a pushd somewhere else, asked over HTTP, and what can go wrong with that."""
+"""HTTP requests to a pushd, and the exceptions for responses that are not a success."""
 
 from __future__ import annotations
 
@@ -10,34 +10,38 @@ from urllib.parse import urlencode, urlsplit
 
 from pushd.errors import PushdError, Refused, Unreachable
 
-# Makes a connection that is not open yet: scheme, host, port and the time-out in seconds.
+# Makes a connection that is not open yet, from a scheme, a host, a port and a timeout in seconds.
 Connect = Callable[[str, str, int | None, float], HTTPConnection]
+
+# A longer text of an error response is not shown: it is a page for people.
+_MAX_ERROR = 200
 
 
 def connect(scheme: str, host: str, port: int | None, timeout: float) -> HTTPConnection:
-    """Make a connection of Python's own library."""
+    """Make a connection with Python's standard library."""
     kind = HTTPSConnection if scheme == "https" else HTTPConnection
     return kind(host, port, timeout=timeout)
 
 
-class Remote:
-    """One door, with a connection for each request.
+class HttpClient:
+    """Makes requests to one port of a pushd, with a new connection for each.
 
-    :param url: where it is: ``http://host:port``, perhaps with a path in front of all others.
-    :param token: the token to show.
+    :param url: such as ``http://127.0.0.1:8081``. A path in it is put before all other paths.
+    :param token: token to send with each request.
     :param connect: makes the connections.
 
-    Raises ValueError for what is no such URL.
+    Raises ValueError if the URL is not valid.
     """
 
     def __init__(self, url: str, *, token: str | None, connect: Connect) -> None:
+        rule = f"the URL must be like http://127.0.0.1:8081; got {url!r}"
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
-            raise ValueError(f"{url!r} is no URL: {error}") from None
+            raise ValueError(f"{rule} ({error})") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is no URL like http://127.0.0.1:8081")
+            raise ValueError(rule)
         self._url = url
         self._scheme, self._host, self._port = parts.scheme, parts.hostname, port
         self._path = parts.path.rstrip("/")
@@ -55,25 +59,25 @@ class Remote:
         *,
         timeout: float,
     ) -> Iterator[HTTPResponse]:
-        """Make a request; gives the answer, not read yet, if it is a good one.
+        """Make a request, and give the response, whose body has not been read yet.
 
-        Raises Refused where it is none. What goes wrong while it is read is Unreachable, and so is
-        a ValueError: what answers is no pushd then.
+        Raises Refused if the status is not 2xx. While the body is read, errors of the network
+        become Unreachable, and so does a ValueError, because pushd sends no such body.
         """
         target = f"{self._path}{path}" + (f"?{urlencode(query)}" if query else "")
         connection = self._connect(self._scheme, self._host, self._port, timeout)
         try:
             yield self._send(connection, method, target, body, headers or {})
         except ValueError:
-            raise self.stranger() from None
+            raise self.not_pushd() from None
         except (OSError, HTTPException) as error:
             raise Unreachable(self._explain(error)) from None
         finally:
             connection.close()
 
-    def stranger(self) -> Unreachable:
-        """The error for an answer that pushd does not give."""
-        return Unreachable(f"what answers at {self._url} is no pushd")
+    def not_pushd(self) -> Unreachable:
+        """Return the error for a response that pushd does not send."""
+        return Unreachable(f"{self._url} does not respond as pushd does")
 
     def _send(
         self,
@@ -83,33 +87,33 @@ class Remote:
         body: bytes | None,
         headers: Mapping[str, str],
     ) -> HTTPResponse:
-        shown = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        authorization = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         try:
-            connection.request(method, target, body, {**shown, **headers})
+            connection.request(method, target, body, {**authorization, **headers})
         except ValueError as error:
             raise PushdError(str(error)) from None
-        answer = connection.getresponse()
-        if 200 <= answer.status < 300:
-            return answer
-        raise _refusal(answer)
+        response = connection.getresponse()
+        if 200 <= response.status < 300:
+            return response
+        raise _refusal(response)
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
-            return f"{self._url} does not answer in time"
+            return f"{self._url} does not respond in time"
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return f"{self._url} does not answer: {reason}"
+        return f"{self._url} does not respond: {reason}"
 
 
-def _refusal(answer: HTTPResponse) -> Refused:
-    """What an answer says that is no good one."""
-    text = answer.read().decode(errors="replace")
-    wait = answer.getheader("Retry-After") or ""
+def _refusal(response: HTTPResponse) -> Refused:
+    """Return the exception for a response whose status is not 2xx."""
+    text = response.read().decode(errors="replace")
+    wait = response.getheader("Retry-After") or ""
     retry_after = float(wait) if wait.isascii() and wait.isdigit() else None
     try:
-        said = json.loads(text)
-        error, where = str(said["error"]), said.get("where")
+        value = json.loads(text)
+        error, where = str(value["error"]), value.get("where")
     except (ValueError, LookupError, TypeError, AttributeError):
-        # A view, a proxy, or something else that is not pushd.
+        # Not from pushd itself, but from a view or a proxy.
         short = " ".join(text.split())
-        error, where = short if 0 < len(short) < 200 else answer.reason, None
-    return Refused(answer.status, error, where, retry_after)
+        error, where = short if 0 < len(short) < _MAX_ERROR else response.reason, None
+    return Refused(response.status, error, where, retry_after)

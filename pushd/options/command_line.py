@@ -1,39 +1,52 @@
-"""The command line of ``twistd pushd``, and the settings that it amounts to."""
+"""The command line of ``twistd pushd``."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from getopt import GetoptError
+from shutil import get_terminal_size
 
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from pushd import __version__
 from pushd.errors import InvalidOptions
+from pushd.options.help import write_help
 from pushd.options.option import Option, make_settings
 from pushd.options.settings import Settings
 from pushd.options.sources import (
     Given,
     Sources,
-    describe_clash,
+    closest,
+    describe_conflict,
     parse,
+    unknown_option,
     write_defaults,
     write_values,
 )
 from pushd.options.table import COMBINATIONS, OPTIONS
 
+# Longer lines are hard to read, however wide the terminal is.
+_MAX_WIDTH = 100
+
+_SEE_HELP = "see twistd pushd --help"
+
 
 class Options(UsageOptions):
-    """The options of ``twistd pushd``; ``settings`` holds what they amount to.
+    """The options of ``twistd pushd``; ``settings`` is what they amount to.
 
-    Mistakes end the process with exit code 1 and one line for each, which names the option, what
-    was given, and what is allowed.
+    A mistake ends the process with exit code 1 and one line for each mistake, which says where the
+    value comes from, what it is, and what is allowed.
 
     :param environ: the environment; None for that of the process.
     """
 
     synopsis = "[options]"
-    longdesc = "Serves views over WebSocket and HTTP, and the static client beside them."
+    longdesc = (
+        "Serves views over WebSocket and HTTP, topics over WebSocket, Server-Sent Events and long "
+        "polling, and the static client."
+    )
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         self._environ = os.environ if environ is None else environ
@@ -42,75 +55,110 @@ class Options(UsageOptions):
         self._check = False
         super().__init__()
         self.settings = Settings()
-        #: What each option was given, and where.
+        #: The text and the source of each option's value.
         self.given: dict[str, Given] = {}
 
     def opt_config(self, path: str) -> None:
-        """A TOML file with any of these options, by these names."""
+        """Read options from this TOML file. Its keys are the names of the options."""
         self._file = path
 
     def opt_check(self) -> None:
-        """Print what would be in force, or every mistake, and exit."""
+        """Check the options, print the resulting configuration or every mistake, and exit."""
         self._check = True
 
     def opt_print_config(self) -> None:
-        """Print a file for --config with all defaults, and exit."""
-        print(write_defaults(OPTIONS), end="")  # noqa: T201 - the answer to the one who asked
+        """Print a configuration file with all options and their defaults, and exit."""
+        print(write_defaults(OPTIONS), end="")  # noqa: T201 - the output that was asked for
         raise SystemExit(0)
 
     def opt_version(self) -> None:
         """Print the version and exit."""
-        print(f"pushd {__version__}")  # noqa: T201 - the answer to the one who asked
+        print(f"pushd {__version__}")  # noqa: T201 - the output that was asked for
         raise SystemExit(0)
 
+    def opt_help(self) -> None:
+        """Print this help and exit."""
+        print(self)  # noqa: T201 - the output that was asked for
+        raise SystemExit(0)
+
+    def getUsage(self, width: int | None = None) -> str:
+        """Return the help without its first line."""
+        if width is None:
+            width = min(get_terminal_size().columns, _MAX_WIDTH)
+        flags = {
+            "--config FILE": self.docs["config"],
+            **{f"--{name}": self.docs[name] for name in ("check", "print-config", "version")},
+            "--help": self.docs["help"],
+        }
+        return write_help(OPTIONS, flags, self.longdesc, width)
+
     def parseArgs(self, *args: str) -> None:
-        """Take nothing but options."""
+        """Refuse arguments that are not options."""
         if args:
-            raise UsageError(f"there are options only, and {args[0]!r} is none")
+            raise UsageError(f"unexpected argument {args[0]!r}: {_SEE_HELP}")
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse and validate the command line."""
         try:
             super().parseOptions(options)
         except UsageError as error:
-            # twistd would print all the help above this line.
-            raise SystemExit(f"pushd: {error}") from None
+            # twistd would print the whole help above this line.
+            cause = error.__context__
+            line = self._explain(cause) if isinstance(cause, GetoptError) else str(error)
+            raise SystemExit(f"pushd: {line}") from None
 
     def postOptions(self) -> None:
-        """Make the settings of what was given."""
+        """Make the settings."""
         try:
             self.settings, self.given = self.resolve()
         except InvalidOptions as mistakes:
             raise SystemExit("\n".join(f"pushd: {line}" for line in mistakes.lines)) from None
         if self._check:
-            print(write_values(OPTIONS, self.given))  # noqa: T201 - the answer to the one who asked
+            print(write_values(OPTIONS, self.given))  # noqa: T201 - the output that was asked for
             raise SystemExit(0)
 
     def resolve(self) -> tuple[Settings, dict[str, Given]]:
-        """Give the settings, and what each option was given, the file being what it is now.
+        """Return the settings, and what each option was given. Reads the configuration file again.
 
-        Raises Mistakes.
+        Raises InvalidOptions.
         """
         given, mistakes = Sources(self._given, self._environ, self._file).collect(OPTIONS)
-        values, wrong = parse(OPTIONS, given)
-        mistakes += wrong
-        if not wrong:
-            clashes = [clash for find in COMBINATIONS for clash in find(values)]
-            mistakes += [describe_clash(clash, given) for clash in clashes]
+        values, invalid = parse(OPTIONS, given)
+        mistakes += invalid
+        if not invalid:
+            conflicts = [conflict for find in COMBINATIONS for conflict in find(values)]
+            mistakes += [describe_conflict(conflict, given) for conflict in conflicts]
         if mistakes:
-            # One line each, whatever an exception of others had to say.
+            # An exception that views raise when they are imported may have a text of many lines.
             raise InvalidOptions([" ".join(mistake.split()) for mistake in mistakes])
         return make_settings(Settings, values), given
 
+    def _explain(self, error: GetoptError) -> str:
+        """Return the line for a command line that getopt cannot parse."""
+        takes_value = {name.rstrip("="): name.endswith("=") for name in self.longOpt}
+        meant = [name for name in takes_value if name.startswith(error.opt)]
+        if error.opt in takes_value:
+            if takes_value[error.opt]:
+                return f"--{error.opt} needs a value: {_SEE_HELP}"
+            return f"--{error.opt} takes no value"
+        if len(error.opt) > 1 and meant:
+            shown = ", ".join(f"--{name}" for name in sorted(meant))
+            return f"--{error.opt} is ambiguous: it is short for {shown}"
+        if len(error.opt) == 1:
+            return f"unknown option -{error.opt}: options begin with two dashes, {_SEE_HELP}"
+        near = closest(error.opt, takes_value)
+        guess = f"--{near}" if near else None
+        line = unknown_option(f"--{error.opt}", guess)
+        return line if guess else f"{line}: {_SEE_HELP}"
+
 
 def _add_to_command_line(option: Option) -> None:
-    """Give usage.Options the method that it looks for."""
+    """Add the method with which usage.Options takes an option."""
 
     def opt(self: Options, value: str) -> None:
         self._given.setdefault(option.name, []).append(value)
 
-    default = option.default if isinstance(option.default, str) else " ".join(option.default or ())
-    opt.__doc__ = f"{option.help} [default: {default}]" if default else option.help
+    opt.__doc__ = option.help
     setattr(Options, f"opt_{option.name.replace('-', '_')}", opt)
 
 

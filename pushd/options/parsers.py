@@ -1,4 +1,4 @@
-"""What the texts of options amount to; ValueError and TypeError say what is allowed."""
+"""Parsers of options: each makes a value from a text, or raises ValueError or TypeError."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import cast
 
 from twisted.internet.endpoints import serverFromString
-from twisted.logger import (
-    LogLevel,
-)
+from twisted.logger import LogLevel
 
 from pushd.gateways.environ import Application
 from pushd.views.routes import Routes, load, load_routes
 
-#: What ``--log-level`` may be: what is below it is not written.
+#: Values of ``--log-level``: messages below the level are not logged.
 LEVELS = {
     "debug": LogLevel.debug,
     "info": LogLevel.info,
@@ -23,97 +21,96 @@ LEVELS = {
     "error": LogLevel.error,
 }
 
-
-# What stands for no endpoint at all.
+# The value of --control that closes the control port.
 _NONE = "none"
 
-# An endpoint that systemd opens: what a check of the options can see of it, as the descriptors
-# come to the daemon only.
+# A socket that systemd opens. It cannot be parsed further: the daemon inherits the descriptors, but
+# a check of the options does not.
 _SYSTEMD = re.compile(r"systemd:domain=(INET6?|UNIX):(index=[0-9]{1,4}|name=[^:]+)")
-
 
 _MAX_PORT = (1 << 16) - 1
 
+_ENDPOINT = "must be an endpoint such as tcp:8080 or unix:/run/pushd.sock"
+
 
 def parse_listen(given: tuple[str, ...]) -> tuple[str, ...]:
-    """Endpoints, one or more."""
+    """Return the endpoints of the public port: one or more."""
     if not given:
-        raise ValueError("an endpoint like tcp:8080 or unix:/run/pushd.sock")
+        raise ValueError(_ENDPOINT)
     for endpoint in given:
         if _SYSTEMD.fullmatch(endpoint):
             continue
+        which = f"; got {endpoint}" if len(given) > 1 else ""
         try:
             port = getattr(serverFromString(None, endpoint), "_port", 0)
         except Exception as error:
-            # Endpoint plugins raise what they like, for a mistake in any of their arguments.
-            raise ValueError(
-                f"no endpoint like tcp:8080 or unix:/run/pushd.sock ({error})"
-            ) from None
+            # Plugins that parse endpoints may raise anything.
+            raise ValueError(f"{_ENDPOINT}{which} ({error})") from None
         if isinstance(port, int) and not 0 <= port <= _MAX_PORT:
-            raise ValueError(f"a port from 0 to {_MAX_PORT}, not {port}")
+            raise ValueError(f"must have a port from 0 to {_MAX_PORT}; got {port}")
     return given
 
 
 def parse_control(given: tuple[str, ...]) -> tuple[str, ...]:
-    """Endpoints, or none."""
+    """Return the endpoints of the control port; none if it is closed."""
     if not given:
         return ()
     if _NONE not in given:
         return parse_listen(given)
     if len(given) > 1:
-        raise ValueError(f"{_NONE} goes with no other --control")
+        raise ValueError(f"{_NONE} cannot be combined with another endpoint")
     return ()
 
 
 def parse_folder(given: str | None) -> Path | None:
-    """A folder that is there."""
+    """Return the absolute path of a directory that exists."""
     if given is None:
         return None
     folder = Path(given)
-    # No name at all would be the current folder, which nobody means to show to the world.
+    # An empty path would be the current directory, which must not be published by mistake.
     if not given or not folder.is_dir():
-        raise ValueError("not a folder")
+        raise ValueError("must be a directory that exists")
     return folder.resolve()
 
 
 def number(least: int, most: int) -> Callable[[str], int]:
-    """A whole number in a range, its ends included."""
+    """Make a parser of whole numbers in a range that includes both ends."""
 
     def parse(given: str) -> int:
-        # int() would take " 1_0 " as well, and raises for thousands of digits.
+        # int() would accept " 1_0 ", and raise for thousands of digits.
         if not re.fullmatch(r"[0-9]{1,12}", given) or not least <= int(given) <= most:
-            raise ValueError(f"a number from {least} to {most}")
+            raise ValueError(f"must be a number from {least} to {most}")
         return int(given)
 
     return parse
 
 
 def parse_switch(given: str) -> bool:
-    """On or off."""
+    """Return True for ``on`` and False for ``off``."""
     return one_of("on", "off")(given) == "on"
 
 
 def one_of(*allowed: str) -> Callable[[str], str]:
-    """One word of some."""
+    """Make a parser that allows some words only."""
 
     def parse(given: str) -> str:
         if given not in allowed:
-            raise ValueError(f"{', '.join(allowed[:-1])} or {allowed[-1]}")
+            raise ValueError(f"must be {', '.join(allowed[:-1])} or {allowed[-1]}")
         return given
 
     return parse
 
 
 def parse_views(given: str | None) -> Routes | None:
-    """A map of views that can be imported."""
+    """Import a map of views, such as ``chat.views:urls``."""
     return None if given is None else load_routes(given)
 
 
 def parse_wsgi(given: str | None) -> Application | None:
-    """A WSGI application that can be imported."""
+    """Import a WSGI application, such as ``site.wsgi:application``."""
     if given is None:
         return None
     application = load(given)
     if not callable(application):
-        raise TypeError(f"no WSGI application but a {type(application).__name__}")
+        raise TypeError(f"must be a WSGI application; got a {type(application).__name__}")
     return cast(Application, application)

@@ -1,4 +1,4 @@
-"""Everything that an operator decides: each option is declared here, and nowhere else."""
+"""The settings of a daemon, and the options that they are made from."""
 
 from __future__ import annotations
 
@@ -24,12 +24,24 @@ from pushd.options.parsers import (
     parse_views,
     parse_wsgi,
 )
+from pushd.options.sizes import Size
 from pushd.topics.history import Retention
 from pushd.topics.redis.address import RedisAddress, parse_broker
 from pushd.views.demo import ticker
 from pushd.views.routes import Routes
 
-# Given as values, too: parsing them would make Twisted look for plugins.
+# The groups in which options are listed, in this order.
+PORTS = "Ports"
+VIEWS = "Views and applications"
+ACCESS = "Access"
+LIMITS = "Limits"
+TOPICS = "Topics"
+SHUTDOWN = "Shutdown"
+PERFORMANCE = "Performance"
+LOG = "Log"
+GROUPS = (PORTS, VIEWS, ACCESS, LIMITS, TOPICS, SHUTDOWN, PERFORMANCE, LOG)
+
+# Not parsed unless they are given: parsing makes Twisted look for plugins.
 _LISTEN = ("tcp:8080:interface=127.0.0.1",)
 _CONTROL = ("tcp:8081:interface=127.0.0.1",)
 
@@ -40,9 +52,9 @@ def demo_views() -> Routes:
 
 
 def _make_routes(values: Values) -> Routes:
-    """Return the operator's views, and behind them the demo's where their paths are free."""
+    """Return the operator's views, and those of the demo at paths that are still free."""
     views: Routes | None = values["views"]
-    # The site of an application has no demo in it.
+    # The site of a WSGI application has no demo.
     if not values["demo"] or values["wsgi"] is not None:
         return views or Routes({})
     if views is None:
@@ -53,165 +65,244 @@ def _make_routes(values: Values) -> Routes:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that an operator decides, and that was found to be valid.
+    """Everything that an operator decides, after validation.
 
-    Each field is made of one option or several, which are declared here and nowhere else.
+    Each field is made from one option or several. This is the only place that lists them.
     """
 
     listen: tuple[str, ...] = setting(
+        PORTS,
         "listen",
+        "ENDPOINT",
         parse_listen,
-        "Listen here for everybody; may be given more than once.",
+        "Public port, for browsers and other clients: a Twisted endpoint such as tcp:8080 or "
+        "unix:/run/pushd.sock. May be given more than once.",
         default=_LISTEN,
         value=_LISTEN,
     )
     control: tuple[str, ...] = setting(
+        PORTS,
         "control",
+        "ENDPOINT",
         parse_control,
-        "Listen here for operators; may be given more than once; none: nowhere.",
+        "Control port, for publishers and operators: a Twisted endpoint, or none for no control "
+        "port. It has no password: everything that can reach it is trusted. May be given more "
+        "than once.",
         default=_CONTROL,
         value=_CONTROL,
-    )
-    web: Path | None = setting(
-        "web", parse_folder, "A folder whose files are served before the shipped client's."
     )
     routes: Routes = combined_setting(
         _make_routes,
         demo_views,
-        Option("views", parse_views, "MODULE:NAME of a map from path to view (default: the demo)."),
         Option(
+            VIEWS,
+            "views",
+            "MODULE:NAME",
+            parse_views,
+            "Your views: a Python module, and the name in it of a map from URL path to view.",
+        ),
+        Option(
+            VIEWS,
             "demo",
+            "on|off",
             parse_switch,
-            "Whether the demo's views, /test/ and /play/, are there as well: on or off.",
+            "Serve the demo at /test/ and /play/, too. With --wsgi there is no demo.",
             default="on",
         ),
     )
     threads: int = setting(
-        "threads", number(1, 100_000), "How many views may block at once.", default="64"
+        VIEWS,
+        "threads",
+        "N",
+        number(1, 100_000),
+        "Maximum number of blocking views, each of which runs in a thread. Further requests for "
+        "such views get 503.",
+        default="64",
     )
     wsgi: Application | None = setting(
+        VIEWS,
         "wsgi",
+        "MODULE:NAME",
         parse_wsgi,
-        "MODULE:APPLICATION to answer at every path that pushd itself does not have.",
+        "WSGI application for all paths that pushd does not serve itself: a Python module, and "
+        "the name of the application in it.",
     )
     wsgi_threads: int = setting(
+        VIEWS,
         "wsgi-threads",
+        "N",
         number(1, 10_000),
-        "How many of its pages may be made at once.",
+        "Maximum number of requests that the WSGI application answers at the same time. Further "
+        "requests wait.",
         default="16",
     )
+    web: Path | None = setting(
+        VIEWS,
+        "web",
+        "DIRECTORY",
+        parse_folder,
+        "Directory of static files to serve. They take precedence over pushd's own pages and "
+        "scripts.",
+    )
     origins: Origins = setting(
+        ACCESS,
         "origin",
+        "ORIGIN",
         Origins,
-        "An origin whose pages may open WebSockets beside our own, such as https://example.com or "
-        "https://*.example.com; may be given more than once; *: all.",
+        "Origin other than pushd's own whose pages may open WebSockets, such as "
+        "https://example.com or https://*.example.com; * allows every origin. May be given more "
+        "than once.",
         default=(),
         live=True,
     )
     token_keys: TokenKeys = setting(
+        ACCESS,
         "token-key",
+        "FILE",
         read_token_keys,
-        "A file with a key for tokens, which are needed to subscribe and to publish at the public "
-        "port then: a secret, a public key in PEM or a JSON Web Key Set; may be given more than "
-        "once.",
+        "Key that tokens are verified with: a file with a secret, a PEM public key or a JSON Web "
+        "Key Set. If a key is given, clients need a token to subscribe, and to publish on the "
+        "public port. May be given more than once.",
         default=(),
         live=True,
     )
     proxies: Proxies = setting(
+        ACCESS,
         "trusted-proxy",
+        "CIDR",
         Proxies,
-        "A network whose word on who asks counts, such as 10.0.0.0/8; may be given more than once.",
+        "Trusted reverse proxy (CIDR), such as 10.0.0.0/8: its Forwarded or X-Forwarded-For "
+        "header is believed. May be given more than once.",
         default=(),
     )
     limits: Limits = object_setting(
         Limits,
         Option(
+            LIMITS,
             "max-connections",
+            "N",
             number(1, 10_000_000),
-            "How many connections there may be; beyond, 503.",
+            "Maximum connections to the public port. Further connections get 503.",
             live=True,
         ),
         Option(
+            LIMITS,
             "max-per-address",
+            "N",
             number(1, 10_000_000),
-            "How many of them from one address, this machine and trusted proxies excepted.",
+            "Maximum connections per client address (loopback and trusted proxies are exempt). "
+            "Further connections get 503.",
             live=True,
         ),
         Option(
+            LIMITS,
             "max-message",
-            number(1, 1 << 30),
-            "How many bytes a message or a request's body may have; beyond, 1009 or 413.",
+            "SIZE",
+            Size(1, 1 << 30),
+            "Maximum size of a WebSocket message, of a publication and of a request body. Larger "
+            "ones are rejected with 1009 or 413.",
             live=True,
         ),
         Option(
+            LIMITS,
             "max-buffered",
-            number(1, 1 << 30),
-            "How many bytes may wait for one who does not read them; beyond, 1013.",
+            "SIZE",
+            Size(1, 1 << 30),
+            "Maximum amount of unsent data per client. A client that reads too slowly is "
+            "disconnected with 1013.",
             live=True,
         ),
         Option(
+            LIMITS,
             "max-rate",
+            "N",
             number(1, 10_000_000),
-            "How many messages a second one may send, ten times as many at once; beyond, 1008.",
+            "Maximum messages per second that one WebSocket may send, with bursts of ten times as "
+            "many. Faster ones are closed with 1008.",
             live=True,
         ),
         Option(
+            SHUTDOWN,
             "drain",
+            "SECONDS",
             number(0, 3600),
-            "How many seconds a stop takes to close everybody, one after the other; 0: at once.",
+            "When the daemon stops, close connections one by one over this time. 0 closes all of "
+            "them at once.",
             live=True,
         ),
         Option(
+            PERFORMANCE,
             "compression",
+            "on|off",
             parse_switch,
-            "Whether permessage-deflate is spoken: on or off.",
+            "Compress WebSocket messages for clients that support it (permessage-deflate).",
             live=True,
         ),
     )
     broker: RedisAddress | None = setting(
+        TOPICS,
         "broker",
+        "memory|URL",
         parse_broker,
-        "What keeps the topics: memory, for one process, or a Redis for many: "
-        "redis://[user:password@]host:port/db, rediss://, unix:///path, "
+        "Topic broker: memory for a single process, or a Redis URL to share topics between "
+        "processes: redis:// or rediss://[user:password@]host:port/db, unix:///path, or "
         "redis+sentinel://host,host/service/db.",
         default="memory",
     )
     retention: Retention = object_setting(
         Retention,
         Option(
+            TOPICS,
             "history-size",
+            "N",
             number(0, 1_000_000),
-            "How many publications of each topic are kept for those who come back.",
+            "Maximum number of publications kept per topic, for subscribers that reconnect.",
         ),
-        Option("history-ttl", number(1, 604_800), "How many seconds they are kept."),
         Option(
+            TOPICS,
+            "history-ttl",
+            "SECONDS",
+            number(1, 604_800),
+            "Time for which a publication is kept for subscribers that reconnect.",
+        ),
+        Option(
+            TOPICS,
             "history-bytes",
-            number(0, 1 << 40),
-            "How many bytes are kept of all topics together; the oldest go first.",
+            "SIZE",
+            Size(0, 1 << 40),
+            "Maximum memory for the publications kept, all topics together. The oldest are "
+            "dropped first.",
         ),
         prefix="history-",
     )
     fast_paths: bool = setting(
+        PERFORMANCE,
         "fast-paths",
+        "on|off",
         parse_switch,
-        "Bypass the public interfaces of Twisted and Autobahn where that is faster: on or off.",
+        "Bypass the public interfaces of Twisted and Autobahn where that is faster. Turn it off "
+        "to find out whether a problem comes from that.",
         default="on",
     )
     log_format: str = setting(
+        LOG,
         "log-format",
+        "text|json",
         one_of("text", "json"),
-        "How the log is written: text for people, json for machines, one object a line.",
+        "Format of the log: text for people, json for programs (one object per line).",
         default="text",
     )
     log_level: str = setting(
+        LOG,
         "log-level",
+        "LEVEL",
         one_of(*LEVELS),
-        "What is logged: debug, info, warn or error, and all that is worse.",
+        "Least severe level that is logged: debug, info, warn or error.",
         default="info",
         live=True,
     )
 
 
-#: Puts some of the settings in force, of those that can change in a daemon that runs. It is called
-#: at every reload, as what a setting names, such as a file of keys, may be new where it is not.
+#: Applies to a running daemon the settings that a reload can change. It is called at every reload:
+#: a file that a setting names, such as a key, may have changed although the setting has not.
 Applier = Callable[[Settings], object]

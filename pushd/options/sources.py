@@ -1,36 +1,50 @@
-"""Where options get their values from: the command line, the environment, a file, the default."""
+"""Where options come from: the command line, the environment, a TOML file, the defaults."""
 
 from __future__ import annotations
 
+import re
 import textwrap
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pushd.options.option import Option, Text
+from pushd.options.option import Option, Text, by_group
 
 _WIDTH = 88
 
 _HEAD = """\
-# The options of pushd, with their defaults: twistd pushd --config FILE. What stands on the command
-# line wins over the environment (PUSHD_THREADS=8), that over this file. "twistd pushd --check
-# --config FILE" says what is wrong with it.
+# Configuration of pushd, with the defaults. Start the daemon with: twistd pushd --config FILE
+# Check this file with: twistd pushd --check --config FILE
+# The command line takes precedence over the environment (PUSHD_THREADS=8), and that over this file.
+# Sizes are numbers of bytes, or strings with a unit: "10MB" (10,000,000) or "64KiB" (65,536).
 """
+
+# Variables that begin with PUSHD_ and are not options: of the configuration file, of pushd.tac and
+# of pushdctl.
+_FILE = "PUSHD_CONFIG"
+_NOT_OPTIONS = {_FILE, "PUSHD_OPTIONS", "PUSHD_CONTROL_URL", "PUSHD_URL", "PUSHD_TOKEN"}
+
+# Variables that Kubernetes sets for a service named pushd or pushd-…
+_SERVICE_LINK = re.compile(r"_(PORT|SERVICE_HOST|SERVICE_PORT)(_|$)")
+
+# How similar an unknown variable must be to that of an option to be taken for a misspelling of it.
+# Others belong to other programs.
+_LIKENESS = 0.8
 
 
 class Given(NamedTuple):
-    """What an option was given."""
+    """The text that an option was given, and its source."""
 
     text: Text
-    #: Where: ``--threads``, ``PUSHD_THREADS`` or ``pushd.toml: threads``; empty for the default.
+    #: Such as ``--threads``, ``PUSHD_THREADS`` or ``pushd.toml: threads``; empty for the default.
     where: str
 
 
-class Clash(NamedTuple):
-    """Options that can't go together, and why."""
+class Conflict(NamedTuple):
+    """Options whose values cannot be combined, and why."""
 
     names: tuple[str, ...]
     reason: str
@@ -38,12 +52,11 @@ class Clash(NamedTuple):
 
 @dataclass(frozen=True)
 class Sources:
-    """All that options can be given by, but for their defaults.
+    """Everything that can give options a value, apart from their defaults.
 
-    :param command_line: what was given there, by the options' names.
-    :param environ: the environment. Its other variables are of no interest: an orchestrator may
-        have put a ``PUSHD_PORT`` there.
-    :param file: the file of options, if there is one.
+    :param command_line: the texts given on the command line, by the names of the options.
+    :param environ: the environment.
+    :param file: the path of the configuration file, if there is one.
     """
 
     command_line: Mapping[str, Sequence[str]]
@@ -51,50 +64,77 @@ class Sources:
     file: str | None = None
 
     def collect(self, options: Sequence[Option]) -> tuple[dict[str, Given], list[str]]:
-        """Give what each option was given, and a line for each mistake in how."""
+        """Return what each option was given, and one line for each mistake in the sources."""
         written, mistakes = read_file(options, self.file) if self.file is not None else ({}, [])
         given = {}
         for option in options:
-            told = self.command_line.get(option.name)
+            texts = self.command_line.get(option.name)
             variable = self.environ.get(option.variable)
-            if told:
-                given[option.name] = Given(option.join(told), f"--{option.name}")
+            if texts:
+                given[option.name] = Given(option.join(texts), f"--{option.name}")
             elif variable is not None:
                 text = tuple(variable.split()) if option.repeatable else variable
                 given[option.name] = Given(text, option.variable)
             else:
                 given[option.name] = written.get(option.name, Given(option.default, ""))
-        return given, mistakes
+        return given, mistakes + list(_misspelt_variables(options, self.environ))
+
+
+def unknown_option(name: str, guess: str | None) -> str:
+    """Return the line for an option that does not exist.
+
+    :param guess: the option that was probably meant.
+    """
+    return f"unknown option {name}" + (f": did you mean {guess}?" if guess else "")
+
+
+def closest(name: str, names: Iterable[str], likeness: float = 0.6) -> str | None:
+    """Return the name that is most similar to a misspelt one, if one is similar enough.
+
+    :param likeness: from 0 for every name to 1 for an equal one.
+    """
+    near = get_close_matches(name.replace("_", "-").lower(), names, n=1, cutoff=likeness)
+    return near[0] if near else None
+
+
+def _misspelt_variables(options: Sequence[Option], environ: Mapping[str, str]) -> Iterator[str]:
+    variables = {option.name: option.variable for option in options} | {"config": _FILE}
+    known = {*variables.values(), *_NOT_OPTIONS}
+    for variable in environ:
+        name = variable.removeprefix("PUSHD_")
+        if name != variable and variable not in known and not _SERVICE_LINK.search(variable):
+            guess = closest(name, variables, _LIKENESS)
+            if guess is not None:
+                yield unknown_option(variable, variables[guess])
 
 
 def read_file(options: Sequence[Option], path: str) -> tuple[dict[str, Given], list[str]]:
-    """Give what a file of options has, by their names, and a line for each mistake in it."""
+    """Return what a configuration file gives the options, and one line for each mistake in it."""
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        return {}, [f"--config {path}: {error.strerror}"]
-    except ValueError as error:  # No TOML, or not even UTF-8.
-        return {}, [f"{path}: {error}"]
+        return {}, [f"--config {path}: cannot be read: {error.strerror}"]
+    except ValueError as error:  # From the TOML parser or from the UTF-8 decoder.
+        return {}, [f"{path}: not valid TOML: {error}"]
     known = {option.name: option for option in options}
     given, mistakes = {}, []
     for name, value in table.items():
-        where = f"{path}: {name}"
-        if name not in known:
-            near = get_close_matches(name.replace("_", "-").lower(), known, n=1)
-            guess = f"; did you mean {near[0]}?" if near else ""
-            mistakes.append(f"{where}: no option has this name{guess}")
+        option = known.get(name)
+        if option is None:
+            mistakes.append(f"{path}: {unknown_option(name, closest(name, known))}")
             continue
+        where = f"{path}: {name}"
         try:
-            given[name] = Given(known[name].read(value), where)
+            given[name] = Given(option.read(value), where)
         except TypeError as error:
-            mistakes.append(f"{where}: {error}")
+            mistakes.append(f"{where} {option.show_value(value)}: {error}")
     return given, mistakes
 
 
 def parse(
     options: Sequence[Option], given: Mapping[str, Given]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Give the values of what was given, by the options' names, and a line for each mistake."""
+    """Return the values of options by their names, and one line for each that is not valid."""
     values, mistakes = {}, []
     for option in options:
         text, where = given[option.name]
@@ -106,20 +146,19 @@ def parse(
     return values, mistakes
 
 
-def describe_clash(clash: Clash, given: Mapping[str, Given]) -> str:
-    """The line for options that can't go together."""
-    return (
-        f"{' and '.join(given[name].where or f'--{name}' for name in clash.names)}: {clash.reason}"
-    )
+def describe_conflict(conflict: Conflict, given: Mapping[str, Given]) -> str:
+    """Return the line for options that cannot be combined."""
+    places = [given[name].where or f"--{name}" for name in conflict.names]
+    return f"{' and '.join(places)}: {conflict.reason}"
 
 
 def write_defaults(options: Sequence[Option]) -> str:
-    """Write a file of options: what each is for, and its default."""
+    """Return a configuration file with the description and the default of each option."""
     return "\n".join([_HEAD, *_entries(options)])
 
 
 def write_values(options: Sequence[Option], given: Mapping[str, Given]) -> str:
-    """Write what is in force as a file of options, and where each value comes from."""
+    """Return a configuration file with the value of each option, and its source as a comment."""
     lines = []
     for option in options:
         text, where = given[option.name]
@@ -131,9 +170,11 @@ def write_values(options: Sequence[Option], given: Mapping[str, Given]) -> str:
 
 
 def _entries(options: Sequence[Option]) -> Iterator[str]:
-    for option in options:
-        yield from (f"# {line}" for line in textwrap.wrap(option.help, _WIDTH))
-        if option.default is None:
-            yield f'# {option.name} = ""\n'
-        else:
-            yield f"{option.name} = {option.write(option.default)}\n"
+    for group, members in by_group(options):
+        yield f"\n## {group}\n"
+        for option in members:
+            yield from (f"# {line}" for line in textwrap.wrap(option.help, _WIDTH))
+            if option.default is None:
+                yield f'# {option.name} = ""\n'
+            else:
+                yield f"{option.name} = {option.write(option.default)}\n"

@@ -1,30 +1,29 @@
-"""All options in order, and the combinations of their values that are not allowed."""
+"""All options in the order of their groups, and which values of them conflict."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
-from pushd.options.option import declared_options
-from pushd.options.settings import Settings
-from pushd.options.sources import Clash
+from pushd.options.option import Values, declared_options
+from pushd.options.settings import GROUPS, Settings
+from pushd.options.sources import Conflict
 
-# An endpoint that the system finds a free port for, each time another.
+# An endpoint for which the system picks a free port, a different one each time.
 _ANY_PORT = re.compile(r"(tcp6?|ssl):0(:|$)")
 
-#: Every option there is, in the order in which people should read of them.
-OPTIONS = tuple(declared_options(Settings))
+#: Every option, in the order in which they are listed.
+OPTIONS = tuple(sorted(declared_options(Settings), key=lambda option: GROUPS.index(option.group)))
 
 
-def _find_shared_doors(values: Mapping[str, Any]) -> Iterator[Clash]:
-    """Find the endpoints that are named twice: who came second could not listen there."""
+def _find_shared_endpoints(values: Values) -> Iterator[Conflict]:
+    """Find endpoints that are given twice: only the first could listen there."""
     for endpoint, count in Counter(values["listen"] + values["control"]).items():
         if count > 1 and not _ANY_PORT.match(endpoint):
             names = tuple(name for name in ("listen", "control") if endpoint in values[name])
-            yield Clash(names, f"{endpoint} is named {count} times")
+            yield Conflict(names, f"the endpoint {endpoint} is given {count} times")
 
 
-#: What can't be in force together: each takes the values of all options by name.
-COMBINATIONS: tuple[Callable[[Mapping[str, Any]], Iterator[Clash]], ...] = (_find_shared_doors,)
+#: Each finds conflicts in the values of all options.
+COMBINATIONS: tuple[Callable[[Values], Iterator[Conflict]], ...] = (_find_shared_endpoints,)

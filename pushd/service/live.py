@@ -102,7 +102,7 @@ class Reloader:
             return
         for option in OPTIONS:
             text, before = given[option.name].text, self._in_force.get(option.name, option.default)
-            if text == before:
+            if option.equal(text, before):
                 continue
             if option.live:
                 self._in_force[option.name] = text

@@ -1,17 +1,22 @@
-"""The client that blocks: what it sends, what it makes of answers, and of none."""
+"""The blocking client: its requests, its results, and its exceptions."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any, cast
 
-from pushd.client import client as module
-from pushd.client.client import Began, Broken, Client, Message, PushdError, Refused, Unreachable
+from twisted.trial.unittest import SynchronousTestCase
+
+import pushd.client
+from pushd.client import Began, Broken, Client, Message, PushdError, Refused, Unreachable
+from tests.fake_network import FakeNetwork
 from tests.keyring import secret_keys, token
 from tests.listeners import JsonSocket, RawSocket, TopicTestCase
-from tests.memory_network import Network
 
 CONTROL = "http://127.0.0.1:8081"
 PUBLIC = "http://127.0.0.1:8080"
@@ -21,21 +26,50 @@ _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
 
 class ClientTestCase(TopicTestCase):
     def setUp(self) -> None:
-        """Start a daemon, and a network to reach it."""
+        """Start a daemon, and make a network to reach it."""
         super().setUp()
-        self.network = Network(self.daemon)
+        self.network = FakeNetwork(self.daemon)
 
     def client(self, url: str = CONTROL, given: str | None = None) -> Client:
-        """A client of one of the doors."""
+        """Make a client of the control port or of the public port."""
         network = self.network
         return Client(url, token=given, connect=network.connect, pause=network.pause)
 
 
+class ImportTests(SynchronousTestCase):
+    def test_standard_library(self) -> None:
+        """Importing pushd.client imports only it, pushd.errors and the standard library."""
+        script = (
+            "import sys\n"
+            "import pushd.client\n"
+            "names = {name for name in sys.modules if name.partition('.')[0] == 'pushd'}\n"
+            "print(*sorted(names))\n"
+            "known = {*sys.stdlib_module_names, 'pushd', '__main__'}\n"
+            "print(*{name.partition('.')[0] for name in sys.modules} - known)\n"
+        )
+        # Without site, no installed package can be imported, nor does one import itself.
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", script],
+            cwd=Path(pushd.__file__).parent.parent,
+            env={"PYTHONPATH": str(Path(pushd.__file__).parent.parent)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        names, others = done.stdout.splitlines()
+        self.assertEqual(
+            names, "pushd pushd.client pushd.client.client pushd.client.http pushd.errors"
+        )
+        self.assertEqual(others, "")
+
+
 class PublishTests(ClientTestCase):
-    """One request, one publication."""
+    """``Client.publish`` and ``publish``."""
 
     def test_text_and_bytes(self) -> None:
-        """Text arrives as text, and bytes as bytes."""
+        """Text is published as text, and bytes as bytes."""
         listener = JsonSocket(self.daemon, "a/b")
         said = self.client().publish("a/b", "tschüß\r\n")
         self.assertEqual((said["id"], said["subscribers"]), (listener.ids[0], 1))
@@ -43,22 +77,22 @@ class PublishTests(ClientTestCase):
         self.assertEqual(listener.data, ["tschüß\r\n", b"\xff\0"])
 
     def test_function(self) -> None:
-        """The function does the same, with a connection of its own."""
-        self.patch(module.Client.__init__, "__kwdefaults__", self.defaults())
+        """The function publishes without a client."""
+        self.patch(Client.__init__, "__kwdefaults__", self.defaults())
         listener = RawSocket(self.daemon, "t")
-        said = module.publish(CONTROL, "t", "x", idempotency_key="k")
-        self.assertEqual(module.publish(CONTROL, "t", "x", idempotency_key="k"), said)
-        said = module.publish(CONTROL, "t", "y", delay=5)
+        said = pushd.client.publish(CONTROL, "t", "x", idempotency_key="k")
+        self.assertEqual(pushd.client.publish(CONTROL, "t", "x", idempotency_key="k"), said)
+        said = pushd.client.publish(CONTROL, "t", "y", delay=5)
         self.assertIn("schedule", said)
         self.daemon.advance(5)
         self.assertEqual(listener.data, ["x", "y"])
 
     def defaults(self) -> dict[str, Any]:
-        """The client's defaults, but for the network."""
+        """Return the default arguments of Client, with the network."""
         return {**(Client.__init__.__kwdefaults__ or {}), "connect": self.network.connect}
 
-    def test_timed(self) -> None:
-        """Again and again."""
+    def test_scheduled(self) -> None:
+        """With ``every`` and ``count`` it publishes repeatedly."""
         listener = RawSocket(self.daemon, "t")
         said = self.client().publish("t", "x", every=0.5, count=3)
         self.assertEqual(said["count"], 3)
@@ -66,7 +100,7 @@ class PublishTests(ClientTestCase):
         self.assertEqual(listener.data, ["x"] * 3)
 
     def test_token(self) -> None:
-        """With a token it publishes at the public port as well."""
+        """With a token it can publish on the public port."""
         self.start(token_keys=secret_keys())
         self.network.daemon = self.daemon
         client = self.client(PUBLIC, token(publish=["t"]))
@@ -75,7 +109,7 @@ class PublishTests(ClientTestCase):
         self.assertEqual((refused.status, refused.where), (403, "token"))
 
     def test_refused(self) -> None:
-        """What pushd does not take is told as pushd tells it."""
+        """If pushd refuses, the exception has the status, the part and the text."""
         refused = self.assertRaises(Refused, self.client().publish, "a b", "x")
         self.assertEqual((refused.status, refused.where), (400, "topic"))
         self.assertIn("topic: topic must be 1 to 255 letters", str(refused))
@@ -83,23 +117,23 @@ class PublishTests(ClientTestCase):
         self.assertIn("every and count must be given together (400)", str(refused))
 
     def test_bad_key(self) -> None:
-        """What no header can hold is not sent."""
+        """A key that cannot be in a header is an error before anything is sent."""
         for key in ("a\nb", "€"):
             call = self.client().publish
             self.assertRaises(PushdError, call, "t", "x", idempotency_key=key)
         self.assertEqual(self.describe("t")["history"], 0)
 
-    def test_kind(self) -> None:
-        """What is neither text nor bytes is refused before anything is asked."""
-        with self.assertRaisesRegex(TypeError, "str or bytes, not int"):
+    def test_type(self) -> None:
+        """Data of another type is an error before anything is sent."""
+        with self.assertRaisesRegex(TypeError, "must be str or bytes; got int"):
             Client("http://127.0.0.1:1").publish("news", cast(Any, 5))
 
 
 class ConnectionTests(ClientTestCase):
-    """Who is here."""
+    """Topics and connections."""
 
     def test_list(self) -> None:
-        """All are listed, over as many pages as it takes."""
+        """All connections are listed, however many requests that takes."""
         self.start(max_per_address=3000)
         self.network.daemon = self.daemon
         for _ in range(1001):
@@ -108,7 +142,7 @@ class ConnectionTests(ClientTestCase):
         self.assertEqual(listed, list(range(1, 1002)))
 
     def test_close(self) -> None:
-        """One is closed."""
+        """A connection is closed with 1008, or with the given code and reason."""
         first, second = RawSocket(self.daemon, "t"), RawSocket(self.daemon, "t")
         self.client().close(1)
         self.client().close(2, code=4000, reason="so")
@@ -119,112 +153,112 @@ class ConnectionTests(ClientTestCase):
         self.assertEqual(refused.status, 404)
 
     def test_topics(self) -> None:
-        """Topics are told as pushd tells them."""
+        """Topics are returned as in pushd's response."""
         self.publish("a", "x")
         said = self.client().topics()
         self.assertEqual(([one["topic"] for one in said["topics"]], said["more"]), (["a"], False))
 
 
 class FollowTests(ClientTestCase):
-    """A stream that goes on, whatever happens to it."""
+    """``Client.follow``: a subscription that survives breaks."""
 
     def follow(self, after: str | None = None, topic: str = "t") -> Iterator[Any]:
-        """Listen."""
+        """Subscribe on the public port."""
         return self.client(PUBLIC).follow(topic, after)
 
-    def will(self, *steps: Callable[[], object]) -> None:
-        """Say what happens while the client waits."""
-        self.network.script += steps
+    def later(self, *steps: Callable[[], object]) -> None:
+        """Call functions one by one while the client waits."""
+        self.network.steps += steps
 
     def test_data(self) -> None:
-        """Everything arrives as it was published."""
+        """Text and bytes are received as they were published."""
         sent = ["x", "", "a\nb\n", "a\rb", "tschüß", "data: x", " y", b"\xff\0", b""]
-        self.will(*(lambda one=one: self.publish("t", one) for one in sent))
+        self.later(*(lambda one=one: self.publish("t", one) for one in sent))
         first, *rest = islice(self.follow(), 1 + len(sent))
         self.assertEqual(type(first), Began)
         self.assertEqual([one.data for one in rest], sent)
         self.assertEqual(rest[-1].id, self.describe("t")["id"])
 
     def test_comments(self) -> None:
-        """What keeps the connection alive is no publication."""
-        self.will(lambda: self.daemon.advance(25, 25), lambda: self.publish("t", "x"))
+        """Keep-alive comments are no publications."""
+        self.later(lambda: self.daemon.advance(25, 25), lambda: self.publish("t", "x"))
         self.assertEqual(list(islice(self.follow(), 2))[1].data, "x")
 
     def test_resume(self) -> None:
-        """After a cut it asks for what it has missed."""
-        self.will(
+        """After a break, the publications missed in the meantime are received."""
+        self.later(
             lambda: self.publish("t", "1"),
             lambda: self.cut(),
             lambda: self.publish("t", "3"),
         )
-        heard = self.follow()
-        self.assertEqual([type(next(heard)) for _ in range(2)], [Began, Message])
-        broken = next(heard)
+        events = self.follow()
+        self.assertEqual([type(next(events)) for _ in range(2)], [Began, Message])
+        broken = next(events)
         self.assertIsInstance(broken, Broken)
         self.assertLessEqual(broken.seconds, 0.5)
         self.publish("t", "2")
-        rest = list(islice(heard, 3))
-        self.assertEqual(self.network.paused, [broken.seconds])
+        rest = list(islice(events, 3))
+        self.assertEqual(self.network.pauses, [broken.seconds])
         self.assertEqual(rest[0].recovered, True)
         self.assertEqual([one.data for one in rest[1:]], ["2", "3"])
 
     def cut(self) -> None:
-        """Cut the connection."""
+        """Cut the last connection."""
         self.network.wires[-1].leave()
 
     def test_after(self) -> None:
-        """It begins behind an id."""
+        """With ``after``, it starts after the publication with that id."""
         ids = [self.publish("t", str(number)) for number in range(3)]
         began, *rest = islice(self.follow(ids[0]), 3)
         self.assertEqual((began.id, began.recovered), (ids[0], True))
         self.assertEqual([one.id for one in rest], ids[1:])
 
-    def test_never_there(self) -> None:
-        """What was never there is not waited for."""
+    def test_first_fails(self) -> None:
+        """If the first connection fails, it raises."""
         self.network.daemon = None
         self.assertRaises(Unreachable, next, self.follow())
 
-    def test_comes_back(self) -> None:
-        """A daemon that went away is asked for again and again, ever more slowly."""
-        heard = self.follow()
-        next(heard)
+    def test_reconnects(self) -> None:
+        """It reconnects until the daemon is back, with pauses of 20 seconds at most."""
+        events = self.follow()
+        next(events)
         daemon, self.network.daemon = self.network.daemon, None
-        self.will(self.cut)
-        broken = [next(heard) for _ in range(12)]
+        self.later(self.cut)
+        broken = [next(events) for _ in range(12)]
         self.assertEqual({type(one) for one in broken}, {Broken})
         self.assertTrue(all(one.seconds <= 20 for one in broken))
         self.network.daemon = daemon
-        self.assertEqual(type(next(heard)), Began)
-        self.assertEqual(len(self.network.paused), 12)
+        self.assertEqual(type(next(events)), Began)
+        self.assertEqual(len(self.network.pauses), 12)
 
     def test_busy(self) -> None:
-        """A daemon that is too busy says when to come back."""
-        heard = self.follow()
-        next(heard)
-        self.will(self.cut)
-        next(heard)
-        self.network.other_server = b"HTTP/1.1 503 Busy\r\nRetry-After: 33\r\n\r\n"
-        self.assertEqual(next(heard).seconds, 33)
+        """It waits at least as long as the Retry-After of a 503 says."""
+        events = self.follow()
+        next(events)
+        self.later(self.cut)
+        next(events)
+        self.network.canned = b"HTTP/1.1 503 Busy\r\nRetry-After: 33\r\n\r\n"
+        self.assertEqual(next(events).seconds, 33)
 
     def test_refused(self) -> None:
-        """Who may not listen does not ask again, nor who may not any more."""
+        """It raises if it is refused, at first or when it reconnects."""
         self.assertRaises(Refused, next, self.follow(topic="a b"))
-        heard = self.follow()
-        next(heard)
-        self.will(self.cut)
-        next(heard)
-        self.network.other_server = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"
-        self.assertRaises(Refused, next, heard)
+        events = self.follow()
+        next(events)
+        self.later(self.cut)
+        next(events)
+        self.network.canned = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"
+        self.assertRaises(Refused, next, events)
 
     def test_busy_at_first(self) -> None:
-        """One that is too busy at first is no stream."""
-        self.network.other_server = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
+        """A 503 for the first connection raises."""
+        self.network.canned = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
         self.assertRaises(Refused, next, self.follow())
 
-    def test_strangers(self) -> None:
-        """Somebody who answers something else is no pushd."""
+    def test_not_pushd(self) -> None:
+        """A response that pushd does not send raises Unreachable."""
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
-        for said in (
+        for response in (
             _OK + b"hi",
             head + b"data: \xff\n\n",
             head + b"event: subscribed\ndata: x\n\n",
@@ -232,15 +266,15 @@ class FollowTests(ClientTestCase):
             head + b"event: subscribed\ndata: 1\n\n",
             head + b"event: base64\ndata: a\n\n",
         ):
-            self.network.other_server = said
+            self.network.canned = response
             unreachable = self.assertRaises(Unreachable, next, self.follow())
-            self.assertIn("is no pushd", str(unreachable))
+            self.assertIn("does not respond as pushd does", str(unreachable))
 
     def test_cut_in_an_event(self) -> None:
-        """Half an event is none."""
+        """An event that is cut off in the middle is dropped."""
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
         began = json.dumps({"id": "e:1", "recovered": True}).encode()
-        self.network.other_server = head + b"event: subscribed\ndata: " + began + b"\n\ndata: hal"
-        heard = self.follow()
-        self.assertEqual(next(heard), Began("e:1", True))
-        self.assertEqual(next(heard).reason, "the stream ended")
+        self.network.canned = head + b"event: subscribed\ndata: " + began + b"\n\ndata: hal"
+        events = self.follow()
+        self.assertEqual(next(events), Began("e:1", True))
+        self.assertEqual(next(events).reason, "the stream ended")

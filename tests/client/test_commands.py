@@ -1,30 +1,34 @@
-"""What each command does, what it prints, and what it says when it can't."""
+"""The commands: their requests, their output, and the lines about errors."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from typing import Any
 
+from twisted.trial.unittest import SynchronousTestCase
+
 from pushd import __version__
 from pushd.access.tokens import TokenKeys
-from tests.client.test_cli import CommandTestCase
+from pushd.client.commands import print_json, print_table, printable
+from tests.client.command_case import CommandTestCase
 from tests.keyring import SECRET, private_pem, public_pem, secret_keys, token
 from tests.listeners import Events, JsonSocket, RawSocket
 
 
 class PublishTests(CommandTestCase):
-    """``pushd publish``."""
+    """``pushdctl publish``."""
 
     def test_argument(self) -> None:
-        """The data is an argument; the id is what is printed."""
+        """The data is an argument; the id and the number of subscribers are printed."""
         listener = JsonSocket(self.daemon, "news")
         said = self.good("publish", "news", "tschüß")
-        self.assertEqual(said, f"{listener.ids[0]} (heard by 1)\n")
+        self.assertEqual(said, f"{listener.ids[0]} (subscribers: 1)\n")
         self.assertEqual(listener.data, ["tschüß"])
 
-    def test_behind_options(self) -> None:
-        """It may stand behind options, or after them all."""
+    def test_after_options(self) -> None:
+        """The data may stand between options, or after them."""
         listener = RawSocket(self.daemon, "t")
         self.good("publish", "t", "--delay", "0.1", "late")
         self.good("publish", "--json", "t", "soon")
@@ -33,53 +37,51 @@ class PublishTests(CommandTestCase):
         self.assertEqual(listener.data, ["soon", b"now", "late"])
 
     def test_stdin(self) -> None:
-        """Without it, it comes from standard input, less a last line end."""
+        """Without an argument, standard input is published, without its last newline."""
         listener = RawSocket(self.daemon, "t")
         for given in (b"a\n", b"b\r\n", b"c\n\n", b"d", b""):
             self.good("publish", "t", stdin=given)
         self.assertEqual(listener.data, ["a", "b", "c\n", "d", ""])
 
     def test_binary(self) -> None:
-        """Bytes are as they are."""
+        """With --binary, bytes are published unchanged."""
         listener = RawSocket(self.daemon, "t")
         self.good("publish", "t", "--binary", stdin=b"\xff\n")
         self.good("publish", "t", "x", "--binary")
         self.assertEqual(listener.data, [b"\xff\n", b"x"])
 
     def test_not_utf8(self) -> None:
-        """What is no text is not sent as text."""
+        """Bytes that are not UTF-8 are an error without --binary."""
         for args, stdin in ((["\udcff"], b""), ([], b"\xff")):
             line = self.bad("publish", "t", *args, stdin=stdin)
-            self.assertEqual(line, "the data is not UTF-8: bytes go with --binary")
+            self.assertEqual(line, "the data must be UTF-8; use --binary for other bytes")
 
-    def test_timed(self) -> None:
-        """Later, and again: the name of the schedule is what is printed."""
+    def test_scheduled(self) -> None:
+        """Scheduled publications are made; the name of the schedule is printed."""
         listener = RawSocket(self.daemon, "t")
         said = self.good("publish", "t", "x", "--every", "0.5", "--count", "2", "--delay", "5")
         (schedule,) = json.loads(self.control("GET", "/schedules").body)["schedules"]
-        self.assertEqual(said, f"{schedule['schedule']} (schedule, 2 to come)\n")
+        self.assertEqual(said, f"{schedule['schedule']} (scheduled: 2)\n")
         self.daemon.advance(5, 0.5)
         self.assertEqual(listener.data, ["x", "x"])
 
     def test_idempotency_key(self) -> None:
-        """A key makes it safe to do it twice."""
+        """With the same key, a command that is repeated publishes once."""
         args = ("publish", "t", "x", "--idempotency-key", "k")
         self.assertEqual(self.good(*args), self.good(*args))
 
     def test_json(self) -> None:
-        """With --json it is what pushd says."""
+        """With --json, pushd's response is printed."""
         said = json.loads(self.good("publish", "t", "x", "--json"))
         self.assertEqual(said["id"], self.describe("t")["id"])
 
     def test_refused(self) -> None:
-        """What pushd says no to is told in its words."""
-        self.assertIn("topic: topic must be", self.bad("publish", "a b", "x"))
-        self.assertIn(
-            "every and count must be given together", self.bad("publish", "t", "x", "--every", "1")
-        )
+        """The text of a refusal is printed."""
+        self.assertIn("topic: a topic has", self.bad("publish", "a b", "x"))
+        self.assertIn("every and count go together", self.bad("publish", "t", "x", "--every", "1"))
 
     def test_token(self) -> None:
-        """At the public port a token is shown, from the surroundings or the command line."""
+        """A token is taken from the command line or the environment."""
         self.start(token_keys=secret_keys())
         self.network.daemon = self.daemon
         args = ("publish", "t", "x", "--control", "http://127.0.0.1:8080")
@@ -90,61 +92,61 @@ class PublishTests(CommandTestCase):
 
 
 class TailTests(CommandTestCase):
-    """``pushd tail``."""
+    """``pushdctl tail``."""
 
     def tail(self, *args: str, then: list[Callable[[], object]]) -> tuple[list[str], list[str]]:
-        """Listen until Ctrl-C; gives the lines on standard output and standard error."""
+        """Subscribe until Ctrl-C; return the lines on standard output and standard error."""
 
         def interrupt() -> None:
             raise KeyboardInterrupt
 
-        self.network.script = [*then, interrupt]
+        self.network.steps = [*then, interrupt]
         self.assertEqual(self.run_command("tail", "t", *args), 130)
         return self.stdout.getvalue().splitlines(), self.stderr.getvalue().splitlines()
 
     def publish_later(self, *data: str | bytes) -> list[Callable[[], object]]:
-        """Publish one by one while it listens."""
-        return [lambda one=one: self.publish("t", one) for one in data]  # type: ignore[misc] # known
+        """Return functions that publish, to be called one by one."""
+        return [lambda one=one: self.publish("t", one) for one in data]  # type: ignore[misc] # the default is the type
 
     def test_lines(self) -> None:
-        """One line for each: the id, a tab, the data, which can't play with the terminal."""
+        """Each publication is a line: the id, a tab, and the data without control characters."""
         data: list[str | bytes] = ["x", "a\nb\x1b[31m", "tschüß", b"\xff"]
         printed, told = self.tail(then=self.publish_later(*data))
         epoch = str(self.describe("t")["id"]).partition(":")[0]
         shown = ["x", "a\\nb\\x1b[31m", "tschüß", "base64:/w=="]
         self.assertEqual(printed, [f"{epoch}:{n}\t{one}" for n, one in enumerate(shown, 1)])
-        self.assertEqual(told, [f"pushd: listening since {epoch}:0"])
+        self.assertEqual(told, [f"pushd: subscribed, after id {epoch}:0"])
 
     def test_json(self) -> None:
-        """With --json each is an object."""
+        """With --json, each publication is a JSON object."""
         printed, _ = self.tail("--json", then=self.publish_later("ü\n", b"\xff"))
         said = [json.loads(line) for line in printed]
         self.assertEqual([sorted(one) for one in said], [["data", "id"], ["base64", "id"]])
         self.assertEqual((said[0]["data"], said[1]["base64"]), ("ü\n", "/w=="))
 
     def test_after(self) -> None:
-        """It begins behind an id; that something is lost is told."""
+        """With --after it starts after an id, and says if publications are lost."""
         first, second = self.publish("t", "1"), self.publish("t", "2")
         printed, told = self.tail("--after", first, then=[])
         self.assertEqual(printed, [f"{second}\t2"])
         self.assertNotIn("lost", told[0])
         _, told = self.tail("--after", "other:1", then=[])
-        self.assertIn("but publications before it are lost", told[0])
+        self.assertIn("but earlier publications are lost", told[0])
 
     def test_cut(self) -> None:
-        """It goes on after a cut, and tells of it on standard error."""
+        """It reconnects after a break, and says so on standard error."""
         steps = [*self.publish_later("1"), self.cut, *self.publish_later("2")]
         printed, told = self.tail(then=steps)
         self.assertEqual([line.partition("\t")[2] for line in printed], ["1", "2"])
-        self.assertRegex(told[1], r"\Apushd: the stream ended; again in 0\.[0-9] s\Z")
+        self.assertRegex(told[1], r"\Apushd: the stream ended; reconnecting in 0\.[0-9] s\Z")
         self.assertNotIn("lost", told[2])
 
     def cut(self) -> None:
-        """Cut the connection."""
+        """Cut the last connection."""
         self.network.wires[-1].leave()
 
     def test_lost(self) -> None:
-        """A daemon that is another one has lost what was before."""
+        """After a restart of the daemon it says that publications are lost."""
 
         def restart() -> None:
             self.cut()
@@ -154,7 +156,7 @@ class TailTests(CommandTestCase):
         self.assertIn("lost", told[2])
 
     def test_token(self) -> None:
-        """It shows its token."""
+        """It sends its token."""
         self.start(token_keys=secret_keys())
         self.network.daemon = self.daemon
         self.assertIn("a token is needed here (401)", self.bad("tail", "t"))
@@ -164,42 +166,40 @@ class TailTests(CommandTestCase):
 
 
 class ListTests(CommandTestCase):
-    """``pushd topics``, ``pushd connections`` and ``pushd close``."""
+    """``pushdctl topics``, ``pushdctl connections`` and ``pushdctl close``."""
 
     def test_topics(self) -> None:
-        """A table of topics."""
+        """The topics are listed in a table, or with --json as objects."""
         RawSocket(self.daemon, "a")
         Events(self.daemon, "a")
         id = self.publish("b/c", "x")
         lines = [line.split(None, 3) for line in self.good("topics").splitlines()]
-        self.assertEqual(lines[0], ["TOPIC", "LAST", "ID", "KEPT  LISTENING"])
+        self.assertEqual(lines[0], ["TOPIC", "LAST", "ID", "KEPT  SUBSCRIBERS"])
         self.assertEqual(lines[1][0], "a")
         self.assertEqual(lines[1][2:], ["0", "1 websocket, 1 sse"])
-        self.assertEqual(lines[2], ["b/c", id, "1", "nobody"])
+        self.assertEqual(lines[2], ["b/c", id, "1", "none"])
         said = [json.loads(line)["topic"] for line in self.good("topics", "--json").splitlines()]
         self.assertEqual(said, ["a", "b/c"])
 
     def test_more_topics(self) -> None:
-        """That there are more is told."""
+        """If there are more topics than listed, a line on standard error says so."""
         body = {"publications": [{"topic": f"t/{n}", "data": ""} for n in range(1000)]}
         self.control("POST", "/publish", json.dumps(body).encode())
         self.publish("one", "x")
         self.assertEqual(self.run_command("topics"), 0)
-        self.assertEqual(self.stderr.getvalue(), "pushd: there are more topics than these\n")
+        self.assertEqual(self.stderr.getvalue(), "pushd: there are more than these 1000 topics\n")
 
     def test_unknown_id(self) -> None:
-        """A topic without an id has a dash."""
+        """A topic without an id is listed with a dash."""
         answer: dict[str, Any] = {
             "topics": [{"topic": "t", "id": None, "history": 0, "subscribers": {}}]
         }
         body = json.dumps({**answer, "more": False}).encode()
-        self.network.other_server = (
-            b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-        )
-        self.assertIn("t      -        0     nobody\n", self.good("topics"))
+        self.network.canned = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        self.assertIn("t      -        0     none\n", self.good("topics"))
 
     def test_connections(self) -> None:
-        """A table of connections; what a stranger chose can't play with the terminal."""
+        """The connections are listed in a table, without control characters."""
         self.start(token_keys=secret_keys())
         self.network.daemon = self.daemon
         for subject in ("ann", "b\x1b[31m"):
@@ -215,14 +215,14 @@ class ListTests(CommandTestCase):
         said = self.good("connections", "--json").splitlines()
         self.assertEqual(json.loads(said[1])["subject"], "b\x1b[31m")
 
-    def test_nobody(self) -> None:
-        """Nobody has no subject; and where nobody is, there is only the head of the table."""
+    def test_no_subject(self) -> None:
+        """A connection without a token has a dash; without connections there is only the header."""
         self.assertEqual(len(self.good("connections").splitlines()), 1)
         RawSocket(self.daemon, "t")
         self.assertEqual(self.good("connections").splitlines()[1].split()[4], "-")
 
     def test_close(self) -> None:
-        """One is closed."""
+        """A connection is closed with 1008, or with the given code and reason."""
         first, second = RawSocket(self.daemon, "t"), RawSocket(self.daemon, "t")
         self.assertEqual(self.good("close", "1"), "")
         self.good("close", "2", "--code", "4000", "--reason", "so")
@@ -234,10 +234,10 @@ class ListTests(CommandTestCase):
 
 
 class TokenTests(CommandTestCase):
-    """``pushd token``."""
+    """``pushdctl token``."""
 
     def test_make(self) -> None:
-        """A token is good for what it was made for, and as long."""
+        """A token has the subject, the topics and the time that were given."""
         self.now = 1000.5
         key = self.write(SECRET + b"\n")
         patterns = ("--subscribe", "news", "--subscribe", "chat/*", "--publish", "a/**")
@@ -250,7 +250,7 @@ class TokenTests(CommandTestCase):
         self.assertEqual((identity.subject, identity.expires), ("", 4600))
 
     def test_private_key(self) -> None:
-        """So is one that is made with a private key."""
+        """A token can be made with a private key."""
         made = self.good("token", "--key", self.write(private_pem("EdDSA"))).strip()
         from pushd.access.keys import read_keys
 
@@ -258,7 +258,7 @@ class TokenTests(CommandTestCase):
         self.assertEqual(keys.verify(made, 0).expires, 3600)
 
     def test_bad(self) -> None:
-        """What can't be is one line."""
+        """A bad key, pattern or time is an error of one line."""
         key = self.write(SECRET)
         for args, said in (
             (["--key", "/none"], "/none can't be read: No such file"),
@@ -274,17 +274,17 @@ class TokenTests(CommandTestCase):
 
 
 class CheckTests(CommandTestCase):
-    """``pushd check``."""
+    """``pushdctl check``."""
 
     def test_good(self) -> None:
-        """What is in force is printed."""
+        """The effective values are printed."""
         said = self.good("check", "--listen", "tcp:1", "--max-rate=7").splitlines()
         self.assertIn('listen = ["tcp:1"]  # --listen', said)
         self.assertIn("max-rate = 7  # --max-rate", said)
         self.assertIn("threads = 64  # default", said)
 
     def test_sources(self) -> None:
-        """The file and the environment count as for the daemon, and passwords are hidden."""
+        """The file and the environment are used as by the daemon, and passwords are masked."""
         path = self.write(b"threads = 8\n")
         self.environ |= {"PUSHD_DRAIN": "7", "PUSHD_BROKER": "redis://:secret@127.0.0.1:1/0"}
         said = self.good("check", "--config", path)
@@ -293,22 +293,50 @@ class CheckTests(CommandTestCase):
         self.assertIn('broker = "redis://***@127.0.0.1:1/0"  # PUSHD_BROKER\n', said)
 
     def test_bad(self) -> None:
-        """A mistake is said as the daemon says it."""
+        """A mistake is reported as by the daemon."""
         self.assertEqual(
-            self.bad("check", "--threads", "x"), "--threads x: a number from 1 to 100000"
+            self.bad("check", "--threads", "x"), "--threads x: must be a number from 1 to 100000"
         )
 
     def test_all_mistakes(self) -> None:
-        """Each mistake is a line, with its file and key."""
+        """Each mistake is one line, with its file and key."""
         path = self.write(b"treads = 8\ndrain = true\n")
         self.assertEqual(self.run_command("check", "--config", path), 1)
         self.assertEqual(
             self.stderr.getvalue(),
-            f"pushd: {path}: treads: no option has this name; did you mean threads?\n"
-            f"pushd: {path}: drain: a number, without quotes\n",
+            f"pushd: {path}: unknown option treads: did you mean threads?\n"
+            f"pushd: {path}: drain true: must be a number, without quotes\n",
         )
 
     def test_version(self) -> None:
-        """What is no mistake ends it well."""
+        """Options that print something and exit are allowed, too."""
         code = self.run_command("check", "--version")
         self.assertEqual((code, self.stdout.getvalue()), (0, f"pushd {__version__}\n"))
+
+
+class OutputTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Make a file to print to."""
+        self.file = io.StringIO()
+
+    def test_columns(self) -> None:
+        """Each column is as wide as its widest cell, and no line ends with blanks."""
+        print_table(["ID", "NAME"], [["1", "somebody"], ["1000", ""]], self.file)
+        self.assertEqual(self.file.getvalue(), "ID    NAME\n1     somebody\n1000\n")
+
+    def test_empty(self) -> None:
+        """A table without rows is its header."""
+        print_table(["ID", "NAME"], [], self.file)
+        self.assertEqual(self.file.getvalue(), "ID  NAME\n")
+
+    def test_printable(self) -> None:
+        """Control characters are escaped, so that no text starts a row or sends a command."""
+        print_table(["NAME"], [["tschüß\n\x1b[31m"]], self.file)
+        self.assertEqual(self.file.getvalue(), "NAME\ntschüß\\n\\x1b[31m\n")
+        self.assertEqual(printable("a\u202eb\t"), "a\\u202eb\\t")
+
+    def test_json(self) -> None:
+        """Each value is one line, and characters beyond ASCII are not escaped."""
+        values: list[Any] = [{"a": "ü\n"}, None]
+        print_json(values, self.file)
+        self.assertEqual(self.file.getvalue(), '{"a": "ü\\n"}\nnull\n')

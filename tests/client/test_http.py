@@ -1,82 +1,90 @@
-"""A door somewhere else: where it is, and what is no answer of pushd's."""
+"""HTTP requests: URLs, and responses that are no success."""
 
 from __future__ import annotations
 
 import ssl
 from http.client import HTTPConnection, HTTPSConnection
 
-from pushd.client.client import Refused, Unreachable, connect
+from pushd.client import Refused, Unreachable, connect
 from tests.client.test_client import CONTROL, PUBLIC, ClientTestCase
 
 _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
 
 
 class UrlTests(ClientTestCase):
-    """Where a door is."""
+    """URLs of a port."""
 
     def test_good(self) -> None:
-        """A host, perhaps a port, perhaps a path in front of all others."""
-        for url, asked in (
+        """A URL has a host, and may have a port and a path."""
+        for url, address in (
             ("http://127.0.0.1:8081/", "http://127.0.0.1:8081"),
             ("https://push.example.com", "https://push.example.com:None"),
             ("http://[::1]:1", "http://::1:1"),
         ):
-            self.network.other_server = _OK + b"{}"
+            self.network.canned = _OK + b"{}"
             self.assertRaises(Unreachable, self.client(url).topics)
-            self.assertEqual(self.network.asked.pop(), asked)
+            self.assertEqual(self.network.addresses.pop(), address)
 
     def test_prefix(self) -> None:
-        """A path in front of all others is kept."""
+        """The path of the URL is put before the paths of requests."""
         client = self.client(f"{CONTROL}/pushd/")
         refused = self.assertRaises(Refused, client.topics)
         self.assertEqual(refused.status, 404)
         self.assertIn(b"GET /pushd/topics HTTP/1.1", self.network.sent[-1])
 
     def test_bad(self) -> None:
-        """What is no such URL is told so."""
+        """The error for a bad URL shows the rule and the URL."""
         for url in ("", "127.0.0.1:8081", "ftp://x", "http://", "http://x:port", "http://[x"):
             with self.assertRaises(ValueError) as caught:
                 self.client(url)
-            self.assertIn(repr(url), str(caught.exception))
+            line = f"the URL must be like http://127.0.0.1:8081; got {url!r}"
+            self.assertTrue(str(caught.exception).startswith(line), caught.exception)
 
     def test_connections(self) -> None:
-        """Connections are those of Python's library."""
+        """Connections are made with the standard library."""
         self.assertIs(type(connect("http", "x", 1, 5)), HTTPConnection)
         over_tls = connect("https", "x", None, 5)
         self.assertIs(type(over_tls), HTTPSConnection)
         self.assertEqual((over_tls.port, over_tls.timeout), (443, 5))
-        # Certificates are checked.
+        # Certificates are verified.
         context: ssl.SSLContext = over_tls._context  # type: ignore[attr-defined] # no public name
         self.assertEqual(context.verify_mode, ssl.CERT_REQUIRED)
 
 
-class AnswerTests(ClientTestCase):
-    """What is no answer of pushd's."""
+class ResponseTests(ClientTestCase):
+    """Responses that are no success, and no response at all."""
 
     def refusal(self, head: str, body: bytes) -> Refused:
-        """How an answer is understood that is no good one."""
+        """Return the exception for a response."""
         length = f"Content-Length: {len(body)}\r\n"
-        self.network.other_server = f"HTTP/1.1 {head}\r\n{length}\r\n".encode() + body
+        self.network.canned = f"HTTP/1.1 {head}\r\n{length}\r\n".encode() + body
         refused = self.assertRaises(Refused, self.client().topics)
         assert isinstance(refused, Refused)
         return refused
 
-    def test_nobody(self) -> None:
-        """Nobody at the address."""
+    def test_refused_connection(self) -> None:
+        """A refused connection is Unreachable."""
         self.network.daemon = None
         unreachable = self.assertRaises(Unreachable, self.client().topics)
-        self.assertEqual(str(unreachable), f"{CONTROL} does not answer: Connection refused")
+        self.assertEqual(str(unreachable), f"{CONTROL} does not respond: Connection refused")
 
-    def test_silence(self) -> None:
-        """Nobody answers in time."""
+    def test_timeout(self) -> None:
+        """A response that does not come in time is Unreachable."""
         client = self.client(PUBLIC)
         unreachable = self.assertRaises(Unreachable, client.ask, "GET", "/topics/t")
-        self.assertEqual(str(unreachable), f"{PUBLIC} does not answer in time")
+        self.assertEqual(str(unreachable), f"{PUBLIC} does not respond in time")
 
-    def test_strangers(self) -> None:
-        """Somebody else answers."""
-        for said in (b"", b"hello\r\n", _OK + b"hi", _OK + b"{}", _OK + b"[]", _OK + b"\xff\xfe"):
-            self.network.other_server = said
+    def test_not_pushd(self) -> None:
+        """A response that pushd does not send is Unreachable."""
+        for response in (
+            b"",
+            b"hello\r\n",
+            _OK + b"hi",
+            _OK + b"{}",
+            _OK + b"[]",
+            _OK + b"\xff\xfe",
+        ):
+            self.network.canned = response
             for call in (
                 self.client().topics,
                 lambda: list(self.client().connections()),
@@ -86,7 +94,7 @@ class AnswerTests(ClientTestCase):
                 self.assertIn(CONTROL, str(unreachable))
 
     def test_refusals(self) -> None:
-        """A refusal is understood in whatever form it comes."""
+        """A refusal may be JSON, text or a page; its text is one line."""
         for head, body, line in (
             ("403 Forbidden", b"not\n  today", "not today (403)"),
             ("502 Bad Gateway", b"<html>" + b"x" * 500, "Bad Gateway (502)"),
@@ -99,7 +107,7 @@ class AnswerTests(ClientTestCase):
             self.assertEqual(str(self.refusal(head, body)), line)
 
     def test_retry_after(self) -> None:
-        """When it may be worth another try is told, if it is a number of seconds."""
+        """Retry-After is used if it is a number of seconds."""
         for value, seconds in (("7", 7.0), ("", None), ("tomorrow", None), ("²", None)):
             head = f"503 Busy\r\nRetry-After: {value}"
             self.assertEqual(self.refusal(head, b"").retry_after, seconds)

@@ -156,13 +156,13 @@ def test_tail(start: Callable[..., Shell], tail: Callable[..., Tail]) -> None:
     """It prints what comes, goes on where it was when it is cut, and ends by Ctrl-C."""
     shell = start()
     listening = tail(shell, "news")
-    listening.wait_for(listening.told, "listening since")
-    assert "heard by 1" in shell.run("pushdctl publish news one")
+    listening.wait_for(listening.told, "subscribed, after")
+    assert "subscribers: 1" in shell.run("pushdctl publish news one")
     listening.wait_for(listening.printed, r":1\tone$")
     (line,) = shell.run("pushdctl connections --json").splitlines()
     shell.run(f"pushdctl close {json.loads(line)['id']}; pushdctl publish news two")
     listening.wait_for(listening.printed, r":2\ttwo$")
-    listening.wait_for(listening.told, "listening since", 2)
+    listening.wait_for(listening.told, "subscribed, after", 2)
     assert not [line for line in listening.told if "lost" in line]
     assert listening.interrupt() == 130
     assert len(listening.printed) == 2
@@ -186,7 +186,7 @@ def test_tail_to_somebody_who_has_enough(start: Callable[..., Shell]) -> None:
             shell.run("pushdctl publish news more")
         assert process.stdout is not None
         listening, *lines = process.stdout.read().splitlines()
-    assert "listening since" in listening
+    assert "subscribed, after" in listening
     assert [line.partition("\t")[2] for line in lines] == ["more", "more"]
 
 
@@ -201,14 +201,14 @@ def test_nobody_there(tmp_path: Path, start: Callable[..., Shell]) -> None:
         ]
     for line in lines:
         assert line.count("\n") == 1, line
-        assert "Connection refused; is the daemon running? --" in line, line
+        assert "Connection refused; is the daemon running? Its address is set with --" in line, line
 
 
 def test_module(start: Callable[..., Shell]) -> None:
     """``python -m pushd`` is the same command; so is pushd, where the shell has none itself."""
     shell = start()
-    assert "heard by 0" in shell.run("env pushd publish t x")
-    assert "heard by 0" in shell.run(f"{sys.executable} -m pushd publish t x")
+    assert "subscribers: 0" in shell.run("env pushd publish t x")
+    assert "subscribers: 0" in shell.run(f"{sys.executable} -m pushd publish t x")
     assert shell.run(f"{sys.executable} -m pushd --version").startswith("pushd ")
 
 
@@ -217,16 +217,16 @@ def test_command_document(start: Callable[..., Shell], tail: Callable[..., Tail]
     shell = start()
     (shell.folder / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     listening = tail(shell, "news")
-    listening.wait_for(listening.told, "listening")
+    listening.wait_for(listening.told, "subscribed")
     commands, asked = blocks("command.md", "sh")
     (answer,) = blocks("command.md", "text")
     output = shell.run(commands)
     listening.wait_for(listening.printed, r"\tit is noon$")
     listening.wait_for(listening.printed, r"\ttick$", 10)
-    listening.wait_for(listening.told, "again in")
+    listening.wait_for(listening.told, "reconnecting in")
     assert "images/7" in output
     assert "/topics/news" in output
-    listening.wait_for(listening.told, "listening", 2)
+    listening.wait_for(listening.told, "subscribed", 2)
     asked = asked.replace("http://127.0.0.1:8081", shell.control).replace(
         "connections/1", "connections/2"
     )
@@ -255,7 +255,7 @@ def test_tokens_document(
         ["id", "subscribers"],
     ]
     listening = tail(shell, "chat/7")
-    listening.wait_for(listening.told, "listening")
+    listening.wait_for(listening.told, "subscribed")
     shell.run(f"pushdctl publish chat/7 hi --control {shell.public}")
     listening.wait_for(listening.printed, r"\thi$")
     assert "ann" in shell.run("pushdctl connections")

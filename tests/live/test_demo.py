@@ -160,7 +160,7 @@ def test_port_in_use(tmp_path: Path, way: str) -> None:
         ("twist", ["--threads", "many"], ["--threads many", "a number from 1 to"]),
         ("tac", ["--threads", "many"], ["--threads many", "a number from 1 to"]),
         ("twistd", ["--listen", "nonsense"], ["--listen nonsense", "tcp:8080"]),
-        ("twistd", ["--web", "/nowhere"], ["--web /nowhere", "not a folder"]),
+        ("twistd", ["--web", "/nowhere"], ["--web /nowhere", "must be a directory that exists"]),
         ("twistd", ["--views", "nowhere:urls"], ["--views nowhere:urls", "nowhere"]),
         ("twistd", ["--colour"], ["colour"]),
     ],

@@ -45,7 +45,7 @@ def test_reload(tmp_path: Path) -> None:
         # A file with mistakes changes nothing: the origin is still allowed.
         file.write_text('origin = ["nowhere"]\nmax-rate = "many"\n')
         os.kill(daemon.pid, signal.SIGHUP)
-        daemon.wait_for("not reloaded: .*pushd.toml: max-rate: a number")
+        daemon.wait_for("not reloaded: .*pushd.toml: max-rate .many.: must be a number")
         daemon.wait_for("not reloaded: .*pushd.toml: origin nowhere: no origin like")
         with open_socket(daemon, stranger) as page:
             assert page.ping().wait(PATIENCE)

@@ -1,15 +1,20 @@
-"""What each option may be, and what is said when it is something else."""
+"""Parsers of options: what each accepts, and the error text for everything else."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from pushd.access.tokens import TokenKeys
 from pushd.options.settings import Settings
-from tests.options.test_command_line import OptionsTestCase, parse, parse_in
+from pushd.topics.history import Retention
+from tests.keyring import SECRET, private_key, public_pem, sign
+from tests.options.options_case import OptionsTestCase, parse, parse_in
 from tests.peer import certificate_file
 
 
 class EndpointTests(OptionsTestCase):
     def test_listen(self) -> None:
-        """Every endpoint that Twisted knows will do, and more than one."""
+        """--listen takes every endpoint that Twisted can parse, more than once."""
         (self.folder / "both.pem").write_bytes(certificate_file())
         for endpoint in (
             "tcp:0",
@@ -25,7 +30,7 @@ class EndpointTests(OptionsTestCase):
         self.assertEqual(parse("--listen", "tcp:1").control, Settings.control)
 
     def test_bad(self) -> None:
-        """What is no endpoint is told what one looks like."""
+        """The error for something else shows valid endpoints."""
         for option in ("listen", "control"):
             for endpoint in (
                 "",
@@ -44,18 +49,18 @@ class EndpointTests(OptionsTestCase):
                 self.assert_mistake(option, endpoint, "tcp:8080", "unix:/run/pushd.sock")
 
     def test_port(self) -> None:
-        """A port that no address has is told so before anybody opens it."""
-        for endpoint in ("tcp:65536", "tcp6:99999", "tcp:-1"):
-            self.assert_mistake("listen", endpoint, "a port from 0 to 65535")
+        """A port out of range is refused before anything listens."""
+        for endpoint, port in (("tcp:65536", 65536), ("tcp6:99999", 99999), ("tcp:-1", -1)):
+            self.assert_mistake("listen", endpoint, f"a port from 0 to 65535; got {port}")
         self.assertEqual(parse("--listen", "tcp:65535").listen, ("tcp:65535",))
 
     def test_bad_among_good(self) -> None:
-        """One that is wrong is wrong among others, too."""
+        """If one of several endpoints is not valid, the error names it."""
         line = self.mistake("--listen", "tcp:1", "--listen", "nonsense")
-        self.assertIn("nonsense", line)
+        self.assertIn("; got nonsense", line)
 
     def test_control(self) -> None:
-        """The control port may be elsewhere, at more than one place, or nowhere."""
+        """--control takes one endpoint or several; none closes the control port."""
         self.assertEqual(parse("--control", "tcp:1").control, ("tcp:1",))
         self.assertEqual(
             parse("--control", "tcp:1", "--control", "unix:x").control, ("tcp:1", "unix:x")
@@ -64,63 +69,78 @@ class EndpointTests(OptionsTestCase):
         self.assertEqual(parse("--control", "none").listen, Settings.listen)
 
     def test_control_none_and_some(self) -> None:
-        """It cannot be nowhere and somewhere."""
+        """None cannot be combined with an endpoint."""
         for args in (["none", "tcp:1"], ["tcp:1", "none"], ["none", "none"]):
             line = self.mistake(*(f"--control={endpoint}" for endpoint in args))
-            self.assertIn("none goes with no other --control", line)
+            self.assertIn("none cannot be combined with another endpoint", line)
 
-    def test_listen_nowhere(self) -> None:
-        """The public port is somewhere."""
+    def test_listen_none(self) -> None:
+        """The public port cannot be closed."""
         self.assert_mistake("listen", "none", "tcp:8080")
 
 
 class ValueTests(OptionsTestCase):
     def test_web(self) -> None:
-        """A folder of files is taken as it lies, wherever the process goes later."""
+        """The directory of --web is made absolute: the daemon may change to another one."""
         (self.folder / "files").mkdir()
         for given in ("files", str(self.folder / "files"), "files/../files"):
             self.assertEqual(parse("--web", given).web, self.folder / "files")
 
     def test_bad_web(self) -> None:
-        """What is no folder is refused; so is no name at all, which would be the current one."""
+        """A path that is no directory is refused, and so is an empty one."""
         (self.folder / "file").write_text("")
         for given in ("nowhere", "file", ""):
-            self.assert_mistake("web", given, "not a folder")
+            self.assert_mistake("web", given, "must be a directory that exists")
 
     def test_numbers(self) -> None:
-        """Every number has a range, and its ends belong to it."""
+        """A number must be in its range, which includes both ends, and have digits only."""
         for option, read, least, most in (
             ("threads", lambda settings: settings.threads, 1, 100_000),
             ("max-connections", lambda settings: settings.limits.max_connections, 1, 10_000_000),
             ("max-per-address", lambda settings: settings.limits.max_per_address, 1, 10_000_000),
-            ("max-message", lambda settings: settings.limits.max_message, 1, 1 << 30),
-            ("max-buffered", lambda settings: settings.limits.max_buffered, 1, 1 << 30),
             ("max-rate", lambda settings: settings.limits.max_rate, 1, 10_000_000),
+            ("drain", lambda settings: settings.limits.drain, 0, 3600),
         ):
             for number in (least, 7, most):
                 self.assertEqual(read(parse(f"--{option}", str(number))), number, option)
-            allowed = f"a number from {least} to {most}"
-            for given in (
-                str(least - 1),
-                str(most + 1),
-                "-1",
-                "1.5",
-                "1e3",
-                "0x10",
-                "1_0",
-                "+1",
-                "many",
-                "",
-                "\u0663",
-                "\u00b2",
-                "9" * 5000,
-            ):
-                self.assert_mistake(option, given, allowed)
-            for given in (" 1", "1 ", "1\n", "1 0"):
-                self.assertIn(allowed, self.mistake(f"--{option}", given))
+            self.assert_out_of_range(option, least, most, f"a number from {least} to {most}")
+
+    def test_sizes(self) -> None:
+        """A size must be in its range, and may have a unit."""
+        for option, read in (
+            ("max-message", lambda settings: settings.limits.max_message),
+            ("max-buffered", lambda settings: settings.limits.max_buffered),
+        ):
+            for size in (1, 7, 1 << 30):
+                self.assertEqual(read(parse(f"--{option}", str(size))), size, option)
+            self.assertEqual(read(parse(f"--{option}", "1GiB")), 1 << 30)
+            self.assert_out_of_range(option, 1, 1 << 30, "a size from 1 to 1GiB, such as 1048576,")
+            for given in ("64M", "10XB", "1.5MB", "MB", "2GiB"):
+                self.assert_mistake(option, given, "1048576, 10MB or 64KiB")
+
+    def assert_out_of_range(self, option: str, least: int, most: int, allowed: str) -> None:
+        """Check that numbers below and above a range are refused, and what is no number."""
+        for given in (
+            str(least - 1),
+            str(most + 1),
+            "-1",
+            "1.5",
+            "1e3",
+            "0x10",
+            "1_0",
+            "+1",
+            "many",
+            "",
+            "\u0663",
+            "\u00b2",
+            "9" * 5000,
+        ):
+            self.assert_mistake(option, given, allowed)
+        for given in (" 1", "1 ", "1\n", "1 0"):
+            self.assertIn(allowed, self.mistake(f"--{option}", given))
 
     def test_compression(self) -> None:
-        """Compression is on or off."""
+        """--compression is on or off."""
         self.assertTrue(parse("--compression", "on").limits.compression)
         self.assertFalse(parse("--compression", "off").limits.compression)
         for given in ("yes", "ON", "1", ""):
@@ -139,12 +159,12 @@ class ValueTests(OptionsTestCase):
         settings = parse("--log-format", "json", "--log-level", "debug")
         self.assertEqual((settings.log_format, settings.log_level), ("json", "debug"))
         self.assertEqual((parse().log_format, parse().log_level), ("text", "info"))
-        self.assert_mistake("log-format", "xml", "text or json")
+        self.assert_mistake("log-format", "xml", "must be text or json")
         for given in ("critical", "INFO", ""):
-            self.assert_mistake("log-level", given, "debug, info, warn or error")
+            self.assert_mistake("log-level", given, "must be debug, info, warn or error")
 
     def test_origin(self) -> None:
-        """Origins may be named one by one."""
+        """--origin may be given more than once."""
         origins = parse("--origin", "https://a.example", "--origin", "https://*.b.example").origins
         for origin, allowed in (
             ("https://a.example", True),
@@ -155,7 +175,7 @@ class ValueTests(OptionsTestCase):
         self.assert_mistake("origin", "a.example", "https://example.com")
 
     def test_trusted_proxy(self) -> None:
-        """So may the networks of proxies."""
+        """--trusted-proxy takes networks and addresses, and may be given more than once."""
         proxies = parse("--trusted-proxy", "10.0.0.0/8", "--trusted-proxy", "::1").proxies
         self.assertTrue(proxies.is_trusted("10.1.2.3"))
         self.assertTrue(proxies.is_trusted("::1"))
@@ -163,44 +183,97 @@ class ValueTests(OptionsTestCase):
         self.assert_mistake("trusted-proxy", "everybody")
 
 
+class RetentionTests(OptionsTestCase):
+    """``--history-size``, ``--history-ttl`` and ``--history-bytes``."""
+
+    def test_defaults(self) -> None:
+        """The default is 100 publications per topic, five minutes, and 64 MiB in all."""
+        self.assertEqual(parse().retention, Retention(size=100, ttl=300, bytes=64 << 20))
+        self.assertEqual(Retention(), Retention(size=100, ttl=300, bytes=64 << 20))
+
+    def test_given(self) -> None:
+        """Each can be given; a size or bytes of 0 keep nothing."""
+        settings = parse("--history-size=0", "--history-ttl=1", "--history-bytes=0")
+        self.assertEqual(settings.retention, Retention(size=0, ttl=1, bytes=0))
+
+    def test_bad(self) -> None:
+        """A value out of range is refused in a line with the name of the option."""
+        for option, given in (
+            *(("history-size", given) for given in ("-1", "1000001", "x")),
+            *(("history-ttl", given) for given in ("0", "604801", "1.5")),
+            *(("history-bytes", given) for given in ("-1", "64M", "2TiB")),
+        ):
+            self.assert_mistake(option, given, "must be a")
+
+
+class TokenKeyTests(OptionsTestCase):
+    """``--token-key``."""
+
+    def keys(self, *files: bytes) -> TokenKeys:
+        """Return the keys for options that name files with these contents."""
+        args = []
+        for number, data in enumerate(files):
+            Path(f"key{number}").write_bytes(data)
+            args.append(f"--token-key=key{number}")
+        return parse(*args).token_keys
+
+    def test_none(self) -> None:
+        """Without a key no token is required."""
+        self.assertFalse(self.keys())
+
+    def test_some(self) -> None:
+        """A token may be signed with any of several keys."""
+        keys = self.keys(SECRET, public_pem("ES256"))
+        for token in (
+            sign({"exp": 1}, SECRET),
+            sign({"exp": 1}, private_key("ES256"), "ES256"),
+        ):
+            self.assertEqual(keys.verify(token, 0).expires, 1)
+
+    def test_bad(self) -> None:
+        """The error for a file that holds no key names the file and says what is wrong."""
+        error = self.assertRaises(SystemExit, self.keys, SECRET, b"secret\n")
+        self.assertEqual(
+            str(error),
+            "pushd: --token-key key0 key1: key1: a secret has at least 32 bytes, this one 6",
+        )
+
+
 class ApplicationTests(OptionsTestCase):
     def test_mistakes(self) -> None:
-        """What can't be imported, or called, is one line."""
+        """A WSGI application that cannot be imported or called is refused in one line."""
         (self.folder / "broken.py").write_text("text = 'a'\nraise LookupError('two\\nlines')")
         (self.folder / "other.py").write_text("text = 'a'")
         self.assert_mistake("wsgi", "nowhere:application", "No module named 'nowhere'")
         self.assert_mistake("wsgi", "broken:text", "LookupError: two lines", "broken.py, line 2")
         self.assert_mistake("wsgi", "other:application", "has no attribute 'application'")
-        self.assert_mistake("wsgi", "other:text", "no WSGI application but a str")
+        self.assert_mistake("wsgi", "other:text", "must be a WSGI application; got a str")
         self.assert_mistake("wsgi", "other", "MODULE:NAME")
         self.assert_mistake("wsgi-threads", "0", "a number from 1")
 
 
 class ViewsTests(OptionsTestCase):
     def assert_no_views(self, name: str, *words: str) -> None:
-        """Check that what is named is refused, in a line that names it and says why."""
-        line = self.mistake("--views", name)
-        self.assertTrue(line.startswith(f"pushd: --views {name}".rstrip()), line)
-        for word in words:
-            self.assertIn(word, line)
+        """Check that a map of views is refused, in one line that names it and says why."""
+        self.assert_mistake("views", name, *words)
 
     def test_no_name(self) -> None:
-        """A map is named by its module and its name."""
+        """A map is given by its module and its name."""
         for name in ("views", "views:", ":urls", ":", ""):
             self.assert_no_views(name, "MODULE:NAME")
 
     def test_no_module(self) -> None:
-        """A module that is not there is named."""
+        """The error for a module that does not exist names the module."""
         self.assert_no_views("not_there:urls", "ModuleNotFoundError", "not_there")
         self.assert_no_views("not.there.at_all:urls", "ModuleNotFoundError")
 
     def test_no_attribute(self) -> None:
-        """So is a name that the module does not have."""
+        """The error for a name that the module does not have shows the name."""
         self.module("without")
         self.assert_no_views("without:urls", "urls")
 
     def test_failing_module(self) -> None:
-        """Of a module that fails the line says with what, and where."""
+        """The error for a module that raises shows the exception and its line."""
         self.module("failing", "1 / 0")
         self.assert_no_views("failing:urls", "ZeroDivisionError", "failing.py, line 4")
         self.module("deeper", "import failing")
@@ -209,14 +282,14 @@ class ViewsTests(OptionsTestCase):
         self.assert_no_views("wrong:urls", "SyntaxError", "wrong.py, line 4")
 
     def test_failing_at_length(self) -> None:
-        """However much a module says when it fails, it is one line."""
+        """The error is one line even if the text of the exception has several."""
         self.module("leaving", "raise SystemExit(3)")
         self.assert_no_views("leaving:urls", "SystemExit: 3", "leaving.py, line 4")
         self.module("wordy", "raise ValueError('first\\n\\n  second\\r\\nthird')")
         self.assert_no_views("wordy:urls", "first second third", "wordy.py, line 4")
 
     def test_no_map(self) -> None:
-        """What is no map is told what it is."""
+        """The error for an object that is no map names its type."""
         self.module("others", "a = [('/a/', view)]", "b = None", "c = view")
         for name, kind in (("a", "list"), ("b", "NoneType"), ("c", "function")):
             self.assert_no_views(
@@ -224,7 +297,7 @@ class ViewsTests(OptionsTestCase):
             )
 
     def test_bad_maps(self) -> None:
-        """A path that is none, has two views or no view is named."""
+        """The error for a bad path, for two views at one path and for no view names the path."""
         self.module(
             "bad",
             "relative = {'a/': view}",

@@ -1,4 +1,4 @@
-"""Where options get their values from, and what is said of those that can't be."""
+"""The sources of options: their precedence, and the lines for mistakes in them."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.errors import InvalidOptions
 from pushd.options.option import Option
 from pushd.options.sources import (
-    Clash,
+    Conflict,
     Given,
     Sources,
-    describe_clash,
+    closest,
+    describe_conflict,
     parse,
     read_file,
     write_defaults,
     write_values,
 )
 
-COUNT = Option("count", int, "How many.", default="1")
-NAME = Option("a-name", str, "What it is called.")
-MANY = Option("many", list, "Which.", default=())
+COUNT = Option("First", "count", "N", int, "A number.", default="1")
+NAME = Option("First", "a-name", "NAME", str, "A name.")
+MANY = Option("Second", "many", "X", list, "Several.", default=())
 TABLE = (COUNT, NAME, MANY)
 
 
 class SourcesTests(SynchronousTestCase):
     def test_order(self) -> None:
-        """Each source counts where those before it say nothing."""
-        environ = {"PUSHD_COUNT": "3", "PUSHD_MANY": " a  b ", "PUSHD_ELSE": "x"}
+        """The command line takes precedence over the environment, and that over the default."""
+        environ = {"PUSHD_COUNT": "3", "PUSHD_MANY": " a  b ", "PUSHD_ELSE": "x", "OTHER": "y"}
         given, mistakes = Sources({"count": ["4", "5"]}, environ).collect(TABLE)
         self.assertEqual(mistakes, [])
         self.assertEqual(
@@ -43,27 +44,64 @@ class SourcesTests(SynchronousTestCase):
         )
 
     def test_empty_variable(self) -> None:
-        """A variable that is empty is one, all the same."""
+        """A variable that is set to an empty string is a value."""
         given, _ = Sources({}, {"PUSHD_A_NAME": "", "PUSHD_MANY": ""}).collect(TABLE)
         self.assertEqual(given["a-name"], Given("", "PUSHD_A_NAME"))
         self.assertEqual(given["many"], Given((), "PUSHD_MANY"))
 
 
+class MisspeltVariableTests(SynchronousTestCase):
+    def mistakes(self, *names: str) -> list[str]:
+        """Return the lines for variables in the environment."""
+        return Sources({}, dict.fromkeys(names, "1")).collect(TABLE)[1]
+
+    def test_misspelt(self) -> None:
+        """A variable that is nearly that of an option is a mistake."""
+        self.assertEqual(
+            self.mistakes("PUSHD_CUONT", "PUSHD_NAME", "PUSHD_MANYY", "PUSHD_CONFG"),
+            [
+                "unknown option PUSHD_CUONT: did you mean PUSHD_COUNT?",
+                "unknown option PUSHD_NAME: did you mean PUSHD_A_NAME?",
+                "unknown option PUSHD_MANYY: did you mean PUSHD_MANY?",
+                "unknown option PUSHD_CONFG: did you mean PUSHD_CONFIG?",
+            ],
+        )
+
+    def test_others(self) -> None:
+        """Variables that are not similar to an option belong to other programs."""
+        self.assertEqual(
+            self.mistakes(
+                *("PUSHD_HOME", "PUSHD_VERSION", "COUNTT", "PUSHD_"),
+                # Of pushd.tac and pushdctl.
+                *("PUSHD_OPTIONS", "PUSHD_URL", "PUSHD_CONTROL_URL", "PUSHD_TOKEN"),
+                # Of Kubernetes, for services named pushd, pushd-count and pushd-many.
+                *("PUSHD_PORT", "PUSHD_SERVICE_HOST", "PUSHD_COUNT_PORT", "PUSHD_MANY_PORT_80_TCP"),
+            ),
+            [],
+        )
+
+    def test_closest(self) -> None:
+        """The most similar name is found, whatever its case and with _ for -."""
+        self.assertEqual(closest("MAX_RAT", ["max-rate", "max-message"]), "max-rate")
+        self.assertIsNone(closest("colour", ["max-rate", "max-message"]))
+        self.assertIsNone(closest("max-rat", ["max-rate"], 0.99))
+
+
 class FileTests(SynchronousTestCase):
     def setUp(self) -> None:
-        """Have a folder."""
+        """Make a directory."""
         self.folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.folder)
         self.path = str(self.folder / "f.toml")
 
     def read(self, data: bytes) -> tuple[dict[str, Given], list[str]]:
-        """Read a file with this in it; its path is left out of what comes back."""
+        """Read a file with these contents; in the lines, only the name is left of its path."""
         Path(self.path).write_bytes(data)
         given, mistakes = read_file(TABLE, self.path)
         return given, [line.replace(self.path, "f.toml") for line in mistakes]
 
     def test_good(self) -> None:
-        """What it has is given, and where."""
+        """The values of a file have the file and the key as their source."""
         given, mistakes = self.read(b"count = 2\n# nothing\nmany = ['x']\n")
         self.assertEqual(mistakes, [])
         where = f"{self.path}: "
@@ -73,44 +111,49 @@ class FileTests(SynchronousTestCase):
         )
 
     def test_unreadable(self) -> None:
-        """A file that can't be read is told by the option that names it."""
+        """The line for a file that cannot be read starts with the option that names the file."""
         for path, words in (("/nowhere/f.toml", "No such file"), ("/", "directory")):
             given, (line,) = read_file(TABLE, path)
             self.assertEqual(given, {})
-            self.assertTrue(line.startswith(f"--config {path}: "), line)
+            self.assertTrue(line.startswith(f"--config {path}: cannot be read: "), line)
             self.assertIn(words, line)
 
     def test_not_toml(self) -> None:
-        """What is no TOML is told with the place."""
+        """The line for a file that is not valid TOML says where the mistake is."""
         _, (line,) = self.read(b"count = 2\nmany: 3\n")
-        self.assertTrue(line.startswith("f.toml: "), line)
+        self.assertTrue(line.startswith("f.toml: not valid TOML: "), line)
         self.assertIn("line 2", line)
         _, (line,) = self.read(b"a-name = '\xff'\n")
         self.assertIn("utf-8", line)
 
     def test_unknown(self) -> None:
-        """A name that no option has is told, with the one that was meant, perhaps."""
+        """An unknown key is a mistake; the option that was probably meant is suggested."""
         given, mistakes = self.read(b"cuont = 1\na_name = 'x'\nzzz = 1\n[table]\ncount = 2\n")
         self.assertEqual(given, {})
         self.assertEqual(
             mistakes,
             [
-                "f.toml: cuont: no option has this name; did you mean count?",
-                "f.toml: a_name: no option has this name; did you mean a-name?",
-                "f.toml: zzz: no option has this name",
-                "f.toml: table: no option has this name",
+                "f.toml: unknown option cuont: did you mean count?",
+                "f.toml: unknown option a_name: did you mean a-name?",
+                "f.toml: unknown option zzz",
+                "f.toml: unknown option table",
             ],
         )
 
     def test_types(self) -> None:
-        """A value of the wrong type is told; the others count."""
+        """A value of the wrong type is a mistake; the other values are used."""
         given, mistakes = self.read(b"count = 'two'\nmany = 'x'\na-name = 'n'")
         self.assertEqual(list(given), ["a-name"])
-        self.assertEqual(len(mistakes), 2)
-        self.assertTrue(mistakes[1].startswith("f.toml: many: a list"), mistakes)
+        self.assertEqual(
+            mistakes,
+            [
+                'f.toml: count "two": must be a number, without quotes',
+                'f.toml: many "x": must be a list of strings, such as ["a", "b"]',
+            ],
+        )
 
     def test_collected(self) -> None:
-        """A mistake counts also where the command line wins."""
+        """A mistake in the file is reported even if the command line sets the option."""
         Path(self.path).write_text("count = 'two'\na-name = 'n'")
         given, mistakes = Sources({"count": ["3"]}, {}, self.path).collect(TABLE)
         self.assertEqual(given["count"], Given("3", "--count"))
@@ -120,7 +163,7 @@ class FileTests(SynchronousTestCase):
 
 class ParseTests(SynchronousTestCase):
     def test_values(self) -> None:
-        """Each option makes a value of its text; all that can't be are told."""
+        """Each text becomes a value; every text that is not valid becomes a line."""
         given = {
             "count": Given("x", ""),
             "a-name": Given("redis://u:p@h", "PUSHD_A_NAME"),
@@ -132,39 +175,40 @@ class ParseTests(SynchronousTestCase):
         self.assertTrue(mistakes[0].startswith("--count x: "))
 
     def test_secrets(self) -> None:
-        """A mistake does not tell a password."""
-        table = (Option("count", _refuse, ""),)
+        """The line for a mistake does not show passwords."""
+        table = (Option("", "count", "N", _refuse, ""),)
         _, (line,) = parse(table, {"count": Given("redis://u:p@h", "PUSHD_COUNT")})
         self.assertEqual(line, "PUSHD_COUNT redis://***@h: refused")
 
     def test_clash(self) -> None:
-        """Options that clash are told where they are."""
+        """The line for options that conflict names their sources."""
         given = {"count": Given("1", ""), "many": Given((), "f.toml: many")}
         self.assertEqual(
-            describe_clash(Clash(("count", "many"), "no"), given), "--count and f.toml: many: no"
+            describe_conflict(Conflict(("count", "many"), "no"), given),
+            "--count and f.toml: many: no",
         )
 
     def test_mistakes(self) -> None:
-        """Mistakes are lines."""
+        """InvalidOptions has one line for each mistake."""
         self.assertEqual(str(InvalidOptions(["a", "b"])), "a\nb")
         self.assertEqual(InvalidOptions(["a", "b"]).lines, ("a", "b"))
 
 
 class WriteTests(SynchronousTestCase):
     def test_defaults(self) -> None:
-        """A file for a start has what each is for, and what is not set as a comment."""
+        """A file with the defaults has headings and descriptions; no default is a comment."""
         text = write_defaults(TABLE)
         self.assertTrue(text.startswith("# "))
         self.assertTrue(
             text.endswith(
-                '\n# How many.\ncount = 1\n\n# What it is called.\n# a-name = ""\n\n'
-                "# Which.\nmany = []\n"
+                '\n## First\n\n# A number.\ncount = 1\n\n# A name.\n# a-name = ""\n\n\n'
+                "## Second\n\n# Several.\nmany = []\n"
             ),
             text,
         )
 
     def test_values(self) -> None:
-        """What is in force says where it is from, and no secret."""
+        """A file with the effective values has their sources as comments, and no secrets."""
         given = {
             "count": Given("2", "--count"),
             "a-name": Given(None, ""),

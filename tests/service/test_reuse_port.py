@@ -88,4 +88,4 @@ class ParserTests(SynchronousTestCase):
         self.assertEqual(options.settings.listen, ("reuseport:8080",))
         for wrong in ("reuseport:x", "reuseport:65536", "reuseport:1:backlog=x", "reuseport:"):
             error = self.assertRaises(SystemExit, Options().parseOptions, [f"--listen={wrong}"])
-            self.assertIn(f"--listen {wrong}: no endpoint like", str(error))
+            self.assertIn(f"--listen {wrong}: must be an endpoint such as", str(error))

@@ -138,8 +138,8 @@ class RunPushdTests(SynchronousTestCase):
     def test_mistakes(self) -> None:
         """An invalid option, or no application, is a CommandError."""
         for args, application, line in (
-            (["--", "--threads", "many"], APPLICATION, "--threads many: a number"),
-            (["web"], APPLICATION, "no endpoint like"),
+            (["--", "--threads", "many"], APPLICATION, "--threads many: must be a number"),
+            (["web"], APPLICATION, "must be an endpoint such as"),
             (["--noreload"], None, "WSGI_APPLICATION"),
             (["--noreload"], "nowhere.application", "No module named 'nowhere'"),
         ):
