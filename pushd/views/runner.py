@@ -83,7 +83,7 @@ class ViewRun:
 
     A run on the reactor can be ended from outside::
 
-        running ── end ──> told by the WebSocket that it waits for, or else cancelled
+        running ── end ──> notified by its WebSocket if it waits for that, else cancelled
                    │
                    view_notified ──> grace period ── grace_expired ──> cancelled, and again
                                                                        after another grace period
@@ -166,7 +166,7 @@ class ViewRun:
     def end(self) -> None:
         """End the view, as its client is gone; ``view_notified`` follows.
 
-        A view that waits for its own WebSocket is told by that; any other is cancelled.
+        A view that waits for its own WebSocket is notified by that; any other is cancelled.
         """
         if self._work is None or self.running:
             return  # It is in a thread, is being called, or has ended.
@@ -176,7 +176,7 @@ class ViewRun:
             self._cancel()
 
     def view_notified(self) -> None:
-        """Start the grace period: by now the view has been told, or cancelled."""
+        """Start the grace period: by now the view has been notified, or cancelled."""
         if self._state is _State.ON_REACTOR:
             self._runner.graces.start(self)
 

@@ -47,11 +47,11 @@ class DjangoTestCase(SynchronousTestCase):
         assert answer is not None
         return answer.status, answer.text
 
-    def note_signal(self, signal: Any, heard: list[Any]) -> None:
+    def record_signal(self, signal: Any, senders: list[Any]) -> None:
         """Record the senders of a signal."""
 
         def receiver(sender: Any, **_: Any) -> None:
-            heard.append(sender)
+            senders.append(sender)
 
         signal.connect(receiver, weak=False)
         self.addCleanup(signal.disconnect, receiver)
@@ -128,7 +128,7 @@ class DecoratorTests(DjangoTestCase):
         self.serve()
         self.assertEqual(self.get("/async/"), (200, "page"))
         errors: list[Any] = []
-        self.note_signal(got_request_exception, errors)
+        self.record_signal(got_request_exception, errors)
         self.assertEqual(self.daemon.connect("/async/").closing, INTERNAL_ERROR)
         self.assertEqual(len(errors), 1)
 
@@ -315,7 +315,7 @@ class EndTests(DjangoTestCase):
                 recorded.append("end")
 
         finished: list[Any] = []
-        self.note_signal(request_finished, finished)
+        self.record_signal(request_finished, finished)
         for view, words in ((waits, [None, "end"]), (sends, ["sent", "end"])):
             script[0] = view
             for middleware in ([], [WEBSOCKETS]):
@@ -326,7 +326,7 @@ class EndTests(DjangoTestCase):
     def test_raises(self) -> None:
         """A view that raises closes with 1011, and Django reports it as usual."""
         errors: list[Any] = []
-        self.note_signal(got_request_exception, errors)
+        self.record_signal(got_request_exception, errors)
         browser = self.serve().connect("/numbers/")
         browser.send("no JSON")
         self.assertEqual(browser.closing, INTERNAL_ERROR)
@@ -335,7 +335,7 @@ class EndTests(DjangoTestCase):
     def test_chat(self) -> None:
         """The chat of dwebsocket's README works: messages reach all clients, until they leave."""
         errors: list[Any] = []
-        self.note_signal(got_request_exception, errors)
+        self.record_signal(got_request_exception, errors)
         daemon = self.serve()
         ann, bob = daemon.connect("/chat/"), daemon.connect("/chat/")
         ann.send("hello")

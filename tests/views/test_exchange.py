@@ -249,7 +249,7 @@ class ErrorTests(SynchronousTestCase):
         self.assertIn("failing failed at /view/ for 127.0.0.1:50001", log[0])
 
     def test_after_101(self) -> None:
-        """A view that raises after the 101 closes with 1011, and the client is told no more."""
+        """A view that raises after the 101 closes with 1011, and nothing else is sent."""
 
         @accept_websocket
         async def failing(request: Request) -> None:

@@ -177,15 +177,15 @@ class RequestTests(SynchronousTestCase):
 
         @accept_websocket
         async def tell(request: Request) -> str | None:
-            told = (
+            answer_text = (
                 f"{request.method} {request.scheme} {request.host} {request.path} "
                 f"{request.query['q']} {request.headers['x-one']} {request.cookies['c']} "
                 f"{request.body!r} {request.subprotocols} "
                 f"{request.clock.seconds() == daemon.clock.seconds()}"
             )
             if request.websocket is None:
-                return f"{told} {request.peer}"
-            request.websocket.send(told)
+                return f"{answer_text} {request.peer}"
+            request.websocket.send(answer_text)
             return None
 
         headers = {"X-One": "1", "Cookie": "c=2"}

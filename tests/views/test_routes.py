@@ -255,10 +255,10 @@ class AcceptAllTests(SynchronousTestCase):
         """In a daemon, a view gets the variable parts of the path, decoded."""
 
         @accept_websocket
-        async def who(request: Request) -> None:
+        async def seat(request: Request) -> None:
             request.websocket.send(f"{request.path} {dict(request.parameters)}")
 
-        with Daemon({"/chat/<room>/<int:seat>": who}) as daemon:
+        with Daemon({"/chat/<room>/<int:seat>": seat}) as daemon:
             browser = daemon.connect("/chat/caf%C3%A9%20%3C3/7")
             self.assertEqual(browser.messages, ["/chat/café <3/7 {'room': 'café <3', 'seat': 7}"])
 

@@ -407,12 +407,12 @@ class EndOfConversationTests(DaemonTestCase):
 
     def test_broadcast(self) -> None:
         """A view that sends to other browsers is not ended when one of those leaves."""
-        everybody: list[WebSocket] = []
+        websockets: list[WebSocket] = []
 
         async def view(request: Request) -> None:
-            everybody.append(request.websocket)
+            websockets.append(request.websocket)
             async for message in request.websocket:
-                for websocket in everybody:
+                for websocket in websockets:
                     websocket.send(message)
 
         first = self.open(view)

@@ -895,18 +895,18 @@ class BridgeTests(ThreadsTestCase):
 
     def test_freed_from_wait(self) -> None:
         """A view in ``while True: wait()`` is ended when its peer has left."""
-        told: list[object] = []
+        received: list[object] = []
 
         def view(request: Request) -> None:
             while True:
-                told.append(request.websocket.wait())
+                received.append(request.websocket.wait())
 
         finished = self.run_view(view, self.request)
         self.reactor.pump(lambda: self.websocket.will_tell(None))
         self.websocket.connection_lost()
         self.finish(finished)
         self.failureResultOf(finished, ConversationOver)
-        self.assertEqual(told, [None])
+        self.assertEqual(received, [None])
 
     def test_freed_from_send(self) -> None:
         """A view in ``while True: send()`` is ended when its peer has left."""
@@ -960,12 +960,12 @@ class BridgeTests(ThreadsTestCase):
 
     def test_helper_thread_after_end(self) -> None:
         """In such a thread the methods do nothing after the end, and raise nothing."""
-        told: list[object] = []
+        received: list[object] = []
 
         def help_out(websocket: BlockingWebSocket) -> None:
             for _ in range(300):
                 websocket.send("discarded")
-                told.append(websocket.wait())
+                received.append(websocket.wait())
                 websocket.read()
                 websocket.has_messages()
 
@@ -976,7 +976,7 @@ class BridgeTests(ThreadsTestCase):
 
         self.websocket.connection_lost()
         self.finish(self.run_view(view, self.request))
-        self.assertEqual(told, [None] * 300)
+        self.assertEqual(received, [None] * 300)
         self.assertEqual(self.connection.sent, [])
 
 

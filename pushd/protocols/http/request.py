@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cached_property
 from io import BytesIO
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from twisted.internet.interfaces import IAddress
 from twisted.python.failure import Failure
@@ -14,7 +13,13 @@ from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
 from pushd.access.admission import Slot
-from pushd.protocols.http.headers import RequestHeaders, asks_for_websocket, path_in, split_target
+from pushd.protocols.http.headers import (
+    RequestHeaders,
+    asks_for_websocket,
+    decode_path,
+    path_in,
+    split_target,
+)
 from pushd.protocols.http.response import BUSY, write_failure, write_response
 
 # After so many pieces of a body they must have so many bytes on the average.
@@ -23,11 +28,7 @@ _MEAN_CHUNK = 16
 
 
 class ChannelRequest(Request):
-    """A request that knows who asks, and whose failures keep our insides to ourselves.
-
-    What twisted.web prepares for each, and a handshake has no use for, is made when it is asked
-    for: an answer's headers, cookies, the parts of the path.
-    """
+    """A request that knows who asks, and whose failures keep our insides to ourselves."""
 
     channel: Any
     content: Any
@@ -58,42 +59,17 @@ class ChannelRequest(Request):
         self.transport = channel.transport
         self.client = channel.getPeer()
         self.requestHeaders = RequestHeaders()
+        self.responseHeaders = Headers()
+        self.cookies = []
+        self.received_cookies = {}
         self.notifications = []
+        self._adapterCache = {}
 
     @cached_property
     def host(self) -> IAddress:
         """The address that was asked."""
         address: IAddress = self.channel.getHost()
         return address
-
-    @cached_property
-    def responseHeaders(self) -> Headers:  # type: ignore[override]  # twisted.web assigns it.
-        """What the answer says of itself."""
-        return Headers()
-
-    @cached_property
-    def cookies(self) -> list[bytes]:  # type: ignore[override]  # twisted.web assigns it.
-        """The cookies that the answer sets."""
-        return []
-
-    @cached_property
-    def received_cookies(self) -> dict[bytes, bytes]:  # type: ignore[override]  # likewise.
-        """The cookies that the client sent, for twisted.web's resources."""
-        return {}
-
-    @cached_property
-    def prepath(self) -> list[bytes]:  # type: ignore[override]  # likewise.
-        """The parts of the path that have led to a twisted.web resource: none here."""
-        return []
-
-    @cached_property
-    def postpath(self) -> list[bytes]:  # type: ignore[override]  # likewise.
-        """The parts of the path that are left for a twisted.web resource: all of them."""
-        return [unquote_to_bytes(part) for part in self.path[1:].split(b"/")]
-
-    @cached_property
-    def _adapterCache(self) -> dict[str, object]:  # type: ignore[override]  # likewise.
-        return {}
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Answer a request that has been received as a whole; ``path`` is its target."""
@@ -103,6 +79,8 @@ class ChannelRequest(Request):
             self.requestHeaders.setRawHeaders(b"Host", [authority or b"/"])
         self.method, self.uri, self.clientproto = command, target, version
         self.path, _, query = target.partition(b"?")
+        # For views that return twisted.web resources.
+        self.prepath, self.postpath = [], [decode_path(one) for one in self.path[1:].split(b"/")]
         self.args = parse_qs(query, 1) if query else {}
         if self.content is None:
             self.content = BytesIO()
