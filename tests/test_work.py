@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access import connections as visits
 from pushd.protocols.fast_paths import FAST_PATHS
-from pushd.protocols.websocket import frames, outbound
+from pushd.protocols.websocket import frames, protocol
 from pushd.protocols.websocket import subscriber as feeds
 from pushd.testing.daemon import Daemon
 from pushd.topics.fanout import Batch
@@ -250,7 +250,7 @@ class TimeTests(WorkTestCase):
             steps.append("sent")
             return send(kernel, data, flags)
 
-        self.patch(outbound, "message", note_message)
+        self.patch(protocol, "message", note_message)
         self.patch(Kernel, "send", note_send)
         for server in servers:
             server.kernel.given.clear()

@@ -22,7 +22,7 @@ from pushd.options.settings import Settings
 from pushd.protocols.cork import Cork
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.http.static import StaticFiles
-from pushd.protocols.websocket.factory import PushFactory
+from pushd.protocols.websocket.protocol import PushFactory
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.schedule.histogram import Histogram
 from pushd.schedule.ticks import lateness_of

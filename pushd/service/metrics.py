@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from pushd.access.counters import SubscriberCounters, TrafficTotals
 from pushd.access.limits import Limits
 from pushd.protocols.http.site import PushdSite
-from pushd.protocols.websocket.factory import PushFactory
+from pushd.protocols.websocket.protocol import PushFactory
 from pushd.schedule.histogram import Histogram
 from pushd.topics.broker import Broker
 

@@ -27,9 +27,8 @@ from pushd.protocols.http.response import (
     write_response,
 )
 from pushd.protocols.http.static import StaticFiles
-from pushd.protocols.websocket.factory import PushFactory
 from pushd.protocols.websocket.handshake import Handshake
-from pushd.protocols.websocket.protocol import PushProtocol
+from pushd.protocols.websocket.protocol import PushFactory, PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.topics.hub import Hub
 from pushd.topics.publisher import Publisher

@@ -419,7 +419,7 @@ class Room:
 
 def turn_of(server: Any) -> Cork:
     """The turn by which a WebSocket writes."""
-    turn: Cork = server.protocol.factory._turn
+    turn: Cork = server.protocol.factory.cork
     return turn
 
 

@@ -1,12 +1,18 @@
-"""What is agreed on with a client that offers compression."""
+"""Compression of messages: what is negotiated, and what it does on the wire."""
 
 from __future__ import annotations
 
+import random
+import zlib
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.access.limits import Limits
 from pushd.protocols.websocket.deflate import decompressor, negotiate
+from pushd.testing.daemon import Daemon
+from tests.peer import BINARY, CONTINUATION, PING, TEXT, Frame, Peer, frame, handshake
+from tests.wire_case import WireTestCase
 
 Offers = list[tuple[str, dict[str, Any]]]
 
@@ -37,3 +43,153 @@ class NegotiationTests(SynchronousTestCase):
         self.assertIsNone(self.answer(bad))
         self.assertIsNone(self.answer([]))
         self.assertIsNotNone(self.answer([*bad, ("permessage-deflate", {})]))
+
+
+class CompressionTests(WireTestCase):
+    """Permessage-deflate (RFC 7692), with nothing kept between messages."""
+
+    def offer(self, *offers: str) -> Peer:
+        """Open a WebSocket with offers of extensions."""
+        peer = Peer(self.daemon)
+        peer.send(handshake("/echo/", *(f"Sec-WebSocket-Extensions: {offer}" for offer in offers)))
+        self.assertIn(" 101 ", peer.head)
+        return peer
+
+    def answer(self, peer: Peer) -> str | None:
+        """What was agreed on."""
+        for line in peer.head.split("\r\n"):
+            if line.lower().startswith("sec-websocket-extensions: "):
+                return line.partition(": ")[2]
+        return None
+
+    def test_agreed(self) -> None:
+        """The first offer that can be met is; the client keeps no context."""
+        for offers in (
+            ["permessage-deflate"],
+            ["permessage-deflate; client_max_window_bits"],
+            ["permessage-deflate; server_max_window_bits=9"],
+            ["permessage-deflate; server_no_context_takeover; client_no_context_takeover"],
+            ["x-unknown; a=b, permessage-deflate"],
+            ["permessage-deflate; unknown, permessage-deflate"],
+            ["x-unknown", "permessage-deflate"],
+        ):
+            answer = self.answer(self.offer(*offers))
+            assert answer is not None, offers
+            self.assertTrue(answer.startswith("permessage-deflate"))
+            self.assertIn("client_no_context_takeover", answer)
+            for word in ("server_max_window_bits=9", "server_no_context_takeover"):
+                self.assertEqual(word in answer, any(word in offer for offer in offers))
+
+    def test_declined(self) -> None:
+        """An offer that can't be met is declined, and the conversation goes on without."""
+        for offer in (
+            "",
+            "x-webkit-deflate-frame",
+            "permessage-bzip2",
+            "permessage-deflate; unknown",
+            "permessage-deflate; server_max_window_bits=8",
+            "permessage-deflate; server_max_window_bits=16",
+            "permessage-deflate; server_max_window_bits",
+            "permessage-deflate; client_max_window_bits=99",
+            "permessage-deflate; server_no_context_takeover=1",
+            "permessage-deflate; server_max_window_bits=9; server_max_window_bits=9",
+            ';,="',
+            "permessage-déflate",
+        ):
+            peer = self.offer(offer)
+            self.assertIsNone(self.answer(peer), offer)
+            peer.send(frame(TEXT, b"x" * 1000))
+            self.assertEqual(peer.frames, [Frame(TEXT, b"x" * 1000)])
+
+    def test_both_ways(self) -> None:
+        """Messages are compressed both ways, each on its own, within the window agreed on."""
+        for offer, bits in (
+            ("", 12),
+            ("; server_max_window_bits=9", 9),
+            ("; server_max_window_bits=15", 12),
+        ):
+            peer = self.offer(f"permessage-deflate{offer}")
+            for text in (b"hello " * 1000, b"hello " * 1000, "caf\u00e9 ".encode() * 500):
+                peer.send(frame(TEXT, deflate(text), rsv=4))
+                answer = peer.frames[-1]
+                self.assertEqual((answer.opcode, answer.rsv), (TEXT, 4))
+                self.assertLess(len(answer.payload), len(text) // 10)
+                self.assertEqual(inflate(answer.payload, bits), text)
+
+    def test_not_worth_it(self) -> None:
+        """What is short, or does not get shorter, goes out as it is."""
+        peer = self.offer("permessage-deflate")
+        noise = random.Random(1).randbytes(1000)
+        for payload in (b"", b"x" * 127, noise):
+            peer.send(frame(BINARY, payload))
+            self.assertEqual(peer.frames[-1], Frame(BINARY, payload))
+        peer.send(frame(BINARY, b"x" * 128))
+        self.assertEqual(peer.frames[-1].rsv, 4)
+
+    def test_client_may_send_plain(self) -> None:
+        """A client need not compress, and may compress in fragments."""
+        peer = self.offer("permessage-deflate")
+        data = deflate(b"in fragments")
+        peer.send(
+            frame(TEXT, b"plain"),
+            frame(TEXT, data[:4], fin=False, rsv=4),
+            frame(PING),
+            frame(CONTINUATION, data[4:]),
+        )
+        self.assertEqual(peer.texts, ["plain", "in fragments"])
+
+    def test_bombs(self) -> None:
+        """The limit is for what a message is, not for what it was sent as."""
+        for size, fits in ((1 << 20, True), ((1 << 20) + 1, False), (1 << 26, False)):
+            peer = self.offer("permessage-deflate")
+            peer.send(frame(BINARY, deflate(bytes(size)), rsv=4))
+            if fits:
+                self.assertEqual(inflate(peer.frames[0].payload, 12), bytes(size))
+            else:
+                self.assert_closed(1009, peer)
+        peer = self.offer("permessage-deflate")
+        data = deflate(bytes((1 << 20) + 1))
+        peer.send(frame(BINARY, data[:500], fin=False, rsv=4), frame(CONTINUATION, data[500:]))
+        self.assert_closed(1009, peer)
+
+    def test_largest_that_does_not_compress(self) -> None:
+        """A message of just the limit passes, also where compression makes it longer."""
+        noise = random.Random(1).randbytes(1 << 20)
+        data = deflate(noise)
+        self.assertGreater(len(data), len(noise))
+        peer = self.offer("permessage-deflate")
+        peer.send(frame(BINARY, data, rsv=4))
+        self.assertEqual(peer.frames, [Frame(BINARY, noise)])
+
+    def test_corrupt(self) -> None:
+        """What does not decompress is 1007, and so is text that is none once it has."""
+        for data in (b"\xff\xff\xff\xff", deflate(b"caf\xff")):
+            peer = self.offer("permessage-deflate")
+            peer.send(frame(TEXT, data, rsv=4))
+            self.assert_closed(1007, peer)
+
+    def test_control_frames(self) -> None:
+        """Control frames are not compressed, nor is the rest of a message marked again."""
+        for segments in (
+            [frame(PING, deflate(b"x"), rsv=4)],
+            [frame(TEXT, b"x", fin=False), frame(CONTINUATION, b"y", rsv=4)],
+        ):
+            peer = self.offer("permessage-deflate")
+            peer.send(*segments)
+            self.assert_closed(1002, peer)
+
+    def test_switched_off(self) -> None:
+        """It can be switched off."""
+        self.daemon = Daemon(self.daemon.settings.routes, limits=Limits(compression=False))
+        self.assertIsNone(self.answer(self.offer("permessage-deflate")))
+
+
+def deflate(data: bytes) -> bytes:
+    """Compress a message as a client does (RFC 7692 §7.2.1)."""
+    deflater = zlib.compressobj(wbits=-15)
+    return (deflater.compress(data) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def inflate(data: bytes, window_bits: int) -> bytes:
+    """Decompress a message with a window of so many bits."""
+    return zlib.decompressobj(wbits=-window_bits).decompress(data + b"\x00\x00\xff\xff")

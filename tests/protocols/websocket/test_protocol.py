@@ -1,20 +1,29 @@
-"""A WebSocket connection on the wire: its closing, its heartbeat, compression and transports."""
+"""Closing, heartbeat and transports of a WebSocket connection; the factory and the fast paths."""
 
 from __future__ import annotations
 
-import random
+import gc
 import tracemalloc
-import zlib
+from typing import Any, cast
 
+from autobahn.twisted.websocket import WebSocketServerProtocol
 from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.limits import Limits
+from pushd.protocols.cork import Cork
+from pushd.protocols.fast_paths import FastPaths
+from pushd.protocols.websocket import protocol
+from pushd.protocols.websocket.protocol import PushFactory, PushProtocol
+from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, accept_websocket
+from tests.echo import echo
 from tests.peer import (
     BINARY,
     CLOSE,
-    CONTINUATION,
     PING,
     PONG,
     TEXT,
@@ -296,145 +305,6 @@ class HeartbeatTests(WireTestCase):
         self.assertIs(peer.lost, ConnectionDone)
 
 
-class CompressionTests(WireTestCase):
-    """Permessage-deflate (RFC 7692), with nothing kept between messages."""
-
-    def offer(self, *offers: str) -> Peer:
-        """Open a WebSocket with offers of extensions."""
-        peer = Peer(self.daemon)
-        peer.send(handshake("/echo/", *(f"Sec-WebSocket-Extensions: {offer}" for offer in offers)))
-        self.assertIn(" 101 ", peer.head)
-        return peer
-
-    def answer(self, peer: Peer) -> str | None:
-        """What was agreed on."""
-        for line in peer.head.split("\r\n"):
-            if line.lower().startswith("sec-websocket-extensions: "):
-                return line.partition(": ")[2]
-        return None
-
-    def test_agreed(self) -> None:
-        """The first offer that can be met is; the client keeps no context."""
-        for offers in (
-            ["permessage-deflate"],
-            ["permessage-deflate; client_max_window_bits"],
-            ["permessage-deflate; server_max_window_bits=9"],
-            ["permessage-deflate; server_no_context_takeover; client_no_context_takeover"],
-            ["x-unknown; a=b, permessage-deflate"],
-            ["permessage-deflate; unknown, permessage-deflate"],
-            ["x-unknown", "permessage-deflate"],
-        ):
-            answer = self.answer(self.offer(*offers))
-            assert answer is not None, offers
-            self.assertTrue(answer.startswith("permessage-deflate"))
-            self.assertIn("client_no_context_takeover", answer)
-            for word in ("server_max_window_bits=9", "server_no_context_takeover"):
-                self.assertEqual(word in answer, any(word in offer for offer in offers))
-
-    def test_declined(self) -> None:
-        """An offer that can't be met is declined, and the conversation goes on without."""
-        for offer in (
-            "",
-            "x-webkit-deflate-frame",
-            "permessage-bzip2",
-            "permessage-deflate; unknown",
-            "permessage-deflate; server_max_window_bits=8",
-            "permessage-deflate; server_max_window_bits=16",
-            "permessage-deflate; server_max_window_bits",
-            "permessage-deflate; client_max_window_bits=99",
-            "permessage-deflate; server_no_context_takeover=1",
-            "permessage-deflate; server_max_window_bits=9; server_max_window_bits=9",
-            ';,="',
-            "permessage-déflate",
-        ):
-            peer = self.offer(offer)
-            self.assertIsNone(self.answer(peer), offer)
-            peer.send(frame(TEXT, b"x" * 1000))
-            self.assertEqual(peer.frames, [Frame(TEXT, b"x" * 1000)])
-
-    def test_both_ways(self) -> None:
-        """Messages are compressed both ways, each on its own, within the window agreed on."""
-        for offer, bits in (
-            ("", 12),
-            ("; server_max_window_bits=9", 9),
-            ("; server_max_window_bits=15", 12),
-        ):
-            peer = self.offer(f"permessage-deflate{offer}")
-            for text in (b"hello " * 1000, b"hello " * 1000, "caf\u00e9 ".encode() * 500):
-                peer.send(frame(TEXT, deflate(text), rsv=4))
-                answer = peer.frames[-1]
-                self.assertEqual((answer.opcode, answer.rsv), (TEXT, 4))
-                self.assertLess(len(answer.payload), len(text) // 10)
-                self.assertEqual(inflate(answer.payload, bits), text)
-
-    def test_not_worth_it(self) -> None:
-        """What is short, or does not get shorter, goes out as it is."""
-        peer = self.offer("permessage-deflate")
-        noise = random.Random(1).randbytes(1000)
-        for payload in (b"", b"x" * 127, noise):
-            peer.send(frame(BINARY, payload))
-            self.assertEqual(peer.frames[-1], Frame(BINARY, payload))
-        peer.send(frame(BINARY, b"x" * 128))
-        self.assertEqual(peer.frames[-1].rsv, 4)
-
-    def test_client_may_send_plain(self) -> None:
-        """A client need not compress, and may compress in fragments."""
-        peer = self.offer("permessage-deflate")
-        data = deflate(b"in fragments")
-        peer.send(
-            frame(TEXT, b"plain"),
-            frame(TEXT, data[:4], fin=False, rsv=4),
-            frame(PING),
-            frame(CONTINUATION, data[4:]),
-        )
-        self.assertEqual(peer.texts, ["plain", "in fragments"])
-
-    def test_bombs(self) -> None:
-        """The limit is for what a message is, not for what it was sent as."""
-        for size, fits in ((1 << 20, True), ((1 << 20) + 1, False), (1 << 26, False)):
-            peer = self.offer("permessage-deflate")
-            peer.send(frame(BINARY, deflate(bytes(size)), rsv=4))
-            if fits:
-                self.assertEqual(inflate(peer.frames[0].payload, 12), bytes(size))
-            else:
-                self.assert_closed(1009, peer)
-        peer = self.offer("permessage-deflate")
-        data = deflate(bytes((1 << 20) + 1))
-        peer.send(frame(BINARY, data[:500], fin=False, rsv=4), frame(CONTINUATION, data[500:]))
-        self.assert_closed(1009, peer)
-
-    def test_largest_that_does_not_compress(self) -> None:
-        """A message of just the limit passes, also where compression makes it longer."""
-        noise = random.Random(1).randbytes(1 << 20)
-        data = deflate(noise)
-        self.assertGreater(len(data), len(noise))
-        peer = self.offer("permessage-deflate")
-        peer.send(frame(BINARY, data, rsv=4))
-        self.assertEqual(peer.frames, [Frame(BINARY, noise)])
-
-    def test_corrupt(self) -> None:
-        """What does not decompress is 1007, and so is text that is none once it has."""
-        for data in (b"\xff\xff\xff\xff", deflate(b"caf\xff")):
-            peer = self.offer("permessage-deflate")
-            peer.send(frame(TEXT, data, rsv=4))
-            self.assert_closed(1007, peer)
-
-    def test_control_frames(self) -> None:
-        """Control frames are not compressed, nor is the rest of a message marked again."""
-        for segments in (
-            [frame(PING, deflate(b"x"), rsv=4)],
-            [frame(TEXT, b"x", fin=False), frame(CONTINUATION, b"y", rsv=4)],
-        ):
-            peer = self.offer("permessage-deflate")
-            peer.send(*segments)
-            self.assert_closed(1002, peer)
-
-    def test_switched_off(self) -> None:
-        """It can be switched off."""
-        self.daemon = Daemon(self.daemon.settings.routes, limits=Limits(compression=False))
-        self.assertIsNone(self.answer(self.offer("permessage-deflate")))
-
-
 class TransportTests(WireTestCase):
     """Other ways than TCP."""
 
@@ -470,12 +340,133 @@ class TransportTests(WireTestCase):
         self.assertEqual(transport.receive(frame(TEXT, b"x")), b"\x81\x01x")
 
 
-def deflate(data: bytes) -> bytes:
-    """Compress a message as a client does (RFC 7692 §7.2.1)."""
-    deflater = zlib.compressobj(wbits=-15)
-    return (deflater.compress(data) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
+class FactoryTests(SynchronousTestCase):
+    def test_no_connection_of_its_own(self) -> None:
+        """The factory builds nothing for a connection that did not come through HTTP."""
+        factory = PushFactory(Clock(), Limits(), Cork())
+        with self.assertRaises(RuntimeError):
+            factory.buildProtocol(None)
 
 
-def inflate(data: bytes, window_bits: int) -> bytes:
-    """Decompress a message with a window of so many bits."""
-    return zlib.decompressobj(wbits=-window_bits).decompress(data + b"\x00\x00\xff\xff")
+@accept_websocket
+async def idle(request: Request) -> None:
+    """Accept, and wait until the client leaves."""
+    async for _ in request.websocket:
+        pass
+
+
+class FastPathTests(SynchronousTestCase):
+    """The fast paths are taken if Autobahn has what they rely on, and are not switched off."""
+
+    def setUp(self) -> None:
+        """Switch them on, whatever the other tests run with."""
+        self.fast_paths = FastPaths()
+        self.patch(protocol, "FAST_PATHS", self.fast_paths)
+
+    def make_factory(self) -> PushFactory:
+        """Make a factory."""
+        return PushFactory(Clock(), Limits(), Cork())
+
+    def patch_lacking(self, *names: str) -> None:
+        """Let the installed Autobahn lack some names."""
+        self.patch(protocol, "_lacking", lambda: frozenset(names))
+
+    def test_on(self) -> None:
+        """The installed version of Autobahn has everything that they rely on."""
+        self.assertEqual(protocol._lacking(), set())
+        self.assertTrue(self.make_factory().fast)
+
+    def test_attributes(self) -> None:
+        """An open connection has a dozen attributes of its own, and Autobahn's in its class."""
+        with Daemon({"/": idle}) as daemon:
+            before = {id(one) for one in protocols()}
+            daemon.connect("/")
+            [connection] = [one for one in protocols() if id(one) not in before]
+            self.assertLess(len(vars(connection)), 16, vars(connection))
+            for name in {*WebSocketServerProtocol.CONFIG_ATTRS} - {"perMessageCompressionAccept"}:
+                self.assertNotIn(name, vars(connection))
+                self.assertTrue(hasattr(PushProtocol, name), name)
+
+    def test_validator(self) -> None:
+        """The UTF-8 validator is made when it is first needed, and kept."""
+        connection = PushProtocol(self.make_factory(), WebSocket(cast(Any, None), Clock()), print)
+        self.assertNotIn("utf8validator", vars(connection))
+        self.assertIs(connection.utf8validator, connection.utf8validator)
+
+    def test_no_log(self) -> None:
+        """Autobahn's own log lines are dropped."""
+        for write in (PushProtocol.log.debug, PushProtocol.log.warn):
+            self.assertIsNone(write("{x}", x=1))
+
+    def test_off(self) -> None:
+        """Switched off, they change nothing that a client sees."""
+        self.fast_paths.enabled = False
+        for path, extension in (("/echo/", ""), ("/echo/", "permessage-deflate")):
+            daemon = Daemon({path: echo})
+            peer = Peer(daemon)
+            peer.send(handshake(path, f"Sec-WebSocket-Extensions: {extension}"))
+            peer.send(frame(TEXT, b"short"), frame(TEXT, b"long" * 2000), frame(PING, b"?"))
+            peer.send(*fragments(TEXT, [b"caf\xc3", b"\xa9"]))
+            self.assertEqual(
+                [each.opcode for each in peer.frames], [TEXT, TEXT, PONG, TEXT], extension
+            )
+            peer.send(close_frame(4000, b"bye"))
+            self.assertEqual((peer.code, peer.lost), (4000, ConnectionDone))
+            self.assertEqual(daemon.pending_calls, [])
+
+    def test_lacking(self) -> None:
+        """If something is missing they are not taken, and the log names it."""
+        self.patch_lacking("WebSocketServerProtocol.data")
+        with capturedLogs() as events:
+            factory = self.make_factory()
+        self.assertFalse(factory.fast)
+        self.assertTrue(factory.compression)
+        [event] = events
+        self.assertEqual(event["lacking"], "WebSocketServerProtocol.data")
+
+    def test_no_compression(self) -> None:
+        """Compression is declined if Autobahn lacks a name that it needs."""
+        self.patch_lacking("WebSocketServerProtocol._perMessageCompress")
+        with capturedLogs():
+            daemon = Daemon({"/": idle})
+        peer = Peer(daemon)
+        peer.send(handshake("/", "Sec-WebSocket-Extensions: permessage-deflate"))
+        self.assertIn(" 101 ", peer.head)
+        self.assertNotIn("Sec-WebSocket-Extensions", peer.head)
+
+    def test_other_versions(self) -> None:
+        """A version of Autobahn with less, or with new attributes in each object, is noticed."""
+
+        class Older:
+            def consumeData(self) -> None: ...
+
+            onCloseFrame = consumeData
+
+        class Newer(WebSocketServerProtocol):
+            def _connectionMade(self) -> None:
+                super()._connectionMade()
+                self.novelty = True
+
+        for version, lacking in (
+            (
+                Older,
+                {
+                    f"Older.{name}"
+                    for name in (
+                        "_connectionMade",
+                        "_parseExtensionsHeader",
+                        "_perMessageCompress",
+                        "data",
+                        "state",
+                    )
+                },
+            ),
+            (Newer, {"a default for novelty"}),
+        ):
+            self.patch(protocol, "WebSocketServerProtocol", version)
+            self.assertEqual(protocol._lacking.__wrapped__(), lacking)
+
+
+def protocols() -> list[PushProtocol]:
+    """Return every protocol that exists."""
+    return [one for one in gc.get_objects() if isinstance(one, PushProtocol)]
