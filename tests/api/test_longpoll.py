@@ -129,7 +129,7 @@ class LongPollTests(TopicTestCase):
         """That holds for what is published while it waits, too."""
         self.patch(LongPoll, "has_room", lambda poll: len(poll._publications) < 2)
         # As if each were as much as is kept for the end of the turn.
-        self.patch(hub, "_TURN", 0)
+        self.patch(hub, "_MAX_PENDING", 0)
         wire = self.ask()
         ids = self.publish_many("t", ["1", "2", "3"])
         value = self.read(wire)

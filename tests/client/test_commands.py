@@ -77,7 +77,7 @@ class PublishTests(CommandTestCase):
 
     def test_refused(self) -> None:
         """The text of a refusal is printed."""
-        self.assertIn("topic: a topic has", self.bad("publish", "a b", "x"))
+        self.assertIn("topic: topic must be 1 to 255 letters", self.bad("publish", "a b", "x"))
         self.assertIn("every and count go together", self.bad("publish", "t", "x", "--every", "1"))
 
     def test_token(self) -> None:

@@ -77,6 +77,8 @@ PING_INTERVAL = 25.0
 #: Seconds for a peer to answer a ping.
 PONG_TIMEOUT = 10.0
 
+_log = Logger(namespace="pushd.protocols")
+
 # Work for one connection in one reactor iteration: frames, and every 4 KiB of their payload.
 _WORK = 64
 
@@ -121,7 +123,6 @@ class PushProtocol(WebSocketServerProtocol):
     """
 
     log = _NoLog()
-    _log = Logger(namespace="pushd.protocols")
 
     # Autobahn leaves these untyped, or types them too narrowly.
     transport: Any
@@ -375,9 +376,7 @@ class PushProtocol(WebSocketServerProtocol):
             self._read()
         except Exception:
             peer = str(self.transport.getPeer())
-            self._log.failure(
-                "failed to take data from {peer}", event="connection_failed", peer=peer
-            )
+            _log.failure("failed to take data from {peer}", event="connection_failed", peer=peer)
             self._buffer = b""
             self.close(INTERNAL_ERROR)
 
