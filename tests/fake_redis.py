@@ -1,4 +1,4 @@
-"""A Redis in memory, as far as the broker can see: it answers, is late, refuses, and is lost."""
+"""A fake Redis in memory, which can delay answers, return errors, and lose connections."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ from pushd.topics.redis.scripts import (
 
 
 class FakeRedis:
-    """What is in it, and the sessions with it."""
+    """A Redis server: its topics, and the sessions with it."""
 
     def __init__(self, clock: Any) -> None:
         self.clock = clock
         self.sessions: list[FakeSession] = []
-        #: Why no session can be opened just now.
+        #: The error of an attempt to open a session, if it is to fail.
         self.trouble: Exception | None = None
-        #: What every script is answered with in place of an answer.
+        #: The error that every command returns, if they are to fail.
         self.refusal: str | None = None
-        #: Whether nobody is told what is published.
+        #: If true, publications are not published on channels.
         self.silent = False
-        #: Whether answers wait for ``answer``, and those that do.
+        #: If true, answers are delayed until ``answer`` is called.
         self.late = False
         self.waiting: deque[tuple[Deferred[Any], Any]] = deque()
+        #: The names of the scripts and commands that were run.
         self.asked: list[str] = []
         self.forget()
 
     def forget(self) -> None:
-        """Be empty."""
+        """Delete all data."""
         epochs = iter(range(1000))
         turn = len(self.sessions)
         self.history = History(
@@ -51,16 +52,16 @@ class FakeRedis:
         self.ids: dict[str, Id] = {}
 
     def open(
-        self, notice: Callable[[bytes, bytes], None], lost: Callable[[str], object]
+        self, on_message: Callable[[bytes, bytes], None], on_lost: Callable[[str], object]
     ) -> Deferred[Any]:
         """Open a session."""
         if self.trouble is not None:
             return self.reply(self.trouble)
-        self.sessions.append(FakeSession(self, notice, lost))
+        self.sessions.append(FakeSession(self, on_message, on_lost))
         return self.reply(self.sessions[-1])
 
     def reply(self, answer: Any) -> Deferred[Any]:
-        """Answer now, or when it is time."""
+        """Answer now, or when ``answer`` is called."""
         if not self.late:
             return fail(answer) if isinstance(answer, Exception) else succeed(answer)
         waiting: Deferred[Any] = Deferred()
@@ -68,7 +69,7 @@ class FakeRedis:
         return waiting
 
     def answer(self) -> None:
-        """Give all answers that wait, and be prompt from now on."""
+        """Send all delayed answers, and delay none from now on."""
         self.late = False
         while self.waiting:
             waiting, answer = self.waiting.popleft()
@@ -78,48 +79,48 @@ class FakeRedis:
                 )
 
     def lose(self, reason: str = "the connection was lost") -> None:
-        """Cut everybody off. What waits for an answer gets none."""
+        """Close all sessions. Commands whose answers are delayed fail."""
         sessions = [session for session in self.sessions if session.open]
         for session in sessions:
             session.open = False
-            session.lost(reason)
+            session.on_lost(reason)
         self.waiting = deque((waiting, RedisUnavailable(reason)) for waiting, _ in self.waiting)
         self.answer()
 
     def publish(self, topic: str, data: str | bytes) -> Id:
-        """Publish, as another node does."""
+        """Publish as another node."""
         publication = self.history.add(topic, data)
         if not self.silent:
-            self.tell(publication)
+            self.send(publication)
         return publication.id
 
-    def tell(self, publication: Publication) -> None:
-        """Tell all who are subscribed."""
+    def send(self, publication: Publication) -> None:
+        """Send a publication to all sessions that are subscribed to its channel."""
         channel = channel_name(0, publication.topic)
         kind, data = encode(publication.data)
         for session in self.sessions:
             if session.open and channel in session.channels:
-                session.notice(channel, f"{publication.id} {kind}".encode() + data)
+                session.on_message(channel, f"{publication.id} {kind}".encode() + data)
 
 
 class FakeSession:
-    """One session."""
+    """A session with the fake Redis."""
 
     def __init__(
         self,
         redis: FakeRedis,
-        notice: Callable[[bytes, bytes], None],
-        lost: Callable[[str], object],
+        on_message: Callable[[bytes, bytes], None],
+        on_lost: Callable[[str], object],
     ) -> None:
         self.redis = redis
-        self.notice = notice
-        self.lost = lost
-        self.run = "run"
+        self.on_message = on_message
+        self.on_lost = on_lost
+        self.run_id = "run"
         self.trusted = False
         self.open = True
         self.channels: list[bytes] = []
 
-    def call(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Deferred[Any]:
+    def run_script(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Deferred[Any]:
         """Run a script."""
         names = {PUBLISH: "publish", REPLAY: "replay", DESCRIBE: "describe", TOUCH: "touch"}
         self.redis.asked.append(names[script])
@@ -129,8 +130,8 @@ class FakeSession:
             return self.redis.reply(RedisError(self.redis.refusal))
         return self.redis.reply(getattr(self, f"_{names[script]}")(keys[1:], args[5:]))
 
-    def command(self, *args: Any) -> Deferred[Any]:
-        """Run SCAN, in two steps."""
+    def run(self, *args: Any) -> Deferred[Any]:
+        """Run SCAN, which takes two calls to list all topics."""
         self.redis.asked.append(str(args[0]))
         if self.redis.refusal is not None:
             return self.redis.reply(RedisError(self.redis.refusal))
@@ -149,8 +150,8 @@ class FakeSession:
         if channel in self.channels:
             self.channels.remove(channel)
 
-    def end(self) -> None:
-        """End."""
+    def close(self) -> None:
+        """Close it."""
         self.open = False
 
     def _publish(self, keys: Sequence[str], args: Sequence[Any]) -> list[bytes]:

@@ -224,7 +224,7 @@ def nodes(server: RedisServer, tmp_path: Path) -> Iterator[list[Node]]:
         daemons = [DaemonProcess(options, directory=tmp_path, patience=PATIENCE) for _ in range(3)]
         for daemon in daemons:
             stack.enter_context(daemon)
-            daemon.wait_for("Redis at .* answers")
+            daemon.wait_for("connected to Redis at")
         yield [Node(daemon) for daemon in daemons]
 
 

@@ -81,7 +81,7 @@ def test_tls_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port:
         server.ask("ACL", "SETUSER", "pushd", "on", ">s3cret", *rights)
         url = f"rediss://pushd:s3cret@localhost:{port}/0"
         with run(url, tmp_path) as daemon:
-            daemon.wait_for("Redis at rediss://pushd:.*@localhost:.* answers")
+            daemon.wait_for("connected to Redis at rediss://pushd:.*@localhost:")
             door = control(daemon)
             status, said = ask(door, "POST", "/topics/t", b"x")
             assert (status, json.loads(said)["subscribers"]) == (200, 0)
@@ -95,10 +95,10 @@ def test_unsuitable(tmp_path: Path) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         for url, reason in [
-            (f"unix://{server.path}", "it wants a password"),
+            (f"unix://{server.path}", "a password is required"),
             (f"unix://:wr0ng@{server.path}", "wrong user or password"),
             (f"unix://:s3cret@{server.path}?db=99", "out of range"),
-            ("redis://me:s3cret@localhost:x/0", "one of memory, redis://"),
+            ("redis://me:s3cret@localhost:x/0", "must be memory, redis://"),
         ]:
             daemon = run(url, tmp_path)
             daemon.start()
@@ -132,7 +132,7 @@ def test_sentinel(tmp_path: Path) -> None:
         sentinel = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             with run(f"redis+sentinel://127.0.0.1:{watch}/main", tmp_path) as daemon:
-                daemon.wait_for("answers")
+                daemon.wait_for("connected to Redis at")
                 door = control(daemon)
                 status, before = ask(door, "POST", "/topics/t", b"x")
                 assert status == 200
@@ -165,7 +165,7 @@ def test_one_port(tmp_path: Path, port: int) -> None:
         one, two = (run(server.url, tmp_path, "--listen", listen) for _ in range(2))
         with one, two:
             for daemon in (one, two):
-                daemon.wait_for("answers")
+                daemon.wait_for("connected to Redis at")
             assert one.url == two.url
             public = urlsplit(one.url).netloc
             for _ in range(50):

@@ -192,7 +192,7 @@ class MakeBrokerTests(SynchronousTestCase):
         broker = self.make(NOBODY)
         self.assertIsInstance(broker, RedisBroker)
         self.assertEqual(
-            broker.fault(), "Redis at unix://:***@/nobody/is/here?db=0: it has not answered yet"
+            broker.fault(), "Redis at unix://:***@/nobody/is/here?db=0: not connected yet"
         )
 
 

@@ -101,7 +101,7 @@ class MakeServiceTests(SynchronousTestCase):
         """A Redis that is not reachable yet does not end the process; the daemon is not ready."""
         service = self.make_with_redis()
         self.assertIsInstance(service._broker, RedisBroker)
-        fault = "Redis at unix://:***@/nobody/is/here?db=0: it has not answered yet"
+        fault = "Redis at unix://:***@/nobody/is/here?db=0: not connected yet"
         self.assertEqual(service._broker.fault(), fault)
         service._readiness.listening = True
         self.assertEqual(service._readiness.reason(), fault)

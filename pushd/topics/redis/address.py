@@ -1,4 +1,4 @@
-"""Where Redis is, as ``--broker`` says it."""
+"""The address of Redis, as it is given with ``--broker``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-#: What Redis listens on unless told otherwise, and what Sentinel does.
+#: The default ports of Redis and of Sentinel.
 REDIS_PORT = 6379
 SENTINEL_PORT = 26379
 
@@ -19,12 +19,13 @@ _FORMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class RedisAddress:
-    """One Redis, or the Sentinels that know which Redis is the master. Its text has no password."""
+    """One Redis, or the Sentinels that name the master. ``str`` does not show the password."""
 
-    #: Host and port of the Redis, or of each Sentinel; none where it is a socket of this machine.
+    #: Host and port of Redis, or of each Sentinel; empty for a Unix socket.
     hosts: tuple[tuple[str, int], ...] = ()
+    #: The path of a Unix socket.
     path: str | None = None
-    #: What the Sentinels call the master; None where there are no Sentinels.
+    #: The name of the master, if the hosts are Sentinels.
     service: str | None = None
     tls: bool = False
     db: int = 0
@@ -32,99 +33,99 @@ class RedisAddress:
     password: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        who = f"{self.user or ''}:***@" if self.password is not None else ""
+        login = f"{self.user or ''}:***@" if self.password is not None else ""
         if self.path is not None:
-            return f"unix://{who}{self.path}?db={self.db}"
-        kind = "redis+sentinel" if self.service is not None else "rediss" if self.tls else "redis"
+            return f"unix://{login}{self.path}?db={self.db}"
+        scheme = "redis+sentinel" if self.service is not None else "rediss" if self.tls else "redis"
         hosts = ",".join(
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts
         )
         service = f"/{self.service}" if self.service is not None else ""
-        return f"{kind}://{who}{hosts}{service}/{self.db}"
+        return f"{scheme}://{login}{hosts}{service}/{self.db}"
 
 
 def parse_broker(given: str) -> RedisAddress | None:
-    """Read ``--broker``: None for ``memory``. Raises ValueError that says what is allowed.
+    """Parse the value of ``--broker``; None for ``memory``. Raises ValueError with the rule.
 
-    The error does not repeat what was given: there may be a password in it.
+    The error does not repeat the value, as it may contain a password.
     """
     if given == "memory":
         return None
     try:
         url = urlsplit(given)
-        return _READERS[url.scheme](url)
+        return _PARSERS[url.scheme](url)
     except (KeyError, ValueError) as error:
-        said = f" ({error})" if isinstance(error, _Wrong) else ""
-        raise ValueError(f"one of {_FORMS}{said}") from None
+        details = f" ({error})" if isinstance(error, _InvalidAddress) else ""
+        raise ValueError(f"must be {_FORMS}{details}") from None
 
 
-class _Wrong(ValueError):
-    """What is wrong, in words that hold nothing of the password."""
+class _InvalidAddress(ValueError):
+    """An invalid address. The text contains nothing of it, so that it shows no password."""
 
 
-def _read_plain(url: SplitResult) -> RedisAddress:
-    who, hosts = _read_place(url, REDIS_PORT)
+def _parse_plain(url: SplitResult) -> RedisAddress:
+    login, hosts = _parse_hosts(url, REDIS_PORT)
     if len(hosts) != 1:
-        raise _Wrong("more hosts than one are for redis+sentinel")
-    _refuse_rest(url)
-    db = _read_db(url.path.removeprefix("/"))
-    return RedisAddress(hosts=hosts, tls=url.scheme == "rediss", db=db, **who)
+        raise _InvalidAddress("several hosts are allowed with redis+sentinel:// only")
+    _check_no_query(url)
+    db = _parse_db(url.path.removeprefix("/"))
+    return RedisAddress(hosts=hosts, tls=url.scheme == "rediss", db=db, **login)
 
 
-def _read_sentinel(url: SplitResult) -> RedisAddress:
-    who, hosts = _read_place(url, SENTINEL_PORT)
-    _refuse_rest(url)
+def _parse_sentinel(url: SplitResult) -> RedisAddress:
+    login, hosts = _parse_hosts(url, SENTINEL_PORT)
+    _check_no_query(url)
     service, _, db = url.path.removeprefix("/").partition("/")
     if not re.fullmatch(r"[A-Za-z0-9._-]+", service):
-        raise _Wrong("the name of the master is letters, digits and ._-")
-    return RedisAddress(hosts=hosts, service=service, db=_read_db(db), **who)
+        raise _InvalidAddress("the name of the master must be letters, digits and ._-")
+    return RedisAddress(hosts=hosts, service=service, db=_parse_db(db), **login)
 
 
-def _read_unix(url: SplitResult) -> RedisAddress:
-    who, _, place = url.netloc.rpartition("@")
+def _parse_unix(url: SplitResult) -> RedisAddress:
+    login, _, host = url.netloc.rpartition("@")
     query = parse_qs(url.query, strict_parsing=bool(url.query), keep_blank_values=True)
     db = query.pop("db", ["0"])[-1]
-    if place or query or url.fragment or len(url.path) < 2:
-        raise _Wrong("a socket is unix:///path?db=n")
-    return RedisAddress(path=unquote(url.path), db=_read_db(db), **_read_user(who))
+    if host or query or url.fragment or len(url.path) < 2:
+        raise _InvalidAddress("a Unix socket must be given as unix:///path?db=n")
+    return RedisAddress(path=unquote(url.path), db=_parse_db(db), **_parse_login(login))
 
 
-def _read_place(url: SplitResult, port: int) -> tuple[dict[str, Any], tuple[tuple[str, int], ...]]:
-    who, _, places = url.netloc.rpartition("@")
-    return _read_user(who), tuple(_read_host(place, port) for place in places.split(","))
+def _parse_hosts(url: SplitResult, port: int) -> tuple[dict[str, Any], tuple[tuple[str, int], ...]]:
+    login, _, hosts = url.netloc.rpartition("@")
+    return _parse_login(login), tuple(_parse_host(host, port) for host in hosts.split(","))
 
 
-def _read_user(who: str) -> dict[str, Any]:
-    user, colon, password = who.partition(":")
-    if who and not (colon and password):
-        raise _Wrong("a user has a password: user:password@, or :password@")
+def _parse_login(login: str) -> dict[str, Any]:
+    user, colon, password = login.partition(":")
+    if login and not (colon and password):
+        raise _InvalidAddress("a password is missing: write user:password@ or :password@")
     return {
         "user": unquote(user) or None,
         "password": unquote(password, errors="strict") if colon else None,
     }
 
 
-def _read_host(place: str, port: int) -> tuple[str, int]:
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?", place)
+def _parse_host(host: str, port: int) -> tuple[str, int]:
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?", host)
     if match is None or not 0 < int(match[2] or port) < 65536:
-        raise _Wrong("a host is a name or an address, with a port from 1 to 65535")
+        raise _InvalidAddress("a host must be a name or an address, with a port from 1 to 65535")
     return match[1].strip("[]"), int(match[2] or port)
 
 
-def _read_db(given: str) -> int:
+def _parse_db(given: str) -> int:
     if not re.fullmatch(r"[0-9]{0,5}", given):
-        raise _Wrong("a database is a number")
+        raise _InvalidAddress("the database must be a number")
     return int(given or 0)
 
 
-def _refuse_rest(url: SplitResult) -> None:
+def _check_no_query(url: SplitResult) -> None:
     if url.query or url.fragment:
-        raise _Wrong("it has no ? and no #; in a password they are %3F and %23")
+        raise _InvalidAddress("? and # are not allowed; in a password write them as %3F and %23")
 
 
-_READERS = {
-    "redis": _read_plain,
-    "rediss": _read_plain,
-    "unix": _read_unix,
-    "redis+sentinel": _read_sentinel,
+_PARSERS = {
+    "redis": _parse_plain,
+    "rediss": _parse_plain,
+    "unix": _parse_unix,
+    "redis+sentinel": _parse_sentinel,
 }

@@ -1,21 +1,23 @@
-"""Many nodes, one Redis: topics that all of them share.
+"""The broker over Redis, which any number of nodes share.
 
-Publishing is one script in Redis: it gives the publication its id, keeps it in the history and
-tells all nodes that follow the topic. What must not go wrong, and why it does not:
+To publish is one script in Redis: it gives the publication its id, appends it to the history and
+publishes it on the topic's channel. The following can go wrong, and this is how it is handled:
 
-* *Told while not listening.* Every topic that is followed is subscribed to first and read after
-  Redis has confirmed that: what is published before the read is in the history, what is published
-  after it comes by itself, and what is both has an offset given already (``FollowedTopic``).
-* *Out of step.* News and answers come over two connections, so either may be early. Nothing is
-  given to the hub but the offset that is next. A higher one shows a gap, which is read at once.
-* *A connection is lost*, or cut by Redis because this node reads too slowly. Then the session ends,
-  and in the next one every topic is subscribed to and read again, from the last offset given.
-* *The counters are lost*, or count anew: then the epoch is another one (``redis_scripts`` says how
-  that is found out), the past can't be read from our id, and all who listen are ended, to come
-  back with their last id and be told ``recovered: false``.
-* *An answer is lost*: what was to be published may be published. The publisher is told 503, never
-  200, and repeats it with its idempotency key.
-* *A tail is lost* that no later offset shows: every few minutes the last ids are compared as well.
+* *Published while a node is not subscribed.* A followed topic's channel is subscribed to first, and
+  its history read once Redis has confirmed that. What is published before the read is in the
+  history; what is published after it comes through the channel; what comes both ways has an offset
+  that was delivered before (``FollowedTopic``).
+* *Out of order.* Messages and answers come over two connections, so either may be early. Only the
+  next offset is delivered to the hub. A higher one shows a gap, which is read from the history.
+* *A connection is lost*, or Redis closes it because this node reads too slowly. Then the session is
+  closed, and in the next one every topic is subscribed to and read again, from its position on.
+* *Redis has lost data*, or counts offsets anew. Then the epoch is a new one (``redis/scripts.py``
+  says how that is detected), and the history cannot be read from our position: the subscribers are
+  disconnected, come back with their last id, and get ``recovered: false``.
+* *An answer is lost.* Then it is unknown whether a request was published. The publisher gets 503,
+  never 200, and can repeat the request with its idempotency key.
+* *The last messages are lost*, and no later one shows that. Every few minutes the last ids of all
+  followed topics are compared with those in Redis.
 """
 
 from __future__ import annotations
@@ -32,9 +34,10 @@ from pushd.topics.broker import Draft, ignore_gap
 from pushd.topics.history import Retention
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.redis.commands import TopicCommands
-from pushd.topics.redis.followed_topic import FollowedTopic, Patience, Waiters, wake
+from pushd.topics.redis.followed_topic import FollowedTopic
 from pushd.topics.redis.reconnect import Reconnector
 from pushd.topics.redis.topic_sync import TopicSync
+from pushd.topics.redis.waiters import Waiters, make_timeouts
 
 if TYPE_CHECKING:
     from pushd.topics.redis.session import RedisSession
@@ -46,14 +49,13 @@ _Answer = TypeVar("_Answer")
 
 
 class RedisBroker:
-    """The broker of a node that is one of many.
+    """Broker of a node that shares its topics with others through Redis.
 
-    :param reactor: where time comes from, and when to begin.
-    :param open_session: opens a session, given what to call with a channel and a notice, and what
-        to call when the session has ended.
-    :param name: what to call the Redis in the log; has no password.
-    :param db: the number of the database, as channels are not kept apart by it.
-    :param make_name: gives a new random name.
+    :param open_session: opens a session, given what to call with a channel and a message, and what
+        to call when the session is lost.
+    :param name: the address of Redis for the log, without the password.
+    :param db: the number of the database, which is part of the channels' names.
+    :param make_name: returns a new random name, for an epoch or a generation.
     """
 
     def __init__(
@@ -66,29 +68,29 @@ class RedisBroker:
         retention: Retention,
         make_name: Callable[[], str],
     ) -> None:
-        #: How many publications this node has taken.
+        #: Publications that this node has accepted.
         self.published = 0
         self._name = name
-        self._link = Reconnector(
+        self._reconnector = Reconnector(
             reactor,
-            partial(open_session, self._notice),
+            partial(open_session, self._receive),
             name=name,
-            opened=self._opened,
-            closed=self._closed,
+            on_open=self._connected,
+            on_close=self._disconnected,
         )
         self._commands = TopicCommands(db=db, retention=retention, make_name=make_name)
-        self._sync = TopicSync(reactor, self._link, self._commands, name=name)
-        self._patience = Patience(reactor, self.fault)
-        # Those who wait for a session.
-        self._waiters: Waiters = {}
+        self._sync = TopicSync(reactor, self._reconnector, self._commands, name=name)
+        self._wait_timeouts = make_timeouts(reactor, self.fault)
+        # Reads of topics that are not followed wait for a session.
+        self._waiters = Waiters(self._wait_timeouts)
         self._deliver: Callable[[Publication], None] = _ignore
         self._on_gap: Callable[[str, Id], None] = ignore_gap
 
-    # What the daemon calls
+    # Called by the daemon and the hub
 
     @property
     def history_bytes(self) -> int:
-        """How much this node keeps of the past: nothing, it is all in Redis."""
+        """Return 0: the histories are in Redis."""
         return 0
 
     def start(
@@ -96,95 +98,95 @@ class RedisBroker:
         deliver: Callable[[Publication], None],
         on_gap: Callable[[str, Id], None] = ignore_gap,
     ) -> None:
-        """Begin; the connections are made once the reactor runs."""
+        """Start, and connect as soon as the reactor runs."""
         self._deliver, self._on_gap = deliver, on_gap
-        self._link.start()
+        self._reconnector.start()
 
     def fault(self) -> str | None:
-        """Why nothing can be published just now; None where it can."""
-        return self._link.fault()
+        """Return why publishing is impossible at the moment; None if it is possible."""
+        return self._reconnector.fault()
 
     def stop(self) -> None:
-        """End."""
-        self._link.stop()
-        for waiters in (self._waiters, *(followed.waiters for followed in self._sync)):
-            self._patience.send_away(waiters)
+        """Close the session, and make everything fail that waits for one."""
+        self._reconnector.stop()
+        for waiters in (self._waiters, *(topic.waiters for topic in self._sync)):
+            waiters.fail(str(self.fault()))
 
     def publish(self, topic: str, data: str | bytes, key: str | None = None) -> Deferred[Id]:
-        """Publish, or, for a key that was seen not long ago, only tell the id of then."""
+        """Publish. For a key that the topic has seen, only give the id of the first time."""
         return self.publish_all((Draft(topic, data, key),)).addCallback(_first)
 
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
-        """Publish all of them, or none, in one step."""
-        session = self._link.session
+        """Publish all drafts or none."""
+        session = self._reconnector.session
         if session is None:
             return fail(Unavailable(self.fault()))
         publishing = self._commands.publish(session, drafts)
         return publishing.addCallbacks(self._published, self._not_published, errbackArgs=(session,))
 
     def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
-        """What was published after an id."""
+        """Read the publications after an id. Waits for Redis if it is unavailable."""
         return Deferred.fromCoroutine(self._replay(topic, after, limit))
 
     def follow(self, topic: str) -> None:
-        """Have what is published to this topic."""
-        self._sync.follow(FollowedTopic(topic, self._deliver, self._on_gap))
+        """Deliver what is published to a topic."""
+        waiters = Waiters(self._wait_timeouts)
+        self._sync.follow(FollowedTopic(topic, self._deliver, self._on_gap, waiters))
 
     def unfollow(self, topic: str) -> None:
-        """Have no more of it."""
-        self._patience.send_away(self._sync.unfollow(topic).waiters)
+        """Stop that."""
+        reason = self.fault() or "the topic has no subscribers any more"
+        self._sync.unfollow(topic).waiters.fail(reason)
 
     def describe(self, topic: str) -> Deferred[tuple[Id | None, int]]:
-        """A topic's last id, and how many publications are kept."""
+        """Give a topic's last id, and the number of publications in its history."""
         return Deferred.fromCoroutine(self._ask(partial(self._commands.describe, topic=topic)))
 
     def names(self) -> Deferred[list[str]]:
-        """The topics that are remembered; of very many, some hundred thousand."""
+        """Give the names of all topics, or of about 100,000 if there are more."""
         return Deferred.fromCoroutine(self._ask(self._commands.names))
 
-    # What the link calls
+    # Called by the reconnector and the session
 
-    def _opened(self, session: RedisSession) -> None:
-        wake(self._waiters)
-        self._sync.begin()
+    def _connected(self, session: RedisSession) -> None:
+        self._waiters.wake()
+        self._sync.connected()
 
-    def _closed(self) -> None:
-        self._sync.interrupt()
+    def _disconnected(self) -> None:
+        self._sync.disconnected()
 
-    def _notice(self, channel: bytes, notice: bytes) -> None:
-        self._sync.notice(channel, notice)
+    def _receive(self, channel: bytes, message: bytes) -> None:
+        self._sync.receive(channel, message)
 
-    # What the answers come to
-
-    async def _replay(self, topic: str, after: Id | None, limit: int) -> Replay:
+    async def _replay(self, name: str, after: Id | None, limit: int) -> Replay:
         while True:
-            followed = self._sync.find(topic)
-            if followed is not None and followed.live and after in (None, followed.position):
-                # What is next comes by itself: there is nothing to read.
-                assert followed.position is not None
-                return Replay(followed.position, after is not None, (), followed.position)
-            session = self._link.session
-            if session is None or not (followed is None or followed.ready):
-                await self._wait(self._waiters if followed is None else followed.waiters)
+            topic = self._sync.find(name)
+            if topic is not None and topic.live and after in (None, topic.position):
+                # All that is published from now on will be delivered: there is nothing to read.
+                assert topic.position is not None
+                return Replay(topic.position, after is not None, (), topic.position)
+            session = self._reconnector.session
+            if session is None or not (topic is None or topic.ready):
+                await self._wait(self._waiters if topic is None else topic.waiters)
                 continue
             try:
-                return await self._commands.read(session, topic, after, limit)
+                return await self._commands.read(session, name, after, limit)
             except RedisUnavailable:
-                pass  # the next session will tell
+                pass  # Wait for the next session.
             except RedisError as error:
                 raise Unavailable(f"Redis at {self._name}: {error}") from None
 
     async def _wait(self, waiters: Waiters) -> None:
-        if self._link.stopped:
-            raise Unavailable("the daemon stops")
-        await self._patience.wait(waiters)
+        if self._reconnector.stopped:
+            raise Unavailable("the daemon is shutting down")
+        await waiters.wait()
 
-    async def _ask(self, question: Callable[[RedisSession], Awaitable[_Answer]]) -> _Answer:
-        """Ask what is of no use later: where there is no session now, there is no answer."""
-        if self._link.session is None:
+    async def _ask(self, ask: Callable[[RedisSession], Awaitable[_Answer]]) -> _Answer:
+        """Run a command of which a late answer is of no use. Fails if there is no session."""
+        if self._reconnector.session is None:
             raise Unavailable(self.fault())
         try:
-            return await question(self._link.session)
+            return await ask(self._reconnector.session)
         except (RedisUnavailable, RedisError) as error:
             raise Unavailable(f"Redis at {self._name}: {error}") from None
 
@@ -195,17 +197,20 @@ class RedisBroker:
     def _not_published(self, failure: Failure, session: RedisSession) -> Any:
         if failure.check(RedisUnavailable):
             raise Unavailable(
-                f"Redis at {self._name} was lost before it answered: published or not, nobody knows"
+                f"connection to Redis at {self._name} lost before the answer: the publication may "
+                "or may not have been accepted; repeat it with its Idempotency-Key"
             )
         if failure.check(RedisError):
             if "READONLY" in str(failure.value):
-                self._link.leave(session, "it has become a read-only replica")
-            raise Unavailable(f"Redis at {self._name} refuses: {failure.getErrorMessage()}")
+                self._reconnector.drop(session, "it has become a read-only replica")
+            raise Unavailable(
+                f"Redis at {self._name} returned an error: {failure.getErrorMessage()}"
+            )
         return failure
 
 
 def _ignore(publication: Publication) -> None:
-    """Do nothing: it has not begun."""
+    """Ignore a publication: the broker has not been started."""
 
 
 def _first(ids: list[Id]) -> Id:

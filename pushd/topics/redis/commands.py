@@ -1,4 +1,4 @@
-"""The topics in Redis: what a node asks of them, and what it understands of the answer."""
+"""The commands about topics that a node sends to Redis, and how their answers are decoded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pushd.topics.redis.scripts import (
     PUBLISH,
     REPLAY,
     SERVER,
-    TOPICS,
+    TOPIC_PATTERN,
     TOUCH,
     channel_name,
     encode,
@@ -31,38 +31,38 @@ from pushd.topics.redis.scripts import (
 if TYPE_CHECKING:
     from pushd.topics.redis.session import RedisSession
 
-# How many publications may wait for Redis' answer, and how many bytes.
+# How many publications, and how many bytes of them, may be sent and not answered yet.
 _MAX_UNANSWERED = 10_000
 _MAX_UNANSWERED_BYTES = 64 << 20
 
-# How many may read the past at once.
-_READERS = 64
+# How many reads of the history may be in progress.
+_MAX_READS = 64
 
-# How many topics are listed: so many times about a thousand.
-_SCANS = 100
+# How many times SCAN is run to list the topics; each finds about a thousand.
+_MAX_SCANS = 100
 
 
 class TopicCommands:
-    """Asks, over whatever session there is. All that is asked may fail with Away or Refused.
+    """Sends commands over a session. All of them may fail with RedisError or RedisUnavailable.
 
-    :param db: the number of the database, as channels are not kept apart by it.
-    :param make_name: gives a new random name.
+    :param db: the number of the database, which is part of the channels' names.
+    :param make_name: returns a new random name, for an epoch or a generation.
     """
 
     def __init__(self, *, db: int, retention: Retention, make_name: Callable[[], str]) -> None:
         self._db = db
         self._retention = retention
         self._make_name = make_name
-        self._readers = DeferredSemaphore(_READERS)
+        self._reads = DeferredSemaphore(_MAX_READS)
         self._unanswered = 0
         self._unanswered_bytes = 0
 
     def channel(self, topic: str) -> bytes:
-        """The channel that tells of a topic."""
+        """Return the name of a topic's channel."""
         return channel_name(self._db, topic)
 
     def publish(self, session: RedisSession, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
-        """Publish all of them, or none; fails with Unavailable where too much is under way."""
+        """Publish all drafts or none. Fails with Unavailable if too many are not answered yet."""
         keys, args, size = [SERVER], [*self._common(session), self._retention.size, KEY_TTL], 0
         for draft in drafts:
             kind, data = encode(draft.data)
@@ -75,51 +75,50 @@ class TopicCommands:
             self._unanswered + len(drafts) > _MAX_UNANSWERED
             or self._unanswered_bytes + size > _MAX_UNANSWERED_BYTES
         ):
-            return fail(Unavailable("too much waits for an answer of Redis already"))
+            return fail(Unavailable("too many publications are waiting for an answer from Redis"))
         self._unanswered += len(drafts)
         self._unanswered_bytes += size
-        calling = session.call(PUBLISH, keys, args)
-        return calling.addBoth(self._answered, len(drafts), size).addCallback(_read_ids)
+        running = session.run_script(PUBLISH, keys, args)
+        return running.addBoth(self._answered, len(drafts), size).addCallback(_read_ids)
 
     async def read(self, session: RedisSession, topic: str, after: Id | None, limit: int) -> Replay:
-        """What was published after an id; about so many bytes of it."""
+        """Read the publications after an id, about ``limit`` bytes of them."""
         epoch, offset = ("", 0) if after is None else (after.epoch, after.offset)
         args = (*self._common(session), epoch, offset, limit)
         keys = (SERVER, *topic_keys(topic))
-        await self._readers.acquire()
+        await self._reads.acquire()
         try:
-            return read_replay(topic, await session.call(REPLAY, keys, args))
+            return read_replay(topic, await session.run_script(REPLAY, keys, args))
         finally:
-            self._readers.release()
+            self._reads.release()
 
     async def describe(self, session: RedisSession, topic: str) -> tuple[Id | None, int]:
-        """A topic's last id, and how many publications are kept."""
+        """Return a topic's last id, and the number of publications in its history."""
         keys = (SERVER, *topic_keys(topic))
-        said = await session.call(DESCRIBE, keys, self._common(session))
-        return (None, 0) if said is None else (read_id(said[0]), said[1])
+        answer = await session.run_script(DESCRIBE, keys, self._common(session))
+        return (None, 0) if answer is None else (read_id(answer[0]), answer[1])
 
     async def names(self, session: RedisSession) -> list[str]:
-        """The topics that are remembered; of very many, some hundred thousand."""
+        """Return the names of all topics, or of about 100,000 if there are more."""
         names: set[str] = set()
         cursor = b"0"
-        for _ in range(_SCANS):
-            found = await session.command("SCAN", cursor, "MATCH", TOPICS, "COUNT", 1000)
-            cursor = found[0]
-            names.update(read_topic(key) for key in found[1])
+        for _ in range(_MAX_SCANS):
+            cursor, keys = await session.run("SCAN", cursor, "MATCH", TOPIC_PATTERN, "COUNT", 1000)
+            names.update(map(read_topic, keys))
             if cursor == b"0":
                 break
         return list(names)
 
     async def touch(self, session: RedisSession, topics: Sequence[str]) -> list[str]:
-        """Keep topics from being forgotten; gives their last ids, "" for what was forgotten."""
+        """Renew the expiry of topics. Returns their last ids, "" for one that has expired."""
         keys = [SERVER, *(topic_keys(topic)[0] for topic in topics)]
-        ids = await session.call(TOUCH, keys, self._common(session))
+        ids = await session.run_script(TOUCH, keys, self._common(session))
         return [id.decode("latin-1") for id in ids]
 
     def _common(self, session: RedisSession) -> list[Any]:
-        """What every script is told first."""
+        """Return the first arguments of every script."""
         return [
-            session.run,
+            session.run_id,
             int(session.trusted),
             self._make_name(),
             self._retention.ttl * 1000,

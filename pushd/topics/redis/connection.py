@@ -1,4 +1,4 @@
-"""One connection to a Redis server: found, checked and opened, with errors in our own words."""
+"""A connection to a Redis server: found, authenticated and checked, with errors of our own."""
 
 from __future__ import annotations
 
@@ -29,34 +29,40 @@ from pushd.errors import RedisError, RedisMisconfigured, RedisUnavailable
 from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.scripts import ALL
 
+# The first version whose streams can be trimmed by id.
+_MIN_VERSION = (6, 2)
+
+# How long a server may take to accept a connection, in seconds.
+_CONNECT_TIMEOUT = 5.0
+
 
 class CommandConnection(HiredisProtocol):
-    """A connection for commands. Everything is bytes, nothing is converted."""
+    """A connection that runs commands. Strings in answers are bytes; numbers are not converted."""
 
     def __init__(self) -> None:
         super().__init__(charset=None, convertNumbers=False)
-        #: Whether it has spoken another language than Redis'.
+        #: True once the server has sent something that is not the protocol of Redis.
         self.garbled = False
-        #: Why it ended.
+        #: Why the connection ended.
         self.reason = ""
-        #: What is called then.
-        self.lost: Callable[[], None] = ignore
+        #: Called when the connection has ended.
+        self.on_lost: Callable[[], None] = ignore
 
-    def ask(self, *args: Any) -> Deferred[Any]:
-        """Run a command. Fails with Refused or Away."""
+    def run(self, *args: Any) -> Deferred[Any]:
+        """Run a command. Fails with RedisError or RedisUnavailable."""
         try:
-            asked: Deferred[Any] = self.execute_command(*args)
+            running: Deferred[Any] = self.execute_command(*args)
         except LibraryConnectionError:
             return fail(RedisUnavailable(self.reason))
-        return asked.addErrback(self._translate)
+        return running.addErrback(self._translate)
 
-    def abandon(self) -> None:
-        """End it, if it has begun, without waiting for anything."""
+    def abort(self) -> None:
+        """Close the connection, if it is open, without waiting."""
         if self.transport is not None:
             self.transport.abortConnection()
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
-        """Take what came; what is not Redis' language ends the connection."""
+        """Parse answers. Data that is not the protocol of Redis ends the connection."""
         try:
             super().dataReceived(data, unpause)
         except InvalidData:
@@ -64,10 +70,10 @@ class CommandConnection(HiredisProtocol):
             self.transport.abortConnection()
 
     def connectionLost(self, why: Failure = connectionDone) -> None:
-        """Note why it ended."""
+        """Record the reason, call ``on_lost``, and make pending commands fail."""
         self.reason = f"the connection was lost: {why.getErrorMessage()}"
-        # First this, so that who is told next that a command has failed does not try it here again.
-        self.lost()
+        # First on_lost, so that a caller whose command fails does not use this session again.
+        self.on_lost()
         super().connectionLost(why)
 
     def _translate(self, failure: Failure) -> Any:
@@ -79,19 +85,22 @@ class CommandConnection(HiredisProtocol):
 
 
 class SubscriberConnection(CommandConnection, SubscriberProtocol):
-    """A connection for what is published."""
+    """A connection that is subscribed to channels.
 
-    def __init__(self, notice: Callable[[bytes, bytes], None]) -> None:
+    :param on_message: called with a channel and a message.
+    """
+
+    def __init__(self, on_message: Callable[[bytes, bytes], None]) -> None:
         super().__init__()
-        self._notice = notice
+        self._on_message = on_message
 
     def messageReceived(self, pattern: bytes | None, channel: bytes, message: bytes) -> None:
-        """Take what was published."""
-        self._notice(channel, message)
+        """Pass a message on."""
+        self._on_message(channel, message)
 
 
-class _Once(Factory):
-    """Makes one connection, and no line in the log."""
+class _SingleConnection(Factory):
+    """Makes one connection, and logs nothing."""
 
     noisy = False
 
@@ -102,106 +111,99 @@ class _Once(Factory):
         return self._connection
 
 
-async def connect(endpoint: IStreamClientEndpoint, connection: CommandConnection) -> None:
-    """Connect to an endpoint; raises Away, which says why not."""
-    try:
-        await endpoint.connect(_Once(connection))
-    except Exception as error:
-        raise RedisUnavailable(" ".join(str(error).split()) or type(error).__name__) from None
-
-
-def ignore() -> None:
-    """Do nothing, as nobody is to be told."""
-
-
-# The first version whose streams can be trimmed by age.
-_LEAST_VERSION = (6, 2)
-
-# How long a server may take to accept a connection, in seconds.
-_CONNECT = 5.0
-
-
-async def find(reactor: Any, address: RedisAddress) -> IStreamClientEndpoint:
-    """Where the Redis is, or the one that the Sentinels call the master just now."""
+async def find_endpoint(reactor: Any, address: RedisAddress) -> IStreamClientEndpoint:
+    """Return the endpoint of Redis, or of the server that the Sentinels name as the master."""
     if address.path is not None:
-        return UNIXClientEndpoint(reactor, address.path, timeout=_CONNECT)
+        return UNIXClientEndpoint(reactor, address.path, timeout=_CONNECT_TIMEOUT)
     host, port = address.hosts[0]
     if address.service is not None:
         host, port = await _ask_sentinels(reactor, address)
-    endpoint = HostnameEndpoint(reactor, host.encode(), port, timeout=_CONNECT)
+    endpoint = HostnameEndpoint(reactor, host.encode(), port, timeout=_CONNECT_TIMEOUT)
     if address.tls:
         return wrapClientTLS(optionsForClientTLS(host), endpoint, reactor)
     return endpoint
 
 
-async def greet(
+async def connect(endpoint: IStreamClientEndpoint, connection: CommandConnection) -> None:
+    """Connect to an endpoint. Raises RedisUnavailable with the reason if that fails."""
+    try:
+        await endpoint.connect(_SingleConnection(connection))
+    except Exception as error:
+        raise RedisUnavailable(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+async def log_in(
     endpoint: IStreamClientEndpoint, connection: CommandConnection, address: RedisAddress
 ) -> dict[str, str]:
-    """Connect, and find out who is there."""
+    """Connect and authenticate. Returns what the server says about itself in ``INFO``."""
     await connect(endpoint, connection)
     try:
         if address.password is not None:
             user = () if address.user is None else (address.user,)
-            await connection.ask("AUTH", *user, address.password)
-        said: bytes = await connection.ask("INFO")
+            await connection.run("AUTH", *user, address.password)
+        info: bytes = await connection.run("INFO")
     except RedisError as error:
         raise _explain(str(error)) from None
     except RedisUnavailable:
         if connection.garbled:
-            raise RedisMisconfigured("this is no Redis: it speaks another language") from None
+            raise RedisMisconfigured("not a Redis server: unexpected protocol data") from None
         raise
-    lines = said.decode("latin-1").splitlines()
+    lines = info.decode("latin-1").splitlines()
     return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}
 
 
-async def prepare(
+async def check_server(
     connection: CommandConnection, address: RedisAddress, server: dict[str, str]
 ) -> None:
-    """See that the server will do, and let it know our scripts."""
+    """Check that a server can be used, select the database, and load the scripts."""
     version = server.get("redis_version", "")
     numbers = tuple(int(number) for number in version.split(".")[:2] if number.isdigit())
-    if "run_id" not in server or numbers < _LEAST_VERSION:
-        raise RedisMisconfigured(f"this is Redis {version or '?'}: 6.2 or newer is needed")
+    if "run_id" not in server or numbers < _MIN_VERSION:
+        raise RedisMisconfigured(f"version 6.2 or newer is required; this is {version or '?'}")
     if server.get("redis_mode") == "cluster":
-        raise RedisMisconfigured("this is a Redis Cluster: one Redis, or Sentinel, is needed")
+        raise RedisMisconfigured("Redis Cluster is not supported: use one Redis, or Sentinel")
     if server.get("loading") != "0":
-        raise RedisUnavailable("it is still loading its data")
+        raise RedisUnavailable("still loading its data")
     if server.get("role") != "master":
         raise RedisUnavailable("it is a read-only replica")
     try:
-        await connection.ask("SELECT", address.db)
+        await connection.run("SELECT", address.db)
         for script in ALL:
-            await connection.ask("SCRIPT", "LOAD", script.source)
+            await connection.run("SCRIPT", "LOAD", script.source)
     except RedisError as error:
         raise _explain(str(error)) from None
 
 
+def ignore() -> None:
+    """Do nothing."""
+
+
 async def _ask_sentinels(reactor: Any, address: RedisAddress) -> tuple[str, int]:
-    said = ""
+    details = ""
     for host, port in address.hosts:
         sentinel = CommandConnection()
-        endpoint = HostnameEndpoint(reactor, host.encode(), port, timeout=_CONNECT / 2)
+        endpoint = HostnameEndpoint(reactor, host.encode(), port, timeout=_CONNECT_TIMEOUT / 2)
         try:
             await connect(endpoint, sentinel)
-            asking = sentinel.ask("SENTINEL", "get-master-addr-by-name", address.service)
-            found = await asking.addTimeout(_CONNECT / 2, reactor)
+            asking = sentinel.run("SENTINEL", "get-master-addr-by-name", address.service)
+            found = await asking.addTimeout(_CONNECT_TIMEOUT / 2, reactor)
         except Exception as error:
-            said = f": {error}"
+            details = f": {error}"
             continue
         finally:
-            sentinel.abandon()
+            sentinel.abort()
         if found is not None:
             return found[0].decode(), int(found[1])
-    raise RedisUnavailable(f"no Sentinel knows the master {address.service}{said}")
+    raise RedisUnavailable(f"no Sentinel knows the master {address.service}{details}")
 
 
 def _explain(error: str) -> Exception:
-    """What an error means that a server has greeted us with."""
+    """Return the exception for an error that a server answers while a session is opened."""
     code = error.partition(" ")[0]
     if code in ("LOADING", "MASTERDOWN", "BUSY", "OOM", "READONLY", "MISCONF"):
         return RedisUnavailable(error)
     if code == "WRONGPASS" or "invalid password" in error:
         return RedisMisconfigured("wrong user or password")
     if code == "NOAUTH":
-        return RedisMisconfigured("it wants a password")
+        return RedisMisconfigured("a password is required: use redis://:PASSWORD@…")
     return RedisMisconfigured(error)

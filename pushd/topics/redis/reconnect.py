@@ -1,4 +1,4 @@
-"""One session with Redis after the other, for as long as the daemon runs."""
+"""Keeps a session with Redis open: reconnects whenever it is lost."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from twisted.python.failure import Failure
 
 from pushd.errors import RedisMisconfigured, RedisUnavailable
 
-_log = Logger(namespace="pushd.topics")
-
 # Importing it needs the library for Redis, which is an extra.
 if TYPE_CHECKING:
     from pushd.topics.redis.session import RedisSession
+
+_log = Logger(namespace="pushd.topics")
 
 _backoff = backoffPolicy(initialDelay=0.1, maxDelay=5.0, factor=1.6)
 
 
 class Reconnector:
-    """Keeps a session open: tries again, less and less often, whenever there is none.
+    """Opens a session, and another whenever one is lost, with growing delays between attempts.
 
-    :param reactor: where time comes from, and when to begin.
-    :param open_session: opens a session, given what to call with the reason when it has ended.
-    :param name: what to call the Redis in the log; has no password.
-    :param opened: called with each new session.
-    :param closed: called when a session has ended, and at the end.
+    :param open_session: opens a session, given what to call with the reason when it is lost.
+    :param name: the address of Redis for the log, without the password.
+    :param on_open: called with each new session.
+    :param on_close: called when a session has been lost or dropped, and by ``stop``.
     """
 
     def __init__(
@@ -38,52 +37,52 @@ class Reconnector:
         open_session: Callable[[Callable[[str], object]], Deferred[Any]],
         *,
         name: str,
-        opened: Callable[[RedisSession], None],
-        closed: Callable[[], None],
+        on_open: Callable[[RedisSession], None],
+        on_close: Callable[[], None],
     ) -> None:
         self._reactor = reactor
         self._open_session = open_session
         self._name = name
-        self._told_opened = opened
-        self._told_closed = closed
-        #: The session; None while there is none.
+        self._on_open = on_open
+        self._on_close = on_close
+        #: The open session, if any.
         self.session: RedisSession | None = None
-        #: Whether it is over for good.
+        #: True after ``stop``.
         self.stopped = False
-        self._fault: str | None = "it has not answered yet"
+        self._fault: str | None = "not connected yet"
         self._attempts = 0
         self._opening: Deferred[None] | None = None
         self._call: IDelayedCall | None = None
 
     def start(self) -> None:
-        """Begin, once the reactor runs."""
+        """Connect as soon as the reactor runs."""
         self._reactor.callWhenRunning(self._open)
 
     def stop(self) -> None:
-        """End."""
+        """Close the session, and do not reconnect."""
         self.stopped = True
         if self._call is not None and self._call.active():
             self._call.cancel()
         if self._opening is not None:
             self._opening.cancel()
         if self.session is not None:
-            self.session.end()
-        self._close("the daemon stops")
+            self.session.close()
+        self._close("the daemon is shutting down")
 
     def fault(self) -> str | None:
-        """Why there is no session; None where there is one."""
+        """Return why there is no session; None if there is one."""
         return None if self._fault is None else f"Redis at {self._name}: {self._fault}"
 
-    def leave(self, session: RedisSession, reason: str) -> None:
-        """End a session that is of no use any more, if it is the one, and open another."""
+    def drop(self, session: RedisSession, reason: str) -> None:
+        """Close a session that is of no use any more, and open another."""
         if self.session is session:
-            session.end()
+            session.close()
             self._lost(reason)
 
-    def failed(self, failure: Failure) -> None:
-        """Log what nobody has thought of."""
+    def log_failure(self, failure: Failure) -> None:
+        """Log an unexpected exception."""
         _log.failure(
-            "failed to talk to Redis at {name}",
+            "unexpected error from Redis at {name}",
             failure=failure,
             event="broker_failed",
             name=self._name,
@@ -93,18 +92,18 @@ class Reconnector:
         if not self.stopped:
             opening = self._open_session(self._lost)
             self._opening = opening.addCallbacks(self._opened, self._not_opened)
-            self._opening.addErrback(self.failed)
+            self._opening.addErrback(self.log_failure)
 
     def _opened(self, session: RedisSession) -> None:
         self.session, self._fault, self._attempts = session, None, 0
-        _log.info("Redis at {name} answers", event="broker_back", name=self._name)
-        self._told_opened(session)
+        _log.info("connected to Redis at {name}", event="broker_back", name=self._name)
+        self._on_open(session)
 
     def _not_opened(self, failure: Failure) -> None:
         if self.stopped:
             return
         if failure.check(RedisUnavailable, RedisMisconfigured) is None:
-            self.failed(failure)
+            self.log_failure(failure)
         self._retry(failure.getErrorMessage())
 
     def _lost(self, reason: str) -> None:
@@ -113,12 +112,14 @@ class Reconnector:
 
     def _close(self, reason: str) -> None:
         self.session, self._fault = None, reason
-        self._told_closed()
+        self._on_close()
 
     def _retry(self, reason: str) -> None:
+        # Each reason is logged once, not once per attempt.
         if self._attempts == 0 or reason != self._fault:
             _log.warn(
-                "Redis at {name} is away: {reason}",
+                "Redis at {name} is unavailable: {reason}; "
+                "publishing answers 503 until it is back (docs/scaling.md)",
                 event="broker_away",
                 name=self._name,
                 reason=reason,

@@ -1,16 +1,17 @@
-"""What pushd asks of Redis, in scripts: each is one step that happens wholly or not at all.
+"""The Lua scripts that pushd runs in Redis, each of which takes effect completely or not at all.
 
-A topic lives in two keys, which share a hash tag: ``pushd:{topic}:topic`` is a hash of its epoch,
-its last offset and its generation; ``pushd:{topic}:history`` is a stream whose entries have the id
-``offset-milliseconds`` and one field, ``t`` for text or ``b`` for bytes. ``pushd:server`` is a hash
-of which run of which server wrote last. Scripts write to it, and so to all topics, first with
-commands that a full Redis denies, so that it denies the first of them or none.
+A topic is stored in two keys, which share a hash tag: ``pushd:{topic}:topic`` is a hash of its
+epoch, its last offset and its generation; ``pushd:{topic}:history`` is a stream whose entries have
+the id ``offset-milliseconds`` and one field, ``t`` for text or ``b`` for bytes. ``pushd:server`` is
+a hash with the run id of the server that wrote last, and the generation. A script writes to it
+first, before any topic, with commands that a full Redis denies: so it denies the first write or
+none.
 
-The generation. A Redis that was started again, or a replica that took over, may have forgotten
-publications that subscribers have heard, and would count the same offsets again. So each script is
-told the run of the server that it speaks to. When that is another one than wrote last, and it
-can't be trusted to have all (see ``Session.trusted``), the generation changes, and each topic of an
-older generation gets a new epoch when it is next touched.
+The generation: a Redis that was restarted, or a replica that took over, may have forgotten
+publications that subscribers have received, and would give their offsets to new ones. So every
+script is told the run id of the server that it is sent to. If the last write was in another run,
+and this server cannot be trusted to have everything (see ``RedisSession.trusted``), the generation
+changes, and every topic of an older generation gets a new epoch when it is next used.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from typing import Any
 
 from pushd.topics.publication import Id, Publication, Replay
 
-#: How long a topic is remembered beyond the time that publications are kept, in seconds; nodes
-#: where somebody listens to it see to it that it is.
+#: How much longer than its publications a topic is kept, in seconds. Nodes where it has subscribers
+#: renew that.
 HOLD = 600
 
-#: The run of the server that wrote last, and the generation of all topics.
+#: The key with the run id of the server that wrote last, and the generation of all topics.
 SERVER = "pushd:server"
 
 _OPENING = """
@@ -62,7 +63,7 @@ local function open(topic, history, generation)
     return fresh, 0
 end
 
--- Offsets have no gap and times do not fall: what is too old is found by halving.
+-- Offsets have no gap and times never decrease: binary search finds what is too old.
 local function is_old(history, offset)
     local entry = redis.call('XRANGE', history, whole(offset), whole(offset), 'COUNT', 1)[1]
     return entry and tonumber(string.match(entry[1], '%-(%d+)')) + ttl <= now
@@ -137,7 +138,7 @@ while room > 0 and offset < last do
         room = room - #entry[2][2] - 100
         chosen[#chosen + 1] = {entry[1], entry[2][1], entry[2][2]}
     end
-    -- As many more as there is room for, if they are as long as those were.
+    -- As many more as fit, if they are as long on average as those so far.
     local length = (tonumber(ARGV[8]) - room) / #chosen
     count = math.max(1, math.min(1000, math.floor(room / length)))
 end
@@ -154,7 +155,7 @@ trim(KEYS[3], tonumber(known[2]))
 return {known[1] .. ':' .. known[2], redis.call('XLEN', KEYS[3])}
 """
 
-_HOLD = """
+_TOUCH = """
 local generation = read_generation()
 local ids = {}
 for number = 2, #KEYS do
@@ -168,70 +169,70 @@ return ids
 
 @dataclass(frozen=True)
 class Script:
-    """A script, and the name by which Redis knows it once it has seen it."""
+    """A script and its SHA-1, by which Redis knows it once it is loaded."""
 
     source: str
 
     @cached_property
-    def name(self) -> str:
+    def sha1(self) -> str:
         """The SHA-1 of the source, for EVALSHA."""
         return sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
-#: Publish one or many; gives their ids.
+#: Publishes one or more publications. Returns their ids.
 PUBLISH = Script(_OPENING + _PUBLISH)
-#: Read what was published after an id, and make the topic where there is none.
+#: Reads the publications after an id. Creates the topic if it does not exist.
 REPLAY = Script(_OPENING + _REPLAY)
-#: Tell a topic's last id, and how many publications are kept.
+#: Returns a topic's last id and number of publications.
 DESCRIBE = Script(_OPENING + _DESCRIBE)
-#: Keep topics from being forgotten; gives their last ids.
-TOUCH = Script(_OPENING + _HOLD)
+#: Renews the expiry of topics. Returns their last ids.
+TOUCH = Script(_OPENING + _TOUCH)
 
 ALL = (PUBLISH, REPLAY, DESCRIBE, TOUCH)
 
 
 def topic_keys(topic: str) -> tuple[str, str]:
-    """The keys of a topic: itself, and its history."""
+    """Return the two keys of a topic: its hash and its history."""
     return f"pushd:{{{topic}}}:topic", f"pushd:{{{topic}}}:history"
 
 
 def idempotency_key(topic: str, key: str) -> str:
-    """The key that remembers an idempotency key."""
+    """Return the key that stores the id published with an idempotency key."""
     return f"pushd:{{{topic}}}:key:{key}"
 
 
-#: Which keys are topics, for SCAN.
-TOPICS = "pushd:{*}:topic"
+#: Matches the keys of topics, for SCAN.
+TOPIC_PATTERN = "pushd:{*}:topic"
 
 
 def read_topic(key: bytes) -> str:
-    """The topic whose key this is."""
+    """Return the topic that a key belongs to."""
     return key[len("pushd:{") : -len("}:topic")].decode("latin-1")
 
 
 def channel_name(db: int, topic: str) -> bytes:
-    """The channel of a topic. Databases share all channels, so it says whose it is."""
+    """Return the channel of a topic. It names the database, as all databases share channels."""
     return f"pushd:{db}:{topic}".encode()
 
 
 def encode(data: str | bytes) -> tuple[str, bytes]:
-    """What kind of data it is, and the data in bytes."""
+    """Return the kind of some data, ``t`` for text or ``b`` for bytes, and the data as bytes."""
     return ("t", data.encode()) if isinstance(data, str) else ("b", data)
 
 
-def read_notice(topic: str, notice: bytes) -> Publication:
-    """A publication as it came through a channel; raises ValueError for what is none."""
-    id, _, rest = notice.partition(b" ")
+def read_message(topic: str, message: bytes) -> Publication:
+    """Decode a message of a topic's channel. Raises ValueError if it is malformed."""
+    id, _, rest = message.partition(b" ")
     return Publication(topic, _decode(rest[:1], rest[1:]), read_id(id))
 
 
 def read_id(text: bytes) -> Id:
-    """An id as scripts write it; raises ValueError for what is none."""
+    """Decode an id that a script returned. Raises ValueError if it is malformed."""
     return Id.parse(text.decode("latin-1"))
 
 
 def read_replay(topic: str, answer: Sequence[Any]) -> Replay:
-    """What ``REPLAY`` answers. A history that has a gap, made by others, is not to be had."""
+    """Decode the answer of ``REPLAY``. If other programs left a gap, nothing is recovered."""
     epoch = answer[0].decode("latin-1")
     id, last = Id(epoch, int(answer[1])), Id(epoch, int(answer[3]))
     publications = []
@@ -251,4 +252,4 @@ def _decode(kind: bytes, data: bytes) -> str | bytes:
         return data.decode()
     if kind == b"b":
         return data
-    raise ValueError("neither text nor bytes")
+    raise ValueError("kind must be t or b")

@@ -1,4 +1,7 @@
-"""Two connections to one Redis server, opened, checked and ended together."""
+"""A session: two connections to one Redis server, opened, checked and closed together.
+
+One connection runs commands. The other is subscribed to channels, where Redis allows few commands.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,29 @@ from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.connection import (
     CommandConnection,
     SubscriberConnection,
-    find,
-    greet,
+    check_server,
+    find_endpoint,
     ignore,
-    prepare,
+    log_in,
 )
 from pushd.topics.redis.scripts import Script
 
-# How long a server may take to greet, in seconds; how often it is pinged; and for how many beats it
-# may owe an answer. Not seconds: when this process has been held up, the answer is here by then,
-# and is read between two beats.
-_GREETING = 10.0
-_BEAT = 1.0
-_PATIENCE = 5
+# How long opening a session may take, in seconds.
+_OPEN_TIMEOUT = 10.0
+
+# The seconds between two pings, and for how many of these intervals the answers may be overdue.
+# Intervals are counted, not seconds: if this process was blocked, the answers have arrived by the
+# time it continues, and are read between two intervals.
+_PING_INTERVAL = 1.0
+_MAX_OVERDUE = 5
 
 
 class RedisSession:
     """An open session.
 
-    :param lost: called once, with the reason, when it has ended by itself.
+    :param server: what the server says about itself in ``INFO``.
+    :param trusted: whether the server is known to have kept everything when it was last restarted.
+    :param on_lost: called once with the reason if the session ends in another way than ``close``.
     """
 
     def __init__(
@@ -41,75 +48,77 @@ class RedisSession:
         connections: tuple[CommandConnection, SubscriberConnection],
         server: dict[str, str],
         trusted: bool,
-        lost: Callable[[str], object],
+        on_lost: Callable[[str], object],
     ) -> None:
         self._clock = clock
-        self._commands, self._listener = connections
-        #: Which run of which server this is.
-        self.run = server["run_id"]
-        #: Whether the server is known to remember all that it knew before it was started.
+        self._commands, self._subscriber = connections
+        #: The id of this run of the server.
+        self.run_id = server["run_id"]
         self.trusted = trusted
-        self._lost: Callable[[str], object] | None = lost
-        # For how many beats a ping has had no answer; None where none is on its way.
-        self._silent: int | None = None
-        self._call = clock.callLater(_BEAT, self._beat)
+        self._on_lost: Callable[[str], object] | None = on_lost
+        # For how many intervals the answers to the pings are overdue; None if none is.
+        self._overdue: int | None = None
+        self._call = clock.callLater(_PING_INTERVAL, self._ping)
         for connection in connections:
-            connection.lost = lambda ended=connection: self._end(ended.reason)  # type: ignore[misc]
+            connection.on_lost = lambda ended=connection: self._end(ended.reason)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
 
-    def call(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Deferred[Any]:
-        """Run a script. Fails with Refused, or with Away: then it may have run all the same."""
+    def run_script(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Deferred[Any]:
+        """Run a script.
+
+        Fails with RedisError, or with RedisUnavailable: then it may have run all the same.
+        """
         rest = (len(keys), *keys, *args)
-        called = self._commands.ask("EVALSHA", script.name, *rest)
-        return called.addErrback(self._call_whole, script, rest)
+        running = self._commands.run("EVALSHA", script.sha1, *rest)
+        return running.addErrback(self._run_source, script, rest)
 
-    def command(self, *args: Any) -> Deferred[Any]:
-        """Run a command."""
-        return self._commands.ask(*args)
+    def run(self, *args: Any) -> Deferred[Any]:
+        """Run a command. Fails with RedisError or RedisUnavailable."""
+        return self._commands.run(*args)
 
     def subscribe(self, channel: bytes) -> Deferred[Any]:
-        """Have what is published to a channel; fires when all from then on will come."""
-        return self._listener.ask("SUBSCRIBE", channel)
+        """Subscribe to a channel. The Deferred fires when Redis has confirmed that."""
+        return self._subscriber.run("SUBSCRIBE", channel)
 
     def unsubscribe(self, channel: bytes) -> None:
-        """Have no more of it."""
-        self._listener.ask("UNSUBSCRIBE", channel).addErrback(_forget)
+        """Unsubscribe from a channel."""
+        self._subscriber.run("UNSUBSCRIBE", channel).addErrback(_ignore_failure)
 
-    def end(self) -> None:
-        """End it, without a word to ``lost``."""
-        self._lost = None
+    def close(self) -> None:
+        """Close both connections, without calling ``on_lost``."""
+        self._on_lost = None
         self._end("")
 
-    def _call_whole(self, failure: Failure, script: Script, rest: tuple[Any, ...]) -> Any:
-        # It was there when the session began; somebody has said SCRIPT FLUSH.
+    def _run_source(self, failure: Failure, script: Script, rest: tuple[Any, ...]) -> Any:
+        # It was loaded when the session was opened; somebody has run SCRIPT FLUSH since.
         if failure.check(RedisError) and str(failure.value).startswith("NOSCRIPT"):
-            return self._commands.ask("EVAL", script.source, *rest)
+            return self._commands.run("EVAL", script.source, *rest)
         return failure
 
-    def _beat(self) -> None:
-        if self._silent is None:
-            self._silent = 0
-            pings = [one.ask("PING") for one in (self._commands, self._listener)]
+    def _ping(self) -> None:
+        if self._overdue is None:
+            self._overdue = 0
+            pings = [one.run("PING") for one in (self._commands, self._subscriber)]
             answered = gatherResults(pings, consumeErrors=True)
-            answered.addCallbacks(self._answered, _forget)
+            answered.addCallbacks(self._answered, _ignore_failure)
         else:
-            self._silent += 1
-            if self._silent >= _PATIENCE:
-                self._end(f"it has not answered for {_PATIENCE * _BEAT:g} seconds")
+            self._overdue += 1
+            if self._overdue >= _MAX_OVERDUE:
+                self._end(f"no answer for {_MAX_OVERDUE * _PING_INTERVAL:g} seconds")
                 return
-        self._call = self._clock.callLater(_BEAT, self._beat)
+        self._call = self._clock.callLater(_PING_INTERVAL, self._ping)
 
     def _answered(self, _: object) -> None:
-        self._silent = None
+        self._overdue = None
 
     def _end(self, reason: str) -> None:
         if self._call.active():
             self._call.cancel()
-        lost, self._lost = self._lost, None
-        connections = (self._commands, self._listener)
+        on_lost, self._on_lost = self._on_lost, None
+        connections = (self._commands, self._subscriber)
         for connection in connections:
-            connection.lost = ignore
-        if lost is not None:
-            lost(reason)
+            connection.on_lost = ignore
+        if on_lost is not None:
+            on_lost(reason)
         for connection in connections:
             connection.transport.abortConnection()
 
@@ -117,73 +126,75 @@ class RedisSession:
 def open_session(
     reactor: Any,
     address: RedisAddress,
-    notice: Callable[[bytes, bytes], None],
-    lost: Callable[[str], object],
+    on_message: Callable[[bytes, bytes], None],
+    on_lost: Callable[[str], object],
 ) -> Deferred[RedisSession]:
-    """Open a session. Fails with Away, or with Unsuitable.
+    """Open a session. Fails with RedisUnavailable or RedisMisconfigured.
 
-    :param notice: called with a channel, and what was published to it.
-    :param lost: called with the reason when the session has ended.
+    :param on_message: called with a channel and a message that was published to it.
+    :param on_lost: called with the reason when the session is lost.
     """
-    opening = Deferred.fromCoroutine(_open(reactor, address, notice, lost))
-    return opening.addTimeout(_GREETING, reactor, _timed_out)
+    opening = Deferred.fromCoroutine(_open(reactor, address, on_message, on_lost))
+    return opening.addTimeout(_OPEN_TIMEOUT, reactor, _timed_out)
 
 
 async def _open(
     reactor: Any,
     address: RedisAddress,
-    notice: Callable[[bytes, bytes], None],
-    lost: Callable[[str], object],
+    on_message: Callable[[bytes, bytes], None],
+    on_lost: Callable[[str], object],
 ) -> RedisSession:
-    endpoint = await find(reactor, address)
-    commands, listener = CommandConnection(), SubscriberConnection(notice)
+    endpoint = await find_endpoint(reactor, address)
+    commands, subscriber = CommandConnection(), SubscriberConnection(on_message)
     try:
-        server = await greet(endpoint, commands, address)
-        await prepare(commands, address, server)
-        if (await greet(endpoint, listener, address))["run_id"] != server["run_id"]:
-            raise RedisUnavailable("another server has just taken its place")
+        server = await log_in(endpoint, commands, address)
+        await check_server(commands, address, server)
+        if (await log_in(endpoint, subscriber, address))["run_id"] != server["run_id"]:
+            raise RedisUnavailable(
+                "the two connections reached different servers (failover in progress)"
+            )
     except BaseException:
-        commands.abandon()
-        listener.abandon()
+        commands.abort()
+        subscriber.abort()
         raise
-    # A replica that took over, and a server that keeps nothing on disk, may have lost the end.
+    # A replica that took over, and a server without an append-only file, may lack the last writes.
     trusted = (
         address.service is None
         and server.get("aof_enabled") == "1"
         and server.get("second_repl_offset") == "-1"
     )
-    return RedisSession(reactor, (commands, listener), server, trusted, lost)
+    return RedisSession(reactor, (commands, subscriber), server, trusted, on_lost)
 
 
-def _forget(_: Failure) -> None:
-    """Let a failure be: that the session has ended is told otherwise."""
+def _ignore_failure(_: Failure) -> None:
+    """Ignore a failure: ``on_lost`` reports the end of a session."""
 
 
 def _timed_out(_: object, timeout: float) -> NoReturn:
-    raise RedisUnavailable(f"it has not answered for {timeout:g} seconds")
+    raise RedisUnavailable(f"no answer for {timeout:g} seconds")
 
 
-# How long to wait for something to happen before the clock is looked at, in seconds.
+# How long ``probe`` waits for an event before it looks at the clock, in seconds.
 _STEP = 0.1
 
 
 def probe(address: RedisAddress) -> str | None:
-    """Why this Redis can't be used until somebody changes something; None if it can.
+    """Return why this Redis cannot be used until something is changed; None if it can.
 
-    One that just can't be reached can: the daemon goes on asking. The look takes at most the ten
-    seconds that a session has to open, on a reactor of its own, as the daemon's is not running yet.
+    It can if it is only unreachable: the daemon keeps trying. This takes at most the ten seconds
+    that opening a session may take, on a reactor of its own, as the daemon's does not run yet.
     """
     reactor: Any = SelectReactor()
     reactor.startRunning(installSignalHandlers=False)
     opening = open_session(reactor, address, lambda *_: None, lambda _: None)
-    looking = opening.addCallbacks(RedisSession.end, _explain)
-    while not looking.called:
+    probing = opening.addCallbacks(RedisSession.close, _explain)
+    while not probing.called:
         reactor.iterate(_STEP)
     reactor.stop()
-    # Once to be told of the stop, once to carry it out.
+    # The first iteration handles the stop, the second one the shutdown.
     reactor.iterate(0)
     reactor.iterate(0)
-    reason: Any = looking.result
+    reason: Any = probing.result
     return None if reason is None else str(reason)
 
 

@@ -1,4 +1,4 @@
-"""The topics that somebody listens to on this node, kept in step with Redis."""
+"""Keeps the topics that have subscribers on this node in sync with Redis."""
 
 from __future__ import annotations
 
@@ -13,180 +13,185 @@ from twisted.logger import Logger
 from pushd.errors import RedisError, RedisUnavailable
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.redis.commands import TopicCommands
-from pushd.topics.redis.followed_topic import FollowedTopic, wake
+from pushd.topics.redis.followed_topic import FollowedTopic
 from pushd.topics.redis.reconnect import Reconnector
-from pushd.topics.redis.scripts import HOLD, read_notice
-
-_log = Logger(namespace="pushd.topics")
+from pushd.topics.redis.scripts import HOLD, read_message
 
 if TYPE_CHECKING:
     from pushd.topics.redis.session import RedisSession
 
-# How many topics catch up at once, and how much of the past each reads at once, in bytes.
-_WORKERS = 64
-_BATCH = 1 << 18
+_log = Logger(namespace="pushd.topics")
 
-# How often topics that are followed are kept from being forgotten, how many in one step.
-_TOUCH = HOLD / 3
-_TOUCHED = 500
+# How many topics catch up at the same time, and how much history is read at a time, in bytes.
+_MAX_WORKERS = 64
+_READ_SIZE = 1 << 18
 
-# How soon a topic is tried again that Redis would not let us read, in seconds.
-_AGAIN = 1.0
+# How often the expiry of followed topics is renewed, in seconds, and for how many in one command.
+_TOUCH_INTERVAL = HOLD / 3
+_TOUCH_COUNT = 500
 
-# How often at most it is logged that it does not, in seconds.
-_SILENCE = 10.0
+# After how many seconds a topic is tried again if Redis answered with an error.
+_RETRY_DELAY = 1.0
+
+# The minimum time between two log lines about such errors, in seconds.
+_LOG_INTERVAL = 10.0
 
 
 class TopicSync:
-    """Follows topics: has each of them catch up when it begins, and whenever it is out of step.
+    """Follows topics: subscribes to their channels, and lets them catch up whenever they lag.
 
-    :param name: what to call the Redis in the log; has no password.
+    :param name: the address of Redis for the log, without the password.
     """
 
     def __init__(
-        self, reactor: Any, link: Reconnector, commands: TopicCommands, *, name: str
+        self, reactor: Any, reconnector: Reconnector, commands: TopicCommands, *, name: str
     ) -> None:
         self._reactor = reactor
-        self._link = link
+        self._reconnector = reconnector
         self._commands = commands
         self._name = name
-        self._followed: dict[bytes, FollowedTopic] = {}
-        # Those that are to catch up, and those to try again in a moment.
+        # The followed topics by the name of their channel.
+        self._topics: dict[bytes, FollowedTopic] = {}
+        # The topics that are to catch up, and those that are tried again later.
         self._queue: OrderedDict[FollowedTopic, None] = OrderedDict()
-        self._again: TimeoutQueue[FollowedTopic] = TimeoutQueue(
-            reactor, timeout=_AGAIN, expired=self._enqueue
+        self._retries: TimeoutQueue[FollowedTopic] = TimeoutQueue(
+            reactor, timeout=_RETRY_DELAY, expired=self._enqueue
         )
         self._workers = 0
-        # When the next refusal may be logged.
-        self._silent_until = 0.0
-        self._touching: IDelayedCall | None = None
+        # When the next error may be logged.
+        self._log_after = 0.0
+        self._touch_call: IDelayedCall | None = None
 
     def __iter__(self) -> Iterator[FollowedTopic]:
-        return iter(self._followed.values())
+        return iter(self._topics.values())
 
     def find(self, topic: str) -> FollowedTopic | None:
-        """A topic that is followed, or None."""
-        return self._followed.get(self._commands.channel(topic))
+        """Return a topic if it is followed."""
+        return self._topics.get(self._commands.channel(topic))
 
-    def follow(self, followed: FollowedTopic) -> None:
-        """Have what is published to this topic."""
-        self._followed[self._commands.channel(followed.topic)] = followed
-        self._enqueue(followed)
+    def follow(self, topic: FollowedTopic) -> None:
+        """Follow a topic."""
+        self._topics[self._commands.channel(topic.topic)] = topic
+        self._enqueue(topic)
 
-    def unfollow(self, topic: str) -> FollowedTopic:
-        """Have no more of it; gives what was followed."""
-        channel = self._commands.channel(topic)
-        followed = self._followed.pop(channel)
-        self._queue.pop(followed, None)
-        self._again.stop(followed)
-        if self._link.session is not None:
-            self._link.session.unsubscribe(channel)
-        return followed
+    def unfollow(self, name: str) -> FollowedTopic:
+        """Stop following a topic, and return it."""
+        channel = self._commands.channel(name)
+        topic = self._topics.pop(channel)
+        self._queue.pop(topic, None)
+        self._retries.stop(topic)
+        if self._reconnector.session is not None:
+            self._reconnector.session.unsubscribe(channel)
+        return topic
 
-    def begin(self) -> None:
-        """Begin with a new session: all that was published meanwhile is read."""
-        for followed in list(self._followed.values()):
-            self._enqueue(followed)
-        self._touching = self._reactor.callLater(_TOUCH, self._touch_all)
+    def connected(self) -> None:
+        """Let all topics catch up in a new session."""
+        for topic in list(self._topics.values()):
+            self._enqueue(topic)
+        self._touch_call = self._reactor.callLater(_TOUCH_INTERVAL, self._touch_all)
 
-    def interrupt(self) -> None:
-        """Wait for the next session: this one has ended."""
-        if self._touching is not None and self._touching.active():
-            self._touching.cancel()
+    def disconnected(self) -> None:
+        """Stop until the next session."""
+        if self._touch_call is not None and self._touch_call.active():
+            self._touch_call.cancel()
         self._queue.clear()
-        for followed in self._followed.values():
-            self._again.stop(followed)
-            followed.interrupt()
+        for topic in self._topics.values():
+            self._retries.stop(topic)
+            topic.disconnected()
 
-    def notice(self, channel: bytes, notice: bytes) -> None:
-        """Take what has been published to a channel."""
-        followed = self._followed.get(channel)
-        if followed is None:
+    def receive(self, channel: bytes, message: bytes) -> None:
+        """Take a message that was published to a channel."""
+        topic = self._topics.get(channel)
+        if topic is None:
             return
         try:
-            publication = read_notice(followed.topic, notice)
+            publication = read_message(topic.topic, message)
         except ValueError:
             _log.warn(
-                "somebody else publishes to {channel}",
+                "unexpected message on Redis channel {channel}: another program writes to it",
                 event="broker_misused",
                 channel=channel.decode("latin-1"),
             )
             return
-        if not followed.take(publication):
-            self._enqueue(followed)
+        if not topic.receive(publication):
+            self._enqueue(topic)
 
-    def _enqueue(self, followed: FollowedTopic) -> None:
-        """Let a topic catch up, as soon as it is its turn."""
-        self._queue[followed] = None
-        self._hire()
+    def _enqueue(self, topic: FollowedTopic) -> None:
+        """Let a topic catch up as soon as a worker is free."""
+        self._queue[topic] = None
+        self._start_worker()
 
-    def _hire(self) -> None:
-        if self._queue and self._link.session is not None and self._workers < _WORKERS:
+    def _start_worker(self) -> None:
+        session = self._reconnector.session
+        if self._queue and session is not None and self._workers < _MAX_WORKERS:
             self._workers += 1
-            working = Deferred.fromCoroutine(self._work(self._link.session))
-            working.addErrback(self._link.failed)
+            working = Deferred.fromCoroutine(self._work(session))
+            working.addErrback(self._reconnector.log_failure)
 
     async def _work(self, session: RedisSession) -> None:
         try:
-            while self._queue and self._link.session is session:
-                followed, _ = self._queue.popitem(last=False)
+            while self._queue and self._reconnector.session is session:
+                topic, _ = self._queue.popitem(last=False)
                 try:
-                    await self._catch_up(session, followed)
+                    await self._catch_up(session, topic)
                 except RedisUnavailable:
                     return
                 except RedisError as error:
-                    self._complain(followed, error)
-                    if self._is_followed(followed):
-                        self._again.start(followed)
+                    self._log_error(topic, error)
+                    if self._is_followed(topic):
+                        self._retries.start(topic)
         finally:
             self._workers -= 1
-            self._hire()
+            self._start_worker()
 
-    def _complain(self, followed: FollowedTopic, error: RedisError) -> None:
-        # A full Redis refuses all topics that are new, each of them every second.
+    def _log_error(self, topic: FollowedTopic, error: RedisError) -> None:
+        # A full Redis answers so for every new topic, every second.
         now = self._reactor.seconds()
-        if now >= self._silent_until:
-            self._silent_until = now + _SILENCE
+        if now >= self._log_after:
+            self._log_after = now + _LOG_INTERVAL
             _log.warn(
-                "Redis at {name} refuses to tell of {topic}, and perhaps of others: {error}",
+                "Redis at {name} returned an error for topic {topic} (and possibly for others), "
+                "retrying every second: {error}",
                 event="broker_refused",
                 name=self._name,
-                topic=followed.topic,
+                topic=topic.topic,
                 error=str(error),
             )
 
-    async def _catch_up(self, session: RedisSession, followed: FollowedTopic) -> None:
-        if not followed.subscribed:
-            await session.subscribe(self._commands.channel(followed.topic))
-            if self._link.session is not session or not self._is_followed(followed):
+    async def _catch_up(self, session: RedisSession, topic: FollowedTopic) -> None:
+        """Subscribe first, then read the history: what is published meanwhile is not missed."""
+        if not topic.subscribed:
+            await session.subscribe(self._commands.channel(topic.topic))
+            if self._reconnector.session is not session or not self._is_followed(topic):
                 return
-            followed.subscribed = True
-        while not followed.live:
-            replay = await self._commands.read(session, followed.topic, followed.position, _BATCH)
-            if self._link.session is not session or not self._is_followed(followed):
+            topic.subscribed = True
+        while not topic.live:
+            replay = await self._commands.read(session, topic.topic, topic.position, _READ_SIZE)
+            if self._reconnector.session is not session or not self._is_followed(topic):
                 return
-            followed.read(replay)
-            # Only now: who reads before we have might hear less than we take for given.
-            wake(followed.waiters)
+            topic.catch_up(replay)
+            # Only now: a subscriber that read before us could miss what is between the two reads.
+            topic.waiters.wake()
 
-    def _is_followed(self, followed: FollowedTopic) -> bool:
-        return self.find(followed.topic) is followed
+    def _is_followed(self, topic: FollowedTopic) -> bool:
+        return self.find(topic.topic) is topic
 
     def _touch_all(self) -> None:
-        assert self._link.session is not None
-        self._touching = self._reactor.callLater(_TOUCH, self._touch_all)
-        Deferred.fromCoroutine(self._touch(self._link.session)).addErrback(self._link.failed)
+        assert self._reconnector.session is not None
+        self._touch_call = self._reactor.callLater(_TOUCH_INTERVAL, self._touch_all)
+        touching = Deferred.fromCoroutine(self._touch(self._reconnector.session))
+        touching.addErrback(self._reconnector.log_failure)
 
     async def _touch(self, session: RedisSession) -> None:
-        """Keep topics from being forgotten, and see which are not where we take them to be."""
-        topics = list(self._followed.values())
-        for start in range(0, len(topics), _TOUCHED):
-            some = topics[start : start + _TOUCHED]
+        """Renew the expiry of all topics, and let those catch up whose last id is not ours."""
+        topics = list(self._topics.values())
+        for start in range(0, len(topics), _TOUCH_COUNT):
+            some = topics[start : start + _TOUCH_COUNT]
             try:
-                ids = await self._commands.touch(session, [followed.topic for followed in some])
+                ids = await self._commands.touch(session, [topic.topic for topic in some])
             except (RedisUnavailable, RedisError):
                 return
-            for followed, id in zip(some, ids, strict=True):
-                if followed.live and id != str(followed.position) and self._is_followed(followed):
-                    followed.live = False
-                    self._enqueue(followed)
+            for topic, id in zip(some, ids, strict=True):
+                if topic.live and id != str(topic.position) and self._is_followed(topic):
+                    topic.live = False
+                    self._enqueue(topic)

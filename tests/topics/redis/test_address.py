@@ -1,4 +1,4 @@
-"""Where Redis is: every form of ``--broker``, and no password in what is said of it."""
+"""The address of Redis: every form of ``--broker``, and no password in any text."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pushd.topics.redis.address import RedisAddress, parse_broker
 
 
 class ParseTests(SynchronousTestCase):
-    """What is allowed, and how it is said again."""
+    """Valid addresses, their parts and texts, and invalid ones."""
 
     def test_memory(self) -> None:
-        """The word memory is no address."""
+        """``memory`` means that there is no Redis."""
         self.assertIsNone(parse_broker("memory"))
 
     def test_forms(self) -> None:
-        """Each form has its parts, defaults where they are left out, and a text without secrets."""
+        """Each form is parsed, with defaults, and its text does not show the password."""
         local = (("localhost", 6379),)
         for given, address, text in [
             ("redis://localhost", RedisAddress(hosts=local), "redis://localhost:6379/0"),
@@ -51,8 +51,8 @@ class ParseTests(SynchronousTestCase):
             self.assertEqual(str(address), text)
             self.assertNotIn("pw", repr(address))
 
-    def test_wrong(self) -> None:
-        """What is no address is refused, in words that hold nothing of it."""
+    def test_invalid(self) -> None:
+        """An invalid address raises ValueError, whose text contains nothing of it."""
         for given in (
             *("", "redis", "localhost:6379", "http://secret", "redis://", "redis://secret/x"),
             *("redis://secret:0", "redis://secret:65536", "redis://secret:x", "redis://se cret"),
@@ -73,7 +73,7 @@ class ParseTests(SynchronousTestCase):
             *("redis+sentinel://h/s/secret", "redis://:%FFsecret@h"),
         ):
             error = self.assertRaises(ValueError, parse_broker, given)
-            self.assertIn("one of memory, redis://", str(error), given)
+            self.assertIn("must be memory, redis://", str(error), given)
             self.assertNotIn("secret", str(error))
 
 
@@ -81,18 +81,18 @@ class OptionTests(SynchronousTestCase):
     """``--broker``."""
 
     def parse(self, *args: str) -> RedisAddress | None:
-        """The setting that a command line amounts to."""
+        """Parse a command line, and return the setting."""
         options = Options()
         options.parseOptions(args)
         return options.settings.broker
 
     def test_given(self) -> None:
-        """It may be given; memory is the default."""
+        """The default is memory."""
         self.assertIsNone(self.parse())
         self.assertEqual(self.parse("--broker=unix:///r"), RedisAddress(path="/r"))
 
-    def test_wrong(self) -> None:
-        """A mistake is shown without the password."""
+    def test_invalid(self) -> None:
+        """The error for an invalid address does not show the password."""
         error = str(self.assertRaises(SystemExit, self.parse, "--broker=redis://me:secret@h/x"))
-        self.assertIn("--broker redis://***@h/x: one of memory", error)
-        self.assertIn("a database is a number", error)
+        self.assertIn("--broker redis://***@h/x: must be memory", error)
+        self.assertIn("the database must be a number", error)

@@ -1,4 +1,4 @@
-"""A node over a Redis that is in memory: late, lost, full and empty at will."""
+"""A node over a fake Redis: slow, lost, full or empty, as a test decides."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tests.fake_redis import FakeRedis
 
 
 class PromptNode(Node):
-    """A node whose turns are short."""
+    """A node that delivers each publication at once."""
 
     def deliver(self, publication: Publication) -> None:
-        """Tell at once."""
+        """Deliver a publication now."""
         super().deliver(publication)
         self.hub.flush()
 
 
 class BrokerTestCase(SynchronousTestCase):
-    """A Redis and a node."""
+    """A fake Redis and a node."""
 
     def setUp(self) -> None:
-        """Begin."""
+        """Make a broker that is not started."""
         self.clock = MemoryReactorClock()
         self.redis = FakeRedis(self.clock)
         self.broker = RedisBroker(
@@ -44,7 +44,7 @@ class BrokerTestCase(SynchronousTestCase):
         self.addCleanup(self.stop)
 
     def stop(self) -> None:
-        """End; nothing is left."""
+        """Stop, and check that no timer is left."""
         self.broker.stop()
         self.redis.answer()
         self.redis.history.stop()
@@ -52,74 +52,75 @@ class BrokerTestCase(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def start(self) -> Node:
-        """Begin."""
+        """Start the node and its reactor."""
         node = PromptNode(self.broker, self.clock)
         self.run_reactor()
         return node
 
     def run_reactor(self) -> None:
-        """Let begin what waits for that."""
-        for begin, args, arguments in self.clock.whenRunningHooks:
-            begin(*args, **arguments)
+        """Call what waits for the reactor."""
+        for call, args, arguments in self.clock.whenRunningHooks:
+            call(*args, **arguments)
 
     def publish(self, topic: str, data: str | bytes = "x", key: str | None = None) -> str:
-        """Publish; gives the id."""
+        """Publish, and return the id."""
         return str(self.successResultOf(self.broker.publish(topic, data, key)))
 
     def why(self, deferred: Deferred[Any]) -> str:
-        """Why this can't be had."""
+        """Return the reason of an Unavailable."""
         return str(self.failureResultOf(deferred, Unavailable).value)
 
-    def go_on(self) -> None:
+    def reconnect(self) -> None:
         """Let the next session be opened."""
         self.clock.advance(10)
 
 
 class PublishingTests(BrokerTestCase):
-    """What is published, and what is not."""
+    """What publishing returns, or why it fails."""
 
     def test_published(self) -> None:
-        """It is heard where somebody listens, and its key is remembered."""
+        """A publication is delivered, and its idempotency key remembered."""
         listener = self.start().listen("t")
         ids = [self.publish("t", "a"), self.publish("t", b"b", "k"), self.publish("t", "c", "k")]
         self.assertEqual(listener.events, [("e0-0:0", False), (ids[0], "a"), (ids[1], b"b")])
         self.assertEqual(ids[2], ids[1])
 
     def test_many(self) -> None:
-        """Many are one question."""
+        """Several publications are one command."""
         self.start()
         drafts = [Draft("t", "a"), Draft("u", b"b", "k"), Draft("t", "c")]
         ids = self.successResultOf(self.broker.publish_all(drafts))
         self.assertEqual([str(id) for id in ids], ["e0-0:1", "e0-1:1", "e0-0:2"])
         self.assertEqual(self.redis.asked, ["publish"])
 
-    def test_away(self) -> None:
-        """While there is no session, it says why."""
+    def test_unavailable(self) -> None:
+        """Without a session, publishing fails with the reason."""
         self.redis.trouble = RedisUnavailable("no route")
         self.start()
         self.assertEqual(self.why(self.broker.publish("t", "x")), "Redis at it: no route")
         self.assertEqual(self.broker.fault(), "Redis at it: no route")
 
     def test_answer_lost(self) -> None:
-        """When the answer is lost, nobody knows."""
+        """If the answer is lost, the error says that it may have been published."""
         self.start()
         self.redis.late = True
         publishing = self.broker.publish("t", "x")
         self.assertNoResult(publishing)
         self.redis.lose()
-        self.assertIn("nobody knows", self.why(publishing))
+        self.assertIn("may or may not have been accepted", self.why(publishing))
 
     def test_refused(self) -> None:
-        """What Redis says against it is said."""
+        """An error of Redis is passed on."""
         self.start()
         self.redis.refusal = "OOM command not allowed"
         self.assertEqual(
-            self.why(self.broker.publish("t", "x")), "Redis at it refuses: OOM command not allowed"
+            self.why(self.broker.publish("t", "x")),
+            "Redis at it returned an error: OOM command not allowed",
         )
         self.assertIsNone(self.broker.fault())
 
     def test_read_only(self) -> None:
-        """One that has become a replica is left; the next session may be with another."""
+        """The session with a server that has become a replica is dropped."""
         self.start()
         self.redis.refusal = "READONLY You can't write"
         first, second = self.broker.publish("t", "x"), self.broker.publish("t", "x")
@@ -127,11 +128,11 @@ class PublishingTests(BrokerTestCase):
         self.assertIn("read-only replica", self.why(second))
         self.assertFalse(self.redis.sessions[0].open)
         self.redis.refusal = None
-        self.go_on()
+        self.reconnect()
         self.publish("t")
 
     def test_read_only_twice(self) -> None:
-        """Two that are told at once leave it once."""
+        """Two such errors at the same time drop it once."""
         self.start()
         self.redis.refusal = "READONLY"
         self.redis.late = True
@@ -143,26 +144,26 @@ class PublishingTests(BrokerTestCase):
 
 
 class SessionTests(BrokerTestCase):
-    """One session after the other."""
+    """Sessions that are opened, lost and opened again."""
 
-    def test_begins_when_the_reactor_runs(self) -> None:
-        """Before that, and after the end, nothing is connected to."""
+    def test_connects_when_the_reactor_runs(self) -> None:
+        """The broker connects neither before the reactor runs nor after ``stop``."""
         Node(self.broker, self.clock)
         self.assertEqual(self.redis.sessions, [])
-        self.assertIn("not answered yet", str(self.broker.fault()))
+        self.assertIn("not connected yet", str(self.broker.fault()))
         self.broker.stop()
         self.run_reactor()
         self.assertEqual(self.redis.sessions, [])
 
     def test_stopped_while_opening(self) -> None:
-        """A stop ends what is just being opened."""
+        """``stop`` cancels an attempt to connect."""
         self.redis.late = True
         self.start()
         self.broker.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_lost_and_found(self) -> None:
-        """What was published meanwhile is read, by everybody who listens, once."""
+        """What was published meanwhile is delivered once to every subscriber."""
         node = self.start()
         listeners = [node.listen("t"), node.listen("t"), node.listen("u")]
         self.publish("t", "a")
@@ -170,24 +171,24 @@ class SessionTests(BrokerTestCase):
         self.assertIn("connection was lost", str(self.broker.fault()))
         for data in "bc":
             self.redis.publish("t", data)
-        self.go_on()
+        self.reconnect()
         self.redis.publish("t", "d")
         for listener in listeners[:2]:
             self.assertEqual([data for _, data in listener.events[1:]], list("abcd"))
         self.assertEqual(len(listeners[2].events), 1)
 
     def test_lost_and_empty(self) -> None:
-        """When all is forgotten, those who listen are ended."""
+        """If Redis has lost its data, the subscribers are ended."""
         listener = self.start().listen("t")
         self.publish("t", "a")
         self.redis.lose()
         self.redis.history.stop()
         self.redis.forget()
-        self.go_on()
+        self.reconnect()
         self.assertEqual(listener.events[2:], ["lost"])
 
-    def test_lost_while_one_reads(self) -> None:
-        """Who reads the past just then reads it in the next session."""
+    def test_lost_during_a_read(self) -> None:
+        """A read of the history that was interrupted is repeated in the next session."""
         node = self.start()
         node.listen("t")
         id = self.publish("t")
@@ -195,34 +196,34 @@ class SessionTests(BrokerTestCase):
         back = node.listen("t", after="e0-0:0")
         self.redis.lose()
         self.assertEqual(back.events, [])
-        self.go_on()
+        self.reconnect()
         self.assertEqual(back.events, [("e0-0:0", True), (id, "x")])
 
     def test_lost_in_each_step(self) -> None:
-        """Wherever a session is lost, the next one goes on."""
+        """Wherever a session is lost, the next one continues."""
         node = self.start()
         self.redis.late = True
         listener = node.listen("t")
         for _ in range(2):
             self.redis.lose()
             self.redis.late = True
-            self.go_on()
-            # The session; then the subscription has its turn.
+            self.reconnect()
+            # This answers that the session is open; the next answer is that of SUBSCRIBE.
             waiting, answer = self.redis.waiting.popleft()
             waiting.callback(answer)
         waiting, answer = self.redis.waiting.popleft()
         waiting.callback(answer)
         self.assertEqual(self.redis.asked, ["replay"])
         self.redis.lose()
-        self.go_on()
+        self.reconnect()
         self.assertEqual(listener.events, [("e0-0:0", False)])
 
 
 class ListeningTests(BrokerTestCase):
-    """Who listens, and to what."""
+    """How subscribers get their position and the history."""
 
-    def test_no_question(self) -> None:
-        """Who is new at a topic that is live, or has all of it, costs no question."""
+    def test_no_command(self) -> None:
+        """A subscriber of a live topic that needs no history costs no command."""
         node = self.start()
         node.listen("t")
         id = self.publish("t")
@@ -233,12 +234,12 @@ class ListeningTests(BrokerTestCase):
         self.assertEqual(node.listen("t", "e0-0:0").events[1:], [(id, "x")])
         self.assertEqual(self.redis.asked[asked:], ["replay"])
 
-    def test_patience(self) -> None:
-        """Who comes while Redis is away waits for half a minute, and is not logged one by one."""
+    def test_timeout(self) -> None:
+        """While Redis is unavailable a subscriber waits for 30 seconds; its end is not logged."""
         self.redis.trouble = RedisUnavailable("no route")
         node = self.start()
         listener = node.listen("t")
-        replaying = self.broker.replay("nobody follows this", None, 1000)
+        replaying = self.broker.replay("not followed", None, 1000)
         self.clock.advance(29)
         self.assertEqual(listener.events, [])
         self.assertNoResult(replaying)
@@ -248,36 +249,36 @@ class ListeningTests(BrokerTestCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_waits(self) -> None:
-        """Who asks while Redis is away is answered when it is back."""
+        """A read while Redis is unavailable is answered when it is back."""
         self.redis.trouble = RedisUnavailable("no route")
         self.start()
-        replaying = self.broker.replay("nobody follows this", None, 1000)
+        replaying = self.broker.replay("not followed", None, 1000)
         self.redis.trouble = None
-        self.go_on()
+        self.reconnect()
         self.assertEqual(self.successResultOf(replaying).id, Id("e0-0", 0))
 
     def test_stop(self) -> None:
-        """At the end nobody waits any longer."""
+        """``stop`` makes everything fail that waits, and everything that comes later."""
         self.redis.trouble = RedisUnavailable("no route")
         node = self.start()
         listener = node.listen("t")
-        replaying = self.broker.replay("nobody follows this", None, 1000)
+        replaying = self.broker.replay("not followed", None, 1000)
         self.broker.stop()
         self.assertEqual(listener.events, ["lost"])
         self.why(replaying)
-        self.assertIn("stops", self.why(self.broker.replay("t", None, 1000)))
-        self.assertIn("stops", self.why(self.broker.publish("t", "x")))
+        self.assertIn("shutting down", self.why(self.broker.replay("t", None, 1000)))
+        self.assertIn("shutting down", self.why(self.broker.publish("t", "x")))
 
 
-class TellingTests(BrokerTestCase):
-    """What is there."""
+class DescribeTests(BrokerTestCase):
+    """Names and descriptions of topics."""
 
     def names(self) -> list[str]:
-        """The topics that are listed."""
+        """Return the names of all topics."""
         names: list[str] = self.successResultOf(self.broker.names())
         return sorted(names)
 
-    def test_told(self) -> None:
+    def test_described(self) -> None:
         """Topics are listed and described."""
         self.start()
         self.assertEqual(self.successResultOf(self.broker.describe("t")), (None, 0))
@@ -288,7 +289,7 @@ class TellingTests(BrokerTestCase):
         self.assertEqual((self.broker.published, self.broker.history_bytes), (3, 0))
 
     def test_refused(self) -> None:
-        """When Redis does not tell, it is said why."""
+        """If Redis returns an error or is lost, the reason is passed on."""
         self.start()
         self.redis.refusal = "NOPERM"
         for asking in (self.broker.names(), self.broker.describe("t")):

@@ -1,4 +1,4 @@
-"""What a node asks of the topics in Redis, and how much of it at a time."""
+"""Limits on the commands that a node sends to Redis."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from pushd.topics.redis import commands as module
 from tests.topics.redis.test_broker import BrokerTestCase
 
 
-class StoreTests(BrokerTestCase):
-    """A node that asks for more than is good."""
+class TopicCommandsTests(BrokerTestCase):
+    """A node that sends more than the limits allow."""
 
-    def test_bounds(self) -> None:
-        """Only so much waits for an answer, in number and in bytes; when it comes, more may."""
+    def test_limits(self) -> None:
+        """Unanswered publications are limited in number and in bytes; answers make room."""
         self.start()
-        for name, most in [("_MAX_UNANSWERED", 2), ("_MAX_UNANSWERED_BYTES", 2)]:
+        for name, limit in [("_MAX_UNANSWERED", 2), ("_MAX_UNANSWERED_BYTES", 2)]:
             with self.subTest(name):
-                patched = self.patch(module, name, most)
+                patched = self.patch(module, name, limit)
                 self.redis.late = True
                 waiting = [self.broker.publish("t", "x") for _ in range(2)]
-                self.assertIn("too much", self.why(self.broker.publish("t", "x")))
+                self.assertIn("too many publications", self.why(self.broker.publish("t", "x")))
                 self.redis.answer()
                 for one in waiting:
                     self.successResultOf(one)
                 self.publish("t")
                 patched.restore()
 
-    def test_given_up(self) -> None:
-        """A publisher that does not wait for the answer takes nothing with it."""
+    def test_cancelled(self) -> None:
+        """A publication that was cancelled counts until it is answered, and no longer."""
         self.start()
         self.redis.late = True
         publishing = self.broker.publish("t", "x")
@@ -36,11 +36,11 @@ class StoreTests(BrokerTestCase):
             (self.broker._commands._unanswered, self.broker._commands._unanswered_bytes), (0, 0)
         )
 
-    def test_very_many(self) -> None:
-        """Not all of very many are listed."""
+    def test_many_topics(self) -> None:
+        """If there are very many topics, only some are listed."""
         self.start()
         for topic in "abcd":
             self.publish(topic)
-        self.patch(module, "_SCANS", 1)
+        self.patch(module, "_MAX_SCANS", 1)
         names: list[str] = self.successResultOf(self.broker.names())
         self.assertEqual(sorted(names), ["a", "b"])

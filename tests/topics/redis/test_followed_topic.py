@@ -1,162 +1,165 @@
-"""A topic in step with Redis: the past and what comes meet without a gap and without a repeat."""
+"""A followed topic: history and messages are put in order, without gaps or repeats."""
 
 from __future__ import annotations
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.redis import followed_topic as module
 from pushd.topics.redis.followed_topic import FollowedTopic
+from pushd.topics.redis.waiters import Waiters, make_timeouts
 
 
-def made(offset: int, epoch: str = "e", data: str = "") -> Publication:
-    """A publication."""
-    return Publication("t", data or f"{offset}", Id(epoch, offset))
+def made(offset: int, epoch: str = "e") -> Publication:
+    """Make a publication."""
+    return Publication("t", f"{offset}", Id(epoch, offset))
 
 
-def past(after: int, last: int, upto: int | None = None, epoch: str = "e") -> Replay:
-    """What was read of the past: all, or a piece."""
+def replay(after: int, last: int, upto: int | None = None, epoch: str = "e") -> Replay:
+    """Make a replay of the history after an offset: all of it, or a part."""
     some = range(after + 1, (last if upto is None else upto) + 1)
     return Replay(Id(epoch, after), True, tuple(made(one, epoch) for one in some), Id(epoch, last))
 
 
-def lost(last: int, epoch: str = "e") -> Replay:
-    """A past that is not to be had."""
+def gap(last: int, epoch: str = "e") -> Replay:
+    """Make the replay of a history that does not reach back far enough."""
     return Replay(Id(epoch, last), False, (), Id(epoch, last))
 
 
-class FollowedTests(SynchronousTestCase):
-    """What the hub is given."""
+class FollowedTopicTests(SynchronousTestCase):
+    """What is delivered to the hub, and in which order."""
 
     def setUp(self) -> None:
-        """Note what it is given."""
-        self.given: list[str] = []
-        self.followed = FollowedTopic(
+        """Record what is delivered."""
+        self.delivered: list[str] = []
+        self.topic = FollowedTopic(
             "t",
-            lambda publication: self.given.append(str(publication.id)),
-            lambda topic, last: self.given.append(f"missed up to {last}"),
+            lambda publication: self.delivered.append(str(publication.id)),
+            lambda topic, last: self.delivered.append(f"gap up to {last}"),
+            Waiters(make_timeouts(Clock(), lambda: None)),
         )
 
     def begin(self, last: int) -> None:
-        """Read where the topic stands."""
-        self.followed.subscribed = True
-        self.assertFalse(self.followed.ready)
-        self.followed.read(lost(last))
-        self.assertTrue(self.followed.ready)
-        self.assertTrue(self.followed.live)
+        """Do the first read, which gives the last id."""
+        self.topic.subscribed = True
+        self.assertFalse(self.topic.ready)
+        self.topic.catch_up(gap(last))
+        self.assertTrue(self.topic.ready)
+        self.assertTrue(self.topic.live)
 
     def test_live(self) -> None:
-        """It begins with what comes after the first look; what is next is given at once."""
+        """After the first read, the next publication is delivered at once."""
         self.begin(5)
-        self.assertTrue(self.followed.take(made(6)))
-        self.assertTrue(self.followed.take(made(7)))
-        self.assertEqual(self.given, ["e:6", "e:7"])
+        self.assertTrue(self.topic.receive(made(6)))
+        self.assertTrue(self.topic.receive(made(7)))
+        self.assertEqual(self.delivered, ["e:6", "e:7"])
 
     def test_repeat(self) -> None:
-        """What was given already is not given again."""
+        """A publication is delivered once, however often it comes."""
         self.begin(5)
         for offset in (5, 6, 6, 1):
-            self.assertTrue(self.followed.take(made(offset)))
-        self.assertEqual(self.given, ["e:6"])
+            self.assertTrue(self.topic.receive(made(offset)))
+        self.assertEqual(self.delivered, ["e:6"])
 
     def test_gap(self) -> None:
-        """What is missing is asked for, and what came meanwhile follows it."""
+        """After a gap the history is read; what comes meanwhile is delivered after it."""
         self.begin(5)
-        self.assertFalse(self.followed.take(made(7)))
-        self.assertFalse(self.followed.live)
-        self.assertTrue(self.followed.take(made(8)))
-        self.followed.read(past(5, 7))
-        self.assertTrue(self.followed.live)
-        self.assertEqual(self.given, ["e:6", "e:7", "e:8"])
+        self.assertFalse(self.topic.receive(made(7)))
+        self.assertFalse(self.topic.live)
+        self.assertTrue(self.topic.receive(made(8)))
+        self.topic.catch_up(replay(5, 7))
+        self.assertTrue(self.topic.live)
+        self.assertEqual(self.delivered, ["e:6", "e:7", "e:8"])
 
-    def test_early_news(self) -> None:
-        """What comes before the first look is done waits, and is not given twice."""
+    def test_early_messages(self) -> None:
+        """Messages before the first read are buffered, and delivered only if they are newer."""
         for offset in (4, 5, 6):
-            self.assertTrue(self.followed.take(made(offset)))
-        self.followed.read(lost(5))
-        self.assertEqual(self.given, ["e:6"])
-        self.assertTrue(self.followed.live)
+            self.assertTrue(self.topic.receive(made(offset)))
+        self.topic.catch_up(gap(5))
+        self.assertEqual(self.delivered, ["e:6"])
+        self.assertTrue(self.topic.live)
 
-    def test_past_in_pieces(self) -> None:
-        """A long past comes in pieces."""
+    def test_history_in_parts(self) -> None:
+        """A long history is read in several parts; the topic is live after the last."""
         self.begin(0)
-        self.followed.take(made(9))
-        self.followed.read(past(0, 9, upto=4))
-        self.assertFalse(self.followed.live)
-        self.followed.read(past(4, 9))
-        self.assertTrue(self.followed.live)
-        self.assertEqual(self.given, [f"e:{offset}" for offset in range(1, 10)])
+        self.topic.receive(made(9))
+        self.topic.catch_up(replay(0, 9, upto=4))
+        self.assertFalse(self.topic.live)
+        self.topic.catch_up(replay(4, 9))
+        self.assertTrue(self.topic.live)
+        self.assertEqual(self.delivered, [f"e:{offset}" for offset in range(1, 10)])
 
     def test_old_answer(self) -> None:
-        """A past that was read twice at once is given once."""
+        """A second, older read of the same history delivers nothing again."""
         self.begin(0)
-        self.followed.take(made(3))
-        self.followed.read(past(0, 3))
-        self.followed.read(past(0, 2))
-        self.assertEqual(self.given, ["e:1", "e:2", "e:3"])
-        self.assertTrue(self.followed.live)
+        self.topic.receive(made(3))
+        self.topic.catch_up(replay(0, 3))
+        self.topic.catch_up(replay(0, 2))
+        self.assertEqual(self.delivered, ["e:1", "e:2", "e:3"])
+        self.assertTrue(self.topic.live)
 
-    def test_gap_behind_the_past(self) -> None:
-        """Where what waits does not follow what was read, more is read."""
+    def test_gap_after_the_history(self) -> None:
+        """If the buffer does not follow the history, the history is read again."""
         self.begin(0)
-        self.followed.take(made(3))
-        self.followed.take(made(5))
-        self.followed.read(past(0, 3))
-        self.assertFalse(self.followed.live)
-        self.followed.read(past(3, 5))
-        self.assertTrue(self.followed.live)
-        self.assertEqual(self.given, [f"e:{offset}" for offset in range(1, 6)])
+        self.topic.receive(made(3))
+        self.topic.receive(made(5))
+        self.topic.catch_up(replay(0, 3))
+        self.assertFalse(self.topic.live)
+        self.topic.catch_up(replay(3, 5))
+        self.assertTrue(self.topic.live)
+        self.assertEqual(self.delivered, [f"e:{offset}" for offset in range(1, 6)])
 
-    def test_missed(self) -> None:
-        """What is not kept any more is told of, and it goes on behind it."""
+    def test_lost(self) -> None:
+        """If the history is lost, ``on_gap`` is called, and delivery continues after the gap."""
         self.begin(0)
-        self.followed.take(made(9))
-        self.followed.read(lost(9))
-        self.followed.take(made(10))
-        self.assertEqual(self.given, ["missed up to e:9", "e:10"])
+        self.topic.receive(made(9))
+        self.topic.catch_up(gap(9))
+        self.topic.receive(made(10))
+        self.assertEqual(self.delivered, ["gap up to e:9", "e:10"])
 
     def test_new_epoch(self) -> None:
-        """Another epoch is a gap, whatever its offsets are."""
+        """A new epoch is a gap, even if the offsets fit."""
         self.begin(5)
-        self.assertFalse(self.followed.take(made(6, "f")))
-        self.followed.read(lost(6, "f"))
-        self.followed.take(made(7, "f"))
-        self.assertEqual(self.given, ["missed up to f:6", "f:7"])
+        self.assertFalse(self.topic.receive(made(6, "f")))
+        self.topic.catch_up(gap(6, "f"))
+        self.topic.receive(made(7, "f"))
+        self.assertEqual(self.delivered, ["gap up to f:6", "f:7"])
 
-    def test_old_news_of_an_old_epoch(self) -> None:
-        """News of an epoch that is over makes it look once more, and no harm is done."""
+    def test_late_message_of_an_old_epoch(self) -> None:
+        """A late message of an old epoch causes one more read, and nothing else."""
         self.begin(5)
-        self.assertFalse(self.followed.take(made(6, "old")))
-        self.followed.read(past(5, 5))
-        self.assertFalse(self.followed.live)
-        self.followed.read(past(5, 5))
-        self.assertTrue(self.followed.live)
-        self.assertEqual(self.given, [])
+        self.assertFalse(self.topic.receive(made(6, "old")))
+        self.topic.catch_up(replay(5, 5))
+        self.assertFalse(self.topic.live)
+        self.topic.catch_up(replay(5, 5))
+        self.assertTrue(self.topic.live)
+        self.assertEqual(self.delivered, [])
 
     def test_bounds(self) -> None:
-        """Only so much waits, in number and in bytes; the rest is read again."""
-        for name, most in [("_MAX_WAITING", 2), ("_MAX_BYTES", 2)]:
+        """The buffer is limited in number and in bytes; the rest is read from the history."""
+        for name, limit in [("_MAX_BUFFERED", 2), ("_MAX_BUFFERED_BYTES", 2)]:
             self.setUp()
             self.begin(0)
-            self.patch(module, name, most)
+            patched = self.patch(module, name, limit)
             for offset in (2, 3, 4):
-                self.followed.take(made(offset))
-            self.followed.read(past(0, 2))
-            self.assertFalse(self.followed.live)
-            self.assertEqual(self.given, ["e:1", "e:2", "e:3"])
-            self.followed.read(past(3, 4))
-            self.assertTrue(self.followed.live)
-            self.assertEqual(self.given, ["e:1", "e:2", "e:3", "e:4"])
-            module._MAX_WAITING = 1000
+                self.topic.receive(made(offset))
+            self.topic.catch_up(replay(0, 2))
+            self.assertFalse(self.topic.live)
+            self.assertEqual(self.delivered, ["e:1", "e:2", "e:3"])
+            self.topic.catch_up(replay(3, 4))
+            self.assertTrue(self.topic.live)
+            self.assertEqual(self.delivered, ["e:1", "e:2", "e:3", "e:4"])
+            patched.restore()
 
-    def test_interrupted(self) -> None:
-        """After an interruption it reads on from where it was."""
+    def test_disconnected(self) -> None:
+        """After a lost session, the history is read from the position on."""
         self.begin(0)
-        self.followed.take(made(1))
-        self.followed.take(made(3))
-        self.followed.interrupt()
-        self.assertFalse(self.followed.ready or self.followed.live)
-        self.followed.subscribed = True
-        self.followed.read(past(1, 4))
-        self.assertEqual(self.given, ["e:1", "e:2", "e:3", "e:4"])
-        self.assertTrue(self.followed.live)
+        self.topic.receive(made(1))
+        self.topic.receive(made(3))
+        self.topic.disconnected()
+        self.assertFalse(self.topic.ready or self.topic.live)
+        self.topic.subscribed = True
+        self.topic.catch_up(replay(1, 4))
+        self.assertEqual(self.delivered, ["e:1", "e:2", "e:3", "e:4"])
+        self.assertTrue(self.topic.live)

@@ -1,4 +1,4 @@
-"""One session after the other: begun, lost, tried again, left, ended."""
+"""Reconnecting to Redis: sessions are opened, lost, retried, dropped and closed."""
 
 from __future__ import annotations
 
@@ -14,125 +14,131 @@ from pushd.errors import RedisMisconfigured, RedisUnavailable
 from pushd.topics.redis.reconnect import Reconnector
 
 
-class Session:
-    """A session that can be ended."""
+class FakeSession:
+    """A session that records that it was closed."""
 
-    ended = False
+    closed = False
 
-    def end(self) -> None:
-        """Note it."""
-        self.ended = True
+    def close(self) -> None:
+        """Record the call."""
+        self.closed = True
 
 
-class LinkTests(SynchronousTestCase):
-    """A link, and whatever it is told when it wants a session."""
+class ReconnectorTests(SynchronousTestCase):
+    """A Reconnector whose attempts end as a test decides."""
 
     def setUp(self) -> None:
-        """Note what it tells."""
+        """Make a Reconnector, and record what it calls."""
         self.clock = MemoryReactorClock()
-        self.answer: Callable[[], Deferred[Any]] = lambda: succeed(Session())
+        self.answer: Callable[[], Deferred[Any]] = lambda: succeed(FakeSession())
         self.events: list[Any] = []
         self.times: list[float] = []
         self.lose: Callable[[str], object] = lambda reason: None
-        self.link = Reconnector(
+        self.reconnector = Reconnector(
             self.clock,
             self.open,
             name="it",
-            opened=self.events.append,
-            closed=lambda: self.events.append("closed"),
+            on_open=self.events.append,
+            on_close=lambda: self.events.append("closed"),
         )
 
-    def open(self, lost: Callable[[str], object]) -> Deferred[Any]:
-        """Open a session, or not."""
-        self.lose = lost
+    def open(self, on_lost: Callable[[str], object]) -> Deferred[Any]:
+        """Record an attempt to open a session."""
+        self.lose = on_lost
         self.times.append(self.clock.seconds())
         return self.answer()
 
     def start(self) -> None:
-        """Begin: the reactor runs."""
-        self.link.start()
+        """Start it, then the reactor."""
+        self.reconnector.start()
         self.assertEqual(self.events, [])
-        for begin, args, arguments in self.clock.whenRunningHooks:
-            begin(*args, **arguments)
+        for call, args, arguments in self.clock.whenRunningHooks:
+            call(*args, **arguments)
 
     def test_open(self) -> None:
-        """Once there is a session, there is no fault."""
-        self.assertEqual(self.link.fault(), "Redis at it: it has not answered yet")
+        """There is a fault until the first session is open."""
+        self.assertEqual(self.reconnector.fault(), "Redis at it: not connected yet")
         self.start()
-        self.assertEqual(self.events, [self.link.session])
-        self.assertIsNone(self.link.fault())
+        self.assertEqual(self.events, [self.reconnector.session])
+        self.assertIsNone(self.reconnector.fault())
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_lost(self) -> None:
-        """A session that is lost is followed by another."""
+        """When a session is lost, another is opened."""
         self.start()
-        first = self.link.session
+        first = self.reconnector.session
         self.lose("cut")
         self.assertEqual(self.events, [first, "closed"])
-        self.assertEqual((self.link.session, self.link.fault()), (None, "Redis at it: cut"))
-        # A tenth of a second, and up to one that chance adds.
+        self.assertIsNone(self.reconnector.session)
+        self.assertEqual(self.reconnector.fault(), "Redis at it: cut")
+        # The delay is 0.1 s and a random part of up to 1 s.
         self.clock.advance(1.2)
-        self.assertEqual(self.events[2:], [self.link.session])
-        self.assertIsNot(self.link.session, first)
+        self.assertEqual(self.events[2:], [self.reconnector.session])
+        self.assertIsNot(self.reconnector.session, first)
 
     def test_backoff(self) -> None:
-        """It tries again soon, then less and less often, at least every some seconds."""
+        """The delays between attempts grow from less than 1.2 to at most 7 seconds."""
         self.answer = lambda: fail(RedisUnavailable("no route"))
         self.start()
         for _ in range(6000):
             self.clock.advance(0.01)
-        waits = [later - sooner for sooner, later in zip(self.times, self.times[1:], strict=False)]
-        self.assertLess(waits[0], 1.2)
-        self.assertLess(max(waits), 7)
-        self.assertGreater(waits[-1], 3)
-        self.link.stop()
+        delays = [later - sooner for sooner, later in zip(self.times, self.times[1:], strict=False)]
+        self.assertLess(delays[0], 1.2)
+        self.assertLess(max(delays), 7)
+        self.assertGreater(delays[-1], 3)
+        self.reconnector.stop()
 
-    def test_says_what_is_new(self) -> None:
-        """The log has each reason once, not once for each attempt."""
+    def test_log(self) -> None:
+        """Each reason is logged once, not once per attempt."""
         self.answer = lambda: fail(RedisUnavailable("no route"))
         with capturedLogs() as events:
             self.start()
             self.clock.pump([10] * 5)
             self.answer = lambda: fail(RedisMisconfigured("wrong password"))
             self.clock.pump([10] * 5)
-            self.answer = lambda: succeed(Session())
+            self.answer = lambda: succeed(FakeSession())
             self.clock.advance(10)
-        said = [event.get("reason", "answers") for event in events]
-        self.assertEqual(said, ["no route", "wrong password", "answers"])
+        reasons = [event.get("reason", event["event"]) for event in events]
+        self.assertEqual(reasons, ["no route", "wrong password", "broker_back"])
 
-    def test_leave(self) -> None:
-        """A session that is of no use is ended and followed by another; one that is over is not."""
+    def test_drop(self) -> None:
+        """A dropped session is closed and replaced; dropping it again does nothing."""
         self.start()
-        session: Any = self.link.session
+        session: Any = self.reconnector.session
         for _ in range(2):
-            self.link.leave(session, "a replica")
-        self.assertTrue(session.ended)
+            self.reconnector.drop(session, "a replica")
+        self.assertTrue(session.closed)
         self.assertEqual(self.events, [session, "closed"])
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
-        self.link.stop()
+        self.reconnector.stop()
 
-    def test_trouble_of_our_own(self) -> None:
-        """What nobody has thought of is logged, and tried again."""
+    def test_unexpected_exception(self) -> None:
+        """An unexpected exception is logged, and the attempt repeated."""
         self.answer = lambda: fail(KeyError("oh"))
         self.start()
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
-        self.link.stop()
+        self.reconnector.stop()
 
     def test_stop(self) -> None:
-        """At any time it can be stopped, and leaves nothing."""
-        self.link.stop()
+        """It can be stopped in every state, and leaves no timer or session."""
+        self.reconnector.stop()
         self.events.clear()
         self.start()
         self.assertEqual((self.times, self.events), ([], []))
-        for answer in (lambda: succeed(Session()), lambda: fail(RedisUnavailable("no")), Deferred):
+        answers: list[Callable[[], Deferred[Any]]] = [
+            lambda: succeed(FakeSession()),
+            lambda: fail(RedisUnavailable("no")),
+            Deferred,
+        ]
+        for answer in answers:
             self.setUp()
             self.answer = answer
             self.start()
-            session: Any = self.link.session
-            self.link.stop()
+            session: Any = self.reconnector.session
+            self.reconnector.stop()
             self.assertEqual(self.clock.getDelayedCalls(), [])
             self.assertEqual(self.events[-1], "closed")
-            self.assertEqual(self.link.fault(), "Redis at it: the daemon stops")
+            self.assertEqual(self.reconnector.fault(), "Redis at it: the daemon is shutting down")
             if session is not None:
-                self.assertTrue(session.ended)
+                self.assertTrue(session.closed)

@@ -1,4 +1,4 @@
-"""What goes to Redis' scripts and comes from them; ``tests/live`` runs the scripts."""
+"""Arguments and answers of the scripts; ``tests/live`` runs the scripts themselves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pushd.topics.redis.scripts import (
     encode,
     idempotency_key,
     read_id,
-    read_notice,
+    read_message,
     read_replay,
     read_topic,
     topic_keys,
@@ -22,7 +22,7 @@ from pushd.topics.redis.scripts import (
 
 
 class NameTests(SynchronousTestCase):
-    """What things are called in Redis."""
+    """The names of keys, channels and scripts."""
 
     def test_keys(self) -> None:
         """All keys of a topic share a hash tag, and the topic can be read from its key."""
@@ -32,38 +32,40 @@ class NameTests(SynchronousTestCase):
         self.assertEqual(read_topic(topic.encode()), "a/b:c")
 
     def test_channel(self) -> None:
-        """A channel says whose database it is for."""
+        """The name of a channel contains the number of the database."""
         self.assertEqual(channel_name(3, "a/b"), b"pushd:3:a/b")
 
     def test_scripts(self) -> None:
-        """A script is known by its SHA-1."""
-        self.assertEqual(PUBLISH.name, sha1(PUBLISH.source.encode()).hexdigest())
-        self.assertEqual(len({script.name for script in ALL}), 4)
+        """A script has the SHA-1 by which Redis knows it."""
+        self.assertEqual(PUBLISH.sha1, sha1(PUBLISH.source.encode()).hexdigest())
+        self.assertEqual(len({script.sha1 for script in ALL}), 4)
 
 
 class DataTests(SynchronousTestCase):
-    """What is published, in bytes."""
+    """Publications and ids as bytes."""
 
-    def test_notice(self) -> None:
-        """Text and bytes come through as they were."""
+    def test_message(self) -> None:
+        """Text and bytes are decoded as they were encoded."""
         for data in ("", "ä b", b"", b"\xff 1"):
             kind, encoded = encode(data)
-            notice = read_notice("t", b"e:7 " + kind.encode() + encoded)
-            self.assertEqual((notice.topic, notice.data, notice.id), ("t", data, Id("e", 7)))
+            publication = read_message("t", b"e:7 " + kind.encode() + encoded)
+            self.assertEqual(
+                (publication.topic, publication.data, publication.id), ("t", data, Id("e", 7))
+            )
 
-    def test_no_notice(self) -> None:
-        """What others may say on our channels is no notice."""
-        for notice in (b"", b"x", b"e:1", b"e:1 ", b"e:1 x", b"e tx", b"e:-1 tx", b"e:1 t\xff"):
-            self.assertRaises(ValueError, read_notice, "t", notice)
+    def test_malformed_message(self) -> None:
+        """A message that another program may write to a channel raises ValueError."""
+        for message in (b"", b"x", b"e:1", b"e:1 ", b"e:1 x", b"e tx", b"e:-1 tx", b"e:1 t\xff"):
+            self.assertRaises(ValueError, read_message, "t", message)
 
     def test_id(self) -> None:
-        """An id is what it is everywhere."""
+        """Ids are decoded; a malformed one raises ValueError."""
         self.assertEqual(read_id(b"e-_:12"), Id("e-_", 12))
         self.assertRaises(ValueError, read_id, b"\xff:1")
 
 
 class ReplayTests(SynchronousTestCase):
-    """The past as the script tells it."""
+    """The history as the script returns it."""
 
     def test_replay(self) -> None:
         """The publications follow the id that was asked for."""
@@ -76,13 +78,13 @@ class ReplayTests(SynchronousTestCase):
         )
 
     def test_nothing(self) -> None:
-        """There may be nothing new, or nothing that can be told."""
+        """A replay may be empty, whether it is recovered or not."""
         for recovered in (0, 1):
             replay = read_replay("t", [b"e", b"2", recovered, b"2", []])
             self.assertEqual(replay, Replay(Id("e", 2), recovered == 1, (), Id("e", 2)))
 
     def test_damaged(self) -> None:
-        """A past from which others have taken something is not to be had."""
+        """A history with a gap, made by another program, is not recovered."""
         lost = Replay(Id("e", 4), False, (), Id("e", 4))
         gap = [[b"3-1", b"t", b"a"], [b"5-1", b"t", b"b"]]
         self.assertEqual(read_replay("t", [b"e", b"2", 1, b"4", gap]), lost)

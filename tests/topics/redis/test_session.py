@@ -1,4 +1,4 @@
-"""A session with Redis: how it is opened, checked and lost; the server is bytes in memory."""
+"""A session with Redis: opened, used and lost. The server is simulated byte by byte."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from twisted.internet.testing import MemoryReactorClock, StringTransportWithDisc
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.errors import RedisUnavailable
-from pushd.topics.redis import connection as redis_greeting
+from pushd.errors import RedisMisconfigured, RedisUnavailable
+from pushd.topics.redis import connection
+from pushd.topics.redis import session as session_module
 from pushd.topics.redis.address import RedisAddress, parse_broker
 from pushd.topics.redis.scripts import ALL, PUBLISH
-from pushd.topics.redis.session import RedisSession, open_session
+from pushd.topics.redis.session import RedisSession, open_session, probe
 
 INFO = {
     "redis_version": "7.0.15",
@@ -30,28 +31,28 @@ INFO = {
 }
 
 
-class Transport(StringTransportWithDisconnection):
-    """A transport whose end is told in a moment, as a real one's is."""
+class FakeTransport(StringTransportWithDisconnection):
+    """A transport in memory that can be aborted."""
 
     def abortConnection(self) -> None:
-        """End it."""
+        """Close it."""
         if self.connected:
             self.loseConnection()
 
 
-class Peer:
+class FakeServerConnection:
     """The server's side of one connection."""
 
     def __init__(self, connector: tuple[Any, ...]) -> None:
         self.address, factory = connector[0], connector[1]
         self.protocol = factory.buildProtocol(None)
-        self.transport = Transport()
+        self.transport = FakeTransport()
         self.transport.protocol = self.protocol
         self.reader = hiredis.Reader()
         self.protocol.makeConnection(self.transport)
 
-    def asked(self) -> list[list[bytes]]:
-        """What was asked since the last time."""
+    def read(self) -> list[list[bytes]]:
+        """Return the commands received since the last call."""
         self.reader.feed(self.transport.value())
         self.transport.clear()
         commands: list[list[bytes]] = []
@@ -59,82 +60,82 @@ class Peer:
             commands.append(command)
         return commands
 
-    def say(self, data: bytes) -> None:
-        """Say something."""
+    def send(self, data: bytes) -> None:
+        """Send data to the client."""
         self.protocol.dataReceived(data)
 
 
 class SessionTestCase(SynchronousTestCase):
-    """A server that answers by rules that a test can change."""
+    """A server whose answers a test can change."""
 
     def setUp(self) -> None:
-        """Have a server that is as it should be."""
+        """Let the server be usable."""
         self.clock = MemoryReactorClock()
         self.info = dict(INFO)
         self.infos: list[dict[str, str]] = []
-        self.peers: list[Peer] = []
+        self.peers: list[FakeServerConnection] = []
         self.asked: list[list[bytes]] = []
         self.answers: dict[bytes, Callable[[list[bytes]], bytes]] = {
-            b"INFO": lambda _: self.tell(self.infos.pop(0) if self.infos else self.info),
+            b"INFO": lambda _: self.encode_info(self.infos.pop(0) if self.infos else self.info),
             b"PING": lambda _: b"+PONG\r\n",
-            b"SUBSCRIBE": lambda said: b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n",
-            b"UNSUBSCRIBE": lambda said: b"*3\r\n$11\r\nunsubscribe\r\n$1\r\nc\r\n:0\r\n",
+            b"SUBSCRIBE": lambda _: b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n",
+            b"UNSUBSCRIBE": lambda _: b"*3\r\n$11\r\nunsubscribe\r\n$1\r\nc\r\n:0\r\n",
             b"EVALSHA": lambda _: b"*1\r\n$3\r\ne:1\r\n",
         }
-        self.notices: list[tuple[bytes, bytes]] = []
+        self.messages: list[tuple[bytes, bytes]] = []
         self.lost: list[str] = []
-        self.patch(redis_greeting, "HostnameEndpoint", self.endpoint)
-        self.places: list[tuple[bytes, int]] = []
+        self.patch(connection, "HostnameEndpoint", self.endpoint)
+        self.addresses: list[tuple[bytes, int]] = []
 
     def endpoint(self, reactor: Any, host: bytes, port: int, timeout: float) -> Any:
-        """Connect over TCP, or so it seems."""
-        self.places.append((host, port))
+        """Return a fake endpoint for TCP, and record its address."""
+        self.addresses.append((host, port))
         return UNIXClientEndpoint(reactor, host.decode(), timeout=timeout)
 
-    def tell(self, info: dict[str, str]) -> bytes:
-        """Answer INFO."""
+    def encode_info(self, info: dict[str, str]) -> bytes:
+        """Encode an answer to INFO."""
         text = "# Server\r\n" + "".join(f"{name}:{value}\r\n" for name, value in info.items())
         return f"${len(text)}\r\n{text}\r\n".encode()
 
     def refuse(self, command: bytes, error: str) -> None:
-        """Answer a command with an error."""
+        """Let a command be answered with an error."""
         self.answers[command] = lambda _: f"-{error}\r\n".encode()
 
     def open(self, url: str = "unix:///r") -> Deferred[RedisSession]:
-        """Begin to open a session."""
+        """Start to open a session."""
         address = parse_broker(url)
         assert address is not None
         opening = open_session(
-            self.clock, address, lambda *notice: self.notices.append(notice), self.lost.append
+            self.clock, address, lambda *message: self.messages.append(message), self.lost.append
         )
         self.serve()
         return opening
 
     def serve(self) -> None:
-        """Accept and answer until there is nothing left to do."""
+        """Accept connections and answer commands until there is nothing left to do."""
         busy = True
         while busy:
             busy = False
             while self.clock.unixClients:
-                self.peers.append(Peer(self.clock.unixClients.pop(0)))
+                self.peers.append(FakeServerConnection(self.clock.unixClients.pop(0)))
                 busy = True
             for peer in self.peers:
-                for command in peer.asked():
+                for command in peer.read():
                     busy = True
                     self.asked.append(command)
                     answer = self.answers.get(command[0], lambda _: b"+OK\r\n")(command)
                     if answer and peer.transport.connected:
-                        peer.say(answer)
+                        peer.send(answer)
 
     def opened(self, url: str = "unix:///r") -> RedisSession:
-        """Open a session."""
+        """Open a session, and clear the record of commands."""
         session: RedisSession = self.successResultOf(self.open(url))
-        self.addCleanup(session.end)
+        self.addCleanup(session.close)
         self.asked.clear()
         return session
 
     def why(self, opening: Deferred[Any], kind: type[Exception]) -> str:
-        """Why it can't be had; nothing of it is left."""
+        """Return the reason of a failure, and check that nothing is left of the session."""
         failure = self.failureResultOf(opening, kind)
         self.assertFalse([peer for peer in self.peers if peer.transport.connected])
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -142,19 +143,19 @@ class SessionTestCase(SynchronousTestCase):
 
 
 class OpeningTests(SessionTestCase):
-    """From an address to a session."""
+    """A session is opened."""
 
     def test_opened(self) -> None:
-        """Two connections, checked; the scripts are there before they are needed."""
+        """Two connections are opened, the server is checked, and the scripts are loaded."""
         session: RedisSession = self.successResultOf(self.open("unix:///r?db=3"))
         load = [[b"SCRIPT", b"LOAD", script.source.encode()] for script in ALL]
         self.assertEqual(self.asked, [[b"INFO"], [b"SELECT", b"3"], *load, [b"INFO"]])
-        self.assertEqual((session.run, session.trusted), ("run", False))
-        session.end()
+        self.assertEqual((session.run_id, session.trusted), ("run", False))
+        session.close()
         self.assertEqual((self.lost, self.clock.getDelayedCalls()), ([], []))
 
     def test_trusted(self) -> None:
-        """Trusted is who writes to disk, and was never a replica; through Sentinels nobody is."""
+        """A server is trusted only with an append-only file, no past as a replica, no Sentinel."""
         for aof, offset, trusted in [("1", "-1", True), ("0", "-1", False), ("1", "7", False)]:
             self.info.update(aof_enabled=aof, second_repl_offset=offset)
             self.assertIs(self.opened().trusted, trusted)
@@ -163,11 +164,11 @@ class OpeningTests(SessionTestCase):
         self.assertIs(self.opened("redis+sentinel://s/main").trusted, False)
 
 
-class RefusingTests(SessionTestCase):
-    """What comes to nothing."""
+class OpeningFailsTests(SessionTestCase):
+    """A session cannot be opened."""
 
-    def test_refuses_connections(self) -> None:
-        """So may one that takes no connection, or takes it and says nothing."""
+    def test_no_connection(self) -> None:
+        """The server refuses the connection, or accepts it and never answers."""
         address = RedisAddress(path="/r")
         opening = open_session(self.clock, address, lambda *_: None, self.lost.append)
         self.clock.unixClients.pop()[1].clientConnectionFailed(
@@ -179,76 +180,76 @@ class RefusingTests(SessionTestCase):
         self.clock.advance(9)
         self.assertNoResult(opening)
         self.clock.advance(1)
-        self.assertEqual(self.why(opening, RedisUnavailable), "it has not answered for 10 seconds")
+        self.assertEqual(self.why(opening, RedisUnavailable), "no answer for 10 seconds")
 
-    def test_changes(self) -> None:
-        """Two connections that end at two servers are no session."""
+    def test_two_servers(self) -> None:
+        """The two connections reach different servers."""
         self.infos = [INFO, {**INFO, "run_id": "another"}]
-        self.assertIn("another server", self.why(self.open(), RedisUnavailable))
+        self.assertIn("different servers", self.why(self.open(), RedisUnavailable))
 
-    def test_bug(self) -> None:
-        """What nobody has thought of is not hidden."""
+    def test_unexpected_exception(self) -> None:
+        """An unexpected exception is passed on."""
         self.answers[b"INFO"] = lambda _: b":1\r\n"
         self.why(self.open(), AttributeError)
 
 
-class TalkingTests(SessionTestCase):
-    """What an open session does."""
+class CommandTests(SessionTestCase):
+    """Commands over an open session."""
 
-    def test_call(self) -> None:
-        """A script is run by its name."""
+    def test_script(self) -> None:
+        """A script is run by its SHA-1."""
         session = self.opened()
-        calling = session.call(PUBLISH, ["a", "b"], ["c", 1, b"\xff"])
+        running = session.run_script(PUBLISH, ["a", "b"], ["c", 1, b"\xff"])
         self.serve()
-        name = PUBLISH.name.encode()
-        self.assertEqual(self.asked, [[b"EVALSHA", name, b"2", b"a", b"b", b"c", b"1", b"\xff"]])
-        self.assertEqual(self.successResultOf(calling), [b"e:1"])
+        digest = PUBLISH.sha1.encode()
+        self.assertEqual(self.asked, [[b"EVALSHA", digest, b"2", b"a", b"b", b"c", b"1", b"\xff"]])
+        self.assertEqual(self.successResultOf(running), [b"e:1"])
 
     def test_unknown_script(self) -> None:
-        """One that Redis has forgotten is sent again."""
+        """A script that Redis does not have any more is sent again."""
         session = self.opened()
         self.answers[b"EVALSHA"] = lambda _: b"-NOSCRIPT No matching script\r\n"
         self.answers[b"EVAL"] = lambda _: b":7\r\n"
-        calling = session.call(PUBLISH, ["a"], [])
+        running = session.run_script(PUBLISH, ["a"], [])
         self.serve()
         self.assertEqual(self.asked[1], [b"EVAL", PUBLISH.source.encode(), b"1", b"a"])
-        self.assertEqual(self.successResultOf(calling), 7)
+        self.assertEqual(self.successResultOf(running), 7)
 
     def test_subscribe(self) -> None:
-        """What is published to a channel comes, other things do not."""
+        """Messages of a channel arrive after SUBSCRIBE was confirmed."""
         session = self.opened()
         subscribing = session.subscribe(b"c")
         self.assertNoResult(subscribing)
         self.serve()
         self.successResultOf(subscribing)
-        listener = self.peers[1]
-        listener.say(b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$5\r\n1 t-1\r\n")
+        subscriber = self.peers[1]
+        subscriber.send(b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$5\r\n1 t-1\r\n")
         session.unsubscribe(b"c")
         self.serve()
-        self.assertEqual(self.notices, [(b"c", b"1 t-1")])
+        self.assertEqual(self.messages, [(b"c", b"1 t-1")])
         self.assertEqual(self.asked, [[b"SUBSCRIBE", b"c"], [b"UNSUBSCRIBE", b"c"]])
 
 
-class LosingTests(SessionTestCase):
-    """The end of a session."""
+class LostTests(SessionTestCase):
+    """A session is lost."""
 
     def test_either_connection(self) -> None:
-        """The loss of one is the loss of both, and told once, before what waited for it."""
+        """The loss of one connection ends both; ``on_lost`` is called before commands fail."""
         for lost in (0, 1):
             self.setUp()
             session = self.successResultOf(self.open())
-            calling = session.call(PUBLISH, ["a"], [])
-            calling.addErrback(lambda _: self.lost.append("the answer"))
+            running = session.run_script(PUBLISH, ["a"], [])
+            running.addErrback(lambda _: self.lost.append("the answer"))
             self.peers[lost].transport.loseConnection()
             self.assertEqual(self.lost[1:], ["the answer"])
             self.assertIn("the connection was lost", self.lost[0])
             self.assertFalse([peer for peer in self.peers if peer.transport.connected])
             self.assertEqual(self.clock.getDelayedCalls(), [])
-            self.failureResultOf(session.command("PING"), RedisUnavailable)
+            self.failureResultOf(session.run("PING"), RedisUnavailable)
             session.unsubscribe(b"c")
 
-    def test_beat(self) -> None:
-        """Both are asked every second whether they are there."""
+    def test_ping(self) -> None:
+        """Both connections are pinged every second."""
         self.opened()
         for _ in range(20):
             self.clock.advance(1)
@@ -256,8 +257,8 @@ class LosingTests(SessionTestCase):
         self.assertEqual(self.asked, [[b"PING"]] * 40)
         self.assertEqual(self.lost, [])
 
-    def test_held_up(self) -> None:
-        """When this process was held up, an answer that has come meanwhile is in time."""
+    def test_blocked(self) -> None:
+        """After this process was blocked, an answer that has arrived meanwhile counts."""
         self.opened()
         self.clock.advance(1)
         self.clock.advance(60)
@@ -265,8 +266,8 @@ class LosingTests(SessionTestCase):
         self.clock.pump([1] * 4)
         self.assertEqual(self.lost, [])
 
-    def test_silence(self) -> None:
-        """One that does not answer for five seconds is lost; three are nothing."""
+    def test_no_answer(self) -> None:
+        """A session is lost after five seconds without an answer, and not after three."""
         self.opened()
         self.clock.advance(1)
         self.clock.pump([1] * 3)
@@ -274,5 +275,54 @@ class LosingTests(SessionTestCase):
         self.clock.pump([1] * 5)
         self.assertEqual(self.lost, [])
         self.clock.pump([1] * 1)
-        self.assertEqual(self.lost, ["it has not answered for 5 seconds"])
+        self.assertEqual(self.lost, ["no answer for 5 seconds"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+ADDRESS = RedisAddress(path="/does/not/exist")
+
+
+class FakeSession:
+    """A session that records that it was closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        """Record the call."""
+        FakeSession.closed = True
+
+
+class ProbeTests(SynchronousTestCase):
+    """The check of a Redis before the daemon starts."""
+
+    def fake(self, outcome: Any) -> None:
+        """Let opening a session succeed or fail in the next iteration of the reactor."""
+
+        def fake_open(reactor: Any, *_: Any) -> Deferred[Any]:
+            opening: Deferred[Any] = Deferred()
+            fire = opening.errback if isinstance(outcome, Exception) else opening.callback
+            reactor.callLater(0, fire, outcome)
+            return opening
+
+        self.patch(session_module, "open_session", fake_open)
+        self.patch(session_module, "RedisSession", FakeSession)
+
+    def test_usable(self) -> None:
+        """A usable Redis gives no reason, and its session is closed."""
+        self.fake(FakeSession())
+        self.assertIsNone(probe(ADDRESS))
+        self.assertTrue(FakeSession.closed)
+
+    def test_misconfigured(self) -> None:
+        """A Redis that cannot be used gives the reason."""
+        self.fake(RedisMisconfigured("wrong password"))
+        self.assertEqual(probe(ADDRESS), "wrong password")
+
+    def test_unavailable(self) -> None:
+        """A Redis that is unavailable gives no reason: it may come back."""
+        self.fake(RedisUnavailable("no route"))
+        self.assertIsNone(probe(ADDRESS))
+
+    def test_no_server(self) -> None:
+        """Without any fake, an address without a server gives no reason either."""
+        self.assertIsNone(probe(ADDRESS))

@@ -1,4 +1,4 @@
-"""How topics that are followed are kept in step with Redis, and from being forgotten."""
+"""Followed topics: kept in sync with Redis, and kept from expiring."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tests.topics.redis.test_broker import BrokerTestCase
 
 
 class FollowingTests(BrokerTestCase):
-    """Topics that begin to be followed, are told of, and are let go."""
+    """Topics are followed, receive messages, and are unfollowed."""
 
     def test_one_subscription(self) -> None:
-        """A topic is subscribed to once, from its first subscriber to its last."""
+        """A node subscribes to a channel once, from the first subscriber of a topic to the last."""
         node = self.start()
         first, second = node.listen("t"), node.listen("t")
         self.assertEqual(self.redis.sessions[0].channels, [b"pushd:0:t"])
@@ -22,8 +22,8 @@ class FollowingTests(BrokerTestCase):
             listener.subscription.cancel()
         self.assertEqual(self.redis.sessions[0].channels, [])
 
-    def test_begins_behind_the_broker(self) -> None:
-        """Nobody reads before the broker has, or what comes between might be taken for given."""
+    def test_broker_reads_first(self) -> None:
+        """Subscribers read the history after the broker, or they could miss what is in between."""
         node = self.start()
         self.redis.late = True
         listener = node.listen("t", after="e0-0:0")
@@ -34,8 +34,8 @@ class FollowingTests(BrokerTestCase):
         self.redis.answer()
         self.assertEqual(listener.events, [("e0-0:0", True), ("e0-0:1", "a")])
 
-    def test_left_in_each_step(self) -> None:
-        """One who leaves while Redis is asked is not served, and its topic is let go."""
+    def test_unfollowed_in_each_step(self) -> None:
+        """A topic that is unfollowed before Redis has answered is not subscribed to any more."""
         for steps in range(3):
             with self.subTest(steps):
                 self.setUp()
@@ -53,7 +53,7 @@ class FollowingTests(BrokerTestCase):
                 self.stop()
 
     def test_gap(self) -> None:
-        """What was not told is read as soon as something else is."""
+        """A publication whose message was lost is read when the next message comes."""
         listener = self.start().listen("t")
         self.redis.silent = True
         self.redis.publish("t", "a")
@@ -61,19 +61,19 @@ class FollowingTests(BrokerTestCase):
         self.redis.publish("t", "b")
         self.assertEqual([data for _, data in listener.events[1:]], ["a", "b"])
 
-    def test_strangers(self) -> None:
-        """What others say is logged and ignored, and so is what comes too late."""
+    def test_unexpected_messages(self) -> None:
+        """A malformed message is logged and ignored; other unexpected ones are ignored."""
         node = self.start()
         listener = node.listen("t")
         with capturedLogs() as events:
-            self.redis.sessions[0].notice(b"pushd:0:t", b"hello")
+            self.redis.sessions[0].on_message(b"pushd:0:t", b"hello")
         self.assertEqual(len(events), 1)
-        self.redis.sessions[0].notice(b"pushd:0:another", b"e0-0:1 tx")
-        self.redis.tell(Publication("t", "again", Id("e0-0", 0)))
+        self.redis.sessions[0].on_message(b"pushd:0:another", b"e0-0:1 tx")
+        self.redis.send(Publication("t", "again", Id("e0-0", 0)))
         self.assertEqual(len(listener.events), 1)
 
     def test_refused(self) -> None:
-        """A topic that Redis does not let us read is tried again; who waits, waits for that."""
+        """A topic that Redis returned an error for is retried every second, with few log lines."""
         node = self.start()
         self.redis.refusal = "OOM"
         with capturedLogs() as events:
@@ -91,8 +91,8 @@ class FollowingTests(BrokerTestCase):
         self.redis.refusal = "OOM"
         self.assertEqual(node.listen("t", "e0-0:9").events, ["lost"])
 
-    def test_refused_and_left(self) -> None:
-        """A topic that nobody wants any more is not tried again."""
+    def test_refused_and_unfollowed(self) -> None:
+        """A topic that is unfollowed after an error is not retried."""
         node = self.start()
         self.redis.late = True
         listener = node.listen("t")
@@ -105,13 +105,13 @@ class FollowingTests(BrokerTestCase):
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
 
     def test_many_topics(self) -> None:
-        """However many topics catch up, only some do at a time, and all do in the end."""
+        """At most 64 topics catch up at the same time, and all of them do in the end."""
         node = self.start()
         listeners = [node.listen(f"t{number}") for number in range(200)]
         self.redis.lose()
         ids = [str(self.redis.publish(f"t{number}", "x")) for number in range(200)]
         self.redis.late = True
-        self.go_on()
+        self.reconnect()
         waiting, answer = self.redis.waiting.popleft()
         waiting.callback(answer)
         self.assertEqual(len(self.redis.waiting), 64)
@@ -120,16 +120,16 @@ class FollowingTests(BrokerTestCase):
 
 
 class TouchingTests(BrokerTestCase):
-    """Topics that are followed are not forgotten."""
+    """The expiry of followed topics is renewed."""
 
     def listen(self) -> Listener:
-        """Let somebody listen, and forget what was asked for that."""
+        """Subscribe, and clear the record of commands."""
         listener = self.start().listen("t")
         self.redis.asked.clear()
         return listener
 
     def test_touched(self) -> None:
-        """Every few minutes, in steps of some hundred."""
+        """It is renewed every 200 seconds, for up to 500 topics at a time."""
         node = self.start()
         for number in range(501):
             node.listen(f"t{number}")
@@ -141,16 +141,16 @@ class TouchingTests(BrokerTestCase):
         self.clock.advance(200)
         self.assertEqual(self.redis.asked, ["touch"] * 4)
 
-    def test_lost_tail(self) -> None:
-        """What was not told, and nothing behind it, is found by that as well."""
+    def test_last_message_lost(self) -> None:
+        """A lost message that no other follows is found when the expiry is renewed."""
         listener = self.listen()
         self.redis.silent = True
         id = str(self.redis.publish("t", "a"))
         self.clock.advance(200)
         self.assertEqual(listener.events[1:], [(id, "a")])
 
-    def test_forgotten(self) -> None:
-        """And so is that all is forgotten."""
+    def test_data_lost(self) -> None:
+        """That Redis has lost all data is found when the expiry is renewed."""
         listener = self.listen()
         self.redis.history.stop()
         self.redis.ids.clear()
@@ -160,7 +160,7 @@ class TouchingTests(BrokerTestCase):
         self.assertEqual(listener.events[1:], ["lost"])
 
     def test_refused(self) -> None:
-        """When Redis refuses that, or is lost, it is tried the next time."""
+        """After an error or a lost session it is renewed at the next interval."""
         self.listen()
         self.redis.refusal = "OOM"
         self.clock.advance(200)
@@ -168,12 +168,12 @@ class TouchingTests(BrokerTestCase):
         self.redis.late = True
         self.clock.advance(200)
         self.redis.lose()
-        self.go_on()
+        self.reconnect()
         self.clock.advance(200)
         self.assertEqual(self.redis.asked.count("touch"), 3)
 
-    def test_left_meanwhile(self) -> None:
-        """One that was left while it was asked for is let go."""
+    def test_unfollowed_meanwhile(self) -> None:
+        """A topic that is unfollowed while its expiry is renewed does not catch up."""
         listener = self.listen()
         self.redis.silent = self.redis.late = True
         self.redis.publish("t", "a")

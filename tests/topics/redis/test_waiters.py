@@ -1,4 +1,4 @@
-"""Waiting for Redis: who is woken, who is sent away, and what they are told."""
+"""Coroutines that wait for Redis: woken, failed, timed out or cancelled."""
 
 from __future__ import annotations
 
@@ -7,43 +7,42 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.errors import Unavailable
-from pushd.topics.redis.followed_topic import Patience, Waiters, wake
+from pushd.topics.redis.waiters import Waiters, make_timeouts
 
 
-class PatienceTests(SynchronousTestCase):
-    """Some who wait for the same."""
+class WaitersTests(SynchronousTestCase):
+    """Several coroutines that wait for the same thing."""
 
     def setUp(self) -> None:
-        """Let there be a fault."""
+        """Make Waiters while Redis is unavailable."""
         self.clock = Clock()
         self.fault: str | None = "no route"
-        self.patience = Patience(self.clock, lambda: self.fault)
-        self.waiters: Waiters = {}
+        self.waiters = Waiters(make_timeouts(self.clock, lambda: self.fault))
 
     def wait(self) -> Deferred[None]:
-        """Be one of them."""
-        return Deferred.fromCoroutine(self.patience.wait(self.waiters))
+        """Start a coroutine that waits."""
+        return Deferred.fromCoroutine(self.waiters.wait())
 
     def assert_nothing_left(self) -> None:
-        """Check that nobody waits, and no timer."""
-        self.assertEqual((self.waiters, self.clock.getDelayedCalls()), ({}, []))
+        """Check that no coroutine and no timer is left."""
+        self.assertEqual((len(self.waiters), self.clock.getDelayedCalls()), (0, []))
 
-    def test_woken(self) -> None:
-        """All are woken, in the order in which they came; who comes then, waits again."""
+    def test_wake(self) -> None:
+        """All continue in the order in which they came; one that comes meanwhile waits."""
         woken: list[int] = []
         for number in range(3):
             self.wait().addCallback(lambda _, one: woken.append(one), number)
         again: list[Deferred[None]] = []
         self.wait().addCallback(lambda _: again.append(self.wait()))
-        wake(self.waiters)
+        self.waiters.wake()
         self.assertEqual(woken, [0, 1, 2])
         self.assertNoResult(again[0])
-        wake(self.waiters)
+        self.waiters.wake()
         self.successResultOf(again[0])
         self.assert_nothing_left()
 
-    def test_late(self) -> None:
-        """Each waits for half a minute, and is told what is wrong then."""
+    def test_timeout(self) -> None:
+        """Each fails after 30 seconds with the current fault, or says how long it took."""
         first = self.wait()
         self.clock.advance(10)
         second = self.wait()
@@ -53,19 +52,19 @@ class PatienceTests(SynchronousTestCase):
         self.fault = None
         self.clock.advance(10)
         error = self.failureResultOf(second, Unavailable).value
-        self.assertEqual(str(error), "nobody waits for it any more")
+        self.assertEqual(str(error), "Redis took more than 30 seconds")
         self.assert_nothing_left()
 
-    def test_sent_away(self) -> None:
-        """So are all who are sent away."""
+    def test_fail(self) -> None:
+        """All fail with the given reason."""
         waiting = [self.wait() for _ in range(2)]
-        self.patience.send_away(self.waiters)
+        self.waiters.fail("over")
         for one in waiting:
-            self.assertEqual(str(self.failureResultOf(one, Unavailable).value), "no route")
+            self.assertEqual(str(self.failureResultOf(one, Unavailable).value), "over")
         self.assert_nothing_left()
 
-    def test_leaves(self) -> None:
-        """Who does not want to wait any more leaves nothing behind."""
+    def test_cancel(self) -> None:
+        """A coroutine that is cancelled waits no more."""
         waiting = self.wait()
         waiting.addErrback(lambda _: None)
         waiting.cancel()
