@@ -7,6 +7,8 @@ from io import BytesIO
 from typing import Any
 
 from twisted.internet.interfaces import IAddress
+from twisted.logger import Logger
+from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 from twisted.web.http import parse_qs
 from twisted.web.http_headers import Headers
@@ -21,6 +23,8 @@ from pushd.protocols.http.headers import (
     split_target,
 )
 from pushd.protocols.http.response import BUSY, write_failure, write_response
+
+_log = Logger(namespace="pushd.protocols")
 
 # After so many pieces of a body they must have so many bytes on the average.
 _FREE_CHUNKS = 4096
@@ -63,7 +67,7 @@ class ChannelRequest(Request):
         self.cookies = []
         self.received_cookies = {}
         self.notifications = []
-        self._adapterCache = {}
+        Componentized.__init__(self)
 
     @cached_property
     def host(self) -> IAddress:
@@ -171,7 +175,7 @@ class ChannelRequest(Request):
 
     def processingFailed(self, reason: Failure) -> None:
         """Log an exception of ours, and answer 500 if that is still possible."""
-        self._log.failure(
+        _log.failure(
             "failed to answer {method} {path} for {peer}",
             failure=reason,
             event="request_failed",
