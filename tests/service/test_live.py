@@ -102,13 +102,10 @@ class ReloaderTests(ReloadTestCase):
         self.write("max-rate = 1")
         self.start()
         self.write("max-rate = 2", "thread = 1", 'drain = "no"')
-        self.assertEqual(
-            self.reload(),
-            [
-                "not reloaded: pushd.toml: thread: no option has this name; did you mean threads?",
-                "not reloaded: pushd.toml: drain: a number, without quotes",
-            ],
-        )
+        lines = self.reload()
+        self.assertEqual(len(lines), 2)
+        self.assertRegex(lines[0], r"^not reloaded: pushd\.toml: .*thread\b.* mean threads\?$")
+        self.assertRegex(lines[1], r"^not reloaded: pushd\.toml: drain.* a number, without quotes$")
         self.write("max-rate = ")
         self.assertEqual(len(self.reload()), 1)
         self.file.unlink()
@@ -209,7 +206,8 @@ class LiveSettingsTests(ReloadTestCase):
         self.daemon.get("/")
         self.apply("max-message = 10")
         self.daemon.get("/")
-        self.assertEqual(published[1], "a publication of 11 bytes: --max-message is 10")
+        line = "publication must be at most 10 bytes (--max-message); got 11"
+        self.assertEqual(published[1], line)
         self.assertNotIsInstance(published[0], str)
 
     def test_max_rate(self) -> None:
