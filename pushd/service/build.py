@@ -10,16 +10,21 @@ from pathlib import Path
 from random import random
 from typing import Any, Protocol
 
+from pushd.access.admission import Admission
 from pushd.access.authorization import Authorizer
 from pushd.access.connections import Connections
 from pushd.access.counters import Metrics
+from pushd.access.limits import Limits
+from pushd.access.proxies import Proxies
 from pushd.api.health import Readiness
+from pushd.api.publish import max_batch_body
 from pushd.api.resource import ApiContext
 from pushd.api.topics import TopicContext
 from pushd.api.urls import control_site, public_site
 from pushd.gateways.wsgi import ApplicationContext, Pool
 from pushd.options.settings import Settings
 from pushd.protocols.cork import Cork
+from pushd.protocols.http.guard import SitePolicy, control_guard, public_guard
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.http.static import StaticFiles
 from pushd.protocols.websocket.protocol import PushFactory
@@ -28,7 +33,7 @@ from pushd.schedule.histogram import Histogram
 from pushd.schedule.ticks import lateness_of
 from pushd.service.daemon import Drain, PushService
 from pushd.service.listening import PortService
-from pushd.service.live import LiveSettings, control_policy, public_policy
+from pushd.service.live import LiveSettings
 from pushd.service.metrics import MetricsCollector, PoolUsage, TopicCollector
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import History, Retention
@@ -55,6 +60,12 @@ _LAG = (
     "pushd_reactor_lag_seconds",
     "Delay between the requested and the actual time of a reactor timer.",
 )
+
+# Connections to the control port: more than operators and publishers need.
+_CONTROL_CONNECTIONS = 1000
+
+# Requests to the control port whose body may be larger than a message.
+_LARGE_BODIES = {b"/publish": max_batch_body}
 
 
 class ThreadPools(Threads, Bridge, Protocol):
@@ -220,6 +231,31 @@ def _build_collector(
             _LAG: context.runtime.lag,
         },
         limits=context.live.limits,
+    )
+
+
+def public_policy(live: LiveSettings, proxies: Proxies, metrics: Metrics) -> SitePolicy:
+    """Make the policy of the public port."""
+    return SitePolicy(
+        guard=public_guard(live.origins),
+        admission=Admission(live.limits, proxies),
+        proxies=proxies,
+        metrics=metrics,
+        limits=live.limits,
+    )
+
+
+def control_policy(live: LiveSettings, metrics: Metrics) -> SitePolicy:
+    """Make the policy of the control port: its own connection limit, and no trusted proxies."""
+    untrusted = Proxies()
+    own = Limits(max_connections=_CONTROL_CONNECTIONS, max_per_address=_CONTROL_CONNECTIONS)
+    return SitePolicy(
+        guard=control_guard,
+        admission=Admission(own, untrusted),
+        proxies=untrusted,
+        metrics=metrics,
+        limits=live.limits,
+        large_bodies=_LARGE_BODIES,
     )
 
 

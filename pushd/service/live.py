@@ -7,18 +7,13 @@ from dataclasses import replace
 
 from twisted.logger import Logger
 
-from pushd.access.admission import Admission
-from pushd.access.counters import Metrics
 from pushd.access.limits import Limits
 from pushd.access.origins import Origins
-from pushd.access.proxies import Proxies
 from pushd.access.tokens import TokenKeys
-from pushd.api.publish import max_batch_body
 from pushd.errors import InvalidOptions
 from pushd.options.command_line import Options
 from pushd.options.settings import Applier, Settings
 from pushd.options.table import OPTIONS
-from pushd.protocols.http.guard import SitePolicy, control_guard, public_guard
 
 _log = Logger(namespace="pushd.service")
 
@@ -46,38 +41,6 @@ class LiveSettings:
         self.keys.replace(settings.token_keys)
         allowed = self._allow_connections(settings.limits.max_connections)
         self.limits.change_to(replace(settings.limits, max_connections=allowed))
-
-
-# Connections to the control port: more than operators and publishers need.
-_CONTROL_CONNECTIONS = 1000
-
-# Requests to the control port whose body may be larger than a message.
-_LARGE_BODIES = {b"/publish": max_batch_body}
-
-
-def public_policy(live: LiveSettings, proxies: Proxies, metrics: Metrics) -> SitePolicy:
-    """Make the policy of the public port, which strangers connect to."""
-    return SitePolicy(
-        guard=public_guard(live.origins),
-        admission=Admission(live.limits, proxies),
-        proxies=proxies,
-        metrics=metrics,
-        limits=live.limits,
-    )
-
-
-def control_policy(live: LiveSettings, metrics: Metrics) -> SitePolicy:
-    """Make the policy of the control port: no proxies, and its own limit of connections."""
-    untrusted = Proxies()
-    own = Limits(max_connections=_CONTROL_CONNECTIONS, max_per_address=_CONTROL_CONNECTIONS)
-    return SitePolicy(
-        guard=control_guard,
-        admission=Admission(own, untrusted),
-        proxies=untrusted,
-        metrics=metrics,
-        limits=live.limits,
-        large_bodies=_LARGE_BODIES,
-    )
 
 
 class Reloader:

@@ -14,6 +14,10 @@ from twisted.logger import Logger
 
 _log = Logger(namespace="pushd.service")
 
+# Descriptors for everything but connections to the public port: the reactor, the log, listening
+# sockets, open files, connections that wait for a 503, and the control port.
+_RESERVED = 192
+
 
 class Signals(Service):
     """Handles SIGTERM, SIGINT and SIGHUP while the reactor runs.
@@ -79,11 +83,6 @@ class Signals(Service):
     def _hang_up(self, name: str) -> None:
         if not self._stopping:
             self._reload()
-
-
-# Descriptors for everything but connections to the public port: the reactor, the log, listening
-# sockets, open files, connections that wait for a 503, and the control port.
-_RESERVED = 192
 
 
 def allow_connections(wanted: int) -> int:

@@ -190,7 +190,7 @@ class DaemonThreads(ThreadPool):
     def waiting(self) -> int:
         """The number of calls that wait for a thread."""
         # Twisted still has a queue object by this name, for its size alone.
-        return self._queue.qsize()
+        return self.q.qsize()
 
 
 class ViewThreads:

@@ -1,4 +1,4 @@
-"""The building of a daemon: its ports, its files and its broker."""
+"""The building of a daemon: its ports, their policies, its files and its broker."""
 
 from __future__ import annotations
 
@@ -14,8 +14,19 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.access.counters import Metrics
+from pushd.access.limits import Limits
+from pushd.access.proxies import Proxies
 from pushd.options.settings import Settings
-from pushd.service.build import build, check_redis, make_broker, shipped_client
+from pushd.service.build import (
+    build,
+    check_redis,
+    control_policy,
+    make_broker,
+    public_policy,
+    shipped_client,
+)
+from pushd.service.live import LiveSettings
 from pushd.testing.daemon import Daemon
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import Retention
@@ -25,8 +36,11 @@ from pushd.topics.redis.broker import RedisBroker
 from tests.peer import certificate_file, said
 from tests.ports import Reactor, make_runtime
 
+# Larger than the minimum limit of a batch.
+LARGE = 16 << 20
 
-class PortsTestCase(SynchronousTestCase):
+
+class PortsTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Make a reactor."""
         self.reactor = Reactor()
@@ -40,8 +54,6 @@ class PortsTestCase(SynchronousTestCase):
             self.service.startService()
         return said(events)
 
-
-class PortsTests(PortsTestCase):
     def test_defaults(self) -> None:
         """By default the ports are 8080 (public) and 8081 (control), on the loopback."""
         lines = self.start(control=Settings.control)
@@ -216,3 +228,42 @@ class CheckRedisTests(SynchronousTestCase):
             sys.modules[name] = None  # type: ignore[assignment]  # what makes an import fail
         error = self.assertRaises(SystemExit, check_redis, NOBODY)
         self.assertIn("pip install 'pushd[redis]'", str(error))
+
+
+class PolicyTests(SynchronousTestCase):
+    """The policies of a daemon with large messages, few connections and one proxy."""
+
+    def setUp(self) -> None:
+        """Make the policies of both ports."""
+        settings = Settings(
+            limits=Limits(max_message=LARGE, max_connections=3, max_per_address=2),
+            proxies=Proxies(["10.0.0.1"]),
+        )
+        live = LiveSettings(lambda wanted: wanted)
+        live.apply(settings)
+        self.public = public_policy(live, settings.proxies, Metrics())
+        self.control = control_policy(live, Metrics())
+
+    def test_places(self) -> None:
+        """The connection limits apply to the public port; the control port has its own."""
+        for policy, here, there in (
+            (self.public, [True, True, False, False], [True, False]),
+            (self.control, [True] * 4, [True] * 2),
+        ):
+            admission = policy.admission
+            self.assertEqual([admission.admit("1.2.3.4") is not None for _ in range(4)], here)
+            self.assertEqual([admission.admit("1.2.3.5") is not None for _ in range(2)], there)
+
+    def test_bodies(self) -> None:
+        """A body may be as large as a message, and a batch at the control port larger."""
+        for path, public, control in (
+            (b"/topics/t", LARGE, LARGE),
+            (b"/publish", LARGE, 2 * LARGE),
+        ):
+            self.assertEqual(self.public.body_limit(path), public)
+            self.assertEqual(self.control.body_limit(path), control)
+
+    def test_proxies(self) -> None:
+        """Proxies are trusted on the public port only."""
+        self.assertTrue(self.public.proxies.is_trusted("10.0.0.1"))
+        self.assertFalse(self.control.proxies.is_trusted("10.0.0.1"))

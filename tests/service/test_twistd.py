@@ -14,6 +14,7 @@ from typing import Any, cast
 from twisted.logger import capturedLogs, globalLogBeginner
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd import service as face
 from pushd.options.command_line import Options
 from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.service.garbage import GarbageService
@@ -133,3 +134,14 @@ class MakeServiceTests(SynchronousTestCase):
         self.assertEqual(memory.events, [])
         service.startService()
         self.assertEqual(memory.events, ["opened 8080", "opened 8081"])
+
+
+class FaceTests(SynchronousTestCase):
+    """The package, which imports the daemon only when it is asked for."""
+
+    def test_names(self) -> None:
+        """What twistd looks for is there, and nothing else is."""
+        self.assertIs(face.makeService, makeService)
+        self.assertIs(face.Options, Options)
+        with self.assertRaisesRegex(AttributeError, "'pushd.service' has no attribute 'options'"):
+            face.__getattr__("options")
