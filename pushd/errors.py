@@ -4,7 +4,7 @@ PushdError
 ├── RequestRefused          a request is answered with an HTTP status and one line
 │   ├── BadRequest          it cannot be carried out as it stands
 │   ├── Denied              its origin, host or token does not permit it
-│   └── HandshakeRefused    it is no valid WebSocket handshake
+│   └── HandshakeRefused    it is not a valid WebSocket handshake
 ├── BadToken                a token that cannot be trusted
 ├── Unavailable             the broker cannot be reached, or refuses
 ├── RedisUnavailable        Redis cannot be reached at the moment
@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 
 class PushdError(Exception):
-    """Base of pushd's exceptions; its text is one line that says what went wrong."""
+    """Base of pushd's exceptions. The text is one line that describes the error."""
 
 
 class RequestRefused(PushdError):
@@ -45,7 +45,7 @@ class RequestRefused(PushdError):
 class BadRequest(RequestRefused):
     """A request cannot be carried out.
 
-    :param error: what is wrong: a text, or the exception that says it.
+    :param error: the reason: a text, or an exception with that text.
     :param where: the part of the request that is wrong, such as ``delay`` or ``body``.
     :param headers: headers of the answer.
     """
@@ -130,7 +130,7 @@ class Refused(PushdError):
     """A pushd answered, and refused the request.
 
     :param status: the HTTP status of the answer.
-    :param error: what the answer said.
+    :param error: the text of the answer.
     :param where: the part of the request that is wrong, if the answer named one.
     :param retry_after: seconds after which another attempt may succeed; None if it did not say.
     """

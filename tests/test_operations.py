@@ -1,4 +1,4 @@
-"""What docs/operations.md says of the options."""
+"""The options in docs/operations.md."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from tests.options_table import DOCUMENT, make_table, with_table
 
 class OptionsTests(SynchronousTestCase):
     def test_table(self) -> None:
-        """Every option is in the table as it is on the command line."""
+        """The table lists every option as the command line does."""
         text = DOCUMENT.read_text()
-        self.assertEqual(text, with_table(text), "the table is out of date: make options")
+        self.assertEqual(text, with_table(text), "the table is out of date: run make options")
         for option in OPTIONS:
             self.assertRegex(text, rf"(?m)^\| `--{option.name}` \|")
 
     def test_table_made(self) -> None:
-        """What stood in the table's place before is gone, what is around it stays."""
+        """An outdated table is replaced; the text around it is kept."""
         text = DOCUMENT.read_text()
         stale = text.replace(make_table(), "| stale |\n")
         self.assertNotEqual(stale, text)
         self.assertEqual(with_table(stale), text)
 
     def test_toml(self) -> None:
-        """The file that is shown has options of ours, in their types."""
+        """The configuration files in the document are valid."""
         folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, folder)
         blocks = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)

@@ -1,4 +1,4 @@
-"""The command against a real daemon, and the documents that tell of it."""
+"""``pushdctl`` with a real daemon, and the documents that describe it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.held_port import held_port
 ROOT = Path(__file__).parent.parent.parent
 PUSHDCTL = Path(sys.executable).with_name("pushdctl")
 
-# How long anything may take, in seconds.
+# Seconds that any step may take.
 PATIENCE = 60.0
 
 CONTROL = ("--control", "tcp:0:interface=127.0.0.1")
 
 
 class Shell:
-    """A shell in which ``pushd`` finds the daemon by its surroundings."""
+    """A shell whose environment has the addresses of the daemon."""
 
     def __init__(self, daemon: DaemonProcess, folder: Path) -> None:
         self.daemon = daemon
@@ -47,7 +47,7 @@ class Shell:
         }
 
     def run(self, command: str, code: int = 0) -> str:
-        """Run a command; gives what it prints, on standard error as well."""
+        """Run a command, and return its standard output and standard error."""
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
             cwd=self.folder,
@@ -64,7 +64,7 @@ class Shell:
 
 
 class Tail:
-    """``pushdctl tail`` at work: what it has printed so far."""
+    """A running ``pushdctl tail``, and the lines that it has printed so far."""
 
     def __init__(self, shell: Shell, *args: str) -> None:
         self._process = subprocess.Popen(
@@ -75,35 +75,35 @@ class Tail:
             text=True,
         )
         self.printed: list[str] = []
-        self.told: list[str] = []
+        self.errors: list[str] = []
         self._readers = [
             Thread(target=self._read, args=(self._process.stdout, self.printed)),
-            Thread(target=self._read, args=(self._process.stderr, self.told)),
+            Thread(target=self._read, args=(self._process.stderr, self.errors)),
         ]
         for reader in self._readers:
             reader.start()
 
     def wait_for(self, lines: list[str], pattern: str, count: int = 1) -> None:
-        """Wait until there are so many lines with this in them."""
+        """Wait until ``count`` lines match a pattern."""
         deadline = time.monotonic() + PATIENCE
         while sum(bool(re.search(pattern, line)) for line in lines) < count:
-            assert time.monotonic() < deadline, (self.printed, self.told)
+            assert time.monotonic() < deadline, (self.printed, self.errors)
             time.sleep(0.02)
 
     def interrupt(self) -> int:
-        """Press Ctrl-C; gives the exit code."""
+        """Send SIGINT, as Ctrl-C does, and return the exit code."""
         self._process.send_signal(SIGINT)
         return self.wait()
 
     def wait(self) -> int:
-        """Wait for its end; gives the exit code."""
+        """Wait until it exits, and return the exit code."""
         code = self._process.wait(PATIENCE)
         for reader in self._readers:
             reader.join(PATIENCE)
         return code
 
     def kill(self) -> None:
-        """End it, whatever it does."""
+        """Kill it."""
         self._process.kill()
         self.wait()
         for stream in (self._process.stdout, self._process.stderr):
@@ -118,7 +118,7 @@ class Tail:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Shell]]:
-    """Give a function that runs a daemon with options."""
+    """Return a function that starts a daemon with options."""
     daemons: list[DaemonProcess] = []
 
     def run(*args: str) -> Shell:
@@ -134,7 +134,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Shell]]:
 
 @pytest.fixture
 def tail() -> Iterator[Callable[..., Tail]]:
-    """Give a function that listens."""
+    """Return a function that starts ``pushdctl tail``."""
     tails: list[Tail] = []
 
     def listen(shell: Shell, *args: str) -> Tail:
@@ -147,29 +147,29 @@ def tail() -> Iterator[Callable[..., Tail]]:
 
 
 def blocks(document: str, language: str) -> list[str]:
-    """The blocks of a document in a language."""
+    """Return the blocks of a document that are in a language."""
     text = (ROOT / "docs" / document).read_text()
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
 
 
 def test_tail(start: Callable[..., Shell], tail: Callable[..., Tail]) -> None:
-    """It prints what comes, goes on where it was when it is cut, and ends by Ctrl-C."""
+    """Tail prints publications, resumes after a break without loss, and exits on Ctrl-C."""
     shell = start()
     listening = tail(shell, "news")
-    listening.wait_for(listening.told, "subscribed, after")
+    listening.wait_for(listening.errors, "subscribed, after")
     assert "subscribers: 1" in shell.run("pushdctl publish news one")
     listening.wait_for(listening.printed, r":1\tone$")
     (line,) = shell.run("pushdctl connections --json").splitlines()
     shell.run(f"pushdctl close {json.loads(line)['id']}; pushdctl publish news two")
     listening.wait_for(listening.printed, r":2\ttwo$")
-    listening.wait_for(listening.told, "subscribed, after", 2)
-    assert not [line for line in listening.told if "lost" in line]
+    listening.wait_for(listening.errors, "subscribed, after", 2)
+    assert not [line for line in listening.errors if "lost" in line]
     assert listening.interrupt() == 130
     assert len(listening.printed) == 2
 
 
-def test_tail_to_somebody_who_has_enough(start: Callable[..., Shell]) -> None:
-    """Who reads it may go, as head does; not a word is said of it."""
+def test_tail_to_head(start: Callable[..., Shell]) -> None:
+    """If the reader of its output exits, as head does, tail exits without a message."""
     shell = start()
     first = json.loads(shell.run("pushdctl publish news 1 --json"))["id"]
     with subprocess.Popen(
@@ -180,7 +180,7 @@ def test_tail_to_somebody_who_has_enough(start: Callable[..., Shell]) -> None:
         text=True,
     ) as process:
         deadline = time.monotonic() + PATIENCE
-        # It learns that nobody reads by the next line that it prints.
+        # It notices that its reader has exited when it prints the next line.
         while process.poll() is None:
             assert time.monotonic() < deadline
             shell.run("pushdctl publish news more")
@@ -190,8 +190,8 @@ def test_tail_to_somebody_who_has_enough(start: Callable[..., Shell]) -> None:
     assert [line.partition("\t")[2] for line in lines] == ["more", "more"]
 
 
-def test_nobody_there(tmp_path: Path, start: Callable[..., Shell]) -> None:
-    """Without a daemon each command says so, in one line, and fails."""
+def test_no_daemon(tmp_path: Path, start: Callable[..., Shell]) -> None:
+    """Without a daemon, each command fails with one line that says so."""
     shell = start()
     with held_port() as port:
         shell.environ["PUSHD_CONTROL_URL"] = shell.environ["PUSHD_URL"] = f"http://127.0.0.1:{port}"
@@ -205,7 +205,7 @@ def test_nobody_there(tmp_path: Path, start: Callable[..., Shell]) -> None:
 
 
 def test_module(start: Callable[..., Shell]) -> None:
-    """``python -m pushd`` is the same command; so is pushd, where the shell has none itself."""
+    """``python -m pushd`` and ``pushd`` are the same program as ``pushdctl``."""
     shell = start()
     assert "subscribers: 0" in shell.run("env pushd publish t x")
     assert "subscribers: 0" in shell.run(f"{sys.executable} -m pushd publish t x")
@@ -213,20 +213,20 @@ def test_module(start: Callable[..., Shell]) -> None:
 
 
 def test_command_document(start: Callable[..., Shell], tail: Callable[..., Tail]) -> None:
-    """Every command in docs/command.md does what is said there."""
+    """The commands in docs/command.md do what it says."""
     shell = start()
     (shell.folder / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     listening = tail(shell, "news")
-    listening.wait_for(listening.told, "subscribed")
+    listening.wait_for(listening.errors, "subscribed")
     commands, asked = blocks("command.md", "sh")
     (answer,) = blocks("command.md", "text")
     output = shell.run(commands)
     listening.wait_for(listening.printed, r"\tit is noon$")
     listening.wait_for(listening.printed, r"\ttick$", 10)
-    listening.wait_for(listening.told, "reconnecting in")
+    listening.wait_for(listening.errors, "reconnecting in")
     assert "images/7" in output
     assert "/topics/news" in output
-    listening.wait_for(listening.told, "subscribed", 2)
+    listening.wait_for(listening.errors, "subscribed", 2)
     asked = asked.replace("http://127.0.0.1:8081", shell.control).replace(
         "connections/1", "connections/2"
     )
@@ -242,7 +242,7 @@ def test_command_document(start: Callable[..., Shell], tail: Callable[..., Tail]
 def test_tokens_document(
     tmp_path: Path, start: Callable[..., Shell], tail: Callable[..., Tail]
 ) -> None:
-    """The commands of docs/tokens.md open what they say, and nothing else."""
+    """The commands in docs/tokens.md make a token that permits what it says, and nothing else."""
     make_key, make_token, show = blocks("tokens.md", "sh")
     subprocess.run(make_key.splitlines()[0], shell=True, cwd=tmp_path, check=True)
     shell = start("--token-key", "key")
@@ -255,7 +255,7 @@ def test_tokens_document(
         ["id", "subscribers"],
     ]
     listening = tail(shell, "chat/7")
-    listening.wait_for(listening.told, "subscribed")
+    listening.wait_for(listening.errors, "subscribed")
     shell.run(f"pushdctl publish chat/7 hi --control {shell.public}")
     listening.wait_for(listening.printed, r"\thi$")
     assert "ann" in shell.run("pushdctl connections")
@@ -265,12 +265,12 @@ def test_tokens_document(
     assert "may not subscribe to other (403)" in shell.run("pushdctl tail other", 1)
     bad = shell.run(f"PUSHD_TOKEN={token}x pushdctl tail news", 1)
     assert "(401)" in bad
-    # Whatever happens, no token is in the log.
+    # No token is ever in the log.
     assert not [line for line in shell.daemon.log if token[-20:] in line]
 
 
 def test_expiry(tmp_path: Path, start: Callable[..., Shell], tail: Callable[..., Tail]) -> None:
-    """A WebSocket is closed with 1008 when its token runs out, by the clock on the wall."""
+    """A WebSocket is closed with 1008 when its token expires."""
     (tmp_path / "key").write_bytes(os.urandom(64))
     shell = start("--token-key", "key")
     with open_with_token(shell, ttl=2) as websocket, pytest.raises(ConnectionClosed) as caught:
@@ -281,9 +281,9 @@ def test_expiry(tmp_path: Path, start: Callable[..., Shell], tail: Callable[...,
 
 
 def open_with_token(shell: Shell, ttl: int) -> ClientConnection:
-    """Open a WebSocket with a token that is good for so many seconds.
+    """Open a WebSocket with a token that expires in ``ttl`` seconds.
 
-    For more, if it has run out by the time that it is there: the machine may be that busy.
+    On a busy machine the token may expire before the handshake; then it is made to last longer.
     """
     made = shell.run(f"pushdctl token --key key --sub ann --subscribe news --ttl {ttl}")
     url = f"ws://{urlsplit(shell.public).netloc}/topics/news?token={made.strip()}"
@@ -296,7 +296,7 @@ def open_with_token(shell: Shell, ttl: int) -> ClientConnection:
 
 
 def test_bad_key(tmp_path: Path) -> None:
-    """A file that is no key ends the start with one line, and exit code 1."""
+    """With a file that holds no key, the daemon exits with 1 after one line."""
     (tmp_path / "key").write_text("secret\n")
     daemon = DaemonProcess(["--token-key", "key"], directory=tmp_path, patience=PATIENCE)
     daemon.start()

@@ -89,6 +89,15 @@ class ReloaderTests(ReloadTestCase):
         self.write("threads = 1", "max-rate = 2")
         self.assertEqual(self.reload(), ["options reloaded"])
 
+    def test_same_size(self) -> None:
+        """A size that is only written in another unit has not changed."""
+        self.write("max-message = 1048576")
+        self.start()
+        self.write('max-message = "1MiB"')
+        self.assertEqual(self.reload(), ["options reloaded"])
+        self.write('max-message = "10MB"')
+        self.assertIn("max-message changed from 1048576 to 10MB", self.reload())
+
     def test_command_line(self) -> None:
         """The command line still takes precedence over the file."""
         self.write("max-rate = 1")
@@ -102,10 +111,13 @@ class ReloaderTests(ReloadTestCase):
         self.write("max-rate = 1")
         self.start()
         self.write("max-rate = 2", "thread = 1", 'drain = "no"')
-        lines = self.reload()
-        self.assertEqual(len(lines), 2)
-        self.assertRegex(lines[0], r"^not reloaded: pushd\.toml: .*thread\b.* mean threads\?$")
-        self.assertRegex(lines[1], r"^not reloaded: pushd\.toml: drain.* a number, without quotes$")
+        self.assertEqual(
+            self.reload(),
+            [
+                "not reloaded: pushd.toml: unknown option thread: did you mean threads?",
+                'not reloaded: pushd.toml: drain "no": must be a number, without quotes',
+            ],
+        )
         self.write("max-rate = ")
         self.assertEqual(len(self.reload()), 1)
         self.file.unlink()
@@ -206,8 +218,9 @@ class LiveSettingsTests(ReloadTestCase):
         self.daemon.get("/")
         self.apply("max-message = 10")
         self.daemon.get("/")
-        line = "publication must be at most 10 bytes (--max-message); got 11"
-        self.assertEqual(published[1], line)
+        self.assertEqual(
+            published[1], "publication must be at most 10 bytes (--max-message); got 11"
+        )
         self.assertNotIsInstance(published[0], str)
 
     def test_max_rate(self) -> None:
