@@ -8,15 +8,15 @@ pushd has answered the opening handshake; Autobahn never sees it. It checks and 
 * closing with any code, failing the connection (RFC 6455 §7.1.7), and time-outs
 * a ping every 25 seconds
 
-Two fast paths rely on names that Autobahn does not document, and on no other:
+Two **fast paths** rely on names that Autobahn does not document:
 
 * Short frames are read by ``frames.read_frames``: 4.5 µs a frame instead of 23.
 * What Autobahn sets in each object stands in the class: an open connection has a dozen attributes
   of its own instead of sixty.
 
-``PushFactory`` compares them with the Autobahn that is installed. If one is missing, or they are
-switched off, Autobahn sets up each object and reads each frame. Compression, for which Autobahn has
-no public way without its handshake, is declined if a name that it needs is missing.
+If such a name is missing, or fast paths are switched off, Autobahn sets up each object and reads
+each frame (``pushd.protocols.fast_paths``). **Requirements** have no public way: opening a
+connection without Autobahn's handshake, and compression, which is declined if a name is missing.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ from pushd.protocols.websocket.socket import WebSocket
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.fanout import Send
 
+_log = Logger(namespace="pushd.protocols")
+
 #: Seconds for a peer to answer a Close frame, and to take what was sent before it.
 CLOSE_TIMEOUT = 5.0
 
@@ -76,8 +78,6 @@ PING_INTERVAL = 25.0
 
 #: Seconds for a peer to answer a ping.
 PONG_TIMEOUT = 10.0
-
-_log = Logger(namespace="pushd.protocols")
 
 # Work for one connection in one reactor iteration: frames, and every 4 KiB of their payload.
 _WORK = 64
@@ -96,12 +96,9 @@ _MEAN_FRAGMENT = 32
 # Twisted asks a producer to pause when so many bytes are buffered.
 _PAUSED_FROM = FileDescriptor.bufferSize
 
-# What the fast paths and compression use of Autobahn's objects.
-_METHODS = ("_connectionMade", "_parseExtensionsHeader", "consumeData", "onCloseFrame")
-_ATTRIBUTES = ("_perMessageCompress", "data", "state")
-_COMPRESSION = frozenset(
-    f"WebSocketServerProtocol.{name}" for name in ("_parseExtensionsHeader", "_perMessageCompress")
-)
+# What the fast paths use of Autobahn's objects, and what has no public way.
+_USED = ("_connectionMade", "consumeData", "data", "onCloseFrame")
+_REQUIRED = ("_parseExtensionsHeader", "_perMessageCompress", "state")
 
 
 class _NoLog:
@@ -244,8 +241,9 @@ class PushProtocol(WebSocketServerProtocol):
         factory.pings.start(self)
         # Frames that arrived right behind the handshake: those that the channel has put aside,
         # and those that it will, if it is parsing at this moment.
-        if channel._dataBuffer:
-            self.dataReceived(b"".join(channel._dataBuffer))
+        following = channel.take_following()
+        if following:
+            self.dataReceived(following)
         channel.rawDataReceived = self.dataReceived
 
     def connectionMade(self) -> None:
@@ -288,7 +286,7 @@ class PushProtocol(WebSocketServerProtocol):
 
     def _negotiate(self, extensions: str) -> str | None:
         """Agree on compression if it is offered; return the extensions of the 101."""
-        if not extensions or not self.factory.compression or not self.factory.limits.compression:
+        if not extensions or not self.factory.can_compress or not self.factory.limits.compression:
             return None
         accepted = negotiate(self._parseExtensionsHeader(extensions))
         if accepted is None:
@@ -664,11 +662,12 @@ class PushFactory(WebSocketServerFactory):
             reactor, timeout=CLOSE_TIMEOUT, expired=PushProtocol.close_expired
         )
         self.timeouts = (self.pings, self.pongs, self.closings)
-        lacking = _lacking()
+        used, required = _lacking()
         #: Whether the fast paths may be taken.
-        self.fast = FAST_PATHS.allow("short WebSocket frames", lacking)
-        #: Whether messages can be compressed with this version of Autobahn.
-        self.compression = not _COMPRESSION.intersection(lacking)
+        self.fast = FAST_PATHS.allow("short WebSocket frames", used)
+        #: Whether messages can be compressed.
+        self.can_compress = not required
+        FAST_PATHS.require("WebSocket compression", required)
         limits.on_change(self._apply_limits)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
@@ -690,12 +689,11 @@ class PushFactory(WebSocketServerFactory):
 
 
 @cache
-def _lacking() -> frozenset[str]:
-    """Return what the fast paths and compression rely on and this version of Autobahn lacks.
+def _lacking() -> tuple[list[str], list[str]]:
+    """Return what this version of Autobahn lacks: for the fast paths, and of what is required.
 
-    What it sets in each object must have a default in ``PushProtocol`` as well.
+    What it sets in each object must have a default in ``PushProtocol``, for the fast paths.
     """
-    lacking = missing(WebSocketServerProtocol, _METHODS)
     probe: Any = WebSocketServerProtocol()
     probe.factory = WebSocketServerFactory(reactor=object())
     before = {*vars(probe)}
@@ -703,6 +701,5 @@ def _lacking() -> frozenset[str]:
         probe._connectionMade()
     # Autobahn looks at this option during its handshake only.
     defaults = {*vars(probe)} - before - {"perMessageCompressionAccept"}
-    lacking += missing(probe, _ATTRIBUTES)
-    lacking += [f"a default for {name}" for name in defaults if not hasattr(PushProtocol, name)]
-    return frozenset(lacking)
+    lacking = [f"a default for {name}" for name in defaults if not hasattr(PushProtocol, name)]
+    return missing(probe, _USED) + lacking, missing(probe, _REQUIRED)

@@ -367,13 +367,9 @@ class FastPathTests(SynchronousTestCase):
         """Make a factory."""
         return PushFactory(Clock(), Limits(), Cork())
 
-    def patch_lacking(self, *names: str) -> None:
-        """Let the installed Autobahn lack some names."""
-        self.patch(protocol, "_lacking", lambda: frozenset(names))
-
     def test_on(self) -> None:
         """The installed version of Autobahn has everything that they rely on."""
-        self.assertEqual(protocol._lacking(), set())
+        self.assertEqual(protocol._lacking(), ([], []))
         self.assertTrue(self.make_factory().fast)
 
     def test_attributes(self) -> None:
@@ -416,26 +412,27 @@ class FastPathTests(SynchronousTestCase):
 
     def test_lacking(self) -> None:
         """If something is missing they are not taken, and the log names it."""
-        self.patch_lacking("WebSocketServerProtocol.data")
+        self.patch(protocol, "_lacking", lambda: (["WebSocketServerProtocol.data"], []))
         with capturedLogs() as events:
             factory = self.make_factory()
-        self.assertFalse(factory.fast)
-        self.assertTrue(factory.compression)
+        self.assertEqual((factory.fast, factory.can_compress), (False, True))
         [event] = events
+        self.assertEqual(event["event"], "fast_path_off")
         self.assertEqual(event["lacking"], "WebSocketServerProtocol.data")
 
     def test_no_compression(self) -> None:
         """Compression is declined if Autobahn lacks a name that it needs."""
-        self.patch_lacking("WebSocketServerProtocol._perMessageCompress")
-        with capturedLogs():
+        self.patch(protocol, "_lacking", lambda: ([], ["WebSocketServerProtocol.state"]))
+        with capturedLogs() as events:
             daemon = Daemon({"/": idle})
+        self.assertIn("requirement_missing", [event.get("event") for event in events])
         peer = Peer(daemon)
         peer.send(handshake("/", "Sec-WebSocket-Extensions: permessage-deflate"))
         self.assertIn(" 101 ", peer.head)
         self.assertNotIn("Sec-WebSocket-Extensions", peer.head)
 
     def test_other_versions(self) -> None:
-        """A version of Autobahn with less, or with new attributes in each object, is noticed."""
+        """A version of Autobahn that lacks names, or adds attributes to objects, is noticed."""
 
         class Older:
             def consumeData(self) -> None: ...
@@ -447,21 +444,10 @@ class FastPathTests(SynchronousTestCase):
                 super()._connectionMade()
                 self.novelty = True
 
+        required = [f"Older.{name}" for name in protocol._REQUIRED]
         for version, lacking in (
-            (
-                Older,
-                {
-                    f"Older.{name}"
-                    for name in (
-                        "_connectionMade",
-                        "_parseExtensionsHeader",
-                        "_perMessageCompress",
-                        "data",
-                        "state",
-                    )
-                },
-            ),
-            (Newer, {"a default for novelty"}),
+            (Older, (["Older._connectionMade", "Older.data"], required)),
+            (Newer, (["a default for novelty"], [])),
         ):
             self.patch(protocol, "WebSocketServerProtocol", version)
             self.assertEqual(protocol._lacking.__wrapped__(), lacking)
