@@ -1,10 +1,10 @@
-"""A ``with`` that notes when it is entered and left."""
+"""A context manager that records when it is entered and left."""
 
 from __future__ import annotations
 
 
 class Bracket:
-    """Notes ``(`` and ``)`` among what else is noted."""
+    """Adds ``(`` and ``)`` to a list of notes."""
 
     def __init__(self, notes: list[str]) -> None:
         self._notes = notes

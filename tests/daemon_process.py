@@ -1,4 +1,4 @@
-"""A real daemon in a process of its own, for the tests that only real sockets can make."""
+"""A real daemon in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from types import TracebackType
 
 TWISTD = Path(sys.executable).with_name("twistd")
 
-# Where a daemon listens unless a test says otherwise: a free port, and nothing private. And it
-# stops without taking its time.
+# Options of every daemon, unless a test gives others: a free port, no control port, and a stop that
+# closes all connections at once.
 DEFAULTS = {"--listen": "tcp:0:interface=127.0.0.1", "--control": "none", "--drain": "0"}
 
-# Does what systemd does: the sockets begin at descriptor 3, and are for this process alone.
+# Passes sockets as systemd does: from descriptor 3 on, and to this process id.
 _ACTIVATE = """
 import os, sys
 descriptors = [int(number) for number in sys.argv[1].split(",")]
@@ -35,10 +35,9 @@ os.execv(sys.argv[2], sys.argv[2:])
 class DaemonProcess:
     """Run ``twistd -n pushd``: started on ``with``, stopped in order after it.
 
-    ``args`` are further options; one of them takes the place of its default in ``DEFAULTS``. The
-    daemon runs in ``directory``, and has ``patience`` seconds for each thing that is waited for.
-    ``environment`` is what it has beside ours; ``sockets`` are passed to it by their names, as
-    systemd passes them.
+    ``args`` are further options, which replace their defaults in ``DEFAULTS``. The daemon runs in
+    ``directory``; whatever is waited for may take ``patience`` seconds. ``environment`` is added to
+    that of this process; ``sockets`` are passed by their names, as systemd passes them.
     """
 
     def __init__(
@@ -61,8 +60,8 @@ class DaemonProcess:
         self._patience = patience
         self._process: subprocess.Popen[str] | None = None
         self._reader = Thread(target=self._read, daemon=True)
-        # Guards the two below, and tells of each change to them.
-        self._news = Condition()
+        # Guards the next two, and is notified of each change to them.
+        self._changed = Condition()
         self._lines: list[str] = []
         self._ended = False
 
@@ -86,22 +85,22 @@ class DaemonProcess:
 
     @property
     def url(self) -> str:
-        """The address of the first door that was opened, such as ``http://127.0.0.1:40000/``."""
+        """The URL of the first port, such as ``http://127.0.0.1:40000/``."""
         return self.wait_for(r"listening on (http://\S+)")[1]
 
     @property
     def pid(self) -> int:
-        """The number of the process."""
+        """The process id."""
         return self._started.pid
 
     @property
     def log(self) -> list[str]:
-        """The lines that the daemon has said until now."""
-        with self._news:
+        """The lines of the log until now."""
+        with self._changed:
             return list(self._lines)
 
     def start(self) -> None:
-        """Start the process, without waiting for its doors to open."""
+        """Start the process, without waiting until its ports are open."""
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         environment |= self._environment
         command = self._command
@@ -125,38 +124,38 @@ class DaemonProcess:
         self._reader.start()
 
     def wait_for(self, pattern: str) -> re.Match[str]:
-        """Find the first line of the log with this in it, waiting until there is one.
+        """Find the first line of the log that matches a pattern; wait until there is one.
 
-        Raises ``AssertionError``, with the log, when it does not come in time, or cannot any more.
+        Raises ``AssertionError``, with the log, if it does not come in time, or the daemon ends.
         """
         deadline = monotonic() + self._patience
         seen = 0
-        with self._news:
+        with self._changed:
             while True:
                 for line in self._lines[seen:]:
                     if match := re.search(pattern, line):
                         return match
                 seen = len(self._lines)
                 if self._ended:
-                    raise self._complain(f"The daemon ended before it said {pattern!r}")
-                if not self._news.wait(deadline - monotonic()):
-                    raise self._complain(f"The daemon did not say {pattern!r} in time")
+                    raise self._failure(f"The daemon ended before it logged {pattern!r}")
+                if not self._changed.wait(deadline - monotonic()):
+                    raise self._failure(f"The daemon did not log {pattern!r} in time")
 
     def _wait_until_running(self) -> None:
-        """Wait until the reactor runs: it opens some more descriptors, and then come the signals.
+        """Wait until the reactor runs: it opens more descriptors, then pushd handles the signals.
 
-        They are taken over after the doors have opened, SIGHUP the last of them.
+        The handlers are installed after the ports have opened, that of SIGHUP last.
         """
         deadline = monotonic() + self._patience
-        while not self._heeds_signals():
+        while not self._handles_signals():
             if self._started.poll() is not None:
-                raise self._complain("The daemon ended before its reactor ran")
+                raise self._failure("The daemon ended before its reactor ran")
             if monotonic() > deadline:
-                raise self._complain("The daemon's reactor did not run in time")
+                raise self._failure("The daemon's reactor did not run in time")
             sleep(0.01)
 
-    def _heeds_signals(self) -> bool:
-        """Whether the process has answers of its own to them, or ignores SIGHUP: nohup means it."""
+    def _handles_signals(self) -> bool:
+        """Whether the process handles the signals; SIGHUP may be ignored, as under nohup."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         fields = dict(line.split(":", 1) for line in status.splitlines())
         caught, ignored = (int(fields[name], 16) for name in ("SigCgt", "SigIgn"))
@@ -164,19 +163,19 @@ class DaemonProcess:
         return bool(caught & terminate and (caught | ignored) & hang_up)
 
     def wait(self) -> int:
-        """Wait for the process to end, and give its exit code; it is killed if it does not."""
+        """Wait for the process to end, and return its exit code; kill it after the time-out."""
         try:
             code = self._started.wait(self._patience)
         except subprocess.TimeoutExpired:
             self._kill()
-            raise self._complain("The daemon did not end in time") from None
+            raise self._failure("The daemon did not end in time") from None
         self._kill()
         return code
 
     def stop(self) -> int:
-        """Ask the process to end, wait for it, and give its exit code.
+        """Terminate the process, wait for it, and return its exit code: 0 after a clean stop.
 
-        That code is 0 when all went well. Stopping what has ended gives its code again.
+        For a process that has ended, return its code again.
         """
         if self._started.poll() is None:
             self._started.terminate()
@@ -191,12 +190,12 @@ class DaemonProcess:
         stdout = self._started.stdout
         assert stdout is not None
         for line in stdout:
-            with self._news:
+            with self._changed:
                 self._lines.append(line.rstrip("\n"))
-                self._news.notify_all()
-        with self._news:
+                self._changed.notify_all()
+        with self._changed:
             self._ended = True
-            self._news.notify_all()
+            self._changed.notify_all()
 
     def _kill(self) -> None:
         self._started.kill()
@@ -205,5 +204,5 @@ class DaemonProcess:
         if self._started.stdout is not None and not self._reader.is_alive():
             self._started.stdout.close()
 
-    def _complain(self, words: str) -> AssertionError:
+    def _failure(self, words: str) -> AssertionError:
         return AssertionError("\n".join([f"{words}. Its log:", *self._lines]))

@@ -1,4 +1,4 @@
-"""A port for another process, which nobody else is given meanwhile."""
+"""A port that is reserved for a process that has not started yet."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from contextlib import contextmanager
 def held_port() -> Iterator[int]:
     """Hold a port of 127.0.0.1 without listening there.
 
-    Whoever asks the kernel for any port gets another one, and whoever connects to it is refused,
-    until a process listens there that was told its number: with SO_REUSEADDR, as servers do.
+    The kernel does not give it to a process that asks for any port, and connections to it are
+    refused, until a process listens on this very number, with SO_REUSEADDR as servers do.
     """
     with socket.socket() as holder:
         for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):

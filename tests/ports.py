@@ -16,7 +16,7 @@ from pushd.testing.lockstep import LockstepThreads
 
 @implementer(IListeningPort)
 class Port:
-    """A port that says where it is, and notes when it is closed."""
+    """A listening port that records when it is closed."""
 
     def __init__(self, address: IPv4Address | IPv6Address, events: list[str]) -> None:
         self._address = address
@@ -26,7 +26,7 @@ class Port:
         return self._address
 
     def startListening(self) -> None:
-        """Do nothing: it listens already."""
+        """Do nothing."""
 
     def stopListening(self) -> Deferred[None]:
         self._events.append(f"closed {self._address.port}")
@@ -34,16 +34,16 @@ class Port:
 
 
 class Reactor(MemoryReactorClock):
-    """A reactor in memory whose ports are where they were asked for, port 0 being 40000."""
+    """A reactor in memory that records the ports it opens and closes; port 0 becomes 40000."""
 
     def __init__(self) -> None:
         super().__init__()
         self.events: list[str] = []
-        self.trouble: Exception | None = None
+        self.failure: Exception | None = None
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Port:
-        if self.trouble is not None:
-            raise self.trouble
+        if self.failure is not None:
+            raise self.failure
         super().listenTCP(port, factory, backlog, interface)
         self.events.append(f"opened {port}")
         if ":" in interface:

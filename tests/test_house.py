@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http import HTTPChannel
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,6 +48,9 @@ REACTOR = {
 
 # Packages in which Autobahn and txaio may be imported.
 SPEAKS_AUTOBAHN = ("protocols.websocket", "testing")
+
+# Modules that may use private names of Twisted and Autobahn, and change a reactor.
+FAST_PATHS = ("service.reactor", "protocols.transport", "protocols.websocket.protocol")
 
 # Module names that say nothing about their contents.
 BANNED_NAMES = {"base", "common", "helpers", "manager", "managers", "misc", "util", "utils"}
@@ -208,6 +215,58 @@ def find_stray_loggers(modules: Sources) -> list[str]:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "Logger"
         if not any(isinstance(one, ast.Assign) and one.value is node for one in tree.body)
         or ast.unparse(node) != f"Logger(namespace='pushd.{room_of(name)}')"
+    ]
+
+
+def find_foreign_names(modules: Sources) -> list[str]:
+    """Find private names that are not pushd's own, outside of the modules of FAST_PATHS.
+
+    The name of an attribute is pushd's own if any of its classes or modules defines it, whatever
+    the object is; ``find_inherited_names`` looks closer at ``self``.
+    """
+    own = {name for source in modules.values() for name in _defined_names(ast.parse(source))}
+    return [
+        f"pushd/{_path(name)}:{line} uses {used}: only {', '.join(FAST_PATHS)} may"
+        for name, source in modules.items()
+        if name not in FAST_PATHS
+        for line, used in _used_names(ast.parse(source))
+        if _is_private(used) and used not in own
+    ]
+
+
+def find_inherited_names(classes: Iterable[type], modules: Sources) -> list[str]:
+    """Find private names of a base class of Twisted or Autobahn that a class uses or overrides."""
+    faults = []
+    for cls in classes:
+        name = cls.__module__.removeprefix("pushd.")
+        inherited = {
+            private: base
+            for base in cls.__mro__
+            if base.__module__.partition(".")[0] in ("autobahn", "twisted")
+            for private in _defined_names(_tree_of(base))
+            if _is_private(private)
+        }
+        if name not in FAST_PATHS and inherited:
+            tree = _tree_of(cls)
+            used = {used for _, used in _used_names(tree)} | set(_defined_names(tree))
+            faults += [
+                f"pushd/{_path(name)}: {cls.__name__} uses {one}, which is private to "
+                f"{inherited[one].__module__}.{inherited[one].__qualname__}"
+                for one in sorted(used & set(inherited))
+            ]
+    return faults
+
+
+def find_patches(modules: Sources) -> list[str]:
+    """Find assignments to attributes of a reactor outside of service/reactor."""
+    return [
+        f"pushd/{_path(name)}:{node.lineno} changes a reactor: only service/reactor may"
+        for name, source in modules.items()
+        if name != "service.reactor"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node.value).endswith("reactor")
     ]
 
 
@@ -400,6 +459,62 @@ class LibraryTests(SynchronousTestCase):
         modules = {"topics.hub": source, "protocols.websocket.factory": source}
         self.assertEqual(len(find_autobahn(modules)), 2)
 
+    def test_private_names(self) -> None:
+        """Only three modules rely on private names of Twisted and Autobahn."""
+        modules = read_sources()
+        self.assertEqual(find_foreign_names(modules), [])
+        self.assertEqual(find_inherited_names(_read_classes(modules), modules), [])
+
+    def test_private_names_found(self) -> None:
+        """A private name that pushd does not define is found, in each of its forms."""
+        for source in (
+            "transport._tempDataLen",
+            "getattr(transport, '_tempDataLen', 0)",
+            "from twisted.internet.tcp import _accept",
+            "from twisted.internet._posixserialport import SerialPort",
+            "class Hub:\n    def size(self): return self._dataBuffer",
+        ):
+            self.assertEqual(len(find_foreign_names({"topics.hub": source})), 1, source)
+            self.assertEqual(find_foreign_names({"protocols.transport": source}), [], source)
+        own = {
+            "topics.hub": "class Hub:\n    def _tell(self): self._told = True",
+            "topics.broker": "hub._tell()\nhub._told\nhub.__class__\nfor _ in (): pass",
+        }
+        self.assertEqual(find_foreign_names(own), [])
+
+    def test_inherited_names_found(self) -> None:
+        """A private name of a base class is found, whether a class reads, sets or overrides it."""
+
+        class Reader(HTTPChannel):
+            def size(self) -> object:
+                return self._dataBuffer
+
+        class Setter(HTTPChannel):
+            def set(self) -> None:
+                self._handlingRequest = True
+
+        class Overrider(HTTPChannel):
+            def _respondToBadRequestAndDisconnect(self) -> None: ...
+
+        class Honest(HTTPChannel):
+            _own = 0
+
+            def read(self) -> object:
+                return self._own, self.requests
+
+        classes = (Reader, Setter, Overrider, Honest)
+        self.assertEqual(
+            [fault.split()[1] for fault in find_inherited_names(classes, {})],
+            ["Reader", "Setter", "Overrider"],
+        )
+
+    def test_patches(self) -> None:
+        """Only service/reactor changes a reactor."""
+        self.assertEqual(find_patches(read_sources()), [])
+        for source in ("reactor.seconds = f", "self._reactor.doIteration = f"):
+            self.assertEqual(len(find_patches({"service.twistd": source})), 1, source)
+            self.assertEqual(find_patches({"service.reactor": source}), [])
+
     def test_loggers(self) -> None:
         """Each module logs with the namespace of its room, which operators see."""
         self.assertEqual(find_stray_loggers(read_sources()), [])
@@ -487,6 +602,64 @@ class CompanyTests(SynchronousTestCase):
         self.assertIn(ROOT / "twisted/plugins/pushd_plugin.py", paths)
         self.assertEqual(find_package_markers(paths), [])
         self.assertEqual(len(find_package_markers([Path("twisted/plugins/__init__.py")])), 1)
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name.strip("_") != ""
+
+
+def _defined_names(tree: ast.AST) -> Iterator[str]:
+    """Give the names of functions, classes, variables, and attributes of self and cls."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Store)
+            and ast.unparse(node.value) in ("self", "cls")
+        ):
+            yield node.attr
+
+
+def _used_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Give line and name of attributes, of names in strings, and of what is not imported from us.
+
+    Of an import, every part of the module's name counts.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            yield node.lineno, node.attr
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if node.value.isidentifier():
+                yield node.lineno, node.value
+        elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("pushd"):
+            for name in [*(node.module or "").split("."), *(alias.name for alias in node.names)]:
+                yield node.lineno, name
+
+
+def _tree_of(cls: type) -> ast.AST:
+    """Give the syntax tree of a class; an empty one where it has no source."""
+    try:
+        return ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError):
+        return ast.parse("")
+
+
+def _read_classes(modules: Sources) -> list[type]:
+    """Import the modules, and give the classes that they define."""
+    # The command runs on import, and Django's modules need a Django that has been set up.
+    names = [name for name in modules if name != "__main__" and not name.startswith("django.")]
+    imported = [
+        importlib.import_module(f"pushd.{name}".removesuffix(".__init__")) for name in names
+    ]
+    return [
+        cls
+        for module in imported
+        for cls in vars(module).values()
+        if inspect.isclass(cls) and cls.__module__ == module.__name__
+    ]
 
 
 def _imports(source: str) -> Iterator[tuple[int, str | None, str]]:

@@ -1,4 +1,4 @@
-"""The log of a real daemon: each line once, wherever it goes and whatever it looks like."""
+"""The log of a real daemon, in both formats and to each destination."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ views = {"/fail/": fail}
 @pytest.mark.parametrize("way", ["twistd", "tac"])
 @pytest.mark.parametrize("to_file", [False, True])
 def test_json(tmp_path: Path, way: str, to_file: bool) -> None:
-    """From the first line to the last each is one object, and none is there twice."""
+    """Every line, from the first to the last, is one JSON object, and no event is written twice."""
     (tmp_path / "shop.py").write_text(VIEWS)
     args = [*DOORS, "--views", "shop:views", "--log-format", "json"]
     lines = run(tmp_path, way, args, to_file=to_file)
     read: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    told = Counter(line["message"] for line in read)
-    assert [message for message, times in told.items() if times > 1] == []
-    assert sum("starting up" in message for message in told) == 1
-    assert "Server Shut Down." in told
-    # What makeService said before the log began, what a view printed, and how it failed.
+    messages = Counter(line["message"] for line in read)
+    assert [message for message, times in messages.items() if times > 1] == []
+    assert sum("starting up" in message for message in messages) == 1
+    assert "Server Shut Down." in messages
+    # From before the log began, from a view's print(), and of its exception.
     assert {"allowed", "listening", "request", "view_failed"} <= {line["event"] for line in read}
-    assert told["about to fail"] == 1
+    assert messages["about to fail"] == 1
     (failure,) = [line for line in read if "traceback" in line]
     assert failure["event"] == "view_failed"
     assert "ValueError: on purpose" in failure["traceback"]
@@ -50,7 +50,7 @@ def test_json(tmp_path: Path, way: str, to_file: bool) -> None:
 
 @pytest.mark.parametrize("way", ["twistd", "tac"])
 def test_level(tmp_path: Path, way: str) -> None:
-    """What is below the level is not there."""
+    """Lines below the level are not written."""
     args = [*DOORS, "--log-level", "error"]
     assert run(tmp_path, way, args, to_file=False, watch=False) == []
 
@@ -58,7 +58,7 @@ def test_level(tmp_path: Path, way: str) -> None:
 def run(
     directory: Path, way: str, args: list[str], *, to_file: bool, watch: bool = True
 ) -> list[str]:
-    """Run a daemon, ask it for what fails, stop it, and give the lines of its log."""
+    """Run a daemon, request a view that fails, stop it, and return the lines of its log."""
     command, variables = command_for(way, args)
     log = directory / "daemon.log"
     if to_file:
@@ -86,7 +86,7 @@ def run(
             assert connection.getresponse().status == 500
             connection.close()
         else:
-            # It writes this file once it is about to run.
+            # twistd writes this file just before the reactor runs.
             wait_until(pidfile.exists)
         process.terminate()
         process.wait(PATIENCE)

@@ -1,4 +1,4 @@
-"""Stopping a real process: those inside, those outside, and those who restart it at noon."""
+"""Stopping and restarting a real process, with real clients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from websockets.typing import Subprotocol
 from tests.daemon_process import DaemonProcess
 from tests.held_port import held_port
 
-# How long anything may take, in seconds.
+# Time-out of everything, in seconds.
 PATIENCE = 60.0
 
 CONTROL = ("--control", "tcp:0:interface=127.0.0.1")
@@ -41,13 +41,13 @@ views = {"/sleepy/": sleepy}
 
 
 def control_of(daemon: DaemonProcess) -> str:
-    """Give host and port of a daemon's control port."""
+    """Return host and port of a daemon's control port."""
     return urlsplit(daemon.wait_for(r"control port listening on (http://\S+)")[1]).netloc
 
 
 @contextmanager
 def asking(place: str, method: str, path: str, body: bytes | None = None) -> Iterator[HTTPResponse]:
-    """Send a request; gives the answer once its head is here."""
+    """Send a request; give the response once its head has arrived."""
     connection = HTTPConnection(place, timeout=PATIENCE)
     try:
         connection.request(method, path, body)
@@ -57,13 +57,13 @@ def asking(place: str, method: str, path: str, body: bytes | None = None) -> Ite
 
 
 def ask(place: str, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
-    """Send a request; gives status and JSON of the answer."""
+    """Send a request; return status and JSON of the response."""
     with asking(place, method, path, body) as answer:
         return answer.status, json.loads(answer.read())
 
 
 def open_connection(place: str) -> socket.socket:
-    """Connect, and no more."""
+    """Open a TCP connection."""
     host, _, port = place.partition(":")
     return socket.create_connection((host, int(port)), PATIENCE)
 
@@ -75,7 +75,7 @@ def listen(place: str, path: str) -> ClientConnection:
 
 
 def code_of(websocket: ClientConnection) -> int | None:
-    """Read to the end; gives the code of the server's Close."""
+    """Read to the end, and return the code of the server's Close frame."""
     with pytest.raises(ConnectionClosed) as raised:
         while True:
             websocket.recv(PATIENCE)
@@ -83,11 +83,11 @@ def code_of(websocket: ClientConnection) -> int | None:
 
 
 def test_drain(tmp_path: Path) -> None:
-    """A daemon that drains is not ready and lets nobody in; a second signal ends it now."""
+    """A draining daemon is not ready and refuses connections; a second signal ends it at once."""
     with ExitStack() as stack:
-        # A port that nobody else gets when the daemon has closed it.
-        door = f"tcp:{stack.enter_context(held_port())}:interface=127.0.0.1"
-        args = [*CONTROL, "--listen", door, "--drain", "600"]
+        # No other process gets this port when the daemon has closed it.
+        endpoint = f"tcp:{stack.enter_context(held_port())}:interface=127.0.0.1"
+        args = [*CONTROL, "--listen", endpoint, "--drain", "600"]
         daemon = stack.enter_context(DaemonProcess(args, directory=tmp_path))
         public, control = urlsplit(daemon.url).netloc, control_of(daemon)
         assert ask(control, "GET", "/readyz") == (200, {"status": "ready"})
@@ -100,19 +100,19 @@ def test_drain(tmp_path: Path) -> None:
         assert status == (503, {"status": "not ready", "reason": "draining"})
         with pytest.raises(ConnectionRefusedError):
             open_connection(public)
-        # What is published now is heard by those who are here still; each has 200 seconds.
+        # Open connections, each of which has 200 seconds, still get publications.
         with asking(control, "POST", "/topics/t", b"late") as answer:
             assert answer.status == 200
         os.kill(daemon.pid, signal.SIGINT)
-        heard = [each.recv(PATIENCE) for each in sockets]
-        assert {json.loads(one)["data"] for one in heard} == {"late"}
+        received = [each.recv(PATIENCE) for each in sockets]
+        assert {json.loads(one)["data"] for one in received} == {"late"}
         assert [code_of(each) for each in sockets] == [1001] * 3
         assert daemon.wait() == 0
         assert any("SIGINT again" in line for line in daemon.log)
 
 
-def test_everybody_hears_of_it(tmp_path: Path) -> None:
-    """Within the seconds of the drain WebSockets are closed, streams end, polls are answered."""
+def test_transports(tmp_path: Path) -> None:
+    """During the drain, WebSockets are closed, event streams end, and long polls are answered."""
     with DaemonProcess([*CONTROL, "--drain", "1"], directory=tmp_path) as daemon:
         public, control = urlsplit(daemon.url).netloc, control_of(daemon)
         with (
@@ -133,7 +133,7 @@ def test_everybody_hears_of_it(tmp_path: Path) -> None:
 
 
 def test_sleeping_threads(tmp_path: Path) -> None:
-    """Nobody waits for views that sleep in threads."""
+    """A stop does not wait for views that sleep in threads."""
     (tmp_path / "views.py").write_text(VIEWS)
     args = ["--views", "views:views"]
     environment = {"PYTHONPATH": str(tmp_path)}
@@ -149,15 +149,15 @@ def test_sleeping_threads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", ["index", "name"])
 def test_restart(tmp_path: Path, way: str) -> None:
-    """Through a restart with sockets that stay open nobody is refused, and a gap is told.
+    """With sockets passed by systemd, a restart refuses no connection, and reports a history gap.
 
-    This is what systemd does on ``systemctl restart``: the sockets are its own.
+    The test does what systemd does on ``systemctl restart``: it keeps the sockets open.
     """
-    doors = {
+    endpoints = {
         "index": ("systemd:domain=INET:index=0", "systemd:domain=INET:index=1"),
         "name": ("systemd:domain=INET:name=web", "systemd:domain=INET:name=control"),
     }
-    args = ["--listen", doors[way][0], "--control", doors[way][1], "--drain", "1"]
+    args = ["--listen", endpoints[way][0], "--control", endpoints[way][1], "--drain", "1"]
     with (
         socket.create_server(("127.0.0.1", 0), backlog=512) as web,
         socket.create_server(("127.0.0.1", 0)) as private,
@@ -172,43 +172,43 @@ def test_restart(tmp_path: Path, way: str) -> None:
             return stack.enter_context(daemon)
 
         def publish(data: str) -> str:
-            status, said = ask(control, "POST", "/topics/t", data.encode())
+            status, answer = ask(control, "POST", "/topics/t", data.encode())
             assert status == 200
-            return str(said["id"])
+            return str(answer["id"])
 
         first = start()
         assert urlsplit(first.url).netloc == public
-        visitor = stack.enter_context(Visitor(public))
+        client = stack.enter_context(RepeatingClient(public))
         with listen(public, "/topics/t") as websocket:
             assert json.loads(websocket.recv(PATIENCE))["recovered"] is False
             last = publish("one")
             assert json.loads(websocket.recv(PATIENCE)) == {"id": last, "data": "one"}
-        # A connection that breaks on its own is made up for.
+        # A subscriber that lost its connection gets what it missed.
         missed = publish("two")
         with listen(public, f"/topics/t?after={last}") as websocket:
             assert json.loads(websocket.recv(PATIENCE))["recovered"] is True
             assert json.loads(websocket.recv(PATIENCE)) == {"id": missed, "data": "two"}
-            visitor.wait_for_more()
+            client.wait_for_more()
             os.kill(first.pid, signal.SIGTERM)
             assert code_of(websocket) == 1001
         assert first.wait() == 0
-        # Nobody is there to answer now, but the kernel, which keeps those who come.
+        # No process accepts connections now; the kernel queues them.
         with open_connection(public) as early:
             early.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             start()
             assert read_all(early).startswith(b"HTTP/1.1 200 ")
         with listen(public, f"/topics/t?after={missed}") as websocket:
-            # The history was in the memory of the first process: what was lost is not hidden.
+            # The history was in the memory of the first process: the gap is reported.
             assert json.loads(websocket.recv(PATIENCE))["recovered"] is False
             again = publish("three")
             assert json.loads(websocket.recv(PATIENCE)) == {"id": again, "data": "three"}
-        visitor.wait_for_more()
-        visitor.leave()
-        assert visitor.trouble == []
+        client.wait_for_more()
+        client.stop()
+        assert client.failures == []
 
 
 def wait_for_subscribers(control: str, count: int) -> None:
-    """Wait until so many listen to the topic t."""
+    """Wait until the topic t has a number of subscribers."""
     for _ in range(1000):
         _, said = ask(control, "GET", "/topics/t")
         if sum(said["subscribers"].values()) == count:
@@ -221,42 +221,42 @@ def read_all(stream: socket.socket) -> bytes:
     return b"".join(iter(lambda: stream.recv(1 << 16), b""))
 
 
-class Visitor:
-    """Somebody who keeps coming, each time anew, and wants a page."""
+class RepeatingClient:
+    """A client that requests a page again and again, each time on a new connection."""
 
     def __init__(self, place: str) -> None:
         self._place = place
-        self._enough = Event()
+        self._stopped = Event()
         self._more = Event()
-        self._thread = Thread(target=self._visit, daemon=True)
-        #: What went wrong.
-        self.trouble: list[object] = []
+        self._thread = Thread(target=self._run, daemon=True)
+        #: Statuses other than 200, and exceptions.
+        self.failures: list[object] = []
 
-    def __enter__(self) -> Visitor:
+    def __enter__(self) -> RepeatingClient:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.leave()
+        self.stop()
 
-    def leave(self) -> None:
-        """Come no more."""
-        self._enough.set()
+    def stop(self) -> None:
+        """Stop requesting."""
+        self._stopped.set()
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
 
     def wait_for_more(self) -> None:
-        """Wait until they have come once more, or have had trouble."""
+        """Wait until one more request has succeeded or failed."""
         self._more.clear()
         assert self._more.wait(PATIENCE)
 
-    def _visit(self) -> None:
-        while not self._enough.is_set():
+    def _run(self) -> None:
+        while not self._stopped.is_set():
             try:
                 with asking(self._place, "GET", "/test/") as answer:
                     answer.read()
                     if answer.status != 200:
-                        self.trouble.append(answer.status)
+                        self.failures.append(answer.status)
             except OSError as error:
-                self.trouble.append(error)
+                self.failures.append(error)
             self._more.set()

@@ -1,4 +1,4 @@
-"""pushd under systemd: what it is told, what it passes, and what the units are worth."""
+"""pushd under systemd: notifications, passed sockets, and the unit files."""
 
 from __future__ import annotations
 
@@ -21,41 +21,43 @@ from tests.held_port import held_port
 ROOT = Path(__file__).parent.parent.parent
 UNITS = ROOT / "deploy/systemd"
 
-# How long anything may take, in seconds.
+# Time-out of everything, in seconds.
 PATIENCE = 60.0
 
 ANALYZE = shutil.which("systemd-analyze")
 ACTIVATE = shutil.which("systemd-socket-activate")
-needs_analyze = pytest.mark.skipif(ANALYZE is None, reason="there is no systemd-analyze here")
-needs_activate = pytest.mark.skipif(ACTIVATE is None, reason="no systemd-socket-activate here")
+needs_analyze = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
+needs_activate = pytest.mark.skipif(
+    ACTIVATE is None, reason="systemd-socket-activate is not installed"
+)
 
 
 class Systemd:
-    """A socket that hears what a daemon says of itself."""
+    """A notification socket, as systemd has it."""
 
     def __init__(self, address: str) -> None:
         self._socket = socket(AF_UNIX, SOCK_DGRAM)
         self._socket.bind(address)
         self._socket.settimeout(PATIENCE)
-        #: What was heard, up to what was waited for last.
-        self.heard: list[str] = []
+        #: Lines received so far.
+        self.received: list[str] = []
 
     def wait_for(self, line: str) -> list[str]:
-        """Wait for a message with such a line; gives all lines of it."""
+        """Wait for a notification with a matching line; return all its lines."""
         while True:
             lines = self._socket.recv(4096).decode().split("\n")
-            self.heard += lines
+            self.received += lines
             if any(re.fullmatch(line, one) for one in lines):
                 return lines
 
     def close(self) -> None:
-        """Listen no more."""
+        """Close the socket."""
         self._socket.close()
 
 
 @pytest.fixture(params=["file", "abstract"])
 def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Systemd, str]]:
-    """Give something that listens as systemd does, and its address as the environment has it."""
+    """Give a notification socket, and its address as in the environment."""
     path = str(tmp_path / "notify")
     abstract = request.param == "abstract"
     listener = Systemd(f"\0{path}" if abstract else path)
@@ -64,9 +66,9 @@ def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Sy
 
 
 def test_notified(tmp_path: Path, systemd: tuple[Systemd, str]) -> None:
-    """Systemd hears that the daemon is ready, that it lives, how many are there, and of the end."""
+    """Notifications: ready, watchdog, the number of connections, and the stop."""
     listener, address = systemd
-    # Not so often that what nobody reads for a while fills the socket.
+    # Not so often that notifications fill the socket while the test does not read.
     environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "2000000"}
     with DaemonProcess(directory=tmp_path, environment=environment) as daemon:
         assert "STATUS=serving 0 connections" in listener.wait_for("READY=1")
@@ -82,7 +84,7 @@ def test_notified(tmp_path: Path, systemd: tuple[Systemd, str]) -> None:
 
 
 def test_watchdog_of_another(tmp_path: Path, systemd: tuple[Systemd, str]) -> None:
-    """A watchdog that watches another process is not fed by this one."""
+    """The watchdog of another process is not notified."""
     listener, address = systemd
     environment = {
         "NOTIFY_SOCKET": address,
@@ -93,11 +95,11 @@ def test_watchdog_of_another(tmp_path: Path, systemd: tuple[Systemd, str]) -> No
         listener.wait_for("READY=1")
         os.kill(daemon.pid, signal.SIGTERM)
         listener.wait_for("STOPPING=1")
-    assert "WATCHDOG=1" not in listener.heard
+    assert "WATCHDOG=1" not in listener.received
 
 
 def test_no_such_socket(tmp_path: Path) -> None:
-    """A socket that nobody passed is one line and exit code 1."""
+    """A socket that was not passed ends the process with one line and exit code 1."""
     endpoint = "systemd:domain=INET:index=0"
     daemon = DaemonProcess(["--listen", endpoint], directory=tmp_path)
     daemon.start()
@@ -108,14 +110,14 @@ def test_no_such_socket(tmp_path: Path) -> None:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """Give a port that nobody else is given."""
+    """Give a port that no other process gets."""
     with held_port() as port:
         yield port
 
 
 @needs_activate
 def test_socket_activate(tmp_path: Path, port: int) -> None:
-    """Systemd's own tool passes sockets as systemd does, and pushd takes them."""
+    """The sockets that systemd-socket-activate passes are accepted."""
     command = [str(ACTIVATE), "--listen", f"127.0.0.1:{port}", "--fdname=web"]
     command += [str(TWISTD), "-n", "--pidfile=", "pushd", "--control", "none", "--drain", "0"]
     command += ["--listen", "systemd:domain=INET:name=web"]
@@ -140,7 +142,7 @@ def test_socket_activate(tmp_path: Path, port: int) -> None:
 
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
-    """Give a folder with the units, for the pushd that is installed here."""
+    """Give a folder with the units, adapted to the pushd that is being tested."""
     for path in UNITS.iterdir():
         text = path.read_text()
         for name in (path.name, path.name.replace("@.", "@8082.")):
@@ -149,7 +151,7 @@ def units(tmp_path: Path) -> Path:
 
 
 def test_units() -> None:
-    """The units are there, and the two services differ in nothing but their names."""
+    """There are four units, and the two services differ in their names only."""
     names = {path.name for path in UNITS.iterdir()}
     assert names == {"pushd.service", "pushd.socket", "pushd@.service", "pushd@.socket"}
     one, many = (_settings(UNITS / f"pushd{at}.service") for at in ("", "@"))
@@ -165,7 +167,7 @@ def test_units() -> None:
 @needs_analyze
 @pytest.mark.parametrize("instance", ["", "@8082"])
 def test_verify(units: Path, instance: str) -> None:
-    """Systemd has nothing to say against the units."""
+    """``systemd-analyze verify`` finds no fault with the units."""
     paths = [str(units / f"pushd{instance}.{kind}") for kind in ("service", "socket")]
     done = subprocess.run(
         [str(ANALYZE), "verify", *paths],
@@ -180,7 +182,7 @@ def test_verify(units: Path, instance: str) -> None:
 @needs_analyze
 @pytest.mark.parametrize("instance", ["", "@8082"])
 def test_security(units: Path, instance: str) -> None:
-    """The services are rated 2.0 or better."""
+    """``systemd-analyze security`` rates the services 2.0 or better."""
     path = str(units / f"pushd{instance}.service")
     done = subprocess.run(
         [str(ANALYZE), "security", "--offline=true", "--threshold=20", "--no-pager", path],
@@ -196,7 +198,7 @@ def test_security(units: Path, instance: str) -> None:
 
 
 def test_commands(tmp_path: Path) -> None:
-    """What the service runs, with what it sets, checks its options."""
+    """The service's ExecStartPre, with its environment, checks the options."""
     lines = _settings(UNITS / "pushd.service")
     (tmp_path / "pushd.toml").write_text("threads = 3\n")
     environment = dict(os.environ)

@@ -1,4 +1,4 @@
-"""A daemon while somebody sets the clock on the wall."""
+"""A daemon whose system clock is set while it runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.daemon_process import DaemonProcess
 
 HOUR = 3600
 
-# Ten pushes, half a second apart, the last of them as well as the others: then comes the end.
+# Seconds from the first message to the Close: ten pushes, half a second apart.
 LENGTH = 5.0
 
 SetClock = Callable[[int], object]
@@ -25,7 +25,7 @@ SetClock = Callable[[int], object]
 
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What stands between the daemon and the kernel's clock."""
+    """Build the library that shifts the system clock of a process."""
     library = tmp_path_factory.mktemp("shim") / "wall_clock.so"
     source = Path(__file__).with_name("wall_clock.c")
     command = ["cc", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", str(library), str(source)]
@@ -35,11 +35,11 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def daemon(shim: Path, tmp_path: Path) -> Iterator[tuple[DaemonProcess, SetClock]]:
-    """A daemon, and what sets its clock on the wall."""
+    """Give a daemon, and a function that shifts its system clock."""
     file = tmp_path / "seconds"
 
     def set_clock(seconds: int) -> None:
-        # In place: the daemon has it mapped.
+        # In place, because the daemon has mapped the file.
         with file.open("r+b" if file.exists() else "wb") as clock:
             clock.write(struct.pack("l", seconds))
 
@@ -51,21 +51,21 @@ def daemon(shim: Path, tmp_path: Path) -> Iterator[tuple[DaemonProcess, SetClock
 
 @pytest.mark.parametrize("step", [-HOUR, HOUR], ids=["back", "forward"])
 def test_demo(daemon: tuple[DaemonProcess, SetClock], step: int) -> None:
-    """The pushes come half a second apart all the same; the log goes by the wall."""
+    """Pushes stay half a second apart, and log lines have the time of the system clock."""
     process, set_clock = daemon
     url = process.url.replace("http", "ws") + "test/"
-    heard = 0
+    received = 0
     with connect(url, proxy=None) as browser:
         begin = monotonic()
         browser.send("hello")
         with pytest.raises(ConnectionClosed):
             while True:
                 browser.recv(timeout=30)
-                heard += 1
-                if heard == 3:
+                received += 1
+                if received == 3:
                     set_clock(step)
         took = monotonic() - begin
-    assert heard == 10
+    assert received == 10
     assert LENGTH - 0.1 < took < LENGTH + 20
     process.wait_for(r" closed 1000 after (5\.\d+|[1-2]\d\.\d+) s by us")
     opened, closed = (

@@ -1,4 +1,4 @@
-/* The clock on the wall, for one process: as many seconds off as the file $WALL_CLOCK says. */
+/* Shifts the system clock of one process by the number of seconds in the file $WALL_CLOCK. */
 
 #define _GNU_SOURCE
 #include <fcntl.h>

@@ -118,12 +118,12 @@ class PortsTests(SynchronousTestCase):
 
     def test_port_in_use(self) -> None:
         """If a port cannot be opened, the process ends with one line: which, and why."""
-        for trouble, words in (
+        for failure, words in (
             (CannotListenError("127.0.0.1", 80, OSError(98, "Address already in use")), "in use"),
             (PermissionError(13, "Permission denied"), "Permission denied"),
             (OverflowError("port must be 0-65535"), "0-65535"),
         ):
-            self.reactor.trouble = trouble
+            self.reactor.failure = failure
             with self.assertRaises(SystemExit) as raised:
                 self.start(listen=("tcp:80:interface=127.0.0.1",))
             line = raised.exception.code
