@@ -41,7 +41,7 @@ class Channel(StrictChannel):
     #: The open connections of the site, this one among them.
     connections: HttpConnections
     #: The slot that the connection takes of ``--max-connections``.
-    ticket: Slot
+    slot: Slot
 
     # The delayed call that parses the next request.
     _next: IDelayedCall | None = None
@@ -116,7 +116,7 @@ class Channel(StrictChannel):
         """Release what the connection takes."""
         self.connections.stop_timeouts(self)
         self._cancel_next()
-        self.ticket.release()
+        self.slot.release()
         self.connections.discard(self)
         super().connectionLost(reason)
 

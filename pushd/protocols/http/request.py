@@ -46,7 +46,7 @@ class ChannelRequest(Request):
     #: Whether an application answers, which says itself what its pages may do.
     foreign = False
     #: The place that a client behind a proxy takes.
-    ticket: Slot | None = None
+    slot: Slot | None = None
     #: The id of the connection that it is, if it is one that is listed.
     connection: int | None = None
     #: Whether its end is a line in the log: that of a stream has one of its own.
@@ -103,12 +103,12 @@ class ChannelRequest(Request):
             self.peer = peer_name(self.client)
         else:
             self.peer = client.address
-            self.ticket = ticket = site.policy.admission.admit_client(client.address)
-            if ticket is None:
+            self.slot = slot = site.policy.admission.admit_client(client.address)
+            if slot is None:
                 site.count_refusal(503)
                 write_response(self, BUSY)
                 return
-            self.notifyFinish().addBoth(lambda _: ticket.release())
+            self.notifyFinish().addBoth(lambda _: slot.release())
         if self.path == b"*":
             self._answer_star()
             return

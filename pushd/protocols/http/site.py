@@ -71,11 +71,11 @@ class PushdSite(AccessLog, Site):
 
     def _make_channel(self, addr: IAddress | None) -> Any:
         address = getattr(addr, "host", None)
-        ticket = self.policy.admission.admit(address)
-        over_limit = ticket is None
+        slot = self.policy.admission.admit(address)
+        over_limit = slot is None
         if over_limit:
-            ticket = self._beyond_limit.admit(None)
-            if ticket is None:
+            slot = self._beyond_limit.admit(None)
+            if slot is None:
                 reason = "connection limit reached and the 503 queue is full"
                 self.log_refusal(str(address), 503, reason)
                 return _ImmediateClose()
@@ -83,7 +83,7 @@ class PushdSite(AccessLog, Site):
         channel = self.protocol()
         channel.factory = channel.site = self
         channel.connections = self.connections
-        channel.ticket, channel.over_limit = ticket, over_limit
+        channel.slot, channel.over_limit = slot, over_limit
         return channel
 
     def getResourceFor(self, request: Any) -> IResource:
