@@ -135,7 +135,7 @@ class StrictChannel(HTTPChannelAdapter):
         if not headers.hasHeader(b"date"):
             headers.setRawHeaders(b"date", [datetimeToString()])
         shared = _HEADERS | _PAGE_HEADERS if kind.lower().startswith(_PAGES) else _HEADERS
-        if self.requests and self.requests[0].foreign:
+        if self.requests and self.requests[0].sets_own_headers:
             shared = {}
         for name, value in shared.items():
             if not headers.hasHeader(name):
