@@ -18,7 +18,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
-from pushd.protocols.http.channel import KEEP_ALIVE, LINGER, REQUEST_TIMEOUT, STALL_TIMEOUT
+from pushd.protocols.http.channel import (
+    KEEP_ALIVE,
+    REFUSAL_TIMEOUT,
+    REQUEST_TIMEOUT,
+    STALL_TIMEOUT,
+)
 from pushd.protocols.websocket.protocol import CLOSE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT
 from pushd.testing.daemon import Daemon
 from pushd.views.demo import ticker
@@ -33,12 +38,10 @@ fuzz = partial(
 )
 
 # After these, in seconds, nobody is left whom somebody did not want to stay.
-TIME_OUTS = (REQUEST_TIMEOUT, LINGER, PING_INTERVAL, PONG_TIMEOUT, CLOSE_TIMEOUT) + (
-    KEEP_ALIVE,
-    LINGER,
-    STALL_TIMEOUT,
-    LINGER,
-) * 2
+TIMEOUTS = (
+    *(REQUEST_TIMEOUT, REFUSAL_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, CLOSE_TIMEOUT),
+    *(KEEP_ALIVE, REFUSAL_TIMEOUT, STALL_TIMEOUT, REFUSAL_TIMEOUT) * 2,
+)
 
 MAX_MESSAGE = 5000
 
@@ -223,7 +226,7 @@ class FuzzTests(SynchronousTestCase):
             wire.send(piece)
             if pause:
                 self.daemon.advance(pause)
-        self.daemon.advance(*TIME_OUTS)
+        self.daemon.advance(*TIMEOUTS)
         self.assertTrue(wire.closed, "still connected")
         self.assertEqual(self.daemon.pending_calls, [])
         for server in self.daemon.clock.tcpServers:

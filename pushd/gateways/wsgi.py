@@ -153,7 +153,7 @@ class WsgiResponse:
         self._parts = 0
         # Fires when the application may go on, if it has to wait.
         self._room: Deferred[None] | None = None
-        request.foreign = True
+        request.sets_own_headers = True
         request.defaultContentType = None
         request.notifyFinish().addErrback(lambda _: self.stopProducing())
 

@@ -143,7 +143,6 @@ class HTTPChannelAdapter(HTTPChannel):
 
         Required: twisted.web would write an answer of its own, and nothing to our log.
         """
-        raise NotImplementedError
 
     @property
     def trailer(self) -> Sequence[bytes]:

@@ -80,12 +80,12 @@ class PortService(Service):
         closed. WebSockets are not waited for.
         """
         return gatherResults(
-            [maybeDeferred(self.stopService), self._site.drain()], consumeErrors=True
+            [maybeDeferred(self.stopService), self._site.connections.drain()], consumeErrors=True
         )
 
     def close_unused(self) -> None:
         """Close the connections on which no request is in progress."""
-        self._site.close_silent()
+        self._site.connections.close_silent()
 
     def _exit(self, reason: str) -> SystemExit:
         return SystemExit(f"pushd: {self._option} {self._endpoint}: {reason}")

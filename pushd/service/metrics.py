@@ -146,9 +146,9 @@ class MetricsCollector(Collector):
         )
         closing = len(self.factory.closings)
         states = {
-            ("http", "reading"): len(self.site.requests),
-            ("http", "idle"): len(self.site.idle),
-            ("http", "closing"): len(self.site.lingering),
+            ("http", "reading"): len(self.site.connections.reading),
+            ("http", "idle"): len(self.site.connections.idle),
+            ("http", "closing"): len(self.site.connections.closing),
             ("websocket", "open"): self.traffic.count("websocket") - closing,
             ("websocket", "closing"): closing,
             ("sse", "open"): self.traffic.count("sse"),

@@ -225,7 +225,7 @@ class WebSocketExchange(_Exchange):
         request, self._http = self._http, None
         channel = request.channel
         # The slot of the connection, and that of the client if a proxy forwarded the request.
-        self._slots = [slot for slot in (channel.ticket, request.ticket) if slot]
+        self._slots = [slot for slot in (channel.slot, request.slot) if slot]
         # Free what is of no use any more, as the connection may stay for days.
         handshake = self._handshake
         del self._handshake

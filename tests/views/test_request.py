@@ -216,7 +216,7 @@ class ResponseTests(SynchronousTestCase):
             self.assertEqual(Response(status).status, status)
         for status in (0, 100, 101, 199, 600, -1):
             error = self.assertRaises(ValueError, Response, status)
-            self.assertEqual(str(error), f"status is {status}: 200 to 599")
+            self.assertEqual(str(error), f"status must be 200 to 599; got {status}")
 
     def test_frozen(self) -> None:
         """A response is immutable."""

@@ -1,4 +1,4 @@
-"""What the log says of requests, and what is counted of those that were turned away."""
+"""The access log, and the count of refused requests and connections."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pushd.protocols.http.request import ChannelRequest, path_of
 
 _log = Logger(namespace="pushd.protocols")
 
-# Under which names refusals are counted.
+# Values of the label ``reason`` of pushd_refused_total.
 _REASONS = {
     400: "bad_request",
     401: "unauthorized",
@@ -27,20 +27,19 @@ _REASONS = {
 
 
 class AccessLog:
-    """The lines of a door's requests: one for each, however it ended, and none with its query.
+    """Base of a site that writes one line for each request, however it ends, without its query.
 
-    A Site extends it, as twisted.web calls ``log`` on that.
+    twisted.web calls ``log`` on the site.
     """
 
-    # What the door asks of all who come; it is another one after a reload.
     policy: SitePolicy
 
     def count_refusal(self, status: int) -> None:
-        """Count a request that was turned away."""
+        """Count a request, or a connection, that was refused."""
         self.policy.metrics.refused.labels(reason=_REASONS.get(status, "other")).inc()
 
     def log_failure(self, peer: str) -> None:
-        """Log an exception that twisted.web raised over what a client sent."""
+        """Log an exception that was raised while a request was parsed."""
         _log.failure("failed to read a request of {peer}", event="request_failed", peer=peer)
 
     def log_connection_failure(self, peer: str) -> None:
@@ -52,7 +51,7 @@ class AccessLog:
         )
 
     def log_refusal(self, peer: str, status: int, line: str) -> None:
-        """Count a request that did not come far enough for an access line, and write its line."""
+        """Count and log a refusal that comes too early for an access line."""
         self.count_refusal(status)
         _log.info(
             "{peer} refused {status}: {line}",
@@ -63,7 +62,7 @@ class AccessLog:
         )
 
     def log(self, request: Any) -> None:
-        """Write the access line."""
+        """Write the line of a request that was answered."""
         if request.has_access_line:
             _log.info(
                 "{peer} {method} {path} {status} {length} after {seconds:.3f} s",
@@ -74,7 +73,7 @@ class AccessLog:
             )
 
     def log_left(self, request: ChannelRequest) -> None:
-        """Write the line of a client that left before it was answered."""
+        """Write the line of a request whose client left before it was answered."""
         if request.has_access_line:
             _log.info(
                 "{peer} {method} {path} left unanswered after {seconds:.3f} s",
@@ -84,7 +83,7 @@ class AccessLog:
 
 
 def _facts(request: Any) -> dict[str, Any]:
-    """What the log has of every request."""
+    """Return the fields that the log has of every request."""
     return {
         "connection": request.connection,
         "peer": request.peer,

@@ -1,80 +1,56 @@
-"""One HTTP connection: what it is given time for, and whose turn it is."""
+"""HTTP connections: reading requests one after the other, time-outs, and closing on shutdown."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
 from twisted.python.failure import Failure
 
 from pushd.access.admission import Slot
 from pushd.protocols.http.headers import read_head
 from pushd.protocols.http.request import ChannelRequest, peer_name
-from pushd.protocols.http.strict import Refusing, StrictChannel
+from pushd.protocols.http.strict import StrictChannel
 from pushd.protocols.transport import unsent
 from pushd.schedule.timeouts import TimeoutQueue
 
-# How long a request may take from the connection, or its first byte, to its last, in seconds.
+# Seconds for a request, from the connection or its own first byte to its last byte.
 REQUEST_TIMEOUT = 20
 
-# How long a connection may be idle between two requests, in seconds.
+# Seconds that a connection may be idle between two requests.
 KEEP_ALIVE = 60
 
-# How long a reader may take for what fills the transport's buffer, in seconds.
+# Seconds in which a client with a full buffer must read something: so many bytes, or all.
 STALL_TIMEOUT = 60
-
-# How many bytes one must have read in that time to have it again.
 _STALL_BYTES = 1 << 16
 
-# How long a peer may take to read our last words and go, in seconds.
-LINGER = 5
-
-
-class Premises(Refusing, Protocol):
-    """What a connection needs of the door that it came through."""
-
-    #: What it is given time for: a request, the next one, to read an answer.
-    requests: TimeoutQueue[Any]
-    idle: TimeoutQueue[Any]
-    stalled: TimeoutQueue[Any]
-    #: Whether a head that arrives in one piece is read at once.
-    reads_whole_heads: bool
-    #: Whether nobody may stay for another request.
-    draining: bool
-    #: Where time comes from.
-    reactor: IReactorTime
-
-    def enter(self, channel: Channel) -> None:
-        """Count a connection in."""
-
-    def leave(self, channel: Channel) -> None:
-        """Count a connection out."""
-
-    def count_refusal(self, status: int) -> None:
-        """Count a request that was turned away."""
-
-    def log_failure(self, peer: str) -> None:
-        """Log an exception that twisted.web raised over what a client sent."""
-
-    def log_connection_failure(self, peer: str) -> None:
-        """Log an exception that kept a new connection from being served."""
+# Seconds for a client to read the answer that refuses its request, and to close.
+REFUSAL_TIMEOUT = 5
 
 
 class Channel(StrictChannel):
-    """One HTTP/1.1 connection, held to its time and to the letter."""
+    """One HTTP/1.1 connection.
 
-    site: Premises
+    Requests are answered one after the other. Bytes that arrive during an answer wait, and are
+    parsed in a turn of the reactor of their own once the client has taken the answer: a client that
+    sends thousands of requests and reads nothing must not fill the memory.
+    """
+
     requestFactory: Any = ChannelRequest
-    #: The connection's place, for its owner to give back.
-    ticket: Slot
+    #: The open connections of the site, this one among them.
+    connections: HttpConnections
+    #: The slot that the connection takes of ``--max-connections``.
+    slot: Slot
 
-    _turn: IDelayedCall | None = None
+    # The delayed call that parses the next request.
+    _next: IDelayedCall | None = None
     # True while the transport's buffer is full.
     _writing_paused = False
     # True within dataReceived.
     _receiving = False
-    # What waited for the reader when its time began.
-    _unread = 0
+    # Unsent bytes when the time-out of a slow reader began.
+    _unsent = 0
 
     def makeConnection(self, transport: Any) -> None:
         """Begin. If that fails, drop the connection: Twisted would go on reading from it."""
@@ -87,130 +63,136 @@ class Channel(StrictChannel):
     def connectionMade(self) -> None:
         """Wait for the first request."""
         super().connectionMade()
-        self.site.enter(self)
-        self.site.requests.start(self)
+        self.connections.add(self)
+        self.connections.reading.start(self)
 
     def dataReceived(self, data: bytes) -> None:
-        """Parse a piece of a request; of one that was refused, what comes is read and dropped."""
+        """Parse a part of a request; after a refusal, drop it."""
         if self._refused:
             return
         if self._receiving:
             # The call that is under way goes on with this.
             super().dataReceived(data)
             return
-        if self in self.site.idle:
-            self.site.idle.stop(self)
-            self.site.requests.start(self)
+        if self in self.connections.idle:
+            self.connections.idle.stop(self)
+            self.connections.reading.start(self)
         self._receiving = True
         try:
-            if not (self.site.reads_whole_heads and self._take_whole_head(data)):
+            if not (self.connections.reads_whole_heads and self._read_whole_head(data)):
                 super().dataReceived(data)
         except Exception:
             self.site.log_failure(peer_name(self.transport.getPeer()))
             self.refuse(400, "the request is malformed")
         finally:
             self._receiving = False
-        # The rest is a line without its end; a line feed in it has no carriage return before it.
+        # What is left is an unfinished line; a line feed in it has no carriage return before it.
         if b"\n" in data and self.line_mode and not self.paused and b"\n" in self._unparsed():
             self.refuse(400, "a line of the request's head is malformed")
 
     def allContentReceived(self) -> None:
-        """Answer a request that came whole and in time."""
-        self.site.requests.stop(self)
+        """Answer a request that arrived as a whole, and in time."""
+        self.connections.reading.stop(self)
         super().allContentReceived()
 
     def requestDone(self, request: Any) -> None:
-        """Wait for the next request.
-
-        What stands behind it already has its turn when the answer has gone out and others have
-        had theirs: else who sends a thousand requests and reads nothing fills the memory.
-        """
-        if self.site.draining:
+        """Go on to the next request, if a part of it has arrived, or wait for it."""
+        if self.connections.draining:
             self.persistent = 0
         self.paused = True
         super().requestDone(request)
         if self.transport is None or not self.persistent:
             return
-        unparsed = self._unparsed()
-        if unparsed:
+        if self._unparsed():
             self.transport.pauseProducing()
-            self._turn = self.site.reactor.callLater(0, self._take_turn)
+            self._next = self.connections.clock.callLater(0, self._parse_next)
+            self.connections.reading.start(self)
         else:
             self.paused = False
-        waiting = self.site.requests if unparsed else self.site.idle
-        waiting.start(self)
+            self.connections.idle.start(self)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         # Twisted leaves this parameter untyped, and without the default of its base class.
-        """Give the place back."""
-        self.forget()
-        if self._turn is not None and self._turn.active():
-            self._turn.cancel()
-        self.ticket.release()
-        self.site.leave(self)
+        """Release what the connection takes."""
+        self.connections.stop_timeouts(self)
+        self._cancel_next()
+        self.slot.release()
+        self.connections.discard(self)
         super().connectionLost(reason)
 
     def isSecure(self) -> bool:
-        """Whether the connection is encrypted."""
+        """Return whether the connection is encrypted."""
         # twisted.web adapts the transport to this, which takes three times as long.
         return bool(ISSLTransport.providedBy(self.transport))
 
     def pauseProducing(self) -> None:
-        """Note that the reader is slow, and wait only so long."""
+        """Give a client that reads slowly a time-out, as the transport's buffer is full."""
         self._writing_paused = True
         super().pauseProducing()
-        self._watch_reader()
+        self._start_stall_timeout()
 
     def resumeProducing(self) -> None:
-        """Note that the reader has caught up."""
+        """Go on, as the transport's buffer is empty."""
         self._writing_paused = False
         super().resumeProducing()
-        self.site.stalled.stop(self)
+        self.connections.stalled.stop(self)
         if self.paused:
-            self._take_turn()
+            self._parse_next()
 
     def loseConnection(self) -> None:
-        """Close once all is sent, and not wait for ever until it is."""
+        """Close after all is sent, or after the time-out of a slow reader."""
         super().loseConnection()
-        self._watch_reader()
+        self._start_stall_timeout()
 
     def write_now(self) -> None:
-        """Let go of a connection that speaks WebSocket from now on."""
+        """Release a connection that speaks WebSocket from now on."""
         self.requests.clear()
-        # The other clocks stand by now, as its request is here.
-        self.site.stalled.stop(self)
-        self.site.leave(self)
+        # The other time-outs are stopped by now, as its request has arrived.
+        self.connections.stalled.stop(self)
+        self.connections.discard(self)
 
-    def time_out(self) -> None:
-        """Give up on a request that does not come to its end."""
+    def await_close(self) -> None:
+        """Give a client that was refused the time to read the answer and to close."""
+        self.connections.stop_timeouts(self)
+        self.connections.closing.start(self)
+
+    # What time-outs call
+
+    def request_timed_out(self) -> None:
+        """Refuse a request that is not complete in time; close a silent connection."""
         if self._line or self.requests:
             self.refuse(408, "the request did not come in time")
         else:
             self.site.count_refusal(408)
             self.loseConnection()
 
-    def give_up(self) -> None:
-        """Give up on a reader, unless much was read in the time: a large answer may take long."""
-        before = self._unread
-        self._watch_reader()
-        if self._unread > before - _STALL_BYTES:
+    def reader_timed_out(self) -> None:
+        """Drop a client that reads too slowly; one that reads enough gets the same time again."""
+        before = self._unsent
+        self._start_stall_timeout()
+        if self._unsent > before - _STALL_BYTES:
             self.abort()
 
     def abort(self) -> None:
-        """Give up on a peer that does not read, or does not go."""
+        """Drop a client that does not read, or does not close."""
         self.transport.abortConnection()
 
-    def _watch_reader(self) -> None:
-        self._unread = unsent(self.transport)
-        self.site.stalled.start(self)
+    # Private
 
-    def _take_turn(self) -> None:
-        """Parse the request that came behind the one before, once that one's answer is gone."""
+    def _start_stall_timeout(self) -> None:
+        self._unsent = unsent(self.transport)
+        self.connections.stalled.start(self)
+
+    def _cancel_next(self) -> None:
+        call, self._next = self._next, None
+        if call is not None and call.active():
+            call.cancel()
+
+    def _parse_next(self) -> None:
+        """Parse the next request, unless the client still has to take the last answer."""
         if self._writing_paused:
-            return  # resumeProducing comes back to it.
-        turn, self._turn = self._turn, None
-        if turn is not None and turn.active():
-            turn.cancel()
+            return  # resumeProducing calls this again.
+        self._cancel_next()
         self.paused = False
         self.transport.resumeProducing()
         self.dataReceived(b"")
@@ -225,13 +207,13 @@ class Channel(StrictChannel):
             self.paused = paused
         return unparsed
 
-    def _take_whole_head(self, data: bytes) -> bool:
+    def _read_whole_head(self, data: bytes) -> bool:
         """Read a GET that arrived in one piece; return False to leave it to twisted.web.
 
         This is what lineReceived, allHeadersReceived and allContentReceived do for others, in a
         quarter of the time.
         """
-        if self._line or self.paused or self.unwelcome or not self.line_mode or self._unparsed():
+        if self._line or self.paused or self.over_limit or not self.line_mode or self._unparsed():
             return False
         head = read_head(data)
         if head is None:
@@ -243,7 +225,67 @@ class Channel(StrictChannel):
             self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         if b"Cookie" in headers:
             request.parseCookies()
-        self.site.requests.stop(self)
+        self.connections.reading.stop(self)
         self.handle(request)
         request.requestReceived(b"GET", target, b"HTTP/1.1")
         return True
+
+
+class HttpConnections:
+    """The open HTTP connections of a site, each under at most one of four time-outs."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.clock = clock
+        #: Connections on which a request is awaited for the first time, or is arriving.
+        self.reading = TimeoutQueue(
+            clock, timeout=REQUEST_TIMEOUT, expired=Channel.request_timed_out
+        )
+        #: Connections between two requests.
+        self.idle = TimeoutQueue(clock, timeout=KEEP_ALIVE, expired=Channel.loseConnection)
+        #: Connections whose client is slow to read.
+        self.stalled = TimeoutQueue(clock, timeout=STALL_TIMEOUT, expired=Channel.reader_timed_out)
+        #: Connections whose client was refused, and may read the answer before they are closed.
+        self.closing = TimeoutQueue(clock, timeout=REFUSAL_TIMEOUT, expired=Channel.abort)
+        #: True after ``drain``: a connection is closed after the answer that is under way.
+        self.draining = False
+        #: True if a head that arrives in one piece is read at once, which is a fast path.
+        self.reads_whole_heads = Channel.can_handle()
+        self._open: set[Channel] = set()
+        # Waits for the last connection to close.
+        self._emptied: list[Deferred[None]] = []
+
+    def add(self, channel: Channel) -> None:
+        """Add a connection that was opened."""
+        self._open.add(channel)
+
+    def discard(self, channel: Channel) -> None:
+        """Remove a connection that is closed, or speaks WebSocket from now on."""
+        self._open.discard(channel)
+        while self._emptied and not self._open:
+            self._emptied.pop().callback(None)
+
+    def stop_timeouts(self, channel: Channel) -> None:
+        """Stop all time-outs of a connection."""
+        for timeouts in (self.reading, self.idle, self.stalled, self.closing):
+            timeouts.stop(channel)
+
+    def drain(self) -> Deferred[None]:
+        """Close idle connections now, and the others after the answer that is under way.
+
+        One that was opened and has sent nothing is not idle: its request may be on the way. See
+        ``close_silent``. The Deferred fires when all are closed.
+        """
+        self.draining = True
+        for channel in list(self.idle):
+            channel.loseConnection()
+        if not self._open:
+            return succeed(None)
+        emptied: Deferred[None] = Deferred(self._emptied.remove)
+        self._emptied.append(emptied)
+        return emptied
+
+    def close_silent(self) -> None:
+        """Close the connections on which no request is in progress."""
+        for channel in list(self._open):
+            if not channel.requests:
+                channel.loseConnection()

@@ -1,4 +1,4 @@
-"""What is asked before any door opens."""
+"""What is checked before a request is routed: its Host, its Origin, and the limits of its port."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from pushd.access.proxies import Proxies
 from pushd.protocols.http.headers import RequestHeaders, decode_path
 from pushd.protocols.http.response import Response, refusal
 
-# Gives the refusal of a request, or None for one that may come in.
+# Returns the refusal of a request, or None for a request that is allowed.
 Guard = Callable[[Any], Response | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SitePolicy:
-    """What a door asks of all who come.
+    """What a site checks of each connection and request.
 
     :param limits: ``max_message`` is also the limit of a request's body.
-    :param large_bodies: for paths with a higher limit, what computes it from ``max_message``.
+    :param large_bodies: for paths with a higher limit, a function that computes it from
+        ``max_message``.
     """
 
     guard: Guard
@@ -34,44 +35,48 @@ class SitePolicy:
     large_bodies: Mapping[bytes, Callable[[int], int]] = field(default_factory=dict)
 
     def body_limit(self, path: bytes) -> int:
-        """How many bytes the body of a request to a path may have."""
+        """Return how many bytes the body of a request to a path may have."""
         size, larger = self.limits.max_message, self.large_bodies.get(path)
         return size if larger is None else larger(size)
 
 
 def public_guard(origins: Origins) -> Guard:
-    """Turn away requests without a Host, and WebSockets that pages of strangers ask for."""
+    """Return the guard of the public port.
+
+    It refuses requests without a Host, and pages of other origins that open a WebSocket or ask for
+    a topic.
+    """
 
     def guard(request: Any) -> Response | None:
         if not request.requestHeaders.has_host(request.clientproto):
-            return refusal(400, "a request needs one Host")
-        # A page may send a plain request to any site, but not read what a topic answers.
+            return refusal(400, "a request must have exactly one Host, and a valid one")
+        # A page of any origin may send plain requests, but must not read what a topic answers.
         if request.wants_websocket or is_topic(request.path):
-            fields: RequestHeaders = request.requestHeaders
-            origin, host = fields.last(b"Origin"), fields.last(b"Host") or ""
+            headers: RequestHeaders = request.requestHeaders
+            origin, host = headers.last(b"Origin"), headers.last(b"Host") or ""
             if not origins.allows(origin, scheme=request.scheme, host=host):
-                return refusal(403, "this page's origin is not allowed here: see --origin")
+                return refusal(403, "Origin not allowed: the operator can allow it with --origin")
         return None
 
     return guard
 
 
 def control_guard(request: Any) -> Response | None:
-    """Turn away all that a browser may have been tricked into sending.
+    """Refuse requests of the control port that a web page may have caused.
 
-    Operators and publishers are no pages, so they have no Origin; and they know our address, so
-    they need no name for it that somebody else could point at us.
+    Only browsers send an Origin. With DNS rebinding a page can do without one, but then the Host is
+    a name that its author chose: so only the port's own address and localhost are allowed.
     """
     if not request.requestHeaders.has_host(request.clientproto):
-        return refusal(400, "a request needs one Host")
+        return refusal(400, "a request must have exactly one Host, and a valid one")
     if request.header(b"origin") is not None:
-        return refusal(403, "this door is not for browsers: the request has an Origin")
+        return refusal(403, "the control port is not for browsers: a request must have no Origin")
     address = getattr(request.getHost(), "host", None)
     if not is_own_host(request.header(b"host") or "", address):
-        return refusal(403, "this door answers to its own address and to localhost only")
+        return refusal(403, "Host not allowed: use the control port's own address or localhost")
     return None
 
 
 def is_topic(path: bytes) -> bool:
-    """Whether a request's path is that of a topic, however it is spelt."""
+    """Return whether a request's path, in any encoding, is that of a topic."""
     return decode_path(path).startswith(b"/topics/")

@@ -1,4 +1,4 @@
-"""The head of a request, read in one go."""
+"""The head of a request: parsing it in one go, its headers, its target, and its path."""
 
 from __future__ import annotations
 
@@ -11,40 +11,25 @@ from urllib.parse import unquote_to_bytes
 
 from twisted.web.http_headers import Headers
 
-
-def asks_for_websocket(fields: RequestHeaders) -> bool:
-    """Whether a request wants to go on as a WebSocket (RFC 6455 §4.1, RFC 9110 §7.8)."""
-    return has_token(fields.values(b"Upgrade"), b"websocket")
-
-
-def has_token(values: Sequence[bytes], token: bytes) -> bool:
-    """Whether a token is one of a list's (RFC 9110 §5.6.1), in upper or lower case."""
-    for value in values:
-        lowered = value.lower()
-        if lowered == token or token in [part.strip() for part in lowered.split(b",")]:
-            return True
-    return False
-
-
-# A request line without anything special, and lines of headers: a token (RFC 9110 §5.6.2), a
-# colon, and a value without controls (§5.5). Nothing that has matched is tried in another way
-# ("++", "*+"), or a head that does not match after all could take long.
+# A plain request line, and lines of headers: a token (RFC 9110 §5.6.2), a colon, and a value
+# without controls (§5.5). The quantifiers are possessive ("++", "*+"), so that a long head that
+# does not match is rejected without backtracking.
 _LINE = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]*+\r\n"
 _HEAD = re.compile(rb"GET ([\x21-\x7e]++) HTTP/1\.1\r\n(?:" + _LINE + rb")*+\r\n")
-# What follows the target on that line, in bytes.
+# Bytes that follow the target on that line.
 _VERSION = len(b" HTTP/1.1\r\n")
 
-# The longest head that is read here, in bytes, and the most headers.
+# The longest head that is parsed here, in bytes, and the most headers.
 _MAX_SIZE = 8192
 _MAX_LINES = 100
 
-# Headers that say that there is a body, or wait for a word before it comes.
+# Headers of a request with a body.
 _UNUSUAL = frozenset({b"Content-Length", b"Transfer-Encoding", b"Expect"})
 
-# A name or an address, and perhaps a port (RFC 9110 §7.2, RFC 3986 §3.2.2).
+# A name or an address, and an optional port (RFC 9110 §7.2, RFC 3986 §3.2.2).
 _HOST = re.compile(rb"([A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Za-z:.]+\])(:[0-9]*)?")
 
-# The form of a target that proxies are asked with, which a server takes as well.
+# The absolute form of a target, which a server must accept as well (RFC 9112 §3.2.2).
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 
 # Common names, as clients spell them, and the spelling under which twisted.web keeps them.
@@ -197,6 +182,60 @@ class RequestHeaders(Headers):
         return raw
 
 
+def read_head(data: bytes) -> tuple[bytes, RequestHeaders] | None:
+    """Return the target and the headers of a GET that arrived in one piece and has no body.
+
+    Most requests are such, and parsing one line after the other takes four times as long. A request
+    that is unusual or wrong in any way gives None, and is left to twisted.web.
+    """
+    if len(data) > _MAX_SIZE:
+        return None
+    head = _HEAD.fullmatch(data)
+    if head is None:
+        return None
+    # Between the request line and the empty line.
+    lines = data[head.end(1) + _VERSION : -4]
+    if lines.count(b"\n") >= _MAX_LINES:
+        return None
+    headers = RequestHeaders.parse(lines)
+    return (head[1], headers) if _UNUSUAL.isdisjoint(headers.raw) else None
+
+
+def asks_for_websocket(headers: RequestHeaders) -> bool:
+    """Return whether a request is a WebSocket handshake (RFC 6455 §4.1, RFC 9110 §7.8)."""
+    return has_token(headers.values(b"Upgrade"), b"websocket")
+
+
+def has_token(values: Sequence[bytes], token: bytes) -> bool:
+    """Return whether a token is in a list, in upper or lower case (RFC 9110 §5.6.1)."""
+    for value in values:
+        lowered = value.lower()
+        if lowered == token or token in [part.strip() for part in lowered.split(b",")]:
+            return True
+    return False
+
+
+def split_target(target: bytes) -> tuple[bytes | None, bytes]:
+    """Return the host of a target in absolute form, else None; and its path and query.
+
+    A target in another form than RFC 9112's absolute-form (§3.2.2) and origin-form (§3.2.1) is
+    returned as it is.
+    """
+    if target[:1] != b"/" and (absolute := _ABSOLUTE.fullmatch(target)):
+        return absolute[1], absolute[2] if absolute[2][:1] == b"/" else b"/" + absolute[2]
+    return None, target
+
+
+def path_in(target: bytes) -> bytes:
+    """Return the decoded path of a target."""
+    return decode_path(split_target(target)[1].partition(b"?")[0])
+
+
+def decode_path(path: bytes) -> bytes:
+    """Return a path without its percent-encoding (RFC 3986 §2.1)."""
+    return unquote_to_bytes(path) if b"%" in path else path
+
+
 def _parse(lines: bytes) -> dict[bytes, list[bytes]]:
     """Return the values of each header in the lines of a head."""
     headers: dict[bytes, list[bytes]] = {}
@@ -227,42 +266,3 @@ def _ask_for_canonical(spelling: bytes) -> bytes:
 def _clean(value: str | bytes) -> bytes:
     """Return a value in bytes and without line ends, as ``Headers`` keeps it."""
     return b" ".join((value.encode() if isinstance(value, str) else value).splitlines())
-
-
-def split_target(target: bytes) -> tuple[bytes | None, bytes]:
-    """What is asked for: the host that a whole URL names, if it is one, and path and query.
-
-    Those are RFC 9112's absolute-form (§3.2.2) and origin-form (§3.2.1); what is neither is left.
-    """
-    if target[:1] != b"/" and (absolute := _ABSOLUTE.fullmatch(target)):
-        return absolute[1], absolute[2] if absolute[2][:1] == b"/" else b"/" + absolute[2]
-    return None, target
-
-
-def path_in(target: bytes) -> bytes:
-    """The path that is asked for, decoded."""
-    return decode_path(split_target(target)[1].partition(b"?")[0])
-
-
-def decode_path(path: bytes) -> bytes:
-    """A path without its percent-escapes (RFC 3986 §2.1); few have any."""
-    return unquote_to_bytes(path) if b"%" in path else path
-
-
-def read_head(data: bytes) -> tuple[bytes, RequestHeaders] | None:
-    """The target and the headers of a GET that is here in one piece and has no body.
-
-    Nearly all are, and reading one line after the other takes four times as long. Whatever is the
-    least unusual, or wrong, gives None and is twisted.web's to read, as if nothing had been tried.
-    """
-    if len(data) > _MAX_SIZE:
-        return None
-    head = _HEAD.fullmatch(data)
-    if head is None:
-        return None
-    # What stands between the request line and the empty one.
-    lines = data[head.end(1) + _VERSION : -4]
-    if lines.count(b"\n") >= _MAX_LINES:
-        return None
-    headers = RequestHeaders.parse(lines)
-    return (head[1], headers) if _UNUSUAL.isdisjoint(headers.raw) else None

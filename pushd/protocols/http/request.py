@@ -1,4 +1,4 @@
-"""A request as the doors have it: who asks, what for, and how it ended."""
+"""One HTTP request: its client, its target, the limits of its body, and its failures."""
 
 from __future__ import annotations
 
@@ -26,39 +26,43 @@ from pushd.protocols.http.response import BUSY, write_failure, write_response
 
 _log = Logger(namespace="pushd.protocols")
 
-# After so many pieces of a body they must have so many bytes on the average.
+# After so many chunks, a body must have so many bytes a chunk on average.
 _FREE_CHUNKS = 4096
 _MEAN_CHUNK = 16
 
 
 class ChannelRequest(Request):
-    """A request that knows who asks, and whose failures keep our insides to ourselves."""
+    """A request to a ``PushdSite``.
+
+    It knows its client behind trusted proxies, holds its body to the limits, and discloses nothing
+    of a failure.
+    """
 
     channel: Any
     content: Any
     requestHeaders: RequestHeaders
-    #: Who asks, as ``address:port``, or the address alone where a proxy says so.
+    #: The client as ``address:port``, or its address alone if a trusted proxy forwards it.
     peer = "unknown"
-    #: ``http`` or ``https``, as the client sees it.
+    #: ``http`` or ``https``, as the client used it.
     scheme = "http"
-    #: Whether it wants to go on as a WebSocket.
+    #: True for a WebSocket handshake, valid or not.
     wants_websocket = False
-    #: Whether an application answers, which says itself what its pages may do.
-    foreign = False
-    #: The place that a client behind a proxy takes.
-    ticket: Slot | None = None
-    #: The id of the connection that it is, if it is one that is listed.
+    #: True if the answer gets no headers from us, as an application sets its own.
+    sets_own_headers = False
+    #: The slot that a client behind a proxy takes of ``--max-per-address``.
+    slot: Slot | None = None
+    #: The id under which the control port lists this connection, if it does.
     connection: int | None = None
-    #: Whether its end is a line in the log: that of a stream has one of its own.
+    #: False for a stream, whose end has a log line of its own.
     has_access_line = True
 
     queued = 0
     _chunks = 0
-    # When it was here as a whole, in seconds of the daemon's clock.
+    # When its last byte arrived, in seconds of the daemon's clock.
     _since: float | None = None
 
     def __init__(self, channel: Any, queued: object = 0) -> None:
-        # Not the one of twisted.web, which asks the kernel for our address each time.
+        # Not that of twisted.web's request, which asks the kernel for our address each time.
         self.channel = channel
         self.transport = channel.transport
         self.client = channel.getPeer()
@@ -71,7 +75,7 @@ class ChannelRequest(Request):
 
     @cached_property
     def host(self) -> IAddress:
-        """The address that was asked."""
+        """The local address of the connection."""
         address: IAddress = self.channel.getHost()
         return address
 
@@ -79,7 +83,7 @@ class ChannelRequest(Request):
         """Answer a request that has been received as a whole; ``path`` is its target."""
         authority, target = split_target(path)
         if authority is not None and self.requestHeaders.has_host(version):
-            # It counts in place of Host (RFC 9112 §3.2.2). One that names nobody can be no Host.
+            # It counts in place of Host (RFC 9112 §3.2.2); an empty one is made an invalid Host.
             self.requestHeaders.setRawHeaders(b"Host", [authority or b"/"])
         self.method, self.uri, self.clientproto = command, target, version
         self.path, _, query = target.partition(b"?")
@@ -92,7 +96,7 @@ class ChannelRequest(Request):
         self.process()
 
     def process(self) -> None:
-        """Find out who asks, then answer."""
+        """Identify the client, take its slot, and answer."""
         site = self.site = self.channel.site
         self._since = site.reactor.seconds()
         self.wants_websocket = asks_for_websocket(self.requestHeaders)
@@ -103,12 +107,12 @@ class ChannelRequest(Request):
             self.peer = peer_name(self.client)
         else:
             self.peer = client.address
-            self.ticket = ticket = site.policy.admission.admit_client(client.address)
-            if ticket is None:
+            self.slot = slot = site.policy.admission.admit_client(client.address)
+            if slot is None:
                 site.count_refusal(503)
                 write_response(self, BUSY)
                 return
-            self.notifyFinish().addBoth(lambda _: ticket.release())
+            self.notifyFinish().addBoth(lambda _: slot.release())
         if self.path == b"*":
             self._answer_star()
             return
@@ -126,55 +130,55 @@ class ChannelRequest(Request):
         self.finish()
 
     def __repr__(self) -> str:
-        """Tell what it is without its query, as a token may be in that."""
+        """Show the path without its query, which may hold a token."""
         asked = path_of(self) if self.path else "not read yet"
         return f"<{type(self).__name__} {asked}>"
 
     def header(self, name: bytes) -> str | None:
-        """The last value of a header; its bytes may be any, so they are taken for Latin-1."""
+        """Return the last value of a header, decoded as Latin-1, as its bytes may be any."""
         value = self.getHeader(name)
         return None if value is None else value.decode("latin-1")
 
     def gotLength(self, length: int | None) -> None:
-        """Refuse a body that is too large before it comes."""
+        """Refuse a body whose length is too large before it arrives."""
         super().gotLength(length)
-        if length is not None and not self._may_have(length):
-            # Else twisted.web would invite it, with 100 Continue.
+        if length is not None and not self._allow_size(length):
+            # Else twisted.web would ask for the body, with 100 Continue.
             self.requestHeaders.removeHeader(b"Expect")
 
     def handleContentChunk(self, data: bytes) -> None:
-        """Take a piece of the body, which may not say beforehand how large it is."""
+        """Take a part of the body, whose length may not have been given before."""
         size = self.content.tell() + len(data)
         self._chunks += 1
-        if not self._may_have(size):
+        if not self._allow_size(size):
             return
         if self._chunks > _FREE_CHUNKS and size < self._chunks * _MEAN_CHUNK:
-            self.channel.refuse(400, "the body comes in too many tiny chunks", "body")
+            self.channel.refuse(400, "the body has too many tiny chunks", "body")
         else:
             super().handleContentChunk(data)
 
     @property
     def seconds(self) -> float:
-        """How long it is here, since its last byte came."""
+        """Seconds since its last byte arrived."""
         now: float = self.channel.site.reactor.seconds()
         return now - (now if self._since is None else self._since)
 
     def connectionLost(self, reason: Failure) -> None:
-        """Take note that the client left before it was answered."""
+        """Log that the client left before it was answered."""
         if self._since is not None:
             self.channel.site.log_left(self)
         super().connectionLost(reason)
 
-    def _may_have(self, size: int) -> bool:
-        """Whether the body may have so many bytes; refuses the request if not."""
+    def _allow_size(self, size: int) -> bool:
+        """Return whether the body may have so many bytes; refuse the request if not."""
         limit = self.channel.site.policy.body_limit(path_in(self.channel.target))
         if size > limit:
-            error = f"the body is too large: it may have {limit} bytes"
-            self.channel.refuse(413, error, "body")
+            reason = f"body must be at most {limit} bytes; got {size}"
+            self.channel.refuse(413, reason, "body")
         return bool(size <= limit)
 
     def processingFailed(self, reason: Failure) -> None:
-        """Log an exception of ours, and answer 500 if that is still possible."""
+        """Log an exception that was raised by what answers, and answer 500 if still possible."""
         _log.failure(
             "failed to answer {method} {path} for {peer}",
             failure=reason,
@@ -187,7 +191,7 @@ class ChannelRequest(Request):
 
 
 def peer_name(address: IAddress) -> str:
-    """An address as people write it: ``127.0.0.1:80``, ``[::1]:80``, or ``unix``."""
+    """Return an address for the log: ``127.0.0.1:80``, ``[::1]:80``, or ``unix``."""
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if host is None:
         return "unix"
@@ -195,5 +199,5 @@ def peer_name(address: IAddress) -> str:
 
 
 def path_of(request: Any) -> str:
-    """The path that is asked for, without its query, fit for a log."""
+    """Return the path of a request for the log: without its query, in printable ASCII."""
     return ascii(request.path.decode("latin-1"))[1:-1]

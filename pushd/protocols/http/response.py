@@ -1,4 +1,4 @@
-"""From what a view returns to bytes on the wire."""
+"""HTTP responses: what a view may return, errors as pages, text or JSON, and writing them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from pushd.protocols.http.static import StaticFiles
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An HTTP answer: ``Response(403, body="no")``, ``Response(302, {"Location": "/"})``.
+    """An HTTP response: ``Response(403, body="no")``, ``Response(302, {"Location": "/"})``.
 
-    A ``str`` body is sent as UTF-8. Without a Content-Type, ``str`` is HTML and ``bytes`` are
-    ``application/octet-stream``. A header that is there more than once has a list of values.
+    A ``str`` body is sent as UTF-8. Without a Content-Type, ``str`` is HTML and ``bytes`` is
+    ``application/octet-stream``. A header that occurs more than once has a list of values.
     """
 
     status: int = 200
@@ -31,23 +31,23 @@ class Response:
 
     def __post_init__(self) -> None:
         if not 200 <= self.status <= 599:
-            raise ValueError(f"status is {self.status}: 200 to 599")
+            raise ValueError(f"status must be 200 to 599; got {self.status}")
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One of the files of the static client as an answer; see ``page``."""
+    """A file of the static client as a response; see ``page``."""
 
     name: str
 
 
 def page(name: str) -> Page:
-    """Answer with a file of the ``--web`` folder: ``return page("test.html")``."""
+    """Respond with a file of the ``--web`` folder: ``return page("test.html")``."""
     return Page(name)
 
 
 def to_json(value: object) -> str:
-    """JSON without blanks, in the characters that it is about."""
+    """Return JSON without blanks and without escapes for other than ASCII characters."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -67,23 +67,24 @@ _PAGE = """<!doctype html>
 
 
 def error_page(status: int, line: str) -> Response:
-    """An error as a page, for people."""
+    """Return an error as an HTML page, for people."""
     phrase = HTTPStatus(status).phrase
     return Response(status, body=_PAGE.format(status=status, phrase=phrase, line=escape(line)))
 
 
 def refusal(status: int, line: str, headers: Mapping[str, str] | None = None) -> Response:
-    """An error as one line of text, for programs."""
+    """Return an error as one line of text, for programs."""
     headers = {"Content-Type": "text/plain; charset=utf-8", **(headers or {})}
     return Response(status, headers, f"{line}\n")
 
 
-# twisted.web does not know all of them: 426 Upgrade Required would be 426 Unknown Status.
+# twisted.web does not know all of them: 426 would be "Unknown Status".
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
-# What is said of the connection and of who may read an answer, whatever it is.
+# Headers that stay when a response is replaced by a failure: about the connection, and about the
+# origins whose pages may read any response.
 _KEPT = (
     b"connection",
     b"access-control-allow-origin",
@@ -93,11 +94,11 @@ _KEPT = (
 
 NOT_FOUND = error_page(404, "There is nothing at this address.")
 FAILURE = error_page(500, "Something went wrong here. It has been logged.")
-BUSY = refusal(503, "all places are taken, try again later", {"Retry-After": "5"})
+BUSY = refusal(503, "connection limit reached, try again later", {"Retry-After": "5"})
 
 
 class AnswerResource(Resource):
-    """Answers every request with the same."""
+    """Answers every request with the same response."""
 
     isLeaf = True
 
@@ -106,7 +107,7 @@ class AnswerResource(Resource):
         self._answer = answer
 
     def render(self, request: Any) -> int:
-        """Write the answer."""
+        """Write the response."""
         write_response(request, self._answer)
         return NOT_DONE_YET
 
@@ -114,8 +115,8 @@ class AnswerResource(Resource):
 def write_answer(request: Any, answer: object, files: StaticFiles) -> None:
     """Answer a request with what a view returned.
 
-    Raises TypeError for what is no answer, and LookupError for a page that is not there; nothing
-    is written then.
+    Raises TypeError if it is of a wrong type, and LookupError if it is a page that does not exist;
+    then nothing is written.
     """
     if answer is None:
         answer = Response(204)
@@ -124,7 +125,7 @@ def write_answer(request: Any, answer: object, files: StaticFiles) -> None:
     elif isinstance(answer, Page):
         file = files.find(f"/{answer.name}")
         if file is None:
-            raise LookupError(f"there is no page {answer.name!r}")
+            raise LookupError(f"no page {answer.name!r} in the folder of --web")
         answer = file
     if isinstance(answer, Response):
         write_response(request, answer)
@@ -132,22 +133,22 @@ def write_answer(request: Any, answer: object, files: StaticFiles) -> None:
         request.render(answer)
     else:
         raise TypeError(
-            "a view returns str, bytes, Response, page(…), a twisted.web resource or None, "
-            f"not {type(answer).__name__}"
+            "a view must return str, bytes, Response, page(…), a twisted.web resource or None; "
+            f"got {type(answer).__name__}"
         )
 
 
 def write_failure(request: Any, response: Response = FAILURE) -> None:
-    """Answer 500, or as told, in place of an answer that failed, whatever had become of that."""
+    """Answer 500, or another response, after an answer failed at any point."""
     if request.startedWriting:
-        # Too late for a status; that the connection breaks off tells that the answer is not whole.
+        # Too late for a status: a lost connection shows the client that the answer is incomplete.
         if not request.finished:
             request.loseConnection()
         return
-    # What the failed answer said of itself, above all how long it may be kept, is not true of this.
-    said, request.responseHeaders = request.responseHeaders, Headers()
+    # The headers of the failed answer, Cache-Control above all, must not apply to the failure.
+    failed, request.responseHeaders = request.responseHeaders, Headers()
     for name in _KEPT:
-        request.responseHeaders.setRawHeaders(name, said.getRawHeaders(name, ()))
+        request.responseHeaders.setRawHeaders(name, failed.getRawHeaders(name, ()))
     request.etag = request.lastModified = None
     request.cookies.clear()
     write_response(request, response)
@@ -156,39 +157,42 @@ def write_failure(request: Any, response: Response = FAILURE) -> None:
 def write_response(request: Any, response: Response) -> None:
     """Write a whole response and finish the request."""
     body = response.body
-    kind = "application/octet-stream"
+    default_type = "application/octet-stream"
     if isinstance(body, str):
-        body, kind = body.encode(), "text/html; charset=utf-8"
+        body, default_type = body.encode(), "text/html; charset=utf-8"
     request.setResponseCode(response.status, _PHRASES.get(response.status))
     if response.status not in (204, 304):
-        request.setHeader(b"content-type", kind.encode())
+        request.setHeader(b"content-type", default_type.encode())
     for name, value in response.headers.items():
         values = [value] if isinstance(value, str) else value
         request.responseHeaders.setRawHeaders(name, list(values))
-    # Where a body ends is not a view's to say: one that is wrong would be the next answer's end.
+    # A view must not set the length of a body: a wrong one would shift the next response.
     request.responseHeaders.removeHeader(b"transfer-encoding")
-    if response.status not in (204, 304) and not _may_stand(request):
+    if response.status not in (204, 304) and not _has_valid_length(request):
         request.setHeader(b"content-length", str(len(body)).encode())
     request.write(body)
     request.finish()
 
 
-def _may_stand(request: Any) -> bool:
-    """Whether a view's own Content-Length is to stand: for HEAD, which shows no body."""
-    told = request.responseHeaders.getRawHeaders(b"content-length", ())
-    return bool(request.method == b"HEAD" and len(told) == 1 and _LENGTH.fullmatch(told[0]))
+def _has_valid_length(request: Any) -> bool:
+    """Return whether the view's own Content-Length can be used: for HEAD, which has no body."""
+    lengths = request.responseHeaders.getRawHeaders(b"content-length", ())
+    return bool(request.method == b"HEAD" and len(lengths) == 1 and _LENGTH.fullmatch(lengths[0]))
 
 
 def json_response(status: int, value: object, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer for programs, which nobody may keep."""
-    shared = {"Content-Type": "application/json", "Cache-Control": "no-store"}
-    return Response(status, {**shared, **(headers or {})}, f"{to_json(value)}\n")
+    """Return a response for programs, which must not be cached."""
+    defaults = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+    return Response(status, {**defaults, **(headers or {})}, f"{to_json(value)}\n")
 
 
 def json_refusal(
     status: int, error: str, where: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """An error for programs: what was wrong, and where in the request."""
+    """Return an error as JSON, for programs.
+
+    :param where: the part of the request that was wrong.
+    """
     value = {"error": error} if where is None else {"error": error, "where": where}
     return json_response(status, value, headers)
 

@@ -1,4 +1,4 @@
-"""The static client: files, and nothing but files."""
+"""Static files: regular files below a folder, with ranges and conditional requests."""
 
 from __future__ import annotations
 
@@ -16,21 +16,25 @@ from twisted.web.http import NOT_MODIFIED
 from zope.interface import implementer
 
 with warnings.catch_warnings():
-    # It uses what Twisted itself has deprecated; nobody who tests with -W error should suffer.
+    # It imports what Twisted has deprecated: tests that run with -W error must not fail by that.
     warnings.simplefilter("ignore", DeprecationWarning)
     from twisted.web.static import File, SingleRangeStaticProducer
 
-# One plain range of bytes (RFC 9110 §14.1.2), with numbers that fit any file.
+# Ranges and tags are not parsed by werkzeug.http, which is more lenient than these patterns: it
+# takes blanks and upper case in a range, and tags without quotes, and ignores an empty suffix
+# ("bytes=-0"), which must be 416. To check for all of these first would take more code than this.
+
+# One range of bytes (RFC 9110 §14.1.2), with numbers that fit any file.
 _PLAIN_RANGE = re.compile(rb"bytes=(?:\d{1,18}-\d{0,18}|-(?P<suffix>\d{1,18}))")
 
-# What stands for one version of a file; If-None-Match compares weakly (RFC 9110 §8.8.3, §13.1.2).
+# An entity tag; If-None-Match ignores that it is weak (RFC 9110 §8.8.3, §13.1.2).
 _TAG = re.compile(rb'(?:W/)?("[^"]*")')
 
-# How much of a file is read at a time, in bytes.
+# Bytes of a file that are read at a time.
 _CHUNK = 1 << 16
 
-# What a browser refuses to run or draw when it comes as anything else; a machine's own table of
-# types may say so, or not.
+# Types without which browsers refuse to run or show a file; the machine's own table of types may
+# differ.
 _TYPES = {
     ".css": "text/css",
     ".html": "text/html",
@@ -44,17 +48,17 @@ _TYPES = {
 
 
 class StaticFiles:
-    """Folders of files, the first that has a file serves it.
+    """Folders of files; a file is served from the first folder that has it.
 
-    Only regular files below a folder are served: no listing, no dotfile, nothing that a symbolic
-    link leads to outside, no device.
+    Only regular files below a folder are served: no listings, no dotfiles, no devices, and nothing
+    outside to which a symbolic link leads.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = [folder.resolve() for folder in folders]
 
     def find(self, path: str) -> StaticFile | None:
-        """The file that a URL's decoded path names, or None; ``/a/`` names ``/a/index.html``."""
+        """Return the file of a URL's decoded path, or None; ``/a/`` means ``/a/index.html``."""
         segments = path.removeprefix("/").split("/")
         if segments[-1] == "":
             segments[-1] = "index.html"
@@ -69,7 +73,7 @@ class StaticFiles:
 
 
 class StaticFile(File):
-    """One file: GET and HEAD, one range at most, conditional requests."""
+    """One file: GET and HEAD, at most one range, conditional requests."""
 
     isLeaf = True
 
@@ -78,7 +82,7 @@ class StaticFile(File):
         self.type, self.encoding = _type_of(path), None
 
     def render_GET(self, request: Any) -> Any:
-        """Answer with the file, a part of it, or that the client has it."""
+        """Answer with the file, a range of it, or 304."""
         self.restat(False)
         self._simplify_range(request)
         request.setHeader(b"cache-control", b"no-cache")
@@ -91,17 +95,17 @@ class StaticFile(File):
         return super().render_GET(request)
 
     def render(self, request: Any) -> Any:
-        """Answer GET and HEAD, and nothing else."""
+        """Answer GET and HEAD; refuse other methods."""
         if request.method not in (b"GET", b"HEAD"):
             request.setResponseCode(405)
             request.setHeader(b"allow", b"GET, HEAD")
             request.setHeader(b"content-type", b"text/plain; charset=utf-8")
-            return b"a file is read with GET or HEAD\n"
+            return b"use GET or HEAD for a file\n"
         return self.render_GET(request)
 
     def makeProducer(self, request: Any, fileForReading: BinaryIO) -> FileProducer:
-        """Send the file, or the range that is asked for, at the reader's pace."""
-        # This sets the status and the headers; what it makes pulls on the global reactor.
+        """Send the file, or the requested range, as fast as the client reads."""
+        # This sets status and headers; the producer that it makes would use the global reactor.
         pull = super().makeProducer(request, fileForReading)
         offset, size = 0, self.getsize()
         if isinstance(pull, SingleRangeStaticProducer):
@@ -109,37 +113,37 @@ class StaticFile(File):
         return FileProducer(request, fileForReading, offset, size)
 
     def _is_known(self, request: Any, etag: bytes) -> bool:
-        """Whether the client says that it has this version of the file.
+        """Return whether the client has this version of the file, by If-None-Match.
 
-        twisted.web is left with no header that it would misread: it does not know tags in a list
-        or weak ones, and raises on a date that is nothing but a parameter.
+        Headers that twisted.web would misread are removed: it knows neither lists of tags nor weak
+        ones, and raises on a date that has nothing but a parameter.
         """
         tags = request.requestHeaders.getRawHeaders(b"if-none-match")
         request.requestHeaders.removeHeader(b"if-none-match")
         since = request.getHeader(b"if-modified-since") or b""
-        # If-None-Match comes first, and If-Modified-Since then counts no more (RFC 9110 §13.2.2).
+        # With If-None-Match, If-Modified-Since is ignored (RFC 9110 §13.2.2).
         if tags is not None or not since.partition(b";")[0].strip():
             request.requestHeaders.removeHeader(b"if-modified-since")
         joined = b",".join(tags or ())
         return etag in _TAG.findall(joined) or joined.strip() == b"*"
 
     def _simplify_range(self, request: Any) -> None:
-        """Ignore whatever is not one plain range, as a server may (RFC 9110 §14.2).
+        """Ignore a Range that is not one plain range, as a server may (RFC 9110 §14.2).
 
-        twisted.web raises on some others, and many of them cost it much.
+        twisted.web raises on some others, and takes long for many ranges.
         """
         ranges = request.requestHeaders.getRawHeaders(b"range", ())
         plain = len(ranges) == 1 and _PLAIN_RANGE.fullmatch(ranges[0])
         if not plain or request.getHeader(b"if-range") is not None:
             request.requestHeaders.removeHeader(b"range")
         elif plain["suffix"] and int(plain["suffix"]) > self.getsize():
-            # More of the end than there is of the file: that is the whole.
+            # A suffix longer than the file is the whole file.
             request.requestHeaders.removeHeader(b"range")
 
 
 @implementer(IPushProducer)
 class FileProducer:
-    """Writes a part of a file to a request, whenever its connection can take more."""
+    """Writes a part of a file to a request whenever its connection can take more."""
 
     def __init__(self, request: Any, file: BinaryIO, offset: int, size: int) -> None:
         self._request = request
@@ -149,12 +153,12 @@ class FileProducer:
         file.seek(offset)
 
     def start(self) -> None:
-        """Begin."""
+        """Start to write."""
         self._request.registerProducer(self, True)
         self.resumeProducing()
 
     def resumeProducing(self) -> None:
-        """Write until the connection has enough, or all is written."""
+        """Write until the connection's buffer is full, or all is written."""
         self._paused = False
         while not self._paused and not self._file.closed:
             data = self._file.read(min(self._left, _CHUNK))
@@ -165,17 +169,17 @@ class FileProducer:
             self._file.close()
             self._request.unregisterProducer()
             if self._left:
-                # The file has become shorter than was said: what came next would be taken for it.
+                # The file became shorter: the next response would be taken for the rest of it.
                 self._request.loseConnection()
             else:
                 self._request.finish()
 
     def pauseProducing(self) -> None:
-        """Wait until the connection can take more."""
+        """Stop until the connection can take more."""
         self._paused = True
 
     def stopProducing(self) -> None:
-        """Let go of the file: the client has left."""
+        """Close the file, as the client has left."""
         self._file.close()
 
 
@@ -191,7 +195,7 @@ def _is_served(file: Path, folder: Path) -> bool:
 def _type_of(path: str) -> str:
     suffix = Path(path).suffix.lower()
     guessed, packed = mimetypes.guess_type(path)
-    # What a packed file holds when it is unpacked is not what is sent.
+    # A compressed file is sent as it is, so it does not have the type of its contents.
     kind = _TYPES.get(suffix) or (not packed and guessed) or "application/octet-stream"
     textual = kind.startswith("text/") or kind in ("application/json", "image/svg+xml")
     return f"{kind}; charset=utf-8" if textual else kind

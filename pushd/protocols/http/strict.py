@@ -1,22 +1,22 @@
-"""HTTP to the letter: twisted.web, with the loose ends tied."""
+"""Strict reading of requests: what two servers could understand differently is refused."""
 
 from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 
+from pushd.protocols.http.access_log import AccessLog
 from pushd.protocols.http.headers import path_in
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import BUSY, Response, json_refusal, refusal
 from pushd.protocols.transport import HTTPChannelAdapter
-from pushd.schedule.timeouts import TimeoutQueue
 
-# What every answer says, unless a view says otherwise.
+# Headers of every response, and of every page, unless a view sets others.
 _HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"same-origin",
@@ -28,47 +28,39 @@ _PAGE_HEADERS = {
 
 _PAGES = (b"text/html", b"application/xhtml")
 
-# The longest number that a length may be: more than anything can hold.
+# The most digits of a Content-Length: no body is as long.
 _MAX_LENGTH_DIGITS = 18
 
-# Where programs publish and listen: all that is said there is JSON, refusals as well.
-_SPEAKS_JSON = re.compile(rb"/(topics|publish|schedules)(/|$)")
+# Paths at which all answers are JSON, refusals included.
+_JSON_PATHS = re.compile(rb"/(topics|publish|schedules)(/|$)")
 
 # Bytes that no line of a request's head may hold (RFC 9110 §5.5): all controls but the tab.
-CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-
-
-class Refusing(Protocol):
-    """What it takes of a door to refuse a request."""
-
-    #: Who was given time to read our last words and go.
-    lingering: TimeoutQueue[Any]
-    #: These, and whatever else a connection is given time for.
-    deadlines: tuple[TimeoutQueue[Any], ...]
-
-    def log_refusal(self, peer: str, status: int, line: str) -> None:
-        """Count a request that was turned away, and write its line."""
+_CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class StrictChannel(HTTPChannelAdapter):
-    """An HTTP/1.1 connection that reads what can be read in one way only.
+    """An HTTP/1.1 connection on which a request has only one meaning.
 
-    What could mean something else to a laxer server, or is too much, is answered, and nothing is
-    heard after it. Every answer but a 101 leaves by it as well, with the headers that all share.
+    A request that a lenient server could read differently, or that is too large, is answered with
+    a status and a reason; whatever follows on its connection is dropped. All responses but a 101
+    are written here, with the headers that they share.
     """
 
-    site: Refusing
+    site: AccessLog
     transport: Any
 
-    #: Whether there was no place to be had, but for hearing so.
-    unwelcome = False
+    #: True if the connection limit was reached: its request gets a 503.
+    over_limit = False
+    # True after a refusal: nothing more is read.
     _refused = False
-    # Of the head that is being received: its number of lines, its size in bytes, its first line
-    # that is not blank, and its number of headers.
+    # Of the head that is arriving: the number of its lines, its size in bytes, its first line that
+    # is not blank, and the number of its headers.
     _line = 0
     _head_size = 0
     _request_line = b""
     _headers = 0
+
+    # What twisted.web calls
 
     def lineReceived(self, line: bytes) -> None:
         """Refuse a line that a lenient server could read differently (RFC 9112 §2.2, §5.2)."""
@@ -77,18 +69,19 @@ class StrictChannel(HTTPChannelAdapter):
             return
         self._head_size += len(line)
         self._request_line = self._request_line or line
-        if line[:1] in (b" ", b"\t") or CONTROL.search(line):
+        if line[:1] in (b" ", b"\t") or _CONTROLS.search(line):
             self.refuse(400, "a line of the request's head is malformed")
         elif self._head_size > self.totalHeadersSize:
             self.refuse(431, "the request has too many headers")
-        elif not line and self._line > 1 and self.unwelcome:
-            self.site.log_refusal(peer_name(self.transport.getPeer()), 503, "all places are taken")
-            self._write_last(BUSY)
+        elif not line and self._line > 1 and self.over_limit:
+            reason = "connection limit reached"
+            self.site.log_refusal(peer_name(self.transport.getPeer()), 503, reason)
+            self._answer_and_close(BUSY)
         else:
             super().lineReceived(line)
 
     def headerReceived(self, line: bytes) -> bool:
-        """Take one length or one ``chunked``; refuse what a lenient server could read otherwise."""
+        """Take one Content-Length or one ``chunked``, each in its plainest form (RFC 9112 §6)."""
         self._headers += 1
         if self._headers > self.maxHeaders:
             self.refuse(431, "the request has too many headers")
@@ -96,12 +89,12 @@ class StrictChannel(HTTPChannelAdapter):
         name, _, value = line.partition(b":")
         name, value = name.lower(), value.strip(b" \t")
         if name == b"content-length":
-            unambiguous = len(value) <= _MAX_LENGTH_DIGITS
+            plain = len(value) <= _MAX_LENGTH_DIGITS
         elif name == b"transfer-encoding":
-            unambiguous = self._request_line.endswith(b"HTTP/1.1") and value.lower() == b"chunked"
+            plain = self._request_line.endswith(b" HTTP/1.1") and value.lower() == b"chunked"
         else:
-            unambiguous = True
-        if not unambiguous:
+            plain = True
+        if not plain:
             self.malformed()
             return False
         return bool(super().headerReceived(line))
@@ -114,44 +107,14 @@ class StrictChannel(HTTPChannelAdapter):
             self.refuse(431, "a header is too long")
 
     def rawDataReceived(self, data: bytes) -> None:
-        """Take a piece of a body, or of what comes after."""
+        """Take a part of a body, or of what follows it."""
         if not self._refused:
             super().rawDataReceived(data)
 
-    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
-        """Write a response's head with the headers that all share, and without our version."""
-        headers.removeHeader(b"server")
-        if code in (b"204", b"304"):
-            # It would have to be that of the page itself (RFC 9110 §8.6).
-            headers.removeHeader(b"content-length")
-        kind = headers.getRawHeaders(b"content-type", [b""])[0]
-        if not headers.hasHeader(b"date"):
-            headers.setRawHeaders(b"date", [datetimeToString()])
-        shared = _HEADERS | _PAGE_HEADERS if kind.lower().startswith(_PAGES) else _HEADERS
-        if self.requests and self.requests[0].foreign:
-            shared = {}
-        for name, value in shared.items():
-            if not headers.hasHeader(name):
-                headers.setRawHeaders(name, [value])
-        super().writeHeaders(version, code, reason, headers)
-
-    def refuse(self, status: int, line: str, where: str | None = None) -> None:
-        """Answer what is no request of ours to handle, and close.
-
-        :param where: what of it is wrong, for the programs that all our JSON is for.
-        """
-        if self._refused:
-            return
-        self.site.log_refusal(peer_name(self.transport.getPeer()), status, line)
-        answer = refusal(status, line)
-        if where is not None and _SPEAKS_JSON.match(path_in(self.target)):
-            answer = json_refusal(status, line, where)
-        self._write_last(answer)
-
     def allContentReceived(self) -> None:
-        """Pass on a request that is here as a whole, unless it was refused."""
+        """Take a request that has arrived as a whole."""
         # twisted.web ignores the trailer; a lenient server may find more lines in it.
-        if any(CONTROL.search(line) for line in self.trailer):
+        if any(_CONTROLS.search(line) for line in self.trailer):
             self.refuse(400, "a line of the request's trailer is malformed")
         self._line = self._head_size = self._headers = 0
         self._request_line = b""
@@ -159,21 +122,51 @@ class StrictChannel(HTTPChannelAdapter):
             super().allContentReceived()
 
     def malformed(self) -> None:
-        """Refuse what twisted.web finds malformed."""
+        """Refuse a request that twisted.web finds malformed."""
         self.refuse(400, "the request is malformed")
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
+        """Write the head of a response with the headers that all share, and without our version."""
+        headers.removeHeader(b"server")
+        if code in (b"204", b"304"):
+            # It would have to be the length of the page itself (RFC 9110 §8.6).
+            headers.removeHeader(b"content-length")
+        kind = headers.getRawHeaders(b"content-type", [b""])[0]
+        if not headers.hasHeader(b"date"):
+            headers.setRawHeaders(b"date", [datetimeToString()])
+        shared = _HEADERS | _PAGE_HEADERS if kind.lower().startswith(_PAGES) else _HEADERS
+        if self.requests and self.requests[0].sets_own_headers:
+            shared = {}
+        for name, value in shared.items():
+            if not headers.hasHeader(name):
+                headers.setRawHeaders(name, [value])
+        super().writeHeaders(version, code, reason, headers)
+
+    # What requests call
 
     @property
     def target(self) -> bytes:
-        """The target of the request that is being received (RFC 9112 §3.2)."""
+        """The target of the request that is arriving (RFC 9112 §3.2)."""
         return self._request_line.split(b" ")[1]
 
-    def forget(self) -> None:
-        """Stop all clocks: the connection is gone, or somebody else's."""
-        for deadlines in self.site.deadlines:
-            deadlines.stop(self)
+    def refuse(self, status: int, reason: str, where: str | None = None) -> None:
+        """Answer a request that cannot be handled, and close.
 
-    def _write_last(self, answer: Response) -> None:
-        """Write an answer and close, but read on: else the answer may be lost to a reset."""
+        :param where: the wrong part of the request, named in a JSON answer.
+        """
+        if self._refused:
+            return
+        self.site.log_refusal(peer_name(self.transport.getPeer()), status, reason)
+        answer = refusal(status, reason)
+        if where is not None and _JSON_PATHS.match(path_in(self.target)):
+            answer = json_refusal(status, reason, where)
+        self._answer_and_close(answer)
+
+    def await_close(self) -> None:
+        """Called after a refusal: gives the client the time to read it and to close."""
+
+    def _answer_and_close(self, answer: Response) -> None:
+        """Write an answer and close, but read on: a reset could destroy the answer."""
         self._refused = True
         body = str(answer.body).encode()
         headers = Headers({"Connection": ["close"], "Content-Length": [str(len(body))]})
@@ -182,9 +175,8 @@ class StrictChannel(HTTPChannelAdapter):
         phrase = HTTPStatus(answer.status).phrase.encode()
         self.writeHeaders(b"HTTP/1.1", str(answer.status).encode(), phrase, headers)
         self.transport.write(body)
-        self.forget()
-        self.site.lingering.start(self)
-        if isinstance(self.transport, ProtocolWrapper):  # TLS can't be closed by half
+        self.await_close()
+        if isinstance(self.transport, ProtocolWrapper):  # TLS cannot close one direction alone
             super().loseConnection()
         else:
             self.transport.loseWriteConnection()

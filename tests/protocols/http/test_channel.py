@@ -76,7 +76,7 @@ class FailureTests(ChannelTestCase):
 
     def test_beginning(self) -> None:
         """A connection that fails when it begins is logged and dropped, and its place is free."""
-        self.patch(self.site, "enter", self.fail_once)
+        self.patch(self.site.connections, "add", self.fail_once)
         with capturedLogs() as events:
             peer = self.send()
         self.assertIsNotNone(peer.lost)
@@ -88,7 +88,7 @@ class FailureTests(ChannelTestCase):
 
     def fail_once(self, channel: object) -> None:
         """Fail; next time do what should be done."""
-        del self.site.enter
+        del self.site.connections.add
         raise ZeroDivisionError
 
     @property

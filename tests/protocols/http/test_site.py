@@ -1,4 +1,4 @@
-"""A door: its places, its guard, and what it opens and closes with."""
+"""A site: its limits on connections, its guard, and what twisted.web sets up with it."""
 
 from __future__ import annotations
 
@@ -6,44 +6,44 @@ from typing import Any
 
 from twisted.logger import capturedLogs
 
-from pushd.protocols.http.channel import Premises
 from pushd.protocols.http.site import PushdSite
-from pushd.protocols.http.strict import Refusing
 from pushd.testing.daemon import Daemon
 from tests.channel_case import GET, ChannelTestCase
 from tests.peer import Peer, handshake
 
 
-class DoorTests(ChannelTestCase):
-    def test_no_clock_that_ticks(self) -> None:
-        """A door that opens and closes has no log file, and no date to keep for it."""
-        daemon = Daemon()
-        door: Any = daemon.clock.tcpServers[0][1]
-        door.doStart()
-        self.assertEqual(daemon.pending_calls, [])
-        door.doStop()
+def site_of(daemon: Daemon) -> PushdSite:
+    """Return the site of a daemon's public port."""
+    site = daemon.clock.tcpServers[0][1]
+    assert isinstance(site, PushdSite)
+    return site
 
-    def test_premises(self) -> None:
-        """A door is all that a connection needs of one."""
-        door: object = self.daemon.clock.tcpServers[0][1]
-        assert isinstance(door, PushdSite)
-        premises: Premises = door
-        for name in (*Premises.__annotations__, *Refusing.__annotations__):
-            self.assertTrue(hasattr(premises, name), name)
+
+class FactoryTests(ChannelTestCase):
+    """The site as a factory of protocols."""
+
+    def test_no_timer(self) -> None:
+        """A site that starts and stops opens no log file and sets no timer to update its date."""
+        daemon = Daemon()
+        site = site_of(daemon)
+        site.doStart()
+        self.assertEqual(daemon.pending_calls, [])
+        site.doStop()
 
     def test_only_http_1_over_tls(self) -> None:
-        """HTTP/2 is not offered: a WebSocket could not take its connection over."""
-        door: Any = self.daemon.clock.tcpServers[0][1]
-        self.assertEqual(door.acceptableProtocols(), [b"http/1.1"])
+        """HTTP/2 is not offered over TLS: a WebSocket could not take over its connection."""
+        self.assertEqual(site_of(self.daemon).acceptableProtocols(), [b"http/1.1"])
 
 
-class PlacesTests(ChannelTestCase):
+class LimitTests(ChannelTestCase):
+    """A site whose connection limit is reached."""
+
     def settings(self) -> dict[str, Any]:
-        """Let there be two connections."""
+        """Allow two connections."""
         return {"max_connections": 2}
 
     def test_full(self) -> None:
-        """Who finds no place is told so, in HTTP, and may come back when one is free."""
+        """A connection beyond the limit gets a 503; a later one is served when a slot is free."""
         first, second = self.send(GET), self.send(handshake("/hello/"))
         self.requests.clear()
         for data in (GET, handshake("/hello/")):
@@ -58,8 +58,8 @@ class PlacesTests(ChannelTestCase):
         self.assertEqual(self.send(GET).body, b"hello")
         second.vanish()
 
-    def test_places_are_given_back(self) -> None:
-        """However a connection ends, its place is free again."""
+    def test_slots_are_released(self) -> None:
+        """However a connection ends, its slot is free again."""
         for leave in (Peer.vanish, Peer.finish, lambda peer: peer.advance(*[10] * 10)):
             for data in (b"", GET, GET[:20], b"nonsense\r\n", handshake("/hello/")):
                 for _ in range(3):
@@ -68,8 +68,8 @@ class PlacesTests(ChannelTestCase):
                     self.assertFalse(peer.server.connected)
         self.assertEqual(self.send(GET).body, b"hello")
 
-    def test_waiting_room(self) -> None:
-        """Those who wait to be told so are few: beyond them the connection is closed at once."""
+    def test_queue(self) -> None:
+        """At most 64 connections may wait for their 503; more are closed at once."""
         self.send(), self.send()
         waiting = [self.send() for _ in range(64)]
         self.assertEqual([peer.lost for peer in waiting], [None] * 64)
@@ -88,7 +88,7 @@ class PlacesTests(ChannelTestCase):
         def fail(address: object) -> None:
             raise ZeroDivisionError
 
-        site: Any = self.daemon.clock.tcpServers[0][1]
+        site = site_of(self.daemon)
         self.patch(site.policy.admission, "admit", fail)
         with capturedLogs() as events:
             peer = self.send()
@@ -101,8 +101,10 @@ class PlacesTests(ChannelTestCase):
 
 
 class GuardTests(ChannelTestCase):
-    def test_before_the_door(self) -> None:
-        """What the guard turns away reaches no view, and its connection goes on."""
+    """Requests that the guard refuses."""
+
+    def test_refused(self) -> None:
+        """A request that the guard refuses reaches no view; its connection may send another one."""
         peer = self.send(handshake("/hello/", "Origin: https://elsewhere.example"))
         self.assertEqual(peer.head.split(" ")[1], "403")
         self.assertEqual(self.requests, [])

@@ -152,7 +152,7 @@ class TypeTests(FilesTestCase):
             self.assertEqual(answer.status, 405, method)
             self.assertEqual(answer.headers["Allow"], "GET, HEAD")
             self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
-            self.assertEqual(answer.text, "a file is read with GET or HEAD\n")
+            self.assertEqual(answer.text, "use GET or HEAD for a file\n")
 
     def test_keep_alive(self) -> None:
         """A file leaves its connection open for the next one."""
