@@ -180,7 +180,7 @@ class FollowTests(ClientTestCase):
         self.assertEqual(rest[-1].id, self.describe("t")["id"])
 
     def test_comments(self) -> None:
-        """Keep-alive comments are no publications."""
+        """Keep-alive comments are ignored."""
         self.later(lambda: self.daemon.advance(25, 25), lambda: self.publish("t", "x"))
         self.assertEqual(list(islice(self.follow(), 2))[1].data, "x")
 

@@ -1,4 +1,4 @@
-"""HTTP requests: URLs, and responses that are no success."""
+"""HTTP requests: URLs, and responses that are not a success."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class UrlTests(ClientTestCase):
 
 
 class ResponseTests(ClientTestCase):
-    """Responses that are no success, and no response at all."""
+    """Responses that are not a success, and missing responses."""
 
     def refusal(self, head: str, body: bytes) -> Refused:
         """Return the exception for a response."""

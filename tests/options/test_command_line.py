@@ -75,7 +75,7 @@ class CommandLineTests(OptionsTestCase):
             self.assertEqual(self.mistake(given), f"pushd: {line}")
 
     def test_bad_arguments(self) -> None:
-        """A missing value, a value too many and an argument that is no option are one line each."""
+        """A missing value, a needless value and a stray argument are one line each."""
         for args, line in (
             (["--listen"], "--listen needs a value: see twistd pushd --help"),
             (["--check=yes"], "--check takes no value"),

@@ -87,7 +87,7 @@ class ValueTests(OptionsTestCase):
             self.assertEqual(parse("--web", given).web, self.folder / "files")
 
     def test_bad_web(self) -> None:
-        """A path that is no directory is refused, and so is an empty one."""
+        """A path that is not a directory is refused, and so is an empty one."""
         (self.folder / "file").write_text("")
         for given in ("nowhere", "file", ""):
             self.assert_mistake("web", given, "must be a directory that exists")
@@ -119,7 +119,7 @@ class ValueTests(OptionsTestCase):
                 self.assert_mistake(option, given, "1048576, 10MB or 64KiB")
 
     def assert_out_of_range(self, option: str, least: int, most: int, allowed: str) -> None:
-        """Check that numbers below and above a range are refused, and what is no number."""
+        """Check that numbers outside a range are refused, and texts that are not numbers."""
         for given in (
             str(least - 1),
             str(most + 1),
@@ -231,7 +231,7 @@ class TokenKeyTests(OptionsTestCase):
             self.assertEqual(keys.verify(token, 0).expires, 1)
 
     def test_bad(self) -> None:
-        """The error for a file that holds no key names the file and says what is wrong."""
+        """The error for a file that holds no key names the file and gives the reason."""
         error = self.assertRaises(SystemExit, self.keys, SECRET, b"secret\n")
         self.assertEqual(
             str(error),
@@ -289,7 +289,7 @@ class ViewsTests(OptionsTestCase):
         self.assert_no_views("wordy:urls", "first second third", "wordy.py, line 4")
 
     def test_no_map(self) -> None:
-        """The error for an object that is no map names its type."""
+        """The error for an object that is not a map names its type."""
         self.module("others", "a = [('/a/', view)]", "b = None", "c = view")
         for name, kind in (("a", "list"), ("b", "NoneType"), ("c", "function")):
             self.assert_no_views(
