@@ -1,10 +1,9 @@
-"""Whether the daemon is alive and ready, and its metrics."""
+"""``/healthz``, ``/readyz`` and ``/metrics`` of the control port."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -14,11 +13,13 @@ from twisted.web.server import NOT_DONE_YET
 from pushd.access.counters import Metrics
 from pushd.protocols.http.response import Response, refusal, write_response
 
+_JSON = "application/json"
+
 
 class ReadOnlyResource(Resource):
-    """Something to be read with GET or HEAD, as it is at the moment.
+    """Answers GET and HEAD with the current state of something.
 
-    :param read: makes the answer.
+    :param read: returns the response.
     """
 
     isLeaf = True
@@ -28,60 +29,60 @@ class ReadOnlyResource(Resource):
         self._read = read
 
     def render(self, request: Any) -> int:
-        """Answer, unless more is asked for than to read."""
+        """Answer, or refuse another method."""
         if request.method in (b"GET", b"HEAD"):
             response = self._read()
         else:
-            response = refusal(405, "this is read with GET or HEAD", {"Allow": "GET, HEAD"})
+            allow = {"Allow": "GET, HEAD"}
+            response = refusal(405, "method not allowed; use GET or HEAD", allow)
         write_response(request, response)
         return NOT_DONE_YET
 
 
-def health_resource() -> ReadOnlyResource:
-    """``/healthz``: 200 says that the reactor turns, as else nobody would answer."""
-    return ReadOnlyResource(lambda: _fresh("application/json", '{"status": "alive"}\n'))
-
-
-def readiness_resource(readiness: Readiness) -> ReadOnlyResource:
-    """``/readyz``: 200 says that there may be traffic; 503 says why not."""
-
-    def read() -> Response:
-        reason = readiness.reason()
-        if reason is None:
-            return _fresh("application/json", '{"status": "ready"}\n')
-        body = json.dumps({"status": "not ready", "reason": reason})
-        return replace(_fresh("application/json", f"{body}\n"), status=503)
-
-    return ReadOnlyResource(read)
-
-
-def metrics_resource(metrics: Metrics) -> ReadOnlyResource:
-    """``/metrics``: everything that is counted, in Prometheus' text format."""
-    return ReadOnlyResource(lambda: _fresh(CONTENT_TYPE_LATEST, metrics.render()))
-
-
-def _fresh(kind: str, body: str | bytes) -> Response:
-    return Response(headers={"Content-Type": kind, "Cache-Control": "no-store"}, body=body)
-
-
 class Readiness:
-    """What a load balancer wants to know.
+    """Whether a load balancer may send traffic to the daemon.
 
-    :param checks: whom to ask beside: each gives why not, or None where all is well. One that
-        speaks of a broker says here whether it can be reached.
+    :param checks: further conditions; each returns the reason that stops traffic, or None.
     """
 
     def __init__(self, *checks: Callable[[], str | None]) -> None:
         self._checks = checks
-        #: Whether the public port is open.
+        #: True while the public port is open.
         self.listening = False
-        #: Whether the daemon stops.
+        #: True once the daemon has begun to shut down.
         self.draining = False
 
     def reason(self) -> str | None:
-        """Why there should be no traffic; None if there may be."""
+        """Return the reason that stops traffic; None if the daemon is ready."""
         if self.draining:
             return "draining"
         if not self.listening:
             return "not listening"
         return next((why for check in self._checks if (why := check()) is not None), None)
+
+
+def health_resource() -> ReadOnlyResource:
+    """Make ``/healthz``. It always answers 200: a blocked reactor would not answer at all."""
+    return ReadOnlyResource(lambda: _uncached(200, _JSON, '{"status": "alive"}\n'))
+
+
+def readiness_resource(readiness: Readiness) -> ReadOnlyResource:
+    """Make ``/readyz``: 200 if the daemon is ready for traffic, 503 with the reason if not."""
+
+    def read() -> Response:
+        reason = readiness.reason()
+        if reason is None:
+            return _uncached(200, _JSON, '{"status": "ready"}\n')
+        body = json.dumps({"status": "not ready", "reason": reason})
+        return _uncached(503, _JSON, f"{body}\n")
+
+    return ReadOnlyResource(read)
+
+
+def metrics_resource(metrics: Metrics) -> ReadOnlyResource:
+    """Make ``/metrics``: all metrics in Prometheus' text format."""
+    return ReadOnlyResource(lambda: _uncached(200, CONTENT_TYPE_LATEST, metrics.render()))
+
+
+def _uncached(status: int, kind: str, body: str | bytes) -> Response:
+    return Response(status, {"Content-Type": kind, "Cache-Control": "no-store"}, body)

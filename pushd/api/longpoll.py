@@ -1,4 +1,4 @@
-"""Topics by long polling, and by plain polling."""
+"""Topics over long polling, and over plain polling with ``wait=0``."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription
 
-# How many bytes one answer has, about: no publication is added beyond.
+# Size of a response, in bytes, beyond which no publication is added to it.
 _ENOUGH = 1 << 20
 
-# How long the past may take to be read, in seconds, beside the time that the poll waits anyway.
-_PATIENCE = 5.0
+# Seconds that reading the history may take, in addition to the time that the poll waits.
+_READ_TIMEOUT = 5.0
 
-# What a publication takes in it beside its data, in bytes, about.
+# Bytes of JSON around the data of a publication, about.
 _OVERHEAD = 50
 
 
 class LongPoll:
-    """One question for what is new: answered when there is something, or when the time is up.
+    """One poll: answered when there are publications, or when its time is up.
 
-    :param wait: seconds to wait for something; 0 asks for what is here.
+    :param wait: seconds to wait for a publication; 0 asks for the current ones only.
     """
 
     transport = "longpoll"
@@ -38,7 +38,9 @@ class LongPoll:
         self._request = request
         self._clock = clock
         self._wait = wait
-        self._asked: Id | None = None
+        # The last id that the client has.
+        self._after: Id | None = None
+        # Where the publications of the response begin, once that is known.
         self._id: Id | None = None
         self._recovered = False
         self._publications: list[Publication] = []
@@ -49,32 +51,34 @@ class LongPoll:
         self.traffic = Traffic()
 
     def start(self, hub: Hub, topic: str, after: Id | None) -> None:
-        """Begin to wait."""
-        self._asked = after
+        """Subscribe."""
+        self._after = after
         self._subscription = hub.subscribe(topic, self, after)
         if self._open and self._call is None:
-            self._answer_in(self._wait + _PATIENCE)
+            self._answer_in(self._wait + _READ_TIMEOUT)
+
+    # What the subscription calls
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
-        """Note where the publications begin; that some are lost is an answer already."""
+        """Start to wait; answer at once if publications are missing."""
         self._id = id
         self._recovered = recovered
-        lost = self._asked is not None and not recovered
-        self._answer_in(0 if lost else self._wait)
+        missing = self._after is not None and not recovered
+        self._answer_in(0 if missing else self._wait)
 
     def deliver(self, batch: Batch) -> None:
-        """Put publications into the answer, with those that come in the same turn."""
+        """Add publications to the response, which waits for others of this reactor iteration."""
         for publication in batch:
             self._publications.append(publication)
             self._bytes += len(publication.data) + _OVERHEAD
         self._answer_in(0)
 
     def has_room(self) -> bool:
-        """Whether the answer can hold more."""
+        """Return whether the response may take more."""
         return self._open and self._bytes < _ENOUGH
 
     def keeps_up(self) -> bool:
-        """Whether the answer can hold more; what it can't is for the next."""
+        """Return whether the response may take more; the next poll gets the rest."""
         return self.has_room()
 
     def direct_write(self) -> None:
@@ -84,13 +88,15 @@ class LongPoll:
         """Answer with what has come; the answer to the next poll says what is missing."""
         self._answer()
 
+    # What the connection and the daemon call
+
     def close_with(self, closing: Closing) -> Deferred[None]:
-        """Answer now, as the daemon stops."""
+        """Answer now, as the daemon shuts down or the token has expired."""
         self._answer()
         return succeed(None)
 
     def forget(self) -> None:
-        """Let go of everything: the client has its answer, or has left."""
+        """Cancel everything: the client has its response, or has disconnected."""
         self._open = False
         if self._call is not None and self._call.active():
             self._call.cancel()
@@ -107,19 +113,18 @@ class LongPoll:
         if not self._open:
             return
         self.forget()
-        answer = self._make_answer()
         self.traffic.messages_out = len(self._publications)
         self.traffic.bytes_out = self._bytes - _OVERHEAD * len(self._publications)
-        write_response(self._request, answer)
+        write_response(self._request, self._make_response())
 
-    def _make_answer(self) -> Response:
+    def _make_response(self) -> Response:
         if self._id is None:
-            retry = {"Retry-After": f"{_PATIENCE:g}"}
-            return json_refusal(503, "the topic can't be read just now", "topic", retry)
+            retry = {"Retry-After": f"{_READ_TIMEOUT:g}"}
+            return json_refusal(503, "topic temporarily unavailable", "topic", retry)
         last = self._publications[-1].id if self._publications else self._id
-        answer = {
+        value = {
             "id": str(last),
             "recovered": self._recovered,
             "publications": [publication_json(one) for one in self._publications],
         }
-        return json_response(200, answer)
+        return json_response(200, value)

@@ -1,4 +1,4 @@
-"""Publishing over HTTP: at once, later, or many in one request."""
+"""Publishing over HTTP: at once, at a later time, or many publications in one request."""
 
 from __future__ import annotations
 
@@ -11,45 +11,59 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from pushd.api.admin import describe, schedule_json
-from pushd.api.resource import ApiContext, AsyncResource, allow
+from pushd.api.admin import schedule_json, topic_json
+from pushd.api.resource import ApiContext, AsyncResource, require_method
 from pushd.errors import BadRequest, TooManyScheduled, Unavailable
 from pushd.protocols.http.response import Response, json_response
 from pushd.topics.broker import Draft
 from pushd.topics.publication import Id, check_topic
 
-_log = Logger(namespace="pushd.api")
-
-# How many bytes the body of a batch may have at least, whatever --max-message is.
+# Lower bound of the limit on the body of a batch, in bytes, for a small --max-message.
 _BATCH_BODY = 16 << 20
+
+# Publications in one batch, at most.
+_MAX_BATCH = 1000
+
+# Query arguments that schedule a publication.
+_SCHEDULE = ("delay", "every", "count")
+
+# An idempotency key: short and valid in a header. As it has no blank, one can separate a subject
+# from it.
+_KEY = re.compile(r"[\x21-\x7e]{1,200}")
+
+_NUMBER = re.compile(r"\d{1,9}(\.\d{1,6})?")
+
+_log = Logger(namespace="pushd.api")
 
 
 class ControlTopicResource(AsyncResource):
-    """``/topics/<topic>``: POST publishes, now or at its time; GET tells what is there."""
+    """``/topics/<topic>`` at the control port: POST publishes or schedules, GET describes."""
 
     async def answer(self, request: Any) -> Response:
-        """Publish or tell."""
+        """Publish, schedule or describe."""
         topic = read_topic(self._name, "topic")
         if request.method == b"GET":
-            return json_response(200, await describe(self._context, topic))
-        allow(request, "GET", "POST")
+            return json_response(200, await topic_json(self._context, topic))
+        require_method(request, "GET", "POST")
         data = read_data(request)
         key = read_key(read_header(request, b"idempotency-key"), "Idempotency-Key")
-        times = {name: read_number(request, name) for name in ("delay", "every", "count")}
+        times = {name: read_number(request, name) for name in _SCHEDULE}
         if any(value is not None for value in times.values()):
             if key is not None:
-                raise BadRequest("a timed push has no key: list /schedules", "Idempotency-Key")
+                error = "Idempotency-Key cannot be combined with delay, every or count"
+                raise BadRequest(f"{error}; see /schedules", "Idempotency-Key")
             return self._schedule(topic, data, times)
         return json_response(200, await _publish(self._context, Draft(topic, data, key)))
 
     def _schedule(self, topic: str, data: str | bytes, times: dict[str, Any]) -> Response:
         count = times["count"]
         if count is not None and count != int(count):
-            raise BadRequest("count is a whole number", "count")
+            raise BadRequest(f"count must be an integer; got {count}", "count")
         if self._context.connections.closing is not None:
-            raise BadRequest("the server stops: no timed push outlives it", "schedules", 503)
+            error = "server is shutting down; scheduled publications are not accepted"
+            raise BadRequest(error, "schedules", 503)
         try:
-            push = self._context.scheduled.add(
+            scheduled = self._context.scheduled.add(
                 topic,
                 data,
                 delay=times["delay"] or 0,
@@ -57,16 +71,18 @@ class ControlTopicResource(AsyncResource):
                 count=None if count is None else int(count),
             )
         except ValueError as error:
+            # Its first word is the name of the argument.
             raise BadRequest(error, str(error).split()[0]) from None
         except TooManyScheduled as error:
             raise BadRequest(error, "schedules", 503, {"Retry-After": "60"}) from None
-        return json_response(202, schedule_json(push), {"Location": f"/schedules/{push.id}"})
+        location = {"Location": f"/schedules/{scheduled.id}"}
+        return json_response(202, schedule_json(scheduled), location)
 
 
 class PublishResource(AsyncResource):
-    """``POST /topics/<topic>`` at the public port, for those whose token allows it.
+    """``POST /topics/<topic>`` at the public port, with a token that permits it.
 
-    :param subject: who publishes; their idempotency keys are no one else's.
+    :param subject: the publisher; a subject's idempotency keys are separate from all others.
     """
 
     def __init__(self, context: ApiContext, name: str, subject: str) -> None:
@@ -74,71 +90,55 @@ class PublishResource(AsyncResource):
         self._subject = subject
 
     async def answer(self, request: Any) -> Response:
-        """Publish now: what comes later is for the control port."""
+        """Publish at once."""
         topic = read_topic(self._name, "topic")
-        for name in ("delay", "every", "count"):
+        for name in _SCHEDULE:
             if name.encode() in request.args:
-                raise BadRequest("a timed push is made at the control port", name)
+                error = f"{', '.join(_SCHEDULE)} are accepted on the control port only"
+                raise BadRequest(error, name)
         key = read_key(read_header(request, b"idempotency-key"), "Idempotency-Key")
         if key is not None:
-            # No key has a blank, so this is nobody else's whatever the subject is.
             key = f"{self._subject} {key}"
-        return json_response(
-            200, await _publish(self._context, Draft(topic, read_data(request), key))
-        )
+        draft = Draft(topic, read_data(request), key)
+        return json_response(200, await _publish(self._context, draft))
 
     def explain(self, error: Unavailable) -> str:
-        """Tell strangers that it is away, and the log where and why."""
+        """Log the reason, which is not for the public."""
         _log.warn(
-            "a publication to {topic} was not taken: {error}",
+            "publication to {topic} failed: {error}",
             event="not_published",
             topic=self._name,
             error=str(error),
         )
-        return "this can't be published just now: repeat it, with an Idempotency-Key, later"
+        return "broker unavailable: repeat the request later with the same Idempotency-Key"
 
 
 class BatchResource(AsyncResource):
-    """``/publish``: many publications at once, all or none."""
+    """``/publish``: a batch of publications, all of which are made, or none."""
 
     async def answer(self, request: Any) -> Response:
-        """Publish, once all are found to be in order."""
-        allow(request, "POST")
+        """Publish the batch if all of it is valid."""
+        require_method(request, "POST")
         drafts = read_drafts(request.content.read(), self._context.limits.max_message)
-        # All or none: that the client leaves in the midst of it ends only its answer.
+        # If the client disconnects, only this Deferred is cancelled: the batch is still published.
         done: Deferred[list[Id]] = Deferred()
         self._context.broker.publish_all(drafts).chainDeferred(done)
+        ids = await done
         published = [
-            _tell(self._context, draft, id) for draft, id in zip(drafts, await done, strict=True)
+            _published(self._context, draft, id) for draft, id in zip(drafts, ids, strict=True)
         ]
         return json_response(200, {"published": published})
 
 
 def max_batch_body(max_message: int) -> int:
-    """How many bytes the body of a batch may have: many publications, or one in base64."""
+    """Return the limit on the body of a batch, in bytes; the largest message in base64 fits."""
     return max(_BATCH_BODY, 2 * max_message)
 
 
-async def _publish(context: ApiContext, draft: Draft) -> dict[str, Any]:
-    return _tell(context, draft, await context.broker.publish(draft.topic, draft.data, draft.key))
-
-
-def _tell(context: ApiContext, draft: Draft, id: Id) -> dict[str, Any]:
-    """The answer to a publication: its id, and how many subscribers the topic has now."""
-    return {"id": str(id), "subscribers": context.hub.count(draft.topic)}
-
-
-# What an Idempotency-Key may be: what fits into a header, and is not made to fill memory.
-_KEY = re.compile(r"[\x21-\x7e]{1,200}")
-
-# How many publications one request may have.
-_MAX_BATCH = 1000
-
-
 def read_topic(name: object, where: str) -> str:
-    """The name of a topic."""
+    """Read a topic. Raises BadRequest."""
     if not isinstance(name, str):
-        raise BadRequest("a topic is text", where)
+        raise BadRequest("topic must be a string", where)
     try:
         return check_topic(name)
     except ValueError as error:
@@ -146,16 +146,17 @@ def read_topic(name: object, where: str) -> str:
 
 
 def read_key(given: object, where: str) -> str | None:
-    """An idempotency key, or None where there is none."""
+    """Read an idempotency key, or None if it is absent. Raises BadRequest."""
     if given is None:
         return None
     if not isinstance(given, str) or not _KEY.fullmatch(given):
-        raise BadRequest("a key is 1 to 200 printable ASCII characters", where)
+        error = "an idempotency key must have 1 to 200 printable ASCII characters and no blank"
+        raise BadRequest(error, where)
     return given
 
 
 def read_data(request: Any) -> str | bytes:
-    """The data of a publication: text, unless the request says that it is bytes."""
+    """Read a body: bytes if its type is application/octet-stream, else UTF-8 text."""
     data: bytes = request.content.read()
     kind = (read_header(request, b"content-type") or "").partition(";")[0].strip().lower()
     if kind == "application/octet-stream":
@@ -163,73 +164,86 @@ def read_data(request: Any) -> str | bytes:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        error = "the body is not UTF-8; bytes are sent as application/octet-stream"
-        raise BadRequest(error, "body") from None
+        line = "the body is not valid UTF-8; send bytes as application/octet-stream"
+        raise BadRequest(line, "body") from None
 
 
 def read_number(request: Any, name: str) -> float | None:
-    """A number of the query, or None where it is not there."""
+    """Read a number of the query, or None if it is absent. Raises BadRequest."""
     values = request.args.get(name.encode())
     if not values:
         return None
     text = values[-1].decode("latin-1")
-    if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text):
-        raise BadRequest(f"{name} is a number from 0 on, of nine digits at most", name)
+    if not _NUMBER.fullmatch(text):
+        error = f"{name} must be a number such as 0.5, with at most 9 digits, and 6 decimals"
+        raise BadRequest(error, name)
     return float(text)
 
 
 def read_header(request: Any, name: bytes) -> str | None:
-    """A header as text, or None where it is not there."""
+    """Return a header as text, or None if it is absent."""
     value = request.getHeader(name)
     return None if value is None else str(value, "latin-1")
 
 
 def read_drafts(body: bytes, max_message: int) -> list[Draft]:
-    """What a batch has in it, all of it found to be in order."""
+    """Read a batch. Raises BadRequest for the first thing in it that is not valid."""
     try:
-        asked = json.loads(body)
+        value = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise BadRequest(f"the body is no JSON: {error}", "body") from None
-    publications = asked.get("publications") if isinstance(asked, dict) else None
+        raise BadRequest(f"the body is not valid JSON: {error}", "body") from None
+    publications = value.get("publications") if isinstance(value, dict) else None
     if not isinstance(publications, list):
-        raise BadRequest('the body is {"publications": […]}', "body")
+        raise BadRequest('the body must be {"publications": […]}', "body")
     if len(publications) > _MAX_BATCH:
-        raise BadRequest(f"a request has {_MAX_BATCH} publications at most", "publications", 413)
+        line = f"a batch must have at most {_MAX_BATCH} publications; got {len(publications)}"
+        raise BadRequest(line, "publications", 413)
     drafts = []
-    for place, one in enumerate(publications):
-        drafts.append(draft := _draft(one, f"publications[{place}]"))
+    for number, one in enumerate(publications):
+        drafts.append(draft := _read_draft(one, f"publications[{number}]"))
         size = len(draft.data.encode() if isinstance(draft.data, str) else draft.data)
         if size > max_message:
             line = f"a publication of {size} bytes: --max-message is {max_message}"
-            raise BadRequest(line, f"publications[{place}]", 413)
+            raise BadRequest(line, f"publications[{number}]", 413)
     return drafts
 
 
-def _draft(one: object, where: str) -> Draft:
-    if not isinstance(one, dict):
-        raise BadRequest("a publication is an object", where)
-    unknown = one.keys() - {"topic", "data", "base64", "idempotency_key"}
+def _read_draft(value: object, where: str) -> Draft:
+    if not isinstance(value, dict):
+        raise BadRequest("a publication must be an object", where)
+    unknown = value.keys() - {"topic", "data", "base64", "idempotency_key"}
     if unknown:
-        # Escaped: a key may be what no answer could hold.
+        # Escaped: it may hold half a surrogate pair, which UTF-8 cannot encode.
         raise BadRequest("unknown key", f"{where}.{ascii(min(unknown))[1:-1][:100]}")
-    topic = read_topic(one.get("topic"), f"{where}.topic")
-    if ("data" in one) == ("base64" in one):
-        raise BadRequest("a publication has either data or base64", where)
-    key = read_key(one.get("idempotency_key"), f"{where}.idempotency_key")
-    if "data" in one:
-        if not isinstance(one["data"], str) or not _is_unicode(one["data"]):
-            raise BadRequest("data is text", f"{where}.data")
-        return Draft(topic, one["data"], key)
+    topic = read_topic(value.get("topic"), f"{where}.topic")
+    if ("data" in value) == ("base64" in value):
+        raise BadRequest("a publication must have either data or base64", where)
+    key = read_key(value.get("idempotency_key"), f"{where}.idempotency_key")
+    if "data" in value:
+        if not isinstance(value["data"], str) or not _is_unicode(value["data"]):
+            raise BadRequest("data must be a string of valid Unicode", f"{where}.data")
+        return Draft(topic, value["data"], key)
     try:
-        return Draft(topic, b64decode(one["base64"], validate=True), key)
+        return Draft(topic, b64decode(value["base64"], validate=True), key)
     except (TypeError, ValueError, binascii.Error):
-        raise BadRequest("base64 is bytes in base64", f"{where}.base64") from None
+        raise BadRequest("base64 must be a string in base64", f"{where}.base64") from None
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether text can be sent: JSON can spell half a surrogate pair, UTF-8 can't."""
+    """Return whether UTF-8 can encode a string: JSON can spell half a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
     return True
+
+
+async def _publish(context: ApiContext, draft: Draft) -> dict[str, Any]:
+    """Publish; return the JSON of the result."""
+    id = await context.broker.publish(draft.topic, draft.data, draft.key)
+    return _published(context, draft, id)
+
+
+def _published(context: ApiContext, draft: Draft, id: Id) -> dict[str, Any]:
+    """Return the JSON of a publication: its id, and the topic's current number of subscribers."""
+    return {"id": str(id), "subscribers": context.hub.count(draft.topic)}

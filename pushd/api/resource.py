@@ -1,4 +1,4 @@
-"""A resource whose answer a coroutine makes, and what may be wrong with a request for it."""
+"""Base class of the API's resources, whose responses are made by coroutines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pushd.topics.scheduled import ScheduledPublications
 
 @dataclass(frozen=True, kw_only=True)
 class ApiContext:
-    """State that the resources of both ports share."""
+    """Parts of the daemon that the API's resources use, on both ports."""
 
     clock: IReactorTime
     broker: Broker
@@ -33,7 +33,10 @@ class ApiContext:
 
 
 class AsyncResource(Resource):
-    """A resource whose answer is a Response that a coroutine makes."""
+    """Sends the ``Response`` that its coroutine ``answer`` returns.
+
+    :param name: the part of the path that names one topic, connection or schedule.
+    """
 
     isLeaf = True
 
@@ -43,18 +46,18 @@ class AsyncResource(Resource):
         self._name = name
 
     def render(self, request: Any) -> int:
-        """Answer, unless the client leaves before."""
-        answering = Deferred.fromCoroutine(self._try(request))
+        """Start the coroutine; cancel it if the client disconnects first."""
+        answering = Deferred.fromCoroutine(self._answer_or_refuse(request))
         request.notifyFinish().addErrback(lambda _: answering.cancel())
         answering.addCallback(lambda response: write_response(request, response))
         answering.addErrback(self._failed, request)
         return NOT_DONE_YET
 
     async def answer(self, request: Any) -> Response:
-        """Make the answer; Wrong says why there is none."""
+        """Return the response. Raises BadRequest, which becomes a response of its own."""
         raise NotImplementedError
 
-    async def _try(self, request: Any) -> Response:
+    async def _answer_or_refuse(self, request: Any) -> Response:
         try:
             return await self.answer(request)
         except BadRequest as error:
@@ -64,7 +67,7 @@ class AsyncResource(Resource):
             return json_refusal(503, self.explain(error), "broker", headers)
 
     def explain(self, error: Unavailable) -> str:
-        """What to tell of a broker that is away."""
+        """Return the error text of a 503: why the broker is unavailable."""
         return str(error)
 
     def _failed(self, failure: Failure, request: Any) -> None:
@@ -77,8 +80,9 @@ def refuse(error: BadRequest) -> Response:
     return json_refusal(error.status, error.reason, error.where, error.headers)
 
 
-def allow(request: Any, *methods: str) -> None:
-    """Raise Wrong for a request that is made with another method."""
+def require_method(request: Any, *methods: str) -> None:
+    """Raise BadRequest (405) unless a request has one of these methods."""
     if request.method.decode("latin-1") not in methods:
         allowed = ", ".join(methods)
-        raise BadRequest(f"this address takes {allowed}", "method", 405, {"Allow": allowed})
+        error = f"method not allowed; use {' or '.join(methods)}"
+        raise BadRequest(error, "method", 405, {"Allow": allowed})

@@ -1,4 +1,4 @@
-"""Topics as Server-Sent Events (WHATWG HTML §9.2)."""
+"""Topics over Server-Sent Events (WHATWG HTML §9.2)."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription
 
-#: How often a silent stream gets a comment, in seconds, or proxies would cut it.
+#: Seconds of silence after which a comment is sent, as proxies close silent connections.
 KEEP_ALIVE = 25.0
 
 _HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
-    # nginx would keep the events until its buffer is full.
+    # Without this, nginx holds events back until its buffer is full.
     "x-accel-buffering": "no",
 }
 
 
 @implementer(IPushProducer)
 class EventStream:
-    """One browser's stream of one topic.
+    """One response that streams a topic.
 
-    The first event is ``subscribed``, with the same JSON as ``pushd.v1`` has; text comes as a
-    ``message``; what would not survive the way as it is, comes as ``base64`` or, text with a
-    carriage return, as ``json``.
+    The first event is ``subscribed``, with the same JSON as in ``pushd.v1``. Text is a
+    ``message`` event. Data that would not arrive unchanged in one has an event of its own: bytes
+    are ``base64``, and text with a carriage return is ``json``.
 
-    :param max_buffered: bytes that may wait for a reader who does not read.
+    :param max_buffered: bytes that may wait for a slow client.
     """
 
     transport = "sse"
@@ -53,11 +53,11 @@ class EventStream:
         self._paused = False
         self._open = True
         self.traffic = Traffic()
-        #: How the daemon ended it; until then, it is the browser that leaves.
-        self.ending = Ending(1006, PEER, "the browser left")
+        #: How the stream ended. If the daemon does not end it, the client did.
+        self.ending = Ending(1006, PEER, "the client disconnected")
 
     def start(self, hub: Hub, topic: str, after: Id | None) -> None:
-        """Begin to answer."""
+        """Send the headers, and subscribe."""
         for name, value in _HEADERS.items():
             self._request.setHeader(name, value)
         self._request.registerProducer(self, True)
@@ -66,25 +66,24 @@ class EventStream:
         if not self._open:
             self._subscription.cancel()
 
-    # What the hub calls
+    # What the subscription calls
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
-        """Tell where the publications begin; who is cut off at once begins there again."""
-        told = to_json(subscription_json(topic, id, recovered))
+        """Send the first event. Its id is where a client that reconnects at once continues."""
         self.traffic.messages_out += 1
-        self._write(_event("subscribed", id, told))
+        self._write(_event("subscribed", id, to_json(subscription_json(topic, id, recovered))))
 
     def deliver(self, batch: Batch) -> None:
-        """Send what was published."""
+        """Send publications."""
         self.traffic.messages_out += len(batch.publications)
         self._write(batch.render(event_for))
 
     def has_room(self) -> bool:
-        """Whether the connection can take more just now."""
+        """Return whether the connection's buffer may take more."""
         return self._open and not self._paused
 
     def keeps_up(self) -> bool:
-        """Whether no more waits for the reader than may."""
+        """Return whether no more than ``max_buffered`` bytes wait for the client."""
         return not self._paused or self._unsent() <= self._max_buffered
 
     def direct_write(self) -> None:
@@ -100,11 +99,11 @@ class EventStream:
     # What the connection and the daemon call
 
     def pauseProducing(self) -> None:
-        """Note that the connection has enough to do."""
+        """Note that the connection's buffer is full."""
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """Go on."""
+        """Continue."""
         self._paused = False
         if self._subscription is not None:
             self._subscription.resume()
@@ -113,11 +112,11 @@ class EventStream:
         """Do nothing: ``forget`` follows."""
 
     def keep_alive(self) -> None:
-        """Send a comment. It has no id, or that would be the browser's last."""
+        """Send a comment. An event would need an id, which would become the client's last id."""
         self._write(b":\n\n")
 
     def close_with(self, closing: Closing) -> Deferred[None]:
-        """End, as the daemon stops; the browser comes back by itself."""
+        """End the response in order; the browser reconnects by itself."""
         self.ending = Ending(closing.code, US, closing.reason)
         if self._open:
             self.forget()
@@ -126,7 +125,7 @@ class EventStream:
         return succeed(None)
 
     def forget(self) -> None:
-        """Let go of everything: the browser has left."""
+        """Cancel everything: the client has disconnected, or the response has ended."""
         self._open = False
         self._keep_alives.stop(self)
         if self._subscription is not None:
@@ -141,7 +140,7 @@ class EventStream:
         self._request.write(data)
 
     def _break_off(self) -> None:
-        """End one that does not read. There is no code to say it with, but it begins anew."""
+        """Cut off a client that is too slow. SSE has no close code; the browser reconnects."""
         self.ending = Ending(TRY_AGAIN_LATER.code, US, TRY_AGAIN_LATER.reason)
         self._request.loseConnection()
         self.forget()
@@ -151,12 +150,12 @@ class EventStream:
 
 
 def event_for(publication: Publication) -> bytes:
-    """The event that holds a publication."""
+    """Return the event of a publication."""
     data = publication.data
     if isinstance(data, bytes):
         return _event("base64", publication.id, b64encode(data).decode())
     if "\r" in data:
-        # It would end a line, and come out as a line feed.
+        # In a message, a carriage return would end a line and arrive as a line feed.
         return _event("json", publication.id, to_json(data))
     return _event(None, publication.id, data)
 

@@ -1,4 +1,4 @@
-"""``/topics/<topic>`` at the public port: one URL, three transports, one cursor."""
+"""``/topics/<topic>`` at the public port: subscribe by any of three transports, or publish."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pushd.access.authorization import challenge, read_token
+from pushd.access.closing import GOING_AWAY
 from pushd.access.connections import log_ended, log_opened
 from pushd.access.tokens import Identity
 from pushd.api.longpoll import LongPoll
@@ -30,34 +31,32 @@ from pushd.views.request import Handshakes
 from pushd.views.resource import UPGRADE, ViewResource
 from pushd.views.routes import Match
 
-# How long a long poll waits unless it says so itself, and how long at most, in seconds.
+# Seconds that a long poll waits, by default and at most.
 _WAIT = 25.0
 _MAX_WAIT = 60.0
 
-# What a page of an origin that is allowed may send beside the usual.
+_SECONDS = re.compile(r"\d{1,3}(\.\d{1,6})?")
+
+# Request headers that a page of an allowed origin may set.
 _PAGE_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
-_GOING_AWAY = json_refusal(503, "the server is going away", None, {"Retry-After": "1"})
 
 
 class TopicContext:
-    """What it takes to serve subscribers.
+    """Parts of the daemon that serve subscribers."""
 
-    :param publish: what it takes to publish, for those whose token allows it.
-    """
-
-    def __init__(self, clock: IReactorTime, views: ViewContext, publish: ApiContext) -> None:
+    def __init__(self, clock: IReactorTime, views: ViewContext, api: ApiContext) -> None:
         self.clock = clock
         self.views = views
-        self.publish = publish
-        self.listener = TopicView(views.authorizer, views.connections)
+        self.api = api
+        self.view = TopicView(views.authorizer, views.connections)
         self.keep_alives: TimeoutQueue[EventStream] = TimeoutQueue(
             clock, timeout=KEEP_ALIVE, expired=EventStream.keep_alive
         )
 
 
 @dataclass(frozen=True)
-class _Question:
-    """What a subscriber asks for."""
+class _Query:
+    """What a subscriber asks for: publications after an id, and how long a poll waits for them."""
 
     topic: str
     after: Id | None
@@ -65,80 +64,79 @@ class _Question:
 
 
 class TopicResource(Resource):
-    """One topic, for those who want to hear of it, or to publish to it."""
+    """One topic, for subscribers and for publishers with a token.
+
+    :param name: the topic, not checked.
+    """
 
     isLeaf = True
 
     def __init__(self, context: TopicContext, name: str) -> None:
         super().__init__()
         self._context = context
+        self._authorizer = context.views.authorizer
+        self._connections = context.api.connections
         self._name = name
 
     def render(self, request: Any) -> int:
-        """Subscribe by the transport that the request is made for, or publish."""
-        self._allow_page(request)
-        if self._context.views.connections.closing is not None:
+        """Answer, or refuse the request."""
+        self._allow_origin(request)
+        if self._connections.closing is not None:
             request.site.count_refusal(503)
-            write_response(request, _GOING_AWAY)
+            retry = {"Retry-After": "1"}
+            write_response(request, json_refusal(503, GOING_AWAY.reason, None, retry))
             return NOT_DONE_YET
         if request.method == b"OPTIONS" and request.header(b"access-control-request-method"):
             write_response(request, Response(204, self._preflight()))
             return NOT_DONE_YET
         try:
-            return self._serve(request)
+            return self._answer(request)
         except BadRequest as error:
             write_response(request, refuse(error))
         except Denied as denied:
             request.site.count_refusal(denied.status)
-            answer = json_refusal(denied.status, str(denied), "token", challenge(denied))
-            write_response(request, answer)
+            headers = challenge(denied)
+            write_response(request, json_refusal(denied.status, denied.reason, "token", headers))
         return NOT_DONE_YET
 
-    def _serve(self, request: Any) -> int:
-        topic, authorizer = read_topic(self._name, "topic"), self._context.views.authorizer
-        websocket = request.wants_websocket
-        if request.method == b"POST" and authorizer.keys and not websocket:
-            token = read_token(request)
-            subject = authorizer.authorize_publish(token, topic).subject
-            if not subject and token is not None:
-                # Idempotency keys are nobody else's, who has no name either.
-                subject = sha256(token.encode()).hexdigest()
-            return PublishResource(self._context.publish, topic, subject).render(request)
-        identity = authorizer.authorize_subscribe(
-            read_token(request) if authorizer.keys else None, topic
-        )
-        question = self._read(request, topic)
-        if websocket:
-            after = None if question.after is None else str(question.after)
-            parameters = {"topic": topic, "after": after}
-            match = Match(self._context.listener, parameters, Handshakes.REQUIRED)
-            view = ViewResource(self._context.views, match, f"/topics/{topic}", identity)
-            return view.render(request)
+    def _answer(self, request: Any) -> int:
+        """Publish, or subscribe by the transport that the request is for."""
+        topic = read_topic(self._name, "topic")
+        is_websocket = request.wants_websocket
+        if request.method == b"POST" and self._authorizer.keys and not is_websocket:
+            subject = self._read_publisher(request, topic)
+            return PublishResource(self._context.api, topic, subject).render(request)
+        token = read_token(request) if self._authorizer.keys else None
+        identity = self._authorizer.authorize_subscribe(token, topic)
+        query = _read_query(request, topic)
+        if is_websocket:
+            return self._run_view(request, query, identity)
         if request.getHeader(b"sec-websocket-key") is not None:
-            # Were it taken for a poll, its client would wait as long, and be deaf meanwhile.
+            # Answered as a poll, its client would wait in vain.
             request.site.count_refusal(426)
-            error = "a handshake without Upgrade: a proxy on the way lets no WebSocket through"
+            error = "WebSocket handshake without Upgrade: a proxy in between removed the header"
             raise BadRequest(error, "Upgrade", 426, UPGRADE)
         if request.method != b"GET":
-            error = "a topic is subscribed to with GET here; publish at the control port"
+            error = "method not allowed; subscribe with GET, and publish at the control port"
             raise BadRequest(error, "method", 405, {"Allow": self._methods})
         if b"text/event-stream" in (request.getHeader(b"accept") or b"").lower():
-            max_buffered = self._context.publish.limits.max_buffered
+            max_buffered = self._context.api.limits.max_buffered
             stream = EventStream(request, self._context.keep_alives, max_buffered)
-            self._start(request, stream, question, identity)
+            self._subscribe(request, stream, query, identity)
         else:
-            poll = LongPoll(request, self._context.clock, question.wait)
-            self._start(request, poll, question, identity)
+            poll = LongPoll(request, self._context.clock, query.wait)
+            self._subscribe(request, poll, query, identity)
         return NOT_DONE_YET
 
     @property
     def _methods(self) -> str:
-        return "GET, POST" if self._context.views.authorizer.keys else "GET"
+        return "GET, POST" if self._authorizer.keys else "GET"
 
-    def _allow_page(self, request: Any) -> None:
-        """Let the browser show a page of another origin what it gets.
+    def _allow_origin(self, request: Any) -> None:
+        """Let a page of another origin read the response, refusals included.
 
-        The guard, which knows topics by this test as well, has let it in.
+        The guard has refused requests of other origins than the allowed ones; it recognizes
+        topics by the same function.
         """
         origin = request.getHeader(b"origin")
         if origin is not None and is_topic(request.path):
@@ -147,74 +145,86 @@ class TopicResource(Resource):
             request.setHeader(b"vary", b"origin")
 
     def _preflight(self) -> dict[str, str]:
-        """What a browser asks before it lets a page send such a request (WHATWG Fetch §3.2.2)."""
+        """Return the headers that answer a CORS preflight request (WHATWG Fetch §3.2.2)."""
         return {
             "Access-Control-Allow-Methods": self._methods,
             "Access-Control-Allow-Headers": _PAGE_HEADERS,
             "Access-Control-Max-Age": "600",
         }
 
-    def _start(
+    def _read_publisher(self, request: Any, topic: str) -> str:
+        """Return whose idempotency keys the request uses. Raises Denied."""
+        token = read_token(request)
+        subject = self._authorizer.authorize_publish(token, topic).subject
+        if not subject and token is not None:
+            # A token without a subject has keys of its own.
+            subject = sha256(token.encode()).hexdigest()
+        return subject
+
+    def _run_view(self, request: Any, query: _Query, identity: Identity | None) -> int:
+        """Subscribe over WebSocket."""
+        after = None if query.after is None else str(query.after)
+        parameters = {"topic": query.topic, "after": after}
+        match = Match(self._context.view, parameters, Handshakes.REQUIRED)
+        path = f"/topics/{query.topic}"
+        return ViewResource(self._context.views, match, path, identity).render(request)
+
+    def _subscribe(
         self,
         request: Any,
         subscriber: EventStream | LongPoll,
-        question: _Question,
+        query: _Query,
         identity: Identity | None,
     ) -> None:
-        connections = self._context.views.connections
-
+        """Register a subscriber over HTTP as a connection, and start it."""
         totals, transport = self._context.views.metrics.traffic, subscriber.transport
 
         def ended(_: object) -> None:
             subscriber.forget()
-            connections.lost(subscriber)
+            self._connections.lost(subscriber)
             totals.remove(transport, subscriber.traffic)
             if isinstance(subscriber, EventStream):
-                log_ended(connections, connection, subscriber.ending)
+                log_ended(self._connections, connection, subscriber.ending)
 
-        subject = None if identity is None else identity.subject
-        connection = connections.opened(
+        connection = self._connections.opened(
             subscriber,
             peer=request.peer,
             path=path_of(request),
-            subject=subject,
+            subject=None if identity is None else identity.subject,
             traffic=subscriber.traffic,
         )
         if identity is not None:
-            connections.end_at(
-                subscriber, self._context.views.authorizer.end_of_connection(identity)
-            )
+            self._connections.end_at(subscriber, self._authorizer.end_of_connection(identity))
         totals.add(transport, subscriber.traffic)
         request.connection = connection.id
         if isinstance(subscriber, EventStream):
             request.has_access_line = False
             log_opened(connection)
         request.notifyFinish().addBoth(ended)
-        subscriber.start(self._context.views.hub, question.topic, question.after)
+        subscriber.start(self._context.api.hub, query.topic, query.after)
 
-    def _read(self, request: Any, topic: str) -> _Question:
-        # The header first: a browser that comes back by itself asks at the same URL again.
-        where, given = (
-            "Last-Event-ID",
-            (request.getHeader(b"last-event-id") or b"").decode("latin-1"),
-        )
-        if not given:
-            where, given = "after", _argument(request, b"after") or ""
-        try:
-            id = Id.parse(given) if given else None
-        except ValueError as error:
-            raise BadRequest(error, where) from None
-        return _Question(topic, id, _seconds(_argument(request, b"wait")))
+
+def _read_query(request: Any, topic: str) -> _Query:
+    """Read what a subscriber asks for. Raises BadRequest."""
+    # The header wins: a browser that reconnects by itself repeats the URL.
+    where, given = "Last-Event-ID", (request.getHeader(b"last-event-id") or b"").decode("latin-1")
+    if not given:
+        where, given = "after", _argument(request, b"after") or ""
+    try:
+        after = Id.parse(given) if given else None
+    except ValueError as error:
+        raise BadRequest(error, where) from None
+    return _Query(topic, after, _read_wait(_argument(request, b"wait")))
+
+
+def _read_wait(given: str | None) -> float:
+    if given is None:
+        return _WAIT
+    if not _SECONDS.fullmatch(given) or float(given) > _MAX_WAIT:
+        raise BadRequest(f"wait must be a number of seconds from 0 to {_MAX_WAIT:g}", "wait")
+    return float(given)
 
 
 def _argument(request: Any, name: bytes) -> str | None:
     values = request.args.get(name)
     return values[-1].decode("latin-1") if values else None
-
-
-def _seconds(given: str | None) -> float:
-    if given is None:
-        return _WAIT
-    if not re.fullmatch(r"\d{1,3}(\.\d{1,6})?", given) or float(given) > _MAX_WAIT:
-        raise BadRequest(f"wait is a number of seconds from 0 to {_MAX_WAIT:g}", "wait")
-    return float(given)

@@ -1,4 +1,4 @@
-"""The URL map of both ports, on one screen."""
+"""The URL maps of the public port and of the control port."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _TOPICS = "/topics/"
 _CONNECTIONS = "/connections/"
 _SCHEDULES = "/schedules/"
 
-# Who asks at the control port is no browser.
-_NOTHING_HERE = refusal(404, "there is nothing at this address")
+# One line of text: clients of the control port are programs.
+_PLAIN_NOT_FOUND = refusal(404, "not found")
 
 
 def public_site(
@@ -42,17 +42,20 @@ def public_site(
     topics: TopicContext,
     application: ApplicationContext | None = None,
 ) -> PushdSite:
-    """What strangers reach: the views, the topics, then the application or the static client."""
+    """Make the site of the public port.
+
+    :param application: serves every path that is no view or topic, in place of static files.
+    """
     views = topics.views
 
     def find(request: Any) -> IResource:
         path = _path(request)
-        match = routes.match(path) if path is not None else None
         if path is None:
-            # No topic has such a name either, but its door says so in JSON.
+            # It is no topic either, but for topics the error is JSON.
             if is_topic(request.path):
                 return TopicResource(topics, "")
             return AnswerResource(NOT_FOUND)
+        match = routes.match(path)
         if match is not None:
             return ViewResource(views, match, path)
         if path.startswith(_TOPICS):
@@ -72,9 +75,9 @@ def control_site(
     policy: SitePolicy,
     metrics: Metrics,
     readiness: Readiness,
-    publish: ApiContext,
+    api: ApiContext,
 ) -> PushdSite:
-    """What operators and publishers reach."""
+    """Make the site of the control port, for operators and publishers."""
 
     def find(request: Any) -> IResource:
         match request.path:
@@ -85,27 +88,27 @@ def control_site(
             case b"/metrics":
                 return metrics_resource(metrics)
             case b"/publish":
-                return BatchResource(publish)
+                return BatchResource(api)
             case b"/topics":
-                return TopicListResource(publish)
+                return TopicListResource(api)
             case b"/connections":
-                return ConnectionListResource(publish)
+                return ConnectionListResource(api)
             case b"/schedules":
-                return ScheduleListResource(publish)
+                return ScheduleListResource(api)
         path = _path(request) or (_TOPICS if is_topic(request.path) else "")
         if path.startswith(_TOPICS):
-            return ControlTopicResource(publish, path.removeprefix(_TOPICS))
+            return ControlTopicResource(api, path.removeprefix(_TOPICS))
         if path.startswith(_CONNECTIONS):
-            return ConnectionResource(publish, path.removeprefix(_CONNECTIONS))
+            return ConnectionResource(api, path.removeprefix(_CONNECTIONS))
         if path.startswith(_SCHEDULES):
-            return ScheduleResource(publish, path.removeprefix(_SCHEDULES))
-        return AnswerResource(_NOTHING_HERE)
+            return ScheduleResource(api, path.removeprefix(_SCHEDULES))
+        return AnswerResource(_PLAIN_NOT_FOUND)
 
     return PushdSite(find, policy, reactor)
 
 
 def _path(request: Any) -> str | None:
-    """The decoded path of a request, or None where it is no path or not UTF-8."""
+    """Return the decoded path of a request, or None if it is not a path in UTF-8."""
     try:
         path = decode_path(request.path).decode()
     except UnicodeDecodeError:

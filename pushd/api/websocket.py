@@ -1,4 +1,4 @@
-"""The view behind ``/topics/<topic>`` for those who ask with a WebSocket."""
+"""Topics over WebSocket: the view that ``/topics/<topic>`` runs for a handshake."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from pushd.protocols.websocket.socket import WebSocket
 from pushd.protocols.websocket.subscriber import V1
 from pushd.views.request import Request
 
-# How many fresh tokens one may send a second in the long run, and how many at once: to check one
-# takes longer than to read a message.
+# Rate and burst of fresh tokens: checking one takes longer than reading a message.
 _RATE = 1.0
 _BURST = 10
 
-# A message that is longer holds no token: the head of a request could not hold it either.
+# Length of a message that can hold a token: a request's head could not hold a longer one either.
 _MAX_LENGTH = 1 << 14
 
 
 class TopicView:
-    """Lets a browser have a topic until it leaves, or until its token runs out.
+    """Sends a topic's publications until the client closes, or until its token expires.
 
-    Over ``pushd.v1`` it is told for how many seconds its token holds, ``{"expires_in": 3600}``,
-    and may send a fresh one, ``{"token": "…"}``, which is answered likewise, or with ``error``.
-    What else it says is of no interest.
+    With ``pushd.v1`` a client that has a token receives the remaining lifetime in seconds,
+    ``{"expires_in": 3600}``. It may send a fresh token, ``{"token": "…"}``, which is answered
+    likewise, or with ``error``. Other messages are ignored.
     """
 
     def __init__(self, authorizer: Authorizer, connections: Connections) -> None:
@@ -39,21 +38,21 @@ class TopicView:
         self._connections = connections
 
     async def __call__(self, request: Request) -> None:
-        """Serve one browser."""
+        """Serve one client."""
         websocket: WebSocket = request.websocket
         websocket.accept(V1 if V1 in request.subprotocols else None)
         topic, after = request.parameters["topic"], request.parameters["after"]
         clock = request.clock
-        identity, speaks = request.identity, websocket.subprotocol == V1
-        # It may stay for days, and what it asked with takes more room than all the rest.
+        identity, has_tokens = request.identity, websocket.subprotocol == V1
+        # The connection may last for days; the request holds more memory than everything else.
         del request
         await websocket.subscribe(topic, after)
-        if not speaks:
+        if not has_tokens:
             async for _ in websocket:
                 pass
             return
         if identity is not None:
-            websocket.send(self._tell(self._authorizer.end_of_connection(identity)))
+            websocket.send(self._expires_in(self._authorizer.end_of_connection(identity)))
         bucket = TokenBucket(rate=_RATE, burst=_BURST, now=clock.seconds)
         async for message in websocket:
             token = _read_token(message)
@@ -67,30 +66,32 @@ class TopicView:
     def _renew(
         self, websocket: WebSocket, identity: Identity | None, token: str, topic: str
     ) -> str:
-        """Let a fresh token take the place of the one before."""
+        """Replace the connection's token by a fresh one; return the answer."""
         try:
             fresh = self._authorizer.authorize_subscribe(token, topic)
             if fresh is None or identity is None:
-                raise Denied(403, "this connection goes without a token")
+                raise Denied(
+                    403, "this connection was opened without a token; a token cannot be added"
+                )
             if fresh.subject != identity.subject:
                 raise Denied(403, "the fresh token is for another subject")
         except Denied as denied:
             return to_json({"error": str(denied), "where": "token"})
         ends = self._authorizer.end_of_connection(fresh)
         self._connections.end_at(websocket, ends)
-        return self._tell(ends)
+        return self._expires_in(ends)
 
-    def _tell(self, ends: float) -> str:
+    def _expires_in(self, ends: float) -> str:
         return to_json({"expires_in": floor(ends - self._authorizer.now())})
 
 
 def _read_token(message: str | bytes) -> str | None:
-    """The token in ``{"token": "…"}``; None for all else."""
+    """Return the token in ``{"token": "…"}``, or None for any other message."""
     if len(message) > _MAX_LENGTH:
         return None
     try:
-        said: Any = json.loads(message)
+        value: Any = json.loads(message)
     except (ValueError, RecursionError):
         return None
-    token = said.get("token") if isinstance(said, dict) else None
+    token = value.get("token") if isinstance(value, dict) else None
     return token if isinstance(token, str) else None

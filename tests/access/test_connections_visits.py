@@ -39,9 +39,8 @@ class VisitTests(SynchronousTestCase):
         """A stream has a line when it opens and one when it ends, and no access line."""
         (opened, closed), fields = self.lines(Peer.vanish)
         self.assertEqual(opened, "#1 127.0.0.1:50001 /topics/news opened")
-        begin = (
-            "#1 127.0.0.1:50001 /topics/news closed 1006 after 2.000 s by peer: the browser left; "
-        )
+        begin = "#1 127.0.0.1:50001 /topics/news closed 1006 after 2.000 s by peer: "
+        begin += "the client disconnected; "
         self.assertTrue(closed.startswith(begin), closed)
         self.assertRegex(closed, r"; 0 messages, 0 bytes in; 2, [1-9]\d+ out$")
         self.assertEqual([one["transport"] for one in fields if "transport" in one], ["sse"] * 2)

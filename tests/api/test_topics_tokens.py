@@ -437,7 +437,7 @@ class FreshTests(TokenTestCase):
         self.start(token_keys=TokenKeys())
         browser = self.daemon.connect("/topics/news", subprotocols=["pushd.v1"])
         self.assertEqual(len(browser.messages), 1)
-        why = "this connection goes without a token"
+        why = "this connection was opened without a token; a token cannot be added"
         self.assertEqual(self.fresh(browser, self.make())["error"], why)
         self.replace_keys(secret_keys())
         self.assertEqual(self.fresh(browser, self.make())["error"], why)

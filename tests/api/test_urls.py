@@ -85,7 +85,7 @@ class ControlTests(SiteTestCase):
         for path in ("/", "/chat/a/", "/test.html", "/healthz/", "/Healthz", "/%68ealthz", "/x"):
             answer = self.get(path, control=True)
             self.assertEqual(answer.status, 404, path)
-            self.assertEqual(answer.text, "there is nothing at this address\n")
+            self.assertEqual(answer.text, "not found\n")
 
     def test_no_handshake(self) -> None:
         """There is no WebSocket behind it either."""

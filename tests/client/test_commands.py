@@ -231,7 +231,7 @@ class ListTests(CommandTestCase):
         closings = [first.closing, second.closing]
         codes = [(one.code, one.reason) for one in closings if one is not None]
         self.assertEqual(codes, [(1008, "closed by an operator"), (4000, "so")])
-        self.assertIn("there is no such connection", self.bad("close", "1"))
+        self.assertIn("no such connection", self.bad("close", "1"))
         self.assertIn("code", self.bad("close", "1", "--code", "x"))
 
 
