@@ -6,6 +6,7 @@ import gc
 import tracemalloc
 from typing import Any, cast
 
+import txaio
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.task import Clock
@@ -371,6 +372,13 @@ class FastPathTests(SynchronousTestCase):
         """The installed version of Autobahn has everything that they rely on."""
         self.assertEqual(protocol._lacking(), ([], []))
         self.assertTrue(self.make_factory().fast)
+
+    def test_no_timer(self) -> None:
+        """Looking at what Autobahn has starts none of its timers."""
+        clock = Clock()
+        self.patch(txaio.config, "loop", clock)
+        protocol._lacking.__wrapped__()
+        self.assertEqual(clock.getDelayedCalls(), [])
 
     def test_attributes(self) -> None:
         """An open connection has a dozen attributes of its own, and Autobahn's in its class."""
