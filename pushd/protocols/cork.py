@@ -26,7 +26,7 @@ _MAX_HELD = 32
 _MAX_LENGTH = 4096
 
 
-class Writes(Protocol):
+class Writable(Protocol):
     """Anything that can be written to."""
 
     def write(self, data: bytes) -> object:
@@ -73,11 +73,11 @@ class Cork:
         finally:
             self.depth -= 1
 
-    def writer(self, transport: Any, listener: WriteListener) -> Writes:
+    def writer(self, transport: Any, listener: WriteListener) -> Writable:
         """Return the fastest writer for a transport: itself, if direct writes are not possible."""
         if takes_direct_writes(transport):
             return CorkedWriter(self, transport, listener)
-        written: Writes = transport
+        written: Writable = transport
         return written
 
     def sender(self, transport: Any) -> Callable[[bytes], int] | None:
