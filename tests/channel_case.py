@@ -1,4 +1,4 @@
-"""A daemon for those who speak HTTP with it byte by byte."""
+"""Test case with a daemon to which tests send HTTP byte by byte."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GET = request("GET /hello/ HTTP/1.1", "Host: localhost:8080")
 
 
 class ChannelTestCase(SynchronousTestCase):
-    """A daemon with one view that greets and one that takes its time."""
+    """A daemon with a view that answers at once, a slow one, and one that sets headers."""
 
     def setUp(self) -> None:
         """Start the daemon."""
@@ -46,7 +46,7 @@ class ChannelTestCase(SynchronousTestCase):
         self.daemon = Daemon(views, **self.settings())
 
     def settings(self) -> dict[str, Any]:
-        """The daemon's settings, where they are not the usual ones."""
+        """Return the daemon's settings that differ from the defaults."""
         return {}
 
     def send(self, *segments: bytes) -> Peer:
@@ -56,13 +56,13 @@ class ChannelTestCase(SynchronousTestCase):
         return peer
 
     def get(self, path: str, **headers: str) -> Answer:
-        """Ask for a path."""
+        """Send a GET and return the answer."""
         answer = self.daemon.get(path, {k.replace("_", "-"): v for k, v in headers.items()})
         assert answer is not None, "there is no answer"
         return answer
 
     def assert_refused(self, peer: Peer, status: int) -> None:
-        """Check that a request was refused in one line, not handled, and the connection closed."""
+        """Assert that a request reached no view, got one line of text, and was the last one."""
         self.assertEqual(peer.head.split(" ")[1], str(status))
         self.assertIn("\r\nConnection: close", peer.head)
         self.assertIn("\r\nContent-Type: text/plain; charset=utf-8", peer.head)

@@ -1,4 +1,4 @@
-"""Twisted's own transport on a kernel that notes each system call."""
+"""Twisted's TCP transport on a socket that records each system call."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from tests.peer import handshake
 
 
 class Kernel:
-    """A socket that notes what each system call is given."""
+    """A socket that records the data of each ``send``."""
+
+    family = 0
 
     def __init__(self) -> None:
+        #: What was sent, one item for each system call.
         self.given: list[bytes] = []
         #: How many bytes it has room for.
         self.room = 1 << 30
 
     def send(self, data: bytes, flags: int = 0) -> int:
-        """Take what there is room for."""
+        """Take as many bytes as there is room for."""
         taken = bytes(data[: self.room])
         if data and not taken:
             raise BlockingIOError
@@ -30,34 +33,33 @@ class Kernel:
         return len(taken)
 
     def setblocking(self, flag: bool) -> None:
-        """Never block."""
+        """Do nothing: this socket never blocks."""
 
     def setsockopt(self, *args: object) -> None:
-        """Take any option."""
+        """Accept any option."""
 
     def getsockopt(self, *args: object) -> int:
-        """Have none."""
+        """Return 0 for any option."""
         return 0
 
     def shutdown(self, how: int) -> None:
-        """Close a way."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Close both."""
-
-    family = 0
+        """Do nothing."""
 
     def fileno(self) -> int:
-        """A number that nobody uses."""
+        """Return a descriptor that is not in use."""
         return 1000
 
 
 class Server(Connection):
-    """Twisted's own transport, on a kernel that counts."""
+    """The daemon's end of a connection, on a ``Kernel``."""
 
     def __init__(self, daemon: Daemon) -> None:
         kernel: Any = Kernel()
-        protocol: Any = daemon._doors[0].buildProtocol(self.getPeer())
+        site: Any = daemon.clock.tcpServers[0][1]
+        protocol = site.buildProtocol(self.getPeer())
         super().__init__(kernel, protocol, daemon.clock)
         self.kernel = kernel
         self.connected = True
@@ -65,13 +67,13 @@ class Server(Connection):
         daemon.settle()
 
     def getPeer(self) -> IPv4Address:
-        """Somebody."""
+        """Return the client's address."""
         return IPv4Address("TCP", "127.0.0.1", 50_000)
 
     getHost = getPeer
 
     def write_out(self) -> None:
-        """Do as the reactor does if it finds the socket writable."""
+        """Do what the reactor does when the socket is writable."""
         reactor: Any = self.reactor
         while self in reactor.getWriters() and self.kernel.room:
             why: Any = self.doWrite()
@@ -80,7 +82,7 @@ class Server(Connection):
 
     @property
     def sent(self) -> bytes:
-        """All that the kernel takes, with fast paths or without."""
+        """All that was sent, with fast paths or without."""
         self.write_out()
         return b"".join(self.kernel.given)
 
@@ -90,12 +92,12 @@ class Server(Connection):
         self.kernel.given.clear()
 
     def receive(self, data: bytes) -> None:
-        """Let data come."""
+        """Receive data from the client."""
         self.protocol.dataReceived(data)
 
 
 def open_websocket(daemon: Daemon, path: str, *lines: str) -> Server:
-    """Open a WebSocket to a daemon, with lines beside those that a handshake needs."""
+    """Open a WebSocket to a daemon, with more lines in its handshake."""
     server = Server(daemon)
     server.receive(handshake(path, *lines))
     daemon.settle()

@@ -1,4 +1,4 @@
-"""What is written in one turn: held, and let out in its order."""
+"""The cork: small writes are held, and let out together in their order."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from tests.kernel import Kernel, Server, open_websocket
 from tests.peer import TEXT, close_frame, frame, handshake, read_frames
 from tests.unhurried import UNHURRIED
 
-# What a kernel is told of last words; and the end of a connection, as it notes that.
+# The flag of a connection's last write; and how a RecordingKernel records that it was closed.
 _MORE = socket.MSG_MORE
 _END = b"the end"
 
 
-class NotingKernel(Kernel):
-    """One of several whose system calls are noted in one list."""
+class RecordingKernel(Kernel):
+    """A socket that records its system calls in one list with others."""
 
     def __init__(self, name: str, calls: list[tuple[str, bytes, int]]) -> None:
         super().__init__()
@@ -43,21 +43,21 @@ class NotingKernel(Kernel):
         self._calls = calls
 
     def send(self, data: bytes, flags: int = 0) -> int:
-        """Take what there is room for."""
+        """Take as many bytes as there is room for."""
         taken = super().send(data, flags)
         self._calls.append((self._name, bytes(data[:taken]), flags))
         return taken
 
     def shutdown(self, how: int) -> None:
-        """Note the end."""
+        """Record that the connection was closed."""
         self._calls.append((self._name, _END, 0))
 
 
-class Peer(Protocol):
-    """Who is written to, by name; it speaks for itself."""
+class RecordingProtocol(Protocol):
+    """The protocol of one connection, and the listener of its writer."""
 
-    kernel: NotingKernel
-    wire: Any
+    kernel: RecordingKernel
+    transport: Any
     write: Callable[[bytes], object]
 
     def __init__(self) -> None:
@@ -66,69 +66,69 @@ class Peer(Protocol):
         self.then: Callable[[], object] = lambda: None
 
     def writing_deferred(self) -> None:
-        """Count it, and do what the test wants."""
+        """Count the call, and do what the test wants."""
         self.deferred += 1
         self.then()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Note it, and do what the test wants."""
+        """Record the reason, and do what the test wants."""
         self.lost.append(reason)
         self.then()
 
 
-class World:
-    """Some peers, what their kernels were given, and a turn."""
+class CorkedConnections:
+    """Connections that write through one cork, and the system calls that this makes."""
 
     def __init__(self) -> None:
         self.reactor = MemoryReactorClock()
-        self.turn = Cork()
+        self.cork = Cork()
         self.calls: list[tuple[str, bytes, int]] = []
 
-    def peer(self, name: str) -> Peer:
-        """Connect one more."""
-        peer = Peer()
-        peer.kernel = NotingKernel(name, self.calls)
-        kernel: Any = peer.kernel
-        peer.wire = Connection(kernel, peer, self.reactor)
-        peer.wire.connected, peer.wire.getPeer = True, lambda: name
-        peer.write = self.turn.writer(peer.wire, peer).write
-        return peer
+    def connect(self, name: str) -> RecordingProtocol:
+        """Make a connection, named for the records."""
+        protocol = RecordingProtocol()
+        protocol.kernel = RecordingKernel(name, self.calls)
+        kernel: Any = protocol.kernel
+        protocol.transport = Connection(kernel, protocol, self.reactor)
+        protocol.transport.connected, protocol.transport.getPeer = True, lambda: name
+        protocol.write = self.cork.writer(protocol.transport, protocol).write
+        return protocol
 
 
-class TurnTests(SynchronousTestCase):
-    """Two browsers, and what the kernel is given."""
+class CorkTests(SynchronousTestCase):
+    """Two connections, and the system calls that they make."""
 
     def setUp(self) -> None:
-        """Connect two."""
+        """Make the connections."""
         self.patch(FAST_PATHS, "enabled", True)
-        self.world = World()
-        self.turn, self.calls = self.world.turn, self.world.calls
-        self.one, self.two = self.world.peer("one"), self.world.peer("two")
+        self.connections = CorkedConnections()
+        self.cork, self.calls = self.connections.cork, self.connections.calls
+        self.one, self.two = self.connections.connect("one"), self.connections.connect("two")
 
     def test_at_once(self) -> None:
-        """What is written, and an end, leave at once where nothing is held, or not any more."""
+        """Outside of ``with``, writes and closes are done at once."""
         self.one.write(b"a")
-        with self.turn:
+        with self.cork:
             pass
         self.one.write(b"b")
-        self.turn.lose(self.one.wire)
+        self.cork.lose(self.one.transport)
         self.assertEqual(self.calls, [("one", b"a", 0), ("one", b"b", 0), ("one", _END, 0)])
 
     def test_together(self) -> None:
-        """What is held leaves at the end, in its order; in a turn within a turn, at the outer's."""
-        with self.turn:
+        """Held writes leave in their order at the end of the outermost ``with``."""
+        with self.cork:
             self.one.write(b"a")
-            with self.turn:
+            with self.cork:
                 self.two.write(b"b")
             self.one.write(b"c")
             self.assertEqual(self.calls, [])
         self.assertEqual(self.calls, [("one", b"a", 0), ("two", b"b", 0), ("one", b"c", 0)])
 
-    def test_failing_turn(self) -> None:
-        """It leaves also when what was done meanwhile failed, and nothing is held from then on."""
+    def test_exception(self) -> None:
+        """Held writes leave if the block raises, and nothing is held after it."""
 
         def interrupt() -> None:
-            with self.turn:
+            with self.cork:
                 self.one.write(b"a")
                 raise KeyboardInterrupt
 
@@ -137,8 +137,8 @@ class TurnTests(SynchronousTestCase):
         self.assertEqual(self.calls, [("one", b"a", 0), ("two", b"b", 0)])
 
     def test_many(self) -> None:
-        """Nobody waits for more than some others."""
-        with self.turn:
+        """At most 31 writes are held: the 32nd lets all of them out."""
+        with self.cork:
             for number in range(31):
                 self.one.write(b"%d" % number)
             self.assertEqual(self.calls, [])
@@ -146,24 +146,24 @@ class TurnTests(SynchronousTestCase):
             self.assertEqual(len(self.calls), 32)
 
     def test_much(self) -> None:
-        """What is long is not kept in memory, and what was written before it goes first."""
-        with self.turn:
+        """A write of more than 4096 bytes is not held, and lets out what was written before it."""
+        with self.cork:
             self.one.write(b"short")
             self.two.write(b"x" * 4096)
             self.assertEqual(self.calls, [])
             self.one.write(b"x" * 4097)
             self.assertEqual([len(data) for _, data, _ in self.calls], [5, 4096, 4097])
 
-    def test_last_words(self) -> None:
-        """The end goes with the last words where they are held, and behind the others' words."""
-        with self.turn:
+    def test_last_write(self) -> None:
+        """A held last write is flagged so that the close goes in its segment; closes come last."""
+        with self.cork:
             self.one.write(b"bye")
-            self.turn.lose(self.one.wire)
+            self.cork.lose(self.one.transport)
             self.assertEqual(self.one.lost, [])
             self.two.write(b"bye")
             self.two.write(b"bye")
-            self.turn.lose(self.one.wire)  # Which is too late to mean anything.
-            self.turn.lose(self.two.wire)
+            self.cork.lose(self.one.transport)  # The second time, which has no effect.
+            self.cork.lose(self.two.transport)
         self.assertEqual(
             self.calls,
             [
@@ -177,74 +177,74 @@ class TurnTests(SynchronousTestCase):
         self.assertEqual((len(self.one.lost), len(self.two.lost)), (1, 1))
 
     def test_no_room(self) -> None:
-        """Last words that the kernel does not take are written when it does, before the end."""
+        """A last write for which the kernel has no room is written later, before the close."""
         self.one.kernel.room = 2
-        with self.turn:
+        with self.cork:
             self.one.write(b"bye")
-            self.turn.lose(self.one.wire)
+            self.cork.lose(self.one.transport)
         self.assertEqual((self.one.deferred, self.one.lost), (1, []))
         self.one.kernel.room = 100
-        why = self.one.wire.doWrite()
+        why = self.one.transport.doWrite()
         self.assertIsInstance(why, ConnectionDone)
         self.assertEqual(b"".join(self.one.kernel.given), b"bye")
 
     def test_gone(self) -> None:
-        """One that is gone meanwhile is not written to, nor ended again."""
-        with self.turn:
+        """A connection that is lost meanwhile is not written to, nor closed again."""
+        with self.cork:
             self.one.write(b"a")
-            self.turn.lose(self.one.wire)
-            self.one.wire.connectionLost(Failure(ConnectionDone()))
+            self.cork.lose(self.one.transport)
+            self.one.transport.connectionLost(Failure(ConnectionDone()))
             self.one.write(b"b")
             self.two.write(b"c")
         self.assertEqual(self.calls, [("one", _END, 0), ("two", b"c", 0)])
         self.assertEqual(len(self.one.lost), 1)
 
     def test_consequences(self) -> None:
-        """What is written as somebody ends leaves in the same turn, behind what was held."""
+        """A write that a lost connection causes leaves with the others, behind them."""
         self.one.then = lambda: self.two.write(b"one is gone")
-        with self.turn:
-            self.turn.lose(self.one.wire)
+        with self.cork:
+            self.cork.lose(self.one.transport)
             self.two.write(b"before")
         self.assertEqual(
             self.calls, [("two", b"before", 0), ("one", _END, 0), ("two", b"one is gone", 0)]
         )
 
     def test_chain(self) -> None:
-        """Who ends as somebody else does ends in the same turn, not within the other's end."""
-        peers = [self.world.peer(str(number)) for number in range(300)]
+        """Connections that close each other are closed one by one, without recursion."""
+        peers = [self.connections.connect(str(number)) for number in range(300)]
         depths: list[int] = []
         for peer, following in pairwise(peers):
 
-            def leave(peer: Peer = following) -> None:
+            def leave(peer: RecordingProtocol = following) -> None:
                 depths.append(len(stack()))
                 peer.write(b"bye")
-                self.turn.lose(peer.wire)
+                self.cork.lose(peer.transport)
 
             peer.then = leave
-        with self.turn:
-            self.turn.lose(peers[0].wire)
+        with self.cork:
+            self.cork.lose(peers[0].transport)
         self.assertTrue(all(peer.lost for peer in peers))
         self.assertEqual(len(set(depths)), 1)
 
     def test_no_interruption(self) -> None:
-        """To write ends nobody, however much is held: who writes is not done yet."""
+        """A write never closes a connection, even if it lets out what is held."""
         self.one.then = lambda: self.two.write(b"one is gone")
-        with self.turn:
-            self.turn.lose(self.one.wire)
+        with self.cork:
+            self.cork.lose(self.one.transport)
             for _ in range(32):
                 self.two.write(b"before")
             self.two.write(b"x" * 4097)
-            self.turn.flush()
+            self.cork.flush()
             self.assertEqual(self.one.lost, [])
             self.two.write(b"last")
         self.assertEqual([data for _, data, _ in self.calls[-3:]], [b"last", _END, b"one is gone"])
 
     def test_interrupt(self) -> None:
-        """What is no mistake of anybody's goes on to who runs it all, and nothing stays held."""
+        """KeyboardInterrupt is passed on, and nothing is held after it."""
 
         def interrupt() -> None:
-            with self.turn:
-                self.turn.lose(self.one.wire)
+            with self.cork:
+                self.cork.lose(self.one.transport)
 
         def leave() -> None:
             raise KeyboardInterrupt
@@ -255,66 +255,66 @@ class TurnTests(SynchronousTestCase):
         self.assertEqual(self.calls[-1], ("two", b"at once", 0))
 
     def test_failure(self) -> None:
-        """One that can't be written to is logged and ended; the other gets what is its."""
+        """A connection whose write fails is logged and dropped; the other is written to."""
 
         def fail() -> None:
             raise OSError("no room to watch another")
 
         self.one.kernel.room, self.one.then = 0, fail
-        with self.turn:
+        with self.cork:
             self.one.write(b"a")
             self.two.write(b"b")
         self.assertEqual(self.calls, [("two", b"b", 0)])
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
         self.one.then = lambda: None
-        self.world.reactor.advance(0)
+        self.connections.reactor.advance(0)
         self.assertEqual(len(self.one.lost), 1)
 
     def test_failing_end(self) -> None:
-        """One whose end fails is logged; the other ends as well."""
+        """A connection whose close fails is logged; the other is closed."""
 
         def fail() -> None:
-            raise OSError("what nobody has thought of")
+            raise OSError("unexpected")
 
         self.one.then = fail
-        with self.turn:
-            self.turn.lose(self.one.wire)
-            self.turn.lose(self.two.wire)
+        with self.cork:
+            self.cork.lose(self.one.transport)
+            self.cork.lose(self.two.transport)
         self.assertEqual(len(self.two.lost), 1)
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 
     def test_sender(self) -> None:
-        """Who is given the socket itself writes behind what was held."""
-        with self.turn:
+        """``sender`` lets out what is held first; it is None while the transport has data."""
+        with self.cork:
             self.one.write(b"a")
-            send = self.turn.sender(self.one.wire)
+            send = self.cork.sender(self.one.transport)
             assert send is not None
             send(b"b")
             self.one.kernel.room = 0
             self.one.write(b"c")
-            self.assertIsNone(self.turn.sender(self.one.wire))
+            self.assertIsNone(self.cork.sender(self.one.transport))
         self.assertEqual(self.calls, [("one", b"a", 0), ("one", b"b", 0)])
 
     def test_off(self) -> None:
         """With ``--fast-paths off`` nothing is held: the transport writes and closes in its way."""
         self.patch(FAST_PATHS, "enabled", False)
-        with self.turn:
-            self.turn.writer(self.one.wire, self.one).write(b"a")
-            self.assertEqual(unsent(self.one.wire), 1)
-            self.assertIsNone(self.turn.sender(self.two.wire))
-            self.turn.lose(self.one.wire)
-            self.assertTrue(self.one.wire.disconnecting)
+        with self.cork:
+            self.cork.writer(self.one.transport, self.one).write(b"a")
+            self.assertEqual(unsent(self.one.transport), 1)
+            self.assertIsNone(self.cork.sender(self.two.transport))
+            self.cork.lose(self.one.transport)
+            self.assertTrue(self.one.transport.disconnecting)
         self.assertEqual(self.calls, [])
-        self.assertIsInstance(self.one.wire.doWrite(), ConnectionDone)
+        self.assertIsInstance(self.one.transport.doWrite(), ConnectionDone)
         self.assertEqual(self.calls, [("one", b"a", 0)])
 
     def test_others(self) -> None:
-        """A transport of another kind takes, and closes, as it likes."""
+        """A transport of another kind writes and closes in its own way."""
         transport: Any = StringTransport()
-        with self.turn:
-            self.turn.writer(transport, self.one).write(b"a")
+        with self.cork:
+            self.cork.writer(transport, self.one).write(b"a")
             self.assertEqual(transport.value(), b"a")
-            self.turn.lose(transport)
+            self.cork.lose(transport)
             self.assertTrue(transport.disconnecting)
 
 
@@ -332,17 +332,17 @@ class TurnTests(SynchronousTestCase):
     )
 )
 def test_same_as_at_once(steps: list[tuple[str, int, int]]) -> None:
-    """Whatever is done, each hears in the end what it was told before its end, and in order."""
-    world = World()
-    peers = [world.peer(name) for name in "abc"]
-    told, ended, depth, number = [b"", b"", b""], [False] * 3, 0, 0
+    """Whatever is held or fails to be taken, all data before a close arrives, in its order."""
+    connections = CorkedConnections()
+    peers = [connections.connect(name) for name in "abc"]
+    sent, ended, depth, number = [b"", b"", b""], [False] * 3, 0, 0
     for what, which, size in steps:
         peer = peers[which]
         if what == "hold":
-            world.turn.__enter__()
+            connections.cork.__enter__()
             depth += 1
         elif what == "let go" and depth:
-            world.turn.__exit__(None, None, None)
+            connections.cork.__exit__(None, None, None)
             depth -= 1
         elif what == "room":
             peer.kernel.room = size
@@ -350,8 +350,8 @@ def test_same_as_at_once(steps: list[tuple[str, int, int]]) -> None:
             number += 1
             data = (b"%d," % number) * size
             # As a fan-out group writes: past the cork, if nothing is buffered.
-            send = world.turn.sender(peer.wire) if what == "straight" else None
-            told[which] += data
+            send = connections.cork.sender(peer.transport) if what == "straight" else None
+            sent[which] += data
             if send is None:
                 peer.write(data)
                 continue
@@ -362,23 +362,23 @@ def test_same_as_at_once(steps: list[tuple[str, int, int]]) -> None:
             if taken < len(data):
                 peer.write(data[taken:])
         elif what == "lose" and not ended[which]:
-            world.turn.lose(peer.wire)
+            connections.cork.lose(peer.transport)
             ended[which] = True
     for _ in range(depth):
-        world.turn.__exit__(None, None, None)
-    for peer, words, end in zip(peers, told, ended, strict=True):
+        connections.cork.__exit__(None, None, None)
+    for peer, data, end in zip(peers, sent, ended, strict=True):
         peer.kernel.room = 1 << 30
-        while peer.wire in world.reactor.getWriters():
-            why = peer.wire.doWrite()
+        while peer.transport in connections.reactor.getWriters():
+            why = peer.transport.doWrite()
             if why is not None:
-                peer.wire.connectionLost(Failure(why))
-        assert b"".join(peer.kernel.given) == words
+                peer.transport.connectionLost(Failure(why))
+        assert b"".join(peer.kernel.given) == data
         assert len(peer.lost) == end
 
 
 @require_websocket
 async def tick(request: Request) -> None:
-    """Listen to a topic, and say something of its own on the beat."""
+    """Subscribe to a topic, and send ticks of its own every second."""
     websocket = request.websocket
     await websocket.subscribe("t")
     async for number in PushSchedule(request.clock, count=3, interval=1, delay=1):
@@ -391,43 +391,43 @@ async def tick(request: Request) -> None:
 
 @require_websocket
 async def flood(request: Request) -> None:
-    """Send much."""
+    """Answer each message with 40 long ones."""
     async for _ in request.websocket:
         for _ in range(40):
             request.websocket.send("x" * 1000)
 
 
-class Room:
-    """A view that tells all others when one has left."""
+class ChatRoom:
+    """A view that tells the other members when one has left."""
 
     def __init__(self) -> None:
-        self.here: list[Any] = []
+        self.members: list[Any] = []
 
     async def __call__(self, request: Request) -> None:
-        """Answer everything; end with ``leave``."""
+        """Echo every message; end at ``leave``."""
         websocket = request.websocket
-        self.here.append(websocket)
+        self.members.append(websocket)
         async for message in websocket:
             if message == "leave":
                 break
             websocket.send(message)
-        self.here.remove(websocket)
+        self.members.remove(websocket)
         await websocket.close()
-        for other in self.here:
+        for other in self.members:
             other.send("one has left")
 
 
-def turn_of(server: Any) -> Cork:
-    """The turn by which a WebSocket writes."""
-    turn: Cork = server.protocol.factory.cork
-    return turn
+def cork_of(server: Any) -> Cork:
+    """Return the cork through which a WebSocket writes."""
+    cork: Cork = server.protocol.factory.cork
+    return cork
 
 
 class DaemonTests(SynchronousTestCase):
-    """A whole daemon, on Twisted's own transports."""
+    """A whole daemon on Twisted's own transports."""
 
     def setUp(self) -> None:
-        """Have three whose views push on the same beat; the last of them publishes as well."""
+        """Open three WebSockets whose views push at the same time; the last publishes as well."""
         self.daemon = Daemon({"/tick/": tick, "/last/": tick}, max_per_address=100)
         self.addCleanup(self.daemon.stop)
         self.servers = [
@@ -439,7 +439,7 @@ class DaemonTests(SynchronousTestCase):
             server.forget()
 
     def test_order(self) -> None:
-        """What was said before something was published leaves before it, and so on."""
+        """Each WebSocket gets its view's messages and publications in the order they were made."""
         for _ in range(3):
             self.daemon.advance(1)
         heard = [[read.payload for read in read_frames(server.sent)] for server in self.servers]
@@ -447,14 +447,14 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual(heard, [ticks, ticks, [*ticks[:3], b"there was news", ticks[3]]])
 
     def test_half_close(self) -> None:
-        """Who breaks a rule gets our Close, though its socket is written to in the same look."""
+        """Our Close is sent before the write side is shut, though the transport writes between."""
         server: Any = self.servers[0]
         server.kernel.room = 1
         self.daemon.request("POST", "/topics/t", body=b"news", control=True)
         server.kernel.room = 1 << 20
         closed: list[bytes] = []
         self.patch(server.kernel, "shutdown", lambda how: closed.append(server.sent))
-        with turn_of(server):
+        with cork_of(server):
             server.receive(b"\xff\xff")
             server.doWrite()
         news, close = read_frames(server.sent)
@@ -462,18 +462,18 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual(closed, [server.sent])
 
     def test_half_open(self) -> None:
-        """Who comes last in a full turn is met by nobody before its 101 is on its way."""
-        daemon = Daemon({"/room/": require_websocket(Room())}, max_per_address=100)
+        """A WebSocket that opens while a cork is full gets no message before its 101."""
+        daemon = Daemon({"/room/": require_websocket(ChatRoom())}, max_per_address=100)
         self.addCleanup(daemon.stop)
         left, busy, late = (Server(daemon) for _ in range(3))
         for server in (left, busy):
             server.receive(handshake("/room/"))
         left.receive(frame(TEXT, b"leave"))
-        with turn_of(left):
+        with cork_of(left):
             left.receive(close_frame(1000))
             for _ in range(30):
                 busy.receive(frame(TEXT, b"?"))
-            # What the room says to it is behind its 101.
+            # The room's message to it must come behind its 101.
             late.receive(handshake("/room/"))
             late.receive(frame(TEXT, b"?"))
         left.write_out()
@@ -483,17 +483,17 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual([read.payload for read in read_frames(frames)], [b"?", b"one has left"])
 
     def test_limit(self) -> None:
-        """What is held counts as what waits."""
+        """Held writes count as unsent."""
         daemon = Daemon({"/flood/": flood}, limits=Limits(max_buffered=1000))
         self.addCleanup(daemon.stop)
         server: Any = open_websocket(daemon, "/flood/")
         server.kernel.room = 0
-        with turn_of(server):
+        with cork_of(server):
             server.receive(frame(TEXT, b"go"))
         self.assertEqual(server.protocol.traffic.messages_out, 1)
 
     def test_end(self) -> None:
-        """All say goodbye in the same turn, and hear what was theirs before."""
+        """Views that end together send their Close together, behind all their messages."""
         for _ in range(4):
             self.daemon.advance(1)
         for server in self.servers:
@@ -501,5 +501,5 @@ class DaemonTests(SynchronousTestCase):
             server.receive(close_frame(1000))
             self.assertEqual(server.sent[-4:], b"\x88\x02\x03\xe8")
             self.assertFalse(server.connected)
-        # Nothing is left to be done but to forget what was published.
+        # The only timer is that of the topic's history.
         self.assertEqual(len(self.daemon.pending_calls), 1)

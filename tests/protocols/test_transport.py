@@ -1,4 +1,4 @@
-"""What a transport has not sent yet: of Twisted's own, of TLS, and of one in memory."""
+"""Direct writes, unsent bytes, and closing, with transports of every kind."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from pushd.views.request import Request, require_websocket
 
 
 class Descriptor(FileDescriptor):
-    """Twisted's transport, before a kernel that takes so many bytes at a time."""
+    """Twisted's transport without a socket, which sends so many bytes at a time."""
 
     def __init__(self, reactor: Any, *, takes: int = 0) -> None:
         super().__init__(reactor)
@@ -42,12 +42,12 @@ class Descriptor(FileDescriptor):
         self.takes = takes
 
     def writeSomeData(self, data: bytes) -> int:
-        """Take some."""
+        """Send as many as may be."""
         return min(self.takes, len(data))
 
 
 class Kernel:
-    """A socket that notes each system call, and takes so many bytes at a time."""
+    """A socket that records each system call, and sends so many bytes at a time."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
@@ -55,32 +55,32 @@ class Kernel:
         self.error: OSError | None = None
 
     def send(self, data: Any, flags: int = 0) -> int:
-        """Take some."""
+        """Send as many as may be, or fail."""
         if self.error is not None:
             raise self.error
         self.sent.append(bytes(data[: self.takes]))
         return min(self.takes, len(data))
 
     def setblocking(self, flag: bool) -> None:
-        """Never block, whatever is asked."""
+        """Do nothing: this socket never blocks."""
 
     def shutdown(self, how: int) -> None:
-        """Close both ways."""
+        """Record that the connection was closed."""
         self.sent.append(b"the end")
 
     def close(self) -> None:
-        """Let go."""
+        """Do nothing."""
 
     def fileno(self) -> int:
-        """A number that nobody uses."""
+        """Return a descriptor that is not in use."""
         return 1000
 
 
-class WriterTests(SynchronousTestCase):
-    """The short way to the kernel."""
+class DirectWriterTests(SynchronousTestCase):
+    """A writer that sends at once."""
 
     def setUp(self) -> None:
-        """Connect to a kernel that takes all."""
+        """Make a transport whose socket takes all."""
         self.patch(FAST_PATHS, "enabled", True)
         self.reactor = MemoryReactorClock()
         self.kernel = Kernel()
@@ -91,12 +91,12 @@ class WriterTests(SynchronousTestCase):
         self.write = Cork().writer(self.transport, self).write
 
     def writing_deferred(self) -> None:
-        """Count it, before anything waits."""
+        """Count the call, which comes before the transport has data."""
         self.assertIsNotNone(sender(self.transport))
         self.deferred += 1
 
     def test_at_once(self) -> None:
-        """What is written is one system call, and the reactor is not asked for anything."""
+        """A write is one system call, and the reactor is not told to watch the socket."""
         for data in (b"one", b"two"):
             self.write(data)
         self.assertEqual(self.kernel.sent, [b"one", b"two"])
@@ -105,7 +105,7 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual(self.deferred, 0)
 
     def test_sender(self) -> None:
-        """The socket itself can be written to where nothing waits; else it is told when it does."""
+        """``sender`` is None while the transport has data, of which the listener is notified."""
         send = sender(self.transport)
         assert send is not None
         self.assertEqual(send(b"abc"), 3)
@@ -120,7 +120,7 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual(self.kernel.sent, [b"abc", b"de", b"fghi"])
 
     def test_rest(self) -> None:
-        """What the kernel does not take is written when it can, and what comes next behind it."""
+        """Data that the kernel does not take is written later, and later data behind it."""
         self.kernel.takes = 2
         self.write(b"abc")
         self.write(b"def")
@@ -129,7 +129,7 @@ class WriterTests(SynchronousTestCase):
         self.assertIn(self.transport, self.reactor.getWriters())
         self.kernel.takes = 3
         self.transport.doWrite()
-        # Some waits in the transport's older buffer now.
+        # The transport has data in its first buffer now.
         self.write(b"gh")
         self.transport.doWrite()
         self.transport.doWrite()
@@ -138,7 +138,7 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual(self.kernel.sent[-1], b"!")
 
     def test_no_room(self) -> None:
-        """A kernel that has no room, or no connection, is the transport's to deal with."""
+        """If the kernel has no room or no connection, the transport deals with it."""
         for error in (BlockingIOError(), BrokenPipeError()):
             self.kernel.error = error
             self.write(b"abc")
@@ -146,7 +146,7 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual(unsent(self.transport), 6)
 
     def test_no_socket(self) -> None:
-        """What only looks like a socket's transport, or encrypts, is written to as ever."""
+        """A transport that encrypts, or has no socket, is written to as usual."""
         self.transport.TLS = True
         self.assertIs(Cork().writer(self.transport, self), self.transport)
         self.assertIsNone(sender(self.transport))
@@ -157,10 +157,10 @@ class WriterTests(SynchronousTestCase):
 
 
 class LoseTests(SynchronousTestCase):
-    """The end of a connection."""
+    """Closing a connection."""
 
     def setUp(self) -> None:
-        """Connect somebody who notes the end."""
+        """Make a transport whose protocol records the end."""
         self.patch(FAST_PATHS, "enabled", True)
         self.reactor = MemoryReactorClock()
         self.kernel = Kernel()
@@ -173,7 +173,7 @@ class LoseTests(SynchronousTestCase):
         self.transport.startReading()
 
     def test_at_once(self) -> None:
-        """Where nothing waits it ends at once, in order, and the reactor forgets it."""
+        """With an empty buffer the connection is closed at once, and the reactor forgets it."""
         lose(self.transport)
         self.assertEqual(self.kernel.sent, [b"the end"])
         self.lost[0].trap(ConnectionDone)
@@ -181,8 +181,8 @@ class LoseTests(SynchronousTestCase):
         lose(self.transport)
         self.assertEqual(len(self.lost), 1)
 
-    def test_what_waits(self) -> None:
-        """What waits is sent before."""
+    def test_unsent(self) -> None:
+        """Unsent data is sent before the connection is closed."""
         self.transport.write(b"abc")
         lose(self.transport)
         self.assertEqual(self.lost, [])
@@ -191,7 +191,7 @@ class LoseTests(SynchronousTestCase):
         self.assertIsInstance(why, ConnectionDone)
 
     def test_others(self) -> None:
-        """A transport of another kind closes as it likes."""
+        """A transport of another kind closes in its own way."""
         transport = StringTransport()
         lose(transport)
         self.assertTrue(transport.disconnecting)
@@ -201,7 +201,7 @@ class FastPathTests(SynchronousTestCase):
     """Fast paths that are off, or cannot work with this version of Twisted."""
 
     def setUp(self) -> None:
-        """Have a switch of its own, and a transport."""
+        """Make a switch for this test alone, and a transport."""
         self.paths = FastPaths()
         self.patch(transports, "FAST_PATHS", self.paths)
         transports._lacking_in_transports.cache_clear()
@@ -275,17 +275,19 @@ class FastPathTests(SynchronousTestCase):
 
 
 class UnsentTests(SynchronousTestCase):
+    """How many bytes a transport has not sent."""
+
     def setUp(self) -> None:
-        """Make a transport whose kernel takes nothing yet."""
+        """Make a transport that sends nothing yet."""
         self.reactor = MemoryReactorClock()
         self.transport = Descriptor(self.reactor)
 
     def test_empty(self) -> None:
-        """A transport that has sent all has nothing left."""
+        """A transport to which nothing was written has no unsent bytes."""
         self.assertEqual(unsent(self.transport), 0)
 
     def test_written(self) -> None:
-        """What is written waits, before and after the kernel has been asked."""
+        """Written data is unsent before and after the kernel has refused it."""
         self.transport.write(b"x" * 1000)
         self.transport.writeSequence([b"x" * 100, b"x" * 10])
         self.assertEqual(unsent(self.transport), 1110)
@@ -293,7 +295,7 @@ class UnsentTests(SynchronousTestCase):
         self.assertEqual(unsent(self.transport), 1110)
 
     def test_partly_sent(self) -> None:
-        """What the kernel has taken waits no more, though it is still in Twisted's buffer."""
+        """Data that the kernel has taken is not unsent, though it is still in Twisted's buffer."""
         self.transport.write(b"x" * 300_000)
         self.transport.takes = 1000
         self.transport.doWrite()
@@ -307,7 +309,7 @@ class UnsentTests(SynchronousTestCase):
             self.transport.doWrite()
 
     def test_tls(self) -> None:
-        """Under TLS what waits in its own buffer counts, and what waits below it."""
+        """With TLS, data in its own buffer counts, and encrypted data in the transport's buffer."""
         factory = TLSMemoryBIOFactory(
             CertificateOptions(),
             isClient=True,
@@ -331,20 +333,20 @@ class UnsentTests(SynchronousTestCase):
         self.assertEqual(unsent(self.transport), hello)
 
     def test_other_wrapper(self) -> None:
-        """A wrapper without a buffer of its own has what its transport has."""
+        """A wrapper without a buffer of its own has the unsent bytes of its transport."""
         wrapper = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
         wrapper.makeConnection(self.transport)
         wrapper.write(b"x" * 1000)
         self.assertEqual(unsent(wrapper), 1000)
 
     def test_unknown(self) -> None:
-        """A transport of another kind counts as empty."""
+        """A transport of another kind has no unsent bytes."""
         transport = StringTransport()
         transport.write(b"x" * 1000)
         self.assertEqual(unsent(transport), 0)
 
     def test_memory(self) -> None:
-        """The transport in memory says it itself, so a slow reader is told so in tests as well."""
+        """The transport in memory knows its unsent bytes, so tests can have slow readers."""
 
         @require_websocket
         async def flood(request: Request) -> None:
@@ -359,7 +361,7 @@ class UnsentTests(SynchronousTestCase):
             browser.send("more")
         self.assertEqual(browser.messages, [])
         browser.resume()
-        # With four bytes of head each, the tenth went beyond the limit.
+        # With four bytes of frame header each, the tenth exceeded the limit.
         self.assertEqual(len(browser.messages), 10)
         assert browser.closing is not None
         self.assertEqual(browser.closing.code, 1013)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -51,6 +52,10 @@ class Channel(StrictChannel):
     _receiving = False
     # Unsent bytes when the time-out of a slow reader began.
     _unsent = 0
+    # Takes the bytes that follow the request, after ``forward``.
+    _receive: Callable[[bytes], object] | None = None
+
+    # What the transport and twisted.web call
 
     def makeConnection(self, transport: Any) -> None:
         """Begin. If that fails, drop the connection: Twisted would go on reading from it."""
@@ -120,6 +125,13 @@ class Channel(StrictChannel):
         self.connections.discard(self)
         super().connectionLost(reason)
 
+    def rawDataReceived(self, data: bytes) -> None:
+        """Take a part of a body, or of what follows the request."""
+        if self._receive is None:
+            super().rawDataReceived(data)
+        else:
+            self._receive(data)
+
     def isSecure(self) -> bool:
         """Return whether the connection is encrypted."""
         # twisted.web adapts the transport to this, which takes three times as long.
@@ -144,12 +156,26 @@ class Channel(StrictChannel):
         super().loseConnection()
         self._start_stall_timeout()
 
-    def write_now(self) -> None:
-        """Release a connection that speaks WebSocket from now on."""
+    # What a protocol calls that takes the connection over
+
+    def detach(self) -> Any:
+        """Give up the connection, and return its transport."""
         self.requests.clear()
-        # The other time-outs are stopped by now, as its request has arrived.
+        # The other time-outs are stopped by now, as the request has arrived.
         self.connections.stalled.stop(self)
         self.connections.discard(self)
+        transport, self.transport = self.transport, None
+        transport.unregisterProducer()
+        return transport
+
+    def forward(self, receive: Callable[[bytes], object]) -> None:
+        """Pass on what follows the request: bytes that have arrived, and those of this segment."""
+        following = self.take_following()
+        if following:
+            receive(following)
+        self._receive = receive
+
+    # What StrictChannel calls
 
     def await_close(self) -> None:
         """Give a client that was refused the time to read the answer and to close."""

@@ -49,7 +49,7 @@ from pushd.access.closing import (
 from pushd.access.connections import PEER, US
 from pushd.access.counters import Traffic
 from pushd.access.limits import Limits, TokenBucket
-from pushd.protocols.cork import Cork, Writes
+from pushd.protocols.cork import Cork, Writable
 from pushd.protocols.fast_paths import FAST_PATHS, missing
 from pushd.protocols.transport import unsent
 from pushd.protocols.websocket.deflate import decompressor, negotiate
@@ -178,7 +178,7 @@ class PushProtocol(WebSocketServerProtocol):
     #: How far back deflate may look, as a power of two; 0 means that frames are not compressed.
     window_bits = 0
     _bucket: TokenBucket
-    _writer: Writes
+    _writer: Writable
     _writing_paused = False
     _reading_paused = True
     # What has arrived and has not been read.
@@ -223,10 +223,7 @@ class PushProtocol(WebSocketServerProtocol):
         twisted.web has read the request and pushd has checked it. Autobahn must not parse it a
         second time, as it has rules of its own for where a header ends.
         """
-        channel.write_now()
-        transport, channel.transport = channel.transport, None
-        # The HTTP channel is still its producer.
-        transport.unregisterProducer()
+        transport = channel.detach()
         if isinstance(transport, ProtocolWrapper):  # TLS
             transport.wrappedProtocol = self
         else:
@@ -239,12 +236,8 @@ class PushProtocol(WebSocketServerProtocol):
         extensions = self._negotiate(handshake.extensions)
         self._writer.write(opening(handshake.key, subprotocol, extensions))
         factory.pings.start(self)
-        # Frames that arrived right behind the handshake: those that the channel has put aside,
-        # and those that it will, if it is parsing at this moment.
-        following = channel.take_following()
-        if following:
-            self.dataReceived(following)
-        channel.rawDataReceived = self.dataReceived
+        # Frames may have arrived right behind the handshake.
+        channel.forward(self.dataReceived)
 
     def connectionMade(self) -> None:
         """Be open from the start."""
