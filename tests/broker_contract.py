@@ -1,4 +1,4 @@
-"""What every broker does, whatever keeps the topics: the rules, and what it takes to run them."""
+"""The contract of all brokers: its rules, and nodes and subscribers to check them with."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.subscription import Subscription
 
 
-class Listener:
-    """A subscriber that has room for all, and notes what it is told."""
+class RecordingSubscriber:
+    """A subscriber that always keeps up, and records what it gets."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
         self.subscription: Subscription | None = None
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
-        """Note it."""
+        """Record where the subscription begins."""
         self.events.append((str(id), recovered))
 
     def deliver(self, batch: Batch) -> None:
-        """Note it."""
+        """Record the publications."""
         self.events += [(str(publication.id), publication.data) for publication in batch]
 
     def has_room(self) -> bool:
-        """Whether there is room: always."""
+        """Return True."""
         return True
 
     def keeps_up(self) -> bool:
-        """Whether it keeps up: always."""
+        """Return True."""
         return True
 
     def direct_write(self) -> None:
-        """Always be asked."""
+        """Return None: it has no socket."""
 
     def subscription_lost(self) -> None:
-        """Note it."""
+        """Record the end."""
         self.events.append("lost")
 
-    def has_heard(self, number: int) -> bool:
-        """Whether it has heard so many publications."""
+    def has_received(self, number: int) -> bool:
+        """Return whether it has received that many publications."""
         return len(self.events) == 1 + number
 
     @property
     def begun(self) -> bool:
-        """Whether it was told where it begins."""
+        """Whether the subscription has begun."""
         return bool(self.events)
 
 
@@ -63,34 +63,34 @@ class Node:
         broker.start(self.deliver, self.hub.end_at_gap)
 
     def deliver(self, publication: Publication) -> None:
-        """Let the hub have it; it tells at the end of the turn."""
+        """Pass a publication to the hub."""
         self.hub.deliver(publication)
 
-    def listen(self, topic: str, after: str | None = None) -> Listener:
-        """Let somebody listen."""
-        listener = Listener()
+    def listen(self, topic: str, after: str | None = None) -> RecordingSubscriber:
+        """Subscribe to a topic."""
+        subscriber = RecordingSubscriber()
         id = None if after is None else Id.parse(after)
-        listener.subscription = self.hub.subscribe(topic, listener, id)
-        return listener
+        subscriber.subscription = self.hub.subscribe(topic, subscriber, id)
+        return subscriber
 
     async def publish(self, topic: str, data: str | bytes, key: str | None = None) -> str:
-        """Publish; gives the id."""
+        """Publish, and return the id."""
         return str(await self.broker.publish(topic, data, key))
 
     async def replay(self, topic: str, after: str | None, limit: int = 1 << 20) -> Replay:
-        """Read the past."""
+        """Read the history."""
         id = None if after is None else Id.parse(after)
         return await self.broker.replay(topic, id, limit)
 
 
 class Cluster(Protocol):
-    """Nodes that share their topics; a broker that is alone is all of them."""
+    """Nodes that share their topics; with a memory broker, one node in both roles."""
 
     async def start(self, retention: Retention) -> tuple[Node, Node]:
         """Start two nodes."""
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until this is true; fails where it does not become so."""
+        """Wait until a condition is true; fail if that takes too long."""
 
     async def wait(self, seconds: float) -> None:
         """Let time pass."""
@@ -100,7 +100,7 @@ Rule = Callable[[Cluster], Awaitable[None]]
 
 
 async def ids_count(cluster: Cluster) -> None:
-    """Ids count 1, 2, 3… in one epoch, whichever node publishes; each topic has its own."""
+    """Offsets count 1, 2, 3… in one epoch per topic, no matter which node publishes."""
     one, two = await cluster.start(Retention())
     ids = [await node.publish("t", "x") for node in (one, two, two, one)]
     epoch = ids[0].partition(":")[0]
@@ -110,11 +110,11 @@ async def ids_count(cluster: Cluster) -> None:
     assert not other.startswith(f"{epoch}:")
 
 
-async def everybody_hears(cluster: Cluster) -> None:
-    """What is published at a node all hear at all nodes, as it was sent, in the same order."""
+async def all_subscribers_receive(cluster: Cluster) -> None:
+    """Subscribers of all nodes receive the same publications, unchanged, in the same order."""
     one, two = await cluster.start(Retention())
-    listeners = [one.listen("t"), two.listen("t"), one.listen("t")]
-    await cluster.until(lambda: all(listener.begun for listener in listeners))
+    subscribers = [one.listen("t"), two.listen("t"), one.listen("t")]
+    await cluster.until(lambda: all(subscriber.begun for subscriber in subscribers))
     sent: list[str | bytes] = [
         "text",
         b"\xff\x00 bytes",
@@ -126,41 +126,41 @@ async def everybody_hears(cluster: Cluster) -> None:
         "x" * 300_000,
     ]
     ids = [await node.publish("t", data) for node, data in zip([one, two] * 4, sent, strict=True)]
-    for listener in listeners:
-        await cluster.until(partial(listener.has_heard, 8))
-        assert listener.events[1:] == list(zip(ids, sent, strict=True))
+    for subscriber in subscribers:
+        await cluster.until(partial(subscriber.has_received, 8))
+        assert subscriber.events[1:] == list(zip(ids, sent, strict=True))
 
 
-async def many_at_once(cluster: Cluster) -> None:
-    """Publications from all nodes at once come in one order, the same for all, with no gap."""
+async def publish_concurrently(cluster: Cluster) -> None:
+    """Concurrent publications of all nodes get one order, without gaps, for all subscribers."""
     one, two = await cluster.start(Retention())
-    listeners = [one.listen("t"), two.listen("t")]
-    await cluster.until(lambda: all(listener.begun for listener in listeners))
+    subscribers = [one.listen("t"), two.listen("t")]
+    await cluster.until(lambda: all(subscriber.begun for subscriber in subscribers))
     publishing = [node.broker.publish("t", f"{n}") for n in range(300) for node in (one, two)]
     ids = [str(await one) for one in publishing]
-    for listener in listeners:
-        await cluster.until(partial(listener.has_heard, 600))
-    assert listeners[0].events[1:] == listeners[1].events[1:]
-    heard = [id for id, _ in listeners[0].events[1:]]
-    assert sorted(heard) == sorted(ids)
-    assert [int(id.partition(":")[2]) for id in heard] == list(range(1, 601))
+    for subscriber in subscribers:
+        await cluster.until(partial(subscriber.has_received, 600))
+    assert subscribers[0].events[1:] == subscribers[1].events[1:]
+    received = [id for id, _ in subscribers[0].events[1:]]
+    assert sorted(received) == sorted(ids)
+    assert [int(id.partition(":")[2]) for id in received] == list(range(1, 601))
 
 
 async def keys_are_remembered(cluster: Cluster) -> None:
-    """A key that a topic has seen gives the id of then, at every node, and publishes nothing."""
+    """A key that the topic has seen gives the first id, at every node, and publishes nothing."""
     one, two = await cluster.start(Retention())
-    listener = two.listen("t")
-    await cluster.until(lambda: listener.begun)
+    subscriber = two.listen("t")
+    await cluster.until(lambda: subscriber.begun)
     first = await one.publish("t", "a", "k")
     assert await two.publish("t", "b", "k") == first
     assert await two.publish("u", "c", "k") != first
     last = await two.publish("t", "d", "l")
-    await cluster.until(lambda: len(listener.events) == 3)
-    assert listener.events[1:] == [(first, "a"), (last, "d")]
+    await cluster.until(lambda: len(subscriber.events) == 3)
+    assert subscriber.events[1:] == [(first, "a"), (last, "d")]
 
 
-async def all_are_published(cluster: Cluster) -> None:
-    """Many are published in their order, with their keys, to their topics."""
+async def drafts_are_published(cluster: Cluster) -> None:
+    """Several drafts are published in order, with their topics and keys."""
     one, two = await cluster.start(Retention())
     before = await two.publish("t", "a", "k")
     drafts = [Draft("t", "b"), Draft("t", b"again", "k"), Draft("u", b"\xfe"), Draft("t", "c", "l")]
@@ -173,8 +173,8 @@ async def all_are_published(cluster: Cluster) -> None:
     assert await one.broker.publish_all([]) == []
 
 
-async def past_is_read(cluster: Cluster) -> None:
-    """The past since an id is given, or it is said that it can't be."""
+async def history_is_read(cluster: Cluster) -> None:
+    """The publications after an id are returned, or the replay is not recovered."""
     one, two = await cluster.start(Retention())
     new = await one.replay("t", None)
     assert (new.recovered, new.publications, new.id) == (False, (), new.last)
@@ -190,8 +190,8 @@ async def past_is_read(cluster: Cluster) -> None:
         assert (str(replay.id), replay.recovered, replay.publications) == (ids[2], False, ())
 
 
-async def past_is_read_in_pieces(cluster: Cluster) -> None:
-    """Of a long past as much is given as was asked for, one publication at least."""
+async def history_is_read_in_parts(cluster: Cluster) -> None:
+    """A long history is returned in parts of the given size, with at least one publication."""
     one, two = await cluster.start(Retention())
     begin = str((await one.replay("t", None)).id)
     ids = [await one.publish("t", "x" * 5000) for _ in range(50)]
@@ -211,8 +211,8 @@ async def past_is_read_in_pieces(cluster: Cluster) -> None:
     assert asked < 15
 
 
-async def number_is_bounded(cluster: Cluster) -> None:
-    """Of each topic as many are kept as the retention says."""
+async def number_is_limited(cluster: Cluster) -> None:
+    """The number of publications kept per topic is limited."""
     one, two = await cluster.start(Retention(size=3))
     ids = [await one.publish("t", f"{number}") for number in range(5)]
     id, kept = await two.broker.describe("t")
@@ -222,23 +222,23 @@ async def number_is_bounded(cluster: Cluster) -> None:
 
 
 async def nothing_is_kept(cluster: Cluster) -> None:
-    """Where nothing is kept, who has the last id has all, and nobody else."""
+    """If nothing is kept, only a subscriber with the last id is recovered."""
     one, two = await cluster.start(Retention(size=0))
-    listener = two.listen("t")
-    await cluster.until(lambda: listener.begun)
+    subscriber = two.listen("t")
+    await cluster.until(lambda: subscriber.begun)
     ids = [await one.publish("t", f"{number}") for number in range(3)]
-    await cluster.until(lambda: len(listener.events) == 4)
-    assert [id for id, _ in listener.events[1:]] == ids
+    await cluster.until(lambda: len(subscriber.events) == 4)
+    assert [id for id, _ in subscriber.events[1:]] == ids
     assert (await two.replay("t", ids[2])).recovered
     assert not (await two.replay("t", ids[1])).recovered
 
 
-async def age_is_bounded(cluster: Cluster) -> None:
-    """What is too old is not given any more; the epoch stays as long as somebody may ask."""
-    # So long that what is young may take some seconds more where time is not ours.
+async def age_is_limited(cluster: Cluster) -> None:
+    """Publications expire; the epoch stays as long as a subscriber may resume."""
+    # Long enough for the young publications to take some seconds more on a slow machine.
     one, two = await cluster.start(Retention(ttl=8))
-    listener = one.listen("t")
-    await cluster.until(lambda: listener.begun)
+    subscriber = one.listen("t")
+    await cluster.until(lambda: subscriber.begun)
     ids = [await one.publish("t", f"{number}") for number in range(7)]
     await cluster.wait(5)
     ids += [await one.publish("t", "young"), await one.publish("t", "young")]
@@ -253,8 +253,8 @@ async def age_is_bounded(cluster: Cluster) -> None:
     assert await one.publish("t", "next") == ids[0].replace(":1", ":10")
 
 
-async def topics_are_told(cluster: Cluster) -> None:
-    """Topics are listed and described; one that nobody has heard of is not made by that."""
+async def topics_are_described(cluster: Cluster) -> None:
+    """Topics are listed and described, which does not create them."""
     one, two = await cluster.start(Retention())
     assert await one.broker.describe("t") == (None, 0)
     assert await one.broker.names() == []
@@ -264,39 +264,39 @@ async def topics_are_told(cluster: Cluster) -> None:
     assert (one.broker.fault(), two.broker.fault()) == (None, None)
 
 
-async def one_leaves_and_comes_back(cluster: Cluster) -> None:
-    """Who leaves hears no more; who comes back, at any node, hears what was missed and goes on."""
+async def subscribers_resume(cluster: Cluster) -> None:
+    """A subscriber that leaves and resumes, at any node, receives what it missed, and goes on."""
     one, two = await cluster.start(Retention())
-    listener = one.listen("t")
-    await cluster.until(lambda: listener.begun)
+    subscriber = one.listen("t")
+    await cluster.until(lambda: subscriber.begun)
     ids = [await two.publish("t", "a")]
-    await cluster.until(lambda: len(listener.events) == 2)
-    assert listener.subscription is not None
-    listener.subscription.cancel()
+    await cluster.until(lambda: len(subscriber.events) == 2)
+    assert subscriber.subscription is not None
+    subscriber.subscription.cancel()
     ids.append(await two.publish("t", "b"))
     for node in (one, two, one):
         back = node.listen("t", after=ids[0])
-        await cluster.until(partial(back.has_heard, len(ids) - 1))
+        await cluster.until(partial(back.has_received, len(ids) - 1))
         assert back.events[0] == (ids[0], True)
         ids.append(await two.publish("t", "c"))
-        await cluster.until(partial(back.has_heard, len(ids) - 1))
+        await cluster.until(partial(back.has_received, len(ids) - 1))
         assert [id for id, _ in back.events[1:]] == ids[1:]
         assert back.subscription is not None
         back.subscription.cancel()
-    assert len(listener.events) == 2
+    assert len(subscriber.events) == 2
 
 
 RULES: tuple[Rule, ...] = (
     ids_count,
-    everybody_hears,
-    many_at_once,
+    all_subscribers_receive,
+    publish_concurrently,
     keys_are_remembered,
-    all_are_published,
-    past_is_read,
-    past_is_read_in_pieces,
-    number_is_bounded,
+    drafts_are_published,
+    history_is_read,
+    history_is_read_in_parts,
+    number_is_limited,
     nothing_is_kept,
-    age_is_bounded,
-    topics_are_told,
-    one_leaves_and_comes_back,
+    age_is_limited,
+    topics_are_described,
+    subscribers_resume,
 )

@@ -1,4 +1,4 @@
-"""A real Redis in a process of its own, which keeps nothing unless it is told to."""
+"""A real Redis in a process of its own, which writes nothing to disk by default."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from typing import Any
 
 import hiredis
 
-# Its stub knows only commands of one word.
+# The type stub of hiredis allows only commands of one word.
 _pack: Any = hiredis.pack_command
 
-# How long anything may take that a Redis does, in seconds.
-_PATIENCE = 20.0
+# Timeout of everything that Redis does, in seconds.
+_TIMEOUT = 20.0
 
 
 class RedisServer:
-    """Run ``redis-server`` on a socket in a folder of its own: started on ``with``, killed after.
+    """A context manager that runs ``redis-server`` on a Unix socket in a new folder.
 
-    ``args`` are further options, such as ``--appendonly yes``. ``port`` is 0 for none.
+    :param args: further options, such as ``--appendonly yes``.
+    :param port: a TCP port to listen on as well; 0 for none.
     """
 
     def __init__(self, args: Sequence[str] = (), *, port: int = 0) -> None:
-        #: Further options, for the next start.
+        #: Further options for the next start.
         self.args = args
         self._port = port
         self._process: subprocess.Popen[str] | None = None
-        # Its socket's name has to be short.
+        # A short path: those of Unix sockets are limited to about 100 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="pushd-redis-"))
         self.log: list[str] = []
 
@@ -56,16 +57,16 @@ class RedisServer:
 
     @property
     def path(self) -> Path:
-        """Where it listens."""
+        """The path of its Unix socket."""
         return self.directory / "redis.sock"
 
     @property
     def url(self) -> str:
-        """What to give to ``--broker``."""
+        """The value for ``--broker``."""
         return f"unix://{self.path}"
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it, and wait until it accepts connections."""
         ready = Event()
         self._process = subprocess.Popen(
             [
@@ -81,37 +82,37 @@ class RedisServer:
             errors="replace",
         )
         Thread(target=self._read, args=(self._process, ready), daemon=True).start()
-        if not ready.wait(_PATIENCE) or self._process.poll() is not None:
+        if not ready.wait(_TIMEOUT) or self._process.poll() is not None:
             self.kill()
             raise AssertionError("\n".join(["Redis did not start. Its log:", *self.log]))
 
     def kill(self) -> None:
-        """End it as the kernel does when memory runs out."""
+        """Kill it, as the kernel does when memory runs out."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(_PATIENCE)
+            self._process.wait(_TIMEOUT)
             assert self._process.stdout is not None
             self._process = None
 
     def pause(self) -> None:
-        """Let it do nothing, without a word to anybody."""
+        """Suspend the process."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
-        """Let it go on."""
+    def resume(self) -> None:
+        """Resume the process."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def ask(self, *args: str | int | bytes, password: str | None = None) -> Any:
-        """Ask it something over a connection of one's own."""
+        """Run a command over a new connection."""
         reader = hiredis.Reader()
         with socket(AF_UNIX) as connection:
-            connection.settimeout(_PATIENCE)
+            connection.settimeout(_TIMEOUT)
             connection.connect(str(self.path))
-            questions = [("AUTH", password)] if password is not None else []
-            for question in (*questions, args):
-                connection.sendall(_pack(tuple(question)))
+            commands = [("AUTH", password)] if password is not None else []
+            for command in (*commands, args):
+                connection.sendall(_pack(tuple(command)))
                 while (answer := reader.gets()) is False:
                     reader.feed(connection.recv(1 << 16))
         return answer

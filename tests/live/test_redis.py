@@ -240,7 +240,7 @@ def test_everything_happens(server: RedisServer, nodes: list[Node]) -> None:
 
     def pause() -> None:
         server.pause()
-        Timer(3, server.go_on).start()
+        Timer(3, server.resume).start()
 
     def restart() -> None:
         server.kill()

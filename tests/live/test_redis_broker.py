@@ -23,10 +23,10 @@ from pushd.topics.publication import Id
 from pushd.topics.redis.address import parse_broker
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.session import open_session
-from tests.broker_contract import RULES, Listener, Node, Rule
+from tests.broker_contract import RULES, Node, RecordingSubscriber, Rule
 from tests.redis_server import RedisServer
 from tests.topics import test_resuming as resuming
-from tests.topics.test_resuming import FUZZ, Reader
+from tests.topics.test_resuming import FUZZ, SlowSubscriber
 
 # How long anything may take, in seconds.
 PATIENCE = 60.0
@@ -100,14 +100,14 @@ async def test_rule(cluster: Cluster, rule: Rule) -> None:
     await rule(cluster)
 
 
-async def listen(cluster: Cluster, node: Node, after: str | None = None) -> Listener:
+async def listen(cluster: Cluster, node: Node, after: str | None = None) -> RecordingSubscriber:
     """Let somebody listen, and wait until it has begun."""
     listener = node.listen("t", after)
     await cluster.until(lambda: listener.begun)
     return listener
 
 
-async def heard(cluster: Cluster, listener: Listener, last: str) -> list[str]:
+async def heard(cluster: Cluster, listener: RecordingSubscriber, last: str) -> list[str]:
     """Wait until somebody has heard this id; gives all that it has heard."""
     await cluster.until(lambda: listener.events[-1][0] == last)
     return [id for id, _ in listener.events[1:]]
@@ -208,14 +208,14 @@ async def test_paused(cluster: Cluster, server: RedisServer) -> None:
     publishing = [two.broker.publish("t", data) for data in "abc"]
     await cluster.wait(1)
     assert not any(one.called for one in publishing)
-    server.go_on()
+    server.resume()
     ids = [str(await one) for one in publishing]
     assert await heard(cluster, first, ids[2]) == ids
     server.pause()
     unknown = two.broker.publish("t", "d", "k")
     await cluster.until(lambda: one.broker.fault() and two.broker.fault())
     assert "may or may not" in await refused(unknown)
-    server.go_on()
+    server.resume()
     await cluster.until(lambda: two.broker.fault() is None)
     # Once more, with the same key: published once, then or now.
     ids.append(await two.publish("t", "d", "k"))
@@ -387,9 +387,9 @@ async def _play(server: RedisServer, steps: list[Any], retention: Retention) -> 
     nodes = await cluster.start(retention)
     silent = await cluster.start_node(retention, db=7)
     published: dict[str, str] = {}
-    here: list[Reader | None] = [None] * 4
+    here: list[SlowSubscriber | None] = [None] * 4
     last: list[Id | None] = [None] * 4
-    everybody: list[Reader] = []
+    everybody: list[SlowSubscriber] = []
 
     async def publish(node: Node) -> None:
         data = f"{len(published)}"
@@ -405,7 +405,7 @@ async def _play(server: RedisServer, steps: list[Any], retention: Retention) -> 
                 for _ in range(number):
                     await publish(nodes[place])
             case ("join", place, node) if here[place] is None:
-                reader = here[place] = Reader(last[place], plain=place == 0)
+                reader = here[place] = SlowSubscriber(last[place], direct=place == 0)
                 everybody.append(reader)
                 reader.subscription = nodes[node].hub.subscribe("t", reader, last[place])
             case ("leave" | "room" as what, place, _):

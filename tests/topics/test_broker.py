@@ -1,4 +1,4 @@
-"""One node's broker: history, the hub, and keys that make publishing safe to repeat."""
+"""The memory broker: history, delivery, and idempotency keys."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.broker_contract import RULES, Node
 
 
 class MemoryBrokerTests(SynchronousTestCase):
-    """The broker of a node that is alone."""
+    """The broker of a single process."""
 
     def setUp(self) -> None:
-        """Note what is delivered."""
+        """Make a broker, and record what it delivers."""
         self.clock = Clock()
         epochs = iter(range(1, 100))
         self.history = History(self.clock, Retention(ttl=1000), lambda: f"e{next(epochs)}")
@@ -29,11 +29,11 @@ class MemoryBrokerTests(SynchronousTestCase):
         self.broker.start(self.delivered.append)
 
     def publish(self, topic: str, data: str, key: str | None = None) -> str:
-        """Publish; gives the id."""
+        """Publish, and return the id."""
         return str(self.successResultOf(self.broker.publish(topic, data, key)))
 
     def test_publish(self) -> None:
-        """A publication gets its id, is kept, and is delivered once."""
+        """A publication gets an id, is kept, and is delivered once."""
         self.assertEqual(self.publish("t", "a"), "e1:1")
         (publication,) = self.delivered
         self.assertEqual((publication.topic, publication.data), ("t", "a"))
@@ -41,26 +41,26 @@ class MemoryBrokerTests(SynchronousTestCase):
         self.assertEqual(replay.publications, (publication,))
 
     def test_key(self) -> None:
-        """A key that was seen gives the id of then, and nothing is published."""
+        """A known key gives the first id, and nothing is published."""
         self.assertEqual(self.publish("t", "a", "k"), "e1:1")
         self.assertEqual(self.publish("t", "b", "k"), "e1:1")
         self.assertEqual([one.data for one in self.delivered], ["a"])
 
     def test_key_of_another_topic(self) -> None:
-        """A key counts for its topic, and another key for another publication."""
+        """A key is known for its own topic only."""
         ids = [self.publish(*one) for one in [("t", "a", "k"), ("u", "a", "k"), ("t", "a", "l")]]
         self.assertEqual(ids, ["e1:1", "e2:1", "e1:2"])
 
     def test_key_expires(self) -> None:
-        """After five minutes a key is forgotten, counted from when it was first seen."""
+        """A key is forgotten five minutes after its first use."""
         self.publish("t", "a", "k")
         self.clock.advance(KEY_TTL - 1)
         self.assertEqual(self.publish("t", "a", "k"), "e1:1")
         self.clock.advance(1)
         self.assertEqual(self.publish("t", "a", "k"), "e1:2")
 
-    def test_keys_are_bounded(self) -> None:
-        """Where there are too many keys, the oldest is forgotten."""
+    def test_many_keys(self) -> None:
+        """At the limit of keys, the oldest is forgotten."""
         self.patch(module, "_MAX_KEYS", 2)
         for key in "abc":
             self.publish("t", key, key)
@@ -71,7 +71,7 @@ class MemoryBrokerTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_follow(self) -> None:
-        """A topic that is followed is not forgotten; after that it is, in its time."""
+        """A followed topic does not expire; once it is unfollowed, it does."""
         self.broker.follow("t")
         self.publish("t", "a")
         self.clock.advance(5000)
@@ -82,7 +82,7 @@ class MemoryBrokerTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.broker.names()), [])
 
     def test_stop(self) -> None:
-        """At the end everything is forgotten, timers included."""
+        """``stop`` forgets everything, and leaves no timer."""
         self.publish("t", "a", "k")
         self.broker.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -91,29 +91,29 @@ class MemoryBrokerTests(SynchronousTestCase):
         self.broker.stop()
 
     def test_all_at_once(self) -> None:
-        """Many are published as one is; there is never a fault."""
+        """Several drafts are published in order; there is never a fault."""
         ids = self.successResultOf(self.broker.publish_all([Draft("t", "a"), Draft("u", b"b")]))
         self.assertEqual([str(id) for id in ids], ["e1:1", "e2:1"])
         self.assertEqual([one.data for one in self.delivered], ["a", b"b"])
         self.assertIsNone(self.broker.fault())
-        self.assertIsNone(ignore_gap("t", ids[0]))  # type: ignore[func-returns-value]  # is there
+        self.assertIsNone(ignore_gap("t", ids[0]))  # type: ignore[func-returns-value]  # the default callback
 
 
-class Alone:
-    """A cluster of one node, under a clock."""
+class SingleNodeCluster:
+    """A cluster of one node, with a fake clock."""
 
     def __init__(self) -> None:
         self.clock = Clock()
         self.names = iter(range(1, 1000))
 
     async def start(self, retention: Retention) -> tuple[Node, Node]:
-        """Start it: it is both."""
+        """Start the node, and return it twice."""
         history = History(self.clock, retention, lambda: f"e{next(self.names)}")
         node = Node(MemoryBroker(self.clock, history), self.clock)
         return node, node
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """See that it is so: nothing takes time."""
+        """Check the condition: nothing takes time."""
         self.clock.advance(0)
         assert condition()
 
@@ -123,10 +123,10 @@ class Alone:
 
 
 class ContractTests(SynchronousTestCase):
-    """The rules that every broker keeps; ``tests/live/test_redis_broker.py`` has them as well."""
+    """The broker contract; ``tests/live/test_redis_broker.py`` checks it for Redis."""
 
     def test_rules(self) -> None:
-        """The broker of one node keeps them all."""
+        """The memory broker keeps every rule of the contract."""
         for rule in RULES:
-            running: Deferred[Any] = Deferred.fromCoroutine(rule(Alone()))  # type: ignore[arg-type]
+            running: Deferred[Any] = Deferred.fromCoroutine(rule(SingleNodeCluster()))  # type: ignore[arg-type]
             self.assertIsNone(self.successResultOf(running), rule.__name__)

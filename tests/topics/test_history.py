@@ -1,4 +1,4 @@
-"""The past of topics: what is kept, for how long, and what it costs."""
+"""Histories: what is kept, for how long, and what it costs."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ FAR = 1 << 30
 
 
 class HistoryTestCase(SynchronousTestCase):
-    """A history under a clock, whose epochs are e1, e2 and so on."""
+    """A history with a fake clock, whose epochs are e1, e2 and so on."""
 
     def setUp(self) -> None:
-        """Keep ten seconds."""
+        """Keep publications for ten seconds."""
         self.clock = Clock()
         self.keep(ttl=10)
 
     def keep(self, **retention: Any) -> None:
-        """Take a history that keeps so much."""
+        """Use a history with another retention."""
         epochs = iter(range(1, FAR))
         self.history = History(
             self.clock, Retention(**{"ttl": 10, **retention}), lambda: f"e{next(epochs)}"
         )
 
     def replay(self, topic: str, after: str | None, limit: int = FAR) -> list[str | bytes] | None:
-        """The data since an id; None where that can't be told."""
+        """Return the data published after an id; None if it is not recovered."""
         replay = self.history.replay(topic, None if after is None else Id.parse(after), limit)
         self.assertEqual(replay.last, self.history.describe(topic)[0])
         if not replay.recovered:
@@ -46,26 +46,26 @@ class HistoryTestCase(SynchronousTestCase):
 
 
 class IdTests(HistoryTestCase):
-    """What ids are given."""
+    """The ids of publications."""
 
     def test_offsets(self) -> None:
-        """Publications count 1, 2, 3… in each topic's own epoch."""
+        """Offsets count 1, 2, 3… in each topic, which has an epoch of its own."""
         ids = [str(self.history.add(topic, "x").id) for topic in "aabab"]
         self.assertEqual(ids, ["e1:1", "e1:2", "e2:1", "e1:3", "e2:2"])
 
     def test_publication(self) -> None:
-        """A publication is what was given."""
+        """A publication has the topic and data that were given."""
         publication = self.history.add("a", b"x")
         self.assertEqual((publication.topic, publication.data), ("a", b"x"))
 
     def test_new_epoch(self) -> None:
-        """A topic that was forgotten begins a new epoch."""
+        """A topic that has expired gets a new epoch."""
         self.history.add("a", "1")
         self.clock.advance(10)
         self.assertEqual(str(self.history.add("a", "2").id), "e2:1")
 
     def test_describe(self) -> None:
-        """A topic's last id and length can be asked for, and asking makes no topic."""
+        """A topic's last id and length are described; that does not create the topic."""
         self.assertEqual(self.history.describe("a"), (None, 0))
         self.assertEqual(self.history.names(), [])
         self.history.add("a", "1")
@@ -76,10 +76,10 @@ class IdTests(HistoryTestCase):
 
 
 class ReplayTests(HistoryTestCase):
-    """What is given to one who was here before."""
+    """Publications after an id."""
 
     def test_since(self) -> None:
-        """Everything behind the id, in order; nothing when that was the last."""
+        """All publications after the id are returned in order; none after the last id."""
         for data in "abc":
             self.history.add("t", data)
         self.assertEqual(self.replay("t", "e1:0"), ["a", "b", "c"])
@@ -87,7 +87,7 @@ class ReplayTests(HistoryTestCase):
         self.assertEqual(self.replay("t", "e1:3"), [])
 
     def test_not_recovered(self) -> None:
-        """No id, another epoch, an offset that is gone or not given yet: it can't be told."""
+        """Without an id, or with an unknown epoch or offset, nothing is recovered."""
         self.keep(size=2)
         for data in "abc":
             self.history.add("t", data)
@@ -95,7 +95,7 @@ class ReplayTests(HistoryTestCase):
             self.assertIsNone(self.replay("t", after), after)
 
     def test_limit(self) -> None:
-        """No more is given once the limit is reached, but the first is; ``last`` tells of more."""
+        """At least one publication is returned; ``last`` shows whether there are more."""
         for data in "abc":
             self.history.add("t", data)
         self.assertEqual(self.replay("t", "e1:0", 0), ["a"])
@@ -103,7 +103,7 @@ class ReplayTests(HistoryTestCase):
         self.assertEqual(self.replay("t", "e1:0", 2000), ["a", "b"])
 
     def test_cost(self) -> None:
-        """Resuming touches only what is resumed, wherever in a long history that stands."""
+        """A replay looks at the publications that it returns, and at no others."""
         self.keep(size=FAR, bytes=FAR)
         for number in range(3000):
             self.history.add("t", str(number))
@@ -115,7 +115,7 @@ class ReplayTests(HistoryTestCase):
 
 
 class _Counting(dict[int, Any]):
-    """A dict that counts what is looked up, and can't be walked through."""
+    """A dict that counts lookups, and cannot be iterated over."""
 
     asked = 0
 
@@ -124,16 +124,16 @@ class _Counting(dict[int, Any]):
         return super().__getitem__(key)
 
     def __iter__(self) -> Any:
-        raise AssertionError("nobody is to walk through all of it")
+        raise AssertionError("must not be iterated over")
 
     keys = values = items = __iter__
 
 
-class BoundTests(HistoryTestCase):
-    """How much is kept."""
+class LimitTests(HistoryTestCase):
+    """Limits on what is kept."""
 
     def test_size(self) -> None:
-        """Of each topic, so many."""
+        """The number of publications is limited per topic."""
         self.keep(size=2)
         for data in "abc":
             self.history.add("t", data)
@@ -142,7 +142,7 @@ class BoundTests(HistoryTestCase):
         self.assertEqual(self.replay("u", "e2:1"), ["b", "c"])
 
     def test_no_size(self) -> None:
-        """None at all, where none are wanted; the ids go on counting."""
+        """With a size of 0 nothing is kept, but ids are given all the same."""
         self.keep(size=0)
         self.history.add("t", "a")
         self.assertEqual(self.replay("t", "e1:1"), [])
@@ -151,7 +151,7 @@ class BoundTests(HistoryTestCase):
         self.assertEqual(self.history.bytes, 0)
 
     def test_ttl(self) -> None:
-        """None that is older than that, to the moment."""
+        """Publications expire exactly after the TTL."""
         self.history.add("t", "a")
         self.clock.advance(4)
         self.history.add("t", "b")
@@ -164,7 +164,7 @@ class BoundTests(HistoryTestCase):
         self.assertEqual(self.replay("t", "e1:2"), [])
 
     def test_bytes(self) -> None:
-        """Of all together, so many bytes: the oldest go first, whatever their topic."""
+        """The bytes of all topics are limited; the oldest publications of any topic go first."""
         self.keep(bytes=15_000)
         for topic in "abcab":
             self.history.add(topic, b"x" * 3000)
@@ -175,16 +175,16 @@ class BoundTests(HistoryTestCase):
         self.assertEqual(self.replay("c", "e3:0"), [b"x" * 3000])
 
     def test_bytes_of_text(self) -> None:
-        """Text counts for what it takes in memory, not for its letters."""
+        """Text counts by the memory it takes, not by its characters."""
         self.history.add("t", "😀" * 1000)
         self.assertGreater(self.history.bytes, 4000)
 
     def test_bytes_of_text_that_grows(self) -> None:
-        """Text that is larger when it goes than when it came leaves nothing behind in the count."""
+        """Text that grows while it is kept leaves nothing in the count when it expires."""
         text = "é€" * 1000
         self.history.add("t", text)
         before, counted = getsizeof(text), self.history.bytes
-        # Python keeps the UTF-8 that a library has asked it for.
+        # Python keeps the UTF-8 form once a library has asked for it.
         with closing(sqlite3.connect(":memory:")) as database:
             database.execute("select ?", (text,))
         self.assertGreater(getsizeof(text), before)
@@ -193,7 +193,7 @@ class BoundTests(HistoryTestCase):
         self.assertEqual(self.history.bytes, 0)
 
     def test_too_big_to_keep(self) -> None:
-        """One that alone is too much is not kept; the id that it had still counts."""
+        """A publication larger than the limit is not kept, but its id counts."""
         self.keep(bytes=2000)
         self.history.add("t", "small")
         self.history.add("t", b"x" * 3000)
@@ -203,11 +203,11 @@ class BoundTests(HistoryTestCase):
         self.assertEqual(str(self.history.add("t", "c").id), "e1:3")
 
 
-class ForgettingTests(HistoryTestCase):
-    """A topic that nobody uses takes no memory and no time."""
+class ExpiryTests(HistoryTestCase):
+    """A topic that is not used takes no memory and no timer."""
 
     def test_used_once(self) -> None:
-        """One that was published to is forgotten with its last publication."""
+        """A topic is forgotten with its last publication."""
         self.history.add("t", "a")
         self.clock.advance(9.9)
         self.assertEqual(len(self.history), 1)
@@ -215,8 +215,8 @@ class ForgettingTests(HistoryTestCase):
         self.assertEqual((len(self.history), self.history.bytes), (0, 0))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_asked_for(self) -> None:
-        """One whose id was handed out keeps its epoch as long as a publication would be kept."""
+    def test_id_given_out(self) -> None:
+        """A topic whose last id was given out keeps its epoch for the TTL."""
         self.history.replay("t", None, FAR)
         self.clock.advance(9)
         self.assertEqual(self.replay("t", "e1:0"), [])
@@ -225,8 +225,8 @@ class ForgettingTests(HistoryTestCase):
         self.clock.advance(10)
         self.assertEqual(len(self.history), 0)
 
-    def test_asked_for_late(self) -> None:
-        """That counts from the last time, also where there was a publication before."""
+    def test_id_given_out_late(self) -> None:
+        """The TTL counts from the last time that the id was given out."""
         self.history.add("t", "a")
         self.clock.advance(9)
         self.assertEqual(self.replay("t", "e1:0"), ["a"])
@@ -234,7 +234,7 @@ class ForgettingTests(HistoryTestCase):
         self.assertEqual(self.replay("t", "e1:1"), [])
 
     def test_held(self) -> None:
-        """One that somebody listens to is not forgotten, and costs no timer."""
+        """A topic with subscribers is not forgotten, and costs no timer."""
         self.history.hold("t")
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.history.replay("t", None, FAR)
@@ -250,7 +250,7 @@ class ForgettingTests(HistoryTestCase):
         self.assertEqual(len(self.history), 0)
 
     def test_held_again(self) -> None:
-        """Holding stops the time that a release has started."""
+        """A topic that has subscribers again does not expire."""
         self.history.hold("t")
         self.history.release("t")
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
@@ -262,15 +262,15 @@ class ForgettingTests(HistoryTestCase):
         self.assertEqual(self.history.names(), ["t"])
 
     def test_one_timer(self) -> None:
-        """However many topics and publications there are, there is one delayed call."""
+        """All topics and publications share one delayed call."""
         for number in range(100):
             self.history.add(f"t{number}", "a")
             self.history.replay(f"u{number}", None, FAR)
             self.clock.advance(0.01)
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
 
-    def test_bounded(self) -> None:
-        """Who asks for topics that nobody knows can't fill the memory: the oldest are forgotten."""
+    def test_many_idle_topics(self) -> None:
+        """Requests for unknown topics cannot fill the memory: the oldest are dropped."""
         self.patch(module, "_MAX_IDLE", 3)
         self.history.add("kept", "a")
         self.history.hold("held")
@@ -279,7 +279,7 @@ class ForgettingTests(HistoryTestCase):
         self.assertEqual(self.history.names(), ["kept", "held", "t7", "t8", "t9"])
 
     def test_stop(self) -> None:
-        """At the end, everything is forgotten, the timer included."""
+        """``stop`` forgets everything, and leaves no timer."""
         self.history.add("t", "a")
         self.history.hold("u")
         self.history.stop()
@@ -288,7 +288,7 @@ class ForgettingTests(HistoryTestCase):
         self.history.stop()
 
     def test_memory(self) -> None:
-        """A topic used once leaves no memory behind, and takes no more than is counted for it."""
+        """An expired topic leaves no memory; before, it takes no more than is counted."""
         self.keep(bytes=FAR)
         self.history.add("warm", "up")
         self.clock.advance(10)
@@ -305,18 +305,18 @@ class ForgettingTests(HistoryTestCase):
         self.assertLess(left, 20_000)
 
     def test_expiry_is_linear(self) -> None:
-        """When many are due at once, each is looked at once: no walk over those before it."""
+        """When many publications expire at once, each is looked at once."""
         self.keep(bytes=FAR)
         for number in range(1000):
             self.history.add(f"t{number}", "x")
         seen = []
         forget = self.history._forget
 
-        def note(topic: Topic) -> None:
+        def record(topic: Topic) -> None:
             seen.append(topic)
             forget(topic)
 
-        self.patch(self.history, "_forget", note)
+        self.patch(self.history, "_forget", record)
         self.clock.advance(10)
         self.assertEqual(len(self.history), 0)
         self.assertEqual(len(seen), 2000)

@@ -1,4 +1,4 @@
-"""Names of topics, ids, and the values that travel from publishers to subscribers."""
+"""Names of topics, ids, and publications."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pushd.topics.publication import Id, Publication, check_topic
 
 
 class TopicNameTests(SynchronousTestCase):
-    """What a topic may be called."""
+    """Names of topics."""
 
-    def test_good(self) -> None:
-        """Letters, digits and five marks, in segments joined by slashes, up to 255."""
+    def test_valid(self) -> None:
+        """A name has up to 255 letters, digits and marks, in segments separated by slashes."""
         for name in ("a", "A/b/9", "-_.:", "..", "a" * 255, "a/" * 127 + "a"):
             self.assertEqual(check_topic(name), name)
 
-    def test_bad(self) -> None:
-        """Everything else is refused, and what is allowed is said."""
+    def test_invalid(self) -> None:
+        """An invalid name raises ValueError with the rule."""
         for name in (
             *("", "/", "/a", "a/", "a//b", "a b", "a\n", "\n", "é", "²", "a%2Fb", "a?", "*", "a\0"),
             "a" * 256,
@@ -26,16 +26,16 @@ class TopicNameTests(SynchronousTestCase):
 
 
 class IdTests(SynchronousTestCase):
-    """Ids as they are written and read."""
+    """The text form of ids."""
 
     def test_round_trip(self) -> None:
-        """What is written is read as the same."""
+        """An id is the same after it was written and parsed."""
         for id in (Id("e", 0), Id("aZ0-_", 7), Id("x" * 32, 10**18 - 1)):
             self.assertEqual(Id.parse(str(id)), id)
         self.assertEqual(str(Id("e", 12)), "e:12")
 
-    def test_bad(self) -> None:
-        """What is no id is refused: an id has one form only."""
+    def test_invalid(self) -> None:
+        """A malformed id raises ValueError; each id has exactly one text form."""
         for text in (
             *("", "e", "e:", ":1", "e:01", "e:-1", "e:+1", "e:1.0", "e: 1", "e:1 ", "e:1\n"),
             *("e.e:1", "é:1", "e:²", "e:१", "e:1:1", "x" * 33 + ":1", "e:" + "1" * 19),
@@ -45,10 +45,10 @@ class IdTests(SynchronousTestCase):
 
 
 class PublicationTests(SynchronousTestCase):
-    """What is sent to everybody."""
+    """Publications as values."""
 
     def test_identity(self) -> None:
-        """A publication is itself and no other, so it can be looked up without being read."""
+        """Publications compare by identity, so a lookup does not read their data."""
         one, other = (Publication("t", "x", Id("e", 1)) for _ in range(2))
         self.assertNotEqual(one, other)
         self.assertEqual(len({one, other}), 2)

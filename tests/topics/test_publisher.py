@@ -1,4 +1,4 @@
-"""What views publish with: ``request.publish``, in both kinds of view."""
+"""``request.publish`` in async and in blocking views."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from tests.listeners import JsonSocket, TopicTestCase
 
 
 class ViewTestCase(TopicTestCase):
-    """A daemon with a view that does what the test gives it to do."""
+    """A daemon with views that run a function of the test."""
 
     def setUp(self) -> None:
-        """Serve one view of each kind."""
+        """Serve an async view and a blocking one."""
         super().setUp()
-        self.noted: list[Any] = []
+        self.results: list[Any] = []
         self.task: Any = None
 
         async def asynchronous(request: Request) -> str:
             result = self.task(request)
-            self.noted.append(await result if isinstance(result, Deferred) else result)
+            self.results.append(await result if isinstance(result, Deferred) else result)
             return "done"
 
         def blocking(request: Request) -> str:
-            self.noted.append(self.task(request))
+            self.results.append(self.task(request))
             return "done"
 
         self.views = {"/async": asynchronous, "/blocking": blocking}
         self.start(self.views)
 
     def run_task(self, task: Any, path: str) -> Any:
-        """Let a view do it; gives what came of it."""
+        """Run a function in a view, and return its result."""
         self.task = task
         answer = self.daemon.get(path)
         assert answer is not None
         self.assertEqual(answer.text, "done")
-        return self.noted.pop()
+        return self.results.pop()
 
 
 class PublisherTests(ViewTestCase):
-    """What both kinds of view can do."""
+    """Publishing in both kinds of view."""
 
     def test_publish(self) -> None:
-        """A view publishes text and bytes, and has the id of each."""
+        """A view publishes text and bytes, and gets the id of each."""
         listener = JsonSocket(self.daemon, "t")
         for path in self.views:
             for data in ("text", b"bytes"):
@@ -59,46 +59,46 @@ class PublisherTests(ViewTestCase):
         self.assertEqual(len(listener.got), 4)
 
     def test_delay(self) -> None:
-        """With a delay it comes later."""
+        """With a delay the publication is made later."""
         listener = JsonSocket(self.daemon, "t")
         for path in self.views:
             before = len(listener.got)
-            push = self.run_task(lambda request: request.publish("t", "x", delay=2), path)
+            handle = self.run_task(lambda request: request.publish("t", "x", delay=2), path)
             self.daemon.advance(1.9)
-            self.assertEqual((len(listener.got), push.done), (before, 0))
+            self.assertEqual((len(listener.got), handle.done), (before, 0))
             self.daemon.advance(0.1)
-            self.assertEqual((len(listener.got), push.done), (before + 1, 1))
+            self.assertEqual((len(listener.got), handle.done), (before + 1, 1))
 
     def test_every(self) -> None:
-        """With every and count it comes again, until the handle cancels it."""
+        """With every and count it is made repeatedly, until the handle cancels it."""
         listener = JsonSocket(self.daemon, "t")
         for path in self.views:
             handles: list[Any] = []
 
-            def begin(request: Request, handles: list[Any] = handles) -> None:
+            def start(request: Request, handles: list[Any] = handles) -> None:
                 handles.append(request.publish("t", "x", every=0.5, count=10))
 
             before = len(listener.got)
-            self.run_task(begin, path)
-            (push,) = handles
+            self.run_task(start, path)
+            (handle,) = handles
             self.daemon.advance(*[0.5] * 4)
             self.assertEqual(len(listener.got) - before, 5)
             listed = json.loads(self.control("GET", "/schedules").body)["schedules"]
-            self.assertEqual([(one["schedule"], one["done"]) for one in listed], [(push.id, 5)])
+            self.assertEqual([(one["schedule"], one["done"]) for one in listed], [(handle.id, 5)])
 
-            def cancel(request: Request, push: Any = push) -> None:
-                push.cancel()
+            def cancel(request: Request, handle: Any = handle) -> None:
+                handle.cancel()
 
             self.run_task(cancel, path)
             self.daemon.advance(*[0.5] * 10)
             self.assertEqual(len(listener.got) - before, 5)
             self.assertEqual(self.control("GET", "/schedules").body, b'{"schedules":[]}\n')
 
-    def test_mistakes(self) -> None:
-        """What is no topic, no data or no time is raised in the view, and nothing is published."""
+    def test_invalid(self) -> None:
+        """Invalid topics, data and times raise in the view, and nothing is published."""
         self.start(self.views, limits=Limits(max_message=1000))
         listener = JsonSocket(self.daemon, "t")
-        mistakes: list[tuple[type[Exception], tuple[Any, ...], dict[str, Any]]] = [
+        invalid: list[tuple[type[Exception], tuple[Any, ...], dict[str, Any]]] = [
             (ValueError, ("a b", "x"), {}),
             (ValueError, ("", "x"), {}),
             (ValueError, ("t", "\ud800"), {}),
@@ -113,7 +113,7 @@ class PublisherTests(ViewTestCase):
             (ValueError, ("t", "x"), {"count": 1}),
         ]
         for path in self.views:
-            for error, args, times in mistakes:
+            for error, args, times in invalid:
 
                 def attempt(
                     request: Request,
@@ -128,7 +128,7 @@ class PublisherTests(ViewTestCase):
         self.assertEqual(listener.data, ["é" * 500] * 2)
 
     def test_too_many(self) -> None:
-        """As many timed pushes as there may be, and no more."""
+        """At the limit of schedules, TooManyScheduled is raised."""
         self.patch(scheduled, "MAX_SCHEDULED", 0)
 
         def attempt(request: Request) -> None:
@@ -142,7 +142,7 @@ class SubscribeTests(TopicTestCase):
     """``request.websocket.subscribe`` and ``unsubscribe``, in both kinds of view."""
 
     def test_async(self) -> None:
-        """The browser gets a topic past the view, until the view takes it back."""
+        """An async view subscribes its browser to topics, and unsubscribes it."""
 
         @accept_websocket
         async def view(request: Request) -> None:
@@ -158,7 +158,7 @@ class SubscribeTests(TopicTestCase):
         self.check()
 
     def test_blocking(self) -> None:
-        """It is the same for a view in a thread."""
+        """A blocking view subscribes its browser to topics, and unsubscribes it."""
 
         @require_websocket
         def view(request: Request) -> None:
@@ -173,7 +173,7 @@ class SubscribeTests(TopicTestCase):
         self.check()
 
     def check(self) -> None:
-        """Subscribe, resume, unsubscribe."""
+        """Let the view subscribe, resume and unsubscribe."""
         browser = self.daemon.connect("/view")
         ids = self.publish_many("t", ["old", "missed"])
         browser.send("subscribe t")

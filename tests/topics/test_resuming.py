@@ -1,4 +1,4 @@
-"""Nothing is lost, nothing comes twice: subscribers that come and go, in any order of events."""
+"""No gap and no repeat: subscribers come, leave and resume in random interleavings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.subscription import Subscription
 from tests.listeners import TRANSPORTS, Listener, Run, sequel, split
 
-# So that a run says the same on every machine; each test takes some seconds.
+# Every run has the same examples on every machine; each test takes some seconds.
 FUZZ = settings(
     derandomize=True,
     database=None,
@@ -31,23 +31,20 @@ FUZZ = settings(
 )
 
 
-class LatePast:
-    """A history whose answers come when the test wants them to: as if they came over a network.
-
-    What is published reaches the hub late as well, but in order.
-    """
+class LateSource:
+    """A source whose answers and publications arrive when the test decides, as over a network."""
 
     def __init__(self, history: History) -> None:
         self.history = history
         self.hub: Hub | None = None
-        self.questions: deque[tuple[Deferred[Replay], Callable[[], Replay]]] = deque()
+        self.reads: deque[tuple[Deferred[Replay], Callable[[], Replay]]] = deque()
         self.answers: deque[tuple[Deferred[Replay], Replay]] = deque()
-        self.news: deque[Publication] = deque()
+        self.publications: deque[Publication] = deque()
 
     def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
-        """Take a question; it is answered in two steps."""
+        """Take a read; it is answered in two steps."""
         asked: Deferred[Replay] = Deferred()
-        self.questions.append((asked, lambda: self.history.replay(topic, after, 3000)))
+        self.reads.append((asked, lambda: self.history.replay(topic, after, 3000)))
         return asked
 
     def follow(self, topic: str) -> None:
@@ -55,58 +52,58 @@ class LatePast:
         self.history.hold(topic)
 
     def unfollow(self, topic: str) -> None:
-        """Let it go."""
+        """Let the topic expire."""
         self.history.release(topic)
 
     def publish(self, topic: str, data: str) -> Id:
-        """Publish; nobody hears it yet."""
+        """Publish; the hub does not get it yet."""
         publication = self.history.add(topic, data)
-        self.news.append(publication)
+        self.publications.append(publication)
         return publication.id
 
     def look_up(self) -> None:
-        """Find the answer to the oldest question."""
-        if self.questions:
-            asked, question = self.questions.popleft()
-            self.answers.append((asked, question()))
+        """Read the history for the oldest pending read."""
+        if self.reads:
+            asked, read = self.reads.popleft()
+            self.answers.append((asked, read()))
 
     def answer(self) -> None:
-        """Give the oldest answer."""
+        """Answer the oldest read that was looked up."""
         if self.answers:
             asked, replay = self.answers.popleft()
             asked.callback(replay)
 
-    def tell(self) -> None:
-        """Let the hub have the oldest news."""
-        if self.news:
+    def pass_on(self) -> None:
+        """Pass the oldest publication to the hub."""
+        if self.publications:
             assert self.hub is not None
-            self.hub.deliver(self.news.popleft())
+            self.hub.deliver(self.publications.popleft())
 
     def settle(self) -> None:
-        """Let everything arrive."""
-        while self.questions or self.answers or self.news:
+        """Let all answers and publications arrive."""
+        while self.reads or self.answers or self.publications:
             self.look_up()
             self.answer()
-            self.tell()
+            self.pass_on()
             assert self.hub is not None
             self.hub.flush()
 
     def lose(self) -> None:
-        """Let the hub miss the oldest news; what comes next shows that it did."""
-        if self.news:
-            self.news.popleft()
+        """Drop the oldest publication; the next one shows the gap."""
+        if self.publications:
+            self.publications.popleft()
 
 
-class Reader:
-    """A subscriber that has room for so many, and none again until it is given some.
+class SlowSubscriber:
+    """A subscriber with little room, which gets more only when a test gives it some.
 
-    :param plain: whether it has something like a socket, so that it need not be asked each time.
+    :param direct: whether it can be written to directly.
     """
 
-    def __init__(self, after: Id | None, *, plain: bool) -> None:
+    def __init__(self, after: Id | None, *, direct: bool) -> None:
         self.after = after
-        self.plain = plain
-        # What has come of a publication whose rest is still to come.
+        self.direct = direct
+        # The received part of a line that is not complete yet.
         self.piece = b""
         self.room = 2
         self.run: Run | None = None
@@ -116,26 +113,26 @@ class Reader:
         self.subscription: Subscription | None = None
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
-        """Begin, once."""
+        """Record where the subscription begins; it does so once."""
         assert self.run is None
         assert not self.left
         self.run = Run(None if self.after is None else str(self.after), str(id), recovered, [])
 
     def deliver(self, batch: Batch) -> None:
-        """Take some."""
+        """Take publications."""
         assert self.run is not None
         assert not self.lost
         assert not self.left
         self._take(b"".join(map(line, batch)))
 
     def direct_write(self) -> DirectWrite | None:
-        """Take lines without being asked, as long as there is room."""
-        if not (self.plain and self.room > 0):
+        """Return how to write directly, if it may be written to so and has room."""
+        if not (self.direct and self.room > 0):
             return None
         return DirectWrite(line, self._send, self._take, self.traffic)
 
     def _send(self, lines: bytes) -> int:
-        """Take what there is room for; the first that there is none for, by half."""
+        """Take what there is room for, and half of the first publication without room."""
         assert not (self.piece or self.lost or self.left)
         if self.room <= 0:
             raise BlockingIOError
@@ -145,7 +142,7 @@ class Reader:
         return len(taken)
 
     def _take(self, data: bytes) -> None:
-        """Take whole lines apart."""
+        """Record complete lines."""
         assert self.run is not None
         *lines, self.piece = (self.piece + data).split(b"\n")
         for one in lines:
@@ -154,15 +151,15 @@ class Reader:
             self.run.got.append((id, text))
 
     def has_room(self) -> bool:
-        """Whether there is room left."""
+        """Return whether there is room left."""
         return self.room > 0
 
     def keeps_up(self) -> bool:
-        """Whether what comes now finds room."""
+        """Return whether there is room left."""
         return self.room > 0
 
     def subscription_lost(self) -> None:
-        """End."""
+        """Record the end."""
         self.lost = True
 
     @property
@@ -175,15 +172,15 @@ class Reader:
 
 
 def line(publication: Publication) -> bytes:
-    """A publication as readers have it."""
+    """Render a publication as one line."""
     return f"{publication.id} {publication.data!s}\n".encode()
 
 
 class ResumingTestCase(SynchronousTestCase):
-    """What must be true of everything that any subscriber got."""
+    """What must be true of everything that a subscriber received."""
 
     def check(self, run: Run, published: dict[str, str]) -> None:
-        """A run begins where it was told, and has no gap, no repeat and nothing else."""
+        """Check that a run begins at its id, and has no gaps, no repeats and nothing else."""
         if run.begun is not None:
             self.assertEqual([id for id, _ in run.got], list(sequel(run.begun, len(run.got))))
             if run.recovered:
@@ -191,7 +188,7 @@ class ResumingTestCase(SynchronousTestCase):
             for id, data in run.got:
                 self.assertEqual(published[str(id)], data)
             return
-        # Without ids: what was published is unlike, so it says where it stands.
+        # Without ids: all data is different, so it identifies the publication.
         ids = {data: id for id, data in published.items()}
         got = [ids[str(data)] for _, data in run.got]
         if got:
@@ -200,13 +197,13 @@ class ResumingTestCase(SynchronousTestCase):
 
 
 class HubTests(ResumingTestCase):
-    """The hub, with a past that answers late."""
+    """The hub, with a source that answers late."""
 
     def test_interleavings(self) -> None:
-        """However publishing, answers, room, leaving and coming back are mixed: no gap."""
-        late = ["publish", "look_up", "answer", "tell"]
+        """Publications, answers, room, leaving and resuming in random order leave no gap."""
+        late = ["publish", "look_up", "answer", "pass_on"]
         step = st.one_of(
-            st.sampled_from([*late, *late, "turn", "hear", "settle", "expire", "lose"]),
+            st.sampled_from([*late, *late, "turn", "arrive", "settle", "expire", "lose"]),
             st.tuples(
                 st.sampled_from(["come back", "come back", "leave", "room"]), st.integers(0, 2)
             ),
@@ -225,65 +222,65 @@ class HubTests(ResumingTestCase):
             self.play(steps, retention)
 
         play()
-        # A test of chance may miss what it is for; this one has met all of it, and often.
+        # A random test may miss its purpose: check that it has met every situation, and often.
         for situation in (
             "resumed",
-            "told of a gap",
+            "not recovered",
             "fell behind",
             "went live again",
-            "published while somebody was reading",
+            "published during a read",
             "cut off",
-            "left while reading",
+            "left during a read",
             "joined a group",
             "left its group",
         ):
             self.assertGreater(self.seen[situation], 20, (situation, self.seen))
 
     def play(self, steps: list[Any], retention: Retention) -> None:
-        """Take the steps, then let everything arrive."""
+        """Run the steps, then let everything arrive."""
         clock = Clock()
         epochs = iter(range(10_000))
-        past = LatePast(History(clock, retention, lambda: f"e{next(epochs)}"))
-        hub = past.hub = Hub(past, clock)
+        source = LateSource(History(clock, retention, lambda: f"e{next(epochs)}"))
+        hub = source.hub = Hub(source, clock)
         published: dict[str, str] = {}
-        here: list[Reader | None] = [None] * 4
+        here: list[SlowSubscriber | None] = [None] * 4
         last: list[Id | None] = [None] * 4
-        everybody: list[Reader] = []
+        subscribers: list[SlowSubscriber] = []
         behind: set[Subscription] = set()
         known = 0
         grouped: set[Subscription] = set()
         for step in steps:
             match step:
-                case "publish" | "hear":
-                    if past.questions or past.answers:
-                        self.seen["published while somebody was reading"] += 1
+                case "publish" | "arrive":
+                    if source.reads or source.answers:
+                        self.seen["published during a read"] += 1
                     data = f"{len(published)}"
-                    published[str(past.publish("t", data))] = data
-                    if step == "hear":
-                        past.settle()
+                    published[str(source.publish("t", data))] = data
+                    if step == "arrive":
+                        source.settle()
                 case "turn":
                     hub.flush()
                 case "settle":
-                    past.settle()
+                    source.settle()
                 case "expire":
                     clock.advance(4)
-                case "look_up" | "answer" | "tell" | "lose":
-                    getattr(past, step)()
+                case "look_up" | "answer" | "pass_on" | "lose":
+                    getattr(source, step)()
                 case (what, place):
-                    reader = here[place]
-                    if what == "room" and reader and reader.subscription:
-                        reader.room += 3
-                        reader.subscription.resume()
-                    elif what == "leave" and reader and reader.subscription:
-                        if reader.subscription._reading:
-                            self.seen["left while reading"] += 1
-                        reader.subscription.cancel()
-                        reader.left = True
-                        last[place], here[place] = reader.last, None
-                    elif what == "come back" and reader is None:
-                        reader = here[place] = Reader(last[place], plain=place == 0)
-                        everybody.append(reader)
-                        reader.subscription = hub.subscribe("t", reader, last[place])
+                    subscriber = here[place]
+                    if what == "room" and subscriber and subscriber.subscription:
+                        subscriber.room += 3
+                        subscriber.subscription.resume()
+                    elif what == "leave" and subscriber and subscriber.subscription:
+                        if subscriber.subscription._reading:
+                            self.seen["left during a read"] += 1
+                        subscriber.subscription.cancel()
+                        subscriber.left = True
+                        last[place], here[place] = subscriber.last, None
+                    elif what == "come back" and subscriber is None:
+                        subscriber = here[place] = SlowSubscriber(last[place], direct=place == 0)
+                        subscribers.append(subscriber)
+                        subscriber.subscription = hub.subscribe("t", subscriber, last[place])
             now = {one.subscription for one in here if one and one.subscription}
             now = {one for one in now if one._group is not None}
             self.seen["joined a group"] += len(now - grouped)
@@ -292,40 +289,40 @@ class HubTests(ResumingTestCase):
             behind.update(hub._context.lagging)
             self.seen["fell behind"] += len(behind) - known
             known = len(behind)
-        for reader in everybody:
-            reader.room = 1 << 30
-            assert reader.subscription
-            reader.subscription.resume()
+        for subscriber in subscribers:
+            subscriber.room = 1 << 30
+            assert subscriber.subscription
+            subscriber.subscription.resume()
         data = "the last shows what was missed"
-        published[str(past.publish("t", data))] = data
-        past.settle()
-        for reader in everybody:
-            if reader.run is not None:
-                self.check(reader.run, published)
-                if reader.after is not None:
-                    self.seen["resumed" if reader.run.recovered else "told of a gap"] += 1
-            self.assertEqual(reader.piece, b"")
-            self.seen["cut off"] += reader.lost
-            if reader.subscription in behind and not (reader.lost or reader.left):
+        published[str(source.publish("t", data))] = data
+        source.settle()
+        for subscriber in subscribers:
+            if subscriber.run is not None:
+                self.check(subscriber.run, published)
+                if subscriber.after is not None:
+                    self.seen["resumed" if subscriber.run.recovered else "not recovered"] += 1
+            self.assertEqual(subscriber.piece, b"")
+            self.seen["cut off"] += subscriber.lost
+            if subscriber.subscription in behind and not (subscriber.lost or subscriber.left):
                 self.seen["went live again"] += 1
-        # Who is still here and was not told of a gap has everything up to the end.
-        for reader in here:
-            if reader is not None and not reader.lost:
-                self.assertEqual(str(reader.last), str(past.history.describe("t")[0]))
-            if reader is not None and reader.subscription:
-                reader.subscription.cancel()
+        # A subscriber that was not lost has received everything up to the end.
+        for subscriber in here:
+            if subscriber is not None and not subscriber.lost:
+                self.assertEqual(str(subscriber.last), str(source.history.describe("t")[0]))
+            if subscriber is not None and subscriber.subscription:
+                subscriber.subscription.cancel()
         self.assertEqual(hub.topics(), [])
         clock.advance(10)
         clock.advance(10)
-        self.assertEqual((len(past.history), past.history.bytes), (0, 0))
+        self.assertEqual((len(source.history), source.history.bytes), (0, 0))
         self.assertEqual(clock.getDelayedCalls(), [])
 
 
 class DaemonTests(ResumingTestCase):
-    """The whole daemon, by every transport."""
+    """The whole daemon, over every transport."""
 
     def test_interleavings(self) -> None:
-        """However publishing, stalling, leaving and resuming by another way are mixed: no gap."""
+        """Publications, stalls, leaving and resuming over another transport leave no gap."""
         places, ways = st.integers(0, 2), st.integers(0, len(TRANSPORTS) - 1)
         step = st.one_of(
             st.tuples(st.just("publish"), st.sampled_from([1, 1, 2, 5]), st.booleans()),
@@ -350,15 +347,15 @@ class DaemonTests(ResumingTestCase):
                 self.play(daemon, steps)
 
         play()
-        for situation in ("resumed", "told of a gap"):
+        for situation in ("resumed", "not recovered"):
             self.assertGreater(self.seen[situation], 20, (situation, self.seen))
 
     def play(self, daemon: Daemon, steps: list[Any]) -> None:
-        """Take the steps, then let everybody read to the end."""
+        """Run the steps, then let all clients read to the end."""
         published: dict[str, str] = {}
         here: list[Listener | None] = [None] * 4
         last: list[str | None] = [None] * 4
-        everybody: list[Listener] = []
+        listeners: list[Listener] = []
 
         def publish(data: str) -> None:
             answer = daemon.request("POST", "/topics/t", body=data.encode(), control=True)
@@ -381,7 +378,7 @@ class DaemonTests(ResumingTestCase):
                     if here[place] is None:
                         listener = TRANSPORTS[way](daemon, "t", last[place])
                         here[place] = listener
-                        everybody.append(listener)
+                        listeners.append(listener)
                 case ("come back", place, way):
                     listener = here[place]
                     if listener is not None:
@@ -389,7 +386,7 @@ class DaemonTests(ResumingTestCase):
                         listener.leave()
                     publish(f"{len(published)} meanwhile")
                     listener = here[place] = TRANSPORTS[way](daemon, "t", last[place])
-                    everybody.append(listener)
+                    listeners.append(listener)
                 case ("wait", seconds):
                     daemon.advance(seconds)
                 case (what, place):
@@ -403,25 +400,25 @@ class DaemonTests(ResumingTestCase):
                         listener.stall()
                     else:
                         listener.resume()
-        for listener in everybody:
+        for listener in listeners:
             listener.resume()
-        # Two more: one that a poll may take with it, one that nobody may miss.
+        # Two more: one that may end a poll, and one that no client may miss.
         for data in ("last but one", "last"):
             publish(data)
             for one in here:
                 if one is not None:
                     one.resume()
-        for listener in everybody:
+        for listener in listeners:
             for run in listener.runs:
                 self.check(run, published)
                 if run.after is not None and run.begun is not None:
-                    self.seen["resumed" if run.recovered else "told of a gap"] += 1
+                    self.seen["resumed" if run.recovered else "not recovered"] += 1
         for listener in here:
             if listener is not None and not listener.gone:
                 self.assertEqual(listener.data[-1], "last")
 
     def last(self, listener: Listener, published: dict[str, str]) -> str | None:
-        """The id that a client has, or that of its last data."""
+        """Return the last id of a client, looked up by its data if it gets no ids."""
         if listener.tells or not listener.data:
             return listener.last or listener.after
         ids = {data: id for id, data in published.items()}

@@ -17,7 +17,7 @@ from pushd.topics.fanout import DirectWrite, Form
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription
 from pushd.views.request import Request, accept_websocket
-from tests.audience import HubTestCase, Listener
+from tests.hub_case import HubTestCase, RecordingSubscriber
 from tests.kernel import Server, open_websocket
 from tests.peer import TEXT, close_frame, frame
 
@@ -41,7 +41,7 @@ def loud(publication: Publication) -> bytes:
     return str(publication.data).upper().encode()
 
 
-class DirectListener(Listener):
+class DirectSubscriber(RecordingSubscriber):
     """A subscriber that can be written to directly as long as its socket takes something."""
 
     def __init__(self, form: Form = plain) -> None:
@@ -70,10 +70,10 @@ class DirectListener(Listener):
 class SubscriberListTests(HubTestCase):
     """How subscribers join groups and leave them."""
 
-    def listen_directly(self, form: Form = plain) -> tuple[DirectListener, Subscription]:
-        """Subscribe a listener that can be written to directly."""
-        listener = DirectListener(form)
-        return listener, self.subscribe(listener)
+    def listen_directly(self, form: Form = plain) -> tuple[DirectSubscriber, Subscription]:
+        """Subscribe a subscriber that can be written to directly."""
+        subscriber = DirectSubscriber(form)
+        return subscriber, self.subscribe(subscriber)
 
     def test_join(self) -> None:
         """From its second publication on, a subscriber is written to directly, in its own form."""
@@ -119,7 +119,7 @@ class SubscriberListTests(HubTestCase):
 
     def test_leave_group(self) -> None:
         """A subscriber that leaves its group misses nothing and gets nothing twice."""
-        listener, subscription = self.listen_directly()
+        subscriber, subscription = self.listen_directly()
         subscription.leave_group()
         self.publish("a")
         self.publish("b")
@@ -127,7 +127,7 @@ class SubscriberListTests(HubTestCase):
         subscription.leave_group()
         self.publish("c")
         self.publish("d")
-        self.assertEqual((listener.events[1:], listener.written), (["a", "c"], ["b", "d"]))
+        self.assertEqual((subscriber.events[1:], subscriber.written), (["a", "c"], ["b", "d"]))
 
     def test_cancel(self) -> None:
         """A cancelled member gets nothing more, and the last one takes the topic with it."""
@@ -145,10 +145,10 @@ class SubscriberListTests(HubTestCase):
         second, _ = self.listen_directly(loud)
         self.publish("a")
         self.publish("b")
-        self.past.history.add("t", "missed")
+        self.source.history.add("t", "missed")
         self.publish("c")
-        for listener in (first, second):
-            self.assertEqual(listener.events[1:], ["a", "missed", "c"])
+        for subscriber in (first, second):
+            self.assertEqual(subscriber.events[1:], ["a", "missed", "c"])
         self.publish("d")
         self.publish("e")
         self.assertEqual(first.written, ["b", "e"])
@@ -169,9 +169,9 @@ class SubscriberListTests(HubTestCase):
         """A subscriber ahead of the group stays outside of it until the group has caught up."""
         first, _ = self.listen_directly()
         self.publish("a")
-        self.hub.deliver(self.past.history.add("t", "b"))
+        self.hub.deliver(self.source.history.add("t", "b"))
         # It has read "b" from the history by the time that "b" is delivered.
-        second = DirectListener()
+        second = DirectSubscriber()
         subscription = self.subscribe(second, "e1:0")
         self.assertEqual(second.events[1:], ["a", "b"])
         self.hub.flush()
@@ -199,16 +199,16 @@ class SubscriberListTests(HubTestCase):
 
     def test_flush_counters(self) -> None:
         """What was written directly is counted on each connection once that is asked for."""
-        listener, subscription = self.listen_directly()
+        subscriber, subscription = self.listen_directly()
         self.listen(topic="u")
         for text in ("a", "bc", "def"):
             self.publish(text)
-        self.assertEqual(listener.traffic.messages_out, 0)
+        self.assertEqual(subscriber.traffic.messages_out, 0)
         self.hub.flush_counters()
-        self.assertEqual((listener.traffic.messages_out, listener.traffic.bytes_out), (2, 5))
+        self.assertEqual((subscriber.traffic.messages_out, subscriber.traffic.bytes_out), (2, 5))
         self.publish("g")
         subscription.cancel()
-        self.assertEqual((listener.traffic.messages_out, listener.traffic.bytes_out), (3, 6))
+        self.assertEqual((subscriber.traffic.messages_out, subscriber.traffic.bytes_out), (3, 6))
 
 
 class SocketTests(SynchronousTestCase):

@@ -1,4 +1,4 @@
-"""From the past to what comes, each publication once, at the pace of whoever listens."""
+"""From history to live publications: each once, as fast as the subscriber takes them."""
 
 from __future__ import annotations
 
@@ -8,179 +8,179 @@ from pushd.errors import Unavailable
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.subscribers import SubscriberList
 from pushd.topics.subscription import LAG_TIMEOUT, Subscription
-from tests.audience import Failing, HubTestCase, Listener
+from tests.hub_case import Failing, HubTestCase, RecordingSubscriber
 
 
 class SubscriptionTests(HubTestCase):
-    """From the past to what comes."""
+    """A subscription in each of its states."""
 
     def test_live(self) -> None:
-        """One who is new hears what comes, of this topic only."""
+        """A new subscriber receives what is published from now on, of this topic only."""
         self.publish("before")
-        listener = self.listen()
+        subscriber = self.listen()
         self.publish("1")
         self.publish("x", "other")
         self.publish("2")
-        self.assertEqual(listener.events, ["t from e1:1", "1", "2"])
+        self.assertEqual(subscriber.events, ["t from e1:1", "1", "2"])
 
     def test_resume(self) -> None:
-        """One who was here hears what was missed, then what comes."""
+        """A subscriber that resumes receives what it missed, then live publications."""
         self.publish("1")
         self.publish("2")
-        listener = self.listen("e1:1")
+        subscriber = self.listen("e1:1")
         self.publish("3")
-        self.assertEqual(listener.events, ["t from e1:1 recovered", "2", "3"])
+        self.assertEqual(subscriber.events, ["t from e1:1 recovered", "2", "3"])
 
     def test_not_recovered(self) -> None:
-        """One whose past is not kept is told, and hears what comes."""
+        """A subscriber whose history is not kept learns that, and receives live publications."""
         self.publish("1")
-        listener = self.listen("e9:1")
+        subscriber = self.listen("e9:1")
         self.publish("2")
-        self.assertEqual(listener.events, ["t from e1:1", "2"])
+        self.assertEqual(subscriber.events, ["t from e1:1", "2"])
 
     def test_pace(self) -> None:
-        """What was missed comes as there is room for it, and what comes meanwhile behind it."""
+        """History is delivered as there is room; what is published meanwhile comes after it."""
         for data in "1234":
             self.publish(data)
-        listener = self.listen("e1:0", room=2)
-        self.assertEqual(listener.events[1:], ["1", "2"])
+        subscriber = self.listen("e1:0", room=2)
+        self.assertEqual(subscriber.events[1:], ["1", "2"])
         self.publish("5")
-        self.assertEqual(listener.events[1:], ["1", "2"])
-        listener.room = 1
+        self.assertEqual(subscriber.events[1:], ["1", "2"])
+        subscriber.room = 1
         self.last.resume()
-        self.assertEqual(listener.events[1:], ["1", "2", "3"])
-        listener.room = 10
+        self.assertEqual(subscriber.events[1:], ["1", "2", "3"])
+        subscriber.room = 10
         self.last.resume()
         self.publish("6")
-        self.assertEqual(listener.events[1:], list("123456"))
+        self.assertEqual(subscriber.events[1:], list("123456"))
 
     def test_no_room_at_all(self) -> None:
-        """One who wants the past but has no room is told nothing until there is some."""
+        """Without room, a subscriber that resumes gets nothing until it has some."""
         self.publish("1")
-        listener = self.listen("e1:0", room=0)
+        subscriber = self.listen("e1:0", room=0)
         self.publish("2")
-        self.assertEqual((listener.events, self.past.asked), ([], 0))
-        listener.room = 5
+        self.assertEqual((subscriber.events, self.source.reads), ([], 0))
+        subscriber.room = 5
         self.last.resume()
-        self.assertEqual(listener.events, ["t from e1:0 recovered", "1", "2"])
+        self.assertEqual(subscriber.events, ["t from e1:0 recovered", "1", "2"])
 
-    def test_no_room_for_what_comes(self) -> None:
-        """One who is new begins now, room or not, and what comes is for it to judge."""
-        listener = self.listen(room=0)
+    def test_new_without_room(self) -> None:
+        """A new subscription begins now even without room; keeping up is what counts then."""
+        subscriber = self.listen(room=0)
         self.publish("1")
-        self.assertEqual(listener.events, ["t from e1:0", "1"])
+        self.assertEqual(subscriber.events, ["t from e1:0", "1"])
 
     def test_falls_behind(self) -> None:
-        """Who can't take what comes reads it from the past, and is up to date again."""
-        listener = self.listen(room=2)
-        listener.fast = False
+        """A subscriber that does not keep up reads the history, and is live again."""
+        subscriber = self.listen(room=2)
+        subscriber.fast = False
         for data in "12345":
             self.publish(data)
-        self.assertEqual(listener.events, ["t from e1:0", "1", "2"])
-        listener.room = 2
+        self.assertEqual(subscriber.events, ["t from e1:0", "1", "2"])
+        subscriber.room = 2
         self.last.resume()
-        self.assertEqual(listener.events[3:], ["3", "4"])
-        listener.room = 5
+        self.assertEqual(subscriber.events[3:], ["3", "4"])
+        subscriber.room = 5
         self.last.resume()
         self.publish("6")
-        self.assertEqual(listener.events[3:], ["3", "4", "5", "6"])
-        self.assertEqual(self.past.asked, 3)
-        listener.room = 0
-        self.past.history.add("t", "7")
+        self.assertEqual(subscriber.events[3:], ["3", "4", "5", "6"])
+        self.assertEqual(self.source.reads, 3)
+        subscriber.room = 0
+        self.source.history.add("t", "7")
         self.publish("8")
-        listener.room = 5
+        subscriber.room = 5
         self.last.resume()
-        self.assertEqual(listener.events[7:], ["7", "8"])
+        self.assertEqual(subscriber.events[7:], ["7", "8"])
         self.assertEqual(list(self.hub._context.lagging), [])
 
     def test_stays_behind(self) -> None:
-        """Who reads nothing for some time is ended; who reads a little is not."""
-        listener, other = self.listen(room=0), self.listen(room=0)
-        listener.fast = other.fast = False
+        """A subscriber that reads nothing is cut off after a while; one that reads some is not."""
+        subscriber, other = self.listen(room=0), self.listen(room=0)
+        subscriber.fast = other.fast = False
         self.publish("1")
-        self.past.clock.advance(LAG_TIMEOUT - 1)
+        self.source.clock.advance(LAG_TIMEOUT - 1)
         self.publish("2")
         other.room = 1
         self.assertEqual(self.hub.count("t"), 2)
-        self.past.clock.advance(1)
-        self.assertEqual(listener.events, ["t from e1:0", "lost"])
+        self.source.clock.advance(1)
+        self.assertEqual(subscriber.events, ["t from e1:0", "lost"])
         self.assertEqual(other.events, ["t from e1:0", "1"])
         self.assertEqual(self.hub.count("t"), 1)
         other.room = 5
         self.last.resume()
         self.assertEqual(other.events, ["t from e1:0", "1", "2"])
 
-    def test_leaves_behind(self) -> None:
-        """Who leaves while it is behind leaves no timer."""
-        listener = self.listen(room=0)
-        listener.fast = False
+    def test_cancelled_while_lagging(self) -> None:
+        """A subscription that is cancelled while it lags leaves no timer."""
+        subscriber = self.listen(room=0)
+        subscriber.fast = False
         self.publish("1")
         self.assertEqual(list(self.hub._context.lagging), [self.last])
         self.last.cancel()
         self.assertEqual(list(self.hub._context.lagging), [])
 
     def test_resume_in_vain(self) -> None:
-        """Room that nobody waits for changes nothing."""
-        listener = self.listen()
+        """``resume`` does nothing for a live or ended subscription."""
+        subscriber = self.listen()
         self.last.resume()
         self.last.cancel()
         self.last.resume()
-        self.assertEqual((listener.events, self.past.asked), (["t from e1:0"], 1))
+        self.assertEqual((subscriber.events, self.source.reads), (["t from e1:0"], 1))
 
-    def test_lost_track(self) -> None:
-        """When what is missing is dropped before it was read, the subscriber is ended."""
+    def test_history_lost(self) -> None:
+        """If the history is dropped before it was read, the subscription ends."""
         self.publish("1")
         self.publish("2")
-        listener = self.listen("e1:0", room=1)
-        self.past.clock.advance(1000)
-        listener.room = 1
+        subscriber = self.listen("e1:0", room=1)
+        self.source.clock.advance(1000)
+        subscriber.room = 1
         self.last.resume()
-        self.assertEqual(listener.events, ["t from e1:0 recovered", "1", "lost"])
+        self.assertEqual(subscriber.events, ["t from e1:0 recovered", "1", "lost"])
         self.assertEqual(self.hub.count("t"), 0)
 
     def test_new_epoch(self) -> None:
-        """When the topic's history is another, the subscriber is ended."""
-        listener = self.listen()
+        """If the epoch changes, the subscription ends."""
+        subscriber = self.listen()
         self.publish("1")
         self.hub.deliver(Publication("t", "2", Id("e9", 2)))
         self.hub.deliver(Publication("t", "3", Id("e9", 3)))
         self.hub.flush()
-        self.assertEqual(listener.events, ["t from e1:0", "1", "lost"])
+        self.assertEqual(subscriber.events, ["t from e1:0", "1", "lost"])
 
     def test_gap(self) -> None:
-        """A publication that was not delivered is read from the past."""
-        listener = self.listen()
-        self.past.history.add("t", "1")
+        """A publication that was not passed to the hub is read from the history."""
+        subscriber = self.listen()
+        self.source.history.add("t", "1")
         self.publish("2")
         self.publish("3")
-        self.assertEqual(listener.events, ["t from e1:0", "1", "2", "3"])
+        self.assertEqual(subscriber.events, ["t from e1:0", "1", "2", "3"])
 
     def test_repeat(self) -> None:
-        """One that is delivered twice is heard once."""
-        listener = self.listen()
+        """A publication that is passed to the hub twice is delivered once."""
+        subscriber = self.listen()
         self.hub.deliver(self.publish("1"))
-        self.assertEqual(listener.events, ["t from e1:0", "1"])
+        self.assertEqual(subscriber.events, ["t from e1:0", "1"])
 
-    def test_failing_past(self) -> None:
-        """When the past can't be read, the log says why, and the subscriber is ended."""
-        self.past.failure = Failing()
-        listener = self.listen("e1:0")
-        self.assertEqual(listener.events, ["lost"])
+    def test_failing_read(self) -> None:
+        """If reading the history fails, that is logged, and the subscription ends."""
+        self.source.failure = Failing()
+        subscriber = self.listen("e1:0")
+        self.assertEqual(subscriber.events, ["lost"])
         self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
         self.assertEqual(self.hub.count("t"), 0)
 
-    def test_past_away(self) -> None:
-        """When the past is away, the subscriber is ended; the log has that from the broker."""
-        self.past.failure = Unavailable()
+    def test_unavailable(self) -> None:
+        """If the broker is unavailable, the subscription ends; the broker logs that by itself."""
+        self.source.failure = Unavailable()
         self.assertEqual(self.listen("e1:0").events, ["lost"])
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_missed(self) -> None:
-        """Those who have not heard what can't be had are ended, the others not."""
+    def test_end_at_gap(self) -> None:
+        """A gap ends the subscriptions that lack something before it, and no others."""
         first, second = self.listen(), self.listen()
         self.publish("1")
-        for missed in (Id("e1", 1), Id("e1", 0)):
-            self.hub.end_at_gap("t", missed)
+        for last in (Id("e1", 1), Id("e1", 0)):
+            self.hub.end_at_gap("t", last)
         self.hub.end_at_gap("u", Id("e2", 2))
         self.assertEqual((first.events[1:], second.events[1:]), (["1"], ["1"]))
         self.hub.end_at_gap("t", Id("e1", 3))
@@ -189,18 +189,18 @@ class SubscriptionTests(HubTestCase):
         self.hub.end_at_gap("t", Id("e2", 0))
         self.assertEqual(third.events[1:], ["lost"])
 
-    def test_missed_while_catching_up(self) -> None:
-        """One that still reads finds out by itself."""
+    def test_gap_while_catching_up(self) -> None:
+        """A subscription that catches up does not end: its next read shows the gap, if any."""
         self.publish("1")
-        listener = self.listen("e1:0", room=0)
+        subscriber = self.listen("e1:0", room=0)
         self.hub.end_at_gap("t", Id("e1", 1))
         self.publish("2")
-        listener.room = 5
+        subscriber.room = 5
         self.last.resume()
-        self.assertEqual(listener.events, ["t from e1:0 recovered", "1", "2"])
+        self.assertEqual(subscriber.events, ["t from e1:0 recovered", "1", "2"])
 
-    def test_missed_and_failing(self) -> None:
-        """One that fails when it is told of it is logged; the others are told."""
+    def test_gap_and_failure(self) -> None:
+        """A subscriber that raises when a gap ends it is logged; the others end, too."""
 
         def fail_at(event: str) -> None:
             if event == "lost":
@@ -213,34 +213,34 @@ class SubscriptionTests(HubTestCase):
         self.assertEqual(second.events[-1], "lost")
         self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
 
-    def test_epoch_changes_while_it_reads(self) -> None:
-        """What is published in a new epoch while the old one is read is not taken for heard."""
+    def test_new_epoch_during_a_read(self) -> None:
+        """A publication of a new epoch during a read of the old one does not count as delivered."""
         asked: list[Deferred[Replay]] = []
 
         def replay(*_: object) -> Deferred[Replay]:
             asked.append(Deferred())
             return asked[-1]
 
-        self.patch(self.past, "replay", replay)
-        listener = self.listen("e1:5")
+        self.patch(self.source, "replay", replay)
+        subscriber = self.listen("e1:5")
         self.hub.deliver(Publication("t", "new", Id("e9", 1)))
         self.hub.flush()
         old, new = Id("e1", 5), Id("e9", 1)
         asked[0].callback(Replay(old, True, (), old))
-        self.assertEqual(listener.events, ["t from e1:5 recovered"])
+        self.assertEqual(subscriber.events, ["t from e1:5 recovered"])
         asked[1].callback(Replay(new, False, (), new))
-        self.assertEqual(listener.events[1:], ["lost"])
+        self.assertEqual(subscriber.events[1:], ["lost"])
 
-    def test_old_news_while_it_reads(self) -> None:
-        """And the other way round: late news of an epoch that is over does no harm."""
+    def test_old_epoch_during_a_read(self) -> None:
+        """A late publication of an old epoch during a read of the new one is ignored."""
         asked: list[Deferred[Replay]] = []
 
         def replay(*_: object) -> Deferred[Replay]:
             asked.append(Deferred())
             return asked[-1]
 
-        self.patch(self.past, "replay", replay)
-        listener = self.listen()
+        self.patch(self.source, "replay", replay)
+        subscriber = self.listen()
         self.hub.deliver(Publication("t", "old", Id("e1", 9)))
         self.hub.flush()
         new = Id("e2", 0)
@@ -248,46 +248,46 @@ class SubscriptionTests(HubTestCase):
         asked[1].callback(Replay(new, True, (), new))
         self.hub.deliver(Publication("t", "1", Id("e2", 1)))
         self.hub.flush()
-        self.assertEqual(listener.events, ["t from e2:0", "1"])
+        self.assertEqual(subscriber.events, ["t from e2:0", "1"])
 
-    def test_left_before_it_failed(self) -> None:
-        """One who has left by then is told nothing, but the log is."""
+    def test_cancelled_before_a_failure(self) -> None:
+        """If a read fails after the subscription was cancelled, that is only logged."""
         asked: Deferred[Replay] = Deferred()
-        self.patch(self.past, "replay", lambda *_: asked)
-        listener = self.listen("e1:0")
+        self.patch(self.source, "replay", lambda *_: asked)
+        subscriber = self.listen("e1:0")
         self.last.cancel()
         asked.errback(Failing())
-        self.assertEqual(listener.events, [])
+        self.assertEqual(subscriber.events, [])
         self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
 
-    def test_left_before_it_began(self) -> None:
-        """One who has left before the past was there is told nothing."""
+    def test_cancelled_before_the_first_read(self) -> None:
+        """A subscription that is cancelled before its first read ends gets nothing."""
         asked: Deferred[Replay] = Deferred()
-        self.patch(self.past, "replay", lambda *_: asked)
-        listener = self.listen("e1:0")
+        self.patch(self.source, "replay", lambda *_: asked)
+        subscriber = self.listen("e1:0")
         self.last.cancel()
         asked.callback(Replay(Id("e1", 0), True, (), Id("e1", 0)))
-        self.assertEqual(listener.events, [])
+        self.assertEqual(subscriber.events, [])
 
-    def test_leaves_in_between(self) -> None:
-        """One who leaves while the past is handed over gets no more of it."""
+    def test_cancelled_during_a_read(self) -> None:
+        """A subscription that is cancelled while history is delivered gets no more of it."""
         for data in "123":
             self.publish(data)
         for until in ("t from e1:0 recovered", "2", "3"):
-            listener = Listener()
-            subscription = Subscription(self.hub._context, "t", listener)
-            self.hub._topics["t"] = audience = SubscriberList()
-            audience.add(subscription)
-            self.past.follow("t")
-            listener.react = lambda event, s=subscription, u=until: event == u and s.cancel()  # type: ignore[misc]
+            subscriber = RecordingSubscriber()
+            subscription = Subscription(self.hub._context, "t", subscriber)
+            self.hub._topics["t"] = topic = SubscriberList()
+            topic.add(subscription)
+            self.source.follow("t")
+            subscriber.react = lambda event, s=subscription, u=until: event == u and s.cancel()  # type: ignore[misc]
             subscription.start(Id("e1", 0))
             self.publish("4")
-            self.assertEqual(listener.events[-1], until)
+            self.assertEqual(subscriber.events[-1], until)
             self.assertEqual(self.hub.topics(), [])
 
-    def test_long_past(self) -> None:
-        """A past of any length is read without a stack of any depth."""
+    def test_long_history(self) -> None:
+        """A history of any length is read without recursion."""
         for _ in range(60_000):
-            self.past.history.add("t", "x")
-        self.assertEqual(self.listen("e1:0").calls, 60_000)
-        self.assertGreater(self.past.asked, 200)
+            self.source.history.add("t", "x")
+        self.assertEqual(self.listen("e1:0").deliveries, 60_000)
+        self.assertGreater(self.source.reads, 200)

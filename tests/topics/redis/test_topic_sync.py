@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.logger import capturedLogs
 
 from pushd.topics.publication import Id, Publication
-from tests.broker_contract import Listener
+from tests.broker_contract import RecordingSubscriber
 from tests.topics.redis.test_broker import BrokerTestCase
 
 
@@ -122,7 +122,7 @@ class FollowingTests(BrokerTestCase):
 class TouchingTests(BrokerTestCase):
     """The expiry of followed topics is renewed."""
 
-    def listen(self) -> Listener:
+    def listen(self) -> RecordingSubscriber:
         """Subscribe, and clear the record of commands."""
         listener = self.start().listen("t")
         self.redis.asked.clear()

@@ -1,4 +1,4 @@
-"""Those who listen to a hub, and the history behind it, which note what they are asked."""
+"""A hub with a history, and a source and subscribers that record what is called."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pushd.topics.subscription import Subscription
 
 
 class Failing(Exception):
-    """What goes wrong in these tests."""
+    """Raised where a test wants something to fail."""
 
 
-class Past:
-    """A history that notes what it is asked."""
+class RecordingSource:
+    """A source that answers from a history at once, and records what is read and followed."""
 
     def __init__(self) -> None:
         epochs = iter(range(1, 100))
@@ -28,98 +28,108 @@ class Past:
         self.clock = Clock()
         self.history = History(self.clock, retention, lambda: f"e{next(epochs)}")
         self.events: list[str] = []
-        self.asked = 0
-        self.given = 0
+        #: The number of reads, and of the publications that they returned.
+        self.reads = 0
+        self.publications = 0
+        #: The exception with which reads fail, if they are to fail.
         self.failure: Exception | None = None
 
     def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
-        """Answer at once."""
-        self.asked += 1
+        """Read the history."""
+        self.reads += 1
         if self.failure is not None:
             return fail(self.failure)
         replay = self.history.replay(topic, after, limit)
-        self.given += len(replay.publications)
+        self.publications += len(replay.publications)
         return succeed(replay)
 
     def follow(self, topic: str) -> None:
-        """Note it."""
+        """Record the call, and keep the topic."""
         self.events.append(f"follow {topic}")
         self.history.hold(topic)
 
     def unfollow(self, topic: str) -> None:
-        """Note it."""
+        """Record the call, and let the topic expire."""
         self.events.append(f"unfollow {topic}")
         self.history.release(topic)
 
 
-class Listener:
-    """A subscriber that notes what it is told, and may do something about it."""
+class RecordingSubscriber:
+    """A subscriber that records what it gets, and may react to it.
+
+    :param room: how many publications it takes.
+    """
 
     def __init__(self, room: int = 1 << 30) -> None:
         self.events: list[str] = []
-        self.calls = 0
+        #: How often something was delivered.
+        self.deliveries = 0
         self.room = room
-        #: Whether it takes what is published now in any case.
+        #: If true, it keeps up no matter how much room it has.
         self.fast = True
+        #: Called with every event.
         self.react: Callable[[str], object] = lambda event: None
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
-        """Note it."""
-        self._note(f"{topic} from {id}{' recovered' if recovered else ''}")
+        """Record where the subscription begins."""
+        self._record(f"{topic} from {id}{' recovered' if recovered else ''}")
 
     def deliver(self, batch: Batch) -> None:
-        """Note it."""
-        self.calls += 1
+        """Record the data of each publication."""
+        self.deliveries += 1
         for publication in batch:
             self.room -= 1
-            self._note(str(publication.data))
+            self._record(str(publication.data))
 
     def has_room(self) -> bool:
-        """Whether there is some left."""
+        """Return whether there is room left."""
         return self.room > 0
 
     def keeps_up(self) -> bool:
-        """Whether it can take what comes now."""
+        """Return whether it keeps up."""
         return self.fast or self.room > 0
 
     def direct_write(self) -> DirectWrite | None:
-        """Always be asked, unless a test says otherwise."""
+        """Return None: it has no socket."""
         return None
 
     def subscription_lost(self) -> None:
-        """Note it."""
-        self._note("lost")
+        """Record the end."""
+        self._record("lost")
 
-    def _note(self, event: str) -> None:
+    def _record(self, event: str) -> None:
         self.events.append(event)
         self.react(event)
 
 
 class HubTestCase(SynchronousTestCase):
-    """A hub, and a history behind it."""
+    """A hub and its source."""
 
     def setUp(self) -> None:
-        """Nobody listens yet."""
-        self.past = Past()
-        self.hub = Hub(self.past, self.past.clock)
+        """Make a hub without subscribers."""
+        self.source = RecordingSource()
+        self.hub = Hub(self.source, self.source.clock)
 
     def publish(self, data: str, topic: str = "t") -> Publication:
-        """Publish as a broker does."""
-        publication = self.past.history.add(topic, data)
+        """Publish as a broker does, and deliver at once."""
+        publication = self.source.history.add(topic, data)
         self.hub.deliver(publication)
         self.hub.flush()
         return publication
 
-    def listen(self, after: str | None = None, topic: str = "t", room: int = 1 << 30) -> Listener:
-        """Subscribe somebody new."""
-        listener = Listener(room)
-        self.subscribe(listener, after, topic)
-        return listener
+    def listen(
+        self, after: str | None = None, topic: str = "t", room: int = 1 << 30
+    ) -> RecordingSubscriber:
+        """Subscribe a new subscriber, and return it."""
+        subscriber = RecordingSubscriber(room)
+        self.subscribe(subscriber, after, topic)
+        return subscriber
 
     def subscribe(
-        self, listener: Listener, after: str | None = None, topic: str = "t"
+        self, subscriber: RecordingSubscriber, after: str | None = None, topic: str = "t"
     ) -> Subscription:
-        """Subscribe."""
+        """Subscribe a subscriber, and return its subscription."""
         id = None if after is None else Id.parse(after)
-        self.last = self.hub.subscribe(topic, listener, id)
+        #: The last subscription made.
+        self.last = self.hub.subscribe(topic, subscriber, id)
         return self.last
