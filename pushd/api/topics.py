@@ -12,7 +12,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pushd.access.authorization import challenge, read_token
-from pushd.access.connections import log_ended, log_opened
+from pushd.access.connections import log_closed, log_opened
 from pushd.access.tokens import Identity
 from pushd.api.longpoll import LongPoll
 from pushd.api.publish import PublishResource, read_topic
@@ -167,13 +167,13 @@ class TopicResource(Resource):
 
         def ended(_: object) -> None:
             subscriber.forget()
-            connections.lost(subscriber)
+            connections.remove(subscriber)
             totals.remove(transport, subscriber.traffic)
             if isinstance(subscriber, EventStream):
-                log_ended(connections, connection, subscriber.ending)
+                log_closed(connections, connection, subscriber.ending)
 
         subject = None if identity is None else identity.subject
-        connection = connections.opened(
+        connection = connections.add(
             subscriber,
             peer=request.peer,
             path=path_of(request),
@@ -181,7 +181,7 @@ class TopicResource(Resource):
             traffic=subscriber.traffic,
         )
         if identity is not None:
-            connections.end_at(
+            connections.close_at(
                 subscriber, self._context.views.authorizer.end_of_connection(identity)
             )
         totals.add(transport, subscriber.traffic)
