@@ -54,12 +54,13 @@ class Closing:
 
 
 NORMAL = Closing(1000)
-GOING_AWAY = Closing(1001, "the server is going away")
+GOING_AWAY = Closing(1001, "server is shutting down")
 TINY_FRAGMENTS = Closing(1008, "too many tiny fragments")
-TOKEN_EXPIRED = Closing(1008, "the token has run out")
+# web/transports.js compares this reason.
+TOKEN_EXPIRED = Closing(1008, "token expired")
 RATE_EXCEEDED = Closing(1008, "too many messages")
-TOO_BIG = Closing(1009, "the message is too big")
+TOO_BIG = Closing(1009, "message too big")
 INTERNAL_ERROR = Closing(1011, "internal error")
-TRY_AGAIN_LATER = Closing(1013, "too slow to follow")
+TRY_AGAIN_LATER = Closing(1013, "client reads too slowly")
 HISTORY_GAP = Closing(1013, "history gap: reconnect with your last id")
 BROKER_UNAVAILABLE = Closing(1013, "temporarily unavailable")

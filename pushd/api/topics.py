@@ -36,7 +36,7 @@ _MAX_WAIT = 60.0
 
 # What a page of an origin that is allowed may send beside the usual.
 _PAGE_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
-_GOING_AWAY = json_refusal(503, "the server is going away", None, {"Retry-After": "1"})
+_GOING_AWAY = json_refusal(503, "server is shutting down", None, {"Retry-After": "1"})
 
 
 class TopicContext:

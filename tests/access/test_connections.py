@@ -267,7 +267,7 @@ class LogTests(SynchronousTestCase):
     def test_stop(self) -> None:
         """The closing line of a stream that ended because the daemon stopped says so."""
         (_, closed), _ = self.lines(lambda _: self.daemon.stop())
-        self.assertIn("closed 1001 after 2.000 s by us: the server is going away;", closed)
+        self.assertIn("closed 1001 after 2.000 s by us: server is shutting down;", closed)
 
     def test_too_slow(self) -> None:
         """The closing line of a client that does not read says that it read too slowly."""
@@ -279,7 +279,7 @@ class LogTests(SynchronousTestCase):
             peer.advance(61, 61)
 
         (_, closed), _ = self.lines(stall)
-        self.assertRegex(closed, r"closed 1013 after \S+ s by us: too slow to follow;")
+        self.assertRegex(closed, r"closed 1013 after \S+ s by us: client reads too slowly;")
 
     def test_long_poll(self) -> None:
         """A long poll is logged as a request, with its duration."""

@@ -73,7 +73,7 @@ class SubscribeTests(TokenTestCase):
             self.assertEqual(answer.status, 401)
             self.assertEqual(answer.headers["WWW-Authenticate"], 'Bearer realm="pushd"')
             self.assertEqual(
-                self.said(answer), {"error": "a token is needed here", "where": "token"}
+                self.said(answer), {"error": "a token is required", "where": "token"}
             )
         refused = self.daemon.connect("/topics/news").refused
         assert refused is not None
