@@ -15,7 +15,7 @@ const RENEW_AT = 0.8;
 // The longest delay of that timer, in seconds: browsers take one above 2 ** 31 ms for zero.
 const MAX_RENEW_DELAY = 1e6;
 // The reason in the server's close frame, with code 1008, if the token has expired.
-const TOKEN_EXPIRED = "the token has run out";
+const TOKEN_EXPIRED = "token expired";
 
 /**
  * Build a WebSocket's address from a path on the server that the page came from.

@@ -36,7 +36,7 @@ class Authorizer:
         """Who somebody is, who has to say it."""
         identity = self.identify(token)
         if identity is None:
-            raise Denied(401, "a token is needed here")
+            raise Denied(401, "a token is required")
         return identity
 
     def authorize_subscribe(self, token: str | None, topic: str) -> Identity | None:

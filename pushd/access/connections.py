@@ -1,4 +1,4 @@
-"""Open connections: counted, listed, asked to leave; the log lines of their opening and end."""
+"""Registry of open connections, and the log lines of their opening and closing."""
 
 from __future__ import annotations
 
@@ -15,45 +15,48 @@ from pushd.access.closing import TOKEN_EXPIRED, Closing, Ending
 from pushd.access.counters import Traffic
 from pushd.schedule.timeouts import TimerHeap
 
+_log = Logger(namespace="pushd.access")
+
 
 class Closable(Protocol):
-    """Somebody who is here, and can be asked to leave."""
+    """pushd's end of an open connection: a WebSocket, an event stream or a long poll."""
 
     @property
     def transport(self) -> str:
-        """How they are connected: ``websocket``, ``sse`` or ``longpoll``."""
+        """``websocket``, ``sse`` or ``longpoll``."""
 
     def close_with(self, closing: Closing) -> Any:
-        """Close in this way."""
+        """Close the connection, giving this reason."""
 
     def __hash__(self) -> int:
-        """Be one of many in a dict."""
+        """Return a hash; each connection equals itself alone."""
 
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One who is here, as the log and operators know them; it does not change."""
+    """An open connection, as the log and operators see it; only its traffic changes."""
 
-    #: 1, 2, 3…: no other connection of this process has it, ever.
+    #: Number of the connection, counted from 1; unique in this process.
     id: int
-    visitor: Closable
-    #: Who it is: ``address:port``, or what a proxy says.
+    closable: Closable
+    #: The client: ``address:port``, or the address that a trusted proxy gives.
     peer: str
-    #: The path that was asked for, fit for a log.
+    #: Path of the request, fit for a log.
     path: str
-    #: When it opened: the time of day, in seconds since 1970, and the time of the daemon's clock.
+    #: Time of day at which it opened, in seconds since 1970.
     since: float
-    begun: float
-    #: Whose token they came with; None without one.
+    #: The same time on the daemon's clock, which never goes backwards.
+    started: float
+    #: Subject of the client's token; None without a token.
     subject: str | None
-    #: What went over it until now, but for direct writes since ``Hub.flush_counters``.
+    #: Messages and bytes until now, except for what ``Hub.flush_counters`` will add.
     traffic: Traffic
 
 
 class Connections:
-    """Everybody who listens or talks, from the beginning to the end of the connection.
+    """The open connections of a daemon: WebSockets, event streams and long polls.
 
-    :param clock: where time-outs come from.
+    :param clock: where timers come from.
     :param now: the time of day, in seconds since 1970.
     """
 
@@ -63,9 +66,9 @@ class Connections:
         self._open: dict[Closable, Connection] = {}
         self._ids = count(1)
         self._expiries: TimerHeap[Closable] = TimerHeap(
-            clock, now=now, expired=lambda visitor: visitor.close_with(TOKEN_EXPIRED)
+            clock, now=now, expired=lambda closable: closable.close_with(TOKEN_EXPIRED)
         )
-        #: How everybody is being asked to leave, once the daemon stops.
+        #: What open connections are closed with, once the daemon is stopping; None before.
         self.closing: Closing | None = None
         self._emptied: list[Deferred[None]] = []
 
@@ -73,69 +76,70 @@ class Connections:
         return len(self._open)
 
     def __iter__(self) -> Iterator[Connection]:
-        """Those who are here, the one who is here longest first."""
+        """Iterate over a copy of the connections, the oldest first."""
         return iter(tuple(self._open.values()))
 
-    def opened(
+    def __contains__(self, closable: Closable) -> bool:
+        return closable in self._open
+
+    def add(
         self,
-        visitor: Closable,
+        closable: Closable,
         *,
         peer: str = "unknown",
         path: str = "",
         subject: str | None = None,
         traffic: Traffic | None = None,
     ) -> Connection:
-        """Count somebody in, and give them their id; who is here already keeps theirs.
+        """Add a connection and give it an id; return the present entry if it has been added before.
 
-        :param traffic: what counts all that goes over the connection.
+        :param traffic: the counters of all that goes over the connection.
         """
-        connection = self._open.get(visitor)
+        connection = self._open.get(closable)
         if connection is None:
             connection = Connection(
                 id=next(self._ids),
-                visitor=visitor,
+                closable=closable,
                 peer=peer,
                 path=path,
                 since=self.now(),
-                begun=self._clock.seconds(),
+                started=self._clock.seconds(),
                 subject=subject,
                 traffic=traffic or Traffic(),
             )
-            self._open[visitor] = connection
+            self._open[closable] = connection
         return connection
 
-    def lost(self, visitor: Closable) -> None:
-        """Count somebody out: the connection is gone."""
-        self._open.pop(visitor, None)
-        self._expiries.stop(visitor)
+    def remove(self, closable: Closable) -> None:
+        """Remove a connection that is gone; does nothing if it is not open."""
+        self._open.pop(closable, None)
+        self._expiries.stop(closable)
         while self._emptied and not self._open:
             self._emptied.pop().callback(None)
 
-    def end_at(self, visitor: Closable, moment: float) -> None:
-        """Close somebody when their token runs out, in seconds since 1970.
+    def close_at(self, closable: Closable, time: float) -> None:
+        """Close a connection when its token expires; does nothing if it is not open.
 
-        A later call, for a fresh token, takes the place of an earlier one.
+        A later call, for a fresh token, replaces an earlier one.
+
+        :param time: in seconds since 1970.
         """
-        if visitor in self._open:
-            self._expiries.start(visitor, moment)
+        if closable in self._open:
+            self._expiries.start(closable, time)
 
     def age(self, connection: Connection) -> float:
-        """How many seconds a connection is here."""
-        return self._clock.seconds() - connection.begun
+        """Return for how many seconds a connection has been open."""
+        return self._clock.seconds() - connection.started
 
     def get(self, id: int) -> Connection | None:
-        """The connection of this id, if it is still there."""
+        """Return the open connection with this id, or None."""
         return next((one for one in self._open.values() if one.id == id), None)
 
-    def __contains__(self, visitor: Closable) -> bool:
-        return visitor in self._open
+    def stop_accepting(self, closing: Closing) -> Deferred[None]:
+        """Let new connections be refused, and return a Deferred of the end of the last open one.
 
-    def everybody(self) -> list[Closable]:
-        """All who are here."""
-        return list(self._open)
-
-    def close_door(self, closing: Closing) -> Deferred[None]:
-        """Let nobody in any more; the Deferred fires when the last who is here is gone."""
+        :param closing: why; the caller closes the open connections with it.
+        """
         self.closing = closing
         if not self._open:
             return succeed(None)
@@ -144,41 +148,35 @@ class Connections:
         return emptied
 
 
-_log = Logger(namespace="pushd.access")
-
-#: Who ended a connection.
-US, PEER = "us", "peer"
-
-
 def log_opened(connection: Connection) -> None:
-    """Write the line that says who came."""
-    _say(
+    """Log that a connection opened."""
+    _emit(
         connection.since,
         "#{connection} {peer} {path} opened",
         event="opened",
         connection=connection.id,
-        transport=connection.visitor.transport,
+        transport=connection.closable.transport,
         peer=connection.peer,
         path=connection.path,
         subject=connection.subject,
     )
 
 
-def log_ended(here: Connections, connection: Connection, ending: Ending) -> None:
-    """Write the line that answers why somebody was cut."""
+def log_closed(connections: Connections, connection: Connection, ending: Ending) -> None:
+    """Log that a connection closed, and everything that answers "why was I cut?"."""
     traffic = connection.traffic
-    _say(
-        here.now(),
+    _emit(
+        connections.now(),
         "#{connection} {peer} {path} closed {code} after {seconds:.3f} s by {by}: {reason}; "
         "{messages_in} messages, {bytes_in} bytes in; {messages_out}, {bytes_out} out",
         event="closed",
         connection=connection.id,
-        transport=connection.visitor.transport,
+        transport=connection.closable.transport,
         peer=connection.peer,
         path=connection.path,
         subject=connection.subject,
         code=ending.code,
-        seconds=here.age(connection),
+        seconds=connections.age(connection),
         by=ending.by,
         reason=ending.reason,
         messages_in=traffic.messages_in,
@@ -188,10 +186,10 @@ def log_ended(here: Connections, connection: Connection, ending: Ending) -> None
     )
 
 
-def _say(moment: float, form: str, **fields: object) -> None:
-    """Write a line, as ``Logger.info`` does, which compares the level with all there are.
+def _emit(time: float, form: str, **fields: object) -> None:
+    """Emit an event as ``Logger.info`` does, without its search through all log levels.
 
-    :param moment: its time, in seconds since 1970.
+    :param time: of the event, in seconds since 1970.
     """
     fields.update(
         log_logger=_log,
@@ -199,6 +197,6 @@ def _say(moment: float, form: str, **fields: object) -> None:
         log_namespace=_log.namespace,
         log_source=_log.source,
         log_format=form,
-        log_time=moment,
+        log_time=time,
     )
     _log.observer(fields)

@@ -57,7 +57,7 @@ class TokenKeys:
         if expires is None:
             raise BadToken("the token has no exp")
         if now >= expires + LEEWAY:
-            raise BadToken("the token has run out")
+            raise BadToken("token expired")
         if now < (_read_time(claims, "nbf") or 0) - LEEWAY:
             raise BadToken("the token is not valid yet")
         audience = claims.get("aud", AUDIENCE)

@@ -58,7 +58,7 @@ class ConnectionResource(AsyncResource):
         if request.method == b"GET":
             self._context.hub.flush_counters()
             return json_response(200, connection_json(connection))
-        connection.visitor.close_with(_closing(request))
+        connection.closable.close_with(_closing(request))
         return Response(204)
 
 
@@ -104,7 +104,7 @@ def connection_json(connection: Connection) -> dict[str, Any]:
     traffic = connection.traffic
     return {
         "id": connection.id,
-        "transport": connection.visitor.transport,
+        "transport": connection.closable.transport,
         "peer": connection.peer,
         "path": connection.path,
         "since": datetime.fromtimestamp(connection.since, UTC).isoformat(timespec="milliseconds"),

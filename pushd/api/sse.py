@@ -9,8 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from pushd.access.closing import HISTORY_GAP, TRY_AGAIN_LATER, Closing, Ending
-from pushd.access.connections import PEER, US
+from pushd.access.closing import HISTORY_GAP, PEER, TRY_AGAIN_LATER, US, Closing, Ending
 from pushd.access.counters import Traffic
 from pushd.protocols.http.response import to_json
 from pushd.protocols.transport import unsent

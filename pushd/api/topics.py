@@ -13,7 +13,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from pushd.access.authorization import challenge, read_token
 from pushd.access.closing import GOING_AWAY
-from pushd.access.connections import log_ended, log_opened
+from pushd.access.connections import log_closed, log_opened
 from pushd.access.tokens import Identity
 from pushd.api.longpoll import LongPoll
 from pushd.api.publish import PublishResource, read_topic
@@ -181,12 +181,12 @@ class TopicResource(Resource):
 
         def ended(_: object) -> None:
             subscriber.forget()
-            self._connections.lost(subscriber)
+            self._connections.remove(subscriber)
             totals.remove(transport, subscriber.traffic)
             if isinstance(subscriber, EventStream):
-                log_ended(self._connections, connection, subscriber.ending)
+                log_closed(self._connections, connection, subscriber.ending)
 
-        connection = self._connections.opened(
+        connection = self._connections.add(
             subscriber,
             peer=request.peer,
             path=path_of(request),
@@ -194,7 +194,7 @@ class TopicResource(Resource):
             traffic=subscriber.traffic,
         )
         if identity is not None:
-            self._connections.end_at(subscriber, self._authorizer.end_of_connection(identity))
+            self._connections.close_at(subscriber, self._authorizer.end_of_connection(identity))
         totals.add(transport, subscriber.traffic)
         request.connection = connection.id
         if isinstance(subscriber, EventStream):

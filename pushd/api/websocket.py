@@ -78,7 +78,7 @@ class TopicView:
         except Denied as denied:
             return to_json({"error": str(denied), "where": "token"})
         ends = self._authorizer.end_of_connection(fresh)
-        self._connections.end_at(websocket, ends)
+        self._connections.close_at(websocket, ends)
         return self._expires_in(ends)
 
     def _expires_in(self, ends: float) -> str:

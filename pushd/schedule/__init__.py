@@ -1,4 +1,4 @@
-"""Time: ticks, timeouts, one clock for thousands of timers, and coroutines."""
+"""Time: ticks, timeouts, one timer for thousands of calls, and coroutines."""
 
 from pushd.schedule.ticks import PushSchedule
 

@@ -1,4 +1,4 @@
-"""One timer for all that is due together."""
+"""CoalescingClock: one timer for thousands of delayed calls, which are made in batches."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ from zope.interface import implementer
 
 _log = Logger(namespace="pushd.schedule")
 
-# So many beats that nobody waits for any more may be left in the heap, or as many as there are
-# others.
+# The heap may hold twice as many ticks as have calls, and this many more.
 _SPARE = 64
 
-# Where more beats than this have calls, so many are taken for one.
+# If more ticks than this have calls, calls are made at every fourth tick only.
 _FEW = 64
-_TOGETHER = 4
+_COARSE = 4
 
-# Whole beats are told from what arithmetic makes of them, in beats.
+# Tolerance for float error when rounding to a whole tick, in ticks.
 _ALMOST = 1e-4
 
 
 @implementer(IReactorTime)
 class CoalescingClock:
-    """A clock whose delayed calls are made on the beat: those of one beat at once.
+    """A clock that rounds delayed calls up to a tick, and makes those of one tick together.
 
-    Four thousand browsers that get two pushes a second each would wake the reactor for every
-    one, and have it sort four thousand timers; here it wakes for each beat in which something is
-    due, with one timer in all. A call is late by one beat at most for that, or by four where calls
-    stand in many beats: few have little to share, and need not wait for one another.
+    Four thousand browsers that each get two pushes a second would wake the reactor for every push,
+    and make it sort four thousand timers. This clock has one timer, and wakes the reactor once for
+    each tick that has calls. A call is late by at most one interval for that, or by four if there
+    are calls in many ticks; the calls of a few ticks would gain little by waiting for each other.
 
-    :param clock: the clock behind it; what is due at once goes straight there.
-    :param interval: of a beat, in seconds.
-    :param batch: entered where more than one call is due.
+    :param clock: the underlying clock; calls without a delay go straight to it.
+    :param interval: seconds from one tick to the next.
+    :param batch: entered around the calls of one tick, if there is more than one.
     """
 
     def __init__(
@@ -53,10 +52,10 @@ class CoalescingClock:
         self._interval = interval
         self._batch = batch or nullcontext()
         self.seconds = clock.seconds
-        # The calls of each beat, and the beats, the next one first; a beat without calls may be
-        # left among them until its time.
+        # The calls of each tick, and a heap of ticks. A tick that has lost its last call may stay
+        # in the heap until its time.
         self._calls: dict[int, dict[CoalescedCall, None]] = {}
-        self._beats: list[int] = []
+        self._ticks: list[int] = []
         self._timer: IDelayedCall | None = None
 
     def callLater(
@@ -70,109 +69,109 @@ class CoalescingClock:
         return call
 
     def call_at(self, time: float, function: Callable[[], Any]) -> CoalescedCall:
-        """Call a function at a time, in seconds of the clock; at the next beat if it has passed."""
+        """Call a function at a time of this clock; at the next tick if it has passed."""
         call = CoalescedCall(self, time, function)
         self.add(call)
         return call
 
     def getDelayedCalls(self) -> Sequence[IDelayedCall]:
-        """The calls that are still to be made."""
+        """Return the calls that have not been made yet."""
         return [call for calls in self._calls.values() for call in calls]
 
-    # What the calls call
+    # Called by CoalescedCall:
 
     def add(self, call: CoalescedCall) -> None:
-        """Make a call at its time."""
-        beat = ceil(call.time / self._interval - _ALMOST)
+        """Schedule a call."""
+        tick = ceil(call.time / self._interval - _ALMOST)
         if len(self._calls) > _FEW:
-            beat += -beat % _TOGETHER
-        call.beat = beat
-        calls = self._calls.get(beat)
+            tick += -tick % _COARSE
+        call.tick = tick
+        calls = self._calls.get(tick)
         if calls is None:
-            calls = self._calls[beat] = {}
-            heappush(self._beats, beat)
-            if self._beats[0] == beat:
-                self._arm()
+            calls = self._calls[tick] = {}
+            heappush(self._ticks, tick)
+            if self._ticks[0] == tick:
+                self._set_timer()
         calls[call] = None
 
     def remove(self, call: CoalescedCall) -> None:
-        """Do not make a call."""
-        calls = self._calls[call.beat]
+        """Take a scheduled call out."""
+        calls = self._calls[call.tick]
         del calls[call]
         if not calls:
-            del self._calls[call.beat]
-            if len(self._beats) > 2 * len(self._calls) + _SPARE:
-                # Else time-outs of an hour, a new one with each message, would be kept so long.
-                self._beats = list(self._calls)
-                heapify(self._beats)
+            del self._calls[call.tick]
+            if len(self._ticks) > 2 * len(self._calls) + _SPARE:
+                # Otherwise timeouts of an hour, restarted with each message, would fill the heap.
+                self._ticks = list(self._calls)
+                heapify(self._ticks)
         if not self._calls and self._timer is not None:
-            self._beats.clear()
+            self._ticks.clear()
             self._timer.cancel()
             self._timer = None
 
     # Private
 
-    def _arm(self) -> None:
-        """Wake at the next beat."""
-        delay = max(0.0, self._beats[0] * self._interval - self.seconds())
+    def _set_timer(self) -> None:
+        """Set the timer to the first tick."""
+        delay = max(0.0, self._ticks[0] * self._interval - self.seconds())
         if self._timer is None:
-            self._timer = self._clock.callLater(delay, self._strike)
+            self._timer = self._clock.callLater(delay, self._make_due_calls)
         else:
             self._timer.reset(delay)
 
-    def _strike(self) -> None:
-        """Make the calls that are due; what they begin is for another beat."""
+    def _make_due_calls(self) -> None:
+        """Make the calls that are due; those that they schedule wait for another tick."""
         self._timer = None
         now = self.seconds() / self._interval + _ALMOST
         due: list[CoalescedCall] = []
-        while self._beats and self._beats[0] <= now:
-            due.extend(self._calls.pop(heappop(self._beats), ()))
+        while self._ticks and self._ticks[0] <= now:
+            due.extend(self._calls.pop(heappop(self._ticks), ()))
         for call in due:
-            call.beat = _DUE
+            call.tick = _DUE
         if len(due) > 1:
-            # In one beat they stand as they came.
+            # Within a tick they are in the order in which they were scheduled.
             due.sort(key=_TIME)
             with self._batch:
                 self._make_all(due)
         else:
             self._make_all(due)
-        while self._beats and self._beats[0] not in self._calls:
-            heappop(self._beats)
-        if self._beats:
-            self._arm()
+        while self._ticks and self._ticks[0] not in self._calls:
+            heappop(self._ticks)
+        if self._ticks:
+            self._set_timer()
 
     def _make_all(self, calls: Iterable[CoalescedCall]) -> None:
         for call in calls:
-            if call.beat != _DUE:
-                continue  # One of those before has cancelled it, or put it off.
-            call.beat = _CALLED
-            # Who keeps a call that is made does not keep what it has called.
+            if call.tick != _DUE:
+                continue  # An earlier call of this batch cancelled or postponed it.
+            call.tick = _CALLED
+            # A reference to a call that was made must not keep what it called alive.
             function, call.function = call.function, _nothing
             try:
                 if call.kwargs:
                     function(*call.args, **call.kwargs)
                 else:
                     function(*call.args)
-            except Exception:  # The others are nobody's fault; the reactor does likewise.
-                _log.failure("a delayed call failed")
+            except Exception:  # The other calls must be made all the same, as by the reactor.
+                _log.failure("a delayed call raised")
 
 
 _TIME = attrgetter("time")
 
 
 def _nothing() -> None:
-    """What a call calls that is not to be made any more."""
+    """Stand in for the function of a call that was made or cancelled."""
 
 
-# Where a call stands that is in no beat any more.
+# Values of CoalescedCall.tick for a call that is scheduled for no tick.
 _DUE, _CALLED, _CANCELLED = -1, -2, -3
 
 
 @implementer(IDelayedCall)
 class CoalescedCall:
-    """A call that is to be made; see ``IDelayedCall``."""
+    """A delayed call of a CoalescingClock; see ``IDelayedCall``."""
 
-    __slots__ = ("_clock", "args", "beat", "function", "kwargs", "time")
+    __slots__ = ("_clock", "args", "function", "kwargs", "tick", "time")
 
     def __init__(
         self,
@@ -186,51 +185,51 @@ class CoalescedCall:
         self.time = time
         self.function = function
         self.args = args
-        # Thousands wait: an empty one is not kept for each.
+        # None saves an empty dict in each of thousands of calls.
         self.kwargs = kwargs or None
-        self.beat = _DUE
+        self.tick = _DUE
 
     def __repr__(self) -> str:
         due = self.time - self._clock.seconds()
         name = getattr(self.function, "__qualname__", repr(self.function))
-        return f"<BeatCall in {due:g} s: {name}{self.args}>"
+        return f"<CoalescedCall in {due:g} s: {name}{self.args}>"
 
     def getTime(self) -> float:
-        """When it is due, in seconds of the clock."""
+        """Return the time for which it is scheduled, in seconds of the clock."""
         return self.time
 
     def active(self) -> bool:
-        """Whether it is still to be made."""
-        return self.beat >= _DUE
+        """Whether it has been neither made nor cancelled."""
+        return self.tick >= _DUE
 
     def again(self, time: float, function: Callable[..., Any]) -> None:
-        """Call a function at a time with this very call, which has been made."""
+        """Schedule this call, which has been made, for another time and function."""
         self.time = time
         self.function = function
         self._clock.add(self)
 
     def cancel(self) -> None:
-        """Do not make it. Raises AlreadyCalled or AlreadyCancelled where that is too late."""
-        self._leave()
-        self.beat = _CANCELLED
+        """Cancel it. Raises AlreadyCalled or AlreadyCancelled."""
+        self._unschedule()
+        self.tick = _CANCELLED
         self.function = _nothing
 
     def delay(self, secondsLater: float) -> None:
-        """Make it so much later than it would be."""
-        self._leave()
+        """Postpone it. Raises AlreadyCalled or AlreadyCancelled."""
+        self._unschedule()
         self.time += secondsLater
         self._clock.add(self)
 
     def reset(self, secondsFromNow: float) -> None:
-        """Make it so long from now."""
-        self._leave()
+        """Schedule it for a time from now. Raises AlreadyCalled or AlreadyCancelled."""
+        self._unschedule()
         self.time = self._clock.seconds() + secondsFromNow
         self._clock.add(self)
 
-    def _leave(self) -> None:
-        if self.beat == _CALLED:
+    def _unschedule(self) -> None:
+        if self.tick == _CALLED:
             raise AlreadyCalled
-        if self.beat == _CANCELLED:
+        if self.tick == _CANCELLED:
             raise AlreadyCancelled
-        if self.beat != _DUE:
+        if self.tick != _DUE:
             self._clock.remove(self)

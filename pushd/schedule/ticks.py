@@ -1,4 +1,4 @@
-"""PushSchedule: numbers at a fixed rate, for views that push."""
+"""PushSchedule: an asynchronous iterator that ticks at a fixed rate."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pushd.schedule.coalescing import CoalescedCall, CoalescingClock
 from pushd.schedule.coroutine import CheapAwaitable
 from pushd.schedule.histogram import Histogram
 
-# Overdue numbers that may come without a pause; after a suspend there may be a great many, and
-# other views must not wait for all of them.
+# Maximum number of overdue numbers in a row; after a suspend there may be thousands, and other
+# views must not wait until all of them have come.
 _BURST = 64
 
 _lateness: WeakKeyDictionary[IReactorTime, Histogram] = WeakKeyDictionary()

@@ -1,4 +1,4 @@
-"""Timeouts by the thousand on one timer: of one length, or each at its own time."""
+"""Thousands of timeouts with one timer: all of one length, or each at a time of its own."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class TimeoutQueue(Generic[Key]):
-    """A time-out for each of many keys, all of the same length.
+    """Timeouts of one length, one for each key.
 
-    Ten thousand connections that each wait 25 seconds need one delayed call, not ten thousand:
-    as all wait equally long, the one that started first is due first. Starting, stopping and
-    expiring cost the same however many keys there are, and no timer is left when none is.
+    Ten thousand connections that each wait 25 seconds need one delayed call, not ten thousand,
+    because the first to start is the first to expire. The cost of starting, stopping and expiring
+    does not depend on the number of keys. Without keys there is no timer.
 
-    :param clock: where time comes from.
+    :param clock: where timers come from.
     :param timeout: seconds from ``start`` to ``expired``.
-    :param expired: called with the key when its time is up; the key is forgotten by then.
+    :param expired: called with each key that expires, after the key has been removed.
     """
 
     def __init__(
@@ -31,8 +31,8 @@ class TimeoutQueue(Generic[Key]):
         self._clock = clock
         self._timeout = timeout
         self._expired = expired
-        # Insertion order is the order of expiry, as all keys wait equally long.
-        # A plain dict finds its first key only past all that were taken out before it.
+        # In order of expiry. An OrderedDict finds its first key at once; a plain dict has to skip
+        # all that were deleted before it.
         self._due: OrderedDict[Key, float] = OrderedDict()
         self._call: IDelayedCall | None = None
 
@@ -46,14 +46,14 @@ class TimeoutQueue(Generic[Key]):
         return iter(self._due)
 
     def start(self, key: Key) -> None:
-        """Give the key its full time from now on, whether it was waiting or not."""
+        """Start the timeout of a key, or restart it."""
         self._due.pop(key, None)
         self._due[key] = self._clock.seconds() + self._timeout
         if self._call is None:
             self._call = self._clock.callLater(self._timeout, self._expire)
 
     def stop(self, key: Key) -> None:
-        """Forget the key; nothing happens when it was not waiting."""
+        """Remove a key; does nothing if it has no timeout."""
         self._due.pop(key, None)
         if not self._due and self._call is not None and self._call.active():
             self._call.cancel()
@@ -62,14 +62,14 @@ class TimeoutQueue(Generic[Key]):
     def _expire(self) -> None:
         now = self._clock.seconds()
         try:
-            # A callback may start and stop keys, so the first is looked up anew each time.
+            # A callback may start and stop keys, so the first key is looked up every time.
             while self._due and self._first_due() <= now:
                 key = next(iter(self._due))
                 del self._due[key]
                 self._expired(key)
         finally:
-            # Only now, so that a key that a callback starts does not arm a timer for its own
-            # later time in front of those that are due sooner.
+            # Not before: a key that a callback starts must not set the timer to its own time, past
+            # keys that are due sooner.
             self._call = None
             if self._due:
                 self._call = self._clock.callLater(max(0, self._first_due() - now), self._expire)
@@ -78,23 +78,22 @@ class TimeoutQueue(Generic[Key]):
         return next(iter(self._due.values()))
 
 
-# The longest that a timer is set for, in seconds: by then the time of day may have been set.
+# Longest delay of the timer, in seconds: the time of day may have been changed by then.
 _LONGEST = 60.0
 
-# So many forgotten moments may stand beside the others, and as many again as there are others.
-_SLACK = 64
+# The heap may hold twice as many entries as there are keys, and this many more.
+_SPARE = 64
 
 
 class TimerHeap(Generic[Key]):
-    """A moment for each of many keys at which it expires.
+    """Timeouts at any time, one for each key: a heap knows the next.
 
-    ``TimeoutQueue`` serves waits of one length; these come in any order: a heap knows the next.
-    A moment that was moved or forgotten stays in the heap until its time, or until there are more
-    of those than of others. No timer is left when there is no key.
+    The entry of a key that was restarted or stopped stays in the heap until its time, or until
+    such entries outnumber the others. Without keys there is no timer.
 
     :param clock: where timers come from.
-    :param now: the time by which the moments go. It may be set, forward and back.
-    :param expired: called with the key when its moment is there; the key is forgotten by then.
+    :param now: the clock of the times, such as ``time.time``; it may be set forward and back.
+    :param expired: called with each key that expires, after the key has been removed.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class TimerHeap(Generic[Key]):
         self._now = now
         self._expired = expired
         self._numbers = count()
-        # Each key's entry in the heap: its moment, and a number that tells it from older ones.
+        # The valid entry of each key: its time, and a number that no other entry has.
         self._entries: dict[Key, tuple[float, int]] = {}
         self._heap: list[tuple[float, int, Key]] = []
         self._call: IDelayedCall | None = None
@@ -114,26 +113,26 @@ class TimerHeap(Generic[Key]):
         return key in self._entries
 
     def __len__(self) -> int:
-        """How many moments the heap holds, the forgotten ones as well."""
+        """Return the number of entries in the heap, including those that are no longer valid."""
         return len(self._heap)
 
     def start(self, key: Key, at: float) -> None:
-        """Let a key expire at a moment, in place of any other that it had."""
+        """Let a key expire at a time, which replaces any earlier one."""
         number = next(self._numbers)
         self._entries[key] = (at, number)
         heappush(self._heap, (at, number, key))
-        self._tidy()
+        self._drop_stale()
         self._set_timer()
 
     def stop(self, key: Key) -> None:
-        """Forget a key; nothing happens if it was not known."""
+        """Remove a key; does nothing if it has no timeout."""
         if self._entries.pop(key, None) is not None:
-            self._tidy()
+            self._drop_stale()
             self._set_timer()
 
-    def _tidy(self) -> None:
-        """Take out what was forgotten: at the top always, elsewhere where it is too much."""
-        if len(self._heap) > 2 * len(self._entries) + _SLACK:
+    def _drop_stale(self) -> None:
+        """Drop entries that are no longer valid: at the top always, elsewhere if there are many."""
+        if len(self._heap) > 2 * len(self._entries) + _SPARE:
             self._heap = [(*entry, key) for key, entry in self._entries.items()]
             heapify(self._heap)
         while self._heap and self._is_stale(self._heap[0]):
@@ -143,7 +142,7 @@ class TimerHeap(Generic[Key]):
         return self._entries.get(item[2]) != item[:2]
 
     def _set_timer(self) -> None:
-        """Wait for the first moment, and for nothing where there is none."""
+        """Set the timer to the first entry; cancel it if there is no entry."""
         if self._expiring:
             return
         wait = None
@@ -151,7 +150,7 @@ class TimerHeap(Generic[Key]):
             wait = min(max(0.0, self._heap[0][0] - self._now()), _LONGEST)
         if self._call is not None:
             if wait is not None and self._call.getTime() <= self._clock.seconds() + wait:
-                return  # It comes early enough, and looks again then.
+                return  # It is early enough, and is set again then.
             self._call.cancel()
             self._call = None
         if wait is not None:
@@ -160,13 +159,13 @@ class TimerHeap(Generic[Key]):
     def _expire(self) -> None:
         self._call = None
         now = self._now()
-        # Only the end sets a timer, however many are started and stopped meanwhile.
+        # The timer is set once, at the end, however many keys callbacks start and stop.
         self._expiring = True
         try:
             while self._heap and self._heap[0][0] <= now:
                 key = self._heap[0][2]
                 del self._entries[key]
-                self._tidy()
+                self._drop_stale()
                 self._expired(key)
         finally:
             self._expiring = False

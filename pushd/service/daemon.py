@@ -161,8 +161,8 @@ class Drain:
         closed at a random moment of its part. The Deferred fires when the last one is gone.
         """
         self._closing = closing
-        gone = self._connections.close_door(closing)
-        connections = self._connections.everybody()
+        gone = self._connections.stop_accepting(closing)
+        connections = [one.closable for one in self._connections]
         now, part = self._clock.seconds(), seconds / max(1, len(connections))
         self._due.extend(
             (now + (number + self._random()) * part, connection)

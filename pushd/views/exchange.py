@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from pushd.access.admission import Slot
 from pushd.access.authorization import Authorizer
 from pushd.access.closing import BROKER_UNAVAILABLE, INTERNAL_ERROR, NORMAL, Closing
-from pushd.access.connections import Connection, Connections, log_ended, log_opened
+from pushd.access.connections import Connection, Connections, log_closed, log_opened
 from pushd.access.counters import Metrics
 from pushd.errors import ThreadsBusy, Unavailable
 from pushd.protocols.http.request import path_of
@@ -233,7 +233,7 @@ class WebSocketExchange(_Exchange):
         protocol = context.factory.build(websocket, self._connection_lost)
         protocol.take_over(channel, handshake, subprotocol)
         identity = self._identity
-        self._connection = context.connections.opened(
+        self._connection = context.connections.add(
             websocket,
             peer=self._peer,
             path=self._path,
@@ -241,7 +241,7 @@ class WebSocketExchange(_Exchange):
             traffic=protocol.traffic,
         )
         if identity is not None:
-            context.connections.end_at(websocket, context.authorizer.end_of_connection(identity))
+            context.connections.close_at(websocket, context.authorizer.end_of_connection(identity))
         context.metrics.traffic.add("websocket", protocol.traffic)
         if context.connections.closing is not None:
             # The daemon began to stop before the view accepted.
@@ -290,13 +290,13 @@ class WebSocketExchange(_Exchange):
         """Give back what the connection took, and write its closing log line."""
         assert self._connection is not None  # It was accepted.
         context = self._context
-        context.connections.lost(self._websocket)
+        context.connections.remove(self._websocket)
         for slot in self._slots:
             slot.release()
         ending = protocol.ending
         context.metrics.count_closed(ending.code)
         context.metrics.traffic.remove("websocket", protocol.traffic)
-        log_ended(context.connections, self._connection, ending)
+        log_closed(context.connections, self._connection, ending)
 
     def _log_fields(self) -> dict[str, Any]:
         connection = self._connection and self._connection.id

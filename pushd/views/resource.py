@@ -79,7 +79,7 @@ class ViewResource(Resource):
         """Read the opening handshake. Raises HandshakeRefused if it can't be accepted."""
         handshake = read_handshake(request.method, request.clientproto, request.requestHeaders)
         if self._context.connections.closing is not None:
-            raise HandshakeRefused(503, "the server is going away")
+            raise HandshakeRefused(503, "server is shutting down")
         if self._match.handshakes is Handshakes.REFUSED:
             raise HandshakeRefused(400, "this URL does not serve WebSockets")
         return handshake

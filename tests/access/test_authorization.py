@@ -33,12 +33,12 @@ class AccessTests(SynchronousTestCase):
             self.assertIsNone(authorizer.identify(given))
             self.assertIsNone(authorizer.authorize_subscribe(given, "t"))
             for call in (authorizer.require, lambda one: authorizer.authorize_publish(one, "t")):
-                self.assertEqual(self.denial(call, given), (401, "", "a token is needed here"))
+                self.assertEqual(self.denial(call, given), (401, "", "a token is required"))
 
     def test_needed(self) -> None:
         """With keys, who has no token is told that one is needed."""
         self.assertIsNone(self.authorizer.identify(None))
-        needed = (401, "", "a token is needed here")
+        needed = (401, "", "a token is required")
         self.assertEqual(self.denial(self.authorizer.require, None), needed)
         self.assertEqual(self.denial(self.authorizer.authorize_subscribe, None, "t"), needed)
         self.assertEqual(self.denial(self.authorizer.authorize_publish, None, "t"), needed)
@@ -47,7 +47,7 @@ class AccessTests(SynchronousTestCase):
         """A token that is not good is worse than none."""
         late = token(exp=0)
         self.now = 30
-        denied = (401, "invalid_token", "the token has run out")
+        denied = (401, "invalid_token", "token expired")
         for call in (self.authorizer.identify, self.authorizer.require):
             self.assertEqual(self.denial(call, late), denied)
         self.assertEqual(self.denial(self.authorizer.authorize_subscribe, late, "t"), denied)

@@ -1,9 +1,13 @@
-"""The open WebSockets: who is counted, and what happens to them at the end."""
+"""Tests of the registry of open connections, and of their log lines."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import GOING_AWAY, NORMAL, TOKEN_EXPIRED, Closing
@@ -13,22 +17,26 @@ from pushd.protocols.websocket.socket import WebSocket
 from pushd.service.daemon import Drain
 from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, accept_websocket
+from tests.peer import Peer, request, said
+
+STREAM = request("GET /topics/news?token=secret HTTP/1.1", "Host: a", "Accept: text/event-stream")
+POLL = request("GET /topics/news?wait=3 HTTP/1.1", "Host: a", "Connection: close")
 
 
-class Line:
-    """An offer and its wire: it notes how it was closed."""
+class FakeProtocol:
+    """Stands in for a WebSocket's handshake and protocol; records how it was closed."""
 
     subprotocols = ()
 
     def __init__(self) -> None:
         self.closings: list[Closing] = []
 
-    def accept(self, websocket: WebSocket, subprotocol: str | None) -> Line:
-        """Open it."""
+    def accept(self, websocket: WebSocket, subprotocol: str | None) -> FakeProtocol:
+        """Accept the handshake."""
         return self
 
     def send(self, payload: bytes, *, binary: bool) -> None:
-        """Let it go: nobody listens."""
+        """Discard a message."""
 
     push = send
     window_bits = 0
@@ -36,132 +44,132 @@ class Line:
     traffic = Traffic()
 
     def push_frames(self, frames: bytes) -> None:
-        """Let them go: nobody subscribes here."""
+        """Discard frames."""
 
     def is_full(self) -> bool:
-        """Never."""
+        """Claim to have room."""
         return False
 
     def close(self, closing: Closing) -> None:
-        """Note how it ends."""
+        """Record how it was closed."""
         self.closings.append(closing)
 
     def pause_reading(self) -> None:
-        """Do nothing: there is nothing to read."""
+        """Do nothing."""
 
     def resume_reading(self) -> None:
-        """Do nothing, likewise."""
+        """Do nothing."""
 
 
 class ConnectionsTests(SynchronousTestCase):
-    """Counted in, counted out, and closed."""
+    """Connections are added, listed, closed and removed."""
 
     def setUp(self) -> None:
-        """Keep no connections at first."""
+        """Start without connections."""
         self.clock = Clock()
         self.connections = Connections(self.clock, self.clock.seconds)
 
-    def open(self) -> tuple[WebSocket, Line]:
-        """Open one more."""
-        line = Line()
-        websocket = WebSocket(line, Clock())
+    def open(self) -> tuple[WebSocket, FakeProtocol]:
+        """Open a WebSocket and add it."""
+        protocol = FakeProtocol()
+        websocket = WebSocket(protocol, Clock())
         websocket.accept()
-        self.connections.opened(websocket)
-        return websocket, line
+        self.connections.add(websocket)
+        return websocket, protocol
 
     def lose(self, websocket: WebSocket) -> None:
-        """Lose its connection."""
+        """Lose its connection, and remove it."""
         websocket.connection_lost()
-        self.connections.lost(websocket)
+        self.connections.remove(websocket)
 
     def test_count(self) -> None:
-        """Each is counted once, from its opening to the end of its connection."""
+        """A connection counts once, from ``add`` to ``remove``, however often either is called."""
         self.assertEqual(len(self.connections), 0)
         first, _ = self.open()
         second, _ = self.open()
-        self.connections.opened(first)
+        self.connections.add(first)
         self.assertEqual(len(self.connections), 2)
         self.lose(first)
-        self.connections.lost(first)
+        self.connections.remove(first)
         self.assertEqual(len(self.connections), 1)
         self.lose(second)
         self.assertEqual(len(self.connections), 0)
 
     def test_ids(self) -> None:
-        """Ids count up, are never given twice, and stay with whom they were given."""
-        websockets = [WebSocket(Line(), Clock()) for _ in range(3)]
-        opened = [self.connections.opened(websocket) for websocket in websockets]
+        """Ids count up, are not reused, and stay with their connections."""
+        websockets = [WebSocket(FakeProtocol(), Clock()) for _ in range(3)]
+        opened = [self.connections.add(websocket) for websocket in websockets]
         self.assertEqual([one.id for one in opened], [1, 2, 3])
-        self.assertIs(self.connections.opened(websockets[1]), opened[1])
-        self.connections.lost(websockets[1])
+        self.assertIs(self.connections.add(websockets[1]), opened[1])
+        self.connections.remove(websockets[1])
         self.assertEqual([one.id for one in self.connections], [1, 3])
-        self.assertEqual(self.connections.opened(websockets[1]).id, 4)
+        self.assertEqual(self.connections.add(websockets[1]).id, 4)
         self.assertIs(self.connections.get(3), opened[2])
         self.assertIsNone(self.connections.get(2))
 
-    def test_record(self) -> None:
-        """What is known of a connection is kept with it."""
+    def test_entry(self) -> None:
+        """A connection has the peer, path and subject that were given, and its time."""
         self.clock.advance(7)
-        websocket = WebSocket(Line(), Clock())
-        opened = self.connections.opened(websocket, peer="a:1", path="/x", subject="u")
+        websocket = WebSocket(FakeProtocol(), Clock())
+        opened = self.connections.add(websocket, peer="a:1", path="/x", subject="u")
         self.clock.advance(1)
-        self.assertIs(opened.visitor, websocket)
+        self.assertIs(opened.closable, websocket)
         self.assertEqual((opened.peer, opened.path, opened.subject), ("a:1", "/x", "u"))
-        self.assertEqual((opened.since, opened.visitor.transport), (7, "websocket"))
+        self.assertEqual((opened.since, opened.closable.transport), (7, "websocket"))
 
     def test_time_of_day(self) -> None:
-        """When one came, and when its token ends, are times of day; how long it is here is not."""
+        """Opening and expiry are times of day; the age of a connection does not depend on those."""
         hours = 100
         connections = Connections(self.clock, lambda: self.clock.seconds() + hours * 3600)
-        line = Line()
-        websocket = WebSocket(line, self.clock)
-        opened = connections.opened(websocket)
-        connections.end_at(websocket, hours * 3600 + 30)
+        protocol = FakeProtocol()
+        websocket = WebSocket(protocol, self.clock)
+        opened = connections.add(websocket)
+        connections.close_at(websocket, hours * 3600 + 30)
         self.clock.advance(20)
         hours = 99
         self.assertEqual((opened.since, connections.age(opened)), (360_000, 20))
         self.clock.advance(60)
-        self.assertEqual(line.closings, [])
+        self.assertEqual(protocol.closings, [])
         hours = 100
         self.clock.advance(60)
-        self.assertEqual(line.closings, [TOKEN_EXPIRED])
+        self.assertEqual(protocol.closings, [TOKEN_EXPIRED])
 
-    def test_end(self) -> None:
-        """Who came with a token is closed when it runs out; a fresh one moves that."""
-        (first, line), (second, other) = self.open(), self.open()
-        self.connections.end_at(first, 10)
-        self.connections.end_at(second, 10)
-        self.connections.end_at(second, 20)
+    def test_close_at(self) -> None:
+        """A connection is closed when its token expires; a fresh token postpones that."""
+        (first, protocol), (second, other) = self.open(), self.open()
+        self.connections.close_at(first, 10)
+        self.connections.close_at(second, 10)
+        self.connections.close_at(second, 20)
         self.clock.advance(10)
-        self.assertEqual((line.closings, other.closings), ([TOKEN_EXPIRED], []))
+        self.assertEqual((protocol.closings, other.closings), ([TOKEN_EXPIRED], []))
         self.lose(first)
         self.clock.advance(10)
-        self.assertEqual((line.closings, other.closings), ([TOKEN_EXPIRED], [TOKEN_EXPIRED]))
+        self.assertEqual((protocol.closings, other.closings), ([TOKEN_EXPIRED], [TOKEN_EXPIRED]))
 
-    def test_end_of_who_left(self) -> None:
-        """Who has left is not closed later, and leaves no timer."""
-        websocket, line = self.open()
-        self.connections.end_at(websocket, 10)
+    def test_close_at_after_removal(self) -> None:
+        """A connection that was removed is not closed later, and leaves no timer."""
+        websocket, protocol = self.open()
+        self.connections.close_at(websocket, 10)
         self.lose(websocket)
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.connections.end_at(websocket, 10)
+        self.connections.close_at(websocket, 10)
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual(line.closings, [])
+        self.assertEqual(protocol.closings, [])
 
     def close_all(self, closing: Closing) -> Deferred[None]:
-        """Close everybody at once."""
+        """Close all connections at once."""
         return Drain(Clock(), self.connections, lambda: 0.0).start(closing, 0)
 
     def test_close_none(self) -> None:
-        """With nobody there, all are gone at once."""
+        """Without connections the end comes at once."""
         self.successResultOf(self.close_all(GOING_AWAY))
 
     def test_close_all(self) -> None:
-        """Each is told the same goodbye; it is over when the last connection is gone."""
+        """All connections get the same closing; the end comes when the last one is gone."""
         opened = [self.open() for _ in range(3)]
         gone = self.close_all(GOING_AWAY)
-        for websocket, line in opened:
-            self.assertEqual(line.closings, [GOING_AWAY])
+        for websocket, protocol in opened:
+            self.assertEqual(protocol.closings, [GOING_AWAY])
             self.assertTrue(websocket.is_closed())
         for websocket, _ in opened:
             self.assertNoResult(gone)
@@ -169,26 +177,26 @@ class ConnectionsTests(SynchronousTestCase):
         self.successResultOf(gone)
 
     def test_close_twice(self) -> None:
-        """Who asks a second time is told as well, and nobody hears goodbye twice."""
-        websocket, line = self.open()
+        """A second stop waits for the same end, and closes nothing a second time."""
+        websocket, protocol = self.open()
         gone = [self.close_all(closing) for closing in (GOING_AWAY, NORMAL)]
-        self.assertEqual(line.closings, [GOING_AWAY])
+        self.assertEqual(protocol.closings, [GOING_AWAY])
         self.lose(websocket)
         for each in gone:
             self.successResultOf(each)
 
-    def test_on_the_way_out(self) -> None:
-        """One that is closing already is waited for, and not closed again."""
-        websocket, line = self.open()
+    def test_already_closing(self) -> None:
+        """A WebSocket that is closing already is waited for, and not closed again."""
+        websocket, protocol = self.open()
         websocket.close(4000, "enough")
         gone = self.close_all(GOING_AWAY)
-        self.assertEqual(line.closings, [Closing(4000, "enough")])
+        self.assertEqual(protocol.closings, [Closing(4000, "enough")])
         self.assertNoResult(gone)
         self.lose(websocket)
         self.successResultOf(gone)
 
-    def test_again(self) -> None:
-        """Those that come and go afterwards are no matter of an earlier end."""
+    def test_reopened(self) -> None:
+        """Connections that come and go after the end do not fire its Deferred again."""
         websocket, _ = self.open()
         self.lose(websocket)
         other, _ = self.open()
@@ -201,10 +209,10 @@ class ConnectionsTests(SynchronousTestCase):
 
 
 class StopTests(SynchronousTestCase):
-    """The same in a daemon."""
+    """The open connections of a daemon that stops."""
 
     def test_stop(self) -> None:
-        """A daemon that stops says 1001 to all, and waits until all of them have left."""
+        """A daemon that stops closes all WebSockets with 1001, and waits for all of them."""
 
         @accept_websocket
         async def listen(request: Request) -> None:
@@ -221,3 +229,64 @@ class StopTests(SynchronousTestCase):
         self.assertEqual(browsers[1].closing, GOING_AWAY)
         self.successResultOf(stopped)
         self.assertEqual(daemon.pending_calls, [])
+
+
+class LogTests(SynchronousTestCase):
+    """The log lines of an event stream; those of a WebSocket are in tests/views."""
+
+    def setUp(self) -> None:
+        """Start a daemon."""
+        self.daemon = Daemon(max_connections=5)
+
+    def publish(self, text: str) -> None:
+        """Publish to the topic."""
+        self.daemon.request("POST", "/topics/news", body=text.encode(), control=True)
+
+    def lines(self, end: Callable[[Peer], object]) -> tuple[list[str], list[dict[str, Any]]]:
+        """Return the log lines and events of a stream that gets a publication, and then ends."""
+        with capturedLogs() as events:
+            peer = Peer(self.daemon)
+            peer.send(STREAM)
+            self.publish("hello")
+            peer.advance(2)
+            end(peer)
+        lines = [line for line in said(events) if "GET" in line or "#" in line]
+        return lines, [event for event in events if "connection" in event]
+
+    def test_client_disconnects(self) -> None:
+        """A stream is logged when it opens and when it closes, and has no access line."""
+        (opened, closed), fields = self.lines(Peer.vanish)
+        self.assertEqual(opened, "#1 127.0.0.1:50001 /topics/news opened")
+        name, how = "#1 127.0.0.1:50001 /topics/news", "closed 1006 after 2.000 s by peer"
+        begin = f"{name} {how}: the client disconnected; "
+        self.assertTrue(closed.startswith(begin), closed)
+        self.assertRegex(closed, r"; 0 messages, 0 bytes in; 2, [1-9]\d+ out$")
+        self.assertEqual([one["transport"] for one in fields if "transport" in one], ["sse"] * 2)
+
+    def test_stop(self) -> None:
+        """The closing line of a stream that ended because the daemon stopped says so."""
+        (_, closed), _ = self.lines(lambda _: self.daemon.stop())
+        self.assertIn("closed 1001 after 2.000 s by us: server is shutting down;", closed)
+
+    def test_too_slow(self) -> None:
+        """The closing line of a client that does not read says that it read too slowly."""
+
+        def stall(peer: Peer) -> None:
+            peer.stall()
+            for _ in range(4):
+                self.publish("x" * 1_000_000)
+            peer.advance(61, 61)
+
+        (_, closed), _ = self.lines(stall)
+        self.assertRegex(closed, r"closed 1013 after \S+ s by us: client reads too slowly;")
+
+    def test_long_poll(self) -> None:
+        """A long poll is logged as a request, with its duration."""
+        with capturedLogs() as events:
+            peer = Peer(self.daemon)
+            peer.send(POLL)
+            peer.advance(3)
+        self.assertRegex(
+            said(events)[0], r"^127\.0\.0\.1:50001 GET /topics/news 200 \d+ after 3\.000 s$"
+        )
+        self.assertEqual(events[-1]["connection"], 1)

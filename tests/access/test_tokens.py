@@ -225,7 +225,7 @@ class ClaimTests(TokenTestCase):
         self.assertEqual(self.refusal(token, now=NOW - 30.1), "the token is not valid yet")
         for now in (NOW - 30, NOW, NOW + 60, NOW + 89.9):
             self.assertEqual(self.identify(token, now=now).subject, "ann")
-        self.assertEqual(self.refusal(token, now=NOW + 90), "the token has run out")
+        self.assertEqual(self.refusal(token, now=NOW + 90), "token expired")
 
     def test_audience(self) -> None:
         """A token for somebody else is not for us (RFC 7519 §4.1.3)."""

@@ -163,7 +163,8 @@ class EventStreamTests(TopicTestCase):
     def test_two_closings(self) -> None:
         """Closing what is closed does nothing, nor does telling it anything."""
         listener = Events(self.daemon, "t")
-        (stream,) = self.daemon._service.connections.everybody()
+        (connection,) = self.daemon._service.connections
+        stream = connection.closable
         assert isinstance(stream, EventStream)
         stream.close_with(Closing(1001))
         stream.close_with(Closing(1001))

@@ -72,9 +72,7 @@ class SubscribeTests(TokenTestCase):
             answer = self.ask("GET", "/topics/news?wait=0", {"Accept": accept})
             self.assertEqual(answer.status, 401)
             self.assertEqual(answer.headers["WWW-Authenticate"], 'Bearer realm="pushd"')
-            self.assertEqual(
-                self.said(answer), {"error": "a token is needed here", "where": "token"}
-            )
+            self.assertEqual(self.said(answer), {"error": "a token is required", "where": "token"})
         refused = self.daemon.connect("/topics/news").refused
         assert refused is not None
         self.assertEqual(refused.status, 401)

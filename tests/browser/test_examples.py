@@ -96,7 +96,7 @@ def test_chat_room(page: Page, example: DaemonProcess, console_errors: list[str]
     enter(page, "Ann")
     assert console_errors == []
     example.stop()
-    expect(page.locator("#status")).to_contain_text("Disconnected (1001, the server is going away)")
+    expect(page.locator("#status")).to_contain_text("Disconnected (1001, server is shutting down)")
     expect(page.get_by_role("button", name="Join")).to_be_visible()
 
 

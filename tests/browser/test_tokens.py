@@ -216,7 +216,7 @@ def test_expired_token(
     open_and_subscribe(page, daemon, transport)
     state = wait_for_state(page, "closed")
     assert state["code"] == 401
-    assert "the token has run out" in state["reason"]
+    assert "token expired" in state["reason"]
     assert issuer.calls == calls + 2
 
 

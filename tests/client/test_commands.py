@@ -87,7 +87,7 @@ class PublishTests(CommandTestCase):
         self.start(token_keys=secret_keys())
         self.network.daemon = self.daemon
         args = ("publish", "t", "x", "--control", "http://127.0.0.1:8080")
-        self.assertIn("a token is needed here", self.bad(*args))
+        self.assertIn("a token is required", self.bad(*args))
         self.good(*args, "--token", token(publish=["t"]))
         self.environ["PUSHD_TOKEN"] = token(publish=["t"])
         self.good(*args)
@@ -161,7 +161,7 @@ class TailTests(CommandTestCase):
         """It sends its token."""
         self.start(token_keys=secret_keys())
         self.network.daemon = self.daemon
-        self.assertIn("a token is needed here (401)", self.bad("tail", "t"))
+        self.assertIn("a token is required (401)", self.bad("tail", "t"))
         self.environ["PUSHD_TOKEN"] = token(subscribe=["t"])
         printed, _ = self.tail(then=self.publish_later("x"))
         self.assertEqual(len(printed), 1)

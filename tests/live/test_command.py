@@ -276,8 +276,8 @@ def test_expiry(tmp_path: Path, start: Callable[..., Shell], tail: Callable[...,
     with open_with_token(shell, ttl=2) as websocket, pytest.raises(ConnectionClosed) as caught:
         websocket.recv(PATIENCE)
     assert caught.value.rcvd is not None
-    assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1008, "the token has run out")
-    shell.daemon.wait_for("closed 1008 .*: the token has run out")
+    assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1008, "token expired")
+    shell.daemon.wait_for("closed 1008 .*: token expired")
 
 
 def open_with_token(shell: Shell, ttl: int) -> ClientConnection:

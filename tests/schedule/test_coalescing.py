@@ -1,4 +1,4 @@
-"""Calls on the beat: at their time, in their order, and one timer for all of them."""
+"""Tests of CoalescingClock."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from pushd.schedule.coalescing import CoalescingClock
-from tests.bracket import Bracket
+from tests.recording_context import RecordingContext
 from tests.unhurried import UNHURRIED
 
 
-class BeatTests(SynchronousTestCase):
-    """A clock over another."""
+class CoalescingClockTests(SynchronousTestCase):
+    """CoalescingClock makes delayed calls in time, in order, and with one timer."""
 
     def setUp(self) -> None:
-        """Start at a time that is no whole number of anything."""
+        """Start at a time between two ticks."""
         self.clock = Clock()
         self.clock.advance(1.23456)
-        self.beat = CoalescingClock(self.clock)
+        self.coalescing = CoalescingClock(self.clock)
         self.made: list[Any] = []
 
-    def later(self, delay: float, what: Any) -> IDelayedCall:
-        """Note something later."""
-        return self.beat.callLater(delay, self.made.append, what)
+    def append_later(self, delay: float, what: Any) -> IDelayedCall:
+        """Append something to ``made`` after a delay."""
+        return self.coalescing.callLater(delay, self.made.append, what)
 
     def test_interfaces(self) -> None:
-        """It can stand wherever a clock can."""
-        verifyObject(IReactorTime, self.beat)
-        verifyObject(IDelayedCall, self.later(1, "x"))
+        """The clock and its calls provide Twisted's interfaces."""
+        verifyObject(IReactorTime, self.coalescing)
+        verifyObject(IDelayedCall, self.append_later(1, "x"))
 
-    def test_name(self) -> None:
-        """A call says when it is due, and what it is, to who looks for what is left behind."""
-        self.assertIn("in 2 s: list.append('x',)", repr(self.later(2, "x")))
+    def test_repr(self) -> None:
+        """The repr of a call says when it is due, and what it calls."""
+        self.assertIn("in 2 s: list.append('x',)", repr(self.append_later(2, "x")))
 
     def test_time(self) -> None:
-        """A call is made at its time or within a millisecond of it, and never before."""
-        call = self.later(0.5, "x")
+        """A call is made at its time or up to a millisecond later, and never earlier."""
+        call = self.append_later(0.5, "x")
         self.assertAlmostEqual(call.getTime(), 1.73456)
         self.clock.advance(0.4999)
         self.assertEqual(self.made, [])
@@ -53,40 +53,42 @@ class BeatTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_arguments(self) -> None:
-        """A call has the arguments that it was given, those with names as well."""
-        self.beat.callLater(1, lambda *given, **named: self.made.append((given, named)), 1, b=2)
-        self.beat.callLater(1, lambda *given, **named: self.made.append((given, named)), 1)
+        """A call is made with its positional and keyword arguments."""
+        self.coalescing.callLater(
+            1, lambda *given, **named: self.made.append((given, named)), 1, b=2
+        )
+        self.coalescing.callLater(1, lambda *given, **named: self.made.append((given, named)), 1)
         self.clock.advance(1.001)
         self.assertEqual(self.made, [((1,), {"b": 2}), ((1,), {})])
 
-    def test_whole_beats(self) -> None:
-        """Where the clock shows whole milliseconds a call is made at its very time."""
+    def test_whole_milliseconds(self) -> None:
+        """A call for a whole millisecond is made exactly then, despite float errors."""
         clock = Clock()
-        beat = CoalescingClock(clock)
+        coalescing = CoalescingClock(clock)
         for tenths in range(1, 100):
-            beat.callLater(tenths * 0.1 - clock.seconds(), self.made.append, tenths)
+            coalescing.callLater(tenths * 0.1 - clock.seconds(), self.made.append, tenths)
             clock.advance(tenths * 0.1 - clock.seconds())
             self.assertEqual(self.made[-1], tenths)
 
-    def test_at_once(self) -> None:
-        """What is due at once does not wait for a beat."""
-        self.later(0, "x")
+    def test_no_delay(self) -> None:
+        """A call without a delay does not wait for a tick."""
+        self.append_later(0, "x")
         self.clock.advance(0)
         self.assertEqual(self.made, ["x"])
 
     def test_one_timer(self) -> None:
-        """However many calls there are, the clock behind has one; what is sooner moves it."""
+        """A thousand calls need one call of the underlying clock, set to the first of them."""
         for number in range(1000):
-            self.later(2 - number / 1000, number)
+            self.append_later(2 - number / 1000, number)
         [timer] = self.clock.getDelayedCalls()
         self.assertTrue(0 <= timer.getTime() - (1.23456 + 1.001) <= 0.004)
-        self.assertEqual(len(self.beat.getDelayedCalls()), 1000)
+        self.assertEqual(len(self.coalescing.getDelayedCalls()), 1000)
         self.clock.advance(2.1)
         self.assertEqual(self.made, list(range(999, -1, -1)))
-        self.assertEqual(self.beat.getDelayedCalls(), [])
+        self.assertEqual(self.coalescing.getDelayedCalls(), [])
 
-    def test_together(self) -> None:
-        """What is due in one millisecond is one wake of the clock, in the order it came."""
+    def test_one_wake(self) -> None:
+        """Calls for one millisecond are made at one wake, in the order of scheduling."""
         wakes: list[None] = []
         call_later = self.clock.callLater
 
@@ -96,33 +98,33 @@ class BeatTests(SynchronousTestCase):
 
         self.patch(self.clock, "callLater", count)
         for name in "abc":
-            self.later(0.1, name)
+            self.append_later(0.1, name)
         self.clock.advance(0.2)
         self.assertEqual((self.made, len(wakes)), (["a", "b", "c"], 1))
 
     def test_few(self) -> None:
-        """Where few wait, none waits for another: each is made within a millisecond."""
-        made = self.make_in_turn(60)
+        """With calls in few ticks, each call is made within a millisecond of its time."""
+        made = self.make_successive_calls(60)
         self.assertLess(max(late for late, _ in made), 0.00101)
 
     def test_many(self) -> None:
-        """Where many wait, what is due within four milliseconds is made at once."""
-        made = self.make_in_turn(1000)
+        """With calls in many ticks, those within four milliseconds are made together."""
+        made = self.make_successive_calls(1000)
         self.assertLess(max(late for late, _ in made), 0.00401)
         self.assertLess(len({moment for _, moment in made}), 350)
 
     def test_order(self) -> None:
-        """What is made at once is made in the order in which it was due, then as it came."""
-        others = [self.later(60 + number, None) for number in range(100)]
+        """Calls made together are in the order of their times, then in that of scheduling."""
+        others = [self.append_later(60 + number, None) for number in range(100)]
         for what, delay in (("c", 1.002), ("a", 1.0), ("d", 1.002), ("b", 1.001)):
-            self.later(delay, what)
+            self.append_later(delay, what)
         self.clock.advance(1.01)
         self.assertEqual(self.made, ["a", "b", "c", "d"])
         for other in others:
             other.cancel()
 
-    def make_in_turn(self, count: int) -> list[tuple[float, float]]:
-        """How late each is of those that are due one after the other, and when it is made."""
+    def make_successive_calls(self, count: int) -> list[tuple[float, float]]:
+        """Make calls that are due one after the other; return how late each is, and when made."""
         made: list[tuple[float, float]] = []
 
         def note(due: float) -> None:
@@ -130,62 +132,62 @@ class BeatTests(SynchronousTestCase):
 
         for number in range(count):
             due = 2 + number * 0.0011
-            self.beat.call_at(due, partial(note, due))
+            self.coalescing.call_at(due, partial(note, due))
         while calls := self.clock.getDelayedCalls():
             self.clock.advance(calls[0].getTime() - self.clock.seconds())
         self.assertEqual(len(made), count)
         return made
 
-    def test_held_together(self) -> None:
-        """What is due together is done within what holds it together; one call needs no such."""
+    def test_batch(self) -> None:
+        """Several calls of a tick are made inside ``batch``; a single call is not."""
         notes: list[str] = []
-        beat = CoalescingClock(self.clock, batch=Bracket(notes))
+        coalescing = CoalescingClock(self.clock, batch=RecordingContext(notes))
         for delay in (1, 2, 2):
-            beat.callLater(delay, notes.append, "call")
+            coalescing.callLater(delay, notes.append, "call")
         self.clock.advance(1.01)
         self.assertEqual(notes, ["call"])
         self.clock.advance(1)
         self.assertEqual(notes, ["call", "(", "call", "call", ")"])
 
-    def test_at_a_time(self) -> None:
-        """A call may be for a time of the clock; if that has passed it comes in the next turn."""
+    def test_call_at(self) -> None:
+        """``call_at`` makes a call at a time; at the next iteration if that has passed."""
         made: list[float] = []
         for time in (2.0, 1.0):
-            self.beat.call_at(time, lambda: made.append(self.clock.seconds()))
+            self.coalescing.call_at(time, lambda: made.append(self.clock.seconds()))
         self.assertEqual(made, [])
         self.clock.advance(0)
         self.assertEqual(made, [1.23456])
         self.clock.advance(2.0001 - self.clock.seconds())
         self.assertEqual(made[1:], [2.0001])
-        self.beat.call_at(9, lambda: made.append(0)).cancel()
+        self.coalescing.call_at(9, lambda: made.append(0)).cancel()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_cancel(self) -> None:
-        """A call that is cancelled is not made; without any there is no timer."""
-        first, second, third = (self.later(delay, delay) for delay in (1, 2, 2))
+        """A cancelled call is not made; without calls there is no timer."""
+        first, second, third = (self.append_later(delay, delay) for delay in (1, 2, 2))
         first.cancel()
         second.cancel()
         self.assertFalse(first.active())
         self.assertTrue(third.active())
         self.clock.advance(3)
         self.assertEqual(self.made, [2])
-        self.later(1, "x").cancel()
+        self.append_later(1, "x").cancel()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_put_off_again_and_again(self) -> None:
-        """Time-outs that never come to pass leave nothing behind, long before their time."""
-        self.later(7200, "last")
+    def test_memory(self) -> None:
+        """Calls that are cancelled long before their time do not fill the heap."""
+        self.append_later(7200, "last")
         for number in range(1000):
-            self.later(3600 + number, number).cancel()
+            self.append_later(3600 + number, number).cancel()
             self.clock.advance(0.01)
-        self.assertLess(len(self.beat._beats), 100)
-        self.later(1, "first")
+        self.assertLess(len(self.coalescing._ticks), 100)
+        self.append_later(1, "first")
         self.clock.advance(7200)
         self.assertEqual(self.made, ["first", "last"])
 
     def test_too_late(self) -> None:
-        """What was made or cancelled can't be changed any more."""
-        made, cancelled = self.later(1, "x"), self.later(1, "y")
+        """Changing a call that was made or cancelled raises Twisted's errors."""
+        made, cancelled = self.append_later(1, "x"), self.append_later(1, "y")
         cancelled.cancel()
         self.clock.advance(2)
         self.assertFalse(made.active())
@@ -194,9 +196,9 @@ class BeatTests(SynchronousTestCase):
             self.assertRaises(error, call.reset, 1)
             self.assertRaises(error, call.delay, 1)
 
-    def test_put_off(self) -> None:
-        """A call can be put off, or had sooner."""
-        first, second = self.later(1, "first"), self.later(2, "second")
+    def test_delay_and_reset(self) -> None:
+        """A call can be postponed, and brought forward."""
+        first, second = self.append_later(1, "first"), self.append_later(2, "second")
         first.delay(2)
         second.reset(0.5)
         self.clock.advance(0.6)
@@ -206,25 +208,25 @@ class BeatTests(SynchronousTestCase):
         self.clock.advance(0.6)
         self.assertEqual(self.made, ["second", "first"])
 
-    def test_among_themselves(self) -> None:
-        """A call may cancel or put off one of its own beat, and begin others."""
+    def test_changes_within_a_tick(self) -> None:
+        """A call may cancel or postpone calls of its own tick, and schedule others."""
 
-        def meddle() -> None:
+        def change_others() -> None:
             second.cancel()
             third.reset(1)
-            self.later(1, "fourth")
+            self.append_later(1, "fourth")
 
-        self.beat.callLater(1, meddle)
-        second, third = self.later(1, "second"), self.later(1, "third")
+        self.coalescing.callLater(1, change_others)
+        second, third = self.append_later(1, "second"), self.append_later(1, "third")
         self.clock.advance(1.01)
         self.assertEqual(self.made, [])
         self.clock.advance(1.01)
         self.assertEqual(self.made, ["third", "fourth"])
 
     def test_failure(self) -> None:
-        """A call that fails is logged, and the others are made."""
-        self.beat.callLater(1, lambda: 1 / 0)
-        self.later(1, "x")
+        """A call that raises is logged, and the others are made."""
+        self.coalescing.callLater(1, lambda: 1 / 0)
+        self.append_later(1, "x")
         self.clock.advance(2)
         self.assertEqual(self.made, ["x"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
@@ -240,17 +242,19 @@ class BeatTests(SynchronousTestCase):
             max_size=60,
         )
     )
-    def test_as_any_clock(self, steps: list[tuple[str, int, float]]) -> None:
-        """Whatever is done to it, each call is made once, in time, and no timer is left."""
+    def test_property(self, steps: list[tuple[str, int, float]]) -> None:
+        """After any sequence of steps each call was made once, in time, and no timer is left."""
         clock = Clock()
-        beat = CoalescingClock(clock)
+        coalescing = CoalescingClock(clock)
         calls: list[IDelayedCall] = []
         made: dict[int, float] = {}
         for what, which, seconds in steps:
             if what == "call":
                 name = len(calls)
                 calls.append(
-                    beat.callLater(seconds, lambda name=name: made.update({name: clock.seconds()}))
+                    coalescing.callLater(
+                        seconds, lambda name=name: made.update({name: clock.seconds()})
+                    )
                 )
             elif what == "pass":
                 clock.advance(seconds)

@@ -344,13 +344,13 @@ class FakeConnection:
         self._connections = connections
         self._answers = answers
         self.closed: list[tuple[float, Closing]] = []
-        connections.opened(self)
+        connections.add(self)
 
     def close_with(self, closing: Closing) -> None:
         """Record the call."""
         self.closed.append((self._clock.seconds(), closing))
         if self._answers:
-            self._connections.lost(self)
+            self._connections.remove(self)
 
 
 class DrainTests(SynchronousTestCase):
@@ -416,10 +416,10 @@ class DrainTests(SynchronousTestCase):
         """A connection that is lost is not closed; with the last one, the drain ends."""
         connections = self.open(3)
         gone = self.start(9, 0.5)
-        self.connections.lost(connections[0])
+        self.connections.remove(connections[0])
         self.clock.advance(3)
         for connection in connections[1:]:
-            self.connections.lost(connection)
+            self.connections.remove(connection)
         self.successResultOf(gone)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(connections[0].closed, [])
@@ -428,7 +428,7 @@ class DrainTests(SynchronousTestCase):
         """A connection that was lost is skipped when its time comes."""
         connections = self.open(3, answers=False)
         gone = self.start(9, 0.5)
-        self.connections.lost(connections[1])
+        self.connections.remove(connections[1])
         self.clock.pump([0.5] * 18)
         self.assertEqual([len(connection.closed) for connection in connections], [1, 0, 1])
         self.assertNoResult(gone)
@@ -441,7 +441,7 @@ class DrainTests(SynchronousTestCase):
         self.assertEqual(self.times(connections), [0.0, 1.0])
         self.assertNoResult(gone)
         for connection in connections:
-            self.connections.lost(connection)
+            self.connections.remove(connection)
         self.successResultOf(gone)
 
     def test_close_now(self) -> None:

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.protocols.fast_paths import FastPaths
 from pushd.service import reactor as module
 from pushd.service.reactor import poll_directly, run_on_monotonic_time
-from tests.bracket import Bracket
+from tests.recording_context import RecordingContext
 from tests.work import calls_of
 
 # Function calls for a poll with one readable socket, most of them the reactor's own.
@@ -96,7 +96,7 @@ class PollingTests(FastPathTestCase):
         super().setUp()
         self.reactor = self.make_reactor()
         self.notes: list[str] = []
-        poll_directly(self.reactor, Bracket(self.notes))
+        poll_directly(self.reactor, RecordingContext(self.notes))
         self.transports = [self.connect(), self.connect()]
 
     def make_reactor(self) -> EPollReactor:

@@ -185,7 +185,7 @@ class StoppingTests(SynchronousTestCase):
         self.idle.send(handshake("/view/"))
         self.assertEqual(self.idle.head.split(" ")[1], "503")
         self.assertIn("\r\nRetry-After: 5\r\n", self.idle.head)
-        self.assertEqual(self.idle.body, b"the server is going away\n")
+        self.assertEqual(self.idle.body, b"server is shutting down\n")
         self.assertEqual(self.view.requests, [])
 
     def test_handshake_under_way(self) -> None:

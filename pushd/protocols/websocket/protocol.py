@@ -39,14 +39,15 @@ from zope.interface import implementer
 
 from pushd.access.closing import (
     INTERNAL_ERROR,
+    PEER,
     RATE_EXCEEDED,
     TINY_FRAGMENTS,
     TOO_BIG,
     TRY_AGAIN_LATER,
+    US,
     Closing,
     Ending,
 )
-from pushd.access.connections import PEER, US
 from pushd.access.counters import Traffic
 from pushd.access.limits import Limits, TokenBucket
 from pushd.protocols.cork import Cork, Writable

@@ -376,7 +376,7 @@ class FastPathTests(SynchronousTestCase):
     def test_no_timer(self) -> None:
         """Looking at what Autobahn has starts none of its timers."""
         clock = Clock()
-        self.patch(txaio.config, "loop", clock)
+        self.patch(txaio.config, "loop", clock)  # type: ignore[attr-defined]  # made when used
         protocol._lacking.__wrapped__()
         self.assertEqual(clock.getDelayedCalls(), [])
 
