@@ -69,7 +69,7 @@ live: systemd nginx redis  ## Tests with real sockets and processes, nginx and R
 
 .PHONY: slow-paths
 slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
-	PUSHD_FAST_PATHS=off $(BIN)/pytest -q tests/protocols tests/topics tests/views tests/api
+	PUSHD_FAST_PATHS=off $(BIN)/pytest -q tests/protocols tests/topics tests/views tests/api tests/service
 	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 --dist loadfile \
 		tests/live/test_demo.py tests/live/test_topics.py
 

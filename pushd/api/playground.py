@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from twisted.internet.interfaces import ISSLTransport
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -210,7 +211,8 @@ class Meter(ProtocolWrapper):
     def insert(self) -> None:
         """Take the place between the two."""
         self.transport: Any = self._channel.transport
-        directlyProvides(self, providedBy(self.transport))
+        # Autobahn takes whatever provides ISSLTransport for Twisted's own class.
+        directlyProvides(self, providedBy(self.transport) - ISSLTransport)
         self._connect(self)
         self._channel.transport = self
         self.factory.registerProtocol(self)

@@ -255,6 +255,7 @@ class PushProtocol(WebSocketServerProtocol):
             queue.stop(self)
         if not self.factory.fast:
             super().connectionLost(reason)
+            self.is_closed = None  # This Deferred of Autobahn's refers to the protocol: a cycle.
         self.state = self.STATE_CLOSED
         self._websocket.connection_lost()
         self._lost(self)
