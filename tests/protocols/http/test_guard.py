@@ -46,9 +46,9 @@ class GuardTestCase(SynchronousTestCase):
 
     def send(self, head: str, *, control: bool = False) -> Answer:
         """Send a request line and headers, and return the answer."""
-        wire = self.daemon.open_connection(control=control)
-        wire.send(f"{head}\r\n".encode("latin-1"))
-        answer = wire.answer()
+        connection = self.daemon.open_connection(control=control)
+        connection.send(f"{head}\r\n".encode("latin-1"))
+        answer = connection.answer()
         assert answer is not None, "there is no answer"
         return answer
 
@@ -267,7 +267,7 @@ class ControlTests(GuardTestCase):
         self.assertEqual(self.count("forbidden"), 4)
 
     def test_rebinding(self) -> None:
-        """A Host that is a name of somebody else's is refused, as with DNS rebinding."""
+        """A foreign Host is refused, as with DNS rebinding."""
         hosts = ("evil.com", "evil.com:8081", "127.0.0.1.nip.io", "[::1]", "192.0.2.1", "", ":8081")
         for host in hosts:
             answer = self.ask(f"Host: {host}", control=True)

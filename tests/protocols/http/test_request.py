@@ -90,8 +90,8 @@ class TargetTests(SynchronousTestCase):
 
     def test_for_resources(self) -> None:
         """A twisted.web resource finds what it expects of a request."""
-        told = self.ask("/resource/a%20b/c", "Cookie: a=1")
-        self.assertEqual(told, "([], [b'resource', b'a b', b'c'], b'1', 8080, True)")
+        answer = self.ask("/resource/a%20b/c", "Cookie: a=1")
+        self.assertEqual(answer, "([], [b'resource', b'a b', b'c'], b'1', 8080, True)")
 
 
 class NameTests(SynchronousTestCase):
