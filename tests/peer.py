@@ -1,4 +1,4 @@
-"""A client that speaks HTTP and WebSocket by hand, and every mistake there is to be made."""
+"""A client that sends HTTP and WebSocket byte by byte, with any mistake."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _MASK = b"\x37\xfa\x21\x3d"
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame as the server sent it."""
+    """A frame from the server."""
 
     opcode: int
     payload: bytes = b""
@@ -57,21 +57,21 @@ class Frame:
 
 
 class Peer(Protocol):
-    """One connection to a daemon in memory; what it does has had its effects when it returns."""
+    """A client's connection to a daemon in memory. Each call returns after all its effects."""
 
     def __init__(self, daemon: Daemon, *, control: bool = False, tls: bool = False) -> None:
         self._daemon = daemon
         self._loopback = Loopback()
         self.received = bytearray()
         self.lost: type[BaseException] | None = None
-        door: Any = daemon.clock.tcpServers[1 if control else 0][1]
+        site: Any = daemon.clock.tcpServers[1 if control else 0][1]
         client: Any = self
         if tls:
-            door = TLSMemoryBIOFactory(_server_side(), False, door, daemon.clock)
+            site = TLSMemoryBIOFactory(_server_side(), False, site, daemon.clock)
             ours = Factory.forProtocol(lambda: self)
             client = TLSMemoryBIOFactory(Tls(Context(TLS_CLIENT_METHOD)), True, ours, daemon.clock)
             client = client.buildProtocol(None)
-        self._end = self._loopback.connect(door, client)
+        self._end = self._loopback.connect(site, client)
         self.settle()
 
     @property
@@ -86,12 +86,12 @@ class Peer(Protocol):
 
     @property
     def body(self) -> bytes:
-        """All that came behind the head of the first answer."""
+        """All bytes behind the head of the first answer."""
         return bytes(self.received).partition(b"\r\n\r\n")[2]
 
     @property
     def frames(self) -> list[Frame]:
-        """The frames that came behind a 101."""
+        """The frames behind a 101."""
         return read_frames(self.body)
 
     @property
@@ -101,12 +101,12 @@ class Peer(Protocol):
 
     @property
     def code(self) -> int | None:
-        """The code of the server's Close frame; None as long as there was none."""
+        """The code of the server's Close frame, or None."""
         codes = [frame.code for frame in self.frames if frame.opcode == CLOSE]
         return codes[0] if codes else None
 
     def send(self, *segments: bytes) -> None:
-        """Send bytes, each segment on its own."""
+        """Send bytes, one segment after the other."""
         for segment in segments:
             assert self.transport is not None
             self.transport.write(segment)
@@ -139,7 +139,7 @@ class Peer(Protocol):
             self.settle()
 
     def settle(self) -> None:
-        """Let everything that is under way arrive."""
+        """Let everything that was sent arrive."""
         for _ in range(3):
             self._loopback.run()
             self._daemon.settle()
@@ -152,26 +152,26 @@ class Peer(Protocol):
 
 
 class UnixTransport(StringTransport):
-    """The server's end of a Unix socket, which may be closed for writing and still be read."""
+    """The server's end of a Unix socket, whose write side can be closed alone."""
 
     def __init__(self, daemon: Daemon) -> None:
         super().__init__(peerAddress=UNIXAddress(None))
         self.write_closed = False
         self.aborted = False
-        door: Any = daemon.clock.tcpServers[0][1]
-        self.protocol: Any = door.buildProtocol(UNIXAddress(None))
+        site: Any = daemon.clock.tcpServers[0][1]
+        self.protocol: Any = site.buildProtocol(UNIXAddress(None))
         self.protocol.makeConnection(self)
 
     def loseWriteConnection(self) -> None:
-        """Note that nothing more will be written."""
+        """Record that the write side was closed."""
         self.write_closed = True
 
     def abortConnection(self) -> None:
-        """Note that all is over."""
+        """Record that the connection was reset."""
         self.aborted = True
 
     def receive(self, data: bytes) -> bytes:
-        """Let data arrive; give what is answered."""
+        """Receive data, and return the answer."""
         self.clear()
         self.protocol.dataReceived(data)
         answer: bytes = self.value()
@@ -179,13 +179,13 @@ class UnixTransport(StringTransport):
 
 
 def serve(daemon: Daemon, resource: IResource) -> None:
-    """Let a daemon answer every request at its public port with a resource of twisted.web."""
-    door: Any = daemon.clock.tcpServers[0][1]
-    door.getResourceFor = lambda request: resource
+    """Have a daemon answer every request of its public port with a twisted.web resource."""
+    site: Any = daemon.clock.tcpServers[0][1]
+    site.getResourceFor = lambda request: resource
 
 
 def handshake(path: str = "/", *lines: str, without: Iterable[str] = ()) -> bytes:
-    """Make an opening handshake, without some of its headers and with lines beside them."""
+    """Make a handshake, without some of its headers, or with more lines."""
     headers = {
         "Host": "localhost:8080",
         "Upgrade": "websocket",
@@ -211,7 +211,7 @@ def frame(
 
 
 def mask(payload: bytes) -> bytes:
-    """Mask a payload, or unmask it."""
+    """Mask or unmask a payload."""
     pattern = (_MASK * (len(payload) // 4 + 1))[: len(payload)]
     plain = int.from_bytes(payload, "big") ^ int.from_bytes(pattern, "big")
     return plain.to_bytes(len(payload), "big")
@@ -223,7 +223,7 @@ def close_frame(code: int, reason: bytes = b"") -> bytes:
 
 
 def read_frames(data: bytes) -> list[Frame]:
-    """Read a server's frames; the last one may be cut short."""
+    """Parse a server's frames; the last one may be incomplete."""
     frames = []
     while len(data) >= 2:
         assert not data[1] & 0x80, "a server's frame is not masked"
@@ -240,7 +240,7 @@ def read_frames(data: bytes) -> list[Frame]:
 
 
 def said(events: Iterable[LogEvent]) -> list[str]:
-    """Give what pushd wrote to the log, as it would be read there."""
+    """Return the log lines of pushd."""
     return [
         formatEvent(event)
         for event in events

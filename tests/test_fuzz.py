@@ -1,6 +1,6 @@
-"""Bytes that nobody would send, in their thousands: nothing escapes, nothing hangs, nothing leaks.
+"""Random and mutated requests and frames: no exception, no hanging connection, no leak.
 
-What each test draws is the same in every run, so that a failure is one tomorrow, too.
+The examples are the same in every run, so that failures can be repeated.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ fuzz = partial(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
-# After these, in seconds, nobody is left whom somebody did not want to stay.
+# Steps of time, in seconds, after which every connection is closed.
 TIMEOUTS = (
     *(REQUEST_TIMEOUT, REFUSAL_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, CLOSE_TIMEOUT),
     *(KEEP_ALIVE, REFUSAL_TIMEOUT, STALL_TIMEOUT, REFUSAL_TIMEOUT) * 2,
@@ -48,7 +48,7 @@ MAX_MESSAGE = 5000
 
 @accept_websocket
 async def echo(request: Request) -> str | None:
-    """Give everything back."""
+    """Echo every message."""
     if not request.is_websocket():
         return f"{request.path} {request.query} {request.cookies} {len(request.body)}"
     async for message in request.websocket:
@@ -58,7 +58,7 @@ async def echo(request: Request) -> str | None:
 
 @require_websocket
 async def count(request: Request) -> None:
-    """Push three messages, whatever comes."""
+    """Push three messages, whatever is received, and close."""
     for number in range(3):
         request.websocket.send(str(number) * 1000)
         await request.websocket.wait() if number == 1 else None
@@ -66,7 +66,7 @@ async def count(request: Request) -> None:
 
 
 async def later(request: Request) -> str:
-    """Answer in a second."""
+    """Answer after a second."""
     await deferLater(request.clock, 1)
     return "later"
 
@@ -77,7 +77,7 @@ VIEWS = {"/echo/": echo, "/count/": count, "/later/": later, "/test/": ticker}
 def frame(
     first: int, payload: bytes = b"", *, length: int | None = None, mask: int = 0x80
 ) -> bytes:
-    """Make a frame of a first byte and a payload, which may say another length than it has."""
+    """Make a frame with any first byte, and with any length, right or wrong."""
     length = len(payload) if length is None else length
     if length < 126:
         head = bytes([first, mask | length])
@@ -165,7 +165,7 @@ NAMES = [
     "Authorization", "X-Forwarded-For", "Forwarded", "Expect",
 ]  # fmt: skip
 
-# How bytes become others: an edit, where, how many of them, and what goes in their place.
+# A mutation: its kind, its position, its size, and bytes to insert.
 EDITS = st.tuples(
     st.sampled_from(["flip", "drop", "double", "put", "cut", "move"]),
     st.floats(0, 1),
@@ -173,12 +173,12 @@ EDITS = st.tuples(
     st.one_of(st.sampled_from(TOKENS), st.binary(min_size=1, max_size=8)),
 )
 
-# Where a stream of bytes falls into segments.
+# Positions at which a stream of bytes is cut into segments.
 CUTS = st.lists(st.floats(0, 1), max_size=6)
 
 
 def edit(data: bytes, how: str, where: float, size: int, token: bytes) -> bytes:
-    """Do one edit."""
+    """Apply one mutation."""
     start = int(where * len(data))
     before, part, after = data[:start], data[start : start + size], data[start + size :]
     match how:
@@ -197,16 +197,16 @@ def edit(data: bytes, how: str, where: float, size: int, token: bytes) -> bytes:
 
 
 def segments(data: bytes, cuts: list[float]) -> list[bytes]:
-    """Cut bytes to pieces."""
+    """Cut bytes into segments."""
     places = [0, *sorted(int(cut * len(data)) for cut in cuts), len(data)]
     return [data[a:b] for a, b in pairwise(places) if a < b]
 
 
 class FuzzTests(SynchronousTestCase):
-    """One daemon that stands all of it, one connection after the other."""
+    """One daemon that gets all of it, one connection after the other."""
 
     def setUp(self) -> None:
-        """Start it, with limits that are soon reached."""
+        """Start the daemon with limits that are soon reached."""
         limits = Limits(max_message=MAX_MESSAGE, max_buffered=20_000, max_rate=50)
         self.daemon = Daemon(VIEWS, limits=limits, proxies=Proxies(["127.0.0.0/8"]))
 
@@ -218,32 +218,32 @@ class FuzzTests(SynchronousTestCase):
         reads: bool = True,
         control: bool = False,
     ) -> bytes:
-        """Send bytes, wait for as long as anything may take, and prove that nothing is left."""
-        wire = self.daemon.open_connection(control=control)
+        """Send bytes, let all time-outs pass, and assert that nothing is left."""
+        connection = self.daemon.open_connection(control=control)
         if not reads:
-            wire._transport.pauseProducing()
+            connection._transport.pauseProducing()
         for piece in pieces:
-            wire.send(piece)
+            connection.send(piece)
             if pause:
                 self.daemon.advance(pause)
         self.daemon.advance(*TIMEOUTS)
-        self.assertTrue(wire.closed, "still connected")
+        self.assertTrue(connection.closed, "still connected")
         self.assertEqual(self.daemon.pending_calls, [])
         for server in self.daemon.clock.tcpServers:
-            door: Any = server[1]
-            self.assertEqual(len(door.policy.admission), 0)
-            self.assertEqual(len(door.policy.admission._addresses), 0)
+            site: Any = server[1]
+            self.assertEqual(len(site.policy.admission), 0)
+            self.assertEqual(len(site.policy.admission._addresses), 0)
         self.assertEqual(self.flushLoggedErrors(), [])
-        return wire.received
+        return connection.received
 
     def assert_answers(self, received: bytes) -> None:
-        """Check that whatever came first was an HTTP answer, and no failure of ours."""
+        """Assert that the first answer is HTTP, and not a 500."""
         if received:
             self.assertRegex(received, rb"\AHTTP/1\.[01] [1-5]\d\d ")
             self.assertFalse(received.startswith(b"HTTP/1.1 500"), received)
 
     def run_fuzz(self, test: Callable[[], None]) -> None:
-        """Run what was made by ``given``, and see whether the daemon is as it was."""
+        """Run a test made by ``given``, and assert that the daemon still works."""
         test()
         answer = self.daemon.get("/echo/")
         assert answer is not None
@@ -253,7 +253,7 @@ class FuzzTests(SynchronousTestCase):
         self.assertEqual(browser.messages, ["still there"])
 
     def test_seeds(self) -> None:
-        """What the tests below begin with is in order by itself."""
+        """The requests that are mutated below are valid by themselves."""
         statuses = set()
         for request in REQUESTS:
             received = self.play([request])
@@ -262,7 +262,7 @@ class FuzzTests(SynchronousTestCase):
         self.assertEqual(statuses, {100, 101, 200, 206, 304, 400, 404, 405})
 
     def test_random_bytes(self) -> None:
-        """Noise."""
+        """Random bytes are refused."""
 
         @fuzz(max_examples=150)
         @given(st.lists(st.binary(max_size=400), max_size=5), st.booleans())
@@ -272,7 +272,7 @@ class FuzzTests(SynchronousTestCase):
         self.run_fuzz(noise)
 
     def test_random_tokens(self) -> None:
-        """What HTTP is made of, in any order."""
+        """Tokens of HTTP in random order are refused, or answered."""
         words = [b"GET", b"POST", b"/", b"/echo/", b"HTTP/1.1", b"HTTP/1.0", b"Host: a\r\n"]
         lines = [f"{line}\r\n".encode() for line in (*HANDSHAKE, DEFLATE)]
         token = st.one_of(st.sampled_from([*TOKENS, *words, *lines]), st.binary(max_size=3))
@@ -285,7 +285,7 @@ class FuzzTests(SynchronousTestCase):
         self.run_fuzz(babble)
 
     def test_mutated_requests(self) -> None:
-        """Requests and handshakes, one behind the other, with some edits."""
+        """Pipelined requests and handshakes with mutations are refused, or answered."""
 
         @fuzz(max_examples=500)
         @given(
@@ -310,7 +310,7 @@ class FuzzTests(SynchronousTestCase):
         self.run_fuzz(mutate)
 
     def test_mutated_headers(self) -> None:
-        """A handshake whose headers are any bytes that a header may be."""
+        """Requests and handshakes with random headers are refused, or answered."""
         value = st.binary(max_size=60).map(lambda data: data.replace(b"\n", b"").decode("latin-1"))
         name = st.sampled_from(NAMES)
         path = st.sampled_from(["/echo/", "/pushd.js", "/test/", "/count/", "/healthz", "/metrics"])
@@ -326,7 +326,7 @@ class FuzzTests(SynchronousTestCase):
         self.run_fuzz(change)
 
     def test_extensions(self) -> None:
-        """Offers of extensions, well made and otherwise."""
+        """Handshakes with random offers of extensions are refused, or answered."""
         parameter = st.tuples(
             st.sampled_from(
                 [
@@ -353,7 +353,7 @@ class FuzzTests(SynchronousTestCase):
         self.run_fuzz(ask)
 
     def test_random_frames(self) -> None:
-        """Frames with any head: opcode, reserved bits, mask, length and payload."""
+        """Random frames close the connection or are answered: opcode, RSV bits, mask, length."""
         made = st.builds(
             lambda first, payload, length, mask: frame(first, payload, length=length, mask=mask),
             st.integers(0, 255),
@@ -378,7 +378,7 @@ class FuzzTests(SynchronousTestCase):
         self.run_fuzz(speak)
 
     def test_mutated_frames(self) -> None:
-        """A conversation in order, with some edits behind its handshake."""
+        """Frames with mutations close the connection or are answered."""
 
         @fuzz(max_examples=400)
         @given(
@@ -404,7 +404,7 @@ class FuzzTests(SynchronousTestCase):
         self.run_fuzz(mutate)
 
     def test_any_segments(self) -> None:
-        """However a conversation falls into segments, what comes of it is the same."""
+        """Frames get the same answers in any segments."""
         frames = b"".join([*FRAMES[:6], FRAMES[7], FRAMES[9], FRAMES[11]])
         whole = self.play([OPENINGS[1], frames])
 
@@ -416,7 +416,7 @@ class FuzzTests(SynchronousTestCase):
         self.run_fuzz(cut)
 
     def test_any_segments_of_http(self) -> None:
-        """However pipelined requests fall into segments, each gets its answer."""
+        """Pipelined requests each get an answer in any segments."""
         get, post, chunked = REQUESTS[4], REQUESTS[6], REQUESTS[7]
         requests = [post, get, chunked, get, get, post]
         data = b"".join(requests)

@@ -1,8 +1,9 @@
 """The switch for fast paths: code that relies on private names of Twisted or Autobahn.
 
-Fast paths stand in three places: ``service/reactor``, ``protocols/transport`` and
-``protocols/websocket/protocol``. Each asks here, once, whether it may be taken. If a version of a
-library lacks what it relies on, the public way is taken instead, and one line in the log says so.
+Fast paths stand in three modules: ``service/reactor``, ``protocols/transport`` and
+``protocols/websocket/protocol``. Each asks here whether it may be taken. If the installed version
+of a library lacks a name that it relies on, the public way is taken, and the log says so once. A
+private name that has no public way is a requirement: if it is missing, the log says so as well.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Writing to Twisted's transports, and every private name of Twisted that HTTP and WebSocket need.
+"""What pushd needs of Twisted's transports and HTTP channel beyond their public interfaces.
 
-Two kinds of code stand here and nowhere else in ``protocols/http``, ``cork`` and what uses them.
+In ``protocols`` no other module uses private names of Twisted. There are two reasons to do so.
 
 **Fast paths** save time, and fall back to the public way (``pushd.protocols.fast_paths``):
 

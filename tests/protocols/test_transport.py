@@ -34,7 +34,7 @@ from pushd.views.request import Request, require_websocket
 
 
 class Descriptor(FileDescriptor):
-    """Twisted's transport without a socket, which sends so many bytes at a time."""
+    """Twisted's transport without a socket, which sends a given number of bytes at a time."""
 
     def __init__(self, reactor: Any, *, takes: int = 0) -> None:
         super().__init__(reactor)
@@ -47,7 +47,7 @@ class Descriptor(FileDescriptor):
 
 
 class Kernel:
-    """A socket that records each system call, and sends so many bytes at a time."""
+    """A socket that records each system call, and sends a given number of bytes at a time."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []

@@ -22,7 +22,7 @@ REQUEST_TIMEOUT = 20
 # Seconds that a connection may be idle between two requests.
 KEEP_ALIVE = 60
 
-# Seconds in which a client with a full buffer must read something: so many bytes, or all.
+# Seconds in which a client that reads slowly must take some bytes, and how many.
 STALL_TIMEOUT = 60
 _STALL_BYTES = 1 << 16
 
@@ -33,8 +33,8 @@ REFUSAL_TIMEOUT = 5
 class Channel(StrictChannel):
     """One HTTP/1.1 connection.
 
-    Requests are answered one after the other. Bytes that arrive during an answer wait, and are
-    parsed in a turn of the reactor of their own once the client has taken the answer: a client that
+    Requests are answered one after the other. Bytes that arrive during an answer are buffered, and
+    parsed in a later iteration of the reactor, once the client has taken the answer: a client that
     sends thousands of requests and reads nothing must not fill the memory.
     """
 

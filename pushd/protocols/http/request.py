@@ -26,7 +26,7 @@ from pushd.protocols.http.response import BUSY, write_failure, write_response
 
 _log = Logger(namespace="pushd.protocols")
 
-# After so many chunks, a body must have so many bytes a chunk on average.
+# Beyond this many chunks, a body must have this many bytes a chunk on average.
 _FREE_CHUNKS = 4096
 _MEAN_CHUNK = 16
 
@@ -170,7 +170,7 @@ class ChannelRequest(Request):
         super().connectionLost(reason)
 
     def _allow_size(self, size: int) -> bool:
-        """Return whether the body may have so many bytes; refuse the request if not."""
+        """Return whether a body may have this size; refuse the request if not."""
         limit = self.channel.site.policy.body_limit(path_in(self.channel.target))
         if size > limit:
             reason = f"body must be at most {limit} bytes; got {size}"

@@ -1,4 +1,4 @@
-"""The access line, the others of a request, and the count of those that were turned away."""
+"""Log lines of requests, and the count of refusals."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from tests.peer import UnixTransport, handshake, request, said
 
 
 class LogTests(ChannelTestCase):
+    """Log lines of requests."""
+
     def lines(self, *segments: bytes) -> list[str]:
-        """What the log says of a connection."""
+        """Send bytes on a connection, and return its log lines."""
         with capturedLogs() as events:
             self.send(*segments)
         return said(events)
 
     def test_access_line(self) -> None:
-        """Each answer is one line: peer, method, path, status and length; never the query."""
+        """Each answer has one line: peer, method, path, status and length, but not the query."""
         self.assertEqual(self.lines(GET), ["127.0.0.1:50001 GET /hello/ 200 5 after 0.000 s"])
         self.assertEqual(
             self.lines(request("POST /nothing?token=secret HTTP/1.1", "Host: a")),
@@ -30,7 +32,7 @@ class LogTests(ChannelTestCase):
         )
 
     def test_duration(self) -> None:
-        """The line says how long the answer took from the last byte of the request on."""
+        """The line has the seconds from the last byte of the request to the answer."""
         peer = self.send(request("GET /slow/ HTTP/1.1", "Host: a")[:-1])
         peer.advance(1)
         with capturedLogs() as events:
@@ -42,7 +44,7 @@ class LogTests(ChannelTestCase):
         self.assertEqual((fields["event"], fields["seconds"]), ("request", 1.5))
 
     def test_left(self) -> None:
-        """Who leaves before the answer has a line, too; who leaves after it has no second one."""
+        """A client that leaves before its answer has a line; one that leaves later adds none."""
         peer = self.send(request("GET /slow/ HTTP/1.1", "Host: a"))
         peer.advance(2)
         with capturedLogs() as events:
@@ -58,35 +60,37 @@ class LogTests(ChannelTestCase):
         )
 
     def test_escaped(self) -> None:
-        """No byte of a request does more in a log than stand there."""
+        """Bytes of a request are escaped in the log."""
         data = b"GET /a\x9b%1b%0A'\"\\?q\x9b HTTP/1.1\r\nHost: a\r\n\r\n"
         (line,) = self.lines(data)
         self.assertTrue(line.startswith("127.0.0.1:50001 GET /a\\x9b%1b%0A"), line)
         self.assertTrue(line.isprintable() and line.isascii())
 
     def test_refusals(self) -> None:
-        """What is no request is a line as well, without what it said."""
+        """A malformed request has a line, without its contents."""
         (line,) = self.lines(b"GET /\x1b[31msecret HTTP/1.1\r\n\r\n")
         self.assertTrue(line.startswith("127.0.0.1:50001 refused 400: "))
         self.assertNotIn("secret", line)
         self.assertTrue(line.isprintable())
 
     def test_websocket(self) -> None:
-        """A WebSocket has no access line, but two of its own."""
+        """A WebSocket has no access line; its opening and its end have lines of their own."""
         lines = self.lines(handshake("/hello/"))
         self.assertEqual(lines, ["#1 127.0.0.1:50001 /hello/ opened"])
 
     def test_unix(self) -> None:
-        """A client of a Unix socket is one of this machine, whoever it is."""
+        """A client of a Unix socket is logged as ``unix``."""
         with capturedLogs() as events:
             UnixTransport(self.daemon).receive(GET)
         self.assertEqual(said(events), ["unix GET /hello/ 200 5 after 0.000 s"])
         self.assertEqual(self.requests[0].peer, "unix")
 
 
-class RefusedTests(ChannelTestCase):
+class RefusalTests(ChannelTestCase):
+    """The count of refusals."""
+
     def test_counted(self) -> None:
-        """Everything that is turned away is counted by its reason, and is a line in the log."""
+        """Each refusal is counted by its reason, and has a line in the log."""
         self.daemon = Daemon({}, max_connections=3, limits=Limits(max_message=10))
         slow = request("POST / HTTP/1.1", "Host: a", "Content-Length: 9")
         with capturedLogs() as events:
@@ -99,13 +103,13 @@ class RefusedTests(ChannelTestCase):
                 request("GET / HTTP/1.1", f"X: {'x' * 20_000}"),
             ):
                 self.send(data).vanish()
-            inside = [self.send(slow) for _ in range(3)]
-            outside = [self.send() for _ in range(64)]
-            door: Any = self.daemon.clock.tcpServers[0][1]
-            nobody = door.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
-            self.assertNotIsInstance(nobody, HTTPChannel)
-            outside[0].send(GET)
-            inside[0].advance(20.1)
+            served = [self.send(slow) for _ in range(3)]
+            waiting = [self.send() for _ in range(64)]
+            site: Any = self.daemon.clock.tcpServers[0][1]
+            closed = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+            self.assertNotIsInstance(closed, HTTPChannel)
+            waiting[0].send(GET)
+            served[0].advance(20.1)
         answer = self.daemon.request("GET", "/metrics", control=True)
         assert answer is not None
         for reason, count in {

@@ -1,4 +1,4 @@
-"""One HTTP connection: its time-outs, its turns, and what becomes of failures."""
+"""One HTTP connection: failures, time-outs, pipelined requests, and heads in one piece."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ FOREVER = 10_000_000
 
 
 class FailureTests(ChannelTestCase):
+    """Exceptions while a request is read or answered."""
+
     def test_page(self) -> None:
-        """When something of ours raises, the client gets a page, and the log the reason."""
+        """If a resource raises, the log has the reason, and the client gets a page without it."""
 
         class Broken(Routes):
             def match(self, path: str) -> None:
@@ -47,7 +49,7 @@ class FailureTests(ChannelTestCase):
         self.assertEqual(said(events)[0], "failed to answer GET /path for 127.0.0.1:50001")
 
     def test_fake_head(self) -> None:
-        """A HEAD is answered when the GET in its place fails, and when it does not."""
+        """A HEAD that twisted.web answers with a GET gets a status, and no body, if that fails."""
 
         class Failing(Resource):
             isLeaf = True
@@ -62,8 +64,8 @@ class FailureTests(ChannelTestCase):
             self.assertEqual(peer.body, b"")
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    def test_unforeseen(self) -> None:
-        """Whatever parsing may raise, the client is told, and the operator has the traceback."""
+    def test_parsing(self) -> None:
+        """If parsing raises, the client gets 400, and the log a traceback."""
         peer = self.send()
 
         def fail(line: bytes) -> None:
@@ -75,7 +77,7 @@ class FailureTests(ChannelTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_beginning(self) -> None:
-        """A connection that fails when it begins is logged and dropped, and its place is free."""
+        """A connection that fails when it begins is logged and dropped, and its slot is free."""
         self.patch(self.site.connections, "add", self.fail_once)
         with capturedLogs() as events:
             peer = self.send()
@@ -87,7 +89,7 @@ class FailureTests(ChannelTestCase):
         self.assertEqual(self.send(GET).body, b"hello")
 
     def fail_once(self, channel: object) -> None:
-        """Fail; next time do what should be done."""
+        """Fail, the first time only."""
         del self.site.connections.add
         raise ZeroDivisionError
 
@@ -97,9 +99,11 @@ class FailureTests(ChannelTestCase):
         return self.daemon.clock.tcpServers[0][1]
 
 
-class TimeTests(ChannelTestCase):
+class TimeoutTests(ChannelTestCase):
+    """Time-outs for requests, idle connections, slow readers and refused clients."""
+
     def test_keep_alive(self) -> None:
-        """An idle connection is kept for 60 seconds after an answer, and each answer anew."""
+        """A connection may be idle for 60 seconds after each answer."""
         peer = self.send(GET)
         for _ in range(3):
             peer.advance(59.9)
@@ -114,7 +118,7 @@ class TimeTests(ChannelTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_no_request(self) -> None:
-        """A connection on which nothing comes is closed after 20 seconds without a word."""
+        """A connection on which nothing arrives is closed after 20 seconds without an answer."""
         peer = self.send()
         peer.advance(19.9)
         self.assertIsNone(peer.lost)
@@ -123,7 +127,7 @@ class TimeTests(ChannelTestCase):
         self.assertEqual(peer.received, b"")
 
     def test_slow_head(self) -> None:
-        """A head has 20 seconds to be complete, however its bytes dribble."""
+        """A head that is not complete within 20 seconds gets 408, even if bytes keep arriving."""
         peer = self.send()
         for place in range(39):
             peer.send(GET[place : place + 1])
@@ -133,7 +137,7 @@ class TimeTests(ChannelTestCase):
         self.assert_refused(peer, 408)
 
     def test_slow_body(self) -> None:
-        """So has a body."""
+        """A body that is not complete within 20 seconds gets 408."""
         peer = self.send(request("POST /hello/ HTTP/1.1", "Host: a", "Content-Length: 100"))
         for _ in range(19):
             peer.send(b"x")
@@ -143,7 +147,7 @@ class TimeTests(ChannelTestCase):
         self.assert_refused(peer, 408)
 
     def test_slow_second_request(self) -> None:
-        """The time of a later request begins with its first byte."""
+        """The 20 seconds of a later request begin with its first byte."""
         peer = self.send(GET)
         self.requests.clear()
         peer.received.clear()
@@ -156,7 +160,7 @@ class TimeTests(ChannelTestCase):
         self.assert_refused(peer, 408)
 
     def test_slow_pipelined_request(self) -> None:
-        """A request that has begun behind another has its time from the end of that."""
+        """The 20 seconds of a pipelined request begin when the one before it is answered."""
         peer = self.send(GET + GET[:30])
         peer.advance(19.9)
         self.assertIsNone(peer.lost)
@@ -164,7 +168,7 @@ class TimeTests(ChannelTestCase):
         self.assertIsNotNone(peer.lost)
 
     def test_slow_view(self) -> None:
-        """A view may take its time: no clock runs for the client then."""
+        """There is no time-out while a view prepares the answer."""
         peer = self.send(request("GET /slow/ HTTP/1.1", "Host: a"))
         peer.advance(FOREVER)
         self.assertIsNone(peer.lost)
@@ -173,31 +177,31 @@ class TimeTests(ChannelTestCase):
         self.assertEqual(peer.body, b"at last")
 
     def test_slow_reader(self) -> None:
-        """A reader who takes nothing for 60 seconds is dropped; one who goes on is not."""
+        """A client that reads nothing for 60 seconds is dropped; one that reads on is not."""
         serve(self.daemon, Data(b"x" * 1_000_000, "text/plain"))
-        patient, stuck = Peer(self.daemon), Peer(self.daemon)
-        for peer in (patient, stuck):
+        steady, stuck = Peer(self.daemon), Peer(self.daemon)
+        for peer in (steady, stuck):
             peer.stall()
             peer.send(GET)
         stuck.advance(50)
-        patient.resume()
-        self.assertEqual(len(patient.body), 1_000_000)
-        patient.send(GET)
+        steady.resume()
+        self.assertEqual(len(steady.body), 1_000_000)
+        steady.send(GET)
         stuck.advance(9.9)
         self.assertTrue(stuck.server.connected)
         stuck.advance(0.2)
-        patient.settle()
+        steady.settle()
         self.assertFalse(stuck.server.connected)
-        self.assertTrue(patient.server.connected)
+        self.assertTrue(steady.server.connected)
 
     def test_steady_reader(self) -> None:
-        """A large answer may take its time, as long as 64 KiB are read in a minute."""
+        """A client that reads 64 KiB a minute may take as long as it needs for a large answer."""
         for connection in ("close", "keep-alive"):
             answer = Response(body=b"x" * 1_000_000)
             self.answers.clear()
             peer = self.send(request("GET /slow/ HTTP/1.1", "Host: a", f"Connection: {connection}"))
             peer.stall()
-            self.answers[0].callback(answer)  # type: ignore[arg-type]  # any answer will do
+            self.answers[0].callback(answer)  # type: ignore[arg-type]  # views return many types
             peer.settle()
             for _ in range(10):
                 del peer.server._unsent[: 1 << 16]
@@ -207,8 +211,8 @@ class TimeTests(ChannelTestCase):
             peer.advance(61)
             self.assertFalse(peer.server.connected)
 
-    def test_slow_reader_of_the_end(self) -> None:
-        """So is one who does not take the last answer of a connection."""
+    def test_slow_reader_of_the_last_answer(self) -> None:
+        """A client that does not read the last answer of a connection is dropped, too."""
         peer = Peer(self.daemon)
         peer.stall()
         peer.send(request("GET /hello/ HTTP/1.1", "Host: a", "Connection: close"))
@@ -218,8 +222,8 @@ class TimeTests(ChannelTestCase):
         self.assertFalse(peer.server.connected)
         self.assertEqual(self.daemon.pending_calls, [])
 
-    def test_reader_of_a_refusal(self) -> None:
-        """Who does not take a refusal is dropped after five seconds."""
+    def test_slow_reader_of_a_refusal(self) -> None:
+        """A client that does not read a refusal is dropped after five seconds."""
         peer = Peer(self.daemon)
         peer.stall()
         peer.send(b"nonsense\r\n\r\n")
@@ -229,8 +233,8 @@ class TimeTests(ChannelTestCase):
         self.assertFalse(peer.server.connected)
         self.assertEqual(self.daemon.pending_calls, [])
 
-    def test_websocket_has_no_clock_of_http(self) -> None:
-        """A connection that has become a WebSocket is under none of these clocks."""
+    def test_websocket(self) -> None:
+        """A connection that has become a WebSocket has none of these time-outs."""
         peer = self.send(handshake("/hello/"))
         self.assertEqual(len(self.daemon.pending_calls), 1)
         peer.advance(24)
@@ -239,8 +243,10 @@ class TimeTests(ChannelTestCase):
 
 
 class RequestTests(ChannelTestCase):
+    """Requests that are read and answered one after the other."""
+
     def test_pipelined(self) -> None:
-        """Requests that come together are answered one after the other."""
+        """Pipelined requests are answered in their order."""
         first = request("GET /slow/ HTTP/1.1", "Host: a")
         peer = self.send(first + GET + first + GET)
         self.assertEqual(peer.received, b"")
@@ -254,7 +260,7 @@ class RequestTests(ChannelTestCase):
         self.assertLess(peer.received.index(b"hello"), peer.received.index(b"three"))
 
     def test_pipelined_to_a_slow_reader(self) -> None:
-        """What came behind a request waits until the answer before it has been taken."""
+        """A pipelined request waits until the client has read the answer before it."""
         serve(self.daemon, Data(b"x" * 1_000_000, "text/plain"))
         peer = Peer(self.daemon)
         peer.stall()
@@ -265,15 +271,15 @@ class RequestTests(ChannelTestCase):
         self.assertEqual(peer.received.count(b"HTTP/1.1 200 OK"), 3)
         self.assertEqual(peer.received.count(b"x" * 1_000_000), 3)
 
-    def test_pipelined_in_turn(self) -> None:
-        """They are not answered all in one go: others have their turn in between."""
+    def test_pipelined_in_iterations(self) -> None:
+        """Pipelined requests are answered one in each iteration of the reactor."""
         transport = UnixTransport(self.daemon)
         self.assertEqual(transport.receive(GET * 3).count(b"hello"), 1)
         self.daemon.settle()
         self.assertEqual(transport.value().count(b"hello"), 3)
 
-    def test_pipelined_and_gone(self) -> None:
-        """Who leaves before the turn of its next request leaves nothing behind."""
+    def test_pipelined_and_lost(self) -> None:
+        """If the client leaves, its pipelined requests are dropped, and no timer is left."""
         transport = UnixTransport(self.daemon)
         self.assertEqual(transport.receive(GET + GET).count(b"hello"), 1)
         transport.protocol.connectionLost(Failure(ConnectionDone()))
@@ -281,7 +287,7 @@ class RequestTests(ChannelTestCase):
         self.assertEqual(len(self.requests), 1)
 
     def test_http_1_0(self) -> None:
-        """HTTP/1.0 is answered, its length told, and its connection closed."""
+        """HTTP/1.0 gets an answer with a Content-Length, and its connection is closed."""
         for lines in ((), ("Host: localhost:8080",), ("Connection: keep-alive",)):
             peer = self.send(request("GET /hello/ HTTP/1.0", *lines))
             self.assertTrue(peer.head.startswith("HTTP/1.0 200 OK\r\n"))
@@ -290,14 +296,14 @@ class RequestTests(ChannelTestCase):
             self.assertIs(peer.lost, ConnectionDone)
 
     def test_close(self) -> None:
-        """Who asks for it finds its connection closed after the answer."""
+        """With ``Connection: close`` the connection is closed after the answer."""
         peer = self.send(request("GET /hello/ HTTP/1.1", "Host: a", "Connection: close"))
         self.assertIn("\r\nConnection: close", peer.head)
         self.assertEqual(peer.body, b"hello")
         self.assertIs(peer.lost, ConnectionDone)
 
     def test_form(self) -> None:
-        """A form is a body like any other, for the view to read."""
+        """The body of a form is not parsed: the view reads it like any other."""
         kind = "Content-Type: application/x-www-form-urlencoded"
         peer = self.send(
             request("POST /hello/ HTTP/1.1", "Host: a", kind, "Content-Length: 7") + b"a=1&b=2"
@@ -307,23 +313,23 @@ class RequestTests(ChannelTestCase):
         self.assertEqual(dict(self.requests[0].query), {})
 
     def test_chunked(self) -> None:
-        """A body may come in chunks."""
+        """A body may be chunked."""
         head = request("POST /hello/ HTTP/1.1", "Host: a", "Transfer-Encoding: chunked")
         self.send(head + b"3\r\nabc\r\n", b"2\r\nde\r\n0\r\n\r\n")
         self.assertEqual(self.requests[0].body, b"abcde")
 
     def test_tiny_chunks(self) -> None:
-        """Chunks that are mostly heads are refused; some thousand are free."""
+        """A body of more than 4096 chunks must have 16 bytes a chunk on average."""
         head = request("POST /hello/ HTTP/1.1", "Host: a", "Transfer-Encoding: chunked")
         self.assertEqual(self.send(head + b"1\r\nx\r\n" * 4096 + b"0\r\n\r\n").body, b"hello")
-        decent = b"10\r\n0123456789abcdef\r\n" * 5000
-        self.assertEqual(self.send(head + decent + b"0\r\n\r\n").body, b"hello")
+        long = b"10\r\n0123456789abcdef\r\n" * 5000
+        self.assertEqual(self.send(head + long + b"0\r\n\r\n").body, b"hello")
         self.assertEqual([len(asked.body) for asked in self.requests], [4096, 80_000])
         self.requests.clear()
         self.assert_refused(self.send(head + b"1\r\nx\r\n" * 4097), 400)
 
-    def test_invitation(self) -> None:
-        """Who waits for an invitation to send its body gets it."""
+    def test_continue(self) -> None:
+        """A client that expects 100 Continue gets it before its body."""
         peer = self.send(
             request("POST /hello/ HTTP/1.1", "Host: a", "Content-Length: 2", "Expect: 100-continue")
         )
@@ -333,7 +339,7 @@ class RequestTests(ChannelTestCase):
         self.assertEqual(peer.body, b"hello")
 
     def test_tls(self) -> None:
-        """All of this holds over TLS, where a view sees https."""
+        """Requests, refusals and handshakes work over TLS, and views see https."""
         peer = Peer(self.daemon, tls=True)
         peer.send(GET)
         self.assertEqual(peer.body, b"hello")
@@ -346,11 +352,11 @@ class RequestTests(ChannelTestCase):
         self.assertEqual(peer.texts, ["x"])
 
 
-class ShortWayTests(SynchronousTestCase):
-    """A whole head at once is read as one that comes in pieces."""
+class WholeHeadTests(SynchronousTestCase):
+    """A head that arrives in one piece is understood as one that arrives in several."""
 
     def answer(self, *pieces: bytes) -> tuple[bytes, bool]:
-        """What a daemon says to a request in pieces, but for the time, and whether it stays."""
+        """Return the answer without its date, and whether the connection stays open."""
 
         async def tell(request: Request) -> str:
             return f"{request.method} {request.path} {request.query_string} {[*request.headers]}"
@@ -379,7 +385,7 @@ class ShortWayTests(SynchronousTestCase):
     def test_same(
         self, method: str, target: str, version: str, fields: list[tuple[str, str, str]]
     ) -> None:
-        """Whatever the head holds, the answer is the same."""
+        """Whatever is in the head, the answer is the same."""
         lines = [f"{method} {target} {version}", *("".join(field) for field in fields), "", ""]
         head = "\r\n".join(lines).encode("latin-1")
         self.assertEqual(self.answer(head), self.answer(head[:1], head[1:]))

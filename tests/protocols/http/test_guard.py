@@ -1,4 +1,4 @@
-"""What is asked before any door opens: one Host, and an Origin that may be there."""
+"""The guards of the two ports: one valid Host, and an Origin that is allowed."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ class GuardTestCase(SynchronousTestCase):
         self.start()
 
     def send(self, head: str, *, control: bool = False) -> Answer:
-        """Send a request line and headers, and give the answer."""
-        wire = self.daemon.open_connection(control=control)
-        wire.send(f"{head}\r\n".encode("latin-1"))
-        answer = wire.answer()
+        """Send a request line and headers, and return the answer."""
+        connection = self.daemon.open_connection(control=control)
+        connection.send(f"{head}\r\n".encode("latin-1"))
+        answer = connection.answer()
         assert answer is not None, "there is no answer"
         return answer
 
     def ask(self, *headers: str, control: bool = False) -> Answer:
-        """Ask for a page with these headers."""
+        """Send a GET with these headers, and return the answer."""
         path = "/healthz" if control else "/echo/"
         lines = "".join(f"{line}\r\n" for line in headers)
         return self.send(f"GET {path} HTTP/1.1\r\n{lines}", control=control)
 
     def assert_refused(self, answer: Answer | None, status: int, word: str) -> None:
-        """Check that it is an answer of one line, and that no view was asked."""
+        """Assert that a request was refused with one line of text, and reached no view."""
         assert answer is not None, "there is no refusal"
         self.assertEqual((answer.status, self.asked), (status, []))
         self.assertIn(word, answer.text)
@@ -68,7 +68,7 @@ class GuardTestCase(SynchronousTestCase):
         self.assertEqual(answer.headers["X-Content-Type-Options"], "nosniff")
 
     def count(self, reason: str) -> float:
-        """How many were refused for a reason, as the control port tells it."""
+        """Return how many requests were refused for a reason, as /metrics shows it."""
         answer = self.daemon.request("GET", "/metrics", control=True)
         assert answer is not None
         for line in answer.text.splitlines():
@@ -79,10 +79,10 @@ class GuardTestCase(SynchronousTestCase):
 
 
 class HostTests(GuardTestCase):
-    """One Host, at both ports (RFC 9112 §3.2)."""
+    """One valid Host, at both ports (RFC 9112 §3.2)."""
 
     def test_one(self) -> None:
-        """Any host that can be one will do at the public port."""
+        """The public port takes any valid Host."""
         for host in (
             "localhost",
             "example.com:8080",
@@ -97,19 +97,19 @@ class HostTests(GuardTestCase):
             self.assertEqual(self.ask(f"Host: {host}").status, 200, host)
 
     def test_none(self) -> None:
-        """HTTP/1.1 needs a Host; before there was HTTP/1.1 there was none."""
+        """A request without a Host is refused in HTTP/1.1, and taken in HTTP/1.0."""
         self.assert_refused(self.ask(), 400, "Host")
         self.assertEqual(self.send("GET /echo/ HTTP/1.0\r\n").status, 200)
 
     def test_two(self) -> None:
-        """Two hosts are none, be they the same, and in HTTP/1.0 as well."""
+        """Two Hosts are refused, even if they are the same, and in HTTP/1.0 as well."""
         for second in ("localhost", "evil.com"):
             two = f"Host: localhost\r\nHost: {second}\r\n"
             self.assert_refused(self.send(f"GET /echo/ HTTP/1.1\r\n{two}"), 400, "Host")
             self.assert_refused(self.send(f"GET /echo/ HTTP/1.0\r\n{two}"), 400, "Host")
 
     def test_bad(self) -> None:
-        """What can't be a host is refused, before a view makes a link of it."""
+        """An invalid Host is refused, before a view can make a link of it."""
         for host in (
             "a b",
             "user@example.com",
@@ -133,7 +133,7 @@ class HostTests(GuardTestCase):
             self.assert_refused(self.ask(f"Host: {host}", control=True), 400, "Host")
 
     def test_counted(self) -> None:
-        """Each refusal counts, at whichever door, and is one line in the log."""
+        """Each refusal is counted, at either port, and is one line in the log."""
         with capturedLogs() as events:
             self.ask()
             self.ask(control=True)
@@ -149,10 +149,10 @@ class HostTests(GuardTestCase):
 
 
 class OriginTests(GuardTestCase):
-    """Pages that ask for a WebSocket at the public port."""
+    """Pages that open a WebSocket at the public port."""
 
     def connect(self, origin: str | None, **headers: str) -> Answer | None:
-        """Ask for a WebSocket from a page; None for one that was opened."""
+        """Open a WebSocket from a page; return the refusal, or None if it was opened."""
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
         browser = self.daemon.connect("/echo/", origin=origin, headers=fields)
         self.assertNotEqual(browser.opened, browser.refused is not None)
@@ -161,13 +161,13 @@ class OriginTests(GuardTestCase):
         return browser.refused
 
     def test_same(self) -> None:
-        """A page of ours may, and so may who is no page."""
+        """A page of our own origin, and a client without an Origin, may open a WebSocket."""
         for origin in ("http://localhost:8080", "HTTP://LOCALHOST:8080", None):
             self.assertIsNone(self.connect(origin), origin)
 
     def test_foreign(self) -> None:
-        """A page of another site gets 403, before any view is asked."""
-        strangers = (
+        """A page of another origin gets 403, and reaches no view."""
+        origins = (
             "http://evil.com",
             "https://localhost:8080",
             "http://localhost",
@@ -177,9 +177,9 @@ class OriginTests(GuardTestCase):
             "http://localhost:8080.evil.com",
             "null",
         )
-        for origin in strangers:
+        for origin in origins:
             self.assert_refused(self.connect(origin), 403, "origin")
-        self.assertEqual(self.count("forbidden"), len(strangers))
+        self.assertEqual(self.count("forbidden"), len(origins))
 
     def test_logged(self) -> None:
         """The refusal is one line in the log."""
@@ -194,13 +194,13 @@ class OriginTests(GuardTestCase):
         self.assertRegex(lines[0], r"^127\.0\.0\.1:\d+ GET /echo/ 403 \d+ after 0\.000 s$")
 
     def test_empty(self) -> None:
-        """An Origin that is there and says nothing is not a missing one."""
+        """An empty Origin is refused, as it is not a missing one."""
         for value in ("", " "):
             answer = self.ask("Host: localhost:8080", f"Origin:{value}", UPGRADE.strip())
             self.assert_refused(answer, 403, "origin")
 
     def test_two(self) -> None:
-        """Two origins never pass, in whichever order."""
+        """Two Origins are refused, in either order."""
         ours, theirs = "Origin: http://localhost:8080", "Origin: http://evil.com"
         for pair in ((ours, theirs), (theirs, ours)):
             answer = self.ask("Host: localhost:8080", *pair, UPGRADE.strip())
@@ -208,16 +208,16 @@ class OriginTests(GuardTestCase):
             self.assertEqual(self.asked, [])
 
     def test_host_of_the_attacker(self) -> None:
-        """What our own origin is follows from the Host, as any name may be ours."""
+        """Our own origin is that of the Host: an Origin that names another host is refused."""
         answer = self.ask("Host: evil.com", "Origin: http://localhost:8080", UPGRADE.strip())
         self.assert_refused(answer, 403, "origin")
 
     def test_plain_http(self) -> None:
-        """Plain HTTP is the browser's to guard: what a page may read there is not ours to say."""
+        """Plain requests of any origin reach a view: browsers let no page read the answer."""
         self.assertEqual(self.ask("Host: localhost", "Origin: http://evil.com").status, 200)
 
     def test_no_view(self) -> None:
-        """A stranger's page does not learn where there is a view."""
+        """A page of another origin gets 403 even if there is no view: it cannot find views."""
         browser = self.daemon.connect("/nothing/", origin="http://evil.com")
         self.assert_refused(browser.refused, 403, "origin")
         browser = self.daemon.connect("/nothing/")
@@ -225,7 +225,7 @@ class OriginTests(GuardTestCase):
         self.assertEqual(browser.refused.status, 404)
 
     def test_allowed(self) -> None:
-        """``--origin`` lets in whom it names, and nobody else."""
+        """``--origin`` allows the origins that it names and no others."""
         self.start(origins=Origins(["https://example.com", "https://*.example.org"]))
         for origin in ("https://example.com", "https://a.example.org", "http://localhost:8080"):
             self.assertIsNone(self.connect(origin), origin)
@@ -233,67 +233,67 @@ class OriginTests(GuardTestCase):
             self.assert_refused(self.connect(origin), 403, "--origin")
 
     def test_all(self) -> None:
-        """``--origin '*'`` lets everybody in."""
+        """``--origin '*'`` allows every origin."""
         self.start(origins=Origins(["*"]))
         for origin in ("http://evil.com", "null", "garbage"):
             self.assertIsNone(self.connect(origin), origin)
 
     def test_behind_tls(self) -> None:
-        """Behind a proxy that ends TLS our own pages are those of https, and of https only."""
+        """Behind a proxy that terminates TLS, our own origin has https, and http is refused."""
         self.start(proxies=Proxies(["127.0.0.1"]))
         proto = {"X_Forwarded_Proto": "https", "X_Forwarded_For": "192.0.2.1"}
         self.assertIsNone(self.connect("https://localhost:8080", **proto))
         self.assert_refused(self.connect("http://localhost:8080", **proto), 403, "origin")
 
-    def test_scheme_of_a_stranger(self) -> None:
-        """What a stranger says of TLS changes nothing."""
+    def test_scheme_from_client(self) -> None:
+        """X-Forwarded-Proto of a client that is no trusted proxy is ignored."""
         answer = self.connect("https://localhost:8080", X_Forwarded_Proto="https")
         self.assert_refused(answer, 403, "origin")
 
 
 class ControlTests(GuardTestCase):
-    """The control port, which pages of all sites can reach through their visitors' browsers."""
+    """The control port, which web pages could reach through a browser on its machine."""
 
     def test_own(self) -> None:
-        """Who calls it by its address, or localhost, and is no page may ask."""
+        """A request for the port's own address or localhost, without an Origin, is allowed."""
         for host in ("localhost", "localhost:8081", "127.0.0.1", "127.0.0.1:8081", "LOCALHOST"):
             self.assertEqual(self.ask(f"Host: {host}", control=True).status, 200, host)
 
     def test_origin(self) -> None:
-        """No page may ask, not even one of ours."""
+        """A request with any Origin is refused, even with our own."""
         for origin in ("http://evil.com", "http://localhost:8081", "null", ""):
             answer = self.ask("Host: localhost:8081", f"Origin: {origin}", control=True)
             self.assert_refused(answer, 403, "browsers")
         self.assertEqual(self.count("forbidden"), 4)
 
     def test_rebinding(self) -> None:
-        """A name that somebody pointed at us is not ours."""
+        """A foreign Host is refused, as with DNS rebinding."""
         hosts = ("evil.com", "evil.com:8081", "127.0.0.1.nip.io", "[::1]", "192.0.2.1", "", ":8081")
         for host in hosts:
             answer = self.ask(f"Host: {host}", control=True)
             self.assert_refused(answer, 403, "localhost")
         self.assertEqual(self.count("forbidden"), len(hosts))
 
-    def test_before_anything_else(self) -> None:
-        """It does not tell such a page what is there and what is not."""
+    def test_first(self) -> None:
+        """The guard comes before the path, so a page does not learn which paths exist."""
         for path in ("/metrics", "/healthz", "/nothing"):
             answer = self.send(f"GET {path} HTTP/1.1\r\nHost: evil.com\r\n", control=True)
             self.assert_refused(answer, 403, "localhost")
 
     def test_without_host(self) -> None:
-        """HTTP/1.0 may have no Host, but then there is none that is ours."""
+        """Without a Host a request is refused in HTTP/1.0 as well, as it is not our own."""
         answer = self.send("GET /healthz HTTP/1.0\r\n", control=True)
         self.assert_refused(answer, 403, "localhost")
         self.assert_refused(self.ask(control=True), 400, "Host")
 
     def test_flag(self) -> None:
-        """No list of allowed origins opens this door."""
+        """``--origin`` does not apply to the control port."""
         self.start(origins=Origins(["*"]))
         answer = self.ask("Host: localhost", "Origin: http://localhost", control=True)
         self.assert_refused(answer, 403, "browsers")
 
     def test_proxied(self) -> None:
-        """A proxy's word does not count here."""
+        """``--trust-proxy`` does not apply to the control port."""
         self.start(proxies=Proxies(["127.0.0.1"]), max_per_address=1)
         for _ in range(3):
             answer = self.ask("Host: localhost", "X-Forwarded-For: 192.0.2.1", control=True)
@@ -301,10 +301,10 @@ class ControlTests(GuardTestCase):
 
 
 class OtherAddressTests(SynchronousTestCase):
-    """Doors at addresses that a daemon in memory does not have."""
+    """Ports at addresses that a daemon in memory does not have."""
 
     def request(self, address: object, **headers: str) -> SimpleNamespace:
-        """Make a request that came in at an address."""
+        """Make a request that arrived at an address."""
         fields = RequestHeaders({name: [value] for name, value in headers.items()})
 
         def header(name: bytes) -> str | None:
@@ -322,30 +322,30 @@ class OtherAddressTests(SynchronousTestCase):
         )
 
     def status(self, address: object, **headers: str) -> int:
-        """What the control port says, 200 for nothing."""
+        """Return the status of the control port's guard, 200 if it allows the request."""
         answer = control_guard(self.request(address, **headers))
         return 200 if answer is None else answer.status
 
     def test_ipv6(self) -> None:
-        """The door's own address may be one of IPv6."""
+        """The control port's own address may be an IPv6 address."""
         address = IPv6Address("TCP", "::1", 8081)
         self.assertEqual(self.status(address, host="[::1]:8081"), 200)
         self.assertEqual(self.status(address, host="localhost"), 200)
         self.assertEqual(self.status(address, host="127.0.0.1:8081"), 403)
 
     def test_dual_stack(self) -> None:
-        """On a socket for both, IPv4 has an address of IPv6, and its callers do not say so."""
+        """On a dual-stack socket the local address is mapped to IPv6; the Host is plain IPv4."""
         address = IPv6Address("TCP", "::ffff:127.0.0.1", 8081)
         self.assertEqual(self.status(address, host="127.0.0.1:8081"), 200)
 
     def test_network(self) -> None:
-        """Where the door was opened to a network, the address that was asked is its own."""
+        """On a network address, the own address is the one at which the request arrived."""
         address = IPv4Address("TCP", "192.0.2.1", 8081)
         self.assertEqual(self.status(address, host="192.0.2.1:8081"), 200)
         self.assertEqual(self.status(address, host="192.0.2.2:8081"), 403)
 
     def test_unix(self) -> None:
-        """A Unix socket has no address, so localhost is all that there is."""
+        """A Unix socket has no address, so only localhost is allowed."""
         for name in (b"/run/pushd.sock", None):
             address = UNIXAddress(name)
             self.assertEqual(self.status(address, host="localhost"), 200)
@@ -354,7 +354,7 @@ class OtherAddressTests(SynchronousTestCase):
             self.assertEqual(self.status(address, host="localhost", origin="null"), 403)
 
     def test_public(self) -> None:
-        """The public port asks nobody's address, only whose page it is."""
+        """The public port checks the Origin against the Host, whatever its own address is."""
         guard = public_guard(Origins())
         asked = {"host": "[2001:db8::1]:8080", "upgrade": "websocket"}
         address = UNIXAddress(None)

@@ -1,4 +1,4 @@
-"""A request as the doors have it."""
+"""One HTTP request: its target, its client behind a proxy, and how it is shown."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.channel_case import ChannelTestCase
 from tests.peer import Peer, handshake, request, said
 
 
-class Named(Resource):
-    """A twisted.web resource that wants what twisted.web gives to all of them."""
+class UsingResource(Resource):
+    """A resource that uses what twisted.web offers to resources."""
 
     isLeaf = True
 
     def render_GET(self, request: Any) -> bytes:
-        """Say what there is."""
+        """Answer with all of it."""
         request.setComponent(IResource, self)
         itself = request.getComponent(IResource) is self
         known = request.prepath, request.postpath, request.getCookie(b"a"), request.getHost().port
@@ -32,39 +32,39 @@ class Named(Resource):
 
 
 class TargetTests(SynchronousTestCase):
-    """What is asked for."""
+    """The target of a request."""
 
     def setUp(self) -> None:
-        """Have a view that says how it was asked."""
+        """Start a daemon with a view that answers with its path, host and query."""
 
         async def echo(request: Request) -> str:
             return f"{request.path} of {request.host}, {dict(request.query)}"
 
         async def resource(request: Request) -> Resource:
-            return Named()
+            return UsingResource()
 
         self.daemon = Daemon({"/echo/": echo, "/": echo, "/resource/<path:rest>": resource})
         self.addCleanup(self.daemon.stop)
 
     def ask(self, target: str, *lines: str) -> str:
-        """Ask for a target in the name of another host; what is answered to it, as text."""
+        """Send a GET whose Host is ``other``; return the body of the answer."""
         head = request(f"GET {target} HTTP/1.1", "Host: other", *lines)
         peer = Peer(self.daemon)
         peer.send(head)
         return peer.received.partition(b"\r\n\r\n")[2].decode()
 
     def test_origin_form(self) -> None:
-        """The path and the query, as browsers ask for them."""
+        """A target may be a path and a query."""
         self.assertEqual(self.ask("/echo/?a=1&b="), "/echo/ of other, {'a': '1', 'b': ''}")
 
     def test_absolute_form(self) -> None:
-        """A whole URL, whose host counts in place of Host (RFC 9112 §3.2.2)."""
+        """A target may be a URL, whose host replaces the Host (RFC 9112 §3.2.2)."""
         self.assertEqual(self.ask("http://here:80/echo/?a=1"), "/echo/ of here:80, {'a': '1'}")
         self.assertEqual(self.ask("HTTPS://here"), "/ of here, {}")
         self.assertEqual(self.ask("http://here?a=1"), "/ of here, {'a': '1'}")
 
     def test_absolute_form_without_a_host(self) -> None:
-        """A URL whose host can be none is refused, as a Host like that is; so is one beside it."""
+        """A URL with an invalid host is refused, and so is any URL without one valid Host."""
         for target, *hosts in (
             ("http://a@b/echo/", "Host: other"),
             ("http:///echo/", "Host: other"),
@@ -77,7 +77,7 @@ class TargetTests(SynchronousTestCase):
             self.assertIn("400 Bad Request", peer.head, (target, hosts))
 
     def test_body_of_an_absolute_form(self) -> None:
-        """A body may be as large, and a refusal is JSON, however its path is asked for."""
+        """The limit of a body and the form of its refusal are the same for a URL as target."""
         for target in ("/publish", "/publish?", "http://127.0.0.1:8081/publish"):
             for size, status in ((3 << 20, "400"), (1 << 30, "413")):
                 peer = Peer(self.daemon, control=True)
@@ -89,30 +89,34 @@ class TargetTests(SynchronousTestCase):
                 self.assertIn("application/json", peer.head, target)
 
     def test_for_resources(self) -> None:
-        """What a twisted.web resource may ask a request for, it is given."""
-        told = self.ask("/resource/a%20b/c", "Cookie: a=1")
-        self.assertEqual(told, "([], [b'resource', b'a b', b'c'], b'1', 8080, True)")
+        """A twisted.web resource finds what it expects of a request."""
+        answer = self.ask("/resource/a%20b/c", "Cookie: a=1")
+        self.assertEqual(answer, "([], [b'resource', b'a b', b'c'], b'1', 8080, True)")
 
 
 class NameTests(SynchronousTestCase):
+    """Addresses in the log."""
+
     def test_names(self) -> None:
-        """An address reads as in a URL; a Unix socket has none."""
+        """An address is written as in a URL; that of a Unix socket is ``unix``."""
         self.assertEqual(peer_name(IPv4Address("TCP", "10.1.2.3", 80)), "10.1.2.3:80")
         self.assertEqual(peer_name(IPv6Address("TCP", "::1", 80)), "[::1]:80")
         self.assertEqual(peer_name(UNIXAddress("/run/pushd.sock")), "unix")
 
 
 class ProxyTests(ChannelTestCase):
+    """Requests that a trusted proxy forwards."""
+
     def settings(self) -> dict[str, Any]:
-        """Stand behind a proxy on this machine, with one place for each client."""
+        """Trust a proxy on this machine, and allow one request at a time for each client."""
         return {"proxies": Proxies(["127.0.0.1"]), "max_per_address": 1}
 
     def ask(self, path: str, *lines: str) -> Peer:
-        """Ask as the proxy does."""
+        """Send a GET as the proxy does."""
         return self.send(request(f"GET {path} HTTP/1.1", "Host: localhost:8080", *lines))
 
-    def test_who_asks(self) -> None:
-        """The view and the log see the client, as the proxy tells of it."""
+    def test_client(self) -> None:
+        """The view and the log get the client's address and scheme from the proxy."""
         with capturedLogs() as events:
             self.ask("/hello/", "X-Forwarded-For: 192.0.2.7", "X-Forwarded-Proto: https")
         self.assertEqual(self.requests[0].peer, "192.0.2.7")
@@ -120,13 +124,13 @@ class ProxyTests(ChannelTestCase):
         self.assertEqual(said(events), ["192.0.2.7 GET /hello/ 200 5 after 0.000 s"])
 
     def test_proxy_itself(self) -> None:
-        """A request of the proxy's own is from the proxy."""
+        """A request without forwarding headers is from the proxy itself."""
         self.ask("/hello/")
         self.assertEqual(self.requests[0].peer, "127.0.0.1:50001")
         self.assertEqual(self.requests[0].scheme, "http")
 
-    def test_places(self) -> None:
-        """Each client has its places, over whatever connection of the proxy it comes."""
+    def test_slots(self) -> None:
+        """Each client has its own slots, over any connections of the proxy."""
         line = "X-Forwarded-For: 192.0.2.7"
         first = self.ask("/slow/", line)
         self.assertIn(" 503 ", self.ask("/hello/", line).head)
@@ -141,8 +145,8 @@ class ProxyTests(ChannelTestCase):
         assert answer is not None
         self.assertIn('pushd_refused_total{reason="busy"} 1.0', answer.text)
 
-    def test_places_of_websockets(self) -> None:
-        """A WebSocket keeps its client's place until its end."""
+    def test_slots_of_websockets(self) -> None:
+        """A WebSocket keeps its client's slot until its end."""
         line = "X-Forwarded-For: 192.0.2.7"
         first = self.send(handshake("/hello/", line))
         self.assertIn(" 101 ", first.head)
@@ -151,11 +155,11 @@ class ProxyTests(ChannelTestCase):
         self.assertIn(" 200 ", self.ask("/hello/", line).head)
 
 
-class ShownTests(SynchronousTestCase):
-    """What a request looks like to who comes to show it, in an error's text perhaps."""
+class ReprTests(SynchronousTestCase):
+    """A request as text, as it may be in an error."""
 
     def test_shown(self) -> None:
-        """Its path is told, and not its query, in which there may be a token."""
+        """The text has the path, but not the query, which may hold a token."""
         shown: list[str] = []
 
         class Shown(Resource):

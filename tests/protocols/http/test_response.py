@@ -1,4 +1,4 @@
-"""What a view returns, on the wire."""
+"""HTTP responses: what a view returns, errors, and failures."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from pushd.views.request import Request
 from tests.peer import Peer, request, said, serve
 
 
-class AnswersTestCase(SynchronousTestCase):
-    """A daemon whose view answers whatever a test wants."""
+class ResponseTestCase(SynchronousTestCase):
+    """A daemon whose view returns what a test wants."""
 
     def setUp(self) -> None:
         """Start the daemon."""
@@ -36,110 +36,112 @@ class AnswersTestCase(SynchronousTestCase):
         self.daemon = Daemon({"/view/": view})
 
     def get(self, answer: Any, method: str = "GET") -> Answer:
-        """Ask the view, which gives this answer."""
+        """Have the view return something, and return the answer."""
         self.answer = answer
         got = self.daemon.request(method, "/view/")
         assert got is not None, "there is no answer"
         return got
 
     def send(self, answer: Any, method: str = "GET") -> Peer:
-        """Ask the view over a connection that stays open."""
+        """Have the view return something, and return the connection that asked for it."""
         self.answer = answer
         peer = Peer(self.daemon)
         peer.send(request(f"{method} /view/ HTTP/1.1", "Host: localhost:8080"))
         return peer
 
 
-class AnswerTests(AnswersTestCase):
+class ReturnTests(ResponseTestCase):
+    """What a view may return."""
+
     def test_text(self) -> None:
-        """Text is a page in UTF-8."""
+        """Text is sent as HTML in UTF-8."""
         got = self.get("<p>café")
         self.assertEqual((got.status, got.text), (200, "<p>café"))
         self.assertEqual(got.headers["Content-Type"], "text/html; charset=utf-8")
         self.assertEqual(got.headers["Content-Length"], "8")
 
     def test_bytes(self) -> None:
-        """Bytes are bytes."""
+        """Bytes are sent as they are."""
         got = self.get(b"\x00\xff")
         self.assertEqual((got.status, got.body), (200, b"\x00\xff"))
         self.assertEqual(got.headers["Content-Type"], "application/octet-stream")
         self.assertEqual(got.headers["Content-Length"], "2")
 
     def test_empty(self) -> None:
-        """No text is a page of no length, not no answer."""
+        """An empty string is a page of length 0, not a missing answer."""
         got = self.get("")
         self.assertEqual((got.status, got.headers["Content-Length"]), (200, "0"))
 
     def test_length(self) -> None:
-        """Where a body ends is not what a view says of it, but what it is; HEAD is told as much."""
-        said = {"Content-Length": "99", "Transfer-Encoding": "chunked"}
+        """A view cannot set the length of a body; for HEAD a valid Content-Length is kept."""
+        headers = {"Content-Length": "99", "Transfer-Encoding": "chunked"}
         for body in ("four", b"four"):
-            peer = self.send(Response(200, said, body))
+            peer = self.send(Response(200, headers, body))
             self.assertIn("\r\nContent-Length: 4\r\n", peer.head)
             self.assertNotIn("Transfer-Encoding", peer.head)
             peer.send(request("GET /view/ HTTP/1.1", "Host: localhost:8080"))
             self.assertEqual(peer.received.count(b"HTTP/1.1 200 OK"), 2)
-        peer = self.send(Response(200, said), "HEAD")
+        peer = self.send(Response(200, headers), "HEAD")
         self.assertIn("\r\nContent-Length: 99\r\n", peer.head)
         for wrong in (["2", "3"], "many"):
             peer = self.send(Response(200, {"Content-Length": wrong}, "four"), "HEAD")
             self.assertIn("\r\nContent-Length: 4\r\n", peer.head)
 
     def test_none(self) -> None:
-        """None is 204, without a body and without a word about it."""
+        """None is 204, without a body and without headers about it."""
         peer = self.send(None)
         self.assertTrue(peer.head.startswith("HTTP/1.1 204 No Content\r\n"))
         self.assertNotRegex(peer.head, r"(?i)\n(content-(type|length)|transfer-encoding)")
         self.assertEqual(peer.body, b"")
 
     def test_response(self) -> None:
-        """A Response says everything itself."""
+        """A Response sets status, headers and body."""
         got = self.get(Response(418, {"X-Pot": "tea", "Content-Type": "text/tea"}, "short"))
         self.assertEqual((got.status, got.text), (418, "short"))
         self.assertEqual(got.headers["X-Pot"], "tea")
         self.assertEqual(got.headers.get_all("Content-Type"), ["text/tea"])
 
     def test_header_twice(self) -> None:
-        """A header may come more than once."""
+        """A header may have more than one value."""
         got = self.get(Response(headers={"Set-Cookie": ["a=1", "b=2"], "X": ("c",)}))
         self.assertEqual(got.headers.get_all("Set-Cookie"), ["a=1", "b=2"])
         self.assertEqual(got.headers.get_all("X"), ["c"])
 
     def test_header_in_a_header(self) -> None:
-        """A value with line ends in it makes no header of its own, and ends no head."""
+        """A value with line ends adds no header, and does not end the head."""
         peer = self.send(Response(headers={"X": "a\r\nY: b\r\n\r\nc"}))
         self.assertNotIn("\r\nY:", peer.head)
         self.assertEqual(peer.body, b"")
 
     def test_phrase(self) -> None:
-        """Every status has its phrase; one of nobody's has none of ours."""
+        """Every known status has its reason phrase."""
         for status, phrase in ((200, "OK"), (426, "Upgrade Required"), (429, "Too Many Requests")):
             head = self.send(Response(status)).head
             self.assertTrue(head.startswith(f"HTTP/1.1 {status} {phrase}\r\n"), head)
         self.assertTrue(self.send(Response(599)).head.startswith("HTTP/1.1 599 "))
 
     def test_no_body(self) -> None:
-        """What must not have a body has none, whatever the view gave."""
+        """A status that must not have a body has none, whatever the view returned."""
         for status in (204, 304):
             peer = self.send(Response(status, body="body"))
             self.assertEqual(peer.body, b"")
             self.assertNotRegex(peer.head, r"(?i)\n(content-(type|length)|transfer-encoding)")
 
     def test_page(self) -> None:
-        """A page is a file of the static client, with all that a file has."""
+        """A page is a file of the static client, with the headers of a file."""
         got = self.get(page("test.html"))
         self.assertEqual(got.headers["Content-Type"], "text/html; charset=utf-8")
         self.assertIn("ETag", got.headers)
         self.assertEqual(got.body, getattr(self.daemon.get("/test.html"), "body", None))
 
     def test_resource(self) -> None:
-        """A resource of twisted.web answers as it does everywhere."""
+        """A twisted.web resource answers as it does elsewhere."""
         got = self.get(Data(b"data", "text/plain"))
         self.assertEqual((got.status, got.body), (200, b"data"))
         self.assertEqual(got.headers["Content-Type"], "text/plain")
 
     def test_slow_resource(self) -> None:
-        """So does one that answers later, and in pieces."""
+        """A twisted.web resource may answer later, and in parts."""
         waiting: list[Any] = []
 
         class Slow(Resource):
@@ -158,7 +160,7 @@ class AnswerTests(AnswersTestCase):
         self.assertEqual(peer.body, b"1\r\na\r\n2\r\nbc\r\n0\r\n\r\n")
 
     def test_head(self) -> None:
-        """HEAD has the head of each answer, and nothing behind it."""
+        """HEAD gets the head of each answer, and no body."""
         for answer, length in (
             ("text", "4"),
             (b"bytes", "5"),
@@ -172,7 +174,7 @@ class AnswerTests(AnswersTestCase):
         self.assertEqual(self.send(None, "HEAD").body, b"")
 
     def test_not_an_answer(self) -> None:
-        """What is no answer is an error that says what would be one."""
+        """Any other type is an error that names the allowed types."""
         for answer in (5, ["text"], {"a": 1}, object, bytearray(b"x"), True):
             self.assertEqual(self.get(answer).status, 500, answer)
             (failure,) = self.flushLoggedErrors(TypeError)
@@ -180,7 +182,7 @@ class AnswerTests(AnswersTestCase):
             self.assertIn(type(answer).__name__, failure.getErrorMessage())
 
     def test_page_that_is_not_there(self) -> None:
-        """A page that does not exist, or may not be seen, is an error that names it."""
+        """A page that does not exist, or must not be served, is an error that names it."""
         for name in ("nothing.html", "../setup.cfg", ".hidden", "/etc/passwd"):
             self.assertEqual(self.get(page(name)).status, 500, name)
             (failure,) = self.flushLoggedErrors(LookupError)
@@ -188,24 +190,26 @@ class AnswerTests(AnswersTestCase):
 
 
 class ErrorTests(SynchronousTestCase):
+    """Errors for people and for programs."""
+
     def test_error_page(self) -> None:
-        """An error for people is a page that names it and leads back."""
-        answer = error_page(404, "<nothing> & nobody")
+        """An error for people is a page that names it and has a link to the start."""
+        answer = error_page(404, "<nothing> & more")
         assert isinstance(answer.body, str)
         self.assertEqual(answer.status, 404)
         self.assertIn("<h1>404 Not Found</h1>", answer.body)
         self.assertIn("<title>404 Not Found</title>", answer.body)
-        self.assertIn("<p>&lt;nothing&gt; &amp; nobody</p>", answer.body)
+        self.assertIn("<p>&lt;nothing&gt; &amp; more</p>", answer.body)
         self.assertIn('<a href="/">', answer.body)
 
     def test_refusal(self) -> None:
-        """An error for programs is one line of text, and its headers."""
+        """An error for programs is one line of text."""
         answer = refusal(400, "no", {"X": "y"})
         self.assertEqual((answer.status, answer.body), (400, "no\n"))
         self.assertEqual(answer.headers, {"Content-Type": "text/plain; charset=utf-8", "X": "y"})
 
     def test_resource(self) -> None:
-        """An answer can stand at an address, for every method, as often as asked."""
+        """A resource can answer every method with the same response, any number of times."""
         daemon = Daemon()
         serve(daemon, AnswerResource(NOT_FOUND))
         for method in ("GET", "POST", "GET"):
@@ -215,14 +219,14 @@ class ErrorTests(SynchronousTestCase):
 
 
 class FailureTests(SynchronousTestCase):
-    """A resource that fails, at every moment at which it can."""
+    """Resources that raise before, during and after their answer."""
 
     def setUp(self) -> None:
         """Start a daemon."""
         self.daemon = Daemon()
 
     def ask(self, resource: Resource, method: str = "GET", *lines: str) -> Peer:
-        """Ask a resource that is going to fail, and see that it is logged once."""
+        """Send a request to a resource that raises, and assert that this is logged once."""
         serve(self.daemon, resource)
         peer = Peer(self.daemon)
         with capturedLogs() as events:
@@ -233,7 +237,7 @@ class FailureTests(SynchronousTestCase):
         return peer
 
     def test_at_once(self) -> None:
-        """A failure is a page of ours that tells nothing of it."""
+        """A resource that raises at once gets a page that discloses nothing of the reason."""
 
         class Failing(Resource):
             isLeaf = True
@@ -249,7 +253,7 @@ class FailureTests(SynchronousTestCase):
         self.assertIsNone(peer.lost)
 
     def test_with_headers(self) -> None:
-        """Nothing that the failed answer said of itself is said of the failure."""
+        """The failure gets none of the headers of the failed answer."""
 
         class Failing(Resource):
             isLeaf = True
@@ -274,7 +278,7 @@ class FailureTests(SynchronousTestCase):
         self.assertIsNotNone(peer.lost)
 
     def test_readers(self) -> None:
-        """Pages that may read the answer may read that it failed."""
+        """A page that may read the answer may read the failure."""
 
         class Failing(Resource):
             isLeaf = True
@@ -289,7 +293,7 @@ class FailureTests(SynchronousTestCase):
         self.assertIn("\r\nVary: Origin", peer.head)
 
     def test_in_the_middle(self) -> None:
-        """An answer that fails in the middle breaks off: the client sees that it is not whole."""
+        """If a resource raises after it wrote something, the connection is closed."""
 
         class Failing(Resource):
             isLeaf = True
@@ -303,7 +307,7 @@ class FailureTests(SynchronousTestCase):
         self.assertIsNotNone(peer.lost)
 
     def test_after_the_end(self) -> None:
-        """A failure behind the end of an answer does not touch it."""
+        """If a resource raises after the end of its answer, the connection stays in order."""
 
         class Failing(Resource):
             isLeaf = True
@@ -321,7 +325,7 @@ class FailureTests(SynchronousTestCase):
         self.assertTrue(peer.received.endswith(b"next"))
 
     def test_head(self) -> None:
-        """A HEAD that fails while its GET is tried is answered as well."""
+        """A HEAD that twisted.web answers with a GET gets a 500 if that raises."""
 
         class Failing(Resource):
             isLeaf = True

@@ -1,4 +1,4 @@
-"""The static client's files: what is served, how, and what never is."""
+"""Static files: what is served and what is not, ranges, conditional requests, and pace."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.peer import Peer, request
 
 DIGITS = b"0123456789"
 
-# A moment in the past that is a whole second, so that a date can name it.
+# Modification time of the files, a whole second, as HTTP dates have no fractions.
 MOMENT = 1_700_000_000
 
 
 class FilesTestCase(SynchronousTestCase):
-    """A daemon with a folder of files, and one that is none of the world's business beside it."""
+    """A daemon with a folder of files, and a secret beside the folder."""
 
     def setUp(self) -> None:
         """Make the folder, and start the daemon."""
@@ -36,7 +36,7 @@ class FilesTestCase(SynchronousTestCase):
         self.daemon = Daemon(web=self.folder)
 
     def write(self, name: str, content: bytes = b"something") -> Path:
-        """Write a file, of a moment in the past."""
+        """Write a file with a modification time in the past."""
         file = self.folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
@@ -44,18 +44,18 @@ class FilesTestCase(SynchronousTestCase):
         return file
 
     def get(self, path: str, **headers: str) -> Answer:
-        """Ask for a path, with some headers: ``If_Range="x"``."""
+        """Send a GET with headers such as ``If_Range="x"``."""
         return self.ask("GET", path, **headers)
 
     def ask(self, method: str, path: str, **headers: str) -> Answer:
-        """Ask with any method."""
+        """Send a request and return the answer."""
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
         answer = self.daemon.request(method, path, fields)
         assert answer is not None, "there is no answer"
         return answer
 
     def assert_nothing_at(self, *paths: str) -> None:
-        """Check that a path leads to the page that says so."""
+        """Assert that these paths give 404, and disclose nothing."""
         for path in paths:
             answer = self.get(path)
             self.assertEqual(answer.status, 404, path)
@@ -64,8 +64,10 @@ class FilesTestCase(SynchronousTestCase):
 
 
 class TypeTests(FilesTestCase):
+    """Types, methods, and whole files."""
+
     def test_types(self) -> None:
-        """A file has the type that its name tells, and text says that it is UTF-8."""
+        """A file has the type of its suffix, and text is declared as UTF-8."""
         for name, kind in {
             "a.html": "text/html; charset=utf-8",
             "a.css": "text/css; charset=utf-8",
@@ -86,8 +88,8 @@ class TypeTests(FilesTestCase):
             self.assertEqual((answer.status, answer.body), (200, b"something"), name)
             self.assertEqual(answer.headers.get_all("Content-Type"), [kind], name)
 
-    def test_machine_has_no_say(self) -> None:
-        """What a browser is picky about does not hang on the table of types of a machine."""
+    def test_types_of_the_machine(self) -> None:
+        """Types that browsers depend on do not depend on the machine's table of types."""
         self.patch(mimetypes, "guess_type", lambda name: ("text/plain", None))
         for name, kind in {
             "a.html": "text/html",
@@ -105,7 +107,7 @@ class TypeTests(FilesTestCase):
         self.assertEqual(self.get("/a.txt").headers["Content-Type"], "text/plain; charset=utf-8")
 
     def test_packed(self) -> None:
-        """A packed file goes out as what it is, not as what it would be unpacked."""
+        """A compressed file is sent as it is, not with the type of its contents."""
         for name in ("a.html.gz", "a.txt.bz2", "a.tar.gz", "a.svgz"):
             self.write(name)
             answer = self.get(f"/{name}")
@@ -113,7 +115,7 @@ class TypeTests(FilesTestCase):
             self.assertNotIn("Content-Encoding", answer.headers)
 
     def test_client(self) -> None:
-        """The shipped client is served: its start at the root, each file by its name."""
+        """The shipped client is served: its start page at /, each file by its name."""
         start = self.get("/")
         self.assertEqual(start.headers["Content-Type"], "text/html; charset=utf-8")
         self.assertIn("pushd", start.text)
@@ -123,14 +125,14 @@ class TypeTests(FilesTestCase):
         )
 
     def test_own_folder_first(self) -> None:
-        """A file of one's own folder stands before the shipped one of the same name."""
+        """A file in the folder of --web replaces the shipped one of the same name."""
         shipped = self.get("/pushd.css").body
         self.write("pushd.css", b"/* ours */")
         self.assertEqual(self.get("/pushd.css").body, b"/* ours */")
         self.assertNotEqual(shipped, b"/* ours */")
 
     def test_head(self) -> None:
-        """HEAD has the head of GET, and nothing behind it."""
+        """HEAD gets the headers of GET, and no body."""
         head, get = self.ask("HEAD", "/digits.txt"), self.get("/digits.txt")
         self.assertEqual((head.status, head.body), (200, b""))
         self.assertEqual(get.body, DIGITS)
@@ -139,14 +141,14 @@ class TypeTests(FilesTestCase):
             self.assertEqual(head.headers[name], get.headers[name])
 
     def test_head_is_without_body_on_the_wire(self) -> None:
-        """No byte of the file follows the head of a HEAD."""
+        """No byte of the file follows the answer to a HEAD."""
         peer = Peer(self.daemon)
         peer.send(request("HEAD /digits.txt HTTP/1.1", "Host: localhost:8080"))
         self.assertIn("Content-Length: 10", peer.head)
         self.assertEqual(peer.body, b"")
 
     def test_other_methods(self) -> None:
-        """A file is read and nothing else: every other method is told which ones there are."""
+        """Any method but GET and HEAD gets 405 with the allowed ones."""
         for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW"):
             answer = self.ask(method, "/digits.txt")
             self.assertEqual(answer.status, 405, method)
@@ -155,7 +157,7 @@ class TypeTests(FilesTestCase):
             self.assertEqual(answer.text, "use GET or HEAD for a file\n")
 
     def test_keep_alive(self) -> None:
-        """A file leaves its connection open for the next one."""
+        """The connection stays open after a file."""
         peer = Peer(self.daemon)
         for _ in range(2):
             peer.send(request("GET /digits.txt HTTP/1.1", "Host: localhost:8080"))
@@ -163,37 +165,39 @@ class TypeTests(FilesTestCase):
         self.assertIsNone(peer.lost)
 
     def test_cache(self) -> None:
-        """A browser is to ask each time whether it has the newest version."""
+        """A browser must check each time whether it has the newest version."""
         self.assertEqual(self.get("/digits.txt").headers["Cache-Control"], "no-cache")
 
 
-class PlaceTests(FilesTestCase):
+class PathTests(FilesTestCase):
+    """Paths that name a file, and paths that must not."""
+
     def test_folder(self) -> None:
-        """A folder is its index.html, with the slash at the end and not without."""
+        """A folder with a slash at the end is its index.html; without it is 404."""
         self.write("sub/index.html", b"inside")
         self.assertEqual(self.get("/sub/").body, b"inside")
         self.assertEqual(self.get("/sub/index.html").body, b"inside")
         self.assert_nothing_at("/sub", "/sub//", "/sub/index.html/", "//sub/", "/sub//index.html")
 
     def test_no_listing(self) -> None:
-        """A folder without index.html shows nothing of what is in it."""
+        """A folder without index.html is 404: there are no listings."""
         self.write("bare/known.txt")
         (self.folder / "page.html").mkdir()
         self.assert_nothing_at("/bare/", "/bare", "/page.html", "/page.html/")
 
     def test_names(self) -> None:
-        """Any name can be asked for, encoded as URLs have it; the case counts."""
+        """Names are percent-decoded, and case-sensitive."""
         self.write("café au lait.txt")
         self.assertEqual(self.get("/caf%C3%A9%20au%20lait.txt").status, 200)
         self.assertEqual(self.get("/%64igits.txt?x=/../y").body, DIGITS)
         self.assert_nothing_at("/DIGITS.txt", "/digits.txt%20", "/digits")
 
     def test_not_there(self) -> None:
-        """What is not there is told in a page of our own, however long its name."""
+        """A path without a file gets our 404 page, however long it is."""
         self.assert_nothing_at("/nothing", f"/{'n' * 300}", f"/{'n/' * 3000}", "/digits.txt/")
 
     def test_dotfiles(self) -> None:
-        """What starts with a dot is not served, wherever it lies."""
+        """A file or folder whose name starts with a dot is not served."""
         for name in (".secret", "sub/.secret", ".git/config", "...txt"):
             self.write(name)
         self.assert_nothing_at(
@@ -201,7 +205,7 @@ class PlaceTests(FilesTestCase):
         )
 
     def test_upwards(self) -> None:
-        """No spelling of two dots leads out of the folder."""
+        """Two dots in any encoding do not lead out of the folder."""
         self.write("sub/index.html")
         for dots in ("..", "%2e%2e", "%2E.", ".%2e", "%252e%252e", "%c0%ae%c0%ae", "%uff0e%uff0e"):
             self.assert_nothing_at(
@@ -218,12 +222,12 @@ class PlaceTests(FilesTestCase):
             )
 
     def test_absolute(self) -> None:
-        """A path in a path does not start anew at the machine's root."""
+        """An absolute path within a path does not start at the root of the file system."""
         path = str(self.outside / "secret.txt")
         self.assert_nothing_at(f"/{path}", f"/%2f{path}", f"/{path.replace('/', '%2f')}")
 
     def test_odd_bytes(self) -> None:
-        """NUL, backslashes and what is not UTF-8 name nothing."""
+        """A path with NUL, a backslash or invalid UTF-8 names no file."""
         (self.folder / "back\\slash.txt").write_text("x")
         (self.folder / os.fsdecode(b"\xff.txt")).write_text("x")
         self.assert_nothing_at(
@@ -239,7 +243,7 @@ class PlaceTests(FilesTestCase):
         )
 
     def test_links(self) -> None:
-        """A symbolic link out of the folder leads nowhere; one that stays in it is followed."""
+        """A symbolic link is followed within the folder, and not out of it."""
         self.write("sub/index.html", b"inside")
         (self.folder / "inside.txt").symlink_to(self.folder / "digits.txt")
         (self.folder / "indoors").symlink_to("sub")
@@ -248,7 +252,7 @@ class PlaceTests(FilesTestCase):
         (self.folder / "out").symlink_to(self.outside)
         (self.folder / "round").symlink_to("round")
         (self.folder / "dangling").symlink_to("nowhere")
-        # A folder whose name starts like ours is another one.
+        # The name of this folder begins with that of the served one.
         (self.outside / "web-private").mkdir()
         (self.outside / "web-private/secret.txt").write_text("secret")
         (self.folder / "alike.txt").symlink_to("../web-private/secret.txt")
@@ -266,7 +270,7 @@ class PlaceTests(FilesTestCase):
         )
 
     def test_folder_behind_link(self) -> None:
-        """The folder itself may be a symbolic link."""
+        """The served folder itself may be a symbolic link."""
         link = self.outside / "link"
         link.symlink_to(self.folder)
         answer = Daemon(web=link).get("/digits.txt")
@@ -274,24 +278,26 @@ class PlaceTests(FilesTestCase):
         self.assertEqual(answer.body, DIGITS)
 
     def test_devices(self) -> None:
-        """Only regular files are opened: a FIFO would hold up the whole daemon."""
+        """Only regular files are opened: opening a FIFO would block the daemon."""
         os.mkfifo(self.folder / "fifo.txt")
         (self.folder / "null.txt").symlink_to("/dev/null")
-        door = socket.socket(socket.AF_UNIX)
-        self.addCleanup(door.close)
-        door.bind(str(self.folder / "s"))
+        listening = socket.socket(socket.AF_UNIX)
+        self.addCleanup(listening.close)
+        listening.bind(str(self.folder / "s"))
         self.assert_nothing_at("/fifo.txt", "/null.txt", "/s")
 
-    def test_folder_that_is_not_there(self) -> None:
-        """A folder that goes away takes nothing but its own files with it."""
+    def test_missing_folder(self) -> None:
+        """If one folder does not exist, the files of the others are served."""
         files = StaticFiles([self.outside / "gone", self.folder])
         self.assertIsNotNone(files.find("/digits.txt"))
         self.assertIsNone(files.find("/nothing.txt"))
 
 
 class RangeTests(FilesTestCase):
+    """The Range header (RFC 9110 §14.2)."""
+
     def test_one_range(self) -> None:
-        """One range of bytes is answered with these bytes, and where they stand."""
+        """One range gets 206 with its bytes and their position."""
         for asked, body, where in (
             ("bytes=2-4", b"234", "2-4"),
             ("bytes=0-0", b"0", "0-0"),
@@ -310,14 +316,14 @@ class RangeTests(FilesTestCase):
             self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
 
     def test_not_satisfiable(self) -> None:
-        """A range behind the end of the file is 416, with the size there is."""
+        """A range behind the end of the file is 416 with the file's size."""
         for asked in ("bytes=10-", "bytes=10-12", "bytes=99-100", "bytes=-0"):
             answer = self.get("/digits.txt", Range=asked)
             self.assertEqual((answer.status, answer.body), (416, b""), asked)
             self.assertEqual(answer.headers["Content-Range"], "bytes */10")
 
-    def test_more_than_all_of_the_end(self) -> None:
-        """The last bytes of a file that has fewer are the file."""
+    def test_long_suffix(self) -> None:
+        """A suffix longer than the file gets the whole file."""
         for asked in ("bytes=-11", "bytes=-999999999999999999"):
             self.assert_whole(asked)
         self.write("empty.txt", b"")
@@ -325,7 +331,7 @@ class RangeTests(FilesTestCase):
         self.assertEqual((answer.status, answer.body), (200, b""))
 
     def test_not_plain(self) -> None:
-        """Whatever is not one plain range gets the whole file, and no traceback."""
+        """A Range that is not one plain range gets the whole file."""
         for asked in (
             "bytes=0-1,3-4",
             "bytes=0-1, ",
@@ -360,35 +366,37 @@ class RangeTests(FilesTestCase):
             self.assert_whole(asked)
 
     def test_twice(self) -> None:
-        """Two Range headers are not one plain range."""
+        """Two Range headers get the whole file."""
         peer = Peer(self.daemon)
         lines = ("Host: localhost:8080", "Range: bytes=1-2", "Range: bytes=3-4")
         peer.send(request("GET /digits.txt HTTP/1.1", *lines))
         self.assertEqual(peer.body, DIGITS)
 
     def test_if_range(self) -> None:
-        """With If-Range the whole file comes, which is always right."""
+        """With If-Range the whole file is sent, which is always correct."""
         tag = self.get("/digits.txt").headers["ETag"]
         for condition in (tag, '"other"', formatdate(MOMENT, usegmt=True), "nonsense"):
             answer = self.get("/digits.txt", Range="bytes=1-2", If_Range=condition)
             self.assertEqual((answer.status, answer.body), (200, DIGITS))
 
     def test_head(self) -> None:
-        """A range is for GET alone: HEAD tells of the whole."""
+        """HEAD ignores a Range."""
         answer = self.ask("HEAD", "/digits.txt", Range="bytes=1-2")
         self.assertEqual((answer.status, answer.headers["Content-Length"]), (200, "10"))
         self.assertEqual(answer.headers["Accept-Ranges"], "bytes")
 
     def assert_whole(self, asked: str) -> None:
-        """Check that a Range header has no effect."""
+        """Assert that a Range header has no effect."""
         answer = self.get("/digits.txt", Range=asked)
         self.assertEqual((answer.status, answer.body), (200, DIGITS), asked)
         self.assertNotIn("Content-Range", answer.headers)
 
 
 class ConditionTests(FilesTestCase):
+    """If-None-Match and If-Modified-Since (RFC 9110 §13.1)."""
+
     def test_tag(self) -> None:
-        """The tag of a version is quoted and strong, and changes with the file."""
+        """The ETag is quoted and strong, and changes with the file."""
         first = self.get("/digits.txt").headers["ETag"]
         self.assertRegex(first, r'^"[^"]+"$')
         self.assertEqual(self.get("/digits.txt").headers["ETag"], first)
@@ -400,19 +408,19 @@ class ConditionTests(FilesTestCase):
         self.assertEqual(len({first, second, third}), 3)
 
     def test_if_none_match(self) -> None:
-        """Who has this version, alone, in a list, marked as weak or as any, is told 304."""
+        """If-None-Match with this version gets 304: alone, in a list, weak, or as ``*``."""
         tag = self.get("/digits.txt").headers["ETag"]
         for tags in (tag, f"W/{tag}", f'"a", {tag}', f'{tag}, "a"', f'"a",W/{tag},"b"', "*"):
             self.assert_known(If_None_Match=tags)
 
-    def test_if_none_match_without(self) -> None:
-        """Who has another version gets this one."""
+    def test_if_none_match_other(self) -> None:
+        """If-None-Match with another version, or malformed, gets the file."""
         tag = self.get("/digits.txt").headers["ETag"]
         for tags in ('"a"', '"a", "b"', tag.strip('"'), tag[:-1], tag.replace("-", "_"), '"*"', ""):
             self.assert_sent(If_None_Match=tags)
 
     def test_if_none_match_twice(self) -> None:
-        """Tags may come in more than one header."""
+        """If-None-Match may occur more than once."""
         tag = self.get("/digits.txt").headers["ETag"]
         peer = Peer(self.daemon)
         lines = ("Host: localhost:8080", f"If-None-Match: {tag}", 'If-None-Match: "a"')
@@ -420,7 +428,7 @@ class ConditionTests(FilesTestCase):
         self.assertIn(" 304 ", peer.head)
 
     def test_if_modified_since(self) -> None:
-        """Who asks for what is newer than the file is told 304; the date may be of any form."""
+        """If-Modified-Since gets 304 if the file is not newer; the date may have any HTTP form."""
         self.assertEqual(
             self.get("/digits.txt").headers["Last-Modified"], "Tue, 14 Nov 2023 22:13:20 GMT"
         )
@@ -435,14 +443,14 @@ class ConditionTests(FilesTestCase):
         self.assert_sent(If_Modified_Since="Tue, 14 Nov 2023 22:13:19 GMT")
 
     def test_tag_before_date(self) -> None:
-        """Where both are asked for the tag alone decides."""
+        """With If-None-Match, If-Modified-Since is ignored."""
         tag = self.get("/digits.txt").headers["ETag"]
         past, future = formatdate(MOMENT - 9, usegmt=True), formatdate(MOMENT + 9, usegmt=True)
         self.assert_known(If_None_Match=tag, If_Modified_Since=past)
         self.assert_sent(If_None_Match='"a"', If_Modified_Since=future)
 
     def test_malformed_dates(self) -> None:
-        """What is no date is not heeded."""
+        """A malformed date is ignored."""
         for date in (
             "",
             ";",
@@ -464,53 +472,55 @@ class ConditionTests(FilesTestCase):
             self.assert_sent(If_Modified_Since=date)
 
     def test_head(self) -> None:
-        """The conditions hold for HEAD as well."""
+        """HEAD gets 304 as GET does."""
         tag = self.get("/digits.txt").headers["ETag"]
         self.assertEqual(self.ask("HEAD", "/digits.txt", If_None_Match=tag).status, 304)
         self.assertEqual(self.ask("HEAD", "/digits.txt", If_None_Match='"a" *').status, 200)
 
     def test_range(self) -> None:
-        """Who has the file needs no range of it."""
+        """If-None-Match comes before Range."""
         self.assert_known(If_None_Match="*", Range="bytes=1-2")
 
     def assert_known(self, **headers: str) -> None:
-        """Check that nothing is sent but the news that there are none."""
+        """Assert that the answer is a 304 with the headers that it must have."""
         answer = self.get("/digits.txt", **headers)
         self.assertEqual((answer.status, answer.body), (304, b""), headers)
-        # What a browser keeps of its old answer it takes from here (RFC 9110 §15.4.5, §8.6).
+        # A browser updates its stored answer with these (RFC 9110 §15.4.5, §8.6).
         self.assertIn("ETag", answer.headers)
         self.assertEqual(answer.headers["Cache-Control"], "no-cache")
         self.assertNotIn("Content-Length", answer.headers)
         self.assertNotIn("Content-Type", answer.headers)
 
     def assert_sent(self, **headers: str) -> None:
-        """Check that the file is sent."""
+        """Assert that the file is sent."""
         answer = self.get("/digits.txt", **headers)
         self.assertEqual((answer.status, answer.body), (200, DIGITS), headers)
 
 
 class PaceTests(FilesTestCase):
+    """A large file, sent as fast as the client reads."""
+
     def setUp(self) -> None:
-        """Add a file that is too big for any buffer."""
+        """Add a file that is larger than any buffer."""
         super().setUp()
         self.big = bytes(range(256)) * 8192
         self.file = self.write("big.bin", self.big)
         self.peer = Peer(self.daemon)
 
     def test_whole(self) -> None:
-        """A big file arrives to the byte, and is closed then."""
+        """A large file arrives completely, and is closed."""
         self.fetch()
         self.assertEqual(self.peer.body, self.big)
         self.assertEqual(self.open_files(), 0)
 
     def test_range(self) -> None:
-        """So does a big part of it."""
+        """A large range arrives completely, and the file is closed."""
         self.fetch("Range: bytes=1000-1999999")
         self.assertEqual(self.peer.body, self.big[1000:2_000_000])
         self.assertEqual(self.open_files(), 0)
 
     def test_reader_stalls(self) -> None:
-        """A reader who stops is waited for, with little in memory; then it goes on."""
+        """If the client stops reading, little is kept in memory, and it can go on later."""
         self.peer.stall()
         self.fetch()
         self.assertLess(self.peer.server.unsent, 1 << 18)
@@ -520,7 +530,7 @@ class PaceTests(FilesTestCase):
         self.assertEqual(self.open_files(), 0)
 
     def test_client_leaves(self) -> None:
-        """A client who leaves in the middle leaves no open file behind."""
+        """If the client leaves, the file is closed."""
         self.peer.stall()
         self.fetch()
         self.assertEqual(self.open_files(), 1)
@@ -529,7 +539,7 @@ class PaceTests(FilesTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_file_shrinks(self) -> None:
-        """A file that has become shorter than was said ends with the connection."""
+        """If the file becomes shorter than announced, the connection is closed."""
         self.peer.stall()
         self.fetch()
         self.file.write_bytes(b"")
@@ -539,7 +549,7 @@ class PaceTests(FilesTestCase):
         self.assertEqual(self.open_files(), 0)
 
     def test_file_grows(self) -> None:
-        """Of a file that has become longer so much comes as was said."""
+        """If the file becomes longer, only the announced bytes are sent."""
         self.peer.stall()
         self.fetch()
         with self.file.open("ab") as file:
@@ -549,7 +559,7 @@ class PaceTests(FilesTestCase):
         self.assertIsNone(self.peer.lost)
 
     def test_no_file_is_left_open(self) -> None:
-        """Answers without a body leave no open file behind either."""
+        """Answers without a body leave no open file."""
         tag = self.get("/big.bin").headers["ETag"]
         self.ask("HEAD", "/big.bin")
         self.get("/big.bin", If_None_Match=tag)
@@ -558,15 +568,15 @@ class PaceTests(FilesTestCase):
         self.assertEqual(self.open_files(), 0)
 
     def fetch(self, *lines: str) -> None:
-        """Ask for the big file."""
+        """Send a GET for the large file."""
         self.peer.send(request("GET /big.bin HTTP/1.1", "Host: localhost:8080", *lines))
 
     def open_files(self) -> int:
-        """Count the descriptors of this process that are open on the big file."""
+        """Return how many descriptors of this process are open on the large file."""
         links = []
         for descriptor in Path("/proc/self/fd").iterdir():
             try:
                 links.append(descriptor.readlink())
             except OSError:
-                continue  # That of the listing itself.
+                continue  # The descriptor of this listing.
         return links.count(self.file.resolve())

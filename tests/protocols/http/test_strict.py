@@ -1,4 +1,4 @@
-"""HTTP to the letter: what is read, what is refused, and what every answer says."""
+"""Strict reading of requests, and the headers of every response."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from tests.peer import Peer, UnixTransport, handshake, request, serve
 
 
 class HeadTests(ChannelTestCase):
+    """Headers of responses."""
+
     def test_no_version(self) -> None:
-        """No answer tells which server this is, and of which version."""
+        """No response names the server or its version."""
         tag = self.get("/index.html").headers["ETag"]
         for data in (
             GET,
@@ -35,14 +37,14 @@ class HeadTests(ChannelTestCase):
             self.assertNotRegex(head, "(?i)\r\nserver:|twisted|autobahn|python")
 
     def test_shared_headers(self) -> None:
-        """Every answer keeps browsers from guessing types, and from telling others our address."""
+        """Every response forbids to guess its type, and to send referrers to other sites."""
         for path in ("/", "/hello/", "/nothing", "/pushd.js", "/favicon.svg"):
             headers = self.get(path).headers
             self.assertEqual(headers.get_all("X-Content-Type-Options"), ["nosniff"], path)
             self.assertEqual(headers.get_all("Referrer-Policy"), ["same-origin"], path)
 
     def test_page_headers(self) -> None:
-        """Every page loads from here alone, and stands in frames of this site alone."""
+        """Every page may load from its own site only, and be framed by it only."""
         for path in ("/", "/test.html", "/hello/", "/nothing"):
             headers = self.get(path).headers
             policy = headers.get_all("Content-Security-Policy")
@@ -52,7 +54,7 @@ class HeadTests(ChannelTestCase):
             self.assertNotIn("Content-Security-Policy", self.get(path).headers)
 
     def test_own_headers(self) -> None:
-        """A view may say otherwise, and then nothing is said twice."""
+        """A view may set these headers itself; then they occur once."""
         headers = self.get("/headers/").headers
         self.assertEqual(headers.get_all("Referrer-Policy"), ["a"])
         self.assertEqual(headers.get_all("Content-Security-Policy"), ["none"])
@@ -60,13 +62,13 @@ class HeadTests(ChannelTestCase):
         self.assertEqual(headers.get_all("Date"), ["today"])
 
     def test_date(self) -> None:
-        """Every answer says when it was given (RFC 9110 §6.6.1), a refusal as well."""
+        """Every response has a Date (RFC 9110 §6.6.1), refusals included."""
         self.assertEqual(len(self.get("/hello/").headers.get_all("Date", [])), 1)
         refused = self.send(b"nonsense\r\n\r\n")
         self.assertEqual(refused.head.count("\r\nDate: "), 1)
 
     def test_nothing_sent(self) -> None:
-        """An answer of no content says nothing of its length (RFC 9110 §8.6)."""
+        """204 and 304 have no Content-Length (RFC 9110 §8.6)."""
 
         class Nothing(Resource):
             isLeaf = True
@@ -76,20 +78,20 @@ class HeadTests(ChannelTestCase):
                 return b""
 
         serve(self.daemon, Nothing())
-        for status, said_so in ((200, True), (204, False), (304, False)):
+        for status, has_length in ((200, True), (204, False), (304, False)):
             head = self.send(request(f"GET /?status={status} HTTP/1.1", "Host: a")).head
-            self.assertEqual("Content-Length: 0" in head, said_so, status)
+            self.assertEqual("Content-Length: 0" in head, has_length, status)
 
 
-class LetterTests(ChannelTestCase):
-    """What could be read in more than one way, or is too much."""
+class RefusalTests(ChannelTestCase):
+    """Requests that are ambiguous, malformed or too large."""
 
     def test_blank_line(self) -> None:
-        """A blank line before a request does no harm (RFC 9112 §2.2)."""
+        """A blank line before a request is ignored (RFC 9112 §2.2)."""
         self.assertEqual(self.send(b"\r\n" + GET).body, b"hello")
 
     def test_malformed(self) -> None:
-        """What could be read in more than one way is read in none."""
+        """A request that could be understood in more than one way is refused."""
         for data in (
             b"nonsense\r\n\r\n",
             b"GET /hello/\r\n\r\n",
@@ -136,14 +138,14 @@ class LetterTests(ChannelTestCase):
             self.assert_refused(self.send(data), 400)
 
     def test_trailer(self) -> None:
-        """What stands behind the chunks of a body is held to the rules of a head."""
+        """The trailer of a chunked body must follow the rules of a head."""
         head = request("POST /hello/ HTTP/1.1", "Host: a", "Transfer-Encoding: chunked")
         self.assertEqual(self.send(head + b"1\r\nx\r\n0\r\nX: y\r\n\r\n").body, b"hello")
         self.requests.clear()
         self.assert_refused(self.send(head + b"1\r\nx\r\n0\r\nX: a\x0bb\r\n\r\n"), 400)
 
     def test_too_long(self) -> None:
-        """An address, a header and all of them have a limit."""
+        """The target, each header, and all headers together have limits."""
         long = "x" * 20_000
         self.assert_refused(self.send(request(f"GET /{long} HTTP/1.1", "Host: a")), 414)
         second = self.send(request("GET /nothing HTTP/1.1", "Host: a"))
@@ -156,16 +158,16 @@ class LetterTests(ChannelTestCase):
         wide = [f"X-{number}: {'x' * 2000}" for number in range(10)]
         self.assert_refused(self.send(request("GET / HTTP/1.1", "Host: a", *wide)), 431)
 
-    def test_nothing_behind_a_refusal(self) -> None:
-        """What stands behind a malformed request is not looked at, in whatever segment it comes."""
+    def test_unread_behind_a_refusal(self) -> None:
+        """Whatever follows a malformed request is not read, in the same segment or a later one."""
         for segments in ([b"nonsense\r\n\r\n" + GET], [b"nonsense\r\n\r\n", GET]):
             peer = Peer(self.daemon)
             peer.send(*segments)
             self.assertEqual(peer.received.count(b"HTTP/1.1"), 1)
             self.assertEqual(self.requests, [])
 
-    def test_what_comes_behind_a_refusal(self) -> None:
-        """What still comes of a refused request is read, or a reset might eat the refusal."""
+    def test_dropped_behind_a_refusal(self) -> None:
+        """What follows a refusal is received and dropped, as a reset could destroy the refusal."""
         for data in (
             b"nonsense\r\n",
             b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000,
@@ -189,17 +191,19 @@ class LetterTests(ChannelTestCase):
 
 
 class BodyTests(ChannelTestCase):
+    """The limit of a body."""
+
     def settings(self) -> dict[str, Any]:
-        """Let a body have ten bytes."""
+        """Limit bodies to ten bytes."""
         return {"limits": Limits(max_message=10)}
 
     def test_largest(self) -> None:
-        """A body of the limit passes."""
+        """A body at the limit is taken."""
         head = request("POST /hello/ HTTP/1.1", "Host: a", "Content-Length: 10")
         self.assertEqual(self.send(head + b"x" * 10).body, b"hello")
 
     def test_announced(self) -> None:
-        """A body beyond the limit is refused before it comes, and is not invited."""
+        """A body beyond the limit is refused before it arrives, without 100 Continue."""
         head = request(
             "POST /hello/ HTTP/1.1", "Host: a", "Content-Length: 11", "Expect: 100-continue"
         )
@@ -209,7 +213,7 @@ class BodyTests(ChannelTestCase):
             self.assert_refused(peer, 413)
 
     def test_chunked(self) -> None:
-        """So is one that does not say how large it is, as soon as it is too large."""
+        """A chunked body is refused as soon as it exceeds the limit."""
         head = request("POST /hello/ HTTP/1.1", "Host: a", "Transfer-Encoding: chunked")
         for segments in (
             [b"6\r\nabcdef\r\n5\r\nabcde\r\n"],
@@ -219,7 +223,7 @@ class BodyTests(ChannelTestCase):
         self.assert_refused(self.send(head + b"6\r\nabcdef\r\n5\r\nabcde\r\n0\r\n\r\n" + GET), 413)
 
     def test_for_programs(self) -> None:
-        """Where all is JSON, however the path is spelt, this is, too."""
+        """At the paths of the API, in any encoding, the refusal is JSON."""
         for path in ("/topics/a", "/%74opics/a", "/publish", "/schedules", "/topics"):
             peer = self.send(request(f"POST {path} HTTP/1.1", "Host: a", "Content-Length: 11"))
             self.assertIn("\r\nContent-Type: application/json\r\n", peer.head)
