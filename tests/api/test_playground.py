@@ -204,7 +204,7 @@ class CostsTests(PlaygroundTestCase):
 
     def test_memory(self) -> None:
         """A topic's count is thrown away when there are too many that are newer."""
-        self.patch(playground, "MAX_LEDGERS", 3)
+        self.patch(playground, "MAX_TOPICS", 3)
         for number in range(4):
             self.ask(f"/play/topics/poll/play/{number}?wait=0")
             self.ask("/play/topics/poll/play/0?wait=0")

@@ -12,7 +12,7 @@ from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.api.playground import WAYS, Ledger, Meter, Tally
+from pushd.api.playground import WAYS, Cost, CountingTransport, TopicCosts
 from tests.api.test_playground import PlaygroundTestCase
 from tests.peer import Peer, close_frame, handshake, request
 
@@ -37,7 +37,7 @@ class FakeTransport(StringTransport):
     protocol: Any = None
 
 
-class MeterTests(SynchronousTestCase):
+class CountingTransportTests(SynchronousTestCase):
     """A meter between a transport and its channel."""
 
     def setUp(self) -> None:
@@ -45,73 +45,73 @@ class MeterTests(SynchronousTestCase):
         self.transport = FakeTransport()
         self.transport.protocol = self.channel
         self.channel.makeConnection(self.transport)
-        self.tally = Tally()
-        self.meters: WrappingFactory[Meter] = WrappingFactory(None)
-        self.meter = Meter(self.meters, self.channel, self.tally)
-        self.meter.insert()
+        self.cost = Cost()
+        self.connections: WrappingFactory[CountingTransport] = WrappingFactory(None)
+        self.counting = CountingTransport(self.connections, self.channel, self.cost)
+        self.counting.insert()
 
     def test_sending(self) -> None:
         """What the channel sends reaches the transport, and counts."""
         self.channel.transport.write(b"abc")
         self.channel.transport.writeSequence([b"de", b"", b"f"])
-        self.assertEqual((self.transport.value(), self.tally.sent), (b"abcdef", 6))
+        self.assertEqual((self.transport.value(), self.cost.sent), (b"abcdef", 6))
 
     def test_receiving(self) -> None:
         """What the transport receives reaches the channel, and does not count."""
         self.transport.protocol.dataReceived(b"abc")
-        self.assertEqual((self.channel.received, self.tally.sent), (b"abc", 0))
+        self.assertEqual((self.channel.received, self.cost.sent), (b"abc", 0))
 
     def test_is_a_transport(self) -> None:
         """The channel finds every method and interface of its transport at the meter."""
-        self.assertEqual(self.meter.getPeer(), self.transport.getPeer())
-        self.assertTrue(ITransport.providedBy(self.meter))
+        self.assertEqual(self.counting.getPeer(), self.transport.getPeer())
+        self.assertTrue(ITransport.providedBy(self.counting))
         self.channel.transport.abortConnection()
         self.assertTrue(self.transport.disconnected)
 
     def test_removed(self) -> None:
         """A removed meter leaves the connection as it was."""
-        self.assertIn(self.meter, self.meters.protocols)
-        self.meter.remove()
+        self.assertIn(self.counting, self.connections.protocols)
+        self.counting.remove()
         self.assertIs(self.channel.transport, self.transport)
         self.assertIs(self.transport.protocol, self.channel)
-        self.assertEqual(self.meters.protocols, {})
+        self.assertEqual(self.connections.protocols, {})
 
     def test_taken_over(self) -> None:
         """A meter stays in place for the WebSocket that took the connection over."""
         websocket = FakeChannel()
         self.channel.transport = None
-        self.meter.wrappedProtocol = websocket
-        self.meter.remove()
+        self.counting.wrappedProtocol = websocket
+        self.counting.remove()
         self.transport.protocol.dataReceived(b"abc")
         self.assertEqual(websocket.received, b"abc")
-        self.assertIn(self.meter, self.meters.protocols)
+        self.assertIn(self.counting, self.connections.protocols)
 
     def test_lost(self) -> None:
         """The channel is told that its connection is lost, and may remove the meter then."""
         lost: list[bool] = []
 
         def remove(reason: Failure) -> None:
-            self.meter.remove()
-            lost.append(self.meter in self.meters.protocols)
+            self.counting.remove()
+            lost.append(self.counting in self.connections.protocols)
 
         self.channel.connectionLost = remove
         self.transport.protocol.connectionLost(connectionDone)
         self.assertEqual(lost, [False])
-        self.assertIs(self.transport.protocol, self.meter)
+        self.assertIs(self.transport.protocol, self.counting)
 
 
-class LedgerTests(SynchronousTestCase):
+class TopicCostsTests(SynchronousTestCase):
     """What is written down for a topic."""
 
     def test_new(self) -> None:
         """Each way has cost nothing yet, and there are no connections."""
-        ledger = Ledger()
-        self.assertEqual(tuple(ledger.tallies), WAYS)
-        self.assertEqual(set(map(repr, ledger.tallies.values())), {repr(Tally())})
-        self.assertEqual(ledger.meters.protocols, {})
+        costs = TopicCosts()
+        self.assertEqual(tuple(costs.by_way), WAYS)
+        self.assertEqual(set(map(repr, costs.by_way.values())), {repr(Cost())})
+        self.assertEqual(costs.connections.protocols, {})
 
 
-class MeteredTests(PlaygroundTestCase):
+class CountedTopicTests(PlaygroundTestCase):
     """The topic's own door behind a meter."""
 
     def test_bytes(self) -> None:
