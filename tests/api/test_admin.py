@@ -7,8 +7,12 @@ from typing import Any
 
 from twisted.logger import capturedLogs
 
+from pushd.access.closing import Closing
+from pushd.api import admin
 from pushd.testing.daemon import Daemon
-from tests.listeners import JsonSocket, RawSocket, TopicTestCase
+from tests.api.test_publish import PublishTestCase
+from tests.keyring import secret_keys, token
+from tests.listeners import Events, JsonSocket, Poller, RawSocket, TopicTestCase
 
 
 class ScheduleTests(TopicTestCase):
@@ -92,3 +96,156 @@ class ScheduleTests(TopicTestCase):
         lost = [event for event in logs if event.get("event") == "timed_push_lost"]
         self.assertEqual([(one["topic"], one["left"]) for one in lost], [("t", 2), ("u", 1)])
         self.assertEqual(self.daemon.pending_calls, [])
+
+
+class ConnectionTests(TopicTestCase):
+    """Who is here."""
+
+    def list(self, query: str = "") -> list[dict[str, Any]]:
+        """The connections that are listed."""
+        answer = self.control("GET", f"/connections{query}")
+        self.assertEqual(answer.status, 200, answer)
+        said = json.loads(answer.body)
+        self.assertIs(said["more"], False)
+        connections: list[dict[str, Any]] = said["connections"]
+        return connections
+
+    def assert_wrong(self, method: str, path: str, status: int, where: str) -> None:
+        """Check a refusal."""
+        answer = self.control(method, path)
+        said = json.loads(answer.body)
+        self.assertEqual((answer.status, said["where"]), (status, where), answer)
+
+    def test_nobody(self) -> None:
+        """Where nobody is, nobody is listed; who asks is no connection of that kind."""
+        self.assertEqual(self.list(), [])
+
+    def test_list(self) -> None:
+        """Each is listed with its transport and what is known of it, oldest first."""
+        self.daemon.advance(60)
+        listeners = [one(self.daemon, "a/b") for one in (RawSocket, Events, Poller)]
+        listed = self.list()
+        self.assertEqual([one["id"] for one in listed], [1, 2, 3])
+        self.assertEqual([one["transport"] for one in listed], ["websocket", "sse", "longpoll"])
+        for one in listed:
+            self.assertRegex(one["peer"], r"\A127\.0\.0\.1:[0-9]+\Z")
+            self.assertEqual(one["path"], "/topics/a/b")
+            self.assertEqual(one["since"], "1970-01-01T00:01:00.000+00:00")
+            self.assertIsNone(one["subject"])
+        one = json.loads(self.control("GET", "/connections/2").body)
+        self.assertEqual(one, listed[1])
+        self.assertEqual([one["id"] for one in self.list("?after=1")], [2, 3])
+        listeners[0].leave()
+        self.assertEqual([one["id"] for one in self.list()], [2, 3])
+
+    def test_traffic(self) -> None:
+        """What went over each is told as it is now, in messages and bytes."""
+        socket = RawSocket(self.daemon, "t")
+        Events(self.daemon, "t")
+        before = self.list()[1]["bytes_out"]
+        self.control("POST", "/topics/t", b"abc")
+        socket.browser.send("to you")
+        websocket, events = self.list()
+        names = ("messages_in", "bytes_in", "messages_out", "bytes_out")
+        # A frame has two bytes of its own.
+        self.assertEqual([websocket[name] for name in names], [1, 6, 1, 5])
+        self.assertEqual([events[name] for name in names[:3]], [0, 0, 2])
+        self.assertGreater(events["bytes_out"], before)
+
+    def test_subject(self) -> None:
+        """Who came with a token is known by its subject."""
+        self.start(token_keys=secret_keys())
+        for subject in ("ann", ""):
+            given = token(subject, subscribe=["t"])
+            self.daemon.connect(f"/topics/t?token={given}")
+        self.assertEqual([one["subject"] for one in self.list()], ["ann", ""])
+
+    def test_pages(self) -> None:
+        """A thousand are listed at a time; the rest is to be had behind the last."""
+        self.start(max_per_address=3000)
+        for _ in range(1001):
+            RawSocket(self.daemon, "t")
+        first = json.loads(self.control("GET", "/connections").body)
+        self.assertEqual((len(first["connections"]), first["more"]), (1000, True))
+        last = first["connections"][-1]["id"]
+        self.assertEqual([one["id"] for one in self.list(f"?after={last}")], [1001])
+
+    def test_close(self) -> None:
+        """One can be closed, with 1008 or as it is asked for, and others stay."""
+        first, second, third = (RawSocket(self.daemon, "t") for _ in range(3))
+        self.assertEqual(self.control("DELETE", "/connections/2").status, 204)
+        self.assertEqual(second.closing, Closing(1008, "closed by an operator"))
+        self.assertEqual([one["id"] for one in self.list()], [1, 3])
+        path = "/connections/3?code=4000&reason=tsch%C3%BC%C3%9F"
+        self.assertEqual(self.control("DELETE", path).status, 204)
+        self.assertEqual(third.closing, Closing(4000, "tschüß"))
+        self.assertIsNone(first.closing)
+
+    def test_close_others(self) -> None:
+        """A stream ends, and a long poll is answered; they know no codes."""
+        events, poller = Events(self.daemon, "t"), Poller(self.daemon, "t")
+        for id in (1, 2):
+            self.control("DELETE", f"/connections/{id}")
+        self.assertTrue(events.ended)
+        self.assertNotIn(1, [one["id"] for one in self.list()])
+        self.assertNotIn(2, [one["id"] for one in self.list()])
+        poller.leave()
+
+    def test_wrong(self) -> None:
+        """What can't be is told, and where."""
+        RawSocket(self.daemon, "t")
+        for name in ("2", "0", "x", "", "-1", "1/2", "9" * 30):
+            self.assert_wrong("DELETE", f"/connections/{name}", 404, "connection")
+        for code in ("x", "0", "999", "1005", "1006", "5000", "10000"):
+            self.assert_wrong("DELETE", f"/connections/1?code={code}", 400, "code")
+        reason = "x" * 124
+        self.assert_wrong("DELETE", f"/connections/1?reason={reason}", 400, "reason")
+        self.assert_wrong("GET", "/connections?after=x", 400, "after")
+        self.assert_wrong("POST", "/connections", 405, "method")
+        self.assert_wrong("PUT", "/connections/1", 405, "method")
+        self.assertEqual(len(self.list()), 1)
+
+    def test_public(self) -> None:
+        """The public port knows nothing of it."""
+        answer = self.daemon.request("GET", "/connections")
+        assert answer is not None
+        self.assertEqual(answer.status, 404)
+
+
+class TopicListTests(PublishTestCase):
+    """``/topics``."""
+
+    def test_list(self) -> None:
+        """Topics that are remembered or listened to, in the order of their names."""
+        for topic in ("z", "a", "m/n"):
+            self.publish(topic, "x")
+        listing = json.loads(self.control("GET", "/topics").body)
+        self.assertEqual([one["topic"] for one in listing["topics"]], ["a", "m/n", "t", "z"])
+        self.assertEqual(listing["more"], False)
+        self.assertEqual(listing["topics"][2], self.describe("t"))
+
+    def test_more(self) -> None:
+        """No more than a thousand, and whether there are more."""
+        self.patch(admin, "_MAX_LIST", 2)
+        for topic in ("z", "a"):
+            self.publish(topic, "x")
+        listing = json.loads(self.control("GET", "/topics").body)
+        self.assertEqual([one["topic"] for one in listing["topics"]], ["a", "t"])
+        self.assertEqual(listing["more"], True)
+
+    def test_method(self) -> None:
+        """It is there to be read."""
+        answer = self.post("/topics")
+        self.assert_wrong(answer, 405, "method")
+        self.assertEqual(answer.headers["Allow"], "GET")
+
+    def test_describe(self) -> None:
+        """GET tells of the last id, the history and the subscribers, also where there are none."""
+        self.assertEqual(
+            self.describe("u"), {"topic": "u", "id": None, "history": 0, "subscribers": {}}
+        )
+        ids = self.publish_many("t", ["1", "2"])
+        self.assertEqual(
+            self.describe("t"),
+            {"topic": "t", "id": ids[-1], "history": 2, "subscribers": {"websocket": 1}},
+        )

@@ -6,6 +6,7 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.api.health import Readiness
 from pushd.testing.daemon import Answer, Daemon
 from tests.peer import Peer, close_frame, handshake
 
@@ -47,3 +48,23 @@ class HealthTests(SynchronousTestCase):
     def test_metrics_are_read_only(self) -> None:
         """There is nothing to be posted to the numbers."""
         self.assertEqual(self.ask("/metrics", "POST").status, 405)
+
+
+class ReadinessTests(SynchronousTestCase):
+    def test_ready(self) -> None:
+        """A daemon that listens and does not stop is ready."""
+        readiness = Readiness()
+        self.assertEqual(readiness.reason(), "not listening")
+        readiness.listening = True
+        self.assertIsNone(readiness.reason())
+        readiness.draining = True
+        self.assertEqual(readiness.reason(), "draining")
+
+    def test_checks(self) -> None:
+        """Others are asked as well, each time; the first that has a reason gives it."""
+        reasons: list[str | None] = [None, "the broker can't be reached", "nor that"]
+        readiness = Readiness(*(lambda n=n: reasons[n] for n in range(3)))
+        readiness.listening = True
+        self.assertEqual(readiness.reason(), "the broker can't be reached")
+        reasons[1:] = [None, None]
+        self.assertIsNone(readiness.reason())

@@ -6,7 +6,7 @@ import json
 
 from twisted.internet.defer import Deferred, fail
 
-from pushd.api import resource as async_resource
+from pushd.api import resource
 from pushd.api.resource import AsyncResource
 from pushd.errors import Unavailable
 from pushd.topics.publication import Id
@@ -47,7 +47,7 @@ class AsyncResourceTests(PublishTestCase):
         def write(*_: object) -> None:
             raise Failing
 
-        self.patch(async_resource, "write_response", write)
+        self.patch(resource, "write_response", write)
         self.assertEqual(self.post("/topics/t").status, 500)
         self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
 

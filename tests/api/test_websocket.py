@@ -6,7 +6,7 @@ from pushd.access.closing import GOING_AWAY, NORMAL
 from tests.listeners import JsonSocket, RawSocket, TopicTestCase
 
 
-class ListenerTests(TopicTestCase):
+class TopicViewTests(TopicTestCase):
     """A WebSocket to a topic."""
 
     def test_subprotocol(self) -> None:
