@@ -1,4 +1,4 @@
-"""``/schedules`` at the control port: the timed pushes, listed and cancelled."""
+"""``/connections``, ``/schedules`` and ``/topics`` of the control port."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tests.listeners import Events, JsonSocket, Poller, RawSocket, TopicTestCase
 
 
 class ScheduleTests(TopicTestCase):
-    """What is to come, and what can be done about it."""
+    """``/schedules``: list, describe and cancel scheduled publications."""
 
     def add(self, query: str, topic: str = "t") -> str:
-        """Make one; gives its name."""
+        """Schedule a publication; return its id."""
         answer = self.control("POST", f"/topics/{topic}?{query}", b"x")
         self.assertEqual(answer.status, 202)
         name = json.loads(answer.body)["schedule"]
@@ -27,13 +27,13 @@ class ScheduleTests(TopicTestCase):
         return name
 
     def list(self) -> list[dict[str, Any]]:
-        """All there are."""
+        """Return the list of schedules."""
         schedules = json.loads(self.control("GET", "/schedules").body)["schedules"]
         assert isinstance(schedules, list)
         return schedules
 
     def test_list(self) -> None:
-        """Those that have something to do, the oldest first, and how far they are."""
+        """Unfinished schedules are listed, oldest first, with their progress."""
         self.assertEqual(self.list(), [])
         first, second = self.add("every=1&count=3"), self.add("delay=1.5", "u")
         self.daemon.advance(1)
@@ -50,7 +50,7 @@ class ScheduleTests(TopicTestCase):
         self.assertEqual(self.list(), [])
 
     def test_too_late(self) -> None:
-        """While the daemon stops none is taken: it would be lost at once."""
+        """A publication scheduled during shutdown is refused: it would be lost at once."""
         stopping = Daemon(drain=30)
         self.addCleanup(stopping.stop)
         RawSocket(stopping, "t")
@@ -61,13 +61,13 @@ class ScheduleTests(TopicTestCase):
         self.assertEqual((answer.status, json.loads(answer.body)["where"]), (503, "schedules"))
 
     def test_one(self) -> None:
-        """One of them by its name."""
+        """One schedule is described under its id."""
         name = self.add("delay=1")
         answer = self.control("GET", f"/schedules/{name}")
         self.assertEqual(json.loads(answer.body), self.list()[0])
 
     def test_cancel(self) -> None:
-        """DELETE cancels it; nothing of it comes any more, and it is not known any more."""
+        """DELETE cancels a schedule: nothing more is published, and its URL is 404."""
         listener = JsonSocket(self.daemon, "t")
         name = self.add("every=1&count=3")
         answer = self.control("DELETE", f"/schedules/{name}")
@@ -80,7 +80,7 @@ class ScheduleTests(TopicTestCase):
             self.assertEqual(json.loads(answer.body)["where"], "schedule")
 
     def test_method(self) -> None:
-        """Another method is refused, with those that there are."""
+        """Another method is 405, with the allowed methods in Allow."""
         for path, allowed in (("/schedules", "GET"), ("/schedules/x", "GET, DELETE")):
             answer = self.control("POST", path)
             self.assertEqual(answer.status, 405)
@@ -88,7 +88,7 @@ class ScheduleTests(TopicTestCase):
             self.assertEqual(json.loads(answer.body)["where"], "method")
 
     def test_stop(self) -> None:
-        """A stop of the daemon cancels all, and the log says what is lost."""
+        """A stop of the daemon cancels all schedules and logs what each still had to publish."""
         self.add("every=1&count=3")
         self.add("delay=7", "u")
         with capturedLogs() as logs:
@@ -99,10 +99,10 @@ class ScheduleTests(TopicTestCase):
 
 
 class ConnectionTests(TopicTestCase):
-    """Who is here."""
+    """``/connections``: list, describe and close connections."""
 
     def list(self, query: str = "") -> list[dict[str, Any]]:
-        """The connections that are listed."""
+        """Return the listed connections."""
         answer = self.control("GET", f"/connections{query}")
         self.assertEqual(answer.status, 200, answer)
         said = json.loads(answer.body)
@@ -111,17 +111,17 @@ class ConnectionTests(TopicTestCase):
         return connections
 
     def assert_wrong(self, method: str, path: str, status: int, where: str) -> None:
-        """Check a refusal."""
+        """Check the status of a refusal and the part of the request that it names."""
         answer = self.control(method, path)
         said = json.loads(answer.body)
         self.assertEqual((answer.status, said["where"]), (status, where), answer)
 
     def test_nobody(self) -> None:
-        """Where nobody is, nobody is listed; who asks is no connection of that kind."""
+        """The list is empty without connections; the request for the list itself is not in it."""
         self.assertEqual(self.list(), [])
 
     def test_list(self) -> None:
-        """Each is listed with its transport and what is known of it, oldest first."""
+        """Connections are listed with their transport and details, oldest first."""
         self.daemon.advance(60)
         listeners = [one(self.daemon, "a/b") for one in (RawSocket, Events, Poller)]
         listed = self.list()
@@ -139,7 +139,7 @@ class ConnectionTests(TopicTestCase):
         self.assertEqual([one["id"] for one in self.list()], [2, 3])
 
     def test_traffic(self) -> None:
-        """What went over each is told as it is now, in messages and bytes."""
+        """Messages and bytes each way are up to date."""
         socket = RawSocket(self.daemon, "t")
         Events(self.daemon, "t")
         before = self.list()[1]["bytes_out"]
@@ -147,13 +147,13 @@ class ConnectionTests(TopicTestCase):
         socket.browser.send("to you")
         websocket, events = self.list()
         names = ("messages_in", "bytes_in", "messages_out", "bytes_out")
-        # A frame has two bytes of its own.
+        # A frame has a head of two bytes.
         self.assertEqual([websocket[name] for name in names], [1, 6, 1, 5])
         self.assertEqual([events[name] for name in names[:3]], [0, 0, 2])
         self.assertGreater(events["bytes_out"], before)
 
     def test_subject(self) -> None:
-        """Who came with a token is known by its subject."""
+        """A connection with a token is listed with the token's subject."""
         self.start(token_keys=secret_keys())
         for subject in ("ann", ""):
             given = token(subject, subscribe=["t"])
@@ -161,7 +161,7 @@ class ConnectionTests(TopicTestCase):
         self.assertEqual([one["subject"] for one in self.list()], ["ann", ""])
 
     def test_pages(self) -> None:
-        """A thousand are listed at a time; the rest is to be had behind the last."""
+        """A list has at most 1000 connections; ``?after=`` continues it."""
         self.start(max_per_address=3000)
         for _ in range(1001):
             RawSocket(self.daemon, "t")
@@ -171,7 +171,7 @@ class ConnectionTests(TopicTestCase):
         self.assertEqual([one["id"] for one in self.list(f"?after={last}")], [1001])
 
     def test_close(self) -> None:
-        """One can be closed, with 1008 or as it is asked for, and others stay."""
+        """DELETE closes one connection, with 1008 or with the given code and reason."""
         first, second, third = (RawSocket(self.daemon, "t") for _ in range(3))
         self.assertEqual(self.control("DELETE", "/connections/2").status, 204)
         self.assertEqual(second.closing, Closing(1008, "closed by an operator"))
@@ -182,7 +182,7 @@ class ConnectionTests(TopicTestCase):
         self.assertIsNone(first.closing)
 
     def test_close_others(self) -> None:
-        """A stream ends, and a long poll is answered; they know no codes."""
+        """DELETE ends an event stream and answers a long poll; neither has close codes."""
         events, poller = Events(self.daemon, "t"), Poller(self.daemon, "t")
         for id in (1, 2):
             self.control("DELETE", f"/connections/{id}")
@@ -192,7 +192,7 @@ class ConnectionTests(TopicTestCase):
         poller.leave()
 
     def test_wrong(self) -> None:
-        """What can't be is told, and where."""
+        """Each invalid request is refused with the name of the part that is wrong."""
         RawSocket(self.daemon, "t")
         for name in ("2", "0", "x", "", "-1", "1/2", "9" * 30):
             self.assert_wrong("DELETE", f"/connections/{name}", 404, "connection")
@@ -206,17 +206,17 @@ class ConnectionTests(TopicTestCase):
         self.assertEqual(len(self.list()), 1)
 
     def test_public(self) -> None:
-        """The public port knows nothing of it."""
+        """The public port does not serve the list."""
         answer = self.daemon.request("GET", "/connections")
         assert answer is not None
         self.assertEqual(answer.status, 404)
 
 
 class TopicListTests(PublishTestCase):
-    """``/topics``."""
+    """``/topics``: list and describe topics."""
 
     def test_list(self) -> None:
-        """Topics that are remembered or listened to, in the order of their names."""
+        """Topics with a history or subscribers are listed by name."""
         for topic in ("z", "a", "m/n"):
             self.publish(topic, "x")
         listing = json.loads(self.control("GET", "/topics").body)
@@ -225,7 +225,7 @@ class TopicListTests(PublishTestCase):
         self.assertEqual(listing["topics"][2], self.describe("t"))
 
     def test_more(self) -> None:
-        """No more than a thousand, and whether there are more."""
+        """A list has at most 1000 topics, and says whether there are more."""
         self.patch(admin, "_MAX_LIST", 2)
         for topic in ("z", "a"):
             self.publish(topic, "x")
@@ -234,13 +234,13 @@ class TopicListTests(PublishTestCase):
         self.assertEqual(listing["more"], True)
 
     def test_method(self) -> None:
-        """It is there to be read."""
+        """Another method than GET is 405."""
         answer = self.post("/topics")
         self.assert_wrong(answer, 405, "method")
         self.assertEqual(answer.headers["Allow"], "GET")
 
     def test_describe(self) -> None:
-        """GET tells of the last id, the history and the subscribers, also where there are none."""
+        """A topic without subscribers and history can be described as well."""
         self.assertEqual(
             self.describe("u"), {"topic": "u", "id": None, "history": 0, "subscribers": {}}
         )

@@ -1,4 +1,4 @@
-"""The playground of the page topics.html."""
+"""The demo's views below ``/play/``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OWN = {"Origin": "http://localhost:8080"}
 
 
 class PlaygroundTestCase(SynchronousTestCase):
-    """One daemon as it is shipped."""
+    """A daemon with the demo's views."""
 
     def setUp(self) -> None:
         self.daemon = Daemon()
@@ -35,7 +35,7 @@ class PlaygroundTestCase(SynchronousTestCase):
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> Answer:
-        """Ask for what comes at once: with a body by POST."""
+        """Send a request that is answered at once; a body makes it a POST."""
         method = "GET" if body is None else "POST"
         answer = self.daemon.request(method, path, headers, body or b"")
         assert answer is not None
@@ -46,27 +46,27 @@ class PlaygroundTestCase(SynchronousTestCase):
         return self.ask(f"/play/publish/?topic={topic}", body, OWN)
 
     def costs(self, topic: str) -> dict[str, dict[str, int]]:
-        """What the ways to listen to a topic have cost."""
+        """Return the costs of each way to follow a topic."""
         costs: dict[str, dict[str, int]] = json.loads(self.ask(f"/play/costs/?topic={topic}").text)[
             "costs"
         ]
         return costs
 
     def open(self, path: str, *lines: str) -> Wire:
-        """Send a GET that is not answered at once, or not to its end."""
+        """Send a GET whose response does not come at once, or does not end."""
         wire = self.daemon.open_connection()
         head = "".join(f"{line}\r\n" for line in ("Host: localhost:8080", *lines))
         wire.send(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode())
         return wire
 
     def assert_refused(self, answer: Answer, status: int, where: str | None) -> None:
-        """Prove that an answer is a refusal that says where the mistake is."""
+        """Check that an answer is a refusal of the given status that names what is wrong."""
         self.assertEqual(answer.status, status, answer.text)
         self.assertEqual(json.loads(answer.text).get("where"), where)
 
 
 class TokenTests(PlaygroundTestCase):
-    """Where tokens are asked for, the playground is for strangers no more."""
+    """With token keys, the demo's views ask for tokens."""
 
     def setUp(self) -> None:
         self.daemon = Daemon(token_keys=secret_keys())
@@ -78,7 +78,7 @@ class TokenTests(PlaygroundTestCase):
         return self.ask(path, b"hello", OWN | more)
 
     def test_strangers(self) -> None:
-        """Who has no token, or no good one, neither publishes nor cuts nor listens."""
+        """Without a valid token, publishing, cutting and following are refused."""
         for path in ("/play/publish/?topic=play/a", "/play/cut/?topic=play/a&seconds=0"):
             for given in (None, "x.y.z"):
                 answer = self.ask_with(path, given)
@@ -88,7 +88,7 @@ class TokenTests(PlaygroundTestCase):
         self.assert_refused(answer, 401, "token")
 
     def test_members(self) -> None:
-        """A token is good for the topics that it names."""
+        """A token permits the topics that it lists, and no others."""
         given = token("ann", publish=["play/a"])
         for path in ("/play/publish/?topic=play/{}", "/play/cut/?topic=play/{}&seconds=0"):
             self.assertEqual(self.ask_with(path.format("a"), given).status, 200)
@@ -97,7 +97,7 @@ class TokenTests(PlaygroundTestCase):
 
 class PublishTests(PlaygroundTestCase):
     def test_publish(self) -> None:
-        """What a page publishes is heard by all who listen to the topic."""
+        """Subscribers of the topic receive what a page publishes."""
         browser = self.daemon.connect("/topics/play/a", subprotocols=["pushd.v1"])
         answer = self.publish("play/a", "žluťoučký 🐎".encode())
         id = json.loads(answer.text)["id"]
@@ -105,36 +105,36 @@ class PublishTests(PlaygroundTestCase):
         self.assertEqual(json.loads(browser.messages[-1]), {"id": id, "data": "žluťoučký 🐎"})
 
     def test_programs(self) -> None:
-        """What has no Origin is no page of a stranger."""
+        """A request without Origin is accepted: it does not come from a page."""
         self.assertEqual(self.ask("/play/publish/?topic=play/a", b"hello").status, 200)
 
     def test_strangers(self) -> None:
-        """Pages of other origins do not publish, and do not cut."""
+        """Pages of other origins can neither publish nor cut."""
         for origin in ("http://evil.example", "https://localhost:8080", "null"):
             for path in ("/play/publish/?topic=play/a", "/play/cut/?topic=play/a&seconds=5"):
                 answer = self.ask(path, b"hello", {"Origin": origin})
                 self.assert_refused(answer, 403, "Origin")
 
     def test_method(self) -> None:
-        """A link does not publish."""
+        """GET is refused, as a link could send it."""
         answer = self.ask("/play/publish/?topic=play/a")
         self.assert_refused(answer, 405, "method")
         self.assertEqual(answer.headers["Allow"], "POST")
 
     def test_topic(self) -> None:
-        """It ends at the fence of the playground."""
+        """Topics that do not begin with ``play/`` are refused."""
         for topic in ("news", "playa", "play", "play/", "play/a/", "play//a", "play/%20", ""):
             self.assert_refused(self.publish(topic), 400, "topic")
         self.assert_refused(self.ask("/play/publish/", b"hello"), 400, "topic")
 
     def test_body(self) -> None:
-        """A publication is short, and text."""
+        """A publication must be short, and UTF-8 text."""
         self.assertEqual(self.publish("play/a", b"x" * MAX_BODY).status, 200)
         self.assert_refused(self.publish("play/a", b"x" * (MAX_BODY + 1)), 413, "body")
         self.assert_refused(self.publish("play/a", b"\xff"), 400, "body")
 
     def test_rate(self) -> None:
-        """All visitors together publish only so much; others are told to come back."""
+        """All clients share one rate; beyond it they get 429."""
         self.assertEqual({self.publish("play/a").status for _ in range(BURST)}, {200})
         answer = self.publish("play/b")
         self.assert_refused(answer, 429, None)
@@ -145,7 +145,7 @@ class PublishTests(PlaygroundTestCase):
 
 class ListenTests(PlaygroundTestCase):
     def test_same(self) -> None:
-        """Each way gets to the topic's own door, with all that is asked of it."""
+        """Each way is answered as ``/topics/<topic>`` would answer it."""
         first = json.loads(self.publish("play/a").text)["id"]
         self.publish("play/a", b"again")
         query = f"?after={first}&wait=0"
@@ -167,7 +167,7 @@ class ListenTests(PlaygroundTestCase):
         self.assertIn(b"data: again\n\n", stream.received)
 
     def test_guarded(self) -> None:
-        """Who may not listen at the topic's own door may not here."""
+        """A page that may not subscribe at ``/topics/<topic>`` may not follow here either."""
         answer = self.ask("/play/topics/poll/play/a?wait=0", None, {"Origin": "http://evil"})
         self.assertEqual(answer.status, 403)
         browser = self.daemon.connect("/play/topics/websocket/play/a", origin="http://evil")
@@ -175,7 +175,7 @@ class ListenTests(PlaygroundTestCase):
         self.assertEqual(browser.refused.status, 403)
 
     def test_fence(self) -> None:
-        """There are the ways that are counted, and the topics of the playground."""
+        """An unknown way is 404; a topic that does not begin with ``play/`` is 400."""
         self.assert_refused(self.ask("/play/topics/pigeon/play/a"), 404, "way")
         self.assert_refused(self.ask("/play/topics/poll/news"), 400, "topic")
         self.assert_refused(self.ask("/play/topics/poll/play/%C3%A9"), 400, "topic")
@@ -184,25 +184,25 @@ class ListenTests(PlaygroundTestCase):
         self.assert_refused(browser.refused, 400, "topic")
 
     def test_mistakes(self) -> None:
-        """A question that the topic's own door refuses is refused by it."""
+        """A bad argument is refused as at ``/topics/<topic>``."""
         self.assert_refused(self.ask("/play/topics/poll/play/a?after=x"), 400, "after")
 
     def test_nothing_left(self) -> None:
-        """When all have left no timer runs."""
+        """Once all clients have disconnected, no timer is left."""
         browser = self.daemon.connect("/play/topics/websocket/play/a")
         stream = self.open("/play/topics/sse/play/a", "Accept: text/event-stream")
         poll = self.open("/play/topics/longpoll/play/a")
         browser.close()
         stream.leave()
         poll.leave()
-        # A topic that nobody listens to is remembered for a while, for who comes back.
+        # A topic without subscribers is kept for a while, for clients that reconnect.
         self.daemon.advance(*[100.0] * 4)
         self.assertEqual(self.daemon.pending_calls, [])
 
 
 class CostsTests(PlaygroundTestCase):
     def test_nobody(self) -> None:
-        """A topic that nobody has listened to has cost nothing, and takes no room."""
+        """A topic without requests has cost nothing and takes no memory."""
         costs = self.costs("play/a")
         self.assertEqual([*costs], ["poll", "longpoll", "sse", "websocket", "any"])
         nothing = {"requests": 0, "received": 0, "sent": 0}
@@ -210,7 +210,7 @@ class CostsTests(PlaygroundTestCase):
         self.assertEqual(self.costs("")["sse"], nothing)
 
     def test_memory(self) -> None:
-        """A topic's count is thrown away when there are too many that are newer."""
+        """With too many topics, the costs of the one used least recently are forgotten."""
         self.patch(playground, "MAX_TOPICS", 3)
         for number in range(4):
             self.ask(f"/play/topics/poll/play/{number}?wait=0")
@@ -226,7 +226,7 @@ class CutTests(PlaygroundTestCase):
         return self.ask(f"/play/cut/?topic={topic}&seconds={seconds}", b"", OWN)
 
     def test_cut(self) -> None:
-        """All who listen are cut off without a goodbye, and get in again after the time."""
+        """A cut aborts a topic's connections, and refuses new ones until its time is over."""
         browser = self.daemon.connect("/play/topics/websocket/play/a")
         stream = self.open("/play/topics/sse/play/a", "Accept: text/event-stream")
         poll = self.open("/play/topics/longpoll/play/a")
@@ -247,13 +247,13 @@ class CutTests(PlaygroundTestCase):
         self.assertEqual(self.ask("/play/topics/poll/play/a?wait=0").status, 200)
 
     def test_served(self) -> None:
-        """A connection that has its answer is not cut."""
+        """A connection whose request has been answered is not cut."""
         wire = self.open("/play/topics/poll/play/a?wait=0")
         self.assertEqual(json.loads(self.cut("play/a", 0).text), {"cut": 0})
         self.assertFalse(wire.closed)
 
     def test_seconds(self) -> None:
-        """The time is a short one."""
+        """The time of a cut must be a number from 0 to 10."""
         for seconds in ("", "x", "-1", "10.1", "99", "1e1", "nan"):
             self.assert_refused(self.cut("play/a", seconds), 400, "seconds")
         self.assert_refused(self.cut("news", 5), 400, "topic")
@@ -281,7 +281,7 @@ class FakeTransport(StringTransport):
 
 
 class CountingTransportTests(SynchronousTestCase):
-    """A meter between a transport and its channel."""
+    """A counting transport between a transport and its channel."""
 
     def setUp(self) -> None:
         self.channel: Any = FakeChannel()
@@ -305,14 +305,14 @@ class CountingTransportTests(SynchronousTestCase):
         self.assertEqual((self.channel.received, self.cost.sent), (b"abc", 0))
 
     def test_is_a_transport(self) -> None:
-        """The channel finds every method and interface of its transport at the meter."""
+        """The channel finds every method and interface of its transport."""
         self.assertEqual(self.counting.getPeer(), self.transport.getPeer())
         self.assertTrue(ITransport.providedBy(self.counting))
         self.channel.transport.abortConnection()
         self.assertTrue(self.transport.disconnected)
 
     def test_removed(self) -> None:
-        """A removed meter leaves the connection as it was."""
+        """A removed counting transport leaves the connection as it was."""
         self.assertIn(self.counting, self.connections.protocols)
         self.counting.remove()
         self.assertIs(self.channel.transport, self.transport)
@@ -320,7 +320,7 @@ class CountingTransportTests(SynchronousTestCase):
         self.assertEqual(self.connections.protocols, {})
 
     def test_taken_over(self) -> None:
-        """A meter stays in place for the WebSocket that took the connection over."""
+        """A counting transport stays in place for a WebSocket that takes the connection over."""
         websocket = FakeChannel()
         self.channel.transport = None
         self.counting.wrappedProtocol = websocket
@@ -330,7 +330,7 @@ class CountingTransportTests(SynchronousTestCase):
         self.assertIn(self.counting, self.connections.protocols)
 
     def test_lost(self) -> None:
-        """The channel is told that its connection is lost, and may remove the meter then."""
+        """On connectionLost the channel may call ``remove``, which then does nothing."""
         lost: list[bool] = []
 
         def remove(reason: Failure) -> None:
@@ -344,10 +344,10 @@ class CountingTransportTests(SynchronousTestCase):
 
 
 class TopicCostsTests(SynchronousTestCase):
-    """What is written down for a topic."""
+    """The costs of one topic."""
 
     def test_new(self) -> None:
-        """Each way has cost nothing yet, and there are no connections."""
+        """At first each way has cost nothing, and there are no connections."""
         costs = TopicCosts()
         self.assertEqual(tuple(costs.by_way), WAYS)
         self.assertEqual(set(map(repr, costs.by_way.values())), {repr(Cost())})
@@ -355,10 +355,10 @@ class TopicCostsTests(SynchronousTestCase):
 
 
 class CountedTopicTests(PlaygroundTestCase):
-    """The topic's own door behind a meter."""
+    """``/topics/<topic>`` with its bytes counted."""
 
     def test_bytes(self) -> None:
-        """Every byte of an answer counts, and of a request as it would be at the topic's door."""
+        """All bytes of a response count; a request counts as it would at ``/topics/<topic>``."""
         stream = self.open("/play/topics/sse/play/a", "Accept: text/event-stream", "X: y")
         poll = self.open("/play/topics/longpoll/play/a?wait=5")
         self.publish("play/a")
@@ -379,7 +379,7 @@ class CountedTopicTests(PlaygroundTestCase):
         self.assertEqual(costs["poll"]["requests"], 0)
 
     def test_websocket(self) -> None:
-        """A WebSocket's answer counts, and each frame with its head."""
+        """The bytes of the handshake's response count, and those of each frame."""
         self.daemon.connect("/play/topics/websocket/play/a")
         before = self.costs("play/a")["websocket"]
         self.assertEqual(before["requests"], 1)
@@ -392,7 +392,7 @@ class CountedTopicTests(PlaygroundTestCase):
         self.assertEqual(self.costs("play/a")["websocket"]["sent"], after["sent"] + 2 + 4, "a ping")
 
     def test_tls(self) -> None:
-        """Over TLS the plain bytes count, of answers and of frames."""
+        """Over TLS the bytes before encryption count."""
         peer = Peer(self.daemon, tls=True)
         peer.send(request("GET /play/topics/poll/play/a?wait=0 HTTP/1.1", "Host: localhost:8080"))
         self.assertEqual(self.costs("play/a")["poll"]["sent"], len(peer.received))
@@ -406,7 +406,7 @@ class CountedTopicTests(PlaygroundTestCase):
         self.assertEqual((peer.code, peer.lost), (1000, ConnectionDone))
 
     def test_connection_is_kept(self) -> None:
-        """What else comes by the same connection is not counted."""
+        """Other requests on the same connection do not count."""
         wire = self.open("/play/topics/poll/play/a?wait=0")
         costs = self.costs("play/a")["poll"]
         size = len(wire.received)
@@ -417,7 +417,7 @@ class CountedTopicTests(PlaygroundTestCase):
         self.assertEqual(self.costs("play/a")["poll"]["sent"], 2 * costs["sent"])
 
     def test_right_behind(self) -> None:
-        """Requests that come in one piece are counted each for itself."""
+        """Pipelined requests are counted separately."""
         alone = self.open("/play/topics/poll/play/a?wait=0")
         head = b" HTTP/1.1\r\nHost: localhost:8080\r\n\r\n"
         wire = self.daemon.open_connection()
