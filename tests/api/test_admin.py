@@ -1,4 +1,4 @@
-"""``/schedules`` at the control port: the timed pushes, listed and cancelled."""
+"""``/connections``, ``/schedules`` and ``/topics`` of the control port."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from typing import Any
 
 from twisted.logger import capturedLogs
 
+from pushd.access.closing import Closing
+from pushd.api import admin
 from pushd.testing.daemon import Daemon
-from tests.listeners import JsonSocket, RawSocket, TopicTestCase
+from tests.api.test_publish import PublishTestCase
+from tests.keyring import secret_keys, token
+from tests.listeners import Events, JsonSocket, Poller, RawSocket, TopicTestCase
 
 
 class ScheduleTests(TopicTestCase):
-    """What is to come, and what can be done about it."""
+    """``/schedules``: list, describe and cancel scheduled publications."""
 
     def add(self, query: str, topic: str = "t") -> str:
-        """Make one; gives its name."""
+        """Schedule a publication; return its id."""
         answer = self.control("POST", f"/topics/{topic}?{query}", b"x")
         self.assertEqual(answer.status, 202)
         name = json.loads(answer.body)["schedule"]
@@ -23,13 +27,13 @@ class ScheduleTests(TopicTestCase):
         return name
 
     def list(self) -> list[dict[str, Any]]:
-        """All there are."""
+        """Return the list of schedules."""
         schedules = json.loads(self.control("GET", "/schedules").body)["schedules"]
         assert isinstance(schedules, list)
         return schedules
 
     def test_list(self) -> None:
-        """Those that have something to do, the oldest first, and how far they are."""
+        """Unfinished schedules are listed, oldest first, with their progress."""
         self.assertEqual(self.list(), [])
         first, second = self.add("every=1&count=3"), self.add("delay=1.5", "u")
         self.daemon.advance(1)
@@ -46,7 +50,7 @@ class ScheduleTests(TopicTestCase):
         self.assertEqual(self.list(), [])
 
     def test_too_late(self) -> None:
-        """While the daemon stops none is taken: it would be lost at once."""
+        """A publication scheduled during shutdown is refused: it would be lost at once."""
         stopping = Daemon(drain=30)
         self.addCleanup(stopping.stop)
         RawSocket(stopping, "t")
@@ -57,13 +61,13 @@ class ScheduleTests(TopicTestCase):
         self.assertEqual((answer.status, json.loads(answer.body)["where"]), (503, "schedules"))
 
     def test_one(self) -> None:
-        """One of them by its name."""
+        """One schedule is described under its id."""
         name = self.add("delay=1")
         answer = self.control("GET", f"/schedules/{name}")
         self.assertEqual(json.loads(answer.body), self.list()[0])
 
     def test_cancel(self) -> None:
-        """DELETE cancels it; nothing of it comes any more, and it is not known any more."""
+        """DELETE cancels a schedule: nothing more is published, and its URL is 404."""
         listener = JsonSocket(self.daemon, "t")
         name = self.add("every=1&count=3")
         answer = self.control("DELETE", f"/schedules/{name}")
@@ -76,7 +80,7 @@ class ScheduleTests(TopicTestCase):
             self.assertEqual(json.loads(answer.body)["where"], "schedule")
 
     def test_method(self) -> None:
-        """Another method is refused, with those that there are."""
+        """Another method is 405, with the allowed methods in Allow."""
         for path, allowed in (("/schedules", "GET"), ("/schedules/x", "GET, DELETE")):
             answer = self.control("POST", path)
             self.assertEqual(answer.status, 405)
@@ -84,7 +88,7 @@ class ScheduleTests(TopicTestCase):
             self.assertEqual(json.loads(answer.body)["where"], "method")
 
     def test_stop(self) -> None:
-        """A stop of the daemon cancels all, and the log says what is lost."""
+        """A stop of the daemon cancels all schedules and logs what each still had to publish."""
         self.add("every=1&count=3")
         self.add("delay=7", "u")
         with capturedLogs() as logs:
@@ -92,3 +96,156 @@ class ScheduleTests(TopicTestCase):
         lost = [event for event in logs if event.get("event") == "timed_push_lost"]
         self.assertEqual([(one["topic"], one["left"]) for one in lost], [("t", 2), ("u", 1)])
         self.assertEqual(self.daemon.pending_calls, [])
+
+
+class ConnectionTests(TopicTestCase):
+    """``/connections``: list, describe and close connections."""
+
+    def list(self, query: str = "") -> list[dict[str, Any]]:
+        """Return the listed connections."""
+        answer = self.control("GET", f"/connections{query}")
+        self.assertEqual(answer.status, 200, answer)
+        said = json.loads(answer.body)
+        self.assertIs(said["more"], False)
+        connections: list[dict[str, Any]] = said["connections"]
+        return connections
+
+    def assert_wrong(self, method: str, path: str, status: int, where: str) -> None:
+        """Check the status of a refusal and the part of the request that it names."""
+        answer = self.control(method, path)
+        said = json.loads(answer.body)
+        self.assertEqual((answer.status, said["where"]), (status, where), answer)
+
+    def test_nobody(self) -> None:
+        """The list is empty without connections; the request for the list itself is not in it."""
+        self.assertEqual(self.list(), [])
+
+    def test_list(self) -> None:
+        """Connections are listed with their transport and details, oldest first."""
+        self.daemon.advance(60)
+        listeners = [one(self.daemon, "a/b") for one in (RawSocket, Events, Poller)]
+        listed = self.list()
+        self.assertEqual([one["id"] for one in listed], [1, 2, 3])
+        self.assertEqual([one["transport"] for one in listed], ["websocket", "sse", "longpoll"])
+        for one in listed:
+            self.assertRegex(one["peer"], r"\A127\.0\.0\.1:[0-9]+\Z")
+            self.assertEqual(one["path"], "/topics/a/b")
+            self.assertEqual(one["since"], "1970-01-01T00:01:00.000+00:00")
+            self.assertIsNone(one["subject"])
+        one = json.loads(self.control("GET", "/connections/2").body)
+        self.assertEqual(one, listed[1])
+        self.assertEqual([one["id"] for one in self.list("?after=1")], [2, 3])
+        listeners[0].leave()
+        self.assertEqual([one["id"] for one in self.list()], [2, 3])
+
+    def test_traffic(self) -> None:
+        """Messages and bytes each way are up to date."""
+        socket = RawSocket(self.daemon, "t")
+        Events(self.daemon, "t")
+        before = self.list()[1]["bytes_out"]
+        self.control("POST", "/topics/t", b"abc")
+        socket.browser.send("to you")
+        websocket, events = self.list()
+        names = ("messages_in", "bytes_in", "messages_out", "bytes_out")
+        # A frame has a head of two bytes.
+        self.assertEqual([websocket[name] for name in names], [1, 6, 1, 5])
+        self.assertEqual([events[name] for name in names[:3]], [0, 0, 2])
+        self.assertGreater(events["bytes_out"], before)
+
+    def test_subject(self) -> None:
+        """A connection with a token is listed with the token's subject."""
+        self.start(token_keys=secret_keys())
+        for subject in ("ann", ""):
+            given = token(subject, subscribe=["t"])
+            self.daemon.connect(f"/topics/t?token={given}")
+        self.assertEqual([one["subject"] for one in self.list()], ["ann", ""])
+
+    def test_pages(self) -> None:
+        """A list has at most 1000 connections; ``?after=`` continues it."""
+        self.start(max_per_address=3000)
+        for _ in range(1001):
+            RawSocket(self.daemon, "t")
+        first = json.loads(self.control("GET", "/connections").body)
+        self.assertEqual((len(first["connections"]), first["more"]), (1000, True))
+        last = first["connections"][-1]["id"]
+        self.assertEqual([one["id"] for one in self.list(f"?after={last}")], [1001])
+
+    def test_close(self) -> None:
+        """DELETE closes one connection, with 1008 or with the given code and reason."""
+        first, second, third = (RawSocket(self.daemon, "t") for _ in range(3))
+        self.assertEqual(self.control("DELETE", "/connections/2").status, 204)
+        self.assertEqual(second.closing, Closing(1008, "closed by an operator"))
+        self.assertEqual([one["id"] for one in self.list()], [1, 3])
+        path = "/connections/3?code=4000&reason=tsch%C3%BC%C3%9F"
+        self.assertEqual(self.control("DELETE", path).status, 204)
+        self.assertEqual(third.closing, Closing(4000, "tschüß"))
+        self.assertIsNone(first.closing)
+
+    def test_close_others(self) -> None:
+        """DELETE ends an event stream and answers a long poll; neither has close codes."""
+        events, poller = Events(self.daemon, "t"), Poller(self.daemon, "t")
+        for id in (1, 2):
+            self.control("DELETE", f"/connections/{id}")
+        self.assertTrue(events.ended)
+        self.assertNotIn(1, [one["id"] for one in self.list()])
+        self.assertNotIn(2, [one["id"] for one in self.list()])
+        poller.leave()
+
+    def test_wrong(self) -> None:
+        """Each invalid request is refused with the name of the part that is wrong."""
+        RawSocket(self.daemon, "t")
+        for name in ("2", "0", "x", "", "-1", "1/2", "9" * 30):
+            self.assert_wrong("DELETE", f"/connections/{name}", 404, "connection")
+        for code in ("x", "0", "999", "1005", "1006", "5000", "10000"):
+            self.assert_wrong("DELETE", f"/connections/1?code={code}", 400, "code")
+        reason = "x" * 124
+        self.assert_wrong("DELETE", f"/connections/1?reason={reason}", 400, "reason")
+        self.assert_wrong("GET", "/connections?after=x", 400, "after")
+        self.assert_wrong("POST", "/connections", 405, "method")
+        self.assert_wrong("PUT", "/connections/1", 405, "method")
+        self.assertEqual(len(self.list()), 1)
+
+    def test_public(self) -> None:
+        """The public port does not serve the list."""
+        answer = self.daemon.request("GET", "/connections")
+        assert answer is not None
+        self.assertEqual(answer.status, 404)
+
+
+class TopicListTests(PublishTestCase):
+    """``/topics``: list and describe topics."""
+
+    def test_list(self) -> None:
+        """Topics with a history or subscribers are listed by name."""
+        for topic in ("z", "a", "m/n"):
+            self.publish(topic, "x")
+        listing = json.loads(self.control("GET", "/topics").body)
+        self.assertEqual([one["topic"] for one in listing["topics"]], ["a", "m/n", "t", "z"])
+        self.assertEqual(listing["more"], False)
+        self.assertEqual(listing["topics"][2], self.describe("t"))
+
+    def test_more(self) -> None:
+        """A list has at most 1000 topics, and says whether there are more."""
+        self.patch(admin, "_MAX_LIST", 2)
+        for topic in ("z", "a"):
+            self.publish(topic, "x")
+        listing = json.loads(self.control("GET", "/topics").body)
+        self.assertEqual([one["topic"] for one in listing["topics"]], ["a", "t"])
+        self.assertEqual(listing["more"], True)
+
+    def test_method(self) -> None:
+        """Another method than GET is 405."""
+        answer = self.post("/topics")
+        self.assert_wrong(answer, 405, "method")
+        self.assertEqual(answer.headers["Allow"], "GET")
+
+    def test_describe(self) -> None:
+        """A topic without subscribers and history can be described as well."""
+        self.assertEqual(
+            self.describe("u"), {"topic": "u", "id": None, "history": 0, "subscribers": {}}
+        )
+        ids = self.publish_many("t", ["1", "2"])
+        self.assertEqual(
+            self.describe("t"),
+            {"topic": "t", "id": ids[-1], "history": 2, "subscribers": {"websocket": 1}},
+        )

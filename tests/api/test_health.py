@@ -1,4 +1,4 @@
-"""What an operator is told of the daemon."""
+"""``/healthz``, ``/readyz`` and ``/metrics``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.api.health import Readiness
 from pushd.testing.daemon import Answer, Daemon
 from tests.peer import Peer, close_frame, handshake
 
@@ -16,25 +17,25 @@ class HealthTests(SynchronousTestCase):
         self.daemon = Daemon()
 
     def ask(self, path: str, method: str = "GET") -> Answer:
-        """Ask at the control port."""
+        """Send a request to the control port."""
         answer = self.daemon.request(method, path, control=True)
         assert answer is not None
         return answer
 
     def test_alive(self) -> None:
-        """A daemon that runs says so, in a word that no cache keeps."""
+        """/healthz answers 200 and forbids caching."""
         answer = self.ask("/healthz")
         self.assertEqual((answer.status, json.loads(answer.text)), (200, {"status": "alive"}))
         self.assertEqual(answer.headers["Content-Type"], "application/json")
         self.assertEqual(answer.headers["Cache-Control"], "no-store")
 
     def test_head(self) -> None:
-        """A probe may ask for the head alone."""
+        """HEAD answers with the headers alone."""
         answer = self.ask("/healthz", "HEAD")
         self.assertEqual((answer.status, answer.body), (200, b""))
 
     def test_metrics(self) -> None:
-        """What was counted is told in Prometheus' text, fresh each time."""
+        """/metrics shows current values in Prometheus' text format, and forbids caching."""
         for count in (1, 2):
             peer = Peer(self.daemon)
             peer.send(handshake("/test/"), close_frame(1001))
@@ -45,5 +46,25 @@ class HealthTests(SynchronousTestCase):
             self.assertIn(f'pushd_closed_total{{code="1001"}} {count}.0\n', answer.text)
 
     def test_metrics_are_read_only(self) -> None:
-        """There is nothing to be posted to the numbers."""
+        """/metrics refuses POST."""
         self.assertEqual(self.ask("/metrics", "POST").status, 405)
+
+
+class ReadinessTests(SynchronousTestCase):
+    def test_ready(self) -> None:
+        """A daemon is ready while it listens and does not shut down."""
+        readiness = Readiness()
+        self.assertEqual(readiness.reason(), "not listening")
+        readiness.listening = True
+        self.assertIsNone(readiness.reason())
+        readiness.draining = True
+        self.assertEqual(readiness.reason(), "draining")
+
+    def test_checks(self) -> None:
+        """Further checks run each time; the first reason that one returns counts."""
+        reasons: list[str | None] = [None, "the broker can't be reached", "nor that"]
+        readiness = Readiness(*(lambda n=n: reasons[n] for n in range(3)))
+        readiness.listening = True
+        self.assertEqual(readiness.reason(), "the broker can't be reached")
+        reasons[1:] = [None, None]
+        self.assertIsNone(readiness.reason())

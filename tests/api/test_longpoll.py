@@ -1,4 +1,4 @@
-"""Long polls, and plain ones: when they are answered, and with how much."""
+"""Long polling and plain polling: when a poll is answered, and with how much."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from tests.listeners import MIB, TopicTestCase
 
 
 class Failing(Exception):
-    """What goes wrong in these tests."""
+    """The error that these tests raise."""
 
 
 class LongPollTests(TopicTestCase):
-    """One question at a time."""
+    """Polls over one connection each."""
 
     def ask(self, query: str = "", topic: str = "t") -> Wire:
-        """Ask; the answer may take its time."""
+        """Send a poll, which may be answered later."""
         wire = self.daemon.open_connection()
         line = f"GET /topics/{topic}{query} HTTP/1.1\r\n"
         wire.send(f"{line}Host: localhost:8080\r\nConnection: close\r\n\r\n".encode())
         return wire
 
     def read(self, wire: Wire) -> dict[str, Any] | None:
-        """The answer, if it is there."""
+        """Return the answer if it has come."""
         answer = wire.answer()
         if answer is None:
             return None
@@ -43,7 +43,7 @@ class LongPollTests(TopicTestCase):
         return value
 
     def test_something_new(self) -> None:
-        """It is answered as soon as there is something, with the id to ask for next."""
+        """A waiting poll is answered with the next publication and its id."""
         wire = self.ask()
         self.assertIsNone(self.read(wire))
         id = self.publish("t", "x")
@@ -54,7 +54,7 @@ class LongPollTests(TopicTestCase):
         self.assertTrue(wire.closed)
 
     def test_something_missed(self) -> None:
-        """What is here already is the answer, at once."""
+        """A poll for publications that exist already is answered at once."""
         ids = self.publish_many("t", ["1", "2", "3"])
         self.publish("t", b"\xff")
         value = self.read(self.ask(f"?after={ids[0]}"))
@@ -64,7 +64,7 @@ class LongPollTests(TopicTestCase):
         self.assertEqual(said, ["2", "3", "/w=="])
 
     def test_nothing(self) -> None:
-        """When nothing comes, the answer is an empty list after ``wait`` seconds."""
+        """Without a publication, a poll is answered with an empty list after ``wait`` seconds."""
         id = self.publish("t", "x")
         for query, seconds in (("?", 25.0), ("?wait=3", 3), ("?wait=0.5", 0.5), ("?wait=60", 60)):
             wire = self.ask(f"{query}&after={id}")
@@ -74,7 +74,7 @@ class LongPollTests(TopicTestCase):
             self.assertEqual(self.read(wire), {"id": id, "recovered": True, "publications": []})
 
     def test_plain_poll(self) -> None:
-        """With ``wait=0`` it is answered at once, whatever there is."""
+        """A poll with ``wait=0`` is answered at once, with or without publications."""
         first = self.read(self.ask("?wait=0"))
         assert first is not None
         self.assertEqual((first["recovered"], first["publications"]), (False, []))
@@ -87,7 +87,7 @@ class LongPollTests(TopicTestCase):
         self.assertEqual(third, {"id": id, "recovered": True, "publications": []})
 
     def test_not_recovered(self) -> None:
-        """That something is lost is an answer of its own, at once."""
+        """A poll is answered at once if publications are missing."""
         id = self.publish("t", "x")
         self.assertEqual(
             self.read(self.ask("?after=other:1")),
@@ -95,7 +95,7 @@ class LongPollTests(TopicTestCase):
         )
 
     def test_epoch_is_kept(self) -> None:
-        """Who polls a silent topic keeps its epoch, and is told that nothing is missing."""
+        """A topic keeps its epoch while it is polled, so that nothing is reported missing."""
         value = self.read(self.ask("?wait=0"))
         for _ in range(5):
             assert value is not None
@@ -107,7 +107,7 @@ class LongPollTests(TopicTestCase):
         self.assertEqual(json.loads(self.control("GET", "/topics").body)["topics"], [])
 
     def test_together(self) -> None:
-        """What is published in one turn comes in one answer."""
+        """Publications of one reactor iteration come in one response."""
         wire = self.ask()
         ids = self.publish_many("t", ["1", "2", "3"])
         value = self.read(wire)
@@ -115,7 +115,7 @@ class LongPollTests(TopicTestCase):
         self.assertEqual((value["id"], len(value["publications"])), (ids[-1], 3))
 
     def test_enough(self) -> None:
-        """An answer has about a MiB at most, or one publication; what is left is for the next."""
+        """A response has about 1 MiB, or one publication; the next poll gets the rest."""
         ids = [self.publish("t", "x" * (MIB // 2)) for _ in range(5)]
         epoch = ids[0].partition(":")[0]
         value = self.read(self.ask(f"?after={epoch}:0"))
@@ -126,9 +126,9 @@ class LongPollTests(TopicTestCase):
         self.assertEqual(len(value["publications"]), 1)
 
     def test_enough_at_once(self) -> None:
-        """That holds for what is published while it waits, too."""
+        """The same limit holds for publications that come while the poll waits."""
         self.patch(LongPoll, "has_room", lambda poll: len(poll._publications) < 2)
-        # As if each were as much as is kept for the end of the turn.
+        # As if each publication were as large as what one reactor iteration may collect.
         self.patch(hub, "_MAX_PENDING", 0)
         wire = self.ask()
         ids = self.publish_many("t", ["1", "2", "3"])
@@ -140,7 +140,7 @@ class LongPollTests(TopicTestCase):
         self.assertEqual(value["id"], ids[2])
 
     def test_enough_of_nothing(self) -> None:
-        """Publications without data count as well."""
+        """Empty publications count towards the limit."""
         self.keep(size=100_000, bytes=1 << 30)
         for _ in range(30):
             self.publish_many("t", [""] * 1000)
@@ -150,7 +150,7 @@ class LongPollTests(TopicTestCase):
         self.assertIn(len(value["publications"]), range(20_000, 22_000))
 
     def test_leaving(self) -> None:
-        """Who leaves before the answer leaves nothing behind."""
+        """A poll whose client disconnects leaves nothing behind."""
         wire = self.ask()
         wire.leave()
         self.publish("t", "x")
@@ -159,7 +159,7 @@ class LongPollTests(TopicTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_leaving_with_an_answer_on_its_way(self) -> None:
-        """Who leaves between a publication and its answer is not written to."""
+        """A client that disconnects between a publication and its response is not written to."""
         poll = LongPoll(StringTransport(), self.daemon.clock, 25)
         hub: Hub = self.daemon._service._broker._deliver.__self__  # type: ignore[attr-defined]
         poll.start(hub, "t", None)
@@ -170,14 +170,14 @@ class LongPollTests(TopicTestCase):
         self.assertEqual(hub.count("t"), 0)
 
     def test_stop(self) -> None:
-        """When the daemon stops, it is answered at once."""
+        """A stop of the daemon answers polls at once."""
         id = self.publish("t", "x")
         wire = self.ask(f"?after={id}")
         self.daemon.begin_stop()
         self.assertEqual(self.read(wire), {"id": id, "recovered": True, "publications": []})
 
     def test_unreadable(self) -> None:
-        """When the past can't be read, the answer says so, and the log says why."""
+        """If the history can't be read, the poll is answered with 503 and the reason is logged."""
         self.patch(self.daemon._service._broker, "replay", lambda *_: fail(Failing()))
         answer = self.ask("?after=e:1").answer()
         assert answer is not None
@@ -185,7 +185,7 @@ class LongPollTests(TopicTestCase):
         self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
 
     def test_too_far_away(self) -> None:
-        """A past that can't be read in time is not waited for beyond the time that was asked."""
+        """If the history is not read within the poll's time and five seconds, the answer is 503."""
         self.patch(self.daemon._service._broker, "replay", lambda *_: Deferred())
         for wait, seconds in [(0, 5), (25, 30)]:
             wire = self.ask(f"?wait={wait}")
@@ -197,7 +197,7 @@ class LongPollTests(TopicTestCase):
             self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "5"))
 
     def test_far_away(self) -> None:
-        """A past that takes its time is waited for, also by who does not wait for what comes."""
+        """A plain poll waits up to five seconds for the history."""
         asked: Deferred[Replay] = Deferred()
         self.patch(self.daemon._service._broker, "replay", lambda *_: asked)
         wire = self.ask("?wait=0&after=e:1")

@@ -1,4 +1,4 @@
-"""Publishing over HTTP at the control port: what is answered, and every mistake."""
+"""Publishing over HTTP at the control port."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ BINARY = {"Content-Type": "application/octet-stream"}
 
 
 class PublishTestCase(TopicTestCase):
-    """A control port, and one who listens to ``t``."""
+    """A daemon with one subscriber of ``t``."""
 
     def setUp(self) -> None:
-        """Listen."""
+        """Start a daemon, and subscribe."""
         super().setUp()
         self.listener = JsonSocket(self.daemon, "t")
 
     def assert_wrong(self, answer: Answer, status: int, where: str) -> dict[str, Any]:
-        """Check a refusal: its status, and a JSON body that says what and where."""
+        """Check a refusal: its status, and a JSON body with the error and what is wrong."""
         self.assertEqual(answer.status, status, answer)
         self.assertEqual(answer.headers["Content-Type"], "application/json")
         self.assertEqual(answer.headers["Cache-Control"], "no-store")
@@ -37,24 +37,24 @@ class PublishTestCase(TopicTestCase):
         return value
 
     def assert_refused(self, answer: Answer, where: str) -> dict[str, Any]:
-        """Check a 413 that came before the whole request did."""
+        """Check a 413 that came before the whole request had arrived."""
         self.assertEqual(answer.headers["Connection"], "close")
         return self.assert_wrong(answer, 413, where)
 
     def post(self, path: str, body: bytes = b"x", headers: dict[str, str] | None = None) -> Answer:
-        """Post."""
+        """Send a POST to the control port."""
         return self.control("POST", path, body, headers)
 
     def post_json(self, value: object) -> Answer:
-        """Post to ``/publish``."""
+        """Send a batch."""
         return self.post("/publish", json.dumps(value).encode())
 
 
-class TopicControlTests(PublishTestCase):
-    """``/topics/<topic>``."""
+class ControlTopicTests(PublishTestCase):
+    """Publishing with ``POST /topics/<topic>``."""
 
     def test_answer(self) -> None:
-        """The id and the number of subscribers come back."""
+        """The response has the id and the number of subscribers."""
         RawSocket(self.daemon, "t")
         Events(self.daemon, "t")
         answer = self.post("/topics/t")
@@ -70,14 +70,14 @@ class TopicControlTests(PublishTestCase):
         self.assertEqual(self.listener.data, [""])
 
     def test_too_big(self) -> None:
-        """More than --max-message is 413, and just as much is not."""
+        """A publication of --max-message bytes is accepted, a larger one is 413."""
         self.start(limits=Limits(max_message=1000))
         self.assertEqual(self.post("/topics/t", b"x" * 1000).status, 200)
         value = self.assert_refused(self.post("/topics/t", b"x" * 1001), "body")
         self.assertIn("1000", value["error"])
 
     def test_method(self) -> None:
-        """Another method is refused, with those that there are."""
+        """Another method is 405, with the allowed methods in Allow."""
         for method in ("PUT", "DELETE", "PATCH"):
             answer = self.control(method, "/topics/t")
             self.assert_wrong(answer, 405, "method")
@@ -85,7 +85,7 @@ class TopicControlTests(PublishTestCase):
 
 
 class IdempotencyTests(PublishTestCase):
-    """``Idempotency-Key``."""
+    """Publishing with ``Idempotency-Key``."""
 
     def test_again(self) -> None:
         """A request with a known key gets the same response, and nothing is published."""
@@ -94,7 +94,7 @@ class IdempotencyTests(PublishTestCase):
         self.assertEqual(len(self.listener.data), 1)
 
     def test_five_minutes(self) -> None:
-        """It is remembered for five minutes."""
+        """A key is remembered for five minutes."""
         headers = {"Idempotency-Key": "k"}
         self.post("/topics/u", b"1", headers)
         self.daemon.advance(299)
@@ -118,23 +118,23 @@ class IdempotencyTests(PublishTestCase):
         self.assertEqual(self.listener.data, ["x"])
 
     def test_other_topic(self) -> None:
-        """It counts for the topic that it came with."""
+        """A key belongs to the topic it was used with."""
         for topic in ("u", "t"):
             self.post(f"/topics/{topic}", b"x", {"Idempotency-Key": "k"})
         self.assertEqual(self.listener.data, ["x"])
 
     def test_timed(self) -> None:
-        """A timed push takes none, and says so."""
+        """A scheduled publication with a key is refused."""
         answer = self.post("/topics/t?delay=1", b"x", {"Idempotency-Key": "k"})
         self.assert_wrong(answer, 400, "Idempotency-Key")
         self.assertEqual(self.daemon._service._scheduled.all(), [])
 
 
-class TimedTests(PublishTestCase):
-    """``?delay``, ``?every`` and ``count``."""
+class ScheduleTests(PublishTestCase):
+    """Scheduling with ``?delay=``, ``?every=`` and ``?count=``."""
 
     def test_demo(self) -> None:
-        """The demo's ten half-second pushes are one request."""
+        """One request schedules the demo's ten publications, half a second apart."""
         answer = self.post("/topics/t?every=0.5&count=10", b"tick")
         self.assertEqual(answer.status, 202)
         value = json.loads(answer.body)
@@ -149,7 +149,7 @@ class TimedTests(PublishTestCase):
         self.assertEqual(self.listener.data, ["tick"] * 10)
 
     def test_delay(self) -> None:
-        """A delay of bytes, to a fraction of a second."""
+        """A delay may be a fraction of a second, and the data may be binary."""
         self.assertEqual(self.post("/topics/t?delay=1.25", b"\xff", BINARY).status, 202)
         self.daemon.advance(1.2)
         self.assertEqual(self.listener.data, [])
@@ -157,7 +157,7 @@ class TimedTests(PublishTestCase):
         self.assertEqual(self.listener.data, [b"\xff"])
 
     def test_both(self) -> None:
-        """First a delay, then a pace; a count may be written with a point."""
+        """A delay may precede the interval; a count may be written with a decimal point."""
         self.post("/topics/t?delay=2&every=1&count=3.0")
         self.daemon.advance(2)
         self.assertEqual(len(self.listener.data), 1)
@@ -165,7 +165,7 @@ class TimedTests(PublishTestCase):
         self.assertEqual(len(self.listener.data), 3)
 
     def test_wrong(self) -> None:
-        """Times that can't be are refused by name."""
+        """Invalid times are refused with the name of the argument."""
         for query, where in (
             ("delay=x", "delay"),
             ("delay=-1", "delay"),
@@ -185,11 +185,11 @@ class TimedTests(PublishTestCase):
         self.assertEqual((self.listener.data, self.daemon._service._scheduled.all()), ([], []))
 
     def test_not_utf_8(self) -> None:
-        """What is to be published later is checked now."""
+        """Data to be published later is checked at once."""
         self.assert_wrong(self.post("/topics/t?delay=1", b"\xff"), 400, "body")
 
     def test_too_many(self) -> None:
-        """When there are as many as there may be, the answer is 503."""
+        """When the number of schedules has reached its limit, the answer is 503."""
         self.patch(scheduled, "MAX_SCHEDULED", 1)
         self.assertEqual(self.post("/topics/t?delay=1").status, 202)
         answer = self.post("/topics/t?delay=1")
@@ -197,7 +197,7 @@ class TimedTests(PublishTestCase):
         self.assertEqual(answer.headers["Retry-After"], "60")
 
     def test_too_much(self) -> None:
-        """Nor may they hold more than so many bytes."""
+        """When their bytes have reached their limit, the answer is 503."""
         self.patch(scheduled, "MAX_BYTES", 1000)
         self.assertEqual(self.post("/topics/t?delay=1").status, 202)
         answer = self.post("/topics/t?delay=1", b"x" * 1000)
@@ -205,10 +205,10 @@ class TimedTests(PublishTestCase):
 
 
 class BatchTests(PublishTestCase):
-    """``/publish``."""
+    """Publishing a batch with ``POST /publish``."""
 
     def test_many(self) -> None:
-        """Many at once, each with its id and number of subscribers, in order."""
+        """A batch is published in order; each publication gets its id and number of subscribers."""
         other = RawSocket(self.daemon, "u")
         answer = self.post_json(
             {
@@ -228,11 +228,11 @@ class BatchTests(PublishTestCase):
         self.assertEqual(other.data, [""])
 
     def test_none(self) -> None:
-        """None at all are all right."""
+        """A batch may be empty."""
         self.assertEqual(self.post_json({"publications": []}).body, b'{"published":[]}\n')
 
     def test_key(self) -> None:
-        """Each may have a key."""
+        """Each publication of a batch may have an idempotency key."""
         one = {"topic": "t", "data": "x", "idempotency_key": "k"}
         answers = [self.post_json({"publications": [one, one]}).body for _ in range(2)]
         self.assertEqual(answers[0], answers[1])
@@ -240,7 +240,7 @@ class BatchTests(PublishTestCase):
         self.assertEqual(self.listener.data, ["x"])
 
     def test_body(self) -> None:
-        """A batch may be larger than a publication, but no publication in it."""
+        """A batch may be larger than --max-message, but no publication in it."""
         largest = b64encode(bytes(1 << 20)).decode()
         many = [{"topic": "t", "base64": largest}] * 3
         self.assertEqual(self.post_json({"publications": many}).status, 200)
@@ -252,9 +252,9 @@ class BatchTests(PublishTestCase):
         self.assertEqual(len(self.listener.data), 3)
 
     def test_turns(self) -> None:
-        """A large batch does not overtake those who listen, however short the history is."""
+        """Subscribers keep up with a large batch, however short the history is."""
         self.keep(size=2)
-        # This clock has no turns: what is due now it does at once.
+        # The test's clock runs due calls at once, so nothing else would run during the batch.
         self.patch(broker, "deferLater", lambda clock, _: deferLater(clock, 1))
         listeners = [transport(self.daemon, "t") for transport in (RawSocket, JsonSocket, Events)]
         data = [f"{number} {'x' * 50_000}" for number in range(100)]
@@ -267,7 +267,7 @@ class BatchTests(PublishTestCase):
             self.assertTrue(listener.data == data)
 
     def test_leaves(self) -> None:
-        """All or none, also where the client leaves in the midst of it."""
+        """A batch is published whole even if the client disconnects meanwhile."""
         self.patch(broker, "_SLICE", 0)
         body = json.dumps({"publications": [{"topic": "t", "data": "x"}] * 3}).encode()
         head = f"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -283,7 +283,7 @@ class BatchTests(PublishTestCase):
         self.assertEqual(wire.received, b"")
 
     def test_body_too_large(self) -> None:
-        """It has a bound of its own, which grows with --max-message."""
+        """The limit on the body of a batch grows with --max-message."""
         self.assertEqual(module.max_batch_body(1000), 16 << 20)
         self.assertEqual(module.max_batch_body(16 << 20), 32 << 20)
         length = {"Content-Length": str((16 << 20) + 1)}
@@ -291,7 +291,7 @@ class BatchTests(PublishTestCase):
         self.assert_refused(answer, "body")
 
     def test_too_many(self) -> None:
-        """More than a thousand are 413."""
+        """More than 1000 publications are 413."""
         good = {"topic": "t", "data": ""}
         self.assert_wrong(self.post_json({"publications": [good] * 1001}), 413, "publications")
         self.assertEqual(self.listener.data, [])
@@ -299,7 +299,94 @@ class BatchTests(PublishTestCase):
         self.assertEqual(len(self.listener.data), 1000)
 
     def test_method(self) -> None:
-        """It is there to be posted to."""
+        """Another method than POST is 405."""
         answer = self.control("GET", "/publish")
         self.assert_wrong(answer, 405, "method")
         self.assertEqual(answer.headers["Allow"], "POST")
+
+
+class PublicationTests(PublishTestCase):
+    """Reading one publication: topic, body and headers."""
+
+    def test_content_type(self) -> None:
+        """A body of application/octet-stream is bytes, any other is text."""
+        for kind, data in (
+            ("application/octet-stream", b"a"),
+            ("Application/Octet-Stream ; x=y", b"a"),
+            ("text/plain; charset=latin-1", "a"),
+            ("application/json", "a"),
+            ("é", "a"),
+            ("", "a"),
+        ):
+            self.assertEqual(self.post("/topics/t", b"a", {"Content-Type": kind}).status, 200)
+            self.assertEqual(self.listener.data[-1], data, kind)
+
+    def test_not_utf_8(self) -> None:
+        """Text that is not UTF-8 is refused; the same data is accepted as bytes."""
+        answer = self.post("/topics/t", b"\xff")
+        self.assertIn("octet-stream", self.assert_wrong(answer, 400, "body")["error"])
+        self.assertEqual(self.post("/topics/t", b"\xff", BINARY).status, 200)
+        self.assertEqual(self.listener.data, [b"\xff"])
+
+    def test_bad_topic(self) -> None:
+        """An invalid topic is refused: to publish, to schedule and to describe."""
+        for name in ("", "a//b", "a%20b", "caf%C3%A9", "x" * 256):
+            self.assert_wrong(self.post(f"/topics/{name}"), 400, "topic")
+            self.assert_wrong(self.control("GET", f"/topics/{name}"), 400, "topic")
+            self.assert_wrong(self.post(f"/topics/{name}?delay=1"), 400, "topic")
+
+    def test_bad_key(self) -> None:
+        """An invalid idempotency key is refused."""
+        for key in ("", "a b", "k" * 201, "é"):
+            answer = self.post("/topics/t", b"x", {"Idempotency-Key": key})
+            self.assert_wrong(answer, 400, "Idempotency-Key")
+        self.assertEqual(self.post("/topics/t", b"x", {"Idempotency-Key": "k" * 200}).status, 200)
+        self.assertEqual(len(self.listener.data), 1)
+
+
+class BatchErrorTests(PublishTestCase):
+    """Batches that are refused."""
+
+    def test_wrong(self) -> None:
+        """The first invalid publication is named, and none is published."""
+        good = {"topic": "t", "data": "x"}
+        for bad, where in (
+            (7, ""),
+            ([], ""),
+            ({}, ".topic"),
+            ({"topic": 7, "data": "x"}, ".topic"),
+            ({"topic": "a b", "data": "x"}, ".topic"),
+            ({"topic": "\ud800", "data": "x"}, ".topic"),
+            ({"topic": "t"}, ""),
+            ({"topic": "t", "data": "x", "base64": "eA=="}, ""),
+            ({"topic": "t", "data": 7}, ".data"),
+            ({"topic": "t", "data": None}, ".data"),
+            ({"topic": "t", "data": "\ud800"}, ".data"),
+            ({"topic": "t", "base64": 7}, ".base64"),
+            ({"topic": "t", "base64": "eA"}, ".base64"),
+            ({"topic": "t", "base64": "e A="}, ".base64"),
+            ({"topic": "t", "base64": "é"}, ".base64"),
+            ({"topic": "t", "data": "x", "idempotency_key": 7}, ".idempotency_key"),
+            ({"topic": "t", "data": "x", "idempotency_key": "a b"}, ".idempotency_key"),
+            ({"topic": "t", "data": "x", "delay": 7}, ".delay"),
+            ({"topic": "t", "data": "x", "\ud800": 7}, ".\\ud800"),
+            ({"topic": "t", "data": "x", "k" * 500: 7}, "." + "k" * 100),
+        ):
+            answer = self.post_json({"publications": [good, bad]})
+            self.assert_wrong(answer, 400, f"publications[1]{where}")
+        self.assertEqual(self.listener.data, [])
+
+    def test_wrong_body(self) -> None:
+        """A body that is not a batch in JSON is refused."""
+        for body in (
+            b"",
+            b"{",
+            b"\xff",
+            b"[" * 100_000,
+            b"[]",
+            b"7",
+            b"{}",
+            b'{"publications": {}}',
+            b"9" * 5000,
+        ):
+            self.assert_wrong(self.post("/publish", body), 400, "body")

@@ -1,4 +1,4 @@
-"""Resources whose answer a coroutine makes: what comes of it when there is none."""
+"""Responses that coroutines make: errors, delays and disconnected clients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 from twisted.internet.defer import Deferred, fail
 
-from pushd.api import resource as async_resource
+from pushd.api import resource
 from pushd.api.resource import AsyncResource
 from pushd.errors import Unavailable
 from pushd.topics.publication import Id
@@ -14,20 +14,20 @@ from tests.api.test_publish import PublishTestCase
 
 
 class Failing(Exception):
-    """What goes wrong in these tests."""
+    """The error that these tests raise."""
 
 
 class AsyncResourceTests(PublishTestCase):
-    """Answers that fail, are late, or are not waited for."""
+    """Failing, unavailable and cancelled responses."""
 
     def test_failure(self) -> None:
-        """A failure of ours is 500 and in the log."""
+        """An unexpected exception is 500, and logged."""
         self.patch(self.daemon._service._broker, "publish", lambda *_: fail(Failing()))
         self.assertEqual(self.post("/topics/t").status, 500)
         self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
 
     def test_unavailable(self) -> None:
-        """While what keeps the topics is away, it is 503 and why, and when to try again."""
+        """While the broker is unavailable, the answer is 503 with the reason and Retry-After."""
         kept = self.daemon._service._broker
         for name in ("publish", "publish_all", "describe", "names"):
             self.patch(kept, name, lambda *_: fail(Unavailable("no Redis")))
@@ -42,17 +42,17 @@ class AsyncResourceTests(PublishTestCase):
             self.assertEqual(answer.headers["Retry-After"], "5")
 
     def test_failing_answer(self) -> None:
-        """So is one while the answer is written."""
+        """An exception while the response is written is 500, and logged."""
 
         def write(*_: object) -> None:
             raise Failing
 
-        self.patch(async_resource, "write_response", write)
+        self.patch(resource, "write_response", write)
         self.assertEqual(self.post("/topics/t").status, 500)
         self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
 
     def test_leaving(self) -> None:
-        """Who leaves before the answer is not waited for."""
+        """The coroutine is cancelled if the client disconnects."""
         cancelled: list[Deferred[Id]] = []
         broker = self.daemon._service._broker
         self.patch(broker, "publish", lambda *_: Deferred(cancelled.append))
@@ -63,6 +63,6 @@ class AsyncResourceTests(PublishTestCase):
         self.assertEqual(len(cancelled), 1)
 
     def test_base_resource(self) -> None:
-        """A resource that does not say what it answers is a mistake of ours."""
+        """A subclass must say what it answers."""
         resource = AsyncResource(None)  # type: ignore[arg-type]
         self.failureResultOf(Deferred.fromCoroutine(resource.answer(None)), NotImplementedError)

@@ -1,4 +1,4 @@
-"""Server-Sent Events: the bytes of the stream, and how it lives and ends."""
+"""Server-Sent Events: the bytes of the stream, and how it ends."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tests.listeners import MIB, Events, TopicTestCase
 
 
 class Returning(Events):
-    """A browser that comes back by itself: at the same URL, with the last id in a header."""
+    """A browser that reconnects by itself: same URL, last id in a header."""
 
 
 class EventStreamTests(TopicTestCase):
-    """One browser's stream."""
+    """One client's stream."""
 
     def body(self, listener: Events) -> bytes:
-        """What came, as it came."""
+        """Return the body of a response as it came."""
         listener._take()
         return bytes(listener._body)
 
     def test_head(self) -> None:
-        """Nobody may keep it, hold it back or take it for something else."""
+        """The headers forbid caching, buffering and guessing the type."""
         head = Events(self.daemon, "t").head.lower()
         self.assertTrue(head.startswith("http/1.1 200"))
         for line in (
@@ -34,7 +34,7 @@ class EventStreamTests(TopicTestCase):
             self.assertIn(line, head)
 
     def test_events(self) -> None:
-        """First where it begins, then each publication with its id."""
+        """The first event says where the stream begins; each publication has its id."""
         id = self.publish("t", "old")
         epoch = id.partition(":")[0]
         listener = Events(self.daemon, "t")
@@ -52,7 +52,7 @@ class EventStreamTests(TopicTestCase):
         )
 
     def test_keep_alive(self) -> None:
-        """A silent stream gets a comment now and then; one that speaks needs none."""
+        """A comment is sent after 25 seconds of silence."""
         listener = Events(self.daemon, "t")
         begun = len(self.body(listener))
         self.daemon.advance(KEEP_ALIVE - 1)
@@ -79,7 +79,7 @@ class EventStreamTests(TopicTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_last_event_id(self) -> None:
-        """A browser that comes back says the last id in a header, which outdates the URL's."""
+        """Last-Event-ID takes precedence over ``?after=``."""
         ids = self.publish_many("t", ["1", "2", "3"])
         self.patch(Returning, "headers", {"Last-Event-ID": ids[1]})
         for after in (None, ids[0]):
@@ -88,19 +88,19 @@ class EventStreamTests(TopicTestCase):
             self.assertEqual((listener.begun, listener.recovered), (ids[1], True))
 
     def test_empty_last_event_id(self) -> None:
-        """An empty header says nothing."""
+        """An empty Last-Event-ID is ignored."""
         ids = self.publish_many("t", ["1", "2"])
         self.patch(Returning, "headers", {"Last-Event-ID": ""})
         self.assertEqual(Returning(self.daemon, "t", ids[0]).data, ["2"])
 
     def test_stop(self) -> None:
-        """When the daemon stops, the answer ends as a whole, and the browser comes back."""
+        """When the daemon stops, the response ends in order, so that the browser reconnects."""
         listener = Events(self.daemon, "t")
         self.daemon.begin_stop()
         self.assertTrue(listener.ended)
 
     def test_too_slow(self) -> None:
-        """One that is cut off gets what was under way, but not the end of an answer."""
+        """The response of a client that is too slow breaks off without an end."""
         self.start(limits=Limits(max_buffered=100_000))
         listener = Events(self.daemon, "t")
         listener.stall()
@@ -114,7 +114,7 @@ class EventStreamTests(TopicTestCase):
         self.assertFalse(listener.ended)
 
     def test_too_slow_from_the_start(self) -> None:
-        """That it is cut off while it begins leaves no subscription."""
+        """A stream that breaks off while it starts leaves no subscription."""
         self.start(limits=Limits(max_buffered=1))
         ids = self.publish_many("t", ["1", "2", "3"])
         epoch = ids[0].partition(":")[0]
@@ -124,7 +124,7 @@ class EventStreamTests(TopicTestCase):
         self.publish("t", "4")
 
     def test_pauses(self) -> None:
-        """What comes while the connection has enough to do is sent all the same, up to a limit."""
+        """Publications are written while the connection's buffer is full, up to --max-buffered."""
         listener = Events(self.daemon, "t")
         listener.stall()
         for _ in range(3):
@@ -135,14 +135,14 @@ class EventStreamTests(TopicTestCase):
         self.assertEqual(len(listener.data), 4)
 
     def test_early_resume(self) -> None:
-        """A stream that has not begun has nothing to go on with."""
+        """Resuming a stream that has not started does nothing."""
         stream = EventStream(None, TimeoutQueue(self.daemon.clock, timeout=1, expired=str), 1)
         stream.pauseProducing()
         stream.resumeProducing()
         self.assertTrue(stream.has_room())
 
     def test_http_1_0(self) -> None:
-        """For HTTP/1.0 the stream is not in chunks, and ends with the connection."""
+        """For HTTP/1.0 the stream is not chunked, and ends with the connection."""
         wire = self.daemon.open_connection()
         wire.send(b"GET /topics/t HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n")
         self.publish("t", "x")
@@ -151,7 +151,7 @@ class EventStreamTests(TopicTestCase):
         wire.leave()
 
     def test_next_request(self) -> None:
-        """A request that comes behind one on the same connection waits."""
+        """A pipelined request waits until the stream has ended."""
         wire = self.daemon.open_connection()
         head = b"GET /topics/t HTTP/1.1\r\nHost: localhost:8080\r\n"
         wire.send(head + b"Accept: text/event-stream\r\n\r\n")
@@ -161,7 +161,7 @@ class EventStreamTests(TopicTestCase):
         self.assertEqual(self.describe("t")["subscribers"], {})
 
     def test_two_closings(self) -> None:
-        """Closing what is closed does nothing, nor does telling it anything."""
+        """Closing a closed stream does nothing, nor does delivering to it."""
         listener = Events(self.daemon, "t")
         (connection,) = self.daemon._service.connections
         stream = connection.closable

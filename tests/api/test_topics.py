@@ -1,4 +1,4 @@
-"""``/topics/<topic>`` at the public port: what is asked, and who is refused."""
+"""``/topics/<topic>`` at the public port: negotiation and refusals."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from tests.listeners import Events, JsonSocket, Listener, Poller, RawSocket, Top
 
 
 class TopicResourceTests(TopicTestCase):
-    """One URL, three transports."""
+    """One URL for three transports."""
 
     def ask(self, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> Answer:
-        """Ask for what is answered at once."""
+        """Send a request that is answered at once."""
         answer = self.daemon.request(method, path, headers)
         assert answer is not None
         return answer
 
     def assert_wrong(self, answer: Answer, status: int, where: str) -> None:
-        """Check a refusal: its status, and a JSON body that says what and where."""
+        """Check a refusal: its status, and a JSON body with the error and what is wrong."""
         self.assertEqual(answer.status, status, answer)
         self.assertEqual(answer.headers["Content-Type"], "application/json")
         value = json.loads(answer.body)
         self.assertEqual((sorted(value), value["where"]), (["error", "where"], where))
 
     def test_negotiation(self) -> None:
-        """The request says by itself which transport is meant."""
+        """The transport follows from the request."""
         wanted: dict[str, list[Listener]] = {
             "websocket": [RawSocket(self.daemon, "t"), JsonSocket(self.daemon, "t")],
             "sse": [Events(self.daemon, "t")],
@@ -38,7 +38,7 @@ class TopicResourceTests(TopicTestCase):
         self.assertEqual(listing["topics"][0]["subscribers"], counts)
 
     def test_accept(self) -> None:
-        """Events are for those who name them, among others as well."""
+        """A request that accepts text/event-stream, among others or alone, gets an event stream."""
         for accept, kind in (
             ("text/event-stream", "text/event-stream; charset=utf-8"),
             ("text/html, Text/Event-Stream;q=0.9", "text/event-stream; charset=utf-8"),
@@ -52,7 +52,7 @@ class TopicResourceTests(TopicTestCase):
             wire.leave()
 
     def test_bad_topic(self) -> None:
-        """What is no topic is refused, by every transport."""
+        """An invalid topic is refused over every transport."""
         for name in ("", "a/", "/a", "a//b", "a%20b", "caf%C3%A9", "%ff", "a%00", "x" * 256):
             for accept in ("*/*", "text/event-stream"):
                 answer = self.daemon.request("GET", f"/topics/{name}", {"Accept": accept})
@@ -61,7 +61,7 @@ class TopicResourceTests(TopicTestCase):
         self.assertEqual(json.loads(self.control("GET", "/topics").body)["topics"], [])
 
     def test_bad_id(self) -> None:
-        """What is no id is refused, and told apart by where it stood."""
+        """An invalid id is refused with the name of the header or argument it came in."""
         for id in ("x", "e:", ":1", "e:01", "e:-1", "e:1:1", "e%20e:1", "%ff:1", "e:" + "1" * 19):
             self.assert_wrong(self.ask(f"/topics/t?after={id}"), 400, "after")
         for last in ("x", "é:1", "e:1 2"):
@@ -69,20 +69,20 @@ class TopicResourceTests(TopicTestCase):
             self.assert_wrong(self.ask("/topics/t?after=e:1", headers), 400, "Last-Event-ID")
 
     def test_no_id(self) -> None:
-        """An empty id is none."""
+        """An empty id is the same as none."""
         self.assertEqual(self.ask("/topics/t?after=&wait=0").status, 200)
 
     def test_bad_wait(self) -> None:
-        """A wait that is none, or longer than a minute, is refused."""
+        """A wait that is no number from 0 to 60 is refused."""
         for wait in ("", "x", "-1", "1e3", "60.1", "61", "1.", "inf", "nan", "0.0000001"):
             self.assert_wrong(self.ask(f"/topics/t?wait={wait}"), 400, "wait")
 
     def test_the_last_of_many(self) -> None:
-        """Of two values in the query, the last counts."""
+        """Of two values of an argument, the last one counts."""
         self.assertEqual(self.ask("/topics/t?wait=x&wait=0").status, 200)
 
     def test_no_upgrade(self) -> None:
-        """A handshake whose Upgrade a proxy has dropped is told so, and not taken for a poll."""
+        """A handshake without Upgrade is answered with 426, not as a poll."""
         key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
         answer = self.ask("/topics/t", key)
         self.assert_wrong(answer, 426, "Upgrade")
@@ -91,7 +91,7 @@ class TopicResourceTests(TopicTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_method(self) -> None:
-        """Nothing but GET is answered here; where to publish is said."""
+        """Without token keys, another method than GET is 405."""
         for method in ("POST", "PUT", "DELETE", "OPTIONS"):
             answer = self.ask("/topics/t", method=method)
             self.assert_wrong(answer, 405, "method")
@@ -100,7 +100,7 @@ class TopicResourceTests(TopicTestCase):
         self.assertEqual(self.ask("/topics/t", method="HEAD").status, 405)
 
     def test_origin(self) -> None:
-        """A page that may listen may also read the answer, refusals included."""
+        """A page of an allowed origin may read every answer, refusals included."""
         for path in ("/topics/t?wait=0", "/topics/t?wait=x"):
             answer = self.ask(path, {"Origin": "http://localhost:8080"})
             self.assertEqual(answer.headers["Access-Control-Allow-Origin"], "http://localhost:8080")
@@ -108,7 +108,7 @@ class TopicResourceTests(TopicTestCase):
             self.assertNotIn("Access-Control-Allow-Origin", self.ask(path).headers)
 
     def test_spelling(self) -> None:
-        """By whatever spelling of its address: strangers are refused, others may read it."""
+        """Origins are checked for every spelling of the path."""
         self.start(origins=Origins(["https://friend.example"]))
         for path in ("/topics/t", "/%74opics/t", "/topics%2Ft", "/%74%6f%70%69%63%73/t"):
             answer = self.ask(f"{path}?wait=0", {"Origin": "https://evil.example"})
@@ -120,13 +120,13 @@ class TopicResourceTests(TopicTestCase):
                 self.assertEqual(answer.headers["Access-Control-Allow-Origin"], origin)
 
     def test_view_comes_first(self) -> None:
-        """A view at such an address is asked in place of the topic."""
+        """A view at such a path takes precedence over the topic."""
         self.start({"/topics/t": lambda request: "mine"})
         self.assertEqual(self.ask("/topics/t").text, "mine")
         self.assertEqual(self.ask("/topics/u?wait=0").status, 200)
 
     def test_many_topics(self) -> None:
-        """One who listens to thousands of topics costs the others nothing."""
+        """Only the subscribers of a topic receive its publications."""
         listeners = [Events(self.daemon, f"t/{number}") for number in range(50)]
         self.publish("t/7", "x")
         self.assertEqual([len(one.data) for one in listeners].index(1), 7)

@@ -1,4 +1,4 @@
-"""Topics with tokens: who may listen, who may publish, and when it ends."""
+"""``/topics/<topic>`` with tokens: subscribing, publishing, and the end of a token."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WRITER = token("writer", publish=["news"])
 
 class TokenTestCase(TopicTestCase):
     def setUp(self) -> None:
-        """Ask for tokens."""
+        """Start a daemon that asks for tokens."""
         self.start(token_keys=secret_keys())
 
     def replace_keys(self, keys: TokenKeys) -> None:
@@ -41,33 +41,33 @@ class TokenTestCase(TopicTestCase):
     def ask(
         self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b""
     ) -> Answer:
-        """Ask for what is answered at once."""
+        """Send a request that is answered at once."""
         answer = self.daemon.request(method, path, headers, body)
         assert answer is not None
         return answer
 
     def post(self, given: str | None, body: bytes = b"x", **headers: str) -> Answer:
-        """Publish to news at the public port."""
+        """Publish to ``news`` at the public port."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if given is not None:
             named["Authorization"] = f"Bearer {given}"
         return self.ask("POST", "/topics/news", named, body)
 
     def connect(self, given: str, *, v1: bool = True, topic: str = "news") -> Browser:
-        """Listen over a WebSocket."""
+        """Subscribe over a WebSocket."""
         offered = ["pushd.v1"] if v1 else []
         return self.daemon.connect(f"/topics/{topic}?token={given}", subprotocols=offered)
 
     def said(self, answer: Answer) -> Any:
-        """The JSON of an answer."""
+        """Return the JSON of an answer."""
         return json.loads(answer.body)
 
 
 class SubscribeTests(TokenTestCase):
-    """Who may listen."""
+    """Subscribing with a token."""
 
     def test_without(self) -> None:
-        """Without a token, no transport is to be had."""
+        """Without a token, subscribing is refused with 401 over every transport."""
         for accept in ("*/*", "text/event-stream"):
             answer = self.ask("GET", "/topics/news?wait=0", {"Accept": accept})
             self.assertEqual(answer.status, 401)
@@ -79,7 +79,7 @@ class SubscribeTests(TokenTestCase):
         self.assertEqual(self.said(self.control("GET", "/topics"))["topics"], [])
 
     def test_with(self) -> None:
-        """A token that allows it opens every transport, in the header or in the query."""
+        """A token in the header or in the query permits every transport."""
         for path, headers in (
             (f"/topics/news?token={READER}", {}),
             ("/topics/news?", {"Authorization": f"Bearer {READER}"}),
@@ -101,7 +101,7 @@ class SubscribeTests(TokenTestCase):
             wire.leave()
 
     def test_not_allowed(self) -> None:
-        """A good token that does not allow this topic is 403."""
+        """A valid token for other topics is refused with 403."""
         for path in (f"/topics/other?token={READER}", f"/topics/news?token={WRITER}"):
             answer = self.ask("GET", path)
             self.assertEqual(answer.status, 403)
@@ -112,7 +112,7 @@ class SubscribeTests(TokenTestCase):
             self.assertEqual(refused.status, 403)
 
     def test_bad(self) -> None:
-        """A token that is not good is 401, and told why."""
+        """An invalid token is refused with 401 and the reason."""
         for bad, why in (
             (sign({"exp": 3600}, SECRET[::-1]), "signed with no key"),
             (sign({"sub": "x"}), "has no exp"),
@@ -127,7 +127,7 @@ class SubscribeTests(TokenTestCase):
             self.assertIn(why, self.said(answer)["error"])
 
     def test_two(self) -> None:
-        """Two tokens are 400."""
+        """Two tokens are refused with 400."""
         answer = self.ask(
             "GET", f"/topics/news?token={READER}", {"Authorization": f"Bearer {READER}"}
         )
@@ -135,7 +135,7 @@ class SubscribeTests(TokenTestCase):
         self.assertIn('error="invalid_request"', answer.headers["WWW-Authenticate"])
 
     def test_counted(self) -> None:
-        """Denials are counted by why."""
+        """Refusals are counted by status."""
         self.ask("GET", "/topics/news")
         self.ask("GET", f"/topics/other?token={READER}")
         metrics = self.control("GET", "/metrics").text
@@ -143,14 +143,14 @@ class SubscribeTests(TokenTestCase):
         self.assertIn('pushd_refused_total{reason="forbidden"} 1.0', metrics)
 
     def test_no_keys(self) -> None:
-        """Where tokens are not asked for, they are of no interest."""
+        """Without token keys, tokens are ignored."""
         self.start()
         for headers in ({}, {"Authorization": "Bearer x"}):
             answer = self.ask("GET", "/topics/news?token=x&wait=0", headers)
             self.assertEqual(answer.status, 200)
 
     def test_keys_replaced(self) -> None:
-        """Keys that are replaced count for whoever comes next."""
+        """New keys are in force for the next request."""
         self.start(token_keys=TokenKeys())
         self.assertEqual(self.ask("GET", "/topics/news?wait=0").status, 200)
         self.assertEqual(self.post(WRITER).status, 405)
@@ -160,10 +160,10 @@ class SubscribeTests(TokenTestCase):
 
 
 class PublishTests(TokenTestCase):
-    """Who may publish at the public port."""
+    """Publishing at the public port."""
 
     def test_publish(self) -> None:
-        """A token that allows it publishes, as the control port does."""
+        """A token that permits it publishes as at the control port."""
         browser = self.connect(READER)
         answer = self.post(WRITER, "tschüß".encode())
         self.assertEqual((answer.status, self.said(answer)["subscribers"]), (200, 1))
@@ -175,7 +175,7 @@ class PublishTests(TokenTestCase):
         self.assertEqual(answer.status, 200)
 
     def test_denied(self) -> None:
-        """Others publish nothing."""
+        """Without such a token, publishing is refused."""
         for given, status in ((None, 401), ("x", 401), (READER, 403)):
             answer = self.post(given)
             self.assertEqual(answer.status, status)
@@ -183,13 +183,13 @@ class PublishTests(TokenTestCase):
         self.assertEqual(self.describe("news")["history"], 0)
 
     def test_no_keys(self) -> None:
-        """Where there are no keys the public port takes no publications."""
+        """Without token keys the public port accepts no publications."""
         self.start()
         answer = self.post(WRITER)
         self.assertEqual((answer.status, answer.headers["Allow"]), (405, "GET"))
 
     def test_mistakes(self) -> None:
-        """What is wrong is told as at the control port."""
+        """Bad requests are refused as at the control port."""
         for answer, where in (
             (self.post(WRITER, b"\xff"), "body"),
             (self.post(WRITER, Idempotency_Key="a b"), "Idempotency-Key"),
@@ -203,7 +203,7 @@ class PublishTests(TokenTestCase):
         self.assertEqual((answer.status, answer.headers["Allow"]), (405, "GET, POST"))
 
     def test_unavailable(self) -> None:
-        """Where what keeps the topics is, and what ails it, is for the log alone."""
+        """While the broker is unavailable, only the log names it and the reason."""
         why = Unavailable("Redis at redis://10.0.0.5 is full")
         self.patch(self.daemon._service._broker, "publish_all", lambda *_: fail(why))
         self.patch(self.daemon._service._broker, "publish", lambda *_: fail(why))
@@ -216,7 +216,7 @@ class PublishTests(TokenTestCase):
         self.assertEqual((event["topic"], event["error"]), ("news", str(why)))
 
     def test_idempotency_without_a_name(self) -> None:
-        """Who has no name has keys of their own all the same."""
+        """A token without a subject has idempotency keys of its own."""
         claims = {"exp": 3600, "publish": ["news"]}
         given = [sign(claims), sign(claims | {"exp": 3601})]
         ids = [self.said(self.post(one, Idempotency_Key="k"))["id"] for one in (*given, given[0])]
@@ -224,7 +224,7 @@ class PublishTests(TokenTestCase):
         self.assertNotEqual(ids[0], ids[1])
 
     def test_idempotency(self) -> None:
-        """A key that was seen publishes nothing; the keys of others are theirs."""
+        """A repeated key publishes nothing; each subject has its own keys."""
         ids = [
             self.said(self.post(given, Idempotency_Key="k"))["id"]
             for given in (WRITER, WRITER, token("other", publish=["**"]))
@@ -242,11 +242,11 @@ class OriginTests(TokenTestCase):
     PAGE = "https://page.example"
 
     def setUp(self) -> None:
-        """Let in one other origin."""
+        """Allow one other origin."""
         self.start(token_keys=secret_keys(), origins=Origins([self.PAGE]))
 
     def preflight(self, origin: str) -> Answer:
-        """Ask what a browser asks before."""
+        """Send a CORS preflight request."""
         headers = {
             "Origin": origin,
             "Access-Control-Request-Method": "POST",
@@ -255,7 +255,7 @@ class OriginTests(TokenTestCase):
         return self.ask("OPTIONS", "/topics/news", headers)
 
     def test_preflight(self) -> None:
-        """A page of an origin that is allowed may send a token; no token is needed to ask."""
+        """A page of an allowed origin may send a token; the preflight needs none."""
         answer = self.preflight(self.PAGE)
         self.assertEqual(answer.status, 204)
         self.assertEqual(answer.headers["Access-Control-Allow-Origin"], self.PAGE)
@@ -265,18 +265,18 @@ class OriginTests(TokenTestCase):
         self.assertEqual(answer.headers["Vary"].lower(), "origin")
 
     def test_preflight_of_strangers(self) -> None:
-        """Others are refused."""
+        """A preflight from another origin is refused."""
         answer = self.preflight("https://evil.example")
         self.assertEqual(answer.status, 403)
         self.assertNotIn("Access-Control-Allow-Origin", answer.headers)
 
     def test_options(self) -> None:
-        """OPTIONS that is no preflight is a method like others."""
+        """OPTIONS that is no preflight is a method like any other."""
         answer = self.ask("OPTIONS", f"/topics/news?token={READER}")
         self.assertEqual(answer.status, 405)
 
     def test_token_does_not_help(self) -> None:
-        """A good token does not make up for an origin that is not allowed."""
+        """A valid token does not replace an allowed origin."""
         headers = {"Origin": "https://evil.example"}
         for method, given in (("GET", READER), ("POST", WRITER)):
             answer = self.ask(method, f"/topics/news?wait=0&token={given}", headers, b"x")
@@ -286,7 +286,7 @@ class OriginTests(TokenTestCase):
         self.assertFalse(browser.opened)
 
     def test_readable(self) -> None:
-        """The page may see the answer, a denial and its reason as well."""
+        """The page may read every answer, refusals and their reasons included."""
         for given, status in ((READER, 200), ("x", 401), (WRITER, 403)):
             answer = self.ask("GET", f"/topics/news?wait=0&token={given}", {"Origin": self.PAGE})
             self.assertEqual(answer.status, status)
@@ -296,10 +296,10 @@ class OriginTests(TokenTestCase):
 
 
 class EndTests(TokenTestCase):
-    """A connection is over when its token is."""
+    """Connections end with their tokens."""
 
     def test_websocket(self) -> None:
-        """A WebSocket is closed with 1008, whatever it speaks."""
+        """A WebSocket is closed with 1008, with or without a subprotocol."""
         short = token("a", exp=10, subscribe=["news"])
         browsers = [self.connect(short), self.connect(short, v1=False)]
         self.daemon.advance(9.9)
@@ -309,7 +309,7 @@ class EndTests(TokenTestCase):
         self.assertEqual(TOKEN_EXPIRED.code, 1008)
 
     def test_events(self) -> None:
-        """A stream ends, and can't be had again with the same token after the leeway."""
+        """A stream ends, and after the leeway the token is refused."""
         short = token(exp=10, subscribe=["news"])
         wire = self.daemon.open_connection()
         wire.send(
@@ -326,7 +326,7 @@ class EndTests(TokenTestCase):
         wire.leave()
 
     def test_long_poll(self) -> None:
-        """A long poll is answered."""
+        """A waiting long poll is answered."""
         short = token(exp=10, subscribe=["news"])
         wire = self.daemon.open_connection()
         wire.send(
@@ -342,7 +342,7 @@ class EndTests(TokenTestCase):
         wire.leave()
 
     def test_in_the_leeway(self) -> None:
-        """Who comes just after the end may stay until clocks are no excuse any more."""
+        """A token that was accepted within the leeway is valid until the leeway ends."""
         self.daemon.advance(15)
         browser = self.connect(token(exp=10, subscribe=["news"]))
         self.daemon.advance(20)
@@ -351,7 +351,7 @@ class EndTests(TokenTestCase):
         self.assertEqual(browser.closing, TOKEN_EXPIRED)
 
     def test_one_timer(self) -> None:
-        """However many connections there are, one timer watches over their tokens."""
+        """One timer serves the tokens of all connections."""
         self.connect(token(exp=100, subscribe=["news"]))
         before = len(self.daemon.pending_calls)
         for number in range(20):
@@ -360,26 +360,26 @@ class EndTests(TokenTestCase):
 
 
 class FreshTests(TokenTestCase):
-    """Over ``pushd.v1`` a fresh token takes the place of the one before."""
+    """Sending a fresh token over ``pushd.v1``."""
 
     def fresh(self, browser: Browser, given: object) -> Any:
-        """Send a token; gives the answer."""
+        """Send a token; return the answer."""
         browser.send(json.dumps({"token": given}))
         return json.loads(browser.messages[-1])
 
     def make(self, subject: str = "a", exp: float = 20) -> str:
-        """Make a token for news."""
+        """Make a token for ``news``."""
         return token(subject, exp=exp, subscribe=["news"])
 
     def test_told(self) -> None:
-        """It is told first where it begins, then for how long its token holds."""
+        """After ``subscribed`` the client receives the remaining lifetime of its token."""
         browser = self.connect(self.make(exp=20.9))
         first, second = (json.loads(message) for message in browser.messages)
         self.assertEqual(first["subscribed"], "news")
         self.assertEqual(second, {"expires_in": 20})
 
     def test_fresh(self) -> None:
-        """A fresh token moves the end."""
+        """A fresh token moves the end of the connection."""
         browser = self.connect(self.make(exp=10))
         self.daemon.advance(5)
         self.assertEqual(self.fresh(browser, self.make(exp=20)), {"expires_in": 15})
@@ -391,7 +391,7 @@ class FreshTests(TokenTestCase):
         self.assertEqual(browser.closing, TOKEN_EXPIRED)
 
     def test_bad(self) -> None:
-        """One that is not good changes nothing, and another try is free."""
+        """An invalid token changes nothing, and another may follow."""
         browser = self.connect(self.make(exp=10))
         for given, why in (
             (self.make("b"), "for another subject"),
@@ -406,7 +406,7 @@ class FreshTests(TokenTestCase):
         self.assertIsNone(browser.closing)
 
     def test_ignored(self) -> None:
-        """What else a client says is of no interest."""
+        """Other messages are ignored."""
         browser = self.connect(self.make())
         before = len(browser.messages)
         for message in (
@@ -423,7 +423,7 @@ class FreshTests(TokenTestCase):
         self.assertIsNone(browser.closing)
 
     def test_only_v1(self) -> None:
-        """Without the subprotocol nothing is said but publications."""
+        """Without the subprotocol the client receives publications only."""
         browser = self.connect(self.make(exp=10), v1=False)
         browser.send(json.dumps({"token": self.make()}))
         self.assertEqual(browser.messages, [])
@@ -431,7 +431,7 @@ class FreshTests(TokenTestCase):
         self.assertEqual(browser.closing, TOKEN_EXPIRED)
 
     def test_without(self) -> None:
-        """Who was let in without a token is told that none is needed."""
+        """A connection that was opened without a token does not accept one."""
         self.start(token_keys=TokenKeys())
         browser = self.daemon.connect("/topics/news", subprotocols=["pushd.v1"])
         self.assertEqual(len(browser.messages), 1)
@@ -441,7 +441,7 @@ class FreshTests(TokenTestCase):
         self.assertEqual(self.fresh(browser, self.make())["error"], why)
 
     def test_keys_gone(self) -> None:
-        """Where no keys are left meanwhile, the old token goes on to its end."""
+        """If all keys are removed, the old token stays valid until it expires."""
         self.start(token_keys=secret_keys())
         browser = self.connect(self.make(exp=10))
         self.replace_keys(TokenKeys())
@@ -450,7 +450,7 @@ class FreshTests(TokenTestCase):
         self.assertEqual(browser.closing, TOKEN_EXPIRED)
 
     def test_rate(self) -> None:
-        """Who sends tokens without end is let go: each costs time to check."""
+        """A client that sends too many tokens is closed: each takes time to check."""
         browser = self.connect(self.make(exp=1000))
         for _ in range(10):
             self.assertIn("error", self.fresh(browser, "x"))
@@ -461,10 +461,10 @@ class FreshTests(TokenTestCase):
 
 
 class LogTests(TokenTestCase):
-    """No token is ever written down."""
+    """Tokens in the log."""
 
     def test_log(self) -> None:
-        """Neither a good one nor a bad one, by whatever way it came."""
+        """No token is logged, valid or not, whichever way it came."""
         lines: list[str] = []
 
         @implementer(ILogObserver)

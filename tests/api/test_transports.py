@@ -1,4 +1,4 @@
-"""One suite for all transports: what a subscriber may rely on, however it is connected."""
+"""The contract of a subscriber, run over every transport."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-# More than any buffer between two sockets here, less than what cuts a reader off.
+# More than the buffers between two sockets hold, less than what ends a slow client.
 HALF = "x" * (MIB // 2)
 
 
 class Rules(_Base):
-    """What holds for every transport."""
+    """Rules for every transport."""
 
     transport: type[Listener]
 
     def listen(self, topic: str = "news", after: str | None = None) -> Listener:
-        """Listen by the transport that is tested."""
+        """Subscribe over the transport under test."""
         return self.transport(self.daemon, topic, after)
 
     def assert_began(self, listener: Listener, id: str, *, recovered: bool) -> None:
-        """Check what it was told at the beginning, where it is told anything."""
+        """Check what the subscription began with, if the transport says it."""
         if listener.tells:
             self.assertEqual((listener.begun, listener.recovered), (id, recovered))
 
     def assert_got(self, listener: Listener, ids: list[str], data: list[str]) -> None:
-        """Check all that it got."""
+        """Check everything that was received."""
         self.assertEqual(listener.data, data)
         if listener.tells:
             self.assertEqual(listener.ids, ids)
 
     def test_order(self) -> None:
-        """All that is published comes, in order, and nothing that was there before."""
+        """Publications arrive in order, and only those after the subscription."""
         before = self.publish("news", "before")
         listener = self.listen()
         data = [str(number) for number in range(30)]
@@ -58,7 +58,7 @@ class Rules(_Base):
         self.assert_began(listener, before, recovered=False)
 
     def test_ids(self) -> None:
-        """Ids count from 1 without a gap, in the epoch that the first subscriber was told."""
+        """Ids count from 1 without a gap, in the epoch that the first subscriber received."""
         listener = self.listen()
         ids = [self.publish("news", "x") for _ in range(3)]
         epoch, _ = split(ids[0])
@@ -67,7 +67,7 @@ class Rules(_Base):
         self.assert_began(listener, f"{epoch}:0", recovered=False)
 
     def test_topics_are_apart(self) -> None:
-        """What is published to another topic is not heard."""
+        """A subscriber does not receive publications to other topics."""
         listener = self.listen()
         self.publish("news/local", "no")
         self.publish("new", "no")
@@ -75,7 +75,7 @@ class Rules(_Base):
         self.assert_got(listener, [id], ["yes"])
 
     def test_many_listeners(self) -> None:
-        """All subscribers of a topic see the same, in the same order."""
+        """All subscribers of a topic receive the same, in the same order."""
         listeners = [transport(self.daemon, "news", None) for transport in TRANSPORTS]
         listeners.append(self.listen())
         self.publish_many("news", ["a", "b"])
@@ -84,7 +84,7 @@ class Rules(_Base):
             self.assertEqual(listener.data, ["a", "b", "c"])
 
     def test_any_text(self) -> None:
-        """Text comes as it was: empty, with line ends of every kind, quotes, beyond the BMP."""
+        """Text arrives unchanged: empty, with any line ends, quotes, beyond the BMP."""
         texts = [
             "",
             " ",
@@ -104,7 +104,7 @@ class Rules(_Base):
         self.assertEqual(listener.data, texts)
 
     def test_binary(self) -> None:
-        """Bytes come as bytes: none, all there are, and those that would be text."""
+        """Bytes arrive as bytes: none, every value, and valid UTF-8."""
         data = [b"", bytes(range(256)), b"text"]
         listener = self.listen()
         for one in data:
@@ -114,12 +114,12 @@ class Rules(_Base):
         self.assertEqual(again.data, data[1:])
 
     def first(self, listener: Listener) -> str:
-        """The id of the first publication."""
+        """Return the id of the first publication."""
         epoch, _ = split(self.describe(listener.topic)["id"])
         return f"{epoch}:1"
 
     def test_resume(self) -> None:
-        """An id got over any transport resumes over this one: all since, then what comes."""
+        """An id received over any transport resumes over this one, first with the history."""
         for other in TRANSPORTS:
             topic = other.__name__
             first = other(self.daemon, topic)
@@ -134,7 +134,7 @@ class Rules(_Base):
             self.assert_began(listener, ids[0], recovered=True)
 
     def test_resume_from_the_beginning(self) -> None:
-        """Offset 0 stands before the first publication."""
+        """Offset 0 is before the first publication."""
         ids = self.publish_many("news", ["1", "2"])
         epoch, _ = split(ids[0])
         listener = self.listen(after=f"{epoch}:0")
@@ -142,7 +142,7 @@ class Rules(_Base):
         self.assert_began(listener, f"{epoch}:0", recovered=True)
 
     def test_resume_with_nothing_missing(self) -> None:
-        """Who has everything already is told so, and gets what comes."""
+        """A subscriber that has missed nothing is told so, and continues live."""
         id = self.publish("news", "old")
         listener = self.listen(after=id)
         self.assertEqual(listener.data, [])
@@ -151,7 +151,7 @@ class Rules(_Base):
         self.assert_began(listener, id, recovered=True)
 
     def test_wrong_epoch(self) -> None:
-        """An id of another epoch is not recovered; the subscriber starts live."""
+        """An id of another epoch is not recovered; the subscription starts live."""
         id = self.publish("news", "old")
         listener = self.listen(after="another:1")
         self.assert_began(listener, id, recovered=False)
@@ -159,7 +159,7 @@ class Rules(_Base):
         self.assert_got(listener, [new], ["new"])
 
     def test_future(self) -> None:
-        """Nor is an id that no publication has had yet."""
+        """An id that no publication has had yet is not recovered."""
         id = self.publish("news", "old")
         epoch, _ = split(id)
         listener = self.listen(after=f"{epoch}:2")
@@ -168,7 +168,7 @@ class Rules(_Base):
         self.assert_got(listener, [new], ["new"])
 
     def test_too_old(self) -> None:
-        """Where the publication behind the id is not kept any more, nothing is recovered."""
+        """If the publication after the id is no longer kept, nothing is recovered."""
         self.keep(size=3)
         ids = self.publish_many("news", ["1", "2", "3", "4", "5"])
         enough = self.listen(after=ids[1])
@@ -180,7 +180,7 @@ class Rules(_Base):
         self.assert_got(listener, [new], ["6"])
 
     def test_expiry(self) -> None:
-        """What is older than --history-ttl is gone, what is younger is not."""
+        """Publications older than --history-ttl are gone; younger ones are kept."""
         self.keep(ttl=10)
         ids = [self.publish("news", "1")]
         self.daemon.advance(5)
@@ -195,11 +195,11 @@ class Rules(_Base):
         self.assert_began(old, ids[1], recovered=False)
 
     def test_no_history(self) -> None:
-        """With --history-size 0 all is live: who is here hears it, who was away is told."""
+        """With --history-size 0, only clients that are connected receive a publication."""
         self.keep(size=0)
         listener = self.listen()
         if isinstance(listener, Poller):
-            # Between two polls, nobody is here.
+            # Between two polls, the client is not connected.
             ids = [self.publish("news", "1")]
             self.assertEqual(listener.data, ["1"])
         else:
@@ -212,7 +212,7 @@ class Rules(_Base):
         self.assertIsNot(again.recovered, True)
 
     def test_no_history_nothing_missed(self) -> None:
-        """With --history-size 0, too, who missed nothing is told that."""
+        """With --history-size 0, a client that has missed nothing is told so."""
         self.keep(size=0)
         id = self.publish("news", "1")
         listener = self.listen(after=id)
@@ -221,7 +221,7 @@ class Rules(_Base):
         self.assert_began(listener, id, recovered=True)
 
     def test_leaving(self) -> None:
-        """Who has left is not counted any more, and leaves no call behind."""
+        """A client that has disconnected is not counted, and leaves no timer."""
         listener = self.listen()
         self.assertEqual(sum(self.describe("news")["subscribers"].values()), 1)
         listener.leave()
@@ -232,7 +232,7 @@ class Rules(_Base):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_stop(self) -> None:
-        """When the daemon stops, every subscriber ends, and nothing is left."""
+        """When the daemon stops, every subscription ends, and nothing is left."""
         listener = self.listen()
         self.publish("news", "1")
         self.assertEqual(listener.data, ["1"])
@@ -241,7 +241,7 @@ class Rules(_Base):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_slow(self) -> None:
-        """One that does not read keeps nobody else waiting, and takes only so much memory."""
+        """A client that does not read delays no other, and takes a limited amount of memory."""
         slow = self.listen()
         others = [transport(self.daemon, "news") for transport in TRANSPORTS]
         slow.stall()
@@ -257,7 +257,7 @@ class Rules(_Base):
         self.assert_cut_off(slow)
 
     def test_slow_for_a_while(self) -> None:
-        """One that reads on in time has missed nothing."""
+        """A client that resumes reading in time has missed nothing."""
         listener = self.listen()
         listener.stall()
         burst = [f"{number} {HALF}" for number in range(12)]
@@ -270,12 +270,12 @@ class Rules(_Base):
         self.assertEqual(listener.data[12:], ["live"])
 
     def assert_cut_off(self, listener: Listener) -> None:
-        """Check how one that was too slow has ended: at a point from which it can resume."""
+        """Check that a client that was too slow ended where it can resume."""
         self.assertTrue(listener.gone)
         self.assertIn(len(listener.data), (2, 3))
 
     def test_burst(self) -> None:
-        """However much is published in one turn of the reactor: who reads it gets all of it."""
+        """A client that reads receives everything published in one reactor iteration."""
         listener = self.listen()
         self.publish("news", "first")
         self.assertEqual(listener.data, ["first"])
@@ -292,7 +292,7 @@ class Rules(_Base):
         self.assertFalse(listener.gone)
 
     def test_long_history(self) -> None:
-        """A long history is replayed as fast as it is read: little waits, and all comes."""
+        """A long history is replayed as fast as it is read, with little of it buffered."""
         self.keep(size=100, bytes=200 * MIB)
         id = self.publish("news", "first")
         for number in range(100):
@@ -309,7 +309,7 @@ class Rules(_Base):
         self.assertIn(listener.ids[-1], (None, new))
 
     def listen_stalled(self, after: str) -> Listener:
-        """Listen, and read nothing."""
+        """Subscribe without reading."""
         stopped = self.patch(self.daemon._loopback, "run", lambda: None)
         listener = self.listen(after=after)
         listener.stall()
@@ -318,7 +318,7 @@ class Rules(_Base):
         return listener
 
     def test_publications_during_replay(self) -> None:
-        """What is published while one still reads the past comes behind it, once."""
+        """Publications during the replay of a history follow it, once each."""
         self.keep(size=1000)
         numbers = iter(range(1000))
         big = [f"{next(numbers)} {'x' * 100_000}" for _ in range(20)]
@@ -335,8 +335,8 @@ class Rules(_Base):
         listener.resume()
         self.assert_got(listener, ids, data)
 
-    def test_lost_track(self) -> None:
-        """When what one still has to read is not kept any more, it is cut off: no silent gap."""
+    def test_gap(self) -> None:
+        """If the history that a client still has to read is dropped, the subscription ends."""
         self.keep(size=4)
         ids = [self.publish("news", HALF) for _ in range(4)]
         epoch, _ = split(ids[0])
@@ -344,16 +344,16 @@ class Rules(_Base):
         for _ in range(8):
             self.publish("news", "later")
         listener.resume()
-        self.assert_lost_track(listener, ids)
+        self.assert_gap(listener, ids)
 
-    def assert_lost_track(self, listener: Listener, ids: list[str]) -> None:
-        """Check that it ended behind a part of what it asked for."""
+    def assert_gap(self, listener: Listener, ids: list[str]) -> None:
+        """Check that it ended after a part of the history."""
         self.assertTrue(listener.gone)
         self.assertLess(len(listener.data), 4)
         self.assertEqual(set(listener.data), {HALF})
 
     def test_bad_id(self) -> None:
-        """What is no id is refused with 400, and says so."""
+        """An invalid id is refused with 400."""
         answer = self.daemon.get("/topics/news?after=x")
         assert answer is not None
         self.assertEqual(answer.status, 400)
@@ -361,25 +361,25 @@ class Rules(_Base):
 
 
 class RawSocketTests(Rules, TopicTestCase):
-    """A WebSocket without a subprotocol."""
+    """WebSocket without a subprotocol."""
 
     transport = RawSocket
 
     def assert_cut_off(self, listener: Listener) -> None:
-        """The Close says what happened."""
+        """Check the close code too."""
         super().assert_cut_off(listener)
         assert isinstance(listener, RawSocket)
         self.assertEqual(listener.closing, TRY_AGAIN_LATER)
 
-    def assert_lost_track(self, listener: Listener, ids: list[str]) -> None:
-        """The Close says what happened."""
-        super().assert_lost_track(listener, ids)
+    def assert_gap(self, listener: Listener, ids: list[str]) -> None:
+        """Check the close code too."""
+        super().assert_gap(listener, ids)
         assert isinstance(listener, RawSocket)
         self.assertEqual(listener.closing, HISTORY_GAP)
 
 
 class JsonSocketTests(RawSocketTests):
-    """A WebSocket with pushd.v1."""
+    """WebSocket with ``pushd.v1``."""
 
     transport = JsonSocket
 
@@ -391,12 +391,12 @@ class EventsTests(Rules, TopicTestCase):
 
 
 class PollerTests(Rules, TopicTestCase):
-    """Long polls, one behind the other."""
+    """Long polls, one after the other."""
 
     transport = Poller
 
     def test_slow(self) -> None:
-        """One that does not read its answer keeps nobody waiting, and no more is put into it."""
+        """A client that does not read delays no other, and its response does not grow."""
         slow = self.listen()
         others = [transport(self.daemon, "news") for transport in TRANSPORTS]
         slow.stall()
@@ -409,8 +409,8 @@ class PollerTests(Rules, TopicTestCase):
         slow.resume()
         self.assertEqual(slow.data, [HALF] * 8)
 
-    def assert_lost_track(self, listener: Listener, ids: list[str]) -> None:
-        """It gets a part, and the next answer tells of the gap."""
+    def assert_gap(self, listener: Listener, ids: list[str]) -> None:
+        """Check that the next response reports the gap."""
         runs = listener.runs
         self.assertEqual([run.recovered for run in runs], [True, False])
         self.assertEqual(len(runs[0].got), 2)

@@ -1,4 +1,4 @@
-"""What stands at which address of the two doors."""
+"""Which URLs the two ports serve."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.peer import Peer, handshake, request
 
 @accept_websocket
 async def show(request: Request) -> str:
-    """Show what was asked for."""
+    """Return the path and the parameters of the request."""
     return f"{request.path} {dict(request.parameters)}"
 
 
@@ -22,7 +22,7 @@ class SiteTestCase(SynchronousTestCase):
         self.daemon = Daemon(views)
 
     def get(self, path: str, *, control: bool = False) -> Answer:
-        """Ask for a path."""
+        """Send a GET."""
         answer = self.daemon.request("GET", path, control=control)
         assert answer is not None, "there is no answer"
         return answer
@@ -30,17 +30,17 @@ class SiteTestCase(SynchronousTestCase):
 
 class PublicTests(SiteTestCase):
     def test_views_first(self) -> None:
-        """A view stands before a file of the same path."""
+        """A view takes precedence over a file of the same path."""
         self.assertEqual(self.get("/").text, "/ {}")
         self.assertEqual(self.get("/index.html").text, "/index.html {}")
 
     def test_then_files(self) -> None:
-        """What is no view's is looked for among the files."""
+        """Other paths are looked up among the static files."""
         self.assertIn("<!doctype html>", self.get("/test.html").text)
         self.assertEqual(self.get("/pushd.css").headers["Content-Type"], "text/css; charset=utf-8")
 
     def test_then_nothing(self) -> None:
-        """What is nowhere is a page of our own that says so, for every method."""
+        """Any other path is 404 with an error page, for every method."""
         for path in ("/nothing", "/chat/", "/chat/a/b/", "/test.html/", "/healthz", "/metrics"):
             answer = self.get(path)
             self.assertEqual(answer.status, 404, path)
@@ -51,19 +51,19 @@ class PublicTests(SiteTestCase):
         self.assertEqual(post.status, 404)
 
     def test_decoded(self) -> None:
-        """A path means what it says once it is decoded; the query is no part of it."""
+        """A path is decoded before it is looked up, and the query is no part of it."""
         self.assertEqual(self.get("/caf%C3%A9/?x").text, "/café/ {}")
         self.assertEqual(self.get("/%63hat/a%20b/").text, "/chat/a b/ {'room': 'a b'}")
 
     def test_no_path(self) -> None:
-        """What is no path, or not in UTF-8, is nowhere."""
+        """A path that is no path, or is not UTF-8, is 404."""
         for path in ("nothing", "%ff", "/%ff/", "/chat/%ff/", "?/", "test.html"):
             peer = Peer(self.daemon)
             peer.send(request(f"GET {path} HTTP/1.1", "Host: localhost:8080"))
             self.assertIn(" 404 ", peer.head, path)
 
     def test_handshakes(self) -> None:
-        """A handshake is for views alone: where there is a file, there is none."""
+        """A handshake for a file is refused."""
         for path, status in (("/chat/a/", "200"), ("/test.html", "404"), ("/nothing", "404")):
             peer = Peer(self.daemon)
             peer.send(handshake(path))
@@ -72,23 +72,23 @@ class PublicTests(SiteTestCase):
 
 class ControlTests(SiteTestCase):
     def test_health(self) -> None:
-        """The control port tells whether the daemon is alive, with a query or without."""
+        """/healthz answers, with a query or without."""
         self.assertEqual(self.get("/healthz", control=True).status, 200)
         self.assertEqual(self.get("/healthz?verbose", control=True).status, 200)
 
     def test_metrics(self) -> None:
-        """It tells what was counted."""
+        """/metrics answers."""
         self.assertEqual(self.get("/metrics", control=True).status, 200)
 
     def test_nothing_else(self) -> None:
-        """Neither views nor files stand behind it."""
+        """Views, files and other spellings are 404."""
         for path in ("/", "/chat/a/", "/test.html", "/healthz/", "/Healthz", "/%68ealthz", "/x"):
             answer = self.get(path, control=True)
             self.assertEqual(answer.status, 404, path)
             self.assertEqual(answer.text, "not found\n")
 
     def test_no_handshake(self) -> None:
-        """There is no WebSocket behind it either."""
+        """The control port accepts no WebSocket."""
         peer = Peer(self.daemon, control=True)
         peer.send(handshake("/healthz"))
         self.assertNotIn(" 101 ", peer.head)

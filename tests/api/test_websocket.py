@@ -1,4 +1,4 @@
-"""The view behind ``/topics/<topic>``, for those who ask with a WebSocket."""
+"""Topics over WebSocket."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pushd.access.closing import GOING_AWAY, NORMAL
 from tests.listeners import JsonSocket, RawSocket, TopicTestCase
 
 
-class ListenerTests(TopicTestCase):
-    """A WebSocket to a topic."""
+class TopicViewTests(TopicTestCase):
+    """A WebSocket that is subscribed to a topic."""
 
     def test_subprotocol(self) -> None:
-        """pushd.v1 is spoken with those who offer it, whatever else they offer."""
+        """``pushd.v1`` is chosen if the client offers it, whatever else it offers."""
         for offered, chosen in (
             ((), None),
             (("pushd.v1",), "pushd.v1"),
@@ -22,7 +22,7 @@ class ListenerTests(TopicTestCase):
             self.assertEqual(len(browser.messages), 1 if chosen else 0)
 
     def test_what_it_says(self) -> None:
-        """What a subscriber says itself is read and has no effect."""
+        """Messages from a subscriber are read and ignored."""
         listener = JsonSocket(self.daemon, "t")
         for _ in range(200):
             listener.browser.send("x" * 1000)
@@ -31,7 +31,7 @@ class ListenerTests(TopicTestCase):
         self.assertEqual(listener.data, ["y"])
 
     def test_close(self) -> None:
-        """It ends when the browser closes, and the browser's code comes back."""
+        """When the client closes, its code is echoed."""
         listener = RawSocket(self.daemon, "t")
         listener.browser.close(4000, "enough")
         assert listener.closing is not None
@@ -42,20 +42,20 @@ class ListenerTests(TopicTestCase):
         self.assertEqual(other.closing, NORMAL)
 
     def test_stop(self) -> None:
-        """It is told when the daemon stops."""
+        """When the daemon stops, the client receives its Close."""
         listener = RawSocket(self.daemon, "t")
         self.daemon.stop()
         self.assertEqual(listener.closing, GOING_AWAY)
 
     def test_any_topic(self) -> None:
-        """A topic may have slashes, and every mark that a name may have."""
+        """A topic may contain slashes and all permitted characters."""
         for topic in ("a/b/c", "A-z_0.9:x", "a%2Fb", "x" * 255):
             listener = RawSocket(self.daemon, topic)
             self.publish(topic, "x")
             self.assertEqual(listener.data, ["x"], topic)
 
     def test_refused(self) -> None:
-        """What is no topic or no id is refused with an answer that says so, before any 101."""
+        """An invalid topic, id or wait is refused before the handshake completes."""
         for path, where in (
             ("/topics/", "topic"),
             ("/topics/a//b", "topic"),
@@ -69,7 +69,7 @@ class ListenerTests(TopicTestCase):
             self.assertIn(f'"where":"{where}"', refused.text)
 
     def test_origin(self) -> None:
-        """A page of strangers gets none, by no transport."""
+        """A page of another origin is refused over every transport."""
         headers = {"Origin": "https://evil.example"}
         refused = self.daemon.connect("/topics/t", origin="https://evil.example").refused
         answer = self.daemon.get("/topics/t", headers)
