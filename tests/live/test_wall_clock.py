@@ -45,7 +45,9 @@ def daemon(shim: Path, tmp_path: Path) -> Iterator[tuple[DaemonProcess, SetClock
 
     set_clock(0)
     environment = {"LD_PRELOAD": str(shim), "WALL_CLOCK": str(file)}
-    with DaemonProcess(directory=tmp_path, environment=environment) as process:
+    # Without fast paths, timers follow the system clock.
+    args = ["--fast-paths", "on"]
+    with DaemonProcess(args, directory=tmp_path, environment=environment) as process:
         yield process, set_clock
 
 
