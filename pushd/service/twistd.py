@@ -40,7 +40,7 @@ def makeService(
     :param style: with a reactor: the style of the log, whose level a reload changes.
     """
     settings = options.settings
-    # Before anything is built: what is built asks once whether it may take them.
+    # Set before anything is built, because fast paths look at it once.
     FAST_PATHS.enabled = settings.fast_paths
     if reactor is None:
         from twisted.internet import reactor

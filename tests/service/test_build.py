@@ -187,7 +187,7 @@ class IdTests(SynchronousTestCase):
 
 
 # Nothing listens there.
-NOBODY = RedisAddress(path="/nobody/is/here", password="secret")
+UNREACHABLE = RedisAddress(path="/no/such/socket", password="secret")
 
 
 class MakeBrokerTests(SynchronousTestCase):
@@ -201,10 +201,10 @@ class MakeBrokerTests(SynchronousTestCase):
 
     def test_redis(self) -> None:
         """With an address, faults name the Redis, without its password."""
-        broker = self.make(NOBODY)
+        broker = self.make(UNREACHABLE)
         self.assertIsInstance(broker, RedisBroker)
         self.assertEqual(
-            broker.fault(), "Redis at unix://:***@/nobody/is/here?db=0: not connected yet"
+            broker.fault(), "Redis at unix://:***@/no/such/socket?db=0: not connected yet"
         )
 
 
@@ -212,13 +212,13 @@ class CheckRedisTests(SynchronousTestCase):
     def test_suitable(self) -> None:
         """A Redis that can be used, or is not reachable yet, does not end the process."""
         self.patch(redis_probe, "probe", lambda _: None)
-        check_redis(NOBODY)
+        check_redis(UNREACHABLE)
 
     def test_unsuitable(self) -> None:
         """A Redis that cannot be used ends the process, with one line without the password."""
         self.patch(redis_probe, "probe", lambda _: "wrong user or password")
-        error = self.assertRaises(SystemExit, check_redis, NOBODY)
-        said = "pushd: --broker unix://:***@/nobody/is/here?db=0: wrong user or password"
+        error = self.assertRaises(SystemExit, check_redis, UNREACHABLE)
+        said = "pushd: --broker unix://:***@/no/such/socket?db=0: wrong user or password"
         self.assertEqual(str(error), said)
 
     def test_not_installed(self) -> None:
@@ -226,7 +226,7 @@ class CheckRedisTests(SynchronousTestCase):
         for name in ("pushd.topics.redis.session",):
             self.addCleanup(sys.modules.__setitem__, name, sys.modules[name])
             sys.modules[name] = None  # type: ignore[assignment]  # what makes an import fail
-        error = self.assertRaises(SystemExit, check_redis, NOBODY)
+        error = self.assertRaises(SystemExit, check_redis, UNREACHABLE)
         self.assertIn("pip install 'pushd[redis]'", str(error))
 
 

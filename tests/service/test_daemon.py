@@ -320,8 +320,8 @@ class SlowStopTests(SynchronousTestCase):
 
     def test_trouble(self) -> None:
         """An exception on closing a port is logged, and the stop goes on."""
-        door = self.daemon._service.public[0]
-        self.patch(door, "close", lambda: fail(OSError("no such door")))
+        port = self.daemon._service.public[0]
+        self.patch(port, "close", lambda: fail(OSError("no such port")))
         self.successResultOf(self.daemon.begin_stop())
         self.assertEqual(len(self.flushLoggedErrors(FirstError)), 1)
 

@@ -96,13 +96,13 @@ class MakeServiceTests(SynchronousTestCase):
 
     def make_with_redis(self) -> Any:
         """Make a service over a Redis that does not run."""
-        return self.make("--broker", "unix://:secret@/nobody/is/here")[2]
+        return self.make("--broker", "unix://:secret@/no/such/socket")[2]
 
     def test_redis(self) -> None:
         """A Redis that is not reachable yet does not end the process; the daemon is not ready."""
         service = self.make_with_redis()
         self.assertIsInstance(service._broker, RedisBroker)
-        fault = "Redis at unix://:***@/nobody/is/here?db=0: not connected yet"
+        fault = "Redis at unix://:***@/no/such/socket?db=0: not connected yet"
         self.assertEqual(service._broker.fault(), fault)
         service._readiness.listening = True
         self.assertEqual(service._readiness.reason(), fault)
