@@ -11,8 +11,8 @@ pushd has answered the opening handshake; Autobahn never sees it. It checks and 
 Two **fast paths** rely on names that Autobahn does not document:
 
 * Short frames are read by ``frames.read_frames``: 4.5 µs a frame instead of 23.
-* What Autobahn sets in each object stands in the class: an open connection has a dozen attributes
-  of its own instead of sixty.
+* What Autobahn sets in each new object is copied to the class once: an open connection has a dozen
+  attributes of its own instead of sixty.
 
 If such a name is missing, or fast paths are switched off, Autobahn sets up each object and reads
 each frame (``pushd.protocols.fast_paths``). **Requirements** have no public way: opening a
@@ -27,7 +27,6 @@ from functools import cache, cached_property
 from typing import Any, cast
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
-from autobahn.websocket.protocol import TrafficStats
 from autobahn.websocket.utf8validator import Utf8Validator
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, IReactorTime
@@ -101,6 +100,11 @@ _PAUSED_FROM = FileDescriptor.bufferSize
 _USED = ("_connectionMade", "consumeData", "data", "onCloseFrame")
 _REQUIRED = ("_parseExtensionsHeader", "_perMessageCompress", "state")
 
+# What all connections may have in common: values that cannot change, options, counters that nothing
+# reads, and a queue that ``sendData`` does not use.
+_IMMUTABLE = bool | int | float | str | bytes | None
+_SHARED = frozenset({*WebSocketServerProtocol.CONFIG_ATTRS, "send_queue", "trafficStats"})
+
 
 class _NoLog:
     """Stands in for Autobahn's logger: pushd logs itself what an operator should know."""
@@ -125,55 +129,24 @@ class PushProtocol(WebSocketServerProtocol):
     # Autobahn leaves these untyped, or types them too narrowly.
     transport: Any
     factory: PushFactory
-    state: Any = WebSocketServerProtocol.STATE_OPEN
-    localCloseCode: Any = None
-    localCloseReason: Any = None
-    remoteCloseCode: Any = None
-    remoteCloseReason: Any = None
-    _perMessageCompress: Any = None
+    localCloseCode: Any
+    localCloseReason: Any
+    remoteCloseCode: Any
+    remoteCloseReason: Any
+    _perMessageCompress: Any
 
-    # Autobahn's options: it would copy them into each object.
-    logOctets = logFrames = trackTimings = False
-    versions = (13,)
-    webStatus = serveFlashSocketPolicy = False
-    flashSocketPolicy = ""
-    requireMaskedClientFrames = True
-    maskServerFrames = False
-    applyMask = True
-    utf8validateIncoming = True
-    autoFragmentSize = 0
+    # What Autobahn sets at the end of its handshake.
+    state: Any = WebSocketServerProtocol.STATE_OPEN
+    websocket_version = 13
+    current_frame: Any = None
+    inside_message = False
+
+    # Autobahn's options, where they are not its defaults.
     failByDrop = False
     # A page that closes with a code of its own sees it in its close event.
     echoCloseCodeReason = True
     # Autobahn's timers are truncated to whole seconds and run on a clock of their own.
     openHandshakeTimeout = closeHandshakeTimeout = 0
-    autoPingInterval = autoPingTimeout = autoPingSize = 0
-    autoPingRestartOnAnyTraffic = False
-    tcpNoDelay = True
-    allowedOrigins = allowedOriginsPatterns = ()
-    allowNullOrigin = True
-    maxConnections = trustXForwardedFor = 0
-
-    # Autobahn's state until something happens, for the fast path.
-    data = b""
-    peer = ""
-    current_frame: Any = None
-    inside_message = False
-    websocket_version = 13
-    send_state = WebSocketServerProtocol.SEND_STATE_GROUND
-    send_queue: Any = ()
-    triggered = False
-    closedByMe = failedByMe = droppedByMe = wasClean = False
-    wasMaxFramePayloadSizeExceeded = wasMaxMessagePayloadSizeExceeded = False
-    wasServerConnectionDropTimeout = wasOpenHandshakeTimeout = wasCloseHandshakeTimeout = False
-    wasServingFlashSocketPolicyFile = False
-    wasNotCleanReason: Any = None
-    openHandshakeTimeoutCall = closeHandshakeTimeoutCall = None
-    autoPingTimeoutCall = autoPingPending = autoPingPendingCall = autoPingPendingSent = None
-    autoPingPendingSeq = 0
-    trackedTimings: Any = None
-    # Autobahn counts in this; nothing reads it.
-    trafficStats = TrafficStats()
 
     # Our own state until something happens.
     #: How far back deflate may look, as a power of two; 0 means that frames are not compressed.
@@ -657,7 +630,7 @@ class PushFactory(WebSocketServerFactory):
             reactor, timeout=CLOSE_TIMEOUT, expired=PushProtocol.close_expired
         )
         self.timeouts = (self.pings, self.pongs, self.closings)
-        used, required = _lacking()
+        used, required = _share_defaults()
         #: Whether the fast paths may be taken.
         self.fast = FAST_PATHS.allow("short WebSocket frames", used)
         #: Whether messages can be compressed.
@@ -684,19 +657,24 @@ class PushFactory(WebSocketServerFactory):
 
 
 @cache
-def _lacking() -> tuple[list[str], list[str]]:
-    """Return what this version of Autobahn lacks: for the fast paths, and of what is required.
+def _share_defaults() -> tuple[list[str], list[str]]:
+    """Copy what Autobahn sets in each new object to the class ``PushProtocol``, for the fast paths.
 
-    What it sets in each object must have a default in ``PushProtocol``, for the fast paths.
+    Returns what this version of Autobahn lacks: for the fast paths, and of what is required.
     """
     probe: Any = WebSocketServerProtocol()
     probe.factory = WebSocketServerFactory(reactor=object())
-    # Or Autobahn would start a timer, which would fail for a connection without a transport.
-    probe.factory.setProtocolOptions(openHandshakeTimeout=0)
+    probe.openHandshakeTimeout = 0  # It starts no timer.
     before = {*vars(probe)}
     if hasattr(probe, "_connectionMade"):
         probe._connectionMade()
-    # Autobahn looks at this option during its handshake only.
-    defaults = {*vars(probe)} - before - {"perMessageCompressionAccept"}
-    lacking = [f"a default for {name}" for name in defaults if not hasattr(PushProtocol, name)]
-    return missing(probe, _USED) + lacking, missing(probe, _REQUIRED)
+    lacking = missing(probe, _USED)
+    for name in {*vars(probe)} - before:
+        value = getattr(probe, name)
+        if hasattr(PushProtocol, name) or name == "perMessageCompressionAccept":
+            continue  # The latter is a function, for the handshake, and would become a method.
+        if name in _SHARED or isinstance(value, _IMMUTABLE):
+            setattr(PushProtocol, name, value)
+        else:
+            lacking.append(f"a default for {name}")
+    return lacking, missing(probe, _REQUIRED)
