@@ -53,6 +53,7 @@ from pushd.protocols.cork import Cork, Writable
 from pushd.protocols.fast_paths import FAST_PATHS, missing
 from pushd.protocols.transport import unsent
 from pushd.protocols.websocket.deflate import decompressor, negotiate
+from pushd.protocols.websocket.fragments import FragmentedMessage
 from pushd.protocols.websocket.frames import (
     CLOSE,
     MAX_HEAD,
@@ -87,11 +88,6 @@ _SHORT = 4096
 
 # Messages may arrive in bursts of what is allowed in so many seconds.
 _BURST = 10
-
-# From this number of fragments on, a message's fragments must have this mean size in bytes, or
-# most of the work would be spent on frame heads.
-_FREE_FRAGMENTS = 256
-_MEAN_FRAGMENT = 32
 
 # Twisted asks a producer to pause when so many bytes are buffered.
 _PAUSED_FROM = FileDescriptor.bufferSize
@@ -167,9 +163,8 @@ class PushProtocol(WebSocketServerProtocol):
     # What was read in this reactor iteration, and the call that continues in the next.
     _work = 0
     _continuation: IDelayedCall | None = None
-    # What has arrived of a message in fragments, and in how many of them.
-    _partial = bytearray()
-    _fragments = 0
+    # The message that arrives in fragments, or through Autobahn.
+    _message = FragmentedMessage()
     # Whether input is read and dropped, as the connection has failed.
     _discards_input = False
     _ping_payload = b""
@@ -439,27 +434,22 @@ class PushProtocol(WebSocketServerProtocol):
     maxFramePayloadSize = maxMessagePayloadSize
 
     def onMessageBegin(self, isBinary: bool) -> None:
-        """Begin a message that is fragmented, compressed or long."""
+        """Begin a message that Autobahn reads: one that is fragmented, compressed or long."""
         super().onMessageBegin(isBinary)
-        self._partial = bytearray()
-        self._fragments = 0
+        self._message = FragmentedMessage()
 
     def onMessageFrameBegin(self, length: int) -> None:
         """Check the size of a fragment, that of all together, and their number."""
         super().onMessageFrameBegin(length)
-        self._fragments += 1
         self._work += 1
-        if (
-            self._fragments > _FREE_FRAGMENTS
-            and self.message_data_total_length < self._fragments * _MEAN_FRAGMENT
-        ):
+        if not self._message.add_fragment(self.message_data_total_length):
             self._fail(TINY_FRAGMENTS)
 
     def onMessageFrameData(self, payload: bytes) -> None:
-        """Append a piece of a message: a list of many small pieces would take far more memory."""
+        """Take a piece of a fragment."""
         if not self.failedByMe:
-            self._partial += payload
             self._work += len(payload) >> 12
+            self._message.append(payload)
 
     def onMessageFrameEnd(self) -> None:
         """Do nothing: the pieces are in place."""
@@ -468,18 +458,15 @@ class PushProtocol(WebSocketServerProtocol):
         """Check the size of a whole message and the peer's rate, and deliver it."""
         if self.failedByMe:
             return
-        payload, self._partial = bytes(self._partial), bytearray()
+        message, self._message = self._message, PushProtocol._message
         if self._perMessageCompress is not None:
             # Free 40 KiB: nothing is carried over to the next message.
             self._perMessageCompress._decompressor = None
-        limits = self.factory.limits
+        limits, payload = self.factory.limits, message.payload
         if len(payload) > limits.max_message:
             self._fail(TOO_BIG)
-            return
-        # Many fragments and many bytes, inflated ones above all, cost more than one message does;
-        # but a message of any size must fit into a burst.
-        size = min(len(payload) >> 16, _BURST * limits.max_rate - 1)
-        if self._spend(1 + (self._fragments >> 5) + size):
+        # A message of any size must fit into a burst.
+        elif self._spend(message.cost(limit=_BURST * limits.max_rate - 1)):
             self.onMessage(payload, self.message_is_binary)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
