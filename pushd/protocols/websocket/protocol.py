@@ -11,8 +11,8 @@ pushd has answered the opening handshake; Autobahn never sees it. It checks and 
 Two **fast paths** rely on names that Autobahn does not document:
 
 * Short frames are read by ``frames.read_frames``: 4.5 µs a frame instead of 23.
-* What Autobahn sets in each object stands in the class: an open connection has a dozen attributes
-  of its own instead of sixty.
+* What Autobahn sets in each new object is copied to the class once: an open connection has a dozen
+  attributes of its own instead of sixty.
 
 If such a name is missing, or fast paths are switched off, Autobahn sets up each object and reads
 each frame (``pushd.protocols.fast_paths``). **Requirements** have no public way: opening a
@@ -27,7 +27,6 @@ from functools import cache, cached_property
 from typing import Any, cast
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
-from autobahn.websocket.protocol import TrafficStats
 from autobahn.websocket.utf8validator import Utf8Validator
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, IReactorTime
@@ -54,6 +53,7 @@ from pushd.protocols.cork import Cork, Writable
 from pushd.protocols.fast_paths import FAST_PATHS, missing
 from pushd.protocols.transport import unsent
 from pushd.protocols.websocket.deflate import decompressor, negotiate
+from pushd.protocols.websocket.fragments import FragmentedMessage
 from pushd.protocols.websocket.frames import (
     CLOSE,
     MAX_HEAD,
@@ -89,17 +89,17 @@ _SHORT = 4096
 # Messages may arrive in bursts of what is allowed in so many seconds.
 _BURST = 10
 
-# From this number of fragments on, a message's fragments must have this mean size in bytes, or
-# most of the work would be spent on frame heads.
-_FREE_FRAGMENTS = 256
-_MEAN_FRAGMENT = 32
-
 # Twisted asks a producer to pause when so many bytes are buffered.
 _PAUSED_FROM = FileDescriptor.bufferSize
 
 # What the fast paths use of Autobahn's objects, and what has no public way.
 _USED = ("_connectionMade", "consumeData", "data", "onCloseFrame")
 _REQUIRED = ("_parseExtensionsHeader", "_perMessageCompress", "state")
+
+# What all connections may have in common: values that cannot change, options, counters that nothing
+# reads, and a queue that ``sendData`` does not use.
+_IMMUTABLE = bool | int | float | str | bytes | None
+_SHARED = frozenset({*WebSocketServerProtocol.CONFIG_ATTRS, "send_queue", "trafficStats"})
 
 
 class _NoLog:
@@ -125,55 +125,24 @@ class PushProtocol(WebSocketServerProtocol):
     # Autobahn leaves these untyped, or types them too narrowly.
     transport: Any
     factory: PushFactory
-    state: Any = WebSocketServerProtocol.STATE_OPEN
-    localCloseCode: Any = None
-    localCloseReason: Any = None
-    remoteCloseCode: Any = None
-    remoteCloseReason: Any = None
-    _perMessageCompress: Any = None
+    localCloseCode: Any
+    localCloseReason: Any
+    remoteCloseCode: Any
+    remoteCloseReason: Any
+    _perMessageCompress: Any
 
-    # Autobahn's options: it would copy them into each object.
-    logOctets = logFrames = trackTimings = False
-    versions = (13,)
-    webStatus = serveFlashSocketPolicy = False
-    flashSocketPolicy = ""
-    requireMaskedClientFrames = True
-    maskServerFrames = False
-    applyMask = True
-    utf8validateIncoming = True
-    autoFragmentSize = 0
+    # What Autobahn sets at the end of its handshake.
+    state: Any = WebSocketServerProtocol.STATE_OPEN
+    websocket_version = 13
+    current_frame: Any = None
+    inside_message = False
+
+    # Autobahn's options, where they are not its defaults.
     failByDrop = False
     # A page that closes with a code of its own sees it in its close event.
     echoCloseCodeReason = True
     # Autobahn's timers are truncated to whole seconds and run on a clock of their own.
     openHandshakeTimeout = closeHandshakeTimeout = 0
-    autoPingInterval = autoPingTimeout = autoPingSize = 0
-    autoPingRestartOnAnyTraffic = False
-    tcpNoDelay = True
-    allowedOrigins = allowedOriginsPatterns = ()
-    allowNullOrigin = True
-    maxConnections = trustXForwardedFor = 0
-
-    # Autobahn's state until something happens, for the fast path.
-    data = b""
-    peer = ""
-    current_frame: Any = None
-    inside_message = False
-    websocket_version = 13
-    send_state = WebSocketServerProtocol.SEND_STATE_GROUND
-    send_queue: Any = ()
-    triggered = False
-    closedByMe = failedByMe = droppedByMe = wasClean = False
-    wasMaxFramePayloadSizeExceeded = wasMaxMessagePayloadSizeExceeded = False
-    wasServerConnectionDropTimeout = wasOpenHandshakeTimeout = wasCloseHandshakeTimeout = False
-    wasServingFlashSocketPolicyFile = False
-    wasNotCleanReason: Any = None
-    openHandshakeTimeoutCall = closeHandshakeTimeoutCall = None
-    autoPingTimeoutCall = autoPingPending = autoPingPendingCall = autoPingPendingSent = None
-    autoPingPendingSeq = 0
-    trackedTimings: Any = None
-    # Autobahn counts in this; nothing reads it.
-    trafficStats = TrafficStats()
 
     # Our own state until something happens.
     #: How far back deflate may look, as a power of two; 0 means that frames are not compressed.
@@ -194,9 +163,8 @@ class PushProtocol(WebSocketServerProtocol):
     # What was read in this reactor iteration, and the call that continues in the next.
     _work = 0
     _continuation: IDelayedCall | None = None
-    # What has arrived of a message in fragments, and in how many of them.
-    _partial = bytearray()
-    _fragments = 0
+    # The message that arrives in fragments, or through Autobahn.
+    _message = FragmentedMessage()
     # Whether input is read and dropped, as the connection has failed.
     _discards_input = False
     _ping_payload = b""
@@ -466,27 +434,22 @@ class PushProtocol(WebSocketServerProtocol):
     maxFramePayloadSize = maxMessagePayloadSize
 
     def onMessageBegin(self, isBinary: bool) -> None:
-        """Begin a message that is fragmented, compressed or long."""
+        """Begin a message that Autobahn reads: one that is fragmented, compressed or long."""
         super().onMessageBegin(isBinary)
-        self._partial = bytearray()
-        self._fragments = 0
+        self._message = FragmentedMessage()
 
     def onMessageFrameBegin(self, length: int) -> None:
         """Check the size of a fragment, that of all together, and their number."""
         super().onMessageFrameBegin(length)
-        self._fragments += 1
         self._work += 1
-        if (
-            self._fragments > _FREE_FRAGMENTS
-            and self.message_data_total_length < self._fragments * _MEAN_FRAGMENT
-        ):
+        if not self._message.add_fragment(self.message_data_total_length):
             self._fail(TINY_FRAGMENTS)
 
     def onMessageFrameData(self, payload: bytes) -> None:
-        """Append a piece of a message: a list of many small pieces would take far more memory."""
+        """Take a piece of a fragment."""
         if not self.failedByMe:
-            self._partial += payload
             self._work += len(payload) >> 12
+            self._message.append(payload)
 
     def onMessageFrameEnd(self) -> None:
         """Do nothing: the pieces are in place."""
@@ -495,18 +458,15 @@ class PushProtocol(WebSocketServerProtocol):
         """Check the size of a whole message and the peer's rate, and deliver it."""
         if self.failedByMe:
             return
-        payload, self._partial = bytes(self._partial), bytearray()
+        message, self._message = self._message, PushProtocol._message
         if self._perMessageCompress is not None:
             # Free 40 KiB: nothing is carried over to the next message.
             self._perMessageCompress._decompressor = None
-        limits = self.factory.limits
+        limits, payload = self.factory.limits, message.payload
         if len(payload) > limits.max_message:
             self._fail(TOO_BIG)
-            return
-        # Many fragments and many bytes, inflated ones above all, cost more than one message does;
-        # but a message of any size must fit into a burst.
-        size = min(len(payload) >> 16, _BURST * limits.max_rate - 1)
-        if self._spend(1 + (self._fragments >> 5) + size):
+        # A message of any size must fit into a burst.
+        elif self._spend(message.cost(limit=_BURST * limits.max_rate - 1)):
             self.onMessage(payload, self.message_is_binary)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
@@ -657,7 +617,7 @@ class PushFactory(WebSocketServerFactory):
             reactor, timeout=CLOSE_TIMEOUT, expired=PushProtocol.close_expired
         )
         self.timeouts = (self.pings, self.pongs, self.closings)
-        used, required = _lacking()
+        used, required = _share_defaults()
         #: Whether the fast paths may be taken.
         self.fast = FAST_PATHS.allow("short WebSocket frames", used)
         #: Whether messages can be compressed.
@@ -684,19 +644,24 @@ class PushFactory(WebSocketServerFactory):
 
 
 @cache
-def _lacking() -> tuple[list[str], list[str]]:
-    """Return what this version of Autobahn lacks: for the fast paths, and of what is required.
+def _share_defaults() -> tuple[list[str], list[str]]:
+    """Copy what Autobahn sets in each new object to the class ``PushProtocol``, for the fast paths.
 
-    What it sets in each object must have a default in ``PushProtocol``, for the fast paths.
+    Returns what this version of Autobahn lacks: for the fast paths, and of what is required.
     """
     probe: Any = WebSocketServerProtocol()
     probe.factory = WebSocketServerFactory(reactor=object())
-    # Or Autobahn would start a timer, which would fail for a connection without a transport.
-    probe.factory.setProtocolOptions(openHandshakeTimeout=0)
+    probe.openHandshakeTimeout = 0  # It starts no timer.
     before = {*vars(probe)}
     if hasattr(probe, "_connectionMade"):
         probe._connectionMade()
-    # Autobahn looks at this option during its handshake only.
-    defaults = {*vars(probe)} - before - {"perMessageCompressionAccept"}
-    lacking = [f"a default for {name}" for name in defaults if not hasattr(PushProtocol, name)]
-    return missing(probe, _USED) + lacking, missing(probe, _REQUIRED)
+    lacking = missing(probe, _USED)
+    for name in {*vars(probe)} - before:
+        value = getattr(probe, name)
+        if hasattr(PushProtocol, name) or name == "perMessageCompressionAccept":
+            continue  # The latter is a function, for the handshake, and would become a method.
+        if name in _SHARED or isinstance(value, _IMMUTABLE):
+            setattr(PushProtocol, name, value)
+        else:
+            lacking.append(f"a default for {name}")
+    return lacking, missing(probe, _REQUIRED)

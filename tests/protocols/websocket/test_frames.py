@@ -10,13 +10,18 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.websocket.frames import (
     BINARY,
+    CLOSE,
     MAX_WINDOW_BITS,
     PING,
+    PONG,
     TEXT,
     frame,
+    frame_length,
     message,
+    read_frames,
     unmask,
 )
+from tests import peer
 from tests.unhurried import UNHURRIED
 
 
@@ -64,3 +69,92 @@ class FrameTests(SynchronousTestCase):
         """Masking is undone byte by byte, whatever the length (RFC 6455 §5.3)."""
         expected = bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
         self.assertEqual(unmask(mask, payload), expected)
+
+
+#: A client's frames: opcode and payload.
+SIMPLE = st.one_of(
+    st.tuples(st.just(peer.TEXT), st.text(max_size=300).map(str.encode)),
+    st.tuples(st.just(peer.BINARY), st.binary(max_size=300)),
+    st.tuples(st.sampled_from([peer.PING, peer.PONG]), st.binary(max_size=125)),
+)
+
+
+class ReadTests(SynchronousTestCase):
+    """Simple frames are read from the start of a buffer; all others are left."""
+
+    def read(self, buffer: bytes, limit: int = 4096) -> list[tuple[int, str | bytes, int, int]]:
+        """Read all that can be read."""
+        return list(read_frames(buffer, limit))
+
+    def test_kinds(self) -> None:
+        """Text is decoded; each frame comes with its first byte, its length and its end."""
+        for opcode, head, payload, read in (
+            (peer.TEXT, TEXT, "é".encode(), "é"),
+            (peer.BINARY, BINARY, b"\xff", b"\xff"),
+            (peer.PING, PING, b"?", b"?"),
+            (peer.PONG, PONG, b"", b""),
+            (peer.CLOSE, CLOSE, b"\x03\xe8why", b"\x03\xe8why"),
+            (peer.CLOSE, CLOSE, b"", b""),
+        ):
+            data = peer.frame(opcode, payload)
+            self.assertEqual(self.read(data), [(head, read, len(payload), len(data))])
+
+    def test_lengths(self) -> None:
+        """Payloads up to the limit are read, in each form that a length may have."""
+        for length in (0, 125, 126, 4096):
+            data = peer.frame(peer.BINARY, bytes(length))
+            self.assertEqual(self.read(data), [(BINARY, bytes(length), length, len(data))])
+        self.assertEqual(self.read(peer.frame(peer.BINARY, bytes(4097))), [])
+        self.assertEqual(self.read(peer.frame(peer.TEXT, b"x" * 11), limit=10), [])
+
+    def test_others(self) -> None:
+        """What is unusual or invalid is not read, nor what stands behind it."""
+        simple = peer.frame(peer.TEXT, b"x")
+        for other in (
+            peer.frame(peer.TEXT, b"x", fin=False),
+            peer.frame(peer.CONTINUATION, b"x"),
+            peer.frame(peer.TEXT, b"x", rsv=4),
+            peer.frame(peer.TEXT, b"x", masked=False),
+            peer.frame(peer.TEXT, b"x" * 126, masked=False),
+            peer.frame(peer.TEXT, b"x" * 65536),
+            peer.frame(peer.TEXT, b"\xff"),
+            peer.frame(3, b"x"),
+            peer.frame(peer.PING, b"x" * 126),
+            peer.frame(peer.PING, b"x", fin=False),
+            peer.frame(peer.CLOSE, b"x"),
+            b"\x82\xfe\x00\x05" + bytes(9),  # a length that is not in its shortest form
+        ):
+            frames = self.read(simple + other + simple)
+            self.assertEqual([end for *_, end in frames], [len(simple)], other[:4])
+
+    @UNHURRIED
+    @given(st.lists(SIMPLE, max_size=8), st.data())
+    def test_cut(self, frames: list[tuple[int, bytes]], data: st.DataObject) -> None:
+        """However a buffer is cut, exactly the frames that are complete are read."""
+        encoded = [peer.frame(opcode, payload) for opcode, payload in frames]
+        buffer = b"".join(encoded)
+        buffer = buffer[: data.draw(st.integers(0, len(buffer)))]
+        read = self.read(buffer)
+        start = 0
+        for (opcode, payload), (head, got, length, end) in zip(frames, read, strict=False):
+            self.assertEqual((head & 0x0F, length), (opcode, len(payload)))
+            self.assertEqual(got.encode() if isinstance(got, str) else got, payload)
+            start = end
+        self.assertEqual(start, sum(map(len, encoded[: len(read)])))
+        if len(read) < len(frames):
+            self.assertGreater(start + len(encoded[len(read)]), len(buffer))
+
+
+class FrameLengthTests(SynchronousTestCase):
+    """The length of a frame is known as soon as its head is complete."""
+
+    def test_lengths(self) -> None:
+        """It holds for each form of a length, with and without a mask."""
+        for length in (0, 125, 126, 65535, 65536):
+            for masked in (True, False):
+                data = peer.frame(peer.BINARY, bytes(length), masked=masked)
+                head = len(data) - length
+                self.assertEqual(frame_length(data), len(data))
+                self.assertEqual(frame_length(data[:head]), len(data))
+                self.assertEqual(frame_length(data[: head - 1]), 0)
+        self.assertEqual((frame_length(b""), frame_length(b"\x82")), (0, 0))

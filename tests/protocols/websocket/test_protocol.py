@@ -370,14 +370,14 @@ class FastPathTests(SynchronousTestCase):
 
     def test_on(self) -> None:
         """The installed version of Autobahn has everything that they rely on."""
-        self.assertEqual(protocol._lacking(), ([], []))
+        self.assertEqual(protocol._share_defaults(), ([], []))
         self.assertTrue(self.make_factory().fast)
 
     def test_no_timer(self) -> None:
         """Looking at what Autobahn has starts none of its timers."""
         clock = Clock()
         self.patch(txaio.config, "loop", clock)  # type: ignore[attr-defined]  # made when used
-        protocol._lacking.__wrapped__()
+        protocol._share_defaults.__wrapped__()
         self.assertEqual(clock.getDelayedCalls(), [])
 
     def test_attributes(self) -> None:
@@ -420,7 +420,7 @@ class FastPathTests(SynchronousTestCase):
 
     def test_lacking(self) -> None:
         """If something is missing they are not taken, and the log names it."""
-        self.patch(protocol, "_lacking", lambda: (["WebSocketServerProtocol.data"], []))
+        self.patch(protocol, "_share_defaults", lambda: (["WebSocketServerProtocol.data"], []))
         with capturedLogs() as events:
             factory = self.make_factory()
         self.assertEqual((factory.fast, factory.can_compress), (False, True))
@@ -430,7 +430,7 @@ class FastPathTests(SynchronousTestCase):
 
     def test_no_compression(self) -> None:
         """Compression is declined if Autobahn lacks a name that it needs."""
-        self.patch(protocol, "_lacking", lambda: ([], ["WebSocketServerProtocol.state"]))
+        self.patch(protocol, "_share_defaults", lambda: ([], ["WebSocketServerProtocol.state"]))
         with capturedLogs() as events:
             daemon = Daemon({"/": idle})
         self.assertIn("requirement_missing", [event.get("event") for event in events])
@@ -450,7 +450,7 @@ class FastPathTests(SynchronousTestCase):
         class Newer(WebSocketServerProtocol):
             def _connectionMade(self) -> None:
                 super()._connectionMade()
-                self.novelty = True
+                self.novelty: list[str] = []
 
         required = [f"Older.{name}" for name in protocol._REQUIRED]
         for version, lacking in (
@@ -458,7 +458,7 @@ class FastPathTests(SynchronousTestCase):
             (Newer, (["a default for novelty"], [])),
         ):
             self.patch(protocol, "WebSocketServerProtocol", version)
-            self.assertEqual(protocol._lacking.__wrapped__(), lacking)
+            self.assertEqual(protocol._share_defaults.__wrapped__(), lacking)
 
 
 def protocols() -> list[PushProtocol]:
