@@ -27,7 +27,7 @@ _OPENING = (
 
 
 class Handshake(NamedTuple):
-    """What a client's opening handshake says."""
+    """A client's opening handshake."""
 
     key: str
     subprotocols: tuple[str, ...]
@@ -35,12 +35,12 @@ class Handshake(NamedTuple):
 
 
 def read_handshake(method: bytes, version: bytes, fields: RequestHeaders) -> Handshake:
-    """Read an opening handshake. Raises Refused for one that RFC 6455 §4.2.1 does not allow."""
+    """Read an opening handshake. Raises HandshakeRefused if it violates RFC 6455 §4.2.1."""
     if method != b"GET":
         raise HandshakeRefused(400, "a WebSocket handshake is a GET")
     values = fields.raw.get
     if fields.holds(b"\x85"):
-        # A line's end to some (NEL), though nobody may parse what we have read a second time.
+        # NEL (0x85): some parsers take it for the end of a line.
         raise HandshakeRefused(400, "a header of a WebSocket handshake holds a control byte")
     if version != b"HTTP/1.1":
         raise HandshakeRefused(400, "a WebSocket handshake needs HTTP/1.1")
