@@ -929,7 +929,7 @@ class BridgeTests(ThreadsTestCase):
                 request.websocket.send("tick")
 
         self.websocket.accept()
-        self.websocket.writing_paused()
+        self.websocket.send_queue.pause()
         finished = self.run_view(view, self.request)
         self.reactor.pump(lambda: self.connection.sent)
         self.assertNoResult(finished)
@@ -1009,7 +1009,7 @@ class TopicTests(TopicTestCase):
         @require_websocket
         def view(request: Request) -> None:
             request.websocket.accept()
-            request.websocket._websocket.writing_paused()
+            request.websocket._websocket.send_queue.pause()
             try:
                 record.append(request.websocket.subscribe("t", ids[0]))
                 record.append(request.websocket.wait())

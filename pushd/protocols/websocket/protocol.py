@@ -298,12 +298,12 @@ class PushProtocol(WebSocketServerProtocol):
     def pauseProducing(self) -> None:
         """Note that the transport's buffer is full."""
         self._writing_paused = True
-        self._websocket.writing_paused()
+        self._websocket.send_queue.pause()
 
     def resumeProducing(self) -> None:
         """Note that the transport's buffer is empty."""
         self._writing_paused = False
-        self._websocket.writing_resumed()
+        self._websocket.send_queue.resume()
 
     def stopProducing(self) -> None:
         """Do nothing: connectionLost follows."""

@@ -12,6 +12,7 @@ from pushd.access.closing import HISTORY_GAP, TRY_AGAIN_LATER, Closing
 from pushd.access.counters import Traffic
 from pushd.protocols.http.response import to_json
 from pushd.protocols.websocket.frames import message
+from pushd.protocols.websocket.send_queue import SendQueue
 from pushd.topics.fanout import Batch, DirectWrite, Form, Send
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication
@@ -22,46 +23,43 @@ V1 = "pushd.v1"
 
 
 class FrameWriter(Protocol):
-    """What takes messages, and frames as they are."""
+    """An open WebSocket connection, as its subscribers need it."""
 
     def push(self, payload: bytes, *, binary: bool) -> None:
-        """Put one message on its way, as one frame, however big."""
+        """Send one message as one frame, of any size."""
 
     def push_frames(self, frames: bytes) -> None:
-        """Put frames on their way that are ready to go."""
+        """Send frames that are complete."""
+
+    def is_full(self) -> bool:
+        """Whether more than ``--max-buffered`` waits to be sent."""
 
     @property
     def sender(self) -> Send | None:
-        """The ``send`` of a socket before which nothing waits; else None."""
+        """The ``send`` of the socket, if the transport's buffer is empty; else None."""
 
     @property
     def window_bits(self) -> int:
-        """How far back deflate may look in a frame, as a power of two; 0: frames are plain."""
+        """How far back deflate may look, as a power of two; 0 if frames are not compressed."""
 
     @property
     def traffic(self) -> Traffic:
-        """What went over it, for whoever writes past it to add to."""
+        """Counts what the connection sends; what writes past it must add to that."""
 
 
 class Socket(Protocol):
-    """What a feed needs of a WebSocket."""
+    """A WebSocket, as its subscribers need it."""
 
     @property
     def wire(self) -> FrameWriter:
-        """Where frames go out, for as long as the conversation lasts."""
+        """The connection, as long as the WebSocket is open."""
 
     @property
-    def is_writing_paused(self) -> bool:
-        """Whether the connection has enough to do just now."""
-
-    def has_room_for(self, feed: WebSocketSubscriber) -> bool:
-        """Whether the connection can take more now; if not, ``feed.resume`` is called later."""
-
-    def keeps_up(self, feed: WebSocketSubscriber) -> bool:
-        """Whether it can take what comes anyway; if not, ``feed.resume`` is called later."""
+    def send_queue(self) -> SendQueue:
+        """Resumes subscribers when the connection can take more."""
 
     def close_with(self, closing: Closing) -> Any:
-        """Close the conversation."""
+        """Close the WebSocket."""
 
 
 class WebSocketSubscriber:
@@ -100,9 +98,9 @@ class WebSocketSubscriber:
         """Begin."""
         self._subscription = hub.subscribe(topic, self, after)
         if self._stopped:  # by what it was sent at once
-            self.mute()
+            self.cancel()
 
-    def mute(self) -> None:
+    def cancel(self) -> None:
         """Send no more."""
         self._stopped = True
         subscription, self._subscription = self._subscription, None
@@ -111,7 +109,7 @@ class WebSocketSubscriber:
 
     def stop(self) -> None:
         """End. Who still waits for it to begin waits no longer."""
-        self.mute()
+        self.cancel()
         if not self.begun.called:
             self.begun.callback(False)
 
@@ -133,12 +131,21 @@ class WebSocketSubscriber:
         self._write(frames)
 
     def has_room(self) -> bool:
-        """Whether the connection can take more just now."""
-        return not self._stopped and self._socket.has_room_for(self)
+        """Whether the connection can take more; if not, ``resume`` is called when it can."""
+        if self._stopped:
+            return False
+        queue = self._socket.send_queue
+        if queue.paused:
+            queue.add(self)
+        return not queue.paused
 
     def keeps_up(self) -> bool:
-        """Whether the connection can take what is published now."""
-        return not self._socket.is_writing_paused or self._socket.keeps_up(self)
+        """Whether no more than ``--max-buffered`` waits; if not, ``resume`` is called later."""
+        queue = self._socket.send_queue
+        if not queue.paused or not self._socket.wire.is_full():
+            return True
+        queue.add(self)
+        return False
 
     def direct_write(self) -> DirectWrite | None:
         """Return how to write directly to the socket if nothing is buffered before it."""
