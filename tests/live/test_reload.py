@@ -46,7 +46,7 @@ def test_reload(tmp_path: Path) -> None:
         file.write_text('origin = ["nowhere"]\nmax-rate = "many"\n')
         os.kill(daemon.pid, signal.SIGHUP)
         daemon.wait_for("not reloaded: .*pushd.toml: max-rate .many.: must be a number")
-        daemon.wait_for("not reloaded: .*pushd.toml: origin nowhere: no origin like")
+        daemon.wait_for("not reloaded: .*pushd.toml: origin nowhere: must be an origin such as")
         with open_socket(daemon, stranger) as page:
             assert page.ping().wait(PATIENCE)
         assert inside.ping().wait(PATIENCE)
