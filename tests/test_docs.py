@@ -122,6 +122,23 @@ def find_table_names(text: str, heading: str) -> set[str]:
     }
 
 
+def find_modules(text: str) -> set[str]:
+    """Give the modules that the picture of the rooms names, as ``room/module``."""
+    modules: set[str] = set()
+    room = ""
+    for line in text.splitlines():
+        if head := re.match(r"[┌├]─ \d (\w+)/ ", line):
+            room = head[1]
+        elif names := re.match(r"│ +(\w+/)?([ \w]*)│", line):
+            modules |= {f"{room}/{names[1] or ''}{name}" for name in names[2].split()}
+    return modules
+
+
+def find_paths(text: str) -> set[str]:
+    """Give the files, modules and folders that a text names in code."""
+    return set(re.findall(r"`([\w.-]+(?:/[\w.-]*)+|\w+\.py)`", text))
+
+
 def read(document: str) -> str:
     """Give a document's text."""
     return (ROOT / document).read_text()
@@ -196,6 +213,33 @@ class DocumentTests(SynchronousTestCase):
         self.assertEqual(names - _public(Daemon) - _public(Browser) - {"clock"}, set())
 
 
+class RoomsTests(SynchronousTestCase):
+    """docs/architecture.md and docs/decisions.md name modules that exist."""
+
+    def test_picture(self) -> None:
+        """The picture of the rooms has every module of every room, and no other."""
+        drawn = find_modules(read("docs/architecture.md"))
+        rooms = {module.partition("/")[0] for module in drawn}
+        self.assertEqual(len(rooms), 9)
+        package = ROOT / "pushd"
+        found = {
+            path.relative_to(package).with_suffix("").as_posix()
+            for room in rooms
+            for path in (package / room).rglob("*.py")
+            if path.stem != "__init__"
+        }
+        self.assertEqual(drawn, found)
+
+    def test_paths(self) -> None:
+        """Every path in code is a file, a folder, a module of pushd or a file of the tests."""
+        for document in ("docs/architecture.md", "docs/decisions.md"):
+            for path in sorted(find_paths(read(document))):
+                places = [ROOT / path, ROOT / "pushd" / path, ROOT / "pushd" / f"{path}.py"]
+                found = any(place.exists() for place in places)
+                found = found or ("/" not in path and any((ROOT / "tests").rglob(path)))
+                self.assertTrue(found, f"{document} names {path}, which does not exist")
+
+
 class FinderTests(SynchronousTestCase):
     """What looks into the documents sees what is there."""
 
@@ -226,6 +270,16 @@ class FinderTests(SynchronousTestCase):
             thread.join()
 
         self.assertEqual(find_idle(block, use), ["g", "h"])
+
+    def test_modules(self) -> None:
+        """Modules belong to the room above them; a folder in a room is part of their name."""
+        text = "┌─ 2 a/ ── text ──┐\n│    b c_d      │\n│    e/  f      │\n├─ 1 g/ ─┤\n│ h │\n"
+        self.assertEqual(find_modules(text), {"a/b", "a/c_d", "a/e/f", "g/h"})
+
+    def test_paths(self) -> None:
+        """A path has a slash or ends in .py, and stands in code."""
+        text = "`a/b`, `c/`, `d.py`, e/f, `g`, `h.i`, `/j/k`, `l m/n`"
+        self.assertEqual(find_paths(text), {"a/b", "c/", "d.py"})
 
     def test_table_names(self) -> None:
         """Names come from first columns, not from heads, other columns or other sections."""
