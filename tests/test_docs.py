@@ -125,12 +125,15 @@ def find_table_names(text: str, heading: str) -> set[str]:
 def find_modules(text: str) -> set[str]:
     """Give the modules that the picture of the rooms names, as ``room/module``."""
     modules: set[str] = set()
-    room = ""
+    room = folder = ""
     for line in text.splitlines():
         if head := re.match(r"[┌├]─ \d (\w+)/ ", line):
             room = head[1]
-        elif names := re.match(r"│ +(\w+/)?([ \w]*)│", line):
-            modules |= {f"{room}/{names[1] or ''}{name}" for name in names[2].split()}
+        elif names := re.match(r"│( +)(\w+/)?([ \w]*)│", line):
+            # A line that is indented further goes on with the folder of the line above.
+            if names[2] or len(names[1]) < 8:
+                folder = names[2] or ""
+            modules |= {f"{room}/{folder}{name}" for name in names[3].split()}
     return modules
 
 
@@ -273,8 +276,9 @@ class FinderTests(SynchronousTestCase):
 
     def test_modules(self) -> None:
         """Modules belong to the room above them; a folder in a room is part of their name."""
-        text = "┌─ 2 a/ ── text ──┐\n│    b c_d      │\n│    e/  f      │\n├─ 1 g/ ─┤\n│ h │\n"
-        self.assertEqual(find_modules(text), {"a/b", "a/c_d", "a/e/f", "g/h"})
+        text = "┌─ 2 a/ ── text ──┐\n│    b c_d      │\n│    e/  f      │\n│         i     │\n"
+        text += "├─ 1 g/ ─┤\n│ h │\n"
+        self.assertEqual(find_modules(text), {"a/b", "a/c_d", "a/e/f", "a/e/i", "g/h"})
 
     def test_paths(self) -> None:
         """A path has a slash or ends in .py, and stands in code."""
