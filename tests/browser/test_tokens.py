@@ -26,7 +26,7 @@ from tests.browser.subscribing import (
     wait_for_state,
 )
 from tests.daemon_process import DaemonProcess
-from tests.live.victim import control_url_of
+from tests.live.attacked_daemon import control_url_of
 
 ROOT = Path(__file__).parent.parent.parent
 

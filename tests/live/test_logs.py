@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.live.test_demo import DOORS, PATIENCE, command_for, wait_until
+from tests.live.test_demo import DOORS, TIMEOUT, command_for, wait_until
 
 VIEWS = """
 from pushd.views import accept_websocket
@@ -81,7 +81,7 @@ def run(
             wait_until(lambda: place.exists() and "listening on http" in place.read_text())
             (line,) = [line for line in place.read_text().splitlines() if "listening on" in line]
             url = json.loads(line)["url"]
-            connection = HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)
+            connection = HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT)
             connection.request("GET", "/fail/?token=secret")
             assert connection.getresponse().status == 500
             connection.close()
@@ -89,10 +89,10 @@ def run(
             # twistd writes this file just before the reactor runs.
             wait_until(pidfile.exists)
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
     finally:
         process.kill()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
     assert "secret" not in place.read_text()
     if to_file:
         assert output.read_bytes() == b""
