@@ -172,7 +172,7 @@ class ViewRun:
             return  # It is in a thread, is being called, or has ended.
         awaited = self._work.awaited if isinstance(self._work, Task) else None
         websocket = self._websocket
-        if websocket is None or not websocket.will_tell(awaited):
+        if websocket is None or not websocket.will_notify(awaited):
             self._cancel()
 
     def view_notified(self) -> None:

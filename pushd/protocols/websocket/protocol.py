@@ -239,7 +239,7 @@ class PushProtocol(WebSocketServerProtocol):
         if self._ping_expired:
             return Ending(code, US, f"no answer to a ping in {PONG_TIMEOUT:g} s")
         if not self.wasClean:
-            return Ending(code, PEER, "the connection broke off")
+            return Ending(code, PEER, "connection lost without a Close frame")
         return Ending(code, PEER, ascii(self.remoteCloseReason or "the peer closed")[1:-1])
 
     def apply_limits(self) -> None:
@@ -264,7 +264,7 @@ class PushProtocol(WebSocketServerProtocol):
         """Send one message as one frame. Raises ValueError for one beyond the limit."""
         limit = self.factory.limits.max_message
         if len(payload) > limit:
-            raise ValueError(f"a message of {len(payload)} bytes: --max-message is {limit}")
+            raise ValueError(f"message of {len(payload)} bytes: --max-message allows {limit}")
         self.push(payload, binary=binary)
 
     def push(self, payload: bytes, *, binary: bool) -> None:
@@ -337,7 +337,11 @@ class PushProtocol(WebSocketServerProtocol):
             self._read()
         except Exception:
             peer = str(self.transport.getPeer())
-            _log.failure("failed to take data from {peer}", event="connection_failed", peer=peer)
+            _log.failure(
+                "failed to read from {peer}; closing with 1011",
+                event="connection_failed",
+                peer=peer,
+            )
             self._buffer = b""
             self.close(INTERNAL_ERROR)
 

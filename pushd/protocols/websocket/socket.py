@@ -156,19 +156,21 @@ class WebSocket:
 
     @property
     def subprotocol(self) -> str | None:
-        """The subprotocol that was agreed on, or None."""
+        """The negotiated subprotocol, or None."""
         return self._subprotocol
 
     def accept(self, subprotocol: str | None = None) -> None:
-        """Open the connection now, speaking one of the subprotocols that the client offers.
+        """Open the connection now, with one of the subprotocols that the client offers.
 
         Calling it is optional; without it the connection opens when it is first needed, with
         no subprotocol. Raises ValueError for a subprotocol that was not offered (RFC 6455
-        §4.2.2), and RuntimeError when one is asked for after the handshake has been answered.
+        §4.2.2), and RuntimeError for one after the handshake has been answered.
         """
         if self._offer is None:
             if self._state is _OPEN and subprotocol not in (None, self._subprotocol):
-                raise RuntimeError("the handshake was answered before: accept() comes first")
+                raise RuntimeError(
+                    "the handshake has been answered: call accept() before anything else"
+                )
             return
         if subprotocol is not None and subprotocol not in self._offer.subprotocols:
             raise ValueError(f"the client does not offer the subprotocol {subprotocol!r}")
@@ -181,17 +183,19 @@ class WebSocket:
     def wait(self, timeout: float | None = None) -> Deferred[str | bytes | None]:
         """Await the next message: ``str`` for text, ``bytes`` for binary.
 
-        None means that the conversation is over, as often as asked. One task at a time may
-        wait: a second gets RuntimeError.
+        After the last message it gives None: the conversation is over. Only one task may wait at
+        a time; a second gets RuntimeError.
 
-        :param timeout: seconds until TimeoutError; nothing is lost by it.
+        :param timeout: seconds until it raises TimeoutError; no message is lost by that.
         """
         if self._state is _OFFERED:
             self.accept()
         if timeout is not None and not 0 <= timeout < inf:
-            raise ValueError(f"timeout is {timeout}: seconds from 0 on, or None")
+            raise ValueError(
+                f"timeout must be 0 seconds or more, or None for no limit; got {timeout}"
+            )
         if self._inbox.waiter is not None:
-            raise RuntimeError("another task waits for this WebSocket's next message already")
+            raise RuntimeError("another task already waits for the next message of this WebSocket")
         if self._inbox:
             return succeed(self._inbox.take())
         if self._state is not _OPEN:
@@ -200,17 +204,17 @@ class WebSocket:
         return self._inbox.wait(timeout)
 
     def read(self, fallback: str | bytes | None = None) -> str | bytes | None:
-        """Give the next message if one is here, else the fallback; never wait."""
+        """Return the next message if it has arrived, else the fallback; never wait."""
         self.accept()
         return self._inbox.take() if self._inbox else fallback
 
     def count_messages(self) -> int:
-        """How many messages wait to be read."""
+        """Return the number of messages that have arrived and were not read."""
         self.accept()
         return len(self._inbox)
 
     def has_messages(self) -> bool:
-        """Whether a message waits to be read."""
+        """Whether a message has arrived that was not read."""
         if self._state is _OFFERED:
             self.accept()
         return bool(self._inbox)
@@ -218,21 +222,22 @@ class WebSocket:
     def send(self, data: str | bytes, *, binary: bool = False) -> Deferred[None]:
         """Send one message: a text frame, or with ``binary=True`` a binary one.
 
-        It is on its way when the call returns, or with what other views say in the same turn of
-        the reactor, at the end of that. The Deferred fires once the connection can take
-        more: await it to go at the browser's pace, or leave it.
+        It is written when the call returns, or at the end of the reactor iteration, together
+        with the messages of other views. The Deferred fires when the connection can take more:
+        await it to send at the browser's pace.
 
-        After the end of the conversation nothing is sent: other tasks are not bothered, the
-        view itself is ended (CancelledError).
+        After the end of the conversation nothing is sent. The view itself is ended
+        (CancelledError); other tasks may call it.
 
-        Raises TypeError for what is neither ``str`` nor ``bytes`` and for a ``str`` to be sent
-        as binary, and ValueError for text that is not UTF-8; the socket is as it was then.
+        Raises TypeError for data that is neither ``str`` nor ``bytes`` and for a ``str`` to be
+        sent as binary, and ValueError for text that is not UTF-8 and for a message longer than
+        ``--max-message``; nothing has changed then.
         """
         payload = _encode(data, binary)
         if self._state is _OFFERED:
             self.accept()
         if self._subscribers:
-            self._catch_up()  # Which may be the end of it.
+            self._catch_up()  # This may end the conversation.
         if self._wire is None or self._state is not _OPEN:
             self._end_owner(0)
             return succeed(None)
@@ -242,23 +247,23 @@ class WebSocket:
     def close(self, code: int = NORMAL.code, reason: str = "") -> Deferred[None]:
         """Close the conversation; the Deferred fires when the connection is gone.
 
-        The Close frame leaves at once. Closing what is closed does nothing. Raises ValueError
-        for a code that may not go on the wire (RFC 6455 §7.4) or a reason over 123 bytes.
+        The Close frame is sent at once. Closing again does nothing. Raises ValueError for a code
+        that must not be sent (RFC 6455 §7.4) and for a reason longer than 123 bytes.
         """
         return self.close_with(Closing(code, reason))
 
     def subscribe(self, topic: str, after: str | None = None) -> Deferred[bool]:
-        """Let the browser have what is published to a topic, since an id or from now on.
+        """Send the browser what is published to a topic, since an id or from now on.
 
-        Each publication goes to it as a frame of its own, past the view. The Deferred fires with
-        whether nothing is missing since ``after``; False where there was no such id, as well.
+        Each publication is sent as a frame of its own; the view does not see it. The Deferred
+        fires with True if nothing is missing since ``after``, else with False.
 
-        Raises ValueError for what is no topic or no id, or for a topic subscribed to already.
+        Raises ValueError for an invalid topic or id, and for a topic that it is subscribed to.
         """
         check_topic(topic)
         id = None if after is None else Id.parse(after)
         if topic in self._subscribers:
-            raise ValueError(f"this WebSocket is subscribed to {topic} already")
+            raise ValueError(f"this WebSocket is already subscribed to {topic}")
         if self._hub is None:
             raise RuntimeError("this WebSocket has no topics to subscribe to")
         self.accept()
@@ -270,17 +275,17 @@ class WebSocket:
         kind = JsonWebSocketSubscriber if self._subprotocol == V1 else WebSocketSubscriber
         subscriber = self._subscribers[topic] = kind(self)
         subscriber.start(self._hub, topic, id)
-        return subscriber.begun
+        return subscriber.recovered
 
     def unsubscribe(self, topic: str) -> None:
-        """Let the browser have no more of a topic; nothing happens if it had none."""
+        """Send no more publications of a topic; do nothing if it is not subscribed to."""
         subscriber = self._subscribers.pop(topic, None)
         if subscriber is not None:
             self.send_queue.discard(subscriber)
             subscriber.stop()
 
     def is_closed(self) -> bool:
-        """Whether either side has closed or vanished."""
+        """Whether one side has closed, or the connection is lost."""
         return self._state in (_CLOSING, _CLOSED)
 
     def __aiter__(self) -> WebSocket:
@@ -292,7 +297,7 @@ class WebSocket:
             raise StopAsyncIteration
         return message
 
-    # What the conversation and the connection call
+    # What the run of the view and the connection call
 
     @property
     def is_offered(self) -> bool:
@@ -300,26 +305,26 @@ class WebSocket:
         return self._state is _OFFERED
 
     def belong_to(self, owner: Owner) -> None:
-        """Name the view that is ended by the end, or by a send after it."""
+        """Set the run of the view, which ends with the conversation, or by sending after it."""
         self._owner = owner
 
-    def will_tell(self, awaited: object) -> bool:
-        """Whether a task that awaits this is told by it when the conversation ends.
+    def will_notify(self, awaited: object) -> bool:
+        """Whether the end of the conversation notifies a task that awaits this.
 
-        None stands for a task of which it is not known what it awaits.
+        :param awaited: None if it is not known what the task awaits.
         """
         if awaited is None:
             return self._inbox.waiter is not None or bool(self._closers)
         return awaited is self._inbox.waiter or awaited in self._closers
 
     def close_with(self, closing: Closing) -> Deferred[None]:
-        """Close the conversation in a given way; see ``close``."""
+        """Close with a code and a reason; see ``close``."""
         self.accept()
         if self._wire is not None and self._state is _OPEN:
             self._catch_up()
         if self._wire is not None and self._state is _OPEN:
             wire = self._wire
-            # First the end, or what the wire still delivers would be taken for news.
+            # The end first, or messages that the wire still delivers would be taken.
             self.conversation_ended()
             wire.close(closing)
         if self._state is _CLOSED:
@@ -332,12 +337,12 @@ class WebSocket:
 
     @property
     def wire(self) -> Wire:
-        """The connection itself, of a conversation that is open."""
+        """The connection, as long as there is one."""
         assert self._wire is not None
         return self._wire
 
     def message_received(self, message: str | bytes) -> None:
-        """Take a message from the connection."""
+        """Take a message that has arrived."""
         if self._state is _OPEN:
             self._inbox.put(message)
 
@@ -377,17 +382,21 @@ class WebSocket:
     # Private
 
     def _catch_up(self) -> None:
-        """Let what was published before this moment go out before what follows."""
+        """Send what was published before this moment, ahead of what follows."""
         if self._hub is not None:
             self._hub.flush()
 
-    def _end_owner(self, patience: int) -> None:
+    def _end_owner(self, allowed: int) -> None:
+        """End the view, if it is what calls after the end of the conversation.
+
+        :param allowed: the number of calls after the end that do not end it.
+        """
         running = self._owner.running if self._owner is not None else False
         if running is False:
             return
         self._calls_after_end += 1
-        # Where it may be another task that asks, it has the patience of one that only waits.
-        if self._calls_after_end > (patience if running else _CALLS_AFTER_END):
+        # If it is not known whether the view calls or another task, all calls may be waiting.
+        if self._calls_after_end > (allowed if running else _CALLS_AFTER_END):
             raise CancelledError("the conversation is over")
 
 

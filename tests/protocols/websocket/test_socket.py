@@ -874,28 +874,28 @@ class EndTests(LineTestCase):
         self.websocket.connection_lost()
         self.assertEqual(self.ended, ["over", "told"])
 
-    def test_will_tell(self) -> None:
+    def test_will_notify(self) -> None:
         """Told of the end is who waits for a message or for the end, and nobody else."""
         other: Deferred[None] = Deferred()
         waiting = self.websocket.wait()
         self.websocket.send_queue.pause()
         sending = self.websocket.send("a")
         for awaited, told in ((waiting, True), (sending, False), (other, False)):
-            self.assertIs(self.websocket.will_tell(awaited), told)
+            self.assertIs(self.websocket.will_notify(awaited), told)
         closing = self.websocket.close()
-        self.assertIs(self.websocket.will_tell(closing), True)
-        self.assertIs(self.websocket.will_tell(waiting), False)
+        self.assertIs(self.websocket.will_notify(closing), True)
+        self.assertIs(self.websocket.will_notify(waiting), False)
 
-    def test_will_tell_somebody(self) -> None:
+    def test_will_notify_somebody(self) -> None:
         """Of a task of which it is not known what it awaits, it may be one of those."""
-        self.assertIs(self.websocket.will_tell(None), False)
+        self.assertIs(self.websocket.will_notify(None), False)
         waiting = self.websocket.wait()
-        self.assertIs(self.websocket.will_tell(None), True)
+        self.assertIs(self.websocket.will_notify(None), True)
         self.receive("a")
         self.successResultOf(waiting)
-        self.assertIs(self.websocket.will_tell(None), False)
+        self.assertIs(self.websocket.will_notify(None), False)
         self.websocket.close()
-        self.assertIs(self.websocket.will_tell(None), True)
+        self.assertIs(self.websocket.will_notify(None), True)
 
 
 class DaemonTestCase(SynchronousTestCase):
@@ -1130,7 +1130,7 @@ class TrafficTests(DaemonTestCase):
 
         browser = self.open(self.serve(view, limits=Limits(max_message=100)))
         self.assertEqual(browser.messages, ["é" * 50, b"x" * 100])
-        self.assertEqual(errors, ["a message of 101 bytes: --max-message is 100"])
+        self.assertEqual(errors, ["message of 101 bytes: --max-message allows 100"])
 
     def test_close_codes(self) -> None:
         """What a view may close with arrives, code and reason; what it may not is an error."""

@@ -105,7 +105,7 @@ class SubscriberTests(SynchronousTestCase):
         self.publish("é")
         self.publish(b"\xff")
         self.assertEqual(self.socket.sent, [("é".encode(), False), (b"\xff", True)])
-        self.assertIs(self.successResultOf(subscriber.begun), False)
+        self.assertIs(self.successResultOf(subscriber.recovered), False)
 
     def test_json(self) -> None:
         """Each frame is JSON; the first says where the others begin."""
@@ -121,7 +121,7 @@ class SubscriberTests(SynchronousTestCase):
                 (b'{"id":"e:2","base64":"/w=="}', False),
             ],
         )
-        self.assertIs(self.successResultOf(subscriber.begun), True)
+        self.assertIs(self.successResultOf(subscriber.recovered), True)
 
     def test_no_room(self) -> None:
         """It asks for room, goes on when it is told to, and does not before."""
@@ -162,12 +162,12 @@ class SubscriberTests(SynchronousTestCase):
         self.socket.make_room(0)
         subscriber = WebSocketSubscriber(self.socket)
         subscriber.start(self.hub, "t", Id("e", 0))
-        self.assertNoResult(subscriber.begun)
+        self.assertNoResult(subscriber.recovered)
         subscriber.stop()
-        self.assertIs(self.successResultOf(subscriber.begun), False)
+        self.assertIs(self.successResultOf(subscriber.recovered), False)
         self.socket.stopped_last = WebSocketSubscriber(self.socket)
         self.socket.stopped_last.stop()
-        self.assertIs(self.successResultOf(self.socket.stopped_last.begun), False)
+        self.assertIs(self.successResultOf(self.socket.stopped_last.recovered), False)
 
     def test_does_not_keep_up(self) -> None:
         """What comes while there is no room is read from the past once there is some."""
