@@ -169,7 +169,7 @@ class Loopback:
         theirs.protocol.makeConnection(theirs)
         client.makeConnection(ours)
         if type(theirs.protocol) is Protocol:
-            theirs.abortConnection()  # As Twisted does with a connection that nobody wants.
+            theirs.abortConnection()  # As Twisted does if there is no protocol.
         return ours
 
     def cut(self) -> None:

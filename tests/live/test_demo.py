@@ -30,7 +30,7 @@ from websockets.sync.client import ClientConnection, connect
 from tests.daemon_process import DEFAULTS, TWISTD, DaemonProcess
 
 ROOT = Path(__file__).parents[2]
-DOORS = [word for option in DEFAULTS.items() for word in option]
+OPTIONS = [word for option in DEFAULTS.items() for word in option]
 
 # Ways to start the daemon.
 WAYS = ("twistd", "twist", "tac")
@@ -45,7 +45,7 @@ HANDSHAKE = (
 )
 
 # After a clean stop, twistd ends itself by the signal it received.
-IN_ORDER = 0
+CLEAN_EXIT = 0
 
 # Seconds after which a test gives up waiting.
 TIMEOUT = 60.0
@@ -116,7 +116,7 @@ def test_sigterm(tmp_path: Path) -> None:
                 assert client.recv(TIMEOUT) == MESSAGES[0]
             os.kill(daemon.pid, signal.SIGTERM)
             assert [read_to_the_end(client)[1] for client in clients] == [1001] * 3
-            assert daemon.wait() == IN_ORDER
+            assert daemon.wait() == CLEAN_EXIT
         assert not [line for line in daemon.log if "Traceback" in line]
 
 
@@ -125,7 +125,7 @@ def test_sigint(tmp_path: Path) -> None:
     with DaemonProcess(directory=tmp_path) as daemon, open_socket(daemon) as client:
         os.kill(daemon.pid, signal.SIGINT)
         assert read_to_the_end(client) == ([], 1001)
-        assert daemon.wait() == IN_ORDER
+        assert daemon.wait() == CLEAN_EXIT
 
 
 def test_stop_with_a_silent_client(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_stop_with_a_silent_client(tmp_path: Path) -> None:
     with DaemonProcess(directory=tmp_path) as daemon, silent_client(daemon) as client:
         begin = monotonic()
         os.kill(daemon.pid, signal.SIGTERM)
-        assert daemon.wait() == IN_ORDER
+        assert daemon.wait() == CLEAN_EXIT
         assert monotonic() - begin > 4
         assert b"\x88" in client.recv(1000)
 
@@ -324,7 +324,7 @@ def run_to_the_end(directory: Path, way: str, *args: str) -> tuple[int, list[str
 @contextmanager
 def started(directory: Path, way: str) -> Iterator[str]:
     """Start a daemon, return its URL, and stop it in order."""
-    command, variables = command_for(way, DOORS)
+    command, variables = command_for(way, OPTIONS)
     log = directory / "daemon.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -340,7 +340,7 @@ def started(directory: Path, way: str) -> Iterator[str]:
         (line,) = [line for line in log.read_text().splitlines() if "listening on http" in line]
         yield line.rpartition("listening on ")[2]
         process.terminate()
-        assert process.wait(TIMEOUT) == IN_ORDER
+        assert process.wait(TIMEOUT) == CLEAN_EXIT
     finally:
         process.kill()
         process.wait(TIMEOUT)

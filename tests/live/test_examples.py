@@ -38,15 +38,15 @@ def test_header(example: str) -> None:
     assert command.startswith(f"twistd -n pushd --views {example}:views --web web and open http")
     path = words[words.index("open") + 1].removeprefix("http://127.0.0.1:8080/")
     with (
-        running(example) as door,
-        build_opener(ProxyHandler({})).open(f"http:{door}{path}", timeout=TIMEOUT) as answer,
+        running(example) as address,
+        build_opener(ProxyHandler({})).open(f"http:{address}{path}", timeout=TIMEOUT) as answer,
     ):
         assert answer.read() == (EXAMPLES / f"web/{example}.html").read_bytes()
 
 
 def test_echo() -> None:
     """Messages are echoed, text and binary, small and large."""
-    with running("echo") as door, open_socket(f"ws:{door}echo/") as websocket:
+    with running("echo") as address, open_socket(f"ws:{address}echo/") as websocket:
         for message in ("hello", b"\x00\xff", "x" * 1_000_000):
             websocket.send(message)
             assert websocket.recv(TIMEOUT) == message
@@ -55,9 +55,9 @@ def test_echo() -> None:
 def test_chat() -> None:
     """Two clients in a room receive each other's messages."""
     with (
-        running("chat") as door,
-        open_socket(f"ws:{door}chat/lobby/?name=ann") as ann,
-        open_socket(f"ws:{door}chat/lobby/?name=bob") as bob,
+        running("chat") as address,
+        open_socket(f"ws:{address}chat/lobby/?name=ann") as ann,
+        open_socket(f"ws:{address}chat/lobby/?name=bob") as bob,
     ):
         bob.send("hello")
         heard = [json.loads(ann.recv(TIMEOUT)) for _ in range(3)]
@@ -69,10 +69,10 @@ def test_chat() -> None:
 
 def test_progress() -> None:
     """A client that disconnects ends its job, and its thread runs the next one to the end."""
-    with running("progress", "--threads", "1") as door:
-        with open_socket(f"ws:{door}progress/?word=one") as websocket:
+    with running("progress", "--threads", "1") as address:
+        with open_socket(f"ws:{address}progress/?word=one") as websocket:
             assert json.loads(websocket.recv(TIMEOUT))["done"] == 1
-        with open_when_free(f"ws:{door}progress/?word=two") as websocket:
+        with open_when_free(f"ws:{address}progress/?word=two") as websocket:
             news = [json.loads(message) for message in websocket]
     assert [one["done"] for one in news] == list(range(1, 51))
     assert len(news[-1]["key"]) == 64

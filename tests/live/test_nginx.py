@@ -123,8 +123,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
         control = int(daemon.wait_for(r"control port listening on http://127\.0\.0\.1:(\d+)/")[1])
         certificate = tmp_path / "site.pem"
         certificate.write_bytes(certificate_file())
-        with socket.create_server(("127.0.0.1", 0)) as door:
-            port = door.getsockname()[1]
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
             sample = SAMPLE.read_text()
             for ours, theirs in (
                 ("127.0.0.1:8080", daemon.url.split("/")[2]),
@@ -142,8 +142,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
             nginx = subprocess.Popen(
                 [NGINX, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"), "-e", "stderr"],
                 # nginx inherits a listening socket, so that no other process can take the port.
-                env={**os.environ, "NGINX": f"{door.fileno()};"},
-                pass_fds=[door.fileno()],
+                env={**os.environ, "NGINX": f"{listener.fileno()};"},
+                pass_fds=[listener.fileno()],
             )
         trust = ssl.create_default_context(cafile=str(certificate))
         try:

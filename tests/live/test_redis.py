@@ -218,8 +218,8 @@ def server() -> Iterator[RedisServer]:
 @pytest.fixture
 def nodes(server: RedisServer, tmp_path: Path) -> Iterator[list[Node]]:
     """Run three daemons over it."""
-    door = ("--control", "tcp:0:interface=127.0.0.1")
-    options = ("--broker", server.url, "--history-size", "10000", *door)
+    control = ("--control", "tcp:0:interface=127.0.0.1")
+    options = ("--broker", server.url, "--history-size", "10000", *control)
     with ExitStack() as stack:
         daemons = [DaemonProcess(options, directory=tmp_path, patience=PATIENCE) for _ in range(3)]
         for daemon in daemons:

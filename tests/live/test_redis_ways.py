@@ -27,9 +27,9 @@ REPLICA = b"num-slaves\r\n$1\r\n1\r\n"
 CONTROL = ("--control", "tcp:0:interface=127.0.0.1")
 
 
-def ask(door: str, method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
+def ask(address: str, method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
     """Send a request, and return the status and the answer."""
-    connection = HTTPConnection(door, timeout=PATIENCE)
+    connection = HTTPConnection(address, timeout=PATIENCE)
     try:
         connection.request(method, path, body)
         answer = connection.getresponse()
@@ -82,10 +82,10 @@ def test_tls_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port:
         url = f"rediss://pushd:s3cret@localhost:{port}/0"
         with run(url, tmp_path) as daemon:
             daemon.wait_for("connected to Redis at rediss://pushd:.*@localhost:")
-            door = control(daemon)
-            status, said = ask(door, "POST", "/topics/t", b"x")
+            address = control(daemon)
+            status, said = ask(address, "POST", "/topics/t", b"x")
             assert (status, json.loads(said)["subscribers"]) == (200, 0)
-            assert ask(door, "GET", "/topics")[0] == 200
+            assert ask(address, "GET", "/topics")[0] == 200
             assert not [line for line in daemon.log if "s3cret" in line]
 
 
@@ -133,17 +133,17 @@ def test_sentinel(tmp_path: Path) -> None:
         try:
             with run(f"redis+sentinel://127.0.0.1:{watch}/main", tmp_path) as daemon:
                 daemon.wait_for("connected to Redis at")
-                door = control(daemon)
-                status, before = ask(door, "POST", "/topics/t", b"x")
+                address = control(daemon)
+                status, before = ask(address, "POST", "/topics/t", b"x")
                 assert status == 200
                 # The Sentinel must know the replica before the master dies.
                 until(lambda: REPLICA in ask_sentinel(watch, "SENTINEL master main"))
                 first.kill()
-                until(lambda: ask(door, "POST", "/topics/t", b"y")[0] == 503)
+                until(lambda: ask(address, "POST", "/topics/t", b"y")[0] == 503)
                 ask_sentinel(watch, "SENTINEL SET main down-after-milliseconds 2000")
-                until(lambda: ask(door, "POST", "/topics/t", b"z")[0] == 200)
+                until(lambda: ask(address, "POST", "/topics/t", b"z")[0] == 200)
                 assert b"role:master" in second.ask("INFO", "replication")
-                status, after = ask(door, "GET", "/topics/t")
+                status, after = ask(address, "GET", "/topics/t")
                 epochs = [json.loads(said)["id"].partition(":")[0] for said in (before, after)]
                 assert epochs[0] != epochs[1]
         finally:

@@ -33,7 +33,7 @@ async def _run_tunnel(
         tls_reader, tls_writer = await asyncio.open_connection(
             sock=raw, ssl=context, server_hostname=name
         )
-    except OSError:  # The client sees that there is nobody.
+    except OSError:  # The client sees the end of its connection.
         writer.close()
         return
     await asyncio.gather(_pump(reader, tls_writer), _pump(tls_reader, writer))
