@@ -230,6 +230,15 @@ class LimitTests(WireTestCase):
         self.assert_closed(1008, peer)
         self.assertEqual(peer.texts, [])
 
+    def test_tiny_fragments_behind_our_close(self) -> None:
+        """A peer that sends them in place of an answer to our Close is dropped."""
+        peer = self.connect("/idle/")
+        self.requests[-1].websocket.close(4000)
+        peer.settle()
+        peer.send(b"".join(fragments(TEXT, [b"x"] * 1000)[:257]))
+        self.assertEqual([each.code for each in peer.frames], [4000])
+        self.assertIs(peer.lost, ConnectionDone)
+
     def test_costly_message(self) -> None:
         """A message of very many fragments counts as several, and may exceed the rate alone."""
         peer = self.connect("/echo/")
