@@ -1,4 +1,4 @@
-"""Frames, as a server writes and reads them."""
+"""Frames as a server makes and reads them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from tests.unhurried import UNHURRIED
 
 
 class FrameTests(SynchronousTestCase):
-    """Heads and payloads."""
+    """Making frames."""
 
     def test_lengths(self) -> None:
-        """A length is told in the shortest way there is (RFC 6455 §5.2)."""
+        """A length has its shortest form (RFC 6455 §5.2)."""
         for length, head in (
             (0, b"\x82\x00"),
             (125, b"\x82\x7d"),
@@ -42,13 +42,13 @@ class FrameTests(SynchronousTestCase):
         self.assertEqual(frame(PING, b"?"), b"\x89\x01?")
 
     def test_message(self) -> None:
-        """Text and bytes are told apart; nothing is compressed for who did not agree to it."""
+        """Text and binary have their own opcodes; without negotiation nothing is compressed."""
         text = b"x" * 1000
         self.assertEqual(message(text, binary=False), frame(TEXT, text))
         self.assertEqual(message(text, binary=True), frame(BINARY, text))
 
     def test_compressed(self) -> None:
-        """What is shorter compressed goes out so, and comes back as it was (RFC 7692 §7.2)."""
+        """A message that gets shorter is compressed, and decompresses again (RFC 7692 §7.2)."""
         text = b"again and " * 100
         sent = message(text, binary=False, window_bits=MAX_WINDOW_BITS)
         self.assertEqual(sent[0], TEXT | 0x40)
@@ -57,7 +57,7 @@ class FrameTests(SynchronousTestCase):
         self.assertEqual(inflate.decompress(sent[2:] + b"\x00\x00\xff\xff"), text)
 
     def test_not_worth_it(self) -> None:
-        """What is short, or random, goes out as it is."""
+        """A short message and a random one are not compressed."""
         for payload in (b"x" * 127, bytes(range(256))):
             self.assertEqual(
                 message(payload, binary=True, window_bits=MAX_WINDOW_BITS), frame(BINARY, payload)
@@ -66,7 +66,7 @@ class FrameTests(SynchronousTestCase):
     @UNHURRIED
     @given(st.binary(min_size=4, max_size=4), st.binary(max_size=5000))
     def test_unmask(self, mask: bytes, payload: bytes) -> None:
-        """Masking is undone byte by byte, whatever the length (RFC 6455 §5.3)."""
+        """A payload of any length is unmasked byte by byte (RFC 6455 §5.3)."""
         expected = bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
         self.assertEqual(unmask(mask, payload), expected)
 
@@ -108,7 +108,7 @@ class ReadTests(SynchronousTestCase):
         self.assertEqual(self.read(peer.frame(peer.TEXT, b"x" * 11), limit=10), [])
 
     def test_others(self) -> None:
-        """What is unusual or invalid is not read, nor what stands behind it."""
+        """A frame that is unusual or invalid is not read, nor is anything behind it."""
         simple = peer.frame(peer.TEXT, b"x")
         for other in (
             peer.frame(peer.TEXT, b"x", fin=False),
