@@ -56,11 +56,10 @@ from pushd.protocols.websocket.deflate import decompressor, negotiate
 from pushd.protocols.websocket.fragments import FragmentedMessage
 from pushd.protocols.websocket.frames import (
     CLOSE,
-    MAX_HEAD,
     PING,
     PONG,
+    FrameSplitter,
     frame,
-    frame_length,
     message,
     read_frames,
 )
@@ -153,12 +152,8 @@ class PushProtocol(WebSocketServerProtocol):
     _reading_paused = True
     # What has arrived and has not been read.
     _buffer = b""
-    # Of the frame that Autobahn is reading: its head, if that is incomplete, or else the number of
-    # bytes that it has not been given.
-    _head = b""
-    _rest_of_frame = 0
-    # Whether Autobahn has read a fragment of a message and not its last.
-    _inside_message = False
+    # Splits it for Autobahn, from the first frame that Autobahn reads.
+    _splitter: FrameSplitter | None = None
     _reading = False
     # What was read in this reactor iteration, and the call that continues in the next.
     _work = 0
@@ -353,8 +348,8 @@ class PushProtocol(WebSocketServerProtocol):
         self._reading, self._work = True, 0
         try:
             while self._buffer and self._may_read():
-                autobahn_reads = self._rest_of_frame or self._inside_message or self._head
-                if autobahn_reads or not self.factory.fast or not self._read_short_frames():
+                fast = self._splitter is None or self._splitter.is_between_messages
+                if not (fast and self.factory.fast and self._read_short_frames()):
                     self._read_with_autobahn()
         finally:
             self._reading = False
@@ -404,21 +399,11 @@ class PushProtocol(WebSocketServerProtocol):
 
     def _read_with_autobahn(self) -> None:
         """Let Autobahn read one frame, or what has arrived of it."""
-        buffer, size = self._buffer, self._rest_of_frame
-        if not size:
-            head = self._head + buffer[:MAX_HEAD]
-            size = frame_length(head) - len(self._head)
-            if size <= 0:
-                # The head is incomplete, but Autobahn may object to it already.
-                size, self._head = len(buffer), head
-            else:
-                self._head = b""
-                if not head[0] & 0x08:
-                    self._inside_message = not head[0] & 0x80
-                elif not self._spend(1):
-                    return
-        piece, self._buffer = buffer[:size], buffer[size:]
-        self._rest_of_frame = size - len(piece)
+        if self._splitter is None:
+            self._splitter = FrameSplitter()
+        piece, self._buffer, control = self._splitter.split(self._buffer)
+        if control and not self._spend(1):
+            return
         if self.factory.fast:
             # This is what is left of dataReceived without statistics and log strings.
             self.data += piece

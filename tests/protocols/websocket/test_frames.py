@@ -15,6 +15,7 @@ from pushd.protocols.websocket.frames import (
     PING,
     PONG,
     TEXT,
+    FrameSplitter,
     frame,
     frame_length,
     message,
@@ -143,6 +144,50 @@ class ReadTests(SynchronousTestCase):
         self.assertEqual(start, sum(map(len, encoded[: len(read)])))
         if len(read) < len(frames):
             self.assertGreater(start + len(encoded[len(read)]), len(buffer))
+
+
+class SplitterTests(SynchronousTestCase):
+    """A stream is split at the boundaries of frames, however it is cut."""
+
+    def test_fragments(self) -> None:
+        """From a first fragment to the last one a message is incomplete, control frames aside."""
+        splitter = FrameSplitter()
+        self.assertTrue(splitter.is_between_messages)
+        for data, control, between in (
+            (peer.frame(peer.TEXT, b"a", fin=False), False, False),
+            (peer.frame(peer.PING), True, False),
+            (peer.frame(peer.CONTINUATION, fin=False), False, False),
+            (peer.frame(peer.CONTINUATION, b"b"), False, True),
+            (peer.frame(peer.TEXT, b"c"), False, True),
+        ):
+            self.assertEqual(splitter.split(data + b"rest"), (data, b"rest", control))
+            self.assertIs(splitter.is_between_messages, between)
+
+    @UNHURRIED
+    @given(st.lists(SIMPLE, max_size=8), st.lists(st.integers(1, 20), min_size=1))
+    def test_cut(self, frames: list[tuple[int, bytes]], sizes: list[int]) -> None:
+        """Pieces never cross the end of a frame, and each control frame is told once."""
+        encoded = [peer.frame(opcode, payload) for opcode, payload in frames]
+        stream, number = b"".join(encoded), 0
+        splitter = FrameSplitter()
+        pieces: list[bytes] = []
+        controls = 0
+        while stream:
+            size = sizes[number % len(sizes)]
+            number += 1
+            buffer, stream = stream[:size], stream[size:]
+            while buffer:
+                piece, buffer, control = splitter.split(buffer)
+                pieces.append(piece)
+                controls += control
+        self.assertEqual(controls, sum(opcode & 8 > 0 for opcode, _ in frames))
+        self.assertTrue(splitter.is_between_messages)
+        for data in encoded:
+            taken = b""
+            while len(taken) < len(data):
+                taken += pieces.pop(0)
+            self.assertEqual(taken, data)
+        self.assertEqual(pieces, [])
 
 
 class FrameLengthTests(SynchronousTestCase):
