@@ -348,8 +348,7 @@ class PushProtocol(WebSocketServerProtocol):
         self._reading, self._work = True, 0
         try:
             while self._buffer and self._may_read():
-                fast = self._splitter is None or self._splitter.is_between_messages
-                if not (fast and self.factory.fast and self._read_short_frames()):
+                if not self._read_short_frames():
                     self._read_with_autobahn()
         finally:
             self._reading = False
@@ -370,20 +369,22 @@ class PushProtocol(WebSocketServerProtocol):
 
     def _read_short_frames(self) -> bool:
         """Read the short frames at the start of the buffer; return whether there was one."""
-        read = 0
-        limit = min(_SHORT, self.factory.limits.max_message)
-        for head, payload, length, end in read_frames(self._buffer, limit):
+        if self._splitter is not None and not self._splitter.is_between_messages:
+            return False
+        buffer, traffic, read = self._buffer, self.traffic, 0
+        for head, payload, length, end in read_frames(buffer, self.factory.short):
             read = end
             if not self._spend(1 + (length >> 12)):
                 break
             if head < CLOSE:
-                self.traffic.messages_in += 1
-                self.traffic.bytes_in += length
+                traffic.messages_in += 1
+                traffic.bytes_in += length
                 self._websocket.message_received(payload)
             else:
                 self._control_received(head, cast(bytes, payload))
-            if not self._may_read():
+            if end < len(buffer) and not self._may_read():
                 break
+        # More may have arrived in the meantime, or all have been dropped.
         self._buffer = self._buffer[read:]
         return read > 0
 
@@ -609,9 +610,12 @@ class PushFactory(WebSocketServerFactory):
         used, required = _share_defaults()
         #: Whether the fast paths may be taken.
         self.fast = FAST_PATHS.allow("short WebSocket frames", used)
+        #: The longest payload that they may read, in bytes; -1 for none.
+        self.short = -1
         #: Whether messages can be compressed.
         self.can_compress = not required
         FAST_PATHS.require("WebSocket compression", required)
+        self._apply_limits()
         limits.on_change(self._apply_limits)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
@@ -628,6 +632,8 @@ class PushFactory(WebSocketServerFactory):
         return TokenBucket(rate=rate, burst=_BURST * rate, now=self.clock.seconds)
 
     def _apply_limits(self) -> None:
+        if self.fast:
+            self.short = min(_SHORT, self.limits.max_message)
         for protocol in self.pings:
             protocol.apply_limits()
 
