@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import assert_clean_exit, start_daemon
 from tests.browser.subscribing import TRANSPORTS
-from tests.daemon_process import DaemonProcess
+from tests.support.daemon_process import DaemonProcess
 
 
 def open_page(page: Page, url: str) -> None:
