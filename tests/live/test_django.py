@@ -25,8 +25,8 @@ from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from tests.daemon_process import DaemonProcess
-from tests.redis_server import RedisServer
+from tests.support.daemon_process import DaemonProcess
+from tests.support.redis_server import RedisServer
 
 # Seconds after which a test gives up waiting.
 TIMEOUT = 60.0

@@ -28,7 +28,7 @@ from pushd.errors import ConversationOver, ThreadsBusy
 from pushd.protocols.http.channel import Channel
 from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.testing.daemon import Browser, Daemon
+from pushd.testing import Browser, Daemon
 from pushd.views.request import Request, View, accept_websocket
 from pushd.views.runner import ViewRun, ViewRunner, is_cancellation, runs_on_reactor
 

@@ -10,9 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.limits import Limits
 from pushd.protocols.websocket.deflate import decompressor, negotiate
-from pushd.testing.daemon import Daemon
-from tests.peer import BINARY, CONTINUATION, PING, TEXT, Frame, Peer, frame, handshake
-from tests.wire_case import WireTestCase
+from pushd.testing import Daemon
+from tests.support.peer import BINARY, CONTINUATION, PING, TEXT, Frame, Peer, frame, handshake
+from tests.support.websocket_case import WebSocketTestCase
 
 Offers = list[tuple[str, dict[str, Any]]]
 
@@ -45,7 +45,7 @@ class NegotiationTests(SynchronousTestCase):
         self.assertIsNotNone(self.answer([*bad, ("permessage-deflate", {})]))
 
 
-class CompressionTests(WireTestCase):
+class CompressionTests(WebSocketTestCase):
     """permessage-deflate (RFC 7692) on the wire, without a context between messages."""
 
     def offer(self, *offers: str) -> Peer:

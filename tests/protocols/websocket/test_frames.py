@@ -22,8 +22,8 @@ from pushd.protocols.websocket.frames import (
     read_frames,
     unmask,
 )
-from tests import peer
-from tests.unhurried import UNHURRIED
+from tests.support import peer
+from tests.support.hypothesis_settings import NO_DEADLINE
 
 
 class FrameTests(SynchronousTestCase):
@@ -64,7 +64,7 @@ class FrameTests(SynchronousTestCase):
                 message(payload, binary=True, window_bits=MAX_WINDOW_BITS), frame(BINARY, payload)
             )
 
-    @UNHURRIED
+    @NO_DEADLINE
     @given(st.binary(min_size=4, max_size=4), st.binary(max_size=5000))
     def test_unmask(self, mask: bytes, payload: bytes) -> None:
         """A payload of any length is unmasked byte by byte (RFC 6455 §5.3)."""
@@ -128,7 +128,7 @@ class ReadTests(SynchronousTestCase):
             frames = self.read(simple + other + simple)
             self.assertEqual([end for *_, end in frames], [len(simple)], other[:4])
 
-    @UNHURRIED
+    @NO_DEADLINE
     @given(st.lists(SIMPLE, max_size=8), st.data())
     def test_cut(self, frames: list[tuple[int, bytes]], data: st.DataObject) -> None:
         """However a buffer is cut, exactly the frames that are complete are read."""

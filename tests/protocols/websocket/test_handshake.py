@@ -9,9 +9,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.errors import HandshakeRefused
 from pushd.protocols.http.headers import RequestHeaders, asks_for_websocket
 from pushd.protocols.websocket.handshake import Handshake, opening, read_handshake
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.views.request import Request, accept_websocket
-from tests.peer import ACCEPT, KEY, TEXT, Peer, frame, handshake, request
+from tests.support.peer import ACCEPT, KEY, TEXT, Peer, frame, handshake, request
 
 
 class HandshakeTestCase(SynchronousTestCase):

@@ -19,10 +19,10 @@ from pushd.protocols.fast_paths import FastPaths
 from pushd.protocols.websocket import protocol
 from pushd.protocols.websocket.protocol import PushFactory, PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.views.request import Request, accept_websocket
-from tests.echo import echo
-from tests.peer import (
+from tests.support.echo import echo
+from tests.support.peer import (
     BINARY,
     CLOSE,
     PING,
@@ -35,10 +35,10 @@ from tests.peer import (
     frame,
     handshake,
 )
-from tests.wire_case import WireTestCase, fragments
+from tests.support.websocket_case import WebSocketTestCase, fragments
 
 
-class ClosingTests(WireTestCase):
+class ClosingTests(WebSocketTestCase):
     def test_codes(self) -> None:
         """Every code that a view can close with reaches the peer, with its reason."""
         for code in (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 3000, 4999):
@@ -195,7 +195,7 @@ class ClosingTests(WireTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
 
-class HeartbeatTests(WireTestCase):
+class HeartbeatTests(WebSocketTestCase):
     def pings(self, peer: Peer) -> int:
         """Return the number of pings that a peer got."""
         return [each.opcode for each in peer.frames].count(PING)
@@ -306,7 +306,7 @@ class HeartbeatTests(WireTestCase):
         self.assertIs(peer.lost, ConnectionDone)
 
 
-class TransportTests(WireTestCase):
+class TransportTests(WebSocketTestCase):
     """TLS and Unix sockets."""
 
     def test_tls(self) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 from twisted.internet.error import ConnectionDone
 
 from pushd.access.limits import Limits
-from pushd.testing.daemon import Daemon
-from tests.echo import echo
-from tests.peer import (
+from pushd.testing import Daemon
+from tests.support.echo import echo
+from tests.support.peer import (
     BINARY,
     CLOSE,
     CONTINUATION,
@@ -25,13 +25,13 @@ from tests.peer import (
     mask,
     read_frames,
 )
-from tests.wire_case import WireTestCase, fragments
+from tests.support.websocket_case import WebSocketTestCase, fragments
 
 # Codes that may not stand in a Close frame (RFC 6455 §7.4), and two outside of all ranges.
 BAD_CODES = (0, 1, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65535)
 
 
-class ViolationTests(WireTestCase):
+class ViolationTests(WebSocketTestCase):
     """Each violation of the protocol is answered with a Close frame, which arrives."""
 
     def assert_violation(self, code: int, *segments: bytes) -> None:
@@ -148,7 +148,7 @@ class ViolationTests(WireTestCase):
         self.assertTrue(transport.aborted)
 
 
-class SizeTests(WireTestCase):
+class SizeTests(WebSocketTestCase):
     def settings(self) -> dict[str, Any]:
         """Return a limit of 1000 bytes a message."""
         return {"limits": Limits(max_message=1000)}
@@ -177,7 +177,7 @@ class SizeTests(WireTestCase):
         self.assertEqual(self.peer.code, 1009)
 
 
-class LimitTests(WireTestCase):
+class LimitTests(WebSocketTestCase):
     """Limits on rate, fragments and unsent data."""
 
     def settings(self) -> dict[str, Any]:
@@ -272,7 +272,7 @@ class LimitTests(WireTestCase):
         self.assert_closed(1013, peer)
 
 
-class SendTests(WireTestCase):
+class SendTests(WebSocketTestCase):
     def test_too_large_to_send(self) -> None:
         """Sending a message over the limit raises ValueError; the WebSocket stays open."""
         self.connect("/idle/")
@@ -316,7 +316,7 @@ class SendTests(WireTestCase):
         self.assertLess(len(peer.texts), 16)
 
 
-class SendSizeTests(WireTestCase):
+class SendSizeTests(WebSocketTestCase):
     def settings(self) -> dict[str, Any]:
         """Return a limit of 1000 bytes a message."""
         return {"limits": Limits(max_message=1000)}
@@ -332,7 +332,7 @@ class SendSizeTests(WireTestCase):
             websocket.send("é" * 501)
 
 
-class SendBufferTests(WireTestCase):
+class SendBufferTests(WebSocketTestCase):
     def settings(self) -> dict[str, Any]:
         """Return a limit of ten messages a second, and of 100 kB unsent."""
         return {"limits": Limits(max_rate=10, max_buffered=100_000)}

@@ -11,11 +11,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.limits import Limits
 from pushd.protocols.websocket.socket import WebSocket
-from tests.peer import BINARY, PING, PONG, TEXT, Frame, frame, said
-from tests.wire_case import WireTestCase, fragments
+from tests.support.peer import BINARY, PING, PONG, TEXT, Frame, frame, said
+from tests.support.websocket_case import WebSocketTestCase, fragments
 
 
-class MessageTests(WireTestCase):
+class MessageTests(WebSocketTestCase):
     def test_kinds(self) -> None:
         """Text arrives as text and binary as binary, for each form of a length."""
         for length in (0, 1, 124, 125, 126, 127, 128, 65535, 65536, 200_000):
@@ -106,7 +106,7 @@ class MessageTests(WireTestCase):
             self.assertIn("127.0.0.1", failures[0])
 
 
-class IterationTests(WireTestCase):
+class IterationTests(WebSocketTestCase):
     """Frames that arrive in one segment."""
 
     def settings(self) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class IterationTests(WireTestCase):
         self.daemon.settle()
 
 
-class ReentryTests(WireTestCase):
+class ReentryTests(WebSocketTestCase):
     def test_room_is_made_while_messages_come(self) -> None:
         """Reading messages while others are delivered keeps their order."""
         peer = self.connect("/idle/")

@@ -17,7 +17,7 @@ from pushd.access.counters import Traffic
 from pushd.access.limits import Limits
 from pushd.protocols.http.response import Response
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.testing.daemon import Browser, Daemon
+from pushd.testing import Browser, Daemon
 from pushd.views.request import Request, accept_websocket
 
 # Types that send() refuses.

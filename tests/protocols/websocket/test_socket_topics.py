@@ -11,11 +11,11 @@ from twisted.logger import capturedLogs
 from pushd.access.closing import HISTORY_GAP, TRY_AGAIN_LATER
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.protocols.websocket.subscriber import WebSocketSubscriber
-from pushd.testing.daemon import Browser
+from pushd.testing import Browser
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import LAG_TIMEOUT
 from pushd.views.request import Request, accept_websocket
-from tests.listeners import MIB, TopicTestCase
+from tests.support.topic_clients import MIB, TopicTestCase
 
 
 class SubscribeTests(TopicTestCase):
