@@ -163,7 +163,7 @@ class SplitterTests(SynchronousTestCase):
             self.assertEqual(splitter.split(data + b"rest"), (data, b"rest", control))
             self.assertIs(splitter.is_between_messages, between)
 
-    @UNHURRIED
+    @NO_DEADLINE
     @given(st.lists(SIMPLE, max_size=8), st.lists(st.integers(1, 20), min_size=1))
     def test_cut(self, frames: list[tuple[int, bytes]], sizes: list[int]) -> None:
         """Pieces never cross the end of a frame, and each control frame is told once."""
