@@ -12,7 +12,7 @@ from zope.interface import implementer
 from pushd.access.closing import HISTORY_GAP, PEER, TRY_AGAIN_LATER, US, Closing, Ending
 from pushd.access.counters import Traffic
 from pushd.protocols.http.response import to_json
-from pushd.protocols.transport import unsent
+from pushd.protocols.twisted_internals import unsent
 from pushd.protocols.websocket.subscriber import subscription_json
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.fanout import Batch

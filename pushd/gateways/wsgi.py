@@ -27,7 +27,7 @@ from pushd.gateways.environ import (
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import write_failure
 from pushd.protocols.http.static import StaticFiles
-from pushd.protocols.transport import unsent
+from pushd.protocols.twisted_internals import unsent
 from pushd.views.exchange import ViewContext
 from pushd.views.request import Handshakes, Request
 from pushd.views.resource import ViewResource
