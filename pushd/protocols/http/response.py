@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pushd.protocols.http.static import StaticFiles
+from pushd.protocols.json_format import to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,6 @@ class Page:
 def page(name: str) -> Page:
     """Respond with a file of the ``--web`` folder: ``return page("test.html")``."""
     return Page(name)
-
-
-def to_json(value: object) -> str:
-    """Return JSON without blanks and without escapes for other than ASCII characters."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 _PAGE = """<!doctype html>
