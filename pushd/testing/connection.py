@@ -28,8 +28,8 @@ class Answer:
         return self.body.decode()
 
 
-class Wire:
-    """A plain connection: bytes each way.
+class RawConnection:
+    """A connection that sends and receives any bytes.
 
     :param settle: delivers everything that is under way.
     """

@@ -24,7 +24,7 @@ from pushd.options.settings import Settings
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.service.build import Runtime, build
 from pushd.testing.browser import Browser, make_protocol
-from pushd.testing.connection import Answer, RecordingProtocol, Wire
+from pushd.testing.connection import Answer, RawConnection, RecordingProtocol
 from pushd.testing.lockstep import LockstepThreads
 from pushd.testing.loopback import Loopback
 from pushd.views.request import View
@@ -111,17 +111,17 @@ class Daemon:
         if body:
             fields.setdefault("Content-Length", str(len(body)))
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        wire = self.open_connection(control=control)
-        wire.send(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
-        return wire.answer(method)
+        connection = self.open_connection(control=control)
+        connection.send(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
+        return connection.answer(method)
 
-    def open_connection(self, *, control: bool = False) -> Wire:
+    def open_connection(self, *, control: bool = False) -> RawConnection:
         """Open a connection to send any bytes."""
         client = RecordingProtocol()
         site = self._sites[len(self.settings.listen) if control else 0]
         transport = self._loopback.connect(site, client)
         self.settle()
-        return Wire(self.settle, client, transport)
+        return RawConnection(self.settle, client, transport)
 
     def advance(self, *seconds: float) -> None:
         """Let time pass step by step, each with all of its effects."""
