@@ -26,7 +26,7 @@ from pushd.service.build import Runtime, build
 from pushd.testing.browser import Browser, make_protocol
 from pushd.testing.connection import Answer, RawConnection, RecordingProtocol
 from pushd.testing.lockstep import LockstepThreads
-from pushd.testing.loopback import Loopback
+from pushd.testing.memory_network import MemoryNetwork
 from pushd.views.request import View
 from pushd.views.routes import Routes
 
@@ -55,7 +55,7 @@ class Daemon:
         self.settings = Settings(**settings)
         #: The clock that views see; a memory reactor for everything else.
         self.clock = MemoryReactorClock()
-        self._loopback = Loopback()
+        self._network = MemoryNetwork()
         self._service = build(
             self.settings,
             Runtime(
@@ -86,7 +86,7 @@ class Daemon:
             headers=headers,
             origin=origin,
         )
-        transport = self._loopback.connect(self._sites[0], client)
+        transport = self._network.connect(self._sites[0], client)
         self.settle()
         return Browser(self.settle, client, transport)
 
@@ -119,7 +119,7 @@ class Daemon:
         """Open a connection to send any bytes."""
         client = RecordingProtocol()
         site = self._sites[len(self.settings.listen) if control else 0]
-        transport = self._loopback.connect(site, client)
+        transport = self._network.connect(site, client)
         self.settle()
         return RawConnection(self.settle, client, transport)
 
@@ -131,10 +131,10 @@ class Daemon:
 
     def settle(self) -> None:
         """Deliver everything under way, and run the calls that are due."""
-        self._loopback.run()
+        self._network.run()
         while any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()):
             self.clock.advance(0)
-            self._loopback.run()
+            self._network.run()
 
     @property
     def pending_calls(self) -> list[IDelayedCall]:
@@ -157,7 +157,7 @@ class Daemon:
         self.begin_stop()
         self.advance(5, 5)
         # The exit of a process closes the connections that are still open.
-        self._loopback.cut()
+        self._network.cut()
         self.settle()
 
     def __enter__(self) -> Daemon:

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import Closing
 from pushd.access.limits import Limits
 from pushd.testing import Answer, Browser, Daemon, RawConnection
-from pushd.testing.loopback import LoopbackTransport
+from pushd.testing.memory_network import MemoryTransport
 from pushd.topics.history import Retention
 from pushd.views.request import View
 
@@ -96,7 +96,7 @@ class TopicClient:
         raise NotImplementedError
 
     @property
-    def server_side(self) -> LoopbackTransport:
+    def server_side(self) -> MemoryTransport:
         """The daemon's end of the connection."""
         raise NotImplementedError
 
@@ -141,7 +141,7 @@ class RawWebSocketClient(TopicClient):
         return self.browser.gone
 
     @property
-    def server_side(self) -> LoopbackTransport:
+    def server_side(self) -> MemoryTransport:
         """The daemon's end of the connection."""
         return self.browser._transport.other
 
@@ -227,7 +227,7 @@ class SseClient(TopicClient):
         return self.connection.closed or self.ended
 
     @property
-    def server_side(self) -> LoopbackTransport:
+    def server_side(self) -> MemoryTransport:
         """The daemon's end of the connection."""
         return self.connection._transport.other
 
@@ -324,7 +324,7 @@ class LongPollClient(TopicClient):
         return self.connection.closed
 
     @property
-    def server_side(self) -> LoopbackTransport:
+    def server_side(self) -> MemoryTransport:
         """The daemon's end of the pending poll."""
         return self.connection._transport.other
 
