@@ -42,7 +42,7 @@ class TopicResourceTests(TopicTestCase):
             "sse": [SseClient(self.daemon, "t")],
             "longpoll": [LongPollClient(self.daemon, "t")],
         }
-        counts = {transport: len(listeners) for transport, listeners in wanted.items()}
+        counts = {transport: len(clients) for transport, clients in wanted.items()}
         self.assertEqual(self.describe("t")["subscribers"], counts)
         listing = json.loads(self.control("GET", "/topics").body)
         self.assertEqual(listing["topics"][0]["subscribers"], counts)
@@ -137,7 +137,7 @@ class TopicResourceTests(TopicTestCase):
 
     def test_many_topics(self) -> None:
         """Only the subscribers of a topic receive its publications."""
-        listeners = [SseClient(self.daemon, f"t/{number}") for number in range(50)]
+        clients = [SseClient(self.daemon, f"t/{number}") for number in range(50)]
         self.publish("t/7", "x")
-        self.assertEqual([len(one.data) for one in listeners].index(1), 7)
-        self.assertEqual(sum(len(one.data) for one in listeners), 1)
+        self.assertEqual([len(one.data) for one in clients].index(1), 7)
+        self.assertEqual(sum(len(one.data) for one in clients), 1)

@@ -168,9 +168,9 @@ class PublishTests(TokenTestCase):
         answer = self.post(WRITER, "tschüß".encode())
         self.assertEqual((answer.status, self.said(answer)["subscribers"]), (200, 1))
         self.post(WRITER, b"\xff", Content_Type="application/octet-stream")
-        heard = [json.loads(message) for message in browser.messages[2:]]
-        self.assertEqual(heard[0], {"id": self.said(answer)["id"], "data": "tschüß"})
-        self.assertEqual(heard[1]["base64"], "/w==")
+        received = [json.loads(message) for message in browser.messages[2:]]
+        self.assertEqual(received[0], {"id": self.said(answer)["id"], "data": "tschüß"})
+        self.assertEqual(received[1]["base64"], "/w==")
         answer = self.ask("POST", f"/topics/news?token={WRITER}", None, b"y")
         self.assertEqual(answer.status, 200)
 

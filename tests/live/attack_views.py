@@ -80,10 +80,10 @@ async def wake(request: Request) -> str:
 @accept_websocket
 async def headers(request: Request) -> str | None:
     """Return the headers of the request, over HTTP or in a message."""
-    told = json.dumps(dict(request.headers))
+    headers = json.dumps(dict(request.headers))
     if not request.is_websocket():
-        return told
-    request.websocket.send(told)
+        return headers
+    request.websocket.send(headers)
     return None
 
 

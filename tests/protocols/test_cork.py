@@ -398,7 +398,7 @@ async def flood(request: Request) -> None:
 
 
 class ChatRoom:
-    """A view that tells the other members when one has left."""
+    """A view that sends the other members a message when one has left."""
 
     def __init__(self) -> None:
         self.members: list[Any] = []
@@ -442,9 +442,9 @@ class DaemonTests(SynchronousTestCase):
         """Each WebSocket gets its view's messages and publications in the order they were made."""
         for _ in range(3):
             self.daemon.advance(1)
-        heard = [[read.payload for read in read_frames(server.sent)] for server in self.servers]
+        received = [[read.payload for read in read_frames(server.sent)] for server in self.servers]
         ticks = [b"tick 0", b"tick 1", b"news", b"tick 2"]
-        self.assertEqual(heard, [ticks, ticks, [*ticks[:3], b"there was news", ticks[3]]])
+        self.assertEqual(received, [ticks, ticks, [*ticks[:3], b"there was news", ticks[3]]])
 
     def test_half_close(self) -> None:
         """Our Close is sent before the write side is shut, though the transport writes between."""

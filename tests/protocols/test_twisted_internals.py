@@ -96,7 +96,7 @@ class DirectWriterTests(SynchronousTestCase):
         self.deferred += 1
 
     def test_at_once(self) -> None:
-        """A write is one system call, and the reactor is not told to watch the socket."""
+        """A write is one system call, and the reactor does not watch the socket."""
         for data in (b"one", b"two"):
             self.write(data)
         self.assertEqual(self.kernel.sent, [b"one", b"two"])

@@ -140,10 +140,10 @@ class MetricsCollectorTests(SynchronousTestCase):
             # Including the headers of two frames.
             self.assertEqual(now["pushd_sent_bytes_total websocket"], 1011)
         self.assertEqual(now["pushd_sent_messages_total sse"], 0)
-        listener = self.daemon.connect("/topics/a")
+        client = self.daemon.connect("/topics/a")
         for _ in range(3):
             self.daemon.request("POST", "/topics/a", body=b"12345", control=True)
-        self.assertEqual(listener.messages, ["12345"] * 3)
+        self.assertEqual(client.messages, ["12345"] * 3)
         now = read(self.daemon)
         self.assertEqual(now["pushd_sent_messages_total websocket"], 5)
         self.assertEqual(now["pushd_sent_bytes_total websocket"], 1032)

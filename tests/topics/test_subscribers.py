@@ -247,7 +247,7 @@ class SocketTests(SynchronousTestCase):
         """What the kernel does not take is sent before everything that comes later."""
         self.first.kernel.room = 4
         self.publish("one")
-        # There is room again, but the transport has not been told yet.
+        # There is room again, but the transport has not been notified yet.
         self.first.kernel.room = 100
         self.publish("two", "u")
         self.first.receive(frame(TEXT, b"three"))

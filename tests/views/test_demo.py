@@ -18,7 +18,7 @@ PUSHES = [f"service message: {number}" for number in range(10)]
 def lines_about(events: Sequence[LogEvent], level: LogLevel = LogLevel.debug) -> list[str]:
     """Return the log lines about first messages."""
     lines = [str(formatEvent(event)) for event in events if event["log_level"] is level]
-    return [line for line in lines if " says " in line]
+    return [line for line in lines if " sent " in line]
 
 
 class DemoTestCase(SynchronousTestCase):
@@ -246,8 +246,8 @@ class FirstMessageTests(DemoTestCase):
     def test_json(self) -> None:
         """The log has the message as it was sent and decoded, at level debug."""
         line = self.start('["1","2","3"]')
-        self.assertRegex(line, r"^127\.0\.0\.1:\d+ says ")
-        self.assertIn("""says '["1","2","3"]', that is ['1', '2', '3']""", line)
+        self.assertRegex(line, r"^127\.0\.0\.1:\d+ sent ")
+        self.assertIn("""sent '["1","2","3"]', which is ['1', '2', '3']""", line)
 
     def test_not_formatted(self) -> None:
         """The message is not formatted unless an observer formats the line."""
@@ -263,7 +263,7 @@ class FirstMessageTests(DemoTestCase):
         self.patch(demo._log, "observer", events.append)
         self.open().send("[1]")
         self.assertEqual(read, [])
-        self.assertIn("that is read", lines_about(events)[0])
+        self.assertIn("which is read", lines_about(events)[0])
         self.daemon.advance(*[0.5] * 10)
 
     def test_not_wanted(self) -> None:
@@ -278,7 +278,7 @@ class FirstMessageTests(DemoTestCase):
     def test_any_json(self) -> None:
         """Any JSON is decoded."""
         for message, decoded in (("null", "None"), ("1e3", "1000.0"), ('{"a": "é"}', "{'a': 'é'}")):
-            self.assertIn(f"that is {decoded}", self.start(message))
+            self.assertIn(f"which is {decoded}", self.start(message))
 
     def test_no_json(self) -> None:
         """A message that is not JSON is logged as such."""
@@ -296,7 +296,7 @@ class FirstMessageTests(DemoTestCase):
 
     def test_binary(self) -> None:
         """A binary message is decoded if it is JSON."""
-        self.assertIn("says b'[1]', that is [1]", self.start(b"[1]"))
+        self.assertIn("sent b'[1]', which is [1]", self.start(b"[1]"))
         self.assertIn("not JSON (UnicodeDecodeError)", self.start(b"\xff\xfe\xfd"))
 
     def test_long(self) -> None:
@@ -310,7 +310,7 @@ class FirstMessageTests(DemoTestCase):
     def test_not_too_long(self) -> None:
         """A message that fits is logged as it is."""
         message = json.dumps("x" * 196)
-        self.assertIn(f"says {message!r}, that is '{'x' * 196}'", self.start(message))
+        self.assertIn(f"sent {message!r}, which is '{'x' * 196}'", self.start(message))
 
     def test_line_breaks(self) -> None:
         """Line breaks and control characters do not forge log lines."""

@@ -61,7 +61,7 @@ def kind_of(one: object) -> type:
 
 
 class DaemonTestCase(SynchronousTestCase):
-    """A blocking view in a daemon in memory, where it runs in turns with the test."""
+    """A blocking view in a daemon in memory, where it alternates with the test."""
 
     def setUp(self) -> None:
         """Start with an empty record, and remember which threads exist."""
