@@ -175,7 +175,7 @@ def _build_views(context: _Context, api: ApiContext) -> ViewContext:
     runtime, live, settings = context.runtime, context.live, context.settings
     return ViewContext(
         clock=context.clock,
-        runner=ViewRunner(runtime.reactor, runtime.threads),
+        runner=ViewRunner(runtime.reactor, runtime.threads, grace=settings.view_grace),
         authorizer=Authorizer(live.keys, runtime.wall),
         factory=PushFactory(runtime.reactor, live.limits, runtime.cork),
         connections=api.connections,

@@ -10,9 +10,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
-from pushd.errors import ThreadsBusy
 from pushd.views.request import Request, View
-from pushd.views.threads import blocking
+from pushd.views.threads import ThreadPlaces, call_blocking
 
 # How long a view may compute between two calls of its WebSocket before the test gives up, in
 # seconds of real time.
@@ -47,32 +46,19 @@ class _Outcome:
         return self.result
 
 
-class LockstepThreads:
+class LockstepThreads(ThreadPlaces):
     """Runs views in threads, one at a time: while one runs, the test waits for it.
 
     A view has its turn from one call of its WebSocket to the next that must wait.
 
     :param limit: how many views may block at once.
+    :param max_stragglers: how many more may go on after their conversation and its grace.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._busy = 0
+    def __init__(self, limit: int, max_stragglers: int = 0) -> None:
+        super().__init__(limit, max_stragglers)
         self._mine = local()
         self._others: dict[str, LockstepPool] = {}
-
-    @property
-    def busy(self) -> int:
-        """How many threads run a view just now."""
-        return self._busy
-
-    @property
-    def limit(self) -> int:
-        """How many may."""
-        return self._limit
-
-    #: Views beyond the limit are refused; none waits.
-    waiting = 0
 
     @property
     def pools(self) -> dict[str, LockstepThreads | LockstepPool]:
@@ -81,11 +67,10 @@ class LockstepThreads:
 
     def run(self, view: View, request: Request) -> Deferred[Any]:
         """Call the view; the Deferred fires with what it returns or raises."""
-        if self._busy >= self._limit:
-            raise ThreadsBusy
-        self._busy += 1
-        finished = self._start(lambda: view(blocking(request, self)))
-        return finished.addBoth(self._let_go)
+        finished: Deferred[Any] = Deferred()
+        self.take(finished)
+        self._start(lambda: call_blocking(view, request, self)).addBoth(self._finish, finished)
+        return finished
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Call a function on the test's thread; wait for what its Deferred fires with."""
@@ -115,9 +100,9 @@ class LockstepThreads:
         self._take_turn(turns, finished)
         return finished
 
-    def _let_go(self, result: Any) -> Any:
-        self._busy -= 1
-        return result
+    def _finish(self, result: Any, finished: Deferred[Any]) -> None:
+        self.release(finished)
+        finished.callback(result)
 
     def _take_turn(self, turns: _Turns, finished: Deferred[Any]) -> None:
         """Do what the view asks for, until it must wait or has ended."""

@@ -518,7 +518,8 @@ class PushProtocol(WebSocketServerProtocol):
         self.closedByMe = not isReply
         self.localCloseCode, self.localCloseReason = code, reasonUtf8
         self.factory.closings.start(self)
-        self._websocket.conversation_ended()
+        # An empty Close frame has no code, which is 1005 (RFC 6455 §7.1.5); a reply echoes it.
+        self._websocket.conversation_ended(code or 1005, (reasonUtf8 or b"").decode())
         # The peer's Close frame may stand behind messages that nothing waits for any more.
         if self._reading_paused and not isReply:
             self.resume_reading()

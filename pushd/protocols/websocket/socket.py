@@ -25,8 +25,11 @@ from pushd.topics.publication import Id, check_topic
 # size would be 64 MiB a connection.
 _INBOX_BYTES = 1 << 20
 
-# "None, as often as asked" ends here for the view itself: it loops without looking.
-_PATIENCE = 100
+#: A view that makes so many calls after the end, and reads no message in between, would keep the
+#: reactor busy until its grace is over: it is ended at once. A wait counts as many calls, as None
+#: has told the view that nothing will come.
+MAX_VAIN_CALLS = 10_000
+VAIN_WAIT = 100
 
 # What all have until they listen to something: never changed, only replaced.
 _NO_FEEDS: dict[str, WebSocketSubscriber] = {}
@@ -63,17 +66,20 @@ class Offer(Protocol):
 
 
 class Owner(Protocol):
-    """The view that a WebSocket was made for, told apart from other tasks that use it."""
+    """The view that a WebSocket was made for, told apart from other code that uses it."""
 
     @property
-    def running(self) -> bool | None:
-        """Whether the view is what runs at this moment; None where that can't be known."""
+    def is_calling(self) -> bool | None:
+        """Whether the call under way comes from the view; None where that can't be known."""
 
     def end(self) -> None:
-        """End the view, unless it is told by what it waits for."""
+        """End the view if nothing else can come for it."""
 
     def view_notified(self) -> None:
-        """Take note that it has been told."""
+        """Start the view's grace: by now it has been told, if it waited for its WebSocket."""
+
+    def message_read(self) -> None:
+        """Renew the view's grace: it has read a message after the end."""
 
 
 class _State(Enum):
@@ -100,11 +106,11 @@ class WebSocket:
 
     __slots__ = (
         "__weakref__",
-        "_asked_in_vain",
         "_capacity",
         "_clock",
         "_closers",
         "_feeds",
+        "_grace_over",
         "_hub",
         "_inbox",
         "_inbox_bytes",
@@ -115,9 +121,12 @@ class WebSocket:
         "_state",
         "_subprotocol",
         "_timer",
+        "_vain_calls",
         "_waiter",
         "_waiting_feeds",
         "_wire",
+        "close_code",
+        "close_reason",
         "is_writing_paused",
     )
 
@@ -147,7 +156,13 @@ class WebSocket:
         self._inbox_bytes = 0
         self._reading_paused = False
         self.is_writing_paused = False
-        self._asked_in_vain = 0
+        self._grace_over = False
+        self._vain_calls = 0
+        #: How the conversation ended: the code and the reason of the Close frame of the side that
+        #: closed first. The code is None until then, 1005 if the peer's frame had none, and 1006
+        #: if the connection was lost without one (RFC 6455 §7.1.5).
+        self.close_code: int | None = None
+        self.close_reason = ""
         # What views wait for: the next message, for so long at most; room to send; the end of the
         # connection.
         self._waiter: Deferred[str | bytes | None] | None = None
@@ -184,8 +199,8 @@ class WebSocket:
     def wait(self, timeout: float | None = None) -> Deferred[str | bytes | None]:
         """Await the next message: ``str`` for text, ``bytes`` for binary.
 
-        None means that the conversation is over, as often as asked. One task at a time may
-        wait: a second gets RuntimeError.
+        Messages that arrived before the end come first; then None means that the conversation is
+        over, as often as asked. One task at a time may wait: a second gets RuntimeError.
 
         :param timeout: seconds until TimeoutError; nothing is lost by it.
         """
@@ -198,7 +213,7 @@ class WebSocket:
         if self._inbox:
             return succeed(self._take())
         if self._state is not _State.OPEN:
-            self._end_owner(_PATIENCE)
+            self._called_in_vain(VAIN_WAIT)
             return succeed(None)
         if timeout is not None:
             # First, as it may refuse what is no number to it.
@@ -223,18 +238,21 @@ class WebSocket:
             self.accept()
         return bool(self._inbox)
 
-    def send(self, data: str | bytes, *, binary: bool = False) -> Deferred[None]:
+    def send(
+        self, data: str | bytes | bytearray | memoryview, *, binary: bool = False
+    ) -> Deferred[None]:
         """Send one message: a text frame, or with ``binary=True`` a binary one.
 
         It is on its way when the call returns, or with what other views say in the same turn of
         the reactor, at the end of that. The Deferred fires once the connection can take
         more: await it to go at the browser's pace, or leave it.
 
-        After the end of the conversation nothing is sent: other tasks are not bothered, the
-        view itself is ended (CancelledError).
+        After the end of the conversation nothing is sent, and nothing is raised within the
+        view's grace.
 
-        Raises TypeError for what is neither ``str`` nor ``bytes`` and for a ``str`` to be sent
-        as binary, and ValueError for text that is not UTF-8; the socket is as it was then.
+        Raises TypeError for what is neither ``str`` nor bytes (``bytes``, ``bytearray`` or
+        ``memoryview``) and for a ``str`` to be sent as binary, and ValueError for text that is
+        not UTF-8; the socket is as it was then.
         """
         payload = _encode(data, binary)
         if self._offer is not None:
@@ -242,7 +260,7 @@ class WebSocket:
         if self._feeds:
             self._catch_up()  # Which may be the end of it.
         if self._wire is None or self._state is not _State.OPEN:
-            self._end_owner(0)
+            self._called_in_vain(1)
             return succeed(None)
         self._wire.send(payload, binary=binary)
         if not self.is_writing_paused:
@@ -277,7 +295,7 @@ class WebSocket:
             raise RuntimeError("this WebSocket has no topics to subscribe to")
         self.accept()
         if self._state is not _State.OPEN:
-            self._end_owner(0)
+            self._called_in_vain(1)
             return succeed(False)
         if not self._feeds:
             self._feeds = {}
@@ -314,8 +332,18 @@ class WebSocket:
         return self._offer is not None
 
     def belong_to(self, owner: Owner) -> None:
-        """Name the view that is ended by the end, or by a send after it."""
+        """Name the view that this WebSocket was made for."""
         self._owner = owner
+
+    @property
+    def is_grace_over(self) -> bool:
+        """Whether the view has had its time after the end of the conversation."""
+        return self._grace_over
+
+    def grace_expired(self) -> None:
+        """Take note that the view has had its time: what it has not read is dropped."""
+        self._grace_over = True
+        self._inbox, self._inbox_bytes = (), 0
 
     def will_tell(self, awaited: object) -> bool:
         """Whether a task that awaits this is told by it when the conversation ends.
@@ -334,7 +362,7 @@ class WebSocket:
         if self._wire is not None and self._state is _State.OPEN:
             wire = self._wire
             # First the end, or what the wire still delivers would be taken for news.
-            self.conversation_ended()
+            self.conversation_ended(closing.code, closing.reason)
             wire.close(closing)
         if self._state is _State.CLOSED:
             return succeed(None)
@@ -402,11 +430,15 @@ class WebSocket:
                 feed.resume()
             self._waiting_feeds = waiting | self._waiting_feeds
 
-    def conversation_ended(self) -> None:
-        """Take note that one side has closed: no message comes or goes any more."""
+    def conversation_ended(self, code: int = 1006, reason: str = "") -> None:
+        """Take note that one side has closed: no message comes or goes any more.
+
+        :param code: of the Close frame; by default the connection was lost without one.
+        """
         if self.is_closed():
             return
         self._state = _State.CLOSING
+        self.close_code, self.close_reason = code, reason
         self._offer = None
         # First all, or what the end of one makes somebody publish would go out with another.
         for feed in self._feeds.values():
@@ -445,6 +477,9 @@ class WebSocket:
         if self._reading_paused and self._is_inbox_half_empty() and self._wire:
             self._reading_paused = False
             self._wire.resume_reading()
+        if self._state is not _State.OPEN and self._owner is not None:
+            self._vain_calls = 0
+            self._owner.message_read()
         return message
 
     def _is_inbox_full(self) -> bool:
@@ -468,22 +503,28 @@ class WebSocket:
     def _time_out(self, timeout: float) -> None:
         self._take_waiter().errback(TimeoutError(f"no message within {timeout:g} s"))
 
-    def _end_owner(self, patience: int) -> None:
-        running = self._owner.running if self._owner is not None else False
-        if running is False:
+    def _called_in_vain(self, cost: int) -> None:
+        """Count a call after the end; end the view if it goes on with that, or after its grace.
+
+        Calls of other code are let pass, however many: only the view itself can be ended by this.
+        """
+        calling = self._owner.is_calling if self._owner is not None else False
+        if calling is False:
             return
-        self._asked_in_vain += 1
-        # Where it may be another task that asks, it has the patience of one that only waits.
-        if self._asked_in_vain > (patience if running else _PATIENCE):
+        # A view that returns a Deferred, and may be what calls, recurs with each call.
+        self._vain_calls += cost if calling else VAIN_WAIT
+        if self._vain_calls > MAX_VAIN_CALLS or (calling and self._grace_over):
             raise CancelledError("the conversation is over")
 
 
-def _encode(data: str | bytes, binary: bool) -> bytes:
+def _encode(data: str | bytes | bytearray | memoryview, binary: bool) -> bytes:
     if isinstance(data, str):
         if binary:
             raise TypeError("binary=True sends bytes, not str")
         return data.encode()
-    if not isinstance(data, bytes):
+    if isinstance(data, (bytearray, memoryview)):
+        data = bytes(data)
+    elif not isinstance(data, bytes):
         raise TypeError(f"send takes str or bytes, not {type(data).__name__}")
     if not binary:
         data.decode()  # A text frame holds UTF-8 (RFC 6455 §5.6); raises UnicodeDecodeError.
