@@ -137,6 +137,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         api,
         readiness=readiness,
         drain=Drain(runtime.reactor, api.connections, runtime.random),
+        views=views.runner,
         public=[_public_port(runtime.reactor, one, public) for one in settings.listen],
         control=[_control_port(runtime.reactor, one, control) for one in settings.control],
     )

@@ -68,8 +68,24 @@ class ViewRunner:
         self.graces: TimeoutQueue[ViewRun] = TimeoutQueue(
             clock, timeout=grace, expired=ViewRun.grace_expired
         )
+        self._settled: Deferred[None] | None = None
         self._warned: set[str] = set()
         self._stragglers: set[str] = set()
+
+    def settled(self) -> Deferred[None]:
+        """Return a Deferred that fires when no view is in its grace on the reactor.
+
+        A view in a thread is waited for if it had messages to read when its grace began.
+        """
+        self._settled = settled = Deferred()
+        self.check_settled()
+        return settled
+
+    def check_settled(self) -> None:
+        """Fire the Deferred of ``settled``, if it is time for that."""
+        if self._settled is not None and not any(run.is_awaited for run in self.graces):
+            settled, self._settled = self._settled, None
+            settled.callback(None)
 
     def warn_blocked(self, view: View, seconds: float) -> None:
         """Warn, once per view, that a view kept the reactor busy for that many seconds."""
@@ -130,6 +146,7 @@ class ViewRun:
         "_deadline",
         "_done",
         "_peer",
+        "_reads_on",
         "_request",
         "_runner",
         "_state",
@@ -154,6 +171,8 @@ class ViewRun:
         self._work: Task | Deferred[Any] | None = None
         # When no message renews the grace any more, in seconds of the clock.
         self._deadline = 0.0
+        # Whether it had messages to read when its grace began.
+        self._reads_on = False
 
     @property
     def is_calling(self) -> bool | None:
@@ -167,6 +186,11 @@ class ViewRun:
             return run is self
         # Callbacks have no context of their own.
         return None if current_task() is None else False
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a daemon that stops waits for this run, as long as that is in its grace."""
+        return self._state is _State.ON_REACTOR or self._reads_on
 
     def start(self) -> None:
         """Call the view, on the reactor or in a thread. It may have ended when this returns.
@@ -219,6 +243,7 @@ class ViewRun:
     def view_notified(self) -> None:
         """Start the grace period: by now the view has been notified, or cancelled."""
         if self._state is not _State.FINISHED:
+            self._reads_on = self._websocket is not None and self._websocket.has_messages()
             self._deadline = self._runner.clock.seconds() + MAX_GRACE
             self._runner.graces.start(self)
 
@@ -242,6 +267,7 @@ class ViewRun:
         if self._state is _State.IN_THREAD:
             self._runner.warn_straggler(self._view, self._peer)
             self._runner.threads.abandon(cast(Deferred[Any], self._work))
+            self._runner.check_settled()
             return
         _log.warn(
             "{view} is still running {grace:g} s after the end of its conversation with {peer}: "
@@ -310,6 +336,7 @@ class ViewRun:
         self._work = self._websocket = None
         assert done is not None
         done(result)
+        self._runner.check_settled()
 
 
 def runs_on_reactor(view: View) -> bool:

@@ -537,6 +537,25 @@ class LastMessagesTests(DaemonTestCase):
             self.assertEqual(self.daemon.pending_calls, [])
             self.record.clear()
 
+    def test_stop(self) -> None:
+        """A daemon that stops waits for views in their grace, and not longer than that."""
+        browser = self.serve_saving(0.5)
+        for number in range(3):
+            browser.send(str(number))
+        stopped = self.daemon.begin_stop()
+        self.assertNoResult(stopped)
+        self.daemon.advance(0.5, 0.5)
+        self.assertNoResult(stopped)
+        self.daemon.advance(0.5, 0.5)
+        self.successResultOf(stopped)
+        self.assertEqual(self.record, ["0", "1", "2", "after the loop"])
+        browser = self.serve_saving(100)
+        browser.send("a")
+        stopped = self.daemon.begin_stop()
+        self.daemon.advance(5)
+        self.successResultOf(stopped)
+        self.assertEqual(self.daemon.pending_calls, [])
+
     def test_renewed(self) -> None:
         """Each message that is read renews the grace, as long as it ends within a minute."""
         browser = self.serve_saving(4)
