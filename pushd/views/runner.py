@@ -77,7 +77,8 @@ class ViewRunner:
 
         A view in a thread is waited for if it had messages to read when its grace began.
         """
-        self._settled = settled = Deferred()
+        settled: Deferred[None] = Deferred()
+        self._settled = settled
         self.check_settled()
         return settled
 

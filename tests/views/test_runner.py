@@ -576,6 +576,18 @@ class LastMessagesTests(DaemonTestCase):
         self.assertEqual(self.record, [])
         self.assertEqual(self.daemon.pending_calls, [])
 
+    def test_paused(self) -> None:
+        """What had arrived when reading was paused is read after a reset as well."""
+        for fast_paths in (True, False):
+            browser = self.serve_saving(0.01, fast_paths=fast_paths)
+            browser.send_bytes(b"".join(b"\x81\x81\0\0\0\0" + b"%d" % (n % 10) for n in range(300)))
+            self.daemon.advance(0.01)
+            browser.leave()
+            self.daemon.advance(*[0.01] * 400)
+            self.assertEqual(self.record, [*(str(n % 10) for n in range(300)), "after the loop"])
+            self.daemon.stop()
+            self.record.clear()
+
     def test_option(self) -> None:
         """--view-grace sets the grace."""
         browser = self.serve_saving(6, view_grace=7)

@@ -106,7 +106,7 @@ class EndingTests(SynchronousTestCase):
             other, browser = daemon.connect("/staying/"), daemon.connect("/view/")
             if on_reactor:
                 ended += conversation.rooms
-            sent = []
+            sent: list[str] = []
             for step in steps:
                 if step == "send":
                     sent.append(str(len(sent)))

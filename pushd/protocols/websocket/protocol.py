@@ -219,6 +219,7 @@ class PushProtocol(WebSocketServerProtocol):
         if self._continuation is not None:
             self._continuation.cancel()
             self._continuation = None
+        self._read_rest()
         for queue in self.factory.timeouts:
             queue.stop(self)
         if not self.factory.fast:
@@ -363,6 +364,21 @@ class PushProtocol(WebSocketServerProtocol):
         if self._reading_paused or self._discards_input or self._work >= _WORK:
             return False
         return self.state is not self.STATE_CLOSED
+
+    def _read_rest(self) -> None:
+        """Deliver what arrived before the connection was lost, and was not read at the view's pace.
+
+        It is no more than what one read from the kernel took, but it may have been compressed.
+        """
+        self._reading = True
+        while self._buffer and self._websocket.takes_rest:
+            self._reading_paused, self._work = False, 0
+            if not self._may_read():
+                break
+            autobahn_reads = self._rest_of_frame or self._inside_message or self._head
+            if autobahn_reads or not self.factory.fast or not self._read_short_frames():
+                self._read_with_autobahn()
+        self._buffer = b""
 
     def _continue_reading(self) -> None:
         """Read on, now that other connections have had their turn."""

@@ -391,6 +391,11 @@ class WebSocket:
         self._waiting_feeds[feed] = None
         return False
 
+    @property
+    def takes_rest(self) -> bool:
+        """Whether what arrived before the connection was lost may still be delivered."""
+        return self._state is _State.OPEN and self._inbox_bytes < 2 * _INBOX_BYTES
+
     def message_received(self, message: str | bytes) -> None:
         """Take a message from the connection."""
         if self._state is not _State.OPEN:
