@@ -1,4 +1,4 @@
-"""The fixture ``pushd_daemon``: daemons in memory for tests under pytest."""
+"""pytest plugin: the fixture ``pushd_daemon``, a daemon in memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def make_daemons() -> Iterator[Callable[..., Daemon]]:
-    """Make a daemon in memory: ``pushd_daemon(views, **settings)``; see ``pushd.testing.Daemon``.
+    """Return a function that makes daemons: ``pushd_daemon(views, **settings)``.
 
-    Each is stopped when the test is over, which fails if a daemon leaves a delayed call.
+    See ``pushd.testing.Daemon``. After the test each daemon is stopped; the test fails if a daemon
+    leaves a delayed call behind.
     """
     from pushd.testing.daemon import Daemon
 

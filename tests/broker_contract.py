@@ -17,6 +17,8 @@ from pushd.topics.subscription import Subscription
 class RecordingSubscriber:
     """A subscriber that always keeps up, and records what it gets."""
 
+    transport = "fake"
+
     def __init__(self) -> None:
         self.events: list[Any] = []
         self.subscription: Subscription | None = None

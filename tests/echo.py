@@ -1,4 +1,4 @@
-"""The view that tests ask when they do not care what a view does."""
+"""A view that echoes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pushd.views.request import Request, accept_websocket
 
 @accept_websocket
 async def echo(request: Request) -> str | None:
-    """Answer everything with itself."""
+    """Echo every message; answer HTTP with "hello"."""
     if not request.is_websocket():
         return "hello"
     async for message in request.websocket:

@@ -1,4 +1,4 @@
-"""The heads of WebSocket frames, written by hand (RFC 6455 §5.2)."""
+"""The heads of WebSocket frames (RFC 6455 §5.2), without use of pushd's own code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 
 def frame_head(opcode: int, length: int, *, fin: bool, rsv: int, masked: bool = True) -> bytes:
-    """Make what stands before the mask of a frame of this length."""
+    """Return the head of a frame up to its mask."""
     if length < 126:
         short, extended = length, b""
     elif length < 1 << 16:

@@ -60,6 +60,8 @@ class RecordingSubscriber:
     :param room: how many publications it takes.
     """
 
+    transport = "fake"
+
     def __init__(self, room: int = 1 << 30) -> None:
         self.events: list[str] = []
         #: How often something was delivered.

@@ -1,4 +1,4 @@
-"""Keys of every kind, in files, and tokens made with them: for the tests of tokens."""
+"""Keys of every kind, files of them, and tokens signed with them, for tests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.keys import Key
 from pushd.access.tokens import TokenKeys
 
-#: Long enough for each of HS256, HS384 and HS512.
+#: A secret that is long enough for HS256, HS384 and HS512.
 SECRET = b"0123456789abcdef" * 4
 
 Private = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey
@@ -39,7 +39,7 @@ Private = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey
 
 @cache
 def private_key(kind: str) -> Private:
-    """Make a key, once for all tests: ``RS256``, ``ES256``, ``EdDSA``, ``rsa1024``, ``p384``."""
+    """Return a private key of a kind: RS256, ES256, EdDSA, rsa1024 or p384; created once."""
     match kind:
         case "RS256":
             return generate_rsa(65537, 2048)
@@ -53,30 +53,30 @@ def private_key(kind: str) -> Private:
 
 
 def private_pem(kind: str) -> bytes:
-    """The private key, as openssl writes it."""
+    """Return the private key of a kind in PEM."""
     return private_key(kind).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def public_pem(kind: str) -> bytes:
-    """The public key, as openssl writes it."""
+    """Return the public key of a kind in PEM."""
     public = private_key(kind).public_key()
     return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def public_jwk(kind: str, **more: Any) -> dict[str, Any]:
-    """The public key as one of a set."""
+    """Return the public key of a kind as a JSON Web Key, with more members."""
     key: Any = private_key(kind).public_key()
     makers: dict[str, Any] = {"RS256": RSAAlgorithm, "EdDSA": OKPAlgorithm}
     return {**makers.get(kind, ECAlgorithm).to_jwk(key, as_dict=True), **more}
 
 
 def secret_keys(secret: bytes = SECRET) -> TokenKeys:
-    """The keys of a daemon that shares one secret."""
+    """Return the keys of a daemon whose only key is a secret."""
     return TokenKeys([Key(("HS256", "HS384", "HS512"), secret)])
 
 
 def sign(claims: dict[str, Any], key: Any = SECRET, algorithm: str = "HS256", **header: Any) -> str:
-    """Make a token, good or bad."""
+    """Sign claims, valid or not."""
     return jwt.encode(claims, key, algorithm, header)
 
 
@@ -87,22 +87,22 @@ def token(
     subscribe: list[str] | None = None,
     publish: list[str] | None = None,
 ) -> str:
-    """Make a good token for a daemon with ``secret_keys``."""
+    """Return a valid token for a daemon with ``secret_keys``."""
     return sign(
         {"sub": subject, "exp": exp, "subscribe": subscribe or [], "publish": publish or []}
     )
 
 
 class FolderTestCase(SynchronousTestCase):
-    """Tests that write files."""
+    """Tests that write files to a temporary folder."""
 
     def setUp(self) -> None:
-        """Work in a folder of its own."""
+        """Create the folder."""
         self.folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.folder)
 
     def write(self, data: bytes | dict[str, Any]) -> str:
-        """Write a file; gives its path."""
+        """Write a file, and return its path."""
         path = self.folder / f"key{len(list(self.folder.iterdir()))}"
         path.write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
         return str(path)

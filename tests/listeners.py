@@ -1,4 +1,4 @@
-"""Clients of the three transports, alike for those who test what all of them have in common."""
+"""Clients of every transport with one interface, for tests that run over all of them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MIB = 1 << 20
 
 
 class Run(NamedTuple):
-    """A sequence of publications that is to be without a gap."""
+    """A sequence of publications that must have no gap."""
 
-    #: The id that was asked for, and the one that it was told to begin behind.
+    #: The id that it resumed from, and the one that the server began after.
     after: str | None
     begun: str | None
     recovered: bool | None
@@ -30,12 +30,12 @@ class Run(NamedTuple):
 
 
 class Listener:
-    """One client that listens to one topic: what it was told, and what it got.
+    """A client that subscribes to one topic, and what it has received.
 
     :param after: the id to resume from.
     """
 
-    #: Whether it is told ids, and where it begins.
+    #: Whether the transport has ids, and says where the subscription begins.
     tells = True
 
     def __init__(self, daemon: Daemon, topic: str, after: str | None = None) -> None:
@@ -48,30 +48,30 @@ class Listener:
 
     @property
     def path(self) -> str:
-        """Where it asks."""
+        """The path and query of its request."""
         query = "" if self.after is None else f"?after={self.after}"
         return f"/topics/{self.topic}{query}"
 
     @property
     def got(self) -> list[tuple[str | None, str | bytes]]:
-        """Every publication so far: its id, where ids are told, and its data."""
+        """The id, if the transport has ids, and the data of every publication so far."""
         raise NotImplementedError
 
     @property
     def begun(self) -> str | None:
         """The id that the first publication follows."""
-        self.got  # noqa: B018 - hears what has come
+        self.got  # noqa: B018 - reads what has come
         return self._begun
 
     @property
     def recovered(self) -> bool | None:
-        """Whether it was told that nothing is missing since the id that it resumed from."""
-        self.got  # noqa: B018
+        """Whether the server said that nothing is missing since the id it resumed from."""
+        self.got  # noqa: B018 - reads what has come
         return self._recovered
 
     @property
     def runs(self) -> list[Run]:
-        """What it got, each time that it was told anew where it begins."""
+        """What it received: one run for each time that the server said where it begins."""
         return [Run(self.after, self.begun, self.recovered, self.got)]
 
     @property
@@ -92,7 +92,7 @@ class Listener:
 
     @property
     def gone(self) -> bool:
-        """Whether the connection is gone."""
+        """Whether the connection is closed."""
         raise NotImplementedError
 
     @property
@@ -101,15 +101,15 @@ class Listener:
         raise NotImplementedError
 
     def leave(self) -> None:
-        """Go without a word."""
+        """Disconnect without a closing handshake."""
         raise NotImplementedError
 
     def stall(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         raise NotImplementedError
 
     def resume(self) -> None:
-        """Read on."""
+        """Continue to read."""
         raise NotImplementedError
 
     def _start(self) -> None:
@@ -137,7 +137,7 @@ class RawSocket(Listener):
 
     @property
     def gone(self) -> bool:
-        """Whether the connection is gone."""
+        """Whether the connection is closed."""
         return self.browser.gone
 
     @property
@@ -146,15 +146,15 @@ class RawSocket(Listener):
         return self.browser._transport.other
 
     def leave(self) -> None:
-        """Go without a word."""
+        """Disconnect without a closing handshake."""
         self.browser.leave()
 
     def stall(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self.browser.stall()
 
     def resume(self) -> None:
-        """Read on."""
+        """Continue to read."""
         self.browser.resume()
 
 
@@ -185,7 +185,7 @@ class JsonSocket(RawSocket):
 
 
 class Events(Listener):
-    """Server-Sent Events, read from the bytes by the book."""
+    """Server-Sent Events, parsed from the bytes by the standard."""
 
     headers: ClassVar[Mapping[str, str]] = {}
 
@@ -201,7 +201,7 @@ class Events(Listener):
 
     @property
     def head(self) -> str:
-        """The head of the answer."""
+        """The head of the response."""
         self._take()
         return self._head.decode()
 
@@ -218,12 +218,12 @@ class Events(Listener):
 
     @property
     def ended(self) -> bool:
-        """Whether the answer is whole."""
+        """Whether the response is complete."""
         return self.wire.received.endswith(b"\r\n0\r\n\r\n")
 
     @property
     def gone(self) -> bool:
-        """Whether the stream is over, with or without its end."""
+        """Whether the stream is over, complete or not."""
         return self.wire.closed or self.ended
 
     @property
@@ -232,19 +232,19 @@ class Events(Listener):
         return self.wire._transport.other
 
     def leave(self) -> None:
-        """Go without a word."""
+        """Disconnect without a closing handshake."""
         self.wire.leave()
 
     def stall(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self.wire.stall()
 
     def resume(self) -> None:
-        """Read on."""
+        """Continue to read."""
         self.wire.resume()
 
     def _take(self) -> None:
-        """Take the chunks that are whole (RFC 9112 §7.1)."""
+        """Take the complete chunks (RFC 9112 §7.1)."""
         received = self.wire._client.received
         if not self._head:
             end = received.find(b"\r\n\r\n")
@@ -259,7 +259,7 @@ class Events(Listener):
             self._read = end + 2 + size + 2
 
     def _hear(self, event: str) -> None:
-        """Take one event (WHATWG HTML §9.2.6)."""
+        """Parse one event (WHATWG HTML §9.2.6)."""
         kind, id, lines = "message", None, []
         for line in event.split("\n"):
             name, _, value = line.partition(":")
@@ -286,7 +286,7 @@ class Events(Listener):
 
 
 class Poller(Listener):
-    """Long polls, one behind the other: whenever one is answered, the next is asked."""
+    """Consecutive long polls: the next request is sent as soon as one is answered."""
 
     wait = 25.0
 
@@ -301,13 +301,13 @@ class Poller(Listener):
 
     @property
     def got(self) -> list[tuple[str | None, str | bytes]]:
-        """All publications of all answers, in order."""
+        """The publications of all responses, in order."""
         self._pump()
         return [one for run in self._runs for one in run.got]
 
     @property
     def runs(self) -> list[Run]:
-        """One, and another each time that it was told of a gap."""
+        """One run, and another for each gap that the server reported."""
         self._pump()
         return self._runs
 
@@ -319,27 +319,27 @@ class Poller(Listener):
 
     @property
     def gone(self) -> bool:
-        """Whether the poll that waits has lost its connection."""
+        """Whether the connection of the pending poll is closed."""
         self._pump()
         return self.wire.closed
 
     @property
     def server_side(self) -> LoopbackTransport:
-        """The daemon's end of the poll that waits."""
+        """The daemon's end of the pending poll."""
         return self.wire._transport.other
 
     def leave(self) -> None:
-        """Go without a word."""
+        """Disconnect without a closing handshake."""
         self._pump()
         self._left = True
         self.wire.leave()
 
     def stall(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self.wire.stall()
 
     def resume(self) -> None:
-        """Read on."""
+        """Continue to read."""
         self.wire.resume()
         self._pump()
 
@@ -353,7 +353,7 @@ class Poller(Listener):
         )
 
     def _pump(self) -> None:
-        """Take the answers that are here, and ask again."""
+        """Take the responses that have come, and send the next request."""
         while not self._left and (answer := self.wire.answer()) is not None:
             assert answer.status == 200, answer
             said = json.loads(answer.body)
@@ -372,14 +372,14 @@ TRANSPORTS: tuple[type[Listener], ...] = (RawSocket, JsonSocket, Events, Poller)
 
 
 class TopicTestCase(SynchronousTestCase):
-    """A daemon with topics, and what is done with them at its control port."""
+    """A daemon, and requests about topics to its control port."""
 
     def setUp(self) -> None:
-        """Start a daemon that every test may replace by one with other settings."""
+        """Start a daemon; a test may replace it by one with other settings."""
         self.daemon = self.start()
 
     def start(self, views: Mapping[str, View] | None = None, **settings: Any) -> Daemon:
-        """Run a daemon; afterwards not a call may be left."""
+        """Start a daemon, and check at the end that it leaves no delayed calls."""
         daemon = Daemon(views or {}, **settings)
         self.addCleanup(lambda: self.assertEqual(daemon.pending_calls, []))
         self.addCleanup(daemon.stop)
@@ -389,7 +389,7 @@ class TopicTestCase(SynchronousTestCase):
     def keep(
         self, *, size: int = 100, ttl: int = 300, bytes: int = 64 * MIB, **limits: Any
     ) -> None:
-        """Take a daemon that keeps so much of the past."""
+        """Start a daemon with another retention."""
         retention = Retention(size=size, ttl=ttl, bytes=bytes)
         self.start(retention=retention, limits=Limits(**limits))
 
@@ -400,13 +400,13 @@ class TopicTestCase(SynchronousTestCase):
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Ask at the control port."""
+        """Send a request to the control port."""
         answer = self.daemon.request(method, path, headers, body, control=True)
         assert answer is not None
         return answer
 
     def publish(self, topic: str, data: str | bytes) -> str:
-        """Publish; gives the id."""
+        """Publish, and return the id."""
         headers = {} if isinstance(data, str) else {"Content-Type": "application/octet-stream"}
         body = data.encode() if isinstance(data, str) else data
         answer = self.control("POST", f"/topics/{topic}", body, headers)
@@ -416,27 +416,27 @@ class TopicTestCase(SynchronousTestCase):
         return id
 
     def publish_many(self, topic: str, data: list[str]) -> list[str]:
-        """Publish many at once; gives the ids."""
+        """Publish many in one request, and return the ids."""
         body = {"publications": [{"topic": topic, "data": one} for one in data]}
         answer = self.control("POST", "/publish", json.dumps(body).encode())
         self.assertEqual(answer.status, 200, answer)
         return [one["id"] for one in json.loads(answer.body)["published"]]
 
     def describe(self, topic: str) -> dict[str, Any]:
-        """What the control port says of a topic."""
+        """Return what the control port says about a topic."""
         described = json.loads(self.control("GET", f"/topics/{topic}").body)
         assert isinstance(described, dict)
         return described
 
 
 def split(id: str) -> tuple[str, int]:
-    """Epoch and offset of an id."""
+    """Split an id into epoch and offset."""
     epoch, _, offset = id.partition(":")
     return epoch, int(offset)
 
 
 def sequel(id: str, count: int) -> Iterator[str]:
-    """The next ids after one."""
+    """Return the next ids after an id."""
     epoch, offset = split(id)
     return (f"{epoch}:{offset + step}" for step in range(1, count + 1))
 

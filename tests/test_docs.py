@@ -1,4 +1,4 @@
-"""What the documents say, run: every block of Python, every name in a table, every link."""
+"""The documents: every block of Python, every name in a table, every link."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ from tests.keyring import secret_keys, token
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")]
 
-# What a fenced block may be. A new language is welcome; a block of Python that hides is not.
+# The languages of fenced blocks. Add others here, so that no block of Python goes unnoticed.
 LANGUAGES = {"python", "sh", "html", "js", "ini", "nginx", "text", "toml"}
 
 
 class Block(NamedTuple):
     """A block of Python in a document."""
 
-    #: The document and the heading above; from the second block on with a number.
+    #: The document and the heading above, with a number from the second block on.
     name: str
     source: str
 
     @property
     def code(self) -> CodeType:
-        """The block, compiled; in tracebacks its name stands for the file."""
+        """The compiled block; in tracebacks its name takes the place of the file."""
         return compile(self.source, self.name, "exec")
 
 
 def find_fences(text: str) -> Iterator[tuple[str, str, str]]:
-    """Give the heading above, the language and the text of every fenced block."""
+    """Yield the heading above, the language and the text of every fenced block."""
     heading = ""
     lines = iter(text.splitlines(keepends=True))
     for line in lines:
@@ -64,13 +64,13 @@ def find_fences(text: str) -> Iterator[tuple[str, str, str]]:
             heading = line.strip("# \n")
         elif line.startswith("```"):
             language = line.strip("` \n")
-            # The text is taken from the same iterator, so its comments are no headings.
+            # Taken from the same iterator, so that comments in the block do not count as headings.
             body = "".join(iter(lambda: next(lines), "```\n"))
             yield heading, language, body
 
 
 def find_blocks(document: str, text: str) -> dict[str, Block]:
-    """Give the blocks of Python in a document by their names."""
+    """Return the blocks of Python in a document by their names."""
     blocks: dict[str, Block] = {}
     for heading, language, body in find_fences(text):
         if language == "python":
@@ -82,7 +82,7 @@ def find_blocks(document: str, text: str) -> dict[str, Block]:
 
 
 def find_codes(code: CodeType) -> Iterator[CodeType]:
-    """Give the code of a block and of all functions in it."""
+    """Yield the code objects of a block and of all functions in it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -90,7 +90,7 @@ def find_codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def find_idle(block: Block, use: Callable[[dict[str, Any]], object]) -> list[str]:
-    """Execute a block, use what it defines, and give the names of the functions not called."""
+    """Run a block, use what it defines, and return the functions that were not called."""
     code = block.code
     called: set[CodeType] = set()
 
@@ -111,7 +111,7 @@ def find_idle(block: Block, use: Callable[[dict[str, Any]], object]) -> list[str
 
 
 def find_table_names(text: str, heading: str) -> set[str]:
-    """Give the names in the first columns of the tables under a heading."""
+    """Return the names in the first columns of the tables under a heading."""
     section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\|([^|]*)\|", section, re.MULTILINE)
     return {
@@ -122,8 +122,28 @@ def find_table_names(text: str, heading: str) -> set[str]:
     }
 
 
+def find_modules(text: str) -> set[str]:
+    """Return the modules in the picture of the rooms, as ``room/module``."""
+    modules: set[str] = set()
+    room = folder = ""
+    for line in text.splitlines():
+        if head := re.match(r"[┌├]─ \d (\w+)/ ", line):
+            room = head[1]
+        elif names := re.match(r"│( +)(\w+/)?([ \w]*)│", line):
+            # A line that is indented further continues the folder of the line above.
+            if names[2] or len(names[1]) < 8:
+                folder = names[2] or ""
+            modules |= {f"{room}/{folder}{name}" for name in names[3].split()}
+    return modules
+
+
+def find_paths(text: str) -> set[str]:
+    """Return the files, modules and folders that a text names in code."""
+    return set(re.findall(r"`([\w.-]+(?:/[\w.-]*)+|\w+\.py)`", text))
+
+
 def read(document: str) -> str:
-    """Give a document's text."""
+    """Return the text of a document."""
     return (ROOT / document).read_text()
 
 
@@ -132,9 +152,9 @@ BLOCKS = {
     for path in DOCUMENTS
     for name, block in find_blocks(str(path.relative_to(ROOT)), path.read_text()).items()
 }
-# The blocks that have a test here.
+# Blocks that have a test here.
 TESTED: set[str] = set()
-# The blocks that are tests for pytest, and the files that they are put into.
+# Blocks that are pytest tests, and the files that they are put into.
 PYTEST_FILES = {
     "test_demo.py": "docs/testing.md: Testing views",
     "test_chat.py": "docs/testing.md: A chat with two browsers",
@@ -144,7 +164,7 @@ Names = dict[str, Any]
 
 
 def runs(name: str) -> Callable[[Callable[[Any, Names], None]], Callable[[Any], None]]:
-    """Make a test that gets what a block defines, and has to call all its functions."""
+    """Return a test that gets what a block defines, and must call all of its functions."""
     TESTED.add(name)
 
     def decorate(test: Callable[[Any, Names], None]) -> Callable[[Any], None]:
@@ -159,48 +179,75 @@ def runs(name: str) -> Callable[[Callable[[Any, Names], None]], Callable[[Any], 
 
 
 class DocumentTests(SynchronousTestCase):
-    """No part of a document is left to trust."""
+    """All blocks, tables and links are checked."""
 
     def test_blocks(self) -> None:
         """Every block of Python has a test, and every test a block."""
         self.assertEqual(TESTED | set(PYTEST_FILES.values()), set(BLOCKS))
 
     def test_languages(self) -> None:
-        """Every block says what it is, so none of Python passes for something else."""
+        """Every block names its language."""
         for path in DOCUMENTS:
             for heading, language, _ in find_fences(path.read_text()):
                 self.assertIn(language, LANGUAGES, f"{path}, {heading}")
 
     def test_links(self) -> None:
-        """What a document points at is there."""
+        """Every link has a target."""
         for path in DOCUMENTS:
             for link in re.findall(r"\]\(([^)#:]+)[^):]*\)", path.read_text()):
                 self.assertTrue((path.parent / link).exists(), f"{path}: {link}")
 
     def test_request(self) -> None:
-        """The table of views.md has everything that a request has."""
+        """The table of requests in views.md lists every attribute."""
         attributes = {one.name for one in fields(Request)} | _public(Request)
         self.assertEqual(find_table_names(read("docs/views.md"), "The request"), attributes)
 
     def test_websocket(self) -> None:
-        """The table of views.md has everything that a view calls, in both kinds of function."""
+        """The tables in views.md list every method of a WebSocket, for both kinds of view."""
         names = find_table_names(read("docs/views.md"), "The WebSocket")
         self.assertEqual(names, _public(BlockingWebSocket))
         self.assertEqual(names - _public(WebSocket), set())
 
     def test_kit(self) -> None:
-        """What testing.md names is there."""
+        """Every name in testing.md exists."""
         names = find_table_names(read("docs/testing.md"), "Reference")
         self.assertIn("pending_calls", names)
         self.assertIn("stall", names)
         self.assertEqual(names - _public(Daemon) - _public(Browser) - {"clock"}, set())
 
 
+class RoomsTests(SynchronousTestCase):
+    """docs/architecture.md and docs/decisions.md name modules that exist."""
+
+    def test_picture(self) -> None:
+        """The picture of the rooms has every module of every room, and no other."""
+        drawn = find_modules(read("docs/architecture.md"))
+        rooms = {module.partition("/")[0] for module in drawn}
+        self.assertEqual(len(rooms), 9)
+        package = ROOT / "pushd"
+        found = {
+            path.relative_to(package).with_suffix("").as_posix()
+            for room in rooms
+            for path in (package / room).rglob("*.py")
+            if path.stem != "__init__"
+        }
+        self.assertEqual(drawn, found)
+
+    def test_paths(self) -> None:
+        """Every path in code is a file, a folder, a module of pushd or a file of the tests."""
+        for document in ("docs/architecture.md", "docs/decisions.md"):
+            for path in sorted(find_paths(read(document))):
+                places = [ROOT / path, ROOT / "pushd" / path, ROOT / "pushd" / f"{path}.py"]
+                found = any(place.exists() for place in places)
+                found = found or ("/" not in path and any((ROOT / "tests").rglob(path)))
+                self.assertTrue(found, f"{document} names {path}, which does not exist")
+
+
 class FinderTests(SynchronousTestCase):
-    """What looks into the documents sees what is there."""
+    """The functions above find what is in a document."""
 
     def test_blocks(self) -> None:
-        """A block is known by the heading above it; a comment in it is no heading."""
+        """A block is named after the heading above it; a comment in it is no heading."""
         text = (
             "# Top\n```python\n# no heading\na = 1\n```\n```sh\nls\n```\n"
             "```python\nb = 2\n```\n## Next\n```python\nc = 3\n```\n"
@@ -211,7 +258,7 @@ class FinderTests(SynchronousTestCase):
         self.assertEqual([language for _, language, _ in find_fences(text)][1], "sh")
 
     def test_idle(self) -> None:
-        """A function that nobody calls is found, in a class, in another one, and in a thread."""
+        """A function that is never called is found, also in a class, a function or a thread."""
         source = (
             "```python\ndef f():\n    def g(): pass\nclass C:\n    async def h(self): pass\n"
             "k = lambda: 1\n```\n"
@@ -227,8 +274,19 @@ class FinderTests(SynchronousTestCase):
 
         self.assertEqual(find_idle(block, use), ["g", "h"])
 
+    def test_modules(self) -> None:
+        """Modules belong to the room above them; a folder in a room is part of their name."""
+        text = "┌─ 2 a/ ── text ──┐\n│    b c_d      │\n│    e/  f      │\n│         i     │\n"
+        text += "├─ 1 g/ ─┤\n│ h │\n"
+        self.assertEqual(find_modules(text), {"a/b", "a/c_d", "a/e/f", "a/e/i", "g/h"})
+
+    def test_paths(self) -> None:
+        """A path has a slash or ends in .py, and stands in code."""
+        text = "`a/b`, `c/`, `d.py`, e/f, `g`, `h.i`, `/j/k`, `l m/n`"
+        self.assertEqual(find_paths(text), {"a/b", "c/", "d.py"})
+
     def test_table_names(self) -> None:
-        """Names come from first columns, not from heads, other columns or other sections."""
+        """Names come from first columns, not from table heads, other columns or other sections."""
         text = "\n## A\n\n| `x` |\n|---|\n| `a(b)`, `c` | `d` |\n\n## B\n\n| `e` |\n"
         self.assertEqual(find_table_names(text, "A"), {"a", "c"})
 
@@ -236,7 +294,7 @@ class FinderTests(SynchronousTestCase):
 class ReadmeTests(SynchronousTestCase):
     @runs("README.md: Write a view")
     def test_hello(self, names: Names) -> None:
-        """The view of the README says hello three times, a second apart."""
+        """The README's view says hello three times, a second apart."""
         with Daemon(names["views"]) as daemon:
             self.assertIn("WebSocket", _get(daemon, "/hello/").text)
             browser = daemon.connect("/hello/")
@@ -247,11 +305,11 @@ class ReadmeTests(SynchronousTestCase):
 
 
 class ViewsTests(SynchronousTestCase):
-    """docs/views.md."""
+    """Blocks of docs/views.md."""
 
     @runs("docs/views.md: Views")
     def test_news(self, names: Names) -> None:
-        """One URL answers HTTP with a page and a WebSocket with news."""
+        """One URL answers HTTP with a page and WebSocket with news."""
         with Daemon(names["views"]) as daemon:
             self.assertIn("<p>This URL", _get(daemon, "/news/").text)
             browser = daemon.connect("/news/")
@@ -265,7 +323,7 @@ class ViewsTests(SynchronousTestCase):
 
     @runs("docs/views.md: What a view may return")
     def test_answers(self, names: Names) -> None:
-        """Each kind of answer has its status and type, and HEAD has the same without a body."""
+        """Each kind of return value has its status and type; HEAD has the same without a body."""
         with Daemon(names["views"]) as daemon:
             for path, status, kind, start in (
                 ("/html", 200, "text/html; charset=utf-8", "<h1>A str is HTML</h1>"),
@@ -286,13 +344,11 @@ class ViewsTests(SynchronousTestCase):
 
     @runs("docs/views.md: Accepting and refusing")
     def test_prices(self, names: Names) -> None:
-        """Strangers get an HTTP answer; members get in, with the subprotocol they offer or none."""
+        """Clients without permission get an HTTP response, others a WebSocket."""
         with Daemon(names["views"]) as daemon:
-            stranger = daemon.connect("/prices/")
-            assert stranger.refused is not None
-            self.assertEqual(
-                (stranger.refused.status, stranger.refused.text), (403, "members only")
-            )
+            browser = daemon.connect("/prices/")
+            assert browser.refused is not None
+            self.assertEqual((browser.refused.status, browser.refused.text), (403, "members only"))
             for offered, chosen in (((), None), (("x", "prices.v2"), "prices.v2"), (("x",), None)):
                 member = daemon.connect(
                     "/prices/", subprotocols=offered, headers={"Cookie": "member=yes"}
@@ -302,7 +358,7 @@ class ViewsTests(SynchronousTestCase):
 
     @runs("docs/views.md: `async def` or plain `def`")
     def test_shout(self, names: Names) -> None:
-        """A view in a thread shouts back, and gives its thread back after a while."""
+        """A blocking view answers in a thread, and frees its thread after a time-out."""
         with Daemon(names["views"], threads=1) as daemon:
             browser = daemon.connect("/shout/")
             browser.send("hello")
@@ -335,7 +391,7 @@ class ViewsTests(SynchronousTestCase):
 
     @runs("docs/views.md: Routing")
     def test_greet(self, names: Names) -> None:
-        """A view without a decorator takes WebSockets where the map says so."""
+        """A view without a decorator accepts WebSockets if its route says so."""
         with Daemon(names["views"]) as daemon:
             self.assertEqual(_get(daemon, "/greet/caf%C3%A9/").text, "hello café")
             browser = daemon.connect("/greet/ann/")
@@ -345,11 +401,11 @@ class ViewsTests(SynchronousTestCase):
 
 
 class TokensTests(SynchronousTestCase):
-    """docs/tokens.md."""
+    """Blocks of docs/tokens.md."""
 
     @runs("docs/tokens.md: Claims")
     def test_make(self, names: Names) -> None:
-        """The token that a server makes opens what it says, and nothing else."""
+        """The token permits what it lists, and nothing else."""
         with TemporaryDirectory() as folder:
             key = Path(folder, "key")
             key.write_bytes(b"0123456789abcdef" * 4 + b"\n")
@@ -360,7 +416,7 @@ class TokensTests(SynchronousTestCase):
 
     @runs("docs/tokens.md: In a view")
     def test_inbox(self, names: Names) -> None:
-        """A browser hears what is published to its own topic, and strangers do not get in."""
+        """A browser receives what is published to its own topic; others are refused."""
         with Daemon(names["views"], token_keys=secret_keys()) as daemon:
             ann, bob = (daemon.connect(f"/inbox/?token={token(name)}") for name in ("ann", "bob"))
             ann.send("hello")
@@ -371,10 +427,10 @@ class TokensTests(SynchronousTestCase):
 
 
 class CommandTests(SynchronousTestCase):
-    """docs/command.md."""
+    """Blocks of docs/command.md."""
 
     def setUp(self) -> None:
-        """Let the block find a daemon in memory."""
+        """Let the block connect to a daemon in memory."""
         self.daemon = Daemon({})
         self.addCleanup(self.daemon.stop)
         defaults = dict(Client.__init__.__kwdefaults__ or {})
@@ -391,21 +447,21 @@ class CommandTests(SynchronousTestCase):
 
 
 class FromDwebsocketTests(SynchronousTestCase):
-    """docs/from-dwebsocket.md."""
+    """Blocks of docs/from-dwebsocket.md."""
 
     @runs("docs/from-dwebsocket.md: Coming from dwebsocket")
     def test_as_it_was(self, names: Names) -> None:
-        """The body of a dwebsocket view runs as it was."""
+        """The body of a dwebsocket view runs unchanged."""
         self._try_numbers(names["views"])
 
     @runs("docs/from-dwebsocket.md: Coming from dwebsocket 2")
     def test_async(self, names: Names) -> None:
-        """The same view as a coroutine does the same."""
+        """The same view as a coroutine behaves the same."""
         self._try_numbers(names["views"])
 
     @runs("docs/from-dwebsocket.md: Pushing to many")
     def test_broadcast(self, names: Names) -> None:
-        """Every client receives what any of them sends, and none is kept once it has left."""
+        """Every client receives what any of them sends; clients that disconnect are forgotten."""
         with Daemon(names["views"]) as daemon:
             ann, bob = daemon.connect("/broadcast/"), daemon.connect("/broadcast/")
             ann.send("hello")
@@ -418,7 +474,7 @@ class FromDwebsocketTests(SynchronousTestCase):
 
     @runs("docs/from-dwebsocket.md: Waiting")
     def test_ten(self, names: Names) -> None:
-        """Ten pushes come half a second apart."""
+        """Ten messages come half a second apart."""
         with Daemon(names["views"]) as daemon:
             browser = daemon.connect("/ten/")
             self.assertEqual(browser.messages, [])
@@ -436,7 +492,7 @@ class FromDwebsocketTests(SynchronousTestCase):
             browser.send(b"[3]")
             self.assertEqual(browser.messages, [f"service message: {n}" for n in (1, 2, 3)])
             browser.close()
-            # The one thread is free again.
+            # The only thread is free again.
             again = daemon.connect("/numbers/")
             again.send("no JSON")
             self.assertEqual(again.closing, INTERNAL_ERROR)
@@ -444,14 +500,14 @@ class FromDwebsocketTests(SynchronousTestCase):
 
 
 class DjangoTests(SynchronousTestCase):
-    """docs/django.md."""
+    """Blocks of docs/django.md."""
 
     def setUp(self) -> None:
-        """Make tables and a user, before a block of the document hears of each that is saved."""
+        """Create tables and a user before a block connects to the signal for saved users."""
         django_site.prepare()
 
     def serve(self, *views: Any) -> Daemon:
-        """Serve views of Django, each at its name."""
+        """Serve Django views under their names."""
         patterns = tuple(urls.path(f"{name}/", view) for name, view in views)
         templates = {"numbers.html": "<p>numbers</p>"}
         loaders = [("django.template.loaders.locmem.Loader", templates)]
@@ -467,7 +523,7 @@ class DjangoTests(SynchronousTestCase):
 
     @runs("docs/django.md: Django, and any other WSGI application")
     def test_numbers(self, names: Names) -> None:
-        """The view of dwebsocket's own example does what it did."""
+        """The view of dwebsocket's example behaves as under dwebsocket."""
         daemon = self.serve(("numbers", names["numbers"]))
         self.assertEqual(_get(daemon, "/numbers/").text, "<p>numbers</p>")
         browser = daemon.connect("/numbers/")
@@ -478,7 +534,7 @@ class DjangoTests(SynchronousTestCase):
 
     @runs("docs/django.md: Decorators and middleware")
     def test_members(self, names: Names) -> None:
-        """Strangers are sent to the login, over HTTP; who is logged in gets in."""
+        """Anonymous clients are redirected to the login; logged-in clients are accepted."""
         daemon = self.serve(
             ("login", django_site.login),
             ("inbox", names["inbox"]),
@@ -487,9 +543,9 @@ class DjangoTests(SynchronousTestCase):
         cookies = _get(daemon, "/login/").headers.get_all("Set-Cookie") or []
         member = {"Cookie": "; ".join(cookie.partition(";")[0] for cookie in cookies)}
         for place, said in (("/inbox/", "hello ann"), ("/rooms/a/", "welcome to a")):
-            stranger = daemon.connect(place).refused
-            assert stranger is not None
-            self.assertEqual(stranger.status, 302)
+            refused = daemon.connect(place).refused
+            assert refused is not None
+            self.assertEqual(refused.status, 302)
             self.assertEqual(daemon.connect(place, headers=member).messages, [said])
         answer = daemon.get("/rooms/a/", member)
         assert answer is not None
@@ -497,7 +553,7 @@ class DjangoTests(SynchronousTestCase):
 
     @runs("docs/django.md: Publishing")
     def test_publish(self, names: Names) -> None:
-        """What is saved is told."""
+        """Saving a model publishes."""
         self.addCleanup(post_save.disconnect, names["tell"], sender="auth.User")
         daemon = self.serve(("login", django_site.login))
         self.assertEqual(_get(daemon, "/login/").status, 200)  # It notes the time of the login.
@@ -507,7 +563,7 @@ class DjangoTests(SynchronousTestCase):
 
     @runs("docs/django.md: Without Django")
     def test_application(self, names: Names) -> None:
-        """An application without any framework sends back what it hears."""
+        """An application without a framework echoes messages."""
         with Daemon({}, wsgi=names["application"]) as daemon:
             self.assertIn("also speaks WebSocket", _get(daemon, "/").text)
             browser = daemon.connect("/")
@@ -516,22 +572,22 @@ class DjangoTests(SynchronousTestCase):
             self.assertEqual((browser.messages, browser.closing), (["hello"], NORMAL))
 
     def test_names(self) -> None:
-        """The table has everything that a view calls."""
+        """The table lists every method that a view may call."""
         names = find_table_names(read("docs/django.md"), "The WebSocket")
         self.assertEqual(names, _public(DjangoWebSocket))
 
 
 class TestingTests(SynchronousTestCase):
-    """docs/testing.md: the tests in it pass."""
+    """The tests in docs/testing.md pass."""
 
     @runs("docs/testing.md: Testing views 2")
     def test_demo(self, names: Names) -> None:
-        """The demo's page, as a class for trial."""
+        """The demo's page, tested with trial."""
         self._try_case(names["DemoTests"])
 
     @runs("docs/testing.md: Reference")
     def test_divide(self, names: Names) -> None:
-        """A view that raises, as a class for trial."""
+        """A view that raises, tested with trial."""
         self._try_case(names["DivideTests"])
 
     def _try_case(self, case: type[unittest.TestCase]) -> None:
@@ -542,10 +598,10 @@ class TestingTests(SynchronousTestCase):
 
 
 class PytestTests(SynchronousTestCase):
-    """docs/testing.md: the tests in it that are for pytest pass there."""
+    """The pytest tests in docs/testing.md pass."""
 
     def test_pytest(self) -> None:
-        """Each block is a file that pytest finds, with the fixture, where pushd is installed."""
+        """Each block is a file that pytest runs, with the fixture of the installed pushd."""
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         place = Path(folder.name)

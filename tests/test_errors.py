@@ -15,17 +15,17 @@ LOCAL: set[str] = set()
 
 
 class TreeTests(SynchronousTestCase):
-    """One tree on one page."""
+    """All exceptions are in one tree on one page."""
 
     def test_documented(self) -> None:
-        """The picture at the top of the module shows every exception, and its place."""
+        """The tree in the module's docstring shows every exception in its place."""
         picture = inspect.getdoc(errors) or ""
         for name, value in vars(errors).items():
             if isinstance(value, type) and issubclass(value, BaseException):
                 self.assertIn(f" {name} ", f"{picture} ".replace("\n", " "), name)
 
     def test_one_root(self) -> None:
-        """Every exception is a PushdError, except the one that no view may catch by accident."""
+        """Every exception is a PushdError, except the one that views must not catch by accident."""
         for value in vars(errors).values():
             if isinstance(value, type) and issubclass(value, BaseException):
                 over = value is errors.ConversationOver

@@ -19,7 +19,7 @@ WEB = EXAMPLES / "web"
 
 
 class ExampleTestCase(SynchronousTestCase):
-    """One daemon with one example."""
+    """A daemon with one example."""
 
     views: Mapping[str, View]
 
@@ -28,13 +28,13 @@ class ExampleTestCase(SynchronousTestCase):
         self.addCleanup(self.daemon.stop)
 
     def get(self, path: str) -> Answer:
-        """Ask for a page that comes at once."""
+        """Request a page."""
         answer = self.daemon.get(path)
         assert answer is not None
         return answer
 
     def assert_page(self, path: str, name: str) -> None:
-        """Prove that an address answers with a page, and that all the page asks for is there."""
+        """Check that a URL answers with a page, and that everything the page loads exists."""
         answer = self.get(path)
         self.assertEqual((answer.status, answer.body), (200, (WEB / name).read_bytes()))
         self.assertIn("default-src 'self'", answer.headers["Content-Security-Policy"])
@@ -44,7 +44,7 @@ class ExampleTestCase(SynchronousTestCase):
             self.assertEqual(self.get(f"/{file}").status, 200, file)
 
     def assert_left_nothing(self) -> None:
-        """Prove that no timer runs when nobody is connected."""
+        """Check that no timer is left."""
         self.assertEqual(self.daemon.pending_calls, [])
 
 
@@ -56,7 +56,7 @@ class EchoTests(ExampleTestCase):
         self.assert_page("/echo/", "echo.html")
 
     def test_echo(self) -> None:
-        """Text comes back as text, bytes as bytes, in order; the end is answered."""
+        """Text is echoed as text, bytes as bytes, in order; a Close is answered."""
         browser = self.daemon.connect("/echo/")
         said: list[str | bytes] = ["hello", b"\x00\xff", "", "žluťoučký 🐎", b""]
         for message in said:
@@ -67,7 +67,7 @@ class EchoTests(ExampleTestCase):
         self.assert_left_nothing()
 
     def test_slow_browser(self) -> None:
-        """A browser that sends and does not read waits for itself, and loses nothing."""
+        """A client that sends and does not read delays only itself, and loses nothing."""
         browser = self.daemon.connect("/echo/")
         browser.stall()
         said = [f"{number} {'x' * 10_000}" for number in range(50)]
@@ -82,14 +82,14 @@ class ChatTests(ExampleTestCase):
     views = chat.views
 
     def test_page(self) -> None:
-        """Every room has the page, and the front door leads to the lobby."""
+        """Every room has the page, and the root redirects to the lobby."""
         self.assert_page("/chat/lobby/", "chat.html")
         self.assert_page("/chat/caf%C3%A9/", "chat.html")
         answer = self.get("/")
         self.assertEqual((answer.status, answer.headers["Location"]), (302, "/chat/lobby/"))
 
     def test_room(self) -> None:
-        """Everybody in a room hears what is said there, who enters and who leaves."""
+        """Clients in a room receive its messages, and who enters and leaves."""
         ann, bob = self._enter("caf%C3%A9", "ann"), self._enter("caf%C3%A9", "bob")
         bob.send("hello <b>ann</b>")
         self.assertEqual(
@@ -105,13 +105,13 @@ class ChatTests(ExampleTestCase):
         self.assertEqual(_news(ann)[3:], [{"name": "bob", "event": "leaves"}])
 
     def test_other_room(self) -> None:
-        """What is said in a room stays there."""
+        """Messages stay in their room."""
         ann, eve = self._enter("lobby", "ann"), self._enter("cellar", "eve")
         ann.send("secret")
         self.assertEqual(_news(eve), [{"name": "eve", "event": "enters"}])
 
     def test_vanished(self) -> None:
-        """Who vanishes has left; a room that is empty is forgotten, and nothing is left of it."""
+        """A client that drops its connection has left; an empty room is removed."""
         ann, bob = self._enter("lobby", "ann"), self._enter("lobby", "bob")
         ann.leave()
         self.assertEqual(_news(bob)[1:], [{"name": "ann", "event": "leaves"}])
@@ -121,7 +121,7 @@ class ChatTests(ExampleTestCase):
         self.assert_left_nothing()
 
     def test_slow_browser(self) -> None:
-        """Nobody waits for a browser that does not read."""
+        """A client that does not read delays no other."""
         ann, bob = self._enter("lobby", "ann"), self._enter("lobby", "bob")
         bob.stall()
         for _ in range(200):
@@ -129,7 +129,7 @@ class ChatTests(ExampleTestCase):
         self.assertEqual(len(ann.messages), 202)
 
     def test_limits(self) -> None:
-        """No name at all, names and messages that are too long, and bytes do no harm."""
+        """Missing names, long names and messages, and bytes are handled."""
         ann = self._enter("lobby", "")
         bob = self._enter("lobby", "b" * 31)
         bob.send(b"\xff\x00")
@@ -152,7 +152,7 @@ class ProgressTests(ExampleTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        # The job itself is the only thing here that would take time.
+        # The job's own sleep is the only thing here that would take time.
         self.patch(progress, "ROUNDS", 1)
 
     def test_page(self) -> None:
@@ -160,7 +160,7 @@ class ProgressTests(ExampleTestCase):
         self.assert_page("/progress/", "progress.html")
 
     def test_job(self) -> None:
-        """The browser hears of every step, with the last one of the result, and then it is over."""
+        """The client receives every step, the result with the last one, and then a Close."""
         browser = self.daemon.connect("/progress/?word=caf%C3%A9")
         news = _news(browser)
         self.assertEqual([one["done"] for one in news], list(range(1, progress.STEPS + 1)))

@@ -1,4 +1,4 @@
-"""The example of topics, in memory."""
+"""The topics example, in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ChatTests(SynchronousTestCase):
         self.addCleanup(self.daemon.stop)
 
     def test_room(self) -> None:
-        """Everybody in a room hears what is said there, in order, who says it included."""
+        """All clients in a room receive its messages in order, the sender included."""
         ann, bob, eve = (
             self._enter(room, name)
             for room, name in (("lobby", "ann"), ("lobby", "bob"), ("cellar", "eve"))
@@ -38,7 +38,7 @@ class ChatTests(SynchronousTestCase):
         self.assertEqual(eve.messages, [])
 
     def test_elsewhere(self) -> None:
-        """What is said can be heard without the view, and what is published is heard in it."""
+        """The topic delivers what the view publishes, and the view what the topic publishes."""
         ann = self._enter("lobby", "ann")
         ann.send("hello")
         [topic] = self._ask("GET", "/topics", b"")["topics"]
@@ -52,7 +52,7 @@ class ChatTests(SynchronousTestCase):
         self.assertEqual(_news(ann)[1], {"name": "robot", "text": "hi"})
 
     def test_redis_away(self) -> None:
-        """While nothing can be published, who speaks is told, and stays for when it can."""
+        """While the broker is unavailable, the sender is told so, and stays connected."""
         ann, bob = self._enter("lobby", "ann"), self._enter("lobby", "bob")
         broker = self.daemon._service._broker
         away = self.patch(broker, "publish", lambda *_: fail(Unavailable("Redis is away")))
@@ -65,14 +65,14 @@ class ChatTests(SynchronousTestCase):
         self.assertEqual(_news(bob), [{"name": "ann", "text": "hello"}])
 
     def test_names(self) -> None:
-        """A room that no topic can be named after is not there."""
+        """A room whose name cannot be a topic is 404."""
         browser = self.daemon.connect("/chat/caf%C3%A9/?name=ann")
         assert browser.refused is not None
         self.assertEqual(browser.refused.status, 404)
         self.assertIn("no room has this name", browser.refused.text)
 
     def test_limits(self) -> None:
-        """No name at all, names and messages that are too long, and bytes do no harm."""
+        """Missing names, long names and messages, and bytes are handled."""
         ann, bob = self._enter("lobby", ""), self._enter("lobby", "b" * 31)
         bob.send(b"\xff\x00")
         bob.send("x" * 1001)
@@ -83,7 +83,7 @@ class ChatTests(SynchronousTestCase):
         )
 
     def test_left(self) -> None:
-        """When all have left nothing is kept once the history is old."""
+        """When all have left, nothing is kept after the history has expired."""
         ann, bob = self._enter("lobby", "ann"), self._enter("lobby", "bob")
         ann.send("hello")
         ann.leave()
@@ -93,7 +93,7 @@ class ChatTests(SynchronousTestCase):
         self.assertEqual(self._ask("GET", "/topics", b"")["topics"], [])
 
     def test_front_door(self) -> None:
-        """The front door leads to the lobby."""
+        """The root redirects to the lobby."""
         answer = self.daemon.get("/")
         assert answer is not None
         self.assertEqual((answer.status, answer.headers["Location"]), (302, "/chat/lobby/"))

@@ -1,4 +1,4 @@
-"""The house rules, proved from the source: what imports what, and what nobody may touch."""
+"""The house rules, proved from the source: imports, names, docstrings, and what has a test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from twisted.web.http import HTTPChannel
 
 ROOT = Path(__file__).parent.parent
 
-# The rooms from the ground up: a module imports from its own room and from rooms before it.
+# The rooms, the lowest first: a module imports from its own room and from rooms before it.
 ROOMS = (
     "schedule",
     "access",
@@ -30,24 +30,25 @@ ROOMS = (
 )
 # Annexes may import from any room; no room imports from an annex.
 ANNEXES = {"client", "django", "testing"}
-# Modules beside the rooms. errors is for all; pytest must find pytest_plugin without the daemon.
+# Modules beside the rooms. All may import errors; pytest imports pytest_plugin without the daemon.
 TOP = {"__init__", "__main__", "errors", "pytest_plugin"}
 
-# Between these folders imports are forbidden even where the order of the rooms allows them.
-# Options read the address of a Redis; the broker itself is built by the service alone.
+# Folders between which imports are forbidden, even where the order of the rooms allows them: the
+# importing one, the imported one, and subfolders of the first that may. Options read the address of
+# a Redis; only the service builds the broker.
 APART = (
     ("protocols.http", "protocols.websocket", frozenset[str]()),
     ("topics", "topics.redis", frozenset({"topics.redis"})),
 )
 
-# Functions that may import the global reactor: twistd's, and runpushd, which takes its place.
+# Functions that may import the global reactor: twistd's, and runpushd, which replaces twistd.
 REACTOR = {
     ("service.twistd", "makeService"),
     ("django.management.commands.runpushd", "get_reactor"),
 }
 
 # Packages in which Autobahn and txaio may be imported.
-SPEAKS_AUTOBAHN = ("protocols.websocket", "testing")
+AUTOBAHN_PACKAGES = ("protocols.websocket", "testing")
 
 # Modules that may use private names of Twisted and Autobahn, and change a reactor.
 FAST_PATHS = ("service.reactor", "protocols.transport", "protocols.websocket.protocol")
@@ -58,7 +59,7 @@ BANNED_NAMES = {"base", "common", "helpers", "manager", "managers", "misc", "uti
 # Lines of a room's __init__.py, at most.
 FACE = 20
 
-# What looks at the clock on the wall; a clock that a test can set is passed in instead.
+# Functions that read the wall clock. A clock that a test can set is passed in instead.
 WALL_CLOCKS = {
     *(f"time.{name}" for name in ("time", "monotonic", "perf_counter", "process_time", "sleep")),
     *(f"time.{name}_ns" for name in ("time", "monotonic", "perf_counter", "process_time")),
@@ -83,8 +84,8 @@ def room_of(name: str) -> str:
     return room if module else ""
 
 
-def find_strangers(modules: Sources) -> list[str]:
-    """Find modules that stand in no room."""
+def find_misplaced(modules: Sources) -> list[str]:
+    """Find modules that are in no room."""
     return [
         f"pushd/{_path(name)} is in no room: see docs/architecture.md"
         for name in modules
@@ -116,7 +117,7 @@ def find_upward_imports(modules: Sources) -> list[str]:
 
 
 def find_house_imports_of_faces(modules: Sources) -> list[str]:
-    """Find imports from a face inside the rooms, where modules have their full names."""
+    """Find imports from a face inside the rooms, where modules are imported by their full names."""
     return [
         f"pushd/{_path(name)}:{line} imports from the face of {imported}: name the module"
         for name in modules
@@ -127,7 +128,7 @@ def find_house_imports_of_faces(modules: Sources) -> list[str]:
 
 
 def find_forbidden_imports(modules: Sources) -> list[str]:
-    """Find imports between folders of APART."""
+    """Find imports between the folders of APART."""
     return [
         f"pushd/{_path(name)}:{line} imports {imported}, which {source} must not"
         for source, target, allowed in APART
@@ -139,7 +140,7 @@ def find_forbidden_imports(modules: Sources) -> list[str]:
 
 
 def find_reactors(modules: Sources) -> list[str]:
-    """Find imports of the reactor outside of the functions of REACTOR."""
+    """Find imports of the reactor outside the functions of REACTOR."""
     return [
         f"pushd/{_path(name)}:{line} imports the reactor: take a clock as an argument"
         for name, source in modules.items()
@@ -150,7 +151,7 @@ def find_reactors(modules: Sources) -> list[str]:
 
 
 def find_untested(modules: Sources, tests: set[str]) -> list[str]:
-    """Find modules of a room or annex that have no test file of their name in its folder."""
+    """Find modules of a room or annex without a test file of the same name in its folder."""
     return [
         f"pushd/{_path(name)} has no tests/{_test_path(name)}"
         for name in modules
@@ -179,20 +180,20 @@ def find_bad_faces(modules: Sources) -> list[str]:
 
 
 def find_autobahn(modules: Sources) -> list[str]:
-    """Find modules that import Autobahn outside of the packages that may."""
+    """Find modules that import Autobahn outside the packages that may."""
     return [
         f"pushd/{_path(name)}:{line} imports {imported}"
         for name, source in modules.items()
         for line, _, imported in _imports(source)
         if imported.partition(".")[0] in ("autobahn", "txaio")
-        and not name.startswith(tuple(f"{package}." for package in SPEAKS_AUTOBAHN))
+        and not name.startswith(tuple(f"{package}." for package in AUTOBAHN_PACKAGES))
     ]
 
 
 def find_wall_clocks(modules: Sources) -> list[str]:
     """Find uses of a clock that a test cannot set.
 
-    The service and the command may pass ``time.time`` on; nothing may call it.
+    The service and the command may pass ``time.time`` on; no module may call it.
     """
     return [
         f"pushd/{_path(name)}:{line} asks {clock}: take a clock as an argument"
@@ -203,7 +204,7 @@ def find_wall_clocks(modules: Sources) -> list[str]:
 
 
 def find_stray_loggers(modules: Sources) -> list[str]:
-    """Find loggers that do not belong to a module, or that have another namespace than its room's.
+    """Find loggers that are not a module's, or that have another namespace than its room's.
 
     A logger that is an attribute of a class takes its namespace from that class.
     """
@@ -219,10 +220,10 @@ def find_stray_loggers(modules: Sources) -> list[str]:
 
 
 def find_foreign_names(modules: Sources) -> list[str]:
-    """Find private names that are not pushd's own, outside of the modules of FAST_PATHS.
+    """Find private names that are not pushd's own, outside the modules of FAST_PATHS.
 
     The name of an attribute is pushd's own if any of its classes or modules defines it, whatever
-    the object is; ``find_inherited_names`` looks closer at ``self``.
+    the object is; ``find_inherited_names`` checks ``self`` more closely.
     """
     own = {name for source in modules.values() for name in _defined_names(ast.parse(source))}
     return [
@@ -258,7 +259,7 @@ def find_inherited_names(classes: Iterable[type], modules: Sources) -> list[str]
 
 
 def find_patches(modules: Sources) -> list[str]:
-    """Find assignments to attributes of a reactor outside of service/reactor."""
+    """Find assignments to attributes of a reactor outside service/reactor."""
     return [
         f"pushd/{_path(name)}:{node.lineno} changes a reactor: only service/reactor may"
         for name, source in modules.items()
@@ -271,10 +272,10 @@ def find_patches(modules: Sources) -> list[str]:
 
 
 def find_undocumented(modules: Sources) -> list[str]:
-    """Find the public modules, classes, functions and methods that do not say what for.
+    """Find public modules, classes, functions and methods without a docstring.
 
-    A name in camelCase is the framework's, which says what it is for; so is a name that starts
-    with an underscore. What stands inside a function is nobody else's.
+    Names in camelCase are the framework's, which documents them. Names that start with an
+    underscore, and those inside functions, are private.
     """
     return [
         f"pushd/{_path(name)}:{line} {what} has no docstring"
@@ -284,15 +285,15 @@ def find_undocumented(modules: Sources) -> list[str]:
 
 
 def find_package_markers(paths: list[Path]) -> list[str]:
-    """Find what would make our twisted/ a package, which would hide the real Twisted."""
+    """Find files that would make our twisted/ a package, which would hide the real Twisted."""
     return [f"{path} hides Twisted itself" for path in paths if path.name == "__init__.py"]
 
 
 class RoomTests(SynchronousTestCase):
-    """Imports go to the own room or to lower ones."""
+    """Imports go to the same room or to lower ones."""
 
     def test_house(self) -> None:
-        """No module imports from a higher room or from an annex, and none in a circle."""
+        """No module imports from a higher room or an annex, and no imports form a circle."""
         modules = read_sources()
         self.assertIn("__init__", modules)
         self.assertEqual(find_upward_imports(modules), [])
@@ -300,10 +301,10 @@ class RoomTests(SynchronousTestCase):
         self.assertEqual(find_house_imports_of_faces(modules), [])
 
     def test_place(self) -> None:
-        """Every module stands in a room, in an annex, or is one of the few at the top."""
-        self.assertEqual(find_strangers(read_sources()), [])
+        """Every module is in a room or an annex, or is one of the few at the top."""
+        self.assertEqual(find_misplaced(read_sources()), [])
         modules = {"hub": "", "lobby.hub": "", "topics.hub": "", "client.http": "", "__main__": ""}
-        self.assertEqual(len(find_strangers(modules)), 2)
+        self.assertEqual(len(find_misplaced(modules)), 2)
 
     def test_up(self) -> None:
         """An import from a higher room is found in each of its forms."""
@@ -320,7 +321,7 @@ class RoomTests(SynchronousTestCase):
             self.assertIn("pushd/topics/hub.py", faults[0])
 
     def test_down(self) -> None:
-        """Lower rooms, the own room and the version are free to all, and all is to an annex."""
+        """Imports from lower rooms and from the same room are allowed, and any in an annex."""
         modules = {
             "api.urls": "from pushd.topics.hub import Hub\nfrom pushd.api.sse import EventStream",
             "api.sse": "from pushd import __version__",
@@ -334,13 +335,13 @@ class RoomTests(SynchronousTestCase):
         self.assertEqual(find_upward_imports(modules), [])
 
     def test_annex(self) -> None:
-        """No room imports from an annex, whichever way."""
+        """A room must not import from an annex, in any form."""
         for statement in ("from pushd.testing import Daemon", "from pushd.testing.daemon import X"):
             modules = {"service.twistd": statement, "testing.__init__": "", "testing.daemon": ""}
             self.assertEqual(len(find_upward_imports(modules)), 1, statement)
 
     def test_circle(self) -> None:
-        """Two modules of one room cannot both need the other, nor three in a ring."""
+        """Two modules of one room must not import each other, nor three in a circle."""
         modules = {
             "topics.history": "from pushd.topics.broker import Broker",
             "topics.broker": "from pushd.topics.hub import Hub",
@@ -354,7 +355,7 @@ class RoomTests(SynchronousTestCase):
         self.assertEqual(find_upward_imports(modules), [])
 
     def test_forbidden(self) -> None:
-        """HTTP knows nothing of WebSockets, and topics nothing of Redis."""
+        """HTTP must not import WebSocket, nor topics Redis."""
         modules = {
             "protocols.http.site": "from pushd.protocols.websocket.frames import frame",
             "protocols.websocket.frames": "from pushd.protocols.http.headers import Headers",
@@ -384,7 +385,7 @@ class RoomTests(SynchronousTestCase):
         self.assertEqual(len(find_bad_names({"topics.utils": "", "topics.hub": ""})), 1)
 
     def test_faces(self) -> None:
-        """A face is short and says with ``__all__`` what is public."""
+        """A face is short, and lists in ``__all__`` what is public."""
         self.assertEqual(find_bad_faces(read_sources()), [])
         long = '"""Views."""\n' + "\n" * FACE
         silent = '"""Views."""\nfrom pushd.views.request import Request\n'
@@ -393,7 +394,7 @@ class RoomTests(SynchronousTestCase):
 
 
 class ReactorTests(SynchronousTestCase):
-    """Only makeService may import the global reactor."""
+    """Only two functions may import the global reactor."""
 
     def test_house(self) -> None:
         """No module imports the reactor, except two functions when they are called."""
@@ -412,22 +413,22 @@ class ReactorTests(SynchronousTestCase):
             self.assertEqual(len(find_reactors({"testing.daemon": statement})), 1, statement)
 
     def test_allowed(self) -> None:
-        """Inside service/twistd's makeService it is allowed; in a namesake elsewhere it is not."""
+        """It is allowed in service/twistd's makeService, but not in its namesake elsewhere."""
         source = "def makeService(options):\n    from twisted.internet import reactor"
         self.assertEqual(find_reactors({"service.twistd": source}), [])
         self.assertEqual(len(find_reactors({"api.urls": source})), 1)
 
     def test_import_installs_none(self) -> None:
-        """Importing all of pushd leaves the choice of the reactor to the program that starts it."""
+        """Importing all of pushd installs no reactor: the program that starts it chooses one."""
         script = (
             "import importlib, sys\n"
             "for name in sys.argv[1:]:\n"
             "    importlib.import_module(name)\n"
             "    assert 'twisted.internet.reactor' not in sys.modules, name\n"
         )
-        # txredisapi imports the reactor; these two are imported only where Redis is asked for.
+        # txredisapi imports the reactor; these two are imported only if Redis is used.
         over_redis = {"topics.redis.connection", "topics.redis.session"}
-        # Django's command needs a Django that has been set up.
+        # Django's command needs Django to be set up.
         commands = {name for name in read_sources() if name.startswith("django.")}
         left_out = {"__main__", "__init__", *over_redis, *commands}
         names = [
@@ -447,14 +448,14 @@ class ReactorTests(SynchronousTestCase):
 
 
 class LibraryTests(SynchronousTestCase):
-    """What a module may lean on."""
+    """Use of Autobahn, private names, loggers and clocks."""
 
     def test_autobahn(self) -> None:
-        """Autobahn stays behind its own doors, so that it could be exchanged there."""
+        """Autobahn is imported in two packages only, so that it could be replaced there."""
         self.assertEqual(find_autobahn(read_sources()), [])
 
     def test_autobahn_found(self) -> None:
-        """An import of Autobahn elsewhere is found, and of what it brings along."""
+        """An import of Autobahn or of txaio elsewhere is found."""
         source = "from autobahn.websocket import types\nimport txaio"
         modules = {"topics.hub": source, "protocols.websocket.factory": source}
         self.assertEqual(len(find_autobahn(modules)), 2)
@@ -531,11 +532,11 @@ class LibraryTests(SynchronousTestCase):
         self.assertEqual(find_stray_loggers({"topics.redis.broker": good}), [])
 
     def test_wall_clock(self) -> None:
-        """Nobody looks at the clock on the wall: a test could not set it."""
+        """No module reads the wall clock: a test could not set it."""
         self.assertEqual(find_wall_clocks(read_sources()), [])
 
     def test_wall_clock_found(self) -> None:
-        """Every way to look at it is found, under any name."""
+        """Every way to read it is found, under any name."""
         for source in (
             "import time\ntime.sleep(1)",
             "import time as t\nt.monotonic()",
@@ -547,7 +548,7 @@ class LibraryTests(SynchronousTestCase):
             self.assertEqual(len(find_wall_clocks({"access.limits": source})), 1, source)
 
     def test_wall_clock_handed_on(self) -> None:
-        """The assembly may give it to those who ask for one, and other names are free."""
+        """The service may pass it on, and other names are allowed."""
         handed_on = "import time\nLimits(now=time.time)"
         self.assertEqual(find_wall_clocks({"service.twistd": handed_on}), [])
         self.assertEqual(len(find_wall_clocks({"service.twistd": "import time\ntime.time()"})), 1)
@@ -556,8 +557,8 @@ class LibraryTests(SynchronousTestCase):
         )
 
 
-class CompanyTests(SynchronousTestCase):
-    """What comes with every module."""
+class ModuleTests(SynchronousTestCase):
+    """Each module has tests and docstrings."""
 
     def test_tests(self) -> None:
         """Every module of a room has a test file in the folder that mirrors the room."""
@@ -567,7 +568,7 @@ class CompanyTests(SynchronousTestCase):
         self.assertEqual(find_untested(read_sources(), tests), [])
 
     def test_tests_missing(self) -> None:
-        """A module without one is found; faces need none."""
+        """A module without tests is found; faces need none."""
         modules = {"topics.hub": "", "api.urls": "", "api.__init__": "", "__main__": ""}
         self.assertEqual(
             find_untested(modules, {"api/test_urls.py"}),
@@ -575,11 +576,11 @@ class CompanyTests(SynchronousTestCase):
         )
 
     def test_docstrings(self) -> None:
-        """Everything that another file may use says what it is for."""
+        """Everything that another file may use has a docstring."""
         self.assertEqual(find_undocumented(read_sources()), [])
 
     def test_docstrings_missing(self) -> None:
-        """A module, class, function and method without one are found; private ones are free."""
+        """A public module, class, function or method without a docstring is found."""
         source = (
             "class Hub:\n    def add(self): ...\n    def _sort(self): ...\n"
             "    def onOpen(self): ...\n"
@@ -594,10 +595,10 @@ class CompanyTests(SynchronousTestCase):
                 "pushd/topics/hub.py:5 publish has no docstring",
             ],
         )
-        self.assertEqual(find_undocumented({"topics.hub": '"""Who listens."""'}), [])
+        self.assertEqual(find_undocumented({"topics.hub": '"""Subscribers."""'}), [])
 
     def test_plugin(self) -> None:
-        """Our twisted/ holds the plugin and is no package: it must not hide Twisted."""
+        """Our twisted/ holds the plugin and is no package, which would hide Twisted."""
         paths = list((ROOT / "twisted").rglob("*.py"))
         self.assertIn(ROOT / "twisted/plugins/pushd_plugin.py", paths)
         self.assertEqual(find_package_markers(paths), [])
@@ -609,7 +610,7 @@ def _is_private(name: str) -> bool:
 
 
 def _defined_names(tree: ast.AST) -> Iterator[str]:
-    """Give the names of functions, classes, variables, and attributes of self and cls."""
+    """Yield the names of functions, classes, variables, and attributes of self and cls."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
@@ -624,7 +625,7 @@ def _defined_names(tree: ast.AST) -> Iterator[str]:
 
 
 def _used_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Give line and name of attributes, of names in strings, and of what is not imported from us.
+    """Yield line and name of attributes, of names in strings, and of imports from elsewhere.
 
     Of an import, every part of the module's name counts.
     """
@@ -640,7 +641,7 @@ def _used_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def _tree_of(cls: type) -> ast.AST:
-    """Give the syntax tree of a class; an empty one where it has no source."""
+    """Return the syntax tree of a class; an empty one if it has no source."""
     try:
         return ast.parse(textwrap.dedent(inspect.getsource(cls)))
     except (OSError, TypeError):
@@ -648,8 +649,8 @@ def _tree_of(cls: type) -> ast.AST:
 
 
 def _read_classes(modules: Sources) -> list[type]:
-    """Import the modules, and give the classes that they define."""
-    # The command runs on import, and Django's modules need a Django that has been set up.
+    """Import the modules, and return the classes that they define."""
+    # The command runs on import, and Django's modules need Django to be set up.
     names = [name for name in modules if name != "__main__" and not name.startswith("django.")]
     imported = [
         importlib.import_module(f"pushd.{name}".removesuffix(".__init__")) for name in names
@@ -663,7 +664,7 @@ def _read_classes(modules: Sources) -> list[type]:
 
 
 def _imports(source: str) -> Iterator[tuple[int, str | None, str]]:
-    """Give line, enclosing outermost function and dotted name of all that a source imports."""
+    """Yield line, enclosing outermost function and dotted name of every import in a source."""
 
     def walk(node: ast.AST, function: str | None) -> Iterator[tuple[int, str | None, str]]:
         if isinstance(node, ast.Import):
@@ -684,9 +685,9 @@ def _imports(source: str) -> Iterator[tuple[int, str | None, str]]:
 
 
 def _imported_modules(name: str, modules: Sources) -> Iterator[tuple[int, str]]:
-    """Give line and dotted name of the modules of pushd that a module imports, each once a line.
+    """Yield line and dotted name of the modules of pushd that a module imports, each once per line.
 
-    A name imported from a package is the module of that name, if there is one, else the face.
+    A name imported from a package is the module of that name if it exists, else the face.
     """
     seen = set()
     for line, _, imported in _imports(modules[name]):
@@ -718,7 +719,7 @@ def _test_path(name: str) -> str:
 
 
 def _circles(edges: Mapping[str, set[str]]) -> list[list[str]]:
-    """Give the circles of a graph, one for each way back that a walk through it meets."""
+    """Return the circles in a graph, one for each edge that leads back on a walk through it."""
     circles: list[list[str]] = []
     done: set[str] = set()
 
@@ -736,7 +737,7 @@ def _circles(edges: Mapping[str, set[str]]) -> list[list[str]]:
 
 
 def _wall_clocks(tree: ast.Module) -> Iterator[tuple[int, str, bool]]:
-    """Give line and full name of the clocks that a module names, and whether it calls them."""
+    """Yield line and full name of the clocks that a module names, and whether it calls them."""
     full = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -755,7 +756,7 @@ def _wall_clocks(tree: ast.Module) -> Iterator[tuple[int, str, bool]]:
 
 
 def _undocumented(tree: ast.Module, name: str) -> Iterator[tuple[int, str]]:
-    """Give line and name of what is public in a module and has no docstring."""
+    """Yield line and name of what is public in a module and has no docstring."""
     if tree.body and ast.get_docstring(tree) is None:
         yield 1, name
 

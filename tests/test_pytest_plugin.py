@@ -1,4 +1,4 @@
-"""The fixture, called by hand, and as pytest has it."""
+"""The fixture ``pushd_daemon``, called directly, and in runs of pytest."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from pushd.views.request import Request, require_websocket
 
 @require_websocket
 async def echo(request: Request) -> None:
-    """Give every message back."""
+    """Echo every message."""
     async for message in request.websocket:
         request.websocket.send(message)
 
 
 @require_websocket
 async def forgetful(request: Request) -> None:
-    """Leave a timer behind."""
+    """Leave a delayed call behind."""
     request.clock.callLater(3600, print)
     await request.websocket.wait()
 
 
 VIEWS = {"/echo/": echo, "/forgetful/": forgetful}
 
-# Tests as somebody else would write them: one passes, one fails, and one forgets something.
+# Tests of a user: one passes, one fails, and one leaves a delayed call behind.
 TESTS = """
 def test_page(pushd_daemon):
     assert pushd_daemon().get("/test/").status == 200
@@ -50,7 +50,7 @@ class FixtureTests(SynchronousTestCase):
     """The function behind the fixture."""
 
     def test_daemons(self) -> None:
-        """It makes as many daemons as a test wants, each with its views and settings."""
+        """It makes several daemons, each with its views and settings."""
         with _made() as make:
             one, other = make(VIEWS, threads=7), make()
             self.assertEqual(one.settings.threads, 7)
@@ -60,7 +60,7 @@ class FixtureTests(SynchronousTestCase):
             self.assertEqual(refused.status, 404)
 
     def test_stopped(self) -> None:
-        """When the test is over its daemons are stopped, and who is connected sees it."""
+        """After the test, its daemons are stopped and their browsers closed."""
         with _made() as make:
             browsers = [make(VIEWS).connect("/echo/") for _ in range(2)]
             self.assertEqual([browser.gone for browser in browsers], [False, False])
@@ -77,15 +77,15 @@ class FixtureTests(SynchronousTestCase):
         self.assertIn("left behind", str(caught.exception))
 
     def test_name(self) -> None:
-        """The fixture has the name that the documents give it."""
+        """The fixture has the documented name."""
         self.assertEqual(pushd_daemon.name, "pushd_daemon")
 
 
 class PytestTests(SynchronousTestCase):
-    """The fixture in a run of its own."""
+    """The fixture in a run of pytest."""
 
     def test_run(self) -> None:
-        """It is there by the entry point, and fails the tests that should fail."""
+        """The entry point makes the fixture known, and bad tests fail."""
         with TemporaryDirectory() as folder:
             Path(folder, "test_views.py").write_text(TESTS)
             done = _run(folder, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider")
@@ -98,7 +98,7 @@ class PytestTests(SynchronousTestCase):
             self.assertIn(line, done.stdout)
 
     def test_light(self) -> None:
-        """Loading the plugin does not load the daemon: every run of pytest here would pay."""
+        """Loading the plugin does not import the daemon, which would slow every run down."""
         script = "import pushd.pytest_plugin, sys; print(*sys.modules, sep='\\n')"
         done = _run(".", "-c", script)
         self.assertEqual(done.returncode, 0, done.stdout)

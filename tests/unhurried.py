@@ -1,8 +1,8 @@
-"""What Hypothesis makes of a machine that has other things to do: nothing."""
+"""Hypothesis settings for tests that may be slow."""
 
 from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
-#: For tests whose examples may take their time, to be made and to be tried.
+#: No deadline for an example, and no health check of how long it takes to generate.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,4 +1,4 @@
-"""A daemon for those who speak WebSocket with it frame by frame."""
+"""Test case with a daemon to which tests send WebSocket frames."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.peer import CLOSE, CONTINUATION, Peer, close_frame, frame, handshake
 
 
 class WireTestCase(SynchronousTestCase):
-    """A daemon with a view that echoes, and one that does nothing until it is told."""
+    """A daemon with a view that echoes, and one that does nothing by itself."""
 
     def setUp(self) -> None:
-        """Start the daemon, and connect a peer to the echo."""
+        """Start the daemon, and connect a peer to the echo view."""
         self.requests: list[Request] = []
         self.ends: list[str] = []
 
@@ -39,7 +39,7 @@ class WireTestCase(SynchronousTestCase):
         self.peer = self.connect("/echo/")
 
     def settings(self) -> dict[str, Any]:
-        """The daemon's settings, where they are not the usual ones."""
+        """Return the daemon's settings that differ from the defaults."""
         return {}
 
     def connect(self, path: str) -> Peer:
@@ -50,7 +50,7 @@ class WireTestCase(SynchronousTestCase):
         return peer
 
     def assert_closed(self, code: int, peer: Peer | None = None) -> None:
-        """Check that the peer saw a Close frame with this code, and it last; then TCP's end."""
+        """Check that the last frame is a Close with this code; answer it, and expect TCP's end."""
         peer = peer or self.peer
         self.assertEqual([each.opcode for each in peer.frames][-1:], [CLOSE])
         self.assertEqual(peer.code, code)

@@ -1,1 +1,1 @@
-"""Access control: origins, tokens, limits and quotas; open connections and how they end."""
+"""Access control: origins, proxies, tokens and limits; the open connections and their end."""

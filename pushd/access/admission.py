@@ -1,4 +1,4 @@
-"""How many may be here at once: connections in all, and from one address."""
+"""Connection limits: how many connections are open at once, in all and from one address."""
 
 from __future__ import annotations
 
@@ -11,81 +11,83 @@ from pushd.access.proxies import Proxies, read_address
 
 
 class Slot:
-    """A place that is taken until its holder leaves."""
+    """One connection or client that counts towards the limits, until it is released."""
 
-    __slots__ = ("_address", "_admission", "_connection")
+    __slots__ = ("_admission", "_connection", "_key")
 
-    def __init__(self, admission: Admission, address: Hashable, *, connection: bool) -> None:
+    def __init__(self, admission: Admission, key: Hashable, *, connection: bool) -> None:
         self._admission: Admission | None = admission
-        self._address = address
+        self._key = key
         self._connection = connection
 
     def release(self) -> None:
-        """Give the place back; once, however often it is called."""
+        """Stop counting it; does nothing when called again."""
         admission, self._admission = self._admission, None
         if admission is not None:
-            admission.give_back(self._address, connection=self._connection)
+            admission.release(self._key, connection=self._connection)
 
 
 class Admission:
-    """Gives out the places for connections.
+    """Admits connections within the limits, and counts those that are open.
 
-    :param limits: how many connections there may be, and how many of them from one address.
-        Connections that are open stay when a limit is lowered. Addresses of this machine and of
-        trusted proxies may have any number; the clients behind a proxy are counted by the address
-        that it gives.
+    Loopback addresses, Unix sockets and trusted proxies are exempt from the limit per address; the
+    clients behind a proxy are counted by the addresses that it gives. Open connections stay when a
+    limit is lowered.
+
+    :param limits: ``max_connections`` and ``max_per_address`` are applied.
     """
 
     def __init__(self, limits: Limits, proxies: Proxies) -> None:
         self._limits = limits
-        self._taken = 0
+        self._connections = 0
         self._addresses = Quota()
         self._proxies = proxies
 
     def __len__(self) -> int:
-        return self._taken
+        """Return the number of open connections."""
+        return self._connections
 
     def admit(self, address: str | None) -> Slot | None:
-        """A place for a connection from an address; None when there is none."""
-        if self._taken >= self._limits.max_connections:
+        """Admit a connection from an address; return None if a limit is reached."""
+        if self._connections >= self._limits.max_connections:
             return None
-        key = self._key_of(address)
-        if key is not None and not self._addresses.take(key, self._limits.max_per_address):
-            return None
-        self._taken += 1
-        return Slot(self, key, connection=True)
+        slot = self._take(address, connection=True)
+        if slot is not None:
+            self._connections += 1
+        return slot
 
     def admit_client(self, address: str | None) -> Slot | None:
-        """A place for one more from an address, over whose connection ever; None if there is none.
+        """Admit a request that a trusted proxy forwards; return None if its limit is reached.
 
-        A client behind one of our proxies takes it beside the place of the proxy's connection.
+        This slot is for the client. The proxy's connection has a slot of its own.
+
+        :param address: of the client.
         """
-        key = self._key_of(address)
-        if key is not None and not self._addresses.take(key, self._limits.max_per_address):
-            return None
-        return Slot(self, key, connection=False)
+        return self._take(address, connection=False)
 
-    def give_back(self, key: Hashable, *, connection: bool) -> None:
-        """Take back what a ticket stood for; ``Slot.release`` calls this."""
+    def release(self, key: Hashable, *, connection: bool) -> None:
+        """Release what a Slot stands for; called by ``Slot.release``."""
         if connection:
-            self._taken -= 1
+            self._connections -= 1
         if key is not None:
             self._addresses.release(key)
 
-    def _key_of(self, address: str | None) -> Hashable:
-        """By what those of one address are counted; None for one that may have any number."""
-        if address is None or self._proxies.is_trusted(address):
+    def _take(self, address: str | None, *, connection: bool) -> Slot | None:
+        key = None
+        if address is not None and not self._proxies.is_trusted(address):
+            key = _key_of(address)
+        if key is not None and not self._addresses.take(key, self._limits.max_per_address):
             return None
-        return _count_by(address)
+        return Slot(self, key, connection=connection)
 
 
 @lru_cache(maxsize=4096)
-def _count_by(address: str) -> Hashable:
-    """By what those of one address are counted; None for this machine's own."""
+def _key_of(address: str) -> Hashable:
+    """Return what the connections from an address are counted by; None for loopback addresses."""
     parsed = read_address(address)
     if parsed is None:
         return address
     if parsed.is_loopback:
         return None
-    # Whoever has an IPv6 address has 2⁶⁴ of them.
+    # A client with IPv6 usually has a whole /64 network to choose its address from.
     return int(parsed) >> 64 if isinstance(parsed, IPv6Address) else parsed

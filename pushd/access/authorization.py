@@ -1,4 +1,4 @@
-"""Authorization: what a token permits, read from a request (RFC 6750)."""
+"""Authorization by bearer tokens: reads them from requests, checks what they permit (RFC 6750)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pushd.errors import BadToken, Denied
 
 
 class Authorizer:
-    """Knows by their tokens who people are, and what they may do.
+    """Checks what requests may do, by their tokens.
 
-    Where there are no keys nobody is asked for a token, and all may subscribe. Every method takes
-    a token, or None where there was none, and raises Denied: 401 for one that is missing or not
-    good, 403 for one that does not allow this.
+    Without keys no request needs a token, and every request may subscribe. All methods that accept
+    a token accept None for a request without one. They raise Denied: 401 if the token is missing
+    or invalid, 403 if it does not permit what is asked for.
 
-    :param now: seconds since 1970.
+    :param now: the time of day, in seconds since 1970.
     """
 
     def __init__(self, keys: TokenKeys, now: Callable[[], float]) -> None:
@@ -24,7 +24,7 @@ class Authorizer:
         self.now = now
 
     def identify(self, token: str | None) -> Identity | None:
-        """Who somebody is; None without a token, and where tokens are not asked for."""
+        """Return the identity in a token; None without a token, and without keys."""
         if token is None or not self.keys:
             return None
         try:
@@ -33,42 +33,45 @@ class Authorizer:
             raise Denied(401, str(bad), "invalid_token") from None
 
     def require(self, token: str | None) -> Identity:
-        """Who somebody is, who has to say it."""
+        """Return the identity in a token that must be there."""
         identity = self.identify(token)
         if identity is None:
             raise Denied(401, "a token is required")
         return identity
 
     def authorize_subscribe(self, token: str | None, topic: str) -> Identity | None:
-        """Who somebody is who may listen to a topic; None where tokens are not asked for."""
+        """Return the identity of a client that may subscribe to a topic; None without keys."""
         if not self.keys:
             return None
         identity = self.require(token)
         if not identity.may_subscribe(topic):
-            raise Denied(403, f"this token may not subscribe to {topic}", "insufficient_scope")
+            reason = f"token does not permit subscribing to {topic}"
+            raise Denied(403, reason, "insufficient_scope")
         return identity
 
     def authorize_publish(self, token: str | None, topic: str) -> Identity:
-        """Who somebody is who may publish to a topic."""
+        """Return the identity of a client that may publish to a topic."""
         identity = self.require(token)
         if not identity.may_publish(topic):
-            raise Denied(403, f"this token may not publish to {topic}", "insufficient_scope")
+            reason = f"token does not permit publishing to {topic}"
+            raise Denied(403, reason, "insufficient_scope")
         return identity
 
     def end_of_connection(self, identity: Identity) -> float:
-        """When a connection has to end that begins now, in seconds since 1970.
+        """Return when a connection that opens now must end, in seconds since 1970.
 
-        That is when its token runs out. Who comes just after that, and is let in as clocks
-        differ, may stay until that is no excuse any more.
+        That is when its token expires. If it was accepted after that, because clocks differ, the
+        connection lasts until the leeway is over.
         """
         late = self.now() >= identity.expires
         return identity.expires + LEEWAY if late else identity.expires
 
 
 def read_token(request: Any) -> str | None:
-    """The token of a request: ``Authorization: Bearer`` or, where a browser can't, ``?token=``.
+    """Return the token of a request, from ``Authorization: Bearer`` or from ``?token=``.
 
-    None without one. Raises Denied for more than one, as it can't be told which is meant (§2).
+    Browsers cannot set the header of a WebSocket or an event stream. Returns None if there is no
+    token. Raises Denied if there is more than one, as RFC 6750 §2 demands.
     """
     tokens = [value.decode("latin-1") for value in request.args.get(b"token", ())]
     for value in request.requestHeaders.getRawHeaders(b"authorization", ()):
@@ -76,12 +79,13 @@ def read_token(request: Any) -> str | None:
         if scheme.lower() == "bearer":
             tokens.append(rest.strip())
     if len(tokens) > 1:
-        raise Denied(400, "a request has one token at most", "invalid_request")
+        reason = f"a request must have one token at most; got {len(tokens)}"
+        raise Denied(400, reason, "invalid_request")
     return tokens[0] if tokens else None
 
 
 def challenge(denied: Denied) -> dict[str, str]:
-    """The headers that go with a denial (§3)."""
+    """Return the headers of the response to a denied request (RFC 6750 §3)."""
     value = 'Bearer realm="pushd"'
     if denied.error:
         value += f', error="{denied.error}", error_description="{denied}"'

@@ -1,4 +1,4 @@
-"""Keys for tokens, as they lie in files."""
+"""Keys that sign and verify tokens, read from files: secrets, PEM and JSON Web Key Sets."""
 
 from __future__ import annotations
 
@@ -22,40 +22,50 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwt import PyJWK, PyJWTError
 
-# RFC 7518 §3.2: a secret has at least as many bytes as the hash.
+# RFC 7518 §3.2: a secret must have at least as many bytes as the hash.
 _HMAC = {"HS256": 32, "HS384": 48, "HS512": 64}
-#: Every algorithm that is spoken.
+#: All supported algorithms.
 ALGORITHMS = (*_HMAC, "RS256", "ES256", "EdDSA")
 
-# RFC 7518 §3.3.
+# Minimum size of an RSA key (RFC 7518 §3.3).
 _RSA_BITS = 2048
 
 _PEM = b"-----BEGIN "
 
-# How public keys begin that are neither PEM nor JSON: for ssh, and in DER.
+# How public keys in OpenSSH's format begin.
 _OTHER_KEYS = (b"ssh-", b"ecdsa-", b"sk-")
+
+_KINDS = "key must be RSA, EC on P-256 or Ed25519"
+
+# Algorithm with which PyJWT loads a key of each kind (RFC 7518 §6, RFC 8037 §2).
+_LOAD_AS = {
+    "oct ": "HS256",
+    "RSA ": "RS256",
+    "EC P-256": "ES256",
+    "OKP Ed25519": "EdDSA",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Key:
-    """One key, and the algorithms that it is for: no token chooses another (RFC 8725 §3.1)."""
+    """A key, and the algorithms that it may be used with (RFC 8725 §3.1)."""
 
     algorithms: tuple[str, ...]
-    #: What PyJWT takes: a secret's bytes, or a key of cryptography's.
+    #: The key as PyJWT needs it: bytes of a secret, or a key object of cryptography.
     material: Any
-    #: Its name in a set of keys; None where it has none, and may be meant by any name.
+    #: Its ``kid`` in a key set; a key without one is tried for every token.
     id: str | None = None
 
 
 def read_keys(path: str) -> tuple[Key, ...]:
-    """Read a file of keys that check tokens: a secret, a public key in PEM, or a JSON Web Key Set.
+    """Read the keys that verify tokens: a secret, a PEM public key or a JSON Web Key Set.
 
-    Raises ValueError that says in one line what is wrong with it.
+    Raises ValueError, whose text is one line with the path and the reason.
     """
     data = _read(path)
     if _PEM in data:
         if b"PRIVATE KEY" in data:
-            raise ValueError(f"{path} holds a private key: pushd needs the public one only")
+            raise ValueError(f"{path}: contains a private key; pushd must have the public key only")
         return (_public_key(_load_pem(load_pem_public_key, data, path), path),)
     if _may_be_json(data):
         return _read_set(data, path)
@@ -63,17 +73,17 @@ def read_keys(path: str) -> tuple[Key, ...]:
 
 
 def read_signing_key(path: str) -> Key:
-    """Read a file with which tokens can be made: a secret, or a private key in PEM.
+    """Read a key that signs tokens: a secret or a PEM private key.
 
-    Raises ValueError that says in one line what is wrong with it.
+    Raises ValueError, whose text is one line with the path and the reason.
     """
     data = _read(path)
     if _PEM not in data:
         if _may_be_json(data):
-            raise ValueError(f"{path}: a token is made with a secret or a private key in PEM")
+            raise ValueError(f"{path}: must be a secret or a PEM private key; got JSON")
         return _secret(data, path)
     if b"PRIVATE KEY" not in data:
-        raise ValueError(f"{path} holds a public key: a token is made with the private one")
+        raise ValueError(f"{path}: contains a public key; tokens are signed with the private key")
     key = _load_pem(lambda pem: load_pem_private_key(pem, None), data, path)
     if not isinstance(key, RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey):
         raise ValueError(f"{path}: {_KINDS}")
@@ -81,35 +91,34 @@ def read_signing_key(path: str) -> Key:
 
 
 def _may_be_json(data: bytes) -> bool:
-    """Whether it begins as JSON does. A secret of random bytes may, too, but is no text."""
+    """Whether data begins like JSON, and is text, as a secret of random bytes hardly ever is."""
     try:
         return data.decode().lstrip()[:1] in ("{", "[")
     except UnicodeDecodeError:
         return False
 
 
-_KINDS = "a key is RSA, EC on P-256 or Ed25519"
-
-
 def _read(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no file has such a name"
-        raise ValueError(f"{path} can't be read: {reason}") from None
+        reason = error.strerror if isinstance(error, OSError) else "not a valid file name"
+        raise ValueError(f"{path}: cannot be read: {reason}") from None
 
 
 def _load_pem(load: Any, data: bytes, path: str) -> Any:
     try:
         return load(data)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ValueError(f"{path} holds no key in PEM that can be read") from None
+        raise ValueError(f"{path}: contains no valid PEM key") from None
 
 
 def _public_key(key: object, path: str) -> Key:
     if isinstance(key, RSAPublicKey):
         if key.key_size < _RSA_BITS:
-            raise ValueError(f"{path}: an RSA key has {_RSA_BITS} bits, this one {key.key_size}")
+            raise ValueError(
+                f"{path}: RSA key must have at least {_RSA_BITS} bits; got {key.key_size}"
+            )
         return Key(("RS256",), key)
     if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
         return Key(("ES256",), key)
@@ -119,10 +128,10 @@ def _public_key(key: object, path: str) -> Key:
 
 
 def _secret(data: bytes, path: str) -> Key:
-    # What everybody may know must not become a secret by mistake.
+    # A public key must not be used as a secret by mistake.
     if data.startswith(_OTHER_KEYS) or _is_der(data):
-        raise ValueError(f"{path} holds a public key that is not in PEM")
-    # An editor's last line end is no part of a secret that is text.
+        raise ValueError(f"{path}: contains a public key that is not PEM")
+    # Editors end a text with a newline, which does not belong to the secret.
     if data.isascii() and data.decode("ascii").strip().isprintable():
         data = data.strip()
     return _hmac_key(data, path)
@@ -131,7 +140,7 @@ def _secret(data: bytes, path: str) -> Key:
 def _hmac_key(secret: bytes, path: str, id: str | None = None) -> Key:
     least = min(_HMAC.values())
     if len(secret) < least:
-        raise ValueError(f"{path}: a secret has at least {least} bytes, this one {len(secret)}")
+        raise ValueError(f"{path}: secret must have at least {least} bytes; got {len(secret)}")
     return Key(tuple(name for name, size in _HMAC.items() if len(secret) >= size), secret, id)
 
 
@@ -147,48 +156,39 @@ def _read_set(data: bytes, path: str) -> tuple[Key, ...]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
-        raise ValueError(f"{path} begins as JSON does, but is none") from None
-    # A single key is a set of one.
+        raise ValueError(f"{path}: begins like JSON, but is not valid JSON") from None
+    # A JSON Web Key alone counts as a set of one.
     members = value.get("keys", [value]) if isinstance(value, dict) else None
     if not isinstance(members, list) or not all(isinstance(one, dict) for one in members):
-        raise ValueError(f'{path} is no JSON Web Key Set: {{"keys": […]}}')
+        raise ValueError(f'{path}: must be a JSON Web Key Set, {{"keys": […]}}')
     found = [_read_member(one, f"{path}, key {n}") for n, one in enumerate(members, 1)]
     keys = tuple(key for key in found if key is not None)
     if not keys:
-        raise ValueError(f"{path} has no key for {', '.join(ALGORITHMS)}")
+        raise ValueError(f"{path}: contains no key for any of {', '.join(ALGORITHMS)}")
     return keys
 
 
 def _read_member(member: dict[str, Any], where: str) -> Key | None:
-    """One key of a set; None for one that is for something else (RFC 7517 §5)."""
+    """Read one key of a set; return None if it is for another purpose (RFC 7517 §5)."""
     id, algorithm = member.get("kid"), member.get("alg")
     if member.get("use", "sig") != "sig" or algorithm not in (None, *ALGORITHMS):
         return None
     if not isinstance(id, str | None):
-        raise ValueError(f"{where}: kid is text")
+        raise ValueError(f"{where}: kid must be a string")
     if "d" in member:
-        raise ValueError(f"{where} is a private key: pushd needs the public one only")
-    usual = _USUAL.get(f"{member.get('kty')} {member.get('crv', '')}")
-    if usual is None:
+        raise ValueError(f"{where}: is a private key; pushd must have the public key only")
+    load_as = _LOAD_AS.get(f"{member.get('kty')} {member.get('crv', '')}")
+    if load_as is None:
         return None
     try:
-        material = PyJWK(member, algorithm=usual).key
+        material = PyJWK(member, algorithm=load_as).key
     except (PyJWTError, ValueError, TypeError) as error:
-        raise ValueError(f"{where} can't be read: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{where}: cannot be read: {' '.join(str(error).split())}") from None
     if isinstance(material, bytes):
         key = _hmac_key(material, where)
     else:
         key = _public_key(material, where)
     wanted = key.algorithms if algorithm is None else (algorithm,)
     if not {*wanted} <= {*key.algorithms}:
-        raise ValueError(f"{where}: such a key is not for {algorithm}")
+        raise ValueError(f"{where}: a key of this kind cannot be used for {algorithm}")
     return Key(wanted, key.material, id)
-
-
-# What PyJWT reads a key of each kind for (RFC 7518 §6, RFC 8037 §2).
-_USUAL = {
-    "oct ": "HS256",
-    "RSA ": "RS256",
-    "EC P-256": "ES256",
-    "OKP Ed25519": "EdDSA",
-}

@@ -1,4 +1,4 @@
-"""Limits that an operator sets, and what enforces them: a token bucket and a quota per key."""
+"""Limits: their values, which a reload can change, the token bucket, and quotas per key."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, fields
 class Limits:
     """The limits that a reload can change.
 
-    Every part of a daemon reads one and the same object whenever it applies a limit, so a change
-    is in force at once. What keeps something computed from it is called after each change.
+    All parts of a daemon read the same object whenever they apply a limit, so a change is in force
+    at once. A part that keeps something computed from it registers with ``on_change``.
     """
 
     #: Bytes of one message (its fragments together and decompressed), of one publication, and of
     #: the body of a request.
     max_message: int = 1 << 20
-    #: Bytes that may wait to be sent to a peer.
+    #: Bytes that are buffered for one client.
     max_buffered: int = 1 << 20
     #: Messages and control frames per second from one WebSocket in the long run.
     max_rate: int = 1000
@@ -35,7 +35,7 @@ class Limits:
     )
 
     def change_to(self, limits: Limits) -> None:
-        """Take the values of other limits, and call what asked for it with ``on_change``."""
+        """Copy the values of other limits, then call the functions given to ``on_change``."""
         for one in fields(self):
             if one.init:
                 setattr(self, one.name, getattr(limits, one.name))
@@ -48,11 +48,11 @@ class Limits:
 
 
 class TokenBucket:
-    """Lets so many things a second pass, and a burst of some more after a pause.
+    """Limits a rate, but permits bursts after a pause.
 
-    :param rate: how many a second in the long run.
-    :param burst: how many at once after a pause.
-    :param now: the time in seconds.
+    :param rate: tokens that are added per second.
+    :param burst: maximum number of tokens; a new bucket has as many.
+    :param now: the time in seconds; it may be set back.
     """
 
     __slots__ = ("_burst", "_last", "_now", "_rate", "_tokens")
@@ -65,16 +65,15 @@ class TokenBucket:
         self._last = now()
 
     def change(self, *, rate: float, burst: float) -> None:
-        """Go by other numbers from now on; what was saved up is kept as far as it fits."""
+        """Change rate and burst from now on; tokens in the bucket are kept, up to the new burst."""
         self.take(0)
         self._rate = rate
         self._burst = burst
         self._tokens = min(burst, self._tokens)
 
     def take(self, count: int = 1) -> bool:
-        """Take one, or more for what costs more; False when there are not so many left."""
+        """Take tokens; return False, and take none, if there are too few."""
         now = self._now()
-        # Whose clock it is, is not known here, and many can be set back.
         passed = max(0.0, now - self._last)
         self._tokens = min(self._burst, self._tokens + passed * self._rate)
         self._last = now
@@ -85,23 +84,24 @@ class TokenBucket:
 
 
 class Quota:
-    """Counts the places that each key has taken."""
+    """Counts what each key has taken, against a limit per key."""
 
     def __init__(self) -> None:
         self._taken: Counter[Hashable] = Counter()
 
     def take(self, key: Hashable, limit: int) -> bool:
-        """Take one place for a key; False if it has as many as the limit, or more, already."""
+        """Take one for a key; return False if it has reached the limit."""
         if self._taken[key] >= limit:
             return False
         self._taken[key] += 1
         return True
 
     def release(self, key: Hashable) -> None:
-        """Give one of the key's places back; a key without any takes no memory."""
+        """Give one back; a key that has given all back takes no memory."""
         self._taken[key] -= 1
         if self._taken[key] <= 0:
             del self._taken[key]
 
     def __len__(self) -> int:
+        """Return the number of keys."""
         return len(self._taken)

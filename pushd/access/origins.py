@@ -1,4 +1,4 @@
-"""Origins that browsers may connect from, and the hosts that are this machine."""
+"""Checks of the Origin and Host headers: which pages may connect, and under which names."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pushd.access.proxies import read_address
 
 _PORTS = {"http": 80, "https": 443}
 
-# RFC 6454 §7.1: a scheme, a host and perhaps a port, and nothing else: no user, no path. With a
-# wildcard for names below a domain.
+# An origin (RFC 6454 §7.1), without a user or path. An allowed origin may begin with a wildcard.
 _ORIGIN = re.compile(
     r"(https?)://((?:\*\.)?[a-z0-9_-][a-z0-9._-]*|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?",
     re.ASCII | re.IGNORECASE,
@@ -19,45 +18,53 @@ _ORIGIN = re.compile(
 
 
 class Origins:
-    """The origins from which pages may open WebSockets, beside our own.
+    """The allowed origins: those whose pages may open WebSockets, besides pushd's own.
 
-    A page's origin is what keeps a foreign site from using its visitors' cookies here
-    (RFC 6455 §10.2). A client without one is no browser.
+    Checking the origin keeps pages of other sites from using their visitors' cookies (RFC 6455
+    §10.2). A request without an Origin header does not come from a browser.
 
-    :param allowed: exact origins, wildcards such as ``https://*.example.com``, or ``*`` for all.
+    :param allowed: origins, wildcards such as ``https://*.example.com``, or ``*`` for all.
 
-    Raises ValueError for what is none of these.
+    Raises ValueError if one is none of these.
     """
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
         self._all = False
         self._exact: set[tuple[str, str, int]] = set()
+        # Wildcards: a host that ends in one of these domains, such as ``.example.com``.
         self._below: set[tuple[str, str, int]] = set()
         for text in allowed:
             if text == "*":
                 self._all = True
                 continue
-            scheme, host, port = _read_origin(text)
+            try:
+                scheme, host, port = _parse_origin(text)
+            except ValueError:
+                raise ValueError(
+                    "must be an origin such as https://example.com or https://*.example.com, "
+                    f"or * for all; got {text!r}"
+                ) from None
             if host.startswith("*."):
                 self._below.add((scheme, host[1:], port))
             else:
                 self._exact.add((scheme, host, port))
 
     def replace(self, other: Origins) -> None:
-        """Allow what other origins allow, from the next request on."""
+        """Allow the same origins as another object, from now on."""
         self._all, self._exact, self._below = other._all, other._exact, other._below
 
     def allows(self, origin: str | None, *, scheme: str, host: str) -> bool:
-        """Whether a page of this origin may come in.
+        """Whether a page of an origin may connect.
 
-        :param scheme: how we were asked: ``http`` or ``https``.
-        :param host: as whom we were asked: the Host header.
+        :param origin: the Origin header; None if there is none.
+        :param scheme: of the request: ``http`` or ``https``.
+        :param host: the Host header.
         """
         if origin is None or self._all:
             return True
         try:
-            asking = _read_origin(origin)
-            own = _read_origin(f"{scheme}://{host}")
+            asking = _parse_origin(origin)
+            own = _parse_origin(f"{scheme}://{host}")
         except ValueError:
             return False
         if asking == own or asking in self._exact:
@@ -69,15 +76,15 @@ class Origins:
 
 
 def is_own_host(host: str, address: str | None) -> bool:
-    """Whether a Host header names this very machine, and not a name that anybody may point here.
+    """Whether a Host header is localhost or our own address, not a name that others control.
 
-    A page of any site can make its visitors' browsers ask a name that resolves to 127.0.0.1 (DNS
-    rebinding); what tells such a request is its Host.
+    By DNS rebinding, a page of any site can have a browser send requests to a name of that site
+    that resolves to 127.0.0.1. The Host header gives these requests away.
 
-    :param address: the address at which the request came in; None for a Unix socket.
+    :param address: our address, to which the client connected; None for a Unix socket.
     """
     try:
-        name = _read_origin(f"http://{host}")[1]
+        name = _parse_origin(f"http://{host}")[1]
     except ValueError:
         return False
     own = read_address(address)
@@ -85,12 +92,12 @@ def is_own_host(host: str, address: str | None) -> bool:
 
 
 @lru_cache(maxsize=128)
-def _read_origin(text: str) -> tuple[str, str, int]:
-    """Scheme, host and port. Raises ValueError for what is no origin."""
+def _parse_origin(text: str) -> tuple[str, str, int]:
+    """Return scheme, host and port. Raises ValueError if it is not an origin."""
     match = _ORIGIN.fullmatch(text)
     if match is not None:
         scheme, host, port = match.groups()
         number = int(port or _PORTS[scheme.lower()])
         if number < 1 << 16:
             return scheme.lower(), host.lower(), number
-    raise ValueError("no origin like https://example.com, https://*.example.com or *")
+    raise ValueError("not an origin")

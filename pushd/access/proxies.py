@@ -1,46 +1,48 @@
-"""Who really asks, when a proxy stands in between."""
+"""Trusted reverse proxies: finds the client's address in the headers that they add."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
 from twisted.web.http_headers import Headers
 
-# One element of Forwarded (RFC 7239 §4): pairs of name=token or name="quoted".
+# An element of Forwarded (RFC 7239 §4): pairs of name=token or name="quoted".
 _PAIR = re.compile(r'\s*([A-Za-z]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;,"]+)\s*')
 _ELEMENT = re.compile(rf"(?:{_PAIR.pattern})(?:;{_PAIR.pattern})*;?")
 
-# The longest address: IPv6 with an IPv4 address inside, and the name of a zone.
+# Maximum length of an address: IPv6 with an embedded IPv4 address and a zone name.
 _LONGEST = 64
 
-# The address of a client whose proxy does not tell it (RFC 7239 §6.2).
+# Stands for the address of a client that its proxy does not give (RFC 7239 §6.2).
 UNKNOWN = "unknown"
 
 
 class ClientAddress(NamedTuple):
-    """Where a request really comes from."""
+    """Address of the client that sent a request, and the scheme that it used."""
 
     #: The address, without a port.
     address: str
-    #: ``http`` or ``https``, as the client sees it; None where no proxy says so.
+    #: ``http`` or ``https`` if a trusted proxy gives it, else None.
     scheme: str | None
 
 
 class Proxies:
-    """The networks in which proxies of ours stand, whose word counts.
+    """The networks of trusted reverse proxies, whose headers are believed.
 
-    :param networks: such as ``10.0.0.0/8`` or ``::1``. Raises ValueError for what is none.
+    :param networks: such as ``10.0.0.0/8`` or ``::1``.
+
+    Raises ValueError if one is not an IP network.
     """
 
     def __init__(self, networks: Iterable[str] = ()) -> None:
-        self._networks = [ip_network(network) for network in networks]
+        self._networks = [_parse_network(network) for network in networks]
 
     def is_trusted(self, address: str | None) -> bool:
-        """Whether a proxy of ours has this address; None, a Unix socket, is this machine's own."""
+        """Whether a proxy at an address is trusted; None, a Unix socket, is if any proxy is."""
         if not self._networks:
             return False
         parsed = read_address(address)
@@ -49,22 +51,24 @@ class Proxies:
         return any(parsed in network for network in self._networks)
 
     def client(self, peer: str | None, headers: Headers) -> ClientAddress:
-        """Who asks: the rightmost hop that is no proxy of ours.
+        """Return the address of the client: the rightmost hop that is not a trusted proxy.
 
-        What stands to the left of it may be of anybody's invention. Where both are there,
-        ``X-Forwarded-For`` counts: most proxies write that one, and pass a ``Forwarded`` that the
-        client wrote on as it is.
+        The hops to the left of it may be forged. If a request has both headers,
+        ``X-Forwarded-For`` is used: most proxies set only that one, and pass on the ``Forwarded``
+        header of a client unchanged.
+
+        :param peer: the address that the connection comes from; None for a Unix socket.
         """
         if not self.is_trusted(peer):
             return ClientAddress(peer or "unix", None)
         scheme = (_listed(headers, b"x-forwarded-proto") or [""])[-1]
         hops = [(hop, "") for hop in _listed(headers, b"x-forwarded-for")] or _forwarded(headers)
         address = peer or "unix"
-        for hop, said in reversed(hops):
-            scheme = said or scheme
+        for hop, proto in reversed(hops):
+            scheme = proto or scheme
             parsed = read_address(hop)
             if parsed is None:
-                # Somebody, but not the proxy itself, which may be exempt from what others are not.
+                # Not the proxy's address, which may be exempt from limits.
                 address = UNKNOWN
                 break
             address = str(parsed)
@@ -75,9 +79,9 @@ class Proxies:
 
 
 def read_address(text: str | None) -> IPv4Address | IPv6Address | None:
-    """Read an address that may have a port behind it; None for what is none.
+    """Parse an IP address, with or without a port; return None if it is not one.
 
-    IPv4 in IPv6's clothes, as a dual-stack socket has it, is IPv4.
+    An IPv4-mapped IPv6 address, as dual-stack sockets have, becomes an IPv4 address.
     """
     if text is None:
         return None
@@ -86,12 +90,19 @@ def read_address(text: str | None) -> IPv4Address | IPv6Address | None:
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
-    # Nothing longer is an address, and what others send is not to fill the memory.
-    return _parse(text) if len(text) <= _LONGEST else None
+    # Longer texts are not parsed, and do not fill the cache.
+    return _parse_address(text) if len(text) <= _LONGEST else None
+
+
+def _parse_network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"must be an IP network such as 10.0.0.0/8 or ::1; {error}") from None
 
 
 @lru_cache(maxsize=4096)
-def _parse(text: str) -> IPv4Address | IPv6Address | None:
+def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
     try:
         address = ip_address(text)
     except ValueError:
@@ -100,12 +111,12 @@ def _parse(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def _forwarded(headers: Headers) -> list[tuple[str, str]]:
-    """Address and scheme of each hop, as far as it says; none where none speaks of addresses."""
+    """Return address and scheme of each hop, empty if missing; no hops if none gives an address."""
     hops = []
     silent = True
     for element in _listed(headers, b"forwarded"):
-        # A comma in a quoted string cuts an element in two that are none: clients can write one
-        # into the host that a proxy puts there, so their pieces must not count.
+        # A comma in a quoted string splits an element into two malformed ones. They must not count:
+        # the proxy may quote a Host header in which the client put the comma.
         well_formed = _ELEMENT.fullmatch(element)
         pairs = _PAIR.findall(element) if well_formed else []
         values = {name.lower(): value.strip('"') for name, value in pairs}

@@ -1,4 +1,4 @@
-"""Tokens that say whom a request is from and what it may do (RFC 7519, JSON Web Tokens)."""
+"""JSON Web Tokens (RFC 7519): verified, made, and the identity and topic patterns they hold."""
 
 from __future__ import annotations
 
@@ -13,59 +13,89 @@ import jwt
 from pushd.access.keys import ALGORITHMS, Key, read_keys
 from pushd.errors import BadToken
 
-#: How far the clocks of those who make tokens may be from ours, in seconds.
+#: Tolerance for the difference between our clock and that of a token's issuer, in seconds.
 LEEWAY = 30.0
 
-#: As whom we know ourselves in ``aud``.
+#: Our name in a token's ``aud`` claim.
 AUDIENCE = "pushd"
 
-# Seconds since 1970 that somebody may have meant: up to the year 33658.
+# Latest plausible time in a token, in seconds since 1970: in the year 33658.
 _MAX_TIME = 1e12
 
-# The claims are checked here, against a clock that a test can set.
+# PyJWT checks the signature only: it has no clock that a test can set.
 _OPTIONS: Any = {
     "verify_signature": True,
     **{f"verify_{claim}": False for claim in ("exp", "nbf", "iat", "aud", "iss", "sub", "jti")},
 }
 
+# Syntax of topic patterns: a topic whose segments may be *, and the last one **.
+_SEGMENT = r"(?:[A-Za-z0-9._:-]+|\*)"
+_PATTERN = re.compile(rf"(?:{_SEGMENT}/)*(?:{_SEGMENT}|\*\*)")
+_MAX_PATTERN = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """The claims of a token that has been verified (RFC 7519 §4)."""
+
+    #: Claim ``sub``; empty if the token has none.
+    subject: str
+    #: Claim ``exp``: when the token expires, in seconds since 1970.
+    expires: float
+    #: Patterns of the topics that the client may subscribe and publish to.
+    subscribe: tuple[str, ...] = ()
+    publish: tuple[str, ...] = ()
+    #: All claims of the token, for views that use others.
+    claims: Mapping[str, Any] = field(
+        default_factory=lambda: MappingProxyType({}), repr=False, compare=False
+    )
+
+    def may_subscribe(self, topic: str) -> bool:
+        """Whether the client may subscribe to a topic."""
+        return any(matches(pattern, topic) for pattern in self.subscribe)
+
+    def may_publish(self, topic: str) -> bool:
+        """Whether the client may publish to a topic."""
+        return any(matches(pattern, topic) for pattern in self.publish)
+
 
 class TokenKeys:
-    """The keys that tokens are checked with.
+    """The keys that tokens are verified with.
 
-    A key is for the algorithms of its kind and no others, whatever a token says of itself: a
-    public key is no secret, and ``none`` is no algorithm.
+    The key decides which algorithms may be used, never the token (RFC 8725 §3.1). So a public key
+    is never used as a secret, and ``none`` is not an algorithm.
     """
 
     def __init__(self, keys: Iterable[Key] = ()) -> None:
         self._keys = tuple(keys)
 
     def __bool__(self) -> bool:
-        """Whether there are any: tokens are asked for then."""
+        """Whether there are any keys; without keys no client needs a token."""
         return bool(self._keys)
 
     def replace(self, other: TokenKeys) -> None:
-        """Take the keys of another in place of one's own, from the next token on."""
+        """Use the keys of another object from now on."""
         self._keys = other._keys
 
     def verify(self, token: str, now: float) -> Identity:
-        """Who a token is for. Raises BadToken for one that is not good, or not now.
+        """Return the identity in a token. Raises BadToken if it is invalid, or not valid now.
 
-        :param now: seconds since 1970.
+        :param now: the time of day, in seconds since 1970.
         """
         claims = self._read_claims(token)
         expires = _read_time(claims, "exp")
         if expires is None:
-            raise BadToken("the token has no exp")
+            raise BadToken("token has no exp")
         if now >= expires + LEEWAY:
             raise BadToken("token expired")
         if now < (_read_time(claims, "nbf") or 0) - LEEWAY:
-            raise BadToken("the token is not valid yet")
+            raise BadToken("token is not valid yet")
         audience = claims.get("aud", AUDIENCE)
         if audience != AUDIENCE and not (isinstance(audience, list) and AUDIENCE in audience):
-            raise BadToken(f"the token is for another audience than {AUDIENCE}")
+            raise BadToken(f"token is for another audience: its aud must contain {AUDIENCE}")
         subject = claims.get("sub", "")
         if not isinstance(subject, str):
-            raise BadToken("the token's sub is no text")
+            raise BadToken("token's sub must be a string")
         return Identity(
             subject=subject,
             expires=expires,
@@ -75,17 +105,17 @@ class TokenKeys:
         )
 
     def _read_claims(self, token: str) -> dict[str, Any]:
-        """What a token claims, if one of the keys has signed it."""
+        """Return the claims of a token that is signed with one of the keys."""
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError):
-            raise BadToken("the token is malformed") from None
+            raise BadToken("token is malformed") from None
         algorithm, id = header.get("alg"), header.get("kid")
         if algorithm not in ALGORITHMS:
-            raise BadToken(f"the token is not signed with one of {', '.join(ALGORITHMS)}")
+            raise BadToken(f"token must be signed with one of {', '.join(ALGORITHMS)}")
         keys = [key for key in self._keys if algorithm in key.algorithms]
         if not keys:
-            raise BadToken(f"the token is signed with {algorithm}, for which there is no key here")
+            raise BadToken(f"token is signed with {algorithm}, for which there is no key")
         for key in keys:
             if id is None or key.id in (None, id):
                 try:
@@ -93,17 +123,17 @@ class TokenKeys:
                 except jwt.InvalidSignatureError:
                     continue
                 except (jwt.PyJWTError, ValueError, RecursionError):
-                    raise BadToken("the token is malformed") from None
-        raise BadToken("the token is signed with no key that is known here")
+                    raise BadToken("token is malformed") from None
+        raise BadToken("token is not signed with any of the keys")
 
 
 def read_token_keys(paths: Iterable[str]) -> TokenKeys:
-    """The keys in some files. Raises ValueError that says what is wrong with one of them."""
+    """Read the keys in some files. Raises ValueError, whose text names the file and the reason."""
     return TokenKeys(key for path in paths for key in read_keys(path))
 
 
 def make_token(key: Key, claims: Mapping[str, Any]) -> str:
-    """Sign claims with the strongest algorithm that the key is for."""
+    """Make a token of claims, signed with the strongest algorithm of a key."""
     return jwt.encode(dict(claims), key.material, key.algorithms[-1])
 
 
@@ -113,7 +143,7 @@ def _read_time(claims: Mapping[str, Any], name: str) -> float | None:
     time = claims[name]
     number = isinstance(time, int | float) and not isinstance(time, bool)
     if not number or not 0 <= time <= _MAX_TIME:
-        raise BadToken(f"the token's {name} is no time")
+        raise BadToken(f"token's {name} must be a number of seconds since 1970")
     return float(time)
 
 
@@ -124,30 +154,24 @@ def _read_patterns(claims: Mapping[str, Any], name: str) -> tuple[str, ...]:
             raise ValueError
         return tuple(check_pattern(one) for one in patterns)
     except ValueError:
-        raise BadToken(f"the token's {name} is no list of topic patterns") from None
-
-
-# As a topic, but that a segment may be *, and the last one **.
-_SEGMENT = r"(?:[A-Za-z0-9._:-]+|\*)"
-_PATTERN = re.compile(rf"(?:{_SEGMENT}/)*(?:{_SEGMENT}|\*\*)")
-_MAX_PATTERN = 255
+        raise BadToken(f"token's {name} must be a list of topic patterns") from None
 
 
 def check_pattern(text: str) -> str:
-    """Give a topic pattern back if it is one; raises ValueError that says what one is."""
+    """Return a topic pattern. Raises ValueError if it is not valid."""
     if len(text) > _MAX_PATTERN or not _PATTERN.fullmatch(text):
         raise ValueError(
-            "a topic pattern is a topic in which * stands for a segment, "
-            "and ** at the end for all the rest"
+            f"must be a topic pattern of {_MAX_PATTERN} characters at most: "
+            "* stands for a segment, and ** at the end for the rest"
         )
     return text
 
 
 def matches(pattern: str, topic: str) -> bool:
-    """Whether a pattern has a topic in it.
+    """Whether a topic matches a pattern.
 
-    ``*`` is one segment, whichever; ``**`` one or more: ``a/**`` has ``a/b`` and ``a/b/c`` in it,
-    but not ``a``.
+    ``*`` matches one segment, and ``**`` one or more: ``a/**`` matches ``a/b`` and ``a/b/c``, but
+    not ``a``.
     """
     wanted, given = pattern.split("/"), topic.split("/")
     if wanted[-1] == "**":
@@ -158,28 +182,3 @@ def matches(pattern: str, topic: str) -> bool:
     return len(wanted) == len(given) and all(
         one in ("*", other) for one, other in zip(wanted, given, strict=True)
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """What a token says that was found to be good (RFC 7519)."""
-
-    #: Who it is: the claim ``sub``; empty where the token names nobody.
-    subject: str
-    #: When the token runs out, in seconds since 1970: the claim ``exp``.
-    expires: float
-    #: Patterns of the topics that they may listen to, and publish to.
-    subscribe: tuple[str, ...] = ()
-    publish: tuple[str, ...] = ()
-    #: All that the token claims, for views that know more of it.
-    claims: Mapping[str, Any] = field(
-        default_factory=lambda: MappingProxyType({}), repr=False, compare=False
-    )
-
-    def may_subscribe(self, topic: str) -> bool:
-        """Whether they may listen to a topic."""
-        return any(matches(pattern, topic) for pattern in self.subscribe)
-
-    def may_publish(self, topic: str) -> bool:
-        """Whether they may publish to a topic."""
-        return any(matches(pattern, topic) for pattern in self.publish)

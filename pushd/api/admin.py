@@ -16,7 +16,6 @@ from pushd.errors import BadRequest
 from pushd.protocols.http.response import Response, json_response
 from pushd.topics.publication import Id
 from pushd.topics.scheduled import ScheduledPublication
-from pushd.topics.subscription import transport_of
 
 # Connections or topics in one response, at most.
 _MAX_LIST = 1000
@@ -131,7 +130,7 @@ async def topic_json(context: ApiContext, topic: str) -> dict[str, Any]:
     """Return the JSON that describes a topic."""
     described: tuple[Id | None, int] = await context.broker.describe(topic)
     last, history = described
-    transports = Counter(map(transport_of, context.hub.subscribers(topic)))
+    transports = Counter(one.transport for one in context.hub.subscribers(topic))
     return {
         "topic": topic,
         "id": None if last is None else str(last),

@@ -152,7 +152,7 @@ class Playground:
         if error is not None:
             return json_refusal(400, error, "topic")
         if request.identity is not None and not request.identity.may_publish(topic):
-            return json_refusal(403, f"this token may not publish to {topic}", "token")
+            return json_refusal(403, f"token does not permit publishing to {topic}", "token")
         if self._bucket is None:
             self._bucket = TokenBucket(rate=RATE, burst=BURST, now=request.clock.seconds)
         if not self._bucket.take():

@@ -169,7 +169,7 @@ class Settings:
         "origin",
         "ORIGIN",
         Origins,
-        "Origin other than pushd's own whose pages may open WebSockets, such as "
+        "Origin other than pushd's own whose pages may open WebSockets and use topics, such as "
         "https://example.com or https://*.example.com; * allows every origin. May be given more "
         "than once.",
         default=(),

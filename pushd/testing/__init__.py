@@ -1,4 +1,4 @@
-"""A whole daemon in memory, under one clock, for tests of views: see ``Daemon``."""
+"""A daemon in memory, with a clock that the test controls; see ``Daemon``."""
 
 from pushd.access.closing import (
     GOING_AWAY,

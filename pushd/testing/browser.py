@@ -1,4 +1,4 @@
-"""A browser in memory, with a WebSocket, for tests."""
+"""WebSocket client in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pushd.testing.loopback import LoopbackTransport
 
 
 class Browser:
-    """A client with a WebSocket: what it heard, and how it ended.
+    """A WebSocket client: what it has received, and how its connection ended.
 
     :param settle: delivers everything that is under way.
     """
@@ -29,12 +29,12 @@ class Browser:
 
     @property
     def opened(self) -> bool:
-        """Whether the handshake was answered with 101."""
+        """True if the handshake was answered with 101."""
         return self._client.opened
 
     @property
     def refused(self) -> Answer | None:
-        """The HTTP answer that the handshake got in place of a 101."""
+        """The HTTP response that the handshake got in place of a 101; None if it got none."""
         return None if self.opened else read_answer(bytes(self._client.head), "GET")
 
     @property
@@ -44,37 +44,37 @@ class Browser:
 
     @property
     def messages(self) -> list[str | bytes]:
-        """Every message so far."""
+        """All messages received, oldest first."""
         return self._client.messages
 
     @property
     def closing(self) -> Closing | None:
-        """The server's Close frame; None as long as there was none."""
+        """The server's Close frame; None if it sent none."""
         return self._client.closing
 
     @property
     def gone(self) -> bool:
-        """Whether the connection is gone."""
+        """True once the connection is lost."""
         return self._client.gone
 
     def send(self, message: str | bytes) -> None:
-        """Send a message: text or binary."""
+        """Send a text or binary message."""
         payload = message if isinstance(message, bytes) else message.encode()
         self._client.sendMessage(payload, isBinary=payload is message)
         self._settle()
 
     def send_bytes(self, data: bytes) -> None:
-        """Put bytes on the wire that may be no WebSocket frames."""
+        """Send bytes that need not be WebSocket frames."""
         self._transport.write(data)
         self._settle()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close as a browser does."""
+        """Send a Close frame, as a browser does."""
         self._client.sendCloseFrame(code, reason.encode())
         self._settle()
 
     def leave(self) -> None:
-        """Vanish without a word, as a laptop that is shut."""
+        """Drop the connection without a Close frame, as a laptop does whose lid is closed."""
         self._transport.abortConnection()
         self._settle()
 
@@ -83,13 +83,13 @@ class Browser:
         self._transport.pauseProducing()
 
     def resume(self) -> None:
-        """Read on."""
+        """Start reading again."""
         self._transport.resumeProducing()
         self._settle()
 
 
 class BrowserProtocol(WebSocketClientProtocol):
-    """The browser's side of a connection, which keeps what comes."""
+    """The client's side of a connection: records what it receives."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ def make_protocol(
     headers: Mapping[str, str] | None,
     origin: str | None,
 ) -> BrowserProtocol:
-    """Make one that asks for a WebSocket at a URL as soon as it is connected."""
+    """Return a protocol that asks for a WebSocket when its connection is made."""
     factory = WebSocketClientFactory(
         url,
         origin=origin,
@@ -136,7 +136,7 @@ def make_protocol(
         headers=dict(headers or {}),
         reactor=reactor,
     )
-    # Autobahn's own timers run on the global reactor, which a test in memory does without.
+    # Autobahn's own timers run on the global reactor, which tests in memory do not run.
     factory.setProtocolOptions(
         openHandshakeTimeout=0, closeHandshakeTimeout=0, serverConnectionDropTimeout=0
     )

@@ -1,4 +1,4 @@
-"""A connection in memory as a string of bytes each way, and the HTTP answer that is in it."""
+"""Plain connection in memory, and the HTTP response read from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pushd.testing.loopback import LoopbackTransport
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer."""
+    """An HTTP response."""
 
     status: int
     headers: HTTPMessage
@@ -29,13 +29,13 @@ class Answer:
 
 
 class Wire:
-    """A connection as a string of bytes each way.
+    """A plain connection: bytes each way.
 
     :param settle: delivers everything that is under way.
     """
 
     def __init__(
-        self, settle: Callable[[], None], client: Bytes, transport: LoopbackTransport
+        self, settle: Callable[[], None], client: RecordingProtocol, transport: LoopbackTransport
     ) -> None:
         self._settle = settle
         self._client = client
@@ -47,7 +47,7 @@ class Wire:
         self._settle()
 
     def leave(self) -> None:
-        """Go away without a word."""
+        """Close the connection."""
         self._transport.loseConnection()
         self._settle()
 
@@ -56,27 +56,27 @@ class Wire:
         self._transport.pauseProducing()
 
     def resume(self) -> None:
-        """Read on."""
+        """Start reading again."""
         self._transport.resumeProducing()
         self._settle()
 
     @property
     def received(self) -> bytes:
-        """All that has come so far."""
+        """All bytes received."""
         return bytes(self._client.received)
 
     @property
     def closed(self) -> bool:
-        """Whether the connection is gone."""
+        """True once the connection is lost."""
         return self._client.closed
 
     def answer(self, method: str = "GET") -> Answer | None:
-        """The first HTTP answer that has come, or None."""
+        """The first HTTP response received; None if it is not complete."""
         return read_answer(self.received, method)
 
 
-class Bytes(Protocol):
-    """A client that keeps what comes."""
+class RecordingProtocol(Protocol):
+    """Records what it receives."""
 
     def __init__(self) -> None:
         self.received = bytearray()
@@ -89,8 +89,8 @@ class Bytes(Protocol):
         self.closed = True
 
 
-class _Received:
-    """Bytes that http.client takes for a socket."""
+class _FakeSocket:
+    """Received bytes, for http.client, which reads from a socket."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -100,10 +100,10 @@ class _Received:
 
 
 def read_answer(data: bytes, method: str) -> Answer | None:
-    """The first HTTP answer in what has come, or None while it is not whole."""
+    """Return the first HTTP response in the data; None if it is not complete."""
     if b"\r\n\r\n" not in data:
         return None
-    response = HTTPResponse(cast("Any", _Received(data)), method=method)
+    response = HTTPResponse(cast("Any", _FakeSocket(data)), method=method)
     response.begin()
     try:
         return Answer(response.status, response.headers, response.read())

@@ -1,11 +1,11 @@
-"""A whole daemon in memory, under one clock: for tests of pushd, and of views.
+"""Daemon in memory, with a clock that the test controls: for tests of pushd and of views.
 
     daemon = Daemon({"/echo/": echo})
     browser = daemon.connect("/echo/")
     browser.send("hello")
     assert browser.messages == ["hello"]
 
-Half a second takes no time: ``daemon.advance(0.5)``.
+Time passes only when the test lets it: ``daemon.advance(0.5)``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pushd.options.settings import Settings
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.service.build import Runtime, build
 from pushd.testing.browser import Browser, make_protocol
-from pushd.testing.connection import Answer, Bytes, Wire
+from pushd.testing.connection import Answer, RecordingProtocol, Wire
 from pushd.testing.lockstep import LockstepThreads
 from pushd.testing.loopback import Loopback
 from pushd.views.request import View
@@ -39,12 +39,12 @@ _LIMITS = [one for one in fields(Limits) if one.init]
 
 
 class Daemon:
-    """A pushd that listens nowhere, with the real Site and the real Autobahn inside.
+    """A daemon without ports; everything above the sockets is real.
 
-    Whatever is done to it or to its browsers has had its effects when the call returns. Views
-    that block run in turns with the test.
+    When a call of it or of its browsers returns, all effects of the call have happened. Blocking
+    views take turns with the test, in threads.
 
-    :param views: the map of views; None for the demo.
+    :param views: the mapping of views; None for the demo's.
     :param settings: other settings, by the names of ``pushd.options.settings.Settings``, and limits
         by those of ``pushd.access.limits.Limits``, such as ``max_message=1000``. A stop closes all
         connections at once unless ``drain`` is given.
@@ -56,7 +56,7 @@ class Daemon:
         limits = {one.name: settings.pop(one.name) for one in _LIMITS if one.name in settings}
         settings["limits"] = replace(settings.get("limits", Limits()), **{"drain": 0, **limits})
         self.settings = Settings(**settings)
-        #: The clock, and a reactor for what else needs one.
+        #: The clock that views see; a memory reactor for everything else.
         self.clock = MemoryReactorClock()
         self._loopback = Loopback()
         self._service = build(
@@ -70,7 +70,7 @@ class Daemon:
         )
         self._service.privilegedStartService()
         self._service.startService()
-        self._doors = [server[1] for server in self.clock.tcpServers]
+        self._sites = [server[1] for server in self.clock.tcpServers]
         self._stopped: Deferred[Any] | None = None
 
     def connect(
@@ -81,7 +81,7 @@ class Daemon:
         headers: Mapping[str, str] | None = None,
         origin: str | None = f"http://{_HOST}",
     ) -> Browser:
-        """Ask for a WebSocket, as a browser does; see ``Browser`` for what came of it."""
+        """Ask for a WebSocket as a browser does; the ``Browser`` tells whether it was opened."""
         client = make_protocol(
             f"ws://{_HOST}{path}",
             self.clock,
@@ -89,12 +89,12 @@ class Daemon:
             headers=headers,
             origin=origin,
         )
-        transport = self._loopback.connect(self._doors[0], client)
+        transport = self._loopback.connect(self._sites[0], client)
         self.settle()
         return Browser(self.settle, client, transport)
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer | None:
-        """Ask for a page; see ``request``."""
+        """Send a GET; see ``request``."""
         return self.request("GET", path, headers)
 
     def request(
@@ -106,9 +106,9 @@ class Daemon:
         *,
         control: bool = False,
     ) -> Answer | None:
-        """Send a plain HTTP request; None while there is no answer yet.
+        """Send a plain HTTP request; return the response, or None if it is not complete yet.
 
-        :param control: ask at the control port.
+        :param control: send it to the control port.
         """
         fields = {"Host": _HOST, "Connection": "close", **(headers or {})}
         if body:
@@ -119,21 +119,21 @@ class Daemon:
         return wire.answer(method)
 
     def open_connection(self, *, control: bool = False) -> Wire:
-        """Open a connection to send bytes of one's own choice."""
-        client = Bytes()
-        door = self._doors[len(self.settings.listen) if control else 0]
-        transport = self._loopback.connect(door, client)
+        """Open a connection to send any bytes."""
+        client = RecordingProtocol()
+        site = self._sites[len(self.settings.listen) if control else 0]
+        transport = self._loopback.connect(site, client)
         self.settle()
         return Wire(self.settle, client, transport)
 
     def advance(self, *seconds: float) -> None:
-        """Let time pass, step by step; each step's effects are there before the next."""
+        """Let time pass step by step, each with all of its effects."""
         for step in seconds:
             self.clock.advance(step)
             self.settle()
 
     def settle(self) -> None:
-        """Deliver what is under way, and run what is due now."""
+        """Deliver everything under way, and run the calls that are due."""
         self._loopback.run()
         while any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()):
             self.clock.advance(0)
@@ -141,7 +141,7 @@ class Daemon:
 
     @property
     def pending_calls(self) -> list[IDelayedCall]:
-        """Every delayed call that is left; an idle daemon has none."""
+        """The delayed calls still scheduled; an idle daemon has none."""
         calls: list[IDelayedCall] = []
         for call in self.clock.getDelayedCalls():
             owner = getattr(getattr(call, "func", None), "__self__", None)
@@ -149,7 +149,7 @@ class Daemon:
         return calls
 
     def begin_stop(self) -> Deferred[Any]:
-        """Stop, as SIGTERM does; the Deferred fires when the process would end."""
+        """Start to stop, as SIGTERM does; the Deferred fires when the process would exit."""
         if self._stopped is None:
             self._stopped = maybeDeferred(self._service.stopService)
             self.settle()
@@ -159,7 +159,7 @@ class Daemon:
         """Stop, and let the time pass that this takes."""
         self.begin_stop()
         self.advance(5, 5)
-        # The end of the process would cut what waits for an answer still.
+        # The exit of a process closes the connections that are still open.
         self._loopback.cut()
         self.settle()
 

@@ -1,4 +1,4 @@
-"""Threads that take turns with the test, so that views that block are as sure as the others."""
+"""Thread pools that take turns with the test, so that blocking views are deterministic."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from twisted.python.failure import Failure
 from pushd.views.request import Request, View
 from pushd.views.threads import ThreadPlaces, call_blocking
 
-# How long a view may compute between two calls of its WebSocket before the test gives up, in
-# seconds of real time.
+# Seconds of real time that a view may run between two calls of its WebSocket before the test
+# fails.
 _LIMIT = 60
 
 
-class _Turns:
-    """The two queues over which a view's thread and the test pass each other the turn."""
+class _Handoff:
+    """Two queues over which a view's thread and the test's thread hand the turn to each other."""
 
     def __init__(self) -> None:
-        #: A function to be called on the test's thread, or the outcome of the view.
-        self.asked: SimpleQueue[Callable[[], Any] | _Outcome] = SimpleQueue()
-        #: What became of it.
-        self.answered: SimpleQueue[_Outcome] = SimpleQueue()
+        #: A function to call on the test's thread, or the outcome of the view.
+        self.requests: SimpleQueue[Callable[[], Any] | _Outcome] = SimpleQueue()
+        #: The outcome of that function.
+        self.answers: SimpleQueue[_Outcome] = SimpleQueue()
 
 
 class _Outcome:
-    """What a function returned, or what it raised."""
+    """What a function returned or raised."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self.error: BaseException | None = None
@@ -40,101 +40,97 @@ class _Outcome:
             self.error = error
 
     def get(self) -> Any:
-        """Return or raise it."""
+        """Return the result or raise the exception."""
         if self.error is not None:
             raise self.error
         return self.result
 
 
 class LockstepThreads(ThreadPlaces):
-    """Runs views in threads, one at a time: while one runs, the test waits for it.
+    """Runs views in threads, one at a time: the test waits while a view runs.
 
-    A view has its turn from one call of its WebSocket to the next that must wait.
+    A view's turn lasts from one call of its WebSocket to the next that has to wait.
 
-    :param limit: how many views may block at once.
-    :param max_stragglers: how many more may go on after their conversation and its grace.
+    :param limit: blocking views that may run at once.
+    :param max_stragglers: blocking views that may go on beside them after their grace.
     """
 
     def __init__(self, limit: int, max_stragglers: int = 0) -> None:
         super().__init__(limit, max_stragglers)
-        self._mine = local()
-        self._others: dict[str, LockstepPool] = {}
-
-    @property
-    def pools(self) -> dict[str, LockstepThreads | LockstepPool]:
-        """All threads that there may be, by what they do."""
-        return {"view": self, **self._others}
+        self._local = local()
+        #: All pools, by what their threads do.
+        self.pools: dict[str, LockstepThreads | LockstepPool] = {"view": self}
 
     def run(self, view: View, request: Request) -> Deferred[Any]:
-        """Call the view; the Deferred fires with what it returns or raises."""
+        """Call a view; the Deferred fires with its result. Raises ThreadsBusy beyond the limit."""
         finished: Deferred[Any] = Deferred()
         self.take(finished)
         self._start(lambda: call_blocking(view, request, self)).addBoth(self._finish, finished)
         return finished
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """Call a function on the test's thread; wait for what its Deferred fires with."""
-        turns: _Turns | None = getattr(self._mine, "turns", None)
-        if turns is None:
+        """Call a function on the test's thread; return what its Deferred fires with."""
+        handoff: _Handoff | None = getattr(self._local, "handoff", None)
+        if handoff is None:
             raise RuntimeError("a blocking WebSocket was used outside its view's thread")
-        turns.asked.put(function)
-        return turns.answered.get().get()
+        handoff.requests.put(function)
+        return handoff.answers.get().get()
 
     def make_page_pool(self, limit: int) -> LockstepPool:
-        """Make a pool of threads for pages, which take turns with the test as well."""
-        pool = self._others["page"] = LockstepPool(self._start, limit)
+        """Add a pool for an application's pages."""
+        pool = self.pools["page"] = LockstepPool(self._start, limit)
         return pool
 
     def stop(self) -> None:
         """Do nothing: a thread ends with its view."""
 
     def _start(self, function: Callable[[], Any]) -> Deferred[Any]:
-        turns = _Turns()
+        handoff = _Handoff()
         finished: Deferred[Any] = Deferred()
 
         def work() -> None:
-            self._mine.turns = turns
-            turns.asked.put(_Outcome(function))
+            self._local.handoff = handoff
+            handoff.requests.put(_Outcome(function))
 
         Thread(target=work, daemon=True).start()
-        self._take_turn(turns, finished)
+        self._take_turn(handoff, finished)
         return finished
 
     def _finish(self, result: Any, finished: Deferred[Any]) -> None:
         self.release(finished)
         finished.callback(result)
 
-    def _take_turn(self, turns: _Turns, finished: Deferred[Any]) -> None:
-        """Do what the view asks for, until it must wait or has ended."""
+    def _take_turn(self, handoff: _Handoff, finished: Deferred[Any]) -> None:
+        """Call the functions that the view asks for, until one has to wait or the view ends."""
         while True:
-            asked = turns.asked.get(timeout=_LIMIT)
-            if isinstance(asked, _Outcome):
-                maybeDeferred(asked.get).chainDeferred(finished)
+            request = handoff.requests.get(timeout=_LIMIT)
+            if isinstance(request, _Outcome):
+                maybeDeferred(request.get).chainDeferred(finished)
                 return
-            done = maybeDeferred(asked)
+            done = maybeDeferred(request)
             if not done.called:
-                done.addBoth(self._answer, turns, finished)
+                done.addBoth(self._answer, handoff, finished)
                 return
-            done.addBoth(lambda result: turns.answered.put(_outcome(result)))
+            done.addBoth(lambda result: handoff.answers.put(_outcome(result)))
 
-    def _answer(self, result: Any, turns: _Turns, finished: Deferred[Any]) -> None:
-        turns.answered.put(_outcome(result))
-        self._take_turn(turns, finished)
+    def _answer(self, result: Any, handoff: _Handoff, finished: Deferred[Any]) -> None:
+        handoff.answers.put(_outcome(result))
+        self._take_turn(handoff, finished)
 
 
 class LockstepPool:
-    """Threads that take turns with the test, as many as there is work for."""
+    """Threads that take turns with the test, one for each function."""
 
     def __init__(self, start: Callable[[Callable[[], Any]], Deferred[Any]], limit: int) -> None:
         self._start = start
-        #: How many are at work just now, and how many of real ones there may be; none has to wait.
+        #: Functions that run, the limit of a real pool, and functions that wait (always 0).
         self.busy, self.limit, self.waiting = 0, limit, 0
 
     def callInThread(self, function: Callable[[], Any]) -> None:
         self.busy += 1
-        self._start(function).addBoth(self._let_go)
+        self._start(function).addBoth(self._release)
 
-    def _let_go(self, result: Any) -> Any:
+    def _release(self, result: Any) -> Any:
         self.busy -= 1
         return result
 

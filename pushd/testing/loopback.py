@@ -1,4 +1,4 @@
-"""Connections in memory, for tests: two transports, and nothing between them but order."""
+"""Transports in memory: a connection whose two ends are in one process."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-# As twisted.internet.abstract.FileDescriptor has it: a producer is paused beyond this, in bytes.
+# Bytes beyond which a producer is paused, as in twisted.internet.abstract.FileDescriptor.
 _BUFFER = 1 << 16
 
 
 @implementer(ITCPTransport, IPushProducer)
 class LoopbackTransport:
-    """One end of a connection. What is written arrives when the loopback is run, not before.
+    """One end of a connection. What is written arrives when ``Loopback.run`` is called.
 
-    It keeps the habits of Twisted's TCP transport: ``loseConnection`` waits for what is
-    written, ``abortConnection`` does not, a producer is paused when too much waits.
+    It behaves as Twisted's TCP transport does: ``loseConnection`` waits until everything written
+    has been sent, ``abortConnection`` does not, and a full buffer pauses the producer.
     """
 
     disconnecting = False
@@ -41,7 +41,7 @@ class LoopbackTransport:
     # What protocols call
 
     def write(self, data: bytes) -> None:
-        """Take data to be sent."""
+        """Buffer data, to be delivered later."""
         if self.connected and not self.disconnecting:
             self._unsent += data
             if len(self._unsent) > _BUFFER and self._producer and not self._producer_paused:
@@ -49,11 +49,11 @@ class LoopbackTransport:
                 self._producer.pauseProducing()
 
     def writeSequence(self, data: Any) -> None:
-        """Take data in pieces."""
+        """Buffer data given in pieces."""
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
-        """Close once everything is sent."""
+        """Close once everything has been sent."""
         self.disconnecting = True
 
     def abortConnection(self) -> None:
@@ -64,59 +64,59 @@ class LoopbackTransport:
             self.other.lose(ConnectionLost())
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Take a producer, to be paused when too much waits; one at a time."""
+        """Register a producer, to be paused when the buffer is full; one at a time."""
         if self._producer is not None:
             raise RuntimeError(f"there is a producer already: {self._producer}")
         self._producer = producer
 
     def unregisterProducer(self) -> None:
-        """Let the producer go."""
+        """Remove the producer."""
         self._producer = None
 
     def pauseProducing(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self.reading_paused = True
 
     def resumeProducing(self) -> None:
-        """Read on."""
+        """Start reading again."""
         self.reading_paused = False
 
     def stopProducing(self) -> None:
-        """Close, as nobody wants to read."""
+        """Close, as the consumer is gone."""
         self.loseConnection()
 
     def getPeer(self) -> IPv4Address:
-        """Where the other end is."""
+        """Return the address of the other end."""
         return self._peer
 
     def getHost(self) -> IPv4Address:
-        """Where this end is."""
+        """Return the address of this end."""
         return self._host
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """Note what would be set on the socket."""
+        """Remember what a socket would be set to."""
         self.no_delay = bool(enabled)
 
     def getTcpNoDelay(self) -> bool:
-        """What would be set on the socket."""
+        """Return what a socket would be set to."""
         return self.no_delay
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
-        """Do nothing: memory does not go away."""
+        """Do nothing: there is no network that could fail."""
 
     def getTcpKeepAlive(self) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
     def loseWriteConnection(self) -> None:
-        """Close our way, once everything is sent; the other end sees that it is over."""
+        """Close once everything has been sent; the other end sees it."""
         self.loseConnection()
 
     # What the loopback calls
 
     @property
     def unsent(self) -> int:
-        """How many bytes wait for the other end to read them."""
+        """Bytes that the other end has not read."""
         return len(self._unsent)
 
     @property
@@ -124,11 +124,11 @@ class LoopbackTransport:
         return not self.reading_paused and not self.disconnecting
 
     def lose(self, error: Exception) -> None:
-        """Note that the connection is gone; the protocol is told in turn."""
+        """Mark the connection as lost; ``run`` calls connectionLost."""
         self.lost = Failure(error)
 
     def run(self) -> bool:
-        """Deliver what can be delivered. Returns whether anything happened."""
+        """Deliver what can be delivered; return True if anything happened."""
         if self._unsent and self.other._reads and self.other.lost is None:
             data = bytes(self._unsent)
             self._unsent.clear()
@@ -151,14 +151,14 @@ class LoopbackTransport:
 
 
 class Loopback:
-    """All connections in memory."""
+    """All connections of a daemon in memory."""
 
     def __init__(self) -> None:
         self._transports: list[LoopbackTransport] = []
         self._port = 50_000
 
     def connect(self, server: Any, client: Any) -> LoopbackTransport:
-        """Connect a server's factory with a client's protocol; returns the client's end."""
+        """Connect a client's protocol to a server's factory; return the client's end."""
         self._port += 1
         here = IPv4Address("TCP", "127.0.0.1", self._port)
         there = IPv4Address("TCP", "127.0.0.1", 8080)
@@ -169,19 +169,19 @@ class Loopback:
         theirs.protocol.makeConnection(theirs)
         client.makeConnection(ours)
         if type(theirs.protocol) is Protocol:
-            theirs.abortConnection()  # As Twisted does with a connection that nobody wants.
+            theirs.abortConnection()  # As Twisted does if there is no protocol.
         return ours
 
     def cut(self) -> None:
-        """End every connection, as the end of a process does."""
+        """Abort every connection, as the exit of a process does."""
         for transport in self._transports:
             transport.abortConnection()
 
     def run(self) -> None:
-        """Deliver everything, and what comes of it, until all is quiet."""
+        """Deliver everything, and all that this causes."""
         busy = True
         while busy:
-            # Every transport has its turn, so none starves another.
+            # Each transport delivers once per round, so that none starves another.
             turns = [transport.run() for transport in self._transports]
             busy = any(turns)
             self._transports = [one for one in self._transports if one.connected]

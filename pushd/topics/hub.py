@@ -12,7 +12,7 @@ from pushd.topics.broker import TopicSource
 from pushd.topics.fanout import Batch
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscribers import SubscriberList
-from pushd.topics.subscription import Subscriber, Subscription, SubscriptionContext, transport_of
+from pushd.topics.subscription import Subscriber, Subscription, SubscriptionContext
 
 # How many bytes of publications may be pending before they are delivered at once.
 _MAX_PENDING = 1 << 18
@@ -59,7 +59,7 @@ class Hub:
             subscribers = self._topics[topic] = SubscriberList()
             self._source.follow(topic)
         subscribers.add(subscription)
-        self.counters.transports[transport_of(subscriber)] += 1
+        self.counters.transports[subscriber.transport] += 1
         subscription.start(after)
         return subscription
 
@@ -127,7 +127,7 @@ class Hub:
     def _forget(self, subscription: Subscription) -> None:
         subscribers = self._topics[subscription.topic]
         subscribers.discard(subscription)
-        self.counters.transports[transport_of(subscription.subscriber)] -= 1
+        self.counters.transports[subscription.subscriber.transport] -= 1
         if not subscribers:
             del self._topics[subscription.topic]
             self._source.unfollow(subscription.topic)

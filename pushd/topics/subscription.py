@@ -11,9 +11,9 @@
          ▼               │ the subscriber does not keep up
        LIVE ─────────────┘    Publications are delivered as they come.
        │  ▲
-       │  │ leave_group()     nothing is buffered, or something is again
-       ▼  │
-      GROUPED                 Publications are written directly, with those of its FanOutGroup.
+  join │  │ leave             Nothing is buffered before the socket (join_group), or something is
+       ▼  │                   about to be (leave_group).
+      GROUPED                 Its FanOutGroup writes directly to the socket.
 
        ENDED                  From every state: cancel(), a gap in the history, a subscriber that
                               is too slow, or an exception.
@@ -53,6 +53,10 @@ LAG_TIMEOUT = 10.0
 class Subscriber(Protocol):
     """Anything that publications can be delivered to."""
 
+    @property
+    def transport(self) -> str:
+        """The name of the transport, for the metrics."""
+
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
         """Take note that the subscription has begun: the next publication follows ``id``.
 
@@ -82,12 +86,7 @@ class Subscriber(Protocol):
         """
 
     def subscription_lost(self) -> None:
-        """End the connection or response: what comes next would follow a gap."""
-
-
-def transport_of(subscriber: Subscriber) -> str:
-    """Return the transport of a subscriber, for the metrics."""
-    return getattr(subscriber, "transport", "other")
+        """End the connection or response, as the next publication would follow a gap."""
 
 
 class _State(Enum):
@@ -111,14 +110,14 @@ class Subscription:
         "_position",
         "_reading",
         "_state",
-        "_subscriber",
+        "subscriber",
         "topic",
     )
 
     def __init__(self, context: SubscriptionContext, topic: str, subscriber: Subscriber) -> None:
         self.topic = topic
         self._context = context
-        self._subscriber = subscriber
+        self.subscriber = subscriber
         self._state = _State.CATCHING_UP
         # The id of the last publication delivered, unless the subscription is in a group. None
         # before the first read, if the subscriber gave no id.
@@ -132,11 +131,6 @@ class Subscription:
         # Its group, and how it is written to there. Both are set in the state GROUPED only.
         self._group: FanOutGroup[Subscription] | None = None
         self._direct: DirectWrite | None = None
-
-    @property
-    def subscriber(self) -> Subscriber:
-        """The subscriber."""
-        return self._subscriber
 
     @property
     def position(self) -> Id:
@@ -154,7 +148,7 @@ class Subscription:
     def start(self, after: Id | None) -> None:
         """Begin: read the history after an id once there is room, or without an id, begin now."""
         self._position = after
-        if after is None or self._subscriber.has_room():
+        if after is None or self.subscriber.has_room():
             self.resume()
 
     def resume(self) -> None:
@@ -180,10 +174,10 @@ class Subscription:
         position = self._position
         if self._state is not _State.LIVE or position is None:
             self._newest = batch.last
-        elif batch.follows(position) and self._subscriber.keeps_up():
+        elif batch.follows(position) and self.subscriber.keeps_up():
             # Nearly always. In all other cases the history tells what is next.
             self._pass_on(batch)
-            return self._subscriber.direct_write()
+            return self.subscriber.direct_write()
         elif position.epoch != batch.epoch:
             self._lose()
         elif position.offset < batch.last.offset:
@@ -216,7 +210,7 @@ class Subscription:
 
     def lag_expired(self) -> None:
         """Cut off a subscriber that has read nothing since it stopped keeping up."""
-        if self._subscriber.keeps_up():
+        if self.subscriber.keeps_up():
             self.resume()
         else:
             self._cut_off()
@@ -254,13 +248,13 @@ class Subscription:
         if not self._announced:
             self._announced = True
             self._position = replay.id
-            self._subscriber.subscribed(self.topic, replay.id, replay.recovered)
+            self.subscriber.subscribed(self.topic, replay.id, replay.recovered)
         elif not replay.recovered:
             # The next publication was dropped from the history before it was read.
             self._cut_off()
             return True
         for publication in replay.publications:
-            if self._has_ended() or not self._subscriber.has_room():
+            if self._has_ended() or not self.subscriber.has_room():
                 return True
             self._pass_on(Batch((publication,)))
         return self._has_ended() or self._has_caught_up(replay.last)
@@ -287,7 +281,7 @@ class Subscription:
         That is read at once if a publication is missing, else once the subscriber has room.
         """
         assert self._position is not None
-        keeps_up = self._subscriber.keeps_up()
+        keeps_up = self.subscriber.keeps_up()
         if keeps_up and batch.first <= self._position.offset + 1:
             self._pass_on(batch.since(self._position.offset))
             return
@@ -301,7 +295,7 @@ class Subscription:
     def _pass_on(self, batch: Batch) -> None:
         self._position = batch.last
         self._context.counters.delivered += batch.count
-        self._subscriber.deliver(batch)
+        self.subscriber.deliver(batch)
 
     def _cut_off(self) -> None:
         """End because the subscriber is too slow."""
@@ -310,7 +304,7 @@ class Subscription:
 
     def _lose(self) -> None:
         self.cancel()
-        self._subscriber.subscription_lost()
+        self.subscriber.subscription_lost()
 
 
 class SubscriptionContext:

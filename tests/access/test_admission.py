@@ -1,4 +1,4 @@
-"""How many may be here at once: in all, and from one address."""
+"""Tests of the limits on connections: in all, and from one address."""
 
 from __future__ import annotations
 
@@ -23,50 +23,47 @@ from tests.peer import handshake
 PROXY = Proxies(["127.0.0.1"])
 
 
-class TicketTests(SynchronousTestCase):
-    def test_once(self) -> None:
-        """A place is given back once, however often its holder says goodbye."""
+class SlotTests(SynchronousTestCase):
+    def test_released_once(self) -> None:
+        """Releasing a slot again does nothing."""
         admission = Admission(Limits(max_connections=2, max_per_address=2), Proxies())
-        ticket, other = (
-            admission.admit("192.0.2.1"),
-            admission.admit("192.0.2.1"),
-        )
-        assert ticket is not None and other is not None
-        ticket.release()
-        ticket.release()
+        slot, other = admission.admit("192.0.2.1"), admission.admit("192.0.2.1")
+        assert slot is not None and other is not None
+        slot.release()
+        slot.release()
         self.assertEqual(len(admission), 1)
 
 
 class AdmissionTests(SynchronousTestCase):
-    """Five places, two of them for each address; proxies at 10.0.0.0/8."""
+    """A limit of five connections, and two per address; trusted proxies at 10.0.0.0/8."""
 
     def setUp(self) -> None:
-        """Open."""
+        """Start without connections."""
         limits = Limits(max_connections=5, max_per_address=2)
         self.admission = Admission(limits, Proxies(["10.0.0.0/8", "2001:db8::/32"]))
 
     def connect(self, *addresses: str | None) -> list[Slot]:
-        """Take a place for each address, and give those that there were."""
-        tickets = [self.admission.admit(address) for address in addresses]
-        return [ticket for ticket in tickets if ticket is not None]
+        """Connect from each address; return the slots of connections that were admitted."""
+        slots = [self.admission.admit(address) for address in addresses]
+        return [slot for slot in slots if slot is not None]
 
     def test_limit(self) -> None:
-        """There are as many places as there are, whoever asks."""
+        """No more connections than the limit are admitted, from whatever address."""
         self.assertEqual(len(self.connect("192.0.2.1", "192.0.2.2", None, "10.0.0.1", "::1")), 5)
         self.assertEqual(len(self.admission), 5)
         self.assertEqual(self.connect("192.0.2.3", "127.0.0.1", "10.0.0.1", None), [])
         self.assertEqual(len(self.admission), 5)
 
-    def test_leave(self) -> None:
-        """A place that is given back is there for anybody, and once only."""
-        tickets = self.connect(*["127.0.0.1"] * 5)
-        tickets[0].release()
-        tickets[0].release()
+    def test_release(self) -> None:
+        """After a slot is released one more connection is admitted, from any address."""
+        slots = self.connect(*["127.0.0.1"] * 5)
+        slots[0].release()
+        slots[0].release()
         self.assertEqual(len(self.admission), 4)
         self.assertEqual(len(self.connect("192.0.2.1", "192.0.2.2")), 1)
 
     def test_per_address(self) -> None:
-        """One address has two places; the others do not notice."""
+        """One address may have two connections; other addresses are not affected."""
         first, _ = self.connect(*["192.0.2.1"] * 4)
         self.assertEqual(len(self.admission), 2)
         self.assertEqual(len(self.connect("192.0.2.2")), 1)
@@ -74,16 +71,16 @@ class AdmissionTests(SynchronousTestCase):
         first.release()
         self.assertEqual(len(self.connect(*["192.0.2.1"] * 2)), 1)
 
-    def test_refused_takes_nothing(self) -> None:
-        """Who was refused for want of a place has not taken one of its address."""
+    def test_refused_counts_nothing(self) -> None:
+        """A connection beyond the limit in all does not count towards its address."""
         full = self.connect(*["::1"] * 5)
         self.connect(*["192.0.2.1"] * 3)
-        for ticket in full:
-            ticket.release()
+        for slot in full:
+            slot.release()
         self.assertEqual(len(self.connect(*["192.0.2.1"] * 3)), 2)
 
     def test_exempt(self) -> None:
-        """This machine, its Unix sockets and our proxies may take all places there are."""
+        """Loopback addresses, Unix sockets and trusted proxies have no limit per address."""
         for address in (
             None,
             "127.0.0.1",
@@ -94,38 +91,44 @@ class AdmissionTests(SynchronousTestCase):
             "::ffff:10.1.2.3",
             "2001:db8::1",
         ):
-            tickets = self.connect(*[address] * 6)
-            self.assertEqual(len(tickets), 5, address)
-            for ticket in tickets:
-                ticket.release()
+            slots = self.connect(*[address] * 6)
+            self.assertEqual(len(slots), 5, address)
+            for slot in slots:
+                slot.release()
             self.assertEqual(len(self.admission), 0)
 
     def test_spellings(self) -> None:
-        """An address is one however it is written, be it IPv4 on a socket for both."""
-        tickets = self.connect("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1", "::ffff:c000:201")
-        self.assertEqual(len(tickets), 2)
+        """An address counts as one however it is written, even as IPv4-mapped IPv6."""
+        slots = self.connect("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1", "::ffff:c000:201")
+        self.assertEqual(len(slots), 2)
         self.assertIsNone(self.admission.admit_client("192.0.2.1"))
 
-    def test_visit(self) -> None:
-        """A client behind a proxy shares its address's places with all who come from there."""
-        visits = [self.admission.admit_client("192.0.2.1") for _ in range(3)]
-        self.assertIsNone(visits[2])
+    def test_client(self) -> None:
+        """Clients behind a proxy and direct connections share the limit of their address."""
+        slots = [self.admission.admit_client("192.0.2.1") for _ in range(3)]
+        self.assertIsNone(slots[2])
         self.assertEqual(self.connect("192.0.2.1"), [])
         self.assertEqual(len(self.admission), 0)
-        assert visits[0] is not None
-        visits[0].release()
-        visits[0].release()
+        assert slots[0] is not None
+        slots[0].release()
+        slots[0].release()
         self.assertEqual(len(self.connect(*["192.0.2.1"] * 2)), 1)
 
-    def test_visit_exempt(self) -> None:
-        """A proxy behind a proxy, and this machine behind one, are exempt as well."""
+    def test_client_exempt(self) -> None:
+        """A client behind a proxy that is itself a proxy, or on this machine, is exempt, too."""
         for address in ("10.0.0.7", "127.0.0.1", "::1"):
             self.assertNotIn(None, [self.admission.admit_client(address) for _ in range(10)])
 
-    def test_visit_when_full(self) -> None:
-        """A client whose proxy has a connection already needs no other."""
+    def test_client_when_full(self) -> None:
+        """A client is admitted over its proxy's connection even if no further connection is."""
         self.connect(*["10.0.0.1"] * 5)
         self.assertIsNotNone(self.admission.admit_client("192.0.2.1"))
+
+    def test_client_unknown(self) -> None:
+        """Clients whose address a proxy does not give share one limit."""
+        slots = [self.admission.admit_client("unknown") for _ in range(3)]
+        self.assertIsNotNone(slots[1])
+        self.assertIsNone(slots[2])
 
     def test_changed_limits(self) -> None:
         """Changed limits apply to new connections; open connections stay."""
@@ -141,23 +144,23 @@ class AdmissionTests(SynchronousTestCase):
         self.assertIsNone(admission.admit("10.0.0.3"))
 
     def test_no_memory(self) -> None:
-        """Nothing is kept of an address that has left, or that was turned away."""
+        """Nothing is kept of an address that has no connections any more."""
         for number in range(1000):
             address = f"192.0.{number // 256}.{number % 256}"
-            (ticket,) = self.connect(address)
-            visit = self.admission.admit_client(address)
-            assert visit is not None
-            visit.release()
-            ticket.release()
+            (slot,) = self.connect(address)
+            client = self.admission.admit_client(address)
+            assert client is not None
+            client.release()
+            slot.release()
         self.assertEqual((len(self.admission), len(self.admission._addresses)), (0, 0))
 
 
 class AdmissionTestCase(SynchronousTestCase):
-    """A daemon with an echo, a page, and a page that takes as long as the test wants."""
+    """A daemon with WebSockets, a page, and a page that responds when the test says so."""
 
     def setUp(self) -> None:
-        """Note the requests that wait."""
-        self.waiting: list[Deferred[str]] = []
+        """Keep the Deferreds of pending requests."""
+        self.pending: list[Deferred[str]] = []
 
     def start(self, **settings: Any) -> None:
         """Start the daemon."""
@@ -176,9 +179,9 @@ class AdmissionTestCase(SynchronousTestCase):
             return Response(403, body="no")
 
         async def slow(request: Request) -> str:
-            waiting: Deferred[str] = Deferred()
-            self.waiting.append(waiting)
-            return await waiting
+            response: Deferred[str] = Deferred()
+            self.pending.append(response)
+            return await response
 
         def page(request: Request) -> str:
             return "a page"
@@ -190,26 +193,26 @@ class AdmissionTestCase(SynchronousTestCase):
         self.addCleanup(self.daemon.stop)
 
     def connect(self, client: str | None = None, path: str = "/echo/") -> Browser:
-        """Ask for a WebSocket, for a client behind the proxy."""
+        """Open a WebSocket, for a client behind the proxy."""
         return self.daemon.connect(path, headers={"X-Forwarded-For": client} if client else {})
 
     def get(self, client: str | None = None, path: str = "/page/") -> Answer:
-        """Ask for a page, for a client behind the proxy."""
+        """Request a page, for a client behind the proxy."""
         answer = self.daemon.get(path, {"X-Forwarded-For": client} if client else {})
-        assert answer is not None, "there is no answer"
+        assert answer is not None, "there is no response"
         return answer
 
     def assert_busy(self, *answers: Answer | None) -> None:
-        """Check that somebody was told to come back later."""
+        """Check that requests were answered with 503 and Retry-After."""
         for answer in answers:
-            assert answer is not None, "there is no refusal"
+            assert answer is not None, "there is no response"
             self.assertEqual(answer.status, 503)
             self.assertEqual(answer.headers["Retry-After"], "5")
             self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
             self.assertEqual(answer.text.count("\n"), 1)
 
     def count(self) -> float:
-        """How many were refused for want of a place, as the control port tells it."""
+        """Return the number of refusals with the reason ``busy``, from /metrics."""
         answer = self.daemon.request("GET", "/metrics", control=True)
         assert answer is not None
         for line in answer.text.splitlines():
@@ -219,26 +222,26 @@ class AdmissionTestCase(SynchronousTestCase):
         return 0
 
 
-class ConnectionPlaceTests(AdmissionTestCase):
-    """One place for a connection, and who holds it for how long."""
+class ConnectionSlotTests(AdmissionTestCase):
+    """How long a connection counts towards a limit of one in all."""
 
     def setUp(self) -> None:
-        """Start a daemon with one place."""
+        """Start a daemon with a limit of one connection."""
         super().setUp()
         self.start(max_connections=1)
 
     def assert_taken(self) -> None:
-        """Check that the place is taken, for HTTP and WebSockets alike."""
+        """Check that the limit is reached, for HTTP and WebSockets."""
         before = self.count()
         self.assert_busy(self.get(), self.connect().refused)
         self.assertEqual(self.count(), before + 2)
 
     def assert_free(self) -> None:
-        """Check that the place is free."""
+        """Check that the limit is not reached."""
         self.assertEqual(self.get().status, 200)
 
     def test_http(self) -> None:
-        """An HTTP connection gives its place back when it closes, not when it is answered."""
+        """An HTTP connection counts until it closes, not until the response is sent."""
         self.assert_free()
         wire = self.daemon.open_connection()
         self.assert_taken()
@@ -249,14 +252,14 @@ class ConnectionPlaceTests(AdmissionTestCase):
         self.assert_free()
 
     def test_refused_request(self) -> None:
-        """A connection whose request was refused gives its place back."""
+        """A connection whose request was refused counts until it closes."""
         wire = self.daemon.open_connection()
         wire.send(b"bad\r\n\r\n")
         wire.leave()
         self.assert_free()
 
     def test_timed_out(self) -> None:
-        """A connection that never asks does not keep its place for longer than a request may."""
+        """A connection without a request counts until the request times out."""
         self.daemon.open_connection()
         self.daemon.advance(19)
         self.assert_taken()
@@ -264,7 +267,7 @@ class ConnectionPlaceTests(AdmissionTestCase):
         self.assert_free()
 
     def test_websocket(self) -> None:
-        """A WebSocket holds its place as long as it is open, however quiet."""
+        """A WebSocket counts while it is open, even without messages."""
         browser = self.connect()
         self.assertTrue(browser.opened)
         self.assert_taken()
@@ -274,15 +277,15 @@ class ConnectionPlaceTests(AdmissionTestCase):
         self.assertTrue(browser.gone)
         self.assert_free()
 
-    def test_websocket_vanishes(self) -> None:
-        """A WebSocket that breaks off gives its place back."""
+    def test_websocket_lost(self) -> None:
+        """A WebSocket counts until its connection is lost."""
         browser = self.connect()
         self.assert_taken()
         browser.leave()
         self.assert_free()
 
     def test_websocket_closing(self) -> None:
-        """A WebSocket that is being closed holds its place until its connection is gone."""
+        """A WebSocket that is closing counts until its connection is gone."""
         browser = self.connect(path="/bye/")
         browser.stall()
         browser.send("go")
@@ -295,7 +298,7 @@ class ConnectionPlaceTests(AdmissionTestCase):
         self.assert_free()
 
     def test_websocket_refused_by_the_view(self) -> None:
-        """A WebSocket that the view does not want holds a place as any HTTP connection does."""
+        """The connection of a WebSocket that the view refuses counts until it closes."""
         wire = self.daemon.open_connection()
         wire.send(handshake("/never/"))
         self.assertIn(b" 403 ", wire.received)
@@ -303,8 +306,8 @@ class ConnectionPlaceTests(AdmissionTestCase):
         wire.leave()
         self.assert_free()
 
-    def test_given_back_once(self) -> None:
-        """However a connection ends, it gives back one place and not two."""
+    def test_released_once(self) -> None:
+        """A connection that closes and is lost releases its slot once."""
         for _ in range(3):
             browser = self.connect()
             browser.close()
@@ -312,35 +315,35 @@ class ConnectionPlaceTests(AdmissionTestCase):
         self.daemon.open_connection()
         self.assert_taken()
 
-    def test_control_door(self) -> None:
-        """The control port has places of its own, so that operators get in when all is full."""
+    def test_control_port(self) -> None:
+        """The control port has a limit of its own, so operators can connect at any time."""
         self.connect()
         answer = self.daemon.request("GET", "/healthz", control=True)
         assert answer is not None
         self.assertEqual(answer.status, 200)
 
 
-class ProxiedPlaceTests(AdmissionTestCase):
-    """One place for each client behind a proxy, and who holds it for how long."""
+class ClientSlotTests(AdmissionTestCase):
+    """How long a client behind a proxy counts towards a limit of one per address."""
 
     def setUp(self) -> None:
-        """Start a daemon behind a proxy."""
+        """Start a daemon that trusts a proxy."""
         super().setUp()
         self.start(max_per_address=1, proxies=PROXY)
 
     def assert_taken(self, client: str = "192.0.2.1") -> None:
-        """Check that the client's place is taken, and that others have theirs."""
+        """Check that the client's limit is reached, and another client's is not."""
         before = self.count()
         self.assert_busy(self.get(client), self.connect(client).refused)
         self.assertEqual(self.count(), before + 2)
         self.assertEqual(self.get("192.0.2.2").status, 200)
 
     def assert_free(self, client: str = "192.0.2.1") -> None:
-        """Check that the client's place is free."""
+        """Check that the client's limit is not reached."""
         self.assertEqual(self.get(client).status, 200)
 
     def test_websocket(self) -> None:
-        """A WebSocket holds its client's place until its connection is gone."""
+        """A client counts until the connection of its WebSocket is gone."""
         browser = self.connect("192.0.2.1")
         self.assertTrue(browser.opened)
         self.assert_taken()
@@ -348,14 +351,14 @@ class ProxiedPlaceTests(AdmissionTestCase):
         self.assert_free()
 
     def test_websocket_vanishes(self) -> None:
-        """A WebSocket that breaks off gives its client's place back."""
+        """A client counts until the connection of its WebSocket is lost."""
         browser = self.connect("192.0.2.1")
         self.assert_taken()
         browser.leave()
         self.assert_free()
 
     def test_websocket_closing(self) -> None:
-        """A WebSocket that is being closed holds its client's place to the end."""
+        """A client whose WebSocket is closing counts until the connection is gone."""
         browser = self.connect("192.0.2.1", "/bye/")
         browser.stall()
         browser.send("go")
@@ -365,7 +368,7 @@ class ProxiedPlaceTests(AdmissionTestCase):
         self.assert_free()
 
     def test_websocket_refused_by_the_view(self) -> None:
-        """A WebSocket that the view does not want holds nothing once it is told so."""
+        """A client does not count once the view has refused its WebSocket."""
         wire = self.daemon.open_connection()
         wire.send(handshake("/never/", "X-Forwarded-For: 192.0.2.1"))
         self.assertIn(b" 403 ", wire.received)
@@ -373,19 +376,19 @@ class ProxiedPlaceTests(AdmissionTestCase):
         self.assert_free()
 
     def test_http(self) -> None:
-        """A request holds its client's place until it is answered."""
+        """A client counts until the response to its request is sent."""
         wire = self.daemon.open_connection()
         wire.send(
             b"GET /slow/ HTTP/1.1\r\nHost: localhost:8080\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"
         )
         self.assert_taken()
-        self.waiting.pop().callback("at last")
+        self.pending.pop().callback("at last")
         self.daemon.settle()
         self.assertIn(b"at last", wire.received)
         self.assert_free()
 
-    def test_http_gone(self) -> None:
-        """A request whose client does not wait for the answer gives the place back."""
+    def test_http_lost(self) -> None:
+        """A client counts until the connection of its request is lost."""
         wire = self.daemon.open_connection()
         wire.send(
             b"GET /slow/ HTTP/1.1\r\nHost: localhost:8080\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"
@@ -395,7 +398,7 @@ class ProxiedPlaceTests(AdmissionTestCase):
         self.assert_free()
 
     def test_keep_alive(self) -> None:
-        """One connection of the proxy carries requests of many clients, one after the other."""
+        """One connection of the proxy may carry requests of many clients in turn."""
         wire = self.daemon.open_connection()
         for client in (1, 1, 2, 3, 1):
             wire.send(
@@ -405,7 +408,7 @@ class ProxiedPlaceTests(AdmissionTestCase):
         self.assertEqual(wire.received.count(b"200 OK"), 5)
 
     def test_refused_keeps_the_proxys_connection(self) -> None:
-        """A client that has no place does not cost its proxy a connection."""
+        """The proxy's connection stays open if the request of one client is refused."""
         self.connect("192.0.2.1")
         wire = self.daemon.open_connection()
         for client in (1, 2):
@@ -417,19 +420,19 @@ class ProxiedPlaceTests(AdmissionTestCase):
         self.assertEqual(wire.received.count(b"200 OK"), 1)
         self.assertFalse(wire.closed)
 
-    def test_spoofed(self) -> None:
-        """A client gets no place more by what it invents to the left of its address."""
+    def test_forged(self) -> None:
+        """Forged addresses to the left of its own do not raise a client's limit."""
         self.connect("192.0.2.1")
-        for lie in ("198.51.100.1", "127.0.0.1", "garbage", "198.51.100.1, 127.0.0.1"):
-            self.assert_busy(self.get(f"{lie}, 192.0.2.1"))
+        for forged in ("198.51.100.1", "127.0.0.1", "garbage", "198.51.100.1, 127.0.0.1"):
+            self.assert_busy(self.get(f"{forged}, 192.0.2.1"))
 
-    def test_silent_proxy(self) -> None:
-        """A proxy that says nothing, and a client on this machine, are not counted."""
+    def test_exempt(self) -> None:
+        """A proxy that gives no client, and a client on this machine, have no limit."""
         for client in (None, None, "127.0.0.1", "127.0.0.1", "::1", "::1"):
             self.assertTrue(self.connect(client).opened)
 
     def test_connection_and_client(self) -> None:
-        """Where the proxies' connections are all taken, no client of theirs gets in."""
+        """A client is refused if the limit of connections in all is reached."""
         self.start(max_connections=1, proxies=PROXY)
         browser = self.connect("192.0.2.1")
         self.assert_busy(self.get("192.0.2.2"))
@@ -439,14 +442,14 @@ class ProxiedPlaceTests(AdmissionTestCase):
 
 class UntrustedProxyTests(AdmissionTestCase):
     def test_ignored(self) -> None:
-        """What a stranger says of who it is neither fills nor frees anybody's place."""
+        """The address that an untrusted proxy gives counts towards no limit."""
         self.start(max_per_address=1)
         for _ in range(3):
             self.assertTrue(self.connect("192.0.2.1").opened)
 
 
-class _Stranger(Protocol):
-    """A client that comes from an address of its own."""
+class _ClientFrom(Protocol):
+    """A client that connects from a given address."""
 
     def __init__(self, daemon: Daemon, address: Any) -> None:
         self.daemon = daemon
@@ -458,22 +461,22 @@ class _Stranger(Protocol):
         self.settle()
 
     def buildProtocol(self, address: IPv4Address) -> Any:
-        """Let the door believe that the connection comes from elsewhere."""
+        """Build the daemon's protocol for the given address, not the actual one."""
         return self.daemon.clock.tcpServers[0][1].buildProtocol(self.address)
 
     def ask(self) -> str:
-        """Ask for a page, and give the status line."""
+        """Request a page, and return the status line."""
         self.end.write(b"GET /page/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
         self.settle()
         return self.received.partition(b"\r\n")[0].decode()
 
     def leave(self) -> None:
-        """Go."""
+        """Close the connection."""
         self.end.abortConnection()
         self.settle()
 
     def settle(self) -> None:
-        """Let everything arrive."""
+        """Deliver everything in both directions."""
         self.loopback.run()
         self.daemon.settle()
         self.loopback.run()
@@ -486,66 +489,66 @@ class _Stranger(Protocol):
 
 
 class AddressTests(AdmissionTestCase):
-    """Two places for each address, without a proxy."""
+    """A limit of two connections per address, without a proxy."""
 
     def setUp(self) -> None:
         """Start the daemon."""
         super().setUp()
         self.start(max_per_address=2)
 
-    def come(self, address: str | None, times: int) -> list[_Stranger]:
-        """Connect from an address, some times."""
+    def connect_from(self, address: str | None, times: int) -> list[_ClientFrom]:
+        """Connect from an address several times."""
         kind = IPv6Address if address and ":" in address else IPv4Address
         where = UNIXAddress(None) if address is None else kind("TCP", address, 50_000)
-        return [_Stranger(self.daemon, where) for _ in range(times)]
+        return [_ClientFrom(self.daemon, where) for _ in range(times)]
 
     def test_limit(self) -> None:
-        """The third from one address is told to come back later; others are served."""
+        """The third connection from an address is refused; other addresses are not affected."""
         for address in ("192.0.2.1", "2001:db8::1"):
-            answers = [stranger.ask() for stranger in self.come(address, 3)]
+            answers = [client.ask() for client in self.connect_from(address, 3)]
             self.assertEqual(
                 answers, ["HTTP/1.1 200 OK"] * 2 + ["HTTP/1.1 503 Service Unavailable"]
             )
         self.assertEqual(self.count(), 2)
 
     def test_leave(self) -> None:
-        """Who leaves makes room for another from there."""
-        first, _ = self.come("192.0.2.1", 2)
+        """After a connection has closed, another one from its address is admitted."""
+        first, _ = self.connect_from("192.0.2.1", 2)
         first.leave()
-        answers = [stranger.ask() for stranger in self.come("192.0.2.1", 2)]
+        answers = [client.ask() for client in self.connect_from("192.0.2.1", 2)]
         self.assertEqual(answers, ["HTTP/1.1 200 OK", "HTTP/1.1 503 Service Unavailable"])
 
     def test_mapped(self) -> None:
-        """IPv4 on a socket for both is counted with IPv4."""
-        self.come("192.0.2.1", 2)
-        (stranger,) = self.come("::ffff:192.0.2.1", 1)
-        self.assertEqual(stranger.ask(), "HTTP/1.1 503 Service Unavailable")
+        """An IPv4-mapped IPv6 address counts as the IPv4 address."""
+        self.connect_from("192.0.2.1", 2)
+        (client,) = self.connect_from("::ffff:192.0.2.1", 1)
+        self.assertEqual(client.ask(), "HTTP/1.1 503 Service Unavailable")
 
     def test_exempt(self) -> None:
-        """This machine is exempt, in each of its addresses and through a Unix socket."""
+        """Loopback addresses and Unix sockets have no limit."""
         for address in ("127.0.0.1", "::1", "::ffff:127.0.0.1", None):
-            for stranger in self.come(address, 5):
-                self.assertEqual(stranger.ask(), "HTTP/1.1 200 OK")
+            for client in self.connect_from(address, 5):
+                self.assertEqual(client.ask(), "HTTP/1.1 200 OK")
 
     def test_default(self) -> None:
-        """A hundred from one address may be here at once."""
+        """The default limit is a hundred connections per address."""
         self.start()
-        answers = [stranger.ask() for stranger in self.come("192.0.2.1", 101)]
+        answers = [client.ask() for client in self.connect_from("192.0.2.1", 101)]
         self.assertEqual(answers.count("HTTP/1.1 200 OK"), 100)
         self.assertEqual(answers[-1], "HTTP/1.1 503 Service Unavailable")
 
 
-class WaitingRoomTests(AdmissionTestCase):
-    """A daemon that is full, and those who wait to hear so."""
+class RefusalQueueTests(AdmissionTestCase):
+    """A daemon at its limit accepts some connections just to answer them with 503."""
 
     def setUp(self) -> None:
-        """Take the only place."""
+        """Reach the limit of one connection."""
         super().setUp()
         self.start(max_connections=1)
         self.holder = self.connect()
 
-    def test_told(self) -> None:
-        """Who comes is told so, as soon as it has asked, and let go."""
+    def test_answer(self) -> None:
+        """A connection beyond the limit gets 503 when its request is complete, and is closed."""
         wire = self.daemon.open_connection()
         self.assertEqual(wire.received, b"")
         wire.send(b"GET /page/ HTTP/1.1\r\nHost: localhost:8080\r\n")
@@ -555,8 +558,8 @@ class WaitingRoomTests(AdmissionTestCase):
         self.assertTrue(wire.closed)
         self.assertEqual(self.count(), 1)
 
-    def test_no_place_in_the_meantime(self) -> None:
-        """Who was let in without a place is not served, though there may be one by now."""
+    def test_limit_no_longer_reached(self) -> None:
+        """A connection accepted beyond the limit gets 503 even if there is room by then."""
         wire = self.daemon.open_connection()
         self.holder.leave()
         wire.send(b"GET /page/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
@@ -564,7 +567,7 @@ class WaitingRoomTests(AdmissionTestCase):
         self.assertEqual(self.get().status, 200)
 
     def test_body(self) -> None:
-        """Nobody reads what is sent with the request, or behind it."""
+        """A body or further requests on such a connection are not read."""
         answer = self.daemon.request("POST", "/page/", body=b"x" * 1000)
         self.assert_busy(answer)
         wire = self.daemon.open_connection()
@@ -572,25 +575,25 @@ class WaitingRoomTests(AdmissionTestCase):
         self.assertEqual(wire.received.count(b"HTTP/1.1 503 "), 1)
 
     def test_full(self) -> None:
-        """64 wait for it; who comes then is closed unheard, and counted."""
+        """With 64 such connections open, another one is closed at once, and counted."""
         waiting = [self.daemon.open_connection() for _ in range(64)]
-        door = self.daemon.clock.tcpServers[0][1]
-        nobody = door.buildProtocol(IPv4Address("TCP", "127.0.0.1", 50_000))
-        self.assertNotIsInstance(nobody, HTTPChannel)
+        factory = self.daemon.clock.tcpServers[0][1]
+        protocol = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 50_000))
+        self.assertNotIsInstance(protocol, HTTPChannel)
         self.assertTrue(self.daemon.open_connection().closed)
         self.assertEqual(self.count(), 2)
         waiting.pop().leave()
         self.assert_busy(self.get())
 
     def test_silent(self) -> None:
-        """Who waits without asking is let go when a request's time is over."""
+        """Such a connection is closed if its request does not come in time."""
         waiting = [self.daemon.open_connection() for _ in range(64)]
         self.daemon.advance(20)
         self.assertTrue(all(wire.closed for wire in waiting))
         self.assert_busy(self.get())
 
-    def test_places(self) -> None:
-        """Those who wait take no place from those who are served."""
+    def test_limit(self) -> None:
+        """Such connections do not count towards the limit."""
         waiting = [self.daemon.open_connection() for _ in range(64)]
         self.holder.leave()
         self.assertEqual(self.get().status, 200)

@@ -1,60 +1,64 @@
-"""Authorization of requests."""
+"""Tests of authorization by bearer tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http_headers import Headers
 
-from pushd.access.authorization import Authorizer
+from pushd.access.authorization import Authorizer, challenge, read_token
 from pushd.access.tokens import TokenKeys
 from pushd.errors import Denied
 from tests.keyring import secret_keys, token
 
+REQUIRED = (401, "", "a token is required")
 
-class AccessTests(SynchronousTestCase):
-    """A token in, an identity out, or a denial."""
+
+class AuthorizerTests(SynchronousTestCase):
+    """An Authorizer returns the identity in a token, or denies the request."""
 
     def setUp(self) -> None:
-        """Ask for tokens."""
+        """Require tokens."""
         self.now = 0.0
         self.authorizer = Authorizer(secret_keys(), lambda: self.now)
 
     def denial(self, call: Callable[..., object], *args: object) -> tuple[int, str, str]:
-        """How something is denied."""
+        """Return status, error code and text with which a call is denied."""
         with self.assertRaises(Denied) as caught:
             call(*args)
         return caught.exception.status, caught.exception.error, str(caught.exception)
 
-    def test_open(self) -> None:
-        """Without keys everybody may listen, nobody is known, and nobody may publish."""
+    def test_without_keys(self) -> None:
+        """Without keys subscribing is free, no token is read, and publishing is denied."""
         authorizer = Authorizer(TokenKeys(), lambda: self.now)
         for given in (None, "x", token()):
             self.assertIsNone(authorizer.identify(given))
             self.assertIsNone(authorizer.authorize_subscribe(given, "t"))
-            for call in (authorizer.require, lambda one: authorizer.authorize_publish(one, "t")):
-                self.assertEqual(self.denial(call, given), (401, "", "a token is required"))
+            self.assertEqual(self.denial(authorizer.require, given), REQUIRED)
+            self.assertEqual(self.denial(authorizer.authorize_publish, given, "t"), REQUIRED)
 
-    def test_needed(self) -> None:
-        """With keys, who has no token is told that one is needed."""
+    def test_no_token(self) -> None:
+        """With keys a request without a token is denied where one is required."""
         self.assertIsNone(self.authorizer.identify(None))
-        needed = (401, "", "a token is required")
-        self.assertEqual(self.denial(self.authorizer.require, None), needed)
-        self.assertEqual(self.denial(self.authorizer.authorize_subscribe, None, "t"), needed)
-        self.assertEqual(self.denial(self.authorizer.authorize_publish, None, "t"), needed)
+        self.assertEqual(self.denial(self.authorizer.require, None), REQUIRED)
+        self.assertEqual(self.denial(self.authorizer.authorize_subscribe, None, "t"), REQUIRED)
+        self.assertEqual(self.denial(self.authorizer.authorize_publish, None, "t"), REQUIRED)
 
-    def test_bad(self) -> None:
-        """A token that is not good is worse than none."""
-        late = token(exp=0)
+    def test_invalid_token(self) -> None:
+        """An invalid token is denied even where none is required."""
+        expired = token(exp=0)
         self.now = 30
         denied = (401, "invalid_token", "token expired")
         for call in (self.authorizer.identify, self.authorizer.require):
-            self.assertEqual(self.denial(call, late), denied)
-        self.assertEqual(self.denial(self.authorizer.authorize_subscribe, late, "t"), denied)
-        self.assertEqual(self.denial(self.authorizer.authorize_publish, late, "t"), denied)
+            self.assertEqual(self.denial(call, expired), denied)
+        self.assertEqual(self.denial(self.authorizer.authorize_subscribe, expired, "t"), denied)
+        self.assertEqual(self.denial(self.authorizer.authorize_publish, expired, "t"), denied)
 
-    def test_rights(self) -> None:
-        """To listen and to publish are two rights."""
+    def test_scope(self) -> None:
+        """A token that permits subscribing does not permit publishing, nor the reverse."""
         reader, writer = token(subscribe=["a/*"]), token(publish=["a/*"])
         identity = self.authorizer.authorize_subscribe(reader, "a/b")
         assert identity is not None
@@ -63,17 +67,84 @@ class AccessTests(SynchronousTestCase):
         scope = "insufficient_scope"
         self.assertEqual(
             self.denial(self.authorizer.authorize_subscribe, writer, "a/b"),
-            (403, scope, "this token may not subscribe to a/b"),
+            (403, scope, "token does not permit subscribing to a/b"),
         )
         self.assertEqual(
             self.denial(self.authorizer.authorize_publish, reader, "a/b"),
-            (403, scope, "this token may not publish to a/b"),
+            (403, scope, "token does not permit publishing to a/b"),
         )
         self.assertEqual(self.denial(self.authorizer.authorize_subscribe, reader, "b")[0], 403)
 
-    def test_ends(self) -> None:
-        """A connection lasts as long as its token; or as the leeway, if it came in that."""
+    def test_end_of_connection(self) -> None:
+        """A connection lasts until its token expires, or to the end of the leeway if it is late."""
         identity = self.authorizer.require(token(exp=100))
         self.assertEqual(self.authorizer.end_of_connection(identity), 100)
         self.now = 100
         self.assertEqual(self.authorizer.end_of_connection(identity), 130)
+
+
+def make_request(*authorization: str, query: tuple[str, ...] = ()) -> Any:
+    """Make what ``read_token`` uses of a request."""
+    headers = Headers({b"authorization": [value.encode() for value in authorization]})
+    args = {b"token": [value.encode() for value in query]} if query else {}
+    return SimpleNamespace(requestHeaders=headers, args=args)
+
+
+class ReadTokenTests(SynchronousTestCase):
+    """A token is read from the Authorization header, or from the query."""
+
+    def test_none(self) -> None:
+        """A request without the header, or with another scheme, has no token."""
+        for request in (
+            make_request(),
+            make_request("Basic YTpi"),
+            make_request("Bearer2 x"),
+            make_request("x"),
+        ):
+            self.assertIsNone(read_token(request))
+
+    def test_one(self) -> None:
+        """A token may be in the header, with the scheme in any case, or in the query."""
+        for request in (
+            make_request("Bearer a.b.c"),
+            make_request("bearer   a.b.c "),
+            make_request("BEARER a.b.c", "Basic YTpi"),
+            make_request(query=("a.b.c",)),
+        ):
+            self.assertEqual(read_token(request), "a.b.c")
+
+    def test_empty(self) -> None:
+        """An empty token is a token, which will be invalid."""
+        self.assertEqual(read_token(make_request("Bearer")), "")
+        self.assertEqual(read_token(make_request(query=("",))), "")
+
+    def test_two(self) -> None:
+        """A request with two tokens is denied (RFC 6750 §2)."""
+        for request in (
+            make_request("Bearer a", "Bearer a"),
+            make_request("Bearer a", query=("a",)),
+            make_request(query=("a", "b")),
+        ):
+            with self.assertRaises(Denied) as caught:
+                read_token(request)
+            denied = caught.exception
+            self.assertEqual((denied.status, denied.error), (400, "invalid_request"))
+            self.assertEqual(str(denied), "a request must have one token at most; got 2")
+
+
+class ChallengeTests(SynchronousTestCase):
+    """A denied request is answered with WWW-Authenticate (RFC 6750 §3)."""
+
+    def test_no_token(self) -> None:
+        """The challenge to a request without a token has no error."""
+        self.assertEqual(
+            challenge(Denied(401, "a token is required"))["WWW-Authenticate"],
+            'Bearer realm="pushd"',
+        )
+
+    def test_error(self) -> None:
+        """The challenge to a request with a bad token has the error and its description."""
+        self.assertEqual(
+            challenge(Denied(401, "token expired", "invalid_token"))["WWW-Authenticate"],
+            'Bearer realm="pushd", error="invalid_token", error_description="token expired"',
+        )

@@ -1,22 +1,24 @@
-"""What is counted, as Prometheus reads it."""
+"""Tests of the daemon's counters, and of the traffic of connections."""
 
 from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.access.counters import Metrics
+from pushd.access.counters import Metrics, Traffic, TrafficTotals
 from pushd.testing.daemon import Daemon
 from pushd.views.request import Request, accept_websocket
 
 
 class MetricsTests(SynchronousTestCase):
+    """Metrics are rendered in Prometheus' text format."""
+
     def setUp(self) -> None:
-        """Start counting."""
+        """Create metrics."""
         self.metrics = Metrics()
 
     def read(self) -> dict[tuple[str, ...], float]:
-        """Give the samples that have a label by name and label, without their times."""
+        """Return the samples that have labels, by name and label values."""
         return {
             (sample.name, *sample.labels.values()): sample.value
             for family in text_string_to_metric_families(self.metrics.render().decode())
@@ -24,8 +26,8 @@ class MetricsTests(SynchronousTestCase):
             if sample.name.endswith("_total") and sample.labels
         }
 
-    def test_nothing_yet(self) -> None:
-        """What has not been counted has no sample, but says what it will be."""
+    def test_empty(self) -> None:
+        """A counter without samples is rendered with its help and type."""
         self.assertEqual(self.read(), {})
         text = self.metrics.render().decode()
         for name in ("pushd_refused_total", "pushd_closed_total"):
@@ -33,7 +35,7 @@ class MetricsTests(SynchronousTestCase):
             self.assertRegex(text, rf"(?m)^# TYPE {name} counter$")
 
     def test_refused(self) -> None:
-        """Refusals are counted by their reasons."""
+        """Refusals are counted by reason."""
         self.metrics.refused.labels(reason="busy").inc()
         self.metrics.refused.labels(reason="busy").inc()
         self.metrics.refused.labels(reason="forbidden").inc()
@@ -43,7 +45,7 @@ class MetricsTests(SynchronousTestCase):
         )
 
     def test_closed(self) -> None:
-        """Ends are counted by their close codes."""
+        """Closed WebSockets are counted by close code; unregistered codes share a label."""
         for code in (1000, 1006, 1000, 4000, 3333):
             self.metrics.count_closed(code)
         self.assertEqual(
@@ -55,17 +57,17 @@ class MetricsTests(SynchronousTestCase):
             },
         )
 
-    def test_apart(self) -> None:
-        """Two daemons in one process do not share their numbers."""
+    def test_separate(self) -> None:
+        """Two daemons in one process do not share their metrics."""
         Metrics().refused.labels(reason="busy").inc()
         self.assertEqual(self.read(), {})
 
 
-class MetricsDoorTests(SynchronousTestCase):
-    """The numbers at the control port."""
+class MetricsPageTests(SynchronousTestCase):
+    """The control port serves /metrics."""
 
     def setUp(self) -> None:
-        """Start a daemon with an echo."""
+        """Start a daemon with a view that echoes messages."""
 
         @accept_websocket
         async def echo(request: Request) -> None:
@@ -75,7 +77,7 @@ class MetricsDoorTests(SynchronousTestCase):
         self.daemon = Daemon({"/echo/": echo})
 
     def test_content_type(self) -> None:
-        """The numbers come in Prometheus' text format, fresh each time."""
+        """The response is in Prometheus' text format, and must not be cached."""
         answer = self.daemon.request("GET", "/metrics", control=True)
         assert answer is not None
         self.assertEqual(answer.status, 200)
@@ -83,7 +85,7 @@ class MetricsDoorTests(SynchronousTestCase):
         self.assertEqual(answer.headers["Cache-Control"], "no-store")
 
     def test_closed(self) -> None:
-        """A WebSocket counts once its connection is gone, by how it ended."""
+        """A WebSocket is counted by its close code once its connection is gone."""
         one, other = self.daemon.connect("/echo/"), self.daemon.connect("/echo/")
         self.assertEqual(self.closed(), [])
         one.close(1000)
@@ -95,14 +97,60 @@ class MetricsDoorTests(SynchronousTestCase):
         )
 
     def test_private(self) -> None:
-        """The public port does not tell them."""
+        """The public port does not serve /metrics."""
         answer = self.daemon.get("/metrics")
         assert answer is not None
         self.assertEqual(answer.status, 404)
 
     def closed(self) -> list[str]:
-        """Ask for the lines about ends."""
+        """Return the lines about closed WebSockets."""
         answer = self.daemon.request("GET", "/metrics", control=True)
         assert answer is not None
         lines = answer.text.splitlines()
         return [line for line in lines if line.startswith("pushd_closed_total{")]
+
+
+class TrafficTotalsTests(SynchronousTestCase):
+    """TrafficTotals sums up the traffic of connections."""
+
+    def setUp(self) -> None:
+        """Add two connections with some traffic."""
+        self.totals = TrafficTotals()
+        self.first, self.second = Traffic(), Traffic()
+        self.first.messages_in, self.first.bytes_in = 1, 10
+        self.second.messages_out, self.second.bytes_out = 2, 20
+        for traffic in (self.first, self.second):
+            self.totals.add("websocket", traffic)
+
+    def test_unused(self) -> None:
+        """A transport without connections has no traffic."""
+        self.assertEqual(
+            (self.totals.count("sse"), _numbers(self.totals.total("sse"))), (0, (0,) * 4)
+        )
+
+    def test_total(self) -> None:
+        """The total is the sum over all connections at the time."""
+        self.assertEqual(_numbers(self.totals.total("websocket")), (1, 10, 2, 20))
+        self.first.messages_in += 1
+        self.first.bytes_in += 5
+        self.assertEqual(_numbers(self.totals.total("websocket")), (2, 15, 2, 20))
+
+    def test_removed(self) -> None:
+        """The traffic of a removed connection stays in the total, and counts once."""
+        for _ in range(2):
+            self.totals.remove("websocket", self.first)
+            self.assertEqual(_numbers(self.totals.total("websocket")), (1, 10, 2, 20))
+            self.assertEqual(self.totals.count("websocket"), 1)
+        self.totals.remove("websocket", self.second)
+        self.assertEqual(_numbers(self.totals.total("websocket")), (1, 10, 2, 20))
+        self.assertEqual(self.totals.count("websocket"), 0)
+
+    def test_remove_unknown(self) -> None:
+        """Removing a connection that was not added does nothing."""
+        self.totals.remove("sse", self.first)
+        self.assertEqual(_numbers(self.totals.total("sse")), (0, 0, 0, 0))
+
+
+def _numbers(traffic: Traffic) -> tuple[int, int, int, int]:
+    """Return messages and bytes in, then those out."""
+    return traffic.messages_in, traffic.bytes_in, traffic.messages_out, traffic.bytes_out

@@ -1,4 +1,4 @@
-"""How much is enough: token buckets, and places that are taken and given back."""
+"""Tests of Limits, TokenBucket and Quota."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.unhurried import UNHURRIED
 
 
 class LimitsTests(SynchronousTestCase):
-    """The limits that every part of a daemon reads."""
+    """Limits can be changed in place."""
 
     def test_change(self) -> None:
-        """A change takes over every value, and is told to what asked for it after that."""
+        """``change_to`` copies every value, then calls the listeners."""
         limits, seen = Limits(max_message=1), list[Limits]()
         limits.on_change(lambda: seen.append(replace(limits)))
         new = Limits(
@@ -34,7 +34,7 @@ class LimitsTests(SynchronousTestCase):
         self.assertEqual(seen, [new])
 
     def test_no_listener(self) -> None:
-        """What listens to one object is not called for a change of another, or of a copy."""
+        """A listener is not called if another object, or a copy, changes."""
         limits, calls = Limits(), list[int]()
         limits.on_change(lambda: calls.append(1))
         Limits().change_to(limits)
@@ -43,7 +43,7 @@ class LimitsTests(SynchronousTestCase):
 
 
 class TokenBucketTests(SynchronousTestCase):
-    """A bucket for two a second, and ten at once."""
+    """A bucket with a rate of two per second and a burst of ten."""
 
     def setUp(self) -> None:
         """Fill the bucket."""
@@ -51,19 +51,19 @@ class TokenBucketTests(SynchronousTestCase):
         self.bucket = TokenBucket(rate=2, burst=10, now=self.clock.seconds)
 
     def take_all(self) -> int:
-        """Take until there is none left."""
+        """Take tokens until none is left; return how many there were."""
         taken = 0
         while self.bucket.take():
             taken += 1
         return taken
 
     def test_burst(self) -> None:
-        """Ten go at once, and then none."""
+        """A full bucket gives ten tokens, and then none."""
         self.assertEqual(self.take_all(), 10)
         self.assertFalse(self.bucket.take())
 
     def test_rate(self) -> None:
-        """An empty bucket gives two a second, one by one."""
+        """An empty bucket gives two tokens per second, one by one."""
         self.take_all()
         for _ in range(20):
             self.clock.advance(0.25)
@@ -72,7 +72,7 @@ class TokenBucketTests(SynchronousTestCase):
             self.assertEqual(self.take_all(), 1)
 
     def test_refusals_cost_nothing(self) -> None:
-        """Who asks too often gets no less for it."""
+        """Attempts in vain do not delay the next token."""
         self.take_all()
         for _ in range(8):
             self.clock.advance(0.0625)
@@ -81,20 +81,20 @@ class TokenBucketTests(SynchronousTestCase):
         self.assertEqual(self.take_all(), 1)
 
     def test_pause(self) -> None:
-        """A pause fills the bucket, and no pause more than fills it."""
+        """A pause fills the bucket, up to the burst."""
         self.take_all()
         self.clock.advance(3)
         self.assertEqual(self.take_all(), 6)
         self.clock.advance(1_000_000)
         self.assertEqual(self.take_all(), 10)
 
-    def test_pause_before_the_first(self) -> None:
-        """Time that passes while the bucket is full is not saved up."""
+    def test_pause_while_full(self) -> None:
+        """A bucket that is full gets no more tokens."""
         self.clock.advance(100)
         self.assertEqual(self.take_all(), 10)
 
     def test_change(self) -> None:
-        """Other numbers count from now on; what is in the bucket stays, if there is room."""
+        """After a change the new rate and burst apply; tokens are kept up to the new burst."""
         self.bucket.change(rate=4, burst=20)
         self.assertEqual(self.take_all(), 10)
         self.clock.advance(1)
@@ -104,15 +104,15 @@ class TokenBucketTests(SynchronousTestCase):
         self.assertEqual(self.take_all(), 3)
 
     def test_clock_set_back(self) -> None:
-        """A clock that is set back takes nothing away, and goes on from there."""
+        """If the clock is set back no tokens are lost, and the bucket fills from then on."""
         self.take_all()
         self.clock.rightNow = -3600
         self.assertFalse(self.bucket.take())
         self.clock.advance(1)
         self.assertEqual(self.take_all(), 2)
 
-    def test_never_more(self) -> None:
-        """However it is asked, in no stretch of time it gives more than the burst and the rate."""
+    def test_property(self) -> None:
+        """In no period does a bucket give more than the burst and what the rate allows."""
 
         @UNHURRIED
         @given(st.lists(st.tuples(st.sampled_from([0, 0.25, 0.5, 1, 8]), st.integers(0, 12))))
@@ -130,39 +130,39 @@ class TokenBucketTests(SynchronousTestCase):
         ask()
 
 
-class PlacesTests(SynchronousTestCase):
-    """Two places for each key."""
+class QuotaTests(SynchronousTestCase):
+    """A quota of two for each key."""
 
     def setUp(self) -> None:
-        """Start with all places free."""
-        self.places = Quota()
+        """Start with nothing taken."""
+        self.quota = Quota()
 
     def test_limit(self) -> None:
-        """Each key has two places, whatever the others take."""
-        self.assertEqual([self.places.take("a", 2) for _ in range(4)], [True, True, False, False])
-        self.assertEqual([self.places.take("b", 2) for _ in range(3)], [True, True, False])
+        """Each key can take two, whatever other keys have taken."""
+        self.assertEqual([self.quota.take("a", 2) for _ in range(4)], [True, True, False, False])
+        self.assertEqual([self.quota.take("b", 2) for _ in range(3)], [True, True, False])
 
-    def test_leave(self) -> None:
-        """A place that is given back can be taken again."""
-        self.places.take("a", 2)
-        self.places.take("a", 2)
-        self.places.release("a")
-        self.assertEqual([self.places.take("a", 2) for _ in range(2)], [True, False])
+    def test_release(self) -> None:
+        """What is released can be taken again."""
+        self.quota.take("a", 2)
+        self.quota.take("a", 2)
+        self.quota.release("a")
+        self.assertEqual([self.quota.take("a", 2) for _ in range(2)], [True, False])
 
     def test_no_memory(self) -> None:
-        """A key is forgotten once it has no place left, and one that was refused is not kept."""
+        """A key is kept only while it has taken something, and not if it was refused."""
         for _ in range(3):
-            self.places.take("a", 2)
-        self.assertEqual(len(self.places), 1)
-        self.places.release("a")
-        self.assertEqual(len(self.places), 1)
-        self.places.release("a")
-        self.assertEqual(len(self.places), 0)
+            self.quota.take("a", 2)
+        self.assertEqual(len(self.quota), 1)
+        self.quota.release("a")
+        self.assertEqual(len(self.quota), 1)
+        self.quota.release("a")
+        self.assertEqual(len(self.quota), 0)
         self.assertFalse(Quota().take("a", 0))
-        self.assertEqual(len(self.places), 0)
+        self.assertEqual(len(self.quota), 0)
 
-    def test_stranger(self) -> None:
-        """Who leaves without having been here makes no room for others."""
-        self.places.release("a")
-        self.assertEqual(len(self.places), 0)
-        self.assertEqual([self.places.take("a", 2) for _ in range(3)], [True, True, False])
+    def test_release_unknown(self) -> None:
+        """Releasing for a key that has taken nothing does not raise its limit."""
+        self.quota.release("a")
+        self.assertEqual(len(self.quota), 0)
+        self.assertEqual([self.quota.take("a", 2) for _ in range(3)], [True, True, False])

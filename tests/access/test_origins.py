@@ -1,4 +1,4 @@
-"""Origins and own hosts."""
+"""Tests of allowed origins, and of the hosts that are our own."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pushd.access.origins import Origins, is_own_host
 
 
 class SameOriginTests(SynchronousTestCase):
-    """What passes without any ``--origin``."""
+    """Without ``--origin`` only pages of our own origin may connect."""
 
     def assert_same(self, origin: str, host: str, scheme: str = "http") -> None:
-        """Check that the origin is the host's own."""
+        """Check that the origin is the same as the host's."""
         self.assertTrue(Origins().allows(origin, scheme=scheme, host=host), (origin, scheme, host))
 
     def assert_foreign(self, origin: str, host: str = "example.com", scheme: str = "http") -> None:
-        """Check that the origin is a stranger's, and that only ``*`` lets it in."""
+        """Check that the origin is refused, but for ``*``."""
         where = (origin[:80], scheme, host)
         self.assertFalse(Origins().allows(origin, scheme=scheme, host=host), where)
         self.assertTrue(Origins(["*"]).allows(origin, scheme=scheme, host=host), where)
 
     def test_same(self) -> None:
-        """A page of the same scheme, host and port may come in."""
+        """A page with the same scheme, host and port may connect."""
         self.assert_same("http://example.com", "example.com")
         self.assert_same("http://example.com:8080", "example.com:8080")
         self.assert_same("https://example.com:8443", "example.com:8443", "https")
@@ -29,12 +29,12 @@ class SameOriginTests(SynchronousTestCase):
         self.assert_same("http://a_b.xn--mnchen-3ya.de", "a_b.xn--mnchen-3ya.de")
 
     def test_none(self) -> None:
-        """Who has no origin is no browser, and may come in."""
+        """A request without an origin, which no browser sends, is allowed."""
         self.assertTrue(Origins().allows(None, scheme="http", host="example.com"))
         self.assertTrue(Origins(["*"]).allows(None, scheme="http", host=""))
 
     def test_replace(self) -> None:
-        """Origins that are replaced allow what the others do, and nothing else."""
+        """After ``replace`` only the new origins are allowed."""
         origins = Origins(["https://a.example", "https://*.b.example", "*"])
         origins.replace(Origins(["https://c.example", "https://*.d.example"]))
         allowed = [
@@ -45,7 +45,7 @@ class SameOriginTests(SynchronousTestCase):
         self.assertEqual(allowed, ["c.example", "x.d.example"])
 
     def test_default_ports(self) -> None:
-        """A port that goes without saying may be said on either side."""
+        """The default port may be given or left out on either side."""
         self.assert_same("http://example.com", "example.com:80")
         self.assert_same("http://example.com:80", "example.com")
         self.assert_same("https://example.com", "example.com:443", "https")
@@ -55,15 +55,15 @@ class SameOriginTests(SynchronousTestCase):
         self.assert_foreign("https://example.com:80", "example.com", "https")
 
     def test_upper_case(self) -> None:
-        """Upper and lower case are one."""
+        """Case does not matter."""
         self.assert_same("http://EXAMPLE.com", "example.COM")
         self.assert_same("HTTP://example.com", "example.com")
         self.assert_same("http://[2001:DB8::A]", "[2001:db8::a]")
-        # The sign for kelvin, whose lower case is a plain k.
+        # The Kelvin sign, whose lower case is a plain k.
         self.assert_foreign("http://\u212aey.com", "key.com")
 
     def test_ipv6(self) -> None:
-        """An IPv6 address stands in brackets, with a port behind them or none."""
+        """An IPv6 address must be in brackets, with or without a port."""
         self.assert_same("http://[::1]", "[::1]")
         self.assert_same("http://[::1]:80", "[::1]")
         self.assert_same("http://[::1]:8080", "[::1]:8080")
@@ -73,14 +73,14 @@ class SameOriginTests(SynchronousTestCase):
             self.assert_foreign(bad, "[::1]")
 
     def test_scheme(self) -> None:
-        """The scheme is a part of it: http can be forged by whoever sits in between."""
+        """The scheme must be the same: a page over http may have been forged on the way."""
         self.assert_foreign("http://example.com", "example.com", "https")
         self.assert_foreign("https://example.com", "example.com", "http")
         for scheme in ("ws", "wss", "ftp", "file", "chrome-extension", "data", ""):
             self.assert_foreign(f"{scheme}://example.com")
 
     def test_port(self) -> None:
-        """The port is a part of it."""
+        """The port must be the same."""
         self.assert_foreign("http://example.com:8080", "example.com")
         self.assert_foreign("http://example.com", "example.com:8080")
         for port in (
@@ -98,7 +98,7 @@ class SameOriginTests(SynchronousTestCase):
             self.assert_foreign(f"http://example.com:{port}")
 
     def test_other_host(self) -> None:
-        """Another host is another host, however much it looks like ours."""
+        """A host that only resembles ours is refused."""
         for host in (
             "evil.com",
             "www.example.com",
@@ -114,13 +114,13 @@ class SameOriginTests(SynchronousTestCase):
             self.assert_foreign(f"http://{host}")
 
     def test_null(self) -> None:
-        """The origin of sandboxed frames and of files is nobody's."""
+        """The origin ``null``, of sandboxed frames and files, is never ours."""
         self.assert_foreign("null")
         self.assert_foreign("NULL")
         self.assert_foreign("null", "null")
 
     def test_userinfo(self) -> None:
-        """An origin has no user: what stands before an @ is never taken for the host."""
+        """An origin with a user is refused: what precedes an @ is not taken for the host."""
         for origin in (
             "http://example.com@evil.com",
             "http://example.com:80@evil.com",
@@ -134,7 +134,7 @@ class SameOriginTests(SynchronousTestCase):
             self.assert_foreign(origin)
 
     def test_more_than_an_origin(self) -> None:
-        """An origin has no path, no query and no fragment, and is alone."""
+        """An origin with a path, query, fragment or anything else after it is refused."""
         for rest in (
             "/",
             "/path",
@@ -153,13 +153,13 @@ class SameOriginTests(SynchronousTestCase):
             self.assert_foreign(origin)
 
     def test_garbage(self) -> None:
-        """What is no origin at all is refused, and makes no noise."""
+        """A header that is not an origin is refused without an exception."""
         for origin in ("", " ", "*", "garbage", "example.com", "//example.com", "http://", "://"):
             self.assert_foreign(origin)
             self.assert_foreign(origin, host="")
 
     def test_long(self) -> None:
-        """The length of an origin does not matter, and costs no time worth mentioning."""
+        """A very long origin is refused quickly."""
         self.assert_foreign("http://" + "a" * 100_000)
         self.assert_foreign("http://" + "a." * 100_000 + "!")
         self.assert_foreign("http://example.com:" + "8" * 100_000)
@@ -167,26 +167,26 @@ class SameOriginTests(SynchronousTestCase):
         self.assert_foreign("http://[" + ":" * 100_000)
 
     def test_bad_host(self) -> None:
-        """With a Host that is none no page is ours."""
+        """With an invalid Host header every origin is refused."""
         for host in ("", "@", "a@example.com", "example.com/", "example.com:x", "[::1", "*", "é"):
             self.assert_foreign("http://example.com", host)
             self.assert_foreign(f"http://{host}", host)
 
 
 class AllowedOriginTests(SynchronousTestCase):
-    """What ``--origin`` adds."""
+    """``--origin`` allows origins besides our own."""
 
-    def allow(self, origin: str, *allowed: str) -> bool:
-        """Whether an origin may come to pushd.example."""
+    def allows(self, origin: str, *allowed: str) -> bool:
+        """Whether a page of an origin may connect to pushd.example."""
         return Origins(allowed).allows(origin, scheme="https", host="pushd.example")
 
     def test_exact(self) -> None:
-        """An origin that is named may come in; others, and those below it, may not."""
-        self.assertTrue(self.allow("https://example.com", "https://example.com"))
-        self.assertTrue(self.allow("https://example.com", "https://example.com:443"))
-        self.assertTrue(self.allow("https://example.com:443", "https://example.com"))
-        self.assertTrue(self.allow("https://example.com", "HTTPS://EXAMPLE.com"))
-        self.assertTrue(self.allow("http://[::1]:3000", "http://[::1]:3000"))
+        """A listed origin is allowed; other ones, and subdomains of it, are not."""
+        self.assertTrue(self.allows("https://example.com", "https://example.com"))
+        self.assertTrue(self.allows("https://example.com", "https://example.com:443"))
+        self.assertTrue(self.allows("https://example.com:443", "https://example.com"))
+        self.assertTrue(self.allows("https://example.com", "HTTPS://EXAMPLE.com"))
+        self.assertTrue(self.allows("http://[::1]:3000", "http://[::1]:3000"))
         for origin in (
             "http://example.com",
             "http://example.com:443",
@@ -195,10 +195,10 @@ class AllowedOriginTests(SynchronousTestCase):
             "https://evil.com",
             "null",
         ):
-            self.assertFalse(self.allow(origin, "https://example.com"), origin)
+            self.assertFalse(self.allows(origin, "https://example.com"), origin)
 
-    def test_beside_our_own(self) -> None:
-        """Our own origin stays allowed, and so does each of those that are named."""
+    def test_several(self) -> None:
+        """Our own origin and every listed one are allowed."""
         allowed = ("https://a.example", "http://b.example:3000", "https://*.c.example")
         for origin in (
             "https://pushd.example",
@@ -206,22 +206,22 @@ class AllowedOriginTests(SynchronousTestCase):
             "http://b.example:3000",
             "https://x.c.example",
         ):
-            self.assertTrue(self.allow(origin, *allowed), origin)
-        self.assertFalse(self.allow("https://d.example", *allowed))
+            self.assertTrue(self.allows(origin, *allowed), origin)
+        self.assertFalse(self.allows("https://d.example", *allowed))
 
     def test_wildcard(self) -> None:
-        """A wildcard stands for all names below a domain, at any depth."""
+        """A wildcard allows all subdomains of a domain, at any depth."""
         for origin in (
             "https://a.example.com",
             "https://A.EXAMPLE.COM",
             "https://a.b.example.com",
             "https://a.example.com:443",
         ):
-            self.assertTrue(self.allow(origin, "https://*.example.com"), origin)
-        self.assertTrue(self.allow("https://a.example.com:8443", "https://*.example.com:8443"))
+            self.assertTrue(self.allows(origin, "https://*.example.com"), origin)
+        self.assertTrue(self.allows("https://a.example.com:8443", "https://*.example.com:8443"))
 
-    def test_wildcard_is_no_more(self) -> None:
-        """It stands neither for the domain itself nor for what only ends like it."""
+    def test_wildcard_limits(self) -> None:
+        """A wildcard does not allow the domain itself, nor what only ends like it."""
         for origin in (
             "https://example.com",
             "https://.example.com",
@@ -244,15 +244,15 @@ class AllowedOriginTests(SynchronousTestCase):
             "null",
             "",
         ):
-            self.assertFalse(self.allow(origin, "https://*.example.com"), origin)
+            self.assertFalse(self.allows(origin, "https://*.example.com"), origin)
 
     def test_all(self) -> None:
-        """A lone star stands for everybody, whatever else is named."""
+        """``*`` allows every origin, whatever else is listed."""
         for origin in ("https://evil.com", "null", "garbage", ""):
-            self.assertTrue(self.allow(origin, "https://example.com", "*"), origin)
+            self.assertTrue(self.allows(origin, "https://example.com", "*"), origin)
 
     def test_bad(self) -> None:
-        """What is no origin is refused at the start, with a line that says what is one."""
+        """The error about an invalid origin gives its value, and says what is valid."""
         for text in (
             "",
             "example.com",
@@ -292,21 +292,22 @@ class AllowedOriginTests(SynchronousTestCase):
                 Origins(["https://good.example", text])
             self.assertEqual(
                 str(raised.exception),
-                "no origin like https://example.com, https://*.example.com or *",
+                "must be an origin such as https://example.com or https://*.example.com, "
+                f"or * for all; got {text!r}",
             )
 
 
 class OwnHostTests(SynchronousTestCase):
-    """Which Host headers the control port takes for its own."""
+    """``is_own_host`` says which Host headers the control port accepts."""
 
     def test_localhost(self) -> None:
-        """This machine's own name is ours, at whichever address and port."""
+        """``localhost`` is our own host, at every address and port."""
         for host in ("localhost", "localhost:8081", "LOCALHOST", "localhost:80"):
             for address in ("127.0.0.1", "::1", "192.0.2.1", None):
                 self.assertTrue(is_own_host(host, address), (host, address))
 
     def test_address(self) -> None:
-        """So is the address at which the request came in, however it is written."""
+        """The address that the client connected to is our own host, however it is written."""
         for host, address in (
             ("127.0.0.1", "127.0.0.1"),
             ("127.0.0.1:8081", "127.0.0.1"),
@@ -315,13 +316,13 @@ class OwnHostTests(SynchronousTestCase):
             ("[::1]:8081", "::1"),
             ("[0:0:0:0:0:0:0:1]:8081", "::1"),
             ("[2001:DB8::A]", "2001:db8::a"),
-            # A dual-stack socket's name for an IPv4 address.
+            # How a dual-stack socket writes an IPv4 address.
             ("127.0.0.1:8081", "::ffff:127.0.0.1"),
         ):
             self.assertTrue(is_own_host(host, address), (host, address))
 
     def test_other_address(self) -> None:
-        """Another address is not, be it one of this machine."""
+        """Another address, even one of this machine, is not our own host."""
         for host, address in (
             ("127.0.0.2", "127.0.0.1"),
             ("127.0.0.1", "::1"),
@@ -335,7 +336,7 @@ class OwnHostTests(SynchronousTestCase):
             self.assertFalse(is_own_host(host, address), (host, address))
 
     def test_name(self) -> None:
-        """A name that anybody may point at us is not ours."""
+        """A name that others control is not our own host."""
         for host in (
             "evil.com",
             "evil.com:8081",
@@ -352,7 +353,7 @@ class OwnHostTests(SynchronousTestCase):
                 self.assertFalse(is_own_host(host, address), (host, address))
 
     def test_garbage(self) -> None:
-        """Nor is what is no host at all, and an empty one is nobody's."""
+        """An invalid or empty Host header is not our own host."""
         for host in (
             "",
             ":",

@@ -61,8 +61,8 @@ class ControlTopicTests(PublishTestCase):
         self.assertEqual(answer.status, 200)
         id = self.listener.ids[0]
         self.assertEqual(json.loads(answer.body), {"id": id, "subscribers": 3})
-        nobody = json.loads(self.post("/topics/u").body)
-        self.assertEqual(nobody["subscribers"], 0)
+        response = json.loads(self.post("/topics/u").body)
+        self.assertEqual(response["subscribers"], 0)
 
     def test_empty(self) -> None:
         """A publication may be empty."""

@@ -106,7 +106,7 @@ class SubscribeTests(TokenTestCase):
             answer = self.ask("GET", path)
             self.assertEqual(answer.status, 403)
             self.assertIn('error="insufficient_scope"', answer.headers["WWW-Authenticate"])
-            self.assertIn("may not subscribe to", self.said(answer)["error"])
+            self.assertIn("does not permit subscribing to", self.said(answer)["error"])
             refused = self.daemon.connect(path).refused
             assert refused is not None
             self.assertEqual(refused.status, 403)
@@ -114,7 +114,7 @@ class SubscribeTests(TokenTestCase):
     def test_bad(self) -> None:
         """An invalid token is refused with 401 and the reason."""
         for bad, why in (
-            (sign({"exp": 3600}, SECRET[::-1]), "signed with no key"),
+            (sign({"exp": 3600}, SECRET[::-1]), "not signed with any of the keys"),
             (sign({"sub": "x"}), "has no exp"),
             ("x", "malformed"),
             ("", "malformed"),
@@ -395,7 +395,7 @@ class FreshTests(TokenTestCase):
         browser = self.connect(self.make(exp=10))
         for given, why in (
             (self.make("b"), "for another subject"),
-            (token("a", publish=["news"]), "may not subscribe to news"),
+            (token("a", publish=["news"]), "does not permit subscribing to news"),
             ("x", "malformed"),
         ):
             said = self.fresh(browser, given)

@@ -226,7 +226,7 @@ class Rules(_Base):
         self.assertEqual(sum(self.describe("news")["subscribers"].values()), 1)
         listener.leave()
         self.assertEqual(self.describe("news")["subscribers"], {})
-        self.publish("news", "nobody hears it")
+        self.publish("news", "without subscribers")
         self.assertEqual(listener.data, [])
         self.daemon.advance(300, 1)
         self.assertEqual(self.daemon.pending_calls, [])

@@ -11,7 +11,7 @@ from playwright.sync_api import Page
 
 from tests.browser.conftest import TIMEOUT
 from tests.daemon_process import DaemonProcess
-from tests.live.victim import control_url_of
+from tests.live.attacked_daemon import control_url_of
 
 TRANSPORTS = ["websocket", "sse", "longpoll"]
 

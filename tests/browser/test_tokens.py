@@ -26,7 +26,7 @@ from tests.browser.subscribing import (
     wait_for_state,
 )
 from tests.daemon_process import DaemonProcess
-from tests.live.victim import control_url_of
+from tests.live.attacked_daemon import control_url_of
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -158,7 +158,7 @@ def test_forbidden_topic(
     open_and_subscribe(page, daemon, transport)
     state = wait_for_state(page, "closed")
     assert state["code"] == 403
-    assert "may not subscribe to news" in state["reason"]
+    assert "does not permit subscribing to news" in state["reason"]
 
 
 def test_failing_token_function(page: Page, daemon: DaemonProcess, issuer: TokenIssuer) -> None:
@@ -308,7 +308,7 @@ def test_other_origin(
     wait_for_publications(page, ["hello"])
     # The page can read why it was refused.
     status, challenge, answer = page.evaluate(PUBLISH, [topic, "x", "hello"])
-    assert (status, answer["error"]) == (401, "the token is malformed")
+    assert (status, answer["error"]) == (401, "token is malformed")
     assert 'error="invalid_token"' in challenge
 
 

@@ -263,10 +263,10 @@ class TokenTests(CommandTestCase):
         """A bad key, pattern or time is an error of one line."""
         key = self.write(SECRET)
         for args, said in (
-            (["--key", "/none"], "/none can't be read: No such file"),
+            (["--key", "/none"], "/none: cannot be read: No such file"),
             (["--key", self.write(b"short")], "at least 32 bytes"),
-            (["--key", key, "--subscribe", "a b"], "--subscribe a b: a topic pattern is"),
-            (["--key", key, "--publish", "**/a"], "--publish **/a: a topic pattern is"),
+            (["--key", key, "--subscribe", "a b"], "--subscribe a b: must be a topic pattern"),
+            (["--key", key, "--publish", "**/a"], "--publish **/a: must be a topic pattern"),
             (["--key", key, "--ttl", "0"], "--ttl 0"),
             (["--key", key, "--ttl", "nan"], "--ttl nan"),
             (["--key", key, "--ttl", "x"], "--ttl"),

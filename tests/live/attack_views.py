@@ -1,4 +1,4 @@
-"""The views that are attacked, and those that attack their readers."""
+"""Views for ``test_attacks``: targets of attacks, and views that send too much."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from pushd.views.request import Request, accept_websocket, require_websocket
 
 _CHUNK = b"\0" * (1 << 16)
 
-# How often /behind/ was asked for.
+# The number of requests for /behind/.
 _behind = 0
 
-# The views at /asleep/.
+# What the views at /asleep/ wait for.
 _asleep: list[Deferred[None]] = []
 
 
 @require_websocket
 async def echo(request: Request) -> None:
-    """Give every message back as it came, and wait for nobody."""
+    """Echo every message without waiting for the client."""
     async for message in request.websocket:
         request.websocket.send(message, binary=isinstance(message, bytes))
 
 
 @require_websocket
 async def clock(request: Request) -> None:
-    """Answer every message with the seconds that the daemon has computed by then."""
+    """Answer every message with the CPU time of the daemon in seconds."""
     async for _ in request.websocket:
         request.websocket.send(repr(process_time()))
 
 
 @require_websocket
 async def flood(request: Request) -> None:
-    """Push 200 MB at once, whether anybody reads or not."""
+    """Send 200 MB at once without waiting for the client."""
     for _ in range(3200):
         request.websocket.send(_CHUNK, binary=True)
 
 
 @require_websocket
 async def stream(request: Request) -> None:
-    """Push 200 MB within two seconds, whether anybody reads or not."""
+    """Send 200 MB within two seconds without waiting for the client."""
     for _ in range(200):
         for _ in range(16):
             request.websocket.send(_CHUNK, binary=True)
@@ -51,7 +51,7 @@ async def stream(request: Request) -> None:
 
 @require_websocket
 async def patient(request: Request) -> None:
-    """Push 200 MB at the reader's pace."""
+    """Send 200 MB as fast as the client reads."""
     for _ in range(3200):
         await request.websocket.send(_CHUNK, binary=True)
 
@@ -64,14 +64,14 @@ async def goodbye(request: Request) -> None:
 
 @require_websocket
 async def asleep(request: Request) -> None:
-    """Read nothing until somebody asks for /wake/."""
+    """Read no messages until /wake/ is requested."""
     request.websocket.accept()
     _asleep.append(Deferred())
     await _asleep[-1]
 
 
 async def wake(request: Request) -> str:
-    """Let the views that are asleep end."""
+    """Let the views at /asleep/ end."""
     while _asleep:
         _asleep.pop().callback(None)
     return "awake"
@@ -79,7 +79,7 @@ async def wake(request: Request) -> str:
 
 @accept_websocket
 async def headers(request: Request) -> str | None:
-    """Tell which headers there are, over HTTP or in a message."""
+    """Return the headers of the request, over HTTP or in a message."""
     told = json.dumps(dict(request.headers))
     if not request.is_websocket():
         return told
@@ -88,29 +88,29 @@ async def headers(request: Request) -> str | None:
 
 
 async def upload(request: Request) -> str:
-    """Tell how long the body is."""
+    """Return the length of the body."""
     return str(len(request.body))
 
 
 async def behind(request: Request) -> str:
-    """Count that somebody got through to here."""
+    """Count a request that got through."""
     global _behind
     _behind += 1
     return "behind"
 
 
 async def hits(request: Request) -> str:
-    """Tell how often somebody got through to there."""
+    """Return the number of requests for /behind/."""
     return str(_behind)
 
 
 async def large(request: Request) -> bytes:
-    """Answer with a mebibyte."""
+    """Return 1 MiB."""
     return b"\0" * (1 << 20)
 
 
 async def busy(request: Request) -> str:
-    """Compute for two seconds, and let nobody have the reactor meanwhile."""
+    """Block the reactor for two seconds."""
     end = process_time() + 2
     while process_time() < end:
         pass

@@ -1,4 +1,4 @@
-"""What all that runs as a process of its own is to have."""
+"""Fixtures of the tests with real processes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def heeded_signals() -> None:
-    """Let processes heed their signals, also where the tests run with nohup or in the background.
+    """Do not let processes started here inherit ignored signals, as from nohup.
 
-    A signal that is ignored here is ignored by those that we start; one that does nothing is not.
+    A process inherits that a signal is ignored, but not a handler that does nothing.
     """
     for number in (SIGINT, SIGHUP):
         if getsignal(number) is SIG_IGN:

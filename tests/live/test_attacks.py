@@ -1,8 +1,8 @@
-"""What a stranger may try, each against a real daemon that is watched from outside.
+"""Attacks on a real daemon that is measured from outside.
 
-Nothing here is a benchmark: what is bounded is what the daemon itself computes, keeps and counts,
-which is no more on a busy machine. The bounds are some ten times what was measured, and far below
-what an attack that works would cost.
+The limits are on what the daemon itself computes and keeps, which does not depend on how busy the
+machine is. They are about ten times what was measured, and far below the cost of an attack that
+works.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ import pytest
 from pushd.testing.daemon import Daemon
 from tests.daemon_process import DaemonProcess
 from tests.frame_heads import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame_head
-from tests.live.attacker import PATIENCE, Attacker, Frame, frame, handshake, request
-from tests.live.victim import (
+from tests.live.attacked_daemon import (
     MIB,
     assert_cut,
     control_url_of,
-    running,
+    measured,
+    run_daemon,
     seconds_of,
     url_of,
-    watched,
 )
-from tests.live.vitals import Vitals
+from tests.live.process_status import ProcessStatus
+from tests.live.raw_client import TIMEOUT, Frame, RawClient, frame, handshake, request
 
-# Far more than a burst, for attacks that the rate would end before they began.
+# For attacks that --max-rate would otherwise end too early.
 UNLIMITED = ("--max-rate", "10000000")
 
 CONTROL = ("--control", "tcp:0:interface=127.0.0.1")
@@ -46,21 +46,21 @@ CONTROL = ("--control", "tcp:0:interface=127.0.0.1")
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[DaemonProcess]:
-    """Run a daemon with its defaults."""
-    with running() as daemon:
+    """Run a daemon with default limits."""
+    with run_daemon() as daemon:
         yield daemon
 
 
 @pytest.fixture(scope="module")
-def lax_daemon() -> Iterator[DaemonProcess]:
-    """Run a daemon that has no rate to speak of, so that its other limits must do."""
-    with running(*UNLIMITED) as daemon:
+def unlimited_daemon() -> Iterator[DaemonProcess]:
+    """Run a daemon without a rate limit, so that attacks reach its other limits."""
+    with run_daemon(*UNLIMITED) as daemon:
         yield daemon
 
 
 @pytest.fixture(scope="module")
 def url(daemon: DaemonProcess) -> str:
-    """Give the address of the daemon with its defaults."""
+    """Return the URL of the daemon with default limits."""
     return url_of(daemon)
 
 
@@ -68,164 +68,170 @@ def url(daemon: DaemonProcess) -> str:
 
 
 @pytest.mark.parametrize("payload", [b"", b"\0\0"], ids=["empty", "tiny"])
-def test_fragments(lax_daemon: DaemonProcess, payload: bytes) -> None:
-    """A message in more fragments than it is worth ends with 1008, not in memory."""
+def test_fragments(unlimited_daemon: DaemonProcess, payload: bytes) -> None:
+    """A message in too many fragments is closed with 1008."""
     fragment = frame(CONTINUATION, payload, fin=False)
-    with watched(lax_daemon) as damage, Attacker(url_of(lax_daemon)).upgrade("/echo/") as attacker:
-        attacker.send(frame(BINARY, payload, fin=False))
-        attacker.insist(fragment * 1024, 512)
-        assert attacker.read_code() == 1008
-    damage.assert_bounded()
+    with (
+        measured(unlimited_daemon) as cost,
+        RawClient(url_of(unlimited_daemon)).upgrade("/echo/") as client,
+    ):
+        client.send(frame(BINARY, payload, fin=False))
+        client.send_until_refused(fragment * 1024, 512)
+        assert client.read_code() == 1008
+    cost.assert_limited()
 
 
-def test_small_fragments(lax_daemon: DaemonProcess) -> None:
-    """A mebibyte in fragments of 64 bytes is a message like any other, and others are served."""
+def test_small_fragments(unlimited_daemon: DaemonProcess) -> None:
+    """1 MiB in fragments of 64 bytes is accepted, and others are served meanwhile."""
     fragments = frame(CONTINUATION, bytes(64), fin=False) * (MIB // 64 - 1)
     message = frame(BINARY, bytes(64), fin=False) + fragments + frame(CONTINUATION)
-    with watched(lax_daemon) as damage, Attacker(url_of(lax_daemon)).upgrade("/echo/") as attacker:
-        attacker.send(message)
-        assert attacker.read_frame() == Frame(BINARY, bytes(MIB))
-    damage.assert_bounded(memory=16 * MIB)
+    with (
+        measured(unlimited_daemon) as cost,
+        RawClient(url_of(unlimited_daemon)).upgrade("/echo/") as client,
+    ):
+        client.send(message)
+        assert client.read_frame() == Frame(BINARY, bytes(MIB))
+    cost.assert_limited(memory=16 * MIB)
 
 
 def test_pings(daemon: DaemonProcess, url: str) -> None:
-    """A flood of pings ends with 1008."""
-    with watched(daemon) as damage, Attacker(url).upgrade("/echo/") as attacker:
-        attacker.insist(frame(PING, bytes(125)) * 1000, 12)
-        assert attacker.read_code() == 1008
-    damage.assert_bounded()
+    """A flood of pings is closed with 1008."""
+    with measured(daemon) as cost, RawClient(url).upgrade("/echo/") as client:
+        client.send_until_refused(frame(PING, bytes(125)) * 1000, 12)
+        assert client.read_code() == 1008
+    cost.assert_limited()
 
 
-def test_unread_pongs(lax_daemon: DaemonProcess) -> None:
-    """The pongs of one who pings and does not read are bounded, and then it is cut."""
-    with watched(lax_daemon) as damage:
-        attacker = Attacker(url_of(lax_daemon), receive_buffer=4096).upgrade("/echo/")
-        with attacker:
-            attacker.insist(frame(PING, bytes(125)) * 1000, 100)
-            assert_cut(lax_daemon, attacker, "/echo/", 1013)
-    damage.assert_bounded(cpu=6)
+def test_unread_pongs(unlimited_daemon: DaemonProcess) -> None:
+    """Pongs to a client that does not read are limited; then the client is cut off."""
+    with measured(unlimited_daemon) as cost:
+        client = RawClient(url_of(unlimited_daemon), receive_buffer=4096).upgrade("/echo/")
+        with client:
+            client.send_until_refused(frame(PING, bytes(125)) * 1000, 100)
+            assert_cut(unlimited_daemon, client, "/echo/", 1013)
+    cost.assert_limited(cpu=6)
 
 
-def test_unread_echoes(lax_daemon: DaemonProcess) -> None:
-    """The echoes of one who sends and does not read are bounded, and then it is cut."""
-    with watched(lax_daemon) as damage:
-        attacker = Attacker(url_of(lax_daemon), receive_buffer=4096).upgrade("/echo/")
-        with attacker:
-            attacker.insist(frame(BINARY, bytes(1 << 16)), 1000)
-            assert_cut(lax_daemon, attacker, "/echo/", 1013)
-    damage.assert_bounded(memory=12 * MIB, cpu=6)
+def test_unread_echoes(unlimited_daemon: DaemonProcess) -> None:
+    """Echoes to a client that does not read are limited; then the client is cut off."""
+    with measured(unlimited_daemon) as cost:
+        client = RawClient(url_of(unlimited_daemon), receive_buffer=4096).upgrade("/echo/")
+        with client:
+            client.send_until_refused(frame(BINARY, bytes(1 << 16)), 1000)
+            assert_cut(unlimited_daemon, client, "/echo/", 1013)
+    cost.assert_limited(memory=12 * MIB, cpu=6)
 
 
-def test_unread_messages(lax_daemon: DaemonProcess) -> None:
-    """What a view does not read is left to wait with who sends it."""
+def test_unread_messages(unlimited_daemon: DaemonProcess) -> None:
+    """Messages that a view does not read stay with the client that sends them."""
     for message in (frame(BINARY, bytes(1 << 16)), frame(TEXT, b"x")):
         messages = message * (MIB // len(message))
-        with watched(lax_daemon) as damage:
-            with Attacker(url_of(lax_daemon)).upgrade("/asleep/") as attacker:
-                # The kernel's buffers take some.
-                sent = attacker.insist(messages, 64, seconds=2)
-            with Attacker(url_of(lax_daemon)) as visitor:
-                assert visitor.request("/wake/").body == b"awake"
+        with measured(unlimited_daemon) as cost:
+            with RawClient(url_of(unlimited_daemon)).upgrade("/asleep/") as client:
+                # The kernel's buffers hold some of them.
+                sent = client.send_until_refused(messages, 64, seconds=2)
+            with RawClient(url_of(unlimited_daemon)) as another:
+                assert another.request("/wake/").body == b"awake"
             assert sent < 32 * MIB
-        damage.assert_bounded()
+        cost.assert_limited()
 
 
 def test_tiny_messages(daemon: DaemonProcess, url: str) -> None:
-    """A flood of tiny messages ends with 1008 after the burst that all may have."""
-    with watched(daemon) as damage, Attacker(url).upgrade("/goodbye/") as quiet:
+    """A flood of tiny messages is closed with 1008 after the permitted burst."""
+    with measured(daemon) as cost, RawClient(url).upgrade("/goodbye/") as quiet:
         quiet.read_code()
-        with Attacker(url).upgrade("/echo/") as attacker:
+        with RawClient(url).upgrade("/echo/") as client:
             messages = frame(TEXT, b"x") * 1024
-            sender = Thread(target=attacker.insist, args=(messages, 1024), daemon=True)
+            sender = Thread(target=client.send_until_refused, args=(messages, 1024), daemon=True)
             sender.start()
             echoes = 0
-            while (answer := attacker.read_frame()) is not None and answer.opcode != CLOSE:
+            while (answer := client.read_frame()) is not None and answer.opcode != CLOSE:
                 echoes += 1
             assert answer is not None
             assert answer.code == 1008
-            sender.join(PATIENCE)
-        seconds = seconds_of(daemon, attacker, "/echo/", 1008)
+            sender.join(TIMEOUT)
+        seconds = seconds_of(daemon, client, "/echo/", 1008)
         assert 10_000 <= echoes <= 10_000 + 1000 * seconds + 1
-    damage.assert_bounded()
+    cost.assert_limited()
 
 
 def test_rate() -> None:
-    """With ``--max-rate``, that many messages a second pass, and ten times as many at once."""
-    with running("--max-rate", "20") as daemon:
-        with Attacker(url_of(daemon)).upgrade("/echo/") as attacker:
-            attacker.send(frame(TEXT, b"x") * 1000)
+    """``--max-rate`` limits messages a second, with a burst of ten times as many."""
+    with run_daemon("--max-rate", "20") as daemon:
+        with RawClient(url_of(daemon)).upgrade("/echo/") as client:
+            client.send(frame(TEXT, b"x") * 1000)
             answers = []
-            while (answer := attacker.read_frame()) is not None:
+            while (answer := client.read_frame()) is not None:
                 answers.append(answer)
         assert [answer.opcode for answer in answers[:200]] == [TEXT] * 200
         assert answers[-1].opcode == CLOSE
         assert answers[-1].code == 1008
-        assert len(answers[:-1]) <= 200 + 20 * seconds_of(daemon, attacker, "/echo/", 1008) + 1
+        assert len(answers[:-1]) <= 200 + 20 * seconds_of(daemon, client, "/echo/", 1008) + 1
 
 
-def test_flood_behind_the_end(daemon: DaemonProcess, url: str) -> None:
-    """Who floods on after the server's Close costs no more than who floods before it."""
-    with watched(daemon) as damage, Attacker(url).upgrade("/goodbye/") as attacker:
-        assert attacker.read_code() == 1000
-        attacker.insist(frame(PING) * 1024, 4096)
-        assert_cut(daemon, attacker, "/goodbye/", 1000)
-    damage.assert_bounded(cpu=1.5)
+def test_flood_after_close(daemon: DaemonProcess, url: str) -> None:
+    """Data after the server's Close costs no more than data before it."""
+    with measured(daemon) as cost, RawClient(url).upgrade("/goodbye/") as client:
+        assert client.read_code() == 1000
+        client.send_until_refused(frame(PING) * 1024, 4096)
+        assert_cut(daemon, client, "/goodbye/", 1000)
+    cost.assert_limited(cpu=1.5)
 
 
 # Sizes
 
 
 def test_oversize(daemon: DaemonProcess, url: str) -> None:
-    """A frame beyond the limit is refused when it is announced."""
-    with watched(daemon) as damage:
+    """A frame beyond --max-message is refused by its head."""
+    with measured(daemon) as cost:
         for length in (2 * MIB, 1 << 40, (1 << 63) - 1):
-            with Attacker(url).upgrade("/echo/") as attacker:
-                attacker.send(b"\x82\xff" + length.to_bytes(8, "big") + bytes(4))
-                assert attacker.read_code() == 1009
-        with Attacker(url).upgrade("/echo/") as attacker:
-            attacker.send(frame_head(BINARY, 64 * MIB, fin=True, rsv=0))
-            attacker.insist(bytes(MIB), 64)
-            assert attacker.read_code() == 1009
-    damage.assert_bounded()
+            with RawClient(url).upgrade("/echo/") as client:
+                client.send(b"\x82\xff" + length.to_bytes(8, "big") + bytes(4))
+                assert client.read_code() == 1009
+        with RawClient(url).upgrade("/echo/") as client:
+            client.send(frame_head(BINARY, 64 * MIB, fin=True, rsv=0))
+            client.send_until_refused(bytes(MIB), 64)
+            assert client.read_code() == 1009
+    cost.assert_limited()
 
 
 def test_barely_oversize(daemon: DaemonProcess, url: str) -> None:
-    """One byte beyond the limit is too much, the limit itself is not."""
-    with Attacker(url).upgrade("/echo/") as attacker:
-        attacker.send(frame(BINARY, bytes(MIB)))
-        assert attacker.read_frame() == Frame(BINARY, bytes(MIB))
-        attacker.send(frame(BINARY, bytes(MIB + 1)))
-        assert attacker.read_code() == 1009
+    """A message of --max-message bytes is accepted; one more byte is not."""
+    with RawClient(url).upgrade("/echo/") as client:
+        client.send(frame(BINARY, bytes(MIB)))
+        assert client.read_frame() == Frame(BINARY, bytes(MIB))
+        client.send(frame(BINARY, bytes(MIB + 1)))
+        assert client.read_code() == 1009
 
 
 @pytest.mark.parametrize("level", [1, 5, 8])
 def test_largest_compressed(url: str, level: int) -> None:
-    """A message within the limit may be a little beyond it when it does not compress."""
+    """A message within the limit is accepted even if compression makes it larger."""
     message = os.urandom(MIB)
     deflater = zlib.compressobj(wbits=-12, memLevel=level)
     packed = (deflater.compress(message) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
     assert len(packed) > MIB
-    with Attacker(url) as attacker:
-        attacker.upgrade("/echo/", "Sec-WebSocket-Extensions: permessage-deflate")
-        attacker.send(frame(BINARY, packed, rsv=4))
-        assert attacker.read_frame() == Frame(BINARY, message)
+    with RawClient(url) as client:
+        client.upgrade("/echo/", "Sec-WebSocket-Extensions: permessage-deflate")
+        client.send(frame(BINARY, packed, rsv=4))
+        assert client.read_frame() == Frame(BINARY, message)
 
 
 def test_oversize_together(daemon: DaemonProcess, url: str) -> None:
-    """Fragments that together go beyond the limit are refused on the way."""
+    """A message beyond the limit is refused before its last fragment."""
     fragment = frame(CONTINUATION, bytes(1 << 16), fin=False)
-    with watched(daemon) as damage, Attacker(url).upgrade("/echo/") as attacker:
-        attacker.send(frame(BINARY, fin=False))
-        attacker.insist(fragment, 1000)
-        assert attacker.read_code() == 1009
-    damage.assert_bounded()
+    with measured(daemon) as cost, RawClient(url).upgrade("/echo/") as client:
+        client.send(frame(BINARY, fin=False))
+        client.send_until_refused(fragment, 1000)
+        assert client.read_code() == 1009
+    cost.assert_limited()
 
 
 @pytest.mark.parametrize("pieces", [1, 64])
 def test_bomb(daemon: DaemonProcess, url: str, pieces: int) -> None:
-    """What a compressed message unpacks to is bounded, in memory and time."""
+    """A compressed message is limited by its decompressed size, in memory and CPU time."""
     deflater = zlib.compressobj(9, wbits=-12)
-    # Flushed like this, a part can be repeated.
+    # After a full flush, a part can be repeated.
     part = deflater.compress(bytes(MIB)) + deflater.flush(zlib.Z_FULL_FLUSH)
     packed = part * (900_000 // len(part))
     assert len(packed) < MIB < 400 * MIB < len(packed) // len(part) * MIB
@@ -239,71 +245,71 @@ def test_bomb(daemon: DaemonProcess, url: str, pieces: int) -> None:
         )
         for start in range(0, len(packed), size)
     ]
-    with watched(daemon) as damage, ExitStack() as stack:
+    with measured(daemon) as cost, ExitStack() as stack:
         for _ in range(10):
-            attacker = Attacker(url).upgrade(
+            client = RawClient(url).upgrade(
                 "/echo/", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
             )
-            stack.enter_context(attacker)
-            attacker.insist(b"".join(frames))
-            assert attacker.read_code() == 1009
-    damage.assert_bounded(memory=24 * MIB)
+            stack.enter_context(client)
+            client.send_until_refused(b"".join(frames))
+            assert client.read_code() == 1009
+    cost.assert_limited(memory=24 * MIB)
 
 
-# Peers that do not read, answer or go
+# Clients that do not read, answer or close
 
 
 @pytest.mark.parametrize("path", ["/flood/", "/stream/"])
 def test_never_reads(daemon: DaemonProcess, url: str, path: str) -> None:
-    """200 MB pushed at one who never reads end with 1013, and the connection 5 s later."""
-    with watched(daemon) as damage:
-        attacker = Attacker(url, receive_buffer=4096).upgrade(path)
-        with attacker:
-            assert_cut(daemon, attacker, path, 1013)
-    damage.assert_bounded()
+    """200 MB sent to a client that does not read: closed with 1013, and dropped 5 s later."""
+    with measured(daemon) as cost:
+        client = RawClient(url, receive_buffer=4096).upgrade(path)
+        with client:
+            assert_cut(daemon, client, path, 1013)
+    cost.assert_limited()
 
 
 def test_reads_late(daemon: DaemonProcess, url: str) -> None:
-    """Who reads at last, before the 5 s are over, learns why: 1013."""
-    with watched(daemon) as damage, Attacker(url, receive_buffer=4096).upgrade("/flood/") as late:
-        # The flood is over by the time that somebody else is served.
-        with Attacker(url) as visitor:
-            assert visitor.request("/hits/").status == 200
+    """A client that starts to read within the 5 s receives the close code 1013."""
+    with measured(daemon) as cost, RawClient(url, receive_buffer=4096).upgrade("/flood/") as late:
+        # When another client is served, the 200 MB have been sent.
+        with RawClient(url) as another:
+            assert another.request("/hits/").status == 200
         assert late.read_code() == 1013
-    damage.assert_bounded()
+    cost.assert_limited()
 
 
 def test_many_never_read(daemon: DaemonProcess, url: str) -> None:
-    """Each who never reads is held for 5 s with what one may have unread, and no more."""
-    with watched(daemon) as damage, ExitStack() as stack:
+    """A client that does not read costs at most --max-buffered, and is dropped after 5 s."""
+    with measured(daemon) as cost, ExitStack() as stack:
         for _ in range(10):
-            attacker = Attacker(url, receive_buffer=4096).upgrade("/stream/")
-            stack.enter_context(attacker)
+            client = RawClient(url, receive_buffer=4096).upgrade("/stream/")
+            stack.enter_context(client)
         sleep(3)
-    damage.assert_bounded(memory=10 * 4 * MIB, cpu=8)
+    cost.assert_limited(memory=10 * 4 * MIB, cpu=8)
 
 
 def test_patient_view(daemon: DaemonProcess, url: str) -> None:
-    """A view that waits for its reader is not cut, and takes no memory meanwhile."""
-    with watched(daemon) as damage:
-        attacker = Attacker(url, receive_buffer=4096).upgrade("/patient/")
-        with attacker:
+    """A view that awaits its sends is not cut off, and takes no memory."""
+    with measured(daemon) as cost:
+        client = RawClient(url, receive_buffer=4096).upgrade("/patient/")
+        with client:
             sleep(3)
             for _ in range(200):
-                assert attacker.read_frame() == Frame(BINARY, bytes(1 << 16))
-    damage.assert_bounded()
+                assert client.read_frame() == Frame(BINARY, bytes(1 << 16))
+    cost.assert_limited()
 
 
 def test_no_answer_to_close(daemon: DaemonProcess, url: str) -> None:
-    """Who does not answer a Close frame is gone after 5 s."""
-    with Attacker(url).upgrade("/goodbye/") as attacker:
-        assert attacker.read_code() == 1000
-        assert attacker.read_frame() is None
-        assert_cut(daemon, attacker, "/goodbye/", 1000)
+    """A client that does not answer a Close frame is dropped after 5 s."""
+    with RawClient(url).upgrade("/goodbye/") as client:
+        assert client.read_code() == 1000
+        assert client.read_frame() is None
+        assert_cut(daemon, client, "/goodbye/", 1000)
 
 
 def test_pong_without_ping() -> None:
-    """A pong that answers no ping is no sign that anybody reads; told in memory."""
+    """A pong without a ping does not count as an answer (in memory)."""
     daemon = Daemon()
     wire = daemon.open_connection()
     wire.send(handshake("localhost:8080", "/test/"))
@@ -315,7 +321,7 @@ def test_pong_without_ping() -> None:
 
 
 def test_no_answer_to_ping() -> None:
-    """Who does not answer a ping is gone 10 s after it; told in memory, where time is free."""
+    """A client that does not answer a ping is dropped 10 s after it (in memory)."""
     daemon = Daemon()
     wire = daemon.open_connection()
     wire.send(handshake("localhost:8080", "/test/"))
@@ -335,36 +341,36 @@ def test_no_answer_to_ping() -> None:
 
 @pytest.mark.parametrize("path", ["", "/echo/"])
 def test_opens_and_closes(daemon: DaemonProcess, url: str, path: str) -> None:
-    """Connections that come and go leave nothing behind, with a WebSocket or before one."""
-    with watched(daemon) as damage:
+    """Clients that connect and disconnect leave nothing behind, with or without a WebSocket."""
+    with measured(daemon) as cost:
         for number in range(1000):
-            attacker = Attacker(url)
+            client = RawClient(url)
             if path:
-                attacker.send(handshake(attacker.host, path))
+                client.send(handshake(client.host, path))
                 if number % 2:
-                    attacker.read_head()
-            attacker.vanish()
-    damage.assert_bounded(cpu=6)
+                    client.read_head()
+            client.reset()
+    cost.assert_limited(cpu=6)
 
 
 def test_slow_requests(daemon: DaemonProcess, url: str) -> None:
-    """Hundreds who dribble a head or a body are borne, and disturb nobody."""
+    """Hundreds of slow requests disturb no other client."""
     head = request("localhost", "/hits/", "X: y")[:-4]
     body = request("localhost", "/upload/", "Content-Length: 1000", method="POST")
-    with watched(daemon) as damage, ExitStack() as stack:
-        attackers = [stack.enter_context(Attacker(url)) for _ in range(600)]
-        for number, attacker in enumerate(attackers):
-            attacker.send(body if number % 2 else head)
+    with measured(daemon) as cost, ExitStack() as stack:
+        attackers = [stack.enter_context(RawClient(url)) for _ in range(600)]
+        for number, client in enumerate(attackers):
+            client.send(body if number % 2 else head)
         for _ in range(5):
-            for attacker in attackers:
-                attacker.send(b"y")
+            for client in attackers:
+                client.send(b"y")
             sleep(0.3)
-    damage.assert_bounded(memory=600 * 64 * 1024)
+    cost.assert_limited(memory=600 * 64 * 1024)
 
 
 @pytest.mark.parametrize("body", [False, True], ids=["head", "body"])
 def test_slow_request_ends(body: bool) -> None:
-    """20 s are for a whole request, whatever comes of it meanwhile; then comes 408."""
+    """A request must be complete within 20 s, or it is answered with 408."""
     daemon = Daemon()
     wire = daemon.open_connection()
     head = request("localhost:8080", "/test/", "Content-Length: 1000", "X: y", method="POST")
@@ -381,20 +387,20 @@ def test_slow_request_ends(body: bool) -> None:
 
 
 def test_unread_file(tmp_path: Path) -> None:
-    """A large file that nobody reads is not read either."""
+    """A large file is not loaded for a client that does not read it."""
     with (tmp_path / "large.bin").open("wb") as file:
         file.truncate(256 * MIB)
-    with running("--web", str(tmp_path)) as daemon:
-        with watched(daemon) as damage, ExitStack() as stack:
+    with run_daemon("--web", str(tmp_path)) as daemon:
+        with measured(daemon) as cost, ExitStack() as stack:
             for _ in range(20):
-                attacker = stack.enter_context(Attacker(url_of(daemon), receive_buffer=4096))
-                attacker.send(request(attacker.host, "/large.bin") * 20)
+                client = stack.enter_context(RawClient(url_of(daemon), receive_buffer=4096))
+                client.send(request(client.host, "/large.bin") * 20)
             sleep(2)
-        damage.assert_bounded()
+        cost.assert_limited()
 
 
 def test_unread_file_ends(tmp_path: Path) -> None:
-    """Who does not read a file for a minute is gone; told in memory, where time is free."""
+    """A client that does not read a file for a minute is dropped (in memory)."""
     file = tmp_path / "large.bin"
     file.write_bytes(bytes(MIB))
     daemon = Daemon(web=tmp_path)
@@ -410,29 +416,29 @@ def test_unread_file_ends(tmp_path: Path) -> None:
 
 
 def test_unread_answers(daemon: DaemonProcess, url: str) -> None:
-    """Who asks and asks, and reads no answer, is not answered into memory."""
+    """Responses to a client that does not read them are not collected in memory."""
     requests = request("x", "/large/") * 1000
-    with watched(daemon) as damage, Attacker(url, receive_buffer=4096) as attacker:
-        attacker.insist(requests, seconds=2)
+    with measured(daemon) as cost, RawClient(url, receive_buffer=4096) as client:
+        client.send_until_refused(requests, seconds=2)
         sleep(1)
-    damage.assert_bounded(memory=16 * MIB)
+    cost.assert_limited(memory=16 * MIB)
 
 
 def test_pipelined_requests(daemon: DaemonProcess, url: str) -> None:
-    """Thousands of requests in one segment are answered in turns with everybody else's."""
-    with watched(daemon) as damage, Attacker(url) as attacker:
+    """Thousands of pipelined requests do not delay other clients."""
+    with measured(daemon) as cost, RawClient(url) as client:
         requests = request("x", "/hits/") * 2000
-        sender = Thread(target=attacker.insist, args=(requests, 3), daemon=True)
+        sender = Thread(target=client.send_until_refused, args=(requests, 3), daemon=True)
         sender.start()
         for _ in range(6000):
-            assert attacker.read_answer().status == 200
-        sender.join(PATIENCE)
-    # What Python makes of a burst of objects, it keeps.
-    damage.assert_bounded(memory=24 * MIB, cpu=6)
+            assert client.read_answer().status == 200
+        sender.join(TIMEOUT)
+    # Python does not return the memory of a burst of objects.
+    cost.assert_limited(memory=24 * MIB, cpu=6)
 
 
 def test_backlog(daemon: DaemonProcess, url: str) -> None:
-    """A thousand who come while the daemon is busy are kept by the kernel until it has time."""
+    """A thousand connections made while the daemon is busy wait in the kernel's backlog."""
     port = urlsplit(url).port
     os.kill(daemon.pid, SIGSTOP)
     try:
@@ -443,7 +449,7 @@ def test_backlog(daemon: DaemonProcess, url: str) -> None:
                 client.setblocking(False)
                 client.connect_ex(("127.0.0.1", port))
                 waiting.append(client)
-            deadline = monotonic() + PATIENCE
+            deadline = monotonic() + TIMEOUT
             while waiting and monotonic() < deadline:
                 waiting = [
                     client
@@ -456,14 +462,14 @@ def test_backlog(daemon: DaemonProcess, url: str) -> None:
 
 
 def test_max_connections() -> None:
-    """Beyond ``--max-connections`` comes 503, said for when to try again; then all is well."""
-    with running("--max-connections", "20") as daemon:
+    """Beyond ``--max-connections`` the answer is 503 with Retry-After, until connections end."""
+    with run_daemon("--max-connections", "20") as daemon:
         url = url_of(daemon)
-        with watched(daemon) as damage, ExitStack() as stack:
-            for _ in range(19):  # The bystander has a place, too.
-                stack.enter_context(Attacker(url).upgrade("/echo/"))
+        with measured(daemon) as cost, ExitStack() as stack:
+            for _ in range(19):  # The probe has one, too.
+                stack.enter_context(RawClient(url).upgrade("/echo/"))
             for _ in range(200):
-                beyond = Attacker(url)
+                beyond = RawClient(url)
                 stack.enter_context(beyond)
                 try:
                     answer = beyond.request("/hits/")
@@ -471,63 +477,63 @@ def test_max_connections() -> None:
                     continue
                 assert answer.status == 503
                 assert answer.headers["retry-after"] == "5"
-        with Attacker(url) as visitor:
-            assert visitor.request("/hits/").status == 200
-        damage.assert_bounded()
+        with RawClient(url) as another:
+            assert another.request("/hits/").status == 200
+        cost.assert_limited()
 
 
 def test_max_per_address() -> None:
-    """``--max-per-address`` counts those behind a proxy by what the proxy says of them."""
-    with running("--max-per-address", "3", "--trusted-proxy", "127.0.0.0/8") as daemon:
+    """``--max-per-address`` counts clients behind a trusted proxy by their forwarded addresses."""
+    with run_daemon("--max-per-address", "3", "--trusted-proxy", "127.0.0.0/8") as daemon:
         url = url_of(daemon)
         with ExitStack() as stack:
             for _ in range(3):
-                attacker = stack.enter_context(Attacker(url))
-                attacker.upgrade("/echo/", "X-Forwarded-For: 10.9.9.9, 203.0.113.7")
-            with Attacker(url) as fourth:
+                client = stack.enter_context(RawClient(url))
+                client.upgrade("/echo/", "X-Forwarded-For: 10.9.9.9, 203.0.113.7")
+            with RawClient(url) as fourth:
                 answer = fourth.request("/hits/", "X-Forwarded-For: 203.0.113.7")
                 assert answer.status == 503
                 assert "retry-after" in answer.headers
-                # What stands to the left is of the client's own invention.
+                # What is left of the proxy's own entry may be forged.
                 forged = fourth.request("/hits/", "X-Forwarded-For: 198.51.100.1, 203.0.113.7")
                 assert forged.status == 503
                 other = fourth.request("/hits/", "X-Forwarded-For: 198.51.100.1")
                 assert other.status == 200
-        with Attacker(url) as visitor:
-            deadline = monotonic() + PATIENCE
+        with RawClient(url) as another:
+            deadline = monotonic() + TIMEOUT
             line = "X-Forwarded-For: 203.0.113.7"
-            while visitor.request("/hits/", line).status != 200 and monotonic() < deadline:
+            while another.request("/hits/", line).status != 200 and monotonic() < deadline:
                 sleep(0.1)
-            assert visitor.request("/hits/", line).status == 200
+            assert another.request("/hits/", line).status == 200
 
 
-def test_forwarded_by_a_stranger(daemon: DaemonProcess, url: str) -> None:
-    """Without ``--trusted-proxy``, nobody's word on who asks counts."""
-    with Attacker(url) as attacker:
-        answer = attacker.request("/hits/", "X-Forwarded-For: 203.0.113.77")
+def test_forwarded_without_trusted_proxy(daemon: DaemonProcess, url: str) -> None:
+    """Without ``--trusted-proxy``, X-Forwarded-For is ignored."""
+    with RawClient(url) as client:
+        answer = client.request("/hits/", "X-Forwarded-For: 203.0.113.77")
         assert answer.status == 200
     assert not [line for line in daemon.log if "203.0.113.77" in line]
 
 
 def test_no_descriptors_left() -> None:
-    """When accept() fails for want of descriptors, the daemon does not spin, and recovers."""
-    with running() as daemon:
-        url, vitals = url_of(daemon), Vitals(daemon.pid)
-        allowed = vitals.descriptors + 60
-        with watched(daemon) as damage, ExitStack() as stack:
+    """When accept() fails for lack of descriptors, the daemon does not spin, and recovers."""
+    with run_daemon() as daemon:
+        url, status = url_of(daemon), ProcessStatus(daemon.pid)
+        allowed = status.descriptors + 60
+        with measured(daemon) as cost, ExitStack() as stack:
             resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (allowed, allowed))
             for _ in range(200):
-                stack.enter_context(Attacker(url))
+                stack.enter_context(RawClient(url))
             sleep(0.5)
-            before = vitals.cpu
+            before = status.cpu
             sleep(2)
-            idle = vitals.cpu - before
-        assert vitals.descriptors < allowed
-        # The other client's echoes are in it.
+            idle = status.cpu - before
+        assert status.descriptors < allowed
+        # This includes the echoes to the probe.
         assert idle < 0.7
-        damage.assert_bounded()
-        with Attacker(url) as visitor:
-            assert visitor.request("/hits/").status == 200
+        cost.assert_limited()
+        with RawClient(url) as another:
+            assert another.request("/hits/").status == 200
 
 
 # HTTP
@@ -562,16 +568,16 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_smuggling(url: str, shape: bytes) -> None:
-    """A request that two servers may read in two ways is 400, and the end of its connection."""
-    with Attacker(url) as attacker:
-        before = attacker.request("/hits/").body
+    """An ambiguous request is 400, and ends its connection."""
+    with RawClient(url) as client:
+        before = client.request("/hits/").body
         head = b"POST /upload/ HTTP/1.1\r\nHost: x\r\n" + shape + b"\r\n\r\n"
-        attacker.send(head + b"0\r\n\r\n" + SMUGGLED + SMUGGLED)
-        received = attacker.read_all()
+        client.send(head + b"0\r\n\r\n" + SMUGGLED + SMUGGLED)
+        received = client.read_all()
     assert received.startswith(b"HTTP/1.1 400 "), received
     assert received.count(b"HTTP/1.1 ") == 1, received
-    with Attacker(url) as visitor:
-        assert visitor.request("/hits/").body == before
+    with RawClient(url) as another:
+        assert another.request("/hits/").body == before
 
 
 CHUNKS = {
@@ -591,39 +597,39 @@ CHUNKS = {
 
 @pytest.mark.parametrize("chunks", CHUNKS.values(), ids=CHUNKS)
 def test_chunks(url: str, chunks: bytes) -> None:
-    """A chunked body that is not to the letter is 400, and the end of its connection."""
-    with Attacker(url) as attacker:
-        before = attacker.request("/hits/").body
+    """A chunked body with any mistake is 400, and ends its connection."""
+    with RawClient(url) as client:
+        before = client.request("/hits/").body
         head = request("x", "/upload/", "Transfer-Encoding: chunked", method="POST")
-        attacker.send(head + chunks + SMUGGLED)
-        received = attacker.read_all()
+        client.send(head + chunks + SMUGGLED)
+        received = client.read_all()
     assert received.startswith(b"HTTP/1.1 400 "), received
     assert received.count(b"HTTP/1.1 ") == 1, received
-    with Attacker(url) as visitor:
-        assert visitor.request("/hits/").body == before
+    with RawClient(url) as another:
+        assert another.request("/hits/").body == before
 
 
 @pytest.mark.parametrize("byte", [0x0B, 0x0C, 0x1C, 0x1D, 0x1E, 0x00, 0x7F])
 @pytest.mark.parametrize("upgrade", [False, True], ids=["http", "websocket"])
 def test_header_injection(url: str, byte: int, upgrade: bool) -> None:
-    """A control byte in a header is 400, and never the end of one header and the start of one."""
+    """A control byte in a header is 400; it does not start another header."""
     line = f"X: a{chr(byte)}X-User: admin"
-    with Attacker(url) as attacker:
+    with RawClient(url) as client:
         make = handshake if upgrade else request
-        attacker.send(make("x", "/headers/", line))
-        received = attacker.read_all()
+        client.send(make("x", "/headers/", line))
+        received = client.read_all()
     assert received.startswith(b"HTTP/1.1 400 "), received
     assert b"admin" not in received
 
 
 def test_header_injection_by_newline(url: str) -> None:
-    """0x85, a new line to some, is a byte of its header's value and nothing else."""
-    with Attacker(url) as attacker:
-        attacker.send(handshake("x", "/headers/", "X: a\x85X-User: admin"))
-        head = attacker.read_head()
+    """The byte 0x85, a newline to some parsers, is part of the header's value."""
+    with RawClient(url) as client:
+        client.send(handshake("x", "/headers/", "X: a\x85X-User: admin"))
+        head = client.read_head()
         if head.startswith("HTTP/1.1 400 "):
             return
-        told = attacker.read_frame()
+        told = client.read_frame()
     assert told is not None
     headers = json.loads(told.payload)
     assert "x-user" not in headers
@@ -663,7 +669,7 @@ TRAVERSALS = [
 
 
 def test_traversal(tmp_path: Path) -> None:
-    """No way of writing a path leads out of the folder, to a dotfile, a listing or a device."""
+    """No spelling of a path leads out of the folder, to a dotfile, a listing or a device."""
     web = tmp_path / "web"
     (web / "folder").mkdir(parents=True)
     (web / "index.html").write_text("welcome")
@@ -671,80 +677,80 @@ def test_traversal(tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("secret")
     (web / "link.txt").symlink_to(tmp_path / "secret.txt")
     os.mkfifo(web / "pipe")
-    with running("--web", str(web)) as daemon:
+    with run_daemon("--web", str(web)) as daemon:
         for path in TRAVERSALS:
-            with Attacker(url_of(daemon)) as attacker:
-                answer = attacker.request(path)
+            with RawClient(url_of(daemon)) as client:
+                answer = client.request(path)
                 assert answer.status == 404, (path, answer)
                 assert b"secret" not in answer.body, path
                 assert b"root:" not in answer.body, path
-        with Attacker(url_of(daemon)) as visitor:
-            assert visitor.request("/").body == b"welcome"
+        with RawClient(url_of(daemon)) as another:
+            assert another.request("/").body == b"welcome"
 
 
-def test_behind_a_body(url: str) -> None:
-    """A request that comes right behind another's body is a request like any other."""
+def test_pipelined_behind_a_body(url: str) -> None:
+    """A request that is pipelined behind a body is answered."""
     for body in (
         b"Content-Length: 3\r\n\r\nabc",
         b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: y\r\n\r\n",
     ):
-        with Attacker(url) as attacker:
-            attacker.send(b"POST /upload/ HTTP/1.1\r\nHost: x\r\n" + body + SMUGGLED)
-            assert attacker.read_answer().body == b"3"
-            assert attacker.read_answer().body == b"behind"
+        with RawClient(url) as client:
+            client.send(b"POST /upload/ HTTP/1.1\r\nHost: x\r\n" + body + SMUGGLED)
+            assert client.read_answer().body == b"3"
+            assert client.read_answer().body == b"behind"
 
 
 def test_large_body(daemon: DaemonProcess, url: str) -> None:
-    """A body beyond the limit is 413 when it is announced, before it comes."""
-    with watched(daemon) as damage:
-        with Attacker(url) as attacker:
+    """A body beyond the limit is 413 by its Content-Length, before it comes."""
+    with measured(daemon) as cost:
+        with RawClient(url) as client:
             head = request("x", "/upload/", f"Content-Length: {64 * MIB}", method="POST")
-            attacker.send(head)
-            assert attacker.read_answer().status == 413
-            attacker.insist(bytes(MIB), 64)
-        with Attacker(url) as attacker:
+            client.send(head)
+            assert client.read_answer().status == 413
+            client.send_until_refused(bytes(MIB), 64)
+        with RawClient(url) as client:
             head = request("x", "/upload/", f"Content-Length: {64 * MIB}", method="POST")
-            attacker.send(head)
-            attacker.insist(bytes(MIB), 64)
-            assert attacker.read_answer().status == 413
-    damage.assert_bounded()
+            client.send(head)
+            client.send_until_refused(bytes(MIB), 64)
+            assert client.read_answer().status == 413
+    cost.assert_limited()
 
 
 def test_large_body_in_chunks(daemon: DaemonProcess, url: str) -> None:
-    """A body that does not say how large it is, is 413 once it is too large."""
+    """A chunked body is 413 once it is beyond the limit."""
     chunk = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
-    with watched(daemon) as damage, Attacker(url) as attacker:
+    with measured(daemon) as cost, RawClient(url) as client:
         head = request("x", "/upload/", "Transfer-Encoding: chunked", method="POST")
-        attacker.send(head)
-        attacker.insist(chunk, 1024)
-        assert attacker.read_answer().status == 413
-    damage.assert_bounded()
+        client.send(head)
+        client.send_until_refused(chunk, 1024)
+        assert client.read_answer().status == 413
+    cost.assert_limited()
 
 
 def test_tiny_chunks(daemon: DaemonProcess, url: str) -> None:
-    """A body in chunks of one byte takes its time, and no more than that of others."""
-    with watched(daemon) as damage, Attacker(url) as attacker:
+    """A body in chunks of one byte delays no other client."""
+    with measured(daemon) as cost, RawClient(url) as client:
         head = request("x", "/upload/", "Transfer-Encoding: chunked", method="POST")
-        attacker.send(head)
-        attacker.insist(b"1\r\nx\r\n" * 1024, 1024, seconds=8)
-    damage.assert_bounded(cpu=12)
+        client.send(head)
+        client.send_until_refused(b"1\r\nx\r\n" * 1024, 1024, seconds=8)
+    cost.assert_limited(cpu=12)
 
 
 def test_form_of_many_fields(daemon: DaemonProcess, url: str) -> None:
-    """A form of half a million fields is a body like any other."""
+    """A form with half a million fields is not parsed."""
     kind = "Content-Type: application/x-www-form-urlencoded"
-    with watched(daemon) as damage, Attacker(url) as attacker:
-        answer = attacker.request(
+    with measured(daemon) as cost, RawClient(url) as client:
+        answer = client.request(
             "/upload/", kind, f"Content-Length: {MIB}", method="POST", body=b"a&" * (MIB // 2)
         )
         assert (answer.status, answer.body) == (200, str(MIB).encode())
-    damage.assert_bounded()
+    cost.assert_limited()
 
 
 def test_long_query(daemon: DaemonProcess, url: str) -> None:
-    """An address beyond the limit is 414, too many headers are 431, and too long ones too."""
-    with watched(daemon) as damage:
+    """A URL that is too long is 414; headers that are too many or too long are 431."""
+    with measured(daemon) as cost:
         for data, status in (
             (b"GET /" + b"a" * MIB, 414),
             (b"GET / HTTP/1.1\r\nX: " + b"a" * MIB, 431),
@@ -752,25 +758,25 @@ def test_long_query(daemon: DaemonProcess, url: str) -> None:
             (b"GET / HTTP/1.1\r\n" + (b"X: " + b"y" * 8000 + b"\r\n") * 100, 431),
             (b"\r\n" * MIB, 400),
         ):
-            with Attacker(url) as attacker:
-                attacker.insist(data)
-                assert attacker.read_answer().status == status, data[:20]
-    damage.assert_bounded()
+            with RawClient(url) as client:
+                client.send_until_refused(data)
+                assert client.read_answer().status == status, data[:20]
+    cost.assert_limited()
 
 
 # Origins
 
 
 def open_from(url: str, origin: str | None, *, version: int = 13) -> int:
-    """Ask for a WebSocket as a page of this origin does, and give the status."""
-    with Attacker(url) as attacker:
+    """Send a handshake with an Origin, and return the status."""
+    with RawClient(url) as client:
         lines = [] if origin is None else [f"Origin: {origin}"]
-        attacker.send(handshake(attacker.host, "/echo/", *lines, version=version))
-        return int(attacker.read_head().split(" ")[1])
+        client.send(handshake(client.host, "/echo/", *lines, version=version))
+        return int(client.read_head().split(" ")[1])
 
 
 def test_foreign_origin(url: str) -> None:
-    """Pages of strangers and of nowhere get 403; our own, and clients that are no page, come in."""
+    """Other origins get 403; the daemon's own and clients without Origin are accepted."""
     own = url.rstrip("/")
     assert open_from(url, own) == 101
     assert open_from(url, None) == 101
@@ -789,8 +795,10 @@ def test_foreign_origin(url: str) -> None:
 
 
 def test_allowed_origins() -> None:
-    """``--origin`` lets in exactly whom it names."""
-    with running("--origin", "https://example.com", "--origin", "https://*.example.org") as daemon:
+    """``--origin`` allows exactly the origins that it names."""
+    with run_daemon(
+        "--origin", "https://example.com", "--origin", "https://*.example.org"
+    ) as daemon:
         url = url_of(daemon)
         for origin in (
             "https://example.com",
@@ -817,30 +825,30 @@ def test_allowed_origins() -> None:
 
 @pytest.mark.parametrize("text", ["\x80", "http://\xff", "http://[::1", "http://a:b", "//", "é"])
 def test_odd_origin(url: str, text: str) -> None:
-    """An origin that is none is refused, and no failure of ours."""
+    """A malformed origin or host is refused without an error."""
     assert open_from(url, text) in (400, 403)
-    with Attacker(url) as attacker:
-        attacker.send(handshake(text, "/echo/", "Origin: http://127.0.0.1"))
-        assert attacker.read_answer().status in (400, 403)
+    with RawClient(url) as client:
+        client.send(handshake(text, "/echo/", "Origin: http://127.0.0.1"))
+        assert client.read_answer().status in (400, 403)
 
 
 def test_all_origins() -> None:
-    """``--origin *`` lets in everybody."""
-    with running("--origin", "*") as daemon:
+    """``--origin *`` allows every origin."""
+    with run_daemon("--origin", "*") as daemon:
         for origin in ("https://example.com", "null", None):
             assert open_from(url_of(daemon), origin) == 101, origin
 
 
-def test_control_door() -> None:
-    """The control port answers no page, and to no name that somebody may point at it."""
-    with running(*CONTROL) as daemon:
+def test_control_port() -> None:
+    """The control port refuses pages, and unknown names in Host."""
+    with run_daemon(*CONTROL) as daemon:
         url = control_url_of(daemon)
-        with Attacker(url) as operator:
-            assert operator.request("/healthz").status == 200
-            port = operator.host.rpartition(":")[2]
-            for host in (operator.host, f"localhost:{port}", "127.0.0.1"):
-                operator.send(request(host, "/healthz"))
-                assert operator.read_answer().status == 200, host
+        with RawClient(url) as client:
+            assert client.request("/healthz").status == 200
+            port = client.host.rpartition(":")[2]
+            for host in (client.host, f"localhost:{port}", "127.0.0.1"):
+                client.send(request(host, "/healthz"))
+                assert client.read_answer().status == 200, host
             for host in (
                 "evil.example",
                 f"evil.example:{port}",
@@ -848,21 +856,21 @@ def test_control_door() -> None:
                 "",
                 "\x80",
             ):
-                operator.send(request(host, "/healthz"))
-                assert operator.read_answer().status in (400, 403), host
+                client.send(request(host, "/healthz"))
+                assert client.read_answer().status in (400, 403), host
             for origin in ("http://evil.example", "null", url.rstrip("/")):
-                assert operator.request("/healthz", f"Origin: {origin}").status == 403, origin
-            operator.send(handshake("evil.example", "/healthz"))
-            assert operator.read_answer().status == 403
-        with Attacker(url_of(daemon)) as stranger:
-            assert stranger.request("/healthz").status == 404
-            assert stranger.request("/metrics").status == 404
+                assert client.request("/healthz", f"Origin: {origin}").status == 403, origin
+            client.send(handshake("evil.example", "/healthz"))
+            assert client.read_answer().status == 403
+        with RawClient(url_of(daemon)) as client:
+            assert client.request("/healthz").status == 404
+            assert client.request("/metrics").status == 404
 
 
 def test_old_version(url: str) -> None:
-    """Of WebSocket, version 13 is spoken; who wants another is told."""
-    with Attacker(url) as attacker:
-        attacker.send(handshake(attacker.host, "/echo/", version=8))
-        answer = attacker.read_answer()
+    """A handshake with another version than 13 is 426, and says which one is supported."""
+    with RawClient(url) as client:
+        client.send(handshake(client.host, "/echo/", version=8))
+        answer = client.read_answer()
     assert answer.status == 426
     assert answer.headers["sec-websocket-version"] == "13"

@@ -259,10 +259,10 @@ def test_tokens_document(
     shell.run(f"pushdctl publish chat/7 hi --control {shell.public}")
     listening.wait_for(listening.printed, r"\thi$")
     assert "ann" in shell.run("pushdctl connections")
-    assert "may not publish to news (403)" in shell.run(
+    assert "does not permit publishing to news (403)" in shell.run(
         f"pushdctl publish news x --control {shell.public}", 1
     )
-    assert "may not subscribe to other (403)" in shell.run("pushdctl tail other", 1)
+    assert "does not permit subscribing to other (403)" in shell.run("pushdctl tail other", 1)
     bad = shell.run(f"PUSHD_TOKEN={token}x pushdctl tail news", 1)
     assert "(401)" in bad
     # No token is ever in the log.
@@ -302,4 +302,4 @@ def test_bad_key(tmp_path: Path) -> None:
     daemon.start()
     assert daemon.wait() == 1
     (line,) = daemon.log
-    assert line == "pushd: --token-key key: key: a secret has at least 32 bytes, this one 6"
+    assert line == "pushd: --token-key key: key: secret must have at least 32 bytes; got 6"

@@ -1,4 +1,4 @@
-"""The examples as their headers say to run them, over real sockets."""
+"""The examples, started as their headers say, over real sockets."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.daemon_process import DaemonProcess
 
-# How long anything may take that is not to take long, in seconds.
-PATIENCE = 60.0
+# Seconds after which a test gives up waiting.
+TIMEOUT = 60.0
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @contextmanager
 def running(example: str, *args: str) -> Iterator[str]:
-    """Run an example in its folder; give the address of its door, without ``http:``."""
+    """Run an example in its folder; return its address and path, without ``http:``."""
     command = ["--views", f"{example}:views", "--web", "web", *args]
     with DaemonProcess(command, directory=EXAMPLES) as daemon:
         yield daemon.url.removeprefix("http:")
@@ -32,47 +32,47 @@ def running(example: str, *args: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("example", ["echo", "chat", "progress"])
 def test_header(example: str) -> None:
-    """Each header tells how to run its example, and which page to open."""
+    """Each header says how to run its example, and which page to open."""
     words = (EXAMPLES / f"{example}.py").read_text().split()
     command = " ".join(words[words.index("twistd") :])
     assert command.startswith(f"twistd -n pushd --views {example}:views --web web and open http")
     path = words[words.index("open") + 1].removeprefix("http://127.0.0.1:8080/")
     with (
-        running(example) as door,
-        build_opener(ProxyHandler({})).open(f"http:{door}{path}", timeout=PATIENCE) as answer,
+        running(example) as address,
+        build_opener(ProxyHandler({})).open(f"http:{address}{path}", timeout=TIMEOUT) as answer,
     ):
         assert answer.read() == (EXAMPLES / f"web/{example}.html").read_bytes()
 
 
 def test_echo() -> None:
-    """What is sent comes back, text and bytes, small and big."""
-    with running("echo") as door, open_socket(f"ws:{door}echo/") as websocket:
+    """Messages are echoed, text and binary, small and large."""
+    with running("echo") as address, open_socket(f"ws:{address}echo/") as websocket:
         for message in ("hello", b"\x00\xff", "x" * 1_000_000):
             websocket.send(message)
-            assert websocket.recv(PATIENCE) == message
+            assert websocket.recv(TIMEOUT) == message
 
 
 def test_chat() -> None:
-    """Two in a room hear each other."""
+    """Two clients in a room receive each other's messages."""
     with (
-        running("chat") as door,
-        open_socket(f"ws:{door}chat/lobby/?name=ann") as ann,
-        open_socket(f"ws:{door}chat/lobby/?name=bob") as bob,
+        running("chat") as address,
+        open_socket(f"ws:{address}chat/lobby/?name=ann") as ann,
+        open_socket(f"ws:{address}chat/lobby/?name=bob") as bob,
     ):
         bob.send("hello")
-        heard = [json.loads(ann.recv(PATIENCE)) for _ in range(3)]
+        heard = [json.loads(ann.recv(TIMEOUT)) for _ in range(3)]
         assert heard[2] == {"name": "bob", "text": "hello"}
         ann.close()
-        heard = [json.loads(bob.recv(PATIENCE)) for _ in range(3)]
+        heard = [json.loads(bob.recv(TIMEOUT)) for _ in range(3)]
         assert heard[2] == {"name": "ann", "event": "leaves"}
 
 
 def test_progress() -> None:
-    """Who leaves in the middle ends the job, and its thread does the next one to the end."""
-    with running("progress", "--threads", "1") as door:
-        with open_socket(f"ws:{door}progress/?word=one") as websocket:
-            assert json.loads(websocket.recv(PATIENCE))["done"] == 1
-        with open_when_free(f"ws:{door}progress/?word=two") as websocket:
+    """A client that disconnects ends its job, and its thread runs the next one to the end."""
+    with running("progress", "--threads", "1") as address:
+        with open_socket(f"ws:{address}progress/?word=one") as websocket:
+            assert json.loads(websocket.recv(TIMEOUT))["done"] == 1
+        with open_when_free(f"ws:{address}progress/?word=two") as websocket:
             news = [json.loads(message) for message in websocket]
     assert [one["done"] for one in news] == list(range(1, 51))
     assert len(news[-1]["key"]) == 64
@@ -80,12 +80,12 @@ def test_progress() -> None:
 
 def open_socket(url: str) -> ClientConnection:
     """Open a WebSocket."""
-    return connect(url, open_timeout=PATIENCE)
+    return connect(url, open_timeout=TIMEOUT)
 
 
 def open_when_free(url: str) -> ClientConnection:
-    """Connect once a thread is free: the job that was left does the step that it is in."""
-    deadline = monotonic() + PATIENCE
+    """Connect once a thread is free: the abandoned job finishes its step first."""
+    deadline = monotonic() + TIMEOUT
     while True:
         try:
             return open_socket(url)

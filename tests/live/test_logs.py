@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.live.test_demo import DOORS, PATIENCE, command_for, wait_until
+from tests.live.test_demo import OPTIONS, TIMEOUT, command_for, wait_until
 
 VIEWS = """
 from pushd.views import accept_websocket
@@ -31,7 +31,7 @@ views = {"/fail/": fail}
 def test_json(tmp_path: Path, way: str, to_file: bool) -> None:
     """Every line, from the first to the last, is one JSON object, and no event is written twice."""
     (tmp_path / "shop.py").write_text(VIEWS)
-    args = [*DOORS, "--views", "shop:views", "--log-format", "json"]
+    args = [*OPTIONS, "--views", "shop:views", "--log-format", "json"]
     lines = run(tmp_path, way, args, to_file=to_file)
     read: list[dict[str, Any]] = [json.loads(line) for line in lines]
     messages = Counter(line["message"] for line in read)
@@ -51,7 +51,7 @@ def test_json(tmp_path: Path, way: str, to_file: bool) -> None:
 @pytest.mark.parametrize("way", ["twistd", "tac"])
 def test_level(tmp_path: Path, way: str) -> None:
     """Lines below the level are not written."""
-    args = [*DOORS, "--log-level", "error"]
+    args = [*OPTIONS, "--log-level", "error"]
     assert run(tmp_path, way, args, to_file=False, watch=False) == []
 
 
@@ -81,7 +81,7 @@ def run(
             wait_until(lambda: place.exists() and "listening on http" in place.read_text())
             (line,) = [line for line in place.read_text().splitlines() if "listening on" in line]
             url = json.loads(line)["url"]
-            connection = HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)
+            connection = HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT)
             connection.request("GET", "/fail/?token=secret")
             assert connection.getresponse().status == 500
             connection.close()
@@ -89,10 +89,10 @@ def run(
             # twistd writes this file just before the reactor runs.
             wait_until(pidfile.exists)
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
     finally:
         process.kill()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
     assert "secret" not in place.read_text()
     if to_file:
         assert output.read_bytes() == b""

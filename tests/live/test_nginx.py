@@ -1,4 +1,4 @@
-"""pushd behind the system's nginx, by the sample in deploy/."""
+"""pushd behind the system's nginx, with the sample in deploy/."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.daemon_process import DaemonProcess
-from tests.live.tunnel import through_tls
+from tests.live.tls_tunnel import wrap_in_tls
 from tests.peer import certificate_file
 
-# Debian has it where only root looks.
+# Debian installs it where only root's PATH looks.
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 SAMPLE = Path(__file__).parents[2] / "deploy/nginx-pushd.conf"
 
-# How long anything may take, in seconds.
-PATIENCE = 60.0
+# Seconds after which a test gives up waiting.
+TIMEOUT = 60.0
 
-# Where clients come from: not from where nginx does.
+# The address that clients connect from; nginx itself connects from another one.
 CLIENT = "127.0.0.2"
 
 VIEWS = """
@@ -47,7 +47,7 @@ async def who(request):
 views = {"/who/": who}
 """
 
-# Around the sample: all that nginx would else write elsewhere.
+# Directives around the sample, so that nginx writes to no other folder.
 FRAME = """
 daemon off;
 user {user};
@@ -77,16 +77,16 @@ class Site(NamedTuple):
 
     @property
     def host(self) -> str:
-        """What clients call it."""
+        """Host and port of the public URL."""
         return f"localhost:{self.port}"
 
     @contextmanager
     def ask(
         self, method: str, path: str, headers: dict[str, str] | None = None
     ) -> Iterator[Callable[[], HTTPResponse]]:
-        """Send a request; gives what waits for the answer."""
+        """Send a request; return the connection, to read the response from."""
         connection = HTTPSConnection(
-            "localhost", self.port, timeout=PATIENCE, context=self.trust, source_address=(CLIENT, 0)
+            "localhost", self.port, timeout=TIMEOUT, context=self.trust, source_address=(CLIENT, 0)
         )
         with closing(connection), ExitStack() as answers:
             connection.request(method, path, headers=headers or {})
@@ -95,19 +95,19 @@ class Site(NamedTuple):
     def connect(self, path: str, origin: str) -> ClientConnection:
         """Open a WebSocket."""
         raw = socket.create_connection(
-            ("127.0.0.1", self.port), PATIENCE, source_address=(CLIENT, 0)
+            ("127.0.0.1", self.port), TIMEOUT, source_address=(CLIENT, 0)
         )
         headers = {"Origin": origin}
         return connect(
             f"ws://{self.host}{path}",
-            sock=through_tls(raw, self.trust, "localhost"),
+            sock=wrap_in_tls(raw, self.trust, "localhost"),
             additional_headers=headers,
-            open_timeout=PATIENCE,
+            open_timeout=TIMEOUT,
         )
 
     def publish(self, data: str) -> None:
         """Publish to the topic."""
-        connection = HTTPConnection("127.0.0.1", self.control, timeout=PATIENCE)
+        connection = HTTPConnection("127.0.0.1", self.control, timeout=TIMEOUT)
         connection.request("POST", "/topics/news", body=data)
         assert connection.getresponse().status == 200
         connection.close()
@@ -115,7 +115,7 @@ class Site(NamedTuple):
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    """Start both, with the sample as it is but for names, ports and the certificate."""
+    """Start both, with the sample's names, ports and certificate replaced."""
     assert NGINX is not None, "there is no nginx: apt-get install nginx"
     (tmp_path / "shop.py").write_text(VIEWS)
     args = ["--views", "shop:views", "--control", "tcp:0:interface=127.0.0.1"]
@@ -123,8 +123,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
         control = int(daemon.wait_for(r"control port listening on http://127\.0\.0\.1:(\d+)/")[1])
         certificate = tmp_path / "site.pem"
         certificate.write_bytes(certificate_file())
-        with socket.create_server(("127.0.0.1", 0)) as door:
-            port = door.getsockname()[1]
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
             sample = SAMPLE.read_text()
             for ours, theirs in (
                 ("127.0.0.1:8080", daemon.url.split("/")[2]),
@@ -141,21 +141,21 @@ def site(tmp_path: Path) -> Iterator[Site]:
             (tmp_path / "nginx.conf").write_text(frame)
             nginx = subprocess.Popen(
                 [NGINX, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"), "-e", "stderr"],
-                # So nginx takes a socket over that listens already, and the port is ours for sure.
-                env={**os.environ, "NGINX": f"{door.fileno()};"},
-                pass_fds=[door.fileno()],
+                # nginx inherits a listening socket, so that no other process can take the port.
+                env={**os.environ, "NGINX": f"{listener.fileno()};"},
+                pass_fds=[listener.fileno()],
             )
         trust = ssl.create_default_context(cafile=str(certificate))
         try:
             yield Site(port, control, trust, daemon)
         finally:
             nginx.terminate()
-            nginx.wait(PATIENCE)
+            nginx.wait(TIMEOUT)
 
 
 def test_log(site: Site, tmp_path: Path) -> None:
-    """The proxy's log has paths, and no token."""
-    # The one worker has logged the first before it reads the second.
+    """The log of nginx has paths without tokens."""
+    # The single worker has logged the first request before it reads the second.
     for _ in range(2):
         with site.ask("GET", "/topics/news?wait=0&token=secret") as answer:
             answer().read()
@@ -165,7 +165,7 @@ def test_log(site: Site, tmp_path: Path) -> None:
 
 
 def test_page(site: Site) -> None:
-    """Who asks is the client, by https, whatever it says of itself."""
+    """The peer is the client and the scheme https, whatever headers the client sends."""
     for headers in ({}, {"X-Forwarded-For": "192.0.2.6", "Forwarded": "for=192.0.2.7;proto=http"}):
         with site.ask("GET", "/who/", headers) as answer:
             assert answer().read().decode() == f"{CLIENT} https"
@@ -173,16 +173,16 @@ def test_page(site: Site) -> None:
 
 
 def test_websocket(site: Site) -> None:
-    """A page of the site opens a WebSocket; the view sees who it is, the log how it ended."""
+    """A page of the site may open a WebSocket; the view sees the client, and the log its end."""
     with site.connect("/who/", f"https://{site.host}") as client:
         client.send("hello")
-        assert client.recv(PATIENCE) == f"{CLIENT} says hello"
+        assert client.recv(TIMEOUT) == f"{CLIENT} says hello"
         client.close(4000, "enough")
     site.daemon.wait_for(rf"{CLIENT} /who/ closed 4000 after \S+ s by peer: enough; 1 messages")
 
 
-def test_stranger(site: Site) -> None:
-    """A page of another site, or of this one without TLS, does not."""
+def test_other_origin(site: Site) -> None:
+    """A page of another site, or of this one without TLS, may not."""
     for origin in ("https://example.com", f"http://{site.host}"):
         with pytest.raises(InvalidStatus) as refused:
             site.connect("/who/", origin)
@@ -190,7 +190,7 @@ def test_stranger(site: Site) -> None:
 
 
 def test_events(site: Site) -> None:
-    """Each event comes when it is published, not when a buffer is full."""
+    """Each event arrives when it is published, not when a buffer is full."""
     with site.ask("GET", "/topics/news", {"Accept": "text/event-stream"}) as answer:
         stream = answer()
         assert stream.headers["Content-Type"] == "text/event-stream; charset=utf-8"
@@ -204,7 +204,7 @@ def test_events(site: Site) -> None:
 
 def test_long_poll(site: Site) -> None:
     """A long poll waits, and is answered when something is published."""
-    # What has a history has an id to go on from, whichever of the next two comes first.
+    # A topic with a history has an id to resume from, in whichever order the next two arrive.
     site.publish("before")
     with site.ask("GET", "/topics/news?wait=0") as answer:
         start = json.load(answer())["id"]
@@ -214,6 +214,6 @@ def test_long_poll(site: Site) -> None:
 
 
 def test_too_large(site: Site) -> None:
-    """A body that is too large is refused by nginx already."""
+    """A body that is too large is refused by nginx."""
     with site.ask("POST", "/who/", {"Content-Length": str((1 << 20) + 1)}) as answer:
         assert answer().status == 413

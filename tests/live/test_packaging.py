@@ -1,4 +1,4 @@
-"""What a release holds: built, installed into an empty environment and started from elsewhere."""
+"""The release: built, installed into an empty environment, and started from another folder."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# How long anything may take that is not to take long, in seconds.
-PATIENCE = 60.0
+# Seconds after which a test gives up waiting.
+TIMEOUT = 60.0
 
-# What a checkout holds beside what is in the repository.
-LITTER = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "_trial_temp*")
+# What a checkout contains that is not in the repository.
+IGNORED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "_trial_temp*")
 
-DOORS = ("--listen", "tcp:0:interface=127.0.0.1", "--control", "none")
+PORTS = ("--listen", "tcp:0:interface=127.0.0.1", "--control", "none")
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the wheel, made as a release is: the source package first, the wheel from that."""
+    """Return the wheel, made as for a release: from the source package."""
     folder = tmp_path_factory.mktemp("release")
-    shutil.copytree(ROOT, folder / "source", ignore=LITTER)
+    shutil.copytree(ROOT, folder / "source", ignore=IGNORED)
     _run(sys.executable, "-m", "build", "--outdir", folder / "dist", folder / "source")
     [wheel] = (folder / "dist").glob("*.whl")
     return wheel
@@ -39,7 +39,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of programs of an environment that holds pushd and what it needs."""
+    """Return the folder of programs of an environment with pushd and its dependencies."""
     folder = tmp_path_factory.mktemp("environment")
     _run(sys.executable, "-m", "venv", folder)
     _run(folder / "bin/python", "-m", "pip", "install", "-q", wheel)
@@ -47,38 +47,38 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_pages(programs: Path, tmp_path: Path) -> None:
-    """The installed daemon serves what the checkout holds, to the byte."""
+    """The installed daemon serves the files of the checkout, byte for byte."""
     folder = ROOT / "web"
     pages = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     pages |= {"": pages["index.html"], "test/": pages["test.html"]}
-    with _started(programs / "twistd", "-n", "--pidfile=", "pushd", *DOORS, cwd=tmp_path) as url:
+    with _started(programs / "twistd", "-n", "--pidfile=", "pushd", *PORTS, cwd=tmp_path) as url:
         served = {name: _fetch(url + name) for name in pages}
     assert served == {name: path.read_bytes() for name, path in pages.items()}
 
 
 def test_twist(programs: Path, tmp_path: Path) -> None:
-    """Twisted's newer runner starts the same service."""
-    command = (programs / "python", "-m", "twisted", "--log-format=text", "pushd", *DOORS)
+    """``twist`` starts the same service."""
+    command = (programs / "python", "-m", "twisted", "--log-format=text", "pushd", *PORTS)
     with _started(*command, cwd=tmp_path) as url:
         assert _fetch(url + "test/") == (ROOT / "web/test.html").read_bytes()
 
 
 def test_tac(programs: Path, tmp_path: Path) -> None:
-    """The .tac file starts the same service, its options taken from the environment."""
+    """``pushd.tac`` starts the same service, with options from the environment."""
     command = (programs / "twistd", "--pidfile=", "-ny", ROOT / "pushd.tac")
-    with _started(*command, cwd=tmp_path, PUSHD_OPTIONS=" ".join(DOORS)) as url:
+    with _started(*command, cwd=tmp_path, PUSHD_OPTIONS=" ".join(PORTS)) as url:
         assert _fetch(url + "test/") == (ROOT / "web/test.html").read_bytes()
 
 
 def test_tac_bad_option(programs: Path, tmp_path: Path) -> None:
-    """A bad option in the environment is one clear line, not a traceback."""
+    """An invalid option in the environment gives one line of error, not a traceback."""
     done = subprocess.run(
         [programs / "twistd", "--pidfile=", "-ny", ROOT / "pushd.tac"],
         cwd=tmp_path,
         env=_environment(PUSHD_OPTIONS="--no-such-option"),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     assert done.returncode == 1
@@ -86,7 +86,7 @@ def test_tac_bad_option(programs: Path, tmp_path: Path) -> None:
 
 
 def test_contents(wheel: Path) -> None:
-    """The wheel holds the daemon and its plugin, and nothing that gets in another's way."""
+    """The wheel contains the daemon and its plugin, and no other top-level package."""
     names = set(ZipFile(wheel).namelist())
     assert {"pushd/py.typed", "twisted/plugins/pushd_plugin.py"} <= names
     assert "pushd/django/management/commands/runpushd.py" in names
@@ -97,7 +97,7 @@ def test_contents(wheel: Path) -> None:
 
 @contextmanager
 def _started(*command: str | Path, cwd: Path, **variables: str) -> Iterator[str]:
-    """Start a daemon, give the URL that its log names, and stop it in order."""
+    """Start a daemon, return the URL in its log, and stop it in order."""
     log = cwd / "daemon.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -111,15 +111,15 @@ def _started(*command: str | Path, cwd: Path, **variables: str) -> Iterator[str]
     try:
         yield _wait_for_url(process, log)
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
     finally:
         process.kill()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
     assert "Traceback" not in log.read_text()
 
 
 def _wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline and process.poll() is None:
         if named := re.search(r"listening on (http://\S+)\n", log.read_text()):
             return named[1]
@@ -128,14 +128,14 @@ def _wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def _fetch(url: str) -> bytes:
-    with build_opener(ProxyHandler({})).open(url, timeout=PATIENCE) as response:
+    with build_opener(ProxyHandler({})).open(url, timeout=TIMEOUT) as response:
         body = response.read()
     assert isinstance(body, bytes)
     return body
 
 
 def _environment(**variables: str) -> dict[str, str]:
-    """Give our environment without what would lend the other Python our modules."""
+    """Return the environment without variables that make this checkout importable."""
     ours = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return ours | variables
 
@@ -148,7 +148,7 @@ def _run(*command: str | Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=2 * PATIENCE,
+        timeout=2 * TIMEOUT,
         check=False,
     )
     assert done.returncode == 0, done.stdout

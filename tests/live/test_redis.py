@@ -1,4 +1,4 @@
-"""Three daemons and one Redis, to which all happens that can."""
+"""Three daemons over one Redis, through restarts, lost connections and lost data."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from tests.redis_server import RedisServer
 
 PUBLICATIONS = 2000
 
-# What is published last.
+# The data of the last publication.
 END = "the end"
 
-# How long anything may take that is not to take long, in seconds.
+# Timeout of single steps, in seconds.
 PATIENCE = 60.0
 
-# The id that comes first, whether nothing is missing before what follows, and what follows.
+# The id that a run follows, whether it is recovered, and its publications.
 Start = tuple[str, bool]
-Heard = tuple[str, str]
+Received = tuple[str, str]
 
 
 class Broken(Exception):
-    """The daemon has ended a conversation, or would not begin it."""
+    """The daemon has closed a connection, or refused it."""
 
 
 class Node:
-    """A daemon, and the addresses of its two doors."""
+    """A daemon, and the addresses of its two ports."""
 
     def __init__(self, daemon: DaemonProcess) -> None:
         self.daemon = daemon
@@ -50,7 +50,7 @@ class Node:
         ).netloc
 
     def publish(self, topic: str, data: str, key: str) -> tuple[int, dict[str, Any]]:
-        """Publish; gives the status and the answer."""
+        """Publish, and return the status and the answer."""
         connection = HTTPConnection(self.control, timeout=PATIENCE)
         try:
             headers = {"Idempotency-Key": key}
@@ -64,7 +64,7 @@ class Node:
             connection.close()
 
     def ready(self) -> tuple[int, str | None]:
-        """Whether it says that it may have traffic, and why not."""
+        """Return the status of /readyz, and the reason if it is not ready."""
         connection = HTTPConnection(self.control, timeout=PATIENCE)
         try:
             connection.request("GET", "/readyz")
@@ -74,8 +74,8 @@ class Node:
             connection.close()
 
 
-def by_websocket(node: Node, after: str) -> Iterator[Start | Heard]:
-    """Listen with pushd.v1."""
+def by_websocket(node: Node, after: str) -> Iterator[Start | Received]:
+    """Subscribe with pushd.v1."""
     url = f"ws://{node.public}/topics/news?after={after}"
     with connect(url, subprotocols=["pushd.v1"], proxy=None, open_timeout=PATIENCE) as websocket:  # type: ignore[list-item]  # any text
         first = json.loads(websocket.recv(PATIENCE))
@@ -85,12 +85,12 @@ def by_websocket(node: Node, after: str) -> Iterator[Start | Heard]:
                 said = json.loads(websocket.recv(PATIENCE))
                 yield said["id"], said["data"]
         finally:
-            # No Close, for whose answer it would wait: as if the cable was cut.
+            # No closing handshake, as if the cable was cut.
             websocket.socket.shutdown(SHUT_RDWR)
 
 
-def by_events(node: Node, after: str) -> Iterator[Start | Heard]:
-    """Listen to Server-Sent Events."""
+def by_events(node: Node, after: str) -> Iterator[Start | Received]:
+    """Subscribe with Server-Sent Events."""
     with asking(node, after, {"Accept": "text/event-stream"}) as answer:
         fields: dict[str, str] = {}
         while line := answer.readline().decode():
@@ -105,8 +105,8 @@ def by_events(node: Node, after: str) -> Iterator[Start | Heard]:
     raise Broken
 
 
-def by_polling(node: Node, after: str) -> Iterator[Start | Heard]:
-    """Poll, again and again."""
+def by_polling(node: Node, after: str) -> Iterator[Start | Received]:
+    """Subscribe with consecutive polls."""
     told = False
     while True:
         with asking(node, after, {}) as answer:
@@ -125,13 +125,13 @@ def by_polling(node: Node, after: str) -> Iterator[Start | Heard]:
 
 
 def before(publications: list[dict[str, str]], last: str) -> str:
-    """The id that an answer begins behind."""
+    """Return the id that the publications of an answer follow."""
     epoch, _, offset = last.partition(":")
     return f"{epoch}:{int(offset) - len(publications)}"
 
 
 class asking(ExitStack):  # noqa: N801 - it is used like a function
-    """Ask for the topic; the connection is cut in the end."""
+    """Request the topic; the connection is cut at the end."""
 
     def __init__(self, node: Node, after: str, headers: dict[str, str]) -> None:
         super().__init__()
@@ -148,24 +148,24 @@ TRANSPORTS = (by_websocket, by_events, by_polling)
 
 
 class Client(Thread):
-    """One that is cut again and again, and goes on with another node and another transport."""
+    """A client that is cut repeatedly, and resumes at another node over another transport."""
 
     def __init__(self, number: int, nodes: list[Node], begin: str) -> None:
         super().__init__(daemon=True)
         self._random = random.Random(number)
         self._nodes = nodes
         self.last = begin
-        #: What it has heard since it was last told that something is missing; all that it was told.
-        self.runs: list[tuple[str, list[Heard]]] = [(begin, [])]
+        #: Where each run begins, and what was received in it; a gap begins a new run.
+        self.runs: list[tuple[str, list[Received]]] = [(begin, [])]
         self.ended = False
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        """Listen until it has what is published last."""
+        """Subscribe until the last publication has come."""
         deadline = monotonic() + 4 * PATIENCE
         try:
             while not self.ended:
-                assert monotonic() < deadline, "it does not come"
+                assert monotonic() < deadline, "the last publication has not come"
                 try:
                     self._listen()
                 except (Broken, OSError, HTTPException, WebSocketException):
@@ -190,7 +190,7 @@ class Client(Thread):
 
 
 def publish_all(nodes: list[Node], happens: dict[int, Callable[[], None]]) -> dict[str, str]:
-    """Publish through all nodes, each until it is accepted, while things happen; gives the ids."""
+    """Publish through all nodes, each until it is accepted, and return the ids."""
     published: dict[str, str] = {}
     for number in range(PUBLICATIONS):
         if number in happens:
@@ -210,16 +210,16 @@ def publish_all(nodes: list[Node], happens: dict[int, Callable[[], None]]) -> di
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
-    """Give a Redis that writes all it does to its disk."""
+    """Run a Redis with an append-only file."""
     with RedisServer(["--appendonly", "yes", "--appendfsync", "no"]) as server:
         yield server
 
 
 @pytest.fixture
 def nodes(server: RedisServer, tmp_path: Path) -> Iterator[list[Node]]:
-    """Give three daemons over it."""
-    door = ("--control", "tcp:0:interface=127.0.0.1")
-    options = ("--broker", server.url, "--history-size", "10000", *door)
+    """Run three daemons over it."""
+    control = ("--control", "tcp:0:interface=127.0.0.1")
+    options = ("--broker", server.url, "--history-size", "10000", *control)
     with ExitStack() as stack:
         daemons = [DaemonProcess(options, directory=tmp_path, patience=PATIENCE) for _ in range(3)]
         for daemon in daemons:
@@ -229,7 +229,7 @@ def nodes(server: RedisServer, tmp_path: Path) -> Iterator[list[Node]]:
 
 
 def test_everything_happens(server: RedisServer, nodes: list[Node]) -> None:
-    """Whatever happens: all in order, nothing lost, nothing twice, and everybody is told."""
+    """Publications stay in order, without loss or repeats; the only gap is reported."""
     assert [node.ready() for node in nodes] == [(200, None)] * 3
     status, said = nodes[0].publish("news", "the first", "first")
     assert status == 200
@@ -244,8 +244,8 @@ def test_everything_happens(server: RedisServer, nodes: list[Node]) -> None:
 
     def restart() -> None:
         server.kill()
-        # Away for a moment: somebody has to notice.
-        assert nodes[1].publish("news", "nobody takes it", "lost")[0] == 503
+        # Unavailable for a moment: a node must notice.
+        assert nodes[1].publish("news", "not accepted", "lost")[0] == 503
         status, reason = nodes[1].ready()
         assert (status, "Redis at unix://" in str(reason)) == (503, True)
         server.start()
@@ -272,31 +272,32 @@ def test_everything_happens(server: RedisServer, nodes: list[Node]) -> None:
         client.join(4 * PATIENCE)
         assert client.error is None
         assert client.last == last
-    # Two epochs, without a gap: all that was accepted has its own id.
+    # Two epochs without gaps: every accepted publication has an id of its own.
     epochs = [begin.partition(":")[0], last.partition(":")[0]]
     assert {id.partition(":")[0] for id in published} == set(epochs)
-    assert "nobody takes it" not in published.values()
+    assert "not accepted" not in published.values()
     for client in clients:
         check(client, published, epochs)
     for node in nodes:
-        # Nobody may have been with it since it was cut off last.
+        # No client may have connected to it since it last reconnected.
         deadline = monotonic() + PATIENCE
         while node.ready() != (200, None):
             assert monotonic() < deadline, node.ready()
             sleep(0.05)
-        assert not [line for line in node.daemon.log if "Traceback" in line]
+        log = node.daemon.log
+        assert not [line for line in log if "Traceback" in line], "\n".join(log)
 
 
 def check(client: Client, published: dict[str, str], epochs: list[str]) -> None:
-    """One client has heard everything, in order, and was told once that something is missing."""
+    """Check that a client has received everything in order, with one gap reported."""
     assert [begun.partition(":")[0] for begun, _ in client.runs] == epochs
-    for begun, heard in client.runs:
+    for begun, received in client.runs:
         epoch, _, offset = begun.partition(":")
-        ids = [f"{epoch}:{int(offset) + number}" for number in range(1, len(heard) + 1)]
-        assert [id for id, _ in heard] == ids
-        for id, data in heard:
-            # What was not answered before Redis forgot it, was published once more later.
+        ids = [f"{epoch}:{int(offset) + number}" for number in range(1, len(received) + 1)]
+        assert [id for id, _ in received] == ids
+        for id, data in received:
+            # What Redis lost before it had answered was published again.
             assert published.get(id, data) == data
-        assert len({data for _, data in heard}) == len(heard)
-    # Of the second epoch everything from where it was told that it begins, to the end.
+        assert len({data for _, data in received}) == len(received)
+    # Of the second epoch, everything after the id at which the run begins.
     assert client.runs[1][1][-1] == (client.last, END)

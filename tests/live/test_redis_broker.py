@@ -1,4 +1,4 @@
-"""The broker over a real Redis: the rules of every broker, and what a Redis can do to them."""
+"""The broker over a real Redis: the contract of all brokers, and faults of Redis."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.redis_server import RedisServer
 from tests.topics import test_resuming as resuming
 from tests.topics.test_resuming import FUZZ, SlowSubscriber
 
-# How long anything may take, in seconds.
+# Timeout of single steps, in seconds.
 PATIENCE = 60.0
 
 _names = count()
@@ -49,7 +49,7 @@ class Cluster:
         return await self.start_node(retention), await self.start_node(retention)
 
     async def start_node(self, retention: Retention | None = None, **settings: Any) -> Node:
-        """Start one more."""
+        """Start another node."""
         address = parse_broker(self.server.url)
         assert address is not None
         broker = RedisBroker(
@@ -66,7 +66,7 @@ class Cluster:
         return node
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Look often whether it is so by now."""
+        """Wait until a condition is true."""
         deadline = self.reactor.seconds() + PATIENCE
         while not condition():
             assert self.reactor.seconds() < deadline, [one.broker.fault() for one in self.nodes]
@@ -79,14 +79,14 @@ class Cluster:
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
-    """Give a Redis that keeps nothing on disk."""
+    """Run a Redis that writes nothing to disk."""
     with RedisServer() as server:
         yield server
 
 
 @pytest.fixture
 def cluster(server: RedisServer) -> Iterator[Cluster]:
-    """Give nodes over it."""
+    """Make a cluster over it."""
     cluster = Cluster(server)
     yield cluster
     for node in cluster.nodes:
@@ -96,25 +96,25 @@ def cluster(server: RedisServer) -> Iterator[Cluster]:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_rule(cluster: Cluster, rule: Rule) -> None:
-    """Over Redis the rules are the same."""
+    """The Redis broker keeps every rule of the contract."""
     await rule(cluster)
 
 
 async def listen(cluster: Cluster, node: Node, after: str | None = None) -> RecordingSubscriber:
-    """Let somebody listen, and wait until it has begun."""
+    """Subscribe, and wait until the subscription has begun."""
     listener = node.listen("t", after)
     await cluster.until(lambda: listener.begun)
     return listener
 
 
-async def heard(cluster: Cluster, listener: RecordingSubscriber, last: str) -> list[str]:
-    """Wait until somebody has heard this id; gives all that it has heard."""
+async def received(cluster: Cluster, listener: RecordingSubscriber, last: str) -> list[str]:
+    """Wait until a subscriber has received an id, and return all ids it has received."""
     await cluster.until(lambda: listener.events[-1][0] == last)
     return [id for id, _ in listener.events[1:]]
 
 
 async def refused(publishing: Any) -> str:
-    """Why this was not published."""
+    """Return the reason why something fails with Unavailable."""
     with pytest.raises(Unavailable) as caught:
         await publishing
     return str(caught.value)
@@ -122,17 +122,17 @@ async def refused(publishing: Any) -> str:
 
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_restarted_empty(cluster: Cluster, server: RedisServer) -> None:
-    """While it is away publishing fails and nobody is cut; when it is empty, all begin anew."""
+    """Without Redis, publishing fails and subscribers wait; if it comes back empty, they end."""
     one, two = await cluster.start(Retention())
     first = await listen(cluster, one)
     last = await two.publish("t", "a")
-    await heard(cluster, first, last)
+    await received(cluster, first, last)
     server.kill()
     await cluster.until(lambda: one.broker.fault() and two.broker.fault())
     assert "connection" in await refused(one.publish("t", "b"))
     await refused(one.broker.describe("t"))
     await refused(one.broker.names())
-    # One that comes now waits.
+    # A new subscriber waits.
     late, back = two.listen("t"), two.listen("t", after=last)
     assert [first.events[-1], late.events, back.events] == [(last, "a"), [], []]
     server.start()
@@ -148,7 +148,7 @@ async def test_restarted_empty(cluster: Cluster, server: RedisServer) -> None:
 
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_restarted_with_its_data(cluster: Cluster, server: RedisServer) -> None:
-    """One that writes all it does to its disk goes on where it was, and nobody notices."""
+    """After a restart with an append-only file, subscribers go on without a gap."""
     server.kill()
     server.args = ["--appendonly", "yes"]
     server.start()
@@ -161,18 +161,18 @@ async def test_restarted_with_its_data(cluster: Cluster, server: RedisServer) ->
     await cluster.until(lambda: two.broker.fault() is None)
     assert await two.publish("t", "a", "k") == ids[0]
     ids += [await two.publish("t", data) for data in "bc"]
-    assert await heard(cluster, first, ids[2]) == ids
+    assert await received(cluster, first, ids[2]) == ids
 
 
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_restarted_with_old_data(cluster: Cluster, server: RedisServer) -> None:
-    """One that has forgotten the last publications does not count their offsets again."""
+    """After a restart with older data, lost offsets are not given again."""
     one, two = await cluster.start(Retention())
     first = await listen(cluster, one)
     ids = [await two.publish("t", "a")]
     server.ask("SAVE")
     ids += [await two.publish("t", data) for data in "bc"]
-    await heard(cluster, first, ids[2])
+    await received(cluster, first, ids[2])
     server.kill()
     server.start()
     await cluster.until(lambda: two.broker.fault() is None and first.events[-1] == "lost")
@@ -186,11 +186,11 @@ async def test_restarted_with_old_data(cluster: Cluster, server: RedisServer) ->
 
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_flushed(cluster: Cluster, server: RedisServer) -> None:
-    """When somebody deletes everything, the next publication shows it; scripts come again."""
+    """After FLUSHALL and SCRIPT FLUSH, the next publication begins a new epoch."""
     one, two = await cluster.start(Retention())
     first = await listen(cluster, one)
     last = await two.publish("t", "a")
-    await heard(cluster, first, last)
+    await received(cluster, first, last)
     server.ask("FLUSHALL")
     server.ask("SCRIPT", "FLUSH")
     new = await two.publish("t", "b")
@@ -201,7 +201,7 @@ async def test_flushed(cluster: Cluster, server: RedisServer) -> None:
 
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_paused(cluster: Cluster, server: RedisServer) -> None:
-    """One that does nothing for a while is waited for, in order; for long, it is away."""
+    """A short pause of Redis is a delay; a long one makes it unavailable."""
     one, two = await cluster.start(Retention())
     first = await listen(cluster, one)
     server.pause()
@@ -210,21 +210,21 @@ async def test_paused(cluster: Cluster, server: RedisServer) -> None:
     assert not any(one.called for one in publishing)
     server.resume()
     ids = [str(await one) for one in publishing]
-    assert await heard(cluster, first, ids[2]) == ids
+    assert await received(cluster, first, ids[2]) == ids
     server.pause()
     unknown = two.broker.publish("t", "d", "k")
     await cluster.until(lambda: one.broker.fault() and two.broker.fault())
     assert "may or may not" in await refused(unknown)
     server.resume()
     await cluster.until(lambda: two.broker.fault() is None)
-    # Once more, with the same key: published once, then or now.
+    # Repeated with the same key, it is published once, then or now.
     ids.append(await two.publish("t", "d", "k"))
-    assert await heard(cluster, first, ids[3]) == ids
+    assert await received(cluster, first, ids[3]) == ids
 
 
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_clients_killed(cluster: Cluster, server: RedisServer) -> None:
-    """Whichever connection is cut, and when: nothing is missing, nothing comes twice."""
+    """Connections that are cut at any time cause no gap and no repeat."""
     one, two = await cluster.start(Retention(size=10_000))
     first = await listen(cluster, one)
     ids: list[str] = []
@@ -237,32 +237,32 @@ async def test_clients_killed(cluster: Cluster, server: RedisServer) -> None:
                 break
             except Unavailable:
                 await cluster.until(lambda: two.broker.fault() is None)
-    assert await heard(cluster, first, ids[-1]) == ids
+    assert await received(cluster, first, ids[-1]) == ids
     assert [data for _, data in first.events[1:]] == [f"{number}" for number in range(300)]
 
 
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_gaps(cluster: Cluster, server: RedisServer) -> None:
-    """What was not told is read when the next is told; also where the past has to be read long."""
+    """A publication whose message was lost is read from the history, even from a long one."""
     one, _ = await cluster.start(Retention(size=10_000))
-    # What this one publishes is told to channels of another database.
+    # This node publishes to the channels of another database.
     silent = await cluster.start_node(Retention(size=10_000), db=7)
     first = await listen(cluster, one)
     second = await listen(cluster, one)
     ids = [await silent.publish("t", "x" * 1000) for _ in range(600)]
     assert len(first.events) == 1
-    server.ask("PUBLISH", "pushd:0:t", "no publication of ours")
+    server.ask("PUBLISH", "pushd:0:t", "not a publication")
     server.ask("PUBLISH", "pushd:0:t", b"e:1 t\xff")
     with capturedLogs() as events:
         ids.append(await one.publish("t", "told"))
-        assert await heard(cluster, first, ids[-1]) == ids
-    assert await heard(cluster, second, ids[-1]) == ids
+        assert await received(cluster, first, ids[-1]) == ids
+    assert await received(cluster, second, ids[-1]) == ids
     assert sum("another program" in str(event["log_format"]) for event in events) == 2
 
 
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
-async def test_gap_that_is_too_long(cluster: Cluster) -> None:
-    """What was not told and is not kept any more: all who listen are ended."""
+async def test_gap_longer_than_the_history(cluster: Cluster) -> None:
+    """If the publication is not in the history any more, the subscribers end."""
     one, _ = await cluster.start(Retention(size=3))
     silent = await cluster.start_node(Retention(size=3), db=7)
     first = await listen(cluster, one)
@@ -272,12 +272,12 @@ async def test_gap_that_is_too_long(cluster: Cluster) -> None:
     await cluster.until(lambda: first.events[1:] == ["lost"])
     second = await listen(cluster, one)
     last = await one.publish("t", "told")
-    assert await heard(cluster, second, last) == [last]
+    assert await received(cluster, second, last) == [last]
 
 
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_full(cluster: Cluster, server: RedisServer) -> None:
-    """One that is full takes nothing, by one or by many, and keeps what it has."""
+    """A full Redis accepts no publications, and keeps those it has."""
     one, two = await cluster.start(Retention())
     first = await listen(cluster, one)
     last = await two.publish("t", "a")
@@ -290,13 +290,13 @@ async def test_full(cluster: Cluster, server: RedisServer) -> None:
     server.ask("CONFIG", "SET", "maxmemory", 0)
     assert await two.broker.describe("u") == (None, 0)
     ids = [last, await two.publish("t", "e")]
-    assert await heard(cluster, first, ids[1]) == ids
+    assert await received(cluster, first, ids[1]) == ids
     await cluster.until(lambda: newcomer.begun)
 
 
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_becomes_a_replica(cluster: Cluster, server: RedisServer) -> None:
-    """One that has become a replica takes nothing; the nodes wait until it is a master again."""
+    """A server that becomes a replica is unavailable until it is a master again."""
     one, two = await cluster.start(Retention())
     first = await listen(cluster, one)
     ids = [await two.publish("t", "a")]
@@ -307,30 +307,30 @@ async def test_becomes_a_replica(cluster: Cluster, server: RedisServer) -> None:
     await cluster.until(lambda: two.broker.fault() is None)
     ids.append(await two.publish("t", "c"))
     assert ids[1] == ids[0].replace(":1", ":2")
-    assert await heard(cluster, first, ids[1]) == ids
+    assert await received(cluster, first, ids[1]) == ids
 
 
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_slow_node(cluster: Cluster, server: RedisServer) -> None:
-    """A node that Redis cuts, as it does not read what it is told, catches up."""
+    """A node whose connection Redis closes because it reads too slowly catches up."""
     one, two = await cluster.start(Retention(size=10_000))
     first = await listen(cluster, one)
     server.ask("CONFIG", "SET", "client-output-buffer-limit", "pubsub 300000 0 0")
     drafts = [Draft("t", f"{number} {'x' * 10_000}") for number in range(500)]
     with capturedLogs() as events:
         ids = [str(id) for id in await two.broker.publish_all(drafts)]
-        assert await heard(cluster, first, ids[-1]) == ids
+        assert await received(cluster, first, ids[-1]) == ids
     assert any("is unavailable" in str(event["log_format"]) for event in events)
 
 
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
-async def test_only_what_somebody_listens_to(cluster: Cluster, server: RedisServer) -> None:
-    """A node has two connections, whatever happens, and is subscribed to what it has to be."""
+async def test_connections_and_channels(cluster: Cluster, server: RedisServer) -> None:
+    """A node has two connections, and is subscribed to the channels of followed topics only."""
     one, _ = await cluster.start(Retention())
     listeners = [one.listen(f"t{number}") for number in range(200)]
     await cluster.until(lambda: all(listener.begun for listener in listeners))
     assert len(server.ask("PUBSUB", "CHANNELS")) == 200
-    # And the one that asks.
+    # Two nodes have two each, and this command has one.
     assert len(server.ask("CLIENT", "LIST").splitlines()) == 5
     for listener in listeners[1:]:
         assert listener.subscription is not None
@@ -342,7 +342,7 @@ async def test_only_what_somebody_listens_to(cluster: Cluster, server: RedisServ
 
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_keys_expire(cluster: Cluster, server: RedisServer) -> None:
-    """Of a topic nothing is left in Redis when its time is over; one small key knows the server."""
+    """All keys of a topic expire; only one small key is permanent."""
     one, _ = await cluster.start(Retention())
     await one.publish("t", "x", "k")
     ages = {key: server.ask("TTL", key) for key in server.ask("KEYS", "*")}
@@ -358,7 +358,7 @@ async def test_keys_expire(cluster: Cluster, server: RedisServer) -> None:
 
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_interleavings(server: RedisServer) -> None:
-    """However publishing, losing, cutting, leaving and resuming elsewhere are mixed: no gap."""
+    """Publications, faults, leaving and resuming at another node in random order leave no gap."""
     places, nodes = st.integers(0, 3), st.integers(0, 1)
     step = st.one_of(
         st.tuples(st.just("publish"), nodes, st.sampled_from([1, 1, 2, 5])),
@@ -382,14 +382,14 @@ async def test_interleavings(server: RedisServer) -> None:
 
 
 async def _play(server: RedisServer, steps: list[Any], retention: Retention) -> None:
-    """Take the steps, then let everything arrive."""
+    """Run the steps, then let everything arrive."""
     cluster = Cluster(server)
     nodes = await cluster.start(retention)
     silent = await cluster.start_node(retention, db=7)
     published: dict[str, str] = {}
     here: list[SlowSubscriber | None] = [None] * 4
     last: list[Id | None] = [None] * 4
-    everybody: list[SlowSubscriber] = []
+    subscribers: list[SlowSubscriber] = []
 
     async def publish(node: Node) -> None:
         data = f"{len(published)}"
@@ -405,19 +405,19 @@ async def _play(server: RedisServer, steps: list[Any], retention: Retention) -> 
                 for _ in range(number):
                     await publish(nodes[place])
             case ("join", place, node) if here[place] is None:
-                reader = here[place] = SlowSubscriber(last[place], direct=place == 0)
-                everybody.append(reader)
-                reader.subscription = nodes[node].hub.subscribe("t", reader, last[place])
+                subscriber = here[place] = SlowSubscriber(last[place], direct=place == 0)
+                subscribers.append(subscriber)
+                subscriber.subscription = nodes[node].hub.subscribe("t", subscriber, last[place])
             case ("leave" | "room" as what, place, _):
-                if (reader := here[place]) is None or reader.subscription is None:
+                if (subscriber := here[place]) is None or subscriber.subscription is None:
                     continue
                 if what == "room":
-                    reader.room += 3
-                    reader.subscription.resume()
+                    subscriber.room += 3
+                    subscriber.subscription.resume()
                 else:
-                    reader.subscription.cancel()
-                    reader.left = True
-                    last[place], here[place] = reader.last, None
+                    subscriber.subscription.cancel()
+                    subscriber.left = True
+                    last[place], here[place] = subscriber.last, None
             case "lose":
                 await publish(silent)
             case "turn":
@@ -428,19 +428,19 @@ async def _play(server: RedisServer, steps: list[Any], retention: Retention) -> 
                 server.ask("CLIENT", "KILL", "TYPE", step.split()[1])
             case "forget":
                 server.ask("FLUSHALL")
-    for reader in everybody:
-        reader.room = 1 << 30
-        assert reader.subscription
-        reader.subscription.resume()
+    for subscriber in subscribers:
+        subscriber.room = 1 << 30
+        assert subscriber.subscription
+        subscriber.subscription.resume()
     await cluster.until(lambda: all(node.broker.fault() is None for node in cluster.nodes))
     await publish(nodes[0])
     end = list(published)[-1]
-    # Whoever was not told of a gap has everything up to the end.
+    # A subscriber that was not lost has received everything up to the end.
     await cluster.until(
         lambda: all(one is None or one.lost or str(one.last) == end for one in here)
     )
-    for reader in everybody:
-        if reader.run is not None:
-            resuming.ResumingTestCase().check(reader.run, published)
+    for subscriber in subscribers:
+        if subscriber.run is not None:
+            resuming.ResumingTestCase().check(subscriber.run, published)
     for node in cluster.nodes:
         node.broker.stop()

@@ -1,4 +1,4 @@
-"""The ways to a Redis: TLS, passwords, Sentinel; what ends the daemon at once; one port for two."""
+"""Ways to connect to Redis: TLS, passwords, Sentinel; fatal misconfigurations; a shared port."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from tests.held_port import held_port
 from tests.peer import certificate_file
 from tests.redis_server import RedisServer
 
-# How long anything may take, in seconds.
+# Timeout of single steps, in seconds.
 PATIENCE = 120.0
 
-# What a Sentinel that knows one replica says of a master.
+# Part of what a Sentinel says about a master of which it knows one replica.
 REPLICA = b"num-slaves\r\n$1\r\n1\r\n"
 
 CONTROL = ("--control", "tcp:0:interface=127.0.0.1")
 
 
-def ask(door: str, method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
-    """Ask; gives the status and the answer."""
-    connection = HTTPConnection(door, timeout=PATIENCE)
+def ask(address: str, method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
+    """Send a request, and return the status and the answer."""
+    connection = HTTPConnection(address, timeout=PATIENCE)
     try:
         connection.request(method, path, body)
         answer = connection.getresponse()
@@ -39,24 +39,24 @@ def ask(door: str, method: str, path: str, body: bytes | None = None) -> tuple[i
 
 
 def run(broker: str, folder: Path, *args: str) -> DaemonProcess:
-    """A daemon over a Redis, not started yet."""
+    """Make a daemon over a Redis, to be started."""
     return DaemonProcess(["--broker", broker, *CONTROL, *args], directory=folder, patience=PATIENCE)
 
 
 def control(daemon: DaemonProcess) -> str:
-    """Where its control port is."""
+    """Return the address of its control port."""
     return urlsplit(daemon.wait_for(r"control port listening on (http://\S+)")[1]).netloc
 
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """Give a port that nobody else is given."""
+    """Reserve a port."""
     with held_port() as port:
         yield port
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Wait until this is so."""
+    """Wait until a condition is true."""
     deadline = monotonic() + PATIENCE
     while not condition():
         assert monotonic() < deadline
@@ -64,7 +64,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def test_tls_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: int) -> None:
-    """Over TLS with a user of its own that may do what the document says, and no more."""
+    """Pushd works over TLS as a user with only the rights that the documentation asks for."""
     certificate = tmp_path / "certificate.pem"
     certificate.write_bytes(certificate_file())
     args = ["--tls-port", str(port), "--tls-auth-clients", "no"]
@@ -82,15 +82,15 @@ def test_tls_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port:
         url = f"rediss://pushd:s3cret@localhost:{port}/0"
         with run(url, tmp_path) as daemon:
             daemon.wait_for("connected to Redis at rediss://pushd:.*@localhost:")
-            door = control(daemon)
-            status, said = ask(door, "POST", "/topics/t", b"x")
+            address = control(daemon)
+            status, said = ask(address, "POST", "/topics/t", b"x")
             assert (status, json.loads(said)["subscribers"]) == (200, 0)
-            assert ask(door, "GET", "/topics")[0] == 200
+            assert ask(address, "GET", "/topics")[0] == 200
             assert not [line for line in daemon.log if "s3cret" in line]
 
 
 def test_unsuitable(tmp_path: Path) -> None:
-    """What can't work ends the daemon with one line, and the password is not in it."""
+    """A misconfiguration ends the daemon with one line, which does not show the password."""
     with RedisServer(["--requirepass", "s3cret"]) as server, socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -111,7 +111,7 @@ def test_unsuitable(tmp_path: Path) -> None:
 
 
 def test_sentinel(tmp_path: Path) -> None:
-    """When the master dies, its replica takes over, and everybody begins anew."""
+    """When the master dies, its replica takes over, and topics get new epochs."""
     with (
         held_port() as one,
         held_port() as other,
@@ -124,7 +124,7 @@ def test_sentinel(tmp_path: Path) -> None:
         (tmp_path / "sentinel.conf").write_text(
             f"port {watch}\nbind 127.0.0.1\ndir {tmp_path}\n"
             f"sentinel monitor main 127.0.0.1 {one} 1\n"
-            # As long as the master lives it must not be taken for dead, however slow it is.
+            # A slow master must not be declared down.
             "sentinel down-after-milliseconds main 600000\n"
             "sentinel failover-timeout main 3000\n"
         )
@@ -133,17 +133,17 @@ def test_sentinel(tmp_path: Path) -> None:
         try:
             with run(f"redis+sentinel://127.0.0.1:{watch}/main", tmp_path) as daemon:
                 daemon.wait_for("connected to Redis at")
-                door = control(daemon)
-                status, before = ask(door, "POST", "/topics/t", b"x")
+                address = control(daemon)
+                status, before = ask(address, "POST", "/topics/t", b"x")
                 assert status == 200
-                # The Sentinel has to know the replica before the master dies.
+                # The Sentinel must know the replica before the master dies.
                 until(lambda: REPLICA in ask_sentinel(watch, "SENTINEL master main"))
                 first.kill()
-                until(lambda: ask(door, "POST", "/topics/t", b"y")[0] == 503)
+                until(lambda: ask(address, "POST", "/topics/t", b"y")[0] == 503)
                 ask_sentinel(watch, "SENTINEL SET main down-after-milliseconds 2000")
-                until(lambda: ask(door, "POST", "/topics/t", b"z")[0] == 200)
+                until(lambda: ask(address, "POST", "/topics/t", b"z")[0] == 200)
                 assert b"role:master" in second.ask("INFO", "replication")
-                status, after = ask(door, "GET", "/topics/t")
+                status, after = ask(address, "GET", "/topics/t")
                 epochs = [json.loads(said)["id"].partition(":")[0] for said in (before, after)]
                 assert epochs[0] != epochs[1]
         finally:
@@ -152,14 +152,14 @@ def test_sentinel(tmp_path: Path) -> None:
 
 
 def ask_sentinel(port: int, question: str) -> bytes:
-    """Ask a Sentinel something; gives what it says at once."""
+    """Send a command to a Sentinel, and return the first data of its answer."""
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
         connection.sendall(question.encode() + b"\r\n")
         return connection.recv(1 << 16)
 
 
 def test_one_port(tmp_path: Path, port: int) -> None:
-    """Two daemons on one port: each gets some connections, and all hear the same."""
+    """Two daemons on one port share the connections, and have the same topics."""
     listen = f"reuseport:{port}:interface=127.0.0.1"
     with RedisServer() as server:
         one, two = (run(server.url, tmp_path, "--listen", listen) for _ in range(2))

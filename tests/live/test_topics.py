@@ -1,4 +1,4 @@
-"""Topics over real sockets: clients that are cut again and again, and a million topics."""
+"""Topics over real sockets: clients that are cut repeatedly, slow readers, many topics."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ ROOT = Path(__file__).parent.parent.parent
 PUBLICATIONS = 10_000
 BATCH = 100
 
-# How long anything may take that is not to take long, in seconds.
+# Timeout of single steps, in seconds.
 PATIENCE = 60.0
 
-# A publication as a client has it: its id and its data.
-Heard = tuple[str, str | bytes]
+# A publication as a client receives it: its id and its data.
+Received = tuple[str, str | bytes]
 
 
 class Node:
-    """A daemon, and the addresses of its two doors."""
+    """A daemon, and the addresses of its two ports."""
 
     def __init__(self, daemon: DaemonProcess) -> None:
         self.daemon = daemon
@@ -44,7 +44,7 @@ class Node:
         ).netloc
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> Any:
-        """Ask at the control port; gives the JSON of the answer."""
+        """Send a request to the control port, and return the JSON of the answer."""
         connection = HTTPConnection(self.control, timeout=PATIENCE)
         try:
             connection.request(method, path, body)
@@ -56,13 +56,13 @@ class Node:
             connection.close()
 
     def publish(self, publications: list[dict[str, str]]) -> list[str]:
-        """Publish many at once; gives their ids."""
+        """Publish many in one request, and return their ids."""
         body = json.dumps({"publications": publications}).encode()
         return [one["id"] for one in self.ask("POST", "/publish", body)["published"]]
 
     @property
     def memory(self) -> float:
-        """What the process holds in memory, in MiB."""
+        """Return the resident memory of the process, in MiB."""
         status = Path(f"/proc/{self.daemon.pid}/status").read_text()
         return next(
             int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS:")
@@ -71,7 +71,7 @@ class Node:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Callable[..., Node]]:
-    """Give a function that runs a daemon with options."""
+    """Return a function that runs a daemon with options."""
     daemons: list[DaemonProcess] = []
 
     def start(*args: str) -> Node:
@@ -85,8 +85,8 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Node]]:
         daemon.stop()
 
 
-def by_websocket(node: Node, topic: str, after: str) -> Iterator[Heard]:
-    """Listen with pushd.v1."""
+def by_websocket(node: Node, topic: str, after: str) -> Iterator[Received]:
+    """Subscribe with pushd.v1."""
     url = f"ws://{node.public}/topics/{topic}?after={after}"
     options: Any = {"subprotocols": ["pushd.v1"], "max_size": None, "open_timeout": PATIENCE}
     with connect(url, proxy=None, **options) as websocket:
@@ -94,14 +94,14 @@ def by_websocket(node: Node, topic: str, after: str) -> Iterator[Heard]:
         assert first == {"subscribed": topic, "id": after, "recovered": True}
         try:
             while True:
-                yield _heard(json.loads(websocket.recv(PATIENCE)))
+                yield _received(json.loads(websocket.recv(PATIENCE)))
         finally:
-            # No Close: as if the cable was cut.
+            # No closing handshake, as if the cable was cut.
             websocket.socket.shutdown(socket.SHUT_RDWR)
 
 
-def by_raw_websocket(node: Node, topic: str, after: str) -> Iterator[Heard]:
-    """Listen without a subprotocol; ids can be counted as long as the first is known."""
+def by_raw_websocket(node: Node, topic: str, after: str) -> Iterator[Received]:
+    """Subscribe without a subprotocol, and count the ids from the first one."""
     epoch, _, offset = after.partition(":")
     url = f"ws://{node.public}/topics/{topic}?after={after}"
     with connect(url, proxy=None, max_size=None, open_timeout=PATIENCE) as websocket:
@@ -114,13 +114,13 @@ def by_raw_websocket(node: Node, topic: str, after: str) -> Iterator[Heard]:
             websocket.socket.shutdown(socket.SHUT_RDWR)
 
 
-def by_events(node: Node, topic: str, after: str) -> Iterator[Heard]:
-    """Listen to Server-Sent Events, over a plain socket that is reset at the end."""
+def by_events(node: Node, topic: str, after: str) -> Iterator[Received]:
+    """Subscribe with Server-Sent Events, over a socket that is reset at the end."""
     host, _, port = node.public.rpartition(":")
     with socket.create_connection((host, int(port)), PATIENCE) as connection:
-        # Closing is a reset, whatever was still to be read.
+        # Closing the socket sends a reset, even with unread data.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        # HTTP/1.0, for which the stream comes as it is.
+        # HTTP/1.0, so that the stream is not chunked.
         connection.sendall(
             f"GET /topics/{topic} HTTP/1.0\r\nAccept: text/event-stream\r\n"
             f"Last-Event-ID: {after}\r\n\r\n".encode()
@@ -142,8 +142,8 @@ def by_events(node: Node, topic: str, after: str) -> Iterator[Heard]:
                 yield event["id"], b64decode(event["data"]) if binary else event["data"]
 
 
-def by_long_poll(node: Node, topic: str, after: str) -> Iterator[Heard]:
-    """Ask again and again."""
+def by_long_poll(node: Node, topic: str, after: str) -> Iterator[Received]:
+    """Subscribe with consecutive polls."""
     connection = HTTPConnection(node.public, timeout=PATIENCE)
     try:
         while True:
@@ -153,7 +153,7 @@ def by_long_poll(node: Node, topic: str, after: str) -> Iterator[Heard]:
             assert (answer.status, said["recovered"]) == (200, True), said
             after = said["id"]
             for one in said["publications"]:
-                yield _heard(one)
+                yield _received(one)
     finally:
         connection.close()
 
@@ -163,34 +163,34 @@ TRANSPORTS = (by_websocket, by_raw_websocket, by_events, by_long_poll)
 
 @pytest.mark.parametrize("seed", range(3))
 def test_cut_at_random(run: Callable[..., Node], seed: int) -> None:
-    """A client that is cut again and again, and comes back by any transport, misses nothing."""
+    """A client that is cut repeatedly and resumes over any transport misses nothing."""
     node = run(f"--history-size={PUBLICATIONS}")
     chance = random.Random(seed)
     first = _first_id(node, "news")
     publisher = Thread(target=_publish_all, args=(node, chance.random()))
     publisher.start()
-    heard: list[Heard] = []
+    received: list[Received] = []
     cuts = 0
     try:
         deadline = monotonic() + PATIENCE * 4
-        while len(heard) < PUBLICATIONS:
-            assert monotonic() < deadline, f"{len(heard)} after {cuts} cuts"
-            after = heard[-1][0] if heard else first
+        while len(received) < PUBLICATIONS:
+            assert monotonic() < deadline, f"{len(received)} after {cuts} cuts"
+            after = received[-1][0] if received else first
             stream = chance.choice(TRANSPORTS)(node, "news", after)
-            heard += islice(stream, min(chance.randint(0, 500), PUBLICATIONS - len(heard)))
+            received += islice(stream, min(chance.randint(0, 500), PUBLICATIONS - len(received)))
             stream.close()  # type: ignore[attr-defined]
             cuts += 1
     finally:
         publisher.join(PATIENCE)
     epoch = first.partition(":")[0]
-    assert [id for id, _ in heard] == [f"{epoch}:{n}" for n in range(1, PUBLICATIONS + 1)]
-    assert [data for _, data in heard] == [_data(n) for n in range(PUBLICATIONS)]
+    assert [id for id, _ in received] == [f"{epoch}:{n}" for n in range(1, PUBLICATIONS + 1)]
+    assert [data for _, data in received] == [_data(n) for n in range(PUBLICATIONS)]
     assert cuts > 20
     _wait_until(lambda: node.ask("GET", "/topics/news")["subscribers"] == {})
 
 
 def test_slow_reader(run: Callable[..., Node]) -> None:
-    """One that does not read is cut off; one that does has had everything meanwhile."""
+    """A subscriber that does not read is cut off; one that reads receives everything."""
     node = run("--max-buffered=1000000")
     first = _first_id(node, "news")
     host, _, port = node.public.rpartition(":")
@@ -205,28 +205,28 @@ def test_slow_reader(run: Callable[..., Node]) -> None:
             node.publish([{"topic": "news", "data": f"{number} {'x' * 100_000}"}])
             assert str(next(reader)[1]).startswith(f"{number} ")
         _wait_until(lambda: node.ask("GET", "/topics/news")["subscribers"] == {"websocket": 1})
-        # 100 publications are kept, 10 MB of them; the rest is some MB of room at work.
+        # The history keeps 100 publications of 10 MB in all; the rest is a few MB of buffers.
         assert node.memory - before < 60
         reader.close()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("listen", TRANSPORTS)
-def test_burst(run: Callable[..., Node], listen: Callable[..., Iterator[Heard]]) -> None:
-    """More than may be unsent, published in one go, does not cut off one that reads."""
+def test_burst(run: Callable[..., Node], listen: Callable[..., Iterator[Received]]) -> None:
+    """A burst larger than --max-buffered does not cut off a subscriber that reads."""
     node = run("--max-buffered=100000")
     first = _first_id(node, "news")
     reader = listen(node, "news", first)
     for go in range(3):
         data = [f"{go} {number} {'x' * 30_000}" for number in range(30)]
         node.publish([{"topic": "news", "data": one} for one in data])
-        # The first go is history; by the others the reader is here already.
-        assert [heard for _, heard in islice(reader, len(data))] == data
+        # The first burst is read from the history; during the others the reader is live.
+        assert [received for _, received in islice(reader, len(data))] == data
     reader.close()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("listen", TRANSPORTS[:3])
-def test_large_batch(run: Callable[..., Node], listen: Callable[..., Iterator[Heard]]) -> None:
-    """A batch of eight times what may be unsent comes as a whole, however the reader lags."""
+def test_large_batch(run: Callable[..., Node], listen: Callable[..., Iterator[Received]]) -> None:
+    """A batch of eight times --max-buffered arrives completely, even at a slow reader."""
     node = run("--history-size=1000")
     reader = listen(node, "news", _first_id(node, "news"))
     data = [f"{number} {'x' * 8000}" for number in range(1000)]
@@ -236,18 +236,18 @@ def test_large_batch(run: Callable[..., Node], listen: Callable[..., Iterator[He
         target=node.publish, args=([{"topic": "news", "data": one} for one in data],)
     )
     publisher.start()
-    heard = [one for _, one in islice(reader, len(data))]
+    received = [one for _, one in islice(reader, len(data))]
     publisher.join(PATIENCE)
-    assert heard == data
+    assert received == data
     reader.close()  # type: ignore[attr-defined]
 
 
 def test_topics_used_once(run: Callable[..., Node]) -> None:
-    """Topics that are used once leave no memory behind."""
+    """Topics that are used once leave no memory."""
     node = run("--history-ttl=1")
 
     def use(name: str, rounds: int) -> float:
-        # In rounds, so that the most that are here at a time do not depend on the machine.
+        # In rounds, so that the peak number of topics does not depend on the machine.
         for turn in range(rounds):
             for batch in range(20):
                 node.publish(
@@ -259,15 +259,15 @@ def test_topics_used_once(run: Callable[..., Node]) -> None:
             _wait_until(lambda: node.ask("GET", "/topics")["topics"] == [])
         return node.memory
 
-    # What Python takes for the many that are here at a time it keeps for the next ones.
+    # Python keeps the memory of the peak for later objects.
     before = use("warm", 3)
     after = use("once", 10)
-    # If each left but its name and its epoch, this would be 30 MiB.
+    # If each topic left only its name and epoch, this would be 30 MiB.
     assert after - before < 15, (before, after)
 
 
 def _publish_all(node: Node, haste: float) -> None:
-    """Publish all, in batches, with pauses, so that readers are now behind and now ahead."""
+    """Publish everything in batches with pauses, so that readers are sometimes behind."""
     for start in range(0, PUBLICATIONS, BATCH):
         node.publish(
             [{"topic": "news", "data": _data(number)} for number in range(start, start + BATCH)]
@@ -280,7 +280,7 @@ def _data(number: int) -> str:
 
 
 def _first_id(node: Node, topic: str) -> str:
-    """Ask where a topic begins, as one does who polls."""
+    """Poll once, to learn the topic's current id."""
     connection = HTTPConnection(node.public, timeout=PATIENCE)
     connection.request("GET", f"/topics/{topic}?wait=0")
     said = json.loads(connection.getresponse().read())
@@ -291,12 +291,12 @@ def _first_id(node: Node, topic: str) -> str:
     return id
 
 
-def _heard(one: dict[str, str]) -> Heard:
+def _received(one: dict[str, str]) -> Received:
     return one["id"], b64decode(one["base64"]) if "base64" in one else one["data"]
 
 
 def _read_event(stream: Any) -> dict[str, str]:
-    """Read one event; a comment is none."""
+    """Read one event, and skip comments."""
     fields: dict[str, str] = {}
     while True:
         line = stream.readline().decode()

@@ -1,4 +1,4 @@
-"""docs/topics.md, run: every command in it, and what it says comes of it."""
+"""docs/topics.md: every command in it gives the output that it says."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from tests.daemon_process import DaemonProcess
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs/topics.md"
 
-# The epoch and the schedule of the document; in truth they are random, and of the same form.
+# The document's epoch and schedule id, which in reality are random strings of the same form.
 EPOCH, SCHEDULE = "8f2a6c01d4e79b3052", "c41e07b95ad2f36810"
 
-# How long a command may take, in seconds.
-PATIENCE = 60.0
+# Seconds that a command may take.
+TIMEOUT = 60.0
 
 
 class Block(NamedTuple):
@@ -46,8 +46,8 @@ BLOCKS = [
 ]
 
 
-class Reader:
-    """Somebody who has a shell open beside the document, and runs what stands there."""
+class Shell:
+    """Runs the document's commands in one shell."""
 
     def __init__(self, daemon: DaemonProcess) -> None:
         self.public = urlsplit(daemon.url).netloc
@@ -56,8 +56,8 @@ class Reader:
         ).netloc
 
     def ask(self, path: str) -> dict[str, object]:
-        """Ask at the control port."""
-        connection = HTTPConnection(self.control, timeout=PATIENCE)
+        """Send a request to the control port."""
+        connection = HTTPConnection(self.control, timeout=TIMEOUT)
         connection.request("GET", path)
         said = json.loads(connection.getresponse().read())
         connection.close()
@@ -65,16 +65,16 @@ class Reader:
         return said
 
     def run(self, command: str, lines: int = 0) -> str:
-        """Run a block of shell; gives its output, as the document would have it.
+        """Run a block of shell; return its output with the document's epoch and schedule id.
 
-        A stream is read up to so many lines, and then left.
+        Of a stream, only the given number of lines is read.
         """
         streams = "curl -N" in command
         command = command.replace("127.0.0.1:8080", self.public)
         command = command.replace("127.0.0.1:8081", self.control).replace("curl ", "curl -sS ")
         id = str(self.ask("/topics/news")["id"])
         command = command.replace(EPOCH, id.partition(":")[0])
-        # The name is that of the one that was made last, which only the shell knows in time.
+        # The id of the schedule made last, which only the shell knows in time.
         last = """grep -o '[^"]*","topic' | tail -1 | cut -d'"' -f1"""
         listing = f"curl -s http://{self.control}/schedules"
         command = command.replace(SCHEDULE, f"$({listing} | {last})")
@@ -83,12 +83,12 @@ class Reader:
             stdout=subprocess.PIPE,
             text=True,
         ) as process:
-            timer = Timer(PATIENCE, process.kill)
+            timer = Timer(TIMEOUT, process.kill)
             timer.start()
             assert process.stdout is not None
             read = list(islice(process.stdout, lines)) if streams else []
             if streams:
-                # What comes behind them at once, and should not.
+                # Lines that came with the last one, and should not be there.
                 sleep(0.5)
                 process.kill()
             output = "".join([*read, process.stdout.read()])
@@ -99,49 +99,49 @@ class Reader:
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> Iterator[Reader]:
-    """Run a daemon as the document has it."""
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    """Run a daemon with the options of the document."""
     with DaemonProcess(["--control", "tcp:0:interface=127.0.0.1"], directory=tmp_path) as daemon:
-        yield Reader(daemon)
+        yield Shell(daemon)
 
 
-def test_commands(reader: Reader) -> None:
-    """Every command does what the document says, one behind the other."""
+def test_commands(shell: Shell) -> None:
+    """Every command, run one after the other, gives the output in the document."""
     commands = 0
     for block, behind in pairwise([*BLOCKS, Block("", "")]):
         if block.language == "sh":
             commands += block.text.count("curl ")
-            output = reader.run(block.text, lines=behind.text.count("\n"))
+            output = shell.run(block.text, lines=behind.text.count("\n"))
             assert '"error"' not in output, (block.text, output)
             if behind.language == "text":
                 assert output.strip() == behind.text.strip(), block.text
     assert commands == 11
-    # The one that was to come in an hour is cancelled, the other one is still at work or done.
-    left = reader.ask("/schedules")["schedules"]
+    # The one with a delay of an hour is cancelled; the other may still be running.
+    left = shell.ask("/schedules")["schedules"]
     assert isinstance(left, list)
     assert [one["every"] for one in left] in ([0.5], [])
 
 
-def test_websocket(reader: Reader) -> None:
-    """The frames of pushd.v1 are as the document has them."""
+def test_websocket(shell: Shell) -> None:
+    """The frames of pushd.v1 are those in the document."""
     first, *others = (
         block for block in BLOCKS if "subscribed" in block.text and '"base64"' in block.text
     )
     assert not others
     for data in ("1", "2", "3"):
-        reader.run(f"curl --data {data} http://127.0.0.1:8081/topics/news")
-    url = f"ws://{reader.public}/topics/news"
-    with connect(url, subprotocols=["pushd.v1"], proxy=None, open_timeout=PATIENCE) as websocket:  # type: ignore[list-item]
-        reader.run("curl --data text http://127.0.0.1:8081/topics/news")
+        shell.run(f"curl --data {data} http://127.0.0.1:8081/topics/news")
+    url = f"ws://{shell.public}/topics/news"
+    with connect(url, subprotocols=["pushd.v1"], proxy=None, open_timeout=TIMEOUT) as websocket:  # type: ignore[list-item]
+        shell.run("curl --data text http://127.0.0.1:8081/topics/news")
         binary = "-H 'Content-Type: application/octet-stream' --data-binary @-"
-        reader.run(f"head -c 3 /dev/zero | curl {binary} http://127.0.0.1:8081/topics/news")
-        frames = [str(websocket.recv(PATIENCE)) for _ in range(3)]
-    epoch = str(reader.ask("/topics/news")["id"]).partition(":")[0]
+        shell.run(f"head -c 3 /dev/zero | curl {binary} http://127.0.0.1:8081/topics/news")
+        frames = [str(websocket.recv(TIMEOUT)) for _ in range(3)]
+    epoch = str(shell.ask("/topics/news")["id"]).partition(":")[0]
     assert "\n".join(frames).replace(epoch, EPOCH) == first.text.strip()
 
 
 def test_defaults() -> None:
-    """The table of limits has the defaults that there are."""
+    """The table of limits has the current defaults."""
     rows = dict(re.findall(r"^\| `(--[a-z-]+)` \| (\d+) \|", DOCUMENT.read_text(), re.M))
     assert rows == {
         "--history-size": str(Retention.size),
@@ -153,7 +153,7 @@ def test_defaults() -> None:
 
 
 def test_other_limits() -> None:
-    """So are those that are no options."""
+    """Limits that have no option are those in the document."""
     text = DOCUMENT.read_text()
     assert f"| | {max_batch_body(Limits().max_message)} | bytes of the body of a batch" in text
     assert f"| | {MAX_SCHEDULED}, {MAX_BYTES} | pending schedules, and bytes of their data" in text

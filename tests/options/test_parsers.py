@@ -237,7 +237,7 @@ class TokenKeyTests(OptionsTestCase):
         error = self.assertRaises(SystemExit, self.keys, SECRET, b"secret\n")
         self.assertEqual(
             str(error),
-            "pushd: --token-key key0 key1: key1: a secret has at least 32 bytes, this one 6",
+            "pushd: --token-key key0 key1: key1: secret must have at least 32 bytes; got 6",
         )
 
 

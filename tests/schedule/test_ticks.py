@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.schedule.coroutine import Task
 from pushd.schedule.ticks import PushSchedule, lateness_of
-from tests.work import turns_of
+from tests.work import results_per_call
 
 T = TypeVar("T")
 
@@ -313,7 +313,7 @@ class PushScheduleOnCoalescingClockTests(SynchronousTestCase):
 
         Task(loop(), coalescing, lambda seconds: None, lambda result: None).advance()
         clock.rightNow += 10
-        turns = turns_of(clock, came)
+        turns = results_per_call(clock, came)
         self.assertLessEqual(max(turns), 64)
         self.assertEqual(came, list(range(1000)))
         self.assertLess(len(turns), 20)
@@ -369,7 +369,7 @@ class DelayTests(SynchronousTestCase):
         running = Deferred.fromCoroutine(run())
         clock.rightNow += 2000
         self.assertEqual(seen, [0])
-        turns = turns_of(clock, seen)
+        turns = results_per_call(clock, seen)
         self.assertLessEqual(max(turns), 64)
         self.assertEqual(seen, list(range(1000)))
         self.assertLess(len(turns), 20)

@@ -1,4 +1,4 @@
-"""A browser of the kit: each thing it shows is so, and each thing it does is done."""
+"""WebSocket clients of the testing kit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class BrowserTests(SynchronousTestCase):
             try:
                 async for _ in request.websocket:
                     pass
-                self.ends.append("told")
+                self.ends.append("closed")
             except CancelledError:
                 self.ends.append("cancelled")
 
@@ -44,7 +44,7 @@ class BrowserTests(SynchronousTestCase):
         )
 
     def test_messages(self) -> None:
-        """Messages come in order, text as text and binary as binary."""
+        """Messages are recorded in order, text as str and binary as bytes."""
         browser = self.daemon.connect("/echo/")
         self.assertTrue(browser.opened)
         self.assertEqual(browser.messages, [])
@@ -54,7 +54,7 @@ class BrowserTests(SynchronousTestCase):
         self.assertEqual(browser.messages, ["café", b"\x00\xff", ""])
 
     def test_open(self) -> None:
-        """A browser whose socket is open is neither refused nor gone, and has heard no Close."""
+        """An open browser is neither refused nor gone, and has received no Close."""
         browser = self.daemon.connect("/echo/")
         self.assertEqual(
             (browser.opened, browser.refused, browser.closing, browser.gone),
@@ -62,7 +62,7 @@ class BrowserTests(SynchronousTestCase):
         )
 
     def test_refused(self) -> None:
-        """A browser that was refused has the answer, and is not open."""
+        """A refused browser has the response, and is not open."""
         browser = self.daemon.connect("/refuse/")
         assert browser.refused is not None
         self.assertEqual((browser.refused.status, browser.refused.text), (403, "no entry"))
@@ -70,7 +70,7 @@ class BrowserTests(SynchronousTestCase):
         self.assertEqual((browser.opened, browser.subprotocol), (False, None))
 
     def test_undecided(self) -> None:
-        """As long as the view has not decided, a browser is neither open nor refused."""
+        """While the view has not decided, a browser is neither open nor refused."""
         browser = self.daemon.connect("/hesitate/")
         self.assertEqual(
             (browser.opened, browser.refused, browser.closing, browser.gone),
@@ -78,7 +78,7 @@ class BrowserTests(SynchronousTestCase):
         )
 
     def test_what_is_asked(self) -> None:
-        """A browser asks as browsers do: with an origin, its subprotocols, and what is wanted."""
+        """The handshake has the Origin, subprotocols and headers that were asked for."""
         browser = self.daemon.connect("/watched/?q=1", subprotocols=["b", "a"], headers={"X": "y"})
         (asked,) = self.requests
         self.assertEqual(browser.subprotocol, "b")
@@ -89,7 +89,7 @@ class BrowserTests(SynchronousTestCase):
         )
 
     def test_origin(self) -> None:
-        """It may come from elsewhere, or be no browser."""
+        """The Origin may be another, or absent."""
         self.daemon.connect("/watched/", origin=None)
         self.assertNotIn("origin", self.requests[0].headers)
         refused = self.daemon.connect("/watched/", origin="https://elsewhere.example").refused
@@ -97,7 +97,7 @@ class BrowserTests(SynchronousTestCase):
         self.assertEqual(refused.status, 403)
 
     def test_server_closes(self) -> None:
-        """The server's Close frame is seen, code and reason, and then the end."""
+        """The server's Close frame is recorded, then the end of the connection."""
         browser = self.daemon.connect("/watched/")
         self.requests[0].websocket.close(4000, "genug für heute")
         self.daemon.settle()
@@ -105,23 +105,23 @@ class BrowserTests(SynchronousTestCase):
         self.assertTrue(browser.gone)
 
     def test_browser_closes(self) -> None:
-        """A browser may close, with a code and a reason, and sees the answer."""
+        """close() sends a code and a reason, and the server's Close is recorded."""
         for code, reason in ((1000, ""), (4321, "bis morgen")):
             browser = self.daemon.connect("/watched/")
             browser.close(code, reason)
-            self.assertEqual(self.ends.pop(), "told")
+            self.assertEqual(self.ends.pop(), "closed")
             self.assertIsNotNone(browser.closing)
             self.assertTrue(browser.gone)
 
     def test_close_without_a_code(self) -> None:
-        """A Close that says nothing says nothing."""
+        """After a Close without a code, ``closing`` is None."""
         browser = self.daemon.connect("/watched/")
         browser.send_bytes(make_frame(CLOSE))
         self.assertEqual((browser.closing, browser.gone), (None, True))
-        self.assertEqual(self.ends, ["told"])
+        self.assertEqual(self.ends, ["closed"])
 
     def test_leave(self) -> None:
-        """A browser may vanish without a word; the view is ended, and nothing is left."""
+        """leave() drops the connection; the view is cancelled, and nothing is left."""
         browser = self.daemon.connect("/watched/")
         self.assertEqual(self.ends, [])
         browser.leave()
@@ -131,14 +131,14 @@ class BrowserTests(SynchronousTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_leave_twice(self) -> None:
-        """Who has left has left."""
+        """leave() a second time does nothing."""
         browser = self.daemon.connect("/watched/")
         browser.leave()
         browser.leave()
         self.assertTrue(browser.gone)
 
     def test_stall(self) -> None:
-        """A browser may stop reading, which holds a view that awaits its sends; then read on."""
+        """stall() stops reading, so that a view that awaits its sends waits; resume() continues."""
         browser = self.daemon.connect("/watched/")
         browser.stall()
         sent = self.requests[0].websocket.send("x" * 100_000)
@@ -150,7 +150,7 @@ class BrowserTests(SynchronousTestCase):
         self.assertEqual(browser.messages, ["x" * 100_000])
 
     def test_bytes(self) -> None:
-        """A browser may do what no browser would."""
+        """send_bytes() sends what is no valid frame."""
         browser = self.daemon.connect("/echo/")
         browser.send_bytes(make_frame(TEXT, b"by hand"))
         self.assertEqual(browser.messages, ["by hand"])
@@ -159,7 +159,7 @@ class BrowserTests(SynchronousTestCase):
         self.assertEqual(browser.closing.code, 1002)
 
     def test_many(self) -> None:
-        """Browsers do not get into each other's way."""
+        """Browsers are independent of each other."""
         first, second = self.daemon.connect("/echo/"), self.daemon.connect("/echo/")
         first.send("1")
         second.send("2")

@@ -1,4 +1,4 @@
-"""A connection of the kit: every byte is seen, its end is, and the answer once it is whole."""
+"""Plain connections of the testing kit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WireTests(SynchronousTestCase):
         self.daemon = Daemon({"/echo/": echo})
 
     def test_chunks(self) -> None:
-        """An answer in pieces is put together."""
+        """A chunked response is put together."""
 
         class Pieces(Resource):
             isLeaf = True
@@ -37,7 +37,7 @@ class WireTests(SynchronousTestCase):
         self.assertEqual(answer.text, "one two")
 
     def test_no_answer_yet(self) -> None:
-        """An answer that is not here, or not whole, is none."""
+        """There is no answer before the response is complete."""
         waiting: list[Any] = []
 
         class Slow(Resource):
@@ -64,7 +64,7 @@ class WireTests(SynchronousTestCase):
         self.assertIsNone(self.daemon.get("/"))
 
     def test_wire(self) -> None:
-        """A connection by hand shows each byte, and its end."""
+        """A plain connection records every byte, and its end."""
         wire = self.daemon.open_connection()
         self.assertEqual((wire.received, wire.closed), (b"", False))
         wire.send(handshake("/echo/"))
@@ -77,7 +77,7 @@ class WireTests(SynchronousTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_server_closes(self) -> None:
-        """The end of a connection is seen when the server brings it about."""
+        """A connection that the server closes is recorded as closed."""
         wire = self.daemon.open_connection()
         wire.send(b"GET /echo/ HTTP/1.0\r\n\r\n")
         self.assertTrue(wire.closed)

@@ -1,4 +1,4 @@
-"""The kit for tests of views: each thing it shows is so, and each thing it does is done."""
+"""The daemon in memory of the testing kit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.peer import handshake
 
 @accept_websocket
 async def echo(request: Request) -> str | None:
-    """Answer a message with itself, and HTTP with what was asked."""
+    """Echo messages; answer HTTP with the request's method, path and body."""
     if not request.is_websocket():
         return f"{request.method} {request.path} {request.body.decode()}"
     async for message in request.websocket:
@@ -29,7 +29,7 @@ class RequestTests(SynchronousTestCase):
         self.daemon = Daemon({"/echo/": echo})
 
     def test_get(self) -> None:
-        """A page has a status, headers and a body, as bytes and as text."""
+        """An answer has a status, headers, and a body as bytes and as text."""
         answer = self.daemon.get("/echo/")
         assert answer is not None
         self.assertEqual(
@@ -38,7 +38,7 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(answer.headers["content-type"], "text/html; charset=utf-8")
 
     def test_request(self) -> None:
-        """Any method will do, with headers and a body, whose length is told."""
+        """A request may have any method, headers, and a body, whose length is sent."""
         answer = self.daemon.request("PUT", "/echo/", {"X": "y"}, "für alle".encode())
         assert answer is not None
         self.assertEqual(answer.text, "PUT /echo/ für alle")
@@ -48,7 +48,7 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(answer.headers["Content-Length"], "12")
 
     def test_own_headers(self) -> None:
-        """One's own headers count before those that are sent anyway."""
+        """Given headers replace the default ones."""
         seen: list[Request] = []
 
         async def see(request: Request) -> None:
@@ -61,8 +61,8 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(seen[1].headers["x"], "y")
         self.assertEqual(seen[0].headers["connection"], "close")
 
-    def test_private_door(self) -> None:
-        """The control port can be asked as well, by request and by hand."""
+    def test_control_port(self) -> None:
+        """Requests and connections reach the control port with ``control=True``."""
         public, private = (self.daemon.request("GET", "/healthz", control=c) for c in (False, True))
         assert public is not None and private is not None
         self.assertEqual((public.status, private.status), (404, 200))
@@ -70,8 +70,8 @@ class RequestTests(SynchronousTestCase):
         wire.send(b"GET /healthz HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
         self.assertIn(b"alive", wire.received)
 
-    def test_private_door_behind_many(self) -> None:
-        """The control port is the private one, however many public ones there are."""
+    def test_control_port_after_several(self) -> None:
+        """``control=True`` reaches the control port however many public ports there are."""
         daemon = Daemon({"/echo/": echo}, listen=("tcp:1", "tcp:2"), control=("tcp:3",))
         answer = daemon.request("GET", "/healthz", control=True)
         assert answer is not None
@@ -80,7 +80,7 @@ class RequestTests(SynchronousTestCase):
 
 class DaemonTests(SynchronousTestCase):
     def test_demo(self) -> None:
-        """Without views it is the demo that runs, in no time."""
+        """Without views, the daemon runs the demo."""
         daemon = Daemon()
         browser = daemon.connect("/test/")
         browser.send('["1","2","3"]')
@@ -93,7 +93,7 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual(daemon.pending_calls, [])
 
     def test_map(self) -> None:
-        """The views may be a map of any kind."""
+        """The views may be any mapping."""
         for views in ({"/echo/": echo}, Routes({"/echo/": echo})):
             daemon = Daemon(views)
             self.assertEqual(list(daemon.settings.routes), ["/echo/"])
@@ -102,7 +102,7 @@ class DaemonTests(SynchronousTestCase):
             self.assertEqual(answer.status, 200)
 
     def test_settings(self) -> None:
-        """Every setting may be another, and none that does not exist."""
+        """Every setting can be given by its name; an unknown one raises TypeError."""
         self.assertEqual(Daemon(threads=3).settings.threads, 3)
         with self.assertRaises(TypeError):
             Daemon(colour="red")
@@ -116,11 +116,11 @@ class DaemonTests(SynchronousTestCase):
         )
 
     def test_nothing_pending(self) -> None:
-        """A daemon that has nothing to do waits for nothing."""
+        """An idle daemon has no delayed calls."""
         self.assertEqual(Daemon().pending_calls, [])
 
     def test_advance(self) -> None:
-        """Time passes when it is told to, and each step's effects are there before the next."""
+        """advance() lets time pass step by step, each with all of its effects."""
         ticks: list[float] = []
 
         @accept_websocket
@@ -139,7 +139,7 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual(ticks, [1, 2, 3])
 
     def test_settle(self) -> None:
-        """What is due now happens, and what comes of it; nothing later does."""
+        """settle() runs due calls, and those that they schedule for now, but no later ones."""
         happened: list[str] = []
         daemon = Daemon()
 
@@ -154,7 +154,7 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual(len(daemon.pending_calls), 1)
 
     def test_threads(self) -> None:
-        """Views that block take turns with the test."""
+        """Blocking views take turns with the test."""
 
         @accept_websocket
         def blocking(request: Request) -> None:
@@ -170,7 +170,7 @@ class DaemonTests(SynchronousTestCase):
         self.assertTrue(browser.gone)
 
     def test_begin_stop(self) -> None:
-        """The daemon may be stopped, and its end be watched; stopping twice is stopping once."""
+        """begin_stop() returns a Deferred that fires when the daemon has stopped."""
         daemon = Daemon({"/echo/": echo})
         browser = daemon.connect("/echo/")
         deaf = daemon.open_connection()
@@ -185,7 +185,7 @@ class DaemonTests(SynchronousTestCase):
         self.assertTrue(deaf.closed)
 
     def test_stop(self) -> None:
-        """Stopping to the end takes the time that it takes, and leaves nothing."""
+        """stop() lets the time pass that a stop takes, and leaves nothing."""
         daemon = Daemon({"/echo/": echo})
         deaf = daemon.open_connection()
         deaf.send(handshake("/echo/"))
@@ -195,7 +195,7 @@ class DaemonTests(SynchronousTestCase):
         self.successResultOf(daemon.begin_stop())
 
     def test_context(self) -> None:
-        """At the end of a with statement the daemon has been stopped, whatever happened in it."""
+        """A daemon stops at the end of its with statement."""
         with Daemon({"/echo/": echo}) as daemon:
             browser = daemon.connect("/echo/")
             self.assertFalse(browser.gone)
@@ -206,7 +206,7 @@ class DaemonTests(SynchronousTestCase):
         self.assertTrue(browser.gone)
 
     def test_context_that_fails(self) -> None:
-        """So it has at the end of one that fails, and the failure goes on."""
+        """A daemon stops if its with statement raises, and the exception propagates."""
         browsers = []
 
         def fail() -> None:

@@ -1,4 +1,4 @@
-"""Threads that take turns with the test: who runs when, and what goes from one to the other."""
+"""Threads that take turns with the test."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ REQUEST = Request(method="GET", path="/", scheme="http", host="a", peer="b", clo
 
 
 class LockstepThreadsTests(SynchronousTestCase):
-    """One thread at a time, and the test is one of them."""
+    """One thread runs at a time, the test's included."""
 
     def setUp(self) -> None:
-        """Make two threads; they must have ended when the test is over."""
+        """Make a pool for two views; all threads must have ended after the test."""
         self.threads = LockstepThreads(2)
         self.noted: list[object] = []
         before = set(threading.enumerate())
         self.addCleanup(self.check_threads, before)
 
     def check_threads(self, before: set[threading.Thread]) -> None:
-        """Fail when a thread is left."""
+        """Fail if a thread is left."""
         for thread in set(threading.enumerate()) - before:
             thread.join(30)
             self.assertFalse(thread.is_alive(), thread)
@@ -45,12 +45,12 @@ class LockstepThreadsTests(SynchronousTestCase):
         return self.threads.call(function)
 
     def test_result(self) -> None:
-        """A view that does not wait is done when run() returns, with its result."""
+        """A view that does not wait has ended when run() returns."""
         finished = self.run_view(lambda request: request.path)
         self.assertEqual(self.successResultOf(finished), "/")
 
     def test_failure(self) -> None:
-        """What it raises is the failure, whatever it is."""
+        """An exception of any kind is the failure of the Deferred."""
         for error in (ZeroDivisionError, ConversationOver, SystemExit, KeyboardInterrupt):
 
             def view(request: Request, error: type[BaseException] = error) -> None:
@@ -59,7 +59,7 @@ class LockstepThreadsTests(SynchronousTestCase):
             self.failureResultOf(self.run_view(view), error)
 
     def test_own_thread(self) -> None:
-        """A view runs in a thread of its own, and its calls on the test's."""
+        """A view runs in a thread of its own; the functions it calls run on the test's."""
 
         def view(request: Request) -> list[bool]:
             here = threading.current_thread()
@@ -69,7 +69,7 @@ class LockstepThreadsTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.run_view(view)), [True, False, True])
 
     def test_call(self) -> None:
-        """A call gives what the function returns, or what its Deferred fires with."""
+        """call() returns what the function returns, or what its Deferred fires with."""
 
         def view(request: Request) -> list[object]:
             return [
@@ -81,7 +81,7 @@ class LockstepThreadsTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.run_view(view)), ["a", "b", None])
 
     def test_many_calls(self) -> None:
-        """A view may call as often as it likes within one turn."""
+        """A view may call several functions within one turn."""
 
         def view(request: Request) -> int:
             return sum(self.call(lambda: 1) for _ in range(5000))
@@ -89,7 +89,7 @@ class LockstepThreadsTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.run_view(view)), 5000)
 
     def test_call_raises(self) -> None:
-        """A call raises what the function raises, or what its Deferred fails with."""
+        """call() raises what the function raises, or what its Deferred fails with."""
 
         def raising() -> None:
             raise ZeroDivisionError
@@ -108,7 +108,7 @@ class LockstepThreadsTests(SynchronousTestCase):
         self.assertEqual(self.noted, [ZeroDivisionError, ZeroDivisionError, ConversationOver])
 
     def test_turns(self) -> None:
-        """A view has its turn until it must wait; the test has it until that is over."""
+        """A turn lasts until the view has to wait; then the test continues."""
         first: Deferred[str] = Deferred()
         second: Deferred[str] = Deferred()
 
@@ -128,7 +128,7 @@ class LockstepThreadsTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(finished), "returns")
 
     def test_two_views(self) -> None:
-        """Two views never run at once, so what they do has an order that is always the same."""
+        """Two views never run at once, so their order is deterministic."""
         waiting: dict[str, Deferred[None]] = {"a": Deferred(), "b": Deferred()}
 
         def view(name: str) -> View:
@@ -153,7 +153,7 @@ class LockstepThreadsTests(SynchronousTestCase):
             self.successResultOf(each)
 
     def test_inner_turn(self) -> None:
-        """One view's call may end what another waits for, which then has its turn in between."""
+        """If one view's call ends what another waits for, the other has a turn in between."""
         waiting: Deferred[str] = Deferred()
 
         def listener(request: Request) -> None:
@@ -170,7 +170,7 @@ class LockstepThreadsTests(SynchronousTestCase):
             self.successResultOf(each)
 
     def test_limit(self) -> None:
-        """Beyond the limit it says so; a view that has ended makes room, however it ended."""
+        """Views beyond the limit raise ThreadsBusy; each view that ends frees its thread."""
         waiting: list[Deferred[None]] = [Deferred(), Deferred(), Deferred()]
         finished = [self.run_view(lambda _: self.call(lambda: waiting[0]))]
         finished.append(self.run_view(lambda _: self.call(lambda: waiting[1])))
@@ -187,7 +187,7 @@ class LockstepThreadsTests(SynchronousTestCase):
         self.successResultOf(third)
 
     def test_deferred(self) -> None:
-        """A Deferred or a coroutine that a view returns is waited for."""
+        """A Deferred or coroutine that a view returns is awaited."""
         waiting: Deferred[str] = Deferred()
 
         async def inner() -> str:
@@ -200,12 +200,12 @@ class LockstepThreadsTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.run_view(lambda _: inner())), "coroutine")
 
     def test_outside(self) -> None:
-        """Outside of a view's thread there is no turn to give: the call raises."""
+        """call() raises outside of a view's thread."""
         error = self.assertRaises(RuntimeError, self.threads.call, lambda: None)
         self.assertIn("outside its view's thread", str(error))
 
     def test_stop(self) -> None:
-        """Stopping ends no view: it ends by itself, when its conversation does."""
+        """stop() ends no view: each ends with its conversation."""
         waiting: Deferred[str] = Deferred()
         finished = self.run_view(lambda _: self.call(lambda: waiting))
         self.threads.stop()
@@ -214,7 +214,7 @@ class LockstepThreadsTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(finished), "done")
 
     def test_stuck(self) -> None:
-        """A view that computes for ever fails the test, and does not hang it."""
+        """A view that never calls back fails the test in place of blocking it."""
         self.patch(lockstep, "_LIMIT", 0.05)
         gate = threading.Event()
         self.assertRaises(Empty, self.run_view, lambda _: gate.wait(30))

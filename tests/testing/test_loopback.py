@@ -1,4 +1,4 @@
-"""Connections in memory: they keep the habits of TCP under Twisted."""
+"""Transports in memory behave as Twisted's TCP transports do."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pushd.testing.loopback import Loopback, LoopbackTransport
 
 
 class Peer(Protocol):
-    """One end: it notes what comes, and may do something about it."""
+    """One end: records what it receives, and may answer."""
 
     def __init__(self) -> None:
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
         self.ends: list[object] = []
         self.answer: Callable[[bytes], object] = lambda data: None
 
     def dataReceived(self, data: bytes) -> None:
-        self.heard.append(data)
+        self.received.append(data)
         self.answer(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -43,7 +43,7 @@ class PeerFactory(Factory):
         self.addresses: list[Any] = []
 
     def buildProtocol(self, addr: Any) -> Peer:
-        """Make one."""
+        """Make a peer."""
         self.peers.append(Peer())
         self.addresses.append(addr)
         return self.peers[-1]
@@ -51,7 +51,7 @@ class PeerFactory(Factory):
 
 @implementer(IPushProducer)
 class Producer:
-    """A producer that notes what it is told."""
+    """Records the calls that a producer gets."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -67,7 +67,7 @@ class Producer:
 
 
 class LoopbackTestCase(SynchronousTestCase):
-    """One connection, with a client and a server."""
+    """One connection with a client and a server."""
 
     def setUp(self) -> None:
         """Connect them."""
@@ -80,10 +80,10 @@ class LoopbackTestCase(SynchronousTestCase):
 
 
 class ConnectTests(LoopbackTestCase):
-    """A connection has two ends that know each other."""
+    """Connecting a client with a factory."""
 
     def test_ends(self) -> None:
-        """Each end has its transport, and the other's address as its peer."""
+        """Each end has a transport, with the other end's address as its peer."""
         self.assertIs(self.client.transport, self.here)
         self.assertIs(self.server.transport, self.there)
         self.assertIs(self.there.other, self.here)
@@ -99,7 +99,7 @@ class ConnectTests(LoopbackTestCase):
         self.assertEqual(other.getPeer(), self.here.getPeer())
 
     def test_refused(self) -> None:
-        """A factory that wants no connection has none: the client's breaks off."""
+        """If the factory returns no protocol, the client's connection is aborted."""
 
         class Full(Factory):
             def buildProtocol(self, addr: Any) -> None:
@@ -109,16 +109,16 @@ class ConnectTests(LoopbackTestCase):
         transport = self.loopback.connect(Full(), client)
         transport.write(b"anybody there?")
         self.loopback.run()
-        self.assertEqual((client.heard, client.ends), ([], [ConnectionLost]))
+        self.assertEqual((client.received, client.ends), ([], [ConnectionLost]))
         self.assertFalse(transport.connected)
 
     def test_interfaces(self) -> None:
-        """It provides what it says: a TCP transport that is a producer."""
+        """A transport provides ITCPTransport and IPushProducer."""
         for interface in (ITCPTransport, IPushProducer):
             self.assertTrue(verifyObject(interface, self.here))
 
     def test_options(self) -> None:
-        """It remembers TCP_NODELAY, and knows of no keep-alive."""
+        """A transport remembers TCP_NODELAY; keep-alive is always off."""
         self.assertIs(self.here.getTcpNoDelay(), False)
         self.here.setTcpNoDelay(True)
         self.assertIs(self.here.getTcpNoDelay(), True)
@@ -127,26 +127,26 @@ class ConnectTests(LoopbackTestCase):
 
 
 class DeliveryTests(LoopbackTestCase):
-    """What is written arrives when the loopback is run."""
+    """What is written arrives when the loopback runs."""
 
     def test_not_before(self) -> None:
-        """Nothing arrives from within a write: no protocol is called back while it writes."""
+        """Nothing arrives during write(): no protocol is called back while it writes."""
         self.here.write(b"a")
-        self.assertEqual(self.server.heard, [])
+        self.assertEqual(self.server.received, [])
         self.assertEqual(self.here.unsent, 1)
         self.loopback.run()
-        self.assertEqual(self.server.heard, [b"a"])
+        self.assertEqual(self.server.received, [b"a"])
         self.assertEqual(self.here.unsent, 0)
 
     def test_stream(self) -> None:
-        """It is a stream: what was written in pieces arrives in order, be it as one."""
+        """A connection is a stream: pieces arrive in order, possibly as one."""
         self.here.write(b"a")
         self.here.writeSequence([b"b", b"c"])
         self.loopback.run()
-        self.assertEqual(b"".join(self.server.heard), b"abc")
+        self.assertEqual(b"".join(self.server.received), b"abc")
 
     def test_answers(self) -> None:
-        """It runs until all is quiet: answers, and answers to answers."""
+        """run() returns when everything has been delivered, including answers to answers."""
 
         def count(peer: Peer, data: bytes) -> None:
             if int(data) < 10:
@@ -157,11 +157,11 @@ class DeliveryTests(LoopbackTestCase):
         self.client.answer = lambda data: count(self.client, data)
         self.here.write(b"1")
         self.loopback.run()
-        self.assertEqual(self.server.heard, [b"1", b"3", b"5", b"7", b"9"])
-        self.assertEqual(self.client.heard, [b"2", b"4", b"6", b"8", b"10"])
+        self.assertEqual(self.server.received, [b"1", b"3", b"5", b"7", b"9"])
+        self.assertEqual(self.client.received, [b"2", b"4", b"6", b"8", b"10"])
 
     def test_from_within(self) -> None:
-        """A connection that is made while it runs takes part."""
+        """A connection that is made during run() is part of it."""
         late = Peer()
 
         def connect(data: bytes) -> None:
@@ -170,48 +170,48 @@ class DeliveryTests(LoopbackTestCase):
         self.server.answer = connect
         self.here.write(b"a")
         self.loopback.run()
-        self.assertEqual(self.factory.peers[1].heard, [b"late"])
+        self.assertEqual(self.factory.peers[1].received, [b"late"])
 
     def test_paused_reader(self) -> None:
-        """To an end that does not read nothing is delivered until it does."""
+        """An end that does not read receives nothing until it does."""
         self.there.pauseProducing()
         self.here.write(b"a")
         self.loopback.run()
-        self.assertEqual(self.server.heard, [])
+        self.assertEqual(self.server.received, [])
         self.here.write(b"b")
         self.there.resumeProducing()
         self.loopback.run()
-        self.assertEqual(self.server.heard, [b"ab"])
+        self.assertEqual(self.server.received, [b"ab"])
 
     def test_paused_within(self) -> None:
-        """An end that stops reading while it is told something gets no more."""
+        """An end that stops reading during a delivery receives nothing more."""
         self.server.answer = lambda data: self.there.pauseProducing()
         self.here.write(b"a")
         self.loopback.run()
         self.here.write(b"b")
         self.loopback.run()
-        self.assertEqual(self.server.heard, [b"a"])
+        self.assertEqual(self.server.received, [b"a"])
 
 
 class CloseTests(LoopbackTestCase):
-    """The end comes in order, or it is rude."""
+    """The end of a connection, in order or by an abort."""
 
     def test_lose(self) -> None:
-        """loseConnection() sends what was written before, then ends both sides cleanly, once."""
+        """loseConnection() sends what was written, then ends both sides in order, once."""
         self.here.write(b"a")
         self.here.loseConnection()
         self.here.write(b"too late")
         self.assertEqual((self.client.ends, self.server.ends), ([], []))
         for _ in range(2):
             self.loopback.run()
-            self.assertEqual(self.server.heard, [b"a"])
+            self.assertEqual(self.server.received, [b"a"])
             self.assertEqual(self.client.ends, [ConnectionDone])
             self.assertEqual(self.server.ends, [ConnectionDone])
         self.assertFalse(self.here.connected)
         self.assertFalse(self.there.connected)
 
     def test_lose_waits(self) -> None:
-        """It waits for a peer that does not read."""
+        """loseConnection() waits for a peer that does not read."""
         self.there.pauseProducing()
         self.here.write(b"a")
         self.here.loseConnection()
@@ -219,18 +219,18 @@ class CloseTests(LoopbackTestCase):
         self.assertEqual(self.client.ends, [])
         self.there.resumeProducing()
         self.loopback.run()
-        self.assertEqual((self.server.heard, self.client.ends), ([b"a"], [ConnectionDone]))
+        self.assertEqual((self.server.received, self.client.ends), ([b"a"], [ConnectionDone]))
 
     def test_deaf(self) -> None:
-        """Who loses its connection hears nothing more, even of what is under way."""
+        """After loseConnection() an end receives nothing, not even what is under way."""
         self.there.write(b"for the client")
         self.here.write(b"for the server")
         self.there.loseConnection()
         self.loopback.run()
-        self.assertEqual((self.client.heard, self.server.heard), ([b"for the client"], []))
+        self.assertEqual((self.client.received, self.server.received), ([b"for the client"], []))
 
     def test_synonyms(self) -> None:
-        """A producer that is stopped, and a half that is closed, end the connection."""
+        """stopProducing() and loseWriteConnection() end the connection in order."""
         ends: list[Callable[[LoopbackTransport], None]] = [
             LoopbackTransport.stopProducing,
             LoopbackTransport.loseWriteConnection,
@@ -241,22 +241,22 @@ class CloseTests(LoopbackTestCase):
             transport.write(b"a")
             end(transport)
             self.loopback.run()
-            self.assertEqual(self.factory.peers[-1].heard, [b"a"])
+            self.assertEqual(self.factory.peers[-1].received, [b"a"])
             self.assertEqual(client.ends, [ConnectionDone])
 
     def test_abort(self) -> None:
-        """abortConnection() throws away what was written, and both sides see that it broke."""
+        """abortConnection() drops what was written and ends both sides with an error."""
         self.here.write(b"a")
         self.here.abortConnection()
         self.here.abortConnection()
         self.assertEqual((self.here.unsent, self.client.ends), (0, []))
         self.loopback.run()
-        self.assertEqual(self.server.heard, [])
+        self.assertEqual(self.server.received, [])
         self.assertEqual(self.client.ends, [ConnectionAborted])
         self.assertEqual(self.server.ends, [ConnectionLost])
 
     def test_abort_both(self) -> None:
-        """When both sides are rude, the first one was it."""
+        """If both sides abort, the first call counts."""
         self.here.abortConnection()
         self.there.abortConnection()
         self.loopback.run()
@@ -264,17 +264,17 @@ class CloseTests(LoopbackTestCase):
         self.assertEqual(self.server.ends, [ConnectionLost])
 
     def test_abort_after_lose(self) -> None:
-        """It does so to a connection that waits to be lost."""
+        """abortConnection() ends a connection that waits to be closed."""
         self.there.pauseProducing()
         self.here.write(b"a")
         self.here.loseConnection()
         self.loopback.run()
         self.here.abortConnection()
         self.loopback.run()
-        self.assertEqual((self.client.ends, self.server.heard), ([ConnectionAborted], []))
+        self.assertEqual((self.client.ends, self.server.received), ([ConnectionAborted], []))
 
     def test_abort_what_is_gone(self) -> None:
-        """To a connection that is gone it does nothing."""
+        """abortConnection() does nothing after the end."""
         self.here.loseConnection()
         self.loopback.run()
         self.here.abortConnection()
@@ -287,17 +287,17 @@ class CloseTests(LoopbackTestCase):
         self.here.write(b"a")
         self.there.abortConnection()
         self.loopback.run()
-        self.assertEqual((self.server.heard, self.client.ends), ([], [ConnectionLost]))
+        self.assertEqual((self.server.received, self.client.ends), ([], [ConnectionLost]))
 
     def test_write_to_nobody(self) -> None:
-        """What is written to a connection that is gone is not kept."""
+        """After the end, what is written is dropped."""
         self.there.abortConnection()
         self.loopback.run()
         self.here.write(b"a")
         self.assertEqual(self.here.unsent, 0)
 
     def test_both_at_once(self) -> None:
-        """When both sides end it, each is told once."""
+        """If both sides close, each gets connectionLost once."""
         self.here.loseConnection()
         self.there.loseConnection()
         self.loopback.run()
@@ -305,7 +305,7 @@ class CloseTests(LoopbackTestCase):
         self.assertEqual(self.server.ends, [ConnectionDone])
 
     def test_last_words(self) -> None:
-        """What a protocol says elsewhere because of its end arrives."""
+        """What connectionLost writes to another connection arrives."""
 
         class Mourner(Peer):
             def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -315,19 +315,19 @@ class CloseTests(LoopbackTestCase):
         other = self.loopback.connect(self.factory, Mourner())
         other.abortConnection()
         self.loopback.run()
-        self.assertEqual(self.server.heard, [b"it is gone"])
+        self.assertEqual(self.server.received, [b"it is gone"])
 
     def test_cut(self) -> None:
-        """The end of a process breaks every connection, and nothing more arrives on any."""
+        """cut() aborts every connection, and nothing more arrives."""
         client = Peer()
         self.loopback.connect(self.factory, client).write(b"a")
         self.loopback.cut()
         self.loopback.run()
         for peer in (self.client, client, *self.factory.peers):
-            self.assertEqual((peer.heard, len(peer.ends)), ([], 1))
+            self.assertEqual((peer.received, len(peer.ends)), ([], 1))
 
     def test_forgotten(self) -> None:
-        """A connection that is gone is not kept, and others go on."""
+        """A connection that has ended is not kept; others are."""
         client = Peer()
         other = self.loopback.connect(self.factory, client)
         trace = ref(self.here)
@@ -335,7 +335,7 @@ class CloseTests(LoopbackTestCase):
         self.loopback.run()
         other.write(b"a")
         self.loopback.run()
-        self.assertEqual(self.factory.peers.pop().heard, [b"a"])
+        self.assertEqual(self.factory.peers.pop().received, [b"a"])
         del self.here, self.there, self.client, self.server
         self.factory.peers.clear()
         gc.collect()
@@ -343,16 +343,16 @@ class CloseTests(LoopbackTestCase):
 
 
 class ProducerTests(LoopbackTestCase):
-    """A producer is paused when too much waits, and resumed when nothing does."""
+    """A producer is paused while the buffer is full."""
 
     def setUp(self) -> None:
-        """Register one."""
+        """Register a producer."""
         super().setUp()
         self.producer = Producer()
         self.here.registerProducer(self.producer, True)
 
     def test_paused(self) -> None:
-        """Beyond 64 KiB it is paused, once."""
+        """Beyond 64 KiB a producer is paused, once."""
         self.here.write(bytes(1 << 16))
         self.assertEqual(self.producer.told, [])
         self.here.write(b"a")
@@ -360,7 +360,7 @@ class ProducerTests(LoopbackTestCase):
         self.assertEqual(self.producer.told, ["pause"])
 
     def test_resumed(self) -> None:
-        """It is resumed when everything has gone, and paused anew when it is too much again."""
+        """A producer is resumed when the buffer is empty, and paused again when it is full."""
         for _ in range(2):
             self.producer.told.clear()
             self.here.write(bytes(100_000))
@@ -370,21 +370,21 @@ class ProducerTests(LoopbackTestCase):
             self.assertEqual(self.producer.told, ["pause", "resume"])
 
     def test_not_paused(self) -> None:
-        """As long as it is not too much, it is told nothing."""
+        """A producer is not paused while the buffer is not full."""
         for _ in range(10):
             self.here.write(bytes(10_000))
             self.loopback.run()
         self.assertEqual(self.producer.told, [])
 
     def test_let_go(self) -> None:
-        """One that is let go while it is paused is not resumed any more."""
+        """A producer that was unregistered while it was paused is not resumed."""
         self.here.write(bytes(100_000))
         self.here.unregisterProducer()
         self.loopback.run()
         self.assertEqual(self.producer.told, ["pause"])
 
     def test_stopped(self) -> None:
-        """When the connection is gone it is stopped, before the protocol is told."""
+        """At the end, stopProducing() is called before connectionLost."""
         told: list[str] = []
         self.client.ends = cast(Any, told)
         self.producer.told = told
@@ -394,14 +394,14 @@ class ProducerTests(LoopbackTestCase):
         self.assertEqual(told, ["stop", ConnectionLost])
 
     def test_not_while_stalled(self) -> None:
-        """It is not resumed as long as the other end does not read."""
+        """A producer is not resumed while the other end does not read."""
         self.there.pauseProducing()
         self.here.write(bytes(100_000))
         self.loopback.run()
         self.assertEqual(self.producer.told, ["pause"])
 
     def test_answer_comes_first(self) -> None:
-        """It is not resumed when the delivery itself has brought more to send."""
+        """A producer is not resumed if the delivery itself has filled the buffer again."""
 
         def write_more(data: bytes) -> None:
             self.server.answer = lambda data: None
@@ -415,7 +415,7 @@ class ProducerTests(LoopbackTestCase):
         self.assertEqual(self.producer.told, ["pause", "resume"])
 
     def test_one_at_a_time(self) -> None:
-        """A second producer is refused until the first is let go; that one hears no more."""
+        """A second producer is refused until the first is unregistered."""
         second = Producer()
         self.assertRaises(RuntimeError, self.here.registerProducer, second, True)
         self.here.write(bytes(100_000))
@@ -425,9 +425,9 @@ class ProducerTests(LoopbackTestCase):
         self.assertEqual((self.producer.told, second.told), (["pause"], ["resume"]))
 
     def test_none(self) -> None:
-        """Without a producer nobody is told, and everything arrives."""
+        """Without a producer, everything arrives."""
         self.here.unregisterProducer()
         self.here.write(bytes(100_000))
         self.loopback.run()
-        self.assertEqual(sum(map(len, self.server.heard)), 100_000)
+        self.assertEqual(sum(map(len, self.server.received)), 100_000)
         self.assertEqual(self.producer.told, [])

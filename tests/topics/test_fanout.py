@@ -94,7 +94,7 @@ class FanOutGroupTests(SynchronousTestCase):
         self.group: FanOutGroup[FakeMember] = FanOutGroup(plain, Id("e", 4), self.ungrouped)
 
     def add(self, *takes: int) -> list[FakeMember]:
-        """Add members whose sockets take so many bytes."""
+        """Add members whose sockets take the given numbers of bytes at a time."""
         members = [FakeMember(one) for one in takes]
         self.ungrouped.update(dict.fromkeys(members))
         for member in members:

@@ -100,6 +100,8 @@ class SlowSubscriber:
     :param direct: whether it can be written to directly.
     """
 
+    transport = "fake"
+
     def __init__(self, after: Id | None, *, direct: bool) -> None:
         self.after = after
         self.direct = direct

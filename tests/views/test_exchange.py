@@ -525,7 +525,11 @@ class EndTests(SynchronousTestCase):
                 lambda peer: peer.send(close_frame(4000, "caf\u00e9\n".encode())),
                 "4000 after 0.000 s by peer: caf\\xe9\\n",
             ),
-            (echo, Peer.vanish, "1006 after 0.000 s by peer: the connection broke off"),
+            (
+                echo,
+                Peer.vanish,
+                "1006 after 0.000 s by peer: connection lost without a Close frame",
+            ),
             (
                 echo,
                 lambda peer: peer.send(frame(TEXT, b"x", masked=False)),

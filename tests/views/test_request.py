@@ -561,7 +561,7 @@ class ViewTokenTests(SynchronousTestCase):
     def test_required(self) -> None:
         """A view that requires a token refuses requests without a valid one."""
         self.assertEqual(self.ask("/members/", GOOD).text, "ann")
-        for given, said in ((None, "a token is required"), ("x", "the token is malformed")):
+        for given, said in ((None, "a token is required"), ("x", "token is malformed")):
             for path in ("/members/", "/socket/"):
                 answer = self.ask(path, given)
                 self.assertEqual((answer.status, answer.text), (401, f"{said}\n"))

@@ -1001,7 +1001,7 @@ class BridgeTests(ThreadsTestCase):
     def test_waits(self) -> None:
         """wait() blocks its thread only, until a message arrives."""
         finished = self.run_view(lambda request: request.websocket.wait(), self.request)
-        self.reactor.pump(lambda: self.websocket.will_tell(None))
+        self.reactor.pump(lambda: self.websocket.will_notify(None))
         self.assertNoResult(finished)
         self.websocket.message_received("a")
         self.finish(finished)
@@ -1010,7 +1010,7 @@ class BridgeTests(ThreadsTestCase):
     def test_time_out(self) -> None:
         """A timeout is raised in the thread."""
         finished = self.run_view(lambda request: request.websocket.wait(3), self.request)
-        self.reactor.pump(lambda: self.websocket.will_tell(None))
+        self.reactor.pump(lambda: self.websocket.will_notify(None))
         self.clock.advance(3)
         self.finish(finished)
         self.failureResultOf(finished, TimeoutError)
@@ -1045,7 +1045,7 @@ class BridgeTests(ThreadsTestCase):
                 received.append(request.websocket.wait())
 
         finished = self.run_view(view, self.request)
-        self.reactor.pump(lambda: self.websocket.will_tell(None))
+        self.reactor.pump(lambda: self.websocket.will_notify(None))
         self.websocket.connection_lost()
         self.finish(finished)
         self.failureResultOf(finished, ConversationOver)
@@ -1072,7 +1072,7 @@ class BridgeTests(ThreadsTestCase):
                 request.websocket.send("tick")
 
         self.websocket.accept()
-        self.websocket.writing_paused()
+        self.websocket.send_queue.pause()
         finished = self.run_view(view, self.request)
         self.reactor.pump(lambda: self.connection.sent)
         self.assertNoResult(finished)
@@ -1203,7 +1203,7 @@ class TopicTests(TopicTestCase):
         @require_websocket
         def view(request: Request) -> None:
             request.websocket.accept()
-            request.websocket._websocket.writing_paused()
+            request.websocket._websocket.send_queue.pause()
             try:
                 record.append(request.websocket.subscribe("t", ids[0]))
                 record.append(request.websocket.wait())

@@ -60,7 +60,7 @@ _PAGE = """<!doctype html>
 <main>
 <h1>{status} {phrase}</h1>
 <p>{line}</p>
-<p><a href="/">To the start</a></p>
+<p><a href="/">Home</a></p>
 </main>
 </html>
 """

@@ -1,4 +1,4 @@
-"""permessage-deflate (RFC 7692), agreed on so that nothing is kept between messages."""
+"""Negotiate permessage-deflate (RFC 7692), without any context between messages."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pushd.protocols.websocket.frames import MAX_WINDOW_BITS, MEMORY_LEVEL
 
 
 def negotiate(offered: list[tuple[str, dict[str, Any]]]) -> PerMessageDeflateOfferAccept | None:
-    """Accept the first offer that can be; None where there is none.
+    """Accept the first offer of permessage-deflate that can be met; return None if there is none.
 
-    What is not understood is declined (RFC 7692 §5).
+    An offer with unknown or invalid parameters is declined (RFC 7692 §5).
 
     :param offered: the extensions that a client offers, with their parameters.
     """
@@ -25,7 +25,7 @@ def negotiate(offered: list[tuple[str, dict[str, Any]]]) -> PerMessageDeflateOff
             continue
         try:
             offer = PerMessageDeflateOffer.parse(parameters)
-        except Exception:  # Autobahn raises no other for a parameter that it does not like.
+        except Exception:  # Autobahn raises nothing more specific for an invalid parameter.
             continue
         return PerMessageDeflateOfferAccept(
             offer,
@@ -38,5 +38,5 @@ def negotiate(offered: list[tuple[str, dict[str, Any]]]) -> PerMessageDeflateOff
 
 
 def decompressor(accepted: PerMessageDeflateOfferAccept) -> Any:
-    """What undoes the compression of messages, for Autobahn."""
+    """Return what Autobahn decompresses messages with."""
     return PerMessageDeflate.create_from_offer_accept(True, accepted)

@@ -1,11 +1,11 @@
-"""WebSocket frames (RFC 6455 §5.2): read from a buffer, and written; no connection is needed."""
+"""Read WebSocket frames from a buffer, and make frames (RFC 6455 §5.2): pure functions."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
 
-# FIN and the opcodes of RFC 6455 §5.2, and the bit that says "compressed" (RFC 7692 §6).
+# First bytes of frames: FIN and an opcode (RFC 6455 §5.2); RSV1 means "compressed" (RFC 7692 §6).
 TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 _RSV1 = 0x40
 
@@ -14,11 +14,11 @@ MAX_HEAD = 14
 
 _SIMPLE = frozenset({TEXT, BINARY, CLOSE, PING, PONG})
 
-# Compression: no context is kept between messages, so an idle connection holds none of zlib's
-# memory (with one it would be 58 KiB or more), and a small window does for what is pushed.
+# Compression. No context is kept between messages, so an idle connection takes none of zlib's
+# memory (a context takes 58 KiB or more). A small window is enough for the messages of a push.
 MAX_WINDOW_BITS = 12
 MEMORY_LEVEL = 5
-# What is shorter gains nothing: deflate's own overhead eats it up.
+# Shorter messages do not get any shorter.
 _COMPRESS_FROM = 128
 
 
@@ -77,7 +77,7 @@ def frame_length(buffer: bytes) -> int:
 
 
 def frame(head: int, payload: bytes) -> bytes:
-    """One whole frame, unmasked (RFC 6455 §5.1)."""
+    """Return a frame, unmasked, as a server sends it (RFC 6455 §5.1)."""
     length = len(payload)
     if length < 126:
         return (head << 8 | length).to_bytes(2, "big") + payload
@@ -87,9 +87,9 @@ def frame(head: int, payload: bytes) -> bytes:
 
 
 def message(payload: bytes, *, binary: bool, window_bits: int = 0) -> bytes:
-    """One message as one frame, compressed where that makes it shorter.
+    """Return a message as one frame, compressed if that makes it shorter.
 
-    :param window_bits: how far back deflate may look, as a power of two; 0: do not compress.
+    :param window_bits: how far back deflate may look, as a power of two; 0 for no compression.
     """
     head = BINARY if binary else TEXT
     if window_bits and len(payload) >= _COMPRESS_FROM:
@@ -100,13 +100,13 @@ def message(payload: bytes, *, binary: bool, window_bits: int = 0) -> bytes:
 
 
 def unmask(mask: bytes, payload: bytes) -> bytes:
-    """Undo the masking of a short payload (RFC 6455 §5.3)."""
+    """Unmask a short payload (RFC 6455 §5.3)."""
     pattern = (mask * ((len(payload) + 3) >> 2))[: len(payload)]
     plain = int.from_bytes(payload, "big") ^ int.from_bytes(pattern, "big")
     return plain.to_bytes(len(payload), "big")
 
 
 def _compress(payload: bytes, window_bits: int) -> bytes:
-    """Deflate a message on its own (RFC 7692 §7.2.1)."""
+    """Deflate a message without a context (RFC 7692 §7.2.1)."""
     deflater = zlib.compressobj(wbits=-window_bits, memLevel=MEMORY_LEVEL)
     return (deflater.compress(payload) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]

@@ -1,4 +1,4 @@
-"""The opening handshake: what a client asks, checked to the letter, and the 101 it gets."""
+"""The opening handshake of WebSocket: read and check the request, write the 101."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OPENING = (
 
 
 class Handshake(NamedTuple):
-    """What a client's opening handshake says."""
+    """A client's opening handshake."""
 
     key: str
     subprotocols: tuple[str, ...]
@@ -35,27 +35,27 @@ class Handshake(NamedTuple):
 
 
 def read_handshake(method: bytes, version: bytes, fields: RequestHeaders) -> Handshake:
-    """Read an opening handshake. Raises Refused for one that RFC 6455 §4.2.1 does not allow."""
+    """Read an opening handshake. Raises HandshakeRefused if it violates RFC 6455 §4.2.1."""
     if method != b"GET":
-        raise HandshakeRefused(400, "a WebSocket handshake is a GET")
+        raise HandshakeRefused(400, "a WebSocket handshake must be a GET request")
     values = fields.raw.get
     if fields.holds(b"\x85"):
-        # A line's end to some (NEL), though nobody may parse what we have read a second time.
-        raise HandshakeRefused(400, "a header of a WebSocket handshake holds a control byte")
+        # NEL (0x85): some parsers take it for the end of a line.
+        raise HandshakeRefused(400, "headers of a WebSocket handshake must not hold control bytes")
     if version != b"HTTP/1.1":
-        raise HandshakeRefused(400, "a WebSocket handshake needs HTTP/1.1")
+        raise HandshakeRefused(400, "a WebSocket handshake requires HTTP/1.1")
     if len(values(b"Host", ())) != 1:
-        raise HandshakeRefused(400, "a WebSocket handshake needs one Host")
+        raise HandshakeRefused(400, "a WebSocket handshake must have one Host header")
     if not has_token(values(b"Connection", ()), b"upgrade"):
-        raise HandshakeRefused(400, "a WebSocket handshake needs Connection: Upgrade")
+        raise HandshakeRefused(400, "a WebSocket handshake must have Connection: Upgrade")
     if values(b"Transfer-Encoding") or any(
         value != b"0" for value in values(b"Content-Length", ())
     ):
-        raise HandshakeRefused(400, "a WebSocket handshake has no body")
+        raise HandshakeRefused(400, "a WebSocket handshake must not have a body")
     if [value.strip() for value in values(b"Sec-Websocket-Version", ())] != [b"13"]:
-        raise HandshakeRefused(426, "this server speaks WebSocket version 13")
+        raise HandshakeRefused(426, "Sec-WebSocket-Version must be 13")
     if len(values(b"Origin", ())) > 1:
-        raise HandshakeRefused(400, "a WebSocket handshake has one Origin at most")
+        raise HandshakeRefused(400, "a WebSocket handshake must have at most one Origin header")
     return Handshake(
         key=_read_key(values(b"Sec-Websocket-Key", ())),
         subprotocols=_read_subprotocols(values(b"Sec-Websocket-Protocol", ())),
@@ -64,7 +64,7 @@ def read_handshake(method: bytes, version: bytes, fields: RequestHeaders) -> Han
 
 
 def opening(key: str, subprotocol: str | None, extensions: str | None) -> bytes:
-    """The answer that opens a WebSocket (RFC 6455 §4.2.2)."""
+    """Return the 101 that opens a WebSocket (RFC 6455 §4.2.2)."""
     # The base64 ends with a line feed.
     answer = _OPENING + b2a_base64(sha1((key + _GUID).encode()).digest())[:-1]
     if subprotocol is not None:
@@ -76,13 +76,13 @@ def opening(key: str, subprotocol: str | None, extensions: str | None) -> bytes:
 
 def _read_key(keys: Sequence[bytes]) -> str:
     if len(keys) != 1:
-        raise HandshakeRefused(400, "a WebSocket handshake needs one Sec-WebSocket-Key")
+        raise HandshakeRefused(400, "a WebSocket handshake must have one Sec-WebSocket-Key")
     try:
         nonce = a2b_base64(keys[0], strict_mode=True)
     except Base64Error:
         nonce = b""
     if len(nonce) != 16:
-        raise HandshakeRefused(400, "Sec-WebSocket-Key is not 16 bytes in base64")
+        raise HandshakeRefused(400, "Sec-WebSocket-Key must be 16 bytes in base64")
     return keys[0].decode("ascii")
 
 
@@ -91,7 +91,7 @@ def _read_subprotocols(values: Sequence[bytes]) -> tuple[str, ...]:
         return ()
     offered = [name.strip() for name in _join(values).split(",")]
     if len(set(offered)) != len(offered) or not all(map(_TOKEN.fullmatch, offered)):
-        raise HandshakeRefused(400, "Sec-WebSocket-Protocol is not a list of different names")
+        raise HandshakeRefused(400, "Sec-WebSocket-Protocol must be a list of different names")
     return tuple(offered)
 
 

@@ -240,7 +240,7 @@ class PushProtocol(WebSocketServerProtocol):
         if self._ping_expired:
             return Ending(code, US, f"no answer to a ping in {PONG_TIMEOUT:g} s")
         if not self.wasClean:
-            return Ending(code, PEER, "the connection broke off")
+            return Ending(code, PEER, "connection lost without a Close frame")
         return Ending(code, PEER, ascii(self.remoteCloseReason or "the peer closed")[1:-1])
 
     def apply_limits(self) -> None:
@@ -265,7 +265,7 @@ class PushProtocol(WebSocketServerProtocol):
         """Send one message as one frame. Raises ValueError for one beyond the limit."""
         limit = self.factory.limits.max_message
         if len(payload) > limit:
-            raise ValueError(f"a message of {len(payload)} bytes: --max-message is {limit}")
+            raise ValueError(f"message of {len(payload)} bytes: --max-message allows {limit}")
         self.push(payload, binary=binary)
 
     def push(self, payload: bytes, *, binary: bool) -> None:
@@ -299,12 +299,12 @@ class PushProtocol(WebSocketServerProtocol):
     def pauseProducing(self) -> None:
         """Note that the transport's buffer is full."""
         self._writing_paused = True
-        self._websocket.writing_paused()
+        self._websocket.send_queue.pause()
 
     def resumeProducing(self) -> None:
         """Note that the transport's buffer is empty."""
         self._writing_paused = False
-        self._websocket.writing_resumed()
+        self._websocket.send_queue.resume()
 
     def stopProducing(self) -> None:
         """Do nothing: connectionLost follows."""
@@ -338,7 +338,11 @@ class PushProtocol(WebSocketServerProtocol):
             self._read()
         except Exception:
             peer = str(self.transport.getPeer())
-            _log.failure("failed to take data from {peer}", event="connection_failed", peer=peer)
+            _log.failure(
+                "failed to read from {peer}; closing with 1011",
+                event="connection_failed",
+                peer=peer,
+            )
             self._buffer = b""
             self.close(INTERNAL_ERROR)
 

@@ -1,4 +1,4 @@
-"""Publications on a WebSocket: as they are, or wrapped in JSON."""
+"""Subscriber that delivers a topic over a WebSocket: plain frames, or JSON with ids."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pushd.access.closing import HISTORY_GAP, TRY_AGAIN_LATER, Closing
 from pushd.access.counters import Traffic
 from pushd.protocols.http.response import to_json
 from pushd.protocols.websocket.frames import message
+from pushd.protocols.websocket.send_queue import SendQueue
 from pushd.topics.fanout import Batch, DirectWrite, Form, Send
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication
@@ -22,50 +23,47 @@ V1 = "pushd.v1"
 
 
 class FrameWriter(Protocol):
-    """What takes messages, and frames as they are."""
+    """An open WebSocket connection, as its subscribers need it."""
 
     def push(self, payload: bytes, *, binary: bool) -> None:
-        """Put one message on its way, as one frame, however big."""
+        """Send one message as one frame, of any size."""
 
     def push_frames(self, frames: bytes) -> None:
-        """Put frames on their way that are ready to go."""
+        """Send frames that are complete."""
+
+    def is_full(self) -> bool:
+        """Whether more than ``--max-buffered`` waits to be sent."""
 
     @property
     def sender(self) -> Send | None:
-        """The ``send`` of a socket before which nothing waits; else None."""
+        """The ``send`` of the socket, if the transport's buffer is empty; else None."""
 
     @property
     def window_bits(self) -> int:
-        """How far back deflate may look in a frame, as a power of two; 0: frames are plain."""
+        """How far back deflate may look, as a power of two; 0 if frames are not compressed."""
 
     @property
     def traffic(self) -> Traffic:
-        """What went over it, for whoever writes past it to add to."""
+        """Counts what the connection sends; what writes past it must add to that."""
 
 
 class Socket(Protocol):
-    """What a feed needs of a WebSocket."""
+    """A WebSocket, as its subscribers need it."""
 
     @property
     def wire(self) -> FrameWriter:
-        """Where frames go out, for as long as the conversation lasts."""
+        """The connection, as long as the WebSocket is open."""
 
     @property
-    def is_writing_paused(self) -> bool:
-        """Whether the connection has enough to do just now."""
-
-    def has_room_for(self, feed: WebSocketSubscriber) -> bool:
-        """Whether the connection can take more now; if not, ``feed.resume`` is called later."""
-
-    def keeps_up(self, feed: WebSocketSubscriber) -> bool:
-        """Whether it can take what comes anyway; if not, ``feed.resume`` is called later."""
+    def send_queue(self) -> SendQueue:
+        """Resumes subscribers when the connection can take more."""
 
     def close_with(self, closing: Closing) -> Any:
-        """Close the conversation."""
+        """Close the WebSocket."""
 
 
 class WebSocketSubscriber:
-    """One topic on one WebSocket: each publication is a frame that holds its data, no more."""
+    """Delivers one topic over one WebSocket: each publication is a frame with its data only."""
 
     __slots__ = (
         "__weakref__",
@@ -75,7 +73,7 @@ class WebSocketSubscriber:
         "_subscription",
         "_traffic",
         "_write",
-        "begun",
+        "recovered",
     )
 
     transport = "websocket"
@@ -84,61 +82,70 @@ class WebSocketSubscriber:
         self._socket = socket
         self._subscription: Subscription | None = None
         self._stopped = False
-        # Past the socket: whoever ends the conversation stops its feeds first.
+        # Directly, as a WebSocket that closes stops its subscribers first.
         self._write = socket.wire.push_frames
         self._form = self.choose_form(socket.wire.window_bits)
         self._traffic = socket.wire.traffic
-        #: Fires with whether nothing is missing since the id that was asked for.
-        self.begun: Deferred[bool] = Deferred()
+        #: Fires when it has started: True if nothing is missing since the id that was asked for.
+        self.recovered: Deferred[bool] = Deferred()
 
     @staticmethod
     def choose_form(window_bits: int) -> Form:
-        """How publications go out."""
+        """Return the format of publications."""
         return _in_plain_frames(window_bits)
 
     def start(self, hub: Hub, topic: str, after: Id | None) -> None:
-        """Begin."""
+        """Subscribe to a topic, since an id or from now on."""
         self._subscription = hub.subscribe(topic, self, after)
-        if self._stopped:  # by what it was sent at once
-            self.mute()
+        if self._stopped:  # by the first publications, as they ended the WebSocket
+            self.cancel()
 
-    def mute(self) -> None:
-        """Send no more."""
+    def cancel(self) -> None:
+        """Send nothing more."""
         self._stopped = True
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             subscription.cancel()
 
     def stop(self) -> None:
-        """End. Who still waits for it to begin waits no longer."""
-        self.mute()
-        if not self.begun.called:
-            self.begun.callback(False)
+        """Send nothing more, and tell what waits for the start."""
+        self.cancel()
+        if not self.recovered.called:
+            self.recovered.callback(False)
 
     def resume(self) -> None:
-        """Go on: the connection has room again."""
+        """Send on: the connection has room again."""
         if self._subscription is not None:
             self._subscription.resume()
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
-        """Take note that it has begun, unless that has ended it."""
-        if not self.begun.called:
-            self.begun.callback(recovered)
+        """Note that the subscription has started, unless it has been stopped."""
+        if not self.recovered.called:
+            self.recovered.callback(recovered)
 
     def deliver(self, batch: Batch) -> None:
-        """Send what was published."""
+        """Send publications."""
         frames, traffic = batch.render(self._form), self._traffic
         traffic.messages_out += batch.count
         traffic.bytes_out += len(frames)
         self._write(frames)
 
     def has_room(self) -> bool:
-        """Whether the connection can take more just now."""
-        return not self._stopped and self._socket.has_room_for(self)
+        """Whether the connection can take more; if not, ``resume`` is called when it can."""
+        if self._stopped:
+            return False
+        queue = self._socket.send_queue
+        if queue.paused:
+            queue.add(self)
+        return not queue.paused
 
     def keeps_up(self) -> bool:
-        """Whether the connection can take what is published now."""
-        return not self._socket.is_writing_paused or self._socket.keeps_up(self)
+        """Whether no more than ``--max-buffered`` waits; if not, ``resume`` is called later."""
+        queue = self._socket.send_queue
+        if not queue.paused or not self._socket.wire.is_full():
+            return True
+        queue.add(self)
+        return False
 
     def direct_write(self) -> DirectWrite | None:
         """Return how to write directly to the socket if nothing is buffered before it."""
@@ -158,25 +165,25 @@ class WebSocketSubscriber:
 
 
 class JsonWebSocketSubscriber(WebSocketSubscriber):
-    """One topic on one WebSocket that speaks ``pushd.v1``."""
+    """Delivers one topic over one WebSocket with the subprotocol ``pushd.v1``."""
 
     __slots__ = ()
 
     @staticmethod
     def choose_form(window_bits: int) -> Form:
-        """How publications go out: with their ids."""
+        """Return the format of publications: JSON with their ids."""
         return _in_json_frames(window_bits)
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
-        """Tell where the publications begin."""
-        told = to_json(subscription_json(topic, id, recovered))
-        self._socket.wire.push(told.encode(), binary=False)
+        """Send the id that the publications follow."""
+        text = to_json(subscription_json(topic, id, recovered))
+        self._socket.wire.push(text.encode(), binary=False)
         super().subscribed(topic, id, recovered)
 
 
 @cache
 def _in_plain_frames(window_bits: int) -> Form:
-    """The form in which a frame holds a publication's data."""
+    """Return the format in which a frame holds the data of a publication."""
 
     def form(publication: Publication) -> bytes:
         data = publication.data
@@ -189,7 +196,7 @@ def _in_plain_frames(window_bits: int) -> Form:
 
 @cache
 def _in_json_frames(window_bits: int) -> Form:
-    """The form in which a frame holds a publication with its id, as JSON."""
+    """Return the format in which a frame holds a publication with its id as JSON."""
 
     def form(publication: Publication) -> bytes:
         payload = to_json(publication_json(publication)).encode()
@@ -199,12 +206,12 @@ def _in_json_frames(window_bits: int) -> Form:
 
 
 def subscription_json(topic: str, id: Id, recovered: bool) -> dict[str, Any]:
-    """What a subscriber is told first: the publications that come follow this id."""
+    """Return the JSON of a start: the publications that are sent follow this id."""
     return {"subscribed": topic, "id": str(id), "recovered": recovered}
 
 
 def publication_json(publication: Publication) -> dict[str, Any]:
-    """A publication as JSON has it: text as ``data``, bytes as ``base64``."""
+    """Return the JSON of a publication: text as ``data``, bytes as ``base64``."""
     if isinstance(publication.data, str):
         return {"id": str(publication.id), "data": publication.data}
     return {"id": str(publication.id), "base64": b64encode(publication.data).decode()}

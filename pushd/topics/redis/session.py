@@ -89,7 +89,7 @@ class RedisSession:
         self._end("")
 
     def _run_source(self, failure: Failure, script: Script, rest: tuple[Any, ...]) -> Any:
-        # It was loaded when the session was opened; somebody has run SCRIPT FLUSH since.
+        # The script was loaded when the session was opened; SCRIPT FLUSH has removed it since.
         if failure.check(RedisError) and str(failure.value).startswith("NOSCRIPT"):
             return self._commands.run("EVAL", script.source, *rest)
         return failure

@@ -196,7 +196,7 @@ class HeaderTests(HandshakeTestCase):
             ["Sec-WebSocket-Version: 8", "Sec-WebSocket-Version: 13"],
         ):
             peer = self.shake(*lines, without=("Sec-WebSocket-Version",))
-            self.assert_refused(peer, 426, "version 13")
+            self.assert_refused(peer, 426, "Version must be 13")
             self.assertTrue(peer.head.startswith("HTTP/1.1 426 Upgrade Required\r\n"))
             self.assertRegex(peer.head, "(?i)\r\nSec-WebSocket-Version: 13\r\n")
             self.assertRegex(peer.head, "(?i)\r\nUpgrade: websocket\r\n")
@@ -209,11 +209,11 @@ class HeaderTests(HandshakeTestCase):
     def test_body(self) -> None:
         """A handshake has no body: it would be taken for frames."""
         data = handshake("/view/", "Content-Length: 5") + b"hello"
-        self.assert_refused(self.send(data), 400, "no body")
+        self.assert_refused(self.send(data), 400, "must not have a body")
         chunked = handshake("/view/", "Transfer-Encoding: chunked") + b"5\r\nhello\r\n0\r\n\r\n"
-        self.assert_refused(self.send(chunked), 400, "no body")
+        self.assert_refused(self.send(chunked), 400, "must not have a body")
         empty = handshake("/view/", "Transfer-Encoding: chunked") + b"0\r\n\r\n"
-        self.assert_refused(self.send(empty), 400, "no body")
+        self.assert_refused(self.send(empty), 400, "must not have a body")
         self.assert_refused(self.shake("Transfer-Encoding: identity"), 400, "malformed")
 
     def test_next_line(self) -> None:

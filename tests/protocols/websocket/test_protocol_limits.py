@@ -317,7 +317,7 @@ class SendSizeTests(WireTestCase):
         self.connect("/idle/")
         websocket = self.requests[0].websocket
         websocket.send("x" * 1000)
-        with self.assertRaisesRegex(ValueError, "1001 bytes: --max-message is 1000"):
+        with self.assertRaisesRegex(ValueError, "1001 bytes: --max-message allows 1000"):
             websocket.send("x" * 1001)
         with self.assertRaises(ValueError):
             websocket.send("é" * 501)

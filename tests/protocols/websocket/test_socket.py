@@ -641,45 +641,45 @@ class PaceTests(LineTestCase):
     def test_held(self) -> None:
         """While the connection has enough to do, the message is on its way and its sender held."""
         self.successResultOf(self.websocket.send("a"))
-        self.websocket.writing_paused()
+        self.websocket.send_queue.pause()
         held = [self.websocket.send(data) for data in ("b", "c")]
         self.assertEqual([payload for payload, _ in self.line.sent], [b"a", b"b", b"c"])
         for sender in held:
             self.assertNoResult(sender)
-        self.websocket.writing_resumed()
+        self.websocket.send_queue.resume()
         for sender in held:
             self.successResultOf(sender)
         self.successResultOf(self.websocket.send("d"))
 
     def test_in_turn(self) -> None:
         """Those held go on in the order in which they sent, and only as long as there is room."""
-        self.websocket.writing_paused()
+        self.websocket.send_queue.pause()
         went: list[str] = []
         for name in "abc":
             self.websocket.send(name).addCallback(self._go, went, name)
-        self.websocket.writing_resumed()
+        self.websocket.send_queue.resume()
         self.assertEqual(went, ["a", "b"])
-        self.websocket.writing_resumed()
+        self.websocket.send_queue.resume()
         self.assertEqual(went, ["a", "b", "c"])
 
     def _go(self, _: None, went: list[str], name: str) -> None:
         went.append(name)
         if name == "b":
-            self.websocket.writing_paused()
+            self.websocket.send_queue.pause()
 
     def test_cancelled(self) -> None:
         """A sender that is cancelled is forgotten; the others are not."""
-        self.websocket.writing_paused()
+        self.websocket.send_queue.pause()
         first, second = self.websocket.send("a"), self.websocket.send("b")
         first.cancel()
         self.failureResultOf(first, CancelledError)
         self.assertNoResult(second)
-        self.websocket.writing_resumed()
+        self.websocket.send_queue.resume()
         self.successResultOf(second)
 
     def test_end(self) -> None:
         """The end lets everybody go."""
-        self.websocket.writing_paused()
+        self.websocket.send_queue.pause()
         held = [self.websocket.send(data) for data in ("a", "b")]
         self.websocket.conversation_ended()
         for sender in held:
@@ -927,7 +927,7 @@ class EndTests(LineTestCase):
     def test_first(self) -> None:
         """It is told before those who wait are."""
         self.websocket.wait().addCallback(lambda _: self.ended.append("waiter"))
-        self.websocket.writing_paused()
+        self.websocket.send_queue.pause()
         self.websocket.send("a").addCallback(lambda _: self.ended.append("sender"))
         self.websocket.close().addCallback(lambda _: self.ended.append("closer"))
         self.websocket.connection_lost()
@@ -938,28 +938,28 @@ class EndTests(LineTestCase):
         self.websocket.connection_lost()
         self.assertEqual(self.ended, ["over", "told"])
 
-    def test_will_tell(self) -> None:
+    def test_will_notify(self) -> None:
         """Told of the end is who waits for a message or for the end, and nobody else."""
         other: Deferred[None] = Deferred()
         waiting = self.websocket.wait()
-        self.websocket.writing_paused()
+        self.websocket.send_queue.pause()
         sending = self.websocket.send("a")
         for awaited, told in ((waiting, True), (sending, False), (other, False)):
-            self.assertIs(self.websocket.will_tell(awaited), told)
+            self.assertIs(self.websocket.will_notify(awaited), told)
         closing = self.websocket.close()
-        self.assertIs(self.websocket.will_tell(closing), True)
-        self.assertIs(self.websocket.will_tell(waiting), False)
+        self.assertIs(self.websocket.will_notify(closing), True)
+        self.assertIs(self.websocket.will_notify(waiting), False)
 
-    def test_will_tell_somebody(self) -> None:
+    def test_will_notify_somebody(self) -> None:
         """Of a task of which it is not known what it awaits, it may be one of those."""
-        self.assertIs(self.websocket.will_tell(None), False)
+        self.assertIs(self.websocket.will_notify(None), False)
         waiting = self.websocket.wait()
-        self.assertIs(self.websocket.will_tell(None), True)
+        self.assertIs(self.websocket.will_notify(None), True)
         self.receive("a")
         self.successResultOf(waiting)
-        self.assertIs(self.websocket.will_tell(None), False)
+        self.assertIs(self.websocket.will_notify(None), False)
         self.websocket.close()
-        self.assertIs(self.websocket.will_tell(None), True)
+        self.assertIs(self.websocket.will_notify(None), True)
 
 
 class DaemonTestCase(SynchronousTestCase):
@@ -1194,7 +1194,7 @@ class TrafficTests(DaemonTestCase):
 
         browser = self.open(self.serve(view, limits=Limits(max_message=100)))
         self.assertEqual(browser.messages, ["é" * 50, b"x" * 100])
-        self.assertEqual(errors, ["a message of 101 bytes: --max-message is 100"])
+        self.assertEqual(errors, ["message of 101 bytes: --max-message allows 100"])
 
     def test_close_codes(self) -> None:
         """What a view may close with arrives, code and reason; what it may not is an error."""

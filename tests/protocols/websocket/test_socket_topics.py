@@ -91,7 +91,7 @@ class SubscribeTests(TopicTestCase):
         for _ in range(50):
             websocket.subscribe("t", ids[0])
             websocket.unsubscribe("t")
-        self.assertEqual(len(websocket._waiting_feeds), 0)
+        self.assertEqual(len(websocket.send_queue), 0)
 
     def test_recovered(self) -> None:
         """It tells whether nothing is missing since the id."""
@@ -203,15 +203,15 @@ class SubscribeTests(TopicTestCase):
             self.subscribe(websocket, f"idle/{number}", f"{id.partition(':')[0]}:0")
         asked: list[WebSocketSubscriber] = []
         self.patch(WebSocketSubscriber, "resume", asked.append)
-        websocket.writing_paused()
-        websocket.writing_resumed()
+        websocket.send_queue.pause()
+        websocket.send_queue.resume()
         self.assertEqual(asked, [])
 
     def test_left_while_waiting(self) -> None:
         """A subscription that never began is over with the conversation."""
         ids = self.publish_many("t", ["1", "2"])
         browser, websocket = self.open()
-        websocket.writing_paused()
+        websocket.send_queue.pause()
         begun = websocket.subscribe("t", ids[0])
         self.assertNoResult(begun)
         browser.leave()
@@ -227,7 +227,7 @@ class SubscribeTests(TopicTestCase):
         async def view(request: Request) -> None:
             websocket = request.websocket
             websocket.accept()
-            websocket.writing_paused()
+            websocket.send_queue.pause()
             begun = websocket.subscribe("late", ids[0])
             websocket.subscribe("live")
             noted.append(await begun)

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import HISTORY_GAP, Closing
 from pushd.access.counters import Traffic
 from pushd.protocols.http.response import to_json
+from pushd.protocols.websocket.send_queue import SendQueue
 from pushd.protocols.websocket.subscriber import (
     JsonWebSocketSubscriber,
     WebSocketSubscriber,
@@ -24,29 +25,37 @@ from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication
 
 
-class Socket:
-    """A WebSocket that notes what it is given, and has room for so much."""
+class FakeWebSocket:
+    """A WebSocket and its connection: records what it sends, and has room for some of it."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[bytes, bool]] = []
         self.closings: list[Closing] = []
-        # What was left of frames that went out past this.
+        # The rest of frames of which the socket itself took a part.
         self.rests: list[bytes] = []
-        self.waiting: list[WebSocketSubscriber] = []
-        self.room = 1000
+        self.send_queue = SendQueue()
         self.window_bits = 0
         self.traffic = Traffic()
-        self.is_writing_paused = True
-        self.feed: WebSocketSubscriber | None = None
         self.sender: Send | None = None
+        # A subscriber that is stopped with the last message that there is room for.
+        self.stopped_last: WebSocketSubscriber | None = None
+        self.make_room(1000)
 
     @property
     def wire(self) -> Any:
-        """The other side is here, too."""
+        """The connection."""
         return self
 
+    def make_room(self, room: int) -> None:
+        """Have room for a number of messages."""
+        self.room = room
+        if room:
+            self.send_queue.resume()
+        else:
+            self.send_queue.pause()
+
     def push_frames(self, frames: bytes) -> None:
-        """Take frames apart."""
+        """Record each frame."""
         if frames[0] != 0x81 and frames[0] != 0x82:
             self.rests.append(frames)
             return
@@ -56,29 +65,25 @@ class Socket:
             frames = frames[2 + length :]
 
     def push(self, payload: bytes, *, binary: bool) -> None:
-        """Take one; at the last that there is room for, everything ends if there is a feed."""
+        """Record a message."""
         self.sent.append((payload, binary))
         self.room -= 1
-        if self.feed is not None and self.room == 0:
-            self.feed.stop()
+        if self.room == 0:
+            self.send_queue.pause()
+            if self.stopped_last is not None:
+                self.stopped_last.stop()
 
-    def has_room_for(self, feed: WebSocketSubscriber) -> bool:
-        """Whether there is room."""
-        if self.room <= 0:
-            self.waiting.append(feed)
-        return self.room > 0
-
-    def keeps_up(self, feed: WebSocketSubscriber) -> bool:
-        """Whether there is room for what comes now."""
-        return self.has_room_for(feed)
+    def is_full(self) -> bool:
+        """Whether there is no room left."""
+        return self.room <= 0
 
     def close_with(self, closing: Closing) -> Any:
-        """Note it."""
+        """Record the closing."""
         self.closings.append(closing)
 
 
-class FeedTests(SynchronousTestCase):
-    """Both kinds of feed."""
+class SubscriberTests(SynchronousTestCase):
+    """Subscribers that send plain frames, and JSON."""
 
     def setUp(self) -> None:
         """Have a hub, and a socket."""
@@ -86,7 +91,7 @@ class FeedTests(SynchronousTestCase):
         self.broker = MemoryBroker(self.clock, History(self.clock, Retention(), lambda: "e"))
         self.hub = Hub(self.broker, self.clock)
         self.broker.start(self.hub.deliver)
-        self.socket = Socket()
+        self.socket = FakeWebSocket()
 
     def publish(self, data: str | bytes) -> None:
         """Publish, and let the turn end."""
@@ -95,18 +100,18 @@ class FeedTests(SynchronousTestCase):
 
     def test_plain(self) -> None:
         """Text is a text frame, bytes are a binary one, and there is nothing else."""
-        feed = WebSocketSubscriber(self.socket)
-        feed.start(self.hub, "t", None)
+        subscriber = WebSocketSubscriber(self.socket)
+        subscriber.start(self.hub, "t", None)
         self.publish("é")
         self.publish(b"\xff")
         self.assertEqual(self.socket.sent, [("é".encode(), False), (b"\xff", True)])
-        self.assertIs(self.successResultOf(feed.begun), False)
+        self.assertIs(self.successResultOf(subscriber.recovered), False)
 
     def test_json(self) -> None:
         """Each frame is JSON; the first says where the others begin."""
         self.publish("old")
-        feed = JsonWebSocketSubscriber(self.socket)
-        feed.start(self.hub, "t", Id("e", 0))
+        subscriber = JsonWebSocketSubscriber(self.socket)
+        subscriber.start(self.hub, "t", Id("e", 0))
         self.publish(b"\xff")
         self.assertEqual(
             self.socket.sent,
@@ -116,27 +121,26 @@ class FeedTests(SynchronousTestCase):
                 (b'{"id":"e:2","base64":"/w=="}', False),
             ],
         )
-        self.assertIs(self.successResultOf(feed.begun), True)
+        self.assertIs(self.successResultOf(subscriber.recovered), True)
 
     def test_no_room(self) -> None:
         """It asks for room, goes on when it is told to, and does not before."""
         for number in range(3):
             self.publish(str(number))
-        self.socket.room = 1
-        feed = WebSocketSubscriber(self.socket)
-        feed.resume()
-        feed.start(self.hub, "t", Id("e", 0))
-        self.assertEqual(set(self.socket.waiting), {feed})
-        self.socket.room = 5
-        feed.resume()
+        self.socket.make_room(1)
+        subscriber = WebSocketSubscriber(self.socket)
+        subscriber.resume()
+        subscriber.start(self.hub, "t", Id("e", 0))
+        self.assertEqual(len(self.socket.send_queue), 1)
+        self.socket.make_room(5)
         self.assertEqual([payload for payload, _ in self.socket.sent], [b"0", b"1", b"2"])
 
     def test_stop(self) -> None:
         """It can be stopped, also twice; nothing comes any more."""
-        feed = WebSocketSubscriber(self.socket)
-        feed.start(self.hub, "t", None)
-        feed.stop()
-        feed.stop()
+        subscriber = WebSocketSubscriber(self.socket)
+        subscriber.start(self.hub, "t", None)
+        subscriber.stop()
+        subscriber.stop()
         self.publish("x")
         self.assertEqual((self.socket.sent, self.hub.topics()), ([], []))
 
@@ -145,9 +149,9 @@ class FeedTests(SynchronousTestCase):
         for number in range(3):
             self.publish(str(number))
         for room in (1, 2, 3):
-            self.socket.room = room
-            self.socket.feed = WebSocketSubscriber(self.socket)
-            self.socket.feed.start(self.hub, "t", Id("e", 0))
+            self.socket.make_room(room)
+            self.socket.stopped_last = WebSocketSubscriber(self.socket)
+            self.socket.stopped_last.start(self.hub, "t", Id("e", 0))
             self.assertEqual(self.hub.topics(), [])
             self.assertEqual(len(self.socket.sent), room)
             self.socket.sent.clear()
@@ -155,27 +159,26 @@ class FeedTests(SynchronousTestCase):
     def test_stopped_before_it_began(self) -> None:
         """Who waits for the beginning of one that is stopped before it is told False."""
         self.publish("x")
-        self.socket.room = 0
-        feed = WebSocketSubscriber(self.socket)
-        feed.start(self.hub, "t", Id("e", 0))
-        self.assertNoResult(feed.begun)
-        feed.stop()
-        self.assertIs(self.successResultOf(feed.begun), False)
-        self.socket.feed = WebSocketSubscriber(self.socket)
-        self.socket.feed.stop()
-        self.assertIs(self.successResultOf(self.socket.feed.begun), False)
+        self.socket.make_room(0)
+        subscriber = WebSocketSubscriber(self.socket)
+        subscriber.start(self.hub, "t", Id("e", 0))
+        self.assertNoResult(subscriber.recovered)
+        subscriber.stop()
+        self.assertIs(self.successResultOf(subscriber.recovered), False)
+        self.socket.stopped_last = WebSocketSubscriber(self.socket)
+        self.socket.stopped_last.stop()
+        self.assertIs(self.successResultOf(self.socket.stopped_last.recovered), False)
 
     def test_does_not_keep_up(self) -> None:
         """What comes while there is no room is read from the past once there is some."""
-        feed = WebSocketSubscriber(self.socket)
-        feed.start(self.hub, "t", None)
-        self.socket.room = 1
+        subscriber = WebSocketSubscriber(self.socket)
+        subscriber.start(self.hub, "t", None)
+        self.socket.make_room(1)
         for number in range(3):
             self.publish(str(number))
         self.assertEqual([payload for payload, _ in self.socket.sent], [b"0"])
-        self.assertEqual(set(self.socket.waiting), {feed})
-        self.socket.room = 5
-        feed.resume()
+        self.assertEqual(len(self.socket.send_queue), 1)
+        self.socket.make_room(5)
         self.publish("3")
         self.assertEqual([payload for payload, _ in self.socket.sent], [b"0", b"1", b"2", b"3"])
 
@@ -187,8 +190,8 @@ class FeedTests(SynchronousTestCase):
             taken.append(data)
             return len(data) - 1
 
-        feed = WebSocketSubscriber(self.socket)
-        feed.start(self.hub, "t", None)
+        subscriber = WebSocketSubscriber(self.socket)
+        subscriber.start(self.hub, "t", None)
         self.socket.sender = send
         for text in ("a", "b", "c"):
             self.publish(text)
@@ -199,31 +202,30 @@ class FeedTests(SynchronousTestCase):
 
     def test_leave_group(self) -> None:
         """It is asked again once something waits before the socket, and not once it is over."""
-        feed = WebSocketSubscriber(self.socket)
-        feed.leave_group()
+        subscriber = WebSocketSubscriber(self.socket)
+        subscriber.leave_group()
         self.socket.sender = len
-        feed.start(self.hub, "t", None)
+        subscriber.start(self.hub, "t", None)
         for text in ("a", "b"):
             self.publish(text)
-        feed.leave_group()
+        subscriber.leave_group()
         self.socket.sender = None
         self.publish("c")
         self.assertEqual(self.socket.sent, [(b"a", False), (b"c", False)])
         self.assertEqual((self.socket.traffic.messages_out, self.socket.traffic.bytes_out), (3, 9))
-        feed.stop()
-        feed.leave_group()
-        self.assertIsNone(feed.direct_write())
+        subscriber.stop()
+        subscriber.leave_group()
+        self.assertIsNone(subscriber.direct_write())
 
     def test_subscription_lost(self) -> None:
         """One that can't go on without a gap ends the conversation, to be tried again."""
         for number in range(3):
             self.publish(str(number))
-        self.socket.room = 1
-        feed = WebSocketSubscriber(self.socket)
-        feed.start(self.hub, "t", Id("e", 0))
+        self.socket.make_room(1)
+        subscriber = WebSocketSubscriber(self.socket)
+        subscriber.start(self.hub, "t", Id("e", 0))
         self.clock.advance(1000)
-        self.socket.room = 5
-        feed.resume()
+        self.socket.make_room(5)
         self.assertEqual(self.socket.closings, [HISTORY_GAP])
         self.assertEqual(len(self.socket.sent), 1)
 

@@ -1,17 +1,17 @@
-"""What the kernel says of a process."""
+"""Memory, descriptors and CPU time of a process, from the kernel."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from time import clock_gettime
 
-# The clock of a process is named by its number and by what it counts: here what was computed, in
-# all of its threads, those that have ended included (clock_getcpuclockid(3)).
+# The clock of a process has a number made of its id and what it measures: here the CPU time of all
+# of its threads, including those that have ended (clock_getcpuclockid(3)).
 _COMPUTED = 2
 
 
-class Vitals:
-    """One process, seen from outside."""
+class ProcessStatus:
+    """A running process."""
 
     def __init__(self, pid: int) -> None:
         self._place = Path(f"/proc/{pid}")
@@ -19,26 +19,26 @@ class Vitals:
 
     @property
     def memory(self) -> int:
-        """Bytes of memory that it holds."""
+        """Resident memory, in bytes."""
         return self._status("VmRSS")
 
     @property
     def peak(self) -> int:
-        """The most that it has held since ``forget_peak``, in bytes."""
+        """The peak of the resident memory since ``reset_peak``, in bytes."""
         return self._status("VmHWM")
 
     @property
     def descriptors(self) -> int:
-        """How many descriptors it has open."""
+        """The number of open descriptors."""
         return len(list((self._place / "fd").iterdir()))
 
     @property
     def cpu(self) -> float:
-        """Seconds that it has computed."""
+        """CPU time used, in seconds."""
         return clock_gettime(self._clock)
 
-    def forget_peak(self) -> None:
-        """Begin anew to note how much memory it holds at most."""
+    def reset_peak(self) -> None:
+        """Start to measure the peak again."""
         (self._place / "clear_refs").write_text("5")
 
     def _status(self, name: str) -> int:

@@ -1,4 +1,4 @@
-"""TLS around a client that speaks in the plain."""
+"""A TLS tunnel for a client that speaks plain TCP."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from contextlib import suppress
 from threading import Thread
 
 
-def through_tls(raw: socket.socket, context: ssl.SSLContext, name: str) -> socket.socket:
-    """Give a socket on which to say in the plain what goes over another in TLS.
+def wrap_in_tls(raw: socket.socket, context: ssl.SSLContext, name: str) -> socket.socket:
+    """Return a socket whose data is sent over another one with TLS.
 
-    The client of ``websockets`` reads in a thread of its own while others write, and Python's
-    ``ssl`` lets both into OpenSSL at once, which that can't take: now and then the connection ended
-    by it, or the process. Here one thread does both.
+    The client of ``websockets`` reads and writes in different threads. Python's ``ssl`` calls
+    OpenSSL from both at once, which now and then ended the connection, or the process. Here one
+    thread does both.
 
-    :param name: of the server, as the certificate has it.
+    :param name: the server's name in its certificate.
     """
     near, far = socket.socketpair()
     raw.setblocking(False)
-    tunnel = _dig(far, raw, context, name)
+    tunnel = _run_tunnel(far, raw, context, name)
     Thread(target=asyncio.run, args=(tunnel,), daemon=True).start()
     return near
 
 
-async def _dig(far: socket.socket, raw: socket.socket, context: ssl.SSLContext, name: str) -> None:
+async def _run_tunnel(
+    far: socket.socket, raw: socket.socket, context: ssl.SSLContext, name: str
+) -> None:
     reader, writer = await asyncio.open_connection(sock=far)
     try:
         tls_reader, tls_writer = await asyncio.open_connection(
             sock=raw, ssl=context, server_hostname=name
         )
-    except OSError:  # The client sees that there is nobody.
+    except OSError:  # The client sees the end of its connection.
         writer.close()
         return
     await asyncio.gather(_pump(reader, tls_writer), _pump(tls_reader, writer))
@@ -39,7 +41,7 @@ async def _dig(far: socket.socket, raw: socket.socket, context: ssl.SSLContext, 
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Hand on what comes, and the end; what nobody takes any more is dropped."""
+    """Copy data and the end of the stream; drop data that the other side does not accept."""
     with suppress(OSError):
         while data := await reader.read(1 << 16):
             if not writer.is_closing():

@@ -1,4 +1,4 @@
-"""A client that keeps no rule."""
+"""A client that sends HTTP and WebSocket byte by byte over a real socket, with any mistake."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from urllib.parse import urlsplit
 
 from tests.frame_heads import CLOSE, frame_head
 
-# How long anything may take that is not to take long, in seconds. An idle connection is kept
-# for longer.
-PATIENCE = 30.0
+# Seconds after which a test gives up waiting. An idle connection is kept open for longer.
+TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame as the server sent it."""
+    """A frame from the server."""
 
     opcode: int
     payload: bytes
@@ -33,18 +32,18 @@ class Frame:
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer, and all that came behind it."""
+    """An HTTP response."""
 
     status: int
     headers: dict[str, str]
     body: bytes
 
 
-class Attacker:
-    """One connection to a daemon, held by a client that does as it pleases.
+class RawClient:
+    """One connection to a daemon.
 
-    ``receive_buffer`` is how many bytes the kernel takes for a client that does not read. Where
-    the URL is ``https:``, it believes any certificate, unless ``context`` says otherwise.
+    ``receive_buffer`` is the size of the kernel's buffer for data that the client has not read. For
+    an ``https:`` URL, any certificate is accepted unless ``context`` says otherwise.
     """
 
     def __init__(
@@ -57,9 +56,9 @@ class Attacker:
         parts = urlsplit(url)
         self.host = parts.netloc
         plain = socket.socket()
-        plain.settimeout(PATIENCE)
+        plain.settimeout(TIMEOUT)
         if receive_buffer is not None:
-            # Before connecting, or the window is larger already.
+            # It limits the window only if it is set before connecting.
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         plain.connect((parts.hostname, parts.port))
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -73,7 +72,7 @@ class Attacker:
                 raise
         self._received = bytearray()
 
-    def __enter__(self) -> Attacker:
+    def __enter__(self) -> RawClient:
         return self
 
     def __exit__(
@@ -85,13 +84,13 @@ class Attacker:
         self.socket.close()
 
     def send(self, data: bytes) -> None:
-        """Send all of it."""
+        """Send data."""
         self.socket.sendall(data)
 
-    def insist(self, data: bytes, times: int = 1, *, seconds: float = PATIENCE) -> int:
-        """Send it so often, or as much of that as the other side lets us for so long.
+    def send_until_refused(self, data: bytes, times: int = 1, *, seconds: float = TIMEOUT) -> int:
+        """Send data repeatedly, until the daemon accepts no more or the time is over.
 
-        Gives how much that was.
+        Return the number of bytes sent.
         """
         sent, deadline = 0, monotonic() + seconds
         view, length = memoryview(data), len(data)
@@ -102,10 +101,10 @@ class Attacker:
                 sent += self.socket.send(view[start : start + (1 << 18)])
             except OSError:  # Refused, or not taken in time.
                 break
-        self.socket.settimeout(PATIENCE)
+        self.socket.settimeout(TIMEOUT)
         return sent
 
-    def upgrade(self, path: str, *lines: str) -> Attacker:
+    def upgrade(self, path: str, *lines: str) -> RawClient:
         """Open a WebSocket."""
         self.send(handshake(self.host, path, *lines))
         head = self.read_head()
@@ -113,12 +112,12 @@ class Attacker:
         return self
 
     def request(self, path: str, *lines: str, method: str = "GET", body: bytes = b"") -> Answer:
-        """Send a request, and read its answer."""
+        """Send a request, and return its response."""
         self.send(request(self.host, path, *lines, method=method) + body)
         return self.read_answer()
 
     def read_head(self) -> str:
-        """Read the head of an answer."""
+        """Read the head of a response."""
         while b"\r\n\r\n" not in self._received:
             assert self._receive(), f"no head: {bytes(self._received)!r}"
         head, _, rest = bytes(self._received).partition(b"\r\n\r\n")
@@ -126,7 +125,7 @@ class Attacker:
         return head.decode("latin-1")
 
     def read_answer(self) -> Answer:
-        """Read an answer that says how long it is."""
+        """Read a response that has a Content-Length."""
         status, *lines = self.read_head().split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in lines)
         length = int(headers.get("content-length", 0))
@@ -137,21 +136,21 @@ class Attacker:
         return Answer(int(status.split(" ")[1]), headers, body)
 
     def read_frame(self) -> Frame | None:
-        """Read a frame; None when the connection ends before one."""
+        """Read a frame; None if the connection ends first."""
         while (frame := self._take_frame()) is None:
             if not self._receive():
                 return None
         return frame
 
     def read_code(self) -> int | None:
-        """Read up to the Close frame, and give its code; None when the connection just ends."""
+        """Read until the Close frame, and return its code; None if there is none."""
         while (frame := self.read_frame()) is not None:
             if frame.opcode == CLOSE:
                 return frame.code
         return None
 
     def read_all(self) -> bytes:
-        """Read up to the end of the connection, which must come soon."""
+        """Read until the connection ends; fail if it does not."""
         try:
             while self._receive():
                 pass
@@ -159,7 +158,7 @@ class Attacker:
             raise AssertionError(f"still connected: {bytes(self._received)!r}") from None
         return bytes(self._received)
 
-    def vanish(self) -> None:
+    def reset(self) -> None:
         """Reset the connection."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
@@ -207,12 +206,12 @@ def handshake(host: str, path: str, *lines: str, version: int = 13) -> bytes:
 
 
 def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0) -> bytes:
-    """Make a client's frame, masked with a key that changes nothing (RFC 6455 §5.3)."""
+    """Make a client's frame, masked with a key of zeros (RFC 6455 §5.3)."""
     return frame_head(opcode, len(payload), fin=fin, rsv=rsv) + bytes(4) + payload
 
 
 def trusting() -> ssl.SSLContext:
-    """Make a TLS context that believes any certificate."""
+    """Make a TLS context that accepts any certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -1,0 +1,134 @@
+"""Inbox: messages that have arrived on a WebSocket and have not been read."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+# The inbox is full at this number of bytes, whatever the number of messages: 64 messages of the
+# largest size would take 64 MiB.
+_MAX_BYTES = 1 << 20
+
+
+class Source(Protocol):
+    """Where messages come from: a connection whose reading can be paused."""
+
+    def pause_reading(self) -> None:
+        """Deliver no more messages until reading is resumed."""
+
+    def resume_reading(self) -> None:
+        """Deliver what has arrived in the meantime, and read on."""
+
+
+class Inbox:
+    """Messages in the order in which they arrived, and the one task that waits for the next.
+
+    A full inbox pauses reading, so that TCP holds the peer; at half of that, reading resumes. What
+    is in it can be read after the connection has ended, too.
+
+    :param clock: for time-outs.
+    :param capacity: the number of messages at which it is full.
+    """
+
+    __slots__ = (
+        "_capacity",
+        "_clock",
+        "_messages",
+        "_paused",
+        "_size",
+        "_timer",
+        "source",
+        "waiter",
+    )
+
+    def __init__(self, clock: IReactorTime, capacity: int) -> None:
+        self._clock = clock
+        self._capacity = capacity
+        # A deque from the first message on that has to wait: an empty one takes half a KiB.
+        self._messages: deque[str | bytes] | tuple[()] = ()
+        self._size = 0
+        self._paused = False
+        #: The connection, while it is open.
+        self.source: Source | None = None
+        #: Fires with the next message: what a task awaits.
+        self.waiter: Deferred[str | bytes | None] | None = None
+        self._timer: IDelayedCall | None = None
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def put(self, message: str | bytes) -> None:
+        """Deliver a message to the task that waits for it, or keep it."""
+        if self.waiter is not None:
+            self._take_waiter().callback(message)
+            return
+        if isinstance(self._messages, tuple):
+            self._messages = deque()
+        self._messages.append(message)
+        self._size += len(message)
+        if self.source is not None and not self._paused and self._is_full():
+            self._paused = True
+            self.source.pause_reading()
+
+    def take(self) -> str | bytes:
+        """Take the next message; there must be one."""
+        assert isinstance(self._messages, deque)
+        message = self._messages.popleft()
+        self._size -= len(message)
+        if self._paused and self._is_half_empty() and self.source is not None:
+            self._paused = False
+            self.source.resume_reading()
+        return message
+
+    def wait(self, timeout: float | None) -> Deferred[str | bytes | None]:
+        """Return a Deferred that fires with the next message, or with None at the end.
+
+        The inbox must be empty, and no other task may wait.
+
+        :param timeout: seconds until it fails with TimeoutError.
+        """
+        if timeout is not None:
+            # First, as the clock may refuse it.
+            self._timer = self._clock.callLater(timeout, self._time_out, timeout)
+        self.waiter = Deferred(self._cancel)
+        return self.waiter
+
+    @property
+    def takes_rest(self) -> bool:
+        """Whether it may be filled further, once the connection is lost: to twice its bytes.
+
+        Reading cannot be paused then, so the number of messages does not count.
+        """
+        return self._size < 2 * _MAX_BYTES
+
+    def clear(self) -> None:
+        """Drop all messages."""
+        self._messages, self._size = (), 0
+
+    def end(self) -> None:
+        """Tell the task that waits that no message will come."""
+        if self.waiter is not None:
+            self._take_waiter().callback(None)
+
+    def _is_full(self) -> bool:
+        return len(self._messages) >= self._capacity or self._size >= _MAX_BYTES
+
+    def _is_half_empty(self) -> bool:
+        return len(self._messages) <= self._capacity // 2 and self._size <= _MAX_BYTES // 2
+
+    def _take_waiter(self) -> Deferred[str | bytes | None]:
+        waiter, timer = self.waiter, self._timer
+        self.waiter = self._timer = None
+        if timer is not None and timer.active():
+            timer.cancel()
+        assert waiter is not None  # All callers have looked.
+        return waiter
+
+    def _cancel(self, _: Deferred[str | bytes | None]) -> None:
+        self._take_waiter()
+
+    def _time_out(self, timeout: float) -> None:
+        self._take_waiter().errback(TimeoutError(f"no message within {timeout:g} s"))

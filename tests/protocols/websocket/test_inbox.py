@@ -1,0 +1,133 @@
+"""The inbox: messages that have not been read, back-pressure, and the task that waits."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.protocols.websocket.inbox import Inbox
+
+
+class RecordingSource:
+    """A connection that records when its reading is paused and resumed."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def pause_reading(self) -> None:
+        """Record it."""
+        self.events.append("pause")
+
+    def resume_reading(self) -> None:
+        """Record it."""
+        self.events.append("resume")
+
+
+class InboxTestCase(SynchronousTestCase):
+    """An inbox for four messages."""
+
+    def setUp(self) -> None:
+        """Make it, and its source."""
+        self.clock = Clock()
+        self.inbox = Inbox(self.clock, 4)
+        self.source = self.inbox.source = RecordingSource()
+
+    def put(self, *messages: str | bytes) -> None:
+        """Let messages arrive."""
+        for message in messages:
+            self.inbox.put(message)
+
+    def take(self, count: int) -> list[str | bytes]:
+        """Read messages."""
+        return [self.inbox.take() for _ in range(count)]
+
+
+class ReadingTests(InboxTestCase):
+    """A full inbox pauses reading; reading resumes at half."""
+
+    def test_order(self) -> None:
+        """Messages are read in the order in which they arrived, after the end as well."""
+        self.put("a", b"b")
+        self.inbox.end()
+        self.inbox.source = None
+        self.assertEqual(len(self.inbox), 2)
+        self.assertEqual(self.take(2), ["a", b"b"])
+        self.assertEqual(len(self.inbox), 0)
+
+    def test_messages(self) -> None:
+        """The number of messages counts; reading is paused and resumed once."""
+        self.put("a", "b", "c")
+        self.assertEqual(self.source.events, [])
+        self.put("d", "e")
+        self.assertEqual(self.source.events, ["pause"])
+        self.take(2)
+        self.assertEqual(self.source.events, ["pause"])
+        self.take(3)
+        self.assertEqual(self.source.events, ["pause", "resume"])
+
+    def test_bytes(self) -> None:
+        """So does their size: a MiB is full, half a MiB is half."""
+        self.put("a" * (1 << 19), "b" * ((1 << 19) - 1))
+        self.assertEqual(self.source.events, [])
+        self.put(b"c")
+        self.assertEqual(self.source.events, ["pause"])
+        self.take(1)
+        self.assertEqual(self.source.events, ["pause", "resume"])
+
+    def test_without_source(self) -> None:
+        """After the connection is lost nothing is paused or resumed."""
+        self.put("a", "b", "c", "d")
+        self.inbox.source = None
+        self.take(4)
+        self.put("a", "b", "c", "d")
+        self.assertEqual(self.source.events, ["pause"])
+
+
+class WaitingTests(InboxTestCase):
+    """One task may wait for the next message."""
+
+    def test_message(self) -> None:
+        """It gets the next message, which is not kept, and only that one."""
+        waiting = self.inbox.wait(None)
+        self.assertIs(self.inbox.waiter, waiting)
+        self.put("a", "b")
+        self.assertEqual(self.successResultOf(waiting), "a")
+        self.assertIsNone(self.inbox.waiter)
+        self.assertEqual(self.take(1), ["b"])
+
+    def test_end(self) -> None:
+        """It gets None at the end; without a task that waits, the end changes nothing."""
+        waiting = self.inbox.wait(5)
+        self.inbox.end()
+        self.assertIsNone(self.successResultOf(waiting))
+        self.inbox.end()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_timeout(self) -> None:
+        """After the timeout it gets a TimeoutError, and the next message is kept."""
+        waiting = self.inbox.wait(2.5)
+        self.clock.advance(2.5)
+        failure = self.failureResultOf(waiting, TimeoutError)
+        self.assertEqual(failure.getErrorMessage(), "no message within 2.5 s")
+        self.put("a")
+        self.assertEqual(self.take(1), ["a"])
+
+    def test_in_time(self) -> None:
+        """A message in time stops the timer, and so does cancelling."""
+        waiting = self.inbox.wait(1)
+        self.put("a")
+        self.successResultOf(waiting)
+        waiting = self.inbox.wait(1)
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_odd_timeout(self) -> None:
+        """After a timeout that the clock refuses, no task waits."""
+        odd: Any = Decimal(1)
+        self.assertRaises(TypeError, self.inbox.wait, odd)
+        self.assertIsNone(self.inbox.waiter)
