@@ -98,7 +98,7 @@ compare: .venv/.run  ## Measure this checkout against another, BASE=DIR; BENCH='
 
 .PHONY: options
 options: .venv/.dev  ## Update the table of options in docs/operations.md
-	$(BIN)/python -m tests.options_table
+	$(BIN)/python -m tests.support.options_table
 
 .PHONY: clean
 clean:  ## Remove everything that the other targets created

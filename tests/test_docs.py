@@ -28,12 +28,12 @@ from pushd.access.tokens import read_token_keys
 from pushd.client import Client, publish
 from pushd.django.views import WebSocket as DjangoWebSocket
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.testing.daemon import Answer, Browser, Daemon
+from pushd.testing import Answer, Browser, Daemon
 from pushd.views.request import Request
 from pushd.views.threads import BlockingWebSocket
-from tests import django_site
-from tests.fake_network import FakeNetwork
-from tests.keyring import secret_keys, token
+from tests.support import django_site
+from tests.support.fake_network import FakeNetwork
+from tests.support.keyring import secret_keys, token
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")]

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from examples import chat, echo, progress
 from pushd.access.closing import NORMAL
-from pushd.testing.daemon import Answer, Browser, Daemon
+from pushd.testing import Answer, Browser, Daemon
 from pushd.views.request import View
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

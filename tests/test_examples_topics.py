@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from examples import chat_topics
 from pushd.errors import Unavailable
-from pushd.testing.daemon import Browser, Daemon
+from pushd.testing import Browser, Daemon
 
 WEB = Path(__file__).parent.parent / "examples" / "web"
 

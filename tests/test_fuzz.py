@@ -25,7 +25,7 @@ from pushd.protocols.http.channel import (
     STALL_TIMEOUT,
 )
 from pushd.protocols.websocket.protocol import CLOSE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.views.demo import ticker
 from pushd.views.request import Request, accept_websocket, require_websocket
 

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.options.command_line import Options
 from pushd.options.table import OPTIONS
-from tests.options_table import DOCUMENT, make_table, with_table
+from tests.support.options_table import DOCUMENT, make_table, with_table
 
 
 class OptionsTests(SynchronousTestCase):

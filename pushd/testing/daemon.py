@@ -30,9 +30,6 @@ from pushd.testing.loopback import Loopback
 from pushd.views.request import View
 from pushd.views.routes import Routes
 
-# All that a test has to do with is had from here.
-__all__ = ["Answer", "Browser", "Daemon", "Wire"]
-
 _HOST = "localhost:8080"
 
 _LIMITS = [one for one in fields(Limits) if one.init]

@@ -15,10 +15,10 @@ from pushd.access.admission import Admission, Slot
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.response import Response
-from pushd.testing.daemon import Answer, Browser, Daemon
+from pushd.testing import Answer, Browser, Daemon
 from pushd.testing.loopback import Loopback
 from pushd.views.request import Request, accept_websocket
-from tests.peer import handshake
+from tests.support.peer import handshake
 
 PROXY = Proxies(["127.0.0.1"])
 

@@ -12,7 +12,7 @@ from twisted.web.http_headers import Headers
 from pushd.access.authorization import Authorizer, challenge, read_token
 from pushd.access.tokens import TokenKeys
 from pushd.errors import Denied
-from tests.keyring import secret_keys, token
+from tests.support.keyring import secret_keys, token
 
 REQUIRED = (401, "", "a token is required")
 

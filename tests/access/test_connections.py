@@ -15,9 +15,9 @@ from pushd.access.connections import Connections
 from pushd.access.counters import Traffic
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.service.daemon import Drain
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.views.request import Request, accept_websocket
-from tests.peer import Peer, request, said
+from tests.support.peer import Peer, request, said
 
 STREAM = request("GET /topics/news?token=secret HTTP/1.1", "Host: a", "Accept: text/event-stream")
 POLL = request("GET /topics/news?wait=3 HTTP/1.1", "Host: a", "Connection: close")

@@ -7,7 +7,7 @@ import base64
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pushd.access.keys import read_keys, read_signing_key
-from tests.keyring import (
+from tests.support.keyring import (
     SECRET,
     FolderTestCase,
     private_key,

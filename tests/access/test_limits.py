@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.limits import Limits, Quota, TokenBucket
-from tests.unhurried import UNHURRIED
+from tests.support.hypothesis_settings import NO_DEADLINE
 
 
 class LimitsTests(SynchronousTestCase):
@@ -114,7 +114,7 @@ class TokenBucketTests(SynchronousTestCase):
     def test_property(self) -> None:
         """In no period does a bucket give more than the burst and what the rate allows."""
 
-        @UNHURRIED
+        @NO_DEADLINE
         @given(st.lists(st.tuples(st.sampled_from([0, 0.25, 0.5, 1, 8]), st.integers(0, 12))))
         def ask(script: list[tuple[float, int]]) -> None:
             clock = Clock()

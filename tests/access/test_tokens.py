@@ -24,7 +24,8 @@ from pushd.access.tokens import (
 )
 from pushd.errors import BadToken
 from pushd.topics.publication import check_topic
-from tests.keyring import (
+from tests.support.hypothesis_settings import NO_DEADLINE
+from tests.support.keyring import (
     SECRET,
     FolderTestCase,
     private_key,
@@ -34,7 +35,6 @@ from tests.keyring import (
     secret_keys,
     sign,
 )
-from tests.unhurried import UNHURRIED
 
 NOW = 1_000_000.0
 CLAIMS = {"sub": "ann", "exp": NOW + 60, "subscribe": ["news"], "publish": ["chat/*"]}
@@ -314,7 +314,7 @@ class PatternTests(SynchronousTestCase):
     def test_property(self) -> None:
         """Any topic matches any pattern segment by segment."""
 
-        @UNHURRIED
+        @NO_DEADLINE
         @given(st.lists(SEGMENTS, max_size=4), st.booleans(), TOPICS)
         def check(segments: list[str], rest: bool, topic: list[str]) -> None:
             pattern = [*segments, "**"] if rest or not segments else segments
@@ -327,7 +327,7 @@ class PatternTests(SynchronousTestCase):
     def test_topics_are_patterns(self) -> None:
         """Every topic is a pattern, which only the same topic matches."""
 
-        @UNHURRIED
+        @NO_DEADLINE
         @given(TOPICS, TOPICS)
         def check(one: list[str], other: list[str]) -> None:
             pattern = check_topic("/".join(one))

@@ -9,10 +9,16 @@ from twisted.logger import capturedLogs
 
 from pushd.access.closing import Closing
 from pushd.api import admin
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from tests.api.test_publish import PublishTestCase
-from tests.keyring import secret_keys, token
-from tests.listeners import Events, JsonSocket, Poller, RawSocket, TopicTestCase
+from tests.support.keyring import secret_keys, token
+from tests.support.topic_clients import (
+    LongPollClient,
+    RawWebSocketClient,
+    SseClient,
+    TopicTestCase,
+    V1WebSocketClient,
+)
 
 
 class ScheduleTests(TopicTestCase):
@@ -53,7 +59,7 @@ class ScheduleTests(TopicTestCase):
         """A publication scheduled during shutdown is refused: it would be lost at once."""
         stopping = Daemon(drain=30)
         self.addCleanup(stopping.stop)
-        RawSocket(stopping, "t")
+        RawWebSocketClient(stopping, "t")
         stopping.begin_stop()
         query = "/topics/t?delay=1"
         answer = stopping.request("POST", query, body=b"x", control=True)
@@ -68,7 +74,7 @@ class ScheduleTests(TopicTestCase):
 
     def test_cancel(self) -> None:
         """DELETE cancels a schedule: nothing more is published, and its URL is 404."""
-        listener = JsonSocket(self.daemon, "t")
+        listener = V1WebSocketClient(self.daemon, "t")
         name = self.add("every=1&count=3")
         answer = self.control("DELETE", f"/schedules/{name}")
         self.assertEqual((answer.status, answer.body), (204, b""))
@@ -123,7 +129,9 @@ class ConnectionTests(TopicTestCase):
     def test_list(self) -> None:
         """Connections are listed with their transport and details, oldest first."""
         self.daemon.advance(60)
-        listeners = [one(self.daemon, "a/b") for one in (RawSocket, Events, Poller)]
+        listeners = [
+            one(self.daemon, "a/b") for one in (RawWebSocketClient, SseClient, LongPollClient)
+        ]
         listed = self.list()
         self.assertEqual([one["id"] for one in listed], [1, 2, 3])
         self.assertEqual([one["transport"] for one in listed], ["websocket", "sse", "longpoll"])
@@ -140,8 +148,8 @@ class ConnectionTests(TopicTestCase):
 
     def test_traffic(self) -> None:
         """Messages and bytes each way are up to date."""
-        socket = RawSocket(self.daemon, "t")
-        Events(self.daemon, "t")
+        socket = RawWebSocketClient(self.daemon, "t")
+        SseClient(self.daemon, "t")
         before = self.list()[1]["bytes_out"]
         self.control("POST", "/topics/t", b"abc")
         socket.browser.send("to you")
@@ -164,7 +172,7 @@ class ConnectionTests(TopicTestCase):
         """A list has at most 1000 connections; ``?after=`` continues it."""
         self.start(max_per_address=3000)
         for _ in range(1001):
-            RawSocket(self.daemon, "t")
+            RawWebSocketClient(self.daemon, "t")
         first = json.loads(self.control("GET", "/connections").body)
         self.assertEqual((len(first["connections"]), first["more"]), (1000, True))
         last = first["connections"][-1]["id"]
@@ -172,7 +180,7 @@ class ConnectionTests(TopicTestCase):
 
     def test_close(self) -> None:
         """DELETE closes one connection, with 1008 or with the given code and reason."""
-        first, second, third = (RawSocket(self.daemon, "t") for _ in range(3))
+        first, second, third = (RawWebSocketClient(self.daemon, "t") for _ in range(3))
         self.assertEqual(self.control("DELETE", "/connections/2").status, 204)
         self.assertEqual(second.closing, Closing(1008, "closed by an operator"))
         self.assertEqual([one["id"] for one in self.list()], [1, 3])
@@ -183,7 +191,7 @@ class ConnectionTests(TopicTestCase):
 
     def test_close_others(self) -> None:
         """DELETE ends an event stream and answers a long poll; neither has close codes."""
-        events, poller = Events(self.daemon, "t"), Poller(self.daemon, "t")
+        events, poller = SseClient(self.daemon, "t"), LongPollClient(self.daemon, "t")
         for id in (1, 2):
             self.control("DELETE", f"/connections/{id}")
         self.assertTrue(events.ended)
@@ -193,7 +201,7 @@ class ConnectionTests(TopicTestCase):
 
     def test_wrong(self) -> None:
         """Each invalid request is refused with the name of the part that is wrong."""
-        RawSocket(self.daemon, "t")
+        RawWebSocketClient(self.daemon, "t")
         for name in ("2", "0", "x", "", "-1", "1/2", "9" * 30):
             self.assert_wrong("DELETE", f"/connections/{name}", 404, "connection")
         for code in ("x", "0", "999", "1005", "1006", "5000", "10000"):

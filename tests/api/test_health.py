@@ -7,8 +7,8 @@ import json
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.api.health import Readiness
-from pushd.testing.daemon import Answer, Daemon
-from tests.peer import Peer, close_frame, handshake
+from pushd.testing import Answer, Daemon
+from tests.support.peer import Peer, close_frame, handshake
 
 
 class HealthTests(SynchronousTestCase):

@@ -9,11 +9,11 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.testing import StringTransport
 
 from pushd.api.longpoll import LongPoll
-from pushd.testing.daemon import Wire
+from pushd.testing import Wire
 from pushd.topics import hub
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Replay
-from tests.listeners import MIB, TopicTestCase
+from tests.support.topic_clients import MIB, TopicTestCase
 
 
 class Failing(Exception):

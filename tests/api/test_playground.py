@@ -15,9 +15,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.api import playground
 from pushd.api.playground import BURST, MAX_BODY, WAYS, Cost, CountingTransport, TopicCosts
-from pushd.testing.daemon import Answer, Daemon, Wire
-from tests.keyring import secret_keys, token
-from tests.peer import Peer, close_frame, handshake, request
+from pushd.testing import Answer, Daemon, Wire
+from tests.support.keyring import secret_keys, token
+from tests.support.peer import Peer, close_frame, handshake, request
 
 OWN = {"Origin": "http://localhost:8080"}
 

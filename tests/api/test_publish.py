@@ -10,9 +10,14 @@ from twisted.internet.task import deferLater
 
 from pushd.access.limits import Limits
 from pushd.api import publish as module
-from pushd.testing.daemon import Answer
+from pushd.testing import Answer
 from pushd.topics import broker, scheduled
-from tests.listeners import Events, JsonSocket, RawSocket, TopicTestCase
+from tests.support.topic_clients import (
+    RawWebSocketClient,
+    SseClient,
+    TopicTestCase,
+    V1WebSocketClient,
+)
 
 BINARY = {"Content-Type": "application/octet-stream"}
 
@@ -23,7 +28,7 @@ class PublishTestCase(TopicTestCase):
     def setUp(self) -> None:
         """Start a daemon, and subscribe."""
         super().setUp()
-        self.listener = JsonSocket(self.daemon, "t")
+        self.listener = V1WebSocketClient(self.daemon, "t")
 
     def assert_wrong(self, answer: Answer, status: int, where: str) -> dict[str, Any]:
         """Check a refusal: its status, and a JSON body with the error and what is wrong."""
@@ -55,8 +60,8 @@ class ControlTopicTests(PublishTestCase):
 
     def test_answer(self) -> None:
         """The response has the id and the number of subscribers."""
-        RawSocket(self.daemon, "t")
-        Events(self.daemon, "t")
+        RawWebSocketClient(self.daemon, "t")
+        SseClient(self.daemon, "t")
         answer = self.post("/topics/t")
         self.assertEqual(answer.status, 200)
         id = self.listener.ids[0]
@@ -110,7 +115,7 @@ class IdempotencyTests(PublishTestCase):
         one = {"topic": "t", "data": "x", "idempotency_key": "k"}
         [first] = json.loads(self.post_json({"publications": [one]}).body)["published"]
         self.assertEqual(first["subscribers"], 1)
-        RawSocket(self.daemon, "t")
+        RawWebSocketClient(self.daemon, "t")
         expected = {"id": first["id"], "subscribers": 2}
         [batched] = json.loads(self.post_json({"publications": [one]}).body)["published"]
         again = json.loads(self.post("/topics/t", b"y", {"Idempotency-Key": "k"}).body)
@@ -209,7 +214,7 @@ class BatchTests(PublishTestCase):
 
     def test_many(self) -> None:
         """A batch is published in order; each publication gets its id and number of subscribers."""
-        other = RawSocket(self.daemon, "u")
+        other = RawWebSocketClient(self.daemon, "u")
         answer = self.post_json(
             {
                 "publications": [
@@ -256,7 +261,10 @@ class BatchTests(PublishTestCase):
         self.keep(size=2)
         # The test's clock runs due calls at once, so nothing else would run during the batch.
         self.patch(broker, "deferLater", lambda clock, _: deferLater(clock, 1))
-        listeners = [transport(self.daemon, "t") for transport in (RawSocket, JsonSocket, Events)]
+        listeners = [
+            transport(self.daemon, "t")
+            for transport in (RawWebSocketClient, V1WebSocketClient, SseClient)
+        ]
         data = [f"{number} {'x' * 50_000}" for number in range(100)]
         body = json.dumps({"publications": [{"topic": "t", "data": one} for one in data]}).encode()
         self.assertIsNone(self.daemon.request("POST", "/publish", body=body, control=True))

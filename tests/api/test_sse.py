@@ -7,24 +7,24 @@ from pushd.access.limits import Limits
 from pushd.api.sse import KEEP_ALIVE, EventStream
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.subscription import LAG_TIMEOUT
-from tests.listeners import MIB, Events, TopicTestCase
+from tests.support.topic_clients import MIB, SseClient, TopicTestCase
 
 
-class Returning(Events):
+class Returning(SseClient):
     """A browser that reconnects by itself: same URL, last id in a header."""
 
 
 class EventStreamTests(TopicTestCase):
     """One client's stream."""
 
-    def body(self, listener: Events) -> bytes:
+    def body(self, listener: SseClient) -> bytes:
         """Return the body of a response as it came."""
         listener._take()
         return bytes(listener._body)
 
     def test_head(self) -> None:
         """The headers forbid caching, buffering and guessing the type."""
-        head = Events(self.daemon, "t").head.lower()
+        head = SseClient(self.daemon, "t").head.lower()
         self.assertTrue(head.startswith("http/1.1 200"))
         for line in (
             "content-type: text/event-stream; charset=utf-8",
@@ -37,7 +37,7 @@ class EventStreamTests(TopicTestCase):
         """The first event says where the stream begins; each publication has its id."""
         id = self.publish("t", "old")
         epoch = id.partition(":")[0]
-        listener = Events(self.daemon, "t")
+        listener = SseClient(self.daemon, "t")
         for data in ("a", "b\nc", "", b"\xff", "d\r\n"):
             self.publish("t", data)
         self.assertEqual(
@@ -53,7 +53,7 @@ class EventStreamTests(TopicTestCase):
 
     def test_keep_alive(self) -> None:
         """A comment is sent after 25 seconds of silence."""
-        listener = Events(self.daemon, "t")
+        listener = SseClient(self.daemon, "t")
         begun = len(self.body(listener))
         self.daemon.advance(KEEP_ALIVE - 1)
         self.assertEqual(len(self.body(listener)), begun)
@@ -71,7 +71,7 @@ class EventStreamTests(TopicTestCase):
     def test_one_timer(self) -> None:
         """A hundred silent streams share one timer."""
         before = len(self.daemon.pending_calls)
-        listeners = [Events(self.daemon, f"t{number}") for number in range(100)]
+        listeners = [SseClient(self.daemon, f"t{number}") for number in range(100)]
         self.assertEqual(len(self.daemon.pending_calls), before + 1)
         for listener in listeners:
             listener.leave()
@@ -95,14 +95,14 @@ class EventStreamTests(TopicTestCase):
 
     def test_stop(self) -> None:
         """When the daemon stops, the response ends in order, so that the browser reconnects."""
-        listener = Events(self.daemon, "t")
+        listener = SseClient(self.daemon, "t")
         self.daemon.begin_stop()
         self.assertTrue(listener.ended)
 
     def test_too_slow(self) -> None:
         """The response of a client that is too slow breaks off without an end."""
         self.start(limits=Limits(max_buffered=100_000))
-        listener = Events(self.daemon, "t")
+        listener = SseClient(self.daemon, "t")
         listener.stall()
         for number in range(5):
             self.publish("t", f"{number}{'x' * 60_000}")
@@ -118,14 +118,14 @@ class EventStreamTests(TopicTestCase):
         self.start(limits=Limits(max_buffered=1))
         ids = self.publish_many("t", ["1", "2", "3"])
         epoch = ids[0].partition(":")[0]
-        listener = Events(self.daemon, "t", f"{epoch}:0")
+        listener = SseClient(self.daemon, "t", f"{epoch}:0")
         self.assertTrue(listener.gone)
         self.assertEqual(self.describe("t")["subscribers"], {})
         self.publish("t", "4")
 
     def test_pauses(self) -> None:
         """Publications are written while the connection's buffer is full, up to --max-buffered."""
-        listener = Events(self.daemon, "t")
+        listener = SseClient(self.daemon, "t")
         listener.stall()
         for _ in range(3):
             self.publish("t", "x" * 100_000)
@@ -162,7 +162,7 @@ class EventStreamTests(TopicTestCase):
 
     def test_two_closings(self) -> None:
         """Closing a closed stream does nothing, nor does delivering to it."""
-        listener = Events(self.daemon, "t")
+        listener = SseClient(self.daemon, "t")
         (connection,) = self.daemon._service.connections
         stream = connection.closable
         assert isinstance(stream, EventStream)

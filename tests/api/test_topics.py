@@ -5,8 +5,15 @@ from __future__ import annotations
 import json
 
 from pushd.access.origins import Origins
-from pushd.testing.daemon import Answer
-from tests.listeners import Events, JsonSocket, Listener, Poller, RawSocket, TopicTestCase
+from pushd.testing import Answer
+from tests.support.topic_clients import (
+    LongPollClient,
+    RawWebSocketClient,
+    SseClient,
+    TopicClient,
+    TopicTestCase,
+    V1WebSocketClient,
+)
 
 
 class TopicResourceTests(TopicTestCase):
@@ -27,10 +34,13 @@ class TopicResourceTests(TopicTestCase):
 
     def test_negotiation(self) -> None:
         """The transport follows from the request."""
-        wanted: dict[str, list[Listener]] = {
-            "websocket": [RawSocket(self.daemon, "t"), JsonSocket(self.daemon, "t")],
-            "sse": [Events(self.daemon, "t")],
-            "longpoll": [Poller(self.daemon, "t")],
+        wanted: dict[str, list[TopicClient]] = {
+            "websocket": [
+                RawWebSocketClient(self.daemon, "t"),
+                V1WebSocketClient(self.daemon, "t"),
+            ],
+            "sse": [SseClient(self.daemon, "t")],
+            "longpoll": [LongPollClient(self.daemon, "t")],
         }
         counts = {transport: len(listeners) for transport, listeners in wanted.items()}
         self.assertEqual(self.describe("t")["subscribers"], counts)
@@ -127,7 +137,7 @@ class TopicResourceTests(TopicTestCase):
 
     def test_many_topics(self) -> None:
         """Only the subscribers of a topic receive its publications."""
-        listeners = [Events(self.daemon, f"t/{number}") for number in range(50)]
+        listeners = [SseClient(self.daemon, f"t/{number}") for number in range(50)]
         self.publish("t/7", "x")
         self.assertEqual([len(one.data) for one in listeners].index(1), 7)
         self.assertEqual(sum(len(one.data) for one in listeners), 1)

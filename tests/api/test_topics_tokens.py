@@ -20,9 +20,9 @@ from pushd.access.closing import RATE_EXCEEDED, TOKEN_EXPIRED
 from pushd.access.origins import Origins
 from pushd.access.tokens import TokenKeys
 from pushd.errors import Unavailable
-from pushd.testing.daemon import Answer, Browser
-from tests.keyring import SECRET, secret_keys, sign, token
-from tests.listeners import TopicTestCase
+from pushd.testing import Answer, Browser
+from tests.support.keyring import SECRET, secret_keys, sign, token
+from tests.support.topic_clients import TopicTestCase
 
 READER = token("reader", subscribe=["news", "chat/*"])
 WRITER = token("writer", publish=["news"])

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from pushd.access.closing import HISTORY_GAP, TRY_AGAIN_LATER
 from pushd.topics.subscription import LAG_TIMEOUT
-from tests.listeners import (
+from tests.support.topic_clients import (
     MIB,
     TRANSPORTS,
-    Events,
-    JsonSocket,
-    Listener,
-    Poller,
-    RawSocket,
+    LongPollClient,
+    RawWebSocketClient,
+    SseClient,
+    TopicClient,
     TopicTestCase,
+    V1WebSocketClient,
     sequel,
     split,
 )
@@ -31,18 +31,18 @@ HALF = "x" * (MIB // 2)
 class Rules(_Base):
     """Rules for every transport."""
 
-    transport: type[Listener]
+    transport: type[TopicClient]
 
-    def listen(self, topic: str = "news", after: str | None = None) -> Listener:
+    def listen(self, topic: str = "news", after: str | None = None) -> TopicClient:
         """Subscribe over the transport under test."""
         return self.transport(self.daemon, topic, after)
 
-    def assert_began(self, listener: Listener, id: str, *, recovered: bool) -> None:
+    def assert_began(self, listener: TopicClient, id: str, *, recovered: bool) -> None:
         """Check what the subscription began with, if the transport says it."""
         if listener.tells:
             self.assertEqual((listener.begun, listener.recovered), (id, recovered))
 
-    def assert_got(self, listener: Listener, ids: list[str], data: list[str]) -> None:
+    def assert_got(self, listener: TopicClient, ids: list[str], data: list[str]) -> None:
         """Check everything that was received."""
         self.assertEqual(listener.data, data)
         if listener.tells:
@@ -113,7 +113,7 @@ class Rules(_Base):
         again = self.listen(after=self.first(listener))
         self.assertEqual(again.data, data[1:])
 
-    def first(self, listener: Listener) -> str:
+    def first(self, listener: TopicClient) -> str:
         """Return the id of the first publication."""
         epoch, _ = split(self.describe(listener.topic)["id"])
         return f"{epoch}:1"
@@ -198,7 +198,7 @@ class Rules(_Base):
         """With --history-size 0, only clients that are connected receive a publication."""
         self.keep(size=0)
         listener = self.listen()
-        if isinstance(listener, Poller):
+        if isinstance(listener, LongPollClient):
             # Between two polls, the client is not connected.
             ids = [self.publish("news", "1")]
             self.assertEqual(listener.data, ["1"])
@@ -269,7 +269,7 @@ class Rules(_Base):
         self.publish("news", "live")
         self.assertEqual(listener.data[12:], ["live"])
 
-    def assert_cut_off(self, listener: Listener) -> None:
+    def assert_cut_off(self, listener: TopicClient) -> None:
         """Check that a client that was too slow ended where it can resume."""
         self.assertTrue(listener.gone)
         self.assertIn(len(listener.data), (2, 3))
@@ -308,7 +308,7 @@ class Rules(_Base):
         self.assertEqual(listener.data[100:], ["live"])
         self.assertIn(listener.ids[-1], (None, new))
 
-    def listen_stalled(self, after: str) -> Listener:
+    def listen_stalled(self, after: str) -> TopicClient:
         """Subscribe without reading."""
         stopped = self.patch(self.daemon._loopback, "run", lambda: None)
         listener = self.listen(after=after)
@@ -346,7 +346,7 @@ class Rules(_Base):
         listener.resume()
         self.assert_gap(listener, ids)
 
-    def assert_gap(self, listener: Listener, ids: list[str]) -> None:
+    def assert_gap(self, listener: TopicClient, ids: list[str]) -> None:
         """Check that it ended after a part of the history."""
         self.assertTrue(listener.gone)
         self.assertLess(len(listener.data), 4)
@@ -363,37 +363,37 @@ class Rules(_Base):
 class RawSocketTests(Rules, TopicTestCase):
     """WebSocket without a subprotocol."""
 
-    transport = RawSocket
+    transport = RawWebSocketClient
 
-    def assert_cut_off(self, listener: Listener) -> None:
+    def assert_cut_off(self, listener: TopicClient) -> None:
         """Check the close code too."""
         super().assert_cut_off(listener)
-        assert isinstance(listener, RawSocket)
+        assert isinstance(listener, RawWebSocketClient)
         self.assertEqual(listener.closing, TRY_AGAIN_LATER)
 
-    def assert_gap(self, listener: Listener, ids: list[str]) -> None:
+    def assert_gap(self, listener: TopicClient, ids: list[str]) -> None:
         """Check the close code too."""
         super().assert_gap(listener, ids)
-        assert isinstance(listener, RawSocket)
+        assert isinstance(listener, RawWebSocketClient)
         self.assertEqual(listener.closing, HISTORY_GAP)
 
 
 class JsonSocketTests(RawSocketTests):
     """WebSocket with ``pushd.v1``."""
 
-    transport = JsonSocket
+    transport = V1WebSocketClient
 
 
 class EventsTests(Rules, TopicTestCase):
     """Server-Sent Events."""
 
-    transport = Events
+    transport = SseClient
 
 
 class PollerTests(Rules, TopicTestCase):
     """Long polls, one after the other."""
 
-    transport = Poller
+    transport = LongPollClient
 
     def test_slow(self) -> None:
         """A client that does not read delays no other, and its response does not grow."""
@@ -409,7 +409,7 @@ class PollerTests(Rules, TopicTestCase):
         slow.resume()
         self.assertEqual(slow.data, [HALF] * 8)
 
-    def assert_gap(self, listener: Listener, ids: list[str]) -> None:
+    def assert_gap(self, listener: TopicClient, ids: list[str]) -> None:
         """Check that the next response reports the gap."""
         runs = listener.runs
         self.assertEqual([run.recovered for run in runs], [True, False])

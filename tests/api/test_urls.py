@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.testing.daemon import Answer, Daemon
+from pushd.testing import Answer, Daemon
 from pushd.views.request import Request, accept_websocket
-from tests.peer import Peer, handshake, request
+from tests.support.peer import Peer, handshake, request
 
 
 @accept_websocket

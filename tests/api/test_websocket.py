@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pushd.access.closing import GOING_AWAY, NORMAL
-from tests.listeners import JsonSocket, RawSocket, TopicTestCase
+from tests.support.topic_clients import RawWebSocketClient, TopicTestCase, V1WebSocketClient
 
 
 class TopicViewTests(TopicTestCase):
@@ -23,7 +23,7 @@ class TopicViewTests(TopicTestCase):
 
     def test_what_it_says(self) -> None:
         """Messages from a subscriber are read and ignored."""
-        listener = JsonSocket(self.daemon, "t")
+        listener = V1WebSocketClient(self.daemon, "t")
         for _ in range(200):
             listener.browser.send("x" * 1000)
         listener.browser.send(b"\xff")
@@ -32,25 +32,25 @@ class TopicViewTests(TopicTestCase):
 
     def test_close(self) -> None:
         """When the client closes, its code is echoed."""
-        listener = RawSocket(self.daemon, "t")
+        listener = RawWebSocketClient(self.daemon, "t")
         listener.browser.close(4000, "enough")
         assert listener.closing is not None
         self.assertEqual((listener.closing.code, listener.gone), (4000, True))
         self.assertEqual(self.describe("t")["subscribers"], {})
-        other = RawSocket(self.daemon, "t")
+        other = RawWebSocketClient(self.daemon, "t")
         other.browser.close()
         self.assertEqual(other.closing, NORMAL)
 
     def test_stop(self) -> None:
         """When the daemon stops, the client receives its Close."""
-        listener = RawSocket(self.daemon, "t")
+        listener = RawWebSocketClient(self.daemon, "t")
         self.daemon.stop()
         self.assertEqual(listener.closing, GOING_AWAY)
 
     def test_any_topic(self) -> None:
         """A topic may contain slashes and all permitted characters."""
         for topic in ("a/b/c", "A-z_0.9:x", "a%2Fb", "x" * 255):
-            listener = RawSocket(self.daemon, topic)
+            listener = RawWebSocketClient(self.daemon, topic)
             self.publish(topic, "x")
             self.assertEqual(listener.data, ["x"], topic)
 

@@ -10,8 +10,8 @@ from urllib.request import Request, urlopen
 from playwright.sync_api import Page
 
 from tests.browser.conftest import TIMEOUT
-from tests.daemon_process import DaemonProcess
 from tests.live.attacked_daemon import control_url_of
+from tests.support.daemon_process import DaemonProcess
 
 TRANSPORTS = ["websocket", "sse", "longpoll"]
 

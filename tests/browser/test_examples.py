@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import assert_clean_exit
-from tests.daemon_process import DaemonProcess
+from tests.support.daemon_process import DaemonProcess
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

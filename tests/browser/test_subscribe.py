@@ -20,7 +20,7 @@ from tests.browser.subscribing import (
     wait_for_state,
 )
 from tests.browser.tcp_proxy import EVENT_STREAM, WEBSOCKET, TcpProxy
-from tests.daemon_process import DaemonProcess
+from tests.support.daemon_process import DaemonProcess
 
 
 @pytest.fixture

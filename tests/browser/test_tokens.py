@@ -25,8 +25,8 @@ from tests.browser.subscribing import (
     wait_for_publications,
     wait_for_state,
 )
-from tests.daemon_process import DaemonProcess
 from tests.live.attacked_daemon import control_url_of
+from tests.support.daemon_process import DaemonProcess
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import assert_clean_exit, start_daemon
 from tests.browser.subscribing import TRANSPORTS
-from tests.daemon_process import DaemonProcess
+from tests.support.daemon_process import DaemonProcess
 
 
 def open_page(page: Page, url: str) -> None:
@@ -149,7 +149,7 @@ def test_errors(page: Page, tmp_path: Path) -> None:
         assert page.locator("#topic:invalid").count() == 1
         page.locator("#text").evaluate("input => { input.value = 'é'.repeat(513); }")
         page.get_by_role("button", name="Publish", exact=True).click()
-        expect(page.locator("#trouble")).to_contain_text("has 1024 bytes at most")
+        expect(page.locator("#trouble")).to_contain_text("must have at most 1024 bytes")
     assert_clean_exit(daemon)
     expect(page.locator("#state")).to_contain_text("Reconnecting in")
     publish_from(page, "anybody?")

@@ -7,9 +7,9 @@ import io
 
 from pushd.client.cli import run
 from pushd.client.commands import Context
-from tests.fake_network import FakeNetwork
-from tests.keyring import FolderTestCase
-from tests.listeners import TopicTestCase
+from tests.support.fake_network import FakeNetwork
+from tests.support.keyring import FolderTestCase
+from tests.support.topic_clients import TopicTestCase
 
 
 class CommandTestCase(FolderTestCase, TopicTestCase):

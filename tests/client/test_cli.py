@@ -10,7 +10,7 @@ from typing import Any
 
 from pushd import __main__ as script
 from tests.client.command_case import CommandTestCase
-from tests.keyring import SECRET
+from tests.support.keyring import SECRET
 
 
 class UnreachableTests(CommandTestCase):

@@ -14,9 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import pushd.client
 from pushd.client import Began, Broken, Client, Message, PushdError, Refused, Unreachable
-from tests.fake_network import FakeNetwork
-from tests.keyring import secret_keys, token
-from tests.listeners import JsonSocket, RawSocket, TopicTestCase
+from tests.support.fake_network import FakeNetwork
+from tests.support.keyring import secret_keys, token
+from tests.support.topic_clients import RawWebSocketClient, TopicTestCase, V1WebSocketClient
 
 CONTROL = "http://127.0.0.1:8081"
 PUBLIC = "http://127.0.0.1:8080"
@@ -70,7 +70,7 @@ class PublishTests(ClientTestCase):
 
     def test_text_and_bytes(self) -> None:
         """Text is published as text, and bytes as bytes."""
-        listener = JsonSocket(self.daemon, "a/b")
+        listener = V1WebSocketClient(self.daemon, "a/b")
         said = self.client().publish("a/b", "tschüß\r\n")
         self.assertEqual((said["id"], said["subscribers"]), (listener.ids[0], 1))
         self.client().publish("a/b", b"\xff\0")
@@ -79,7 +79,7 @@ class PublishTests(ClientTestCase):
     def test_function(self) -> None:
         """The function publishes without a client."""
         self.patch(Client.__init__, "__kwdefaults__", self.defaults())
-        listener = RawSocket(self.daemon, "t")
+        listener = RawWebSocketClient(self.daemon, "t")
         said = pushd.client.publish(CONTROL, "t", "x", idempotency_key="k")
         self.assertEqual(pushd.client.publish(CONTROL, "t", "x", idempotency_key="k"), said)
         said = pushd.client.publish(CONTROL, "t", "y", delay=5)
@@ -93,7 +93,7 @@ class PublishTests(ClientTestCase):
 
     def test_scheduled(self) -> None:
         """With ``every`` and ``count`` it publishes repeatedly."""
-        listener = RawSocket(self.daemon, "t")
+        listener = RawWebSocketClient(self.daemon, "t")
         said = self.client().publish("t", "x", every=0.5, count=3)
         self.assertEqual(said["count"], 3)
         self.daemon.advance(0.5, 0.5, 0.5)
@@ -137,13 +137,13 @@ class ConnectionTests(ClientTestCase):
         self.start(max_per_address=3000)
         self.network.daemon = self.daemon
         for _ in range(1001):
-            RawSocket(self.daemon, "t")
+            RawWebSocketClient(self.daemon, "t")
         listed = [one["id"] for one in self.client().connections()]
         self.assertEqual(listed, list(range(1, 1002)))
 
     def test_close(self) -> None:
         """A connection is closed with 1008, or with the given code and reason."""
-        first, second = RawSocket(self.daemon, "t"), RawSocket(self.daemon, "t")
+        first, second = RawWebSocketClient(self.daemon, "t"), RawWebSocketClient(self.daemon, "t")
         self.client().close(1)
         self.client().close(2, code=4000, reason="so")
         for listener, code in ((first, 1008), (second, 4000)):

@@ -13,8 +13,8 @@ from pushd import __version__
 from pushd.access.tokens import TokenKeys
 from pushd.client.commands import print_json, print_table, printable
 from tests.client.command_case import CommandTestCase
-from tests.keyring import SECRET, private_pem, public_pem, secret_keys, token
-from tests.listeners import Events, JsonSocket, RawSocket
+from tests.support.keyring import SECRET, private_pem, public_pem, secret_keys, token
+from tests.support.topic_clients import RawWebSocketClient, SseClient, V1WebSocketClient
 
 
 class PublishTests(CommandTestCase):
@@ -22,14 +22,14 @@ class PublishTests(CommandTestCase):
 
     def test_argument(self) -> None:
         """The data is an argument; the id and the number of subscribers are printed."""
-        listener = JsonSocket(self.daemon, "news")
+        listener = V1WebSocketClient(self.daemon, "news")
         said = self.good("publish", "news", "tschüß")
         self.assertEqual(said, f"{listener.ids[0]} (subscribers: 1)\n")
         self.assertEqual(listener.data, ["tschüß"])
 
     def test_after_options(self) -> None:
         """The data may stand between options, or after them."""
-        listener = RawSocket(self.daemon, "t")
+        listener = RawWebSocketClient(self.daemon, "t")
         self.good("publish", "t", "--delay", "0.1", "late")
         self.good("publish", "--json", "t", "soon")
         self.good("publish", "t", "--binary", "now")
@@ -38,14 +38,14 @@ class PublishTests(CommandTestCase):
 
     def test_stdin(self) -> None:
         """Without an argument, standard input is published, without its last newline."""
-        listener = RawSocket(self.daemon, "t")
+        listener = RawWebSocketClient(self.daemon, "t")
         for given in (b"a\n", b"b\r\n", b"c\n\n", b"d", b""):
             self.good("publish", "t", stdin=given)
         self.assertEqual(listener.data, ["a", "b", "c\n", "d", ""])
 
     def test_binary(self) -> None:
         """With --binary, bytes are published unchanged."""
-        listener = RawSocket(self.daemon, "t")
+        listener = RawWebSocketClient(self.daemon, "t")
         self.good("publish", "t", "--binary", stdin=b"\xff\n")
         self.good("publish", "t", "x", "--binary")
         self.assertEqual(listener.data, [b"\xff\n", b"x"])
@@ -58,7 +58,7 @@ class PublishTests(CommandTestCase):
 
     def test_scheduled(self) -> None:
         """Scheduled publications are made; the name of the schedule is printed."""
-        listener = RawSocket(self.daemon, "t")
+        listener = RawWebSocketClient(self.daemon, "t")
         said = self.good("publish", "t", "x", "--every", "0.5", "--count", "2", "--delay", "5")
         (schedule,) = json.loads(self.control("GET", "/schedules").body)["schedules"]
         self.assertEqual(said, f"{schedule['schedule']} (scheduled: 2)\n")
@@ -172,8 +172,8 @@ class ListTests(CommandTestCase):
 
     def test_topics(self) -> None:
         """The topics are listed in a table, or with --json as objects."""
-        RawSocket(self.daemon, "a")
-        Events(self.daemon, "a")
+        RawWebSocketClient(self.daemon, "a")
+        SseClient(self.daemon, "a")
         id = self.publish("b/c", "x")
         lines = [line.split(None, 3) for line in self.good("topics").splitlines()]
         self.assertEqual(lines[0], ["TOPIC", "LAST", "ID", "KEPT  SUBSCRIBERS"])
@@ -220,12 +220,12 @@ class ListTests(CommandTestCase):
     def test_no_subject(self) -> None:
         """A connection without a token has a dash; without connections there is only the header."""
         self.assertEqual(len(self.good("connections").splitlines()), 1)
-        RawSocket(self.daemon, "t")
+        RawWebSocketClient(self.daemon, "t")
         self.assertEqual(self.good("connections").splitlines()[1].split()[4], "-")
 
     def test_close(self) -> None:
         """A connection is closed with 1008, or with the given code and reason."""
-        first, second = RawSocket(self.daemon, "t"), RawSocket(self.daemon, "t")
+        first, second = RawWebSocketClient(self.daemon, "t"), RawWebSocketClient(self.daemon, "t")
         self.assertEqual(self.good("close", "1"), "")
         self.good("close", "2", "--code", "4000", "--reason", "so")
         closings = [first.closing, second.closing]

@@ -6,7 +6,7 @@ from django.apps import apps
 from django.conf import settings
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import django_site  # noqa: F401 - configures Django
+from tests.support import django_site  # noqa: F401 - configures Django
 
 
 class PushdConfigTests(SynchronousTestCase):

@@ -17,8 +17,8 @@ from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.limits import Limits
 from pushd.django.views import accept_websocket, publish
 from pushd.errors import ConversationOver, NoMoreMessages
-from pushd.testing.daemon import Browser, Daemon
-from tests.django_site import MIDDLEWARE, WEBSOCKETS, clients, prepare, recorded, script
+from pushd.testing import Browser, Daemon
+from tests.support.django_site import MIDDLEWARE, WEBSOCKETS, clients, prepare, recorded, script
 
 LOGIN_REQUIRED = "django.contrib.auth.middleware.LoginRequiredMiddleware"
 

@@ -12,10 +12,10 @@ from twisted.web.http_headers import Headers
 
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.gateways.environ import ErrorStream, call_application, check_head, make_environ
-from pushd.testing.daemon import Browser, Daemon
+from pushd.testing import Browser, Daemon
 from pushd.views.exchange import HandshakeResponse
 from pushd.views.request import Request
-from tests.peer import said
+from tests.support.peer import said
 
 Environ = dict[str, Any]
 

@@ -16,10 +16,10 @@ from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.options.settings import Settings
 from pushd.protocols.transport import DONE, unsent
-from pushd.testing.daemon import Answer, Daemon
+from pushd.testing import Answer, Daemon
 from pushd.views.request import Request
-from tests.kernel import Server
-from tests.peer import Peer, request, said
+from tests.support.peer import Peer, request, said
+from tests.support.recording_socket import SocketConnection
 
 Environ = dict[str, Any]
 
@@ -268,21 +268,21 @@ class BackPressureTests(WsgiTestCase):
 
     LIMIT = 400_000
 
-    def stall(self, application: Any, path: str = "/") -> Server:
+    def stall(self, application: Any, path: str = "/") -> SocketConnection:
         """Request a page over a connection that takes no bytes."""
         self.serve(application, limits=Limits(max_buffered=self.LIMIT))
-        server = Server(self.daemon)
+        server = SocketConnection(self.daemon)
         self.addCleanup(self.lose, server)
         server.kernel.room = 0
         server.receive(request(f"GET {path} HTTP/1.0"))
         return server
 
-    def lose(self, server: Server) -> None:
+    def lose(self, server: SocketConnection) -> None:
         """Lose the connection, unless it is closed."""
         if server.connected:
             server.connectionLost(DONE)
 
-    def read(self, server: Server) -> int:
+    def read(self, server: SocketConnection) -> int:
         """Let the connection take everything; return the number of bytes."""
         server.kernel.room = 1 << 30
         while unsent(server):

@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.daemon_process import DaemonProcess
 from tests.live.latency_probe import Echo, LatencyProbe
 from tests.live.process_status import ProcessStatus
 from tests.live.raw_client import TIMEOUT, RawClient
+from tests.support.daemon_process import DaemonProcess
 
 HERE = Path(__file__).parent
 VIEWS = ("--views", "attack_views:views")

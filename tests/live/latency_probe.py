@@ -14,9 +14,9 @@ from select import select
 from types import TracebackType
 from typing import NamedTuple
 
-from tests.frame_heads import PING, PONG, TEXT
 from tests.live.process_status import ProcessStatus
 from tests.live.raw_client import TIMEOUT, RawClient, frame
+from tests.support.frame_heads import PING, PONG, TEXT
 
 _ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ from time import monotonic
 from types import TracebackType
 from urllib.parse import urlsplit
 
-from tests.frame_heads import CLOSE, frame_head
+from tests.support.frame_heads import CLOSE, frame_head
 
 # Seconds after which a test gives up waiting. An idle connection is kept open for longer.
 TIMEOUT = 30.0

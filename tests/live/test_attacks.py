@@ -23,9 +23,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pushd.testing.daemon import Daemon
-from tests.daemon_process import DaemonProcess
-from tests.frame_heads import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame_head
+from pushd.testing import Daemon
 from tests.live.attacked_daemon import (
     MIB,
     assert_cut,
@@ -37,6 +35,8 @@ from tests.live.attacked_daemon import (
 )
 from tests.live.process_status import ProcessStatus
 from tests.live.raw_client import TIMEOUT, Frame, RawClient, frame, handshake, request
+from tests.support.daemon_process import DaemonProcess
+from tests.support.frame_heads import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame_head
 
 # For attacks that --max-rate would otherwise end too early.
 UNLIMITED = ("--max-rate", "10000000")

@@ -18,8 +18,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from tests.daemon_process import DaemonProcess
-from tests.held_port import held_port
+from tests.support.daemon_process import DaemonProcess
+from tests.support.held_port import held_port
 
 ROOT = Path(__file__).parent.parent.parent
 PUSHDCTL = Path(sys.executable).with_name("pushdctl")

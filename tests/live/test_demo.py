@@ -27,7 +27,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from tests.daemon_process import DEFAULTS, TWISTD, DaemonProcess
+from tests.support.daemon_process import DEFAULTS, TWISTD, DaemonProcess
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = [word for option in DEFAULTS.items() for word in option]

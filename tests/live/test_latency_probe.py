@@ -8,7 +8,6 @@ from signal import SIGCONT, SIGSTOP
 
 import pytest
 
-from tests.daemon_process import DaemonProcess
 from tests.live.attacked_daemon import (
     ENOUGH_ECHOES,
     TYPICAL_LIMIT,
@@ -20,6 +19,7 @@ from tests.live.attacked_daemon import (
 )
 from tests.live.latency_probe import LatencyProbe
 from tests.live.raw_client import TIMEOUT, RawClient, request
+from tests.support.daemon_process import DaemonProcess
 
 
 @pytest.fixture(scope="module")

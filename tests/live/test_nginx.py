@@ -19,9 +19,9 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from tests.daemon_process import DaemonProcess
 from tests.live.tls_tunnel import wrap_in_tls
-from tests.peer import certificate_file
+from tests.support.daemon_process import DaemonProcess
+from tests.support.peer import certificate_file
 
 # Debian installs it where only root's PATH looks.
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")

@@ -19,8 +19,8 @@ import pytest
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-from tests.daemon_process import DaemonProcess
-from tests.redis_server import RedisServer
+from tests.support.daemon_process import DaemonProcess
+from tests.support.redis_server import RedisServer
 
 PUBLICATIONS = 2000
 

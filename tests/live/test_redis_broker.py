@@ -23,8 +23,8 @@ from pushd.topics.publication import Id
 from pushd.topics.redis.address import parse_broker
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.session import open_session
-from tests.broker_contract import RULES, Node, RecordingSubscriber, Rule
-from tests.redis_server import RedisServer
+from tests.support.broker_contract import RULES, Node, RecordingSubscriber, Rule
+from tests.support.redis_server import RedisServer
 from tests.topics import test_resuming as resuming
 from tests.topics.test_resuming import FUZZ, SlowSubscriber
 

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.daemon_process import DaemonProcess
-from tests.held_port import held_port
-from tests.peer import certificate_file
-from tests.redis_server import RedisServer
+from tests.support.daemon_process import DaemonProcess
+from tests.support.held_port import held_port
+from tests.support.peer import certificate_file
+from tests.support.redis_server import RedisServer
 
 # Timeout of single steps, in seconds.
 PATIENCE = 120.0

@@ -19,8 +19,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from tests.daemon_process import DaemonProcess
-from tests.held_port import held_port
+from tests.support.daemon_process import DaemonProcess
+from tests.support.held_port import held_port
 
 # Time-out of everything, in seconds.
 PATIENCE = 60.0

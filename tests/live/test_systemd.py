@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.daemon_process import TWISTD, DaemonProcess
-from tests.held_port import held_port
+from tests.support.daemon_process import TWISTD, DaemonProcess
+from tests.support.held_port import held_port
 
 ROOT = Path(__file__).parent.parent.parent
 UNITS = ROOT / "deploy/systemd"

@@ -19,10 +19,8 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.testing.loopback import Loopback, LoopbackTransport
-from tests.daemon_process import DaemonProcess
-from tests.frame_heads import BINARY, CLOSE, PING, TEXT, frame_head
 from tests.live.attacked_daemon import (
     MIB,
     assert_cut,
@@ -33,6 +31,8 @@ from tests.live.attacked_daemon import (
 )
 from tests.live.raw_client import TIMEOUT, Frame, RawClient, frame, handshake, request, trusting
 from tests.live.tls_tunnel import wrap_in_tls
+from tests.support.daemon_process import DaemonProcess
+from tests.support.frame_heads import BINARY, CLOSE, PING, TEXT, frame_head
 
 
 @pytest.fixture(scope="module")

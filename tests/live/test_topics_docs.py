@@ -22,7 +22,7 @@ from pushd.api.publish import max_batch_body
 from pushd.topics.history import Retention
 from pushd.topics.scheduled import MAX_BYTES, MAX_SCHEDULED
 from pushd.topics.subscription import LAG_TIMEOUT
-from tests.daemon_process import DaemonProcess
+from tests.support.daemon_process import DaemonProcess
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs/topics.md"
 

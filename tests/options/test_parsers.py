@@ -7,9 +7,9 @@ from pathlib import Path
 from pushd.access.tokens import TokenKeys
 from pushd.options.settings import Settings
 from pushd.topics.history import Retention
-from tests.keyring import SECRET, private_key, public_pem, sign
 from tests.options.options_case import OptionsTestCase, parse, parse_in
-from tests.peer import certificate_file
+from tests.support.keyring import SECRET, private_key, public_pem, sign
+from tests.support.peer import certificate_file
 
 
 class EndpointTests(OptionsTestCase):

@@ -23,18 +23,18 @@ from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.transport import unsent
 from pushd.schedule.ticks import PushSchedule
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.views.request import Request, require_websocket
-from tests.kernel import Kernel, Server, open_websocket
-from tests.peer import TEXT, close_frame, frame, handshake, read_frames
-from tests.unhurried import UNHURRIED
+from tests.support.hypothesis_settings import NO_DEADLINE
+from tests.support.peer import TEXT, close_frame, frame, handshake, read_frames
+from tests.support.recording_socket import RecordingSocket, SocketConnection, open_websocket
 
 # The flag of a connection's last write; and how a RecordingKernel records that it was closed.
 _MORE = socket.MSG_MORE
 _END = b"the end"
 
 
-class RecordingKernel(Kernel):
+class RecordingKernel(RecordingSocket):
     """A socket that records its system calls in one list with others."""
 
     def __init__(self, name: str, calls: list[tuple[str, bytes, int]]) -> None:
@@ -318,7 +318,7 @@ class CorkTests(SynchronousTestCase):
             self.assertTrue(transport.disconnecting)
 
 
-@UNHURRIED
+@NO_DEADLINE
 @given(
     st.lists(
         st.one_of(
@@ -465,7 +465,7 @@ class DaemonTests(SynchronousTestCase):
         """A WebSocket that opens while a cork is full gets no message before its 101."""
         daemon = Daemon({"/room/": require_websocket(ChatRoom())}, max_per_address=100)
         self.addCleanup(daemon.stop)
-        left, busy, late = (Server(daemon) for _ in range(3))
+        left, busy, late = (SocketConnection(daemon) for _ in range(3))
         for server in (left, busy):
             server.receive(handshake("/room/"))
         left.receive(frame(TEXT, b"leave"))

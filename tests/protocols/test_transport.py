@@ -29,7 +29,7 @@ from pushd.protocols.transport import (
     takes_direct_writes,
     unsent,
 )
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.views.request import Request, require_websocket
 
 

@@ -15,8 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from pushd.schedule.coalescing import CoalescingClock
-from tests.recording_context import RecordingContext
-from tests.unhurried import UNHURRIED
+from tests.support.hypothesis_settings import NO_DEADLINE
+from tests.support.recording_context import RecordingContext
 
 
 class CoalescingClockTests(SynchronousTestCase):
@@ -231,7 +231,7 @@ class CoalescingClockTests(SynchronousTestCase):
         self.assertEqual(self.made, ["x"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    @UNHURRIED
+    @NO_DEADLINE
     @given(
         st.lists(
             st.tuples(

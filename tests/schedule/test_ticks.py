@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.schedule.coroutine import Task
 from pushd.schedule.ticks import PushSchedule, lateness_of
-from tests.work import results_per_call
+from tests.support.call_counts import results_per_call
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.schedule.timeouts import TimeoutQueue, TimerHeap
-from tests.unhurried import UNHURRIED
+from tests.support.hypothesis_settings import NO_DEADLINE
 
 
 class TimeoutQueueTests(SynchronousTestCase):
@@ -165,7 +165,7 @@ class TimeoutQueueTests(SynchronousTestCase):
         """After any starts and stops, each key expires ten seconds after its last start."""
         actions = st.tuples(st.sampled_from(["start", "stop"]), st.sampled_from("abcd"))
 
-        @UNHURRIED
+        @NO_DEADLINE
         @given(st.lists(actions, max_size=40))
         def play(script: list[tuple[str, str]]) -> None:
             clock = Clock()
@@ -327,7 +327,7 @@ class TimerHeapTests(SynchronousTestCase):
     def test_property(self) -> None:
         """After any starts and stops, each key expires at its last time, or never."""
 
-        @UNHURRIED
+        @NO_DEADLINE
         @given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 20) | st.none())))
         def check(steps: list[tuple[str, int | None]]) -> None:
             self.clock, self.expired = Clock(), []

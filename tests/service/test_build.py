@@ -27,14 +27,14 @@ from pushd.service.build import (
     shipped_client,
 )
 from pushd.service.live import LiveSettings
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import Retention
 from pushd.topics.redis import session as redis_probe
 from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.broker import RedisBroker
-from tests.peer import certificate_file, said
-from tests.ports import Reactor, make_runtime
+from tests.support.peer import certificate_file, said
+from tests.support.recording_reactor import RecordingReactor, make_runtime
 
 # Larger than the minimum limit of a batch.
 LARGE = 16 << 20
@@ -43,7 +43,7 @@ LARGE = 16 << 20
 class PortsTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Make a reactor."""
-        self.reactor = Reactor()
+        self.reactor = RecordingReactor()
 
     def start(self, **settings: Any) -> list[str]:
         """Start a daemon, and return its log lines."""

@@ -16,13 +16,13 @@ from pushd.access.connections import Connections
 from pushd.options.settings import Settings
 from pushd.service.build import build
 from pushd.service.daemon import Drain
-from pushd.testing.daemon import Browser, Daemon
+from pushd.testing import Browser, Daemon
 from pushd.testing.lockstep import LockstepThreads
 from pushd.views.request import Request, View, accept_websocket
 from pushd.views.routes import Routes
-from tests.echo import echo
-from tests.peer import TEXT, Peer, close_frame, frame, handshake, request, said
-from tests.ports import Reactor, make_runtime
+from tests.support.echo import echo
+from tests.support.peer import TEXT, Peer, close_frame, frame, handshake, request, said
+from tests.support.recording_reactor import RecordingReactor, make_runtime
 
 
 class StopTests(SynchronousTestCase):
@@ -39,7 +39,7 @@ class StopTests(SynchronousTestCase):
 
     def test_order(self) -> None:
         """The public port closes first, then the WebSockets, then the control port."""
-        reactor = Reactor()
+        reactor = RecordingReactor()
 
         @accept_websocket
         async def watch(request: Request) -> None:
@@ -141,7 +141,7 @@ class StopTests(SynchronousTestCase):
     def test_threads(self) -> None:
         """A stop stops the threads."""
         threads = RecordingThreads()
-        service = build(Settings(), make_runtime(Reactor(), threads))
+        service = build(Settings(), make_runtime(RecordingReactor(), threads))
         service.startService()
         self.assertFalse(threads.stopped)
         service.stopService()

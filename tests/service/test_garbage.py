@@ -14,10 +14,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.schedule.ticks import PushSchedule
 from pushd.service.garbage import YOUNG, GarbageService
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.views.request import Request, accept_websocket
-from tests.kernel import Server
-from tests.peer import TEXT, close_frame, frame, handshake, request
+from tests.support.peer import TEXT, close_frame, frame, handshake, request
+from tests.support.recording_socket import SocketConnection
 
 
 class FakeCollector:
@@ -171,7 +171,7 @@ class ReferenceCycleTests(SynchronousTestCase):
         """Return how many objects a connection that has ended leaves to the collector."""
 
         def visit() -> None:
-            server = Server(self.daemon)
+            server = SocketConnection(self.daemon)
             for piece in pieces:
                 server.receive(piece)
                 self.daemon.settle()

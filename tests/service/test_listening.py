@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.http.site import PushdSite
 from pushd.service.listening import PortService, set_socket_options
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 
 
 def site_of(daemon: Daemon) -> PushdSite:

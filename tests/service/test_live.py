@@ -15,10 +15,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.options.command_line import Options
 from pushd.options.settings import Settings
 from pushd.service.live import Reloader
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.views.request import Request
-from tests.echo import echo
-from tests.peer import said
+from tests.support.echo import echo
+from tests.support.peer import said
 
 
 class ReloadTestCase(SynchronousTestCase):

@@ -16,10 +16,10 @@ from pushd.access import closing
 from pushd.access.closing import Closing
 from pushd.schedule.ticks import PushSchedule
 from pushd.service.metrics import LagMeter
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.topics.redis.address import parse_broker
 from pushd.views.request import Request, accept_websocket
-from tests.peer import CLOSE, Peer, close_frame, handshake, request
+from tests.support.peer import CLOSE, Peer, close_frame, handshake, request
 
 ROOT = Path(__file__).parents[2]
 

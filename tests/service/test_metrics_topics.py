@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from pushd.topics.subscription import LAG_TIMEOUT
-from tests.listeners import MIB, TRANSPORTS, TopicTestCase
+from tests.support.topic_clients import MIB, TRANSPORTS, TopicTestCase
 
 
 class TopicCollectorTests(TopicTestCase):

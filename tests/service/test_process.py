@@ -14,7 +14,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.service.process import Signals, allow_connections
-from tests.peer import said
+from tests.support.peer import said
 
 
 class FakeReactor:

@@ -18,8 +18,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.protocols.fast_paths import FastPaths
 from pushd.service import reactor as module
 from pushd.service.reactor import poll_directly, run_on_monotonic_time
-from tests.recording_context import RecordingContext
-from tests.work import calls_of
+from tests.support.call_counts import calls_of
+from tests.support.recording_context import RecordingContext
 
 # Function calls for a poll with one readable socket, most of them the reactor's own.
 MOST_CALLS = 14

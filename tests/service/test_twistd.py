@@ -20,11 +20,11 @@ from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.service.garbage import GarbageService
 from pushd.service.process import Signals
 from pushd.service.twistd import makeService
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.topics.redis import session as redis_probe
 from pushd.topics.redis.broker import RedisBroker
-from tests.peer import Peer, request, said
-from tests.ports import Reactor
+from tests.support.peer import Peer, request, said
+from tests.support.recording_reactor import RecordingReactor
 
 
 class MakeServiceTests(SynchronousTestCase):
@@ -34,11 +34,11 @@ class MakeServiceTests(SynchronousTestCase):
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
 
-    def make(self, *args: str) -> tuple[Reactor, list[str], Any]:
+    def make(self, *args: str) -> tuple[RecordingReactor, list[str], Any]:
         """Make the service that a command line asks for."""
         options = Options()
         options.parseOptions(list(args))
-        reactor = Reactor()
+        reactor = RecordingReactor()
         with capturedLogs() as events:
             service = makeService(options, reactor)
         return reactor, said(events), service
@@ -117,7 +117,7 @@ class MakeServiceTests(SynchronousTestCase):
         """Without a reactor, the service runs on the global one, which it patches."""
         from twisted.internet import reactor as installed
 
-        memory, reactor = Reactor(), cast(Any, installed)
+        memory, reactor = RecordingReactor(), cast(Any, installed)
         self.patch(reactor, "listenTCP", memory.listenTCP)
         self.patch(reactor, "seconds", reactor.seconds)
         self.patch(reactor, "doIteration", look := reactor.doIteration)

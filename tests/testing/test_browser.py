@@ -7,10 +7,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import Closing
 from pushd.protocols.http.response import Response
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.views.request import Request, accept_websocket
-from tests.peer import CLOSE, TEXT
-from tests.peer import frame as make_frame
+from tests.support.peer import CLOSE, TEXT
+from tests.support.peer import frame as make_frame
 from tests.testing.test_daemon import echo
 
 

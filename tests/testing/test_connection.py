@@ -8,9 +8,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from pushd.testing.daemon import Answer, Daemon
-from tests.peer import TEXT, handshake, read_frames, serve
-from tests.peer import frame as make_frame
+from pushd.testing import Answer, Daemon
+from tests.support.peer import TEXT, handshake, read_frames, serve
+from tests.support.peer import frame as make_frame
 from tests.testing.test_daemon import echo
 
 

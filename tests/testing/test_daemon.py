@@ -7,10 +7,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import GOING_AWAY, NORMAL
 from pushd.access.limits import Limits
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.views.request import Request, accept_websocket
 from pushd.views.routes import Routes
-from tests.peer import handshake
+from tests.support.peer import handshake
 
 
 @accept_websocket

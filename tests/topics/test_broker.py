@@ -13,7 +13,7 @@ from pushd.topics import broker as module
 from pushd.topics.broker import KEY_TTL, Broker, Draft, MemoryBroker, ignore_gap
 from pushd.topics.history import History, Retention
 from pushd.topics.publication import Id, Publication
-from tests.broker_contract import RULES, Node
+from tests.support.broker_contract import RULES, Node
 
 
 class MemoryBrokerTests(SynchronousTestCase):

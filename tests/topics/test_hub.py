@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pushd.topics.fanout import Batch
-from tests.hub_case import Failing, HubTestCase, RecordingSubscriber
+from tests.support.hub_case import Failing, HubTestCase, RecordingSubscriber
 
 
 class HubTests(HubTestCase):

@@ -12,7 +12,7 @@ from pushd.errors import TooManyScheduled
 from pushd.topics import scheduled
 from pushd.topics.publication import Id
 from pushd.views.request import Request, accept_websocket, require_websocket
-from tests.listeners import JsonSocket, TopicTestCase
+from tests.support.topic_clients import TopicTestCase, V1WebSocketClient
 
 
 class ViewTestCase(TopicTestCase):
@@ -50,7 +50,7 @@ class PublisherTests(ViewTestCase):
 
     def test_publish(self) -> None:
         """A view publishes text and bytes, and gets the id of each."""
-        listener = JsonSocket(self.daemon, "t")
+        listener = V1WebSocketClient(self.daemon, "t")
         for path in self.views:
             for data in ("text", b"bytes"):
                 id = self.run_task(lambda request, d=data: request.publish("t", d), path)
@@ -60,7 +60,7 @@ class PublisherTests(ViewTestCase):
 
     def test_delay(self) -> None:
         """With a delay the publication is made later."""
-        listener = JsonSocket(self.daemon, "t")
+        listener = V1WebSocketClient(self.daemon, "t")
         for path in self.views:
             before = len(listener.got)
             handle = self.run_task(lambda request: request.publish("t", "x", delay=2), path)
@@ -71,7 +71,7 @@ class PublisherTests(ViewTestCase):
 
     def test_every(self) -> None:
         """With every and count it is made repeatedly, until the handle cancels it."""
-        listener = JsonSocket(self.daemon, "t")
+        listener = V1WebSocketClient(self.daemon, "t")
         for path in self.views:
             handles: list[Any] = []
 
@@ -97,7 +97,7 @@ class PublisherTests(ViewTestCase):
     def test_invalid(self) -> None:
         """Invalid topics, data and times raise in the view, and nothing is published."""
         self.start(self.views, limits=Limits(max_message=1000))
-        listener = JsonSocket(self.daemon, "t")
+        listener = V1WebSocketClient(self.daemon, "t")
         invalid: list[tuple[type[Exception], tuple[Any, ...], dict[str, Any]]] = [
             (ValueError, ("a b", "x"), {}),
             (ValueError, ("", "x"), {}),

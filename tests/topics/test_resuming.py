@@ -14,13 +14,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.counters import Traffic
 from pushd.access.limits import Limits
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.topics.fanout import Batch, DirectWrite
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.subscription import Subscription
-from tests.listeners import TRANSPORTS, Listener, Run, sequel, split
+from tests.support.topic_clients import TRANSPORTS, Run, TopicClient, sequel, split
 
 # Every run has the same examples on every machine; each test takes some seconds.
 FUZZ = settings(
@@ -355,9 +355,9 @@ class DaemonTests(ResumingTestCase):
     def play(self, daemon: Daemon, steps: list[Any]) -> None:
         """Run the steps, then let all clients read to the end."""
         published: dict[str, str] = {}
-        here: list[Listener | None] = [None] * 4
+        here: list[TopicClient | None] = [None] * 4
         last: list[str | None] = [None] * 4
-        listeners: list[Listener] = []
+        listeners: list[TopicClient] = []
 
         def publish(data: str) -> None:
             answer = daemon.request("POST", "/topics/t", body=data.encode(), control=True)
@@ -419,7 +419,7 @@ class DaemonTests(ResumingTestCase):
             if listener is not None and not listener.gone:
                 self.assertEqual(listener.data[-1], "last")
 
-    def last(self, listener: Listener, published: dict[str, str]) -> str | None:
+    def last(self, listener: TopicClient, published: dict[str, str]) -> str | None:
         """Return the last id of a client, looked up by its data if it gets no ids."""
         if listener.tells or not listener.data:
             return listener.last or listener.after

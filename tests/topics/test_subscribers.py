@@ -12,14 +12,14 @@ from pushd.access.closing import TRY_AGAIN_LATER
 from pushd.access.counters import Traffic
 from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.transport import unsent
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.topics.fanout import DirectWrite, Form
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription
 from pushd.views.request import Request, accept_websocket
-from tests.hub_case import HubTestCase, RecordingSubscriber
-from tests.kernel import Server, open_websocket
-from tests.peer import TEXT, close_frame, frame
+from tests.support.hub_case import HubTestCase, RecordingSubscriber
+from tests.support.peer import TEXT, close_frame, frame
+from tests.support.recording_socket import SocketConnection, open_websocket
 
 
 @accept_websocket
@@ -232,7 +232,7 @@ class SocketTests(SynchronousTestCase):
         """Publish, and run until it is delivered."""
         self.daemon.request("POST", f"/topics/{topic}", body=data.encode(), control=True)
 
-    def sent_to(self, server: Server) -> bytes:
+    def sent_to(self, server: SocketConnection) -> bytes:
         """Return all bytes that were sent to a browser."""
         return b"".join(server.kernel.given)
 

@@ -8,7 +8,7 @@ from pushd.errors import Unavailable
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.subscribers import SubscriberList
 from pushd.topics.subscription import LAG_TIMEOUT, Subscription
-from tests.hub_case import Failing, HubTestCase, RecordingSubscriber
+from tests.support.hub_case import Failing, HubTestCase, RecordingSubscriber
 
 
 class SubscriptionTests(HubTestCase):

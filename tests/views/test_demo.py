@@ -9,7 +9,7 @@ from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import GOING_AWAY, NORMAL, Closing
-from pushd.testing.daemon import Browser, Daemon
+from pushd.testing import Browser, Daemon
 from pushd.views import demo
 
 PUSHES = [f"service message: {number}" for number in range(10)]

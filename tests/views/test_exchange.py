@@ -15,9 +15,9 @@ from twisted.web.static import Data
 from pushd.access.closing import BROKER_UNAVAILABLE, INTERNAL_ERROR, NORMAL, Closing
 from pushd.errors import Unavailable
 from pushd.protocols.http.response import Response, page
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.views.request import Request, accept_websocket
-from tests.peer import TEXT, Peer, close_frame, frame, handshake, request, said
+from tests.support.peer import TEXT, Peer, close_frame, frame, handshake, request, said
 from tests.views.sample_views import WaitingView, echo
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.testing.daemon import Answer, Daemon
+from pushd.testing import Answer, Daemon
 from pushd.views import inprocess
 from pushd.views.request import Request
 from pushd.views.threads import BlockingPublisher

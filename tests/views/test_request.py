@@ -15,7 +15,7 @@ from twisted.web.http_headers import Headers
 from pushd.access.closing import TOKEN_EXPIRED
 from pushd.access.tokens import Identity
 from pushd.protocols.http.response import Page, Response, page
-from pushd.testing.daemon import Answer, Daemon
+from pushd.testing import Answer, Daemon
 from pushd.views.request import (
     AnyView,
     Handshakes,
@@ -29,7 +29,7 @@ from pushd.views.request import (
     require_token,
     require_websocket,
 )
-from tests.keyring import secret_keys, token
+from tests.support.keyring import secret_keys, token
 
 GOOD = token("ann", exp=100, subscribe=["a"])
 

@@ -8,10 +8,10 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.fast_paths import FAST_PATHS
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.views.request import Request, accept_websocket, require_websocket
 from pushd.views.routes import Routes
-from tests.peer import Peer, close_frame, handshake, request
+from tests.support.peer import Peer, close_frame, handshake, request
 from tests.views.sample_views import WaitingView, echo
 
 

@@ -13,10 +13,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.views.request import Handshakes, Request, accept_websocket, require_websocket
 from pushd.views.routes import Match, Routes, load_routes
-from tests.unhurried import UNHURRIED
+from tests.support.hypothesis_settings import NO_DEADLINE
 
 
 def plain(request: Request) -> str:
@@ -129,7 +129,7 @@ class MatchTests(SynchronousTestCase):
         """Any path has a match or none; none raises an exception."""
         routes = Routes({"/a/": plain, "/<x>/<int:n>/": both, "/f/<path:p>": both, "/é/<x>": both})
 
-        @UNHURRIED
+        @NO_DEADLINE
         @given(st.text(max_size=40) | st.text("/<>a1|é.%", max_size=20).map("/".__add__))
         @example("/f/\n")
         @example("/a/١٢/")

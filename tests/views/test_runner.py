@@ -26,11 +26,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import GOING_AWAY, INTERNAL_ERROR, NORMAL, TRY_AGAIN_LATER, Closing
 from pushd.access.limits import Limits
 from pushd.errors import ConversationOver, ThreadsBusy
+from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.http.channel import Channel
 from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.schedule.ticks import PushSchedule
-from pushd.testing.daemon import Browser, Daemon
+from pushd.testing import Browser, Daemon
 from pushd.views.request import Request, View, accept_websocket
 from pushd.views.runner import ViewRun, ViewRunner, is_cancellation, runs_on_reactor
 
@@ -579,7 +580,8 @@ class LastMessagesTests(DaemonTestCase):
     def test_paused(self) -> None:
         """What had arrived when reading was paused is read after a reset as well."""
         for fast_paths in (True, False):
-            browser = self.serve_saving(0.01, fast_paths=fast_paths)
+            self.patch(FAST_PATHS, "enabled", fast_paths)
+            browser = self.serve_saving(0.01)
             browser.send_bytes(b"".join(b"\x81\x81\0\0\0\0" + b"%d" % (n % 10) for n in range(300)))
             self.daemon.advance(0.01)
             browser.leave()

@@ -26,7 +26,7 @@ from pushd.errors import ConversationOver, NoMoreMessages, ThreadsBusy
 from pushd.protocols.http.response import Response
 from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.testing.daemon import Browser, Daemon
+from pushd.testing import Browser, Daemon
 from pushd.views.request import Request, View, accept_websocket, require_websocket
 from pushd.views.runner import ViewRun
 from pushd.views.threads import (
@@ -36,8 +36,8 @@ from pushd.views.threads import (
     ViewThreads,
     blocking,
 )
-from tests.listeners import TopicTestCase
 from tests.service.test_metrics import read
+from tests.support.topic_clients import TopicTestCase
 
 # How long an idle thread may take to end, in seconds of real time.
 PATIENCE = 30

@@ -1,4 +1,4 @@
-"""Read WebSocket frames from a buffer, and make frames (RFC 6455 §5.2): pure functions."""
+"""Read WebSocket frames from a buffer, and make frames (RFC 6455 §5.2); no connection is needed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 _RSV1 = 0x40
 
-#: The longest head of a frame, in bytes.
-MAX_HEAD = 14
+# The longest head of a frame, in bytes.
+_MAX_HEAD = 14
 
 _SIMPLE = frozenset({TEXT, BINARY, CLOSE, PING, PONG})
 
@@ -74,6 +74,48 @@ def frame_length(buffer: bytes) -> int:
     if buffer[1] & 0x80:
         head += 4
     return head + length if len(buffer) >= head else 0
+
+
+class FrameSplitter:
+    """Splits a stream of bytes at the boundaries of frames, for a reader that gets one at a time.
+
+    The reader gets the bytes of a frame as they arrive, so that it can object early.
+    """
+
+    __slots__ = ("_head", "_in_message", "_missing")
+
+    def __init__(self) -> None:
+        # The head of the current frame, as long as it is incomplete.
+        self._head = b""
+        # Bytes of the current frame that have not arrived.
+        self._missing = 0
+        self._in_message = False
+
+    @property
+    def is_between_messages(self) -> bool:
+        """Whether a new message or control frame comes next."""
+        return not (self._missing or self._in_message or self._head)
+
+    def split(self, buffer: bytes) -> tuple[bytes, bytes, bool]:
+        """Take what a buffer has of one frame.
+
+        Returns that, the rest of the buffer, and whether the frame is a control frame. The latter
+        is said once, when its head is complete.
+        """
+        size, control = self._missing, False
+        if not size:
+            head = self._head + buffer[:_MAX_HEAD]
+            size = frame_length(head) - len(self._head)
+            if size <= 0:
+                size, self._head = len(buffer), head
+            else:
+                self._head = b""
+                control = bool(head[0] & 0x08)
+                if not control:
+                    self._in_message = not head[0] & 0x80
+        piece = buffer[:size]
+        self._missing = size - len(piece)
+        return piece, buffer[size:], control
 
 
 def frame(head: int, payload: bytes) -> bytes:

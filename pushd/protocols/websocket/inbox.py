@@ -36,10 +36,10 @@ class Inbox:
     __slots__ = (
         "_capacity",
         "_clock",
-        "_messages",
         "_paused",
         "_size",
         "_timer",
+        "messages",
         "source",
         "waiter",
     )
@@ -47,8 +47,9 @@ class Inbox:
     def __init__(self, clock: IReactorTime, capacity: int) -> None:
         self._clock = clock
         self._capacity = capacity
-        # A deque from the first message on that has to wait: an empty one takes half a KiB.
-        self._messages: deque[str | bytes] | tuple[()] = ()
+        #: What can be read. A deque from the first message on that has to wait: an empty one takes
+        #: half a KiB.
+        self.messages: deque[str | bytes] | tuple[()] = ()
         self._size = 0
         self._paused = False
         #: The connection, while it is open.
@@ -57,17 +58,16 @@ class Inbox:
         self.waiter: Deferred[str | bytes | None] | None = None
         self._timer: IDelayedCall | None = None
 
-    def __len__(self) -> int:
-        return len(self._messages)
-
     def put(self, message: str | bytes) -> None:
         """Deliver a message to the task that waits for it, or keep it."""
-        if self.waiter is not None:
-            self._take_waiter().callback(message)
+        waiter = self.waiter
+        if waiter is not None:
+            self._stop_waiting()
+            waiter.callback(message)
             return
-        if isinstance(self._messages, tuple):
-            self._messages = deque()
-        self._messages.append(message)
+        if isinstance(self.messages, tuple):
+            self.messages = deque()
+        self.messages.append(message)
         self._size += len(message)
         if self.source is not None and not self._paused and self._is_full():
             self._paused = True
@@ -75,8 +75,8 @@ class Inbox:
 
     def take(self) -> str | bytes:
         """Take the next message; there must be one."""
-        assert isinstance(self._messages, deque)
-        message = self._messages.popleft()
+        assert isinstance(self.messages, deque)
+        message = self.messages.popleft()
         self._size -= len(message)
         if self._paused and self._is_half_empty() and self.source is not None:
             self._paused = False
@@ -93,7 +93,7 @@ class Inbox:
         if timeout is not None:
             # First, as the clock may refuse it.
             self._timer = self._clock.callLater(timeout, self._time_out, timeout)
-        self.waiter = Deferred(self._cancel)
+        self.waiter = Deferred(self._stop_waiting)
         return self.waiter
 
     @property
@@ -106,29 +106,29 @@ class Inbox:
 
     def clear(self) -> None:
         """Drop all messages."""
-        self._messages, self._size = (), 0
+        self.messages, self._size = (), 0
 
     def end(self) -> None:
         """Tell the task that waits that no message will come."""
-        if self.waiter is not None:
-            self._take_waiter().callback(None)
+        waiter = self.waiter
+        if waiter is not None:
+            self._stop_waiting()
+            waiter.callback(None)
 
     def _is_full(self) -> bool:
-        return len(self._messages) >= self._capacity or self._size >= _MAX_BYTES
+        return len(self.messages) >= self._capacity or self._size >= _MAX_BYTES
 
     def _is_half_empty(self) -> bool:
-        return len(self._messages) <= self._capacity // 2 and self._size <= _MAX_BYTES // 2
+        return len(self.messages) <= self._capacity // 2 and self._size <= _MAX_BYTES // 2
 
-    def _take_waiter(self) -> Deferred[str | bytes | None]:
-        waiter, timer = self.waiter, self._timer
+    def _stop_waiting(self, _: object = None) -> None:
+        timer = self._timer
         self.waiter = self._timer = None
         if timer is not None and timer.active():
             timer.cancel()
-        assert waiter is not None  # All callers have looked.
-        return waiter
-
-    def _cancel(self, _: Deferred[str | bytes | None]) -> None:
-        self._take_waiter()
 
     def _time_out(self, timeout: float) -> None:
-        self._take_waiter().errback(TimeoutError(f"no message within {timeout:g} s"))
+        waiter = self.waiter
+        assert waiter is not None  # Or the timer would have been stopped.
+        self._stop_waiting()
+        waiter.errback(TimeoutError(f"no message within {timeout:g} s"))

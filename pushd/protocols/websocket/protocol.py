@@ -56,11 +56,10 @@ from pushd.protocols.websocket.deflate import decompressor, negotiate
 from pushd.protocols.websocket.fragments import FragmentedMessage
 from pushd.protocols.websocket.frames import (
     CLOSE,
-    MAX_HEAD,
     PING,
     PONG,
+    FrameSplitter,
     frame,
-    frame_length,
     message,
     read_frames,
 )
@@ -153,12 +152,8 @@ class PushProtocol(WebSocketServerProtocol):
     _reading_paused = True
     # What has arrived and has not been read.
     _buffer = b""
-    # Of the frame that Autobahn is reading: its head, if that is incomplete, or else the number of
-    # bytes that it has not been given.
-    _head = b""
-    _rest_of_frame = 0
-    # Whether Autobahn has read a fragment of a message and not its last.
-    _inside_message = False
+    # Splits it for Autobahn, from the first frame that Autobahn reads.
+    _splitter: FrameSplitter | None = None
     _reading = False
     # What was read in this reactor iteration, and the call that continues in the next.
     _work = 0
@@ -354,8 +349,7 @@ class PushProtocol(WebSocketServerProtocol):
         self._reading, self._work = True, 0
         try:
             while self._buffer and self._may_read():
-                autobahn_reads = self._rest_of_frame or self._inside_message or self._head
-                if autobahn_reads or not self.factory.fast or not self._read_short_frames():
+                if not self._read_short_frames():
                     self._read_with_autobahn()
         finally:
             self._reading = False
@@ -377,10 +371,7 @@ class PushProtocol(WebSocketServerProtocol):
         self._reading = True
         while self._buffer and self._websocket.takes_rest:
             self._reading_paused, self._work = False, 0
-            if not self._may_read():
-                break
-            autobahn_reads = self._rest_of_frame or self._inside_message or self._head
-            if autobahn_reads or not self.factory.fast or not self._read_short_frames():
+            if not self._read_short_frames():
                 self._read_with_autobahn()
         self._buffer = b""
 
@@ -391,20 +382,22 @@ class PushProtocol(WebSocketServerProtocol):
 
     def _read_short_frames(self) -> bool:
         """Read the short frames at the start of the buffer; return whether there was one."""
-        read = 0
-        limit = min(_SHORT, self.factory.limits.max_message)
-        for head, payload, length, end in read_frames(self._buffer, limit):
+        if self._splitter is not None and not self._splitter.is_between_messages:
+            return False
+        buffer, traffic, read = self._buffer, self.traffic, 0
+        for head, payload, length, end in read_frames(buffer, self.factory.short):
             read = end
             if not self._spend(1 + (length >> 12)):
                 break
             if head < CLOSE:
-                self.traffic.messages_in += 1
-                self.traffic.bytes_in += length
+                traffic.messages_in += 1
+                traffic.bytes_in += length
                 self._websocket.message_received(payload)
             else:
                 self._control_received(head, cast(bytes, payload))
-            if not self._may_read():
+            if end < len(buffer) and not self._may_read():
                 break
+        # More may have arrived in the meantime, or all have been dropped.
         self._buffer = self._buffer[read:]
         return read > 0
 
@@ -420,21 +413,11 @@ class PushProtocol(WebSocketServerProtocol):
 
     def _read_with_autobahn(self) -> None:
         """Let Autobahn read one frame, or what has arrived of it."""
-        buffer, size = self._buffer, self._rest_of_frame
-        if not size:
-            head = self._head + buffer[:MAX_HEAD]
-            size = frame_length(head) - len(self._head)
-            if size <= 0:
-                # The head is incomplete, but Autobahn may object to it already.
-                size, self._head = len(buffer), head
-            else:
-                self._head = b""
-                if not head[0] & 0x08:
-                    self._inside_message = not head[0] & 0x80
-                elif not self._spend(1):
-                    return
-        piece, self._buffer = buffer[:size], buffer[size:]
-        self._rest_of_frame = size - len(piece)
+        if self._splitter is None:
+            self._splitter = FrameSplitter()
+        piece, self._buffer, control = self._splitter.split(self._buffer)
+        if control and not self._spend(1):
+            return
         if self.factory.fast:
             # This is what is left of dataReceived without statistics and log strings.
             self.data += piece
@@ -641,9 +624,12 @@ class PushFactory(WebSocketServerFactory):
         used, required = _share_defaults()
         #: Whether the fast paths may be taken.
         self.fast = FAST_PATHS.allow("short WebSocket frames", used)
+        #: The longest payload that they may read, in bytes; -1 for none.
+        self.short = -1
         #: Whether messages can be compressed.
         self.can_compress = not required
         FAST_PATHS.require("WebSocket compression", required)
+        self._apply_limits()
         limits.on_change(self._apply_limits)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
@@ -660,6 +646,8 @@ class PushFactory(WebSocketServerFactory):
         return TokenBucket(rate=rate, burst=_BURST * rate, now=self.clock.seconds)
 
     def _apply_limits(self) -> None:
+        if self.fast:
+            self.short = min(_SHORT, self.limits.max_message)
         for protocol in self.pings:
             protocol.apply_limits()
 

@@ -211,7 +211,7 @@ class WebSocket:
             )
         if self._inbox.waiter is not None:
             raise RuntimeError("another task already waits for the next message of this WebSocket")
-        if self._inbox:
+        if self._inbox.messages:
             return succeed(self._take())
         if self._state is not _OPEN:
             self._called_in_vain(VAIN_WAIT)
@@ -221,18 +221,18 @@ class WebSocket:
     def read(self, fallback: str | bytes | None = None) -> str | bytes | None:
         """Return the next message if it has arrived, else the fallback; never wait."""
         self.accept()
-        return self._take() if self._inbox else fallback
+        return self._take() if self._inbox.messages else fallback
 
     def count_messages(self) -> int:
         """Return the number of messages that have arrived and were not read."""
         self.accept()
-        return len(self._inbox)
+        return len(self._inbox.messages)
 
     def has_messages(self) -> bool:
         """Whether a message has arrived that was not read."""
         if self._state is _OFFERED:
             self.accept()
-        return bool(self._inbox)
+        return bool(self._inbox.messages)
 
     def send(
         self, data: str | bytes | bytearray | memoryview, *, binary: bool = False

@@ -9,9 +9,9 @@ from twisted.logger import capturedLogs
 from twisted.web.http import HTTPChannel
 
 from pushd.access.limits import Limits
-from pushd.testing.daemon import Daemon
-from tests.channel_case import GET, ChannelTestCase
-from tests.peer import UnixTransport, handshake, request, said
+from pushd.testing import Daemon
+from tests.support.channel_case import GET, ChannelTestCase
+from tests.support.peer import UnixTransport, handshake, request, said
 
 
 class LogTests(ChannelTestCase):

@@ -16,12 +16,12 @@ from twisted.web.resource import Resource
 from twisted.web.static import Data
 
 from pushd.protocols.http.response import Response
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.views.request import Request
 from pushd.views.routes import Routes
-from tests.channel_case import GET, ChannelTestCase
-from tests.peer import TEXT, Peer, UnixTransport, frame, handshake, request, said, serve
-from tests.unhurried import UNHURRIED
+from tests.support.channel_case import GET, ChannelTestCase
+from tests.support.hypothesis_settings import NO_DEADLINE
+from tests.support.peer import TEXT, Peer, UnixTransport, frame, handshake, request, said, serve
 
 FOREVER = 10_000_000
 
@@ -366,7 +366,7 @@ class WholeHeadTests(SynchronousTestCase):
             peer.send(piece)
         return re.sub(rb"Date: .*\r\n", b"", peer.received), peer.lost is None
 
-    @settings(UNHURRIED, derandomize=True, max_examples=300)
+    @settings(NO_DEADLINE, derandomize=True, max_examples=300)
     @given(
         st.sampled_from(["GET", "HEAD", "get", "POST"]),
         st.sampled_from(["/", "/?a=b", "*", "//", "http://a/", "/\x7f", "/a b", "", "/é"]),

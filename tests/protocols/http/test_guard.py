@@ -12,7 +12,7 @@ from pushd.access.origins import Origins
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.guard import control_guard, public_guard
 from pushd.protocols.http.headers import RequestHeaders
-from pushd.testing.daemon import Answer, Daemon
+from pushd.testing import Answer, Daemon
 from pushd.views.request import Request, accept_websocket
 
 UPGRADE = (

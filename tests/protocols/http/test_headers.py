@@ -14,8 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers, InvalidHeaderName
 
 from pushd.protocols.http.headers import RequestHeaders, read_head
-from tests.peer import request
-from tests.unhurried import UNHURRIED
+from tests.support.hypothesis_settings import NO_DEADLINE
+from tests.support.peer import request
 
 
 class QuestionTests(SynchronousTestCase):
@@ -63,7 +63,7 @@ class InterfaceTests(SynchronousTestCase):
     def test_same(self) -> None:
         """Whatever is asked and changed, headers are as those of twisted.web."""
 
-        @UNHURRIED
+        @NO_DEADLINE
         @given(
             st.lists(
                 st.one_of(

@@ -12,10 +12,10 @@ from twisted.web.test.requesthelper import DummyChannel
 
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.request import ChannelRequest, peer_name
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.views.request import Request
-from tests.channel_case import ChannelTestCase
-from tests.peer import Peer, handshake, request, said
+from tests.support.channel_case import ChannelTestCase
+from tests.support.peer import Peer, handshake, request, said
 
 
 class UsingResource(Resource):

@@ -18,9 +18,9 @@ from pushd.protocols.http.response import (
     page,
     refusal,
 )
-from pushd.testing.daemon import Answer, Daemon
+from pushd.testing import Answer, Daemon
 from pushd.views.request import Request
-from tests.peer import Peer, request, said, serve
+from tests.support.peer import Peer, request, said, serve
 
 
 class ResponseTestCase(SynchronousTestCase):

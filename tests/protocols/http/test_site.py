@@ -7,9 +7,9 @@ from typing import Any
 from twisted.logger import capturedLogs
 
 from pushd.protocols.http.site import PushdSite
-from pushd.testing.daemon import Daemon
-from tests.channel_case import GET, ChannelTestCase
-from tests.peer import Peer, handshake
+from pushd.testing import Daemon
+from tests.support.channel_case import GET, ChannelTestCase
+from tests.support.peer import Peer, handshake
 
 
 def site_of(daemon: Daemon) -> PushdSite:

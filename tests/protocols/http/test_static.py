@@ -13,8 +13,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.http.static import StaticFiles
-from pushd.testing.daemon import Answer, Daemon
-from tests.peer import Peer, request
+from pushd.testing import Answer, Daemon
+from tests.support.peer import Peer, request
 
 DIGITS = b"0123456789"
 

@@ -10,8 +10,8 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 
 from pushd.access.limits import Limits
-from tests.channel_case import GET, ChannelTestCase
-from tests.peer import Peer, UnixTransport, handshake, request, serve
+from tests.support.channel_case import GET, ChannelTestCase
+from tests.support.peer import Peer, UnixTransport, handshake, request, serve
 
 
 class HeadTests(ChannelTestCase):

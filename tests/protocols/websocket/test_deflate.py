@@ -10,23 +10,23 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.limits import Limits
 from pushd.protocols.websocket.deflate import decompressor, negotiate
-from pushd.testing.daemon import Daemon
-from tests.peer import BINARY, CONTINUATION, PING, TEXT, Frame, Peer, frame, handshake
-from tests.wire_case import WireTestCase
+from pushd.testing import Daemon
+from tests.support.peer import BINARY, CONTINUATION, PING, TEXT, Frame, Peer, frame, handshake
+from tests.support.websocket_case import WebSocketTestCase
 
 Offers = list[tuple[str, dict[str, Any]]]
 
 
 class NegotiationTests(SynchronousTestCase):
-    """Which offer is taken."""
+    """Which offer is accepted."""
 
     def answer(self, offers: Offers) -> str | None:
-        """What the client is told; None when nothing is agreed on."""
+        """Return the extensions of the 101, or None."""
         accepted = negotiate(offers)
         return None if accepted is None else accepted.get_extension_string()
 
     def test_nothing_kept(self) -> None:
-        """The client keeps no context, nor do we; and the window is small where it may be."""
+        """Neither side keeps a context, and the window is small if the client allows it."""
         answer = self.answer([("permessage-deflate", {"client_max_window_bits": [True]})])
         assert answer is not None
         self.assertIn("client_no_context_takeover", answer)
@@ -35,7 +35,7 @@ class NegotiationTests(SynchronousTestCase):
         self.assertEqual(decompressor(accepted).server_max_window_bits, 9)
 
     def test_first_that_can_be(self) -> None:
-        """Unknown extensions and parameters are declined; what stands behind is looked at."""
+        """Offers of unknown extensions and parameters are skipped."""
         bad: Offers = [
             ("x-webkit-deflate-frame", {}),
             ("permessage-deflate", {"unheard-of": ["1"]}),
@@ -45,25 +45,25 @@ class NegotiationTests(SynchronousTestCase):
         self.assertIsNotNone(self.answer([*bad, ("permessage-deflate", {})]))
 
 
-class CompressionTests(WireTestCase):
-    """Permessage-deflate (RFC 7692), with nothing kept between messages."""
+class CompressionTests(WebSocketTestCase):
+    """permessage-deflate (RFC 7692) on the wire, without a context between messages."""
 
     def offer(self, *offers: str) -> Peer:
-        """Open a WebSocket with offers of extensions."""
+        """Open a WebSocket, offering extensions."""
         peer = Peer(self.daemon)
         peer.send(handshake("/echo/", *(f"Sec-WebSocket-Extensions: {offer}" for offer in offers)))
         self.assertIn(" 101 ", peer.head)
         return peer
 
     def answer(self, peer: Peer) -> str | None:
-        """What was agreed on."""
+        """Return the extensions of the 101, or None."""
         for line in peer.head.split("\r\n"):
             if line.lower().startswith("sec-websocket-extensions: "):
                 return line.partition(": ")[2]
         return None
 
     def test_agreed(self) -> None:
-        """The first offer that can be met is; the client keeps no context."""
+        """The first offer that can be met is accepted; the client must keep no context."""
         for offers in (
             ["permessage-deflate"],
             ["permessage-deflate; client_max_window_bits"],
@@ -81,7 +81,7 @@ class CompressionTests(WireTestCase):
                 self.assertEqual(word in answer, any(word in offer for offer in offers))
 
     def test_declined(self) -> None:
-        """An offer that can't be met is declined, and the conversation goes on without."""
+        """An offer that cannot be met is declined, and messages are not compressed."""
         for offer in (
             "",
             "x-webkit-deflate-frame",
@@ -102,7 +102,7 @@ class CompressionTests(WireTestCase):
             self.assertEqual(peer.frames, [Frame(TEXT, b"x" * 1000)])
 
     def test_both_ways(self) -> None:
-        """Messages are compressed both ways, each on its own, within the window agreed on."""
+        """Messages are compressed both ways, each on its own, within the negotiated window."""
         for offer, bits in (
             ("", 12),
             ("; server_max_window_bits=9", 9),
@@ -117,7 +117,7 @@ class CompressionTests(WireTestCase):
                 self.assertEqual(inflate(answer.payload, bits), text)
 
     def test_not_worth_it(self) -> None:
-        """What is short, or does not get shorter, goes out as it is."""
+        """Messages that are short, or do not get shorter, are sent uncompressed."""
         peer = self.offer("permessage-deflate")
         noise = random.Random(1).randbytes(1000)
         for payload in (b"", b"x" * 127, noise):
@@ -127,7 +127,7 @@ class CompressionTests(WireTestCase):
         self.assertEqual(peer.frames[-1].rsv, 4)
 
     def test_client_may_send_plain(self) -> None:
-        """A client need not compress, and may compress in fragments."""
+        """A client may send uncompressed messages, and compressed ones in fragments."""
         peer = self.offer("permessage-deflate")
         data = deflate(b"in fragments")
         peer.send(
@@ -139,7 +139,7 @@ class CompressionTests(WireTestCase):
         self.assertEqual(peer.texts, ["plain", "in fragments"])
 
     def test_bombs(self) -> None:
-        """The limit is for what a message is, not for what it was sent as."""
+        """The size limit is for the decompressed message."""
         for size, fits in ((1 << 20, True), ((1 << 20) + 1, False), (1 << 26, False)):
             peer = self.offer("permessage-deflate")
             peer.send(frame(BINARY, deflate(bytes(size)), rsv=4))
@@ -153,7 +153,7 @@ class CompressionTests(WireTestCase):
         self.assert_closed(1009, peer)
 
     def test_largest_that_does_not_compress(self) -> None:
-        """A message of just the limit passes, also where compression makes it longer."""
+        """A message of exactly the limit is accepted, even if compression makes it longer."""
         noise = random.Random(1).randbytes(1 << 20)
         data = deflate(noise)
         self.assertGreater(len(data), len(noise))
@@ -162,14 +162,14 @@ class CompressionTests(WireTestCase):
         self.assertEqual(peer.frames, [Frame(BINARY, noise)])
 
     def test_corrupt(self) -> None:
-        """What does not decompress is 1007, and so is text that is none once it has."""
+        """Data that cannot be decompressed is 1007, and so is text that is not UTF-8 then."""
         for data in (b"\xff\xff\xff\xff", deflate(b"caf\xff")):
             peer = self.offer("permessage-deflate")
             peer.send(frame(TEXT, data, rsv=4))
             self.assert_closed(1007, peer)
 
     def test_control_frames(self) -> None:
-        """Control frames are not compressed, nor is the rest of a message marked again."""
+        """A compressed control frame is 1002, and so is RSV1 in a continuation."""
         for segments in (
             [frame(PING, deflate(b"x"), rsv=4)],
             [frame(TEXT, b"x", fin=False), frame(CONTINUATION, b"y", rsv=4)],
@@ -179,7 +179,7 @@ class CompressionTests(WireTestCase):
             self.assert_closed(1002, peer)
 
     def test_switched_off(self) -> None:
-        """It can be switched off."""
+        """Compression can be switched off."""
         self.daemon = Daemon(self.daemon.settings.routes, limits=Limits(compression=False))
         self.assertIsNone(self.answer(self.offer("permessage-deflate")))
 
@@ -191,5 +191,5 @@ def deflate(data: bytes) -> bytes:
 
 
 def inflate(data: bytes, window_bits: int) -> bytes:
-    """Decompress a message with a window of so many bits."""
+    """Decompress a message with a window of a number of bits."""
     return zlib.decompressobj(wbits=-window_bits).decompress(data + b"\x00\x00\xff\xff")

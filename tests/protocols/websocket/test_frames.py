@@ -1,4 +1,4 @@
-"""Frames, as a server writes and reads them."""
+"""Frames as a server makes and reads them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from pushd.protocols.websocket.frames import (
     PING,
     PONG,
     TEXT,
+    FrameSplitter,
     frame,
     frame_length,
     message,
     read_frames,
     unmask,
 )
-from tests import peer
-from tests.unhurried import UNHURRIED
+from tests.support import peer
+from tests.support.hypothesis_settings import NO_DEADLINE
 
 
 class FrameTests(SynchronousTestCase):
-    """Heads and payloads."""
+    """Making frames."""
 
     def test_lengths(self) -> None:
-        """A length is told in the shortest way there is (RFC 6455 §5.2)."""
+        """A length has its shortest form (RFC 6455 §5.2)."""
         for length, head in (
             (0, b"\x82\x00"),
             (125, b"\x82\x7d"),
@@ -42,13 +43,13 @@ class FrameTests(SynchronousTestCase):
         self.assertEqual(frame(PING, b"?"), b"\x89\x01?")
 
     def test_message(self) -> None:
-        """Text and bytes are told apart; nothing is compressed for who did not agree to it."""
+        """Text and binary have their own opcodes; without negotiation nothing is compressed."""
         text = b"x" * 1000
         self.assertEqual(message(text, binary=False), frame(TEXT, text))
         self.assertEqual(message(text, binary=True), frame(BINARY, text))
 
     def test_compressed(self) -> None:
-        """What is shorter compressed goes out so, and comes back as it was (RFC 7692 §7.2)."""
+        """A message that gets shorter is compressed, and decompresses again (RFC 7692 §7.2)."""
         text = b"again and " * 100
         sent = message(text, binary=False, window_bits=MAX_WINDOW_BITS)
         self.assertEqual(sent[0], TEXT | 0x40)
@@ -57,16 +58,16 @@ class FrameTests(SynchronousTestCase):
         self.assertEqual(inflate.decompress(sent[2:] + b"\x00\x00\xff\xff"), text)
 
     def test_not_worth_it(self) -> None:
-        """What is short, or random, goes out as it is."""
+        """A short message and a random one are not compressed."""
         for payload in (b"x" * 127, bytes(range(256))):
             self.assertEqual(
                 message(payload, binary=True, window_bits=MAX_WINDOW_BITS), frame(BINARY, payload)
             )
 
-    @UNHURRIED
+    @NO_DEADLINE
     @given(st.binary(min_size=4, max_size=4), st.binary(max_size=5000))
     def test_unmask(self, mask: bytes, payload: bytes) -> None:
-        """Masking is undone byte by byte, whatever the length (RFC 6455 §5.3)."""
+        """A payload of any length is unmasked byte by byte (RFC 6455 §5.3)."""
         expected = bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
         self.assertEqual(unmask(mask, payload), expected)
 
@@ -108,7 +109,7 @@ class ReadTests(SynchronousTestCase):
         self.assertEqual(self.read(peer.frame(peer.TEXT, b"x" * 11), limit=10), [])
 
     def test_others(self) -> None:
-        """What is unusual or invalid is not read, nor what stands behind it."""
+        """A frame that is unusual or invalid is not read, nor is anything behind it."""
         simple = peer.frame(peer.TEXT, b"x")
         for other in (
             peer.frame(peer.TEXT, b"x", fin=False),
@@ -127,7 +128,7 @@ class ReadTests(SynchronousTestCase):
             frames = self.read(simple + other + simple)
             self.assertEqual([end for *_, end in frames], [len(simple)], other[:4])
 
-    @UNHURRIED
+    @NO_DEADLINE
     @given(st.lists(SIMPLE, max_size=8), st.data())
     def test_cut(self, frames: list[tuple[int, bytes]], data: st.DataObject) -> None:
         """However a buffer is cut, exactly the frames that are complete are read."""
@@ -143,6 +144,50 @@ class ReadTests(SynchronousTestCase):
         self.assertEqual(start, sum(map(len, encoded[: len(read)])))
         if len(read) < len(frames):
             self.assertGreater(start + len(encoded[len(read)]), len(buffer))
+
+
+class SplitterTests(SynchronousTestCase):
+    """A stream is split at the boundaries of frames, however it is cut."""
+
+    def test_fragments(self) -> None:
+        """From a first fragment to the last one a message is incomplete, control frames aside."""
+        splitter = FrameSplitter()
+        self.assertTrue(splitter.is_between_messages)
+        for data, control, between in (
+            (peer.frame(peer.TEXT, b"a", fin=False), False, False),
+            (peer.frame(peer.PING), True, False),
+            (peer.frame(peer.CONTINUATION, fin=False), False, False),
+            (peer.frame(peer.CONTINUATION, b"b"), False, True),
+            (peer.frame(peer.TEXT, b"c"), False, True),
+        ):
+            self.assertEqual(splitter.split(data + b"rest"), (data, b"rest", control))
+            self.assertIs(splitter.is_between_messages, between)
+
+    @NO_DEADLINE
+    @given(st.lists(SIMPLE, max_size=8), st.lists(st.integers(1, 20), min_size=1))
+    def test_cut(self, frames: list[tuple[int, bytes]], sizes: list[int]) -> None:
+        """Pieces never cross the end of a frame, and each control frame is told once."""
+        encoded = [peer.frame(opcode, payload) for opcode, payload in frames]
+        stream, number = b"".join(encoded), 0
+        splitter = FrameSplitter()
+        pieces: list[bytes] = []
+        controls = 0
+        while stream:
+            size = sizes[number % len(sizes)]
+            number += 1
+            buffer, stream = stream[:size], stream[size:]
+            while buffer:
+                piece, buffer, control = splitter.split(buffer)
+                pieces.append(piece)
+                controls += control
+        self.assertEqual(controls, sum(opcode & 8 > 0 for opcode, _ in frames))
+        self.assertTrue(splitter.is_between_messages)
+        for data in encoded:
+            taken = b""
+            while len(taken) < len(data):
+                taken += pieces.pop(0)
+            self.assertEqual(taken, data)
+        self.assertEqual(pieces, [])
 
 
 class FrameLengthTests(SynchronousTestCase):

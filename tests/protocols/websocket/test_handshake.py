@@ -1,4 +1,4 @@
-"""The opening handshake, line by line of RFC 6455 §4.2."""
+"""The opening handshake, rule by rule of RFC 6455 §4.2."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.errors import HandshakeRefused
 from pushd.protocols.http.headers import RequestHeaders, asks_for_websocket
 from pushd.protocols.websocket.handshake import Handshake, opening, read_handshake
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.views.request import Request, accept_websocket
-from tests.peer import ACCEPT, KEY, TEXT, Peer, frame, handshake, request
+from tests.support.peer import ACCEPT, KEY, TEXT, Peer, frame, handshake, request
 
 
 class HandshakeTestCase(SynchronousTestCase):
-    """A daemon whose only view notes every call."""
+    """A daemon whose only view records its requests."""
 
     def setUp(self) -> None:
         """Start the daemon."""
-        self.asked: list[Request] = []
+        self.requests: list[Request] = []
 
         @accept_websocket
         async def view(request: Request) -> str | None:
-            self.asked.append(request)
+            self.requests.append(request)
             if not request.is_websocket():
                 return "a page"
             async for message in request.websocket:
@@ -33,7 +33,7 @@ class HandshakeTestCase(SynchronousTestCase):
         self.daemon = Daemon({"/view/": view})
 
     def shake(self, *lines: str, without: tuple[str, ...] = ()) -> Peer:
-        """Send an opening handshake, without some headers and with lines beside the rest."""
+        """Send an opening handshake, without some of its headers or with more lines."""
         return self.send(handshake("/view/", *lines, without=without))
 
     def send(self, data: bytes) -> Peer:
@@ -43,12 +43,12 @@ class HandshakeTestCase(SynchronousTestCase):
         return peer
 
     def assert_opened(self, peer: Peer) -> None:
-        """Check that the handshake was answered with 101, and that the view has its socket."""
+        """Check that the answer is 101, and that the view has been called."""
         self.assertEqual(peer.head.split("\r\n")[0], "HTTP/1.1 101 Switching Protocols")
-        self.assertTrue(self.asked.pop().is_websocket())
+        self.assertTrue(self.requests.pop().is_websocket())
 
     def assert_refused(self, peer: Peer, status: int, *words: str) -> None:
-        """Check that the handshake got an answer of one line, and that the view was not asked."""
+        """Check that the answer is an error of one line, and that the view was not called."""
         self.assertEqual(peer.head.split(" ")[1], str(status))
         self.assertIn("Content-Type: text/plain; charset=utf-8", peer.head)
         line = peer.body.decode()
@@ -56,12 +56,12 @@ class HandshakeTestCase(SynchronousTestCase):
         self.assertTrue(line.endswith("\n"))
         for word in words:
             self.assertIn(word, line)
-        self.assertEqual(self.asked, [])
+        self.assertEqual(self.requests, [])
 
 
 class RequestLineTests(HandshakeTestCase):
     def test_good(self) -> None:
-        """The handshake of the RFC gets the answer of the RFC."""
+        """The handshake in RFC 6455 gets the answer in RFC 6455."""
         peer = self.shake()
         self.assert_opened(peer)
         self.assertIn(f"\r\nSec-WebSocket-Accept: {ACCEPT}", peer.head)
@@ -70,20 +70,20 @@ class RequestLineTests(HandshakeTestCase):
         self.assertNotIn("Sec-WebSocket-Protocol", peer.head)
 
     def test_method(self) -> None:
-        """A handshake is a GET."""
+        """A handshake must be a GET request."""
         for method in ("POST", "PUT", "OPTIONS", "CONNECT", "get"):
             data = handshake("/view/").replace(b"GET", method.encode())
             self.assert_refused(self.send(data), 400, "GET")
 
     def test_http_version(self) -> None:
-        """A handshake needs HTTP/1.1."""
+        """A handshake requires HTTP/1.1."""
         data = handshake("/view/").replace(b"HTTP/1.1", b"HTTP/1.0")
         peer = self.send(data)
         self.assertNotIn(" 101 ", peer.head)
         self.assert_refused(peer, 400, "HTTP/1.1")
 
     def test_refusal_keeps_the_connection(self) -> None:
-        """After a refusal the client may try again on the same connection."""
+        """After a refusal a client can try again on the same connection."""
         peer = self.shake(without=("Sec-WebSocket-Key",))
         self.assertIsNone(peer.lost)
         peer.received.clear()
@@ -94,12 +94,12 @@ class RequestLineTests(HandshakeTestCase):
 
 class HeaderTests(HandshakeTestCase):
     def test_host(self) -> None:
-        """A handshake names one host."""
+        """A handshake must have one Host header."""
         peer = self.shake(without=("Host",))
         self.assertEqual(peer.head.split(" ")[1], "400")
         peer = self.shake("Host: localhost:8080")
         self.assertEqual(peer.head.split(" ")[1], "400")
-        self.assertEqual(self.asked, [])
+        self.assertEqual(self.requests, [])
         for hosts in ([], ["a", "a"], ["a", "b"]):
             with self.assertRaises(HandshakeRefused) as raised:
                 self.read(host=hosts)
@@ -107,7 +107,7 @@ class HeaderTests(HandshakeTestCase):
             self.assertIn("one Host", raised.exception.reason)
 
     def test_connection(self) -> None:
-        """Connection says upgrade, in any case and at any place of its list."""
+        """Connection must list upgrade, in any case and at any place."""
         for lines in (
             ["Connection: Upgrade"],
             ["Connection: upgrade"],
@@ -120,7 +120,7 @@ class HeaderTests(HandshakeTestCase):
             self.assert_opened(self.shake(*lines, without=("Connection",)))
 
     def test_connection_without(self) -> None:
-        """What only looks like it does not."""
+        """A handshake without upgrade in Connection is refused."""
         for lines in (
             [],
             ["Connection: "],
@@ -134,7 +134,7 @@ class HeaderTests(HandshakeTestCase):
             self.assert_refused(peer, 400, "Connection: Upgrade")
 
     def test_upgrade(self) -> None:
-        """Upgrade says websocket, in any case and at any place of its list."""
+        """Upgrade must list websocket, in any case and at any place."""
         for lines in (
             ["Upgrade: WebSocket"],
             ["Upgrade: h2c, websocket"],
@@ -144,14 +144,14 @@ class HeaderTests(HandshakeTestCase):
             self.assert_opened(self.shake(*lines, without=("Upgrade",)))
 
     def test_upgrade_without(self) -> None:
-        """Who asks for another protocol, or none, is answered in HTTP."""
+        """A request for another protocol, or none, is answered over HTTP."""
         for lines in ([], ["Upgrade: h2c"], ["Upgrade: websockets"], ["Upgrade: web socket"]):
             peer = self.shake(*lines, without=("Upgrade",))
             self.assertEqual(peer.body, b"a page")
-            self.assertFalse(self.asked.pop().is_websocket())
+            self.assertFalse(self.requests.pop().is_websocket())
 
     def test_key(self) -> None:
-        """The key is 16 bytes in base64, and there is one."""
+        """The key must be 16 bytes in base64, and there must be one."""
         for key in (
             None,
             "",
@@ -176,13 +176,13 @@ class HeaderTests(HandshakeTestCase):
         self.assert_refused(self.shake(f"Sec-WebSocket-Key: {KEY}"), 400, "one Sec-WebSocket-Key")
 
     def test_other_keys(self) -> None:
-        """Any 16 bytes will do, with every letter of the alphabet."""
+        """Any 16 bytes are accepted, with every letter of base64."""
         for nonce in (bytes(16), b"\xff" * 16, b"\xfb\xef\xbe" * 5 + b"x", bytes(range(16))):
             line = f"Sec-WebSocket-Key: {b64encode(nonce).decode()}"
             self.assert_opened(self.shake(line, without=("Sec-WebSocket-Key",)))
 
     def test_version(self) -> None:
-        """The version is 13; who speaks another, or does not say, is told so."""
+        """The version must be 13; the answer to others, and to none, says so."""
         for lines in (
             [],
             ["Sec-WebSocket-Version: 8"],
@@ -202,12 +202,12 @@ class HeaderTests(HandshakeTestCase):
             self.assertRegex(peer.head, "(?i)\r\nUpgrade: websocket\r\n")
 
     def test_version_is_told_only_then(self) -> None:
-        """Other refusals do not speak of the version."""
+        """Other refusals do not contain the version."""
         peer = self.shake(without=("Sec-WebSocket-Key",))
         self.assertNotRegex(peer.head, "(?i)Sec-WebSocket-Version")
 
     def test_body(self) -> None:
-        """A handshake has no body: it would be taken for frames."""
+        """A handshake must not have a body, which would be read as frames."""
         data = handshake("/view/", "Content-Length: 5") + b"hello"
         self.assert_refused(self.send(data), 400, "must not have a body")
         chunked = handshake("/view/", "Transfer-Encoding: chunked") + b"5\r\nhello\r\n0\r\n\r\n"
@@ -217,45 +217,45 @@ class HeaderTests(HandshakeTestCase):
         self.assert_refused(self.shake("Transfer-Encoding: identity"), 400, "malformed")
 
     def test_next_line(self) -> None:
-        """The byte that some take for a line's end is refused, though UTF-8 may hold it."""
+        """A header with NEL is refused: some parsers take it for the end of a line."""
         data = handshake("/view/").replace(b"\r\n\r\n", b"\r\nX: a\x85X-User: admin\r\n\r\n")
         self.assert_refused(self.send(data), 400, "control byte")
 
     def test_empty_body(self) -> None:
-        """A length of nothing is no body."""
+        """Content-Length: 0 is allowed."""
         self.assert_opened(self.shake("Content-Length: 0"))
 
     def test_origin(self) -> None:
-        """A handshake comes from one origin at most."""
+        """A handshake must have at most one Origin header."""
         ours = "Origin: http://localhost:8080"
         self.assert_opened(self.shake(ours))
         self.assert_opened(self.shake())
         peer = self.shake(ours, ours)
         self.assertEqual(peer.head.split(" ")[1][0], "4")
-        self.assertEqual(self.asked, [])
+        self.assertEqual(self.requests, [])
         with self.assertRaises(HandshakeRefused) as raised:
             self.read(origin=["http://a", "http://a"])
         self.assertEqual(raised.exception.status, 400)
         self.assertIn("one Origin", raised.exception.reason)
 
     def test_header_within_a_header(self) -> None:
-        """No byte inside a header's value makes a header of its own."""
+        """No byte in the value of a header starts another header."""
         for byte in ("\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85"):
             peer = self.shake(f"X-First: a{byte}X-User: admin")
             if " 400 " in peer.head:
-                self.assertEqual(self.asked, [])
+                self.assertEqual(self.requests, [])
             else:
-                headers = self.asked.pop().headers
+                headers = self.requests.pop().headers
                 self.assertEqual(headers["x-first"], f"a{byte}X-User: admin")
                 self.assertNotIn("x-user", headers)
 
     def test_plain_request(self) -> None:
-        """What a handshake needs is not asked of a plain request."""
+        """A plain request need not have the headers of a handshake."""
         peer = self.send(request("GET /view/ HTTP/1.1", "Host: localhost:8080"))
         self.assertEqual(peer.body, b"a page")
 
     def read(self, **changed: list[str]) -> Handshake:
-        """Read a good handshake in which some headers are others."""
+        """Read a valid handshake with some headers replaced."""
         headers = {
             "host": ["localhost"],
             "upgrade": ["websocket"],
@@ -268,7 +268,7 @@ class HeaderTests(HandshakeTestCase):
 
 class SubprotocolTests(HandshakeTestCase):
     def test_offers(self) -> None:
-        """The view sees the subprotocols in the order of the offer."""
+        """The view sees the subprotocols in the order in which they were offered."""
         for lines, offered in (
             ([], ()),
             (["Sec-WebSocket-Protocol: chat"], ("chat",)),
@@ -279,10 +279,10 @@ class SubprotocolTests(HandshakeTestCase):
             (["Sec-WebSocket-Protocol: !#$%&'*+-.^_`|~09azAZ"], ("!#$%&'*+-.^_`|~09azAZ",)),
         ):
             self.shake(*lines)
-            self.assertEqual(self.asked.pop().subprotocols, offered)
+            self.assertEqual(self.requests.pop().subprotocols, offered)
 
     def test_bad_offers(self) -> None:
-        """An offer is a list of names that differ; anything else is no handshake."""
+        """Subprotocols that are not a list of different names are refused."""
         for names in (
             "",
             ",",
@@ -303,14 +303,14 @@ class SubprotocolTests(HandshakeTestCase):
             self.assert_refused(peer, 400, "Sec-WebSocket-Protocol")
 
     def test_twice_in_two_headers(self) -> None:
-        """A name that comes again in another header comes again."""
+        """A name that is repeated in another header is refused."""
         peer = self.shake("Sec-WebSocket-Protocol: a", "Sec-WebSocket-Protocol: a")
         self.assert_refused(peer, 400, "Sec-WebSocket-Protocol")
 
 
 class ReadTests(SynchronousTestCase):
     def test_values(self) -> None:
-        """What is read of a handshake is its key, its subprotocols and its extensions."""
+        """A handshake has a key, subprotocols and extensions."""
         headers = RequestHeaders(
             {
                 "host": ["localhost"],
@@ -327,22 +327,22 @@ class ReadTests(SynchronousTestCase):
         )
 
     def test_asks(self) -> None:
-        """Only who names it asks for a WebSocket."""
+        """A request asks for a WebSocket if Upgrade lists it."""
         self.assertFalse(asks_for_websocket(RequestHeaders()))
         self.assertFalse(asks_for_websocket(RequestHeaders({"upgrade": ["h2c"]})))
         self.assertTrue(asks_for_websocket(RequestHeaders({"upgrade": ["h2c", "WebSocket"]})))
 
     def test_refusal(self) -> None:
-        """A refusal carries its answer, and reads as its reason."""
+        """A refusal has a status and a reason, which is its text."""
         refused = HandshakeRefused(400, "no")
         self.assertEqual((refused.status, refused.reason, str(refused)), (400, "no", "no"))
 
 
 class OpeningTests(SynchronousTestCase):
-    """The 101."""
+    """The bytes of the 101."""
 
     def test_bytes(self) -> None:
-        """It answers the key, and says what was agreed on and nothing of what was not."""
+        """The 101 answers the key, and has what was negotiated only."""
         head = (
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Accept: {ACCEPT}\r\n"

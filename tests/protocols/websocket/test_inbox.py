@@ -54,9 +54,9 @@ class ReadingTests(InboxTestCase):
         self.put("a", b"b")
         self.inbox.end()
         self.inbox.source = None
-        self.assertEqual(len(self.inbox), 2)
+        self.assertEqual(len(self.inbox.messages), 2)
         self.assertEqual(self.take(2), ["a", b"b"])
-        self.assertEqual(len(self.inbox), 0)
+        self.assertEqual(len(self.inbox.messages), 0)
 
     def test_messages(self) -> None:
         """The number of messages counts; reading is paused and resumed once."""

@@ -19,10 +19,10 @@ from pushd.protocols.fast_paths import FastPaths
 from pushd.protocols.websocket import protocol
 from pushd.protocols.websocket.protocol import PushFactory, PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.views.request import Request, accept_websocket
-from tests.echo import echo
-from tests.peer import (
+from tests.support.echo import echo
+from tests.support.peer import (
     BINARY,
     CLOSE,
     PING,
@@ -35,12 +35,12 @@ from tests.peer import (
     frame,
     handshake,
 )
-from tests.wire_case import WireTestCase, fragments
+from tests.support.websocket_case import WebSocketTestCase, fragments
 
 
-class ClosingTests(WireTestCase):
+class ClosingTests(WebSocketTestCase):
     def test_codes(self) -> None:
-        """Every code that a view may close with reaches the peer, with its reason."""
+        """Every code that a view can close with reaches the peer, with its reason."""
         for code in (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 3000, 4999):
             peer = self.connect("/idle/")
             self.requests.pop().websocket.close(code, "dürfte reichen")
@@ -52,14 +52,14 @@ class ClosingTests(WireTestCase):
             self.assert_closed(code, peer)
 
     def test_no_reason(self) -> None:
-        """Without a reason the Close frame holds its code alone."""
+        """Without a reason the Close frame contains the code only."""
         peer = self.connect("/idle/")
         self.requests[0].websocket.close(1008)
         peer.settle()
         self.assertEqual(peer.frames, [Frame(CLOSE, b"\x03\xf0")])
 
     def test_what_was_sent_arrives(self) -> None:
-        """All that was sent before a Close arrives before it, however slow the peer reads."""
+        """Messages sent before a Close arrive before it, however slowly the peer reads."""
         peer = self.connect("/idle/")
         peer.stall()
         websocket = self.requests[0].websocket
@@ -72,7 +72,7 @@ class ClosingTests(WireTestCase):
         self.assert_closed(1000, peer)
 
     def test_peer_closes(self) -> None:
-        """A peer's Close is answered with one, and TCP ends in order."""
+        """The peer's Close is answered with one, and TCP is closed in order."""
         for code in (1000, 1001, 1003, 1011, 3000, 4999):
             peer = self.connect("/echo/")
             peer.send(close_frame(code, b"bye"))
@@ -81,7 +81,7 @@ class ClosingTests(WireTestCase):
         self.assertEqual(self.ends, ["echo"] * 6)
 
     def test_peer_closes_without_a_code(self) -> None:
-        """A Close need not say why."""
+        """A Close without a code is answered."""
         self.peer.send(frame(CLOSE))
         self.assertEqual([each.opcode for each in self.peer.frames], [CLOSE])
         self.assertIs(self.peer.lost, ConnectionDone)
@@ -98,7 +98,7 @@ class ClosingTests(WireTestCase):
         self.assertIs(peer.server.lost and peer.server.lost.type, ConnectionAborted)
 
     def test_no_reading(self) -> None:
-        """So is one that does not take what was sent before."""
+        """A peer that does not read what was sent before a Close is dropped as well."""
         self.peer.stall()
         self.peer.send(frame(TEXT, b"x" * 1000), close_frame(1000))
         self.assertTrue(self.peer.server.connected)
@@ -107,7 +107,7 @@ class ClosingTests(WireTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_clean_close_does_not_abort(self) -> None:
-        """A clean close is no reset, whoever began it: a browser would call it unclean."""
+        """A clean close is not a reset, whichever side began it: browsers would call it unclean."""
         self.peer.send(close_frame(1000))
         first = self.peer.server
         peer = self.connect("/idle/")
@@ -118,7 +118,7 @@ class ClosingTests(WireTestCase):
             self.assertIs(server.lost and server.lost.type, ConnectionDone)
 
     def test_both_at_once(self) -> None:
-        """When both sides close at the same moment, each has the other's Close for its answer."""
+        """If both sides close at the same time, each takes the other's Close for the answer."""
         peer = self.connect("/idle/")
         peer.stall()
         self.requests[0].websocket.close(4000)
@@ -128,7 +128,7 @@ class ClosingTests(WireTestCase):
         self.assertIs(peer.lost, ConnectionDone)
 
     def test_data_behind_a_close(self) -> None:
-        """What a peer says behind its Close is not heard."""
+        """Data behind the peer's Close is dropped."""
         heard: list[object] = []
 
         @accept_websocket
@@ -146,7 +146,7 @@ class ClosingTests(WireTestCase):
             heard.clear()
 
     def test_data_behind_our_close(self) -> None:
-        """Nor is what it says before it has seen ours."""
+        """Data that the peer sends before it has seen our Close is dropped."""
         peer = self.connect("/idle/")
         websocket = self.requests[0].websocket
         websocket.close()
@@ -157,7 +157,7 @@ class ClosingTests(WireTestCase):
         self.assert_closed(1000, peer)
 
     def test_violation_behind_our_close(self) -> None:
-        """A peer that breaks a rule in place of an answer to our Close gets no other one."""
+        """A peer that breaks a rule in place of an answer to our Close gets no second Close."""
         peer = self.connect("/idle/")
         self.requests[0].websocket.close(4000)
         peer.settle()
@@ -166,7 +166,7 @@ class ClosingTests(WireTestCase):
         self.assertIs(peer.lost, ConnectionDone)
 
     def test_data_is_not_kept(self) -> None:
-        """What comes behind a Close takes no memory, while the peer's own is waited for."""
+        """Data that arrives after our Close takes no memory."""
         peer = self.connect("/idle/")
         self.requests[0].websocket.close()
         peer.settle()
@@ -182,7 +182,7 @@ class ClosingTests(WireTestCase):
         self.assert_closed(1000, peer)
 
     def test_leaving_in_mid_frame(self) -> None:
-        """A peer that leaves in the middle of a frame leaves nothing behind."""
+        """If the peer leaves in the middle of a frame, the view ends and no timer is left."""
         data = frame(TEXT, b"x" * 1000)
         for length in (1, 2, 5, 100, len(data) - 1):
             for leave in (Peer.vanish, Peer.finish):
@@ -195,13 +195,13 @@ class ClosingTests(WireTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
 
-class HeartbeatTests(WireTestCase):
+class HeartbeatTests(WebSocketTestCase):
     def pings(self, peer: Peer) -> int:
-        """How many pings came."""
+        """Return the number of pings that a peer got."""
         return [each.opcode for each in peer.frames].count(PING)
 
     def last_ping(self, peer: Peer) -> bytes:
-        """What the last ping holds."""
+        """Return the payload of the last ping."""
         return [each.payload for each in peer.frames if each.opcode == PING][-1]
 
     def test_interval(self) -> None:
@@ -218,7 +218,7 @@ class HeartbeatTests(WireTestCase):
         self.assertIsNone(self.peer.lost)
 
     def test_no_pong(self) -> None:
-        """Who does not answer a ping within ten seconds is gone."""
+        """A peer that does not answer a ping within ten seconds is dropped."""
         self.peer.advance(25, 9.9)
         self.assertTrue(self.peer.server.connected)
         self.peer.advance(0.2)
@@ -227,21 +227,21 @@ class HeartbeatTests(WireTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_late_pong(self) -> None:
-        """An answer in the last moment will do."""
+        """A pong just before the time-out counts."""
         self.peer.advance(25, 9.9)
         self.peer.send(frame(PONG, self.last_ping(self.peer)))
         self.peer.advance(10)
         self.assertTrue(self.peer.server.connected)
 
     def test_pong_of_nothing(self) -> None:
-        """A pong that answers no ping of ours is none: the peer may not read what we send."""
+        """A pong that does not answer our ping does not count: the peer may not read."""
         self.peer.advance(25)
         self.peer.send(frame(PONG), frame(PONG, b"whatever"))
         self.peer.advance(10.1)
         self.assertFalse(self.peer.server.connected)
 
     def test_full_inbox(self) -> None:
-        """While reading is paused no pong can be seen, so none is missed."""
+        """While reading is paused pongs are not seen, and the peer is not dropped."""
         peer = self.connect("/idle/")
         peer.send(*(frame(TEXT, str(number).encode()) for number in range(70)))
         self.assertTrue(peer.server.reading_paused)
@@ -260,7 +260,7 @@ class HeartbeatTests(WireTestCase):
         self.assertTrue(peer.server.connected)
 
     def test_inbox_that_is_full_at_once(self) -> None:
-        """More messages than there is room for may come with the handshake."""
+        """More messages than the inbox holds may arrive with the handshake."""
         peer = Peer(self.daemon)
         texts = [str(number) for number in range(200)]
         peer.send(handshake("/idle/") + b"".join(frame(TEXT, text.encode()) for text in texts))
@@ -275,7 +275,7 @@ class HeartbeatTests(WireTestCase):
         self.assertFalse(peer.server.reading_paused)
 
     def test_full_inbox_with_a_ping_under_way(self) -> None:
-        """Neither is one that was asked for before reading was paused."""
+        """A ping that was sent before reading was paused is not waited for either."""
         peer = self.connect("/idle/")
         peer.advance(25)
         peer.send(*(frame(TEXT, b"x") for _ in range(70)), frame(PONG))
@@ -284,7 +284,7 @@ class HeartbeatTests(WireTestCase):
         self.assertTrue(peer.server.connected)
 
     def test_heartbeat_after_a_full_inbox(self) -> None:
-        """Once reading goes on, pongs count again."""
+        """Once reading is resumed, pongs count again."""
         peer = self.connect("/idle/")
         peer.send(*(frame(TEXT, b"x") for _ in range(70)))
         peer.advance(25)
@@ -297,7 +297,7 @@ class HeartbeatTests(WireTestCase):
         self.assertFalse(peer.server.connected)
 
     def test_close_behind_a_full_inbox(self) -> None:
-        """A view that closes with a full inbox still sees the answer behind it."""
+        """If a view closes with a full inbox, the peer's Close behind the messages is read."""
         peer = self.connect("/idle/")
         peer.send(*(frame(TEXT, b"x") for _ in range(70)), close_frame(1000))
         closed = self.requests[0].websocket.close()
@@ -306,11 +306,11 @@ class HeartbeatTests(WireTestCase):
         self.assertIs(peer.lost, ConnectionDone)
 
 
-class TransportTests(WireTestCase):
-    """Other ways than TCP."""
+class TransportTests(WebSocketTestCase):
+    """TLS and Unix sockets."""
 
     def test_tls(self) -> None:
-        """Over TLS messages, closes and violations are as over TCP."""
+        """Over TLS, messages, closes and violations are handled as over TCP."""
         peer = Peer(self.daemon, tls=True)
         peer.send(handshake("/echo/") + frame(TEXT, b"x" * 100_000), frame(TEXT, b"y"))
         self.assertEqual(peer.texts, ["x" * 100_000, "y"])
@@ -326,7 +326,7 @@ class TransportTests(WireTestCase):
         self.assertEqual(self.ends, ["echo"] * 2)
 
     def test_leaving_over_tls(self) -> None:
-        """Who vanishes from TLS leaves nothing behind."""
+        """If a TLS connection is reset, the view ends and no timer is left."""
         peer = Peer(self.daemon, tls=True)
         peer.send(handshake("/echo/"))
         peer.vanish()
@@ -335,7 +335,7 @@ class TransportTests(WireTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_unix(self) -> None:
-        """A Unix socket does as well."""
+        """Over a Unix socket, messages are echoed."""
         transport = UnixTransport(self.daemon)
         self.assertIn(b" 101 ", transport.receive(handshake("/echo/")))
         self.assertEqual(transport.receive(frame(TEXT, b"x")), b"\x81\x01x")
@@ -343,7 +343,7 @@ class TransportTests(WireTestCase):
 
 class FactoryTests(SynchronousTestCase):
     def test_no_connection_of_its_own(self) -> None:
-        """The factory builds nothing for a connection that did not come through HTTP."""
+        """The factory builds no protocol for a connection that is not an upgrade of HTTP."""
         factory = PushFactory(Clock(), Limits(), Cork())
         with self.assertRaises(RuntimeError):
             factory.buildProtocol(None)
@@ -360,7 +360,7 @@ class FastPathTests(SynchronousTestCase):
     """The fast paths are taken if Autobahn has what they rely on, and are not switched off."""
 
     def setUp(self) -> None:
-        """Switch them on, whatever the other tests run with."""
+        """Switch fast paths on, also if all tests run without them."""
         self.fast_paths = FastPaths()
         self.patch(protocol, "FAST_PATHS", self.fast_paths)
 

@@ -1,4 +1,4 @@
-"""What a peer may say: the letter of RFC 6455, and the limits."""
+"""What is accepted from a peer, by RFC 6455 and by the limits; and what is sent to a slow one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from twisted.internet.error import ConnectionDone
 
 from pushd.access.limits import Limits
-from pushd.testing.daemon import Daemon
-from tests.echo import echo
-from tests.peer import (
+from pushd.testing import Daemon
+from tests.support.echo import echo
+from tests.support.peer import (
     BINARY,
     CLOSE,
     CONTINUATION,
@@ -25,55 +25,55 @@ from tests.peer import (
     mask,
     read_frames,
 )
-from tests.wire_case import WireTestCase, fragments
+from tests.support.websocket_case import WebSocketTestCase, fragments
 
 # Codes that may not stand in a Close frame (RFC 6455 §7.4), and two outside of all ranges.
 BAD_CODES = (0, 1, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65535)
 
 
-class ViolationTests(WireTestCase):
-    """Each violation of the protocol is answered with a Close frame that arrives."""
+class ViolationTests(WebSocketTestCase):
+    """Each violation of the protocol is answered with a Close frame, which arrives."""
 
     def assert_violation(self, code: int, *segments: bytes) -> None:
-        """Check what a new peer gets for some bytes, in one segment and cut between frames."""
+        """Check the code for some frames, sent in one segment and in one segment each."""
         for cut in (segments, (b"".join(segments),)):
             self.peer = self.connect("/echo/")
             self.peer.send(*cut)
             self.assert_closed(code)
 
     def test_unmasked(self) -> None:
-        """A client masks its frames."""
+        """An unmasked frame is 1002."""
         self.assert_violation(1002, frame(TEXT, b"x", masked=False))
         self.assert_violation(1002, frame(TEXT, b"", masked=False))
         self.assert_violation(1002, frame(PING, b"", masked=False))
         self.assert_violation(1002, frame(TEXT, b"x"), frame(TEXT, b"y", masked=False))
 
     def test_reserved_bits(self) -> None:
-        """Bits that no extension has given a meaning are not set."""
+        """A reserved bit without an extension is 1002."""
         for rsv in range(1, 8):
             self.assert_violation(1002, frame(TEXT, b"x", rsv=rsv))
         self.assert_violation(1002, frame(PING, b"x", rsv=1))
 
     def test_opcodes(self) -> None:
-        """Opcodes without a meaning are not used."""
+        """A reserved opcode is 1002."""
         for opcode in (3, 4, 5, 6, 7, 0xB, 0xC, 0xD, 0xE, 0xF):
             self.assert_violation(1002, frame(opcode, b"x"))
 
     def test_control_frames(self) -> None:
-        """Control frames are short and whole."""
+        """A control frame that is long or fragmented is 1002."""
         self.assert_violation(1002, frame(PING, b"x", fin=False))
         self.assert_violation(1002, frame(PING, b"x" * 126))
         self.assert_violation(1002, frame(CLOSE, b"\x03\xe8" + b"x" * 124))
 
     def test_continuation(self) -> None:
-        """A continuation continues something, and nothing else comes in between."""
+        """A continuation of nothing, and a new message among fragments, are 1002."""
         self.assert_violation(1002, frame(CONTINUATION, b"x"))
         self.assert_violation(1002, frame(TEXT, b"x"), frame(CONTINUATION, b"x"))
         self.assert_violation(1002, frame(TEXT, b"x", fin=False), frame(TEXT, b"y"))
         self.assert_violation(1002, frame(TEXT, b"x", fin=False), frame(BINARY, b"y"))
 
     def test_lengths(self) -> None:
-        """A length has its shortest form, and is no more than 63 bits."""
+        """A length that is not in its shortest form, or over 63 bits, is 1002."""
         for head in (
             b"\x82\xfe\x00\x05",
             b"\x82\xff" + (5).to_bytes(8, "big"),
@@ -83,7 +83,7 @@ class ViolationTests(WireTestCase):
             self.assert_violation(1002, head + b"\x37\xfa\x21\x3d" + mask(b"hello"))
 
     def test_invalid_text(self) -> None:
-        """Text that is not UTF-8 is 1007, also where fragments or the end cut it."""
+        """Text that is not UTF-8 is 1007, also if fragments or its end cut a character."""
         for text in (b"\xff", b"a\xc3(", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80"):
             self.assert_violation(1007, frame(TEXT, text))
             self.assert_violation(1007, *fragments(TEXT, [b"fine", text]))
@@ -93,7 +93,7 @@ class ViolationTests(WireTestCase):
         self.assertEqual(self.peer.texts, [])
 
     def test_close_codes(self) -> None:
-        """A Close with a code that may not be is answered with 1002, not with a reset."""
+        """A Close with an invalid code is answered with 1002, not with a reset."""
         for code in BAD_CODES:
             self.peer = self.connect("/echo/")
             self.peer.send(close_frame(code, b"why"))
@@ -102,25 +102,25 @@ class ViolationTests(WireTestCase):
             self.assertIs(self.peer.lost, ConnectionDone)
 
     def test_close_of_one_byte(self) -> None:
-        """A Close of one byte has no code."""
+        """A Close with a payload of one byte is 1002."""
         self.assert_violation(1002, frame(CLOSE, b"\x03"))
 
     def test_close_reason(self) -> None:
-        """The reason of a Close is UTF-8."""
+        """A Close with a reason that is not UTF-8 is 1007."""
         self.peer.send(close_frame(1000, b"\xff"))
         self.assertEqual(self.peer.code, 1007)
         self.peer.finish()
         self.assertIs(self.peer.lost, ConnectionDone)
 
     def test_view_is_ended(self) -> None:
-        """A violation ends the view, and nothing behind it is heard."""
+        """A violation ends the view, and nothing behind it is delivered."""
         self.peer.send(frame(TEXT, b"1") + frame(3) + frame(TEXT, b"2"))
         self.assertEqual(self.peer.texts, ["1"])
         self.assertEqual(self.ends, ["echo"])
         self.assert_closed(1002)
 
     def test_silence_after(self) -> None:
-        """Who broke a rule and does not say goodbye is dropped after five seconds."""
+        """After a violation, a peer that does not close is dropped after five seconds."""
         self.peer.send(frame(3))
         self.assertEqual(self.peer.code, 1002)
         self.peer.advance(4.9)
@@ -130,7 +130,7 @@ class ViolationTests(WireTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_what_comes_behind_a_violation(self) -> None:
-        """What still comes of a peer that broke a rule is read and dropped."""
+        """Data that arrives after a violation is read and dropped, and takes no memory."""
         transport = UnixTransport(self.daemon)
         transport.receive(handshake("/echo/"))
         (violation,) = read_frames(transport.receive(frame(3)))
@@ -148,44 +148,44 @@ class ViolationTests(WireTestCase):
         self.assertTrue(transport.aborted)
 
 
-class SizeTests(WireTestCase):
+class SizeTests(WebSocketTestCase):
     def settings(self) -> dict[str, Any]:
-        """Let messages have a thousand bytes."""
+        """Return a limit of 1000 bytes a message."""
         return {"limits": Limits(max_message=1000)}
 
     def test_just_right(self) -> None:
-        """A message of the limit passes, in one frame or in more."""
+        """A message of exactly the limit is accepted, in one frame or several."""
         self.peer.send(frame(TEXT, b"x" * 1000), *fragments(TEXT, [b"y" * 500, b"y" * 500]))
         self.assertEqual(self.peer.texts, ["x" * 1000, "y" * 1000])
 
     def test_too_large(self) -> None:
-        """A message beyond the limit is 1009."""
+        """A longer message is 1009."""
         for opcode in (TEXT, BINARY):
             self.peer = self.connect("/echo/")
             self.peer.send(frame(opcode, b"x" * 1001))
             self.assert_closed(1009)
 
     def test_fragments(self) -> None:
-        """So are fragments that are beyond it together."""
+        """Fragments that are longer together are 1009."""
         self.peer.send(*fragments(TEXT, [b"x" * 400] * 3))
         self.assert_closed(1009)
         self.assertEqual(self.peer.texts, [])
 
     def test_before_it_comes(self) -> None:
-        """A size that is much too large is refused when it is announced, not when it is here."""
+        """A frame that is too long is 1009 as soon as its head has arrived."""
         self.peer.send(frame(BINARY, b"x" * 100_000)[:14])
         self.assertEqual(self.peer.code, 1009)
 
 
-class LimitTests(WireTestCase):
-    """What a peer may do, and what it may not do too much of."""
+class LimitTests(WebSocketTestCase):
+    """Limits on rate, fragments and unsent data."""
 
     def settings(self) -> dict[str, Any]:
-        """Let there be ten messages a second, and little room."""
+        """Return a limit of ten messages a second, and of 100 kB unsent."""
         return {"limits": Limits(max_rate=10, max_buffered=100_000)}
 
     def test_rate(self) -> None:
-        """Messages beyond the rate are 1008; those within it come through, a burst as well."""
+        """More messages than the rate allows are 1008; a burst within it is delivered."""
         self.peer.send(*(frame(TEXT, b"x") for _ in range(100)))
         self.assertEqual(len(self.peer.texts), 100)
         self.peer.advance(1)
@@ -197,7 +197,7 @@ class LimitTests(WireTestCase):
         self.assert_closed(1008)
 
     def test_rate_of_control_frames(self) -> None:
-        """Pings and pongs count as well, fast ones and slow ones."""
+        """Pings and pongs count against the rate, also between fragments."""
         for flood in (
             [frame(PING)] * 101,
             [frame(PONG)] * 101,
@@ -209,7 +209,7 @@ class LimitTests(WireTestCase):
             self.assertLess(len(self.peer.frames), 103)
 
     def test_close_at_the_end_of_the_rate(self) -> None:
-        """What was under way when the server closed does no harm, but a flood is not heard out."""
+        """After our Close, some frames are read for the peer's Close; a flood is dropped."""
         for count, clean in ((50, True), (500, False)):
             peer = self.connect("/idle/")
             self.requests[-1].websocket.close()
@@ -224,35 +224,44 @@ class LimitTests(WireTestCase):
                 self.assertFalse(peer.server.connected)
 
     def test_tiny_fragments(self) -> None:
-        """A message in fragments that are mostly heads is 1008, before it is whole."""
+        """A message in tiny fragments is 1008 before it is complete."""
         peer = self.connect("/echo/")
         peer.send(b"".join(fragments(TEXT, [b"x"] * 1000)[:257]))
         self.assert_closed(1008, peer)
         self.assertEqual(peer.texts, [])
 
+    def test_tiny_fragments_behind_our_close(self) -> None:
+        """A peer that sends them in place of an answer to our Close is dropped."""
+        peer = self.connect("/idle/")
+        self.requests[-1].websocket.close(4000)
+        peer.settle()
+        peer.send(b"".join(fragments(TEXT, [b"x"] * 1000)[:257]))
+        self.assertEqual([each.code for each in peer.frames], [4000])
+        self.assertIs(peer.lost, ConnectionDone)
+
     def test_costly_message(self) -> None:
-        """A message of very many pieces counts for several, and may be too many by itself."""
+        """A message of very many fragments counts as several, and may exceed the rate alone."""
         peer = self.connect("/echo/")
         peer.send(b"".join(fragments(TEXT, [b"x" * 32] * 5000)))
         self.assert_closed(1008, peer)
         self.assertEqual(peer.texts, [])
 
     def test_large_message(self) -> None:
-        """One that is as large as may be is never too much by itself, whatever the rate."""
+        """A message of the largest size never exceeds the rate alone."""
         daemon = Daemon({"/echo/": echo}, limits=Limits(max_rate=1, max_message=2 << 20))
         browser = daemon.connect("/echo/")
         browser.send(bytes(1_900_000))
         self.assertEqual((browser.closing, len(browser.messages)), (None, 1))
 
     def test_small_fragments(self) -> None:
-        """Some hundred of them are free, and so are any number of decent ones."""
+        """256 tiny fragments are allowed, and any number of larger ones."""
         for pieces in ([b"x"] * 256, [b"x" * 32] * 2000):
             peer = self.connect("/echo/")
             peer.send(b"".join(fragments(TEXT, pieces)))
             self.assertEqual(peer.texts, ["x" * sum(map(len, pieces))])
 
     def test_pings_of_a_slow_reader(self) -> None:
-        """So is one who asks for pongs and does not take them."""
+        """A peer that sends pings and does not read the pongs is closed with 1013."""
         daemon = Daemon(self.daemon.settings.routes, limits=Limits(max_buffered=10_000))
         peer = Peer(daemon)
         peer.send(handshake("/echo/"))
@@ -263,9 +272,9 @@ class LimitTests(WireTestCase):
         self.assert_closed(1013, peer)
 
 
-class SendTests(WireTestCase):
+class SendTests(WebSocketTestCase):
     def test_too_large_to_send(self) -> None:
-        """A view that sends more than the limit gets ValueError, and its socket is as it was."""
+        """Sending a message over the limit raises ValueError; the WebSocket stays open."""
         self.connect("/idle/")
         websocket = self.requests[0].websocket
         with self.assertRaises(ValueError):
@@ -273,14 +282,14 @@ class SendTests(WireTestCase):
         self.assertFalse(websocket.is_closed())
 
     def test_largest_to_send(self) -> None:
-        """A view may send as much as the limit."""
+        """A view can send a message of exactly the limit."""
         peer = self.connect("/idle/")
         self.requests[0].websocket.send(b"\x00" * (1 << 20), binary=True)
         peer.settle()
         self.assertEqual(len(peer.frames[0].payload), 1 << 20)
 
     def test_slow_reader(self) -> None:
-        """Awaiting a send holds the view as long as the peer does not read."""
+        """A view that awaits send() waits until the peer reads."""
         peer = self.connect("/idle/")
         websocket = self.requests[0].websocket
         self.successResultOf(websocket.send("x"))
@@ -293,7 +302,7 @@ class SendTests(WireTestCase):
         self.assertEqual([len(text) for text in peer.texts], [1, 100_000])
 
     def test_slow_reader_over_tls(self) -> None:
-        """The limit of what waits for a peer holds over TLS."""
+        """The limit on unsent data applies over TLS."""
         peer = Peer(self.daemon, tls=True)
         peer.send(handshake("/idle/"))
         peer.stall()
@@ -307,13 +316,13 @@ class SendTests(WireTestCase):
         self.assertLess(len(peer.texts), 16)
 
 
-class SendSizeTests(WireTestCase):
+class SendSizeTests(WebSocketTestCase):
     def settings(self) -> dict[str, Any]:
-        """Let messages have a thousand bytes."""
+        """Return a limit of 1000 bytes a message."""
         return {"limits": Limits(max_message=1000)}
 
     def test_send(self) -> None:
-        """The limit holds for what views send, too."""
+        """The size limit applies to messages that views send."""
         self.connect("/idle/")
         websocket = self.requests[0].websocket
         websocket.send("x" * 1000)
@@ -323,13 +332,13 @@ class SendSizeTests(WireTestCase):
             websocket.send("é" * 501)
 
 
-class SendBufferTests(WireTestCase):
+class SendBufferTests(WebSocketTestCase):
     def settings(self) -> dict[str, Any]:
-        """Let there be ten messages a second, and little room."""
+        """Return a limit of ten messages a second, and of 100 kB unsent."""
         return {"limits": Limits(max_rate=10, max_buffered=100_000)}
 
     def test_slow_reader(self) -> None:
-        """Who does not take what it is sent is let go with 1013, and keeps what it was sent."""
+        """A peer that does not read is closed with 1013, after what was sent before."""
         peer = self.connect("/idle/")
         peer.stall()
         websocket = self.requests[0].websocket

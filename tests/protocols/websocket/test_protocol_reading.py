@@ -1,4 +1,4 @@
-"""What comes in from a peer, however it is cut, and in whose turn."""
+"""Reading messages, however they are cut, and in how many reactor iterations."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.limits import Limits
 from pushd.protocols.websocket.socket import WebSocket
-from tests.peer import BINARY, PING, PONG, TEXT, Frame, frame, said
-from tests.wire_case import WireTestCase, fragments
+from tests.support.peer import BINARY, PING, PONG, TEXT, Frame, frame, said
+from tests.support.websocket_case import WebSocketTestCase, fragments
 
 
-class MessageTests(WireTestCase):
+class MessageTests(WebSocketTestCase):
     def test_kinds(self) -> None:
-        """Text comes as text and binary as binary, of each length that has its own form."""
+        """Text arrives as text and binary as binary, for each form of a length."""
         for length in (0, 1, 124, 125, 126, 127, 128, 65535, 65536, 200_000):
             for opcode in (TEXT, BINARY):
                 peer = self.connect("/echo/")
@@ -25,19 +25,19 @@ class MessageTests(WireTestCase):
                 self.assertEqual(peer.frames, [Frame(opcode, b"x" * length)], length)
 
     def test_unicode(self) -> None:
-        """Text is UTF-8 from end to end."""
+        """Text is UTF-8, received and sent."""
         text = "café ☕ 🎉 \u0000 \U0010ffff"
         self.peer.send(frame(TEXT, text.encode()))
         self.assertEqual(self.peer.texts, [text])
 
     def test_order(self) -> None:
-        """Messages keep their order, however many come at once."""
+        """Messages keep their order, however many arrive at once."""
         texts = [f"{number}" for number in range(200)]
         self.peer.send(b"".join(frame(TEXT, text.encode()) for text in texts))
         self.assertEqual(self.peer.texts, texts)
 
     def test_byte_by_byte(self) -> None:
-        """It does not matter how TCP cuts frames."""
+        """Frames may be cut anywhere."""
         data = frame(TEXT, b"one") + frame(BINARY, b"t" * 200) + frame(TEXT, b"three")
         self.peer.send(*(data[place : place + 1] for place in range(len(data))))
         self.assertEqual(
@@ -45,7 +45,7 @@ class MessageTests(WireTestCase):
         )
 
     def test_fragments(self) -> None:
-        """A message in fragments arrives whole, whatever they are."""
+        """A message in fragments is delivered whole, whatever their sizes."""
         for pieces in ([b"a", b"b"], [b"", b"ab"], [b"ab", b""], [b"", b"", b""], [b"x"] * 50):
             for opcode in (TEXT, BINARY):
                 peer = self.connect("/echo/")
@@ -55,18 +55,18 @@ class MessageTests(WireTestCase):
                 self.assertEqual(peer.frames[-1].payload, b"after")
 
     def test_fragments_of_many_messages(self) -> None:
-        """The fragments of a message count for that message alone."""
+        """Fragments are counted for each message."""
         for count in range(1, 5):
             self.peer.send(b"".join(fragments(TEXT, [b"x"] * 250)))
             self.assertEqual(self.peer.texts, ["x" * 250] * count)
 
     def test_fragments_cut_a_letter(self) -> None:
-        """A letter may be cut by the end of a fragment."""
+        """A character may be cut by the end of a fragment."""
         self.peer.send(*fragments(TEXT, [b"caf\xc3", b"\xa9"]))
         self.assertEqual(self.peer.texts, ["café"])
 
     def test_control_between_fragments(self) -> None:
-        """A ping between fragments is answered at once, and the message still arrives whole."""
+        """A ping between fragments is answered at once, and the message is delivered whole."""
         first, second = fragments(TEXT, [b"a", b"b"])
         self.peer.send(first, frame(PING, b"now"))
         self.assertEqual(self.peer.frames, [Frame(PONG, b"now")])
@@ -74,18 +74,18 @@ class MessageTests(WireTestCase):
         self.assertEqual(self.peer.frames[1:], [Frame(TEXT, b"ab")])
 
     def test_ping(self) -> None:
-        """A ping is answered with a pong that holds the same, up to 125 bytes."""
+        """A ping is answered with a pong of the same payload, up to 125 bytes."""
         for payload in (b"", b"x", b"\x00" * 125):
             self.peer.send(frame(PING, payload))
             self.assertEqual(self.peer.frames[-1], Frame(PONG, payload))
 
     def test_unsolicited_pong(self) -> None:
-        """A pong that nobody asked for does no harm."""
+        """An unsolicited pong is ignored."""
         self.peer.send(frame(PONG), frame(PONG, b"hello"), frame(TEXT, b"x"))
         self.assertEqual(self.peer.frames, [Frame(TEXT, b"x")])
 
     def test_exception_inside(self) -> None:
-        """Should anything go wrong inside, the peer hears 1011, the log once, and it ends well."""
+        """After an unexpected error the code is 1011, and the log has one failure."""
         for segments in (
             [frame(TEXT, b"x")],
             [frame(TEXT, b"x") + frame(TEXT, b"y")],
@@ -106,30 +106,30 @@ class MessageTests(WireTestCase):
             self.assertIn("127.0.0.1", failures[0])
 
 
-class TurnTests(WireTestCase):
-    """What comes at once."""
+class IterationTests(WebSocketTestCase):
+    """Frames that arrive in one segment."""
 
     def settings(self) -> dict[str, Any]:
-        """Let there be ten messages a second, and little room."""
+        """Return a limit of ten messages a second, and of 100 kB unsent."""
         return {"limits": Limits(max_rate=10, max_buffered=100_000)}
 
     def test_many_in_one_segment(self) -> None:
-        """What comes at once is done in turns, so that others have theirs; all of it in order."""
+        """Many frames are read in several reactor iterations, in order."""
         peer = self.connect("/echo/")
         peer.send(b"".join(frame(TEXT, str(number).encode()) for number in range(90)))
         self.assertEqual(peer.texts, [str(number) for number in range(90)])
 
     def test_leaves_between_turns(self) -> None:
-        """Who leaves between two turns leaves nothing behind."""
+        """If the peer leaves between two iterations, no timer is left."""
         peer = self.connect("/echo/")
         peer.server.protocol.dataReceived(frame(TEXT, b"x") * 90)
         peer.vanish()
         self.daemon.settle()
 
 
-class ReentryTests(WireTestCase):
+class ReentryTests(WebSocketTestCase):
     def test_room_is_made_while_messages_come(self) -> None:
-        """A reader that makes room while messages are handed on does not upset their order."""
+        """Reading messages while others are delivered keeps their order."""
         peer = self.connect("/idle/")
         websocket = self.requests[0].websocket
         take = WebSocket.message_received
@@ -150,7 +150,7 @@ class ReentryTests(WireTestCase):
 
 @contextmanager
 def failing(case: SynchronousTestCase) -> Iterator[None]:
-    """Let something go wrong at each message that a WebSocket takes."""
+    """Raise an error for each message that a WebSocket receives."""
 
     def fail(websocket: WebSocket, message: object) -> None:
         raise ZeroDivisionError("our secret")

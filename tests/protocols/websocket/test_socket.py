@@ -1,4 +1,4 @@
-"""What a view holds of its conversation: each name of it, rule by rule."""
+"""WebSocket, method by method: on a fake connection, and in a daemon."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from pushd.access.counters import Traffic
 from pushd.access.limits import Limits
 from pushd.protocols.http.response import Response
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.testing.daemon import Browser, Daemon
+from pushd.testing import Browser, Daemon
 from pushd.topics.hub import Hub
 from pushd.views.request import Request, accept_websocket
 
-# What send() takes neither as text nor as binary.
-NO_DATA: list[Any] = [None, 7, 1.5, True, ["a"], ("a",), {}]
+# Types that send() refuses.
+INVALID_DATA: list[Any] = [None, 7, 1.5, True, ["a"], ("a",), {}]
 
 
-class Line:
-    """An offer and its wire in one: it notes what is asked of it.
+class FakeConnection:
+    """A handshake and its connection, which records what it is asked to do.
 
-    :param subprotocols: what the client offers.
-    :param early: the messages that came together with the handshake.
+    :param subprotocols: those that the client offers.
+    :param early: messages that arrived together with the handshake.
     """
 
     def __init__(self, subprotocols: tuple[str, ...] = (), early: tuple[str, ...] = ()) -> None:
@@ -41,14 +41,14 @@ class Line:
         self.limit = 1000
         self.websocket: WebSocket | None = None
 
-    def accept(self, websocket: WebSocket, subprotocol: str | None) -> Line:
-        """Answer 101."""
+    def accept(self, websocket: WebSocket, subprotocol: str | None) -> FakeConnection:
+        """Record the answer."""
         self.websocket = websocket
         self.events.append(f"accept {subprotocol}")
         return self
 
     def send(self, payload: bytes, *, binary: bool) -> None:
-        """Take a message, as long as it is not too long."""
+        """Record a message. Raises ValueError if it is too long."""
         if len(payload) > self.limit:
             raise ValueError("too long")
         self.sent.append((payload, binary))
@@ -59,30 +59,30 @@ class Line:
     traffic = Traffic()
 
     def push_frames(self, frames: bytes) -> None:
-        """Let them go: nobody subscribes here."""
+        """Do nothing: there are no subscribers."""
 
     def is_full(self) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
     def close(self, closing: Closing) -> None:
-        """Take the Close."""
+        """Record the Close."""
         self.closings.append(closing)
 
     def pause_reading(self) -> None:
-        """Note it."""
+        """Record it."""
         self.events.append("pause")
 
     def resume_reading(self) -> None:
-        """Note it, and deliver what came early."""
+        """Record it, and deliver the early messages."""
         self.events.append("resume")
         while self.early:
             assert self.websocket is not None
             self.websocket.message_received(self.early.pop(0))
 
 
-class View:
-    """A view that calls, does not, or of which that is not known."""
+class FakeViewRun:
+    """The run of a view, which records how it is ended."""
 
     is_calling: bool | None = False
 
@@ -91,11 +91,11 @@ class View:
         self.read = 0
 
     def end(self) -> None:
-        """Note the end."""
+        """Record the end."""
         self.ended.append("over")
 
     def view_notified(self) -> None:
-        """Note that it knows."""
+        """Record it."""
         self.ended.append("told")
 
     def message_read(self) -> None:
@@ -110,15 +110,15 @@ class FakeHub:
         """Do nothing."""
 
 
-class LineTestCase(SynchronousTestCase):
-    """A WebSocket on a line that notes everything."""
+class WebSocketTestCase(SynchronousTestCase):
+    """A WebSocket on a fake connection."""
 
     def setUp(self) -> None:
-        """Offer a handshake."""
+        """Make a WebSocket that has not been accepted."""
         self.clock = Clock()
-        self.line = Line()
-        self.websocket = WebSocket(self.line, self.clock)
-        self.view = View()
+        self.connection = FakeConnection()
+        self.websocket = WebSocket(self.connection, self.clock)
+        self.view = FakeViewRun()
         self.ended = self.view.ended
         self.websocket.belong_to(self.view)
 
@@ -128,15 +128,15 @@ class LineTestCase(SynchronousTestCase):
             self.websocket.message_received(message)
 
     def wait(self, timeout: float | None = None) -> str | bytes | None:
-        """Take the message that must be here."""
+        """Return the message that has arrived."""
         return self.successResultOf(self.websocket.wait(timeout))
 
 
-class OpeningTests(LineTestCase):
-    """The handshake is answered when the view first needs it, and as the view wants it."""
+class OpeningTests(WebSocketTestCase):
+    """The handshake is answered when the view first needs it."""
 
     def test_first_need(self) -> None:
-        """Each call that needs the connection opens it, once."""
+        """Each method that needs the connection accepts it, once."""
 
         async def iterate(websocket: WebSocket) -> None:
             async for _ in websocket:
@@ -153,77 +153,77 @@ class OpeningTests(LineTestCase):
             lambda websocket: Deferred.fromCoroutine(iterate(websocket)),
         ]
         for number, call in enumerate(calls):
-            line = Line()
-            websocket = WebSocket(line, self.clock)
+            connection = FakeConnection()
+            websocket = WebSocket(connection, self.clock)
             self.assertTrue(websocket.is_offered)
             call(websocket)
             self.assertFalse(websocket.is_offered)
             websocket.read()
-            self.assertEqual(line.events, ["accept None", "resume"], number)
+            self.assertEqual(connection.events, ["accept None", "resume"], number)
 
     def test_no_need(self) -> None:
-        """Looking at it does not open it."""
+        """Attributes and is_closed() do not accept it."""
         self.assertFalse(self.websocket.is_closed())
         self.assertIsNone(self.websocket.subprotocol)
         self.assertIs(self.websocket.__aiter__(), self.websocket)
         self.assertTrue(self.websocket.is_offered)
-        self.assertEqual(self.line.events, [])
+        self.assertEqual(self.connection.events, [])
 
     def test_early_messages(self) -> None:
-        """What came together with the handshake is there, in order, once it is answered."""
-        line = Line(early=("a", "b", "c"))
-        websocket = WebSocket(line, self.clock)
+        """Messages that arrived with the handshake are in the inbox, in order."""
+        connection = FakeConnection(early=("a", "b", "c"))
+        websocket = WebSocket(connection, self.clock)
         self.assertEqual(websocket.count_messages(), 3)
         self.assertEqual([websocket.read() for _ in range(4)], ["a", "b", "c", None])
 
     def test_subprotocol(self) -> None:
-        """A view chooses one of the subprotocols on offer, whichever it likes."""
-        line = Line(subprotocols=("chat.v2", "chat.v1"))
-        websocket = WebSocket(line, self.clock)
+        """A view can accept any of the subprotocols that are offered."""
+        connection = FakeConnection(subprotocols=("chat.v2", "chat.v1"))
+        websocket = WebSocket(connection, self.clock)
         websocket.accept("chat.v1")
         self.assertEqual(websocket.subprotocol, "chat.v1")
-        self.assertEqual(line.events, ["accept chat.v1", "resume"])
+        self.assertEqual(connection.events, ["accept chat.v1", "resume"])
 
     def test_no_subprotocol(self) -> None:
-        """Without a choice there is none, whatever is on offer."""
-        websocket = WebSocket(Line(subprotocols=("chat",)), self.clock)
+        """accept() without a subprotocol chooses none."""
+        websocket = WebSocket(FakeConnection(subprotocols=("chat",)), self.clock)
         websocket.accept()
         self.assertIsNone(websocket.subprotocol)
 
     def test_wrong_subprotocol(self) -> None:
-        """A subprotocol that is not on offer is a ValueError, and the handshake still waits."""
-        line = Line(subprotocols=("chat",))
-        websocket = WebSocket(line, self.clock)
+        """A subprotocol that is not offered raises ValueError, and nothing is answered."""
+        connection = FakeConnection(subprotocols=("chat",))
+        websocket = WebSocket(connection, self.clock)
         for subprotocol in ("Chat", "", "chat "):
             error = self.assertRaises(ValueError, websocket.accept, subprotocol)
             self.assertIn(repr(subprotocol), str(error))
         self.assertTrue(websocket.is_offered)
         self.assertIsNone(websocket.subprotocol)
         websocket.accept("chat")
-        self.assertEqual(line.events, ["accept chat", "resume"])
+        self.assertEqual(connection.events, ["accept chat", "resume"])
 
     def test_too_late(self) -> None:
-        """Choosing a subprotocol after the handshake has been answered is a RuntimeError."""
-        line = Line(subprotocols=("a", "b"))
-        websocket = WebSocket(line, self.clock)
+        """Choosing a subprotocol after the handshake has been answered raises RuntimeError."""
+        connection = FakeConnection(subprotocols=("a", "b"))
+        websocket = WebSocket(connection, self.clock)
         websocket.read()
         self.assertRaises(RuntimeError, websocket.accept, "a")
         self.assertIsNone(websocket.subprotocol)
 
     def test_again(self) -> None:
-        """Accepting again changes nothing; asking for another subprotocol is refused."""
-        line = Line(subprotocols=("a", "b"))
-        websocket = WebSocket(line, self.clock)
+        """Accepting again does nothing; accepting another subprotocol raises RuntimeError."""
+        connection = FakeConnection(subprotocols=("a", "b"))
+        websocket = WebSocket(connection, self.clock)
         websocket.accept("a")
         websocket.accept("a")
         websocket.accept()
         self.assertRaises(RuntimeError, websocket.accept, "b")
         self.assertEqual(websocket.subprotocol, "a")
-        self.assertEqual(line.events, ["accept a", "resume"])
+        self.assertEqual(connection.events, ["accept a", "resume"])
 
     def test_gone_before(self) -> None:
-        """When the client left before, nothing is answered, and the view learns of the end."""
-        websocket = WebSocket(Line(subprotocols=("a",)), self.clock)
+        """If the client left before accept(), nothing is answered, and wait() gives None."""
+        websocket = WebSocket(FakeConnection(subprotocols=("a",)), self.clock)
         websocket.connection_lost()
         self.assertFalse(websocket.is_offered)
         self.assertTrue(websocket.is_closed())
@@ -232,28 +232,28 @@ class OpeningTests(LineTestCase):
         self.assertIsNone(self.successResultOf(websocket.wait()))
         self.assertIsNone(websocket.subprotocol)
         self.successResultOf(websocket.close())
-        self.assertEqual(self.line.events, [])
+        self.assertEqual(self.connection.events, [])
 
     def test_gone_meanwhile(self) -> None:
-        """A view that is just being told that the client left may still say what it wanted."""
-        websocket = WebSocket(Line(subprotocols=("a",)), self.clock)
+        """A view that is being ended, as its client left, may call accept()."""
+        websocket = WebSocket(FakeConnection(subprotocols=("a",)), self.clock)
         self.patch(self.view, "end", lambda: websocket.accept("a"))
         websocket.belong_to(self.view)
         websocket.connection_lost()
         self.assertIsNone(websocket.subprotocol)
 
 
-class WaitTests(LineTestCase):
-    """wait() is the next message, the end, or a TimeoutError."""
+class WaitTests(WebSocketTestCase):
+    """wait() gives the next message, None at the end, or a TimeoutError."""
 
     def test_order(self) -> None:
-        """Messages come in the order in which they were sent, text as str and binary as bytes."""
+        """Messages are read in the order in which they arrived, text as str and binary as bytes."""
         self.websocket.accept()
         self.receive("a", b"b", "", b"", "é")
         self.assertEqual([self.wait() for _ in range(5)], ["a", b"b", "", b"", "é"])
 
     def test_waits(self) -> None:
-        """It waits until a message comes, and takes that one and no other."""
+        """It waits for a message, and takes one."""
         waiting = self.websocket.wait()
         self.assertNoResult(waiting)
         self.receive("a", "b")
@@ -261,7 +261,7 @@ class WaitTests(LineTestCase):
         self.assertEqual(self.websocket.count_messages(), 1)
 
     def test_time_out(self) -> None:
-        """When the time is up it raises the builtin TimeoutError, which says how long that was."""
+        """After the timeout it raises the builtin TimeoutError, with the number of seconds."""
         waiting = self.websocket.wait(timeout=2.5)
         self.clock.advance(2.25)
         self.assertNoResult(waiting)
@@ -271,7 +271,7 @@ class WaitTests(LineTestCase):
         self.assertIn("2.5 s", failure.getErrorMessage())
 
     def test_time_out_loses_nothing(self) -> None:
-        """A message that comes after the time was up is there for the next to ask."""
+        """A message that arrives after the timeout is given to the next wait()."""
         self.failureResultOf(self._wait_in_vain(), TimeoutError)
         self.receive("a")
         self.assertEqual(self.wait(), "a")
@@ -286,7 +286,7 @@ class WaitTests(LineTestCase):
         return waiting
 
     def test_in_time(self) -> None:
-        """A message in time stops the clock."""
+        """A message in time stops the timer."""
         waiting = self.websocket.wait(timeout=1)
         self.clock.advance(0.999)
         self.receive("a")
@@ -294,7 +294,7 @@ class WaitTests(LineTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_no_time(self) -> None:
-        """With a timeout of 0 it takes what is here, and gives up at once if there is nothing."""
+        """With a timeout of 0 it gives a message that has arrived, or times out at once."""
         self.websocket.accept()
         self.receive("a")
         self.assertEqual(self.wait(0), "a")
@@ -303,7 +303,7 @@ class WaitTests(LineTestCase):
         self.failureResultOf(waiting, TimeoutError)
 
     def test_bad_time(self) -> None:
-        """A negative timeout, or one that is no number of seconds, is refused; nothing changes."""
+        """A timeout that is negative or not finite raises ValueError, and no message is lost."""
         self.websocket.accept()
         self.receive("a")
         for timeout in (-1, -0.001, float("nan"), float("inf")):
@@ -312,14 +312,14 @@ class WaitTests(LineTestCase):
         self.assertEqual(self.wait(), "a")
 
     def test_odd_time(self) -> None:
-        """A timeout that only the clock finds wrong is refused as well, and nobody waits by it."""
+        """After a timeout that the clock refuses, no task waits."""
         odd: Any = Decimal(1)
         self.assertRaises(TypeError, self.websocket.wait, odd)
         self.receive("a")
         self.assertEqual(self.wait(), "a")
 
     def test_two_at_once(self) -> None:
-        """A second task that waits gets a RuntimeError; the first one's message is not touched."""
+        """A second task that waits gets RuntimeError; the first gets its message."""
         first = self.websocket.wait()
         self.assertRaises(RuntimeError, self.websocket.wait)
         self.assertRaises(RuntimeError, self.websocket.wait, 0)
@@ -330,7 +330,7 @@ class WaitTests(LineTestCase):
         self.assertEqual(self.successResultOf(second), "b")
 
     def test_cancelled(self) -> None:
-        """A wait that is cancelled loses nothing and leaves no delayed call."""
+        """A cancelled wait() loses no message and leaves no timer."""
         waiting = self.websocket.wait(timeout=5)
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)
@@ -339,9 +339,9 @@ class WaitTests(LineTestCase):
         self.assertEqual(self.wait(), "a")
 
     def test_end(self) -> None:
-        """Who waits when the conversation ends gets None, and so does who asks later."""
+        """At the end a task that waits gets None, and so does every later wait()."""
         for timeout in (None, 5):
-            websocket = WebSocket(Line(), self.clock)
+            websocket = WebSocket(FakeConnection(), self.clock)
             waiting = websocket.wait(timeout)
             websocket.conversation_ended()
             self.assertIsNone(self.successResultOf(waiting))
@@ -350,14 +350,14 @@ class WaitTests(LineTestCase):
             self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_end_of_connection(self) -> None:
-        """A connection that breaks is an end like any other."""
+        """If the connection is lost, wait() gives None."""
         waiting = self.websocket.wait()
         self.websocket.connection_lost()
         self.assertIsNone(self.successResultOf(waiting))
         self.assertIsNone(self.wait())
 
     def test_rest(self) -> None:
-        """What came before the end is read after it, then comes None."""
+        """Messages that arrived before the end are read after it, then wait() gives None."""
         self.websocket.accept()
         self.receive("a", b"b")
         self.websocket.conversation_ended()
@@ -365,7 +365,7 @@ class WaitTests(LineTestCase):
         self.assertEqual([self.wait() for _ in range(4)], ["a", b"b", None, None])
 
     def test_too_late(self) -> None:
-        """What comes after the end is not for the view any more."""
+        """A message that arrives after the end is dropped."""
         self.websocket.accept()
         self.websocket.conversation_ended()
         self.receive("a")
@@ -373,28 +373,28 @@ class WaitTests(LineTestCase):
         self.assertEqual(self.websocket.count_messages(), 0)
 
     def test_iteration(self) -> None:
-        """Iteration gives every message, and stops without a last None."""
-        heard: list[str | bytes] = []
+        """Iteration gives every message, and stops at the end."""
+        received: list[str | bytes] = []
 
         async def listen() -> None:
             async for message in self.websocket:
-                heard.append(message)
+                received.append(message)
 
         listening = Deferred.fromCoroutine(listen())
         self.receive("a", "", b"b")
         self.assertNoResult(listening)
         self.websocket.conversation_ended()
         self.successResultOf(listening)
-        self.assertEqual(heard, ["a", "", b"b"])
+        self.assertEqual(received, ["a", "", b"b"])
         self.successResultOf(Deferred.fromCoroutine(listen()))
-        self.assertEqual(len(heard), 3)
+        self.assertEqual(len(received), 3)
 
 
-class VainTests(LineTestCase):
-    """A view that asks and asks after the end is ended: it would keep the reactor for ever."""
+class CallsAfterEndTests(WebSocketTestCase):
+    """A view that goes on calling after the end is ended: it would block the reactor."""
 
-    def count_vain(self, ask: Callable[[], Deferred[Any]], most: int = 1000) -> int:
-        """Ask until it raises; give how often it did not."""
+    def count_calls(self, ask: Callable[[], Deferred[Any]], most: int = 1000) -> int:
+        """Call something until it raises; return how many times it did not."""
         for number in range(most):
             try:
                 self.assertIsNone(self.successResultOf(ask()))
@@ -409,16 +409,16 @@ class VainTests(LineTestCase):
         self.view.is_calling = calling
 
     def test_view_waits(self) -> None:
-        """The view itself gets None a hundred times, then CancelledError each time."""
+        """wait() in the view gives None 100 times, then raises CancelledError."""
         self.end(calling=True)
-        self.assertEqual(self.count_vain(self.websocket.wait), 100)
-        self.assertEqual(self.count_vain(self.websocket.wait), 0)
+        self.assertEqual(self.count_calls(self.websocket.wait), 100)
+        self.assertEqual(self.count_calls(self.websocket.wait), 0)
 
     def test_view_sends(self) -> None:
-        """The view itself may send ten thousand times, and then gets CancelledError."""
+        """send() in the view does nothing 10,000 times, then raises CancelledError."""
         self.end(calling=True)
-        self.assertEqual(self.count_vain(lambda: self.websocket.send("a"), 20_000), 10_000)
-        self.assertEqual(self.count_vain(lambda: self.websocket.send("a")), 0)
+        self.assertEqual(self.count_calls(lambda: self.websocket.send("a"), 20_000), 10_000)
+        self.assertEqual(self.count_calls(lambda: self.websocket.send("a")), 0)
 
     def test_after_grace(self) -> None:
         """After its grace the view gets CancelledError at its first call; others do not."""
@@ -429,7 +429,7 @@ class VainTests(LineTestCase):
         for call in calls:
             self.end(calling=True)
             self.websocket.grace_expired()
-            self.assertEqual(self.count_vain(call), 0)
+            self.assertEqual(self.count_calls(call), 0)
             for calling in (False, None):
                 self.view.is_calling = calling
                 self.successResultOf(call())
@@ -445,36 +445,36 @@ class VainTests(LineTestCase):
         self.assertIsNone(self.wait())
 
     def test_others(self) -> None:
-        """Other tasks may wait and send as often as they like."""
+        """Other tasks may call wait() and send() any number of times."""
         self.end(calling=False)
-        self.assertEqual(self.count_vain(self.websocket.wait), 1000)
-        self.assertEqual(self.count_vain(lambda: self.websocket.send("a")), 1000)
+        self.assertEqual(self.count_calls(self.websocket.wait), 1000)
+        self.assertEqual(self.count_calls(lambda: self.websocket.send("a")), 1000)
 
     def test_others_do_not_count(self) -> None:
-        """What others ask is not held against the view."""
+        """Calls of other tasks are not counted for the view."""
         self.end(calling=False)
-        self.count_vain(self.websocket.wait)
-        self.count_vain(lambda: self.websocket.send("a"))
+        self.count_calls(self.websocket.wait)
+        self.count_calls(lambda: self.websocket.send("a"))
         self.view.is_calling = True
-        self.assertEqual(self.count_vain(self.websocket.wait), 100)
+        self.assertEqual(self.count_calls(self.websocket.wait), 100)
 
     def test_unknown(self) -> None:
-        """If the caller is unknown, waits and sends are let pass a hundred times together."""
+        """If it is not known whether the view calls, 100 calls of any kind are allowed."""
         self.end(calling=None)
-        self.assertEqual(self.count_vain(lambda: self.websocket.send("a"), 60), 60)
-        self.assertEqual(self.count_vain(self.websocket.wait), 40)
-        self.assertEqual(self.count_vain(lambda: self.websocket.send("a")), 0)
+        self.assertEqual(self.count_calls(lambda: self.websocket.send("a"), 60), 60)
+        self.assertEqual(self.count_calls(self.websocket.wait), 40)
+        self.assertEqual(self.count_calls(lambda: self.websocket.send("a")), 0)
 
     def test_nobody(self) -> None:
-        """A WebSocket that belongs to no view is nobody's end."""
-        websocket = WebSocket(Line(), self.clock)
+        """A WebSocket without a view never raises CancelledError."""
+        websocket = WebSocket(FakeConnection(), self.clock)
         websocket.connection_lost()
-        self.assertEqual(self.count_vain(websocket.wait), 1000)
-        self.assertEqual(self.count_vain(lambda: websocket.send("a")), 1000)
+        self.assertEqual(self.count_calls(websocket.wait), 1000)
+        self.assertEqual(self.count_calls(lambda: websocket.send("a")), 1000)
 
     def test_not_in_vain(self) -> None:
-        """Messages that are still there are not counted."""
-        self.websocket = WebSocket(self.line, self.clock, inbox=1000)
+        """Calls that give a message are not counted."""
+        self.websocket = WebSocket(self.connection, self.clock, inbox=1000)
         self.websocket.belong_to(self.view)
         self.websocket.accept()
         self.receive(*["a"] * 500)
@@ -482,14 +482,14 @@ class VainTests(LineTestCase):
         self.view.is_calling = True
         self.assertEqual([self.wait() for _ in range(500)], ["a"] * 500)
         self.assertEqual(self.view.read, 500)
-        self.assertEqual(self.count_vain(self.websocket.wait), 100)
+        self.assertEqual(self.count_calls(self.websocket.wait), 100)
 
 
-class ReadTests(LineTestCase):
+class ReadTests(WebSocketTestCase):
     """read(), count_messages() and has_messages() never wait."""
 
     def test_read(self) -> None:
-        """read() gives the next message, or the fallback when there is none."""
+        """read() gives the next message, or the fallback if there is none."""
         self.assertIsNone(self.websocket.read())
         self.assertEqual(self.websocket.read("none"), "none")
         self.receive("a", b"b")
@@ -504,7 +504,7 @@ class ReadTests(LineTestCase):
         self.assertEqual([self.websocket.read("none") for _ in range(3)], ["", b"", "none"])
 
     def test_count(self) -> None:
-        """count_messages() is how many wait, however often it is asked."""
+        """count_messages() gives the number of unread messages."""
         self.websocket.accept()
         for count in range(3):
             self.assertEqual(self.websocket.count_messages(), count)
@@ -515,13 +515,13 @@ class ReadTests(LineTestCase):
         self.assertEqual(self.websocket.count_messages(), 2)
 
     def test_waited_for(self) -> None:
-        """A message that somebody waited for does not count."""
+        """A message that is given to wait() is not counted."""
         self.websocket.wait()
         self.receive("a")
         self.assertEqual(self.websocket.count_messages(), 0)
 
     def test_end(self) -> None:
-        """The end is no message, and what came before it is still there."""
+        """The end is not counted; messages that arrived before it are."""
         self.websocket.accept()
         self.receive("a")
         self.websocket.conversation_ended()
@@ -531,67 +531,67 @@ class ReadTests(LineTestCase):
         self.assertEqual(self.websocket.read("none"), "none")
 
 
-class SendTests(LineTestCase):
-    """send() puts one message on its way, or says why not."""
+class SendTests(WebSocketTestCase):
+    """send() sends one message, or raises."""
 
     def test_text(self) -> None:
-        """Text goes out as text, in UTF-8, be it str or bytes."""
+        """Text and bytes are sent as text, in UTF-8."""
         for data in ("a", b"a", "é€😀", "é€😀".encode(), "", b"", "\x00"):
             self.successResultOf(self.websocket.send(data))
         sent = [b"a", b"a", "é€😀".encode(), "é€😀".encode(), b"", b"", b"\x00"]
-        self.assertEqual(self.line.sent, [(payload, False) for payload in sent])
+        self.assertEqual(self.connection.sent, [(payload, False) for payload in sent])
 
     def test_binary(self) -> None:
-        """With binary=True bytes go out as they are."""
+        """With binary=True bytes are sent as binary."""
         self.successResultOf(self.websocket.send(b"\xff\x00", binary=True))
-        self.assertEqual(self.line.sent, [(b"\xff\x00", True)])
+        self.assertEqual(self.connection.sent, [(b"\xff\x00", True)])
 
     def test_wrong_type(self) -> None:
-        """What is neither str nor bytes is a TypeError that names it."""
-        for data in NO_DATA:
+        """Data that is neither str nor bytes raises TypeError with its type."""
+        for data in INVALID_DATA:
             for binary in (False, True):
                 error = self.assertRaises(TypeError, self.websocket.send, data, binary=binary)
                 self.assertEqual(str(error), f"send takes str or bytes, not {type(data).__name__}")
 
     def test_text_as_binary(self) -> None:
-        """A str is no binary message, as nobody knows which bytes it would be."""
+        """A str with binary=True raises TypeError."""
         self.assertRaises(TypeError, self.websocket.send, "a", binary=True)
 
     def test_no_utf8(self) -> None:
-        """A text message is UTF-8: other bytes, or half of a surrogate pair, are a ValueError."""
+        """Bytes that are not UTF-8, and a lone surrogate, raise ValueError."""
         for data in (b"\xff", b"\xc3", b"caf\xe9", b"\xed\xa0\x80", b"\xc0\x80", "a\ud800"):
             self.assertRaises(ValueError, self.websocket.send, data)
 
     def test_error_changes_nothing(self) -> None:
-        """After an error the WebSocket is as it was: not even the handshake is answered."""
-        self.assertRaises(TypeError, self.websocket.send, NO_DATA[0])
+        """An error changes nothing: the handshake is not answered, and later messages are sent."""
+        self.assertRaises(TypeError, self.websocket.send, INVALID_DATA[0])
         self.assertRaises(TypeError, self.websocket.send, "a", binary=True)
         self.assertRaises(ValueError, self.websocket.send, b"\xff")
         self.assertTrue(self.websocket.is_offered)
         self.websocket.send("a")
         self.assertRaises(ValueError, self.websocket.send, b"\xff")
         self.websocket.send("b")
-        self.assertEqual(self.line.sent, [(b"a", False), (b"b", False)])
+        self.assertEqual(self.connection.sent, [(b"a", False), (b"b", False)])
         self.assertFalse(self.websocket.is_closed())
 
     def test_too_long(self) -> None:
-        """What the wire finds too long is a ValueError, and the next message goes out."""
+        """A message that is too long raises ValueError, and the next one is sent."""
         self.assertRaises(ValueError, self.websocket.send, "x" * 1001)
         self.successResultOf(self.websocket.send("x" * 1000))
-        self.assertEqual(len(self.line.sent), 1)
+        self.assertEqual(len(self.connection.sent), 1)
         self.assertFalse(self.websocket.is_closed())
 
     def test_after_end(self) -> None:
-        """After the end nothing is sent, and other tasks are not bothered."""
+        """After the end nothing is sent, and send() in other tasks does not raise."""
         self.websocket.accept()
         for end in (self.websocket.conversation_ended, self.websocket.connection_lost):
             end()
             self.successResultOf(self.websocket.send("a"))
-        self.assertEqual(self.line.sent, [])
+        self.assertEqual(self.connection.sent, [])
 
     def test_after_end_view(self) -> None:
-        """After the end the view itself may send, close and subscribe, to no effect."""
-        self.websocket = WebSocket(self.line, self.clock, hub=cast(Hub, FakeHub()))
+        """After the end send(), close() and subscribe() in the view do nothing."""
+        self.websocket = WebSocket(self.connection, self.clock, hub=cast(Hub, FakeHub()))
         self.websocket.belong_to(self.view)
         self.websocket.close()
         self.websocket.connection_lost()
@@ -600,7 +600,7 @@ class SendTests(LineTestCase):
         self.successResultOf(self.websocket.close(4000))
         self.assertIs(self.successResultOf(self.websocket.subscribe("t")), False)
         self.websocket.unsubscribe("t")
-        self.assertEqual(self.line.sent, [])
+        self.assertEqual(self.connection.sent, [])
 
     def test_buffers(self) -> None:
         """A bytearray or a memoryview is sent as bytes, as it is at the time of the call."""
@@ -608,7 +608,7 @@ class SendTests(LineTestCase):
         self.websocket.send(data)
         self.websocket.send(memoryview(data)[1:], binary=True)
         data[:] = b"xyz"
-        self.assertEqual(self.line.sent, [(b"abc", False), (b"bc", True)])
+        self.assertEqual(self.connection.sent, [(b"abc", False), (b"bc", True)])
         self.assertRaises(ValueError, self.websocket.send, memoryview(b"caf\xc3"))
 
     def test_close_code(self) -> None:
@@ -617,33 +617,33 @@ class SendTests(LineTestCase):
         self.websocket.close(4001, "enough")
         self.websocket.connection_lost()
         self.assertEqual((self.websocket.close_code, self.websocket.close_reason), (4001, "enough"))
-        websocket = WebSocket(Line(), self.clock)
+        websocket = WebSocket(FakeConnection(), self.clock)
         websocket.connection_lost()
         self.assertEqual((websocket.close_code, websocket.close_reason), (1006, ""))
 
     def test_mistake_after_end(self) -> None:
-        """A mistake is a mistake, be there somebody to listen or not."""
+        """Invalid data raises after the end, too."""
         self.websocket.close()
         for calling in (False, True):
             self.view.is_calling = calling
-            self.assertRaises(TypeError, self.websocket.send, NO_DATA[0])
+            self.assertRaises(TypeError, self.websocket.send, INVALID_DATA[0])
             self.assertRaises(ValueError, self.websocket.send, b"\xff")
 
 
-class PaceTests(LineTestCase):
+class BackPressureTests(WebSocketTestCase):
     """The Deferred of send() fires when the connection can take more."""
 
     def setUp(self) -> None:
-        """Open it."""
+        """Accept it."""
         super().setUp()
         self.websocket.accept()
 
     def test_held(self) -> None:
-        """While the connection has enough to do, the message is on its way and its sender held."""
+        """While the transport's buffer is full, messages are sent and their Deferreds wait."""
         self.successResultOf(self.websocket.send("a"))
         self.websocket.send_queue.pause()
         held = [self.websocket.send(data) for data in ("b", "c")]
-        self.assertEqual([payload for payload, _ in self.line.sent], [b"a", b"b", b"c"])
+        self.assertEqual([payload for payload, _ in self.connection.sent], [b"a", b"b", b"c"])
         for sender in held:
             self.assertNoResult(sender)
         self.websocket.send_queue.resume()
@@ -652,7 +652,7 @@ class PaceTests(LineTestCase):
         self.successResultOf(self.websocket.send("d"))
 
     def test_in_turn(self) -> None:
-        """Those held go on in the order in which they sent, and only as long as there is room."""
+        """Deferreds fire in order, and only while there is room."""
         self.websocket.send_queue.pause()
         went: list[str] = []
         for name in "abc":
@@ -668,7 +668,7 @@ class PaceTests(LineTestCase):
             self.websocket.send_queue.pause()
 
     def test_cancelled(self) -> None:
-        """A sender that is cancelled is forgotten; the others are not."""
+        """A Deferred that is cancelled is forgotten; the others fire."""
         self.websocket.send_queue.pause()
         first, second = self.websocket.send("a"), self.websocket.send("b")
         first.cancel()
@@ -678,7 +678,7 @@ class PaceTests(LineTestCase):
         self.successResultOf(second)
 
     def test_end(self) -> None:
-        """The end lets everybody go."""
+        """All Deferreds fire at the end."""
         self.websocket.send_queue.pause()
         held = [self.websocket.send(data) for data in ("a", "b")]
         self.websocket.conversation_ended()
@@ -686,152 +686,152 @@ class PaceTests(LineTestCase):
             self.successResultOf(sender)
 
 
-class InboxTests(LineTestCase):
-    """A full inbox pauses reading, loses nothing, and resumes at half."""
+class InboxTests(WebSocketTestCase):
+    """A full inbox pauses reading, and no message is lost; reading resumes at half."""
 
     def setUp(self) -> None:
-        """Open it."""
+        """Accept it."""
         super().setUp()
         self.websocket.accept()
-        self.line.events.clear()
+        self.connection.events.clear()
 
     def test_full(self) -> None:
-        """The 64th message pauses reading, once; those under way are taken all the same."""
+        """The 64th message pauses reading, once; further messages are kept."""
         self.receive(*map(str, range(63)))
-        self.assertEqual(self.line.events, [])
+        self.assertEqual(self.connection.events, [])
         self.receive("63")
-        self.assertEqual(self.line.events, ["pause"])
+        self.assertEqual(self.connection.events, ["pause"])
         self.receive("64", "65")
-        self.assertEqual(self.line.events, ["pause"])
+        self.assertEqual(self.connection.events, ["pause"])
         self.assertEqual([self.wait() for _ in range(66)], [str(number) for number in range(66)])
 
     def test_half(self) -> None:
-        """Reading resumes when half of them are read, not before, and once."""
+        """Reading resumes once, when half of them are read."""
         self.receive(*["a"] * 64)
         for _ in range(31):
             self.websocket.read()
-        self.assertEqual(self.line.events, ["pause"])
+        self.assertEqual(self.connection.events, ["pause"])
         self.successResultOf(self.websocket.wait())
-        self.assertEqual(self.line.events, ["pause", "resume"])
+        self.assertEqual(self.connection.events, ["pause", "resume"])
         while self.websocket.has_messages():
             self.websocket.read()
-        self.assertEqual(self.line.events, ["pause", "resume"])
+        self.assertEqual(self.connection.events, ["pause", "resume"])
 
     def test_again(self) -> None:
-        """It pauses as often as it is full."""
+        """Reading pauses each time the inbox is full."""
         for _ in range(3):
             self.receive(*["a"] * 64)
             while self.websocket.has_messages():
                 self.websocket.read()
-        self.assertEqual(self.line.events, ["pause", "resume"] * 3)
+        self.assertEqual(self.connection.events, ["pause", "resume"] * 3)
 
     def test_full_on_resume(self) -> None:
-        """What comes when reading resumes may fill it again, in order."""
+        """Messages that arrive when reading resumes may fill it again, in order."""
         self.receive(*["a"] * 64)
-        self.line.early = ["b"] * 40
+        self.connection.early = ["b"] * 40
         for _ in range(32):
             self.websocket.read()
-        self.assertEqual(self.line.events, ["pause", "resume", "pause"])
+        self.assertEqual(self.connection.events, ["pause", "resume", "pause"])
         self.assertEqual(self.websocket.count_messages(), 72)
         self.assertEqual([self.websocket.read() for _ in range(72)], ["a"] * 32 + ["b"] * 40)
 
     def test_bytes(self) -> None:
-        """A MiB of messages is as good as 64 of them, and half a MiB as 32."""
+        """A MiB of messages counts as 64 messages, and half a MiB as 32."""
         self.receive("a" * (1 << 19), "b" * ((1 << 19) - 1))
-        self.assertEqual(self.line.events, [])
+        self.assertEqual(self.connection.events, [])
         self.receive(b"c")
-        self.assertEqual(self.line.events, ["pause"])
+        self.assertEqual(self.connection.events, ["pause"])
         self.websocket.read()
-        self.assertEqual(self.line.events, ["pause", "resume"])
+        self.assertEqual(self.connection.events, ["pause", "resume"])
 
     def test_bytes_and_number(self) -> None:
-        """Reading the small ones in front of a large one does not let more large ones in."""
+        """Both the number and the bytes must be down to half before reading resumes."""
         large = "x" * (1 << 20)
         self.receive(*["a"] * 31, large)
         for _ in range(31):
             self.websocket.read()
-        self.assertEqual(self.line.events, ["pause"])
+        self.assertEqual(self.connection.events, ["pause"])
         self.assertEqual(self.websocket.read(), large)
-        self.assertEqual(self.line.events, ["pause", "resume"])
+        self.assertEqual(self.connection.events, ["pause", "resume"])
 
     def test_smallest(self) -> None:
-        """An inbox for one message pauses and resumes for each."""
-        line = Line()
-        self.websocket = WebSocket(line, self.clock, inbox=1)
+        """An inbox for one message pauses and resumes reading for each."""
+        connection = FakeConnection()
+        self.websocket = WebSocket(connection, self.clock, inbox=1)
         self.websocket.accept()
         for message in "abc":
             self.receive(message)
             self.assertEqual(self.wait(), message)
-        self.assertEqual(line.events[2:], ["pause", "resume"] * 3)
+        self.assertEqual(connection.events[2:], ["pause", "resume"] * 3)
 
     def test_handed_over(self) -> None:
-        """Messages that somebody waits for do not fill it."""
+        """Messages that are given to wait() do not fill it."""
         for _ in range(200):
             waiting = self.websocket.wait()
             self.receive("a")
             self.successResultOf(waiting)
-        self.assertEqual(self.line.events, [])
+        self.assertEqual(self.connection.events, [])
 
     def test_after_end(self) -> None:
-        """Reading what is left of a connection that is gone resumes nothing."""
+        """After the connection is lost, reading messages resumes nothing."""
         self.receive(*["a"] * 64)
         self.websocket.connection_lost()
         self.assertEqual([self.wait() for _ in range(65)], ["a"] * 64 + [None])
-        self.assertEqual(self.line.events, ["pause"])
+        self.assertEqual(self.connection.events, ["pause"])
 
 
-class CloseTests(LineTestCase):
-    """close() ends the conversation, once, with what may go on the wire."""
+class CloseTests(WebSocketTestCase):
+    """close() ends the conversation once, with a valid code and reason."""
 
     def test_close(self) -> None:
-        """The Close leaves at once; the Deferred fires when the connection is gone."""
+        """The Close is sent at once; the Deferred fires when the connection is lost."""
         self.websocket.accept()
         gone = self.websocket.close(4001, "enough")
-        self.assertEqual(self.line.closings, [Closing(4001, "enough")])
+        self.assertEqual(self.connection.closings, [Closing(4001, "enough")])
         self.assertNoResult(gone)
         self.websocket.connection_lost()
         self.successResultOf(gone)
 
     def test_default(self) -> None:
-        """Without more it is 1000 without a reason."""
+        """The default is 1000 without a reason."""
         self.websocket.close()
-        self.assertEqual(self.line.closings, [NORMAL])
+        self.assertEqual(self.connection.closings, [NORMAL])
 
     def test_keywords(self) -> None:
-        """Code and reason have names."""
+        """Code and reason can be passed by name."""
         self.websocket.close(code=3000, reason="é")
-        self.assertEqual(self.line.closings, [Closing(3000, "é")])
+        self.assertEqual(self.connection.closings, [Closing(3000, "é")])
 
     def test_idempotent(self) -> None:
-        """Closing again sends nothing; each who asks is told when the connection is gone."""
+        """Closing again sends nothing; each Deferred fires when the connection is lost."""
         gone = [self.websocket.close(), self.websocket.close(4000, "other")]
         gone.append(self.websocket.close_with(GOING_AWAY))
-        self.assertEqual(self.line.closings, [NORMAL])
+        self.assertEqual(self.connection.closings, [NORMAL])
         for each in gone:
             self.assertNoResult(each)
         self.websocket.connection_lost()
         for each in [*gone, self.websocket.close()]:
             self.successResultOf(each)
-        self.assertEqual(self.line.closings, [NORMAL])
+        self.assertEqual(self.connection.closings, [NORMAL])
 
     def test_unopened(self) -> None:
-        """Closing before anything else answers the handshake first."""
+        """Closing first accepts the handshake."""
         self.websocket.close(4000)
-        self.assertEqual(self.line.events, ["accept None", "resume"])
-        self.assertEqual(self.line.closings, [Closing(4000)])
+        self.assertEqual(self.connection.events, ["accept None", "resume"])
+        self.assertEqual(self.connection.closings, [Closing(4000)])
 
     def test_after_peer(self) -> None:
-        """When the peer closed first there is nothing to send."""
+        """After the peer's Close nothing is sent."""
         self.websocket.accept()
         self.websocket.conversation_ended()
         gone = self.websocket.close()
-        self.assertEqual(self.line.closings, [])
+        self.assertEqual(self.connection.closings, [])
         self.assertNoResult(gone)
         self.websocket.connection_lost()
         self.successResultOf(gone)
 
     def test_bad_code(self) -> None:
-        """A code that may not go on the wire is a ValueError, and the conversation goes on."""
+        """A code that must not be sent raises ValueError, and the conversation goes on."""
         for code in (0, 999, 1004, 1005, 1006, 1015, 2999, 5000):
             self.assertRaises(ValueError, self.websocket.close, code)
         codes: list[Any] = [True, "1000", None]
@@ -840,36 +840,36 @@ class CloseTests(LineTestCase):
         self.assertTrue(self.websocket.is_offered)
         self.assertFalse(self.websocket.is_closed())
         self.successResultOf(self.websocket.send("a"))
-        self.assertEqual(self.line.closings, [])
+        self.assertEqual(self.connection.closings, [])
 
     def test_bad_reason(self) -> None:
-        """A reason of more than 123 bytes, or that is no text, is refused likewise."""
+        """A reason longer than 123 bytes raises ValueError, one that is not str TypeError."""
         self.assertRaises(ValueError, self.websocket.close, 1000, "é" * 62)
         reasons: list[Any] = [b"bye", None]
         for wrong in reasons:
             self.assertRaises(TypeError, self.websocket.close, 1000, wrong)
         self.websocket.close(1000, "é" * 61)
-        self.assertEqual(self.line.closings, [Closing(1000, "é" * 61)])
+        self.assertEqual(self.connection.closings, [Closing(1000, "é" * 61)])
 
     def test_bad_code_after_end(self) -> None:
-        """A mistake is a mistake after the end as well."""
+        """An invalid code raises after the end, too."""
         self.websocket.close()
         self.assertRaises(ValueError, self.websocket.close, 1005)
 
     def test_nothing_after(self) -> None:
-        """From then on no message comes or goes, and who waits is told."""
+        """After close() messages are neither delivered nor sent, and wait() gives None."""
         waiting = self.websocket.wait()
         self.websocket.close()
         self.assertIsNone(self.successResultOf(waiting))
         self.receive("late")
         self.websocket.send("late")
         self.assertEqual(self.websocket.count_messages(), 0)
-        self.assertEqual(self.line.sent, [])
+        self.assertEqual(self.connection.sent, [])
 
     def test_told_before_sent(self) -> None:
-        """Nothing that happens while the Close goes out is taken for news."""
+        """A message that is delivered while the Close is sent is dropped."""
 
-        class Chatty(Line):
+        class Chatty(FakeConnection):
             def close(self, closing: Closing) -> None:
                 assert self.websocket is not None
                 self.websocket.message_received("meanwhile")
@@ -880,7 +880,7 @@ class CloseTests(LineTestCase):
         self.assertEqual(websocket.count_messages(), 0)
 
     def test_cancelled(self) -> None:
-        """Who stops waiting for the end is forgotten; the others are told."""
+        """A Deferred of close() that is cancelled is forgotten; the others fire."""
         first, second = self.websocket.close(), self.websocket.close()
         first.cancel()
         self.failureResultOf(first, CancelledError)
@@ -888,14 +888,14 @@ class CloseTests(LineTestCase):
         self.successResultOf(second)
 
     def test_cancelled_late(self) -> None:
-        """Who stops waiting while another is being told is forgotten as well."""
+        """It may be cancelled while another one fires."""
         first, second = self.websocket.close(), self.websocket.close()
         first.addCallback(lambda _: second.cancel())
         self.websocket.connection_lost()
         self.failureResultOf(second, CancelledError)
 
     def test_is_closed(self) -> None:
-        """is_closed() is true as soon as either side has closed or vanished."""
+        """is_closed() is True once one side has closed or the connection is lost."""
         ends: list[Callable[[WebSocket], object]] = [
             lambda websocket: websocket.close(),
             lambda websocket: websocket.close_with(GOING_AWAY),
@@ -903,7 +903,7 @@ class CloseTests(LineTestCase):
             lambda websocket: websocket.connection_lost(),
         ]
         for end in ends:
-            websocket = WebSocket(Line(), self.clock)
+            websocket = WebSocket(FakeConnection(), self.clock)
             self.assertIs(websocket.is_closed(), False)
             websocket.accept()
             self.assertIs(websocket.is_closed(), False)
@@ -913,11 +913,11 @@ class CloseTests(LineTestCase):
             self.assertIs(websocket.is_closed(), True)
 
 
-class EndTests(LineTestCase):
-    """What the conversation is told, and what it may ask."""
+class EndTests(WebSocketTestCase):
+    """The run of the view is notified of the end."""
 
     def test_once(self) -> None:
-        """The end is told once, however many ways there are to learn of it."""
+        """The run of the view is ended and notified once."""
         self.websocket.close()
         self.websocket.conversation_ended()
         self.websocket.connection_lost()
@@ -925,7 +925,7 @@ class EndTests(LineTestCase):
         self.assertEqual(self.ended, ["over", "told"])
 
     def test_first(self) -> None:
-        """It is told before those who wait are."""
+        """It is ended before tasks that wait are resumed."""
         self.websocket.wait().addCallback(lambda _: self.ended.append("waiter"))
         self.websocket.send_queue.pause()
         self.websocket.send("a").addCallback(lambda _: self.ended.append("sender"))
@@ -934,12 +934,12 @@ class EndTests(LineTestCase):
         self.assertEqual(self.ended, ["over", "waiter", "sender", "told", "closer"])
 
     def test_unopened(self) -> None:
-        """A client that leaves before its handshake is answered is an end, too."""
+        """It is ended if the client leaves before the handshake is answered."""
         self.websocket.connection_lost()
         self.assertEqual(self.ended, ["over", "told"])
 
     def test_will_notify(self) -> None:
-        """Told of the end is who waits for a message or for the end, and nobody else."""
+        """will_notify() is True for what wait() and close() return, and for nothing else."""
         other: Deferred[None] = Deferred()
         waiting = self.websocket.wait()
         self.websocket.send_queue.pause()
@@ -951,7 +951,7 @@ class EndTests(LineTestCase):
         self.assertIs(self.websocket.will_notify(waiting), False)
 
     def test_will_notify_somebody(self) -> None:
-        """Of a task of which it is not known what it awaits, it may be one of those."""
+        """For an unknown task it is True if any task awaits one of those."""
         self.assertIs(self.websocket.will_notify(None), False)
         waiting = self.websocket.wait()
         self.assertIs(self.websocket.will_notify(None), True)
@@ -963,10 +963,10 @@ class EndTests(LineTestCase):
 
 
 class DaemonTestCase(SynchronousTestCase):
-    """A view behind the real HTTP and the real WebSocket."""
+    """A view in a daemon."""
 
     def serve(self, view: Callable[[Request], Any], **settings: Any) -> Daemon:
-        """Serve one view; the daemon is stopped after the test, and must be empty then."""
+        """Serve one view; the daemon is stopped after the test, and must have no timers then."""
         daemon = Daemon({"/view/": accept_websocket(view)}, **settings)
         self.addCleanup(lambda: self.assertEqual(daemon.pending_calls, []))
         self.addCleanup(daemon.stop)
@@ -978,10 +978,10 @@ class DaemonTestCase(SynchronousTestCase):
 
 
 class HandshakeTests(DaemonTestCase):
-    """The 101 comes when the view needs it; an answer in its place refuses."""
+    """The 101 is sent when the view needs it; a response before that refuses the handshake."""
 
     def test_when_needed(self) -> None:
-        """The browser's open event comes when the view first uses the WebSocket, not before."""
+        """The browser's open event fires when the view first uses the WebSocket, not before."""
 
         async def view(request: Request) -> None:
             await deferLater(request.clock, 1)
@@ -998,7 +998,7 @@ class HandshakeTests(DaemonTestCase):
         self.assertEqual(browser.closing, NORMAL)
 
     def test_refused(self) -> None:
-        """An answer before the first use is the answer to the handshake."""
+        """A response before the first use refuses the handshake."""
         answers: list[tuple[Any, int, str]] = [
             ("no", 200, "no"),
             (b"no", 200, "no"),
@@ -1015,7 +1015,7 @@ class HandshakeTests(DaemonTestCase):
             self.assertFalse(browser.opened)
 
     def test_refused_later(self) -> None:
-        """The refusal may take its time."""
+        """A handshake may be refused later."""
 
         async def view(request: Request) -> Response:
             await deferLater(request.clock, 3)
@@ -1029,7 +1029,7 @@ class HandshakeTests(DaemonTestCase):
         self.assertEqual(browser.refused.status, 403)
 
     def test_answer_too_late(self) -> None:
-        """An answer after the first use can't be given any more: the WebSocket is closed."""
+        """A response after the first use is discarded, and the WebSocket is closed."""
 
         async def view(request: Request) -> str:
             request.websocket.send("hello")
@@ -1039,7 +1039,7 @@ class HandshakeTests(DaemonTestCase):
         self.assertEqual((browser.messages, browser.closing), (["hello"], NORMAL))
 
     def test_unused(self) -> None:
-        """A view that returns nothing and never used it opens and closes it with 1000."""
+        """A view that returns None and never used it accepts and closes it with 1000."""
 
         async def view(request: Request) -> None:
             return None
@@ -1048,7 +1048,7 @@ class HandshakeTests(DaemonTestCase):
         self.assertEqual((browser.opened, browser.closing), (True, NORMAL))
 
     def test_failed(self) -> None:
-        """A view that raises before the first use refuses with 500, and no traceback in it."""
+        """A view that raises before the first use refuses with 500, without a traceback."""
 
         async def view(request: Request) -> None:
             raise ZeroDivisionError("secret")
@@ -1071,7 +1071,7 @@ class HandshakeTests(DaemonTestCase):
         self.assertEqual((browser.subprotocol, browser.messages), ("chat.v1", ["chat.v1"]))
 
     def test_no_subprotocol(self) -> None:
-        """Without a choice the browser sees none, and is open all the same."""
+        """If the view chooses none, the browser sees none, and is open."""
 
         async def view(request: Request) -> None:
             await request.websocket.wait()
@@ -1080,7 +1080,7 @@ class HandshakeTests(DaemonTestCase):
         self.assertEqual((browser.opened, browser.subprotocol), (True, None))
 
     def test_wrong_subprotocol(self) -> None:
-        """A view that insists on what is not on offer has failed: 500, not a broken 101."""
+        """A view that accepts a subprotocol that is not offered has failed: 500."""
 
         async def view(request: Request) -> None:
             request.websocket.accept("chat")
@@ -1092,50 +1092,50 @@ class HandshakeTests(DaemonTestCase):
 
 
 class TrafficTests(DaemonTestCase):
-    """Messages through the real stack."""
+    """Messages through a daemon."""
 
     def test_kinds(self) -> None:
-        """Text arrives as str and binary as bytes, each way."""
-        heard: list[str | bytes] = []
+        """Text arrives as str and binary as bytes, both ways."""
+        received: list[str | bytes] = []
 
         async def view(request: Request) -> None:
             async for message in request.websocket:
-                heard.append(message)
+                received.append(message)
                 request.websocket.send(message, binary=isinstance(message, bytes))
 
         browser = self.open(self.serve(view))
         sent: list[str | bytes] = ["é", b"\xff", "", b"", "x" * 70_000, b"y" * 126]
         for message in sent:
             browser.send(message)
-        self.assertEqual(heard, sent)
+        self.assertEqual(received, sent)
         self.assertEqual(browser.messages, sent)
 
     def test_fragments(self) -> None:
-        """A message in fragments arrives whole, and a ping among them is no harm."""
-        heard: list[str | bytes] = []
+        """A message in fragments is delivered whole, also with a ping among them."""
+        received: list[str | bytes] = []
 
         async def view(request: Request) -> None:
             async for message in request.websocket:
-                heard.append(message)
+                received.append(message)
 
         browser = self.open(self.serve(view))
         head, middle, end, ping = b"\x01\x82", b"\x00\x81", b"\x80\x82", b"\x89\x81"
         mask = bytes(4)
         # The two bytes of an é come in two fragments.
         browser.send_bytes(head + mask + b"a\xc3" + ping + mask + b"p" + middle + mask + b"\xa9")
-        self.assertEqual(heard, [])
+        self.assertEqual(received, [])
         browser.send_bytes(end + mask + b"bc" + b"\x82\x81" + mask + b"\xff")
-        self.assertEqual(heard, ["aébc", b"\xff"])
+        self.assertEqual(received, ["aébc", b"\xff"])
 
     def test_with_handshake(self) -> None:
-        """Messages that come in one piece with the handshake are there, whenever it is answered."""
-        heard: list[str | bytes] = []
+        """Messages that arrive with the handshake are delivered, whenever it is answered."""
+        received: list[str | bytes] = []
         for delay in (0, 3):
 
             async def view(request: Request, delay: float = delay) -> None:
                 await deferLater(request.clock, delay)
                 async for message in request.websocket:
-                    heard.append(message)
+                    received.append(message)
 
             daemon = self.serve(view)
             wire = daemon.open_connection()
@@ -1147,12 +1147,12 @@ class TrafficTests(DaemonTestCase):
             )
             wire.send(frames[2])
             daemon.advance(delay)
-            self.assertEqual(heard, ["a", "b", "c"])
-            heard.clear()
+            self.assertEqual(received, ["a", "b", "c"])
+            received.clear()
             wire.leave()
 
     def test_bytes_as_text(self) -> None:
-        """Bytes go out as text unless they are sent as binary."""
+        """Bytes are sent as text unless binary=True."""
 
         async def view(request: Request) -> None:
             request.websocket.send("é".encode())
@@ -1161,10 +1161,10 @@ class TrafficTests(DaemonTestCase):
         self.assertEqual(self.open(self.serve(view)).messages, ["é", "é".encode()])
 
     def test_wrong_types(self) -> None:
-        """After each error of send() the browser hears the next message as if nothing was."""
+        """After each error of send() the next message arrives."""
 
         async def view(request: Request) -> None:
-            for data in [*NO_DATA, b"\xff", "a\ud800", "x" * 101]:
+            for data in [*INVALID_DATA, b"\xff", "a\ud800", "x" * 101]:
                 try:
                     await request.websocket.send(data)
                 except (TypeError, ValueError) as error:
@@ -1175,13 +1175,13 @@ class TrafficTests(DaemonTestCase):
                 request.websocket.send("and on")
 
         browser = self.open(self.serve(view, limits=Limits(max_message=100)))
-        expected = ["TypeError"] * len(NO_DATA)
+        expected = ["TypeError"] * len(INVALID_DATA)
         expected += ["UnicodeDecodeError", "UnicodeEncodeError", "ValueError", "and on"]
         self.assertEqual(browser.messages, expected)
         self.assertEqual(browser.closing, NORMAL)
 
     def test_longest(self) -> None:
-        """A message may have --max-message bytes, counted in UTF-8, and not one more."""
+        """A message may have --max-message bytes of UTF-8, and not one more."""
         errors: list[str] = []
 
         async def view(request: Request) -> None:
@@ -1197,7 +1197,7 @@ class TrafficTests(DaemonTestCase):
         self.assertEqual(errors, ["message of 101 bytes: --max-message allows 100"])
 
     def test_close_codes(self) -> None:
-        """What a view may close with arrives, code and reason; what it may not is an error."""
+        """Codes and reasons that are valid arrive; others raise ValueError."""
 
         async def view(request: Request) -> None:
             code = int(request.query["code"])
@@ -1221,15 +1221,15 @@ class TrafficTests(DaemonTestCase):
         self.assertEqual(browser.closing, Closing(4400, "refused"))
 
     def test_buffered_after_close(self) -> None:
-        """A view that was busy when the browser closed still reads what came before that."""
-        heard: list[str | bytes | None] = []
+        """A view that was busy when the browser closed reads the messages before that."""
+        received: list[str | bytes | None] = []
 
         async def view(request: Request) -> None:
             request.websocket.accept()
             await deferLater(request.clock, 4)
             self.assertTrue(request.websocket.is_closed())
             for _ in range(4):
-                heard.append(await request.websocket.wait())
+                received.append(await request.websocket.wait())
 
         daemon = self.serve(view)
         browser = self.open(daemon)
@@ -1237,14 +1237,14 @@ class TrafficTests(DaemonTestCase):
         browser.send(b"b")
         browser.close()
         daemon.advance(4)
-        self.assertEqual(heard, ["a", b"b", None, None])
+        self.assertEqual(received, ["a", b"b", None, None])
 
 
 class FlowTests(DaemonTestCase):
     """Back-pressure, both ways."""
 
     def test_send_held(self) -> None:
-        """A view that awaits send() is held while the browser does not read, and goes on then."""
+        """A view that awaits send() waits while the browser does not read."""
         sent: list[int] = []
 
         async def view(request: Request) -> None:
@@ -1257,7 +1257,7 @@ class FlowTests(DaemonTestCase):
         browser.stall()
         browser.send("go")
         held = len(sent)
-        # 64 KiB make the transport ask for a pause.
+        # The transport asks for a pause at 64 KiB.
         self.assertEqual(held, 6)
         browser.resume()
         self.assertEqual(len(sent), 100)
@@ -1265,7 +1265,7 @@ class FlowTests(DaemonTestCase):
         self.assertEqual(browser.closing, NORMAL)
 
     def test_send_held_until_the_end(self) -> None:
-        """A view that is held ends there when its browser is gone."""
+        """A view that waits there is cancelled when its browser leaves."""
         ends: list[str] = []
 
         async def view(request: Request) -> None:
@@ -1285,16 +1285,16 @@ class FlowTests(DaemonTestCase):
         self.assertEqual(ends, ["cancelled"])
 
     def test_full_inbox(self) -> None:
-        """Whatever a browser sends to a view that is busy arrives, all of it and in order."""
+        """All messages that a browser sends to a busy view arrive, in order."""
         counts: list[int] = []
-        heard: list[str | bytes] = []
+        received: list[str | bytes] = []
 
         async def view(request: Request) -> None:
             request.websocket.accept()
             await deferLater(request.clock, 5)
             counts.append(request.websocket.count_messages())
             async for message in request.websocket:
-                heard.append(message)
+                received.append(message)
 
         daemon = self.serve(view)
         browser = self.open(daemon)
@@ -1302,38 +1302,38 @@ class FlowTests(DaemonTestCase):
             browser.send(str(number))
         daemon.advance(5)
         self.assertEqual(counts, [64])
-        self.assertEqual(heard, [str(number) for number in range(500)])
+        self.assertEqual(received, [str(number) for number in range(500)])
         browser.close()
         self.assertEqual(browser.closing, NORMAL)
 
     def test_full_inbox_read(self) -> None:
-        """read() makes room as well as wait() does."""
-        heard: list[str | bytes | None] = []
+        """read() makes room in the inbox as wait() does."""
+        received: list[str | bytes | None] = []
 
         async def view(request: Request) -> None:
             request.websocket.accept()
             await deferLater(request.clock, 5)
             while request.websocket.has_messages():
-                heard.append(request.websocket.read())
+                received.append(request.websocket.read())
 
         daemon = self.serve(view)
         browser = self.open(daemon)
         for number in range(200):
             browser.send(str(number))
         daemon.advance(5)
-        # 64, and what had been read of the connection when it was paused.
-        self.assertEqual(heard, [str(number) for number in range(len(heard))])
-        self.assertGreaterEqual(len(heard), 64)
+        # 64, and those that had arrived when reading was paused.
+        self.assertEqual(received, [str(number) for number in range(len(received))])
+        self.assertGreaterEqual(len(received), 64)
 
     def test_full_inbox_keeps_alive(self) -> None:
-        """A browser whose view does not read is not taken for dead, whatever the pings say."""
-        heard: list[str | bytes] = []
+        """A browser whose view does not read is not dropped for missing pongs."""
+        received: list[str | bytes] = []
 
         async def view(request: Request) -> None:
             request.websocket.accept()
             await deferLater(request.clock, 120)
             async for message in request.websocket:
-                heard.append(message)
+                received.append(message)
 
         daemon = self.serve(view)
         browser = self.open(daemon)
@@ -1342,5 +1342,5 @@ class FlowTests(DaemonTestCase):
         daemon.advance(*[5] * 23)
         self.assertFalse(browser.gone)
         daemon.advance(5)
-        self.assertEqual(len(heard), 100)
+        self.assertEqual(len(received), 100)
         browser.close()

@@ -1,4 +1,4 @@
-"""Topics in a view's hands: subscribe, unsubscribe, and what becomes of them at the end."""
+"""WebSocket.subscribe() and unsubscribe(), and the end of subscriptions."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from twisted.logger import capturedLogs
 from pushd.access.closing import HISTORY_GAP, TRY_AGAIN_LATER
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.protocols.websocket.subscriber import WebSocketSubscriber
-from pushd.testing.daemon import Browser
+from pushd.testing import Browser
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import LAG_TIMEOUT
 from pushd.views.request import Request, accept_websocket
-from tests.listeners import MIB, TopicTestCase
+from tests.support.topic_clients import MIB, TopicTestCase
 
 
 class SubscribeTests(TopicTestCase):
-    """A view whose WebSocket the test uses itself."""
+    """The test uses the WebSocket of a view."""
 
     def setUp(self) -> None:
-        """Serve a view that only listens."""
+        """Serve a view that only reads."""
         super().setUp()
         self.serve()
 
@@ -39,18 +39,18 @@ class SubscribeTests(TopicTestCase):
         self.start({"/view": view}, **settings)
 
     def open(self, *subprotocols: str) -> tuple[Browser, WebSocket]:
-        """Connect; gives both ends."""
+        """Connect; return both ends."""
         browser = self.daemon.connect("/view", subprotocols=subprotocols)
         return browser, self.websockets[-1]
 
     def subscribe(self, websocket: WebSocket, topic: str, after: str | None = None) -> bool:
-        """Subscribe; what is sent has arrived then."""
+        """Subscribe, and let what is sent arrive."""
         recovered: bool = self.successResultOf(websocket.subscribe(topic, after))
         self.daemon.settle()
         return recovered
 
     def test_send_after_the_end(self) -> None:
-        """What is published in the same turn may end it: nothing follows the Close frame."""
+        """A publication in the same iteration may close it: no message follows the Close."""
         browser, websocket = self.open()
         self.subscribe(websocket, "t")
         hub = websocket._hub
@@ -64,7 +64,7 @@ class SubscribeTests(TopicTestCase):
         self.assertEqual((browser.messages, browser.closing), ([], HISTORY_GAP))
 
     def test_no_room_to_begin(self) -> None:
-        """One whose buffer is full when it subscribes is closed, and nobody complains."""
+        """A WebSocket whose buffer is full when it subscribes is closed, without a failure."""
 
         @accept_websocket
         async def view(request: Request) -> None:
@@ -84,7 +84,7 @@ class SubscribeTests(TopicTestCase):
         self.assertFalse([event for event in events if "log_failure" in event])
 
     def test_unsubscribe_without_room(self) -> None:
-        """A topic that is left while the connection is full is forgotten."""
+        """A topic that is unsubscribed from while the buffer is full is forgotten."""
         ids = self.publish_many("t", ["x" * 100_000] * 4)
         browser, websocket = self.open()
         browser.stall()
@@ -94,7 +94,7 @@ class SubscribeTests(TopicTestCase):
         self.assertEqual(len(websocket.send_queue), 0)
 
     def test_recovered(self) -> None:
-        """It tells whether nothing is missing since the id."""
+        """subscribe() gives True if nothing is missing since the id."""
         ids = self.publish_many("t", ["1", "2"])
         for after, recovered, messages in (
             (None, False, []),
@@ -106,7 +106,7 @@ class SubscribeTests(TopicTestCase):
             self.assertEqual(browser.messages, messages)
 
     def test_mistakes(self) -> None:
-        """What is no topic, no id, or subscribed to already is raised; the socket is as it was."""
+        """An invalid topic or id, or a second subscription, raises ValueError."""
         browser, websocket = self.open()
         self.subscribe(websocket, "t")
         for topic, after in (("", None), ("a b", None), ("u", "x"), ("u", ""), ("t", None)):
@@ -116,12 +116,13 @@ class SubscribeTests(TopicTestCase):
         self.assertEqual(self.describe("u")["subscribers"], {})
 
     def test_no_hub(self) -> None:
-        """A WebSocket that was made without topics says so."""
-        websocket = WebSocket(None, Clock())  # type: ignore[arg-type]
+        """A WebSocket without topics raises RuntimeError."""
+        offer: Any = None
+        websocket = WebSocket(offer, Clock())
         self.assertRaises(RuntimeError, websocket.subscribe, "t")
 
     def test_opens(self) -> None:
-        """Subscribing opens the connection, in JSON where the view has agreed on that."""
+        """Subscribing accepts the connection; with pushd.v1 publications are JSON."""
 
         @accept_websocket
         async def plain(request: Request) -> None:
@@ -145,7 +146,7 @@ class SubscribeTests(TopicTestCase):
         self.assertEqual(self.describe("t")["subscribers"], {})
 
     def test_after_the_end(self) -> None:
-        """After the end of the conversation, nobody is subscribed any more, nor can be."""
+        """After the end there is no subscription, and subscribe() gives False."""
         browser, websocket = self.open()
         self.subscribe(websocket, "t")
         browser.leave()
@@ -155,7 +156,7 @@ class SubscribeTests(TopicTestCase):
         self.assertEqual(self.describe("t")["subscribers"], {})
 
     def test_view_goes_on(self) -> None:
-        """A view that goes on subscribing after the end is ended."""
+        """A view that goes on subscribing after the end is cancelled."""
         ended = []
 
         @accept_websocket
@@ -172,19 +173,19 @@ class SubscribeTests(TopicTestCase):
         self.assertEqual(ended, [True])
 
     def test_pace(self) -> None:
-        """Many long histories on one connection go at its pace, and none of them is forgotten."""
+        """Long histories of several topics are sent at the pace of the connection, all of them."""
         for topic in ("t", "u", "v"):
             for number in range(10):
                 self.publish(topic, f"{topic}{number} {'x' * 90_000}")
         browser, websocket = self.open()
         browser.stall()
-        begun = []
+        started = []
         for topic in ("t", "u", "v"):
             epoch = self.describe(topic)["id"].partition(":")[0]
-            begun.append(websocket.subscribe(topic, f"{epoch}:0"))
-        # There was room for the first; the others have not even begun.
-        self.assertIs(self.successResultOf(begun[0]), True)
-        self.assertNoResult(begun[1])
+            started.append(websocket.subscribe(topic, f"{epoch}:0"))
+        # There was room for the first; the others have not started.
+        self.assertIs(self.successResultOf(started[0]), True)
+        self.assertNoResult(started[1])
         for _ in range(10):
             self.daemon.settle()
             self.assertLess(browser._transport.other.unsent, MIB // 2)
@@ -193,10 +194,10 @@ class SubscribeTests(TopicTestCase):
         for topic in ("t", "u", "v"):
             of_topic = [str(one)[:2] for one in browser.messages if str(one)[0] == topic]
             self.assertEqual(of_topic, [f"{topic}{number}" for number in range(10)])
-        self.assertIs(self.successResultOf(begun[2]), True)
+        self.assertIs(self.successResultOf(started[2]), True)
 
     def test_resuming_costs_what_waits(self) -> None:
-        """When there is room again, only those are asked who have something left to send."""
+        """When there is room again, only subscribers with something to send are resumed."""
         _, websocket = self.open()
         for number in range(100):
             id = self.publish(f"idle/{number}", "x")
@@ -208,18 +209,18 @@ class SubscribeTests(TopicTestCase):
         self.assertEqual(asked, [])
 
     def test_left_while_waiting(self) -> None:
-        """A subscription that never began is over with the conversation."""
+        """At the end a subscription that has not started gives False."""
         ids = self.publish_many("t", ["1", "2"])
         browser, websocket = self.open()
         websocket.send_queue.pause()
-        begun = websocket.subscribe("t", ids[0])
-        self.assertNoResult(begun)
+        started = websocket.subscribe("t", ids[0])
+        self.assertNoResult(started)
         browser.leave()
-        self.assertIs(self.successResultOf(begun), False)
+        self.assertIs(self.successResultOf(started), False)
         self.assertEqual(self.describe("t")["subscribers"], {})
 
     def test_publishing_at_the_end(self) -> None:
-        """What a view publishes as its conversation ends is not sent there any more."""
+        """A publication of a view whose conversation ends is not sent to it."""
         ids = self.publish_many("late", ["1", "2"])
         noted: list[bool] = []
 
@@ -228,9 +229,9 @@ class SubscribeTests(TopicTestCase):
             websocket = request.websocket
             websocket.accept()
             websocket.send_queue.pause()
-            begun = websocket.subscribe("late", ids[0])
+            started = websocket.subscribe("late", ids[0])
             websocket.subscribe("live")
-            noted.append(await begun)
+            noted.append(await started)
             await request.publish("live", "too late")
 
         self.start({"/view": view})
@@ -242,7 +243,7 @@ class SubscribeTests(TopicTestCase):
         self.assertEqual(self.describe("live")["subscribers"], {})
 
     def test_slow(self) -> None:
-        """One that is too slow for what comes is closed, and its view is over."""
+        """A browser that is too slow is closed with 1013, and its view ends."""
         browser, websocket = self.open()
         self.subscribe(websocket, "t")
         browser.stall()
@@ -256,7 +257,7 @@ class SubscribeTests(TopicTestCase):
         self.assertEqual(browser.closing, TRY_AGAIN_LATER)
 
     def test_many(self) -> None:
-        """One connection may listen to thousands of topics; nothing runs for those in silence."""
+        """One connection can subscribe to thousands of topics; idle ones have no timer."""
         browser, websocket = self.open()
         calls = len(self.daemon.pending_calls)
         for number in range(3000):
@@ -265,4 +266,5 @@ class SubscribeTests(TopicTestCase):
         self.publish("t/1234", "x")
         self.assertEqual(browser.messages, ["x"])
         browser.leave()
-        self.assertEqual(self.daemon._service._broker._deliver.__self__._topics, {})  # type: ignore[attr-defined]
+        hub: Any = self.websockets[-1]._hub
+        self.assertEqual(hub._topics, {})

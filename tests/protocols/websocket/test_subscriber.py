@@ -1,4 +1,4 @@
-"""A topic on a WebSocket: frames, JSON, and the way between history and wire."""
+"""Subscribers of a WebSocket: formats, back-pressure and direct writes."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class SubscriberTests(SynchronousTestCase):
     """Subscribers that send plain frames, and JSON."""
 
     def setUp(self) -> None:
-        """Have a hub, and a socket."""
+        """Make a hub and a fake WebSocket."""
         self.clock = Clock()
         self.broker = MemoryBroker(self.clock, History(self.clock, Retention(), lambda: "e"))
         self.hub = Hub(self.broker, self.clock)
@@ -94,12 +94,12 @@ class SubscriberTests(SynchronousTestCase):
         self.socket = FakeWebSocket()
 
     def publish(self, data: str | bytes) -> None:
-        """Publish, and let the turn end."""
+        """Publish, and deliver at once."""
         self.broker.publish("t", data)
         self.hub.flush()
 
     def test_plain(self) -> None:
-        """Text is a text frame, bytes are a binary one, and there is nothing else."""
+        """Text is a text frame, bytes are a binary one."""
         subscriber = WebSocketSubscriber(self.socket)
         subscriber.start(self.hub, "t", None)
         self.publish("é")
@@ -108,7 +108,7 @@ class SubscriberTests(SynchronousTestCase):
         self.assertIs(self.successResultOf(subscriber.recovered), False)
 
     def test_json(self) -> None:
-        """Each frame is JSON; the first says where the others begin."""
+        """Each frame is JSON; the first has the id that the others follow."""
         self.publish("old")
         subscriber = JsonWebSocketSubscriber(self.socket)
         subscriber.start(self.hub, "t", Id("e", 0))
@@ -124,7 +124,7 @@ class SubscriberTests(SynchronousTestCase):
         self.assertIs(self.successResultOf(subscriber.recovered), True)
 
     def test_no_room(self) -> None:
-        """It asks for room, goes on when it is told to, and does not before."""
+        """Without room it waits in the send queue until it is resumed."""
         for number in range(3):
             self.publish(str(number))
         self.socket.make_room(1)
@@ -136,7 +136,7 @@ class SubscriberTests(SynchronousTestCase):
         self.assertEqual([payload for payload, _ in self.socket.sent], [b"0", b"1", b"2"])
 
     def test_stop(self) -> None:
-        """It can be stopped, also twice; nothing comes any more."""
+        """It can be stopped, also twice; then nothing is sent."""
         subscriber = WebSocketSubscriber(self.socket)
         subscriber.start(self.hub, "t", None)
         subscriber.stop()
@@ -145,7 +145,7 @@ class SubscriberTests(SynchronousTestCase):
         self.assertEqual((self.socket.sent, self.hub.topics()), ([], []))
 
     def test_stopped_by_its_beginning(self) -> None:
-        """When what it sends first ends the conversation, no subscription is left."""
+        """If its first messages end the conversation, no subscription is left."""
         for number in range(3):
             self.publish(str(number))
         for room in (1, 2, 3):
@@ -157,7 +157,7 @@ class SubscriberTests(SynchronousTestCase):
             self.socket.sent.clear()
 
     def test_stopped_before_it_began(self) -> None:
-        """Who waits for the beginning of one that is stopped before it is told False."""
+        """If it is stopped before it has started, its Deferred gives False."""
         self.publish("x")
         self.socket.make_room(0)
         subscriber = WebSocketSubscriber(self.socket)
@@ -170,7 +170,7 @@ class SubscriberTests(SynchronousTestCase):
         self.assertIs(self.successResultOf(self.socket.stopped_last.recovered), False)
 
     def test_does_not_keep_up(self) -> None:
-        """What comes while there is no room is read from the past once there is some."""
+        """Publications that it had no room for are read from the history when there is."""
         subscriber = WebSocketSubscriber(self.socket)
         subscriber.start(self.hub, "t", None)
         self.socket.make_room(1)
@@ -183,7 +183,7 @@ class SubscriberTests(SynchronousTestCase):
         self.assertEqual([payload for payload, _ in self.socket.sent], [b"0", b"1", b"2", b"3"])
 
     def test_past_it(self) -> None:
-        """Where nothing waits before the socket, it takes what is published by itself."""
+        """With an empty buffer publications are written to the socket directly."""
         taken: list[bytes] = []
 
         def send(data: bytes) -> int:
@@ -201,7 +201,7 @@ class SubscriberTests(SynchronousTestCase):
         self.assertEqual(self.socket.sent, [(b"a", False), (b"c", False)])
 
     def test_leave_group(self) -> None:
-        """It is asked again once something waits before the socket, and not once it is over."""
+        """After leave_group() publications go through the buffer; after stop() nothing is sent."""
         subscriber = WebSocketSubscriber(self.socket)
         subscriber.leave_group()
         self.socket.sender = len
@@ -218,7 +218,7 @@ class SubscriberTests(SynchronousTestCase):
         self.assertIsNone(subscriber.direct_write())
 
     def test_subscription_lost(self) -> None:
-        """One that can't go on without a gap ends the conversation, to be tried again."""
+        """One that has missed publications for good closes with 1013: reconnect."""
         for number in range(3):
             self.publish(str(number))
         self.socket.make_room(1)
@@ -234,20 +234,20 @@ class FormatTests(SynchronousTestCase):
     """The JSON that all transports share."""
 
     def test_subscription(self) -> None:
-        """What is told first."""
+        """The first frame has the topic, the id and whether it recovered."""
         self.assertEqual(
             subscription_json("t", Id("e", 7), True),
             {"subscribed": "t", "id": "e:7", "recovered": True},
         )
 
     def test_publication(self) -> None:
-        """Text as data, bytes as base64."""
+        """Text is sent as data, bytes as base64."""
         for data, name, value in (("é", "data", "é"), (b"\xff\x00", "base64", "/wA=")):
             publication = Publication("t", data, Id("e", 7))
             self.assertEqual(publication_json(publication), {"id": "e:7", name: value})
 
     def test_json(self) -> None:
-        """JSON is short, and in the characters that it is about."""
+        """JSON has no spaces, and no escapes for characters beyond ASCII."""
         text = to_json({"a": ["é", "\u2028", '"', 1]})
         self.assertEqual(text, '{"a":["é","\u2028","\\"",1]}')
         self.assertEqual(json.loads(text), {"a": ["é", "\u2028", '"', 1]})

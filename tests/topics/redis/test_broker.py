@@ -13,8 +13,8 @@ from pushd.topics.broker import Draft
 from pushd.topics.history import Retention
 from pushd.topics.publication import Id, Publication
 from pushd.topics.redis.broker import RedisBroker
-from tests.broker_contract import Node
-from tests.fake_redis import FakeRedis
+from tests.support.broker_contract import Node
+from tests.support.fake_redis import FakeRedis
 
 
 class PromptNode(Node):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.logger import capturedLogs
 
 from pushd.topics.publication import Id, Publication
-from tests.broker_contract import RecordingSubscriber
+from tests.support.broker_contract import RecordingSubscriber
 from tests.topics.redis.test_broker import BrokerTestCase
 
 

@@ -19,7 +19,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, globalLogBeginner
 from twisted.trial.unittest import SynchronousTestCase
 
-import tests.django_site  # noqa: F401 # which sets Django up
+import tests.support.django_site  # noqa: F401 # which sets Django up
 from pushd.django.management.commands import runpushd
 from pushd.options.settings import Settings
 from pushd.service.twistd import makeService

@@ -24,15 +24,15 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.testing.loopback import Loopback, LoopbackTransport
-from tests.frame_heads import BINARY as BINARY
-from tests.frame_heads import CLOSE as CLOSE
-from tests.frame_heads import CONTINUATION as CONTINUATION
-from tests.frame_heads import PING as PING
-from tests.frame_heads import PONG as PONG
-from tests.frame_heads import TEXT as TEXT
-from tests.frame_heads import frame_head
+from tests.support.frame_heads import BINARY as BINARY
+from tests.support.frame_heads import CLOSE as CLOSE
+from tests.support.frame_heads import CONTINUATION as CONTINUATION
+from tests.support.frame_heads import PING as PING
+from tests.support.frame_heads import PONG as PONG
+from tests.support.frame_heads import TEXT as TEXT
+from tests.support.frame_heads import frame_head
 
 # The example of RFC 6455 §1.3.
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="

@@ -15,7 +15,7 @@ from pushd.testing.lockstep import LockstepThreads
 
 
 @implementer(IListeningPort)
-class Port:
+class RecordingPort:
     """A listening port that records when it is closed."""
 
     def __init__(self, address: IPv4Address | IPv6Address, events: list[str]) -> None:
@@ -33,7 +33,7 @@ class Port:
         return succeed(None)
 
 
-class Reactor(MemoryReactorClock):
+class RecordingReactor(MemoryReactorClock):
     """A reactor in memory that records the ports it opens and closes; port 0 becomes 40000."""
 
     def __init__(self) -> None:
@@ -41,16 +41,20 @@ class Reactor(MemoryReactorClock):
         self.events: list[str] = []
         self.failure: Exception | None = None
 
-    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Port:
+    def listenTCP(
+        self, port: int, factory: Any, backlog: int = 50, interface: str = ""
+    ) -> RecordingPort:
         if self.failure is not None:
             raise self.failure
         super().listenTCP(port, factory, backlog, interface)
         self.events.append(f"opened {port}")
         if ":" in interface:
-            return Port(IPv6Address("TCP", interface, port or 40_000), self.events)
-        return Port(IPv4Address("TCP", interface or "0.0.0.0", port or 40_000), self.events)
+            return RecordingPort(IPv6Address("TCP", interface, port or 40_000), self.events)
+        return RecordingPort(
+            IPv4Address("TCP", interface or "0.0.0.0", port or 40_000), self.events
+        )
 
 
-def make_runtime(reactor: Reactor, threads: LockstepThreads | None = None) -> Runtime:
+def make_runtime(reactor: RecordingReactor, threads: LockstepThreads | None = None) -> Runtime:
     """Make what a daemon is built with, on a reactor in memory."""
     return Runtime(reactor=reactor, threads=threads or LockstepThreads(1), wall=reactor.seconds)

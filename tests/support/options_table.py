@@ -7,7 +7,7 @@ from pathlib import Path
 from pushd.options.option import Option, by_group
 from pushd.options.table import OPTIONS
 
-DOCUMENT = Path(__file__).parent.parent / "docs/operations.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/operations.md"
 
 _BEGIN = '<!-- options: made by "make options" from the settings in pushd/options/settings.py -->\n'
 _END = "<!-- options end -->\n"

@@ -8,12 +8,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.views.request import Request, accept_websocket
-from tests.peer import CLOSE, CONTINUATION, Peer, close_frame, frame, handshake
+from tests.support.peer import CLOSE, CONTINUATION, Peer, close_frame, frame, handshake
 
 
-class WireTestCase(SynchronousTestCase):
+class WebSocketTestCase(SynchronousTestCase):
     """A daemon with a view that echoes, and one that does nothing by itself."""
 
     def setUp(self) -> None:

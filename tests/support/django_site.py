@@ -40,7 +40,7 @@ settings.configure(
     MIDDLEWARE=MIDDLEWARE,
     # With a single round, for speed.
     PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
-    ROOT_URLCONF="tests.django_site",
+    ROOT_URLCONF="tests.support.django_site",
     SECRET_KEY="for tests",
     SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies",
     STATIC_URL="/static/",

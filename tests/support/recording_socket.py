@@ -8,11 +8,11 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 
-from pushd.testing.daemon import Daemon
-from tests.peer import handshake
+from pushd.testing import Daemon
+from tests.support.peer import handshake
 
 
-class Kernel:
+class RecordingSocket:
     """A socket that records the data of each ``send``."""
 
     family = 0
@@ -53,11 +53,11 @@ class Kernel:
         return 1000
 
 
-class Server(Connection):
+class SocketConnection(Connection):
     """The daemon's end of a connection, on a ``Kernel``."""
 
     def __init__(self, daemon: Daemon) -> None:
-        kernel: Any = Kernel()
+        kernel: Any = RecordingSocket()
         site: Any = daemon.clock.tcpServers[0][1]
         protocol = site.buildProtocol(self.getPeer())
         super().__init__(kernel, protocol, daemon.clock)
@@ -96,9 +96,9 @@ class Server(Connection):
         self.protocol.dataReceived(data)
 
 
-def open_websocket(daemon: Daemon, path: str, *lines: str) -> Server:
+def open_websocket(daemon: Daemon, path: str, *lines: str) -> SocketConnection:
     """Open a WebSocket to a daemon, with more lines in its handshake."""
-    server = Server(daemon)
+    server = SocketConnection(daemon)
     server.receive(handshake(path, *lines))
     daemon.settle()
     return server

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from http.client import HTTPConnection
 from typing import Any
 
-from pushd.testing.daemon import Daemon, Wire
+from pushd.testing import Daemon, Wire
 
 
 class FakeNetwork:

@@ -9,9 +9,9 @@ from twisted.internet.error import ConnectionDone
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.http.response import Response
-from pushd.testing.daemon import Answer, Daemon
+from pushd.testing import Answer, Daemon
 from pushd.views.request import Request, accept_websocket
-from tests.peer import Peer, request
+from tests.support.peer import Peer, request
 
 GET = request("GET /hello/ HTTP/1.1", "Host: localhost:8080")
 

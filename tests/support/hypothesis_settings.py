@@ -5,4 +5,4 @@ from __future__ import annotations
 from hypothesis import HealthCheck, settings
 
 #: No deadline for an example, and no health check of how long it takes to generate.
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+NO_DEADLINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

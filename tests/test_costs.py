@@ -15,14 +15,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access import connections
 from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.websocket import frames, protocol, subscriber
-from pushd.testing.daemon import Daemon
+from pushd.testing import Daemon
 from pushd.topics.fanout import Batch
 from pushd.topics.subscribers import SubscriberList
 from pushd.views.demo import ticker
 from pushd.views.request import Request, accept_websocket
-from tests.kernel import Kernel, Server, open_websocket
-from tests.peer import TEXT, close_frame, frame, handshake
-from tests.work import calls_of
+from tests.support.call_counts import calls_of
+from tests.support.peer import TEXT, close_frame, frame, handshake
+from tests.support.recording_socket import RecordingSocket, SocketConnection, open_websocket
 
 SUBSCRIBERS = 50
 BURST = 8
@@ -48,7 +48,7 @@ async def echo(request: Request) -> None:
         request.websocket.send(message)
 
 
-class WorkTestCase(SynchronousTestCase):
+class CostTestCase(SynchronousTestCase):
     """A daemon whose connections record their system calls."""
 
     def setUp(self) -> None:
@@ -57,7 +57,7 @@ class WorkTestCase(SynchronousTestCase):
         self.daemon = Daemon({"/echo/": echo, "/test/": ticker}, max_per_address=1000)
         self.addCleanup(self.daemon.stop)
 
-    def connect(self, count: int, path: str, extra: str = "") -> list[Server]:
+    def connect(self, count: int, path: str, extra: str = "") -> list[SocketConnection]:
         """Open WebSockets, and forget the system calls of their handshakes."""
         lines = [extra] if extra else []
         servers = [open_websocket(self.daemon, path, *lines) for _ in range(count)]
@@ -66,7 +66,7 @@ class WorkTestCase(SynchronousTestCase):
             server.kernel.given.clear()
         return servers
 
-    def start_pushes(self, count: int) -> list[Server]:
+    def start_pushes(self, count: int) -> list[SocketConnection]:
         """Open WebSockets to the demo, and let it begin to push."""
         servers = self.connect(count, "/test/")
         for server in servers:
@@ -83,7 +83,7 @@ class WorkTestCase(SynchronousTestCase):
 
     def visit(self) -> None:
         """Open a WebSocket, and close it: two system calls that write."""
-        server = Server(self.daemon)
+        server = SocketConnection(self.daemon)
         server.receive(handshake("/echo/"))
         server.receive(close_frame(1000))
         self.assertFalse(server.connected)
@@ -106,7 +106,7 @@ class WorkTestCase(SynchronousTestCase):
         self.assertEqual(self.daemon.clock.getWriters(), [])
 
 
-class CallTests(WorkTestCase):
+class CallTests(CostTestCase):
     """Function calls stay within a quarter of what they are."""
 
     def test_connection(self) -> None:
@@ -160,7 +160,7 @@ class CallTests(WorkTestCase):
         self.assertLessEqual(calls, MOST_CALLS["delivery"])
 
 
-class DeliveryTests(WorkTestCase):
+class DeliveryTests(CostTestCase):
     """One publication, many subscribers."""
 
     def test_one(self) -> None:
@@ -210,7 +210,7 @@ class DeliveryTests(WorkTestCase):
         self.assertEqual(self.events_of(lambda: self.publish(BURST)), one)
 
 
-class EchoTests(WorkTestCase):
+class EchoTests(CostTestCase):
     def test_message(self) -> None:
         """A message that is sent back is one system call and no log event."""
         [server] = self.connect(1, "/echo/")
@@ -220,13 +220,13 @@ class EchoTests(WorkTestCase):
         self.assert_no_writers()
 
 
-class ConnectionTests(WorkTestCase):
+class ConnectionTests(CostTestCase):
     def test_log(self) -> None:
         """A connection makes two log events."""
         self.assertEqual(self.events_of(self.visit), 2)
 
 
-class PushTests(WorkTestCase):
+class PushTests(CostTestCase):
     """Pushes that are due at the same time."""
 
     def test_log(self) -> None:
@@ -239,18 +239,18 @@ class PushTests(WorkTestCase):
         """They are written to the kernel after all views have sent theirs."""
         steps: list[str] = []
         servers = self.start_pushes(3)
-        message, send = frames.message, Kernel.send
+        message, send = frames.message, RecordingSocket.send
 
         def note_message(*args: Any, **named: Any) -> bytes:
             steps.append("sent")
             return message(*args, **named)
 
-        def note_send(kernel: Kernel, data: bytes, flags: int = 0) -> int:
+        def note_send(kernel: RecordingSocket, data: bytes, flags: int = 0) -> int:
             steps.append("written")
             return send(kernel, data, flags)
 
         self.patch(protocol, "message", note_message)
-        self.patch(Kernel, "send", note_send)
+        self.patch(RecordingSocket, "send", note_send)
         for server in servers:
             server.kernel.given.clear()
         self.daemon.advance(0.5)

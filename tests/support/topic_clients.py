@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import Closing
 from pushd.access.limits import Limits
-from pushd.testing.daemon import Answer, Browser, Daemon, Wire
+from pushd.testing import Answer, Browser, Daemon, Wire
 from pushd.testing.loopback import LoopbackTransport
 from pushd.topics.history import Retention
 from pushd.views.request import View
@@ -29,7 +29,7 @@ class Run(NamedTuple):
     got: list[tuple[str | None, str | bytes]]
 
 
-class Listener:
+class TopicClient:
     """A client that subscribes to one topic, and what it has received.
 
     :param after: the id to resume from.
@@ -116,7 +116,7 @@ class Listener:
         raise NotImplementedError
 
 
-class RawSocket(Listener):
+class RawWebSocketClient(TopicClient):
     """A WebSocket without a subprotocol: data, and nothing else."""
 
     tells = False
@@ -158,7 +158,7 @@ class RawSocket(Listener):
         self.browser.resume()
 
 
-class JsonSocket(RawSocket):
+class V1WebSocketClient(RawWebSocketClient):
     """A WebSocket that speaks pushd.v1."""
 
     tells = True
@@ -184,7 +184,7 @@ class JsonSocket(RawSocket):
         return self._got
 
 
-class Events(Listener):
+class SseClient(TopicClient):
     """Server-Sent Events, parsed from the bytes by the standard."""
 
     headers: ClassVar[Mapping[str, str]] = {}
@@ -285,7 +285,7 @@ class Events(Listener):
             self._got.append((id, json.loads(data) if kind == "json" else data))
 
 
-class Poller(Listener):
+class LongPollClient(TopicClient):
     """Consecutive long polls: the next request is sent as soon as one is answered."""
 
     wait = 25.0
@@ -368,7 +368,12 @@ class Poller(Listener):
             self._ask(said["id"])
 
 
-TRANSPORTS: tuple[type[Listener], ...] = (RawSocket, JsonSocket, Events, Poller)
+TRANSPORTS: tuple[type[TopicClient], ...] = (
+    RawWebSocketClient,
+    V1WebSocketClient,
+    SseClient,
+    LongPollClient,
+)
 
 
 class TopicTestCase(SynchronousTestCase):

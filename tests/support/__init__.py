@@ -1,0 +1,1 @@
+"""Helpers of the tests: test cases, fakes, clients and servers."""
