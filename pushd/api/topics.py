@@ -193,6 +193,7 @@ class TopicResource(Resource):
             subject=None if identity is None else identity.subject,
             traffic=subscriber.traffic,
         )
+        request.notifyFinish().addBoth(ended)
         if identity is not None:
             self._connections.close_at(subscriber, self._authorizer.end_of_connection(identity))
         totals.add(transport, subscriber.traffic)
@@ -200,7 +201,6 @@ class TopicResource(Resource):
         if isinstance(subscriber, EventStream):
             request.has_access_line = False
             log_opened(connection)
-        request.notifyFinish().addBoth(ended)
         subscriber.start(self._context.api.hub, query.topic, query.after)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, fail
+from twisted.internet.defer import Deferred, DeferredSemaphore, fail, maybeDeferred
 
 from pushd.errors import Unavailable
 from pushd.topics.broker import KEY_TTL, Draft
@@ -62,7 +62,10 @@ class TopicCommands:
         return channel_name(self._db, topic)
 
     def publish(self, session: RedisSession, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
-        """Publish all drafts or none. Fails with Unavailable if too many are not answered yet."""
+        """Publish all drafts or none. Fails with Unavailable if too many are not answered yet.
+
+        If the Deferred is cancelled, they are published all the same, and count until then.
+        """
         keys, args, size = [SERVER], [*self._common(session), self._retention.size, KEY_TTL], 0
         for draft in drafts:
             kind, data = encode(draft.data)
@@ -78,8 +81,11 @@ class TopicCommands:
             return fail(Unavailable("too many publications are waiting for an answer from Redis"))
         self._unanswered += len(drafts)
         self._unanswered_bytes += size
-        running = session.run_script(PUBLISH, keys, args)
-        return running.addBoth(self._answered, len(drafts), size).addCallback(_read_ids)
+        running = maybeDeferred(session.run_script, PUBLISH, keys, args)
+        published: Deferred[list[Id]] = Deferred()
+        running.addBoth(self._answered, len(drafts), size).addCallback(_read_ids)
+        running.chainDeferred(published)
+        return published
 
     async def read(self, session: RedisSession, topic: str, after: Id | None, limit: int) -> Replay:
         """Read the publications after an id, about ``limit`` bytes of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pushd.topics.redis import commands as module
+from tests.support.fake_redis import FakeSession
 from tests.topics.redis.test_broker import BrokerTestCase
 
 
@@ -28,13 +29,24 @@ class TopicCommandsTests(BrokerTestCase):
         """A publication that was cancelled counts until it is answered, and no longer."""
         self.start()
         self.redis.late = True
-        publishing = self.broker.publish("t", "x")
+        publishing = self.broker.publish("t", "xyz")
         publishing.addErrback(lambda _: None)
         publishing.cancel()
+        self.assertEqual(self.unanswered, (1, 3))
         self.redis.answer()
-        self.assertEqual(
-            (self.broker._commands._unanswered, self.broker._commands._unanswered_bytes), (0, 0)
-        )
+        self.assertEqual(self.unanswered, (0, 0))
+
+    def test_exception(self) -> None:
+        """A publication that cannot be sent does not count, whatever was raised."""
+        self.start()
+        self.patch(FakeSession, "run_script", lambda *_: 1 / 0)
+        self.failureResultOf(self.broker.publish("t", "x"), ZeroDivisionError)
+        self.assertEqual(self.unanswered, (0, 0))
+
+    @property
+    def unanswered(self) -> tuple[int, int]:
+        """The number of publications that have no answer yet, and their bytes."""
+        return self.broker._commands._unanswered, self.broker._commands._unanswered_bytes
 
     def test_many_topics(self) -> None:
         """If there are very many topics, only some are listed."""
