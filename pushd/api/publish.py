@@ -27,8 +27,8 @@ _MAX_BATCH = 1000
 # Query arguments that schedule a publication.
 _SCHEDULE = ("delay", "every", "count")
 
-# An idempotency key: short and valid in a header. As it has no blank, one can separate a subject
-# from it.
+# An idempotency key: short and valid in a header. As it has no blank, one can separate the hash of
+# a subject from it.
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 
 _NUMBER = re.compile(r"\d{1,9}(\.\d{1,6})?")

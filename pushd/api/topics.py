@@ -153,13 +153,13 @@ class TopicResource(Resource):
         }
 
     def _read_publisher(self, request: Any, topic: str) -> str:
-        """Return whose idempotency keys the request uses. Raises Denied."""
+        """Return whose idempotency keys the request uses, as a hash. Raises Denied."""
         token = read_token(request)
-        subject = self._authorizer.authorize_publish(token, topic).subject
-        if not subject and token is not None:
-            # A token without a subject has keys of its own.
-            subject = sha256(token.encode()).hexdigest()
-        return subject
+        # A token without a subject has keys of its own.
+        owner = self._authorizer.authorize_publish(token, topic).subject or token
+        assert owner is not None  # Without a token, Denied was raised.
+        # Hashed, as it may be long, and hold any character.
+        return sha256(owner.encode()).hexdigest()
 
     def _run_view(self, request: Any, query: _Query, identity: Identity | None) -> int:
         """Subscribe over WebSocket."""
