@@ -15,6 +15,7 @@ from twisted.web.static import Data
 from pushd.access.closing import BROKER_UNAVAILABLE, INTERNAL_ERROR, NORMAL, Closing
 from pushd.errors import Unavailable
 from pushd.protocols.http.response import Response, page
+from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.testing import Daemon
 from pushd.views.request import Request, accept_websocket
 from tests.support.peer import TEXT, Peer, close_frame, frame, handshake, request, said
@@ -116,6 +117,26 @@ class OpeningTests(SynchronousTestCase):
         peer = Peer(daemon)
         peer.send(handshake("/echo/", "Sec-WebSocket-Protocol: a"))
         self.assertNotRegex(peer.head, "(?i)Sec-WebSocket-Protocol")
+
+    def test_failed_takeover(self) -> None:
+        """A connection that fails to become a WebSocket is dropped, and no longer counts."""
+
+        def fail(*_: object) -> None:
+            raise ZeroDivisionError
+
+        for broken in ("makeConnection", "_negotiate", "take_over"):
+            daemon = Daemon({"/echo/": echo}, max_connections=1)
+            failing = self.patch(PushProtocol, broken, fail)
+            peer = Peer(daemon)
+            peer.send(handshake("/echo/"))
+            self.assertIsNotNone(peer.lost, broken)
+            self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1, broken)
+            failing.restore()
+            peer = Peer(daemon)
+            peer.send(handshake("/echo/") + frame(TEXT, b"1"))
+            self.assertEqual(peer.texts, ["1"])
+            peer.vanish()
+            self.assertEqual(daemon.pending_calls, [])
 
 
 class RefusingTests(SynchronousTestCase):
