@@ -137,6 +137,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         state,
         readiness=readiness,
         drain=Drain(runtime.reactor, state.connections, runtime.random),
+        views=views.runner,
         public=[_public_port(runtime.reactor, one, public) for one in settings.listen],
         control=[_control_port(runtime.reactor, one, control) for one in settings.control],
     )
@@ -175,7 +176,7 @@ def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
     runtime, live, settings = inputs.runtime, inputs.live, inputs.settings
     return ViewDependencies(
         clock=inputs.clock,
-        runner=ViewRunner(runtime.reactor, runtime.threads),
+        runner=ViewRunner(runtime.reactor, runtime.threads, grace=settings.view_grace),
         authorizer=Authorizer(live.keys, runtime.wall),
         factory=PushFactory(runtime.reactor, live.limits, runtime.cork),
         connections=state.connections,
