@@ -1159,7 +1159,7 @@ class BridgeTests(ThreadsTestCase):
             lambda websocket: websocket.close(),
             lambda websocket: websocket.subscribe("t"),
             lambda websocket: websocket.unsubscribe("t"),
-            lambda websocket: websocket._called_in_vain(1),
+            lambda websocket: websocket._count_call_after_end(1),
         ]
         self.websocket.connection_lost()
         self.websocket.grace_expired()
