@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -241,6 +242,15 @@ class RoomsTests(SynchronousTestCase):
                 found = any(place.exists() for place in places)
                 found = found or ("/" not in path and any((ROOT / "tests").rglob(path)))
                 self.assertTrue(found, f"{document} names {path}, which does not exist")
+
+    def test_faces(self) -> None:
+        """The table of faces has every name that a room exports."""
+        table = read("docs/architecture.md").partition("\n## Faces\n")[2].partition("\n## ")[0]
+        for path in sorted((ROOT / "pushd").glob("*/__init__.py")):
+            face = f"pushd.{path.parent.name}"
+            exported = getattr(importlib.import_module(face), "__all__", [])
+            row = "".join(line for line in table.splitlines() if f"| `{face}` |" in line)
+            self.assertEqual({*re.findall(r"`(\w+)`", row)}, {*exported}, face)
 
 
 class FinderTests(SynchronousTestCase):
