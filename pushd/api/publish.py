@@ -14,7 +14,8 @@ from twisted.logger import Logger
 from pushd.api.admin import schedule_json, topic_json
 from pushd.api.resource import AsyncResource, DaemonState, require_method
 from pushd.errors import BadRequest, TooManyScheduled, Unavailable
-from pushd.protocols.http.response import Response, is_encodable, json_response
+from pushd.protocols.http.response import Response, json_response
+from pushd.protocols.json_format import is_encodable
 from pushd.topics.broker import Draft
 from pushd.topics.publication import Id, check_topic
 

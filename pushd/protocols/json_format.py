@@ -14,6 +14,14 @@ def to_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+def is_encodable(text: str) -> bool:
+    """Return whether UTF-8 can encode a text: JSON and Python can hold half a surrogate pair."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def subscription_json(topic: str, id: Id, recovered: bool) -> dict[str, Any]:
     """Return the JSON of a start: the publications that are sent follow this id."""
     return {"subscribed": topic, "id": str(id), "recovered": recovered}
