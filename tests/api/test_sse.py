@@ -143,21 +143,21 @@ class EventStreamTests(TopicTestCase):
 
     def test_http_1_0(self) -> None:
         """For HTTP/1.0 the stream is not chunked, and ends with the connection."""
-        wire = self.daemon.open_connection()
-        wire.send(b"GET /topics/t HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n")
+        connection = self.daemon.open_connection()
+        connection.send(b"GET /topics/t HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n")
         self.publish("t", "x")
-        self.assertIn(b"data: x\n\n", wire.received)
-        self.assertNotIn(b"chunked", wire.received)
-        wire.leave()
+        self.assertIn(b"data: x\n\n", connection.received)
+        self.assertNotIn(b"chunked", connection.received)
+        connection.leave()
 
     def test_next_request(self) -> None:
         """A pipelined request waits until the stream has ended."""
-        wire = self.daemon.open_connection()
+        connection = self.daemon.open_connection()
         head = b"GET /topics/t HTTP/1.1\r\nHost: localhost:8080\r\n"
-        wire.send(head + b"Accept: text/event-stream\r\n\r\n")
-        wire.send(head.replace(b"/t", b"/u", 1) + b"\r\n")
-        self.assertEqual(wire.received.count(b"HTTP/1.1 200"), 1)
-        wire.leave()
+        connection.send(head + b"Accept: text/event-stream\r\n\r\n")
+        connection.send(head.replace(b"/t", b"/u", 1) + b"\r\n")
+        self.assertEqual(connection.received.count(b"HTTP/1.1 200"), 1)
+        connection.leave()
         self.assertEqual(self.describe("t")["subscribers"], {})
 
     def test_two_closings(self) -> None:

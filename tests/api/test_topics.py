@@ -55,11 +55,11 @@ class TopicResourceTests(TopicTestCase):
             ("application/json", "application/json"),
             ("*/*", "application/json"),
         ):
-            wire = self.daemon.open_connection()
+            connection = self.daemon.open_connection()
             head = f"GET /topics/t?wait=0 HTTP/1.1\r\nHost: localhost:8080\r\nAccept: {accept}"
-            wire.send(f"{head}\r\n\r\n".encode())
-            self.assertIn(f"content-type: {kind}\r\n", wire.received.decode().lower())
-            wire.leave()
+            connection.send(f"{head}\r\n\r\n".encode())
+            self.assertIn(f"content-type: {kind}\r\n", connection.received.decode().lower())
+            connection.leave()
 
     def test_bad_topic(self) -> None:
         """An invalid topic is refused over every transport."""

@@ -198,14 +198,14 @@ class MetricsCollectorTests(SynchronousTestCase):
             return [bytes(1 << 20)] * 5
 
         self.daemon = Daemon(wsgi=application, wsgi_threads=2)
-        wire = self.daemon.open_connection()
-        wire.stall()
-        wire.send(b"GET / HTTP/1.0\r\n\r\n")
+        connection = self.daemon.open_connection()
+        connection.stall()
+        connection.send(b"GET / HTTP/1.0\r\n\r\n")
         now = read(self.daemon)
         self.assertEqual((now["pushd_threads_busy page"], now["pushd_threads_limit page"]), (1, 2))
         self.assertEqual(now["pushd_threads_busy view"], 0)
         self.assertEqual(now["pushd_threads_waiting page"], 0)
-        wire.resume()
+        connection.resume()
         self.assertEqual(read(self.daemon)["pushd_threads_busy page"], 0)
 
     def test_view_errors(self) -> None:

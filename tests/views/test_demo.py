@@ -84,22 +84,22 @@ class PaceTests(DemoTestCase):
 
     def test_frames(self) -> None:
         """On the wire each message is one text frame, and the Close has code 1000 and no reason."""
-        wire = self.daemon.open_connection()
-        wire.send(
+        connection = self.daemon.open_connection()
+        connection.send(
             b"GET /test/ HTTP/1.1\r\nHost: localhost:8080\r\nOrigin: http://localhost:8080\r\n"
             b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
-        head, _, rest = wire.received.partition(b"\r\n\r\n")
+        head, _, rest = connection.received.partition(b"\r\n\r\n")
         self.assertTrue(head.startswith(b"HTTP/1.1 101 "))
         self.assertIn(b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", head)
         self.assertEqual(rest, b"")
         first = b'["1","2","3"]'
-        wire.send(bytes([0x81, 0x80 | len(first)]) + bytes(4) + first)
+        connection.send(bytes([0x81, 0x80 | len(first)]) + bytes(4) + first)
         self.daemon.advance(*[0.5] * 10)
         frames = [b"\x81" + bytes([len(text)]) + text.encode() for text in PUSHES]
         frames.append(b"\x88\x02\x03\xe8")
-        self.assertEqual(wire.received.partition(b"\r\n\r\n")[2], b"".join(frames))
+        self.assertEqual(connection.received.partition(b"\r\n\r\n")[2], b"".join(frames))
 
     def test_silent_at_first(self) -> None:
         """Nothing is sent before the browser's first message, from which the time counts."""

@@ -470,12 +470,12 @@ class DeferredViewTests(SynchronousTestCase):
             return asked[0]
 
         with Daemon({"/later/": later}) as daemon:
-            wire = daemon.open_connection()
-            wire.send(b"GET /later/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
-            self.assertIsNone(wire.answer())
+            connection = daemon.open_connection()
+            connection.send(b"GET /later/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+            self.assertIsNone(connection.answer())
             asked[0].callback("now")
             daemon.settle()
-            answer = wire.answer()
+            answer = connection.answer()
             assert answer is not None
             self.assertEqual(answer.text, "now")
 
