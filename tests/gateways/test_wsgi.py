@@ -273,7 +273,7 @@ class BackPressureTests(WsgiTestCase):
         self.serve(application, limits=Limits(max_buffered=self.LIMIT))
         server = SocketConnection(self.daemon)
         self.addCleanup(self.lose, server)
-        server.kernel.room = 0
+        server.fake_socket.room = 0
         server.receive(request(f"GET {path} HTTP/1.0"))
         return server
 
@@ -284,10 +284,10 @@ class BackPressureTests(WsgiTestCase):
 
     def read(self, server: SocketConnection) -> int:
         """Let the connection take everything; return the number of bytes."""
-        server.kernel.room = 1 << 30
+        server.fake_socket.room = 1 << 30
         while unsent(server):
             server.doWrite()
-        return sum(map(len, server.kernel.given))
+        return sum(map(len, server.fake_socket.given))
 
     def test_small_pieces(self) -> None:
         """However small the pieces are, no more than the limit waits, and the thread is held."""
@@ -332,8 +332,8 @@ class BackPressureTests(WsgiTestCase):
         for _ in range(3):
             self.assertGreater(unsent(server), self.LIMIT * 0.8)
             self.assertLess(unsent(server), self.LIMIT)
-            server.kernel.room = unsent(server)
-            while server.kernel.room:
+            server.fake_socket.room = unsent(server)
+            while server.fake_socket.room:
                 server.doWrite()
         self.assertGreater(self.read(server), 2_000_000)
 
