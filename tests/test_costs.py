@@ -18,8 +18,9 @@ from pushd.protocols.websocket import frames, protocol, subscriber
 from pushd.testing import Daemon
 from pushd.topics.fanout import Batch
 from pushd.topics.subscribers import SubscriberList
+from pushd.views.decorators import accept_websocket
 from pushd.views.demo import ticker
-from pushd.views.request import Request, accept_websocket
+from pushd.views.request import Request
 from tests.support.call_counts import calls_of
 from tests.support.peer import TEXT, close_frame, frame, handshake
 from tests.support.recording_socket import RecordingSocket, SocketConnection, open_websocket

@@ -26,8 +26,8 @@ from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import Response, json_refusal, write_response
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.publication import Id
+from pushd.views.decorators import Handshakes
 from pushd.views.exchange import ViewDependencies
-from pushd.views.request import Handshakes
 from pushd.views.resource import UPGRADE, ViewResource
 from pushd.views.routes import Match
 

@@ -10,7 +10,8 @@ from twisted.logger import Logger
 from pushd.protocols.http.response import Page, page
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.schedule.ticks import PushSchedule
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 
 # Seconds that the demo waits for a client's first message.
 FIRST_MESSAGE_TIMEOUT = 60

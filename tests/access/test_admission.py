@@ -17,7 +17,8 @@ from pushd.access.proxies import Proxies
 from pushd.protocols.http.response import Response
 from pushd.testing import Answer, Browser, Daemon
 from pushd.testing.memory_network import MemoryNetwork
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 from tests.support.peer import handshake
 
 PROXY = Proxies(["127.0.0.1"])

@@ -8,7 +8,8 @@ from time import process_time
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from pushd.views.request import Request, accept_websocket, require_websocket
+from pushd.views.decorators import accept_websocket, require_websocket
+from pushd.views.request import Request
 
 _CHUNK = b"\0" * (1 << 16)
 

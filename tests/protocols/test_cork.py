@@ -24,7 +24,8 @@ from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.twisted_internals import unsent
 from pushd.schedule.ticks import PushSchedule
 from pushd.testing import Daemon
-from pushd.views.request import Request, require_websocket
+from pushd.views.decorators import require_websocket
+from pushd.views.request import Request
 from tests.support.hypothesis_settings import NO_DEADLINE
 from tests.support.peer import TEXT, close_frame, frame, handshake, read_frames
 from tests.support.recording_socket import RecordingSocket, SocketConnection, open_websocket

@@ -30,7 +30,8 @@ from pushd.protocols.twisted_internals import (
     unsent,
 )
 from pushd.testing import Daemon
-from pushd.views.request import Request, require_websocket
+from pushd.views.decorators import require_websocket
+from pushd.views.request import Request
 
 
 class Descriptor(FileDescriptor):

@@ -18,7 +18,8 @@ from pushd.service.build import build
 from pushd.service.daemon import Drain
 from pushd.testing import Browser, Daemon
 from pushd.testing.lockstep import LockstepThreads
-from pushd.views.request import Request, View, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request, View
 from pushd.views.routes import Routes
 from tests.support.echo import echo
 from tests.support.peer import TEXT, Peer, close_frame, frame, handshake, request, said

@@ -18,7 +18,8 @@ from pushd.schedule.ticks import PushSchedule
 from pushd.service.metrics import LagMeter
 from pushd.testing import Daemon
 from pushd.topics.redis.address import parse_broker
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 from tests.support.peer import CLOSE, Peer, close_frame, handshake, request
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import GOING_AWAY, NORMAL
 from pushd.access.limits import Limits
 from pushd.testing import Daemon
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 from pushd.views.routes import Routes
 from tests.support.peer import handshake
 

@@ -11,7 +11,8 @@ from pushd.access.limits import Limits
 from pushd.errors import TooManyScheduled
 from pushd.topics import scheduled
 from pushd.topics.publication import Id
-from pushd.views.request import Request, accept_websocket, require_websocket
+from pushd.views.decorators import accept_websocket, require_websocket
+from pushd.views.request import Request
 from tests.support.topic_clients import TopicTestCase, V1WebSocketClient
 
 

@@ -16,7 +16,8 @@ from pushd.testing import Daemon
 from pushd.topics.fanout import DirectWrite, Form
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 from tests.support.hub_case import HubTestCase, RecordingSubscriber
 from tests.support.peer import TEXT, close_frame, frame
 from tests.support.recording_socket import SocketConnection, open_websocket

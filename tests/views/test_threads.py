@@ -27,7 +27,8 @@ from pushd.protocols.http.response import Response
 from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Browser, Daemon
-from pushd.views.request import Request, View, accept_websocket, require_websocket
+from pushd.views.decorators import accept_websocket, require_websocket
+from pushd.views.request import Request, View
 from pushd.views.runner import ViewRun
 from pushd.views.threads import (
     BlockingScheduledPublication,

@@ -20,7 +20,8 @@ from pushd.protocols.websocket import protocol
 from pushd.protocols.websocket.protocol import PushFactory, PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Daemon
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 from tests.support.echo import echo
 from tests.support.peer import (
     BINARY,

@@ -19,7 +19,8 @@ from pushd.protocols.http.response import Response
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Browser, Daemon
 from pushd.topics.hub import Hub
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 
 # Types that send() refuses.
 INVALID_DATA: list[Any] = [None, 7, 1.5, True, ["a"], ("a",), {}]
