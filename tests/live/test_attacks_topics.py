@@ -158,3 +158,18 @@ def test_schedules(daemon: DaemonProcess) -> None:
             client.request(f"/schedules/{one['schedule']}", method="DELETE")
     assert statuses == [202] * 50 + [503] * 1000
     cost.assert_limited(memory=24 * MIB, cpu=6)
+
+
+def test_batch_of_nothing(daemon: DaemonProcess) -> None:
+    """A batch of millions of objects is refused before they are made."""
+    objects = b"{}," * ((16 * MIB - 100) // 3)
+    strings = objects.replace(b"{}", b'""')
+    with RawClient(control_url_of(daemon)) as client, measured(daemon) as cost:
+        for parts in (objects, strings):
+            body = b'{"publications":[%b0]}' % parts
+            lines = (f"Content-Length: {len(body)}",)
+            answer = client.request("/publish", *lines, method="POST", body=body)
+            assert answer.status == 413, answer
+    # The body, as it arrives, as bytes, and without its strings.
+    cost.assert_limited(memory=96 * MIB)
+    assert cost.worst <= 0.5, str(cost)
