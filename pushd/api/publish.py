@@ -12,9 +12,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pushd.api.admin import schedule_json, topic_json
-from pushd.api.resource import ApiContext, AsyncResource, require_method
+from pushd.api.resource import AsyncResource, DaemonState, require_method
 from pushd.errors import BadRequest, TooManyScheduled, Unavailable
-from pushd.protocols.http.response import Response, is_encodable, json_response
+from pushd.protocols.http.response import Response, json_response
+from pushd.protocols.json_format import is_encodable
 from pushd.topics.broker import Draft
 from pushd.topics.publication import Id, check_topic
 
@@ -90,7 +91,7 @@ class PublishResource(AsyncResource):
     :param subject: the publisher; a subject's idempotency keys are separate from all others.
     """
 
-    def __init__(self, context: ApiContext, name: str, subject: str) -> None:
+    def __init__(self, context: DaemonState, name: str, subject: str) -> None:
         super().__init__(context, name)
         self._subject = subject
 
@@ -249,12 +250,12 @@ def _read_draft(value: object, where: str) -> Draft:
         raise BadRequest("base64 must be a string in base64", f"{where}.base64") from None
 
 
-async def _publish(context: ApiContext, draft: Draft) -> dict[str, Any]:
+async def _publish(context: DaemonState, draft: Draft) -> dict[str, Any]:
     """Publish; return the JSON of the result."""
     id = await context.broker.publish(draft.topic, draft.data, draft.key)
     return _published(context, draft, id)
 
 
-def _published(context: ApiContext, draft: Draft, id: Id) -> dict[str, Any]:
+def _published(context: DaemonState, draft: Draft, id: Id) -> dict[str, Any]:
     """Return the JSON of a publication: its id, and the topic's current number of subscribers."""
     return {"id": str(id), "subscribers": context.hub.count(draft.topic)}

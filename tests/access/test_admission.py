@@ -16,7 +16,7 @@ from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.response import Response
 from pushd.testing import Answer, Browser, Daemon
-from pushd.testing.loopback import Loopback
+from pushd.testing.memory_network import MemoryNetwork
 from pushd.views.request import Request, accept_websocket
 from tests.support.peer import handshake
 
@@ -456,8 +456,8 @@ class _ClientFrom(Protocol):
         self.address = address
         self.received = b""
         self.gone = False
-        self.loopback = Loopback()
-        self.end = self.loopback.connect(self, self)
+        self.network = MemoryNetwork()
+        self.end = self.network.connect(self, self)
         self.settle()
 
     def buildProtocol(self, address: IPv4Address) -> Any:
@@ -477,9 +477,9 @@ class _ClientFrom(Protocol):
 
     def settle(self) -> None:
         """Deliver everything in both directions."""
-        self.loopback.run()
+        self.network.run()
         self.daemon.settle()
-        self.loopback.run()
+        self.network.run()
 
     def dataReceived(self, data: bytes) -> None:
         self.received += data

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.testing import StringTransport
 
 from pushd.api.longpoll import LongPoll
-from pushd.testing import Wire
+from pushd.testing import RawConnection
 from pushd.topics import hub
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Replay
@@ -23,14 +23,14 @@ class Failing(Exception):
 class LongPollTests(TopicTestCase):
     """Polls over one connection each."""
 
-    def ask(self, query: str = "", topic: str = "t") -> Wire:
+    def ask(self, query: str = "", topic: str = "t") -> RawConnection:
         """Send a poll, which may be answered later."""
         wire = self.daemon.open_connection()
         line = f"GET /topics/{topic}{query} HTTP/1.1\r\n"
         wire.send(f"{line}Host: localhost:8080\r\nConnection: close\r\n\r\n".encode())
         return wire
 
-    def read(self, wire: Wire) -> dict[str, Any] | None:
+    def read(self, wire: RawConnection) -> dict[str, Any] | None:
         """Return the answer if it has come."""
         answer = wire.answer()
         if answer is None:

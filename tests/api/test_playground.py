@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.api import playground
 from pushd.api.playground import BURST, MAX_BODY, WAYS, Cost, CountingTransport, TopicCosts
-from pushd.testing import Answer, Daemon, Wire
+from pushd.testing import Answer, Daemon, RawConnection
 from tests.support.keyring import secret_keys, token
 from tests.support.peer import Peer, close_frame, handshake, request
 
@@ -52,7 +52,7 @@ class PlaygroundTestCase(SynchronousTestCase):
         ]
         return costs
 
-    def open(self, path: str, *lines: str) -> Wire:
+    def open(self, path: str, *lines: str) -> RawConnection:
         """Send a GET whose response does not come at once, or does not end."""
         wire = self.daemon.open_connection()
         head = "".join(f"{line}\r\n" for line in ("Host: localhost:8080", *lines))

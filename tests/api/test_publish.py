@@ -282,7 +282,7 @@ class BatchTests(PublishTestCase):
         body = json.dumps({"publications": [{"topic": "t", "data": "x"}] * 3}).encode()
         head = f"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         settle = self.daemon.settle
-        self.daemon.settle = self.daemon._loopback.run  # type: ignore[method-assign]
+        self.daemon.settle = self.daemon._network.run  # type: ignore[method-assign]
         wire = self.daemon.open_connection(control=True)
         wire.send(head.encode() + body)
         self.assertEqual(self.daemon._service._broker.published, 1)

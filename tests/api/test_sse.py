@@ -110,7 +110,7 @@ class EventStreamTests(TopicTestCase):
         self.assertEqual(self.describe("t")["subscribers"], {})
         listener.resume()
         self.assertEqual([str(data)[0] for data in listener.data], ["0", "1"])
-        self.assertTrue(listener.wire.closed)
+        self.assertTrue(listener.connection.closed)
         self.assertFalse(listener.ended)
 
     def test_too_slow_from_the_start(self) -> None:

@@ -310,7 +310,7 @@ class Rules(_Base):
 
     def listen_stalled(self, after: str) -> TopicClient:
         """Subscribe without reading."""
-        stopped = self.patch(self.daemon._loopback, "run", lambda: None)
+        stopped = self.patch(self.daemon._network, "run", lambda: None)
         listener = self.listen(after=after)
         listener.stall()
         stopped.restore()

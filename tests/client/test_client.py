@@ -204,7 +204,7 @@ class FollowTests(ClientTestCase):
 
     def cut(self) -> None:
         """Cut the last connection."""
-        self.network.wires[-1].leave()
+        self.network.connections[-1].leave()
 
     def test_after(self) -> None:
         """With ``after``, it starts after the publication with that id."""

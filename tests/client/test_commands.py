@@ -160,7 +160,7 @@ class TailTests(CommandTestCase):
 
     def cut(self) -> None:
         """Cut the last connection."""
-        self.network.wires[-1].leave()
+        self.network.connections[-1].leave()
 
     def test_lost(self) -> None:
         """After a restart of the daemon it says that publications are lost."""

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.options.settings import Settings
-from pushd.protocols.transport import DONE, unsent
+from pushd.protocols.twisted_internals import DONE, unsent
 from pushd.testing import Answer, Daemon
 from pushd.views.request import Request
 from tests.support.peer import Peer, request, said

@@ -21,7 +21,7 @@ from pushd.access.closing import NORMAL
 from pushd.access.limits import Limits
 from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FAST_PATHS
-from pushd.protocols.transport import unsent
+from pushd.protocols.twisted_internals import unsent
 from pushd.schedule.ticks import PushSchedule
 from pushd.testing import Daemon
 from pushd.views.request import Request, require_websocket

@@ -288,7 +288,7 @@ class HubTests(ResumingTestCase):
             self.seen["joined a group"] += len(now - grouped)
             self.seen["left its group"] += len(grouped - now)
             grouped = now
-            behind.update(hub._context.lagging)
+            behind.update(hub._shared.lagging)
             self.seen["fell behind"] += len(behind) - known
             known = len(behind)
         for subscriber in subscribers:

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import TRY_AGAIN_LATER
 from pushd.access.counters import Traffic
 from pushd.protocols.fast_paths import FAST_PATHS
-from pushd.protocols.transport import unsent
+from pushd.protocols.twisted_internals import unsent
 from pushd.testing import Daemon
 from pushd.topics.fanout import DirectWrite, Form
 from pushd.topics.publication import Id, Publication

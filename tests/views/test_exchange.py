@@ -428,25 +428,27 @@ class LeavingTests(SynchronousTestCase):
             peer.send(data)
             with capturedLogs() as events:
                 peer.vanish()
+                peer.advance(5)
             self.assertEqual(view.ends, ["cancelled"])
             self.assertEqual(peer.received, b"")
             self.assertNotIn("answer_lost", [event.get("event") for event in events])
 
     def test_handshake(self) -> None:
-        """A client that leaves before the 101 cancels the view, and no timer is left."""
+        """A view whose client leaves before the 101 is cancelled after its grace."""
         view = accept_websocket(WaitingView())
         daemon = Daemon({"/": view})
         peer = Peer(daemon)
         peer.send(handshake())
         with capturedLogs() as events:
             peer.vanish()
+            peer.advance(5)
         self.assertEqual(view.ends, ["cancelled"])
         self.assertTrue(view.requests[0].websocket.is_closed())
         self.assertEqual([line for line in said(events) if "failed" in line], [])
         self.assertEqual(daemon.pending_calls, [])
 
     def test_conversation(self) -> None:
-        """A client that leaves after the 101 cancels the view where it waits for anything else."""
+        """A client that leaves after the 101 cancels the view after its grace."""
         for leave in (Peer.vanish, Peer.finish, lambda peer: peer.send(close_frame(1001))):
             view = WaitingView()
 
@@ -460,6 +462,7 @@ class LeavingTests(SynchronousTestCase):
             peer.send(handshake())
             with capturedLogs() as events:
                 leave(peer)
+                peer.advance(5)
             self.assertEqual(view.ends, ["cancelled"])
             self.assertEqual([line for line in said(events) if "failed" in line], [])
             self.assertEqual(daemon.pending_calls, [])
