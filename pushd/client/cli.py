@@ -41,7 +41,9 @@ def run(arguments: Sequence[str], runtime: commands.CommandRuntime) -> int:
             if given.action is not commands.tail:
                 option = "--control or PUSHD_CONTROL_URL"
             hint = f"; is the daemon running? Its address is set with {option}"
-        print(f"pushd: {error}{hint}", file=runtime.stderr)
+        # The text may be from a server; that about mistakes in options has a line for each.
+        lines = "\n".join(map(commands.printable, str(error).split("\n")))
+        print(f"pushd: {lines}{hint}", file=runtime.stderr)
         return 1
     return 0
 

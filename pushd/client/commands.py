@@ -53,9 +53,11 @@ def publish(given: Namespace, runtime: CommandRuntime) -> None:
     if given.json:
         print_json([response], runtime.stdout)
     elif "schedule" in response:
-        print(f"{response['schedule']} (scheduled: {response['count']})", file=runtime.stdout)
+        said = f"{response['schedule']} (scheduled: {response['count']})"
+        print(printable(said), file=runtime.stdout)
     else:
-        print(f"{response['id']} (subscribers: {response['subscribers']})", file=runtime.stdout)
+        said = f"{response['id']} (subscribers: {response['subscribers']})"
+        print(printable(said), file=runtime.stdout)
 
 
 def tail(given: Namespace, runtime: CommandRuntime) -> None:
@@ -67,11 +69,12 @@ def tail(given: Namespace, runtime: CommandRuntime) -> None:
         elif isinstance(event, Began):
             lost = not event.recovered and not (first and given.after is None)
             note = ", but earlier publications are lost" if lost else ""
-            print(f"pushd: subscribed, after id {event.id}{note}", file=runtime.stderr)
+            line = f"pushd: subscribed, after id {event.id}{note}"
+            print(printable(line), file=runtime.stderr)
             first = False
         else:
             line = f"pushd: {event.reason}; reconnecting in {event.seconds:.1f} s"
-            print(line, file=runtime.stderr)
+            print(printable(line), file=runtime.stderr)
 
 
 def topics(given: Namespace, runtime: CommandRuntime) -> None:
@@ -163,7 +166,7 @@ def _print_message(message: Message, as_json: bool, runtime: CommandRuntime) -> 
     if as_json:
         print_json([value], runtime.stdout)
     else:
-        print(f"{message.id}\t{shown}", file=runtime.stdout)
+        print(f"{printable(message.id)}\t{shown}", file=runtime.stdout)
     runtime.stdout.flush()
 
 
@@ -194,9 +197,11 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], file: TextIO
 
 
 def print_json(values: Iterable[object], file: TextIO) -> None:
-    """Print each value as JSON on a line of its own."""
+    """Print each value as JSON on a line of its own, in which all but printable text is escaped."""
     for value in values:
-        print(json.dumps(value, ensure_ascii=False), file=file)
+        text = json.dumps(value, ensure_ascii=False)
+        # JSON itself requires that of some control characters only (RFC 8259 §7).
+        print("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text), file=file)
 
 
 def printable(text: str) -> str:

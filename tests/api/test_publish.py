@@ -6,6 +6,8 @@ import json
 from base64 import b64encode
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.task import deferLater
 
 from pushd.access.limits import Limits
@@ -302,9 +304,29 @@ class BatchTests(PublishTestCase):
         """More than 1000 publications are 413."""
         good = {"topic": "t", "data": ""}
         self.assert_wrong(self.post_json({"publications": [good] * 1001}), 413, "publications")
+        for part in ("{}", '""', "[]", "0", '{"a":[]}'):
+            body = f'{{"publications":[{",".join([part] * 20_000)}]}}'.encode()
+            value = self.assert_wrong(self.post("/publish", body), 413, "publications")
+            self.assertIn("and nothing else", value["error"], part)
+        # One string, which ends behind what looks like the end.
+        body = b'{"publications":[],"data":"%b' % rb"\\\\\"" + b"{}," * 20_000 + b'"}'
+        self.assertEqual(self.post("/publish", body).status, 200)
+        self.assertEqual(self.client.data, [])
+
         self.assertEqual(self.client.data, [])
         self.assertEqual(self.post_json({"publications": [good] * 1000}).status, 200)
         self.assertEqual(len(self.client.data), 1000)
+
+    @given(st.lists(st.text('"\\{[:,é', max_size=5), max_size=5), st.integers(0, 20))
+    def test_count_of_parts(self, strings: list[str], limit: int) -> None:
+        """Whatever strings hold, only marks outside of them count."""
+        patched = self.patch(module, "_MAX_MARKS", limit)
+        value = {"publications": [{"data": one, "x": []} for one in strings]}
+        # The outer object, for each publication an object with three marks, and what is between.
+        marks = 1 + len(strings) * 3 + max(0, len(strings) - 1)
+        many = module._has_too_many_parts(json.dumps(value, ensure_ascii=False).encode())
+        self.assertEqual(many, marks > limit)
+        patched.restore()
 
     def test_method(self) -> None:
         """Another method than POST is 405."""

@@ -119,6 +119,21 @@ class TailTests(CommandTestCase):
         self.assertEqual(printed, [f"{epoch}:{n}\t{one}" for n, one in enumerate(shown, 1)])
         self.assertEqual(notes, [f"pushd: subscribed, after id {epoch}:0"])
 
+    def test_hostile_daemon(self) -> None:
+        """Nothing that a daemon answers reaches the terminal as a control character."""
+        for args, value in (
+            (("publish", "t", "x"), {"id": "\x9b31m", "subscribers": "\x9b"}),
+            (("publish", "t", "x", "--delay", "1"), {"schedule": "\x9b31m", "count": "\x9b"}),
+            (("topics",), {"error": "\x9b31m"}),
+        ):
+            body = json.dumps(value).encode()
+            head = b"HTTP/1.1 %d X\r\nContent-Length: " % (503 if "error" in value else 200)
+            self.network.canned = head + b"%d\r\n\r\n" % len(body) + body
+            self.run_command(*args)
+            for line in (self.stdout.getvalue() + self.stderr.getvalue()).splitlines():
+                self.assertTrue(line.isprintable(), line)
+            self.assertIn("\\x9b31m", self.stdout.getvalue() + self.stderr.getvalue())
+
     def test_json(self) -> None:
         """With --json, each publication is a JSON object."""
         printed, _ = self.tail("--json", then=self.publish_later("ü\n", b"\xff"))
@@ -342,3 +357,10 @@ class OutputTests(SynchronousTestCase):
         values: list[Any] = [{"a": "ü\n"}, None]
         print_json(values, self.file)
         self.assertEqual(self.file.getvalue(), '{"a": "ü\\n"}\nnull\n')
+
+    def test_json_without_controls(self) -> None:
+        """What a terminal could obey, or is not visible, is escaped in JSON, too."""
+        value = "\x1b[31m\x9b31m\x7f\u202e\U000e0001\u2028\ud800"
+        print_json([value], self.file)
+        self.assertTrue(self.file.getvalue().removesuffix("\n").isprintable())
+        self.assertEqual(json.loads(self.file.getvalue()), value)
