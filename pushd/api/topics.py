@@ -181,6 +181,7 @@ class TopicResource(Resource):
 
         def ended(_: object) -> None:
             subscriber.forget()
+            del request.end_waiting  # Or the two would keep each other in memory.
             self._connections.remove(subscriber)
             totals.remove(transport, subscriber.traffic)
             if isinstance(subscriber, EventStream):
@@ -201,6 +202,7 @@ class TopicResource(Resource):
             request.has_access_line = False
             log_opened(connection)
         request.notifyFinish().addBoth(ended)
+        request.end_waiting = subscriber.end_waiting
         subscriber.start(self._context.api.hub, query.topic, query.after)
 
 
