@@ -376,7 +376,7 @@ class ViewsTests(SynchronousTestCase):
 
     @runs("docs/views.md: How a WebSocket ends")
     def test_presence(self, names: Names) -> None:
-        """A view that waits for time is cancelled at once, and leaves no timer."""
+        """A view that waits for time is ended after its grace, and leaves no timer."""
         with Daemon(names["views"]) as daemon:
             browser, other = daemon.connect("/presence/"), daemon.connect("/presence/")
             daemon.advance(10)
@@ -385,6 +385,7 @@ class ViewsTests(SynchronousTestCase):
             daemon.advance(10)
             self.assertEqual(browser.messages, ["1 connected", "2 connected", "1 connected"])
             browser.close()
+            daemon.advance(5)
             self.assertEqual(names["connected"], set())
             self.assertEqual(daemon.pending_calls, [])
 

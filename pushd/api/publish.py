@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from pushd.api.admin import schedule_json, topic_json
 from pushd.api.resource import ApiContext, AsyncResource, require_method
 from pushd.errors import BadRequest, TooManyScheduled, Unavailable
-from pushd.protocols.http.response import Response, json_response
+from pushd.protocols.http.response import Response, is_encodable, json_response
 from pushd.topics.broker import Draft
 from pushd.topics.publication import Id, check_topic
 
@@ -27,8 +27,8 @@ _MAX_BATCH = 1000
 # Query arguments that schedule a publication.
 _SCHEDULE = ("delay", "every", "count")
 
-# An idempotency key: short and valid in a header. As it has no blank, one can separate a subject
-# from it.
+# An idempotency key: short and valid in a header. As it has no blank, one can separate the hash of
+# a subject from it.
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 
 _NUMBER = re.compile(r"\d{1,9}(\.\d{1,6})?")
@@ -220,22 +220,13 @@ def _read_draft(value: object, where: str) -> Draft:
         raise BadRequest("a publication must have either data or base64", where)
     key = read_key(value.get("idempotency_key"), f"{where}.idempotency_key")
     if "data" in value:
-        if not isinstance(value["data"], str) or not _is_unicode(value["data"]):
+        if not isinstance(value["data"], str) or not is_encodable(value["data"]):
             raise BadRequest("data must be a string of valid Unicode", f"{where}.data")
         return Draft(topic, value["data"], key)
     try:
         return Draft(topic, b64decode(value["base64"], validate=True), key)
     except (TypeError, ValueError, binascii.Error):
         raise BadRequest("base64 must be a string in base64", f"{where}.base64") from None
-
-
-def _is_unicode(text: str) -> bool:
-    """Return whether UTF-8 can encode a string: JSON can spell half a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 async def _publish(context: ApiContext, draft: Draft) -> dict[str, Any]:

@@ -153,13 +153,13 @@ class TopicResource(Resource):
         }
 
     def _read_publisher(self, request: Any, topic: str) -> str:
-        """Return whose idempotency keys the request uses. Raises Denied."""
+        """Return whose idempotency keys the request uses, as a hash. Raises Denied."""
         token = read_token(request)
-        subject = self._authorizer.authorize_publish(token, topic).subject
-        if not subject and token is not None:
-            # A token without a subject has keys of its own.
-            subject = sha256(token.encode()).hexdigest()
-        return subject
+        # A token without a subject has keys of its own.
+        owner = self._authorizer.authorize_publish(token, topic).subject or token
+        assert owner is not None  # Without a token, Denied was raised.
+        # Hashed, as it may be long, and hold any character.
+        return sha256(owner.encode()).hexdigest()
 
     def _run_view(self, request: Any, query: _Query, identity: Identity | None) -> int:
         """Subscribe over WebSocket."""
@@ -194,6 +194,8 @@ class TopicResource(Resource):
             subject=None if identity is None else identity.subject,
             traffic=subscriber.traffic,
         )
+        request.end_waiting = subscriber.end_waiting
+        request.notifyFinish().addBoth(ended)
         if identity is not None:
             self._connections.close_at(subscriber, self._authorizer.end_of_connection(identity))
         totals.add(transport, subscriber.traffic)
@@ -201,8 +203,6 @@ class TopicResource(Resource):
         if isinstance(subscriber, EventStream):
             request.has_access_line = False
             log_opened(connection)
-        request.notifyFinish().addBoth(ended)
-        request.end_waiting = subscriber.end_waiting
         subscriber.start(self._context.api.hub, query.topic, query.after)
 
 

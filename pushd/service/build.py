@@ -137,6 +137,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         api,
         readiness=readiness,
         drain=Drain(runtime.reactor, api.connections, runtime.random),
+        views=views.runner,
         public=[_public_port(runtime.reactor, one, public) for one in settings.listen],
         control=[_control_port(runtime.reactor, one, control) for one in settings.control],
     )
@@ -175,7 +176,7 @@ def _build_views(context: _Context, api: ApiContext) -> ViewContext:
     runtime, live, settings = context.runtime, context.live, context.settings
     return ViewContext(
         clock=context.clock,
-        runner=ViewRunner(runtime.reactor, runtime.threads),
+        runner=ViewRunner(runtime.reactor, runtime.threads, grace=settings.view_grace),
         authorizer=Authorizer(live.keys, runtime.wall),
         factory=PushFactory(runtime.reactor, live.limits, runtime.cork),
         connections=api.connections,

@@ -18,6 +18,7 @@ from pushd.api.health import Readiness
 from pushd.api.resource import ApiContext
 from pushd.options.settings import Applier
 from pushd.service.listening import PortService
+from pushd.views.runner import ViewRunner
 
 _log = Logger(namespace="pushd.service")
 
@@ -37,6 +38,7 @@ class PushService(MultiService):
 
     :param api: the broker, the scheduled publications, the connections and the limits.
     :param drain: closes the open connections.
+    :param views: waited for until they have ended after their conversations, or for their grace.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class PushService(MultiService):
         *,
         readiness: Readiness,
         drain: Drain,
+        views: ViewRunner,
         public: Sequence[PortService],
         control: Sequence[PortService],
     ) -> None:
@@ -54,6 +57,7 @@ class PushService(MultiService):
         self._scheduled = api.scheduled
         self._readiness = readiness
         self._drain = drain
+        self._views = views
         #: Limits in force.
         self.limits: Limits = api.limits
         #: Open connections.
@@ -102,6 +106,8 @@ class PushService(MultiService):
         for port in self.public:
             port.close_unused()
         await self._wait(closed, begin + seconds - self._clock.seconds())
+        # They may still read messages, clean up, and publish.
+        await self._wait(self._views.settled(), self._views.grace)
         self._scheduled.stop()
         self._broker.stop()
         closed = gatherResults([port.close() for port in self.control], consumeErrors=True)

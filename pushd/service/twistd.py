@@ -83,7 +83,7 @@ def _make_runtime(reactor: Any, settings: Settings, lag: Histogram) -> Runtime:
         wall = time.time
     return Runtime(
         reactor=reactor,
-        threads=ViewThreads(reactor, settings.threads),
+        threads=ViewThreads(reactor, settings.threads, settings.straggler_limit),
         wall=wall,
         cork=cork,
         lag=lag,

@@ -60,7 +60,7 @@ class Daemon:
             self.settings,
             Runtime(
                 reactor=self.clock,
-                threads=LockstepThreads(self.settings.threads),
+                threads=LockstepThreads(self.settings.threads, self.settings.straggler_limit),
                 wall=self.clock.seconds,
                 random=lambda: 0.5,
             ),

@@ -22,6 +22,7 @@ from pushd.topics.history import Retention
 from pushd.topics.publication import Id
 from pushd.topics.redis.address import parse_broker
 from pushd.topics.redis.broker import RedisBroker
+from pushd.topics.redis.scripts import idempotency_key
 from pushd.topics.redis.session import open_session
 from tests.support.broker_contract import RULES, Node, RecordingSubscriber, Rule
 from tests.support.redis_server import RedisServer
@@ -350,7 +351,7 @@ async def test_keys_expire(cluster: Cluster, server: RedisServer) -> None:
     for key, most in [
         (b"pushd:{t}:topic", 900),
         (b"pushd:{t}:history", 300),
-        (b"pushd:{t}:key:k", 300),
+        (idempotency_key("t", "k").encode(), 300),
     ]:
         assert most - 30 <= ages.pop(key) <= most
     assert ages == {}

@@ -370,12 +370,12 @@ class DiscardedMessageTests(DemoTestCase):
         self.assertEqual(len(lines_about(events)), 1)
 
     def test_close_among_chatter(self) -> None:
-        """A Close that follows many messages is noticed by the next push, and nothing is left."""
+        """A Close behind many messages is noticed when they are read, and nothing is left."""
         browser = self.open()
         browser.send("go")
         for _ in range(100):
             browser.send("more")
         browser.close()
-        self.daemon.advance(0.5)
+        self.daemon.advance(0.5, 0.5)
         self.assertTrue(browser.gone)
         self.assertEqual(self.daemon.pending_calls, [])

@@ -51,6 +51,14 @@ def to_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+def is_encodable(text: str) -> bool:
+    """Return whether UTF-8 can encode a text: JSON and Python can hold half a surrogate pair."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -183,7 +191,10 @@ def _has_valid_length(request: Any) -> bool:
 def json_response(status: int, value: object, headers: Mapping[str, str] | None = None) -> Response:
     """Return a response for programs, which must not be cached."""
     defaults = {"Content-Type": "application/json", "Cache-Control": "no-store"}
-    return Response(status, {**defaults, **(headers or {})}, f"{to_json(value)}\n")
+    text = to_json(value)
+    if not is_encodable(text):
+        text = json.dumps(value)  # Only an escape can write half a surrogate pair.
+    return Response(status, {**defaults, **(headers or {})}, f"{text}\n")
 
 
 def json_refusal(

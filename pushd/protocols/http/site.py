@@ -79,8 +79,12 @@ class PushdSite(AccessLog, Site):
                 reason = "connection limit reached and the 503 queue is full"
                 self.log_refusal(str(address), 503, reason)
                 return _ImmediateClose()
-        # Not by Site.buildProtocol, which sets in each channel what all have in common.
-        channel = self.protocol()
+        try:
+            # Not by Site.buildProtocol, which sets in each channel what all have in common.
+            channel = self.protocol()
+        except BaseException:
+            slot.release()
+            raise
         channel.factory = channel.site = self
         channel.connections = self.connections
         channel.slot, channel.over_limit = slot, over_limit

@@ -96,6 +96,18 @@ class Inbox:
         self.waiter = Deferred(self._stop_waiting)
         return self.waiter
 
+    @property
+    def takes_rest(self) -> bool:
+        """Whether it may be filled further, once the connection is lost: to twice its bytes.
+
+        Reading cannot be paused then, so the number of messages does not count.
+        """
+        return self._size < 2 * _MAX_BYTES
+
+    def clear(self) -> None:
+        """Drop all messages."""
+        self.messages, self._size = (), 0
+
     def end(self) -> None:
         """Tell the task that waits that no message will come."""
         waiter = self.waiter

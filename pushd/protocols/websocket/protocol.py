@@ -214,6 +214,7 @@ class PushProtocol(WebSocketServerProtocol):
         if self._continuation is not None:
             self._continuation.cancel()
             self._continuation = None
+        self._read_rest()
         for queue in self.factory.timeouts:
             queue.stop(self)
         if not self.factory.fast:
@@ -362,6 +363,18 @@ class PushProtocol(WebSocketServerProtocol):
             return False
         return self.state is not self.STATE_CLOSED
 
+    def _read_rest(self) -> None:
+        """Deliver what arrived before the connection was lost, and was not read at the view's pace.
+
+        It is no more than what one read from the kernel took, but it may have been compressed.
+        """
+        self._reading = True
+        while self._buffer and self._websocket.takes_rest:
+            self._reading_paused, self._work = False, 0
+            if not self._read_short_frames():
+                self._read_with_autobahn()
+        self._buffer = b""
+
     def _continue_reading(self) -> None:
         """Read on, now that other connections have had their turn."""
         self._continuation = None
@@ -508,7 +521,8 @@ class PushProtocol(WebSocketServerProtocol):
         self.closedByMe = not isReply
         self.localCloseCode, self.localCloseReason = code, reasonUtf8
         self.factory.closings.start(self)
-        self._websocket.conversation_ended()
+        # An empty Close frame has no code, which is 1005 (RFC 6455 §7.1.5); a reply echoes it.
+        self._websocket.conversation_ended(code or 1005, (reasonUtf8 or b"").decode())
         # The peer's Close frame may stand behind messages that nothing waits for any more.
         if self._reading_paused and not isReply:
             self.resume_reading()

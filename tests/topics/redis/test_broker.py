@@ -239,7 +239,7 @@ class ListeningTests(BrokerTestCase):
         self.redis.trouble = RedisUnavailable("no route")
         node = self.start()
         listener = node.listen("t")
-        replaying = self.broker.replay("not followed", None, 1000)
+        replaying = self.broker.replay("not-followed", None, 1000)
         self.clock.advance(29)
         self.assertEqual(listener.events, [])
         self.assertNoResult(replaying)
@@ -252,7 +252,7 @@ class ListeningTests(BrokerTestCase):
         """A read while Redis is unavailable is answered when it is back."""
         self.redis.trouble = RedisUnavailable("no route")
         self.start()
-        replaying = self.broker.replay("not followed", None, 1000)
+        replaying = self.broker.replay("not-followed", None, 1000)
         self.redis.trouble = None
         self.reconnect()
         self.assertEqual(self.successResultOf(replaying).id, Id("e0-0", 0))
@@ -262,7 +262,7 @@ class ListeningTests(BrokerTestCase):
         self.redis.trouble = RedisUnavailable("no route")
         node = self.start()
         listener = node.listen("t")
-        replaying = self.broker.replay("not followed", None, 1000)
+        replaying = self.broker.replay("not-followed", None, 1000)
         self.broker.stop()
         self.assertEqual(listener.events, ["lost"])
         self.why(replaying)
