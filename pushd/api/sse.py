@@ -116,11 +116,15 @@ class EventStream:
     def close_with(self, closing: Closing) -> Deferred[None]:
         """End the response in order; the browser reconnects by itself."""
         self.ending = Ending(closing.code, US, closing.reason)
+        self.end_waiting()
+        return succeed(None)
+
+    def end_waiting(self) -> None:
+        """End the response in order: the client has closed its side, and may be gone."""
         if self._open:
             self.forget()
             self._request.unregisterProducer()
             self._request.finish()
-        return succeed(None)
 
     def forget(self) -> None:
         """Cancel everything: the client has disconnected, or the response has ended."""

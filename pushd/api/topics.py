@@ -181,6 +181,7 @@ class TopicResource(Resource):
 
         def ended(_: object) -> None:
             subscriber.forget()
+            del request.end_waiting  # Or the two would keep each other in memory.
             self._connections.remove(subscriber)
             totals.remove(transport, subscriber.traffic)
             if isinstance(subscriber, EventStream):
@@ -193,6 +194,7 @@ class TopicResource(Resource):
             subject=None if identity is None else identity.subject,
             traffic=subscriber.traffic,
         )
+        request.end_waiting = subscriber.end_waiting
         request.notifyFinish().addBoth(ended)
         if identity is not None:
             self._connections.close_at(subscriber, self._authorizer.end_of_connection(identity))
