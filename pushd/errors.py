@@ -12,12 +12,13 @@ PushdError
 ├── RedisError              Redis answered with an error
 ├── TooManyScheduled        the limit of scheduled publications is reached
 ├── ThreadsBusy             every thread for blocking views is in use
+├── NoMoreMessages          a thread waits for messages after the end; an EOFError as well
 ├── InvalidOptions          options that cannot be put into force
 ├── UsageError              a command line that ``pushd`` cannot carry out
 ├── Unreachable             (client) no pushd answers at the address
 └── Refused                 (client) a pushd refused the request
 
-ConversationOver            ends a blocking view; a BaseException on purpose
+ConversationOver            ends a blocking view; a SystemExit on purpose
 """
 
 from __future__ import annotations
@@ -144,8 +145,15 @@ class Refused(PushdError):
         self.retry_after = retry_after
 
 
-class ConversationOver(BaseException):
+class ConversationOver(SystemExit):
     """Ends a blocking view that goes on after the end of its conversation.
 
     It is no ``Exception``, so that an ``except Exception`` in the view does not stop it.
+    """
+
+
+class NoMoreMessages(PushdError, EOFError):
+    """A thread goes on waiting for messages after the end of the conversation.
+
+    An ``EOFError`` ends the loops of programs that were written for dwebsocket.
     """

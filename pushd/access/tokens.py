@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -119,11 +120,15 @@ class TokenKeys:
         for key in keys:
             if id is None or key.id in (None, id):
                 try:
-                    return jwt.decode(token, key.material, [algorithm], _OPTIONS)
+                    claims = jwt.decode(token, key.material, [algorithm], _OPTIONS)
+                    # JSON can spell half a surrogate pair, which UTF-8 cannot encode (RFC 8259
+                    # §8.2): no log, key or answer could hold it.
+                    json.dumps(claims, ensure_ascii=False).encode()
                 except jwt.InvalidSignatureError:
                     continue
                 except (jwt.PyJWTError, ValueError, RecursionError):
                     raise BadToken("token is malformed") from None
+                return claims
         raise BadToken("token is not signed with any of the keys")
 
 

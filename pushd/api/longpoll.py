@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from pushd.access.closing import Closing
 from pushd.access.counters import Traffic
 from pushd.protocols.http.response import Response, json_refusal, json_response, write_response
-from pushd.protocols.websocket.subscriber import publication_json
+from pushd.protocols.json_format import publication_json
 from pushd.topics.fanout import Batch
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication
@@ -94,6 +94,11 @@ class LongPoll:
         """Answer now, as the daemon shuts down or the token has expired."""
         self._answer()
         return succeed(None)
+
+    def end_waiting(self) -> None:
+        """Answer with what there is: the client has closed its side, and may be gone."""
+        self._wait = 0
+        self._answer_in(_READ_TIMEOUT if self._id is None else 0)
 
     def forget(self) -> None:
         """Cancel everything: the client has its response, or has disconnected."""

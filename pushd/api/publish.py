@@ -12,9 +12,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pushd.api.admin import schedule_json, topic_json
-from pushd.api.resource import ApiContext, AsyncResource, require_method
+from pushd.api.resource import AsyncResource, DaemonState, require_method
 from pushd.errors import BadRequest, TooManyScheduled, Unavailable
 from pushd.protocols.http.response import Response, json_response
+from pushd.protocols.json_format import is_encodable
 from pushd.topics.broker import Draft
 from pushd.topics.publication import Id, check_topic
 
@@ -24,11 +25,16 @@ _BATCH_BODY = 16 << 20
 # Publications in one batch, at most.
 _MAX_BATCH = 1000
 
+# The most commas and colons, and the most strings, that are parsed: a batch has up to eight of each
+# for a publication. Parsed, a body of as many as fit would take thirty times its size.
+_MAX_MARKS = 16_000
+_MARKS = (b",", b":")
+
 # Query arguments that schedule a publication.
 _SCHEDULE = ("delay", "every", "count")
 
-# An idempotency key: short and valid in a header. As it has no blank, one can separate a subject
-# from it.
+# An idempotency key: short and valid in a header. As it has no blank, one can separate the hash of
+# a subject from it.
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 
 _NUMBER = re.compile(r"\d{1,9}(\.\d{1,6})?")
@@ -43,7 +49,7 @@ class ControlTopicResource(AsyncResource):
         """Publish, schedule or describe."""
         topic = read_topic(self._name, "topic")
         if request.method == b"GET":
-            return json_response(200, await topic_json(self._context, topic))
+            return json_response(200, await topic_json(self._state, topic))
         require_method(request, "GET", "POST")
         data = read_data(request)
         key = read_key(read_header(request, b"idempotency-key"), "Idempotency-Key")
@@ -53,17 +59,17 @@ class ControlTopicResource(AsyncResource):
                 error = "Idempotency-Key cannot be combined with delay, every or count"
                 raise BadRequest(f"{error}; see /schedules", "Idempotency-Key")
             return self._schedule(topic, data, times)
-        return json_response(200, await _publish(self._context, Draft(topic, data, key)))
+        return json_response(200, await _publish(self._state, Draft(topic, data, key)))
 
     def _schedule(self, topic: str, data: str | bytes, times: dict[str, Any]) -> Response:
         count = times["count"]
         if count is not None and count != int(count):
             raise BadRequest(f"count must be an integer; got {count}", "count")
-        if self._context.connections.closing is not None:
+        if self._state.connections.closing is not None:
             error = "server is shutting down; scheduled publications are not accepted"
             raise BadRequest(error, "schedules", 503)
         try:
-            scheduled = self._context.scheduled.add(
+            scheduled = self._state.scheduled.add(
                 topic,
                 data,
                 delay=times["delay"] or 0,
@@ -85,8 +91,8 @@ class PublishResource(AsyncResource):
     :param subject: the publisher; a subject's idempotency keys are separate from all others.
     """
 
-    def __init__(self, context: ApiContext, name: str, subject: str) -> None:
-        super().__init__(context, name)
+    def __init__(self, state: DaemonState, name: str, subject: str) -> None:
+        super().__init__(state, name)
         self._subject = subject
 
     async def answer(self, request: Any) -> Response:
@@ -100,7 +106,7 @@ class PublishResource(AsyncResource):
         if key is not None:
             key = f"{self._subject} {key}"
         draft = Draft(topic, read_data(request), key)
-        return json_response(200, await _publish(self._context, draft))
+        return json_response(200, await _publish(self._state, draft))
 
     def explain(self, error: Unavailable) -> str:
         """Log the reason, which is not for the public."""
@@ -119,13 +125,13 @@ class BatchResource(AsyncResource):
     async def answer(self, request: Any) -> Response:
         """Publish the batch if all of it is valid."""
         require_method(request, "POST")
-        drafts = read_drafts(request.content.read(), self._context.limits.max_message)
+        drafts = read_drafts(request.content.read(), self._state.limits.max_message)
         # If the client disconnects, only this Deferred is cancelled: the batch is still published.
         done: Deferred[list[Id]] = Deferred()
-        self._context.broker.publish_all(drafts).chainDeferred(done)
+        self._state.broker.publish_all(drafts).chainDeferred(done)
         ids = await done
         published = [
-            _published(self._context, draft, id) for draft, id in zip(drafts, ids, strict=True)
+            _published(self._state, draft, id) for draft, id in zip(drafts, ids, strict=True)
         ]
         return json_response(200, {"published": published})
 
@@ -188,6 +194,9 @@ def read_header(request: Any, name: bytes) -> str | None:
 
 def read_drafts(body: bytes, max_message: int) -> list[Draft]:
     """Read a batch. Raises BadRequest for the first thing in it that is not valid."""
+    if _has_too_many_parts(body):
+        line = f"a batch must have at most {_MAX_BATCH} publications, and nothing else"
+        raise BadRequest(line, "publications", 413)
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -208,6 +217,18 @@ def read_drafts(body: bytes, max_message: int) -> list[Draft]:
     return drafts
 
 
+def _has_too_many_parts(body: bytes) -> bool:
+    """Return whether JSON has more parts than a batch can have, without parsing it."""
+    if sum(map(body.count, _MARKS)) <= _MAX_MARKS:
+        return False  # Nearly always.
+    # Not counting those in strings, which end at the next quotation mark that is not escaped.
+    plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    if plain.count(b'"') > 2 * _MAX_MARKS:
+        return True
+    outside = b"".join(plain.split(b'"')[::2])
+    return sum(map(outside.count, _MARKS)) > _MAX_MARKS
+
+
 def _read_draft(value: object, where: str) -> Draft:
     if not isinstance(value, dict):
         raise BadRequest("a publication must be an object", where)
@@ -220,7 +241,7 @@ def _read_draft(value: object, where: str) -> Draft:
         raise BadRequest("a publication must have either data or base64", where)
     key = read_key(value.get("idempotency_key"), f"{where}.idempotency_key")
     if "data" in value:
-        if not isinstance(value["data"], str) or not _is_unicode(value["data"]):
+        if not isinstance(value["data"], str) or not is_encodable(value["data"]):
             raise BadRequest("data must be a string of valid Unicode", f"{where}.data")
         return Draft(topic, value["data"], key)
     try:
@@ -229,21 +250,12 @@ def _read_draft(value: object, where: str) -> Draft:
         raise BadRequest("base64 must be a string in base64", f"{where}.base64") from None
 
 
-def _is_unicode(text: str) -> bool:
-    """Return whether UTF-8 can encode a string: JSON can spell half a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-async def _publish(context: ApiContext, draft: Draft) -> dict[str, Any]:
+async def _publish(state: DaemonState, draft: Draft) -> dict[str, Any]:
     """Publish; return the JSON of the result."""
-    id = await context.broker.publish(draft.topic, draft.data, draft.key)
-    return _published(context, draft, id)
+    id = await state.broker.publish(draft.topic, draft.data, draft.key)
+    return _published(state, draft, id)
 
 
-def _published(context: ApiContext, draft: Draft, id: Id) -> dict[str, Any]:
+def _published(state: DaemonState, draft: Draft, id: Id) -> dict[str, Any]:
     """Return the JSON of a publication: its id, and the topic's current number of subscribers."""
-    return {"id": str(id), "subscribers": context.hub.count(draft.topic)}
+    return {"id": str(id), "subscribers": state.hub.count(draft.topic)}

@@ -21,8 +21,8 @@ from pushd.topics.scheduled import ScheduledPublications
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApiContext:
-    """Parts of the daemon that the API's resources use, on both ports."""
+class DaemonState:
+    """What a daemon holds at run time: its topics, scheduled publications, connections, limits."""
 
     clock: IReactorTime
     broker: Broker
@@ -40,9 +40,9 @@ class AsyncResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, context: ApiContext, name: str = "") -> None:
+    def __init__(self, state: DaemonState, name: str = "") -> None:
         super().__init__()
-        self._context = context
+        self._state = state
         self._name = name
 
     def render(self, request: Any) -> int:

@@ -11,9 +11,8 @@ from zope.interface import implementer
 
 from pushd.access.closing import HISTORY_GAP, PEER, TRY_AGAIN_LATER, US, Closing, Ending
 from pushd.access.counters import Traffic
-from pushd.protocols.http.response import to_json
-from pushd.protocols.transport import unsent
-from pushd.protocols.websocket.subscriber import subscription_json
+from pushd.protocols.json_format import subscription_json, to_json
+from pushd.protocols.twisted_internals import unsent
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.fanout import Batch
 from pushd.topics.hub import Hub
@@ -117,11 +116,15 @@ class EventStream:
     def close_with(self, closing: Closing) -> Deferred[None]:
         """End the response in order; the browser reconnects by itself."""
         self.ending = Ending(closing.code, US, closing.reason)
+        self.end_waiting()
+        return succeed(None)
+
+    def end_waiting(self) -> None:
+        """End the response in order: the client has closed its side, and may be gone."""
         if self._open:
             self.forget()
             self._request.unregisterProducer()
             self._request.finish()
-        return succeed(None)
 
     def forget(self) -> None:
         """Cancel everything: the client has disconnected, or the response has ended."""

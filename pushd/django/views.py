@@ -16,7 +16,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.module_loading import import_string
 
 from pushd.access.closing import NORMAL
-from pushd.errors import ConversationOver
+from pushd.errors import ConversationOver, NoMoreMessages
 from pushd.views.inprocess import publish
 from pushd.views.request import name_of
 from pushd.views.threads import BlockingWebSocket
@@ -32,7 +32,8 @@ class WebSocket:
     """A view's ``request.websocket``: dwebsocket's methods, each of which blocks.
 
     Messages are bytes, whether they were sent as text or binary. At the end of the conversation
-    ``wait`` returns None once; a view that carries on is ended at its next ``wait`` or ``send``.
+    ``wait`` returns what arrived before, then None once, and after that raises EOFError; ``send``,
+    ``close`` and ``subscribe`` do nothing.
     """
 
     def __init__(self, websocket: BlockingWebSocket) -> None:
@@ -43,6 +44,16 @@ class WebSocket:
     def subprotocol(self) -> str | None:
         """The subprotocol that was negotiated, or None."""
         return self._websocket.subprotocol
+
+    @property
+    def close_code(self) -> int | None:
+        """How the conversation ended; see ``pushd.views.WebSocket.close_code``."""
+        return self._websocket.close_code
+
+    @property
+    def close_reason(self) -> str:
+        """The reason that the side gave that closed first, or an empty text."""
+        return self._websocket.close_reason
 
     @property
     def closed(self) -> bool:
@@ -56,12 +67,18 @@ class WebSocket:
     accept = accept_connection
 
     def wait(self, timeout: float | None = None) -> bytes | None:
-        """Wait for the next message; return None at the end, or after ``timeout`` seconds."""
+        """Wait for the next message; return None at the end, or after ``timeout`` seconds.
+
+        Raises EOFError after the end.
+        """
         try:
             message = self._websocket.wait(timeout)
         except TimeoutError:
             return None
-        self._end_seen = message is None
+        if message is None:
+            if self._end_seen:
+                raise NoMoreMessages("the conversation is over")
+            self._end_seen = True
         return message.encode() if isinstance(message, str) else message
 
     def read(self, fallback: Any = None) -> Any:
@@ -77,18 +94,21 @@ class WebSocket:
         """Whether there are unread messages; the end counts as one."""
         return self.count_messages() > 0
 
-    def send(self, message: str | bytes | None, *, binary: bool = False) -> None:
+    def send(
+        self, message: str | bytes | bytearray | memoryview | None, *, binary: bool = False
+    ) -> None:
         """Send a message as text, or with ``binary=True`` as binary.
 
         None, which iteration yields at the end, is not sent. Raises ValueError for text that is not
-        UTF-8, and TypeError for data that is neither ``str`` nor ``bytes``.
+        UTF-8, and TypeError for data that is neither ``str`` nor bytes.
         """
         if message is not None:
             self._websocket.send(message, binary=binary)
 
-    def close(self, code: int | None = None, reason: str | None = None) -> None:
+    def close(self, code: int | None = None, reason: str | bytes | None = None) -> None:
         """Close the WebSocket; return when the connection is closed."""
-        self._websocket.close(NORMAL.code if code is None else code, reason or "")
+        text = reason.decode() if isinstance(reason, bytes) else reason
+        self._websocket.close(NORMAL.code if code is None else code, text or "")
 
     def is_closed(self) -> bool:
         """Whether either side has closed, or the connection is lost."""
@@ -101,6 +121,15 @@ class WebSocket:
     def unsubscribe(self, topic: str) -> None:
         """End the browser's subscription to a topic."""
         self._websocket.unsubscribe(topic)
+
+    def __getattr__(self, name: str) -> Any:
+        """Raise AttributeError, for dwebsocket's ``protocol`` with the way to do without it."""
+        if name == "protocol":
+            raise AttributeError(
+                "pushd.django gives no access to the socket: to wait for messages and for "
+                "something else, see 'Waiting for two things' in docs/django.md"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __iter__(self) -> Iterator[bytes | None]:
         """Yield every message, and None at the end."""
@@ -171,7 +200,7 @@ def _decorate(view: View, *, required: bool) -> View:
             request.websocket.accept_connection()
         try:
             answer = view(request, *args, **kwargs)
-        except ConversationOver:
+        except (ConversationOver, NoMoreMessages):
             # Not passed on, so that decorators and middleware end as usual.
             answer = None
         if iscoroutine(answer):

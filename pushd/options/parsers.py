@@ -33,6 +33,11 @@ _MAX_PORT = (1 << 16) - 1
 _ENDPOINT = "must be an endpoint such as tcp:8080 or unix:/run/pushd.sock"
 
 
+def parse_stragglers(given: str | None) -> int | None:
+    """Return the maximum number of stragglers; None if it is not given."""
+    return None if given is None else number(0, 100_000)(given)
+
+
 def parse_listen(given: tuple[str, ...]) -> tuple[str, ...]:
     """Return the endpoints of the public port: one or more."""
     if not given:

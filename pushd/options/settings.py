@@ -20,6 +20,7 @@ from pushd.options.parsers import (
     parse_control,
     parse_folder,
     parse_listen,
+    parse_stragglers,
     parse_switch,
     parse_views,
     parse_wsgi,
@@ -118,6 +119,25 @@ class Settings:
         "Maximum number of blocking views, each of which runs in a thread. Further requests for "
         "such views get 503.",
         default="64",
+    )
+    max_stragglers: int | None = setting(
+        VIEWS,
+        "max-stragglers",
+        "N",
+        parse_stragglers,
+        "Maximum number of blocking views that may go on in their threads after their WebSocket "
+        "is closed and --view-grace is over, beside those of --threads; by default as many as "
+        "--threads.",
+        value=None,
+    )
+    view_grace: int = setting(
+        VIEWS,
+        "view-grace",
+        "SECONDS",
+        number(0, 60),
+        "Time that a view has after the end of its WebSocket before it is ended. Each message "
+        "that it still reads renews it, up to a minute in all.",
+        default="5",
     )
     wsgi: Application | None = setting(
         VIEWS,
@@ -301,6 +321,11 @@ class Settings:
         default="info",
         live=True,
     )
+
+    @property
+    def straggler_limit(self) -> int:
+        """The maximum number of stragglers, given or not."""
+        return self.threads if self.max_stragglers is None else self.max_stragglers
 
 
 #: Applies to a running daemon the settings that a reload can change. It is called at every reload:

@@ -16,6 +16,14 @@ SLOW_STEP = 0.5
 # Marks a coroutine that has not returned; no coroutine returns it.
 _NOTHING = object()
 
+# The task whose step runs at this moment. Steps nest if one of them resumes another task.
+_current: Task | None = None
+
+
+def current_task() -> Task | None:
+    """Return the task whose step runs at this moment, or None outside of all steps."""
+    return _current
+
 
 class CheapAwaitable:
     """Something to await that costs a Task less than a Deferred does.
@@ -91,7 +99,9 @@ class Task:
 
         :param result: what the current ``await`` returns, or the Failure that it raises.
         """
+        global _current
         self.running, self.awaited = True, None
+        outer, _current = _current, self
         start = self._clock.seconds()
         awaited: object = None
         returned: object = _NOTHING
@@ -106,6 +116,7 @@ class Task:
             returned = Failure()
         finally:
             self.running = False
+            _current = outer
             seconds = self._clock.seconds() - start
             if seconds > SLOW_STEP:
                 self._blocked(seconds)

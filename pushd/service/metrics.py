@@ -1,10 +1,13 @@
-"""Metrics that are computed when Prometheus asks for them, and a meter of the reactor's lag."""
+"""Metrics that are computed when Prometheus asks, and a meter of the reactor's lag.
+
+What is counted as it happens is in ``pushd.access.counters``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from prometheus_client import Metric
 from prometheus_client.core import (
@@ -41,6 +44,18 @@ class PoolUsage(Protocol):
     @property
     def waiting(self) -> int:
         """Calls that wait for a free thread."""
+
+
+class ViewPoolUsage(PoolUsage, Protocol):
+    """The numbers of the thread pool of views."""
+
+    @property
+    def stragglers(self) -> int:
+        """Views that go on after their conversation and its grace, without a place."""
+
+    @property
+    def max_stragglers(self) -> int:
+        """Maximum number of these."""
 
 
 class TopicCollector(Collector):
@@ -136,6 +151,17 @@ class MetricsCollector(Collector):
             limit.add_metric([kind], pool.limit)
             waiting.add_metric([kind], pool.waiting)
         yield from (busy, limit, waiting)
+        views = cast(ViewPoolUsage, self.threads["view"])
+        yield GaugeMetricFamily(
+            "pushd_threads_stragglers",
+            "Threads of views that go on after their conversation and its grace.",
+            views.stragglers,
+        )
+        yield GaugeMetricFamily(
+            "pushd_threads_stragglers_limit",
+            "Maximum number of such threads; the others keep their place among the views.",
+            views.max_stragglers,
+        )
 
     def _connections(self) -> Metric:
         """Return the connections to the public port, each counted in one state."""

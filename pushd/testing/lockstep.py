@@ -10,9 +10,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
-from pushd.errors import ThreadsBusy
 from pushd.views.request import Request, View
-from pushd.views.threads import blocking
+from pushd.views.threads import ThreadPlaces, call_blocking
 
 # Seconds of real time that a view may run between two calls of its WebSocket before the test
 # fails.
@@ -20,7 +19,7 @@ _LIMIT = 60
 
 
 class _Handoff:
-    """Two queues over which a view's thread and the test's thread hand the turn to each other."""
+    """Two queues between the threads of a view and of the test: one waits while the other runs."""
 
     def __init__(self) -> None:
         #: A function to call on the test's thread, or the outcome of the view.
@@ -47,28 +46,27 @@ class _Outcome:
         return self.result
 
 
-class LockstepThreads:
+class LockstepThreads(ThreadPlaces):
     """Runs views in threads, one at a time: the test waits while a view runs.
 
-    A view's turn lasts from one call of its WebSocket to the next that has to wait.
+    A view runs from one call of its WebSocket to the next that has to wait.
 
     :param limit: blocking views that may run at once.
+    :param max_stragglers: blocking views that may go on beside them after their grace.
     """
 
-    def __init__(self, limit: int) -> None:
-        #: Threads that run a view, threads that may, and views that wait for one (always 0).
-        self.busy, self.limit, self.waiting = 0, limit, 0
+    def __init__(self, limit: int, max_stragglers: int = 0) -> None:
+        super().__init__(limit, max_stragglers)
         self._local = local()
         #: All pools, by what their threads do.
         self.pools: dict[str, LockstepThreads | LockstepPool] = {"view": self}
 
     def run(self, view: View, request: Request) -> Deferred[Any]:
         """Call a view; the Deferred fires with its result. Raises ThreadsBusy beyond the limit."""
-        if self.busy >= self.limit:
-            raise ThreadsBusy
-        self.busy += 1
-        finished = self._start(lambda: view(blocking(request, self)))
-        return finished.addBoth(self._release)
+        finished: Deferred[Any] = Deferred()
+        self.take(finished)
+        self._start(lambda: call_blocking(view, request, self)).addBoth(self._finish, finished)
+        return finished
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Call a function on the test's thread; return what its Deferred fires with."""
@@ -95,14 +93,14 @@ class LockstepThreads:
             handoff.requests.put(_Outcome(function))
 
         Thread(target=work, daemon=True).start()
-        self._take_turn(handoff, finished)
+        self._run_until_wait(handoff, finished)
         return finished
 
-    def _release(self, result: Any) -> Any:
-        self.busy -= 1
-        return result
+    def _finish(self, result: Any, finished: Deferred[Any]) -> None:
+        self.release(finished)
+        finished.callback(result)
 
-    def _take_turn(self, handoff: _Handoff, finished: Deferred[Any]) -> None:
+    def _run_until_wait(self, handoff: _Handoff, finished: Deferred[Any]) -> None:
         """Call the functions that the view asks for, until one has to wait or the view ends."""
         while True:
             request = handoff.requests.get(timeout=_LIMIT)
@@ -117,7 +115,7 @@ class LockstepThreads:
 
     def _answer(self, result: Any, handoff: _Handoff, finished: Deferred[Any]) -> None:
         handoff.answers.put(_outcome(result))
-        self._take_turn(handoff, finished)
+        self._run_until_wait(handoff, finished)
 
 
 class LockstepPool:

@@ -10,9 +10,9 @@ from pushd.access.counters import SubscriberCounters
 from pushd.schedule.histogram import Histogram
 from pushd.topics.broker import TopicSource
 from pushd.topics.fanout import Batch
-from pushd.topics.publication import Id, Publication
+from pushd.topics.publication import Id, Publication, size_of
 from pushd.topics.subscribers import SubscriberList
-from pushd.topics.subscription import Subscriber, Subscription, SubscriptionContext
+from pushd.topics.subscription import SharedState, Subscriber, Subscription
 
 # How many bytes of publications may be pending before they are delivered at once.
 _MAX_PENDING = 1 << 18
@@ -40,7 +40,7 @@ class Hub:
         #: Times from the receipt of a publication until it is written to the last subscriber's
         #: socket, in seconds. Publications that are delivered together count from the first.
         self.delays = Histogram()
-        self._context = SubscriptionContext(source, clock, self.counters, self._forget)
+        self._shared = SharedState(source, clock, self.counters, self._forget)
         self._topics: dict[str, SubscriberList] = {}
         # Publications to be delivered, in runs without a gap, each with the time of its first one;
         # the last run of each topic; and the bytes of them all.
@@ -53,7 +53,7 @@ class Hub:
 
     def subscribe(self, topic: str, subscriber: Subscriber, after: Id | None) -> Subscription:
         """Subscribe to a topic, from an id on or from now on."""
-        subscription = Subscription(self._context, topic, subscriber)
+        subscription = Subscription(self._shared, topic, subscriber)
         subscribers = self._topics.get(topic)
         if subscribers is None:
             subscribers = self._topics[topic] = SubscriberList()
@@ -73,7 +73,7 @@ class Hub:
             run = self._runs[topic] = []
             self._pending.append((run, self._clock.seconds()))
         run.append(publication)
-        self._pending_bytes += len(publication.data)
+        self._pending_bytes += size_of(publication.data)
         if self._flush_call is None:
             self._flush_call = self._clock.callLater(0, self._flush_later)
         if self._pending_bytes >= _MAX_PENDING:

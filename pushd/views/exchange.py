@@ -46,8 +46,8 @@ _UNAVAILABLE = refusal(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewContext:
-    """What all exchanges share."""
+class ViewDependencies:
+    """What exchanges need of the daemon."""
 
     clock: IReactorTime
     runner: ViewRunner
@@ -81,7 +81,7 @@ class _Exchange(ABC):
 
     __slots__ = ("__weakref__", "_context", "_http", "_path", "_peer", "_run", "_view")
 
-    def __init__(self, context: ViewContext, view: View, http: Any) -> None:
+    def __init__(self, context: ViewDependencies, view: View, http: Any) -> None:
         self._context = context
         self._view = view
         # The HTTP request, as long as it can be answered over HTTP.
@@ -202,7 +202,9 @@ class WebSocketExchange(_Exchange):
 
     __slots__ = ("_connection", "_handshake", "_identity", "_slots", "_websocket", "subprotocols")
 
-    def __init__(self, context: ViewContext, view: View, http: Any, handshake: Handshake) -> None:
+    def __init__(
+        self, context: ViewDependencies, view: View, http: Any, handshake: Handshake
+    ) -> None:
         super().__init__(context, view, http)
         self._handshake = handshake
         self._websocket = WebSocket(self, context.clock, hub=context.hub)
@@ -230,8 +232,15 @@ class WebSocketExchange(_Exchange):
         handshake = self._handshake
         del self._handshake
         request.requestHeaders.fold()
-        protocol = context.factory.build(websocket, self._connection_lost)
-        protocol.take_over(channel, handshake, subprotocol)
+        transport = channel.transport
+        try:
+            protocol = context.factory.build(websocket, self._connection_lost)
+            protocol.take_over(channel, handshake, subprotocol)
+        except BaseException:
+            # The channel may have given up the connection, and releases nothing any more.
+            self._release_slots()
+            transport.abortConnection()
+            raise
         identity = self._identity
         self._connection = context.connections.add(
             websocket,
@@ -288,15 +297,19 @@ class WebSocketExchange(_Exchange):
 
     def _connection_lost(self, protocol: PushProtocol) -> None:
         """Give back what the connection took, and write its closing log line."""
-        assert self._connection is not None  # It was accepted.
         context = self._context
         context.connections.remove(self._websocket)
-        for slot in self._slots:
-            slot.release()
+        self._release_slots()
+        if self._connection is None:
+            return  # It could not be taken over.
         ending = protocol.ending
         context.metrics.count_closed(ending.code)
         context.metrics.traffic.remove("websocket", protocol.traffic)
         log_closed(context.connections, self._connection, ending)
+
+    def _release_slots(self) -> None:
+        for slot in self._slots:
+            slot.release()
 
     def _log_fields(self) -> dict[str, Any]:
         connection = self._connection and self._connection.id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar, copy_context
 from enum import Enum
 from functools import lru_cache
 from typing import Any, Protocol, cast
@@ -15,14 +16,20 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.errors import ConversationOver
-from pushd.schedule.coroutine import SLOW_STEP, CheapAwaitable, Task
+from pushd.schedule.coroutine import SLOW_STEP, CheapAwaitable, Task, current_task
+from pushd.schedule.ticks import PushSchedule
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.views.request import Request, View, name_of
 
 _log = Logger(namespace="pushd.views")
 
-# The grace period: how long a view may run after the end of its conversation, in seconds.
+#: The grace period: how long a view may run after the end of its conversation, in seconds. Each
+#: message that it still reads renews it, until the view has had MAX_GRACE in all.
 GRACE = 5.0
+MAX_GRACE = 60.0
+
+# The run of the view that returns a Deferred and whose code runs at this moment.
+_current_run: ContextVar[ViewRun | None] = ContextVar("current_run", default=None)
 
 
 class Threads(Protocol):
@@ -35,6 +42,12 @@ class Threads(Protocol):
         ThreadsBusy if no thread is free.
         """
 
+    def abandon(self, finished: Deferred[Any]) -> None:
+        """Give the place of a view that does not end to others, as far as stragglers may be.
+
+        :param finished: what ``run`` returned.
+        """
+
     def stop(self) -> None:
         """Accept no more views, and end each thread when its view ends."""
 
@@ -44,16 +57,36 @@ class ViewRunner:
 
     :param clock: where time comes from.
     :param threads: where blocking views run.
+    :param grace: how long a view may run after the end of its conversation, in seconds.
     """
 
-    def __init__(self, clock: IReactorTime, threads: Threads) -> None:
+    def __init__(self, clock: IReactorTime, threads: Threads, *, grace: float = GRACE) -> None:
         self.clock = clock
         self.threads = threads
+        self.grace = grace
         #: Runs whose conversation is over.
         self.graces: TimeoutQueue[ViewRun] = TimeoutQueue(
-            clock, timeout=GRACE, expired=ViewRun.grace_expired
+            clock, timeout=grace, expired=ViewRun.grace_expired
         )
+        self._settled: Deferred[None] | None = None
         self._warned: set[str] = set()
+        self._stragglers: set[str] = set()
+
+    def settled(self) -> Deferred[None]:
+        """Return a Deferred that fires when no view is in its grace on the reactor.
+
+        A view in a thread is waited for if it had messages to read when its grace began.
+        """
+        settled: Deferred[None] = Deferred()
+        self._settled = settled
+        self.check_settled()
+        return settled
+
+    def check_settled(self) -> None:
+        """Fire the Deferred of ``settled``, if it is time for that."""
+        if self._settled is not None and not any(run.is_awaited for run in self.graces):
+            settled, self._settled = self._settled, None
+            settled.callback(None)
 
     def warn_blocked(self, view: View, seconds: float) -> None:
         """Warn, once per view, that a view kept the reactor busy for that many seconds."""
@@ -66,6 +99,20 @@ class ViewRunner:
                 event="view_blocked",
                 view=name,
                 seconds=seconds,
+            )
+
+    def warn_straggler(self, view: View, peer: str) -> None:
+        """Warn, once per view, that a view in a thread has outlived its grace."""
+        name = name_of(view)
+        if name not in self._stragglers:
+            self._stragglers.add(name)
+            _log.warn(
+                "{view} is still running in its thread {grace:g} s after the end of its "
+                "conversation with {peer}: its place is given to others (see --max-stragglers)",
+                event="view_straggles",
+                view=name,
+                peer=peer,
+                grace=self.grace,
             )
 
 
@@ -81,22 +128,26 @@ class _State(Enum):
 class ViewRun:
     """One call of a view, for one request over HTTP or a WebSocket, until the view ends.
 
-    A run on the reactor can be ended from outside::
+    When its conversation is over, a view on the reactor is told if it waits for its WebSocket, and
+    cancelled if it waits for a PushSchedule and has no messages to read. Any other goes on::
 
-        running ── end ──> notified by its WebSocket if it waits for that, else cancelled
-                   │
-                   view_notified ──> grace period ── grace_expired ──> cancelled, and again
-                                                                       after another grace period
+        running ── end, view_notified ──> grace period ── grace_expired ──> cancelled, and again
+                                            ^      │                        after another grace
+                                            └──────┘ message_read
 
-    A view in a thread is not cancelled: it notices the end when it next uses its WebSocket.
+    A view in a thread is not cancelled: after its grace it is ended by its next call of its
+    WebSocket, and its place is given to others. Over plain HTTP nothing can be told or read: such
+    a view is cancelled at once.
 
     :param done: called once with what the view returns, or the Failure that it raises.
     """
 
     __slots__ = (
         "__weakref__",
+        "_deadline",
         "_done",
         "_peer",
+        "_reads_on",
         "_request",
         "_runner",
         "_state",
@@ -116,16 +167,31 @@ class ViewRun:
         self._peer = request.peer
         self._done: Callable[[Any], object] | None = done
         self._state = _State.NEW
-        # What a view on the reactor has returned and has yet to finish: its coroutine, as a Task,
-        # or its Deferred.
+        # What the view has returned and has yet to finish: its coroutine, as a Task, or its
+        # Deferred; for a view in a thread, the Deferred of its end.
         self._work: Task | Deferred[Any] | None = None
+        # When no message renews the grace any more, in seconds of the clock.
+        self._deadline = 0.0
+        # Whether it had messages to read when its grace began.
+        self._reads_on = False
 
     @property
-    def running(self) -> bool | None:
-        """Whether the view is what runs at this moment; None if that is unknown."""
+    def is_calling(self) -> bool | None:
+        """Whether the code that runs at this moment is the view's; None if that is unknown."""
         if isinstance(self._work, Task):
-            return self._work.running
-        return False if self._state is _State.FINISHED else None
+            return current_task() is self._work
+        if self._state is not _State.ON_REACTOR:
+            return False  # It has ended, or looks after itself in its thread.
+        run = _current_run.get()
+        if run is not None:
+            return run is self
+        # Callbacks have no context of their own.
+        return None if current_task() is None else False
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a daemon that stops waits for this run, as long as that is in its grace."""
+        return self._state is _State.ON_REACTOR or self._reads_on
 
     def start(self) -> None:
         """Call the view, on the reactor or in a thread. It may have ended when this returns.
@@ -135,16 +201,16 @@ class ViewRun:
         request, self._request = self._request, None
         assert request is not None
         if not _runs_on_reactor(self._view):
-            self._state = _State.IN_THREAD
-            self._runner.threads.run(self._view, request).addBoth(self._finish)
+            self._start_in_thread(request)
             return
         self._state = _State.ON_REACTOR
         if self._websocket is not None:
-            self._websocket.belong_to(self)
+            self._websocket.set_owner(self)
         clock = self._runner.clock
         began = clock.seconds()
         try:
-            result = self._view(request)
+            # What inlineCallbacks runs later inherits this context.
+            result = copy_context().run(self._call, request)
         except BaseException:  # Whatever it is ends the view, and is reported.
             result = Failure()
         del request
@@ -164,34 +230,79 @@ class ViewRun:
                 result.cleanFailure()  # Its traceback refers to this frame, and this to it.
 
     def end(self) -> None:
-        """End the view, as its client is gone; ``view_notified`` follows.
-
-        A view that waits for its own WebSocket is notified by that; any other is cancelled.
-        """
-        if self._work is None or self.running:
-            return  # It is in a thread, is being called, or has ended.
-        awaited = self._work.awaited if isinstance(self._work, Task) else None
-        websocket = self._websocket
-        if websocket is None or not websocket.will_notify(awaited):
+        """Cancel the view if nothing else can come for it; ``view_notified`` follows."""
+        if self._state is not _State.ON_REACTOR:
+            return  # It is in a thread, or has ended.
+        if self._websocket is None:
             self._cancel()
+        elif isinstance(self._work, Task) and self._work.running:
+            # Look again when it has come to its next ``await``.
+            self._runner.clock.callLater(0, self._cancel_schedule)
+        else:
+            self._cancel_schedule()
 
     def view_notified(self) -> None:
         """Start the grace period: by now the view has been notified, or cancelled."""
-        if self._state is _State.ON_REACTOR:
+        if self._state is not _State.FINISHED:
+            self._reads_on = self._websocket is not None and self._websocket.has_messages()
+            self._deadline = self._runner.clock.seconds() + MAX_GRACE
             self._runner.graces.start(self)
 
+    def message_read(self) -> None:
+        """Renew the grace period, unless the view has had it long enough."""
+        runner = self._runner
+        if self in runner.graces and runner.clock.seconds() + runner.grace <= self._deadline:
+            runner.graces.start(self)
+        if self._websocket is not None and not self._websocket.has_messages():
+            # It may go back to its PushSchedule.
+            self.end()
+
     def grace_expired(self) -> None:
-        """Cancel a view that outlived its grace; re-arm the timer in case it ignores that."""
+        """End a view that outlived its grace, as far as that is possible.
+
+        On the reactor it is cancelled, and again after another grace in case it ignores that. In a
+        thread it gives up its place.
+        """
+        if self._websocket is not None:
+            self._websocket.grace_expired()
+        if self._state is _State.IN_THREAD:
+            self._runner.warn_straggler(self._view, self._peer)
+            self._runner.threads.abandon(cast(Deferred[Any], self._work))
+            self._runner.check_settled()
+            return
         _log.warn(
             "{view} is still running {grace:g} s after the end of its conversation with {peer}: "
             "cancelled",
             event="view_cancelled",
             view=name_of(self._view),
             peer=self._peer,
-            grace=GRACE,
+            grace=self._runner.grace,
         )
         self._runner.graces.start(self)
         self._cancel()
+
+    def _cancel_schedule(self) -> None:
+        """Cancel the view if it waits for its PushSchedule and has no messages to read."""
+        work, websocket = self._work, self._websocket
+        if (
+            isinstance(work, Task)
+            and isinstance(work.awaited, PushSchedule)
+            and websocket is not None
+            and not websocket.has_messages()
+        ):
+            self._cancel()
+
+    def _start_in_thread(self, request: Request) -> None:
+        self._state = _State.IN_THREAD
+        if self._websocket is not None:
+            self._websocket.set_owner(self)
+        self._work = finished = self._runner.threads.run(self._view, request)
+        finished.addBoth(self._finish)
+
+    def _call(self, request: Request) -> Any:
+        """Call the view; to be run in a context of its own."""
+        _current_run.set(self)
+        return self._view(request)
 
     def _cancel(self) -> None:
         """Cancel what the view waits for."""
@@ -226,6 +337,7 @@ class ViewRun:
         self._work = self._websocket = None
         assert done is not None
         done(result)
+        self._runner.check_settled()
 
 
 def runs_on_reactor(view: View) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar, copy_context
 from dataclasses import replace
 from functools import partial
-from threading import Thread, get_ident
+from threading import Event, Thread
 from typing import Any, Protocol, cast
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -15,14 +16,18 @@ from twisted.python.threadable import isInIOThread
 from twisted.python.threadpool import ThreadPool
 
 from pushd.access.closing import NORMAL
-from pushd.errors import ConversationOver, ThreadsBusy
-from pushd.protocols.websocket.socket import WebSocket
+from pushd.errors import ConversationOver, NoMoreMessages, ThreadsBusy
+from pushd.protocols.websocket.socket import MAX_CALLS_AFTER_END, WAIT_AFTER_END, WebSocket
 from pushd.topics.publisher import Publisher
 from pushd.topics.scheduled import ScheduledPublication
 from pushd.views.request import Request, View
 
-# How often a view may poll for messages after the end of its conversation.
-_MAX_POLLS = 100
+# Seconds that each further call after the end takes, so that a thread that ignores its error cannot
+# keep a core busy.
+_THROTTLE = 0.05
+
+# The WebSocket of the view whose run the code belongs to. Helper threads have none.
+_own_websocket: ContextVar[BlockingWebSocket | None] = ContextVar("own_websocket", default=None)
 
 
 class Bridge(Protocol):
@@ -35,72 +40,84 @@ class Bridge(Protocol):
 class BlockingWebSocket:
     """The WebSocket of a view in a thread: the methods of ``WebSocket``, each of which blocks.
 
-    At the end of the conversation ``wait`` returns None once. After that the view is ended by
-    ConversationOver at its next ``wait`` or ``send``; in other threads these do nothing.
+    After the end of the conversation ``wait`` gives the messages that arrived before it, then None,
+    and ``send``, ``close`` and ``subscribe`` do nothing. When its grace is over, the view is ended
+    by ConversationOver at its next call; calls of other views and threads are not.
     """
 
     def __init__(self, websocket: WebSocket, bridge: Bridge) -> None:
         self._websocket = websocket
         self._bridge = bridge
-        # It is made in the view's own thread, the only one in which a call may end the view.
-        self._owner = get_ident()
-        self._end_seen = False
-        self._polls_after_end = 0
+        # Calls after the end, of the view itself and of other threads.
+        self._calls_after_end = 0
+        self._calls_after_end_by_others = 0
 
     @property
     def subprotocol(self) -> str | None:
         """The subprotocol that was negotiated, or None."""
         return self._websocket.subprotocol
 
+    @property
+    def close_code(self) -> int | None:
+        """How the conversation ended; see ``WebSocket.close_code``."""
+        return self._websocket.close_code
+
+    @property
+    def close_reason(self) -> str:
+        """The reason that the side gave that closed first, or an empty text."""
+        return self._websocket.close_reason
+
     def accept(self, subprotocol: str | None = None) -> None:
         """Accept the handshake now; see ``WebSocket.accept``."""
-        self._bridge.call(partial(self._websocket.accept, subprotocol))
+        self._call(partial(self._websocket.accept, subprotocol))
 
     def wait(self, timeout: float | None = None) -> str | bytes | None:
         """Wait for the next message; return None at the end of the conversation."""
-        if self._end_seen:
-            self._end_owner()
-        message: str | bytes | None = self._bridge.call(partial(self._websocket.wait, timeout))
-        self._end_seen = message is None
+        message: str | bytes | None = self._call(partial(self._websocket.wait, timeout))
+        if message is None:
+            self._count_call_after_end(WAIT_AFTER_END)
+        else:
+            self._calls_after_end = 0
         return message
 
     def read(self, fallback: str | bytes | None = None) -> str | bytes | None:
         """Return the next message if one has arrived, else the fallback; never wait."""
-        message: str | bytes | None = self._bridge.call(self._websocket.read)
+        message: str | bytes | None = self._call(self._websocket.read)
         if message is None:
-            self._count_poll()
+            self._count_call_after_end(WAIT_AFTER_END)
             return fallback
+        self._calls_after_end = 0
         return message
 
     def count_messages(self) -> int:
         """Return the number of unread messages."""
-        count: int = self._bridge.call(self._websocket.count_messages)
+        count: int = self._call(self._websocket.count_messages)
         if count == 0:
-            self._count_poll()
+            self._count_call_after_end(WAIT_AFTER_END)
         return count
 
     def has_messages(self) -> bool:
         """Whether there are unread messages."""
         return self.count_messages() > 0
 
-    def send(self, data: str | bytes, *, binary: bool = False) -> None:
+    def send(self, data: str | bytes | bytearray | memoryview, *, binary: bool = False) -> None:
         """Send one message; return when the connection can take more."""
-        if self._websocket.is_closed():
-            self._end_owner()
-        self._bridge.call(partial(self._websocket.send, data, binary=binary))
+        self._call(partial(self._websocket.send, data, binary=binary))
+        if self._is_own:
+            self._count_call_after_end(1)
 
     def close(self, code: int = NORMAL.code, reason: str = "") -> None:
         """Close the WebSocket; return when the connection is closed."""
-        self._bridge.call(partial(self._websocket.close, code, reason))
+        self._call(partial(self._websocket.close, code, reason))
 
     def subscribe(self, topic: str, after: str | None = None) -> bool:
         """Subscribe the browser to a topic; see ``WebSocket.subscribe``."""
-        recovered: bool = self._bridge.call(partial(self._websocket.subscribe, topic, after))
+        recovered: bool = self._call(partial(self._websocket.subscribe, topic, after))
         return recovered
 
     def unsubscribe(self, topic: str) -> None:
         """End the browser's subscription to a topic."""
-        self._bridge.call(partial(self._websocket.unsubscribe, topic))
+        self._call(partial(self._websocket.unsubscribe, topic))
 
     def is_closed(self) -> bool:
         """Whether either side has closed, or the connection is lost."""
@@ -115,16 +132,34 @@ class BlockingWebSocket:
             raise StopIteration
         return message
 
-    def _count_poll(self) -> None:
-        """End a view that keeps polling for messages after the end of its conversation."""
-        if self._websocket.is_closed():
-            self._polls_after_end += 1
-            if self._polls_after_end > _MAX_POLLS:
-                self._end_owner()
+    def _count_call_after_end(self, cost: int) -> None:
+        """Count a call after the end; end the caller if it goes on with that.
 
-    def _end_owner(self) -> None:
-        if get_ident() == self._owner:
+        Raises ConversationOver in the view itself, and NoMoreMessages elsewhere.
+        """
+        if not self._websocket.is_closed():
+            return
+        if self._is_own:
+            self._calls_after_end += cost
+            if self._calls_after_end > MAX_CALLS_AFTER_END or self._websocket.is_grace_over:
+                Event().wait(_THROTTLE)
+                raise ConversationOver
+        else:
+            self._calls_after_end_by_others += cost
+            if self._calls_after_end_by_others > MAX_CALLS_AFTER_END:
+                Event().wait(_THROTTLE)
+                raise NoMoreMessages("the conversation is over")
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether the view that this WebSocket was made for is what calls."""
+        return _own_websocket.get() is self
+
+    def _call(self, function: Callable[[], Any]) -> Any:
+        """Call a method of the WebSocket; end its view if that has had its grace."""
+        if self._websocket.is_grace_over and self._is_own:
             raise ConversationOver
+        return self._bridge.call(function)
 
 
 class BlockingScheduledPublication:
@@ -193,32 +228,76 @@ class DaemonThreads(ThreadPool):
         return self.q.qsize()
 
 
-class ViewThreads:
-    """The threads of blocking views.
+class ThreadPlaces:
+    """The places for blocking views: one for each that runs, and more for those that do not end.
 
-    :param reactor: whose thread WebSockets are used on.
     :param limit: how many blocking views may run at a time.
+    :param max_stragglers: how many more may go on after their conversation and its grace.
     """
 
-    def __init__(self, reactor: IReactorFromThreads, limit: int) -> None:
-        self._reactor = reactor
+    #: Views beyond the limit are refused, so none waits.
+    waiting = 0
+
+    def __init__(self, limit: int, max_stragglers: int) -> None:
         self._limit = limit
-        self._busy = 0
-        self._pool = DaemonThreads(limit, "views")
-        self._others: dict[str, DaemonThreads] = {}
+        self._max_stragglers = max_stragglers
+        # Of the views that run, and of those whose grace is over: what fires at their end.
+        self._running: set[Deferred[Any]] = set()
+        self._abandoned: set[Deferred[Any]] = set()
 
     @property
     def busy(self) -> int:
-        """The number of views that run."""
-        return self._busy
+        """The number of places in use."""
+        return len(self._running) - self.stragglers
 
     @property
     def limit(self) -> int:
         """How many views may run at a time."""
         return self._limit
 
-    #: Views beyond the limit are refused, so none waits.
-    waiting = 0
+    @property
+    def stragglers(self) -> int:
+        """The number of views that go on without a place."""
+        return min(len(self._abandoned), self._max_stragglers)
+
+    @property
+    def max_stragglers(self) -> int:
+        """How many views may go on without a place; more than that keep theirs."""
+        return self._max_stragglers
+
+    def take(self, finished: Deferred[Any]) -> None:
+        """Take a place for a view. Raises ThreadsBusy if none is free.
+
+        :param finished: fires when the view has ended.
+        """
+        if self.busy >= self._limit:
+            raise ThreadsBusy
+        self._running.add(finished)
+
+    def abandon(self, finished: Deferred[Any]) -> None:
+        """Free the place of a view whose grace is over, now or when another straggler ends."""
+        if finished in self._running:
+            self._abandoned.add(finished)
+
+    def release(self, finished: Deferred[Any]) -> None:
+        """Free the place of a view that ends."""
+        self._running.discard(finished)
+        self._abandoned.discard(finished)
+
+
+class ViewThreads(ThreadPlaces):
+    """The threads of blocking views.
+
+    :param reactor: whose thread WebSockets are used on.
+    :param limit: how many blocking views may run at a time.
+    :param max_stragglers: how many more may go on after their conversation and its grace.
+    """
+
+    def __init__(self, reactor: IReactorFromThreads, limit: int, max_stragglers: int = 0) -> None:
+        super().__init__(limit, max_stragglers)
+        self._reactor = reactor
+        self._pool = DaemonThreads(limit + max_stragglers, "views")
+        self._others: dict[str, DaemonThreads] = {}
 
     @property
     def pools(self) -> dict[str, ViewThreads | DaemonThreads]:
@@ -230,15 +309,13 @@ class ViewThreads:
 
         Raises ThreadsBusy if no thread is free.
         """
-        if self._busy >= self._limit:
-            raise ThreadsBusy
-        self._busy += 1
+        finished: Deferred[Any] = Deferred()
+        self.take(finished)
         if not self._pool.started:
             self._pool.start()
-        finished: Deferred[Any] = Deferred()
         self._pool.callInThreadWithCallback(
             partial(self._reactor.callFromThread, self._finish, finished),
-            lambda: view(blocking(request, self)),
+            partial(call_blocking, view, request, self),
         )
         return finished
 
@@ -268,9 +345,24 @@ class ViewThreads:
                 pool.adjustPoolsize(0, 0)
 
     def _finish(self, finished: Deferred[Any], success: bool, result: Any) -> None:
-        self._busy -= 1
+        self.release(finished)
         # The view may have returned a Deferred or a coroutine.
         maybeDeferred(lambda: result).chainDeferred(finished)
+
+
+def call_blocking(view: View, request: Request, bridge: Bridge) -> Any:
+    """Call a view in this thread, with a request whose WebSocket and publisher block.
+
+    It has a context of its own, by which its calls of its WebSocket are known: one thread runs
+    many views, and a view may call the WebSocket of another.
+    """
+    request = blocking(request, bridge)
+
+    def call() -> Any:
+        _own_websocket.set(request.websocket)
+        return view(request)
+
+    return copy_context().run(call)
 
 
 def blocking(request: Request, bridge: Bridge) -> Request:

@@ -210,6 +210,12 @@ class SignatureTests(TokenTestCase):
             token = _sign_bytes(payload)
             self.assertIn("malformed", self.refusal(token), payload[:20])
 
+    def test_half_a_surrogate_pair(self) -> None:
+        """A token that holds half a surrogate pair is refused as malformed, wherever that is."""
+        for claims in ({"sub": "\udc00"}, {"name": {"first": ["\ud800"]}}, {"\udfff": 1}):
+            self.assertIn("malformed", self.refusal(sign({**CLAIMS, **claims})))
+        self.assertEqual(self.verify(sign({**CLAIMS, "sub": "\U0001f600"})).subject, "\U0001f600")
+
 
 class ClaimTests(TokenTestCase):
     """The claims of a token are checked, and become an Identity."""

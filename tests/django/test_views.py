@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.limits import Limits
 from pushd.django.views import accept_websocket, publish
-from pushd.errors import ConversationOver
+from pushd.errors import ConversationOver, NoMoreMessages
 from pushd.testing import Browser, Daemon
 from tests.support.django_site import MIDDLEWARE, WEBSOCKETS, clients, prepare, recorded, script
 
@@ -223,10 +223,12 @@ class SocketTests(DjangoTestCase):
             websocket.send("é".encode())
             websocket.send(b"\xff", binary=True)
             websocket.send(None)
+            websocket.send(bytearray(b"a"))
+            websocket.send(memoryview(b"b"))
             self.assertRaises(ValueError, websocket.send, b"\xff")
             self.assertRaises(TypeError, websocket.send, 3)
 
-        self.assertEqual(self.open(view).messages, ["é", "é", b"\xff"])
+        self.assertEqual(self.open(view).messages, ["é", "é", b"\xff", "a", "b"])
 
     def test_read(self) -> None:
         """Reading does not wait; the end counts as one message."""
@@ -267,6 +269,29 @@ class SocketTests(DjangoTestCase):
         self.assertEqual(browser.closing, Closing(4000, "enough"))
         browser = self.open(lambda request: request.websocket.close())
         self.assertEqual(browser.closing, NORMAL)
+        browser = self.open(lambda request: request.websocket.close(4001, "assez été".encode()))
+        self.assertEqual(browser.closing, Closing(4001, "assez été"))
+
+    def test_close_mistake(self) -> None:
+        """A reason that is not UTF-8 is a ValueError; the WebSocket is as it was."""
+
+        def view(request: Any) -> None:
+            self.assertRaises(ValueError, request.websocket.close, 4000, b"\xff")
+            request.websocket.send("on")
+
+        browser = self.open(view)
+        self.assertEqual((browser.messages, browser.closing), (["on"], NORMAL))
+
+    def test_protocol(self) -> None:
+        """Dwebsocket's ``protocol`` is missing, and the error names the page that helps."""
+
+        def view(request: Any) -> None:
+            for name, words in (("protocol", "docs/django.md"), ("other", "no attribute 'other'")):
+                error = self.assertRaises(AttributeError, getattr, request.websocket, name)
+                self.assertIn(words, str(error))
+            request.websocket.send("on")
+
+        self.assertEqual(self.open(view).messages, ["on"])
 
     def test_topics(self) -> None:
         """A view can subscribe its browser to a topic, and unsubscribe it."""
@@ -294,20 +319,26 @@ class EndTests(DjangoTestCase):
     """The end of a conversation, after which nothing is left."""
 
     def test_leaves(self) -> None:
-        """A view whose browser has left is ended at its next wait or send, even in a loop."""
+        """A view whose browser has left gets None, then EOFError, which is no error of the view."""
 
         def waits(request: Any) -> None:
+            while True:
+                recorded.append(request.websocket.wait())
+
+        def cleans_up(request: Any) -> None:
             try:
                 while True:
                     recorded.append(request.websocket.wait())
-            finally:
+            except Exception as error:
+                recorded.append(isinstance(error, EOFError))
+                request.websocket.send("bye")
+                request.websocket.close()
                 recorded.append("end")
 
         def sends(request: Any) -> None:
             request.websocket.wait()
             try:
                 while True:
-                    recorded.append("sent")
                     request.websocket.send("a")
             except Exception as error:
                 recorded.append(error)
@@ -316,12 +347,92 @@ class EndTests(DjangoTestCase):
 
         finished: list[Any] = []
         self.record_signal(request_finished, finished)
-        for view, words in ((waits, [None, "end"]), (sends, ["sent", "end"])):
+        for view, words in (
+            (waits, [None]),
+            (cleans_up, [None, True, "end"]),
+            (sends, ["end"]),
+        ):
             script[0] = view
             for middleware in ([], [WEBSOCKETS]):
                 self.serve(*middleware).connect("/scripted/").leave()
                 self.assertEqual(recorded, words)
-        self.assertEqual(len(finished), 4)
+        self.assertEqual(len(finished), 6)
+
+    def test_all_saved(self) -> None:
+        """Ten messages and a Close at once: each is saved, the answers do nothing."""
+
+        def view(request: Any) -> None:
+            request.websocket.wait()
+            request.websocket.send(bytes(100_000), binary=True)  # Until the browser reads it.
+            for message in request.websocket:
+                if not message:
+                    break
+                recorded.append(message)
+                request.websocket.send(b"ok")
+            recorded.append((request.websocket.close_code, request.websocket.close_reason))
+
+        script[0] = view
+        browser = self.serve(limits=Limits(compression=False)).connect("/scripted/")
+        browser.stall()
+        browser.send("go")
+        for number in range(10):
+            browser.send(str(number))
+        browser.close(4001, "bye")
+        self.assertEqual(recorded, [*(b"%d" % n for n in range(10)), (4001, "bye")])
+
+    def test_other_view(self) -> None:
+        """A view that sends to those who left goes on; the last words of one reach the others."""
+        clients.clear()
+        self.addCleanup(clients.clear)
+
+        def view(request: Any) -> None:
+            clients.append(request.websocket)
+            for message in request.websocket:
+                if not message:
+                    break
+                for client in clients:
+                    client.send(message)
+            for client in clients:
+                client.send("gone")
+            recorded.append("cleaned up")
+
+        script[0] = view
+        daemon = self.serve()
+        leaving, staying = daemon.connect("/scripted/"), daemon.connect("/scripted/")
+        leaving.close()
+        daemon.advance(10)
+        for _ in range(20):
+            staying.send("hello")
+        self.assertFalse(staying.gone)
+        self.assertEqual(staying.messages, ["gone"] + ["hello"] * 20)
+        self.assertEqual(recorded, ["cleaned up"])
+        staying.close()
+
+    def test_ignores_every_exception(self) -> None:
+        """A view that catches every Exception in a loop around wait is ended."""
+
+        def view(request: Any) -> None:
+            while True:
+                try:
+                    recorded.append(request.websocket.wait())
+                except Exception as error:
+                    recorded.append(type(error))
+
+        script[0] = view
+        self.serve().connect("/scripted/").leave()
+        self.assertEqual(recorded, [None] + [NoMoreMessages] * 99)
+
+    def test_own_eof(self) -> None:
+        """An EOFError of the view's own is an error like any other."""
+
+        def view(request: Any) -> None:
+            request.websocket.wait()
+            raise EOFError("no more of a file")
+
+        script[0] = view
+        browser = self.serve().connect("/scripted/")
+        browser.send("go")
+        self.assertEqual(browser.closing, INTERNAL_ERROR)
 
     def test_raises(self) -> None:
         """A view that raises closes with 1011, and Django reports it as usual."""

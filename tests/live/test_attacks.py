@@ -136,6 +136,20 @@ def test_unread_messages(unlimited_daemon: DaemonProcess) -> None:
         cost.assert_limited()
 
 
+def test_unread_emoji(unlimited_daemon: DaemonProcess) -> None:
+    """Unread text takes no more memory than its bytes on the wire, whatever its characters."""
+    message = frame(TEXT, "😀".encode() * (MIB // 4))
+    with measured(unlimited_daemon) as cost:
+        with ExitStack() as stack:
+            for _ in range(10):
+                client = RawClient(url_of(unlimited_daemon)).upgrade("/asleep/")
+                stack.enter_context(client).send_until_refused(message, 32, seconds=0.5)
+        with RawClient(url_of(unlimited_daemon)) as another:
+            assert another.request("/wake/").body == b"awake"
+    # In the inbox, and as it arrives.
+    cost.assert_limited(memory=10 * 3 * MIB)
+
+
 def test_tiny_messages(daemon: DaemonProcess, url: str) -> None:
     """A flood of tiny messages is closed with 1008 after the permitted burst."""
     with measured(daemon) as cost, RawClient(url).upgrade("/goodbye/") as quiet:
@@ -629,9 +643,9 @@ def test_header_injection_by_newline(url: str) -> None:
         head = client.read_head()
         if head.startswith("HTTP/1.1 400 "):
             return
-        told = client.read_frame()
-    assert told is not None
-    headers = json.loads(told.payload)
+        reply = client.read_frame()
+    assert reply is not None
+    headers = json.loads(reply.payload)
     assert "x-user" not in headers
     assert headers["x"] == "a\x85X-User: admin"
 

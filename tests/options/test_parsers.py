@@ -96,6 +96,8 @@ class ValueTests(OptionsTestCase):
         """A number must be in its range, which includes both ends, and have digits only."""
         for option, read, least, most in (
             ("threads", lambda settings: settings.threads, 1, 100_000),
+            ("max-stragglers", lambda settings: settings.max_stragglers, 0, 100_000),
+            ("view-grace", lambda settings: settings.view_grace, 0, 60),
             ("max-connections", lambda settings: settings.limits.max_connections, 1, 10_000_000),
             ("max-per-address", lambda settings: settings.limits.max_per_address, 1, 10_000_000),
             ("max-rate", lambda settings: settings.limits.max_rate, 1, 10_000_000),

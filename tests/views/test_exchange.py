@@ -15,8 +15,10 @@ from twisted.web.static import Data
 from pushd.access.closing import BROKER_UNAVAILABLE, INTERNAL_ERROR, NORMAL, Closing
 from pushd.errors import Unavailable
 from pushd.protocols.http.response import Response, page
+from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.testing import Daemon
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 from tests.support.peer import TEXT, Peer, close_frame, frame, handshake, request, said
 from tests.views.sample_views import WaitingView, echo
 
@@ -116,6 +118,26 @@ class OpeningTests(SynchronousTestCase):
         peer = Peer(daemon)
         peer.send(handshake("/echo/", "Sec-WebSocket-Protocol: a"))
         self.assertNotRegex(peer.head, "(?i)Sec-WebSocket-Protocol")
+
+    def test_failed_takeover(self) -> None:
+        """A connection that fails to become a WebSocket is dropped, and no longer counts."""
+
+        def fail(*_: object) -> None:
+            raise ZeroDivisionError
+
+        for broken in ("makeConnection", "_negotiate", "take_over"):
+            daemon = Daemon({"/echo/": echo}, max_connections=1)
+            failing = self.patch(PushProtocol, broken, fail)
+            peer = Peer(daemon)
+            peer.send(handshake("/echo/"))
+            self.assertIsNotNone(peer.lost, broken)
+            self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1, broken)
+            failing.restore()
+            peer = Peer(daemon)
+            peer.send(handshake("/echo/") + frame(TEXT, b"1"))
+            self.assertEqual(peer.texts, ["1"])
+            peer.vanish()
+            self.assertEqual(daemon.pending_calls, [])
 
 
 class RefusingTests(SynchronousTestCase):
@@ -407,25 +429,27 @@ class LeavingTests(SynchronousTestCase):
             peer.send(data)
             with capturedLogs() as events:
                 peer.vanish()
+                peer.advance(5)
             self.assertEqual(view.ends, ["cancelled"])
             self.assertEqual(peer.received, b"")
             self.assertNotIn("answer_lost", [event.get("event") for event in events])
 
     def test_handshake(self) -> None:
-        """A client that leaves before the 101 cancels the view, and no timer is left."""
+        """A view whose client leaves before the 101 is cancelled after its grace."""
         view = accept_websocket(WaitingView())
         daemon = Daemon({"/": view})
         peer = Peer(daemon)
         peer.send(handshake())
         with capturedLogs() as events:
             peer.vanish()
+            peer.advance(5)
         self.assertEqual(view.ends, ["cancelled"])
         self.assertTrue(view.requests[0].websocket.is_closed())
         self.assertEqual([line for line in said(events) if "failed" in line], [])
         self.assertEqual(daemon.pending_calls, [])
 
     def test_conversation(self) -> None:
-        """A client that leaves after the 101 cancels the view where it waits for anything else."""
+        """A client that leaves after the 101 cancels the view after its grace."""
         for leave in (Peer.vanish, Peer.finish, lambda peer: peer.send(close_frame(1001))):
             view = WaitingView()
 
@@ -439,6 +463,7 @@ class LeavingTests(SynchronousTestCase):
             peer.send(handshake())
             with capturedLogs() as events:
                 leave(peer)
+                peer.advance(5)
             self.assertEqual(view.ends, ["cancelled"])
             self.assertEqual([line for line in said(events) if "failed" in line], [])
             self.assertEqual(daemon.pending_calls, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Callable, Generator, Sequence
 from functools import partial, wraps
@@ -25,11 +26,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import GOING_AWAY, INTERNAL_ERROR, NORMAL, TRY_AGAIN_LATER, Closing
 from pushd.access.limits import Limits
 from pushd.errors import ConversationOver, ThreadsBusy
+from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.http.channel import Channel
 from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
+from pushd.schedule.ticks import PushSchedule
 from pushd.testing import Browser, Daemon
-from pushd.views.request import Request, View, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request, View
 from pushd.views.runner import ViewRun, ViewRunner, is_cancellation, runs_on_reactor
 
 
@@ -139,7 +143,7 @@ class EndOfConversationTests(DaemonTestCase):
         self.record.append(type(failure))
 
     def test_cancelled(self) -> None:
-        """A view that waits for something else is cancelled there at once, which is no error."""
+        """A view that waits for something else is cancelled there after its grace: no error."""
 
         async def view(request: Request) -> None:
             request.websocket.accept()
@@ -153,10 +157,54 @@ class EndOfConversationTests(DaemonTestCase):
             browser = self.open(view)
             with capturedLogs() as events:
                 end(browser)
+                self.daemon.advance(4.9)
+                self.assertEqual(self.record, [])
+                self.daemon.advance(0.1)
+            self.assertEqual(self.record.pop(), CancelledError)
+            self.assertEqual(len(warnings(events)), 1)
+            self.daemon.stop()
+            self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_timed(self) -> None:
+        """A view that waits for its PushSchedule is cancelled there at once."""
+
+        async def view(request: Request) -> None:
+            await request.websocket.wait()
+            try:
+                async for _ in PushSchedule(request.clock, count=None, interval=1000):
+                    pass
+            except BaseException as error:
+                self.record_exception(error)
+                raise
+
+        for end in self.ends:
+            browser = self.open(view)
+            browser.send("go")
+            with capturedLogs() as events:
+                end(browser)
             self.assertEqual(self.record.pop(), CancelledError)
             self.assertEqual(warnings(events), [])
             self.daemon.stop()
             self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_timed_reads_on(self) -> None:
+        """A timed view that has messages to read is cancelled when it has read them."""
+
+        async def view(request: Request) -> None:
+            request.websocket.accept()
+            async for _ in PushSchedule(request.clock, count=None, interval=1, delay=1):
+                self.record.append(request.websocket.read())
+
+        browser = self.open(view)
+        for message in ("a", "b", "c"):
+            browser.send(message)
+        browser.close()
+        self.daemon.advance(1, 1)
+        self.assertEqual(self.record, ["a", "b"])
+        self.assertNotEqual(self.daemon.pending_calls, [])
+        self.daemon.advance(1)
+        self.assertEqual(self.record, ["a", "b", "c"])
+        self.assertEqual(self.daemon.pending_calls, [])
 
     def test_notified(self) -> None:
         """A view that waits for a message gets None, and has time to clean up."""
@@ -221,7 +269,7 @@ class EndOfConversationTests(DaemonTestCase):
         self.assertEqual(self.record, ["gone"])
 
     def test_combined(self) -> None:
-        """A view that waits for a message among other things is cancelled, with all of them."""
+        """A view that waits for a message and other things is cancelled after its grace."""
         combine: Any
         for combine in (DeferredList, gatherResults):
 
@@ -230,6 +278,7 @@ class EndOfConversationTests(DaemonTestCase):
                 await combine([request.websocket.wait(), later], consumeErrors=True)
 
             self.open(view).leave()
+            self.daemon.advance(5)
             self.assertEqual(self.daemon.pending_calls, [])
             self.daemon.stop()
 
@@ -257,6 +306,7 @@ class EndOfConversationTests(DaemonTestCase):
         browser = self.daemon.connect("/view/")
         browser.send("sleep")
         browser.leave()
+        self.daemon.advance(5)
         self.assertEqual(self.record, ["notified", "awake"])
 
     def test_canceller_raises(self) -> None:
@@ -272,26 +322,56 @@ class EndOfConversationTests(DaemonTestCase):
         browser = self.open(view)
         browser.send("go")
         browser.leave()
+        self.daemon.advance(5)
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
         self.assertEqual(len(self.daemon._service.connections), 0)
 
     def test_sending(self) -> None:
-        """A view that keeps sending is ended by its next send."""
+        """Sends after the end do nothing within the grace, and the view goes on to its end."""
 
         async def view(request: Request) -> None:
-            while True:
-                await request.websocket.wait()
-                try:
-                    request.websocket.send("tick")
-                except BaseException as error:
-                    self.record_exception(error)
-                    raise
+            await request.websocket.wait()
+            for number in range(1000):
+                await request.websocket.send(f"tick {number}")
+            self.record.append(await request.websocket.subscribe("t"))
+            await request.websocket.close()
+            self.record.append("cleaned up")
 
-        browser = self.open(view)
-        browser.send("a")
-        browser.leave()
+        self.open(view).leave()
+        self.assertEqual(self.record, [False, "cleaned up"])
+
+    def test_sending_after_grace(self) -> None:
+        """After its grace a send ends the view."""
+
+        async def view(request: Request) -> None:
+            await request.websocket.wait()
+            with contextlib.suppress(CancelledError):
+                await deferLater(request.clock, 1000)
+            try:
+                request.websocket.send("tick")
+            except BaseException as error:
+                self.record_exception(error)
+                raise
+
+        self.open(view).leave()
+        self.daemon.advance(5)
         self.assertEqual(self.record, [CancelledError])
-        self.assertEqual(browser.messages, ["tick"])
+
+    def test_sending_without_end(self) -> None:
+        """A view that sends in an endless loop does not keep the reactor for its grace."""
+
+        async def view(request: Request) -> None:
+            await request.websocket.wait()
+            try:
+                while len(self.record) < 100_000:
+                    self.record.append(await request.websocket.send("tick"))
+            except BaseException as error:
+                self.record_exception(error)
+                raise
+
+        self.open(view).leave()
+        self.assertEqual(self.record[-1], CancelledError)
+        self.assertEqual(len(self.record), 10_001)
 
     def test_too_slow(self) -> None:
         """A view that does not await its sends is ended when its browser is closed as too slow."""
@@ -299,7 +379,7 @@ class EndOfConversationTests(DaemonTestCase):
         async def view(request: Request) -> None:
             await request.websocket.wait()
             try:
-                while len(self.record) < 1000:
+                while len(self.record) < 100_000:
                     request.websocket.send(bytes(10_000), binary=True)
                     self.record.append("sent")
             except BaseException as error:
@@ -310,7 +390,7 @@ class EndOfConversationTests(DaemonTestCase):
         browser.stall()
         browser.send("go")
         self.assertEqual(self.record.pop(), CancelledError)
-        self.assertLess(len(self.record), 200)
+        self.assertLess(len(self.record), 10_200)
         browser.resume()
         self.assertEqual(browser.closing, TRY_AGAIN_LATER)
 
@@ -327,7 +407,7 @@ class EndOfConversationTests(DaemonTestCase):
         self.assertEqual(self.record, ["a"] + [None] * 101)
 
     def test_unopened(self) -> None:
-        """A view whose browser leaves before the 101 is cancelled."""
+        """A view whose browser leaves before the 101 is cancelled after its grace."""
 
         async def view(request: Request) -> None:
             try:
@@ -339,6 +419,7 @@ class EndOfConversationTests(DaemonTestCase):
 
         browser = self.open(view)
         browser.leave()
+        self.daemon.advance(5)
         self.assertEqual(self.record, [CancelledError])
         self.assertEqual(self.daemon.pending_calls, [])
 
@@ -372,6 +453,7 @@ class EndOfConversationTests(DaemonTestCase):
                 raise ZeroDivisionError
 
         self.open(view).leave()
+        self.daemon.advance(5)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(self.daemon.pending_calls, [])
 
@@ -422,6 +504,169 @@ class EndOfConversationTests(DaemonTestCase):
         self.assertEqual((first.messages, third.messages), (["hello"], ["hello"]))
 
 
+class LastMessagesTests(DaemonTestCase):
+    """Messages that arrived before the end are read after it, at the pace of the view."""
+
+    def serve_saving(self, seconds: float, **settings: Any) -> Browser:
+        """Serve a view that takes some time over each message, and answers each."""
+
+        async def view(request: Request) -> None:
+            async for message in request.websocket:
+                await deferLater(request.clock, seconds)
+                self.record.append(message)
+                await request.websocket.send("ok")
+            self.record.append("after the loop")
+
+        return self.open(view, **settings)
+
+    def test_all_saved(self) -> None:
+        """Ten messages and a Close at once: each message is saved, then the loop ends."""
+        ends: list[Callable[[Browser], object]] = [
+            lambda browser: browser.close(),
+            lambda browser: browser.leave(),
+            lambda browser: self.daemon.begin_stop(),
+        ]
+        for end in ends:
+            browser = self.serve_saving(0.01)
+            for number in range(10):
+                browser.send(str(number))
+            end(browser)
+            with capturedLogs() as events:
+                self.daemon.advance(*[0.01] * 12)
+            self.assertEqual(self.record, [*map(str, range(10)), "after the loop"])
+            self.assertEqual(warnings(events), [])
+            self.daemon.stop()
+            self.assertEqual(self.daemon.pending_calls, [])
+            self.record.clear()
+
+    def test_stop(self) -> None:
+        """A daemon that stops waits for views in their grace, and not longer than that."""
+        browser = self.serve_saving(0.5)
+        for number in range(3):
+            browser.send(str(number))
+        stopped = self.daemon.begin_stop()
+        self.assertNoResult(stopped)
+        self.daemon.advance(0.5, 0.5)
+        self.assertNoResult(stopped)
+        self.daemon.advance(0.5, 0.5)
+        self.successResultOf(stopped)
+        self.assertEqual(self.record, ["0", "1", "2", "after the loop"])
+        browser = self.serve_saving(100)
+        browser.send("a")
+        stopped = self.daemon.begin_stop()
+        self.daemon.advance(5)
+        self.successResultOf(stopped)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_renewed(self) -> None:
+        """Each message that is read renews the grace, as long as it ends within a minute."""
+        browser = self.serve_saving(4)
+        for number in range(30):
+            browser.send(str(number))
+        browser.close()
+        self.daemon.advance(*[1] * 70)
+        self.assertEqual(self.record, [*map(str, range(14))])
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_too_long_over_one(self) -> None:
+        """A view that takes longer than its grace over one message is cancelled."""
+        browser = self.serve_saving(6)
+        browser.send("a")
+        browser.send("b")
+        browser.close()
+        self.daemon.advance(*[1] * 20)
+        self.assertEqual(self.record, [])
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_paused(self) -> None:
+        """What had arrived when reading was paused is read after a reset as well."""
+        for fast_paths in (True, False):
+            self.patch(FAST_PATHS, "enabled", fast_paths)
+            browser = self.serve_saving(0.01)
+            browser.send_bytes(b"".join(b"\x81\x81\0\0\0\0" + b"%d" % (n % 10) for n in range(300)))
+            self.daemon.advance(0.01)
+            browser.leave()
+            self.daemon.advance(*[0.01] * 400)
+            self.assertEqual(self.record, [*(str(n % 10) for n in range(300)), "after the loop"])
+            self.daemon.stop()
+            self.record.clear()
+
+    def test_option(self) -> None:
+        """--view-grace sets the grace."""
+        browser = self.serve_saving(6, view_grace=7)
+        browser.send("a")
+        browser.send("b")
+        browser.close()
+        self.daemon.advance(*[1] * 20)
+        self.assertEqual(self.record, ["a", "b", "after the loop"])
+
+    def test_inline_callbacks(self) -> None:
+        """A view that returns a Deferred reads them as well."""
+
+        @inlineCallbacks
+        def view(request: Request) -> Generator[Deferred[Any], Any, None]:
+            while (message := (yield request.websocket.wait())) is not None:
+                yield deferLater(request.clock, 0.01)
+                self.record.append(message)
+                yield request.websocket.send("ok")
+
+        browser = self.open(view)
+        for number in range(10):
+            browser.send(str(number))
+        browser.close()
+        self.daemon.advance(*[0.01] * 12)
+        self.assertEqual(self.record, [*map(str, range(10))])
+
+    def test_close_code(self) -> None:
+        """A view learns how its conversation ended."""
+
+        async def view(request: Request) -> None:
+            websocket = request.websocket
+            websocket.accept()
+            self.record.append((websocket.close_code, websocket.close_reason))
+            await websocket.wait()
+            self.record.append((websocket.close_code, websocket.close_reason))
+
+        ends: list[tuple[Callable[[Browser], object], tuple[int, str]]] = [
+            (lambda browser: browser.close(4001, "bye"), (4001, "bye")),
+            (lambda browser: browser.leave(), (1006, "")),
+            (lambda browser: browser.send_bytes(b"\x88\x80mask"), (1005, "")),
+            (lambda browser: self.daemon.begin_stop(), (1001, GOING_AWAY.reason)),
+        ]
+        for end, expected in ends:
+            end(self.open(view))
+            self.assertEqual(self.record, [(None, ""), expected])
+            self.daemon.stop()
+            self.record.clear()
+
+    def test_broadcast_of_who_left(self) -> None:
+        """The last message of a client that left reaches all others, and clean-up runs."""
+        rooms: dict[str, WebSocket] = {}
+
+        async def view(request: Request) -> None:
+            name = request.query["name"]
+            rooms[name] = request.websocket
+            async for message in request.websocket:
+                await deferLater(request.clock, 0.01)
+                for websocket in rooms.values():
+                    await websocket.send(message)
+            for websocket in rooms.values():
+                await websocket.send(f"{name} left")
+            del rooms[name]
+
+        self.serve(view)
+        first, second, third = (self.daemon.connect(f"/view/?name={name}") for name in "abc")
+        for browser in (first, second, third):
+            browser.send("hi")
+            self.daemon.advance(0.01)
+        first.send("last words")
+        first.close()
+        self.daemon.advance(0.01)
+        for browser in (second, third):
+            self.assertEqual(browser.messages[-2:], ["last words", "a left"])
+        self.assertEqual([*rooms], ["b", "c"])
+
+
 class GraceTests(DaemonTestCase):
     """A view that outlives its grace is cancelled every 5 s, with a warning."""
 
@@ -465,8 +710,8 @@ class GraceTests(DaemonTestCase):
         browser.leave()
         with capturedLogs() as events:
             self.daemon.advance(*[1] * 30)
-        self.assertEqual(self.record, [0, 5, 10, 15])
-        self.assertEqual(len(warnings(events)), 3)
+        self.assertEqual(self.record, [5, 10, 15, 20])
+        self.assertEqual(len(warnings(events)), 4)
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_swallows_exception(self) -> None:
@@ -488,9 +733,10 @@ class GraceTests(DaemonTestCase):
         self.daemon.advance(3)
         self.assertEqual(browser.messages, ["tick"])
         browser.leave()
-        self.daemon.advance(3, 2)
+        self.daemon.advance(3, 2, 3, 2)
         self.assertEqual(
-            self.record, ["tick", CancelledError, "tick", CancelledError, CancelledError]
+            self.record,
+            ["tick", "tick", CancelledError, "tick", CancelledError, CancelledError],
         )
         self.assertEqual(self.daemon.pending_calls, [])
 
@@ -570,6 +816,7 @@ class DeferredViewTests(DaemonTestCase):
         browser = self.open(view)
         browser.send("go")
         browser.leave()
+        self.daemon.advance(5)
         self.assertEqual(self.record, ["cancelled"])
         self.assertEqual(self.daemon.pending_calls, [])
 
@@ -626,13 +873,14 @@ class DeferredViewTests(DaemonTestCase):
         self.assertEqual((browser.messages, browser.closing), (["hello"], NORMAL))
 
     def test_annotated_cancelled(self) -> None:
-        """The Deferred of such a function is cancelled when the browser leaves."""
+        """The Deferred of such a function is cancelled after the grace."""
 
         def view(request: Request) -> Deferred[None]:
             request.websocket.accept()
             return deferLater(request.clock, 1000)
 
         self.open(view).leave()
+        self.daemon.advance(5)
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_annotated_raises(self) -> None:
@@ -875,6 +1123,8 @@ class NothingLeftTests(SynchronousTestCase):
             if command:
                 browser.send(command)
             end(browser)
+            if command == "sleep":
+                daemon.advance(5)
             for failure in self.flushLoggedErrors(ZeroDivisionError):
                 # The log keeps the failure, whose traceback refers to everything.
                 failure.value.__traceback__ = failure.tb = None
@@ -907,7 +1157,9 @@ class NothingLeftTests(SynchronousTestCase):
         """A browser that violates the protocol leaves nothing."""
         for view in (modern, classic, chained):
             for command in ("", "sleep"):
-                self.check(view, command, lambda browser: browser.send_bytes(b"\xff" * 20))
+                self.check(
+                    view, command, lambda browser: browser.send_bytes(b"\x83\x80" + bytes(4))
+                )
 
     def test_many(self) -> None:
         """A thousand conversations leave nothing."""
@@ -958,6 +1210,7 @@ class NothingLeftTests(SynchronousTestCase):
             browsers[1].send("sleep")
             daemon.begin_stop()
             self.assertEqual([browser.closing for browser in browsers], [GOING_AWAY] * 3)
+            daemon.advance(5)
             self.assertEqual(daemon.pending_calls, [])
             del browsers
             self.assertEqual(living(), [])
@@ -976,6 +1229,9 @@ class FakeThreads:
             raise ThreadsBusy
         self.views.append(view)
         return self.finished
+
+    def abandon(self, finished: Deferred[Any]) -> None:
+        """Do nothing."""
 
     def stop(self) -> None:
         """Do nothing."""
@@ -1077,31 +1333,68 @@ class ViewRunTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.finished), "done")
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_running(self) -> None:
-        """A run is not running while it waits, or when it has finished."""
+    def test_calling(self) -> None:
+        """A run is not calling while it waits, or when it has finished."""
         seen: list[bool | None] = []
 
         async def view(request: Request) -> None:
             await deferLater(self.clock, 1)
-            seen.append(run.running)
+            seen.append(run.is_calling)
 
         run = self.start(view)
-        seen.append(run.running)
+        seen.append(run.is_calling)
         self.clock.advance(1)
-        seen.append(run.running)
+        seen.append(run.is_calling)
         self.assertEqual(seen, [False, True, False])
 
-    def test_running_unknown(self) -> None:
-        """Whether a run is running is unknown while a Deferred is awaited."""
+    def test_calling_unknown(self) -> None:
+        """Whether a run calls is unknown while a Deferred is awaited, outside of all views."""
         waiting: Deferred[None] = Deferred()
 
         def view(request: Request) -> Deferred[None]:
             return waiting
 
         run = self.start(view)
-        self.assertIsNone(run.running)
+        self.assertIsNone(run.is_calling)
         waiting.callback(None)
-        self.assertIs(run.running, False)
+        self.assertIs(run.is_calling, False)
+
+    def test_calling_from_a_view(self) -> None:
+        """What one run with a Deferred calls is not taken for the call of another."""
+        seen: list[bool | None] = []
+        waiting: list[Deferred[None]] = [Deferred(), Deferred()]
+
+        @inlineCallbacks
+        def view(request: Request) -> Generator[Deferred[Any], Any, None]:
+            yield waiting[len(runs)]
+            seen.extend(run.is_calling for run in runs)
+            yield Deferred()
+
+        runs: list[ViewRun] = []
+        for _ in range(2):
+            runs.append(self.start(view))
+        waiting[0].callback(None)
+        waiting[1].callback(None)
+        self.assertEqual(seen, [True, False, False, True])
+
+    def test_calling_nested(self) -> None:
+        """A step of one view that resumes another is not taken for a call of the first."""
+        seen: list[bool | None] = []
+        start: Deferred[None] = Deferred()
+        news: Deferred[None] = Deferred()
+
+        async def first(request: Request) -> None:
+            await start
+            news.callback(None)
+            seen.append(one.is_calling)
+
+        async def second(request: Request) -> None:
+            await news
+            seen.extend((one.is_calling, other.is_calling))
+
+        one, other = self.start(first), self.start(second)
+        start.callback(None)
+        self.assertEqual(seen, [False, True, True])
 
 
 async def coroutine(request: Request) -> None:

@@ -22,19 +22,22 @@ from zope.interface import implementer
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.counters import Traffic
 from pushd.access.limits import Limits
-from pushd.errors import ConversationOver, ThreadsBusy
+from pushd.errors import ConversationOver, NoMoreMessages, ThreadsBusy
 from pushd.protocols.http.response import Response
 from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Browser, Daemon
-from pushd.views.request import Request, View, accept_websocket, require_websocket
+from pushd.views.decorators import accept_websocket, require_websocket
+from pushd.views.request import Request, View
 from pushd.views.runner import ViewRun
 from pushd.views.threads import (
     BlockingScheduledPublication,
     BlockingWebSocket,
+    ThreadPlaces,
     ViewThreads,
     blocking,
 )
+from tests.service.test_metrics import read
 from tests.support.topic_clients import TopicTestCase
 
 # How long an idle thread may take to end, in seconds of real time.
@@ -61,7 +64,7 @@ def kind_of(one: object) -> type:
 
 
 class DaemonTestCase(SynchronousTestCase):
-    """A blocking view in a daemon in memory, where it runs in turns with the test."""
+    """A blocking view in a daemon in memory, where it alternates with the test."""
 
     def setUp(self) -> None:
         """Start with an empty record, and remember which threads exist."""
@@ -306,8 +309,8 @@ class EndTests(DaemonTestCase):
         assert answer is not None
         self.assertEqual((answer.status, answer.text), (200, "websocket: None"))
 
-    def test_end_seen_once(self) -> None:
-        """wait() returns None once at the end; the next wait ends the view, which is no error."""
+    def test_end_seen(self) -> None:
+        """wait() returns None a hundred times; the next wait ends the view, which is no error."""
 
         def view(request: Request) -> None:
             while True:
@@ -317,12 +320,12 @@ class EndTests(DaemonTestCase):
         browser.send("a")
         with capturedLogs() as events:
             browser.leave()
-        self.assertEqual(self.record, ["a", None])
+        self.assertEqual(self.record, ["a"] + [None] * 100)
         self.assertEqual([event for event in events if "log_failure" in event], [])
         self.check_threads()
 
     def test_loop_over_send(self) -> None:
-        """A view that sends in an endless loop is ended by its next send after the end."""
+        """A view that sends in an endless loop after the end is ended."""
 
         def view(request: Request) -> None:
             request.websocket.wait()
@@ -336,8 +339,8 @@ class EndTests(DaemonTestCase):
         sent = len(self.record)
         self.assertGreater(sent, 1)
         browser.leave()
-        # The send that blocked returns, and the next one does not.
-        self.assertEqual(len(self.record), sent + 1)
+        # The send that blocked returns, and ten thousand do nothing.
+        self.assertEqual(len(self.record), sent + 10_000)
         self.check_threads()
 
     def test_loop_that_catches(self) -> None:
@@ -379,7 +382,7 @@ class EndTests(DaemonTestCase):
             browser = self.open(view)
             self.assertFalse(browser.gone)
             browser.leave()
-            self.assertEqual(self.record, ["in vain"] * 100)
+            self.assertEqual(self.record, ["in vain"] * 99)
             self.check_threads()
             self.record.clear()
 
@@ -420,8 +423,11 @@ class EndTests(DaemonTestCase):
         def view(request: Request) -> None:
             try:
                 while True:
-                    request.websocket.wait()
+                    if request.websocket.wait() is None:
+                        break
             finally:
+                request.websocket.send("bye")
+                request.websocket.close()
                 self.record += [request.websocket.is_closed(), request.websocket.read("none")]
 
         self.open(view).leave()
@@ -452,6 +458,46 @@ class EndTests(DaemonTestCase):
         self.open(view).leave()
         self.daemon.advance(1)
         self.assertEqual(self.record, [True])
+
+    def test_all_saved(self) -> None:
+        """Ten messages and a Close at once: each is saved, the answers do nothing."""
+
+        def view(request: Request) -> None:
+            request.websocket.wait()
+            request.websocket.send(bytes(100_000), binary=True)  # Until the browser reads it.
+            for message in request.websocket:
+                self.record.append(message)
+                request.websocket.send("ok")
+            self.record.append(request.websocket.subscribe("t"))
+            self.record.append((request.websocket.close_code, request.websocket.close_reason))
+
+        browser = self.open(view, limits=Limits(compression=False))
+        browser.stall()
+        browser.send("go")
+        for number in range(10):
+            browser.send(str(number))
+        browser.close(4001, "bye")
+        self.assertEqual(self.record, [*map(str, range(10)), False, (4001, "bye")])
+
+    def test_after_grace(self) -> None:
+        """A view that comes back after its grace is ended by its next call: no error."""
+        later: list[Deferred[None]] = []
+
+        def view(request: Request) -> None:
+            request.websocket.accept()
+            later.append(Deferred())
+            request.websocket._bridge.call(lambda: later[0])
+            self.record.append("back")
+            request.websocket.send("too late")
+            self.record.append("sent")
+
+        browser = self.open(view)
+        browser.leave()
+        self.daemon.advance(5)
+        with capturedLogs() as events:
+            later[0].callback(None)
+        self.assertEqual(self.record, ["back"])
+        self.assertEqual([event for event in events if "log_failure" in event], [])
 
     def test_daemon_stops(self) -> None:
         """A daemon that stops ends these views like all others."""
@@ -549,6 +595,104 @@ class ThreadsBusyTests(DaemonTestCase):
             daemon.connect("/old/")
             self.assertIsNotNone(daemon.connect("/old/").refused)
             self.assertEqual(daemon.connect("/modern/").messages, ["modern"])
+
+
+class StragglerTests(DaemonTestCase):
+    """Views whose threads do not end when their conversation is over."""
+
+    def setUp(self) -> None:
+        """Hold views until the end of the test."""
+        super().setUp()
+        self.held: list[Deferred[None]] = []
+
+    def hold(self, request: Request) -> None:
+        """Accept, and sleep until the test ends it."""
+        request.websocket.accept()
+        sleep: Deferred[None] = Deferred()
+        self.held.append(sleep)
+        request.websocket._bridge.call(lambda: sleep)
+
+    def serve_holding(self, **settings: Any) -> None:
+        """Serve a view that does not end."""
+        self.serve(self.hold, **settings)
+        self.addCleanup(self.release)
+
+    def release(self) -> None:
+        """Let the views that are held end."""
+        for sleep in self.held:
+            sleep.callback(None)
+
+    @property
+    def places(self) -> tuple[float, float]:
+        """The places in use, and the stragglers."""
+        now = read(self.daemon)
+        return now["pushd_threads_busy view"], now["pushd_threads_stragglers"]
+
+    def test_place_given_back(self) -> None:
+        """The place is free when the grace is over, and the log names the view once."""
+        self.serve_holding(threads=2)
+        with capturedLogs() as events:
+            for _ in range(2):
+                self.daemon.connect("/view/").leave()
+            self.assertEqual(self.places, (2, 0))
+            self.assertIsNotNone(self.daemon.connect("/view/").refused)
+            self.daemon.advance(5)
+            self.assertEqual(self.places, (0, 2))
+            browser = self.daemon.connect("/view/")
+            self.assertTrue(browser.opened)
+            browser.leave()
+        lines = [event for event in events if event.get("event") == "view_straggles"]
+        self.assertEqual(len(lines), 1)
+        self.assertIn("hold", lines[0]["view"])
+
+    def test_limit(self) -> None:
+        """Beyond --max-stragglers a view keeps its place, until another straggler ends."""
+        self.serve_holding(threads=2, max_stragglers=1)
+        for _ in range(2):
+            self.daemon.connect("/view/").leave()
+        self.daemon.advance(5)
+        self.assertEqual(self.places, (1, 1))
+        self.assertTrue(self.daemon.connect("/view/").opened)
+        self.assertIsNotNone(self.daemon.connect("/view/").refused)
+        self.held.pop(0).callback(None)
+        self.assertEqual(self.places, (1, 1))
+        self.held.pop(0).callback(None)
+        self.assertEqual(self.places, (1, 0))
+
+    def test_none(self) -> None:
+        """With --max-stragglers 0 no place is given to others."""
+        self.serve_holding(threads=1, max_stragglers=0)
+        self.daemon.connect("/view/").leave()
+        self.daemon.advance(5)
+        self.assertEqual(self.places, (1, 0))
+
+    def test_plain_http(self) -> None:
+        """A view whose client left before it was answered gives up its place as well."""
+
+        def view(request: Request) -> str:
+            sleep: Deferred[None] = Deferred()
+            self.held.append(sleep)
+            request.publisher._bridge.call(lambda: sleep)
+            return "late"
+
+        self.serve(view, threads=1)
+        wire = self.daemon.open_connection()
+        wire.send(b"GET /view/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+        wire.leave()
+        self.daemon.advance(5)
+        self.assertEqual(self.places, (0, 1))
+        self.held.pop().callback(None)
+        self.assertEqual(self.places, (0, 0))
+
+    def test_ends_elsewhere(self) -> None:
+        """A view whose thread has ended, and whose Deferred has not, has no place to give up."""
+        places = ThreadPlaces(1, 1)
+        finished: Deferred[Any] = Deferred()
+        places.take(finished)
+        self.assertRaises(ThreadsBusy, places.take, Deferred())
+        places.release(finished)
+        places.abandon(finished)
+        self.assertEqual((places.busy, places.stragglers), (0, 0))
 
 
 class MixedTests(DaemonTestCase):
@@ -906,7 +1050,7 @@ class BridgeTests(ThreadsTestCase):
         self.websocket.connection_lost()
         self.finish(finished)
         self.failureResultOf(finished, ConversationOver)
-        self.assertEqual(received, [None])
+        self.assertEqual(received, [None] * 100)
 
     def test_freed_from_send(self) -> None:
         """A view in ``while True: send()`` is ended when its peer has left."""
@@ -959,15 +1103,19 @@ class BridgeTests(ThreadsTestCase):
         self.assertEqual(self.connection.sent, [b"from the helper"])
 
     def test_helper_thread_after_end(self) -> None:
-        """In such a thread the methods do nothing after the end, and raise nothing."""
+        """In such a thread sends do nothing after the end, and a wait in a loop gets EOFError."""
         received: list[object] = []
 
         def help_out(websocket: BlockingWebSocket) -> None:
+            while True:
+                websocket.send("discarded")
+                try:
+                    received.append(websocket.wait())
+                except Exception as error:
+                    received.append(type(error))
+                    break
             for _ in range(300):
                 websocket.send("discarded")
-                received.append(websocket.wait())
-                websocket.read()
-                websocket.has_messages()
 
         def view(request: Request) -> None:
             helper = threading.Thread(target=help_out, args=(request.websocket,))
@@ -976,8 +1124,55 @@ class BridgeTests(ThreadsTestCase):
 
         self.websocket.connection_lost()
         self.finish(self.run_view(view, self.request))
-        self.assertEqual(received, [None] * 300)
+        self.assertEqual(received, [None] * 100 + [NoMoreMessages])
         self.assertEqual(self.connection.sent, [])
+
+    def test_other_view(self) -> None:
+        """A view that uses the WebSocket of one that has left goes on, in the same thread, too."""
+        left: list[BlockingWebSocket] = []
+        own = WebSocket(FakeConnection(), self.clock)
+
+        def leaving(request: Request) -> None:
+            left.append(request.websocket)
+
+        def staying(request: Request) -> str:
+            for _ in range(20):
+                left[0].send("silent")
+            left[0].close()
+            return "done"
+
+        finished = self.run_view(leaving, self.request)
+        self.finish(finished)
+        self.websocket.connection_lost()
+        self.websocket.grace_expired()
+        finished = self.run_view(staying, make_request(own))
+        self.finish(finished)
+        self.assertEqual(self.successResultOf(finished), "done")
+        self.assertEqual(len(self.new_threads()), 1)
+
+    def test_after_grace(self) -> None:
+        """After its grace a view is ended by its next call."""
+        calls: list[Callable[[BlockingWebSocket], object]] = [
+            lambda websocket: websocket.wait(),
+            lambda websocket: websocket.read(),
+            lambda websocket: websocket.has_messages(),
+            lambda websocket: websocket.send("a"),
+            lambda websocket: websocket.close(),
+            lambda websocket: websocket.subscribe("t"),
+            lambda websocket: websocket.unsubscribe("t"),
+            lambda websocket: websocket._count_call_after_end(1),
+        ]
+        self.websocket.connection_lost()
+        self.websocket.grace_expired()
+        for call in calls:
+
+            def view(request: Request, call: Callable[[BlockingWebSocket], object] = call) -> None:
+                self.assertTrue(request.websocket.is_closed())
+                call(request.websocket)
+
+            finished = self.run_view(view, self.request)
+            self.finish(finished)
+            self.failureResultOf(finished, ConversationOver)
 
 
 class BlockingRequestTests(SynchronousTestCase):

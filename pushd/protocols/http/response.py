@@ -15,6 +15,7 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pushd.protocols.http.static import StaticFiles
+from pushd.protocols.json_format import is_encodable, to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,6 @@ class Page:
 def page(name: str) -> Page:
     """Respond with a file of the ``--web`` folder: ``return page("test.html")``."""
     return Page(name)
-
-
-def to_json(value: object) -> str:
-    """Return JSON without blanks and without escapes for other than ASCII characters."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 _PAGE = """<!doctype html>
@@ -183,7 +179,10 @@ def _has_valid_length(request: Any) -> bool:
 def json_response(status: int, value: object, headers: Mapping[str, str] | None = None) -> Response:
     """Return a response for programs, which must not be cached."""
     defaults = {"Content-Type": "application/json", "Cache-Control": "no-store"}
-    return Response(status, {**defaults, **(headers or {})}, f"{to_json(value)}\n")
+    text = to_json(value)
+    if not is_encodable(text):
+        text = json.dumps(value)  # Only an escape can write half a surrogate pair.
+    return Response(status, {**defaults, **(headers or {})}, f"{text}\n")
 
 
 def json_refusal(

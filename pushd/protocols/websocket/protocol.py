@@ -55,10 +55,10 @@ from pushd.access.closing import (
 )
 from pushd.access.counters import Traffic
 from pushd.access.limits import Limits, TokenBucket
+from pushd.access.progress import Progress
 from pushd.protocols.cork import Cork, Writable
 from pushd.protocols.fast_paths import FAST_PATHS, missing
-from pushd.protocols.progress import Progress
-from pushd.protocols.transport import unsent, untaken
+from pushd.protocols.twisted_internals import unsent, untaken
 from pushd.protocols.websocket.deflate import decompressor, negotiate
 from pushd.protocols.websocket.fragments import FragmentedMessage
 from pushd.protocols.websocket.frames import (
@@ -235,6 +235,7 @@ class PushProtocol(WebSocketServerProtocol):
         if self._continuation is not None:
             self._continuation.cancel()
             self._continuation = None
+        self._read_rest()
         for queue in self.factory.timeouts:
             queue.stop(self)
         if not self.factory.fast:
@@ -409,6 +410,18 @@ class PushProtocol(WebSocketServerProtocol):
             self.wasClean = True
             self._drop()
 
+    def _read_rest(self) -> None:
+        """Deliver what arrived before the connection was lost, and was not read at the view's pace.
+
+        It is no more than what one read from the kernel took, but it may have been compressed.
+        """
+        self._reading = True
+        while self._buffer and self._websocket.takes_rest:
+            self._reading_paused, self._work = False, 0
+            if not self._read_short_frames():
+                self._read_with_autobahn()
+        self._buffer = b""
+
     def _continue_reading(self) -> None:
         """Read on, now that other connections have had their turn."""
         self._continuation = None
@@ -562,7 +575,8 @@ class PushProtocol(WebSocketServerProtocol):
         self.closedByMe = not isReply
         self.localCloseCode, self.localCloseReason = code, reason
         self.factory.closings.start(self)
-        self._websocket.conversation_ended()
+        # An empty Close frame has no code, which is 1005 (RFC 6455 §7.1.5); a reply echoes it.
+        self._websocket.conversation_ended(code or 1005, (reason or b"").decode())
         # The peer's Close frame may stand behind messages that nothing waits for any more.
         if self._reading_paused and not isReply:
             self.resume_reading()

@@ -43,9 +43,11 @@ from pushd.protocols.websocket.subscriber import (
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, check_topic
 
-# A view that reads or subscribes this number of times after the end does not look at the result,
-# and is ended.
-_CALLS_AFTER_END = 100
+#: A view that makes this number of calls after the end, and reads no message in between, would keep
+#: the reactor busy until its grace is over: it is ended at once. A wait counts as
+#: WAIT_AFTER_END calls, because its None means that nothing will come.
+MAX_CALLS_AFTER_END = 10_000
+WAIT_AFTER_END = 100
 
 # The subscriptions of a WebSocket that has none: replaced, never changed.
 _NO_SUBSCRIBERS: dict[str, WebSocketSubscriber] = {}
@@ -73,17 +75,20 @@ class Offer(Protocol):
 
 
 class Owner(Protocol):
-    """The run of the view that a WebSocket was made for: other tasks may use it as well."""
+    """The run of the view that a WebSocket was made for: other code may use it as well."""
 
     @property
-    def running(self) -> bool | None:
-        """Whether the view is what runs at this moment; None if that cannot be known."""
+    def is_calling(self) -> bool | None:
+        """Whether the call under way comes from the view; None if that cannot be known."""
 
     def end(self) -> None:
-        """End the view, unless what it awaits will notify it."""
+        """End the view if nothing else can come for it."""
 
     def view_notified(self) -> None:
-        """Note that the view has been notified of the end."""
+        """Start the view's grace: by now it has been notified, if it waited for its WebSocket."""
+
+    def message_read(self) -> None:
+        """Renew the view's grace: it has read a message after the end."""
 
 
 class _State(Enum):
@@ -116,6 +121,7 @@ class WebSocket:
         "__weakref__",
         "_calls_after_end",
         "_closers",
+        "_grace_over",
         "_hub",
         "_inbox",
         "_offer",
@@ -124,6 +130,8 @@ class WebSocket:
         "_subprotocol",
         "_subscribers",
         "_wire",
+        "close_code",
+        "close_reason",
         "send_queue",
     )
 
@@ -148,7 +156,13 @@ class WebSocket:
         # By topic.
         self._subscribers = _NO_SUBSCRIBERS
         self._owner: Owner | None = None
+        self._grace_over = False
         self._calls_after_end = 0
+        #: How the conversation ended: the code and the reason of the Close frame of the side that
+        #: closed first. The code is None until then, 1005 if the peer's frame had none, and 1006
+        #: if the connection was lost without one (RFC 6455 §7.1.5).
+        self.close_code: int | None = None
+        self.close_reason = ""
         # What awaits the end of the connection.
         self._closers: list[Deferred[None]] | tuple[()] = ()
 
@@ -183,8 +197,9 @@ class WebSocket:
     def wait(self, timeout: float | None = None) -> Deferred[str | bytes | None]:
         """Await the next message: ``str`` for text, ``bytes`` for binary.
 
-        After the last message it gives None: the conversation is over. Only one task may wait at
-        a time; a second gets RuntimeError.
+        Messages that arrived before the end come first; then None means that the conversation is
+        over, at this call and at all that follow. Only one task may wait at a time; a second gets
+        RuntimeError.
 
         :param timeout: seconds until it raises TimeoutError; no message is lost by that.
         """
@@ -197,16 +212,16 @@ class WebSocket:
         if self._inbox.waiter is not None:
             raise RuntimeError("another task already waits for the next message of this WebSocket")
         if self._inbox.messages:
-            return succeed(self._inbox.take())
+            return succeed(self._take())
         if self._state is not _OPEN:
-            self._end_owner(_CALLS_AFTER_END)
+            self._count_call_after_end(WAIT_AFTER_END)
             return succeed(None)
         return self._inbox.wait(timeout)
 
     def read(self, fallback: str | bytes | None = None) -> str | bytes | None:
         """Return the next message if it has arrived, else the fallback; never wait."""
         self.accept()
-        return self._inbox.take() if self._inbox.messages else fallback
+        return self._take() if self._inbox.messages else fallback
 
     def count_messages(self) -> int:
         """Return the number of messages that have arrived and were not read."""
@@ -219,19 +234,21 @@ class WebSocket:
             self.accept()
         return bool(self._inbox.messages)
 
-    def send(self, data: str | bytes, *, binary: bool = False) -> Deferred[None]:
+    def send(
+        self, data: str | bytes | bytearray | memoryview, *, binary: bool = False
+    ) -> Deferred[None]:
         """Send one message: a text frame, or with ``binary=True`` a binary one.
 
         It is written when the call returns, or at the end of the reactor iteration, together
         with the messages of other views. The Deferred fires when the connection can take more:
         await it to send at the browser's pace.
 
-        After the end of the conversation nothing is sent. The view itself is ended
-        (CancelledError); other tasks may call it.
+        After the end of the conversation nothing is sent, and nothing is raised within the
+        view's grace.
 
-        Raises TypeError for data that is neither ``str`` nor ``bytes`` and for a ``str`` to be
-        sent as binary, and ValueError for text that is not UTF-8 and for a message longer than
-        ``--max-message``; nothing has changed then.
+        Raises TypeError for data that is neither ``str`` nor bytes (``bytes``, ``bytearray`` or
+        ``memoryview``) and for a ``str`` to be sent as binary, and ValueError for text that is not
+        UTF-8 and for a message longer than ``--max-message``; nothing has changed then.
         """
         payload = _encode(data, binary)
         if self._state is _OFFERED:
@@ -239,7 +256,7 @@ class WebSocket:
         if self._subscribers:
             self._catch_up()  # This may end the conversation.
         if self._wire is None or self._state is not _OPEN:
-            self._end_owner(0)
+            self._count_call_after_end(1)
             return succeed(None)
         self._wire.send(payload, binary=binary)
         return self.send_queue.wait() if self.send_queue.paused else succeed(None)
@@ -268,7 +285,7 @@ class WebSocket:
             raise RuntimeError("this WebSocket has no topics to subscribe to")
         self.accept()
         if self._state is not _OPEN:
-            self._end_owner(0)
+            self._count_call_after_end(1)
             return succeed(False)
         if not self._subscribers:
             self._subscribers = {}
@@ -304,9 +321,19 @@ class WebSocket:
         """Whether the handshake has not been answered."""
         return self._state is _OFFERED
 
-    def belong_to(self, owner: Owner) -> None:
-        """Set the run of the view, which ends with the conversation, or by sending after it."""
+    def set_owner(self, owner: Owner) -> None:
+        """Set the run of the view that this WebSocket was made for."""
         self._owner = owner
+
+    @property
+    def is_grace_over(self) -> bool:
+        """Whether the view's grace after the end of the conversation is over."""
+        return self._grace_over
+
+    def grace_expired(self) -> None:
+        """Note that the view's grace is over: the messages that it has not read are dropped."""
+        self._grace_over = True
+        self._inbox.clear()
 
     def will_notify(self, awaited: object) -> bool:
         """Whether the end of the conversation notifies a task that awaits this.
@@ -325,7 +352,7 @@ class WebSocket:
         if self._wire is not None and self._state is _OPEN:
             wire = self._wire
             # The end first, or messages that the wire still delivers would be taken.
-            self.conversation_ended()
+            self.conversation_ended(closing.code, closing.reason)
             wire.close(closing)
         if self._state is _CLOSED:
             return succeed(None)
@@ -341,6 +368,11 @@ class WebSocket:
         assert self._wire is not None
         return self._wire
 
+    @property
+    def takes_rest(self) -> bool:
+        """Whether messages that arrived before the connection was lost may still be delivered."""
+        return self._state is _OPEN and self._inbox.takes_rest
+
     def message_received(self, message: str | bytes) -> None:
         """Take a message that has arrived."""
         if self._state is _OPEN:
@@ -351,11 +383,15 @@ class WebSocket:
         for subscriber in self._subscribers.values():
             subscriber.leave_group()
 
-    def conversation_ended(self) -> None:
-        """Note that one side has closed: no message comes or goes any more."""
+    def conversation_ended(self, code: int = 1006, reason: str = "") -> None:
+        """Note that one side has closed: no message comes or goes any more.
+
+        :param code: of the Close frame; by default the connection was lost without one.
+        """
         if self.is_closed():
             return
         self._state = _CLOSING
+        self.close_code, self.close_reason = code, reason
         self._offer = None
         # All before any is told, or what one publishes at its end would go out with another.
         for subscriber in self._subscribers.values():
@@ -386,26 +422,36 @@ class WebSocket:
         if self._hub is not None:
             self._hub.flush()
 
-    def _end_owner(self, allowed: int) -> None:
-        """End the view, if it is what calls after the end of the conversation.
+    def _take(self) -> str | bytes:
+        """Take the next message; one read after the end renews the view's grace."""
+        message = self._inbox.take()
+        if self._state is not _OPEN and self._owner is not None:
+            self._calls_after_end = 0
+            self._owner.message_read()
+        return message
 
-        :param allowed: the number of calls after the end that do not end it.
+    def _count_call_after_end(self, cost: int) -> None:
+        """Count a call after the end; end the view if it goes on with that, or after its grace.
+
+        Calls of other code are let pass, whatever their number: only the view itself is ended.
         """
-        running = self._owner.running if self._owner is not None else False
-        if running is False:
+        calling = self._owner.is_calling if self._owner is not None else False
+        if calling is False:
             return
-        self._calls_after_end += 1
-        # If it is not known whether the view calls or another task, all calls may be waiting.
-        if self._calls_after_end > (allowed if running else _CALLS_AFTER_END):
+        # A view that returns a Deferred, and may be what calls, recurs with each call.
+        self._calls_after_end += cost if calling else WAIT_AFTER_END
+        if self._calls_after_end > MAX_CALLS_AFTER_END or (calling and self._grace_over):
             raise CancelledError("the conversation is over")
 
 
-def _encode(data: str | bytes, binary: bool) -> bytes:
+def _encode(data: str | bytes | bytearray | memoryview, binary: bool) -> bytes:
     if isinstance(data, str):
         if binary:
             raise TypeError("binary=True sends bytes, not str")
         return data.encode()
-    if not isinstance(data, bytes):
+    if isinstance(data, (bytearray, memoryview)):
+        data = bytes(data)
+    elif not isinstance(data, bytes):
         raise TypeError(f"send takes str or bytes, not {type(data).__name__}")
     if not binary:
         data.decode()  # A text frame holds UTF-8 (RFC 6455 §5.6); raises UnicodeDecodeError.

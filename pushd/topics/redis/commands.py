@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, fail
+from twisted.internet.defer import Deferred, DeferredSemaphore, fail, maybeDeferred
 
-from pushd.errors import Unavailable
+from pushd.errors import RedisError, Unavailable
 from pushd.topics.broker import KEY_TTL, Draft
 from pushd.topics.history import Retention
 from pushd.topics.publication import Id, Replay
@@ -18,6 +19,7 @@ from pushd.topics.redis.scripts import (
     REPLAY,
     SERVER,
     TOPIC_PATTERN,
+    TOPIC_TYPE,
     TOUCH,
     channel_name,
     encode,
@@ -37,6 +39,9 @@ _MAX_UNANSWERED_BYTES = 64 << 20
 
 # How many reads of the history may be in progress.
 _MAX_READS = 64
+
+# The error for an answer of another form.
+_UNEXPECTED = "unexpected answer: another program may write to this database"
 
 # How many times SCAN is run to list the topics; each finds about a thousand.
 _MAX_SCANS = 100
@@ -62,7 +67,10 @@ class TopicCommands:
         return channel_name(self._db, topic)
 
     def publish(self, session: RedisSession, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
-        """Publish all drafts or none. Fails with Unavailable if too many are not answered yet."""
+        """Publish all drafts or none. Fails with Unavailable if too many are not answered yet.
+
+        If the Deferred is cancelled, they are published all the same, and count until then.
+        """
         keys, args, size = [SERVER], [*self._common(session), self._retention.size, KEY_TTL], 0
         for draft in drafts:
             kind, data = encode(draft.data)
@@ -78,8 +86,11 @@ class TopicCommands:
             return fail(Unavailable("too many publications are waiting for an answer from Redis"))
         self._unanswered += len(drafts)
         self._unanswered_bytes += size
-        running = session.run_script(PUBLISH, keys, args)
-        return running.addBoth(self._answered, len(drafts), size).addCallback(_read_ids)
+        running = maybeDeferred(session.run_script, PUBLISH, keys, args)
+        published: Deferred[list[Id]] = Deferred()
+        running.addBoth(self._answered, len(drafts), size).addCallback(_read_ids, len(drafts))
+        running.chainDeferred(published)
+        return published
 
     async def read(self, session: RedisSession, topic: str, after: Id | None, limit: int) -> Replay:
         """Read the publications after an id, about ``limit`` bytes of them."""
@@ -88,7 +99,8 @@ class TopicCommands:
         keys = (SERVER, *topic_keys(topic))
         await self._reads.acquire()
         try:
-            return read_replay(topic, await session.run_script(REPLAY, keys, args))
+            with _reading():
+                return read_replay(topic, await session.run_script(REPLAY, keys, args))
         finally:
             self._reads.release()
 
@@ -96,15 +108,20 @@ class TopicCommands:
         """Return a topic's last id, and the number of publications in its history."""
         keys = (SERVER, *topic_keys(topic))
         answer = await session.run_script(DESCRIBE, keys, self._common(session))
-        return (None, 0) if answer is None else (read_id(answer[0]), answer[1])
+        with _reading():
+            return (None, 0) if answer is None else (read_id(answer[0]), int(answer[1]))
 
     async def names(self, session: RedisSession) -> list[str]:
         """Return the names of all topics, or of about 100,000 if there are more."""
         names: set[str] = set()
         cursor = b"0"
+        rest = ("MATCH", TOPIC_PATTERN, "COUNT", 1000, "TYPE", TOPIC_TYPE)
         for _ in range(_MAX_SCANS):
-            cursor, keys = await session.run("SCAN", cursor, "MATCH", TOPIC_PATTERN, "COUNT", 1000)
-            names.update(map(read_topic, keys))
+            with _reading():
+                cursor, keys = await session.run("SCAN", cursor, *rest)
+                for key in keys:
+                    with suppress(ValueError):  # A key of another program.
+                        names.add(read_topic(key))
             if cursor == b"0":
                 break
         return list(names)
@@ -113,7 +130,10 @@ class TopicCommands:
         """Renew the expiry of topics. Returns their last ids, "" for one that has expired."""
         keys = [SERVER, *(topic_keys(topic)[0] for topic in topics)]
         ids = await session.run_script(TOUCH, keys, self._common(session))
-        return [id.decode("latin-1") for id in ids]
+        with _reading():
+            if len(ids) == len(topics):
+                return [id.decode("latin-1") for id in ids]
+        raise RedisError(_UNEXPECTED)
 
     def _common(self, session: RedisSession) -> list[Any]:
         """Return the first arguments of every script."""
@@ -131,5 +151,17 @@ class TopicCommands:
         return result
 
 
-def _read_ids(ids: list[bytes]) -> list[Id]:
-    return [read_id(id) for id in ids]
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Raise RedisError for an answer that our scripts do not give: the server may be any."""
+    try:
+        yield
+    except (AttributeError, IndexError, TypeError, ValueError):
+        raise RedisError(_UNEXPECTED) from None
+
+
+def _read_ids(ids: list[bytes], count: int) -> list[Id]:
+    with _reading():
+        if len(ids) == count:
+            return [read_id(id) for id in ids]
+    raise RedisError(_UNEXPECTED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import (
     HostnameEndpoint,
     UNIXClientEndpoint,
@@ -49,11 +49,8 @@ class CommandConnection(HiredisProtocol):
         self.on_lost: Callable[[], None] = ignore
 
     def run(self, *args: Any) -> Deferred[Any]:
-        """Run a command. Fails with RedisError or RedisUnavailable."""
-        try:
-            running: Deferred[Any] = self.execute_command(*args)
-        except LibraryConnectionError:
-            return fail(RedisUnavailable(self.reason))
+        """Run a command; nothing is raised. Fails with RedisError or RedisUnavailable."""
+        running: Deferred[Any] = maybeDeferred(self.execute_command, *args)
         return running.addErrback(self._translate)
 
     def abort(self) -> None:
@@ -81,6 +78,8 @@ class CommandConnection(HiredisProtocol):
             raise RedisError(" ".join(str(failure.value).split()))
         if failure.check(LibraryConnectionError):
             raise RedisUnavailable(self.reason)
+        if failure.check(InvalidData):
+            raise RedisError("an argument of a command cannot be encoded")
         return failure
 
 

@@ -2,14 +2,16 @@
 
 A topic is stored in two keys, which share a hash tag: ``pushd:{topic}:topic`` is a hash of its
 epoch, its last offset and its generation; ``pushd:{topic}:history`` is a stream whose entries have
-the id ``offset-milliseconds`` and one field, ``t`` for text or ``b`` for bytes. ``pushd:server`` is
+the id ``offset-milliseconds`` and one field, ``t`` for text or ``b`` for bytes. What was published
+with an idempotency key is in ``pushd:{topic}:key:SHA-256``. Only topics, whose characters cannot be
+mistaken for the rest of a key, are written into keys as they are given. ``pushd:server`` is
 a hash with the run id of the server that wrote last, and the generation. A script writes to it
 first, before any topic, with commands that a full Redis denies: so it denies the first write or
 none.
 
 The generation: a Redis that was restarted, or a replica that took over, may have forgotten
 publications that subscribers have received, and would give their offsets to new ones. So every
-script is told the run id of the server that it is sent to. If the last write was in another run,
+script gets the run id of the server that it is sent to. If the last write was in another run,
 and this server cannot be trusted to have everything (see ``RedisSession.trusted``), the generation
 changes, and every topic of an older generation gets a new epoch when it is next used.
 """
@@ -19,10 +21,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha1
+from hashlib import sha1, sha256
 from typing import Any
 
-from pushd.topics.publication import Id, Publication, Replay
+from pushd.topics.publication import Id, Publication, Replay, check_topic
 
 #: How much longer than its publications a topic is kept, in seconds. Nodes where it has subscribers
 #: renew that.
@@ -198,16 +200,16 @@ def topic_keys(topic: str) -> tuple[str, str]:
 
 def idempotency_key(topic: str, key: str) -> str:
     """Return the key that stores the id published with an idempotency key."""
-    return f"pushd:{{{topic}}}:key:{key}"
+    return f"pushd:{{{topic}}}:key:{sha256(key.encode()).hexdigest()}"
 
 
-#: Matches the keys of topics, for SCAN.
-TOPIC_PATTERN = "pushd:{*}:topic"
+#: Matches the keys of topics, for SCAN, and the type of their values.
+TOPIC_PATTERN, TOPIC_TYPE = "pushd:{*}:topic", "hash"
 
 
 def read_topic(key: bytes) -> str:
-    """Return the topic that a key belongs to."""
-    return key[len("pushd:{") : -len("}:topic")].decode("latin-1")
+    """Return the topic that a key belongs to. Raises ValueError if it is another program's."""
+    return check_topic(key[len("pushd:{") : -len("}:topic")].decode("latin-1"))
 
 
 def channel_name(db: int, topic: str) -> bytes:
@@ -232,11 +234,14 @@ def read_id(text: bytes) -> Id:
 
 
 def read_replay(topic: str, answer: Sequence[Any]) -> Replay:
-    """Decode the answer of ``REPLAY``. If other programs left a gap, nothing is recovered."""
-    epoch = answer[0].decode("latin-1")
-    id, last = Id(epoch, int(answer[1])), Id(epoch, int(answer[3]))
+    """Decode the answer of ``REPLAY``. If other programs left a gap, nothing is recovered.
+
+    Raises ValueError if it is malformed.
+    """
+    # The epoch is checked: it becomes part of a line in event streams.
+    id, last = (read_id(b"%b:%b" % (answer[0], answer[place])) for place in (1, 3))
+    epoch, offset = id.epoch, id.offset
     publications = []
-    offset = id.offset
     for place, kind, data in answer[4]:
         offset += 1
         if int(place.partition(b"-")[0]) != offset:
@@ -250,6 +255,6 @@ def read_replay(topic: str, answer: Sequence[Any]) -> Replay:
 def _decode(kind: bytes, data: bytes) -> str | bytes:
     if kind == b"t":
         return data.decode()
-    if kind == b"b":
+    if kind == b"b" and isinstance(data, bytes):
         return data
     raise ValueError("kind must be t or b")

@@ -58,9 +58,12 @@ class Waiters:
     def wake(self) -> None:
         """Let all coroutines continue that are waiting now."""
         for waiter in list(self._waiting):
-            waiter.callback(None)
+            # One that continues may have made the others fail.
+            if waiter in self._waiting:
+                waiter.callback(None)
 
     def fail(self, reason: str) -> None:
         """Make all coroutines fail that are waiting now."""
         for waiter in list(self._waiting):
-            waiter.errback(Unavailable(reason))
+            if waiter in self._waiting:
+                waiter.errback(Unavailable(reason))

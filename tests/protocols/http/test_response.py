@@ -15,6 +15,7 @@ from pushd.protocols.http.response import (
     AnswerResource,
     Response,
     error_page,
+    json_response,
     page,
     refusal,
 )
@@ -207,6 +208,11 @@ class ErrorTests(SynchronousTestCase):
         answer = refusal(400, "no", {"X": "y"})
         self.assertEqual((answer.status, answer.body), (400, "no\n"))
         self.assertEqual(answer.headers, {"Content-Type": "text/plain; charset=utf-8", "X": "y"})
+
+    def test_json(self) -> None:
+        """JSON is written in UTF-8; what UTF-8 cannot encode, with escapes."""
+        for value, body in (("a", '"a"\n'), ("é", '"é"\n'), ("é\udc00", '"\\u00e9\\udc00"\n')):
+            self.assertEqual(json_response(200, value).body, body)
 
     def test_resource(self) -> None:
         """A resource can answer every method with the same response, any number of times."""

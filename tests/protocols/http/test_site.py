@@ -82,6 +82,20 @@ class LimitTests(ChannelTestCase):
         waiting[1].send(GET)
         self.assertIn(" 503 ", waiting[1].head)
 
+    def test_failure_gives_the_slot_back(self) -> None:
+        """A connection whose channel cannot be made does not count."""
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        site = site_of(self.daemon)
+        failing = self.patch(site, "protocol", fail)
+        for _ in range(3):
+            self.assertIsNotNone(self.send().lost)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 3)
+        failing.restore()
+        self.assertEqual(self.send(GET).body, b"hello")
+
     def test_failure(self) -> None:
         """A connection whose channel cannot be made is logged with its address, and closed."""
 

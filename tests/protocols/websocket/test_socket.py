@@ -6,7 +6,7 @@ import builtins
 import random
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock, deferLater
@@ -18,10 +18,12 @@ from pushd.access.limits import Limits
 from pushd.protocols.http.response import Response
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Browser, Daemon
-from pushd.views.request import Request, accept_websocket
+from pushd.topics.hub import Hub
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 
 # Types that send() refuses.
-INVALID_DATA: list[Any] = [None, 7, 1.5, True, bytearray(b"a"), memoryview(b"a"), ["a"], ("a",), {}]
+INVALID_DATA: list[Any] = [None, 7, 1.5, True, ["a"], ("a",), {}]
 
 
 class FakeConnection:
@@ -83,10 +85,11 @@ class FakeConnection:
 class FakeViewRun:
     """The run of a view, which records how it is ended."""
 
-    running: bool | None = False
+    is_calling: bool | None = False
 
     def __init__(self) -> None:
         self.ended: list[str] = []
+        self.read = 0
 
     def end(self) -> None:
         """Record the end."""
@@ -95,6 +98,17 @@ class FakeViewRun:
     def view_notified(self) -> None:
         """Record it."""
         self.ended.append("told")
+
+    def message_read(self) -> None:
+        """Count a message that was read after the end."""
+        self.read += 1
+
+
+class FakeHub:
+    """A hub that has nothing to send."""
+
+    def flush(self) -> None:
+        """Do nothing."""
 
 
 class WebSocketTestCase(SynchronousTestCase):
@@ -107,7 +121,7 @@ class WebSocketTestCase(SynchronousTestCase):
         self.websocket = WebSocket(self.connection, self.clock)
         self.view = FakeViewRun()
         self.ended = self.view.ended
-        self.websocket.belong_to(self.view)
+        self.websocket.set_owner(self.view)
 
     def receive(self, *messages: str | bytes) -> None:
         """Let messages come."""
@@ -225,7 +239,7 @@ class OpeningTests(WebSocketTestCase):
         """A view that is being ended, as its client left, may call accept()."""
         websocket = WebSocket(FakeConnection(subprotocols=("a",)), self.clock)
         self.patch(self.view, "end", lambda: websocket.accept("a"))
-        websocket.belong_to(self.view)
+        websocket.set_owner(self.view)
         websocket.connection_lost()
         self.assertIsNone(websocket.subprotocol)
 
@@ -389,40 +403,65 @@ class CallsAfterEndTests(WebSocketTestCase):
                 return number
         return most
 
-    def end(self, running: bool | None) -> None:
+    def end(self, calling: bool | None) -> None:
         """End the conversation of a view in the given state."""
         self.websocket.accept()
         self.websocket.conversation_ended()
-        self.view.running = running
+        self.view.is_calling = calling
 
     def test_view_waits(self) -> None:
         """wait() in the view gives None 100 times, then raises CancelledError."""
-        self.end(running=True)
+        self.end(calling=True)
         self.assertEqual(self.count_calls(self.websocket.wait), 100)
         self.assertEqual(self.count_calls(self.websocket.wait), 0)
 
     def test_view_sends(self) -> None:
-        """The first send() in the view raises CancelledError."""
-        self.end(running=True)
+        """send() in the view does nothing 10,000 times, then raises CancelledError."""
+        self.end(calling=True)
+        self.assertEqual(self.count_calls(lambda: self.websocket.send("a"), 20_000), 10_000)
         self.assertEqual(self.count_calls(lambda: self.websocket.send("a")), 0)
+
+    def test_after_grace(self) -> None:
+        """After its grace the view gets CancelledError at its first call; others do not."""
+        calls: list[Callable[[], Deferred[Any]]] = [
+            self.websocket.wait,
+            lambda: self.websocket.send("a"),
+        ]
+        for call in calls:
+            self.end(calling=True)
+            self.websocket.grace_expired()
+            self.assertEqual(self.count_calls(call), 0)
+            for calling in (False, None):
+                self.view.is_calling = calling
+                self.successResultOf(call())
+
+    def test_dropped_after_grace(self) -> None:
+        """What the view has not read when its grace is over is dropped."""
+        self.websocket.accept()
+        self.receive("a", "b")
+        self.websocket.conversation_ended()
+        self.assertEqual(self.wait(), "a")
+        self.websocket.grace_expired()
+        self.assertEqual(self.websocket.count_messages(), 0)
+        self.assertIsNone(self.wait())
 
     def test_others(self) -> None:
         """Other tasks may call wait() and send() any number of times."""
-        self.end(running=False)
+        self.end(calling=False)
         self.assertEqual(self.count_calls(self.websocket.wait), 1000)
         self.assertEqual(self.count_calls(lambda: self.websocket.send("a")), 1000)
 
     def test_others_do_not_count(self) -> None:
         """Calls of other tasks are not counted for the view."""
-        self.end(running=False)
+        self.end(calling=False)
         self.count_calls(self.websocket.wait)
         self.count_calls(lambda: self.websocket.send("a"))
-        self.view.running = True
+        self.view.is_calling = True
         self.assertEqual(self.count_calls(self.websocket.wait), 100)
 
     def test_unknown(self) -> None:
         """If it is not known whether the view calls, 100 calls of any kind are allowed."""
-        self.end(running=None)
+        self.end(calling=None)
         self.assertEqual(self.count_calls(lambda: self.websocket.send("a"), 60), 60)
         self.assertEqual(self.count_calls(self.websocket.wait), 40)
         self.assertEqual(self.count_calls(lambda: self.websocket.send("a")), 0)
@@ -437,12 +476,13 @@ class CallsAfterEndTests(WebSocketTestCase):
     def test_not_in_vain(self) -> None:
         """Calls that give a message are not counted."""
         self.websocket = WebSocket(self.connection, self.clock, inbox=1000)
-        self.websocket.belong_to(self.view)
+        self.websocket.set_owner(self.view)
         self.websocket.accept()
         self.receive(*["a"] * 500)
         self.websocket.conversation_ended()
-        self.view.running = True
+        self.view.is_calling = True
         self.assertEqual([self.wait() for _ in range(500)], ["a"] * 500)
+        self.assertEqual(self.view.read, 500)
         self.assertEqual(self.count_calls(self.websocket.wait), 100)
 
 
@@ -551,17 +591,42 @@ class SendTests(WebSocketTestCase):
         self.assertEqual(self.connection.sent, [])
 
     def test_after_end_view(self) -> None:
-        """After the end send() in the view raises CancelledError."""
+        """After the end send(), close() and subscribe() in the view do nothing."""
+        self.websocket = WebSocket(self.connection, self.clock, hub=cast(Hub, FakeHub()))
+        self.websocket.set_owner(self.view)
         self.websocket.close()
-        self.view.running = True
-        self.assertRaises(CancelledError, self.websocket.send, "a")
+        self.websocket.connection_lost()
+        self.view.is_calling = True
+        self.successResultOf(self.websocket.send("a"))
+        self.successResultOf(self.websocket.close(4000))
+        self.assertIs(self.successResultOf(self.websocket.subscribe("t")), False)
+        self.websocket.unsubscribe("t")
         self.assertEqual(self.connection.sent, [])
+
+    def test_buffers(self) -> None:
+        """A bytearray or a memoryview is sent as bytes, as it is at the time of the call."""
+        data = bytearray(b"abc")
+        self.websocket.send(data)
+        self.websocket.send(memoryview(data)[1:], binary=True)
+        data[:] = b"xyz"
+        self.assertEqual(self.connection.sent, [(b"abc", False), (b"bc", True)])
+        self.assertRaises(ValueError, self.websocket.send, memoryview(b"caf\xc3"))
+
+    def test_close_code(self) -> None:
+        """How the conversation ended is known from the end on: the first of two ends counts."""
+        self.assertEqual((self.websocket.close_code, self.websocket.close_reason), (None, ""))
+        self.websocket.close(4001, "enough")
+        self.websocket.connection_lost()
+        self.assertEqual((self.websocket.close_code, self.websocket.close_reason), (4001, "enough"))
+        websocket = WebSocket(FakeConnection(), self.clock)
+        websocket.connection_lost()
+        self.assertEqual((websocket.close_code, websocket.close_reason), (1006, ""))
 
     def test_mistake_after_end(self) -> None:
         """Invalid data raises after the end, too."""
         self.websocket.close()
-        for running in (False, True):
-            self.view.running = running
+        for calling in (False, True):
+            self.view.is_calling = calling
             self.assertRaises(TypeError, self.websocket.send, INVALID_DATA[0])
             self.assertRaises(ValueError, self.websocket.send, b"\xff")
 
@@ -1162,18 +1227,17 @@ class TrafficTests(DaemonTestCase):
 
         async def view(request: Request) -> None:
             request.websocket.accept()
-            try:
-                await deferLater(request.clock, 5)
-            except CancelledError:
-                self.assertTrue(request.websocket.is_closed())
-                for _ in range(4):
-                    received.append(await request.websocket.wait())
-                raise
+            await deferLater(request.clock, 4)
+            self.assertTrue(request.websocket.is_closed())
+            for _ in range(4):
+                received.append(await request.websocket.wait())
 
-        browser = self.open(self.serve(view))
+        daemon = self.serve(view)
+        browser = self.open(daemon)
         browser.send("a")
         browser.send(b"b")
         browser.close()
+        daemon.advance(4)
         self.assertEqual(received, ["a", b"b", None, None])
 
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+
+from pushd.errors import RedisError
+from pushd.topics.broker import Draft
 from pushd.topics.redis import commands as module
+from tests.support.fake_redis import FakeSession
 from tests.topics.redis.test_broker import BrokerTestCase
 
 
@@ -28,13 +35,56 @@ class TopicCommandsTests(BrokerTestCase):
         """A publication that was cancelled counts until it is answered, and no longer."""
         self.start()
         self.redis.late = True
-        publishing = self.broker.publish("t", "x")
+        publishing = self.broker.publish("t", "xyz")
         publishing.addErrback(lambda _: None)
         publishing.cancel()
+        self.assertEqual(self.unanswered, (1, 3))
         self.redis.answer()
-        self.assertEqual(
-            (self.broker._commands._unanswered, self.broker._commands._unanswered_bytes), (0, 0)
-        )
+        self.assertEqual(self.unanswered, (0, 0))
+
+    def test_exception(self) -> None:
+        """A publication that cannot be sent does not count, whatever was raised."""
+        self.start()
+        self.patch(FakeSession, "run_script", lambda *_: 1 / 0)
+        self.failureResultOf(self.broker.publish("t", "x"), ZeroDivisionError)
+        self.assertEqual(self.unanswered, (0, 0))
+
+    @property
+    def unanswered(self) -> tuple[int, int]:
+        """The number of publications that have no answer yet, and their bytes."""
+        return self.broker._commands._unanswered, self.broker._commands._unanswered_bytes
+
+    def test_foreign_key(self) -> None:
+        """A key of another program that looks like that of a topic is not listed."""
+        self.start()
+        self.publish("a")
+        keys = [b"pushd:{a}:topic", b"pushd:{a}:key:{x}:topic", b"pushd:{}:topic"]
+        self.patch(FakeSession, "run", lambda *_: succeed([b"0", keys]))
+        self.assertEqual(self.successResultOf(self.broker.names()), ["a"])
+
+    def test_unexpected_answers(self) -> None:
+        """An answer that our scripts do not give is an error of the broker, and counts nothing."""
+        self.start()
+        self.publish("t")
+        commands = self.broker._commands
+        session: Any = self.redis.sessions[0]
+        answer: Any
+        for answer in (None, 7, b"x", [7], [b"x"], [[]], [b"e:1"] * 3, [None] * 5):
+            self.patch(FakeSession, "run_script", lambda *_, answer=answer: succeed(answer))
+            self.patch(FakeSession, "run", lambda *_, answer=answer: succeed(answer))
+            asked = [
+                commands.publish(session, [Draft("t", "x"), Draft("t", "y")]),
+                Deferred.fromCoroutine(commands.read(session, "t", None, 100)),
+                Deferred.fromCoroutine(commands.touch(session, ["t", "u"])),
+                Deferred.fromCoroutine(commands.names(session)),
+            ]
+            if answer is not None:  # That means that there is no such topic.
+                asked.append(Deferred.fromCoroutine(commands.describe(session, "t")))
+            for one in asked:
+                error = self.failureResultOf(one, RedisError).value
+                self.assertIn("unexpected answer", str(error), answer)
+            self.assertEqual(self.unanswered, (0, 0))
+            self.assertEqual(commands._reads.tokens, commands._reads.limit)
 
     def test_many_topics(self) -> None:
         """If there are very many topics, only some are listed."""

@@ -46,6 +46,14 @@ class ConnectionTests(SessionTestCase):
         self.assertEqual(self.successResultOf(second), b"OK")
         first.addErrback(lambda _: None)
 
+    def test_unencodable(self) -> None:
+        """A command that cannot be encoded fails like one that Redis refuses; the next one runs."""
+        session = self.opened()
+        failed, running = session.run("GET", "\udc00"), session.run("GET", "x")
+        self.failureResultOf(failed, RedisError)
+        self.serve()
+        self.assertEqual(self.successResultOf(running), b"OK")
+
     def test_garbage(self) -> None:
         """Data that is not the protocol of Redis ends the session."""
         self.opened()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from hashlib import sha1
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.topics.publication import Id, Replay
 from pushd.topics.redis.scripts import (
     ALL,
     PUBLISH,
+    TOPIC_PATTERN,
     channel_name,
     encode,
     idempotency_key,
@@ -28,8 +32,21 @@ class NameTests(SynchronousTestCase):
         """All keys of a topic share a hash tag, and the topic can be read from its key."""
         topic, history = topic_keys("a/b:c")
         self.assertEqual((topic, history), ("pushd:{a/b:c}:topic", "pushd:{a/b:c}:history"))
-        self.assertEqual(idempotency_key("t", "k"), "pushd:{t}:key:k")
+        self.assertRegex(idempotency_key("t", "k"), r"^pushd:\{t\}:key:[0-9a-f]{64}$")
+        self.assertNotEqual(idempotency_key("t", "k"), idempotency_key("t", "K"))
         self.assertEqual(read_topic(topic.encode()), "a/b:c")
+
+    @given(st.text())
+    def test_idempotency_key(self, text: str) -> None:
+        """Whatever an idempotency key is, its key in Redis is not taken for that of a topic."""
+        key = idempotency_key("t", text)
+        self.assertFalse(fnmatchcase(key, TOPIC_PATTERN))
+        self.assertEqual(len(key), len(idempotency_key("t", "k")))
+
+    def test_key_of_another_program(self) -> None:
+        """A key that is like that of a topic, but has no valid topic in it, raises ValueError."""
+        for name in ("", "t}:key:a", "a b", "\xff", "/a"):
+            self.assertRaises(ValueError, read_topic, topic_keys(name)[0].encode("latin-1"))
 
     def test_channel(self) -> None:
         """The name of a channel contains the number of the database."""
@@ -63,6 +80,11 @@ class DataTests(SynchronousTestCase):
         self.assertEqual(read_id(b"e-_:12"), Id("e-_", 12))
         self.assertRaises(ValueError, read_id, b"\xff:1")
 
+    def test_number_as_data(self) -> None:
+        """Data that is not a string raises ValueError."""
+        with self.assertRaises(ValueError):
+            read_replay("t", [b"e", b"2", 1, b"3", [[b"3-1", b"b", 7]]])
+
 
 class ReplayTests(SynchronousTestCase):
     """The history as the script returns it."""
@@ -82,6 +104,13 @@ class ReplayTests(SynchronousTestCase):
         for recovered in (0, 1):
             replay = read_replay("t", [b"e", b"2", recovered, b"2", []])
             self.assertEqual(replay, Replay(Id("e", 2), recovered == 1, (), Id("e", 2)))
+
+    def test_invalid_epoch(self) -> None:
+        """An epoch that would not fit into one line of an event stream raises ValueError."""
+        for epoch in (b"e\r\ndata: x", b"e\n", b"", b"e" * 33, b"\xff", b"e:1"):
+            self.assertRaises(ValueError, read_replay, "t", [epoch, b"2", 1, b"2", []])
+        for offset in (b"-1", b"1\n", b"9" * 5000, b""):
+            self.assertRaises(ValueError, read_replay, "t", [b"e", offset, 1, b"2", []])
 
     def test_damaged(self) -> None:
         """A history with a gap, made by another program, is not recovered."""

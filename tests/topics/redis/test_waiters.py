@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -40,6 +42,17 @@ class WaitersTests(SynchronousTestCase):
         self.waiters.wake()
         self.successResultOf(again[0])
         self.assert_nothing_left()
+
+    def test_fail_while_waking(self) -> None:
+        """One that continues may make the others fail, as when it was a topic's last subscriber."""
+        for end in (self.waiters.wake, partial(self.waiters.fail, "all")):
+            first, second = self.wait(), self.wait()
+            first.addBoth(lambda _: self.waiters.fail("by the first"))
+            end()
+            self.successResultOf(first)
+            error = self.failureResultOf(second, Unavailable).value
+            self.assertEqual(str(error), "by the first")
+            self.assert_nothing_left()
 
     def test_timeout(self) -> None:
         """Each fails after 30 seconds with the current fault, or says how long it took."""

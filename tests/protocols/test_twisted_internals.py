@@ -1,4 +1,4 @@
-"""Direct writes, unsent bytes, and closing, with transports of every kind."""
+"""Twisted's internals: direct writes, unsent bytes, closing; and versions that lack a name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.tcp import Connection
@@ -17,22 +18,25 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web import http
+from zope.interface import implementer
 
 from pushd.access.limits import Limits
-from pushd.protocols import transport as transports
+from pushd.protocols import twisted_internals
 from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FAST_PATHS, FastPaths
-from pushd.protocols.transport import (
+from pushd.protocols.twisted_internals import (
     HTTPChannelAdapter,
     check_requirements,
     lose,
+    pass_half_closes,
     sender,
     takes_direct_writes,
     unsent,
     untaken,
 )
 from pushd.testing import Daemon
-from pushd.views.request import Request, require_websocket
+from pushd.views.decorators import require_websocket
+from pushd.views.request import Request
 
 
 class Descriptor(FileDescriptor):
@@ -98,7 +102,7 @@ class DirectWriterTests(SynchronousTestCase):
         self.deferred += 1
 
     def test_at_once(self) -> None:
-        """A write is one system call, and the reactor is not told to watch the socket."""
+        """A write is one system call, and the reactor does not watch the socket."""
         for data in (b"one", b"two"):
             self.write(data)
         self.assertEqual(self.kernel.sent, [b"one", b"two"])
@@ -205,9 +209,9 @@ class FastPathTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Make a switch for this test alone, and a transport."""
         self.paths = FastPaths()
-        self.patch(transports, "FAST_PATHS", self.paths)
-        transports._lacking_in_transports.cache_clear()
-        self.addCleanup(transports._lacking_in_transports.cache_clear)
+        self.patch(twisted_internals, "FAST_PATHS", self.paths)
+        twisted_internals._lacking_in_transports.cache_clear()
+        self.addCleanup(twisted_internals._lacking_in_transports.cache_clear)
         kernel: Any = Kernel()
         self.transport: Any = Connection(kernel, Protocol(), MemoryReactorClock())
         self.transport.connected = True
@@ -254,7 +258,7 @@ class FastPathTests(SynchronousTestCase):
 
     def assert_off(self, changed: type[Connection], lacking: str) -> None:
         """Check that direct writes are off, and that two lines of the log say what is lacking."""
-        self.patch(transports, "Connection", changed)
+        self.patch(twisted_internals, "Connection", changed)
         kernel: Any = Kernel()
         transport = changed(kernel, Protocol(), MemoryReactorClock())
         with capturedLogs() as logs:
@@ -374,9 +378,10 @@ class UntakenTests(SynchronousTestCase):
 
     def test_without_a_socket(self) -> None:
         """Without a socket, or with one that the kernel does not know, it is what is unsent."""
-        for transport in (Descriptor(MemoryReactorClock()), Connection(Kernel(), None, None)):
+        unconnected: Any = Kernel()
+        reactor = MemoryReactorClock()
+        for transport in (Descriptor(reactor), Connection(unconnected, Protocol(), reactor)):
             transport.connected = True
-            transport.reactor = MemoryReactorClock()
             transport.write(b"x" * 1000)
             self.assertEqual(untaken(transport), 1000)
         self.assertEqual(untaken(StringTransport()), 0)
@@ -409,3 +414,46 @@ class UntakenTests(SynchronousTestCase):
         wrapped.write(b"y" * 20)
         wrapped.transport = StringTransport()
         self.assertEqual(unsent(wrapped), 30)
+
+
+class HalfCloseTests(SynchronousTestCase):
+    """Which wrappers pass on that a client has closed its side."""
+
+    def test_plain(self) -> None:
+        """A factory that is not wrapped stays as it is."""
+        factory = Factory()
+        pass_half_closes(factory)
+        self.assertEqual(vars(factory), {})
+
+    def test_nested(self) -> None:
+        """Every wrapper is replaced, and passes on whether its protocol is half-closable."""
+
+        @implementer(IHalfCloseableProtocol)
+        class HalfClosable(Protocol):
+            """Goes on."""
+
+            def readConnectionLost(self) -> None: ...
+
+            def writeConnectionLost(self) -> None: ...
+
+        for protocol in (HalfClosable, Protocol):
+            inner = WrappingFactory(Factory.forProtocol(protocol))
+            outer = WrappingFactory(inner)
+            pass_half_closes(outer)
+            wrapper = outer.buildProtocol(None)
+            found = IHalfCloseableProtocol(wrapper, None)
+            self.assertIs(type(found), HalfClosable if protocol is HalfClosable else type(None))
+            self.assertIsNone(IHandshakeListener(wrapper, None))
+
+    def test_lacking(self) -> None:
+        """If Twisted's TLS lacks what is needed, it stays as it is, and the log says so."""
+        reported = FastPaths()
+        self.patch(twisted_internals, "FAST_PATHS", reported)
+        self.patch(twisted_internals, "_TLS_METHODS", ("_future",))
+        twisted_internals._half_closable.cache_clear()
+        self.addCleanup(twisted_internals._half_closable.cache_clear)
+        factory = TLSMemoryBIOFactory(CertificateOptions(), False, Factory(), MemoryReactorClock())
+        with capturedLogs() as events:
+            pass_half_closes(factory)
+        self.assertIs(factory.protocol, TLSMemoryBIOFactory.protocol)
+        self.assertEqual([event["event"] for event in events], ["requirement_missing"])

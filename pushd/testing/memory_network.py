@@ -1,4 +1,4 @@
-"""Transports in memory: a connection whose two ends are in one process."""
+"""A network in memory: connections whose two ends are in one process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IPushProducer, ITCPTransport
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ITCPTransport
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -16,8 +16,8 @@ _BUFFER = 1 << 16
 
 
 @implementer(ITCPTransport, IPushProducer)
-class LoopbackTransport:
-    """One end of a connection. What is written arrives when ``Loopback.run`` is called.
+class MemoryTransport:
+    """One end of a connection. What is written arrives when ``MemoryNetwork.run`` is called.
 
     It behaves as Twisted's TCP transport does: ``loseConnection`` waits until everything written
     has been sent, ``abortConnection`` does not, and a full buffer pauses the producer.
@@ -25,6 +25,9 @@ class LoopbackTransport:
 
     disconnecting = False
     connected = True
+    # Whether this side is to be closed once everything was sent, and whether it is.
+    _finishing = False
+    _finished = False
 
     def __init__(self, host: IPv4Address, peer: IPv4Address) -> None:
         self._host = host
@@ -33,7 +36,7 @@ class LoopbackTransport:
         self._producer: Any = None
         self._producer_paused = False
         self.protocol: Any = None
-        self.other: LoopbackTransport = self
+        self.other: MemoryTransport = self
         self.reading_paused = False
         self.no_delay = False
         self.lost: Failure | None = None
@@ -42,7 +45,7 @@ class LoopbackTransport:
 
     def write(self, data: bytes) -> None:
         """Buffer data, to be delivered later."""
-        if self.connected and not self.disconnecting:
+        if self.connected and not self.disconnecting and not self._finishing:
             self._unsent += data
             if len(self._unsent) > _BUFFER and self._producer and not self._producer_paused:
                 self._producer_paused = True
@@ -109,10 +112,10 @@ class LoopbackTransport:
         return False
 
     def loseWriteConnection(self) -> None:
-        """Close once everything has been sent; the other end sees it."""
-        self.loseConnection()
+        """Close this side once everything has been sent; the other end may still send."""
+        self._finishing = True
 
-    # What the loopback calls
+    # What the network calls
 
     @property
     def unsent(self) -> int:
@@ -143,6 +146,10 @@ class LoopbackTransport:
                 self._producer_paused = False
                 self._producer.resumeProducing()
             return True
+        if self._finishing and not self._finished and not self._unsent and self.other._reads:
+            self._finished = True
+            self._end_reading_of_other()
+            return True
         if self.disconnecting and not self._unsent and self.lost is None:
             self.lose(ConnectionDone())
             self.other.lose(ConnectionDone())
@@ -155,20 +162,29 @@ class LoopbackTransport:
             return True
         return False
 
+    def _end_reading_of_other(self) -> None:
+        """Tell the other end that nothing more comes: unless it is half-closable, both close."""
+        protocol: Any = IHalfCloseableProtocol(self.other.protocol, None)
+        if protocol is not None:
+            protocol.readConnectionLost()
+        else:
+            self.other.lose(ConnectionDone())
+            self.lose(ConnectionDone())
 
-class Loopback:
+
+class MemoryNetwork:
     """All connections of a daemon in memory."""
 
     def __init__(self) -> None:
-        self._transports: list[LoopbackTransport] = []
+        self._transports: list[MemoryTransport] = []
         self._port = 50_000
 
-    def connect(self, server: Any, client: Any) -> LoopbackTransport:
+    def connect(self, server: Any, client: Any) -> MemoryTransport:
         """Connect a client's protocol to a server's factory; return the client's end."""
         self._port += 1
         here = IPv4Address("TCP", "127.0.0.1", self._port)
         there = IPv4Address("TCP", "127.0.0.1", 8080)
-        ours, theirs = LoopbackTransport(here, there), LoopbackTransport(there, here)
+        ours, theirs = MemoryTransport(here, there), MemoryTransport(there, here)
         ours.other, theirs.other = theirs, ours
         ours.protocol, theirs.protocol = client, server.buildProtocol(here) or Protocol()
         self._transports += [ours, theirs]
@@ -188,6 +204,6 @@ class Loopback:
         busy = True
         while busy:
             # Each transport delivers once per round, so that none starves another.
-            turns = [transport.run() for transport in self._transports]
-            busy = any(turns)
+            delivered = [transport.run() for transport in self._transports]
+            busy = any(delivered)
             self._transports = [one for one in self._transports if one.connected]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.protocols.progress import ENOUGH, PERIOD, Progress
+from pushd.access.progress import ENOUGH, PERIOD, Progress
 
 
 class ProgressTests(SynchronousTestCase):

@@ -1,0 +1,175 @@
+"""Attacks on topics: over Redis, with tokens, and on the control port."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from socket import AF_UNIX, SHUT_RDWR, socket
+from threading import Thread
+from time import sleep
+
+import hiredis
+import pytest
+
+from tests.live.attacked_daemon import MIB, control_url_of, measured, run_daemon, url_of
+from tests.live.raw_client import RawClient, request
+from tests.support.daemon_process import DaemonProcess
+from tests.support.keyring import SECRET, sign
+from tests.support.redis_server import RedisServer
+
+CONTROL = ("--control", "tcp:0:interface=127.0.0.1")
+
+# An expiry in the year 2096.
+NEVER = 4_000_000_000
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[DaemonProcess]:
+    """Run a daemon with a control port and default limits."""
+    with run_daemon(*CONTROL) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def redis_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    """Run a daemon that keeps its topics in Redis and asks for tokens."""
+    key: Path = tmp_path_factory.mktemp("keys") / "key"
+    key.write_bytes(SECRET)
+    with (
+        RedisServer() as redis,
+        run_daemon("--broker", redis.url, "--token-key", str(key), *CONTROL) as daemon,
+    ):
+        yield daemon
+
+
+def test_malformed_subject(redis_daemon: DaemonProcess) -> None:
+    """A token with half a surrogate pair is refused, and does not stop others from publishing."""
+    good, bad = (
+        sign({"sub": subject, "exp": NEVER, "publish": ["**"], "subscribe": ["**"]})
+        for subject in ("ann", "\udc00")
+    )
+    with RawClient(url_of(redis_daemon)) as client:
+
+        def publish(token: str, size: int) -> int:
+            key = "Idempotency-Key: k"
+            lines = f"Authorization: Bearer {token}", key, f"Content-Length: {size}"
+            body = b"x" * size
+            return client.request("/topics/a", *lines, method="POST", body=body).status
+
+        # As much as may be on its way to Redis.
+        assert {publish(bad, MIB) for _ in range(70)} == {401}
+        assert client.request(f"/topics/a?wait=0&token={bad}").status == 401
+        assert publish(good, 1) == 200
+    with RawClient(control_url_of(redis_daemon)) as operator:
+        assert operator.request("/connections").status == 200
+
+
+def test_idempotency_key_like_ours(redis_daemon: DaemonProcess) -> None:
+    """An Idempotency-Key that looks like one of pushd's keys in Redis is not taken for one."""
+    with RawClient(control_url_of(redis_daemon)) as client:
+        for key in ("x}:topic", "}:history", "{a}:topic", "pushd:{b}:topic"):
+            lines = f"Idempotency-Key: {key}", "Content-Length: 1"
+            answer = client.request("/topics/t", *lines, method="POST", body=b"x")
+            assert answer.status == 200, answer
+        answer = client.request("/topics")
+        assert answer.status == 200, answer
+        names = [topic["topic"] for topic in json.loads(answer.body)["topics"]]
+        assert set(names) <= {"a", "t"}
+
+
+class HostileRedis(Thread):
+    """A Redis whose epochs contain line breaks, and that answers nothing else that is right."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.path = folder / "redis.sock"
+        self._listening = socket(AF_UNIX)
+        self._listening.bind(str(self.path))
+        self._listening.listen()
+
+    def run(self) -> None:
+        """Serve every connection until the socket is closed."""
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listening.accept()
+                Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def close(self) -> None:
+        """Accept no more connections."""
+        self._listening.shutdown(SHUT_RDWR)
+        self._listening.close()
+
+    def _serve(self, connection: socket) -> None:
+        reader = hiredis.Reader()
+        with connection, suppress(OSError):
+            while data := connection.recv(1 << 16):
+                reader.feed(data)
+                while (command := reader.gets()) is not False:
+                    connection.sendall(self._answer(*command))
+
+    def _answer(self, name: bytes, *args: bytes) -> bytes:
+        if name == b"INFO":
+            info = b"redis_version:7.0.0\r\nrun_id:a\r\nloading:0\r\nrole:master\r\n"
+            return b"$%d\r\n%b\r\n" % (len(info), info)
+        if name == b"SUBSCRIBE":
+            return b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(args[0]), args[0])
+        if name == b"EVALSHA":
+            epoch = b"e\r\ndata: forged\r\n\r\nid: "
+            return b"*5\r\n$%d\r\n%b\r\n$1\r\n0\r\n:0\r\n$1\r\n0\r\n*0\r\n" % (len(epoch), epoch)
+        return b"+OK\r\n"
+
+
+def test_hostile_redis(tmp_path: Path) -> None:
+    """An epoch with line breaks never reaches an event stream."""
+    redis = HostileRedis(tmp_path)
+    redis.start()
+    try:
+        with run_daemon("--broker", f"unix://{redis.path}", *CONTROL) as daemon:
+            daemon.wait_for("connected to Redis")
+            with RawClient(url_of(daemon)) as client, RawClient(url_of(daemon)) as poll:
+                client.send(request(client.host, "/topics/a", "Accept: text/event-stream"))
+                # The subscriber's read fails, and ends the stream.
+                daemon.wait_for("returned an error for topic a")
+                assert poll.request("/topics/a?wait=0").status in (200, 503)
+                client.socket.settimeout(2)
+                with suppress(OSError):
+                    client._receive()
+                assert b"forged" not in client._received
+    finally:
+        redis.close()
+
+
+def test_schedules(daemon: DaemonProcess) -> None:
+    """Scheduled publications take a part of a core only, however many are asked for."""
+    with RawClient(control_url_of(daemon)) as client:
+        with measured(daemon) as cost:
+            statuses = []
+            for _ in range(1050):
+                path = "/topics/often?every=0.01&count=1000000"
+                answer = client.request(path, "Content-Length: 1", method="POST", body=b"x")
+                statuses.append(answer.status)
+                if answer.status == 503:
+                    assert b"5000 a second" in answer.body
+                    assert "retry-after" in answer.headers
+            sleep(3)
+        for one in json.loads(client.request("/schedules").body)["schedules"]:
+            client.request(f"/schedules/{one['schedule']}", method="DELETE")
+    assert statuses == [202] * 50 + [503] * 1000
+    cost.assert_limited(memory=24 * MIB, cpu=6)
+
+
+def test_batch_of_nothing(daemon: DaemonProcess) -> None:
+    """A batch of millions of objects is refused before they are made."""
+    objects = b"{}," * ((16 * MIB - 100) // 3)
+    strings = objects.replace(b"{}", b'""')
+    with RawClient(control_url_of(daemon)) as client, measured(daemon) as cost:
+        for parts in (objects, strings):
+            body = b'{"publications":[%b0]}' % parts
+            lines = (f"Content-Length: {len(body)}",)
+            answer = client.request("/publish", *lines, method="POST", body=body)
+            assert answer.status == 413, answer
+    # The body, as it arrives, as bytes, and without its strings.
+    cost.assert_limited(memory=96 * MIB)
+    assert cost.worst <= 0.5, str(cost)
