@@ -178,9 +178,11 @@ class PushProtocol(WebSocketServerProtocol):
     _heard = False
     # What the peer takes while a ping waits behind data.
     _progress: Progress | None = None
-    # Bytes that the peer had not taken when that was last looked at, from our Close on; when we
-    # stop waiting for it to take them; and whether we have closed our side of TCP.
+    # Bytes that the peer had not taken when that was last looked at, from our Close on; whether it
+    # had taken some then; when we stop waiting for it to take them; and whether we have closed our
+    # side of TCP.
     _untaken = 0
+    _takes_on = False
     _close_deadline: float | None = None
     _half_closed = False
     # Why we aborted the connection.
@@ -688,13 +690,16 @@ class PushProtocol(WebSocketServerProtocol):
     def close_expired(self) -> None:
         """Wait on for a peer that still takes what was sent before our Close; else end TCP.
 
-        If it has taken all and has not answered, our side is closed first.
+        One that has taken some has twice the time to take more: it reads in steps of up to half its
+        kernel's buffer, as TCP announces room only then. If it has taken all and has not answered,
+        our side is closed first.
         """
         now, waiting = self.factory.clock.seconds(), untaken(self.transport)
         if self._close_deadline is None:
             self._close_deadline = now - CLOSE_TIMEOUT + CLOSE_LIMIT
-        before, self._untaken = self._untaken, waiting
-        if waiting < before and now < self._close_deadline:
+        took, self._untaken = waiting < self._untaken, waiting
+        took_before, self._takes_on = self._takes_on, took
+        if (took or (took_before and waiting)) and now < self._close_deadline:
             self.factory.closings.start(self)
         elif waiting or self._half_closed or self.state is self.STATE_CLOSED:
             self._abort("no answer to a Close frame")

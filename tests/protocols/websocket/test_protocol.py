@@ -145,6 +145,21 @@ class ClosingTests(WebSocketTestCase):
         peer.advance(4.9)
         self.assert_closed(1000, peer)
 
+    def test_large_steps(self) -> None:
+        """A peer that has taken some has ten seconds to take more."""
+        peer = self.connect("/idle/")
+        peer.stall()
+        self.requests[0].websocket.send("x" * 100_000)
+        self.requests[0].websocket.close(1000)
+        peer.settle()
+        for _ in range(3):
+            peer.advance(4.9)
+            peer.server.take(10_000)
+            peer.advance(0.2, 4.8)
+            self.assertTrue(peer.server.connected)
+        peer.advance(5, 5, 5)
+        self.assertFalse(peer.server.connected)
+
     def test_answer_to_a_late_close(self) -> None:
         """The five seconds for the peer's Close begin when it has taken what stands before ours."""
         peer = self.connect("/idle/")
