@@ -205,7 +205,7 @@ class ViewRun:
             return
         self._state = _State.ON_REACTOR
         if self._websocket is not None:
-            self._websocket.belong_to(self)
+            self._websocket.set_owner(self)
         clock = self._runner.clock
         began = clock.seconds()
         try:
@@ -310,7 +310,7 @@ class ViewRun:
     def _start_in_thread(self, request: Request) -> None:
         self._state = _State.IN_THREAD
         if self._websocket is not None:
-            self._websocket.belong_to(self)
+            self._websocket.set_owner(self)
         self._work = finished = self._runner.threads.run(self._view, request)
         finished.addBoth(self._finish)
 
@@ -352,7 +352,7 @@ class ViewRun:
         self._work = None
         websocket, self._websocket = self._websocket, None
         if websocket is not None:
-            websocket.belong_to(None)
+            websocket.set_owner(None)
         assert done is not None
         done(result)
         self._runner.check_settled()

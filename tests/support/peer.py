@@ -25,7 +25,7 @@ from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from pushd.testing import Daemon
-from pushd.testing.loopback import Loopback, LoopbackTransport
+from pushd.testing.memory_network import MemoryNetwork, MemoryTransport
 from tests.support.frame_heads import BINARY as BINARY
 from tests.support.frame_heads import CLOSE as CLOSE
 from tests.support.frame_heads import CONTINUATION as CONTINUATION
@@ -61,7 +61,7 @@ class Peer(Protocol):
 
     def __init__(self, daemon: Daemon, *, control: bool = False, tls: bool = False) -> None:
         self._daemon = daemon
-        self._loopback = Loopback()
+        self._network = MemoryNetwork()
         self.received = bytearray()
         self.lost: type[BaseException] | None = None
         site: Any = daemon.clock.tcpServers[1 if control else 0][1]
@@ -71,11 +71,11 @@ class Peer(Protocol):
             ours = Factory.forProtocol(lambda: self)
             client = TLSMemoryBIOFactory(Tls(Context(TLS_CLIENT_METHOD)), True, ours, daemon.clock)
             client = client.buildProtocol(None)
-        self._end = self._loopback.connect(site, client)
+        self._end = self._network.connect(site, client)
         self.settle()
 
     @property
-    def server(self) -> LoopbackTransport:
+    def server(self) -> MemoryTransport:
         """The server's end of the connection."""
         return self._end.other
 
@@ -141,7 +141,7 @@ class Peer(Protocol):
     def settle(self) -> None:
         """Let everything that was sent arrive."""
         for _ in range(3):
-            self._loopback.run()
+            self._network.run()
             self._daemon.settle()
 
     def dataReceived(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Direct writes, unsent bytes, and closing, with transports of every kind."""
+"""Twisted's internals: direct writes, unsent bytes, closing; and versions that lack a name."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web import http
 
 from pushd.access.limits import Limits
-from pushd.protocols import transport as transports
+from pushd.protocols import twisted_internals
 from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FAST_PATHS, FastPaths
-from pushd.protocols.transport import (
+from pushd.protocols.twisted_internals import (
     HTTPChannelAdapter,
     check_requirements,
     lose,
@@ -30,7 +30,8 @@ from pushd.protocols.transport import (
     unsent,
 )
 from pushd.testing import Daemon
-from pushd.views.request import Request, require_websocket
+from pushd.views.decorators import require_websocket
+from pushd.views.request import Request
 
 
 class Descriptor(FileDescriptor):
@@ -96,7 +97,7 @@ class DirectWriterTests(SynchronousTestCase):
         self.deferred += 1
 
     def test_at_once(self) -> None:
-        """A write is one system call, and the reactor is not told to watch the socket."""
+        """A write is one system call, and the reactor does not watch the socket."""
         for data in (b"one", b"two"):
             self.write(data)
         self.assertEqual(self.kernel.sent, [b"one", b"two"])
@@ -203,9 +204,9 @@ class FastPathTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Make a switch for this test alone, and a transport."""
         self.paths = FastPaths()
-        self.patch(transports, "FAST_PATHS", self.paths)
-        transports._lacking_in_transports.cache_clear()
-        self.addCleanup(transports._lacking_in_transports.cache_clear)
+        self.patch(twisted_internals, "FAST_PATHS", self.paths)
+        twisted_internals._lacking_in_transports.cache_clear()
+        self.addCleanup(twisted_internals._lacking_in_transports.cache_clear)
         kernel: Any = Kernel()
         self.transport: Any = Connection(kernel, Protocol(), MemoryReactorClock())
         self.transport.connected = True
@@ -252,7 +253,7 @@ class FastPathTests(SynchronousTestCase):
 
     def assert_off(self, changed: type[Connection], lacking: str) -> None:
         """Check that direct writes are off, and that two lines of the log say what is lacking."""
-        self.patch(transports, "Connection", changed)
+        self.patch(twisted_internals, "Connection", changed)
         kernel: Any = Kernel()
         transport = changed(kernel, Protocol(), MemoryReactorClock())
         with capturedLogs() as logs:
