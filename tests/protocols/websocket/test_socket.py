@@ -951,17 +951,6 @@ class EndTests(WebSocketTestCase):
         self.assertIs(self.websocket.will_notify(closing), True)
         self.assertIs(self.websocket.will_notify(waiting), False)
 
-    def test_will_notify_somebody(self) -> None:
-        """For an unknown task it is True if any task awaits one of those."""
-        self.assertIs(self.websocket.will_notify(None), False)
-        waiting = self.websocket.wait()
-        self.assertIs(self.websocket.will_notify(None), True)
-        self.receive("a")
-        self.successResultOf(waiting)
-        self.assertIs(self.websocket.will_notify(None), False)
-        self.websocket.close()
-        self.assertIs(self.websocket.will_notify(None), True)
-
 
 class DaemonTestCase(SynchronousTestCase):
     """A view in a daemon."""
