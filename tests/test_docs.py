@@ -24,6 +24,7 @@ from django.db.models.signals import post_save
 from django.test import override_settings
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd import errors
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.tokens import read_token_keys
 from pushd.client import Client, publish
@@ -251,6 +252,16 @@ class RoomsTests(SynchronousTestCase):
             exported = getattr(importlib.import_module(face), "__all__", [])
             row = "".join(line for line in table.splitlines() if f"| `{face}` |" in line)
             self.assertEqual({*re.findall(r"`(\w+)`", row)}, {*exported}, face)
+
+    def test_errors(self) -> None:
+        """The table of errors has every exception of pushd, and no other."""
+        named = find_table_names(read("docs/architecture.md"), "Errors")
+        defined = {
+            name
+            for name, value in vars(errors).items()
+            if isinstance(value, type) and value.__module__ == errors.__name__
+        }
+        self.assertEqual(named, defined - {"PushdError"})
 
 
 class FinderTests(SynchronousTestCase):

@@ -100,6 +100,11 @@ class LongPoll:
         self._answer()
         return succeed(None)
 
+    def end_waiting(self) -> None:
+        """Answer with what there is: the client has closed its side, and may be gone."""
+        self._wait = 0
+        self._answer_in(_READ_TIMEOUT if self._id is None else 0)
+
     def forget(self) -> None:
         """Cancel everything: the client has its response, or has disconnected."""
         self._open = False

@@ -144,12 +144,16 @@ class EventStream:
     def close_with(self, closing: Closing) -> Deferred[None]:
         """End the response in order; the browser reconnects by itself."""
         self.ending = Ending(closing.code, US, closing.reason)
+        self.end_waiting()
+        return succeed(None)
+
+    def end_waiting(self) -> None:
+        """End the response in order: the client has closed its side, and may be gone."""
         if self._open:
             self._stop()
             self._finishing = True
             if not self._held:
                 self._finish()
-        return succeed(None)
 
     def forget(self) -> None:
         """Cancel everything: the client has disconnected, or the response has ended."""

@@ -28,8 +28,9 @@ from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import write_failure
 from pushd.protocols.http.static import StaticFiles
 from pushd.protocols.twisted_internals import unsent
+from pushd.views.decorators import Handshakes
 from pushd.views.exchange import ViewDependencies
-from pushd.views.request import Handshakes, Request
+from pushd.views.request import Request
 from pushd.views.resource import ViewResource
 from pushd.views.routes import Match
 from pushd.views.threads import Bridge, blocking

@@ -33,8 +33,8 @@ from pushd.schedule.histogram import Histogram
 from pushd.schedule.ticks import lateness_of
 from pushd.service.daemon import Drain, PushService
 from pushd.service.listening import PortService
-from pushd.service.live import LiveSettings
 from pushd.service.metrics import MetricsCollector, PoolUsage, TopicCollector
+from pushd.service.reload import LiveSettings
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub

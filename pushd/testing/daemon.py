@@ -78,7 +78,7 @@ class Daemon:
         headers: Mapping[str, str] | None = None,
         origin: str | None = f"http://{_HOST}",
     ) -> Browser:
-        """Ask for a WebSocket as a browser does; the ``Browser`` tells whether it was opened."""
+        """Ask for a WebSocket as a browser does; the ``Browser`` says whether it was opened."""
         client = make_protocol(
             f"ws://{_HOST}{path}",
             self.clock,

@@ -181,7 +181,7 @@ class Subscription:
         if self._state is not _State.LIVE or position is None:
             self._newest = batch.last
         elif batch.follows(position) and self.subscriber.can_take(batch):
-            # Nearly always. In all other cases the history tells what is next.
+            # Nearly always. In all other cases the history says what is next.
             self._pass_on(batch)
             return self.subscriber.direct_write()
         elif position.epoch != batch.epoch:
@@ -272,7 +272,7 @@ class Subscription:
         assert self._position is not None
         newest, self._newest = self._newest, None
         if newest is not None and newest.epoch != last.epoch:
-            # One of the two is from before the epoch changed: the next read tells which.
+            # One of the two is from before the epoch changed: the next read finds out which.
             return False
         if newest is not None and _is_before(last, newest):
             self._newest = last = newest

@@ -36,7 +36,7 @@ class TopicClient:
     """
 
     #: Whether the transport has ids, and says where the subscription begins.
-    tells = True
+    has_ids = True
 
     def __init__(self, daemon: Daemon, topic: str, after: str | None = None) -> None:
         self.daemon = daemon
@@ -119,7 +119,7 @@ class TopicClient:
 class RawWebSocketClient(TopicClient):
     """A WebSocket without a subprotocol: data, and nothing else."""
 
-    tells = False
+    has_ids = False
     subprotocols: tuple[str, ...] = ()
 
     def _start(self) -> None:
@@ -161,7 +161,7 @@ class RawWebSocketClient(TopicClient):
 class V1WebSocketClient(RawWebSocketClient):
     """A WebSocket that speaks pushd.v1."""
 
-    tells = True
+    has_ids = True
     subprotocols = ("pushd.v1",)
 
     def _start(self) -> None:

@@ -23,7 +23,7 @@ are in a ``SendQueue``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from math import inf
 from typing import Protocol
@@ -44,10 +44,10 @@ from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, check_topic
 
 #: A view that makes this number of calls after the end, and reads no message in between, would keep
-#: the reactor busy until its grace is over: it is ended at once. One wait counts as many calls, as
-#: its None has told the view that nothing will come.
-MAX_VAIN_CALLS = 10_000
-VAIN_WAIT = 100
+#: the reactor busy until its grace is over: it is ended at once. A wait counts as
+#: WAIT_AFTER_END calls, because its None means that nothing will come.
+MAX_CALLS_AFTER_END = 10_000
+WAIT_AFTER_END = 100
 
 # The subscriptions of a WebSocket that has none: replaced, never changed.
 _NO_SUBSCRIBERS: dict[str, WebSocketSubscriber] = {}
@@ -119,16 +119,17 @@ class WebSocket:
 
     __slots__ = (
         "__weakref__",
+        "_calls_after_end",
         "_closers",
         "_grace_over",
         "_hub",
         "_inbox",
         "_offer",
+        "_on_read",
         "_owner",
         "_state",
         "_subprotocol",
         "_subscribers",
-        "_vain_calls",
         "_wire",
         "close_code",
         "close_reason",
@@ -157,7 +158,8 @@ class WebSocket:
         self._subscribers = _NO_SUBSCRIBERS
         self._owner: Owner | None = None
         self._grace_over = False
-        self._vain_calls = 0
+        self._calls_after_end = 0
+        self._on_read: Callable[[], object] | None = None
         #: How the conversation ended: the code and the reason of the Close frame of the side that
         #: closed first. The code is None until then, 1005 if the peer's frame had none, and 1006
         #: if the connection was lost without one (RFC 6455 §7.1.5).
@@ -214,7 +216,7 @@ class WebSocket:
         if self._inbox.messages:
             return succeed(self._take())
         if self._state is not _OPEN:
-            self._called_in_vain(VAIN_WAIT)
+            self._count_call_after_end(WAIT_AFTER_END)
             return succeed(None)
         return self._inbox.wait(timeout)
 
@@ -256,7 +258,7 @@ class WebSocket:
         if self._subscribers:
             self._catch_up()  # This may end the conversation.
         if self._wire is None or self._state is not _OPEN:
-            self._called_in_vain(1)
+            self._count_call_after_end(1)
             return succeed(None)
         self._wire.send(payload, binary=binary)
         return self.send_queue.wait() if self.send_queue.paused else succeed(None)
@@ -285,7 +287,7 @@ class WebSocket:
             raise RuntimeError("this WebSocket has no topics to subscribe to")
         self.accept()
         if self._state is not _OPEN:
-            self._called_in_vain(1)
+            self._count_call_after_end(1)
             return succeed(False)
         if not self._subscribers:
             self._subscribers = {}
@@ -321,9 +323,11 @@ class WebSocket:
         """Whether the handshake has not been answered."""
         return self._state is _OFFERED
 
-    def belong_to(self, owner: Owner) -> None:
-        """Set the run of the view that this WebSocket was made for."""
+    def set_owner(self, owner: Owner | None) -> None:
+        """Set the run of the view that this WebSocket was made for; None once it has finished."""
         self._owner = owner
+        if owner is None:
+            self._all_read()
 
     @property
     def is_grace_over(self) -> bool:
@@ -334,15 +338,26 @@ class WebSocket:
         """Note that the view's grace is over: the messages that it has not read are dropped."""
         self._grace_over = True
         self._inbox.clear()
+        self._all_read()
+
+    @property
+    def has_told_end(self) -> bool:
+        """Whether ``wait`` has told the view that the conversation is over."""
+        return self._calls_after_end >= WAIT_AFTER_END
 
     def will_notify(self, awaited: object) -> bool:
-        """Whether the end of the conversation notifies a task that awaits this.
-
-        :param awaited: None if it is not known what the task awaits.
-        """
-        if awaited is None:
-            return self._inbox.waiter is not None or bool(self._closers)
+        """Whether the end of the conversation notifies a task that awaits this."""
         return awaited is self._inbox.waiter or awaited in self._closers
+
+    def when_read(self, call: Callable[[], object]) -> None:
+        """Call a function once no message is kept for the view, now that the connection is gone.
+
+        That is when the view has read them or has finished, or when its grace is over.
+        """
+        if self._owner is None or not self._inbox.messages:
+            call()
+        else:
+            self._on_read = call
 
     def close_with(self, closing: Closing) -> Deferred[None]:
         """Close with a code and a reason; see ``close``."""
@@ -426,11 +441,18 @@ class WebSocket:
         """Take the next message; one read after the end renews the view's grace."""
         message = self._inbox.take()
         if self._state is not _OPEN and self._owner is not None:
-            self._vain_calls = 0
+            self._calls_after_end = 0
             self._owner.message_read()
+            if not self._inbox.messages:
+                self._all_read()
         return message
 
-    def _called_in_vain(self, cost: int) -> None:
+    def _all_read(self) -> None:
+        call, self._on_read = self._on_read, None
+        if call is not None:
+            call()
+
+    def _count_call_after_end(self, cost: int) -> None:
         """Count a call after the end; end the view if it goes on with that, or after its grace.
 
         Calls of other code are let pass, whatever their number: only the view itself is ended.
@@ -439,8 +461,8 @@ class WebSocket:
         if calling is False:
             return
         # A view that returns a Deferred, and may be what calls, recurs with each call.
-        self._vain_calls += cost if calling else VAIN_WAIT
-        if self._vain_calls > MAX_VAIN_CALLS or (calling and self._grace_over):
+        self._calls_after_end += cost if calling else WAIT_AFTER_END
+        if self._calls_after_end > MAX_CALLS_AFTER_END or (calling and self._grace_over):
             raise CancelledError("the conversation is over")
 
 
