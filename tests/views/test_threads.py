@@ -776,7 +776,7 @@ class FakeConnection:
     def push_frames(self, frames: bytes) -> None:
         """Discard frames: no test here subscribes."""
 
-    def is_full(self) -> bool:
+    def is_full(self, more: int = 0) -> bool:
         """Return False."""
         return False
 

@@ -62,7 +62,7 @@ class FakeConnection:
     def push_frames(self, frames: bytes) -> None:
         """Do nothing: there are no subscribers."""
 
-    def is_full(self) -> bool:
+    def is_full(self, more: int = 0) -> bool:
         """Return False."""
         return False
 
