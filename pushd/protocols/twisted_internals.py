@@ -157,7 +157,7 @@ class HTTPChannelAdapter(HTTPChannel):
 
     def connectionMade(self) -> None:
         """Register with the transport, to be paused while its buffer is full."""
-        transport = self.transport
+        transport: Any = self.transport
         if isinstance(transport, Connection) and FAST_PATHS.allow(
             "direct starts", _lacking_in_channels()
         ):

@@ -129,10 +129,13 @@ def accept_directly(port: Any) -> None:
 def _open(port: Any, descriptor: int, client: tuple[str, int]) -> None:
     """Make the transport and the protocol of a connection that was accepted."""
     handle = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
-    protocol = port.factory.buildProtocol(port._buildAddr(client))
-    if protocol is None:
-        handle.close()
-    else:
+    protocol = None
+    try:
+        protocol = port.factory.buildProtocol(port._buildAddr(client))
+    finally:
+        if protocol is None:
+            handle.close()
+    if protocol is not None:
         protocol.makeConnection(_DirectServer(handle, protocol, client, port))
 
 

@@ -27,6 +27,9 @@ from tests.support.recording_context import RecordingContext
 # Function calls for a poll with one readable socket, most of them the reactor's own.
 MOST_CALLS = 14
 
+# Function calls for accepting one connection, those of the test included.
+MOST_ACCEPT_CALLS = 36
+
 HOUR = 3600.0
 
 
@@ -341,6 +344,11 @@ class AcceptTests(FastPathTestCase):
         self.assertEqual(len(lost), 1)
         self.assertEqual(client.recv(100), b"")
 
+    def test_accept_calls(self) -> None:
+        """Accepting takes few function calls: Twisted's own way takes more than a hundred."""
+        self.connect()
+        self.assertLess(calls_of(self.port.doRead), MOST_ACCEPT_CALLS)
+
     def test_names(self) -> None:
         """A transport has names for Twisted's log, and after its end as well."""
         self.connect(2)
@@ -373,10 +381,11 @@ class AcceptTests(FastPathTestCase):
         """A factory that raises is logged, and the next connection is accepted in the same poll."""
         made: list[Callable[[], Protocol]] = [raise_error, GreetingProtocol]  # type: ignore[list-item] # raise_error returns nothing
         self.factory.make = lambda: made.pop(0)()
-        self.connect(2)
+        client, _ = self.connect(2)
         self.port.doRead()
         self.assertEqual(len(self.transports), 1)
         self.assertEqual(len(self.flushLoggedErrors(ApplicationError)), 1)
+        self.assertEqual(client.recv(100), b"")
 
     def test_error(self) -> None:
         """An error of the kernel is left to Twisted."""
