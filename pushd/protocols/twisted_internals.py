@@ -12,8 +12,9 @@ There are two reasons for them.
 * *direct starts* (``HTTPChannelAdapter.connectionMade``): a connection begins without setting an
   option that its socket has from its port, and without looking for adapters of its transport.
 
-**Requirements** have no public way: ``unsent``, and the rest of ``HTTPChannelAdapter``. They do not
-depend on ``--fast-paths``; ``check_requirements`` logs which of them a version of Twisted lacks.
+**Requirements** have no public way: ``unsent``, half-closed TLS connections, and the rest of
+``HTTPChannelAdapter``. They do not depend on ``--fast-paths``; ``check_requirements`` and
+``pass_half_closes`` log which of them a version of Twisted lacks.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol as TransportProtocol
 from twisted.internet.tcp import Connection
-from twisted.protocols.policies import ProtocolWrapper
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.http import HTTPChannel, Request
@@ -150,6 +152,97 @@ def takes_direct_writes(transport: Any) -> bool:
     """Whether a transport is Twisted's own for plain TCP or Unix sockets, and fast paths are on."""
     plain = issubclass(type(transport), Connection) and not transport.TLS
     return plain and FAST_PATHS.allow("direct writes", _lacking_in_transports())
+
+
+class _HalfClosableWrapper(ProtocolWrapper):
+    """A wrapper, such as that of the PROXY protocol, that is half-closable if its protocol is."""
+
+    def __conform__(self, interface: Any) -> Any:
+        if interface is IHalfCloseableProtocol:
+            return IHalfCloseableProtocol(self.wrappedProtocol, None)
+        return None
+
+
+class _EndOfData(Exception):
+    """The peer has sent its close_notify."""
+
+
+# Not typed: the methods of Twisted's TLS wrapper that these override are private.
+_AnyWrapper: Any = ProtocolWrapper
+
+
+class _HalfClosableTLS(_AnyWrapper):
+    """The wrapper of TLS, if the protocol inside may go on after the peer's close_notify.
+
+    TLS 1.3 allows to write after the peer has finished (RFC 8446 §6.1), and OpenSSL does so in all
+    versions. Twisted would answer a close_notify with its own, and drop what is written later. A
+    FIN without a close_notify means the same to HTTP, whose messages know their own ends
+    (RFC 9112 §9.8).
+    """
+
+    # Whether the peer has sent a FIN, so that no answer to our close_notify can come.
+    _fin_received = False
+
+    def __conform__(self, interface: Any) -> Any:
+        halfway = interface is IHalfCloseableProtocol and self._half_closable is not None
+        return self if halfway else None
+
+    def readConnectionLost(self) -> None:
+        """Pass on a FIN."""
+        self._fin_received = True
+        self._half_closable.readConnectionLost()
+
+    def writeConnectionLost(self) -> None:
+        """Do nothing: only TLS itself closes the connection below it."""
+
+    @property
+    def _half_closable(self) -> Any:
+        return IHalfCloseableProtocol(self.wrappedProtocol, None)
+
+    def _shutdownTLS(self) -> None:
+        # Only a close_notify causes this unless we are closing ourselves.
+        if not self.disconnecting and self._half_closable is not None:
+            raise _EndOfData
+        super()._shutdownTLS()
+        if self._fin_received:
+            self.transport.loseConnection()
+
+    def _flushReceiveBIO(self) -> None:
+        try:
+            super()._flushReceiveBIO()
+        except _EndOfData:
+            self._half_closable.readConnectionLost()
+            self._flushSendBIO()
+
+
+# What _HalfClosableTLS relies on.
+_TLS_METHODS = ("_shutdownTLS", "_flushReceiveBIO", "_flushSendBIO")
+
+
+def pass_half_closes(factory: Any) -> None:
+    """Let the wrappers of a port pass on that a client has closed its side of the connection.
+
+    Required: Twisted's wrappers, for TLS and for the PROXY protocol, take that for the end of the
+    whole connection, and the answer would be lost.
+
+    :param factory: of the port; ours is inside if it is wrapped.
+    """
+    while isinstance(factory, WrappingFactory):
+        factory.protocol = _half_closable(factory.protocol)
+        factory = factory.wrappedFactory
+
+
+@cache
+def _half_closable(wrapper: Any) -> Any:
+    """Return a subclass of a wrapper that passes on half-closes."""
+    mixin: Any = _HalfClosableWrapper
+    if hasattr(wrapper, "getPeerCertificate"):  # TLS
+        lacking = missing(wrapper, _TLS_METHODS)
+        FAST_PATHS.require("answers over half-closed TLS connections", lacking)
+        if lacking:
+            return wrapper
+        mixin = _HalfClosableTLS
+    return type(wrapper.__name__, (mixin, wrapper), {})
 
 
 class HTTPChannelAdapter(HTTPChannel):

@@ -70,7 +70,11 @@ def makeService(
         reloader.reload()
         notifier.ready()
 
-    service.addService(Signals(reactor, cut=service.cut, reload=reload))
+    signals = Signals(reactor, cut=service.cut, reload=reload)
+    service.addService(signals)
+    # Tests with a fake reactor keep the handlers of their process.
+    if isinstance(reactor, ReactorBase):
+        signals.handle_early()
     return service
 
 

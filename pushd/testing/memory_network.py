@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IPushProducer, ITCPTransport
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ITCPTransport
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -25,6 +25,9 @@ class MemoryTransport:
 
     disconnecting = False
     connected = True
+    # Whether this side is to be closed once everything was sent, and whether it is.
+    _finishing = False
+    _finished = False
 
     def __init__(self, host: IPv4Address, peer: IPv4Address) -> None:
         self._host = host
@@ -42,7 +45,7 @@ class MemoryTransport:
 
     def write(self, data: bytes) -> None:
         """Buffer data, to be delivered later."""
-        if self.connected and not self.disconnecting:
+        if self.connected and not self.disconnecting and not self._finishing:
             self._unsent += data
             if len(self._unsent) > _BUFFER and self._producer and not self._producer_paused:
                 self._producer_paused = True
@@ -109,8 +112,8 @@ class MemoryTransport:
         return False
 
     def loseWriteConnection(self) -> None:
-        """Close once everything has been sent; the other end sees it."""
-        self.loseConnection()
+        """Close this side once everything has been sent; the other end may still send."""
+        self._finishing = True
 
     # What the network calls
 
@@ -137,6 +140,10 @@ class MemoryTransport:
                 self._producer_paused = False
                 self._producer.resumeProducing()
             return True
+        if self._finishing and not self._finished and not self._unsent and self.other._reads:
+            self._finished = True
+            self._end_reading_of_other()
+            return True
         if self.disconnecting and not self._unsent and self.lost is None:
             self.lose(ConnectionDone())
             self.other.lose(ConnectionDone())
@@ -148,6 +155,15 @@ class MemoryTransport:
             self.protocol.connectionLost(self.lost)
             return True
         return False
+
+    def _end_reading_of_other(self) -> None:
+        """Tell the other end that nothing more comes: unless it is half-closable, both close."""
+        protocol: Any = IHalfCloseableProtocol(self.other.protocol, None)
+        if protocol is not None:
+            protocol.readConnectionLost()
+        else:
+            self.other.lose(ConnectionDone())
+            self.lose(ConnectionDone())
 
 
 class MemoryNetwork:

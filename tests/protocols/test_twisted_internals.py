@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.tcp import Connection
@@ -17,6 +18,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web import http
 from twisted.web.http import HTTPChannel
+from zope.interface import implementer
 
 from pushd.access.limits import Limits
 from pushd.protocols import twisted_internals
@@ -27,6 +29,7 @@ from pushd.protocols.twisted_internals import (
     HTTPChannelAdapter,
     check_requirements,
     lose,
+    pass_half_closes,
     sender,
     takes_direct_writes,
     unsent,
@@ -414,3 +417,46 @@ class UnsentTests(SynchronousTestCase):
         self.assertEqual(len(browser.messages), 10)
         assert browser.closing is not None
         self.assertEqual(browser.closing.code, 1013)
+
+
+class HalfCloseTests(SynchronousTestCase):
+    """Which wrappers pass on that a client has closed its side."""
+
+    def test_plain(self) -> None:
+        """A factory that is not wrapped stays as it is."""
+        factory = Factory()
+        pass_half_closes(factory)
+        self.assertEqual(vars(factory), {})
+
+    def test_nested(self) -> None:
+        """Every wrapper is replaced, and passes on whether its protocol is half-closable."""
+
+        @implementer(IHalfCloseableProtocol)
+        class HalfClosable(Protocol):
+            """Goes on."""
+
+            def readConnectionLost(self) -> None: ...
+
+            def writeConnectionLost(self) -> None: ...
+
+        for protocol in (HalfClosable, Protocol):
+            inner = WrappingFactory(Factory.forProtocol(protocol))
+            outer = WrappingFactory(inner)
+            pass_half_closes(outer)
+            wrapper = outer.buildProtocol(None)
+            found = IHalfCloseableProtocol(wrapper, None)
+            self.assertIs(type(found), HalfClosable if protocol is HalfClosable else type(None))
+            self.assertIsNone(IHandshakeListener(wrapper, None))
+
+    def test_lacking(self) -> None:
+        """If Twisted's TLS lacks what is needed, it stays as it is, and the log says so."""
+        reported = FastPaths()
+        self.patch(twisted_internals, "FAST_PATHS", reported)
+        self.patch(twisted_internals, "_TLS_METHODS", ("_future",))
+        twisted_internals._half_closable.cache_clear()
+        self.addCleanup(twisted_internals._half_closable.cache_clear)
+        factory = TLSMemoryBIOFactory(CertificateOptions(), False, Factory(), MemoryReactorClock())
+        with capturedLogs() as events:
+            pass_half_closes(factory)
+        self.assertIs(factory.protocol, TLSMemoryBIOFactory.protocol)
+        self.assertEqual([event["event"] for event in events], ["requirement_missing"])

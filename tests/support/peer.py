@@ -19,11 +19,13 @@ from twisted.internet.interfaces import IOpenSSLContextFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, formatEvent
+from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
+from pushd.protocols.twisted_internals import pass_half_closes
 from pushd.testing import Daemon
 from pushd.testing.memory_network import MemoryNetwork, MemoryTransport
 from tests.support.frame_heads import BINARY as BINARY
@@ -59,18 +61,23 @@ class Frame:
 class Peer(Protocol):
     """A client's connection to a daemon in memory. Each call returns after all its effects."""
 
-    def __init__(self, daemon: Daemon, *, control: bool = False, tls: bool = False) -> None:
+    def __init__(
+        self, daemon: Daemon, *, control: bool = False, tls: bool = False, haproxy: bool = False
+    ) -> None:
         self._daemon = daemon
         self._network = MemoryNetwork()
         self.received = bytearray()
         self.lost: type[BaseException] | None = None
         site: Any = daemon.clock.tcpServers[1 if control else 0][1]
         client: Any = self
+        if haproxy:
+            site = HAProxyWrappingFactory(site)
         if tls:
             site = TLSMemoryBIOFactory(_server_side(), False, site, daemon.clock)
             ours = Factory.forProtocol(lambda: self)
             client = TLSMemoryBIOFactory(Tls(Context(TLS_CLIENT_METHOD)), True, ours, daemon.clock)
             client = client.buildProtocol(None)
+        pass_half_closes(site)
         self._end = self._network.connect(site, client)
         self.settle()
 
@@ -126,6 +133,25 @@ class Peer(Protocol):
         assert self.transport is not None
         self.transport.loseConnection()
         self.settle()
+
+    def half_close(self) -> None:
+        """Close our side, as ``shutdown(SHUT_WR)`` does, and go on reading."""
+        self._flush()
+        self._end.loseWriteConnection()
+        self.settle()
+
+    def close_notify(self) -> None:
+        """Close our side of TLS only, and go on reading."""
+        self._flush()
+        tls: Any = self.transport
+        tls.getHandle().shutdown()
+        tls._flushSendBIO()
+        self.settle()
+
+    def _flush(self) -> None:
+        """Encrypt what Twisted's TLS collects until the next iteration of the reactor."""
+        if self.transport is not self._end:
+            self.transport._aggregator.flush()  # type: ignore[union-attr]  # It is TLS.
 
     def vanish(self) -> None:
         """Reset the connection."""

@@ -6,14 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IReactorTime,
+    ISSLTransport,
+)
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from pushd.access.admission import Slot
 from pushd.protocols.http.headers import read_head
 from pushd.protocols.http.request import ChannelRequest, peer_name
 from pushd.protocols.http.strict import StrictChannel
-from pushd.protocols.twisted_internals import unsent
+from pushd.protocols.twisted_internals import lose, unsent
 from pushd.schedule.timeouts import TimeoutQueue
 
 # Seconds for a request, from the connection or its own first byte to its last byte.
@@ -30,12 +36,21 @@ _STALL_BYTES = 1 << 16
 REFUSAL_TIMEOUT = 5
 
 
+# Seconds without a byte of an answer after which a half-closed connection is dropped: its client
+# may be gone, which only a write can tell.
+HALF_CLOSED_TIMEOUT = 60
+
+
+@implementer(IHalfCloseableProtocol)
 class Channel(StrictChannel):
     """One HTTP/1.1 connection.
 
     Requests are answered one after the other. Bytes that arrive during an answer are buffered, and
     parsed in a later iteration of the reactor, once the client has taken the answer: a client that
     sends thousands of requests and reads nothing must not fill the memory.
+
+    A client may close its side of the connection once it has sent its requests: all that arrived
+    whole are answered (RFC 9112 §9.6).
     """
 
     requestFactory: Any = ChannelRequest
@@ -52,6 +67,8 @@ class Channel(StrictChannel):
     _receiving = False
     # Unsent bytes when the time-out of a slow reader began.
     _unsent = 0
+    # Bytes of the answer that were written when the time-out of a half-closed connection began.
+    _answered = 0
     # Takes the bytes that follow the request, after ``forward``.
     _receive: Callable[[bytes], object] | None = None
 
@@ -104,6 +121,7 @@ class Channel(StrictChannel):
         """Go on to the next request, if a part of it has arrived, or wait for it."""
         if self.connections.draining:
             self.persistent = 0
+        self.connections.half_closed.stop(self)
         self.paused = True
         super().requestDone(request)
         if self.transport is None or not self.persistent:
@@ -112,9 +130,24 @@ class Channel(StrictChannel):
             self.transport.pauseProducing()
             self._next = self.connections.clock.callLater(0, self._parse_next)
             self.connections.reading.start(self)
+        elif self.read_ended:
+            self.loseConnection()
         else:
             self.paused = False
             self.connections.idle.start(self)
+
+    def readConnectionLost(self) -> None:
+        """Answer what has arrived, and close: the client has closed its side."""
+        self.read_ended = True
+        if self._refused:
+            self.loseConnection()
+        elif self in self.connections.idle:
+            self._close_at_once()
+        else:
+            self._continue_half_closed()
+
+    def writeConnectionLost(self) -> None:
+        """Do nothing: we have closed our side after a refusal, and await the client's."""
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         # Twisted leaves this parameter untyped, and without the default of its base class.
@@ -163,9 +196,13 @@ class Channel(StrictChannel):
         self.requests.clear()
         # The other time-outs are stopped by now, as the request has arrived.
         self.connections.stalled.stop(self)
+        self.connections.half_closed.stop(self)
         self.connections.discard(self)
         transport, self.transport = self.transport, None
         transport.unregisterProducer()
+        if self.read_ended:
+            # What takes over needs both directions. Let it begin, and then see the end.
+            self.connections.clock.callLater(0, transport.abortConnection)
         return transport
 
     def forward(self, receive: Callable[[bytes], object]) -> None:
@@ -199,11 +236,43 @@ class Channel(StrictChannel):
         if self._unsent > before - _STALL_BYTES:
             self.abort()
 
+    def answer_timed_out(self) -> None:
+        """Drop a half-closed connection, unless a part of the answer was written in the time."""
+        before = self._answered
+        self._start_answer_timeout()
+        if self._answered == before:
+            self.abort()
+
     def abort(self) -> None:
         """Drop a client that does not read, or does not close."""
         self.transport.abortConnection()
 
     # Private
+
+    def _continue_half_closed(self) -> None:
+        """Go on where nothing more can come: with an answer, a request, or the end."""
+        if self in self.connections.reading:
+            if self._next is not None:
+                return  # The next request has arrived; _parse_next comes back here.
+            if self._request_line or self.requests or self._unparsed().strip():
+                self.refuse(400, "the connection ended in the middle of the request")
+            else:
+                self._close_at_once()
+        elif self.requests:
+            self._start_answer_timeout()
+            self.requests[0].end_waiting()
+
+    def _close_at_once(self) -> None:
+        """Close a connection on which nothing is under way."""
+        if unsent(self.transport):
+            self.loseConnection()
+        else:
+            self.transport.unregisterProducer()
+            lose(self.transport)
+
+    def _start_answer_timeout(self) -> None:
+        self._answered = self.requests[0].sentLength
+        self.connections.half_closed.start(self)
 
     def _start_stall_timeout(self) -> None:
         self._unsent = unsent(self.transport)
@@ -222,6 +291,8 @@ class Channel(StrictChannel):
         self.paused = False
         self.transport.resumeProducing()
         self.dataReceived(b"")
+        if self.read_ended and self.transport is not None:
+            self._continue_half_closed()
 
     def _unparsed(self) -> bytes:
         """Return the bytes that were received and not parsed yet."""
@@ -258,7 +329,7 @@ class Channel(StrictChannel):
 
 
 class HttpConnections:
-    """The open HTTP connections of a site, each under at most one of four time-outs."""
+    """The open HTTP connections of a site, and the time-outs that they are under."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self.clock = clock
@@ -272,6 +343,10 @@ class HttpConnections:
         self.stalled = TimeoutQueue(clock, timeout=STALL_TIMEOUT, expired=Channel.reader_timed_out)
         #: Connections whose client was refused, and may read the answer before they are closed.
         self.closing = TimeoutQueue(clock, timeout=REFUSAL_TIMEOUT, expired=Channel.abort)
+        #: Connections whose client has closed its side while its request is answered.
+        self.half_closed = TimeoutQueue(
+            clock, timeout=HALF_CLOSED_TIMEOUT, expired=Channel.answer_timed_out
+        )
         #: True after ``drain``: a connection is closed after the answer that is under way.
         self.draining = False
         #: True if a head that arrives in one piece is read at once, which is a fast path.
@@ -292,7 +367,7 @@ class HttpConnections:
 
     def stop_timeouts(self, channel: Channel) -> None:
         """Stop all time-outs of a connection."""
-        for timeouts in (self.reading, self.idle, self.stalled, self.closing):
+        for timeouts in (self.reading, self.idle, self.stalled, self.closing, self.half_closed):
             timeouts.stop(channel)
 
     def drain(self) -> Deferred[None]:

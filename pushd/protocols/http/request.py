@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from io import BytesIO
 from typing import Any
@@ -55,6 +56,8 @@ class ChannelRequest(Request):
     connection: int | None = None
     #: False for a stream, whose end has a log line of its own.
     has_access_line = True
+    #: Ends a wait for news: called once the client has closed its side of the connection.
+    end_waiting: Callable[[], object] = staticmethod(lambda: None)
 
     queued = 0
     _chunks = 0

@@ -6,7 +6,6 @@ import re
 from http import HTTPStatus
 from typing import Any
 
-from twisted.protocols.policies import ProtocolWrapper
 from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 
@@ -51,6 +50,8 @@ class StrictChannel(HTTPChannelAdapter):
 
     #: True if the connection limit was reached: its request gets a 503.
     over_limit = False
+    #: True once the client has closed its side of the connection: nothing more can come.
+    read_ended = False
     # True after a refusal: nothing more is read.
     _refused = False
     # Of the head that is arriving: the number of its lines, its size in bytes, its first line that
@@ -176,7 +177,7 @@ class StrictChannel(HTTPChannelAdapter):
         self.writeHeaders(b"HTTP/1.1", str(answer.status).encode(), phrase, headers)
         self.transport.write(body)
         self.await_close()
-        if isinstance(self.transport, ProtocolWrapper):  # TLS cannot close one direction alone
+        if self.read_ended or self.isSecure():  # Twisted's TLS cannot close one direction alone.
             super().loseConnection()
         else:
             self.transport.loseWriteConnection()
