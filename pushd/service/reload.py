@@ -8,7 +8,7 @@ from dataclasses import replace
 from twisted.logger import Logger
 
 from pushd.access.limits import Limits
-from pushd.access.origins import Origins
+from pushd.access.origins import Hosts, Origins
 from pushd.access.tokens import TokenKeys
 from pushd.errors import InvalidOptions
 from pushd.options.command_line import Options
@@ -21,7 +21,7 @@ _log = Logger(namespace="pushd.service")
 class LiveSettings:
     """The settings that a reload can change, as the parts of a running daemon read them.
 
-    A daemon has one of these. What depends on a setting keeps a reference to one of its three
+    A daemon has one of these. What depends on a setting keeps a reference to one of its four
     objects, which a reload changes in place.
 
     :param allow_connections: gives how many of the wanted connections the process can have.
@@ -32,12 +32,15 @@ class LiveSettings:
         self.limits = Limits()
         #: Origins whose pages may open WebSockets.
         self.origins = Origins()
+        #: Names under which the public port is served.
+        self.hosts = Hosts()
         #: Keys of tokens.
         self.keys = TokenKeys()
 
     def apply(self, settings: Settings) -> None:
         """Put settings in force: at the start, and after each reload."""
         self.origins.replace(settings.origins)
+        self.hosts.replace(settings.hosts)
         self.keys.replace(settings.token_keys)
         allowed = self._allow_connections(settings.limits.max_connections)
         self.limits.change_to(replace(settings.limits, max_connections=allowed))
@@ -54,6 +57,7 @@ class Reloader:
         self._options = options
         self._appliers = appliers
         self._in_force = {name: given.text for name, given in options.given.items()}
+        self._keys = options.settings.token_keys
 
     def reload(self) -> None:
         """Reload, and log each option that has changed. With any mistake, nothing changes."""
@@ -63,6 +67,15 @@ class Reloader:
             for line in mistakes.lines:
                 _log.error("not reloaded: {mistake}", event="not_reloaded", mistake=line)
             return
+        if settings.token_keys.are_cut_off(self._keys):
+            # Else all tokens would be refused until the next reload.
+            mistake = (
+                "--token-key: a secret is only the beginning of the one in use; "
+                "reload once its file is written, or restart to use it"
+            )
+            _log.error("not reloaded: {mistake}", event="not_reloaded", mistake=mistake)
+            return
+        self._keys = settings.token_keys
         for option in OPTIONS:
             text, before = given[option.name].text, self._in_force.get(option.name, option.default)
             if option.equal(text, before):

@@ -1,97 +1,335 @@
-"""Views of each kind that save messages, tell others and clean up, and some that do not end."""
+"""Views of each kind that save messages, tell others and clean up, and some that do not end.
+
+Their paths are ``/KIND/SHAPE/ROOM/``; ``/report/KIND/ROOM/`` tells what happened in a room.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from threading import Event
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Event, Thread
 from typing import Any
 
-from twisted.internet.defer import inlineCallbacks
+import django
+from django.conf import settings
+from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
 
-from pushd.views.decorators import require_websocket
-from pushd.views.request import Request
+from pushd.schedule import PushSchedule
+from pushd.views import Request, require_websocket
 
-# What each view has saved, and its open WebSockets, by the kind of view.
-_saved: dict[str, list[str]] = defaultdict(list)
-_rooms: dict[str, list[Any]] = defaultdict(list)
+settings.configure(
+    ALLOWED_HOSTS=["*"],
+    LOGGING_CONFIG=None,
+    ROOT_URLCONF="tests.live.ending_views",
+    SECRET_KEY="for tests",
+)
+django.setup()
+
+# Django must be set up before these imports.
+from django.core.wsgi import get_wsgi_application  # noqa: E402
+from django.urls import path  # noqa: E402
+
+from pushd.django import require_websocket as require_django_websocket  # noqa: E402
+
+# How long it takes to save a message, in seconds.
+_SAVING = 0.01
+
+NOT_UTF8 = "café".encode()[:-1]
+
+
+@dataclass
+class Room:
+    """What the views of one kind have in common in one test."""
+
+    saved: list[str] = field(default_factory=list)
+    sockets: list[Any] = field(default_factory=list)
+    #: The number of views that run.
+    running: int = 0
+
+
+_rooms: dict[tuple[str, str], Room] = defaultdict(Room)
+
+
+def _text(message: Any) -> str:
+    return message.decode() if isinstance(message, bytes) else str(message)
+
+
+# Views on the reactor
+
+
+async def _converse(request: Request, room: Room) -> None:
+    """Save each message, tell all; at the end tell all, this client included, and leave."""
+    websocket = request.websocket
+    room.sockets.append(websocket)
+    websocket.send("joined")
+    async for message in websocket:
+        await deferLater(request.clock, _SAVING)
+        room.saved.append(message)
+        for other in room.sockets:
+            await other.send(message)
+    for other in room.sockets:
+        await other.send("left")
+    room.sockets.remove(websocket)
+
+
+async def _stay(request: Request, room: Room) -> None:
+    """Send each message to all that were ever here."""
+    room.sockets.append(request.websocket)
+    request.websocket.send("joined")
+    async for message in request.websocket:
+        for other in room.sockets:
+            await other.send(message)
+
+
+async def _clean_up(request: Request, room: Room) -> None:
+    """Wait until that raises, and clean up."""
+    request.websocket.send("joined")
+    try:
+        while True:
+            await request.websocket.wait()
+    except Exception:
+        room.saved.append("except")
+        raise
+    finally:
+        room.saved.append("finally")
+
+
+async def _learn(request: Request, room: Room) -> None:
+    """Save how the conversation ended."""
+    request.websocket.send("joined")
+    await request.websocket.wait()
+    room.saved.append(f"{request.websocket.close_code} {request.websocket.close_reason}")
+
+
+async def _send_data(request: Request, room: Room) -> None:
+    """Send bytes of each type, and what is not UTF-8."""
+    websocket = request.websocket
+    await websocket.send(bytearray(b"abc"))
+    await websocket.send(memoryview(b"abc")[1:])
+    await websocket.send(bytearray(b"\xff"), binary=True)
+    for call in (
+        lambda: websocket.send(NOT_UTF8),
+        lambda: websocket.send("\udc80"),
+        lambda: websocket.close(4001, "\udc80"),
+    ):
+        try:
+            call()
+        except ValueError:
+            room.saved.append("ValueError")
+    await websocket.send("still here")
+    await websocket.close(4001, "why")
+
+
+async def _tick(request: Request, room: Room) -> None:
+    """Send at a fixed rate, in bytes of other types."""
+    data = (bytearray(b"tick"), memoryview(b"tick"))
+    async for number in PushSchedule(request.clock, count=None, interval=0.01):
+        await request.websocket.send(data[number % 2])
+
+
+async def _tick_in_helper(request: Request, room: Room) -> None:
+    """Send at a fixed rate, in a helper."""
+    await Deferred.fromCoroutine(_tick(request, room))
+
+
+async def _outlive(request: Request, room: Room) -> None:
+    """Wait for something else than the WebSocket."""
+    request.websocket.send("joined")
+    await deferLater(request.clock, 1000)
+
+
+_ASYNC: dict[str, Callable[[Request, Room], Any]] = {
+    "converse": _converse,
+    "stay": _stay,
+    "clean-up": _clean_up,
+    "learn": _learn,
+    "data": _send_data,
+    "tick": _tick,
+    "tick-in-helper": _tick_in_helper,
+    "outlive": _outlive,
+}
+
+
+def _room_of(request: Request, kind: str) -> Room:
+    return _rooms[kind, request.parameters["room"]]
 
 
 @require_websocket
 async def modern(request: Request) -> None:
-    """Save after 10 ms, on the reactor."""
-    room, saved = _rooms["modern"], _saved["modern"]
-    room.append(request.websocket)
-    async for message in request.websocket:
-        await deferLater(request.clock, 0.01)
-        saved.append(message)
-        for websocket in room:
-            websocket.send(message)
-    for websocket in room:
-        websocket.send("left")
-    room.remove(request.websocket)
+    """Run on the reactor, with async def."""
+    room = _room_of(request, "modern")
+    room.running += 1
+    try:
+        await _ASYNC[request.parameters["shape"]](request, room)
+    finally:
+        room.running -= 1
 
 
 @require_websocket
 @inlineCallbacks
 def classic(request: Request) -> Any:
-    """Save after 10 ms, with Deferreds."""
-    room, saved = _rooms["classic"], _saved["classic"]
-    room.append(request.websocket)
-    while (message := (yield request.websocket.wait())) is not None:
-        yield deferLater(request.clock, 0.01)
-        saved.append(message)
-        for websocket in room:
-            yield websocket.send(message)
-    for websocket in room:
-        yield websocket.send("left")
-    room.remove(request.websocket)
+    """Run on the reactor, with a Deferred."""
+    room = _room_of(request, "classic")
+    room.running += 1
+    try:
+        yield Deferred.fromCoroutine(_ASYNC[request.parameters["shape"]](request, room))
+    finally:
+        room.running -= 1
 
 
-def _converse(kind: str, websocket: Any) -> None:
-    room, saved = _rooms[kind], _saved[kind]
-    room.append(websocket)
+# Views in threads
+
+
+def _converse_blocking(websocket: Any, room: Room) -> None:
+    """Do as ``_converse`` does."""
+    room.sockets.append(websocket)
+    websocket.send("joined")
     for message in websocket:
-        Event().wait(0.01)
-        saved.append(message)
-        for other in list(room):
+        if message is None:  # pushd.django
+            break
+        Event().wait(_SAVING)
+        room.saved.append(_text(message))
+        for other in list(room.sockets):
             other.send(message)
-    for other in list(room):
+    for other in list(room.sockets):
         other.send("left")
-    room.remove(websocket)
+    room.sockets.remove(websocket)
+
+
+def _stay_blocking(websocket: Any, room: Room) -> None:
+    """Do as ``_stay`` does."""
+    room.sockets.append(websocket)
+    websocket.send("joined")
+    for message in websocket:
+        for other in list(room.sockets):
+            other.send(message)
+
+
+def _clean_up_blocking(websocket: Any, room: Room) -> None:
+    """Do as ``_clean_up`` does."""
+    websocket.send("joined")
+    try:
+        while True:
+            websocket.wait()
+    except Exception:
+        room.saved.append("except")
+    finally:
+        room.saved.append("finally")
+
+
+def _learn_blocking(websocket: Any, room: Room) -> None:
+    """Do as ``_learn`` does."""
+    websocket.send("joined")
+    websocket.wait()
+    room.saved.append(f"{websocket.close_code} {websocket.close_reason}")
+
+
+def _send_data_blocking(websocket: Any, room: Room, reason: Any = "why") -> None:
+    """Do as ``_send_data`` does."""
+    websocket.send(bytearray(b"abc"))
+    websocket.send(memoryview(b"abc")[1:])
+    websocket.send(bytearray(b"\xff"), binary=True)
+    bad = b"\xff" if isinstance(reason, bytes) else "\udc80"
+    for call in (
+        lambda: websocket.send(NOT_UTF8),
+        lambda: websocket.send("\udc80"),
+        lambda: websocket.close(4001, bad),
+    ):
+        try:
+            call()
+        except ValueError:
+            room.saved.append("ValueError")
+    websocket.send("still here")
+    websocket.close(4001, reason)
+
+
+def _listen_in_helper(websocket: Any, room: Room) -> None:
+    """Read in a thread that ends when ``wait`` raises."""
+
+    def listen() -> None:
+        while 1:
+            try:
+                websocket.wait()
+            except Exception:
+                break
+
+    websocket.send("joined")
+    helper = Thread(target=listen, daemon=True)
+    helper.start()
+    helper.join()
+    room.saved.append("helper ended")
+
+
+def _sleep(websocket: Any, room: Room) -> None:
+    """Never end."""
+    websocket.send("joined")
+    Event().wait()
+
+
+_BLOCKING: dict[str, Callable[[Any, Room], Any]] = {
+    "converse": _converse_blocking,
+    "stay": _stay_blocking,
+    "clean-up": _clean_up_blocking,
+    "learn": _learn_blocking,
+    "data": _send_data_blocking,
+    "helper": _listen_in_helper,
+    "sleep": _sleep,
+}
+
+
+def _run(kind: str, shape: str, name: str, websocket: Any) -> None:
+    room = _rooms[kind, name]
+    room.running += 1
+    try:
+        if (kind, shape) == ("django", "data"):
+            _send_data_blocking(websocket, room, b"why")
+        else:
+            _BLOCKING[shape](websocket, room)
+    finally:
+        room.running -= 1
 
 
 @require_websocket
 def blocking(request: Request) -> None:
-    """Save after 10 ms, in a thread."""
-    _converse("blocking", request.websocket)
+    """Run in a thread."""
+    _run("blocking", **request.parameters, websocket=request.websocket)
 
 
-@require_websocket
-def asleep(request: Request) -> None:
-    """Never end."""
-    request.websocket.send("asleep")
-    Event().wait()
+@require_django_websocket
+def in_django(request: Any, shape: str, name: str) -> None:
+    """Run in Django."""
+    _run("django", shape, name, request.websocket)
 
 
-def report(request: Request) -> bytes:
-    """Tell what was saved, and how many are in each room."""
-    kinds = ("modern", "classic", "blocking", "wsgi")
-    return json.dumps({kind: (_saved[kind], len(_rooms[kind])) for kind in kinds}).encode()
+urlpatterns = [path("django/<slug:shape>/<slug:name>/", in_django)]
+
+_django = get_wsgi_application()
 
 
-def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-    """Save after 10 ms, in any WSGI application."""
-    _converse("wsgi", environ["pushd.websocket"])
-    start_response("200 OK", [])
+def application(environ: dict[str, Any], start_response: Any) -> Any:
+    """Serve Django's views, and be a WSGI application of its own as well."""
+    _, kind, *rest = environ["PATH_INFO"].split("/")
+    if kind == "django":
+        return _django(environ, start_response)
+    websocket = environ.get("pushd.websocket")
+    if websocket is not None:
+        _run(kind, rest[0], rest[1], websocket)
+    start_response("404 Not Found" if websocket is None else "200 OK", [])
     return []
 
 
+async def report(request: Request) -> str:
+    """Tell what was saved in a room, how many sockets are in it, and how many views run."""
+    room = _rooms[request.parameters["kind"], request.parameters["room"]]
+    return json.dumps([room.saved, len(room.sockets), room.running])
+
+
 views = {
-    "/modern/": modern,
-    "/classic/": classic,
-    "/blocking/": blocking,
-    "/asleep/": asleep,
-    "/report/": report,
+    "/modern/<shape>/<room>/": modern,
+    "/classic/<shape>/<room>/": classic,
+    "/blocking/<shape>/<name>/": blocking,
+    "/report/<kind>/<room>/": report,
 }

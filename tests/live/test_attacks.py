@@ -854,6 +854,25 @@ def test_all_origins() -> None:
             assert open_from(url_of(daemon), origin) == 101, origin
 
 
+def test_dns_rebinding() -> None:
+    """With ``--host``, a page that has rebound its own name reaches nothing."""
+    with run_daemon("--host", "push.example.com", "--host", "127.0.0.1") as daemon:
+        url = url_of(daemon)
+        for path in ("/", "/hits/", "/topics/t?wait=0", "/pushd.js"):
+            for host, status in (
+                ("evil.example", 421),
+                ("localhost", 421),
+                ("push.example.com", 200),
+                (urlsplit(url).netloc, 200),
+            ):
+                with RawClient(url) as client:
+                    client.send(request(host, path))
+                    assert client.read_answer().status == status, (host, path)
+        with RawClient(url) as client:
+            client.send(handshake("evil.example", "/echo/"))
+            assert client.read_head().startswith("HTTP/1.1 421 ")
+
+
 def test_control_port() -> None:
     """The control port refuses pages, and unknown names in Host."""
     with run_daemon(*CONTROL) as daemon:

@@ -6,8 +6,10 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from threading import Event, Thread
@@ -19,8 +21,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from tests.support.daemon_process import DaemonProcess
+from tests.support.daemon_process import TWISTD, DaemonProcess
 from tests.support.held_port import held_port
+
+ROOT = Path(__file__).parents[2]
 
 # Time-out of everything, in seconds.
 PATIENCE = 60.0
@@ -205,6 +209,93 @@ def test_restart(tmp_path: Path, way: str) -> None:
         client.wait_for_more()
         client.stop()
         assert client.failures == []
+
+
+# How the daemon can be started, in the example's folder.
+OPTIONS = ["--listen", "tcp:0:interface=127.0.0.1", "--control", "none"]
+COMMANDS = {
+    "twistd": [str(TWISTD), "-n", "--pidfile=", "pushd", *OPTIONS],
+    "tac": [str(TWISTD), "-n", "--pidfile=", "-y", str(ROOT / "pushd.tac")],
+    "runpushd": [sys.executable, "manage.py", "runpushd", "--noreload", "0", "--", *OPTIONS[2:]],
+    # As the first process of a container.
+    "pid 1": [
+        "unshare",
+        "-Urpf",
+        "--kill-child",
+        str(TWISTD),
+        "-n",
+        "--pidfile=",
+        "pushd",
+        *OPTIONS,
+    ],
+}
+
+
+@contextmanager
+def started(way: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Start a daemon in one of these ways; give it and its process id once its port is open."""
+    process = subprocess.Popen(
+        COMMANDS[way],
+        cwd=ROOT / "examples/django",
+        env={**os.environ, "PUSHD_OPTIONS": " ".join(OPTIONS)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with process:
+        try:
+            read_until(process, "listening on")
+            pid = process.pid
+            if way == "pid 1":
+                pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+            yield process, pid
+        finally:
+            process.kill()
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> None:
+    """Read the log until a line has these words."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        if words in line:
+            return
+        lines.append(line)
+    raise AssertionError("".join(lines))
+
+
+@pytest.mark.parametrize("way", COMMANDS)
+def test_early_signal(way: str) -> None:
+    """A signal that comes as soon as the port is open stops or reloads the daemon in order."""
+    if way == "pid 1" and not may_make_containers():
+        return  # Most containers permit none inside.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with started(way) as (process, pid):
+            os.kill(pid, signal.SIGHUP)
+            os.kill(pid, number)
+            read_until(process, "options reloaded")
+            read_until(process, "shutting down")
+            assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("way", COMMANDS)
+def test_late_signal(way: str) -> None:
+    """A second signal after the reactor has stopped changes nothing."""
+    if way == "pid 1" and not may_make_containers():
+        return
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        with started(way) as (process, pid):
+            os.kill(pid, signal.SIGTERM)
+            read_until(process, "Main loop terminated")
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+            assert process.wait(PATIENCE) == 0
+
+
+def may_make_containers() -> bool:
+    """Whether this user may make a process with process ids of its own."""
+    done = subprocess.run(["unshare", "-Urpf", "true"], capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def wait_for_subscribers(control: str, count: int) -> None:

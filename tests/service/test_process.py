@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import subprocess
@@ -20,13 +21,19 @@ from tests.support.peer import said
 class FakeReactor:
     """Records calls; the test makes those that come from a signal handler."""
 
-    def __init__(self, events: list[str]) -> None:
+    def __init__(self, events: list[Any]) -> None:
         self._events = events
         self.started: list[Callable[[], object]] = []
+        self.triggers: list[tuple[str, str, Callable[[], object]]] = []
+        self.sigInt: Any = None
+        self.sigTerm: Any = None
         self.calls: list[tuple[Any, ...]] = []
 
     def callWhenRunning(self, call: Callable[[], object]) -> None:
         self.started.append(call)
+
+    def addSystemEventTrigger(self, phase: str, event: str, call: Callable[[], object]) -> None:
+        self.triggers.append((phase, event, call))
 
     def callFromThread(self, *call: Any) -> None:
         self.calls.append(call)
@@ -38,23 +45,34 @@ class FakeReactor:
 class SignalsTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Replace the process's signal handlers."""
-        self.events: list[str] = []
+        self.events: list[Any] = []
         self.handlers: dict[int, Any] = {}
         self.before: dict[int, Any] = {}
+        self.exits: list[Callable[[], object]] = []
         self.reactor = FakeReactor(self.events)
         self.patch(signal, "getsignal", lambda number: self.before.get(number, signal.SIG_DFL))
 
-    def start(self) -> None:
-        """Start the service, then the reactor."""
-        signals = Signals(
+    def make(self) -> Signals:
+        """Make the service."""
+        return Signals(
             self.reactor,
             cut=lambda: self.events.append("cut"),
             reload=lambda: self.events.append("reload"),
             install=self.handlers.__setitem__,
+            at_exit=self.exits.append,
         )
-        signals.startService()
+
+    def start(self) -> None:
+        """Start the service, then the reactor."""
+        self.make().startService()
         self.assertEqual(self.handlers, {})
         for call in self.reactor.started:
+            call()
+
+    def end(self) -> None:
+        """Stop the reactor, as far as the service sees it."""
+        for phase, event, call in self.reactor.triggers:
+            self.assertEqual((phase, event), ("after", "shutdown"))
             call()
 
     def send(self, number: int) -> list[str]:
@@ -90,6 +108,57 @@ class SignalsTests(SynchronousTestCase):
         self.assertIs(self.handlers[signal.SIGTERM], signal.SIG_DFL)
         self.assertIs(self.handlers[signal.SIGINT], signal.SIG_DFL)
 
+    def test_third_as_pid_1(self) -> None:
+        """It also ends the first process of a container, to which signals do nothing by default."""
+        self.patch(os, "getpid", lambda: 1)
+        self.patch(os, "_exit", self.events.append)
+        self.start()
+        self.send(signal.SIGTERM)
+        self.send(signal.SIGTERM)
+        self.handlers[signal.SIGINT](signal.SIGINT, None)
+        self.assertEqual(self.events, ["stop", "cut", 130])
+
+    def test_early(self) -> None:
+        """Signals that come before the reactor runs are handled once it does."""
+        signals = self.make()
+        signals.handle_early()
+        self.handlers[signal.SIGHUP](signal.SIGHUP, None)
+        self.handlers[signal.SIGINT](signal.SIGINT, None)
+        self.assertEqual(self.events, [])
+        for call, *arguments in self.reactor.calls:
+            call(*arguments)
+        self.assertEqual(self.events, ["reload", "stop"])
+
+    def test_instead_of_the_reactors(self) -> None:
+        """The handlers that a reactor would install when it starts are ours."""
+        self.make().handle_early()
+        for number, handler in (
+            (signal.SIGINT, self.reactor.sigInt),
+            (signal.SIGTERM, self.reactor.sigTerm),
+        ):
+            self.handlers[number] = handler
+            self.send(number)
+        self.assertEqual(self.events, ["stop", "cut"])
+
+    def test_after_the_reactor(self) -> None:
+        """A signal between the end of the reactor and that of Python does nothing, once."""
+        self.start()
+        self.send(signal.SIGTERM)
+        self.end()
+        self.assertEqual(self.send(signal.SIGTERM), [])
+        self.assertEqual(self.events, ["stop"])
+        # What keeps the process now can be killed.
+        self.assertIs(self.handlers[signal.SIGTERM], signal.SIG_DFL)
+
+    def test_exit(self) -> None:
+        """When Python exits, signals are ignored: it would restore what they do by default."""
+        self.start()
+        self.end()
+        [ignore] = self.exits
+        ignore()
+        self.assertEqual(set(self.handlers.values()), {signal.SIG_IGN})
+        self.assertEqual(len(self.handlers), 3)
+
     def test_reload(self) -> None:
         """Each SIGHUP reloads the options, except while the daemon stops."""
         self.start()
@@ -111,7 +180,11 @@ class SignalsTests(SynchronousTestCase):
         thread.start()
         thread.join(60)
         self.assertEqual(len(self.reactor.started), 1)
+        thread = Thread(target=self.end)
+        thread.start()
+        thread.join(60)
         self.assertEqual(self.handlers, {})
+        self.assertEqual(self.exits, [])
 
 
 INFINITY = resource.RLIM_INFINITY

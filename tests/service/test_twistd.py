@@ -11,6 +11,7 @@ from pathlib import Path
 from socket import AF_UNIX, SOCK_DGRAM, socket
 from typing import Any, cast
 
+from twisted.internet.base import ReactorBase
 from twisted.logger import capturedLogs, globalLogBeginner
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -25,6 +26,12 @@ from pushd.topics.redis import session as redis_probe
 from pushd.topics.redis.broker import RedisBroker
 from tests.support.peer import Peer, request, said
 from tests.support.recording_reactor import RecordingReactor
+
+
+class IdleReactor(ReactorBase):
+    """A reactor that is never run."""
+
+    def installWaker(self) -> None: ...
 
 
 class MakeServiceTests(SynchronousTestCase):
@@ -72,6 +79,17 @@ class MakeServiceTests(SynchronousTestCase):
             self.assertEqual(service.limits.drain, 8)
             lines = [systemd.recv(4096).split(b"\n")[0] for _ in range(2)]
             self.assertEqual(lines, [b"RELOADING=1", b"READY=1"])
+
+    def test_signals(self) -> None:
+        """A real reactor gets its signal handlers at once; a fake one leaves those of the tests."""
+        handled: list[Any] = []
+        self.patch(Signals, "handle_early", lambda signals: handled.append(signals))
+        self.make("--control", "none")
+        self.assertEqual(handled, [])
+        options = Options()
+        options.parseOptions(["--control", "none"])
+        service: Any = makeService(options, IdleReactor())
+        self.assertEqual(handled, [one for one in service if isinstance(one, Signals)])
 
     def test_fast_paths(self) -> None:
         """``--fast-paths`` is applied to the process before anything is built."""

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from signal import SIGHUP, SIGTERM
+from signal import SIGCHLD
 from socket import socket
 from threading import Condition, Thread
 from time import monotonic, sleep
@@ -142,25 +142,20 @@ class DaemonProcess:
                     raise self._failure(f"The daemon did not log {pattern!r} in time")
 
     def _wait_until_running(self) -> None:
-        """Wait until the reactor runs: it opens more descriptors, then pushd handles the signals.
-
-        The handlers are installed after the ports have opened, that of SIGHUP last.
-        """
+        """Wait until the reactor runs: it opens more descriptors after the ports have opened."""
         deadline = monotonic() + self._patience
-        while not self._handles_signals():
+        while not self._handles_children():
             if self._started.poll() is not None:
                 raise self._failure("The daemon ended before its reactor ran")
             if monotonic() > deadline:
                 raise self._failure("The daemon's reactor did not run in time")
             sleep(0.01)
 
-    def _handles_signals(self) -> bool:
-        """Whether the process handles the signals; SIGHUP may be ignored, as under nohup."""
+    def _handles_children(self) -> bool:
+        """Whether the process handles SIGCHLD, as Twisted's reactor does when it starts."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         fields = dict(line.split(":", 1) for line in status.splitlines())
-        caught, ignored = (int(fields[name], 16) for name in ("SigCgt", "SigIgn"))
-        terminate, hang_up = 1 << SIGTERM - 1, 1 << SIGHUP - 1
-        return bool(caught & terminate and (caught | ignored) & hang_up)
+        return bool(int(fields["SigCgt"], 16) & 1 << SIGCHLD - 1)
 
     def wait(self) -> int:
         """Wait for the process to end, and return its exit code; kill it after the time-out."""
