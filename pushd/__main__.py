@@ -8,13 +8,13 @@ import time
 from threading import Event
 
 from pushd.client.cli import run
-from pushd.client.commands import Context
+from pushd.client.commands import CommandRuntime
 from pushd.client.http import connect
 
 
 def main() -> int:
     """Run the command line of the process, and return the exit code."""
-    context = Context(
+    runtime = CommandRuntime(
         now=time.time,
         environ=os.environ,
         stdin=sys.stdin.buffer,
@@ -24,7 +24,7 @@ def main() -> int:
         pause=Event().wait,
     )
     try:
-        return run(sys.argv[1:], context)
+        return run(sys.argv[1:], runtime)
     except BrokenPipeError:
         # The reader of our output has exited, as head does. Python flushes the rest of the output
         # when it exits, which must not fail again.

@@ -18,8 +18,9 @@ from pushd.protocols.websocket import frames, protocol, subscriber
 from pushd.testing import Daemon
 from pushd.topics.fanout import Batch
 from pushd.topics.subscribers import SubscriberList
+from pushd.views.decorators import accept_websocket
 from pushd.views.demo import ticker
-from pushd.views.request import Request, accept_websocket
+from pushd.views.request import Request
 from tests.support.call_counts import calls_of
 from tests.support.peer import TEXT, close_frame, frame, handshake
 from tests.support.recording_socket import RecordingSocket, SocketConnection, open_websocket
@@ -36,7 +37,7 @@ MOST_CALLS = {
     "echo": 90,
     # A push of the demo, from its timer to the kernel and the next wait.
     "push": 62,
-    # A publication to one more subscriber. The kernel of these tests takes four of them.
+    # A publication to one more subscriber. The sockets of these tests make four of them.
     "delivery": 5,
 }
 
@@ -62,8 +63,8 @@ class CostTestCase(SynchronousTestCase):
         lines = [extra] if extra else []
         servers = [open_websocket(self.daemon, path, *lines) for _ in range(count)]
         for server in servers:
-            self.assertIn(b" 101 ", server.kernel.given[0])
-            server.kernel.given.clear()
+            self.assertIn(b" 101 ", server.fake_socket.given[0])
+            server.fake_socket.given.clear()
         return servers
 
     def start_pushes(self, count: int) -> list[SocketConnection]:
@@ -87,8 +88,8 @@ class CostTestCase(SynchronousTestCase):
         server.receive(handshake("/echo/"))
         server.receive(close_frame(1000))
         self.assertFalse(server.connected)
-        self.assertEqual([data[:12] for data in server.kernel.given[:1]], [b"HTTP/1.1 101"])
-        self.assertEqual(len(server.kernel.given), 2)
+        self.assertEqual([data[:12] for data in server.fake_socket.given[:1]], [b"HTTP/1.1 101"])
+        self.assertEqual(len(server.fake_socket.given), 2)
 
     def events_of(self, work: Callable[[], object]) -> int:
         """Return the number of log events, on any level, that some work makes."""
@@ -134,7 +135,7 @@ class CallTests(CostTestCase):
         self.daemon.advance(0.5)
         counted = calls_of(lambda: self.daemon.advance(0.5))
         for server in servers:
-            self.assertEqual(len(server.kernel.given), 3)
+            self.assertEqual(len(server.fake_socket.given), 3)
         self.daemon.advance(10)
         return counted
 
@@ -155,7 +156,7 @@ class CallTests(CostTestCase):
             servers += self.connect(SUBSCRIBERS, "/topics/t")
             self.publish(1)
             self.publish(1)
-        self.assertEqual(len({id(server.kernel.given[-1]) for server in servers}), 1)
+        self.assertEqual(len({id(server.fake_socket.given[-1]) for server in servers}), 1)
         calls = (counted[3] - counted[1]) / SUBSCRIBERS
         self.assertLessEqual(calls, MOST_CALLS["delivery"])
 
@@ -168,7 +169,7 @@ class DeliveryTests(CostTestCase):
         servers = self.connect(SUBSCRIBERS, "/topics/t")
         for _ in range(2):  # The first is delivered to each subscriber, the second to their group.
             self.publish(1)
-            given = [server.kernel.given for server in servers]
+            given = [server.fake_socket.given for server in servers]
             self.assertEqual(given, [[b"\x81\x08number 0"]] * SUBSCRIBERS)
             self.assertEqual(len({id(calls[0]) for calls in given}), 1)
             for calls in given:
@@ -180,9 +181,9 @@ class DeliveryTests(CostTestCase):
         servers = self.connect(SUBSCRIBERS, "/topics/t")
         self.publish(BURST)
         for server in servers:
-            self.assertEqual(len(server.kernel.given), 1)
-            self.assertEqual(server.kernel.given[0].count(b"number "), BURST)
-        self.assertEqual(len({id(server.kernel.given[0]) for server in servers}), 1)
+            self.assertEqual(len(server.fake_socket.given), 1)
+            self.assertEqual(server.fake_socket.given[0].count(b"number "), BURST)
+        self.assertEqual(len({id(server.fake_socket.given[0]) for server in servers}), 1)
         self.assert_no_writers()
 
     def test_frames(self) -> None:
@@ -216,7 +217,7 @@ class EchoTests(CostTestCase):
         [server] = self.connect(1, "/echo/")
         data = frame(TEXT, b"x" * 128)
         self.assertEqual(self.events_of(lambda: server.receive(data)), 0)
-        self.assertEqual(len(server.kernel.given), 1)
+        self.assertEqual(len(server.fake_socket.given), 1)
         self.assert_no_writers()
 
 
@@ -245,14 +246,14 @@ class PushTests(CostTestCase):
             steps.append("sent")
             return message(*args, **named)
 
-        def note_send(kernel: RecordingSocket, data: bytes, flags: int = 0) -> int:
+        def note_send(socket: RecordingSocket, data: bytes, flags: int = 0) -> int:
             steps.append("written")
-            return send(kernel, data, flags)
+            return send(socket, data, flags)
 
         self.patch(protocol, "message", note_message)
         self.patch(RecordingSocket, "send", note_send)
         for server in servers:
-            server.kernel.given.clear()
+            server.fake_socket.given.clear()
         self.daemon.advance(0.5)
         self.assertEqual(steps, ["sent"] * 3 + ["written"] * 3)
 
@@ -267,4 +268,4 @@ class PushTests(CostTestCase):
         self.start_pushes(SUBSCRIBERS)
         self.assertEqual(timers(), before)
         self.daemon.advance(0.5)
-        self.assertEqual(len(first.kernel.given), 2)
+        self.assertEqual(len(first.fake_socket.given), 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -23,6 +24,7 @@ from django.db.models.signals import post_save
 from django.test import override_settings
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd import errors
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.tokens import read_token_keys
 from pushd.client import Client, publish
@@ -241,6 +243,25 @@ class RoomsTests(SynchronousTestCase):
                 found = any(place.exists() for place in places)
                 found = found or ("/" not in path and any((ROOT / "tests").rglob(path)))
                 self.assertTrue(found, f"{document} names {path}, which does not exist")
+
+    def test_faces(self) -> None:
+        """The table of faces has every name that a room exports."""
+        table = read("docs/architecture.md").partition("\n## Faces\n")[2].partition("\n## ")[0]
+        for path in sorted((ROOT / "pushd").glob("*/__init__.py")):
+            face = f"pushd.{path.parent.name}"
+            exported = getattr(importlib.import_module(face), "__all__", [])
+            row = "".join(line for line in table.splitlines() if f"| `{face}` |" in line)
+            self.assertEqual({*re.findall(r"`(\w+)`", row)}, {*exported}, face)
+
+    def test_errors(self) -> None:
+        """The table of errors has every exception of pushd, and no other."""
+        named = find_table_names(read("docs/architecture.md"), "Errors")
+        defined = {
+            name
+            for name, value in vars(errors).items()
+            if isinstance(value, type) and value.__module__ == errors.__name__
+        }
+        self.assertEqual(named, defined - {"PushdError"})
 
 
 class FinderTests(SynchronousTestCase):

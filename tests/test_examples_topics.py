@@ -52,7 +52,7 @@ class ChatTests(SynchronousTestCase):
         self.assertEqual(_news(ann)[1], {"name": "robot", "text": "hi"})
 
     def test_redis_away(self) -> None:
-        """While the broker is unavailable, the sender is told so, and stays connected."""
+        """While the broker is unavailable, the sender gets an error, and stays connected."""
         ann, bob = self._enter("lobby", "ann"), self._enter("lobby", "bob")
         broker = self.daemon._service._broker
         away = self.patch(broker, "publish", lambda *_: fail(Unavailable("Redis is away")))

@@ -26,8 +26,9 @@ from pushd.protocols.http.channel import (
 )
 from pushd.protocols.websocket.protocol import CLOSE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT
 from pushd.testing import Daemon
+from pushd.views.decorators import accept_websocket, require_websocket
 from pushd.views.demo import ticker
-from pushd.views.request import Request, accept_websocket, require_websocket
+from pushd.views.request import Request
 
 fuzz = partial(
     settings,

@@ -51,7 +51,7 @@ REACTOR = {
 AUTOBAHN_PACKAGES = ("protocols.websocket", "testing")
 
 # Modules that may use private names of Twisted and Autobahn, and change a reactor.
-FAST_PATHS = ("service.reactor", "protocols.transport", "protocols.websocket.protocol")
+FAST_PATHS = ("service.reactor", "protocols.twisted_internals", "protocols.websocket.protocol")
 
 # Module names that say nothing about their contents.
 BANNED_NAMES = {"base", "common", "helpers", "manager", "managers", "misc", "util", "utils"}
@@ -476,7 +476,9 @@ class LibraryTests(SynchronousTestCase):
             "class Hub:\n    def size(self): return self._dataBuffer",
         ):
             self.assertEqual(len(find_foreign_names({"topics.hub": source})), 1, source)
-            self.assertEqual(find_foreign_names({"protocols.transport": source}), [], source)
+            self.assertEqual(
+                find_foreign_names({"protocols.twisted_internals": source}), [], source
+            )
         own = {
             "topics.hub": "class Hub:\n    def _tell(self): self._told = True",
             "topics.broker": "hub._tell()\nhub._told\nhub.__class__\nfor _ in (): pass",

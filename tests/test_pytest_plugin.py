@@ -14,7 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.pytest_plugin import make_daemons, pushd_daemon
 from pushd.testing import Daemon
-from pushd.views.request import Request, require_websocket
+from pushd.views.decorators import require_websocket
+from pushd.views.request import Request
 
 
 @require_websocket

@@ -11,7 +11,7 @@ from typing import Any
 
 from pushd.access.closing import Closing
 from pushd.access.connections import Connection
-from pushd.api.resource import ApiContext, AsyncResource, require_method
+from pushd.api.resource import AsyncResource, DaemonState, require_method
 from pushd.errors import BadRequest
 from pushd.protocols.http.response import Response, json_response
 from pushd.topics.publication import Id
@@ -126,7 +126,7 @@ def schedule_json(scheduled: ScheduledPublication) -> dict[str, Any]:
     }
 
 
-async def topic_json(context: ApiContext, topic: str) -> dict[str, Any]:
+async def topic_json(context: DaemonState, topic: str) -> dict[str, Any]:
     """Return the JSON that describes a topic."""
     described: tuple[Id | None, int] = await context.broker.describe(topic)
     last, history = described

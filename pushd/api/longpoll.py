@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from pushd.access.closing import Closing
 from pushd.access.counters import Traffic
 from pushd.protocols.http.response import Response, json_refusal, json_response, write_response
-from pushd.protocols.websocket.subscriber import publication_json
+from pushd.protocols.json_format import publication_json
 from pushd.topics.fanout import Batch
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication

@@ -18,7 +18,8 @@ from pushd.access.limits import TokenBucket
 from pushd.access.origins import Origins
 from pushd.protocols.http.response import Response, json_refusal, json_response
 from pushd.topics.publication import check_topic
-from pushd.views.request import Request, View, accept_websocket, heed_tokens
+from pushd.views.decorators import accept_websocket, heed_tokens
+from pushd.views.request import Request, View
 
 # Any client may publish here unless pushd asks for tokens, so all of it has limits: the first
 # segment of topics, bytes of a publication, requests a second (and at once), topics with costs.

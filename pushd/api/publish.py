@@ -12,9 +12,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pushd.api.admin import schedule_json, topic_json
-from pushd.api.resource import ApiContext, AsyncResource, require_method
+from pushd.api.resource import AsyncResource, DaemonState, require_method
 from pushd.errors import BadRequest, TooManyScheduled, Unavailable
-from pushd.protocols.http.response import Response, is_encodable, json_response
+from pushd.protocols.http.response import Response, json_response
+from pushd.protocols.json_format import is_encodable
 from pushd.topics.broker import Draft
 from pushd.topics.publication import Id, check_topic
 
@@ -23,6 +24,11 @@ _BATCH_BODY = 16 << 20
 
 # Publications in one batch, at most.
 _MAX_BATCH = 1000
+
+# The most commas and colons, and the most strings, that are parsed: a batch has up to eight of each
+# for a publication. Parsed, a body of as many as fit would take thirty times its size.
+_MAX_MARKS = 16_000
+_MARKS = (b",", b":")
 
 # Query arguments that schedule a publication.
 _SCHEDULE = ("delay", "every", "count")
@@ -85,7 +91,7 @@ class PublishResource(AsyncResource):
     :param subject: the publisher; a subject's idempotency keys are separate from all others.
     """
 
-    def __init__(self, context: ApiContext, name: str, subject: str) -> None:
+    def __init__(self, context: DaemonState, name: str, subject: str) -> None:
         super().__init__(context, name)
         self._subject = subject
 
@@ -188,6 +194,9 @@ def read_header(request: Any, name: bytes) -> str | None:
 
 def read_drafts(body: bytes, max_message: int) -> list[Draft]:
     """Read a batch. Raises BadRequest for the first thing in it that is not valid."""
+    if _has_too_many_parts(body):
+        line = f"a batch must have at most {_MAX_BATCH} publications, and nothing else"
+        raise BadRequest(line, "publications", 413)
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -206,6 +215,18 @@ def read_drafts(body: bytes, max_message: int) -> list[Draft]:
             line = f"a publication of {size} bytes: --max-message is {max_message}"
             raise BadRequest(line, f"publications[{number}]", 413)
     return drafts
+
+
+def _has_too_many_parts(body: bytes) -> bool:
+    """Return whether JSON has more parts than a batch can have, without parsing it."""
+    if sum(map(body.count, _MARKS)) <= _MAX_MARKS:
+        return False  # Nearly always.
+    # Not counting those in strings, which end at the next quotation mark that is not escaped.
+    plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    if plain.count(b'"') > 2 * _MAX_MARKS:
+        return True
+    outside = b"".join(plain.split(b'"')[::2])
+    return sum(map(outside.count, _MARKS)) > _MAX_MARKS
 
 
 def _read_draft(value: object, where: str) -> Draft:
@@ -229,12 +250,12 @@ def _read_draft(value: object, where: str) -> Draft:
         raise BadRequest("base64 must be a string in base64", f"{where}.base64") from None
 
 
-async def _publish(context: ApiContext, draft: Draft) -> dict[str, Any]:
+async def _publish(context: DaemonState, draft: Draft) -> dict[str, Any]:
     """Publish; return the JSON of the result."""
     id = await context.broker.publish(draft.topic, draft.data, draft.key)
     return _published(context, draft, id)
 
 
-def _published(context: ApiContext, draft: Draft, id: Id) -> dict[str, Any]:
+def _published(context: DaemonState, draft: Draft, id: Id) -> dict[str, Any]:
     """Return the JSON of a publication: its id, and the topic's current number of subscribers."""
     return {"id": str(id), "subscribers": context.hub.count(draft.topic)}

@@ -21,8 +21,8 @@ from pushd.topics.scheduled import ScheduledPublications
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApiContext:
-    """Parts of the daemon that the API's resources use, on both ports."""
+class DaemonState:
+    """What a daemon holds at run time: its topics, scheduled publications, connections, limits."""
 
     clock: IReactorTime
     broker: Broker
@@ -40,7 +40,7 @@ class AsyncResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, context: ApiContext, name: str = "") -> None:
+    def __init__(self, context: DaemonState, name: str = "") -> None:
         super().__init__()
         self._context = context
         self._name = name

@@ -11,9 +11,8 @@ from zope.interface import implementer
 
 from pushd.access.closing import HISTORY_GAP, PEER, TRY_AGAIN_LATER, US, Closing, Ending
 from pushd.access.counters import Traffic
-from pushd.protocols.http.response import to_json
-from pushd.protocols.transport import unsent
-from pushd.protocols.websocket.subscriber import subscription_json
+from pushd.protocols.json_format import subscription_json, to_json
+from pushd.protocols.twisted_internals import unsent
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.fanout import Batch
 from pushd.topics.hub import Hub

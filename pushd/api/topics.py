@@ -17,7 +17,7 @@ from pushd.access.connections import log_closed, log_opened
 from pushd.access.tokens import Identity
 from pushd.api.longpoll import LongPoll
 from pushd.api.publish import PublishResource, read_topic
-from pushd.api.resource import ApiContext, refuse
+from pushd.api.resource import DaemonState, refuse
 from pushd.api.sse import KEEP_ALIVE, EventStream
 from pushd.api.websocket import TopicView
 from pushd.errors import BadRequest, Denied
@@ -26,8 +26,8 @@ from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import Response, json_refusal, write_response
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.publication import Id
-from pushd.views.exchange import ViewContext
-from pushd.views.request import Handshakes
+from pushd.views.decorators import Handshakes
+from pushd.views.exchange import ViewDependencies
 from pushd.views.resource import UPGRADE, ViewResource
 from pushd.views.routes import Match
 
@@ -41,10 +41,10 @@ _SECONDS = re.compile(r"\d{1,3}(\.\d{1,6})?")
 _PAGE_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
 
 
-class TopicContext:
-    """Parts of the daemon that serve subscribers."""
+class TopicDependencies:
+    """What the resources of topics need of the daemon, and share."""
 
-    def __init__(self, clock: IReactorTime, views: ViewContext, api: ApiContext) -> None:
+    def __init__(self, clock: IReactorTime, views: ViewDependencies, api: DaemonState) -> None:
         self.clock = clock
         self.views = views
         self.api = api
@@ -71,7 +71,7 @@ class TopicResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, context: TopicContext, name: str) -> None:
+    def __init__(self, context: TopicDependencies, name: str) -> None:
         super().__init__()
         self._context = context
         self._authorizer = context.views.authorizer

@@ -17,9 +17,9 @@ from pushd.api.admin import (
 )
 from pushd.api.health import Readiness, health_resource, metrics_resource, readiness_resource
 from pushd.api.publish import BatchResource, ControlTopicResource
-from pushd.api.resource import ApiContext
-from pushd.api.topics import TopicContext, TopicResource
-from pushd.gateways.wsgi import ApplicationContext
+from pushd.api.resource import DaemonState
+from pushd.api.topics import TopicDependencies, TopicResource
+from pushd.gateways.wsgi import WsgiGateway
 from pushd.protocols.http.guard import SitePolicy, is_topic
 from pushd.protocols.http.headers import decode_path
 from pushd.protocols.http.response import NOT_FOUND, AnswerResource, refusal
@@ -39,8 +39,8 @@ def public_site(
     reactor: IReactorTime,
     policy: SitePolicy,
     routes: Routes,
-    topics: TopicContext,
-    application: ApplicationContext | None = None,
+    topics: TopicDependencies,
+    application: WsgiGateway | None = None,
 ) -> PushdSite:
     """Make the site of the public port.
 
@@ -75,7 +75,7 @@ def control_site(
     policy: SitePolicy,
     metrics: Metrics,
     readiness: Readiness,
-    api: ApiContext,
+    state: DaemonState,
 ) -> PushdSite:
     """Make the site of the control port, for operators and publishers."""
 
@@ -88,20 +88,20 @@ def control_site(
             case b"/metrics":
                 return metrics_resource(metrics)
             case b"/publish":
-                return BatchResource(api)
+                return BatchResource(state)
             case b"/topics":
-                return TopicListResource(api)
+                return TopicListResource(state)
             case b"/connections":
-                return ConnectionListResource(api)
+                return ConnectionListResource(state)
             case b"/schedules":
-                return ScheduleListResource(api)
+                return ScheduleListResource(state)
         path = _path(request) or (_TOPICS if is_topic(request.path) else "")
         if path.startswith(_TOPICS):
-            return ControlTopicResource(api, path.removeprefix(_TOPICS))
+            return ControlTopicResource(state, path.removeprefix(_TOPICS))
         if path.startswith(_CONNECTIONS):
-            return ConnectionResource(api, path.removeprefix(_CONNECTIONS))
+            return ConnectionResource(state, path.removeprefix(_CONNECTIONS))
         if path.startswith(_SCHEDULES):
-            return ScheduleResource(api, path.removeprefix(_SCHEDULES))
+            return ScheduleResource(state, path.removeprefix(_SCHEDULES))
         return AnswerResource(_PLAIN_NOT_FOUND)
 
     return PushdSite(find, policy, reactor)

@@ -12,7 +12,7 @@ from pushd.access.connections import Connections
 from pushd.access.limits import TokenBucket
 from pushd.access.tokens import Identity
 from pushd.errors import Denied
-from pushd.protocols.http.response import to_json
+from pushd.protocols.json_format import to_json
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.protocols.websocket.subscriber import V1
 from pushd.views.request import Request

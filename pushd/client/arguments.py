@@ -144,7 +144,7 @@ def make_parser(environ: Mapping[str, str]) -> Parser:
 
     def add(
         name: str,
-        action: Callable[[Namespace, commands.Context], None],
+        action: Callable[[Namespace, commands.CommandRuntime], None],
         help: str,
         epilog: str = "",
         usage: str | None = None,

@@ -9,17 +9,17 @@ from pushd.client.arguments import make_parser, suggest
 from pushd.errors import PushdError, Unreachable
 
 
-def run(arguments: Sequence[str], context: commands.Context) -> int:
+def run(arguments: Sequence[str], runtime: commands.CommandRuntime) -> int:
     """Run a command line.
 
     Returns the exit code: 0 for success, 1 after one line about an error, 130 after Ctrl-C. Raises
     BrokenPipeError if the reader of the output has gone.
     """
-    parser = make_parser(context.environ)
+    parser = make_parser(runtime.environ)
     parser.check_command(arguments)
     given, rest = parser.parse_known_args(arguments)
     if given.action is None and not rest:
-        parser.print_help(context.stderr)
+        parser.print_help(runtime.stderr)
         return 1
     if given.action is commands.publish and given.data is None and _is_data(rest):
         # argparse expects an optional DATA directly after TOPIC, not after options.
@@ -30,8 +30,8 @@ def run(arguments: Sequence[str], context: commands.Context) -> int:
         kind = "unknown option" if rest[0].startswith("-") else "unexpected argument"
         given.parser.error(suggest(kind, rest[0].partition("=")[0], given.parser.option_names))
     try:
-        given.action(given, context)
-        context.stdout.flush()
+        given.action(given, runtime)
+        runtime.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except (PushdError, ValueError) as error:
@@ -41,7 +41,9 @@ def run(arguments: Sequence[str], context: commands.Context) -> int:
             if given.action is not commands.tail:
                 option = "--control or PUSHD_CONTROL_URL"
             hint = f"; is the daemon running? Its address is set with {option}"
-        print(f"pushd: {error}{hint}", file=context.stderr)
+        # The text may be from a server; that about mistakes in options has a line for each.
+        lines = "\n".join(map(commands.printable, str(error).split("\n")))
+        print(f"pushd: {lines}{hint}", file=runtime.stderr)
         return 1
     return 0
 

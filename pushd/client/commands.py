@@ -16,7 +16,7 @@ from pushd.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Context:
+class CommandRuntime:
     """What commands use of the process: time, environment, standard streams and network.
 
     ``now`` returns the seconds since 1970, and ``pause`` waits for some seconds.
@@ -31,9 +31,9 @@ class Context:
     pause: Callable[[float], object]
 
 
-def publish(given: Namespace, context: Context) -> None:
+def publish(given: Namespace, runtime: CommandRuntime) -> None:
     """Publish an argument, or standard input."""
-    data = context.stdin.read() if given.data is None else os.fsencode(given.data)
+    data = runtime.stdin.read() if given.data is None else os.fsencode(given.data)
     text: str | None = None
     if not given.binary:
         try:
@@ -42,7 +42,7 @@ def publish(given: Namespace, context: Context) -> None:
             raise UsageError("the data must be UTF-8; use --binary for other bytes") from None
         if given.data is None:
             text = text.removesuffix("\n").removesuffix("\r")
-    response = _client(given, context, given.control).publish(
+    response = _client(given, runtime, given.control).publish(
         given.topic,
         data if text is None else text,
         idempotency_key=given.idempotency_key,
@@ -51,45 +51,48 @@ def publish(given: Namespace, context: Context) -> None:
         count=given.count,
     )
     if given.json:
-        print_json([response], context.stdout)
+        print_json([response], runtime.stdout)
     elif "schedule" in response:
-        print(f"{response['schedule']} (scheduled: {response['count']})", file=context.stdout)
+        said = f"{response['schedule']} (scheduled: {response['count']})"
+        print(printable(said), file=runtime.stdout)
     else:
-        print(f"{response['id']} (subscribers: {response['subscribers']})", file=context.stdout)
+        said = f"{response['id']} (subscribers: {response['subscribers']})"
+        print(printable(said), file=runtime.stdout)
 
 
-def tail(given: Namespace, context: Context) -> None:
+def tail(given: Namespace, runtime: CommandRuntime) -> None:
     """Print publications until Ctrl-C."""
     first = True
-    for event in _client(given, context, given.url).follow(given.topic, given.after):
+    for event in _client(given, runtime, given.url).follow(given.topic, given.after):
         if isinstance(event, Message):
-            _print_message(event, given.json, context)
+            _print_message(event, given.json, runtime)
         elif isinstance(event, Began):
             lost = not event.recovered and not (first and given.after is None)
             note = ", but earlier publications are lost" if lost else ""
-            print(f"pushd: subscribed, after id {event.id}{note}", file=context.stderr)
+            line = f"pushd: subscribed, after id {event.id}{note}"
+            print(printable(line), file=runtime.stderr)
             first = False
         else:
             line = f"pushd: {event.reason}; reconnecting in {event.seconds:.1f} s"
-            print(line, file=context.stderr)
+            print(printable(line), file=runtime.stderr)
 
 
-def topics(given: Namespace, context: Context) -> None:
+def topics(given: Namespace, runtime: CommandRuntime) -> None:
     """Print the topics."""
-    page = _client(given, context, given.control).topics()
+    page = _client(given, runtime, given.control).topics()
     rows = []
     for one in page["topics"]:
         counts = one["subscribers"].items()
         shown = ", ".join(f"{count} {transport}" for transport, count in counts) or "none"
         rows.append([one["topic"], one["id"] or "-", str(one["history"]), shown])
-    _show(given, context, ["TOPIC", "LAST ID", "KEPT", "SUBSCRIBERS"], rows, page["topics"])
+    _show(given, runtime, ["TOPIC", "LAST ID", "KEPT", "SUBSCRIBERS"], rows, page["topics"])
     if page["more"]:
-        print(f"pushd: there are more than these {len(rows)} topics", file=context.stderr)
+        print(f"pushd: there are more than these {len(rows)} topics", file=runtime.stderr)
 
 
-def connections(given: Namespace, context: Context) -> None:
+def connections(given: Namespace, runtime: CommandRuntime) -> None:
     """Print the open connections."""
-    found = list(_client(given, context, given.control).connections())
+    found = list(_client(given, runtime, given.control).connections())
     rows = [
         [
             str(one["id"]),
@@ -104,15 +107,15 @@ def connections(given: Namespace, context: Context) -> None:
         for one in found
     ]
     head = ["ID", "TRANSPORT", "PEER", "SINCE", "SUBJECT", "IN", "OUT", "PATH"]
-    _show(given, context, head, rows, found)
+    _show(given, runtime, head, rows, found)
 
 
-def close(given: Namespace, context: Context) -> None:
+def close(given: Namespace, runtime: CommandRuntime) -> None:
     """Close a connection."""
-    _client(given, context, given.control).close(given.id, code=given.code, reason=given.reason)
+    _client(given, runtime, given.control).close(given.id, code=given.code, reason=given.reason)
 
 
-def token(given: Namespace, context: Context) -> None:
+def token(given: Namespace, runtime: CommandRuntime) -> None:
     """Print a token."""
     # Imported only for this command: cryptography takes long to load.
     from pushd.access.keys import read_signing_key
@@ -121,7 +124,7 @@ def token(given: Namespace, context: Context) -> None:
     if not 0 < given.ttl <= 1e9:
         raise UsageError(f"--ttl {given.ttl:g}: must be a number of seconds above 0")
     claims: dict[str, Any] = {} if given.sub is None else {"sub": given.sub}
-    claims["exp"] = int(context.now() + given.ttl)
+    claims["exp"] = int(runtime.now() + given.ttl)
     for right in ("subscribe", "publish"):
         for pattern in getattr(given, right):
             try:
@@ -129,42 +132,42 @@ def token(given: Namespace, context: Context) -> None:
             except ValueError as error:
                 raise UsageError(f"--{right} {pattern}: {error}") from None
         claims[right] = getattr(given, right)
-    print(make_token(read_signing_key(given.key), claims), file=context.stdout)
+    print(make_token(read_signing_key(given.key), claims), file=runtime.stdout)
 
 
-def check(given: Namespace, context: Context) -> None:
+def check(given: Namespace, runtime: CommandRuntime) -> None:
     """Check options of the daemon, and print the resulting configuration."""
     # Imported only for this command: it loads the whole daemon.
     from pushd.options.command_line import Options
     from pushd.options.sources import write_values
     from pushd.options.table import OPTIONS
 
-    options = Options(context.environ)
+    options = Options(runtime.environ)
     try:
         options.parseOptions(given.rest)
     except SystemExit as error:
         if error.code:
             raise UsageError(str(error.code).removeprefix("pushd: ")) from None
         return
-    print(write_values(OPTIONS, options.given), file=context.stdout)
+    print(write_values(OPTIONS, options.given), file=runtime.stdout)
 
 
-def _client(given: Namespace, context: Context, url: str) -> Client:
+def _client(given: Namespace, runtime: CommandRuntime, url: str) -> Client:
     token = getattr(given, "token", None)
-    return Client(url, token=token, connect=context.connect, pause=context.pause)
+    return Client(url, token=token, connect=runtime.connect, pause=runtime.pause)
 
 
-def _print_message(message: Message, as_json: bool, context: Context) -> None:
+def _print_message(message: Message, as_json: bool, runtime: CommandRuntime) -> None:
     if isinstance(message.data, bytes):
         encoded = b64encode(message.data).decode()
         value, shown = {"id": message.id, "base64": encoded}, f"base64:{encoded}"
     else:
         value, shown = {"id": message.id, "data": message.data}, printable(message.data)
     if as_json:
-        print_json([value], context.stdout)
+        print_json([value], runtime.stdout)
     else:
-        print(f"{message.id}\t{shown}", file=context.stdout)
-    context.stdout.flush()
+        print(f"{printable(message.id)}\t{shown}", file=runtime.stdout)
+    runtime.stdout.flush()
 
 
 def _traffic(connection: Mapping[str, Any], direction: str) -> str:
@@ -173,15 +176,15 @@ def _traffic(connection: Mapping[str, Any], direction: str) -> str:
 
 def _show(
     given: Namespace,
-    context: Context,
+    runtime: CommandRuntime,
     head: list[str],
     rows: list[list[str]],
     values: Iterable[object],
 ) -> None:
     if given.json:
-        print_json(values, context.stdout)
+        print_json(values, runtime.stdout)
     else:
-        print_table(head, rows, context.stdout)
+        print_table(head, rows, runtime.stdout)
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], file: TextIO) -> None:
@@ -194,9 +197,11 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], file: TextIO
 
 
 def print_json(values: Iterable[object], file: TextIO) -> None:
-    """Print each value as JSON on a line of its own."""
+    """Print each value as JSON on a line of its own, in which all but printable text is escaped."""
     for value in values:
-        print(json.dumps(value, ensure_ascii=False), file=file)
+        text = json.dumps(value, ensure_ascii=False)
+        # JSON itself requires that of some control characters only (RFC 8259 §7).
+        print("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text), file=file)
 
 
 def printable(text: str) -> str:

@@ -171,7 +171,7 @@ def make_environ(request: Request) -> dict[str, Any]:
 def check_head(status: Any, headers: Any) -> Head:
     """Check the status and headers that an application passes to start_response.
 
-    Raises ValueError or TypeError if they cannot be sent, so that the application is told.
+    Raises ValueError or TypeError, for the application, if they cannot be sent.
     """
     found = _STATUS.fullmatch(status)
     if found is None:

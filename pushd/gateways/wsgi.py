@@ -27,9 +27,10 @@ from pushd.gateways.environ import (
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import write_failure
 from pushd.protocols.http.static import StaticFiles
-from pushd.protocols.transport import unsent
-from pushd.views.exchange import ViewContext
-from pushd.views.request import Handshakes, Request
+from pushd.protocols.twisted_internals import unsent
+from pushd.views.decorators import Handshakes
+from pushd.views.exchange import ViewDependencies
+from pushd.views.request import Request
 from pushd.views.resource import ViewResource
 from pushd.views.routes import Match
 from pushd.views.threads import Bridge, blocking
@@ -54,8 +55,8 @@ class Pool(Protocol):
         """Call a function in a thread, once one is free."""
 
 
-class ApplicationContext:
-    """What all responses of an application share, and the files that are served before it.
+class WsgiGateway:
+    """Serves an application: finds what answers a request, and holds what all its responses share.
 
     :param threads: how to get from an application's thread to the reactor.
     :param pool: the threads that produce its pages.
@@ -67,7 +68,7 @@ class ApplicationContext:
     def __init__(
         self,
         application: Application,
-        views: ViewContext,
+        views: ViewDependencies,
         *,
         threads: Bridge,
         pool: Pool,
@@ -99,24 +100,24 @@ class ApplicationContext:
 class ApplicationResource(ViewResource):
     """An application at a URL. Handshakes are served by a view, all else by ``WsgiResponse``."""
 
-    def __init__(self, context: ApplicationContext, path: str) -> None:
-        super().__init__(context.views, context.handshakes, path)
-        self._application = context
+    def __init__(self, gateway: WsgiGateway, path: str) -> None:
+        super().__init__(gateway.views, gateway.handshakes, path)
+        self._gateway = gateway
 
     def render(self, request: Any) -> int:
         """Call the application, in a thread."""
         if request.wants_websocket:
             return super().render(request)
-        context = self._application
+        gateway = self._gateway
         asked = Request(body=request.content.read(), **self._request_fields(request))
-        environ = make_environ(blocking(asked, context.threads))
+        environ = make_environ(blocking(asked, gateway.threads))
         response = WsgiResponse(
             request,
-            threads=context.threads,
-            limits=context.limits,
-            failed=context.views.metrics.view_errors.inc,
+            threads=gateway.threads,
+            limits=gateway.limits,
+            failed=gateway.views.metrics.view_errors.inc,
         )
-        context.pool.callInThread(partial(response.run, context.application, environ))
+        gateway.pool.callInThread(partial(response.run, gateway.application, environ))
         return NOT_DONE_YET
 
 

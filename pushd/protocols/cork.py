@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from twisted.logger import Logger
 
-from pushd.protocols.transport import (
+from pushd.protocols.twisted_internals import (
     LAST,
     DirectWriter,
     WriteListener,

@@ -18,10 +18,10 @@ from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.api.health import Readiness
 from pushd.api.publish import max_batch_body
-from pushd.api.resource import ApiContext
-from pushd.api.topics import TopicContext
+from pushd.api.resource import DaemonState
+from pushd.api.topics import TopicDependencies
 from pushd.api.urls import control_site, public_site
-from pushd.gateways.wsgi import ApplicationContext, Pool
+from pushd.gateways.wsgi import Pool, WsgiGateway
 from pushd.options.settings import Settings
 from pushd.protocols.cork import Cork
 from pushd.protocols.http.guard import SitePolicy, control_guard, public_guard
@@ -33,8 +33,8 @@ from pushd.schedule.histogram import Histogram
 from pushd.schedule.ticks import lateness_of
 from pushd.service.daemon import Drain, PushService
 from pushd.service.listening import PortService
-from pushd.service.live import LiveSettings
 from pushd.service.metrics import MetricsCollector, PoolUsage, TopicCollector
+from pushd.service.reload import LiveSettings
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
@@ -42,7 +42,7 @@ from pushd.topics.publisher import Publisher
 from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.scheduled import ScheduledPublications
-from pushd.views.exchange import ViewContext
+from pushd.views.exchange import ViewDependencies
 from pushd.views.inprocess import InProcess
 from pushd.views.runner import Threads, ViewRunner
 from pushd.views.threads import BlockingPublisher, Bridge
@@ -100,7 +100,7 @@ class Runtime:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Context:
+class _BuildInputs:
     """What more than one part of a daemon is built from."""
 
     settings: Settings
@@ -114,29 +114,29 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
     """Build a daemon, to be started by its ``startService``."""
     live = LiveSettings(runtime.allow_connections)
     live.apply(settings)
-    context = _Context(
+    inputs = _BuildInputs(
         settings=settings,
         runtime=runtime,
         live=live,
         clock=CoalescingClock(runtime.reactor, batch=runtime.cork),
         metrics=Metrics(),
     )
-    api = _build_publishing(context)
-    views = _build_views(context, api)
-    readiness = Readiness(api.broker.fault)
-    public = _build_public_site(context, api, views)
+    state = _build_state(inputs)
+    views = _build_views(inputs, state)
+    readiness = Readiness(state.broker.fault)
+    public = _build_public_site(inputs, state, views)
     control = control_site(
         runtime.reactor,
-        control_policy(live, context.metrics),
-        context.metrics,
+        control_policy(live, inputs.metrics),
+        inputs.metrics,
         readiness,
-        api,
+        state,
     )
-    context.metrics.register(_build_collector(context, api, views, public))
+    inputs.metrics.register(_build_collector(inputs, state, views, public))
     service = PushService(
-        api,
+        state,
         readiness=readiness,
-        drain=Drain(runtime.reactor, api.connections, runtime.random),
+        drain=Drain(runtime.reactor, state.connections, runtime.random),
         views=views.runner,
         public=[_public_port(runtime.reactor, one, public) for one in settings.listen],
         control=[_control_port(runtime.reactor, one, control) for one in settings.control],
@@ -154,84 +154,86 @@ def shipped_client() -> Path:
     return installed if installed.is_dir() else package.parent / "web"
 
 
-def _build_publishing(context: _Context) -> ApiContext:
-    """Build what publications pass through: the broker, the hub, and the scheduled ones."""
-    runtime, settings = context.runtime, context.settings
+def _build_state(inputs: _BuildInputs) -> DaemonState:
+    """Build what holds topics, scheduled publications and connections."""
+    runtime, settings = inputs.runtime, inputs.settings
     broker = make_broker(settings.broker, runtime.reactor, settings.retention, _make_name)
     hub = Hub(broker, runtime.reactor, runtime.cork.flush)
     broker.start(hub.deliver, hub.end_at_gap)
-    context.metrics.register(TopicCollector(hub.counters, broker))
-    return ApiContext(
+    inputs.metrics.register(TopicCollector(hub.counters, broker))
+    return DaemonState(
         clock=runtime.reactor,
         broker=broker,
         hub=hub,
-        scheduled=ScheduledPublications(context.clock, broker, _make_name),
+        scheduled=ScheduledPublications(inputs.clock, broker, _make_name),
         connections=Connections(runtime.reactor, runtime.wall),
-        limits=context.live.limits,
+        limits=inputs.live.limits,
     )
 
 
-def _build_views(context: _Context, api: ApiContext) -> ViewContext:
+def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
     """Build what views are run with."""
-    runtime, live, settings = context.runtime, context.live, context.settings
-    return ViewContext(
-        clock=context.clock,
+    runtime, live, settings = inputs.runtime, inputs.live, inputs.settings
+    return ViewDependencies(
+        clock=inputs.clock,
         runner=ViewRunner(runtime.reactor, runtime.threads, grace=settings.view_grace),
         authorizer=Authorizer(live.keys, runtime.wall),
         factory=PushFactory(runtime.reactor, live.limits, runtime.cork),
-        connections=api.connections,
-        metrics=context.metrics,
-        hub=api.hub,
-        publisher=Publisher(api.broker, api.scheduled, live.limits),
+        connections=state.connections,
+        metrics=inputs.metrics,
+        hub=state.hub,
+        publisher=Publisher(state.broker, state.scheduled, live.limits),
         files=StaticFiles([*_own_files(settings), shipped_client()]),
     )
 
 
-def _build_public_site(context: _Context, api: ApiContext, views: ViewContext) -> PushdSite:
+def _build_public_site(
+    inputs: _BuildInputs, state: DaemonState, views: ViewDependencies
+) -> PushdSite:
     """Build the site of the public port: views, topics, and an application or static files."""
-    runtime, settings = context.runtime, context.settings
+    runtime, settings = inputs.runtime, inputs.settings
     return public_site(
         runtime.reactor,
-        public_policy(context.live, settings.proxies, context.metrics),
+        public_policy(inputs.live, settings.proxies, inputs.metrics),
         settings.routes,
-        TopicContext(runtime.reactor, views, api),
-        _build_application(context, views),
+        TopicDependencies(runtime.reactor, views, state),
+        _build_application(inputs, views),
     )
 
 
-def _build_application(context: _Context, views: ViewContext) -> ApplicationContext | None:
+def _build_application(inputs: _BuildInputs, views: ViewDependencies) -> WsgiGateway | None:
     """Build what an application's pages are made with; None without an application."""
-    runtime, settings = context.runtime, context.settings
+    runtime, settings = inputs.runtime, inputs.settings
     if settings.wsgi is None:
         return None
-    return ApplicationContext(
+    return WsgiGateway(
         settings.wsgi,
         views,
         threads=runtime.threads,
         pool=runtime.threads.make_page_pool(settings.wsgi_threads),
         files=StaticFiles(_own_files(settings)),
         shipped=StaticFiles([shipped_client()]),
-        limits=context.live.limits,
+        limits=inputs.live.limits,
     )
 
 
 def _build_collector(
-    context: _Context, api: ApiContext, views: ViewContext, public: PushdSite
+    inputs: _BuildInputs, state: DaemonState, views: ViewDependencies, public: PushdSite
 ) -> MetricsCollector:
     """Build what reads the metrics that are not counted as things happen."""
     return MetricsCollector(
         site=public,
         factory=views.factory,
-        traffic=context.metrics.traffic,
-        flush_counters=api.hub.flush_counters,
-        threads=context.runtime.threads.pools,
-        fault=api.broker.fault,
+        traffic=inputs.metrics.traffic,
+        flush_counters=state.hub.flush_counters,
+        threads=inputs.runtime.threads.pools,
+        fault=state.broker.fault,
         histograms={
-            _LATENESS: lateness_of(context.clock),
-            _PUBLISHING: api.hub.delays,
-            _LAG: context.runtime.lag,
+            _LATENESS: lateness_of(inputs.clock),
+            _PUBLISHING: state.hub.delays,
+            _LAG: inputs.runtime.lag,
         },
-        limits=context.live.limits,
+        limits=inputs.live.limits,
     )
 
 

@@ -15,7 +15,7 @@ from pushd.access.closing import GOING_AWAY, Closing
 from pushd.access.connections import Closable, Connections
 from pushd.access.limits import Limits
 from pushd.api.health import Readiness
-from pushd.api.resource import ApiContext
+from pushd.api.resource import DaemonState
 from pushd.options.settings import Applier
 from pushd.service.listening import PortService
 from pushd.views.runner import ViewRunner
@@ -36,14 +36,14 @@ class PushService(MultiService):
     public port is closed first, then each open connection, then the control port, which meanwhile
     reports that the daemon is not ready.
 
-    :param api: the broker, the scheduled publications, the connections and the limits.
+    :param state: the broker, the scheduled publications, the connections and the limits.
     :param drain: closes the open connections.
     :param views: waited for until they have ended after their conversations, or for their grace.
     """
 
     def __init__(
         self,
-        api: ApiContext,
+        state: DaemonState,
         *,
         readiness: Readiness,
         drain: Drain,
@@ -52,16 +52,16 @@ class PushService(MultiService):
         control: Sequence[PortService],
     ) -> None:
         super().__init__()
-        self._clock = api.clock
-        self._broker = api.broker
-        self._scheduled = api.scheduled
+        self._clock = state.clock
+        self._broker = state.broker
+        self._scheduled = state.scheduled
         self._readiness = readiness
         self._drain = drain
         self._views = views
         #: Limits in force.
-        self.limits: Limits = api.limits
+        self.limits: Limits = state.limits
         #: Open connections.
-        self.connections: Connections = api.connections
+        self.connections: Connections = state.connections
         #: The public ports, and the control ports.
         self.public, self.control = public, control
         #: Functions that are called when a stop begins.

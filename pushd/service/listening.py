@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.site import PushdSite
-from pushd.protocols.transport import pass_half_closes
+from pushd.protocols.twisted_internals import pass_half_closes
 
 _log = Logger(namespace="pushd.service")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -24,6 +25,11 @@ from zope.interface import implementer
 
 from pushd.options.parsers import LEVELS
 from pushd.views import demo
+
+# What no line may hold as it is: a terminal would obey control characters (ECMA-48: C0 without tab
+# and line feed, which text of several lines has, DEL and C1), Unicode's line breaks would forge
+# lines, and half a surrogate pair could not be written.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 # Fields that Twisted's legacy log adds to events.
 _LEGACY = frozenset({"format", "isError", "system", "time", "why"})
@@ -109,17 +115,29 @@ def text_line(event: LogEvent) -> str | None:
     form, level = event.get("log_format"), event.get("log_level")
     system, moment = event.get("log_system"), event.get("log_time")
     if level is None or moment is None or "log_failure" in event or not isinstance(form, str):
-        return formatEventAsClassicLogText(event)
+        return _classic_line(event)
     try:
         text = "" if "(" in form else form.format_map(event)
     except Exception:  # Raised by a value's own __format__: Twisted puts that into the line.
         text = ""
     if not text:
-        return formatEventAsClassicLogText(event)
+        return _classic_line(event)
     if system is None:
         system = f"{event.get('log_namespace', '-')}#{level.name}"
-    indented = text.replace("\n", "\n\t")
-    return f"{_text_time(int(moment))} [{system}] {indented}\n"
+    line = f"[{system}] {text}"
+    if not line.isprintable():  # Nearly every line is.
+        line = escape_controls(line).replace("\n", "\n\t")
+    return f"{_text_time(int(moment))} {line}\n"
+
+
+def _classic_line(event: LogEvent) -> str | None:
+    line = formatEventAsClassicLogText(event)
+    return None if line is None else escape_controls(line)
+
+
+def escape_controls(text: str) -> str:
+    """Return a text with its control characters as escapes, but for tabs and line feeds."""
+    return _UNSAFE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 @lru_cache(maxsize=2)

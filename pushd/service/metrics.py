@@ -1,4 +1,7 @@
-"""Metrics that are computed when Prometheus asks for them, and a meter of the reactor's lag."""
+"""Metrics that are computed when Prometheus asks, and a meter of the reactor's lag.
+
+What is counted as it happens is in ``pushd.access.counters``.
+"""
 
 from __future__ import annotations
 

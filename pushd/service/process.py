@@ -14,6 +14,8 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.logger import Logger
 
+from pushd.service.reactor import replace_signal_handlers
+
 _log = Logger(namespace="pushd.service")
 
 # Descriptors for everything but connections to the public port: the reactor, the log, listening
@@ -55,8 +57,7 @@ class Signals(Service):
     def handle_early(self) -> None:
         """Handle signals from now on; the reactor acts on them as soon as it runs."""
         self._install_handlers()
-        # When it starts, it would install its own handlers. It finds them under these names.
-        self._reactor.sigInt = self._reactor.sigTerm = partial(self._received, self._stop)
+        replace_signal_handlers(self._reactor, partial(self._received, self._stop))
 
     def startService(self) -> None:
         """Install the handlers once the reactor runs, and see its end."""

@@ -17,11 +17,11 @@ from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.schedule.histogram import Histogram
 from pushd.service.build import Runtime, build, check_redis
 from pushd.service.garbage import GarbageService
-from pushd.service.live import Reloader
 from pushd.service.logs import LogStyle, style_log_of_twistd
 from pushd.service.metrics import LagMeter
 from pushd.service.process import Signals, allow_connections
 from pushd.service.reactor import poll_directly, run_on_monotonic_time
+from pushd.service.reload import Reloader
 from pushd.service.systemd import Notifier
 from pushd.views.threads import ViewThreads
 

@@ -11,8 +11,8 @@ from pushd.access.closing import (
     Closing,
 )
 from pushd.testing.browser import Browser
-from pushd.testing.connection import Answer, Wire
+from pushd.testing.connection import Answer, RawConnection
 from pushd.testing.daemon import Daemon
 
 __all__ = ["GOING_AWAY", "INTERNAL_ERROR", "NORMAL", "RATE_EXCEEDED", "TOKEN_EXPIRED"]
-__all__ += ["TOO_BIG", "TRY_AGAIN_LATER", "Answer", "Browser", "Closing", "Daemon", "Wire"]
+__all__ += ["TOO_BIG", "TRY_AGAIN_LATER", "Answer", "Browser", "Closing", "Daemon", "RawConnection"]

@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from pushd.access.closing import Closing
 from pushd.testing.connection import Answer, read_answer
-from pushd.testing.loopback import LoopbackTransport
+from pushd.testing.memory_network import MemoryTransport
 
 
 class Browser:
@@ -21,7 +21,7 @@ class Browser:
     """
 
     def __init__(
-        self, settle: Callable[[], None], client: BrowserProtocol, transport: LoopbackTransport
+        self, settle: Callable[[], None], client: BrowserProtocol, transport: MemoryTransport
     ) -> None:
         self._settle = settle
         self._client = client

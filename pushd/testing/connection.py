@@ -11,7 +11,7 @@ from typing import Any, cast
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from pushd.testing.loopback import LoopbackTransport
+from pushd.testing.memory_network import MemoryTransport
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Answer:
         return self.body.decode()
 
 
-class Wire:
-    """A plain connection: bytes each way.
+class RawConnection:
+    """A connection that sends and receives any bytes.
 
     :param settle: delivers everything that is under way.
     """
 
     def __init__(
-        self, settle: Callable[[], None], client: RecordingProtocol, transport: LoopbackTransport
+        self, settle: Callable[[], None], client: RecordingProtocol, transport: MemoryTransport
     ) -> None:
         self._settle = settle
         self._client = client

@@ -24,9 +24,9 @@ from pushd.options.settings import Settings
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.service.build import Runtime, build
 from pushd.testing.browser import Browser, make_protocol
-from pushd.testing.connection import Answer, RecordingProtocol, Wire
+from pushd.testing.connection import Answer, RawConnection, RecordingProtocol
 from pushd.testing.lockstep import LockstepThreads
-from pushd.testing.loopback import Loopback
+from pushd.testing.memory_network import MemoryNetwork
 from pushd.views.request import View
 from pushd.views.routes import Routes
 
@@ -55,7 +55,7 @@ class Daemon:
         self.settings = Settings(**settings)
         #: The clock that views see; a memory reactor for everything else.
         self.clock = MemoryReactorClock()
-        self._loopback = Loopback()
+        self._network = MemoryNetwork()
         self._service = build(
             self.settings,
             Runtime(
@@ -78,7 +78,7 @@ class Daemon:
         headers: Mapping[str, str] | None = None,
         origin: str | None = f"http://{_HOST}",
     ) -> Browser:
-        """Ask for a WebSocket as a browser does; the ``Browser`` tells whether it was opened."""
+        """Ask for a WebSocket as a browser does; the ``Browser`` says whether it was opened."""
         client = make_protocol(
             f"ws://{_HOST}{path}",
             self.clock,
@@ -86,7 +86,7 @@ class Daemon:
             headers=headers,
             origin=origin,
         )
-        transport = self._loopback.connect(self._sites[0], client)
+        transport = self._network.connect(self._sites[0], client)
         self.settle()
         return Browser(self.settle, client, transport)
 
@@ -111,17 +111,17 @@ class Daemon:
         if body:
             fields.setdefault("Content-Length", str(len(body)))
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        wire = self.open_connection(control=control)
-        wire.send(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
-        return wire.answer(method)
+        connection = self.open_connection(control=control)
+        connection.send(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
+        return connection.answer(method)
 
-    def open_connection(self, *, control: bool = False) -> Wire:
+    def open_connection(self, *, control: bool = False) -> RawConnection:
         """Open a connection to send any bytes."""
         client = RecordingProtocol()
         site = self._sites[len(self.settings.listen) if control else 0]
-        transport = self._loopback.connect(site, client)
+        transport = self._network.connect(site, client)
         self.settle()
-        return Wire(self.settle, client, transport)
+        return RawConnection(self.settle, client, transport)
 
     def advance(self, *seconds: float) -> None:
         """Let time pass step by step, each with all of its effects."""
@@ -131,10 +131,10 @@ class Daemon:
 
     def settle(self) -> None:
         """Deliver everything under way, and run the calls that are due."""
-        self._loopback.run()
+        self._network.run()
         while any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()):
             self.clock.advance(0)
-            self._loopback.run()
+            self._network.run()
 
     @property
     def pending_calls(self) -> list[IDelayedCall]:
@@ -157,7 +157,7 @@ class Daemon:
         self.begin_stop()
         self.advance(5, 5)
         # The exit of a process closes the connections that are still open.
-        self._loopback.cut()
+        self._network.cut()
         self.settle()
 
     def __enter__(self) -> Daemon:

@@ -19,7 +19,7 @@ _LIMIT = 60
 
 
 class _Handoff:
-    """Two queues over which a view's thread and the test's thread hand the turn to each other."""
+    """Two queues between the threads of a view and of the test: one waits while the other runs."""
 
     def __init__(self) -> None:
         #: A function to call on the test's thread, or the outcome of the view.
@@ -49,7 +49,7 @@ class _Outcome:
 class LockstepThreads(ThreadPlaces):
     """Runs views in threads, one at a time: the test waits while a view runs.
 
-    A view's turn lasts from one call of its WebSocket to the next that has to wait.
+    A view runs from one call of its WebSocket to the next that has to wait.
 
     :param limit: blocking views that may run at once.
     :param max_stragglers: blocking views that may go on beside them after their grace.
@@ -93,14 +93,14 @@ class LockstepThreads(ThreadPlaces):
             handoff.requests.put(_Outcome(function))
 
         Thread(target=work, daemon=True).start()
-        self._take_turn(handoff, finished)
+        self._run_until_wait(handoff, finished)
         return finished
 
     def _finish(self, result: Any, finished: Deferred[Any]) -> None:
         self.release(finished)
         finished.callback(result)
 
-    def _take_turn(self, handoff: _Handoff, finished: Deferred[Any]) -> None:
+    def _run_until_wait(self, handoff: _Handoff, finished: Deferred[Any]) -> None:
         """Call the functions that the view asks for, until one has to wait or the view ends."""
         while True:
             request = handoff.requests.get(timeout=_LIMIT)
@@ -115,7 +115,7 @@ class LockstepThreads(ThreadPlaces):
 
     def _answer(self, result: Any, handoff: _Handoff, finished: Deferred[Any]) -> None:
         handoff.answers.put(_outcome(result))
-        self._take_turn(handoff, finished)
+        self._run_until_wait(handoff, finished)
 
 
 class LockstepPool:

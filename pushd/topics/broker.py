@@ -1,4 +1,4 @@
-"""Brokers: they accept publications and pass them to the hub of every node, in one order."""
+"""Brokers: accept publications, once per idempotency key, and pass them to every hub in order."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from pushd.topics.broker import TopicSource
 from pushd.topics.fanout import Batch
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscribers import SubscriberList
-from pushd.topics.subscription import Subscriber, Subscription, SubscriptionContext
+from pushd.topics.subscription import SharedState, Subscriber, Subscription
 
 # How many bytes of publications may be pending before they are delivered at once.
 _MAX_PENDING = 1 << 18
@@ -40,7 +40,7 @@ class Hub:
         #: Times from the receipt of a publication until it is written to the last subscriber's
         #: socket, in seconds. Publications that are delivered together count from the first.
         self.delays = Histogram()
-        self._context = SubscriptionContext(source, clock, self.counters, self._forget)
+        self._shared = SharedState(source, clock, self.counters, self._forget)
         self._topics: dict[str, SubscriberList] = {}
         # Publications to be delivered, in runs without a gap, each with the time of its first one;
         # the last run of each topic; and the bytes of them all.
@@ -53,7 +53,7 @@ class Hub:
 
     def subscribe(self, topic: str, subscriber: Subscriber, after: Id | None) -> Subscription:
         """Subscribe to a topic, from an id on or from now on."""
-        subscription = Subscription(self._context, topic, subscriber)
+        subscription = Subscription(self._shared, topic, subscriber)
         subscribers = self._topics.get(topic)
         if subscribers is None:
             subscribers = self._topics[topic] = SubscriberList()

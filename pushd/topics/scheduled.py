@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from sys import getsizeof
 from typing import Any
 
@@ -24,9 +25,14 @@ MAX_DELAY = 86_400.0
 MIN_INTERVAL = 0.01
 MAX_COUNT = 1_000_000
 
-# Limits of all pending schedules together: their number, and the bytes of their data.
+# Limits of all pending schedules together: their number, the bytes of their data, and how many
+# publications those that repeat make a second. Due at the same moment, as many take 0.1 s.
 MAX_SCHEDULED = 10_000
 MAX_BYTES = 64 << 20
+MAX_RATE = 5000
+
+# Rates are counted in publications per this many seconds, as sums of integers are exact.
+_RATE_PERIOD = 1_000_000
 
 
 @dataclass(eq=False, slots=True)
@@ -45,6 +51,8 @@ class ScheduledPublication:
     cancel: Callable[[], object]
     #: Memory used by the data, in bytes.
     size: int = 0
+    #: How often it is published, in publications per million seconds; 0 if only once.
+    rate: int = 0
     #: True while the broker is being called for it.
     publishing: bool = False
     #: The coroutine that publishes it.
@@ -64,6 +72,8 @@ class ScheduledPublications:
         self._scheduled: dict[str, ScheduledPublication] = {}
         #: Memory used by the data of all of them, in bytes.
         self.bytes = 0
+        #: The rates of all of them together.
+        self.rate = 0
 
     def add(
         self,
@@ -77,7 +87,7 @@ class ScheduledPublications:
         """Publish after ``delay`` seconds, then every ``every`` seconds until ``count`` are made.
 
         Raises ValueError, which begins with the name of the parameter, if a time or the count is
-        out of range, and TooManyScheduled at the limit of schedules or of their data.
+        out of range, and TooManyScheduled at the limit of schedules, their data or their rate.
         """
         if not 0 <= delay <= MAX_DELAY:
             raise ValueError(f"delay must be from 0 to {MAX_DELAY:g} seconds; got {delay}")
@@ -96,6 +106,12 @@ class ScheduledPublications:
             raise TooManyScheduled(
                 f"scheduled publications already hold {self.bytes} of {MAX_BYTES} bytes"
             )
+        rate = 0 if every is None or count == 1 else ceil(_RATE_PERIOD / every)
+        if self.rate + rate > MAX_RATE * _RATE_PERIOD:
+            raise TooManyScheduled(
+                f"scheduled publications would exceed {MAX_RATE} a second: "
+                f"others make {self.rate / _RATE_PERIOD:.10g}, this one {1 / (every or 1):.10g}"
+            )
         interval = every or MAX_DELAY
         schedule = PushSchedule(self._clock, count=count or 1, interval=interval, delay=delay)
         scheduled = ScheduledPublication(
@@ -107,9 +123,11 @@ class ScheduledPublications:
             due=self._clock.seconds() + delay,
             cancel=lambda: self._cancel(scheduled),
             size=size,
+            rate=rate,
         )
         self._scheduled[scheduled.id] = scheduled
         self.bytes += size
+        self.rate += rate
         scheduled.running = Deferred.fromCoroutine(self._run(scheduled, data, schedule))
         scheduled.running.addErrback(self._failed, scheduled)
         return scheduled
@@ -177,6 +195,7 @@ class ScheduledPublications:
         known = self._scheduled.pop(scheduled.id, None) is not None
         if known:
             self.bytes -= scheduled.size
+            self.rate -= scheduled.rate
         return known
 
     def _failed(self, failure: Failure, scheduled: ScheduledPublication) -> Any:

@@ -103,20 +103,20 @@ class Subscription:
 
     __slots__ = (
         "_announced",
-        "_context",
         "_direct",
         "_group",
         "_newest",
         "_position",
         "_reading",
+        "_shared",
         "_state",
         "subscriber",
         "topic",
     )
 
-    def __init__(self, context: SubscriptionContext, topic: str, subscriber: Subscriber) -> None:
+    def __init__(self, shared: SharedState, topic: str, subscriber: Subscriber) -> None:
         self.topic = topic
-        self._context = context
+        self._shared = shared
         self.subscriber = subscriber
         self._state = _State.CATCHING_UP
         # The id of the last publication delivered, unless the subscription is in a group. None
@@ -154,17 +154,17 @@ class Subscription:
     def resume(self) -> None:
         """Continue to read the history; the subscriber has room again."""
         if self._state is _State.CATCHING_UP and not self._reading:
-            self._context.lagging.stop(self)
+            self._shared.lagging.stop(self)
             self._reading = True
-            Task(self._read(), self._context.clock, _ignore, self._have_read).advance()
+            Task(self._read(), self._shared.clock, _ignore, self._have_read).advance()
 
     def cancel(self) -> None:
         """End the subscription. Does nothing if it has ended."""
         if self._state is not _State.ENDED:
             self.leave_group()
             self._state = _State.ENDED
-            self._context.lagging.stop(self)
-            self._context.forget(self)
+            self._shared.lagging.stop(self)
+            self._shared.forget(self)
 
     def deliver(self, batch: Batch) -> DirectWrite | None:
         """Deliver a batch that was just published.
@@ -175,7 +175,7 @@ class Subscription:
         if self._state is not _State.LIVE or position is None:
             self._newest = batch.last
         elif batch.follows(position) and self.subscriber.keeps_up():
-            # Nearly always. In all other cases the history tells what is next.
+            # Nearly always. In all other cases the history says what is next.
             self._pass_on(batch)
             return self.subscriber.direct_write()
         elif position.epoch != batch.epoch:
@@ -242,7 +242,7 @@ class Subscription:
 
     async def _read_some(self) -> bool:
         """Read some of the history. Returns whether to stop reading."""
-        replay = await self._context.source.replay(self.topic, self._position, _READ_SIZE)
+        replay = await self._shared.source.replay(self.topic, self._position, _READ_SIZE)
         if self._has_ended():
             return True
         if not self._announced:
@@ -266,7 +266,7 @@ class Subscription:
         assert self._position is not None
         newest, self._newest = self._newest, None
         if newest is not None and newest.epoch != last.epoch:
-            # One of the two is from before the epoch changed: the next read tells which.
+            # One of the two is from before the epoch changed: the next read finds out which.
             return False
         if newest is not None and _is_before(last, newest):
             self._newest = last = newest
@@ -290,16 +290,16 @@ class Subscription:
         if keeps_up:
             self.resume()
         else:
-            self._context.lagging.start(self)
+            self._shared.lagging.start(self)
 
     def _pass_on(self, batch: Batch) -> None:
         self._position = batch.last
-        self._context.counters.delivered += batch.count
+        self._shared.counters.delivered += batch.count
         self.subscriber.deliver(batch)
 
     def _cut_off(self) -> None:
         """End because the subscriber is too slow."""
-        self._context.counters.cut += 1
+        self._shared.counters.cut += 1
         self._lose()
 
     def _lose(self) -> None:
@@ -307,8 +307,8 @@ class Subscription:
         self.subscriber.subscription_lost()
 
 
-class SubscriptionContext:
-    """Shared by the subscriptions of a hub: the source of the history, those that lag, counters.
+class SharedState:
+    """What the subscriptions of a hub share: the source of the history, those that lag, counters.
 
     :param source: where the history is read.
     :param forget: called with each subscription that has ended.

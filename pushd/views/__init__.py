@@ -3,14 +3,9 @@
 from pushd.errors import Unavailable
 from pushd.protocols.http.response import Page, Response, page
 from pushd.protocols.websocket.socket import WebSocket
+from pushd.views.decorators import accept_websocket, heed_tokens, require_token, require_websocket
 from pushd.views.inprocess import publish
-from pushd.views.request import (
-    Request,
-    accept_websocket,
-    heed_tokens,
-    require_token,
-    require_websocket,
-)
+from pushd.views.request import Request
 from pushd.views.routes import Routes
 
 __all__ = ["Page", "Request", "Response", "Routes", "Unavailable", "WebSocket"]

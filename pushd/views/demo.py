@@ -10,16 +10,17 @@ from twisted.logger import Logger
 from pushd.protocols.http.response import Page, page
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.schedule.ticks import PushSchedule
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 
-# How long the demo waits for a client's first message, in seconds.
-SILENCE = 60
+# Seconds that the demo waits for a client's first message.
+FIRST_MESSAGE_TIMEOUT = 60
 
-# How much of the first message is logged, in characters.
+# Characters of the first message that are logged.
 _LOGGED = 200
 
-# What decides whether debug lines are written: one function for each log of this process, which
-# adds its own (see style_log_of_twistd). A line that no log writes still passes every observer.
+# One function for each log of this process, which says whether that log writes debug lines; a log
+# adds its own (style_log_of_twistd). A line that no log writes would still pass every observer.
 debug_hooks: list[Callable[[], bool]] = []
 
 _log = Logger(namespace="pushd.views")
@@ -32,16 +33,16 @@ async def ticker(request: Request) -> Page | None:
         return page("test.html")
     websocket: WebSocket = request.websocket
     try:
-        message = await websocket.wait(timeout=SILENCE)
+        message = await websocket.wait(timeout=FIRST_MESSAGE_TIMEOUT)
     except TimeoutError:
-        await websocket.close(1008, f"no message came within {SILENCE} s")
+        await websocket.close(1008, f"no message came within {FIRST_MESSAGE_TIMEOUT} s")
         return None
     if message is None:
         return None
     # Contents of messages are logged at level debug only.
     if is_debug_written():
         _log.debug(
-            "{peer} says {raw}, that is {decoded}",
+            "{peer} sent {raw}, which is {decoded}",
             peer=request.peer,
             raw=_Excerpt(message, repr),
             decoded=_Excerpt(message, _decode),
@@ -54,7 +55,7 @@ async def ticker(request: Request) -> Page | None:
 
 
 def is_debug_written() -> bool:
-    """Whether any log of this process writes debug lines; assumed until one of them says."""
+    """Whether any log of this process writes debug lines; True as long as that is unknown."""
     return not debug_hooks or any(hook() for hook in debug_hooks)
 
 

@@ -46,8 +46,8 @@ _UNAVAILABLE = refusal(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewContext:
-    """What all exchanges share."""
+class ViewDependencies:
+    """What exchanges need of the daemon."""
 
     clock: IReactorTime
     runner: ViewRunner
@@ -81,7 +81,7 @@ class _Exchange(ABC):
 
     __slots__ = ("__weakref__", "_context", "_http", "_path", "_peer", "_run", "_view")
 
-    def __init__(self, context: ViewContext, view: View, http: Any) -> None:
+    def __init__(self, context: ViewDependencies, view: View, http: Any) -> None:
         self._context = context
         self._view = view
         # The HTTP request, as long as it can be answered over HTTP.
@@ -202,7 +202,9 @@ class WebSocketExchange(_Exchange):
 
     __slots__ = ("_connection", "_handshake", "_identity", "_slots", "_websocket", "subprotocols")
 
-    def __init__(self, context: ViewContext, view: View, http: Any, handshake: Handshake) -> None:
+    def __init__(
+        self, context: ViewDependencies, view: View, http: Any, handshake: Handshake
+    ) -> None:
         super().__init__(context, view, http)
         self._handshake = handshake
         self._websocket = WebSocket(self, context.clock, hub=context.hub)

@@ -13,8 +13,8 @@ from pushd.access.tokens import Identity
 from pushd.errors import Denied, HandshakeRefused
 from pushd.protocols.http.response import refusal, write_response
 from pushd.protocols.websocket.handshake import Handshake, read_handshake
-from pushd.views.exchange import HttpExchange, ViewContext, WebSocketExchange
-from pushd.views.request import Handshakes, needs_token
+from pushd.views.decorators import Handshakes, needs_token
+from pushd.views.exchange import HttpExchange, ViewDependencies, WebSocketExchange
 from pushd.views.routes import Match
 
 #: Headers of a 426, which are about this connection only (RFC 9110 §15.5.22, §7.8).
@@ -34,7 +34,7 @@ class ViewResource(Resource):
     isLeaf = True
 
     def __init__(
-        self, context: ViewContext, match: Match, path: str, identity: Identity | None = None
+        self, context: ViewDependencies, match: Match, path: str, identity: Identity | None = None
     ) -> None:
         super().__init__()
         self._context = context

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import Map, RequestRedirect, Rule
 
-from pushd.views.request import Handshakes, View, handshakes_of
+from pushd.views.decorators import Handshakes, handshakes_of
+from pushd.views.request import View
 
 # A variable part of a path: <room>, <int:number>.
 _PART = re.compile(r"<(?:(?P<kind>[^<>:]+):)?[^<>]+>")

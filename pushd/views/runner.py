@@ -205,7 +205,7 @@ class ViewRun:
             return
         self._state = _State.ON_REACTOR
         if self._websocket is not None:
-            self._websocket.belong_to(self)
+            self._websocket.set_owner(self)
         clock = self._runner.clock
         began = clock.seconds()
         try:
@@ -295,7 +295,7 @@ class ViewRun:
     def _start_in_thread(self, request: Request) -> None:
         self._state = _State.IN_THREAD
         if self._websocket is not None:
-            self._websocket.belong_to(self)
+            self._websocket.set_owner(self)
         self._work = finished = self._runner.threads.run(self._view, request)
         finished.addBoth(self._finish)
 

@@ -17,13 +17,13 @@ from twisted.python.threadpool import ThreadPool
 
 from pushd.access.closing import NORMAL
 from pushd.errors import ConversationOver, NoMoreMessages, ThreadsBusy
-from pushd.protocols.websocket.socket import MAX_VAIN_CALLS, VAIN_WAIT, WebSocket
+from pushd.protocols.websocket.socket import MAX_CALLS_AFTER_END, WAIT_AFTER_END, WebSocket
 from pushd.topics.publisher import Publisher
 from pushd.topics.scheduled import ScheduledPublication
 from pushd.views.request import Request, View
 
-# How long each further call in vain takes, in seconds, so that a thread that ignores its error
-# cannot keep a core busy.
+# Seconds that each further call after the end takes, so that a thread that ignores its error cannot
+# keep a core busy.
 _THROTTLE = 0.05
 
 # The WebSocket of the view whose run the code belongs to. Helper threads have none.
@@ -49,8 +49,8 @@ class BlockingWebSocket:
         self._websocket = websocket
         self._bridge = bridge
         # Calls after the end, of the view itself and of other threads.
-        self._vain_calls = 0
-        self._vain_calls_of_others = 0
+        self._calls_after_end = 0
+        self._calls_after_end_by_others = 0
 
     @property
     def subprotocol(self) -> str | None:
@@ -75,25 +75,25 @@ class BlockingWebSocket:
         """Wait for the next message; return None at the end of the conversation."""
         message: str | bytes | None = self._call(partial(self._websocket.wait, timeout))
         if message is None:
-            self._called_in_vain(VAIN_WAIT)
+            self._count_call_after_end(WAIT_AFTER_END)
         else:
-            self._vain_calls = 0
+            self._calls_after_end = 0
         return message
 
     def read(self, fallback: str | bytes | None = None) -> str | bytes | None:
         """Return the next message if one has arrived, else the fallback; never wait."""
         message: str | bytes | None = self._call(self._websocket.read)
         if message is None:
-            self._called_in_vain(VAIN_WAIT)
+            self._count_call_after_end(WAIT_AFTER_END)
             return fallback
-        self._vain_calls = 0
+        self._calls_after_end = 0
         return message
 
     def count_messages(self) -> int:
         """Return the number of unread messages."""
         count: int = self._call(self._websocket.count_messages)
         if count == 0:
-            self._called_in_vain(VAIN_WAIT)
+            self._count_call_after_end(WAIT_AFTER_END)
         return count
 
     def has_messages(self) -> bool:
@@ -104,7 +104,7 @@ class BlockingWebSocket:
         """Send one message; return when the connection can take more."""
         self._call(partial(self._websocket.send, data, binary=binary))
         if self._is_own:
-            self._called_in_vain(1)
+            self._count_call_after_end(1)
 
     def close(self, code: int = NORMAL.code, reason: str = "") -> None:
         """Close the WebSocket; return when the connection is closed."""
@@ -132,7 +132,7 @@ class BlockingWebSocket:
             raise StopIteration
         return message
 
-    def _called_in_vain(self, cost: int) -> None:
+    def _count_call_after_end(self, cost: int) -> None:
         """Count a call after the end; end the caller if it goes on with that.
 
         Raises ConversationOver in the view itself, and NoMoreMessages elsewhere.
@@ -140,13 +140,13 @@ class BlockingWebSocket:
         if not self._websocket.is_closed():
             return
         if self._is_own:
-            self._vain_calls += cost
-            if self._vain_calls > MAX_VAIN_CALLS or self._websocket.is_grace_over:
+            self._calls_after_end += cost
+            if self._calls_after_end > MAX_CALLS_AFTER_END or self._websocket.is_grace_over:
                 Event().wait(_THROTTLE)
                 raise ConversationOver
         else:
-            self._vain_calls_of_others += cost
-            if self._vain_calls_of_others > MAX_VAIN_CALLS:
+            self._calls_after_end_by_others += cost
+            if self._calls_after_end_by_others > MAX_CALLS_AFTER_END:
                 Event().wait(_THROTTLE)
                 raise NoMoreMessages("the conversation is over")
 

@@ -16,8 +16,9 @@ from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.response import Response
 from pushd.testing import Answer, Browser, Daemon
-from pushd.testing.loopback import Loopback
-from pushd.views.request import Request, accept_websocket
+from pushd.testing.memory_network import MemoryNetwork
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 from tests.support.peer import handshake
 
 PROXY = Proxies(["127.0.0.1"])
@@ -243,19 +244,19 @@ class ConnectionSlotTests(AdmissionTestCase):
     def test_http(self) -> None:
         """An HTTP connection counts until it closes, not until the response is sent."""
         self.assert_free()
-        wire = self.daemon.open_connection()
+        connection = self.daemon.open_connection()
         self.assert_taken()
-        wire.send(b"GET /page/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
-        self.assertIn(b"a page", wire.received)
+        connection.send(b"GET /page/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+        self.assertIn(b"a page", connection.received)
         self.assert_taken()
-        wire.leave()
+        connection.leave()
         self.assert_free()
 
     def test_refused_request(self) -> None:
         """A connection whose request was refused counts until it closes."""
-        wire = self.daemon.open_connection()
-        wire.send(b"bad\r\n\r\n")
-        wire.leave()
+        connection = self.daemon.open_connection()
+        connection.send(b"bad\r\n\r\n")
+        connection.leave()
         self.assert_free()
 
     def test_timed_out(self) -> None:
@@ -299,11 +300,11 @@ class ConnectionSlotTests(AdmissionTestCase):
 
     def test_websocket_refused_by_the_view(self) -> None:
         """The connection of a WebSocket that the view refuses counts until it closes."""
-        wire = self.daemon.open_connection()
-        wire.send(handshake("/never/"))
-        self.assertIn(b" 403 ", wire.received)
+        connection = self.daemon.open_connection()
+        connection.send(handshake("/never/"))
+        self.assertIn(b" 403 ", connection.received)
         self.assert_taken()
-        wire.leave()
+        connection.leave()
         self.assert_free()
 
     def test_released_once(self) -> None:
@@ -369,56 +370,56 @@ class ClientSlotTests(AdmissionTestCase):
 
     def test_websocket_refused_by_the_view(self) -> None:
         """A client does not count once the view has refused its WebSocket."""
-        wire = self.daemon.open_connection()
-        wire.send(handshake("/never/", "X-Forwarded-For: 192.0.2.1"))
-        self.assertIn(b" 403 ", wire.received)
-        self.assertFalse(wire.closed)
+        connection = self.daemon.open_connection()
+        connection.send(handshake("/never/", "X-Forwarded-For: 192.0.2.1"))
+        self.assertIn(b" 403 ", connection.received)
+        self.assertFalse(connection.closed)
         self.assert_free()
 
     def test_http(self) -> None:
         """A client counts until the response to its request is sent."""
-        wire = self.daemon.open_connection()
-        wire.send(
+        connection = self.daemon.open_connection()
+        connection.send(
             b"GET /slow/ HTTP/1.1\r\nHost: localhost:8080\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"
         )
         self.assert_taken()
         self.pending.pop().callback("at last")
         self.daemon.settle()
-        self.assertIn(b"at last", wire.received)
+        self.assertIn(b"at last", connection.received)
         self.assert_free()
 
     def test_http_lost(self) -> None:
         """A client counts until the connection of its request is lost."""
-        wire = self.daemon.open_connection()
-        wire.send(
+        connection = self.daemon.open_connection()
+        connection.send(
             b"GET /slow/ HTTP/1.1\r\nHost: localhost:8080\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"
         )
         self.assert_taken()
-        wire.leave()
+        connection.leave()
         self.assert_free()
 
     def test_keep_alive(self) -> None:
         """One connection of the proxy may carry requests of many clients in turn."""
-        wire = self.daemon.open_connection()
+        connection = self.daemon.open_connection()
         for client in (1, 1, 2, 3, 1):
-            wire.send(
+            connection.send(
                 b"GET /page/ HTTP/1.1\r\nHost: localhost:8080\r\n"
                 b"X-Forwarded-For: 192.0.2.%d\r\n\r\n" % client
             )
-        self.assertEqual(wire.received.count(b"200 OK"), 5)
+        self.assertEqual(connection.received.count(b"200 OK"), 5)
 
     def test_refused_keeps_the_proxys_connection(self) -> None:
         """The proxy's connection stays open if the request of one client is refused."""
         self.connect("192.0.2.1")
-        wire = self.daemon.open_connection()
+        connection = self.daemon.open_connection()
         for client in (1, 2):
-            wire.send(
+            connection.send(
                 b"GET /page/ HTTP/1.1\r\nHost: localhost:8080\r\n"
                 b"X-Forwarded-For: 192.0.2.%d\r\n\r\n" % client
             )
-        self.assertEqual(wire.received.count(b"503 Service Unavailable"), 1)
-        self.assertEqual(wire.received.count(b"200 OK"), 1)
-        self.assertFalse(wire.closed)
+        self.assertEqual(connection.received.count(b"503 Service Unavailable"), 1)
+        self.assertEqual(connection.received.count(b"200 OK"), 1)
+        self.assertFalse(connection.closed)
 
     def test_forged(self) -> None:
         """Forged addresses to the left of its own do not raise a client's limit."""
@@ -456,8 +457,8 @@ class _ClientFrom(Protocol):
         self.address = address
         self.received = b""
         self.gone = False
-        self.loopback = Loopback()
-        self.end = self.loopback.connect(self, self)
+        self.network = MemoryNetwork()
+        self.end = self.network.connect(self, self)
         self.settle()
 
     def buildProtocol(self, address: IPv4Address) -> Any:
@@ -477,9 +478,9 @@ class _ClientFrom(Protocol):
 
     def settle(self) -> None:
         """Deliver everything in both directions."""
-        self.loopback.run()
+        self.network.run()
         self.daemon.settle()
-        self.loopback.run()
+        self.network.run()
 
     def dataReceived(self, data: bytes) -> None:
         self.received += data
@@ -549,30 +550,30 @@ class RefusalQueueTests(AdmissionTestCase):
 
     def test_answer(self) -> None:
         """A connection beyond the limit gets 503 when its request is complete, and is closed."""
-        wire = self.daemon.open_connection()
-        self.assertEqual(wire.received, b"")
-        wire.send(b"GET /page/ HTTP/1.1\r\nHost: localhost:8080\r\n")
-        self.assertEqual(wire.received, b"")
-        wire.send(b"\r\n")
-        self.assert_busy(wire.answer())
-        self.assertTrue(wire.closed)
+        connection = self.daemon.open_connection()
+        self.assertEqual(connection.received, b"")
+        connection.send(b"GET /page/ HTTP/1.1\r\nHost: localhost:8080\r\n")
+        self.assertEqual(connection.received, b"")
+        connection.send(b"\r\n")
+        self.assert_busy(connection.answer())
+        self.assertTrue(connection.closed)
         self.assertEqual(self.count(), 1)
 
     def test_limit_no_longer_reached(self) -> None:
         """A connection accepted beyond the limit gets 503 even if there is room by then."""
-        wire = self.daemon.open_connection()
+        connection = self.daemon.open_connection()
         self.holder.leave()
-        wire.send(b"GET /page/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
-        self.assert_busy(wire.answer())
+        connection.send(b"GET /page/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+        self.assert_busy(connection.answer())
         self.assertEqual(self.get().status, 200)
 
     def test_body(self) -> None:
         """A body or further requests on such a connection are not read."""
         answer = self.daemon.request("POST", "/page/", body=b"x" * 1000)
         self.assert_busy(answer)
-        wire = self.daemon.open_connection()
-        wire.send(b"GET /page/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n" * 10)
-        self.assertEqual(wire.received.count(b"HTTP/1.1 503 "), 1)
+        connection = self.daemon.open_connection()
+        connection.send(b"GET /page/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n" * 10)
+        self.assertEqual(connection.received.count(b"HTTP/1.1 503 "), 1)
 
     def test_full(self) -> None:
         """With 64 such connections open, another one is closed at once, and counted."""
@@ -589,7 +590,7 @@ class RefusalQueueTests(AdmissionTestCase):
         """Such a connection is closed if its request does not come in time."""
         waiting = [self.daemon.open_connection() for _ in range(64)]
         self.daemon.advance(20)
-        self.assertTrue(all(wire.closed for wire in waiting))
+        self.assertTrue(all(connection.closed for connection in waiting))
         self.assert_busy(self.get())
 
     def test_limit(self) -> None:
@@ -597,7 +598,7 @@ class RefusalQueueTests(AdmissionTestCase):
         waiting = [self.daemon.open_connection() for _ in range(64)]
         self.holder.leave()
         self.assertEqual(self.get().status, 200)
-        for wire in waiting:
-            wire.leave()
+        for connection in waiting:
+            connection.leave()
         self.assertEqual(self.get().status, 200)
         self.assertTrue(self.connect().opened)

@@ -16,7 +16,8 @@ from pushd.access.counters import Traffic
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.service.daemon import Drain
 from pushd.testing import Daemon
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 from tests.support.peer import Peer, request, said
 
 STREAM = request("GET /topics/news?token=secret HTTP/1.1", "Host: a", "Accept: text/event-stream")

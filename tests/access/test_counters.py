@@ -7,7 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.counters import Metrics, Traffic, TrafficTotals
 from pushd.testing import Daemon
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 
 
 class MetricsTests(SynchronousTestCase):

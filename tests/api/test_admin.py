@@ -74,12 +74,12 @@ class ScheduleTests(TopicTestCase):
 
     def test_cancel(self) -> None:
         """DELETE cancels a schedule: nothing more is published, and its URL is 404."""
-        listener = V1WebSocketClient(self.daemon, "t")
+        client = V1WebSocketClient(self.daemon, "t")
         name = self.add("every=1&count=3")
         answer = self.control("DELETE", f"/schedules/{name}")
         self.assertEqual((answer.status, answer.body), (204, b""))
         self.daemon.advance(5)
-        self.assertEqual(len(listener.data), 1)
+        self.assertEqual(len(client.data), 1)
         for method in ("GET", "DELETE"):
             answer = self.control(method, f"/schedules/{name}")
             self.assertEqual(answer.status, 404)
@@ -129,7 +129,7 @@ class ConnectionTests(TopicTestCase):
     def test_list(self) -> None:
         """Connections are listed with their transport and details, oldest first."""
         self.daemon.advance(60)
-        listeners = [
+        clients = [
             one(self.daemon, "a/b") for one in (RawWebSocketClient, SseClient, LongPollClient)
         ]
         listed = self.list()
@@ -143,7 +143,7 @@ class ConnectionTests(TopicTestCase):
         one = json.loads(self.control("GET", "/connections/2").body)
         self.assertEqual(one, listed[1])
         self.assertEqual([one["id"] for one in self.list("?after=1")], [2, 3])
-        listeners[0].leave()
+        clients[0].leave()
         self.assertEqual([one["id"] for one in self.list()], [2, 3])
 
     def test_traffic(self) -> None:

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.testing import StringTransport
 
 from pushd.api.longpoll import LongPoll
-from pushd.testing import Wire
+from pushd.testing import RawConnection
 from pushd.topics import hub
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Replay
@@ -23,16 +23,16 @@ class Failing(Exception):
 class LongPollTests(TopicTestCase):
     """Polls over one connection each."""
 
-    def ask(self, query: str = "", topic: str = "t") -> Wire:
+    def ask(self, query: str = "", topic: str = "t") -> RawConnection:
         """Send a poll, which may be answered later."""
-        wire = self.daemon.open_connection()
+        connection = self.daemon.open_connection()
         line = f"GET /topics/{topic}{query} HTTP/1.1\r\n"
-        wire.send(f"{line}Host: localhost:8080\r\nConnection: close\r\n\r\n".encode())
-        return wire
+        connection.send(f"{line}Host: localhost:8080\r\nConnection: close\r\n\r\n".encode())
+        return connection
 
-    def read(self, wire: Wire) -> dict[str, Any] | None:
+    def read(self, connection: RawConnection) -> dict[str, Any] | None:
         """Return the answer if it has come."""
-        answer = wire.answer()
+        answer = connection.answer()
         if answer is None:
             return None
         self.assertEqual(answer.status, 200, answer)
@@ -44,14 +44,14 @@ class LongPollTests(TopicTestCase):
 
     def test_something_new(self) -> None:
         """A waiting poll is answered with the next publication and its id."""
-        wire = self.ask()
-        self.assertIsNone(self.read(wire))
+        connection = self.ask()
+        self.assertIsNone(self.read(connection))
         id = self.publish("t", "x")
         self.assertEqual(
-            self.read(wire),
+            self.read(connection),
             {"id": id, "recovered": False, "publications": [{"id": id, "data": "x"}]},
         )
-        self.assertTrue(wire.closed)
+        self.assertTrue(connection.closed)
 
     def test_something_missed(self) -> None:
         """A poll for publications that exist already is answered at once."""
@@ -67,11 +67,13 @@ class LongPollTests(TopicTestCase):
         """Without a publication, a poll is answered with an empty list after ``wait`` seconds."""
         id = self.publish("t", "x")
         for query, seconds in (("?", 25.0), ("?wait=3", 3), ("?wait=0.5", 0.5), ("?wait=60", 60)):
-            wire = self.ask(f"{query}&after={id}")
+            connection = self.ask(f"{query}&after={id}")
             self.daemon.advance(seconds - 0.1)
-            self.assertIsNone(self.read(wire))
+            self.assertIsNone(self.read(connection))
             self.daemon.advance(0.1)
-            self.assertEqual(self.read(wire), {"id": id, "recovered": True, "publications": []})
+            self.assertEqual(
+                self.read(connection), {"id": id, "recovered": True, "publications": []}
+            )
 
     def test_plain_poll(self) -> None:
         """A poll with ``wait=0`` is answered at once, with or without publications."""
@@ -108,9 +110,9 @@ class LongPollTests(TopicTestCase):
 
     def test_together(self) -> None:
         """Publications of one reactor iteration come in one response."""
-        wire = self.ask()
+        connection = self.ask()
         ids = self.publish_many("t", ["1", "2", "3"])
-        value = self.read(wire)
+        value = self.read(connection)
         assert value is not None
         self.assertEqual((value["id"], len(value["publications"])), (ids[-1], 3))
 
@@ -130,9 +132,9 @@ class LongPollTests(TopicTestCase):
         self.patch(LongPoll, "has_room", lambda poll: len(poll._publications) < 2)
         # As if each publication were as large as what one reactor iteration may collect.
         self.patch(hub, "_MAX_PENDING", 0)
-        wire = self.ask()
+        connection = self.ask()
         ids = self.publish_many("t", ["1", "2", "3"])
-        value = self.read(wire)
+        value = self.read(connection)
         assert value is not None
         self.assertEqual(value["id"], ids[1])
         value = self.read(self.ask(f"?after={ids[1]}"))
@@ -151,8 +153,8 @@ class LongPollTests(TopicTestCase):
 
     def test_leaving(self) -> None:
         """A poll whose client disconnects leaves nothing behind."""
-        wire = self.ask()
-        wire.leave()
+        connection = self.ask()
+        connection.leave()
         self.publish("t", "x")
         self.assertEqual(self.describe("t")["subscribers"], {})
         self.daemon.advance(301)
@@ -172,9 +174,9 @@ class LongPollTests(TopicTestCase):
     def test_stop(self) -> None:
         """A stop of the daemon answers polls at once."""
         id = self.publish("t", "x")
-        wire = self.ask(f"?after={id}")
+        connection = self.ask(f"?after={id}")
         self.daemon.begin_stop()
-        self.assertEqual(self.read(wire), {"id": id, "recovered": True, "publications": []})
+        self.assertEqual(self.read(connection), {"id": id, "recovered": True, "publications": []})
 
     def test_unreadable(self) -> None:
         """If the history can't be read, the poll is answered with 503 and the reason is logged."""
@@ -188,11 +190,11 @@ class LongPollTests(TopicTestCase):
         """If the history is not read within the poll's time and five seconds, the answer is 503."""
         self.patch(self.daemon._service._broker, "replay", lambda *_: Deferred())
         for wait, seconds in [(0, 5), (25, 30)]:
-            wire = self.ask(f"?wait={wait}")
+            connection = self.ask(f"?wait={wait}")
             self.daemon.advance(seconds - 1)
-            self.assertIsNone(wire.answer())
+            self.assertIsNone(connection.answer())
             self.daemon.advance(1)
-            answer = wire.answer()
+            answer = connection.answer()
             assert answer is not None
             self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "5"))
 
@@ -200,9 +202,11 @@ class LongPollTests(TopicTestCase):
         """A plain poll waits up to five seconds for the history."""
         asked: Deferred[Replay] = Deferred()
         self.patch(self.daemon._service._broker, "replay", lambda *_: asked)
-        wire = self.ask("?wait=0&after=e:1")
+        connection = self.ask("?wait=0&after=e:1")
         self.daemon.advance(1)
-        self.assertIsNone(self.read(wire))
+        self.assertIsNone(self.read(connection))
         asked.callback(Replay(Id("e", 1), True, (), Id("e", 1)))
         self.daemon.settle()
-        self.assertEqual(self.read(wire), {"id": "e:1", "recovered": True, "publications": []})
+        self.assertEqual(
+            self.read(connection), {"id": "e:1", "recovered": True, "publications": []}
+        )

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.api import playground
 from pushd.api.playground import BURST, MAX_BODY, WAYS, Cost, CountingTransport, TopicCosts
-from pushd.testing import Answer, Daemon, Wire
+from pushd.testing import Answer, Daemon, RawConnection
 from tests.support.keyring import secret_keys, token
 from tests.support.peer import Peer, close_frame, handshake, request
 
@@ -52,12 +52,12 @@ class PlaygroundTestCase(SynchronousTestCase):
         ]
         return costs
 
-    def open(self, path: str, *lines: str) -> Wire:
+    def open(self, path: str, *lines: str) -> RawConnection:
         """Send a GET whose response does not come at once, or does not end."""
-        wire = self.daemon.open_connection()
+        connection = self.daemon.open_connection()
         head = "".join(f"{line}\r\n" for line in ("Host: localhost:8080", *lines))
-        wire.send(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode())
-        return wire
+        connection.send(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode())
+        return connection
 
     def assert_refused(self, answer: Answer, status: int, where: str | None) -> None:
         """Check that an answer is a refusal of the given status that names what is wrong."""
@@ -248,9 +248,9 @@ class CutTests(PlaygroundTestCase):
 
     def test_served(self) -> None:
         """A connection whose request has been answered is not cut."""
-        wire = self.open("/play/topics/poll/play/a?wait=0")
+        connection = self.open("/play/topics/poll/play/a?wait=0")
         self.assertEqual(json.loads(self.cut("play/a", 0).text), {"cut": 0})
-        self.assertFalse(wire.closed)
+        self.assertFalse(connection.closed)
 
     def test_seconds(self) -> None:
         """The time of a cut must be a number from 0 to 10."""
@@ -407,21 +407,23 @@ class CountedTopicTests(PlaygroundTestCase):
 
     def test_connection_is_kept(self) -> None:
         """Other requests on the same connection do not count."""
-        wire = self.open("/play/topics/poll/play/a?wait=0")
+        connection = self.open("/play/topics/poll/play/a?wait=0")
         costs = self.costs("play/a")["poll"]
-        size = len(wire.received)
-        wire.send(b"GET /test/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
-        self.assertGreater(len(wire.received), size)
+        size = len(connection.received)
+        connection.send(b"GET /test/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+        self.assertGreater(len(connection.received), size)
         self.assertEqual(self.costs("play/a")["poll"], costs)
-        wire.send(b"GET /play/topics/poll/play/a?wait=0 HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+        connection.send(
+            b"GET /play/topics/poll/play/a?wait=0 HTTP/1.1\r\nHost: localhost:8080\r\n\r\n"
+        )
         self.assertEqual(self.costs("play/a")["poll"]["sent"], 2 * costs["sent"])
 
     def test_right_behind(self) -> None:
         """Pipelined requests are counted separately."""
         alone = self.open("/play/topics/poll/play/a?wait=0")
         head = b" HTTP/1.1\r\nHost: localhost:8080\r\n\r\n"
-        wire = self.daemon.open_connection()
-        wire.send(
+        connection = self.daemon.open_connection()
+        connection.send(
             b"".join(
                 b"GET " + path + head
                 for path in (

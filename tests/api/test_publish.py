@@ -6,6 +6,8 @@ import json
 from base64 import b64encode
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.task import deferLater
 
 from pushd.access.limits import Limits
@@ -28,7 +30,7 @@ class PublishTestCase(TopicTestCase):
     def setUp(self) -> None:
         """Start a daemon, and subscribe."""
         super().setUp()
-        self.listener = V1WebSocketClient(self.daemon, "t")
+        self.client = V1WebSocketClient(self.daemon, "t")
 
     def assert_wrong(self, answer: Answer, status: int, where: str) -> dict[str, Any]:
         """Check a refusal: its status, and a JSON body with the error and what is wrong."""
@@ -64,7 +66,7 @@ class ControlTopicTests(PublishTestCase):
         SseClient(self.daemon, "t")
         answer = self.post("/topics/t")
         self.assertEqual(answer.status, 200)
-        id = self.listener.ids[0]
+        id = self.client.ids[0]
         self.assertEqual(json.loads(answer.body), {"id": id, "subscribers": 3})
         response = json.loads(self.post("/topics/u").body)
         self.assertEqual(response["subscribers"], 0)
@@ -72,7 +74,7 @@ class ControlTopicTests(PublishTestCase):
     def test_empty(self) -> None:
         """A publication may be empty."""
         self.post("/topics/t", b"")
-        self.assertEqual(self.listener.data, [""])
+        self.assertEqual(self.client.data, [""])
 
     def test_too_big(self) -> None:
         """A publication of --max-message bytes is accepted, a larger one is 413."""
@@ -96,7 +98,7 @@ class IdempotencyTests(PublishTestCase):
         """A request with a known key gets the same response, and nothing is published."""
         answers = [self.post("/topics/t", b"x", {"Idempotency-Key": "k"}) for _ in range(3)]
         self.assertEqual(len({answer.body for answer in answers}), 1)
-        self.assertEqual(len(self.listener.data), 1)
+        self.assertEqual(len(self.client.data), 1)
 
     def test_five_minutes(self) -> None:
         """A key is remembered for five minutes."""
@@ -120,13 +122,13 @@ class IdempotencyTests(PublishTestCase):
         [batched] = json.loads(self.post_json({"publications": [one]}).body)["published"]
         again = json.loads(self.post("/topics/t", b"y", {"Idempotency-Key": "k"}).body)
         self.assertEqual((batched, again), (expected, expected))
-        self.assertEqual(self.listener.data, ["x"])
+        self.assertEqual(self.client.data, ["x"])
 
     def test_other_topic(self) -> None:
         """A key belongs to the topic it was used with."""
         for topic in ("u", "t"):
             self.post(f"/topics/{topic}", b"x", {"Idempotency-Key": "k"})
-        self.assertEqual(self.listener.data, ["x"])
+        self.assertEqual(self.client.data, ["x"])
 
     def test_timed(self) -> None:
         """A scheduled publication with a key is refused."""
@@ -149,25 +151,25 @@ class ScheduleTests(PublishTestCase):
             {"topic": "t", "count": 10, "done": 1, "every": 0.5},
         )
         for number in range(1, 10):
-            self.assertEqual(len(self.listener.data), number)
+            self.assertEqual(len(self.client.data), number)
             self.daemon.advance(0.5)
-        self.assertEqual(self.listener.data, ["tick"] * 10)
+        self.assertEqual(self.client.data, ["tick"] * 10)
 
     def test_delay(self) -> None:
         """A delay may be a fraction of a second, and the data may be binary."""
         self.assertEqual(self.post("/topics/t?delay=1.25", b"\xff", BINARY).status, 202)
         self.daemon.advance(1.2)
-        self.assertEqual(self.listener.data, [])
+        self.assertEqual(self.client.data, [])
         self.daemon.advance(0.05)
-        self.assertEqual(self.listener.data, [b"\xff"])
+        self.assertEqual(self.client.data, [b"\xff"])
 
     def test_both(self) -> None:
         """A delay may precede the interval; a count may be written with a decimal point."""
         self.post("/topics/t?delay=2&every=1&count=3.0")
         self.daemon.advance(2)
-        self.assertEqual(len(self.listener.data), 1)
+        self.assertEqual(len(self.client.data), 1)
         self.daemon.advance(1, 1, 1)
-        self.assertEqual(len(self.listener.data), 3)
+        self.assertEqual(len(self.client.data), 3)
 
     def test_wrong(self) -> None:
         """Invalid times are refused with the name of the argument."""
@@ -187,7 +189,7 @@ class ScheduleTests(PublishTestCase):
             ("every=1&count=%ff", "count"),
         ):
             self.assert_wrong(self.post(f"/topics/t?{query}"), 400, where)
-        self.assertEqual((self.listener.data, self.daemon._service._scheduled.all()), ([], []))
+        self.assertEqual((self.client.data, self.daemon._service._scheduled.all()), ([], []))
 
     def test_not_utf_8(self) -> None:
         """Data to be published later is checked at once."""
@@ -228,7 +230,7 @@ class BatchTests(PublishTestCase):
         published = json.loads(answer.body)["published"]
         self.assertEqual([one["subscribers"] for one in published], [1, 1, 1])
         self.assertEqual(
-            self.listener.got, [(published[0]["id"], "é"), (published[2]["id"], b"\xff")]
+            self.client.got, [(published[0]["id"], "é"), (published[2]["id"], b"\xff")]
         )
         self.assertEqual(other.data, [""])
 
@@ -242,37 +244,37 @@ class BatchTests(PublishTestCase):
         answers = [self.post_json({"publications": [one, one]}).body for _ in range(2)]
         self.assertEqual(answers[0], answers[1])
         self.post("/topics/t", b"x", {"Idempotency-Key": "k"})
-        self.assertEqual(self.listener.data, ["x"])
+        self.assertEqual(self.client.data, ["x"])
 
     def test_body(self) -> None:
         """A batch may be larger than --max-message, but no publication in it."""
         largest = b64encode(bytes(1 << 20)).decode()
         many = [{"topic": "t", "base64": largest}] * 3
         self.assertEqual(self.post_json({"publications": many}).status, 200)
-        self.assertEqual(self.listener.data, [bytes(1 << 20)] * 3)
+        self.assertEqual(self.client.data, [bytes(1 << 20)] * 3)
         for size, key in (((1 << 20) + 1, "data"), ((1 << 19) + 1, "é")):
             large = {"topic": "t", "data": ("x" if key == "data" else key) * size}
             answer = self.post_json({"publications": [many[0], large]})
             self.assert_wrong(answer, 413, "publications[1]")
-        self.assertEqual(len(self.listener.data), 3)
+        self.assertEqual(len(self.client.data), 3)
 
     def test_turns(self) -> None:
         """Subscribers keep up with a large batch, however short the history is."""
         self.keep(size=2)
         # The test's clock runs due calls at once, so nothing else would run during the batch.
         self.patch(broker, "deferLater", lambda clock, _: deferLater(clock, 1))
-        listeners = [
+        clients = [
             transport(self.daemon, "t")
             for transport in (RawWebSocketClient, V1WebSocketClient, SseClient)
         ]
         data = [f"{number} {'x' * 50_000}" for number in range(100)]
         body = json.dumps({"publications": [{"topic": "t", "data": one} for one in data]}).encode()
         self.assertIsNone(self.daemon.request("POST", "/publish", body=body, control=True))
-        self.assertLess(len(listeners[0].data), 10)
+        self.assertLess(len(clients[0].data), 10)
         self.daemon.advance(*[1] * 60)
-        for listener in listeners:
+        for client in clients:
             # No lists in the message: they are long.
-            self.assertTrue(listener.data == data)
+            self.assertTrue(client.data == data)
 
     def test_leaves(self) -> None:
         """A batch is published whole even if the client disconnects meanwhile."""
@@ -280,14 +282,14 @@ class BatchTests(PublishTestCase):
         body = json.dumps({"publications": [{"topic": "t", "data": "x"}] * 3}).encode()
         head = f"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         settle = self.daemon.settle
-        self.daemon.settle = self.daemon._loopback.run  # type: ignore[method-assign]
+        self.daemon.settle = self.daemon._network.run  # type: ignore[method-assign]
         wire = self.daemon.open_connection(control=True)
         wire.send(head.encode() + body)
         self.assertEqual(self.daemon._service._broker.published, 1)
         wire.leave()
         self.daemon.settle = settle  # type: ignore[method-assign]
         self.daemon.settle()
-        self.assertEqual(self.listener.data, ["x"] * 3)
+        self.assertEqual(self.client.data, ["x"] * 3)
         self.assertEqual(wire.received, b"")
 
     def test_body_too_large(self) -> None:
@@ -302,9 +304,29 @@ class BatchTests(PublishTestCase):
         """More than 1000 publications are 413."""
         good = {"topic": "t", "data": ""}
         self.assert_wrong(self.post_json({"publications": [good] * 1001}), 413, "publications")
-        self.assertEqual(self.listener.data, [])
+        for part in ("{}", '""', "[]", "0", '{"a":[]}'):
+            body = f'{{"publications":[{",".join([part] * 20_000)}]}}'.encode()
+            value = self.assert_wrong(self.post("/publish", body), 413, "publications")
+            self.assertIn("and nothing else", value["error"], part)
+        # One string, which ends behind what looks like the end.
+        body = b'{"publications":[],"data":"%b' % rb"\\\\\"" + b"{}," * 20_000 + b'"}'
+        self.assertEqual(self.post("/publish", body).status, 200)
+        self.assertEqual(self.client.data, [])
+
+        self.assertEqual(self.client.data, [])
         self.assertEqual(self.post_json({"publications": [good] * 1000}).status, 200)
-        self.assertEqual(len(self.listener.data), 1000)
+        self.assertEqual(len(self.client.data), 1000)
+
+    @given(st.lists(st.text('"\\{[:,é', max_size=5), max_size=5), st.integers(0, 20))
+    def test_count_of_parts(self, strings: list[str], limit: int) -> None:
+        """Whatever strings hold, only marks outside of them count."""
+        patched = self.patch(module, "_MAX_MARKS", limit)
+        value = {"publications": [{"data": one, "x": []} for one in strings]}
+        # The outer object, for each publication an object with three marks, and what is between.
+        marks = 1 + len(strings) * 3 + max(0, len(strings) - 1)
+        many = module._has_too_many_parts(json.dumps(value, ensure_ascii=False).encode())
+        self.assertEqual(many, marks > limit)
+        patched.restore()
 
     def test_method(self) -> None:
         """Another method than POST is 405."""
@@ -327,14 +349,14 @@ class PublicationTests(PublishTestCase):
             ("", "a"),
         ):
             self.assertEqual(self.post("/topics/t", b"a", {"Content-Type": kind}).status, 200)
-            self.assertEqual(self.listener.data[-1], data, kind)
+            self.assertEqual(self.client.data[-1], data, kind)
 
     def test_not_utf_8(self) -> None:
         """Text that is not UTF-8 is refused; the same data is accepted as bytes."""
         answer = self.post("/topics/t", b"\xff")
         self.assertIn("octet-stream", self.assert_wrong(answer, 400, "body")["error"])
         self.assertEqual(self.post("/topics/t", b"\xff", BINARY).status, 200)
-        self.assertEqual(self.listener.data, [b"\xff"])
+        self.assertEqual(self.client.data, [b"\xff"])
 
     def test_bad_topic(self) -> None:
         """An invalid topic is refused: to publish, to schedule and to describe."""
@@ -349,7 +371,7 @@ class PublicationTests(PublishTestCase):
             answer = self.post("/topics/t", b"x", {"Idempotency-Key": key})
             self.assert_wrong(answer, 400, "Idempotency-Key")
         self.assertEqual(self.post("/topics/t", b"x", {"Idempotency-Key": "k" * 200}).status, 200)
-        self.assertEqual(len(self.listener.data), 1)
+        self.assertEqual(len(self.client.data), 1)
 
 
 class BatchErrorTests(PublishTestCase):
@@ -382,7 +404,7 @@ class BatchErrorTests(PublishTestCase):
         ):
             answer = self.post_json({"publications": [good, bad]})
             self.assert_wrong(answer, 400, f"publications[1]{where}")
-        self.assertEqual(self.listener.data, [])
+        self.assertEqual(self.client.data, [])
 
     def test_wrong_body(self) -> None:
         """A body that is not a batch in JSON is refused."""

@@ -56,10 +56,10 @@ class AsyncResourceTests(PublishTestCase):
         cancelled: list[Deferred[Id]] = []
         broker = self.daemon._service._broker
         self.patch(broker, "publish", lambda *_: Deferred(cancelled.append))
-        wire = self.daemon.open_connection(control=True)
-        wire.send(b"POST /topics/t HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx")
-        self.assertEqual(wire.received, b"")
-        wire.leave()
+        connection = self.daemon.open_connection(control=True)
+        connection.send(b"POST /topics/t HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx")
+        self.assertEqual(connection.received, b"")
+        connection.leave()
         self.assertEqual(len(cancelled), 1)
 
     def test_base_resource(self) -> None:

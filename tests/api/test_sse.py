@@ -17,10 +17,10 @@ class Returning(SseClient):
 class EventStreamTests(TopicTestCase):
     """One client's stream."""
 
-    def body(self, listener: SseClient) -> bytes:
+    def body(self, client: SseClient) -> bytes:
         """Return the body of a response as it came."""
-        listener._take()
-        return bytes(listener._body)
+        client._take()
+        return bytes(client._body)
 
     def test_head(self) -> None:
         """The headers forbid caching, buffering and guessing the type."""
@@ -37,11 +37,11 @@ class EventStreamTests(TopicTestCase):
         """The first event says where the stream begins; each publication has its id."""
         id = self.publish("t", "old")
         epoch = id.partition(":")[0]
-        listener = SseClient(self.daemon, "t")
+        client = SseClient(self.daemon, "t")
         for data in ("a", "b\nc", "", b"\xff", "d\r\n"):
             self.publish("t", data)
         self.assertEqual(
-            self.body(listener).decode(),
+            self.body(client).decode(),
             f'event: subscribed\nid: {id}\ndata: {{"subscribed":"t","id":"{id}",'
             f'"recovered":false}}\n\n'
             f"id: {epoch}:2\ndata: a\n\n"
@@ -53,28 +53,28 @@ class EventStreamTests(TopicTestCase):
 
     def test_keep_alive(self) -> None:
         """A comment is sent after 25 seconds of silence."""
-        listener = SseClient(self.daemon, "t")
-        begun = len(self.body(listener))
+        client = SseClient(self.daemon, "t")
+        begun = len(self.body(client))
         self.daemon.advance(KEEP_ALIVE - 1)
-        self.assertEqual(len(self.body(listener)), begun)
+        self.assertEqual(len(self.body(client)), begun)
         self.daemon.advance(1)
-        self.assertEqual(self.body(listener)[begun:], b":\n\n")
+        self.assertEqual(self.body(client)[begun:], b":\n\n")
         self.daemon.advance(KEEP_ALIVE - 1)
         self.publish("t", "x")
-        said = len(self.body(listener))
+        said = len(self.body(client))
         self.daemon.advance(KEEP_ALIVE - 1)
-        self.assertEqual(len(self.body(listener)), said)
+        self.assertEqual(len(self.body(client)), said)
         self.daemon.advance(1)
-        self.assertEqual(self.body(listener)[said:], b":\n\n")
-        listener.leave()
+        self.assertEqual(self.body(client)[said:], b":\n\n")
+        client.leave()
 
     def test_one_timer(self) -> None:
         """A hundred silent streams share one timer."""
         before = len(self.daemon.pending_calls)
-        listeners = [SseClient(self.daemon, f"t{number}") for number in range(100)]
+        clients = [SseClient(self.daemon, f"t{number}") for number in range(100)]
         self.assertEqual(len(self.daemon.pending_calls), before + 1)
-        for listener in listeners:
-            listener.leave()
+        for client in clients:
+            client.leave()
         self.daemon.advance(301)
         self.assertEqual(self.daemon.pending_calls, [])
 
@@ -83,9 +83,9 @@ class EventStreamTests(TopicTestCase):
         ids = self.publish_many("t", ["1", "2", "3"])
         self.patch(Returning, "headers", {"Last-Event-ID": ids[1]})
         for after in (None, ids[0]):
-            listener = Returning(self.daemon, "t", after)
-            self.assertEqual(listener.data, ["3"])
-            self.assertEqual((listener.begun, listener.recovered), (ids[1], True))
+            client = Returning(self.daemon, "t", after)
+            self.assertEqual(client.data, ["3"])
+            self.assertEqual((client.begun, client.recovered), (ids[1], True))
 
     def test_empty_last_event_id(self) -> None:
         """An empty Last-Event-ID is ignored."""
@@ -95,44 +95,44 @@ class EventStreamTests(TopicTestCase):
 
     def test_stop(self) -> None:
         """When the daemon stops, the response ends in order, so that the browser reconnects."""
-        listener = SseClient(self.daemon, "t")
+        client = SseClient(self.daemon, "t")
         self.daemon.begin_stop()
-        self.assertTrue(listener.ended)
+        self.assertTrue(client.ended)
 
     def test_too_slow(self) -> None:
         """The response of a client that is too slow breaks off without an end."""
         self.start(limits=Limits(max_buffered=100_000))
-        listener = SseClient(self.daemon, "t")
-        listener.stall()
+        client = SseClient(self.daemon, "t")
+        client.stall()
         for number in range(5):
             self.publish("t", f"{number}{'x' * 60_000}")
         self.daemon.advance(LAG_TIMEOUT)
         self.assertEqual(self.describe("t")["subscribers"], {})
-        listener.resume()
-        self.assertEqual([str(data)[0] for data in listener.data], ["0", "1"])
-        self.assertTrue(listener.wire.closed)
-        self.assertFalse(listener.ended)
+        client.resume()
+        self.assertEqual([str(data)[0] for data in client.data], ["0", "1"])
+        self.assertTrue(client.connection.closed)
+        self.assertFalse(client.ended)
 
     def test_too_slow_from_the_start(self) -> None:
         """A stream that breaks off while it starts leaves no subscription."""
         self.start(limits=Limits(max_buffered=1))
         ids = self.publish_many("t", ["1", "2", "3"])
         epoch = ids[0].partition(":")[0]
-        listener = SseClient(self.daemon, "t", f"{epoch}:0")
-        self.assertTrue(listener.gone)
+        client = SseClient(self.daemon, "t", f"{epoch}:0")
+        self.assertTrue(client.gone)
         self.assertEqual(self.describe("t")["subscribers"], {})
         self.publish("t", "4")
 
     def test_pauses(self) -> None:
         """Publications are written while the connection's buffer is full, up to --max-buffered."""
-        listener = SseClient(self.daemon, "t")
-        listener.stall()
+        client = SseClient(self.daemon, "t")
+        client.stall()
         for _ in range(3):
             self.publish("t", "x" * 100_000)
-        self.assertLess(listener.server_side.unsent, MIB)
-        listener.resume()
+        self.assertLess(client.server_side.unsent, MIB)
+        client.resume()
         self.publish("t", "last")
-        self.assertEqual(len(listener.data), 4)
+        self.assertEqual(len(client.data), 4)
 
     def test_early_resume(self) -> None:
         """Resuming a stream that has not started does nothing."""
@@ -143,33 +143,33 @@ class EventStreamTests(TopicTestCase):
 
     def test_http_1_0(self) -> None:
         """For HTTP/1.0 the stream is not chunked, and ends with the connection."""
-        wire = self.daemon.open_connection()
-        wire.send(b"GET /topics/t HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n")
+        connection = self.daemon.open_connection()
+        connection.send(b"GET /topics/t HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n")
         self.publish("t", "x")
-        self.assertIn(b"data: x\n\n", wire.received)
-        self.assertNotIn(b"chunked", wire.received)
-        wire.leave()
+        self.assertIn(b"data: x\n\n", connection.received)
+        self.assertNotIn(b"chunked", connection.received)
+        connection.leave()
 
     def test_next_request(self) -> None:
         """A pipelined request waits until the stream has ended."""
-        wire = self.daemon.open_connection()
+        connection = self.daemon.open_connection()
         head = b"GET /topics/t HTTP/1.1\r\nHost: localhost:8080\r\n"
-        wire.send(head + b"Accept: text/event-stream\r\n\r\n")
-        wire.send(head.replace(b"/t", b"/u", 1) + b"\r\n")
-        self.assertEqual(wire.received.count(b"HTTP/1.1 200"), 1)
-        wire.leave()
+        connection.send(head + b"Accept: text/event-stream\r\n\r\n")
+        connection.send(head.replace(b"/t", b"/u", 1) + b"\r\n")
+        self.assertEqual(connection.received.count(b"HTTP/1.1 200"), 1)
+        connection.leave()
         self.assertEqual(self.describe("t")["subscribers"], {})
 
     def test_two_closings(self) -> None:
         """Closing a closed stream does nothing, nor does delivering to it."""
-        listener = SseClient(self.daemon, "t")
+        client = SseClient(self.daemon, "t")
         (connection,) = self.daemon._service.connections
         stream = connection.closable
         assert isinstance(stream, EventStream)
         stream.close_with(Closing(1001))
         stream.close_with(Closing(1001))
         self.daemon.settle()
-        self.assertTrue(listener.ended)
+        self.assertTrue(client.ended)
         self.assertFalse(stream.has_room())
         self.publish("t", "x")
-        self.assertEqual(listener.data, [])
+        self.assertEqual(client.data, [])

@@ -42,7 +42,7 @@ class TopicResourceTests(TopicTestCase):
             "sse": [SseClient(self.daemon, "t")],
             "longpoll": [LongPollClient(self.daemon, "t")],
         }
-        counts = {transport: len(listeners) for transport, listeners in wanted.items()}
+        counts = {transport: len(clients) for transport, clients in wanted.items()}
         self.assertEqual(self.describe("t")["subscribers"], counts)
         listing = json.loads(self.control("GET", "/topics").body)
         self.assertEqual(listing["topics"][0]["subscribers"], counts)
@@ -55,11 +55,11 @@ class TopicResourceTests(TopicTestCase):
             ("application/json", "application/json"),
             ("*/*", "application/json"),
         ):
-            wire = self.daemon.open_connection()
+            connection = self.daemon.open_connection()
             head = f"GET /topics/t?wait=0 HTTP/1.1\r\nHost: localhost:8080\r\nAccept: {accept}"
-            wire.send(f"{head}\r\n\r\n".encode())
-            self.assertIn(f"content-type: {kind}\r\n", wire.received.decode().lower())
-            wire.leave()
+            connection.send(f"{head}\r\n\r\n".encode())
+            self.assertIn(f"content-type: {kind}\r\n", connection.received.decode().lower())
+            connection.leave()
 
     def test_bad_topic(self) -> None:
         """An invalid topic is refused over every transport."""
@@ -137,7 +137,7 @@ class TopicResourceTests(TopicTestCase):
 
     def test_many_topics(self) -> None:
         """Only the subscribers of a topic receive its publications."""
-        listeners = [SseClient(self.daemon, f"t/{number}") for number in range(50)]
+        clients = [SseClient(self.daemon, f"t/{number}") for number in range(50)]
         self.publish("t/7", "x")
-        self.assertEqual([len(one.data) for one in listeners].index(1), 7)
-        self.assertEqual(sum(len(one.data) for one in listeners), 1)
+        self.assertEqual([len(one.data) for one in clients].index(1), 7)
+        self.assertEqual(sum(len(one.data) for one in clients), 1)

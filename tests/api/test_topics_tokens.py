@@ -86,19 +86,19 @@ class SubscribeTests(TokenTestCase):
         ):
             answer = self.ask("GET", f"{path}&wait=0", headers)
             self.assertEqual((answer.status, self.said(answer)["publications"]), (200, []))
-            wire = self.daemon.open_connection()
+            connection = self.daemon.open_connection()
             head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-            wire.send(
+            connection.send(
                 f"GET {path} HTTP/1.1\r\nHost: localhost:8080\r\n{head}"
                 "Accept: text/event-stream\r\n\r\n".encode()
             )
-            self.assertIn(b"event: subscribed", wire.received)
+            self.assertIn(b"event: subscribed", connection.received)
             browser = self.daemon.connect(path, headers=headers)
             self.assertTrue(browser.opened)
             self.publish("news", "x")
             self.assertEqual(browser.messages, ["x"])
             browser.close()
-            wire.leave()
+            connection.leave()
 
     def test_not_allowed(self) -> None:
         """A valid token for other topics is refused with 403."""
@@ -168,9 +168,9 @@ class PublishTests(TokenTestCase):
         answer = self.post(WRITER, "tschüß".encode())
         self.assertEqual((answer.status, self.said(answer)["subscribers"]), (200, 1))
         self.post(WRITER, b"\xff", Content_Type="application/octet-stream")
-        heard = [json.loads(message) for message in browser.messages[2:]]
-        self.assertEqual(heard[0], {"id": self.said(answer)["id"], "data": "tschüß"})
-        self.assertEqual(heard[1]["base64"], "/w==")
+        received = [json.loads(message) for message in browser.messages[2:]]
+        self.assertEqual(received[0], {"id": self.said(answer)["id"], "data": "tschüß"})
+        self.assertEqual(received[1]["base64"], "/w==")
         answer = self.ask("POST", f"/topics/news?token={WRITER}", None, b"y")
         self.assertEqual(answer.status, 200)
 
@@ -311,35 +311,35 @@ class EndTests(TokenTestCase):
     def test_events(self) -> None:
         """A stream ends, and after the leeway the token is refused."""
         short = token(exp=10, subscribe=["news"])
-        wire = self.daemon.open_connection()
-        wire.send(
+        connection = self.daemon.open_connection()
+        connection.send(
             f"GET /topics/news?token={short} HTTP/1.1\r\nHost: localhost:8080\r\n"
             "Accept: text/event-stream\r\n\r\n".encode()
         )
         self.daemon.advance(9.9)
-        self.assertFalse(wire.received.endswith(b"0\r\n\r\n"))
+        self.assertFalse(connection.received.endswith(b"0\r\n\r\n"))
         self.daemon.advance(0.1)
-        self.assertTrue(wire.received.endswith(b"0\r\n\r\n"))
+        self.assertTrue(connection.received.endswith(b"0\r\n\r\n"))
         self.assertEqual(self.describe("news")["subscribers"], {})
         self.daemon.advance(30)
         self.assertEqual(self.ask("GET", f"/topics/news?wait=0&token={short}").status, 401)
-        wire.leave()
+        connection.leave()
 
     def test_long_poll(self) -> None:
         """A waiting long poll is answered."""
         short = token(exp=10, subscribe=["news"])
-        wire = self.daemon.open_connection()
-        wire.send(
+        connection = self.daemon.open_connection()
+        connection.send(
             f"GET /topics/news?token={short}&wait=60 HTTP/1.1\r\n"
             "Host: localhost:8080\r\n\r\n".encode()
         )
         self.daemon.advance(9.9)
-        self.assertIsNone(wire.answer())
+        self.assertIsNone(connection.answer())
         self.daemon.advance(0.1)
-        answer = wire.answer()
+        answer = connection.answer()
         assert answer is not None
         self.assertEqual((answer.status, self.said(answer)["publications"]), (200, []))
-        wire.leave()
+        connection.leave()
 
     def test_in_the_leeway(self) -> None:
         """A token that was accepted within the leeway is valid until the leeway ends."""

@@ -37,51 +37,51 @@ class Rules(_Base):
         """Subscribe over the transport under test."""
         return self.transport(self.daemon, topic, after)
 
-    def assert_began(self, listener: TopicClient, id: str, *, recovered: bool) -> None:
+    def assert_began(self, client: TopicClient, id: str, *, recovered: bool) -> None:
         """Check what the subscription began with, if the transport says it."""
-        if listener.tells:
-            self.assertEqual((listener.begun, listener.recovered), (id, recovered))
+        if client.has_ids:
+            self.assertEqual((client.begun, client.recovered), (id, recovered))
 
-    def assert_got(self, listener: TopicClient, ids: list[str], data: list[str]) -> None:
+    def assert_got(self, client: TopicClient, ids: list[str], data: list[str]) -> None:
         """Check everything that was received."""
-        self.assertEqual(listener.data, data)
-        if listener.tells:
-            self.assertEqual(listener.ids, ids)
+        self.assertEqual(client.data, data)
+        if client.has_ids:
+            self.assertEqual(client.ids, ids)
 
     def test_order(self) -> None:
         """Publications arrive in order, and only those after the subscription."""
         before = self.publish("news", "before")
-        listener = self.listen()
+        client = self.listen()
         data = [str(number) for number in range(30)]
         ids = [self.publish("news", one) for one in data]
-        self.assert_got(listener, ids, data)
-        self.assert_began(listener, before, recovered=False)
+        self.assert_got(client, ids, data)
+        self.assert_began(client, before, recovered=False)
 
     def test_ids(self) -> None:
         """Ids count from 1 without a gap, in the epoch that the first subscriber received."""
-        listener = self.listen()
+        client = self.listen()
         ids = [self.publish("news", "x") for _ in range(3)]
         epoch, _ = split(ids[0])
         self.assertEqual(ids, list(sequel(f"{epoch}:0", 3)))
-        self.assert_got(listener, ids, ["x"] * 3)
-        self.assert_began(listener, f"{epoch}:0", recovered=False)
+        self.assert_got(client, ids, ["x"] * 3)
+        self.assert_began(client, f"{epoch}:0", recovered=False)
 
     def test_topics_are_apart(self) -> None:
         """A subscriber does not receive publications to other topics."""
-        listener = self.listen()
+        client = self.listen()
         self.publish("news/local", "no")
         self.publish("new", "no")
         id = self.publish("news", "yes")
-        self.assert_got(listener, [id], ["yes"])
+        self.assert_got(client, [id], ["yes"])
 
     def test_many_listeners(self) -> None:
         """All subscribers of a topic receive the same, in the same order."""
-        listeners = [transport(self.daemon, "news", None) for transport in TRANSPORTS]
-        listeners.append(self.listen())
+        clients = [transport(self.daemon, "news", None) for transport in TRANSPORTS]
+        clients.append(self.listen())
         self.publish_many("news", ["a", "b"])
         self.publish_many("news", ["c"])
-        for listener in listeners:
-            self.assertEqual(listener.data, ["a", "b", "c"])
+        for client in clients:
+            self.assertEqual(client.data, ["a", "b", "c"])
 
     def test_any_text(self) -> None:
         """Text arrives unchanged: empty, with any line ends, quotes, beyond the BMP."""
@@ -98,24 +98,24 @@ class Rules(_Base):
             ": x",
             "\0",
         ]
-        listener = self.listen()
+        client = self.listen()
         for text in texts:
             self.publish("news", text)
-        self.assertEqual(listener.data, texts)
+        self.assertEqual(client.data, texts)
 
     def test_binary(self) -> None:
         """Bytes arrive as bytes: none, every value, and valid UTF-8."""
         data = [b"", bytes(range(256)), b"text"]
-        listener = self.listen()
+        client = self.listen()
         for one in data:
             self.publish("news", one)
-        self.assertEqual(listener.data, data)
-        again = self.listen(after=self.first(listener))
+        self.assertEqual(client.data, data)
+        again = self.listen(after=self.first(client))
         self.assertEqual(again.data, data[1:])
 
-    def first(self, listener: TopicClient) -> str:
+    def first(self, client: TopicClient) -> str:
         """Return the id of the first publication."""
-        epoch, _ = split(self.describe(listener.topic)["id"])
+        epoch, _ = split(self.describe(client.topic)["id"])
         return f"{epoch}:1"
 
     def test_resume(self) -> None:
@@ -125,47 +125,47 @@ class Rules(_Base):
             first = other(self.daemon, topic)
             ids = self.publish_many(topic, ["1"])
             self.assertEqual(first.data, ["1"])
-            last = first.last if first.tells else ids[0]
+            last = first.last if first.has_ids else ids[0]
             first.leave()
             ids += self.publish_many(topic, ["2", "3"])
-            listener = self.listen(topic, last)
+            client = self.listen(topic, last)
             ids.append(self.publish(topic, "4"))
-            self.assert_got(listener, ids[1:], ["2", "3", "4"])
-            self.assert_began(listener, ids[0], recovered=True)
+            self.assert_got(client, ids[1:], ["2", "3", "4"])
+            self.assert_began(client, ids[0], recovered=True)
 
     def test_resume_from_the_beginning(self) -> None:
         """Offset 0 is before the first publication."""
         ids = self.publish_many("news", ["1", "2"])
         epoch, _ = split(ids[0])
-        listener = self.listen(after=f"{epoch}:0")
-        self.assert_got(listener, ids, ["1", "2"])
-        self.assert_began(listener, f"{epoch}:0", recovered=True)
+        client = self.listen(after=f"{epoch}:0")
+        self.assert_got(client, ids, ["1", "2"])
+        self.assert_began(client, f"{epoch}:0", recovered=True)
 
     def test_resume_with_nothing_missing(self) -> None:
-        """A subscriber that has missed nothing is told so, and continues live."""
+        """A subscriber that has missed nothing gets recovered: true, and continues live."""
         id = self.publish("news", "old")
-        listener = self.listen(after=id)
-        self.assertEqual(listener.data, [])
+        client = self.listen(after=id)
+        self.assertEqual(client.data, [])
         new = self.publish("news", "new")
-        self.assert_got(listener, [new], ["new"])
-        self.assert_began(listener, id, recovered=True)
+        self.assert_got(client, [new], ["new"])
+        self.assert_began(client, id, recovered=True)
 
     def test_wrong_epoch(self) -> None:
         """An id of another epoch is not recovered; the subscription starts live."""
         id = self.publish("news", "old")
-        listener = self.listen(after="another:1")
-        self.assert_began(listener, id, recovered=False)
+        client = self.listen(after="another:1")
+        self.assert_began(client, id, recovered=False)
         new = self.publish("news", "new")
-        self.assert_got(listener, [new], ["new"])
+        self.assert_got(client, [new], ["new"])
 
     def test_future(self) -> None:
         """An id that no publication has had yet is not recovered."""
         id = self.publish("news", "old")
         epoch, _ = split(id)
-        listener = self.listen(after=f"{epoch}:2")
-        self.assert_began(listener, id, recovered=False)
+        client = self.listen(after=f"{epoch}:2")
+        self.assert_began(client, id, recovered=False)
         new = self.publish("news", "new")
-        self.assert_got(listener, [new], ["new"])
+        self.assert_got(client, [new], ["new"])
 
     def test_too_old(self) -> None:
         """If the publication after the id is no longer kept, nothing is recovered."""
@@ -174,10 +174,10 @@ class Rules(_Base):
         enough = self.listen(after=ids[1])
         self.assert_got(enough, ids[2:], ["3", "4", "5"])
         self.assert_began(enough, ids[1], recovered=True)
-        listener = self.listen(after=ids[0])
-        self.assert_began(listener, ids[4], recovered=False)
+        client = self.listen(after=ids[0])
+        self.assert_began(client, ids[4], recovered=False)
         new = self.publish("news", "6")
-        self.assert_got(listener, [new], ["6"])
+        self.assert_got(client, [new], ["6"])
 
     def test_expiry(self) -> None:
         """Publications older than --history-ttl are gone; younger ones are kept."""
@@ -197,14 +197,14 @@ class Rules(_Base):
     def test_no_history(self) -> None:
         """With --history-size 0, only clients that are connected receive a publication."""
         self.keep(size=0)
-        listener = self.listen()
-        if isinstance(listener, LongPollClient):
+        client = self.listen()
+        if isinstance(client, LongPollClient):
             # Between two polls, the client is not connected.
             ids = [self.publish("news", "1")]
-            self.assertEqual(listener.data, ["1"])
+            self.assertEqual(client.data, ["1"])
         else:
             ids = self.publish_many("news", ["1", "2"])
-            self.assert_got(listener, ids, ["1", "2"])
+            self.assert_got(client, ids, ["1", "2"])
         self.publish("news", "missed")
         again = self.listen(after=ids[0])
         new = self.publish("news", "new")
@@ -212,32 +212,32 @@ class Rules(_Base):
         self.assertIsNot(again.recovered, True)
 
     def test_no_history_nothing_missed(self) -> None:
-        """With --history-size 0, a client that has missed nothing is told so."""
+        """With --history-size 0, a client that has missed nothing gets recovered: true."""
         self.keep(size=0)
         id = self.publish("news", "1")
-        listener = self.listen(after=id)
+        client = self.listen(after=id)
         new = self.publish("news", "2")
-        self.assert_got(listener, [new], ["2"])
-        self.assert_began(listener, id, recovered=True)
+        self.assert_got(client, [new], ["2"])
+        self.assert_began(client, id, recovered=True)
 
     def test_leaving(self) -> None:
         """A client that has disconnected is not counted, and leaves no timer."""
-        listener = self.listen()
+        client = self.listen()
         self.assertEqual(sum(self.describe("news")["subscribers"].values()), 1)
-        listener.leave()
+        client.leave()
         self.assertEqual(self.describe("news")["subscribers"], {})
         self.publish("news", "without subscribers")
-        self.assertEqual(listener.data, [])
+        self.assertEqual(client.data, [])
         self.daemon.advance(300, 1)
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_stop(self) -> None:
         """When the daemon stops, every subscription ends, and nothing is left."""
-        listener = self.listen()
+        client = self.listen()
         self.publish("news", "1")
-        self.assertEqual(listener.data, ["1"])
+        self.assertEqual(client.data, ["1"])
         self.daemon.stop()
-        self.assertTrue(listener.server_side.lost)
+        self.assertTrue(client.server_side.lost)
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_slow(self) -> None:
@@ -258,38 +258,38 @@ class Rules(_Base):
 
     def test_slow_for_a_while(self) -> None:
         """A client that resumes reading in time has missed nothing."""
-        listener = self.listen()
-        listener.stall()
+        client = self.listen()
+        client.stall()
         burst = [f"{number} {HALF}" for number in range(12)]
         for one in burst:
             self.publish("news", one)
         self.daemon.advance(LAG_TIMEOUT - 1)
-        listener.resume()
-        self.assertEqual(listener.data, burst)
+        client.resume()
+        self.assertEqual(client.data, burst)
         self.publish("news", "live")
-        self.assertEqual(listener.data[12:], ["live"])
+        self.assertEqual(client.data[12:], ["live"])
 
-    def assert_cut_off(self, listener: TopicClient) -> None:
+    def assert_cut_off(self, client: TopicClient) -> None:
         """Check that a client that was too slow ended where it can resume."""
-        self.assertTrue(listener.gone)
-        self.assertIn(len(listener.data), (2, 3))
+        self.assertTrue(client.gone)
+        self.assertIn(len(client.data), (2, 3))
 
     def test_burst(self) -> None:
         """A client that reads receives everything published in one reactor iteration."""
-        listener = self.listen()
+        client = self.listen()
         self.publish("news", "first")
-        self.assertEqual(listener.data, ["first"])
+        self.assertEqual(client.data, ["first"])
         broker = self.daemon._service._broker
         burst = [f"{number} {HALF}" for number in range(12)]
         for one in burst:
             broker.publish("news", one)
-        self.assertLess(listener.server_side.unsent, 2.2 * MIB)
+        self.assertLess(client.server_side.unsent, 2.2 * MIB)
         self.daemon.settle()
-        self.assertEqual(listener.data[1:], burst)
+        self.assertEqual(client.data[1:], burst)
         self.publish("news", "live")
         self.daemon.advance(LAG_TIMEOUT)
-        self.assertEqual(listener.data[13:], ["live"])
-        self.assertFalse(listener.gone)
+        self.assertEqual(client.data[13:], ["live"])
+        self.assertFalse(client.gone)
 
     def test_long_history(self) -> None:
         """A long history is replayed as fast as it is read, with little of it buffered."""
@@ -298,24 +298,24 @@ class Rules(_Base):
         for number in range(100):
             self.publish("news", bytes([number]) * MIB)
         self.assertEqual(self.describe("news")["history"], 100)
-        listener = self.listen_stalled(id)
-        self.assertLess(listener.server_side.unsent, 2 * MIB)
-        listener.resume()
-        got = listener.data
+        client = self.listen_stalled(id)
+        self.assertLess(client.server_side.unsent, 2 * MIB)
+        client.resume()
+        got = client.data
         self.assertEqual([one[0] for one in got], list(range(100)))
         self.assertTrue(all(len(one) == MIB for one in got))
         new = self.publish("news", "live")
-        self.assertEqual(listener.data[100:], ["live"])
-        self.assertIn(listener.ids[-1], (None, new))
+        self.assertEqual(client.data[100:], ["live"])
+        self.assertIn(client.ids[-1], (None, new))
 
     def listen_stalled(self, after: str) -> TopicClient:
         """Subscribe without reading."""
-        stopped = self.patch(self.daemon._loopback, "run", lambda: None)
-        listener = self.listen(after=after)
-        listener.stall()
+        stopped = self.patch(self.daemon._network, "run", lambda: None)
+        client = self.listen(after=after)
+        client.stall()
         stopped.restore()
         self.daemon.settle()
-        return listener
+        return client
 
     def test_publications_during_replay(self) -> None:
         """Publications during the replay of a history follow it, once each."""
@@ -325,32 +325,32 @@ class Rules(_Base):
         ids = [self.publish("news", one) for one in big]
         epoch, _ = split(ids[0])
         data = list(big)
-        listener = self.listen_stalled(f"{epoch}:0")
+        client = self.listen_stalled(f"{epoch}:0")
         for _ in range(10):
             one = f"{next(numbers)} {'y' * 50_000}"
             data.append(one)
             ids.append(self.publish("news", one))
-            listener.resume()
-            listener.stall()
-        listener.resume()
-        self.assert_got(listener, ids, data)
+            client.resume()
+            client.stall()
+        client.resume()
+        self.assert_got(client, ids, data)
 
     def test_gap(self) -> None:
         """If the history that a client still has to read is dropped, the subscription ends."""
         self.keep(size=4)
         ids = [self.publish("news", HALF) for _ in range(4)]
         epoch, _ = split(ids[0])
-        listener = self.listen_stalled(f"{epoch}:0")
+        client = self.listen_stalled(f"{epoch}:0")
         for _ in range(8):
             self.publish("news", "later")
-        listener.resume()
-        self.assert_gap(listener, ids)
+        client.resume()
+        self.assert_gap(client, ids)
 
-    def assert_gap(self, listener: TopicClient, ids: list[str]) -> None:
+    def assert_gap(self, client: TopicClient, ids: list[str]) -> None:
         """Check that it ended after a part of the history."""
-        self.assertTrue(listener.gone)
-        self.assertLess(len(listener.data), 4)
-        self.assertEqual(set(listener.data), {HALF})
+        self.assertTrue(client.gone)
+        self.assertLess(len(client.data), 4)
+        self.assertEqual(set(client.data), {HALF})
 
     def test_bad_id(self) -> None:
         """An invalid id is refused with 400."""
@@ -365,17 +365,17 @@ class RawSocketTests(Rules, TopicTestCase):
 
     transport = RawWebSocketClient
 
-    def assert_cut_off(self, listener: TopicClient) -> None:
+    def assert_cut_off(self, client: TopicClient) -> None:
         """Check the close code too."""
-        super().assert_cut_off(listener)
-        assert isinstance(listener, RawWebSocketClient)
-        self.assertEqual(listener.closing, TRY_AGAIN_LATER)
+        super().assert_cut_off(client)
+        assert isinstance(client, RawWebSocketClient)
+        self.assertEqual(client.closing, TRY_AGAIN_LATER)
 
-    def assert_gap(self, listener: TopicClient, ids: list[str]) -> None:
+    def assert_gap(self, client: TopicClient, ids: list[str]) -> None:
         """Check the close code too."""
-        super().assert_gap(listener, ids)
-        assert isinstance(listener, RawWebSocketClient)
-        self.assertEqual(listener.closing, HISTORY_GAP)
+        super().assert_gap(client, ids)
+        assert isinstance(client, RawWebSocketClient)
+        self.assertEqual(client.closing, HISTORY_GAP)
 
 
 class JsonSocketTests(RawSocketTests):
@@ -409,9 +409,9 @@ class PollerTests(Rules, TopicTestCase):
         slow.resume()
         self.assertEqual(slow.data, [HALF] * 8)
 
-    def assert_gap(self, listener: TopicClient, ids: list[str]) -> None:
+    def assert_gap(self, client: TopicClient, ids: list[str]) -> None:
         """Check that the next response reports the gap."""
-        runs = listener.runs
+        runs = client.runs
         self.assertEqual([run.recovered for run in runs], [True, False])
         self.assertEqual(len(runs[0].got), 2)
         self.assertEqual(runs[1].got, [])

@@ -23,19 +23,19 @@ class TopicViewTests(TopicTestCase):
 
     def test_what_it_says(self) -> None:
         """Messages from a subscriber are read and ignored."""
-        listener = V1WebSocketClient(self.daemon, "t")
+        client = V1WebSocketClient(self.daemon, "t")
         for _ in range(200):
-            listener.browser.send("x" * 1000)
-        listener.browser.send(b"\xff")
+            client.browser.send("x" * 1000)
+        client.browser.send(b"\xff")
         self.publish("t", "y")
-        self.assertEqual(listener.data, ["y"])
+        self.assertEqual(client.data, ["y"])
 
     def test_close(self) -> None:
         """When the client closes, its code is echoed."""
-        listener = RawWebSocketClient(self.daemon, "t")
-        listener.browser.close(4000, "enough")
-        assert listener.closing is not None
-        self.assertEqual((listener.closing.code, listener.gone), (4000, True))
+        client = RawWebSocketClient(self.daemon, "t")
+        client.browser.close(4000, "enough")
+        assert client.closing is not None
+        self.assertEqual((client.closing.code, client.gone), (4000, True))
         self.assertEqual(self.describe("t")["subscribers"], {})
         other = RawWebSocketClient(self.daemon, "t")
         other.browser.close()
@@ -43,16 +43,16 @@ class TopicViewTests(TopicTestCase):
 
     def test_stop(self) -> None:
         """When the daemon stops, the client receives its Close."""
-        listener = RawWebSocketClient(self.daemon, "t")
+        client = RawWebSocketClient(self.daemon, "t")
         self.daemon.stop()
-        self.assertEqual(listener.closing, GOING_AWAY)
+        self.assertEqual(client.closing, GOING_AWAY)
 
     def test_any_topic(self) -> None:
         """A topic may contain slashes and all permitted characters."""
         for topic in ("a/b/c", "A-z_0.9:x", "a%2Fb", "x" * 255):
-            listener = RawWebSocketClient(self.daemon, topic)
+            client = RawWebSocketClient(self.daemon, topic)
             self.publish(topic, "x")
-            self.assertEqual(listener.data, ["x"], topic)
+            self.assertEqual(client.data, ["x"], topic)
 
     def test_refused(self) -> None:
         """An invalid topic, id or wait is refused before the handshake completes."""

@@ -34,7 +34,7 @@ def test_pushes(page: Page, site: DaemonProcess, console_errors: list[str]) -> N
 
 
 def test_chat(page: Page, browser: Browser, site: DaemonProcess, console_errors: list[str]) -> None:
-    """Messages reach everybody in the room; on shutdown the page shows 1001."""
+    """Messages reach all members of the room; on shutdown the page shows 1001."""
     page.goto(site.url)
     page.get_by_role("link", name="Open the chat").click()
     expect(page.get_by_role("heading")).to_have_text("Chat: lobby")

@@ -63,7 +63,7 @@ def test_echo(page: Page, example: DaemonProcess, console_errors: list[str]) -> 
 def test_chat(
     page: Page, browser: Browser, example: DaemonProcess, console_errors: list[str]
 ) -> None:
-    """Messages reach everybody in the room, and so does news of who enters and leaves."""
+    """Messages reach all members of the room, and so does news of those that enter and leave."""
     # The start page redirects to the lobby.
     page.goto(example.url)
     page.wait_for_url(f"{example.url}chat/lobby/")

@@ -6,7 +6,7 @@ import contextlib
 import io
 
 from pushd.client.cli import run
-from pushd.client.commands import Context
+from pushd.client.commands import CommandRuntime
 from tests.support.fake_network import FakeNetwork
 from tests.support.keyring import FolderTestCase
 from tests.support.topic_clients import TopicTestCase
@@ -27,7 +27,7 @@ class CommandTestCase(FolderTestCase, TopicTestCase):
         """Run a command, and return its exit code."""
         self.stdout = io.StringIO()
         self.stderr = io.StringIO()
-        context = Context(
+        runtime = CommandRuntime(
             now=lambda: self.now,
             environ=self.environ,
             stdin=io.BytesIO(stdin),
@@ -37,7 +37,7 @@ class CommandTestCase(FolderTestCase, TopicTestCase):
             pause=self.network.pause,
         )
         with contextlib.redirect_stdout(self.stdout), contextlib.redirect_stderr(self.stderr):
-            return run(args, context)
+            return run(args, runtime)
 
     def good(self, *args: str, stdin: bytes = b"") -> str:
         """Run a command that succeeds, and return its output."""

@@ -70,22 +70,22 @@ class PublishTests(ClientTestCase):
 
     def test_text_and_bytes(self) -> None:
         """Text is published as text, and bytes as bytes."""
-        listener = V1WebSocketClient(self.daemon, "a/b")
+        client = V1WebSocketClient(self.daemon, "a/b")
         said = self.client().publish("a/b", "tschüß\r\n")
-        self.assertEqual((said["id"], said["subscribers"]), (listener.ids[0], 1))
+        self.assertEqual((said["id"], said["subscribers"]), (client.ids[0], 1))
         self.client().publish("a/b", b"\xff\0")
-        self.assertEqual(listener.data, ["tschüß\r\n", b"\xff\0"])
+        self.assertEqual(client.data, ["tschüß\r\n", b"\xff\0"])
 
     def test_function(self) -> None:
         """The function publishes without a client."""
         self.patch(Client.__init__, "__kwdefaults__", self.defaults())
-        listener = RawWebSocketClient(self.daemon, "t")
+        client = RawWebSocketClient(self.daemon, "t")
         said = pushd.client.publish(CONTROL, "t", "x", idempotency_key="k")
         self.assertEqual(pushd.client.publish(CONTROL, "t", "x", idempotency_key="k"), said)
         said = pushd.client.publish(CONTROL, "t", "y", delay=5)
         self.assertIn("schedule", said)
         self.daemon.advance(5)
-        self.assertEqual(listener.data, ["x", "y"])
+        self.assertEqual(client.data, ["x", "y"])
 
     def defaults(self) -> dict[str, Any]:
         """Return the default arguments of Client, with the network."""
@@ -93,11 +93,11 @@ class PublishTests(ClientTestCase):
 
     def test_scheduled(self) -> None:
         """With ``every`` and ``count`` it publishes repeatedly."""
-        listener = RawWebSocketClient(self.daemon, "t")
+        client = RawWebSocketClient(self.daemon, "t")
         said = self.client().publish("t", "x", every=0.5, count=3)
         self.assertEqual(said["count"], 3)
         self.daemon.advance(0.5, 0.5, 0.5)
-        self.assertEqual(listener.data, ["x"] * 3)
+        self.assertEqual(client.data, ["x"] * 3)
 
     def test_token(self) -> None:
         """With a token it can publish on the public port."""
@@ -146,9 +146,9 @@ class ConnectionTests(ClientTestCase):
         first, second = RawWebSocketClient(self.daemon, "t"), RawWebSocketClient(self.daemon, "t")
         self.client().close(1)
         self.client().close(2, code=4000, reason="so")
-        for listener, code in ((first, 1008), (second, 4000)):
-            assert listener.closing is not None
-            self.assertEqual(listener.closing.code, code)
+        for client, code in ((first, 1008), (second, 4000)):
+            assert client.closing is not None
+            self.assertEqual(client.closing.code, code)
         refused = self.assertRaises(Refused, self.client().close, 1)
         self.assertEqual(refused.status, 404)
 
@@ -204,7 +204,7 @@ class FollowTests(ClientTestCase):
 
     def cut(self) -> None:
         """Cut the last connection."""
-        self.network.wires[-1].leave()
+        self.network.connections[-1].leave()
 
     def test_after(self) -> None:
         """With ``after``, it starts after the publication with that id."""

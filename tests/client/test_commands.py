@@ -22,33 +22,33 @@ class PublishTests(CommandTestCase):
 
     def test_argument(self) -> None:
         """The data is an argument; the id and the number of subscribers are printed."""
-        listener = V1WebSocketClient(self.daemon, "news")
+        client = V1WebSocketClient(self.daemon, "news")
         said = self.good("publish", "news", "tschüß")
-        self.assertEqual(said, f"{listener.ids[0]} (subscribers: 1)\n")
-        self.assertEqual(listener.data, ["tschüß"])
+        self.assertEqual(said, f"{client.ids[0]} (subscribers: 1)\n")
+        self.assertEqual(client.data, ["tschüß"])
 
     def test_after_options(self) -> None:
         """The data may stand between options, or after them."""
-        listener = RawWebSocketClient(self.daemon, "t")
+        client = RawWebSocketClient(self.daemon, "t")
         self.good("publish", "t", "--delay", "0.1", "late")
         self.good("publish", "--json", "t", "soon")
         self.good("publish", "t", "--binary", "now")
         self.daemon.advance(0.2)
-        self.assertEqual(listener.data, ["soon", b"now", "late"])
+        self.assertEqual(client.data, ["soon", b"now", "late"])
 
     def test_stdin(self) -> None:
         """Without an argument, standard input is published, without its last newline."""
-        listener = RawWebSocketClient(self.daemon, "t")
+        client = RawWebSocketClient(self.daemon, "t")
         for given in (b"a\n", b"b\r\n", b"c\n\n", b"d", b""):
             self.good("publish", "t", stdin=given)
-        self.assertEqual(listener.data, ["a", "b", "c\n", "d", ""])
+        self.assertEqual(client.data, ["a", "b", "c\n", "d", ""])
 
     def test_binary(self) -> None:
         """With --binary, bytes are published unchanged."""
-        listener = RawWebSocketClient(self.daemon, "t")
+        client = RawWebSocketClient(self.daemon, "t")
         self.good("publish", "t", "--binary", stdin=b"\xff\n")
         self.good("publish", "t", "x", "--binary")
-        self.assertEqual(listener.data, [b"\xff\n", b"x"])
+        self.assertEqual(client.data, [b"\xff\n", b"x"])
 
     def test_not_utf8(self) -> None:
         """Bytes that are not UTF-8 are an error without --binary."""
@@ -58,12 +58,12 @@ class PublishTests(CommandTestCase):
 
     def test_scheduled(self) -> None:
         """Scheduled publications are made; the name of the schedule is printed."""
-        listener = RawWebSocketClient(self.daemon, "t")
+        client = RawWebSocketClient(self.daemon, "t")
         said = self.good("publish", "t", "x", "--every", "0.5", "--count", "2", "--delay", "5")
         (schedule,) = json.loads(self.control("GET", "/schedules").body)["schedules"]
         self.assertEqual(said, f"{schedule['schedule']} (scheduled: 2)\n")
         self.daemon.advance(5, 0.5)
-        self.assertEqual(listener.data, ["x", "x"])
+        self.assertEqual(client.data, ["x", "x"])
 
     def test_idempotency_key(self) -> None:
         """With the same key, a command that is repeated publishes once."""
@@ -113,11 +113,26 @@ class TailTests(CommandTestCase):
     def test_lines(self) -> None:
         """Each publication is a line: the id, a tab, and the data without control characters."""
         data: list[str | bytes] = ["x", "a\nb\x1b[31m", "tschüß", b"\xff"]
-        printed, told = self.tail(then=self.publish_later(*data))
+        printed, notes = self.tail(then=self.publish_later(*data))
         epoch = str(self.describe("t")["id"]).partition(":")[0]
         shown = ["x", "a\\nb\\x1b[31m", "tschüß", "base64:/w=="]
         self.assertEqual(printed, [f"{epoch}:{n}\t{one}" for n, one in enumerate(shown, 1)])
-        self.assertEqual(told, [f"pushd: subscribed, after id {epoch}:0"])
+        self.assertEqual(notes, [f"pushd: subscribed, after id {epoch}:0"])
+
+    def test_hostile_daemon(self) -> None:
+        """Nothing that a daemon answers reaches the terminal as a control character."""
+        for args, value in (
+            (("publish", "t", "x"), {"id": "\x9b31m", "subscribers": "\x9b"}),
+            (("publish", "t", "x", "--delay", "1"), {"schedule": "\x9b31m", "count": "\x9b"}),
+            (("topics",), {"error": "\x9b31m"}),
+        ):
+            body = json.dumps(value).encode()
+            head = b"HTTP/1.1 %d X\r\nContent-Length: " % (503 if "error" in value else 200)
+            self.network.canned = head + b"%d\r\n\r\n" % len(body) + body
+            self.run_command(*args)
+            for line in (self.stdout.getvalue() + self.stderr.getvalue()).splitlines():
+                self.assertTrue(line.isprintable(), line)
+            self.assertIn("\\x9b31m", self.stdout.getvalue() + self.stderr.getvalue())
 
     def test_json(self) -> None:
         """With --json, each publication is a JSON object."""
@@ -129,23 +144,23 @@ class TailTests(CommandTestCase):
     def test_after(self) -> None:
         """With --after it starts after an id, and says if publications are lost."""
         first, second = self.publish("t", "1"), self.publish("t", "2")
-        printed, told = self.tail("--after", first, then=[])
+        printed, notes = self.tail("--after", first, then=[])
         self.assertEqual(printed, [f"{second}\t2"])
-        self.assertNotIn("lost", told[0])
-        _, told = self.tail("--after", "other:1", then=[])
-        self.assertIn("but earlier publications are lost", told[0])
+        self.assertNotIn("lost", notes[0])
+        _, notes = self.tail("--after", "other:1", then=[])
+        self.assertIn("but earlier publications are lost", notes[0])
 
     def test_cut(self) -> None:
         """It reconnects after a break, and says so on standard error."""
         steps = [*self.publish_later("1"), self.cut, *self.publish_later("2")]
-        printed, told = self.tail(then=steps)
+        printed, notes = self.tail(then=steps)
         self.assertEqual([line.partition("\t")[2] for line in printed], ["1", "2"])
-        self.assertRegex(told[1], r"\Apushd: the stream ended; reconnecting in 0\.[0-9] s\Z")
-        self.assertNotIn("lost", told[2])
+        self.assertRegex(notes[1], r"\Apushd: the stream ended; reconnecting in 0\.[0-9] s\Z")
+        self.assertNotIn("lost", notes[2])
 
     def cut(self) -> None:
         """Cut the last connection."""
-        self.network.wires[-1].leave()
+        self.network.connections[-1].leave()
 
     def test_lost(self) -> None:
         """After a restart of the daemon it says that publications are lost."""
@@ -154,8 +169,8 @@ class TailTests(CommandTestCase):
             self.cut()
             self.network.daemon = self.start()
 
-        _, told = self.tail(then=[restart])
-        self.assertIn("lost", told[2])
+        _, notes = self.tail(then=[restart])
+        self.assertIn("lost", notes[2])
 
     def test_token(self) -> None:
         """It sends its token."""
@@ -342,3 +357,10 @@ class OutputTests(SynchronousTestCase):
         values: list[Any] = [{"a": "ü\n"}, None]
         print_json(values, self.file)
         self.assertEqual(self.file.getvalue(), '{"a": "ü\\n"}\nnull\n')
+
+    def test_json_without_controls(self) -> None:
+        """What a terminal could obey, or is not visible, is escaped in JSON, too."""
+        value = "\x1b[31m\x9b31m\x7f\u202e\U000e0001\u2028\ud800"
+        print_json([value], self.file)
+        self.assertTrue(self.file.getvalue().removesuffix("\n").isprintable())
+        self.assertEqual(json.loads(self.file.getvalue()), value)

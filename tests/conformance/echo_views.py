@@ -1,6 +1,7 @@
 """What the suite wants to talk with: every message comes back as it was."""
 
-from pushd.views.request import Request, require_websocket
+from pushd.views.decorators import require_websocket
+from pushd.views.request import Request
 
 
 @require_websocket

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.options.settings import Settings
-from pushd.protocols.transport import DONE, unsent
+from pushd.protocols.twisted_internals import DONE, unsent
 from pushd.testing import Answer, Daemon
 from pushd.views.request import Request
 from tests.support.peer import Peer, request, said
@@ -255,10 +255,10 @@ class PathTests(WsgiTestCase):
         """The size of bodies is limited; one in chunks has its length in the environ."""
         self.serve(show, limits=Limits(max_message=10))
         self.assertEqual(self.ask("/", "POST", body=bytes(11)).status, 413)
-        wire = self.daemon.open_connection()
-        wire.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
-        wire.send(b"3\r\nabc\r\n0\r\n\r\n")
-        answer = wire.answer()
+        connection = self.daemon.open_connection()
+        connection.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.send(b"3\r\nabc\r\n0\r\n\r\n")
+        answer = connection.answer()
         assert answer is not None
         self.assertEqual(answer.text, "POST / 127.0.0.1 http 3 abc")
 
@@ -273,7 +273,7 @@ class BackPressureTests(WsgiTestCase):
         self.serve(application, limits=Limits(max_buffered=self.LIMIT))
         server = SocketConnection(self.daemon)
         self.addCleanup(self.lose, server)
-        server.kernel.room = 0
+        server.fake_socket.room = 0
         server.receive(request(f"GET {path} HTTP/1.0"))
         return server
 
@@ -284,10 +284,10 @@ class BackPressureTests(WsgiTestCase):
 
     def read(self, server: SocketConnection) -> int:
         """Let the connection take everything; return the number of bytes."""
-        server.kernel.room = 1 << 30
+        server.fake_socket.room = 1 << 30
         while unsent(server):
             server.doWrite()
-        return sum(map(len, server.kernel.given))
+        return sum(map(len, server.fake_socket.given))
 
     def test_small_pieces(self) -> None:
         """However small the pieces are, no more than the limit waits, and the thread is held."""
@@ -332,8 +332,8 @@ class BackPressureTests(WsgiTestCase):
         for _ in range(3):
             self.assertGreater(unsent(server), self.LIMIT * 0.8)
             self.assertLess(unsent(server), self.LIMIT)
-            server.kernel.room = unsent(server)
-            while server.kernel.room:
+            server.fake_socket.room = unsent(server)
+            while server.fake_socket.room:
                 server.doWrite()
         self.assertGreater(self.read(server), 2_000_000)
 
@@ -428,13 +428,13 @@ class ResponseTests(WsgiTestCase):
         made: list[int] = []
         application = in_pieces(made)
 
-        wire = self.serve(application, limits=Limits(max_buffered=150_000)).open_connection()
-        wire.stall()
-        wire.send(b"GET / HTTP/1.0\r\n\r\n")
+        connection = self.serve(application, limits=Limits(max_buffered=150_000)).open_connection()
+        connection.stall()
+        connection.send(b"GET / HTTP/1.0\r\n\r\n")
         self.assertEqual(len(made), 3)
-        wire.resume()
+        connection.resume()
         self.assertEqual(len(made), 20)
-        self.assertTrue(wire.received.endswith(bytes(1_000_000)))
+        self.assertTrue(connection.received.endswith(bytes(1_000_000)))
 
     def test_reload(self) -> None:
         """A reload changes how much may wait for a slow reader."""
@@ -444,11 +444,11 @@ class ResponseTests(WsgiTestCase):
         daemon = self.serve(application)
         for apply in daemon._service.appliers:
             apply(Settings(limits=Limits(max_buffered=150_000)))
-        wire = daemon.open_connection()
-        wire.stall()
-        wire.send(b"GET / HTTP/1.0\r\n\r\n")
+        connection = daemon.open_connection()
+        connection.stall()
+        connection.send(b"GET / HTTP/1.0\r\n\r\n")
         self.assertEqual(len(made), 3)
-        wire.resume()
+        connection.resume()
 
     def test_slow_reader_leaves(self) -> None:
         """A slow reader that leaves ends the application, and its body is closed."""
@@ -463,11 +463,11 @@ class ResponseTests(WsgiTestCase):
             finally:
                 events.append("closed")
 
-        wire = self.serve(application).open_connection()
-        wire.stall()
-        wire.send(b"GET / HTTP/1.0\r\n\r\n")
+        connection = self.serve(application).open_connection()
+        connection.stall()
+        connection.send(b"GET / HTTP/1.0\r\n\r\n")
         self.assertNotIn("closed", events)
-        wire.leave()
+        connection.leave()
         self.assertEqual(events[-1], "closed")
 
     def test_fails(self) -> None:
@@ -554,10 +554,10 @@ class ResponseTests(WsgiTestCase):
             yield b"a"
             raise LookupError
 
-        wire = self.serve(application).open_connection()
-        wire.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        self.assertTrue(wire.received.endswith(b"1\r\na\r\n"))
-        self.assertTrue(wire.closed)
+        connection = self.serve(application).open_connection()
+        connection.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        self.assertTrue(connection.received.endswith(b"1\r\na\r\n"))
+        self.assertTrue(connection.closed)
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
 
     def test_replaced(self) -> None:
@@ -586,11 +586,11 @@ class ResponseTests(WsgiTestCase):
                 end: list[bytes] = then()
                 return end
 
-            wire = self.serve(application).open_connection()
-            wire.stall()
-            wire.send(b"GET / HTTP/1.0\r\n\r\n")
-            wire.leave()
-            self.assertLess(len(wire.received), 2_000_000)
+            connection = self.serve(application).open_connection()
+            connection.stall()
+            connection.send(b"GET / HTTP/1.0\r\n\r\n")
+            connection.leave()
+            self.assertLess(len(connection.received), 2_000_000)
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
 
     def test_publishes(self) -> None:

@@ -8,7 +8,8 @@ from time import process_time
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from pushd.views.request import Request, accept_websocket, require_websocket
+from pushd.views.decorators import accept_websocket, require_websocket
+from pushd.views.request import Request
 
 _CHUNK = b"\0" * (1 << 16)
 
@@ -80,10 +81,10 @@ async def wake(request: Request) -> str:
 @accept_websocket
 async def headers(request: Request) -> str | None:
     """Return the headers of the request, over HTTP or in a message."""
-    told = json.dumps(dict(request.headers))
+    headers = json.dumps(dict(request.headers))
     if not request.is_websocket():
-        return told
-    request.websocket.send(told)
+        return headers
+    request.websocket.send(headers)
     return None
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from twisted.internet.defer import inlineCallbacks
 from twisted.internet.task import deferLater
 
-from pushd.views.request import Request, require_websocket
+from pushd.views.decorators import require_websocket
+from pushd.views.request import Request
 
 # What each view has saved, and its open WebSockets, by the kind of view.
 _saved: dict[str, list[str]] = defaultdict(list)

@@ -629,9 +629,9 @@ def test_header_injection_by_newline(url: str) -> None:
         head = client.read_head()
         if head.startswith("HTTP/1.1 400 "):
             return
-        told = client.read_frame()
-    assert told is not None
-    headers = json.loads(told.payload)
+        reply = client.read_frame()
+    assert reply is not None
+    headers = json.loads(reply.payload)
     assert "x-user" not in headers
     assert headers["x"] == "a\x85X-User: admin"
 

@@ -8,11 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from socket import AF_UNIX, SHUT_RDWR, socket
 from threading import Thread
+from time import sleep
 
 import hiredis
 import pytest
 
-from tests.live.attacked_daemon import MIB, control_url_of, run_daemon, url_of
+from tests.live.attacked_daemon import MIB, control_url_of, measured, run_daemon, url_of
 from tests.live.raw_client import RawClient, request
 from tests.support.daemon_process import DaemonProcess
 from tests.support.keyring import SECRET, sign
@@ -22,6 +23,13 @@ CONTROL = ("--control", "tcp:0:interface=127.0.0.1")
 
 # An expiry in the year 2096.
 NEVER = 4_000_000_000
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[DaemonProcess]:
+    """Run a daemon with a control port and default limits."""
+    with run_daemon(*CONTROL) as daemon:
+        yield daemon
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +139,37 @@ def test_hostile_redis(tmp_path: Path) -> None:
                 assert b"forged" not in client._received
     finally:
         redis.close()
+
+
+def test_schedules(daemon: DaemonProcess) -> None:
+    """Scheduled publications take a part of a core only, however many are asked for."""
+    with RawClient(control_url_of(daemon)) as client:
+        with measured(daemon) as cost:
+            statuses = []
+            for _ in range(1050):
+                path = "/topics/often?every=0.01&count=1000000"
+                answer = client.request(path, "Content-Length: 1", method="POST", body=b"x")
+                statuses.append(answer.status)
+                if answer.status == 503:
+                    assert b"5000 a second" in answer.body
+                    assert "retry-after" in answer.headers
+            sleep(3)
+        for one in json.loads(client.request("/schedules").body)["schedules"]:
+            client.request(f"/schedules/{one['schedule']}", method="DELETE")
+    assert statuses == [202] * 50 + [503] * 1000
+    cost.assert_limited(memory=24 * MIB, cpu=6)
+
+
+def test_batch_of_nothing(daemon: DaemonProcess) -> None:
+    """A batch of millions of objects is refused before they are made."""
+    objects = b"{}," * ((16 * MIB - 100) // 3)
+    strings = objects.replace(b"{}", b'""')
+    with RawClient(control_url_of(daemon)) as client, measured(daemon) as cost:
+        for parts in (objects, strings):
+            body = b'{"publications":[%b0]}' % parts
+            lines = (f"Content-Length: {len(body)}",)
+            answer = client.request("/publish", *lines, method="POST", body=body)
+            assert answer.status == 413, answer
+    # The body, as it arrives, as bytes, and without its strings.
+    cost.assert_limited(memory=96 * MIB)
+    assert cost.worst <= 0.5, str(cost)

@@ -56,7 +56,7 @@ class TimingClient(WebSocketClientProtocol):
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard: list[tuple[float, str]] = []
+        self.received: list[tuple[float, str]] = []
         self.ended: Deferred[tuple[float, bool, int | None]] = Deferred()
 
     def onOpen(self) -> None:
@@ -65,7 +65,7 @@ class TimingClient(WebSocketClientProtocol):
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         assert not isBinary
-        self.heard.append((reactor.seconds() - self.began, payload.decode()))
+        self.received.append((reactor.seconds() - self.began, payload.decode()))
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         self.ended.callback((reactor.seconds() - self.began, wasClean, code))
@@ -82,8 +82,8 @@ async def test_pace(tmp_path: Path) -> None:
         client.factory = WebSocketClientFactory(f"{daemon.url}test/".replace("http:", "ws:"))
         await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port_of(daemon)), client)
         seconds, clean, code = await client.ended.addTimeout(TIMEOUT, reactor)
-    assert [message for _, message in client.heard] == MESSAGES
-    times = [*(moment for moment, _ in client.heard), seconds]
+    assert [message for _, message in client.received] == MESSAGES
+    times = [*(moment for moment, _ in client.received), seconds]
     assert all(moment > 0.5 * number - 0.05 for number, moment in enumerate(times)), times
     assert median(after - before for before, after in pairwise(times)) < 0.6, times
     assert (clean, code) == (True, 1000)
@@ -96,10 +96,10 @@ def test_many_at_once(tmp_path: Path) -> None:
         for client in clients:
             client.send(HELLO)
         with ThreadPoolExecutor(20) as pool:
-            heard = list(pool.map(note_times, clients))
+            received = list(pool.map(note_times, clients))
     # The last client received its first message before any client received its last one.
-    assert max(begin for begin, _, _ in heard) < min(end for _, end, _ in heard)
-    assert [what for _, _, what in heard] == [(MESSAGES, 1000)] * 20
+    assert max(begin for begin, _, _ in received) < min(end for _, end, _ in received)
+    assert [what for _, _, what in received] == [(MESSAGES, 1000)] * 20
 
 
 def test_sigterm(tmp_path: Path) -> None:

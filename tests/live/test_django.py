@@ -89,8 +89,8 @@ def test_ticks(daemon: DaemonProcess) -> None:
     with open_socket(daemon, "ticks/") as websocket:
         start = monotonic()
         websocket.send("go")
-        heard = list(websocket)
-        assert heard == [f"service message: {number}" for number in range(10)]
+        received = list(websocket)
+        assert received == [f"service message: {number}" for number in range(10)]
         assert websocket.close_code == 1000
     assert monotonic() - start > 4.5
 
@@ -106,16 +106,16 @@ def test_chat(daemon: DaemonProcess) -> None:
         assert json.loads(bob.recv(TIMEOUT)) == {"name": "bob", "text": "hello"}
         ann.send("hello, bob")
         assert json.loads(bob.recv(TIMEOUT)) == {"name": "ann", "text": "hello, bob"}
-        heard = [json.loads(ann.recv(TIMEOUT))]
-        if heard[0]["name"] == "bob":
-            heard.append(json.loads(ann.recv(TIMEOUT)))
+        received = [json.loads(ann.recv(TIMEOUT))]
+        if received[0]["name"] == "bob":
+            received.append(json.loads(ann.recv(TIMEOUT)))
         bob.send("hello, ann")
-        heard.append(json.loads(ann.recv(TIMEOUT)))
-        assert [message["text"] for message in heard[-2:]] == ["hello, bob", "hello, ann"]
+        received.append(json.loads(ann.recv(TIMEOUT)))
+        assert [message["text"] for message in received[-2:]] == ["hello, bob", "hello, ann"]
 
 
 def test_redis_away() -> None:
-    """While Redis is unavailable, chat clients are told so, and continue when it is back."""
+    """While Redis is unavailable, chat clients get an error, and continue when it is back."""
     with RedisServer(["--appendonly", "yes", "--appendfsync", "no"]) as server:
         args = [*APPLICATION, "--broker", server.url]
         with (
@@ -126,19 +126,19 @@ def test_redis_away() -> None:
             assert json.loads(ann.recv(TIMEOUT)) == {"name": "ann", "text": "hello"}
             server.kill()
             ann.send("anybody?")
-            told = json.loads(ann.recv(TIMEOUT))
-            assert told["name"] == "The chat"
-            assert "Try again" in told["text"]
+            error = json.loads(ann.recv(TIMEOUT))
+            assert error["name"] == "The chat"
+            assert "Try again" in error["text"]
             status, text = ask(daemon.url, "POST", "/chat/lobby/", "text=hello", OWN_FORM)
-            assert (status, text) == (503, told["text"])
+            assert (status, text) == (503, error["text"])
             server.start()
             deadline = monotonic() + TIMEOUT
-            while told["name"] != "ann":
-                assert monotonic() < deadline, told
+            while error["name"] != "ann":
+                assert monotonic() < deadline, error
                 sleep(0.05)
                 ann.send("anybody?")
-                told = json.loads(ann.recv(TIMEOUT))
-            assert told["text"] == "anybody?"
+                error = json.loads(ann.recv(TIMEOUT))
+            assert error["text"] == "anybody?"
             assert ask(daemon.url, "POST", "/chat/lobby/", "text=hi", OWN_FORM)[0] == 204
     assert not [line for line in daemon.log if "Traceback" in line], daemon.log
 
@@ -178,10 +178,10 @@ def test_stop(daemon: DaemonProcess) -> None:
             websocket.recv(TIMEOUT)
         assert daemon.stop() == 0
         for websocket in sockets:
-            heard = list(websocket)
+            received = list(websocket)
             # On a slow machine, one may have received all its messages by now.
-            done = heard[-1:] == ["service message: 9"]
-            assert websocket.close_code == (1000 if done else 1001), heard
+            done = received[-1:] == ["service message: 9"]
+            assert websocket.close_code == (1000 if done else 1001), received
 
 
 @pytest.mark.parametrize("daemon", [["--threads", "128"]], indirect=True)
@@ -204,8 +204,8 @@ def test_hundred(daemon: DaemonProcess) -> None:
             statuses.add((await loop.run_in_executor(None, ask, daemon.url))[0])
         return await listening, statuses
 
-    heard, statuses = asyncio.run(asyncio.wait_for(browse(), 2 * TIMEOUT))
-    assert heard == [[f"service message: {number}" for number in range(10)]] * 100
+    received, statuses = asyncio.run(asyncio.wait_for(browse(), 2 * TIMEOUT))
+    assert received == [[f"service message: {number}" for number in range(10)]] * 100
     assert statuses == {200}
 
 

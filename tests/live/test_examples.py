@@ -60,11 +60,11 @@ def test_chat() -> None:
         open_socket(f"ws:{address}chat/lobby/?name=bob") as bob,
     ):
         bob.send("hello")
-        heard = [json.loads(ann.recv(TIMEOUT)) for _ in range(3)]
-        assert heard[2] == {"name": "bob", "text": "hello"}
+        received = [json.loads(ann.recv(TIMEOUT)) for _ in range(3)]
+        assert received[2] == {"name": "bob", "text": "hello"}
         ann.close()
-        heard = [json.loads(bob.recv(TIMEOUT)) for _ in range(3)]
-        assert heard[2] == {"name": "ann", "event": "leaves"}
+        received = [json.loads(bob.recv(TIMEOUT)) for _ in range(3)]
+        assert received[2] == {"name": "ann", "event": "leaves"}
 
 
 def test_progress() -> None:

@@ -107,7 +107,7 @@ def by_events(node: Node, after: str) -> Iterator[Start | Received]:
 
 def by_polling(node: Node, after: str) -> Iterator[Start | Received]:
     """Subscribe with consecutive polls."""
-    told = False
+    began = False
     while True:
         with asking(node, after, {}) as answer:
             said = json.loads(answer.read())
@@ -115,10 +115,10 @@ def by_polling(node: Node, after: str) -> Iterator[Start | Received]:
             assert answer.getheader("Retry-After") is not None
             raise Broken
         publications = said["publications"]
-        if not told or not said["recovered"]:
+        if not began or not said["recovered"]:
             begun = after if said["recovered"] else before(publications, said["id"])
             yield begun, said["recovered"]
-            told = True
+            began = True
         for one in publications:
             yield one["id"], one["data"]
         after = said["id"]

@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from pushd.testing import Daemon
-from pushd.testing.loopback import Loopback, LoopbackTransport
+from pushd.testing.memory_network import MemoryNetwork, MemoryTransport
 from tests.live.attacked_daemon import (
     MIB,
     assert_cut,
@@ -279,7 +279,7 @@ class SilentClient(Protocol):
 def test_unfinished_handshake_ends(tmp_path: Path) -> None:
     """TLS and the request must be complete within 20 s (in memory)."""
     make_tls_endpoint(tmp_path)
-    daemon, loopback = Daemon(), Loopback()
+    daemon, network = Daemon(), MemoryNetwork()
     with warnings.catch_warnings():
         # pyOpenSSL deprecates how Twisted's PrivateCertificate passes a certificate on.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -290,18 +290,18 @@ def test_unfinished_handshake_ends(tmp_path: Path) -> None:
     site = daemon.clock.tcpServers[0][1]
     factory = TLSMemoryBIOFactory(options, False, site, daemon.clock)
     for sent in (b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"):
-        transport = loopback.connect(factory, SilentClient())
+        transport = network.connect(factory, SilentClient())
         transport.write(sent)
-        loopback.run()
+        network.run()
         daemon.advance(19.9)
-        loopback.run()
+        network.run()
         assert not lost(transport)
         daemon.advance(0.1)
-        loopback.run()
+        network.run()
         assert lost(transport)
         assert daemon.pending_calls == []
 
 
-def lost(transport: LoopbackTransport) -> bool:
+def lost(transport: MemoryTransport) -> bool:
     """Return whether a connection in memory is lost."""
     return not transport.connected

@@ -248,11 +248,11 @@ def test_topics_used_once(run: Callable[..., Node]) -> None:
 
     def use(name: str, rounds: int) -> float:
         # In rounds, so that the peak number of topics does not depend on the machine.
-        for turn in range(rounds):
+        for round in range(rounds):
             for batch in range(20):
                 node.publish(
                     [
-                        {"topic": f"{name}/{turn}/{batch}/{number}", "data": "x"}
+                        {"topic": f"{name}/{round}/{batch}/{number}", "data": "x"}
                         for number in range(1000)
                     ]
                 )

@@ -12,8 +12,9 @@ from pushd.api.playground import Playground
 from pushd.options.command_line import Options
 from pushd.options.settings import GROUPS, Settings
 from pushd.options.table import OPTIONS
+from pushd.views.decorators import Handshakes
 from pushd.views.demo import ticker
-from pushd.views.request import Handshakes, Request
+from pushd.views.request import Request
 from pushd.views.routes import Routes
 from tests.options.options_case import OptionsTestCase, parse, parse_in
 

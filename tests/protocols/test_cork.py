@@ -21,20 +21,21 @@ from pushd.access.closing import NORMAL
 from pushd.access.limits import Limits
 from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FAST_PATHS
-from pushd.protocols.transport import unsent
+from pushd.protocols.twisted_internals import unsent
 from pushd.schedule.ticks import PushSchedule
 from pushd.testing import Daemon
-from pushd.views.request import Request, require_websocket
+from pushd.views.decorators import require_websocket
+from pushd.views.request import Request
 from tests.support.hypothesis_settings import NO_DEADLINE
 from tests.support.peer import TEXT, close_frame, frame, handshake, read_frames
 from tests.support.recording_socket import RecordingSocket, SocketConnection, open_websocket
 
-# The flag of a connection's last write; and how a RecordingKernel records that it was closed.
+# The flag of a last write; and how an OrderedRecordingSocket records that it was closed.
 _MORE = socket.MSG_MORE
 _END = b"the end"
 
 
-class RecordingKernel(RecordingSocket):
+class OrderedRecordingSocket(RecordingSocket):
     """A socket that records its system calls in one list with others."""
 
     def __init__(self, name: str, calls: list[tuple[str, bytes, int]]) -> None:
@@ -56,7 +57,7 @@ class RecordingKernel(RecordingSocket):
 class RecordingProtocol(Protocol):
     """The protocol of one connection, and the listener of its writer."""
 
-    kernel: RecordingKernel
+    fake_socket: OrderedRecordingSocket
     transport: Any
     write: Callable[[bytes], object]
 
@@ -87,9 +88,9 @@ class CorkedConnections:
     def connect(self, name: str) -> RecordingProtocol:
         """Make a connection, named for the records."""
         protocol = RecordingProtocol()
-        protocol.kernel = RecordingKernel(name, self.calls)
-        kernel: Any = protocol.kernel
-        protocol.transport = Connection(kernel, protocol, self.reactor)
+        protocol.fake_socket = OrderedRecordingSocket(name, self.calls)
+        fake_socket: Any = protocol.fake_socket
+        protocol.transport = Connection(fake_socket, protocol, self.reactor)
         protocol.transport.connected, protocol.transport.getPeer = True, lambda: name
         protocol.write = self.cork.writer(protocol.transport, protocol).write
         return protocol
@@ -178,15 +179,15 @@ class CorkTests(SynchronousTestCase):
 
     def test_no_room(self) -> None:
         """A last write for which the kernel has no room is written later, before the close."""
-        self.one.kernel.room = 2
+        self.one.fake_socket.room = 2
         with self.cork:
             self.one.write(b"bye")
             self.cork.lose(self.one.transport)
         self.assertEqual((self.one.deferred, self.one.lost), (1, []))
-        self.one.kernel.room = 100
+        self.one.fake_socket.room = 100
         why = self.one.transport.doWrite()
         self.assertIsInstance(why, ConnectionDone)
-        self.assertEqual(b"".join(self.one.kernel.given), b"bye")
+        self.assertEqual(b"".join(self.one.fake_socket.given), b"bye")
 
     def test_gone(self) -> None:
         """A connection that is lost meanwhile is not written to, nor closed again."""
@@ -260,7 +261,7 @@ class CorkTests(SynchronousTestCase):
         def fail() -> None:
             raise OSError("no room to watch another")
 
-        self.one.kernel.room, self.one.then = 0, fail
+        self.one.fake_socket.room, self.one.then = 0, fail
         with self.cork:
             self.one.write(b"a")
             self.two.write(b"b")
@@ -290,7 +291,7 @@ class CorkTests(SynchronousTestCase):
             send = self.cork.sender(self.one.transport)
             assert send is not None
             send(b"b")
-            self.one.kernel.room = 0
+            self.one.fake_socket.room = 0
             self.one.write(b"c")
             self.assertIsNone(self.cork.sender(self.one.transport))
         self.assertEqual(self.calls, [("one", b"a", 0), ("one", b"b", 0)])
@@ -345,7 +346,7 @@ def test_same_as_at_once(steps: list[tuple[str, int, int]]) -> None:
             connections.cork.__exit__(None, None, None)
             depth -= 1
         elif what == "room":
-            peer.kernel.room = size
+            peer.fake_socket.room = size
         elif what in ("write", "straight") and not ended[which]:
             number += 1
             data = (b"%d," % number) * size
@@ -367,12 +368,12 @@ def test_same_as_at_once(steps: list[tuple[str, int, int]]) -> None:
     for _ in range(depth):
         connections.cork.__exit__(None, None, None)
     for peer, data, end in zip(peers, sent, ended, strict=True):
-        peer.kernel.room = 1 << 30
+        peer.fake_socket.room = 1 << 30
         while peer.transport in connections.reactor.getWriters():
             why = peer.transport.doWrite()
             if why is not None:
                 peer.transport.connectionLost(Failure(why))
-        assert b"".join(peer.kernel.given) == data
+        assert b"".join(peer.fake_socket.given) == data
         assert len(peer.lost) == end
 
 
@@ -398,7 +399,7 @@ async def flood(request: Request) -> None:
 
 
 class ChatRoom:
-    """A view that tells the other members when one has left."""
+    """A view that sends the other members a message when one has left."""
 
     def __init__(self) -> None:
         self.members: list[Any] = []
@@ -442,18 +443,18 @@ class DaemonTests(SynchronousTestCase):
         """Each WebSocket gets its view's messages and publications in the order they were made."""
         for _ in range(3):
             self.daemon.advance(1)
-        heard = [[read.payload for read in read_frames(server.sent)] for server in self.servers]
+        received = [[read.payload for read in read_frames(server.sent)] for server in self.servers]
         ticks = [b"tick 0", b"tick 1", b"news", b"tick 2"]
-        self.assertEqual(heard, [ticks, ticks, [*ticks[:3], b"there was news", ticks[3]]])
+        self.assertEqual(received, [ticks, ticks, [*ticks[:3], b"there was news", ticks[3]]])
 
     def test_half_close(self) -> None:
         """Our Close is sent before the write side is shut, though the transport writes between."""
         server: Any = self.servers[0]
-        server.kernel.room = 1
+        server.fake_socket.room = 1
         self.daemon.request("POST", "/topics/t", body=b"news", control=True)
-        server.kernel.room = 1 << 20
+        server.fake_socket.room = 1 << 20
         closed: list[bytes] = []
-        self.patch(server.kernel, "shutdown", lambda how: closed.append(server.sent))
+        self.patch(server.fake_socket, "shutdown", lambda how: closed.append(server.sent))
         with cork_of(server):
             server.receive(b"\xff\xff")
             server.doWrite()
@@ -487,7 +488,7 @@ class DaemonTests(SynchronousTestCase):
         daemon = Daemon({"/flood/": flood}, limits=Limits(max_buffered=1000))
         self.addCleanup(daemon.stop)
         server: Any = open_websocket(daemon, "/flood/")
-        server.kernel.room = 0
+        server.fake_socket.room = 0
         with cork_of(server):
             server.receive(frame(TEXT, b"go"))
         self.assertEqual(server.protocol.traffic.messages_out, 1)

@@ -18,7 +18,8 @@ from pushd.service.build import build
 from pushd.service.daemon import Drain
 from pushd.testing import Browser, Daemon
 from pushd.testing.lockstep import LockstepThreads
-from pushd.views.request import Request, View, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request, View
 from pushd.views.routes import Routes
 from tests.support.echo import echo
 from tests.support.peer import TEXT, Peer, close_frame, frame, handshake, request, said
@@ -236,13 +237,13 @@ class SlowStopTests(SynchronousTestCase):
         get = b"GET /topics/t HTTP/1.1\r\nHost: localhost:8080\r\n"
         wires = [self.daemon.open_connection() for _ in range(2)]
         stopped = self.daemon.begin_stop()
-        for wire, accept in zip(wires, (b"text/event-stream", b"*/*"), strict=True):
-            wire.send(get + b"Accept: " + accept + b"\r\n\r\n")
-            answer = wire.answer()
+        for connection, accept in zip(wires, (b"text/event-stream", b"*/*"), strict=True):
+            connection.send(get + b"Accept: " + accept + b"\r\n\r\n")
+            answer = connection.answer()
             assert answer is not None
             self.assertEqual(answer.status, 503)
             self.assertEqual(answer.headers["Retry-After"], "1")
-            self.assertTrue(wire.closed)
+            self.assertTrue(connection.closed)
         self.successResultOf(stopped)
 
     def test_silent(self) -> None:
@@ -264,13 +265,13 @@ class SlowStopTests(SynchronousTestCase):
         """A slow answer has the time of the drain, and no longer."""
         for seconds, answered in ((4.0, True), (6.0, False)):
             daemon = Daemon({"/": _after(seconds)}, drain=5)
-            wire = daemon.open_connection()
-            wire.send(b"GET / HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+            connection = daemon.open_connection()
+            connection.send(b"GET / HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
             stopped = daemon.begin_stop()
             daemon.advance(1, 1, 1)
             self.assertNoResult(stopped)
             daemon.advance(1, 1)
-            self.assertEqual(wire.answer() is not None, answered)
+            self.assertEqual(connection.answer() is not None, answered)
             self.successResultOf(stopped)
 
     def test_timed(self) -> None:

@@ -15,7 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.schedule.ticks import PushSchedule
 from pushd.service.garbage import YOUNG, GarbageService
 from pushd.testing import Daemon
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 from tests.support.peer import TEXT, close_frame, frame, handshake, request
 from tests.support.recording_socket import SocketConnection
 

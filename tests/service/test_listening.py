@@ -52,12 +52,12 @@ class PortServiceTests(SynchronousTestCase):
         """A port is closed when it no longer listens and its last connection is gone."""
         daemon = Daemon()
         port = daemon._service.public[0]
-        wire = daemon.open_connection()
+        connection = daemon.open_connection()
         closed = port.close()
         self.assertNoResult(closed)
         port.close_unused()
         daemon.settle()
-        self.assertTrue(wire.closed)
+        self.assertTrue(connection.closed)
         self.successResultOf(closed)
 
 

@@ -316,6 +316,20 @@ class TextLineTests(SynchronousTestCase):
             del given[name]
             self.assertEqual(text_line(given), formatEventAsClassicLogText(given), name)
 
+    def test_controls(self) -> None:
+        """Nothing in a line is obeyed by a terminal, taken for a line's end, or unwritable."""
+        text = "a\x1b[31m\x9b31m\x85\r\b\x7f\u2028\ud800\tb\xa0\u200bé"
+        shown = r"a\x1b[31m\x9b31m\x85\r\x08\x7f\u2028\ud800" + "\tb\xa0\u200bé"
+        for given in (
+            event(log_format="{text}", text=text),
+            event(log_format="{text()}", text=lambda: text),
+            event(log_format="x", log_system=text),
+            event(log_failure=Failure(ZeroDivisionError(text))),
+        ):
+            self.assertIn(shown, str(text_line(given)))
+        lines = text_line(event(log_format="{text}", text="a\nb\x9b"))
+        self.assertTrue(str(lines).endswith(" a\n\tb\\x9b\n"), lines)
+
     def test_failure(self) -> None:
         """A failure is written with its traceback."""
         given = event(log_failure=Failure(ZeroDivisionError("why")))

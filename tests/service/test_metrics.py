@@ -18,7 +18,8 @@ from pushd.schedule.ticks import PushSchedule
 from pushd.service.metrics import LagMeter
 from pushd.testing import Daemon
 from pushd.topics.redis.address import parse_broker
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 from tests.support.peer import CLOSE, Peer, close_frame, handshake, request
 
 ROOT = Path(__file__).parents[2]
@@ -140,10 +141,10 @@ class MetricsCollectorTests(SynchronousTestCase):
             # Including the headers of two frames.
             self.assertEqual(now["pushd_sent_bytes_total websocket"], 1011)
         self.assertEqual(now["pushd_sent_messages_total sse"], 0)
-        listener = self.daemon.connect("/topics/a")
+        client = self.daemon.connect("/topics/a")
         for _ in range(3):
             self.daemon.request("POST", "/topics/a", body=b"12345", control=True)
-        self.assertEqual(listener.messages, ["12345"] * 3)
+        self.assertEqual(client.messages, ["12345"] * 3)
         now = read(self.daemon)
         self.assertEqual(now["pushd_sent_messages_total websocket"], 5)
         self.assertEqual(now["pushd_sent_bytes_total websocket"], 1032)
@@ -198,14 +199,14 @@ class MetricsCollectorTests(SynchronousTestCase):
             return [bytes(1 << 20)] * 5
 
         self.daemon = Daemon(wsgi=application, wsgi_threads=2)
-        wire = self.daemon.open_connection()
-        wire.stall()
-        wire.send(b"GET / HTTP/1.0\r\n\r\n")
+        connection = self.daemon.open_connection()
+        connection.stall()
+        connection.send(b"GET / HTTP/1.0\r\n\r\n")
         now = read(self.daemon)
         self.assertEqual((now["pushd_threads_busy page"], now["pushd_threads_limit page"]), (1, 2))
         self.assertEqual(now["pushd_threads_busy view"], 0)
         self.assertEqual(now["pushd_threads_waiting page"], 0)
-        wire.resume()
+        connection.resume()
         self.assertEqual(read(self.daemon)["pushd_threads_busy page"], 0)
 
     def test_view_errors(self) -> None:

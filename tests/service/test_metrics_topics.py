@@ -25,8 +25,8 @@ class TopicCollectorTests(TopicTestCase):
         before = self.read()
         for name in ("publications_total", "deliveries_total", "history_bytes"):
             self.assertEqual(before[name,], 0)
-        listeners = [transport(self.daemon, "topic-name") for transport in TRANSPORTS]
-        listeners.append(TRANSPORTS[0](self.daemon, "another"))
+        clients = [transport(self.daemon, "topic-name") for transport in TRANSPORTS]
+        clients.append(TRANSPORTS[0](self.daemon, "another"))
         self.publish("topic-name", "x" * 1000)
         self.publish("without-subscribers", "x")
         after = self.read()
@@ -36,8 +36,8 @@ class TopicCollectorTests(TopicTestCase):
         self.assertEqual(after["subscribers", "sse"], 1)
         self.assertIn(after["history_bytes",], range(3000, 5000))
         self.assertEqual(after["slow_subscribers_cut_total",], 0)
-        for listener in listeners:
-            listener.leave()
+        for client in clients:
+            client.leave()
         left = self.read()
         for transport in ("websocket", "sse", "longpoll"):
             self.assertEqual(left["subscribers", transport], 0)
@@ -45,9 +45,9 @@ class TopicCollectorTests(TopicTestCase):
 
     def test_slow(self) -> None:
         """A slow subscriber that is cut is counted, whether it reads nothing or too little."""
-        listeners = [transport(self.daemon, "t") for transport in TRANSPORTS[:3]]
-        for listener in listeners:
-            listener.stall()
+        clients = [transport(self.daemon, "t") for transport in TRANSPORTS[:3]]
+        for client in clients:
+            client.stall()
         for _ in range(4):
             self.publish("t", "x" * (MIB // 2))
         self.daemon.advance(LAG_TIMEOUT - 1)
@@ -55,9 +55,9 @@ class TopicCollectorTests(TopicTestCase):
         self.daemon.advance(1)
         self.assertEqual(self.read()["slow_subscribers_cut_total",], 3)
         self.keep(size=2)
-        listener = TRANSPORTS[0](self.daemon, "t")
-        listener.stall()
+        client = TRANSPORTS[0](self.daemon, "t")
+        client.stall()
         for _ in range(9):
             self.publish("t", "x" * (MIB // 2))
-        listener.resume()
+        client.resume()
         self.assertEqual(self.read()["slow_subscribers_cut_total",], 1)

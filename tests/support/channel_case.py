@@ -10,7 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.http.response import Response
 from pushd.testing import Answer, Daemon
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 from tests.support.peer import Peer, request
 
 GET = request("GET /hello/ HTTP/1.1", "Host: localhost:8080")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 
 
 @accept_websocket

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from http.client import HTTPConnection
 from typing import Any
 
-from pushd.testing import Daemon, Wire
+from pushd.testing import Daemon, RawConnection
 
 
 class FakeNetwork:
@@ -30,7 +30,7 @@ class FakeNetwork:
         #: What clients have sent.
         self.sent: list[bytes] = []
         #: The connections to the daemon.
-        self.wires: list[Wire] = []
+        self.connections: list[RawConnection] = []
         #: Seconds that clients have paused for.
         self.pauses: list[float] = []
 
@@ -56,9 +56,9 @@ class _FakeConnection(HTTPConnection):
         elif self._network.daemon is None:
             raise ConnectionRefusedError(111, "Connection refused")
         else:
-            wire = self._network.daemon.open_connection(control=self.port == 8081)
-            self._network.wires.append(wire)
-            socket = _FakeSocket(self._network, wire)
+            connection = self._network.daemon.open_connection(control=self.port == 8081)
+            self._network.connections.append(connection)
+            socket = _FakeSocket(self._network, connection)
         self.sock = socket
 
 
@@ -84,33 +84,35 @@ class _CannedSocket:
 class _FakeSocket:
     """A socket that is connected to a daemon in memory."""
 
-    def __init__(self, network: FakeNetwork, wire: Wire) -> None:
+    def __init__(self, network: FakeNetwork, connection: RawConnection) -> None:
         self._network = network
-        self._wire = wire
+        self._connection = connection
         self._users = 1
 
     def sendall(self, data: Any) -> None:
         """Send data to the daemon, and record it."""
         self._network.sent.append(bytes(data))
-        self._wire.send(bytes(data))
+        self._connection.send(bytes(data))
 
     def makefile(self, mode: str) -> io.BufferedReader:
         """Return what the daemon sends as a file."""
         self._users += 1
-        return io.BufferedReader(_FakeSocketFile(self._network, self._wire, self.close))
+        return io.BufferedReader(_FakeSocketFile(self._network, self._connection, self.close))
 
     def close(self) -> None:
         """Close the connection when the socket and its files are closed."""
         self._users -= 1
         if not self._users:
-            self._wire.leave()
+            self._connection.leave()
 
 
 class _FakeSocketFile(io.RawIOBase):
-    def __init__(self, network: FakeNetwork, wire: Wire, closed: Callable[[], None]) -> None:
+    def __init__(
+        self, network: FakeNetwork, connection: RawConnection, closed: Callable[[], None]
+    ) -> None:
         super().__init__()
         self._network = network
-        self._wire = wire
+        self._connection = connection
         self._closed = closed
         self._position = 0
 
@@ -118,11 +120,11 @@ class _FakeSocketFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while len(self._wire.received) == self._position and not self._wire.closed:
+        while len(self._connection.received) == self._position and not self._connection.closed:
             if not self._network.steps:
                 raise TimeoutError("timed out")
             self._network.steps.pop(0)()
-        data = self._wire.received[self._position :][: len(buffer)]
+        data = self._connection.received[self._position :][: len(buffer)]
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)

@@ -45,9 +45,9 @@ class FakeRedis:
     def forget(self) -> None:
         """Delete all data."""
         epochs = iter(range(1000))
-        turn = len(self.sessions)
+        count = len(self.sessions)
         self.history = History(
-            self.clock, Retention(ttl=100_000), lambda: f"e{turn}-{next(epochs)}"
+            self.clock, Retention(ttl=100_000), lambda: f"e{count}-{next(epochs)}"
         )
         self.ids: dict[str, Id] = {}
 

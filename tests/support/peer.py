@@ -25,9 +25,9 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
-from pushd.protocols.transport import pass_half_closes
+from pushd.protocols.twisted_internals import pass_half_closes
 from pushd.testing import Daemon
-from pushd.testing.loopback import Loopback, LoopbackTransport
+from pushd.testing.memory_network import MemoryNetwork, MemoryTransport
 from tests.support.frame_heads import BINARY as BINARY
 from tests.support.frame_heads import CLOSE as CLOSE
 from tests.support.frame_heads import CONTINUATION as CONTINUATION
@@ -65,7 +65,7 @@ class Peer(Protocol):
         self, daemon: Daemon, *, control: bool = False, tls: bool = False, haproxy: bool = False
     ) -> None:
         self._daemon = daemon
-        self._loopback = Loopback()
+        self._network = MemoryNetwork()
         self.received = bytearray()
         self.lost: type[BaseException] | None = None
         site: Any = daemon.clock.tcpServers[1 if control else 0][1]
@@ -78,11 +78,11 @@ class Peer(Protocol):
             client = TLSMemoryBIOFactory(Tls(Context(TLS_CLIENT_METHOD)), True, ours, daemon.clock)
             client = client.buildProtocol(None)
         pass_half_closes(site)
-        self._end = self._loopback.connect(site, client)
+        self._end = self._network.connect(site, client)
         self.settle()
 
     @property
-    def server(self) -> LoopbackTransport:
+    def server(self) -> MemoryTransport:
         """The server's end of the connection."""
         return self._end.other
 
@@ -167,7 +167,7 @@ class Peer(Protocol):
     def settle(self) -> None:
         """Let everything that was sent arrive."""
         for _ in range(3):
-            self._loopback.run()
+            self._network.run()
             self._daemon.settle()
 
     def dataReceived(self, data: bytes) -> None:

@@ -57,11 +57,11 @@ class SocketConnection(Connection):
     """The daemon's end of a connection, on a ``Kernel``."""
 
     def __init__(self, daemon: Daemon) -> None:
-        kernel: Any = RecordingSocket()
+        fake_socket: Any = RecordingSocket()
         site: Any = daemon.clock.tcpServers[0][1]
         protocol = site.buildProtocol(self.getPeer())
-        super().__init__(kernel, protocol, daemon.clock)
-        self.kernel = kernel
+        super().__init__(fake_socket, protocol, daemon.clock)
+        self.fake_socket = fake_socket
         self.connected = True
         protocol.makeConnection(self)
         daemon.settle()
@@ -75,7 +75,7 @@ class SocketConnection(Connection):
     def write_out(self) -> None:
         """Do what the reactor does when the socket is writable."""
         reactor: Any = self.reactor
-        while self in reactor.getWriters() and self.kernel.room:
+        while self in reactor.getWriters() and self.fake_socket.room:
             why: Any = self.doWrite()
             if why is not None:
                 self.connectionLost(Failure(why))
@@ -84,12 +84,12 @@ class SocketConnection(Connection):
     def sent(self) -> bytes:
         """All that was sent, with fast paths or without."""
         self.write_out()
-        return b"".join(self.kernel.given)
+        return b"".join(self.fake_socket.given)
 
     def forget(self) -> None:
         """Forget what was sent until now."""
         self.write_out()
-        self.kernel.given.clear()
+        self.fake_socket.given.clear()
 
     def receive(self, data: bytes) -> None:
         """Receive data from the client."""

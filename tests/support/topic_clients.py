@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import Closing
 from pushd.access.limits import Limits
-from pushd.testing import Answer, Browser, Daemon, Wire
-from pushd.testing.loopback import LoopbackTransport
+from pushd.testing import Answer, Browser, Daemon, RawConnection
+from pushd.testing.memory_network import MemoryTransport
 from pushd.topics.history import Retention
 from pushd.views.request import View
 
@@ -36,7 +36,7 @@ class TopicClient:
     """
 
     #: Whether the transport has ids, and says where the subscription begins.
-    tells = True
+    has_ids = True
 
     def __init__(self, daemon: Daemon, topic: str, after: str | None = None) -> None:
         self.daemon = daemon
@@ -96,7 +96,7 @@ class TopicClient:
         raise NotImplementedError
 
     @property
-    def server_side(self) -> LoopbackTransport:
+    def server_side(self) -> MemoryTransport:
         """The daemon's end of the connection."""
         raise NotImplementedError
 
@@ -119,7 +119,7 @@ class TopicClient:
 class RawWebSocketClient(TopicClient):
     """A WebSocket without a subprotocol: data, and nothing else."""
 
-    tells = False
+    has_ids = False
     subprotocols: tuple[str, ...] = ()
 
     def _start(self) -> None:
@@ -141,7 +141,7 @@ class RawWebSocketClient(TopicClient):
         return self.browser.gone
 
     @property
-    def server_side(self) -> LoopbackTransport:
+    def server_side(self) -> MemoryTransport:
         """The daemon's end of the connection."""
         return self.browser._transport.other
 
@@ -161,7 +161,7 @@ class RawWebSocketClient(TopicClient):
 class V1WebSocketClient(RawWebSocketClient):
     """A WebSocket that speaks pushd.v1."""
 
-    tells = True
+    has_ids = True
     subprotocols = ("pushd.v1",)
 
     def _start(self) -> None:
@@ -190,14 +190,14 @@ class SseClient(TopicClient):
     headers: ClassVar[Mapping[str, str]] = {}
 
     def _start(self) -> None:
-        self.wire: Wire = self.daemon.open_connection()
+        self.connection: RawConnection = self.daemon.open_connection()
         fields = {"Host": "localhost:8080", "Accept": "text/event-stream", **self.headers}
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         self._read = 0
         self._head = b""
         self._body = bytearray()
         self._got: list[tuple[str | None, str | bytes]] = []
-        self.wire.send(f"GET {self.path} HTTP/1.1\r\n{head}\r\n".encode())
+        self.connection.send(f"GET {self.path} HTTP/1.1\r\n{head}\r\n".encode())
 
     @property
     def head(self) -> str:
@@ -219,33 +219,33 @@ class SseClient(TopicClient):
     @property
     def ended(self) -> bool:
         """Whether the response is complete."""
-        return self.wire.received.endswith(b"\r\n0\r\n\r\n")
+        return self.connection.received.endswith(b"\r\n0\r\n\r\n")
 
     @property
     def gone(self) -> bool:
         """Whether the stream is over, complete or not."""
-        return self.wire.closed or self.ended
+        return self.connection.closed or self.ended
 
     @property
-    def server_side(self) -> LoopbackTransport:
+    def server_side(self) -> MemoryTransport:
         """The daemon's end of the connection."""
-        return self.wire._transport.other
+        return self.connection._transport.other
 
     def leave(self) -> None:
         """Disconnect without a closing handshake."""
-        self.wire.leave()
+        self.connection.leave()
 
     def stall(self) -> None:
         """Stop reading."""
-        self.wire.stall()
+        self.connection.stall()
 
     def resume(self) -> None:
         """Continue to read."""
-        self.wire.resume()
+        self.connection.resume()
 
     def _take(self) -> None:
         """Take the complete chunks (RFC 9112 §7.1)."""
-        received = self.wire._client.received
+        received = self.connection._client.received
         if not self._head:
             end = received.find(b"\r\n\r\n")
             if end < 0:
@@ -321,40 +321,40 @@ class LongPollClient(TopicClient):
     def gone(self) -> bool:
         """Whether the connection of the pending poll is closed."""
         self._pump()
-        return self.wire.closed
+        return self.connection.closed
 
     @property
-    def server_side(self) -> LoopbackTransport:
+    def server_side(self) -> MemoryTransport:
         """The daemon's end of the pending poll."""
-        return self.wire._transport.other
+        return self.connection._transport.other
 
     def leave(self) -> None:
         """Disconnect without a closing handshake."""
         self._pump()
         self._left = True
-        self.wire.leave()
+        self.connection.leave()
 
     def stall(self) -> None:
         """Stop reading."""
-        self.wire.stall()
+        self.connection.stall()
 
     def resume(self) -> None:
         """Continue to read."""
-        self.wire.resume()
+        self.connection.resume()
         self._pump()
 
     def _ask(self, after: str | None) -> None:
         self.asked = after
-        self.wire = self.daemon.open_connection()
+        self.connection = self.daemon.open_connection()
         query = f"?wait={self.wait:g}" + ("" if after is None else f"&after={after}")
-        self.wire.send(
+        self.connection.send(
             f"GET /topics/{self.topic}{query} HTTP/1.1\r\n"
             "Host: localhost:8080\r\nConnection: close\r\n\r\n".encode()
         )
 
     def _pump(self) -> None:
         """Take the responses that have come, and send the next request."""
-        while not self._left and (answer := self.wire.answer()) is not None:
+        while not self._left and (answer := self.connection.answer()) is not None:
             assert answer.status == 200, answer
             said = json.loads(answer.body)
             self.answers.append(said)

@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import Closing
 from pushd.protocols.http.response import Response
 from pushd.testing import Daemon
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 from tests.support.peer import CLOSE, TEXT
 from tests.support.peer import frame as make_frame
 from tests.testing.test_daemon import echo

@@ -49,35 +49,37 @@ class WireTests(SynchronousTestCase):
                 return NOT_DONE_YET
 
         serve(self.daemon, Slow())
-        wire = self.daemon.open_connection()
-        wire.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        self.assertIsNone(wire.answer())
+        connection = self.daemon.open_connection()
+        connection.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        self.assertIsNone(connection.answer())
         waiting[0].write(b"ab")
         self.daemon.settle()
-        self.assertIsNone(wire.answer())
+        self.assertIsNone(connection.answer())
         waiting[0].write(b"cd")
         waiting[0].finish()
         self.daemon.settle()
-        answer = wire.answer()
+        answer = connection.answer()
         assert isinstance(answer, Answer)
         self.assertEqual(answer.text, "abcd")
         self.assertIsNone(self.daemon.get("/"))
 
     def test_wire(self) -> None:
         """A plain connection records every byte, and its end."""
-        wire = self.daemon.open_connection()
-        self.assertEqual((wire.received, wire.closed), (b"", False))
-        wire.send(handshake("/echo/"))
-        head = len(wire.received)
-        self.assertTrue(wire.received.startswith(b"HTTP/1.1 101 "))
-        wire.send(make_frame(TEXT, b"x"))
-        self.assertEqual([frame.payload for frame in read_frames(wire.received[head:])], [b"x"])
-        wire.leave()
-        self.assertTrue(wire.closed)
+        connection = self.daemon.open_connection()
+        self.assertEqual((connection.received, connection.closed), (b"", False))
+        connection.send(handshake("/echo/"))
+        head = len(connection.received)
+        self.assertTrue(connection.received.startswith(b"HTTP/1.1 101 "))
+        connection.send(make_frame(TEXT, b"x"))
+        self.assertEqual(
+            [frame.payload for frame in read_frames(connection.received[head:])], [b"x"]
+        )
+        connection.leave()
+        self.assertTrue(connection.closed)
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_server_closes(self) -> None:
         """A connection that the server closes is recorded as closed."""
-        wire = self.daemon.open_connection()
-        wire.send(b"GET /echo/ HTTP/1.0\r\n\r\n")
-        self.assertTrue(wire.closed)
+        connection = self.daemon.open_connection()
+        connection.send(b"GET /echo/ HTTP/1.0\r\n\r\n")
+        self.assertTrue(connection.closed)

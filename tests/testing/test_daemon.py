@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import GOING_AWAY, NORMAL
 from pushd.access.limits import Limits
 from pushd.testing import Daemon
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 from pushd.views.routes import Routes
 from tests.support.peer import handshake
 
@@ -66,9 +67,9 @@ class RequestTests(SynchronousTestCase):
         public, private = (self.daemon.request("GET", "/healthz", control=c) for c in (False, True))
         assert public is not None and private is not None
         self.assertEqual((public.status, private.status), (404, 200))
-        wire = self.daemon.open_connection(control=True)
-        wire.send(b"GET /healthz HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
-        self.assertIn(b"alive", wire.received)
+        connection = self.daemon.open_connection(control=True)
+        connection.send(b"GET /healthz HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+        self.assertIn(b"alive", connection.received)
 
     def test_control_port_after_several(self) -> None:
         """``control=True`` reaches the control port however many public ports there are."""

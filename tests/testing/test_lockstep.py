@@ -156,16 +156,16 @@ class LockstepThreadsTests(SynchronousTestCase):
         """If one view's call ends what another waits for, the other has a turn in between."""
         waiting: Deferred[str] = Deferred()
 
-        def listener(request: Request) -> None:
+        def receiver(request: Request) -> None:
             self.noted.append(self.call(lambda: waiting))
-            self.noted.append("listener ends")
+            self.noted.append("receiver ends")
 
-        def speaker(request: Request) -> None:
+        def sender(request: Request) -> None:
             self.call(lambda: waiting.callback("hello"))
-            self.noted.append("speaker ends")
+            self.noted.append("sender ends")
 
-        finished = [self.run_view(listener), self.run_view(speaker)]
-        self.assertEqual(self.noted, ["hello", "listener ends", "speaker ends"])
+        finished = [self.run_view(receiver), self.run_view(sender)]
+        self.assertEqual(self.noted, ["hello", "receiver ends", "sender ends"])
         for each in finished:
             self.successResultOf(each)
 

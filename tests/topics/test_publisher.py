@@ -11,7 +11,8 @@ from pushd.access.limits import Limits
 from pushd.errors import TooManyScheduled
 from pushd.topics import scheduled
 from pushd.topics.publication import Id
-from pushd.views.request import Request, accept_websocket, require_websocket
+from pushd.views.decorators import accept_websocket, require_websocket
+from pushd.views.request import Request
 from tests.support.topic_clients import TopicTestCase, V1WebSocketClient
 
 
@@ -50,39 +51,39 @@ class PublisherTests(ViewTestCase):
 
     def test_publish(self) -> None:
         """A view publishes text and bytes, and gets the id of each."""
-        listener = V1WebSocketClient(self.daemon, "t")
+        client = V1WebSocketClient(self.daemon, "t")
         for path in self.views:
             for data in ("text", b"bytes"):
                 id = self.run_task(lambda request, d=data: request.publish("t", d), path)
                 assert isinstance(id, Id)
-                self.assertEqual((str(id), data), listener.got[-1])
-        self.assertEqual(len(listener.got), 4)
+                self.assertEqual((str(id), data), client.got[-1])
+        self.assertEqual(len(client.got), 4)
 
     def test_delay(self) -> None:
         """With a delay the publication is made later."""
-        listener = V1WebSocketClient(self.daemon, "t")
+        client = V1WebSocketClient(self.daemon, "t")
         for path in self.views:
-            before = len(listener.got)
+            before = len(client.got)
             handle = self.run_task(lambda request: request.publish("t", "x", delay=2), path)
             self.daemon.advance(1.9)
-            self.assertEqual((len(listener.got), handle.done), (before, 0))
+            self.assertEqual((len(client.got), handle.done), (before, 0))
             self.daemon.advance(0.1)
-            self.assertEqual((len(listener.got), handle.done), (before + 1, 1))
+            self.assertEqual((len(client.got), handle.done), (before + 1, 1))
 
     def test_every(self) -> None:
         """With every and count it is made repeatedly, until the handle cancels it."""
-        listener = V1WebSocketClient(self.daemon, "t")
+        client = V1WebSocketClient(self.daemon, "t")
         for path in self.views:
             handles: list[Any] = []
 
             def start(request: Request, handles: list[Any] = handles) -> None:
                 handles.append(request.publish("t", "x", every=0.5, count=10))
 
-            before = len(listener.got)
+            before = len(client.got)
             self.run_task(start, path)
             (handle,) = handles
             self.daemon.advance(*[0.5] * 4)
-            self.assertEqual(len(listener.got) - before, 5)
+            self.assertEqual(len(client.got) - before, 5)
             listed = json.loads(self.control("GET", "/schedules").body)["schedules"]
             self.assertEqual([(one["schedule"], one["done"]) for one in listed], [(handle.id, 5)])
 
@@ -91,13 +92,13 @@ class PublisherTests(ViewTestCase):
 
             self.run_task(cancel, path)
             self.daemon.advance(*[0.5] * 10)
-            self.assertEqual(len(listener.got) - before, 5)
+            self.assertEqual(len(client.got) - before, 5)
             self.assertEqual(self.control("GET", "/schedules").body, b'{"schedules":[]}\n')
 
     def test_invalid(self) -> None:
         """Invalid topics, data and times raise in the view, and nothing is published."""
         self.start(self.views, limits=Limits(max_message=1000))
-        listener = V1WebSocketClient(self.daemon, "t")
+        client = V1WebSocketClient(self.daemon, "t")
         invalid: list[tuple[type[Exception], tuple[Any, ...], dict[str, Any]]] = [
             (ValueError, ("a b", "x"), {}),
             (ValueError, ("", "x"), {}),
@@ -125,7 +126,7 @@ class PublisherTests(ViewTestCase):
 
                 self.run_task(attempt, path)
             self.run_task(lambda request: request.publish("t", "é" * 500), path)
-        self.assertEqual(listener.data, ["é" * 500] * 2)
+        self.assertEqual(client.data, ["é" * 500] * 2)
 
     def test_too_many(self) -> None:
         """At the limit of schedules, TooManyScheduled is raised."""

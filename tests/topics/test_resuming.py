@@ -205,7 +205,7 @@ class HubTests(ResumingTestCase):
         """Publications, answers, room, leaving and resuming in random order leave no gap."""
         late = ["publish", "look_up", "answer", "pass_on"]
         step = st.one_of(
-            st.sampled_from([*late, *late, "turn", "arrive", "settle", "expire", "lose"]),
+            st.sampled_from([*late, *late, "iterate", "arrive", "settle", "expire", "lose"]),
             st.tuples(
                 st.sampled_from(["come back", "come back", "leave", "room"]), st.integers(0, 2)
             ),
@@ -260,7 +260,7 @@ class HubTests(ResumingTestCase):
                     published[str(source.publish("t", data))] = data
                     if step == "arrive":
                         source.settle()
-                case "turn":
+                case "iterate":
                     hub.flush()
                 case "settle":
                     source.settle()
@@ -288,7 +288,7 @@ class HubTests(ResumingTestCase):
             self.seen["joined a group"] += len(now - grouped)
             self.seen["left its group"] += len(grouped - now)
             grouped = now
-            behind.update(hub._context.lagging)
+            behind.update(hub._shared.lagging)
             self.seen["fell behind"] += len(behind) - known
             known = len(behind)
         for subscriber in subscribers:
@@ -357,7 +357,7 @@ class DaemonTests(ResumingTestCase):
         published: dict[str, str] = {}
         here: list[TopicClient | None] = [None] * 4
         last: list[str | None] = [None] * 4
-        listeners: list[TopicClient] = []
+        clients: list[TopicClient] = []
 
         def publish(data: str) -> None:
             answer = daemon.request("POST", "/topics/t", body=data.encode(), control=True)
@@ -370,7 +370,7 @@ class DaemonTests(ResumingTestCase):
                     for _ in range(count):
                         publish(f"{len(published)} {'x' * (60_000 if big else 0)}")
                 case ("burst", count):
-                    # More than --max-buffered, in one turn of the reactor.
+                    # More than --max-buffered, in one iteration of the reactor.
                     for _ in range(count):
                         data = f"{len(published)} {'y' * 60_000}"
                         id = self.successResultOf(daemon._service._broker.publish("t", data))
@@ -378,50 +378,50 @@ class DaemonTests(ResumingTestCase):
                     daemon.settle()
                 case ("join", place, way):
                     if here[place] is None:
-                        listener = TRANSPORTS[way](daemon, "t", last[place])
-                        here[place] = listener
-                        listeners.append(listener)
+                        client = TRANSPORTS[way](daemon, "t", last[place])
+                        here[place] = client
+                        clients.append(client)
                 case ("come back", place, way):
-                    listener = here[place]
-                    if listener is not None:
-                        last[place] = self.last(listener, published)
-                        listener.leave()
+                    client = here[place]
+                    if client is not None:
+                        last[place] = self.last(client, published)
+                        client.leave()
                     publish(f"{len(published)} meanwhile")
-                    listener = here[place] = TRANSPORTS[way](daemon, "t", last[place])
-                    listeners.append(listener)
+                    client = here[place] = TRANSPORTS[way](daemon, "t", last[place])
+                    clients.append(client)
                 case ("wait", seconds):
                     daemon.advance(seconds)
                 case (what, place):
-                    listener = here[place]
-                    if listener is None:
+                    client = here[place]
+                    if client is None:
                         continue
                     if what == "leave":
-                        last[place], here[place] = self.last(listener, published), None
-                        listener.leave()
+                        last[place], here[place] = self.last(client, published), None
+                        client.leave()
                     elif what == "stall":
-                        listener.stall()
+                        client.stall()
                     else:
-                        listener.resume()
-        for listener in listeners:
-            listener.resume()
+                        client.resume()
+        for client in clients:
+            client.resume()
         # Two more: one that may end a poll, and one that no client may miss.
         for data in ("last but one", "last"):
             publish(data)
             for one in here:
                 if one is not None:
                     one.resume()
-        for listener in listeners:
-            for run in listener.runs:
+        for client in clients:
+            for run in client.runs:
                 self.check(run, published)
                 if run.after is not None and run.begun is not None:
                     self.seen["resumed" if run.recovered else "not recovered"] += 1
-        for listener in here:
-            if listener is not None and not listener.gone:
-                self.assertEqual(listener.data[-1], "last")
+        for client in here:
+            if client is not None and not client.gone:
+                self.assertEqual(client.data[-1], "last")
 
-    def last(self, listener: TopicClient, published: dict[str, str]) -> str | None:
+    def last(self, client: TopicClient, published: dict[str, str]) -> str | None:
         """Return the last id of a client, looked up by its data if it gets no ids."""
-        if listener.tells or not listener.data:
-            return listener.last or listener.after
+        if client.has_ids or not client.data:
+            return client.last or client.after
         ids = {data: id for id, data in published.items()}
-        return ids[str(listener.data[-1])]
+        return ids[str(client.data[-1])]

@@ -148,6 +148,28 @@ class ScheduledPublicationsTests(SynchronousTestCase):
         self.scheduled.stop()
         self.assertEqual(self.scheduled.bytes, 0)
 
+    def test_too_often(self) -> None:
+        """The rate of all schedules together is limited; one that ends makes room."""
+        self.patch(module, "MAX_RATE", 3)
+        first = self.scheduled.add("t", "x", every=0.5, count=100)
+        # What is published once has no rate.
+        self.scheduled.add("t", "x", delay=1)
+        self.scheduled.add("t", "x", delay=1, every=0.01, count=1)
+        finite = self.scheduled.add("t", "x", every=1, count=2)
+        refused = self.assertRaises(
+            TooManyScheduled, self.scheduled.add, "t", "x", every=4, count=2
+        )
+        self.assertIn("3 a second: others make 3, this one 0.25", str(refused))
+        self.clock.advance(1)
+        self.assertNotIn(finite, self.scheduled.all())
+        self.scheduled.add("t", "x", every=1, count=100)
+        self.assertRaises(TooManyScheduled, self.scheduled.add, "t", "x", every=86400, count=2)
+        first.cancel()
+        first.cancel()
+        self.scheduled.add("t", "x", every=0.5, count=100)
+        self.scheduled.stop()
+        self.assertEqual((self.scheduled.rate, self.scheduled.bytes), (0, 0))
+
     def test_cancel(self) -> None:
         """A cancelled schedule publishes nothing more; cancelling it again does nothing."""
         scheduled = self.scheduled.add("t", "x", every=1, count=10)

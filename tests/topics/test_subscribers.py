@@ -11,12 +11,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import TRY_AGAIN_LATER
 from pushd.access.counters import Traffic
 from pushd.protocols.fast_paths import FAST_PATHS
-from pushd.protocols.transport import unsent
+from pushd.protocols.twisted_internals import unsent
 from pushd.testing import Daemon
 from pushd.topics.fanout import DirectWrite, Form
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 from tests.support.hub_case import HubTestCase, RecordingSubscriber
 from tests.support.peer import TEXT, close_frame, frame
 from tests.support.recording_socket import SocketConnection, open_websocket
@@ -226,7 +227,7 @@ class SocketTests(SynchronousTestCase):
         for topic in "tu":
             self.publish("begin", topic)
         for server in (self.first, self.second):
-            server.kernel.given.clear()
+            server.fake_socket.given.clear()
 
     def publish(self, data: str, topic: str = "t") -> None:
         """Publish, and run until it is delivered."""
@@ -234,7 +235,7 @@ class SocketTests(SynchronousTestCase):
 
     def sent_to(self, server: SocketConnection) -> bytes:
         """Return all bytes that were sent to a browser."""
-        return b"".join(server.kernel.given)
+        return b"".join(server.fake_socket.given)
 
     def traffic(self) -> list[tuple[int, int]]:
         """Return the messages and bytes sent to each connection, as the control port lists them."""
@@ -245,10 +246,10 @@ class SocketTests(SynchronousTestCase):
 
     def test_order(self) -> None:
         """What the kernel does not take is sent before everything that comes later."""
-        self.first.kernel.room = 4
+        self.first.fake_socket.room = 4
         self.publish("one")
-        # There is room again, but the transport has not been told yet.
-        self.first.kernel.room = 100
+        # There is room again, but the transport has not been notified yet.
+        self.first.fake_socket.room = 100
         self.publish("two", "u")
         self.first.receive(frame(TEXT, b"three"))
         self.publish("four")
@@ -263,9 +264,9 @@ class SocketTests(SynchronousTestCase):
 
     def test_order_after_a_view(self) -> None:
         """The rest of a view's message is sent before what is published after it."""
-        self.first.kernel.room = 3
+        self.first.fake_socket.room = 3
         self.first.receive(frame(TEXT, b"one"))
-        self.first.kernel.room = 100
+        self.first.fake_socket.room = 100
         self.publish("two")
         self.publish("three", "u")
         self.assertEqual(self.sent_to(self.first), b"\x81\x03o")
@@ -290,8 +291,8 @@ class SocketTests(SynchronousTestCase):
         third = open_websocket(self.daemon, "/topics/t")
         self.publish("begin")
         for server in (self.first, self.second, third):
-            server.kernel.given.clear()
-            server.kernel.room = 1
+            server.fake_socket.given.clear()
+            server.fake_socket.room = 1
         failing: Any = self.first
         really, errors = (
             failing.startWriting,
@@ -306,7 +307,7 @@ class SocketTests(SynchronousTestCase):
         self.patch(failing, "startWriting", start_writing)
         self.publish("abc")
         for server in (self.second, third):
-            server.kernel.room = 100
+            server.fake_socket.room = 100
             server.doWrite()
             self.assertEqual(self.sent_to(server), b"\x81\x03abc")
         self.publish("next")
@@ -317,20 +318,20 @@ class SocketTests(SynchronousTestCase):
         """A closed connection is written to no more; the other subscriber gets everything."""
         self.first.receive(close_frame(1000))
         self.assertFalse(self.first.connected)
-        count = len(self.first.kernel.given)
+        count = len(self.first.fake_socket.given)
         self.publish("one")
         self.publish("two", "u")
-        self.assertEqual(len(self.first.kernel.given), count)
+        self.assertEqual(len(self.first.fake_socket.given), count)
         self.assertEqual(self.sent_to(self.second), b"\x81\x03one")
 
     def test_slow(self) -> None:
         """A member that reads nothing is cut off after the same time as any other subscriber."""
-        self.second.kernel.room = 0
+        self.second.fake_socket.room = 0
         for _ in range(20):
             self.publish("x" * 60_000)
         self.daemon.advance(11)
-        self.second.kernel.room = 1 << 30
+        self.second.fake_socket.room = 1 << 30
         while unsent(self.second):
             self.second.doWrite()
-        self.assertIn(TRY_AGAIN_LATER.code.to_bytes(2, "big"), self.second.kernel.given[-1])
+        self.assertIn(TRY_AGAIN_LATER.code.to_bytes(2, "big"), self.second.fake_socket.given[-1])
         self.assertEqual(self.sent_to(self.first).count(b"x"), 20 * 60_000)

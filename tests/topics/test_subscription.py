@@ -91,7 +91,7 @@ class SubscriptionTests(HubTestCase):
         subscriber.room = 5
         self.last.resume()
         self.assertEqual(subscriber.events[7:], ["7", "8"])
-        self.assertEqual(list(self.hub._context.lagging), [])
+        self.assertEqual(list(self.hub._shared.lagging), [])
 
     def test_stays_behind(self) -> None:
         """A subscriber that reads nothing is cut off after a while; one that reads some is not."""
@@ -115,9 +115,9 @@ class SubscriptionTests(HubTestCase):
         subscriber = self.listen(room=0)
         subscriber.fast = False
         self.publish("1")
-        self.assertEqual(list(self.hub._context.lagging), [self.last])
+        self.assertEqual(list(self.hub._shared.lagging), [self.last])
         self.last.cancel()
-        self.assertEqual(list(self.hub._context.lagging), [])
+        self.assertEqual(list(self.hub._shared.lagging), [])
 
     def test_resume_in_vain(self) -> None:
         """``resume`` does nothing for a live or ended subscription."""
@@ -275,7 +275,7 @@ class SubscriptionTests(HubTestCase):
             self.publish(data)
         for until in ("t from e1:0 recovered", "2", "3"):
             subscriber = RecordingSubscriber()
-            subscription = Subscription(self.hub._context, "t", subscriber)
+            subscription = Subscription(self.hub._shared, "t", subscriber)
             self.hub._topics["t"] = topic = SubscriberList()
             topic.add(subscription)
             self.source.follow("t")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import AnyView, accept_websocket
+from pushd.views.request import Request
 
 
 @accept_websocket
@@ -41,3 +43,33 @@ class WaitingView:
             return self._then(request)
         finally:
             self.ends.append("returned")
+
+
+def view(request: Request) -> str:
+    """Answer with text."""
+    return "view"
+
+
+def decorated_twice(inner: AnyView) -> Callable[[Request], Any]:
+    """Wrap a view with functools.wraps."""
+
+    @wraps(inner)
+    def outer(request: Request) -> Any:
+        return inner(request)
+
+    return outer
+
+
+class Counter:
+    """A view that is a callable object."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, request: Request) -> str:
+        self.calls += 1
+        return str(self.calls)
+
+    def method(self, request: Request) -> str:
+        """Answer with text."""
+        return "method"

@@ -18,7 +18,7 @@ PUSHES = [f"service message: {number}" for number in range(10)]
 def lines_about(events: Sequence[LogEvent], level: LogLevel = LogLevel.debug) -> list[str]:
     """Return the log lines about first messages."""
     lines = [str(formatEvent(event)) for event in events if event["log_level"] is level]
-    return [line for line in lines if " says " in line]
+    return [line for line in lines if " sent " in line]
 
 
 class DemoTestCase(SynchronousTestCase):
@@ -84,22 +84,22 @@ class PaceTests(DemoTestCase):
 
     def test_frames(self) -> None:
         """On the wire each message is one text frame, and the Close has code 1000 and no reason."""
-        wire = self.daemon.open_connection()
-        wire.send(
+        connection = self.daemon.open_connection()
+        connection.send(
             b"GET /test/ HTTP/1.1\r\nHost: localhost:8080\r\nOrigin: http://localhost:8080\r\n"
             b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
-        head, _, rest = wire.received.partition(b"\r\n\r\n")
+        head, _, rest = connection.received.partition(b"\r\n\r\n")
         self.assertTrue(head.startswith(b"HTTP/1.1 101 "))
         self.assertIn(b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", head)
         self.assertEqual(rest, b"")
         first = b'["1","2","3"]'
-        wire.send(bytes([0x81, 0x80 | len(first)]) + bytes(4) + first)
+        connection.send(bytes([0x81, 0x80 | len(first)]) + bytes(4) + first)
         self.daemon.advance(*[0.5] * 10)
         frames = [b"\x81" + bytes([len(text)]) + text.encode() for text in PUSHES]
         frames.append(b"\x88\x02\x03\xe8")
-        self.assertEqual(wire.received.partition(b"\r\n\r\n")[2], b"".join(frames))
+        self.assertEqual(connection.received.partition(b"\r\n\r\n")[2], b"".join(frames))
 
     def test_silent_at_first(self) -> None:
         """Nothing is sent before the browser's first message, from which the time counts."""
@@ -246,8 +246,8 @@ class FirstMessageTests(DemoTestCase):
     def test_json(self) -> None:
         """The log has the message as it was sent and decoded, at level debug."""
         line = self.start('["1","2","3"]')
-        self.assertRegex(line, r"^127\.0\.0\.1:\d+ says ")
-        self.assertIn("""says '["1","2","3"]', that is ['1', '2', '3']""", line)
+        self.assertRegex(line, r"^127\.0\.0\.1:\d+ sent ")
+        self.assertIn("""sent '["1","2","3"]', which is ['1', '2', '3']""", line)
 
     def test_not_formatted(self) -> None:
         """The message is not formatted unless an observer formats the line."""
@@ -263,7 +263,7 @@ class FirstMessageTests(DemoTestCase):
         self.patch(demo._log, "observer", events.append)
         self.open().send("[1]")
         self.assertEqual(read, [])
-        self.assertIn("that is read", lines_about(events)[0])
+        self.assertIn("which is read", lines_about(events)[0])
         self.daemon.advance(*[0.5] * 10)
 
     def test_not_wanted(self) -> None:
@@ -278,7 +278,7 @@ class FirstMessageTests(DemoTestCase):
     def test_any_json(self) -> None:
         """Any JSON is decoded."""
         for message, decoded in (("null", "None"), ("1e3", "1000.0"), ('{"a": "é"}', "{'a': 'é'}")):
-            self.assertIn(f"that is {decoded}", self.start(message))
+            self.assertIn(f"which is {decoded}", self.start(message))
 
     def test_no_json(self) -> None:
         """A message that is not JSON is logged as such."""
@@ -296,7 +296,7 @@ class FirstMessageTests(DemoTestCase):
 
     def test_binary(self) -> None:
         """A binary message is decoded if it is JSON."""
-        self.assertIn("says b'[1]', that is [1]", self.start(b"[1]"))
+        self.assertIn("sent b'[1]', which is [1]", self.start(b"[1]"))
         self.assertIn("not JSON (UnicodeDecodeError)", self.start(b"\xff\xfe\xfd"))
 
     def test_long(self) -> None:
@@ -310,7 +310,7 @@ class FirstMessageTests(DemoTestCase):
     def test_not_too_long(self) -> None:
         """A message that fits is logged as it is."""
         message = json.dumps("x" * 196)
-        self.assertIn(f"says {message!r}, that is '{'x' * 196}'", self.start(message))
+        self.assertIn(f"sent {message!r}, which is '{'x' * 196}'", self.start(message))
 
     def test_line_breaks(self) -> None:
         """Line breaks and control characters do not forge log lines."""

@@ -17,7 +17,8 @@ from pushd.errors import Unavailable
 from pushd.protocols.http.response import Response, page
 from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.testing import Daemon
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 from tests.support.peer import TEXT, Peer, close_frame, frame, handshake, request, said
 from tests.views.sample_views import WaitingView, echo
 

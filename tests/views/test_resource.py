@@ -9,7 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.testing import Daemon
-from pushd.views.request import Request, accept_websocket, require_websocket
+from pushd.views.decorators import accept_websocket, require_websocket
+from pushd.views.request import Request
 from pushd.views.routes import Routes
 from tests.support.peer import Peer, close_frame, handshake, request
 from tests.views.sample_views import WaitingView, echo

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.testing import Daemon
-from pushd.views.request import Handshakes, Request, accept_websocket, require_websocket
+from pushd.views.decorators import Handshakes, accept_websocket, require_websocket
+from pushd.views.request import Request
 from pushd.views.routes import Match, Routes, load_routes
 from tests.support.hypothesis_settings import NO_DEADLINE
 

@@ -32,7 +32,8 @@ from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.schedule.ticks import PushSchedule
 from pushd.testing import Browser, Daemon
-from pushd.views.request import Request, View, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request, View
 from pushd.views.runner import ViewRun, ViewRunner, is_cancellation, runs_on_reactor
 
 

@@ -13,7 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.limits import Limits
 from pushd.testing import Browser, Daemon
-from pushd.views.request import Request, View, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request, View
 
 # What a client does, and the ends of its conversation.
 STEPS = st.lists(st.sampled_from(["send", "send", "send", "pause", "stall", "resume"]), max_size=20)

@@ -27,7 +27,8 @@ from pushd.protocols.http.response import Response
 from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Browser, Daemon
-from pushd.views.request import Request, View, accept_websocket, require_websocket
+from pushd.views.decorators import accept_websocket, require_websocket
+from pushd.views.request import Request, View
 from pushd.views.runner import ViewRun
 from pushd.views.threads import (
     BlockingScheduledPublication,
@@ -63,7 +64,7 @@ def kind_of(one: object) -> type:
 
 
 class DaemonTestCase(SynchronousTestCase):
-    """A blocking view in a daemon in memory, where it runs in turns with the test."""
+    """A blocking view in a daemon in memory, where it alternates with the test."""
 
     def setUp(self) -> None:
         """Start with an empty record, and remember which threads exist."""
@@ -1159,7 +1160,7 @@ class BridgeTests(ThreadsTestCase):
             lambda websocket: websocket.close(),
             lambda websocket: websocket.subscribe("t"),
             lambda websocket: websocket.unsubscribe("t"),
-            lambda websocket: websocket._called_in_vain(1),
+            lambda websocket: websocket._count_call_after_end(1),
         ]
         self.websocket.connection_lost()
         self.websocket.grace_expired()

@@ -19,7 +19,7 @@ from pushd.access.admission import Slot
 from pushd.protocols.http.headers import read_head
 from pushd.protocols.http.request import ChannelRequest, peer_name
 from pushd.protocols.http.strict import StrictChannel
-from pushd.protocols.transport import lose, unsent
+from pushd.protocols.twisted_internals import lose, unsent
 from pushd.schedule.timeouts import TimeoutQueue
 
 # Seconds for a request, from the connection or its own first byte to its last byte.

@@ -35,7 +35,7 @@ class SitePolicy:
     large_bodies: Mapping[bytes, Callable[[int], int]] = field(default_factory=dict)
 
     def body_limit(self, path: bytes) -> int:
-        """Return how many bytes the body of a request to a path may have."""
+        """Return how many bytes the body of a request to a path may have; more gets 413."""
         size, larger = self.limits.max_message, self.large_bodies.get(path)
         return size if larger is None else larger(size)
 

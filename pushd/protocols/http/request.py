@@ -1,4 +1,4 @@
-"""One HTTP request: its client, its target, the limits of its body, and its failures."""
+"""One HTTP request: its client, its target, the limits of its body (413), and its failures."""
 
 from __future__ import annotations
 

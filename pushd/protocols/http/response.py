@@ -15,6 +15,7 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pushd.protocols.http.static import StaticFiles
+from pushd.protocols.json_format import is_encodable, to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +45,6 @@ class Page:
 def page(name: str) -> Page:
     """Respond with a file of the ``--web`` folder: ``return page("test.html")``."""
     return Page(name)
-
-
-def to_json(value: object) -> str:
-    """Return JSON without blanks and without escapes for other than ASCII characters."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def is_encodable(text: str) -> bool:
-    """Return whether UTF-8 can encode a text: JSON and Python can hold half a surrogate pair."""
-    try:
-        return text.isascii() or bool(text.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 _PAGE = """<!doctype html>

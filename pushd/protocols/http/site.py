@@ -18,7 +18,7 @@ from pushd.protocols.http.channel import Channel, HttpConnections
 from pushd.protocols.http.guard import SitePolicy
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import AnswerResource
-from pushd.protocols.transport import check_requirements
+from pushd.protocols.twisted_internals import check_requirements
 
 # The most connections beyond the limit that may wait for their 503 at once.
 _MAX_REFUSED = 64
@@ -73,7 +73,7 @@ class PushdSite(AccessLog, Site):
         address = getattr(addr, "host", None)
         slot = self.policy.admission.admit(address)
         over_limit = slot is None
-        if over_limit:
+        if slot is None:
             slot = self._beyond_limit.admit(None)
             if slot is None:
                 reason = "connection limit reached and the 503 queue is full"

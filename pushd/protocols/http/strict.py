@@ -13,7 +13,7 @@ from pushd.protocols.http.access_log import AccessLog
 from pushd.protocols.http.headers import path_in
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import BUSY, Response, json_refusal, refusal
-from pushd.protocols.transport import HTTPChannelAdapter
+from pushd.protocols.twisted_internals import HTTPChannelAdapter
 
 # Headers of every response, and of every page, unless a view sets others.
 _HEADERS = {

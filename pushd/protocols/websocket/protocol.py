@@ -51,7 +51,7 @@ from pushd.access.counters import Traffic
 from pushd.access.limits import Limits, TokenBucket
 from pushd.protocols.cork import Cork, Writable
 from pushd.protocols.fast_paths import FAST_PATHS, missing
-from pushd.protocols.transport import unsent
+from pushd.protocols.twisted_internals import unsent
 from pushd.protocols.websocket.deflate import decompressor, negotiate
 from pushd.protocols.websocket.fragments import FragmentedMessage
 from pushd.protocols.websocket.frames import (

@@ -44,10 +44,10 @@ from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, check_topic
 
 #: A view that makes this number of calls after the end, and reads no message in between, would keep
-#: the reactor busy until its grace is over: it is ended at once. One wait counts as many calls, as
-#: its None has told the view that nothing will come.
-MAX_VAIN_CALLS = 10_000
-VAIN_WAIT = 100
+#: the reactor busy until its grace is over: it is ended at once. A wait counts as
+#: WAIT_AFTER_END calls, because its None means that nothing will come.
+MAX_CALLS_AFTER_END = 10_000
+WAIT_AFTER_END = 100
 
 # The subscriptions of a WebSocket that has none: replaced, never changed.
 _NO_SUBSCRIBERS: dict[str, WebSocketSubscriber] = {}
@@ -119,6 +119,7 @@ class WebSocket:
 
     __slots__ = (
         "__weakref__",
+        "_calls_after_end",
         "_closers",
         "_grace_over",
         "_hub",
@@ -128,7 +129,6 @@ class WebSocket:
         "_state",
         "_subprotocol",
         "_subscribers",
-        "_vain_calls",
         "_wire",
         "close_code",
         "close_reason",
@@ -157,7 +157,7 @@ class WebSocket:
         self._subscribers = _NO_SUBSCRIBERS
         self._owner: Owner | None = None
         self._grace_over = False
-        self._vain_calls = 0
+        self._calls_after_end = 0
         #: How the conversation ended: the code and the reason of the Close frame of the side that
         #: closed first. The code is None until then, 1005 if the peer's frame had none, and 1006
         #: if the connection was lost without one (RFC 6455 §7.1.5).
@@ -214,7 +214,7 @@ class WebSocket:
         if self._inbox.messages:
             return succeed(self._take())
         if self._state is not _OPEN:
-            self._called_in_vain(VAIN_WAIT)
+            self._count_call_after_end(WAIT_AFTER_END)
             return succeed(None)
         return self._inbox.wait(timeout)
 
@@ -256,7 +256,7 @@ class WebSocket:
         if self._subscribers:
             self._catch_up()  # This may end the conversation.
         if self._wire is None or self._state is not _OPEN:
-            self._called_in_vain(1)
+            self._count_call_after_end(1)
             return succeed(None)
         self._wire.send(payload, binary=binary)
         return self.send_queue.wait() if self.send_queue.paused else succeed(None)
@@ -285,7 +285,7 @@ class WebSocket:
             raise RuntimeError("this WebSocket has no topics to subscribe to")
         self.accept()
         if self._state is not _OPEN:
-            self._called_in_vain(1)
+            self._count_call_after_end(1)
             return succeed(False)
         if not self._subscribers:
             self._subscribers = {}
@@ -321,7 +321,7 @@ class WebSocket:
         """Whether the handshake has not been answered."""
         return self._state is _OFFERED
 
-    def belong_to(self, owner: Owner) -> None:
+    def set_owner(self, owner: Owner) -> None:
         """Set the run of the view that this WebSocket was made for."""
         self._owner = owner
 
@@ -426,11 +426,11 @@ class WebSocket:
         """Take the next message; one read after the end renews the view's grace."""
         message = self._inbox.take()
         if self._state is not _OPEN and self._owner is not None:
-            self._vain_calls = 0
+            self._calls_after_end = 0
             self._owner.message_read()
         return message
 
-    def _called_in_vain(self, cost: int) -> None:
+    def _count_call_after_end(self, cost: int) -> None:
         """Count a call after the end; end the view if it goes on with that, or after its grace.
 
         Calls of other code are let pass, whatever their number: only the view itself is ended.
@@ -439,8 +439,8 @@ class WebSocket:
         if calling is False:
             return
         # A view that returns a Deferred, and may be what calls, recurs with each call.
-        self._vain_calls += cost if calling else VAIN_WAIT
-        if self._vain_calls > MAX_VAIN_CALLS or (calling and self._grace_over):
+        self._calls_after_end += cost if calling else WAIT_AFTER_END
+        if self._calls_after_end > MAX_CALLS_AFTER_END or (calling and self._grace_over):
             raise CancelledError("the conversation is over")
 
 

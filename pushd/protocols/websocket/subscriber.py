@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from functools import cache
 from typing import Any, Protocol
 
@@ -10,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from pushd.access.closing import HISTORY_GAP, TRY_AGAIN_LATER, Closing
 from pushd.access.counters import Traffic
-from pushd.protocols.http.response import to_json
+from pushd.protocols.json_format import publication_json, subscription_json, to_json
 from pushd.protocols.websocket.frames import message
 from pushd.protocols.websocket.send_queue import SendQueue
 from pushd.topics.fanout import Batch, DirectWrite, Form, Send
@@ -203,15 +202,3 @@ def _in_json_frames(window_bits: int) -> Form:
         return message(payload, binary=False, window_bits=window_bits)
 
     return form
-
-
-def subscription_json(topic: str, id: Id, recovered: bool) -> dict[str, Any]:
-    """Return the JSON of a start: the publications that are sent follow this id."""
-    return {"subscribed": topic, "id": str(id), "recovered": recovered}
-
-
-def publication_json(publication: Publication) -> dict[str, Any]:
-    """Return the JSON of a publication: text as ``data``, bytes as ``base64``."""
-    if isinstance(publication.data, str):
-        return {"id": str(publication.id), "data": publication.data}
-    return {"id": str(publication.id), "base64": b64encode(publication.data).decode()}

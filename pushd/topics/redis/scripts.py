@@ -11,7 +11,7 @@ none.
 
 The generation: a Redis that was restarted, or a replica that took over, may have forgotten
 publications that subscribers have received, and would give their offsets to new ones. So every
-script is told the run id of the server that it is sent to. If the last write was in another run,
+script gets the run id of the server that it is sent to. If the last write was in another run,
 and this server cannot be trusted to have everything (see ``RedisSession.trusted``), the generation
 changes, and every topic of an older generation gets a new epoch when it is next used.
 """

@@ -13,7 +13,8 @@ from pushd.access.proxies import Proxies
 from pushd.protocols.http.guard import control_guard, public_guard
 from pushd.protocols.http.headers import RequestHeaders
 from pushd.testing import Answer, Daemon
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 
 UPGRADE = (
     "Upgrade: websocket\r\nConnection: Upgrade\r\n"

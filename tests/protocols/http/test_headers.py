@@ -36,7 +36,7 @@ class QuestionTests(SynchronousTestCase):
         self.assertIsNone(self.headers.last(b"Origin"))
 
     def test_contains(self) -> None:
-        """``in`` tells whether there is a header."""
+        """``in`` says whether there is a header."""
         self.assertIn(b"Host", self.headers)
         self.assertNotIn(b"Origin", self.headers)
 

@@ -166,7 +166,7 @@ class SplitterTests(SynchronousTestCase):
     @NO_DEADLINE
     @given(st.lists(SIMPLE, max_size=8), st.lists(st.integers(1, 20), min_size=1))
     def test_cut(self, frames: list[tuple[int, bytes]], sizes: list[int]) -> None:
-        """Pieces never cross the end of a frame, and each control frame is told once."""
+        """Pieces never cross the end of a frame, and each control frame is reported once."""
         encoded = [peer.frame(opcode, payload) for opcode, payload in frames]
         stream, number = b"".join(encoded), 0
         splitter = FrameSplitter()

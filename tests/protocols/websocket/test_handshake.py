@@ -10,7 +10,8 @@ from pushd.errors import HandshakeRefused
 from pushd.protocols.http.headers import RequestHeaders, asks_for_websocket
 from pushd.protocols.websocket.handshake import Handshake, opening, read_handshake
 from pushd.testing import Daemon
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 from tests.support.peer import ACCEPT, KEY, TEXT, Peer, frame, handshake, request
 
 

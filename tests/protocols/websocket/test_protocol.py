@@ -20,7 +20,8 @@ from pushd.protocols.websocket import protocol
 from pushd.protocols.websocket.protocol import PushFactory, PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Daemon
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 from tests.support.echo import echo
 from tests.support.peer import (
     BINARY,
@@ -129,21 +130,21 @@ class ClosingTests(WebSocketTestCase):
 
     def test_data_behind_a_close(self) -> None:
         """Data behind the peer's Close is dropped."""
-        heard: list[object] = []
+        received: list[object] = []
 
         @accept_websocket
         async def listen(request: Request) -> None:
             async for message in request.websocket:
-                heard.append(message)
+                received.append(message)
 
         for cut in (True, False):
             peer = Peer(Daemon({"/": listen}))
             peer.send(handshake())
             segments = [frame(TEXT, b"1"), close_frame(1000), frame(TEXT, b"2"), frame(3)]
             peer.send(*segments if cut else [b"".join(segments)])
-            self.assertEqual(heard, ["1"])
+            self.assertEqual(received, ["1"])
             self.assertEqual([each.code for each in peer.frames], [1000])
-            heard.clear()
+            received.clear()
 
     def test_data_behind_our_close(self) -> None:
         """Data that the peer sends before it has seen our Close is dropped."""
@@ -251,11 +252,11 @@ class HeartbeatTests(WebSocketTestCase):
             peer.advance(25)
         self.assertTrue(peer.server.connected)
         websocket = self.requests[0].websocket
-        heard = []
+        received = []
         while websocket.has_messages():
-            heard.append(websocket.read())
+            received.append(websocket.read())
             peer.settle()
-        self.assertEqual(heard, [str(number) for number in range(70)])
+        self.assertEqual(received, [str(number) for number in range(70)])
         self.assertFalse(peer.server.reading_paused)
         self.assertTrue(peer.server.connected)
 
@@ -265,13 +266,13 @@ class HeartbeatTests(WebSocketTestCase):
         texts = [str(number) for number in range(200)]
         peer.send(handshake("/idle/") + b"".join(frame(TEXT, text.encode()) for text in texts))
         websocket = self.requests[0].websocket
-        heard: list[object] = []
+        received: list[object] = []
         while websocket.has_messages():
-            self.assertTrue(peer.server.reading_paused or len(heard) > 100)
+            self.assertTrue(peer.server.reading_paused or len(received) > 100)
             self.assertLessEqual(websocket.count_messages(), 64)
-            heard.append(websocket.read())
+            received.append(websocket.read())
             peer.settle()
-        self.assertEqual(heard, texts)
+        self.assertEqual(received, texts)
         self.assertFalse(peer.server.reading_paused)
 
     def test_full_inbox_with_a_ping_under_way(self) -> None:

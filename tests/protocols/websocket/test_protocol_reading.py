@@ -133,18 +133,18 @@ class ReentryTests(WebSocketTestCase):
         peer = self.connect("/idle/")
         websocket = self.requests[0].websocket
         take = WebSocket.message_received
-        heard: list[object] = []
+        received: list[object] = []
 
         def read_when_full(_: WebSocket, message: str | bytes) -> None:
             take(websocket, message)
             if websocket.count_messages() == 64:
-                heard.extend(websocket.read() for _ in range(64))
+                received.extend(websocket.read() for _ in range(64))
 
         self.patch(WebSocket, "message_received", read_when_full)
         peer.send(b"".join(frame(TEXT, str(number).encode()) for number in range(200)))
         while websocket.has_messages():
-            heard.append(websocket.read())
-        self.assertEqual(heard, [str(number) for number in range(200)])
+            received.append(websocket.read())
+        self.assertEqual(received, [str(number) for number in range(200)])
         self.assertFalse(peer.server.reading_paused)
 
 

@@ -19,7 +19,8 @@ from pushd.protocols.http.response import Response
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Browser, Daemon
 from pushd.topics.hub import Hub
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 
 # Types that send() refuses.
 INVALID_DATA: list[Any] = [None, 7, 1.5, True, ["a"], ("a",), {}]
@@ -120,7 +121,7 @@ class WebSocketTestCase(SynchronousTestCase):
         self.websocket = WebSocket(self.connection, self.clock)
         self.view = FakeViewRun()
         self.ended = self.view.ended
-        self.websocket.belong_to(self.view)
+        self.websocket.set_owner(self.view)
 
     def receive(self, *messages: str | bytes) -> None:
         """Let messages come."""
@@ -238,7 +239,7 @@ class OpeningTests(WebSocketTestCase):
         """A view that is being ended, as its client left, may call accept()."""
         websocket = WebSocket(FakeConnection(subprotocols=("a",)), self.clock)
         self.patch(self.view, "end", lambda: websocket.accept("a"))
-        websocket.belong_to(self.view)
+        websocket.set_owner(self.view)
         websocket.connection_lost()
         self.assertIsNone(websocket.subprotocol)
 
@@ -475,7 +476,7 @@ class CallsAfterEndTests(WebSocketTestCase):
     def test_not_in_vain(self) -> None:
         """Calls that give a message are not counted."""
         self.websocket = WebSocket(self.connection, self.clock, inbox=1000)
-        self.websocket.belong_to(self.view)
+        self.websocket.set_owner(self.view)
         self.websocket.accept()
         self.receive(*["a"] * 500)
         self.websocket.conversation_ended()
@@ -592,7 +593,7 @@ class SendTests(WebSocketTestCase):
     def test_after_end_view(self) -> None:
         """After the end send(), close() and subscribe() in the view do nothing."""
         self.websocket = WebSocket(self.connection, self.clock, hub=cast(Hub, FakeHub()))
-        self.websocket.belong_to(self.view)
+        self.websocket.set_owner(self.view)
         self.websocket.close()
         self.websocket.connection_lost()
         self.view.is_calling = True

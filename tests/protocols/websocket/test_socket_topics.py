@@ -14,7 +14,8 @@ from pushd.protocols.websocket.subscriber import WebSocketSubscriber
 from pushd.testing import Browser
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import LAG_TIMEOUT
-from pushd.views.request import Request, accept_websocket
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
 from tests.support.topic_clients import MIB, TopicTestCase
 
 

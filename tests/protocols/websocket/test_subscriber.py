@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -10,19 +9,16 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import HISTORY_GAP, Closing
 from pushd.access.counters import Traffic
-from pushd.protocols.http.response import to_json
 from pushd.protocols.websocket.send_queue import SendQueue
 from pushd.protocols.websocket.subscriber import (
     JsonWebSocketSubscriber,
     WebSocketSubscriber,
-    publication_json,
-    subscription_json,
 )
 from pushd.topics.broker import MemoryBroker
 from pushd.topics.fanout import Send
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
-from pushd.topics.publication import Id, Publication
+from pushd.topics.publication import Id
 
 
 class FakeWebSocket:
@@ -228,26 +224,3 @@ class SubscriberTests(SynchronousTestCase):
         self.socket.make_room(5)
         self.assertEqual(self.socket.closings, [HISTORY_GAP])
         self.assertEqual(len(self.socket.sent), 1)
-
-
-class FormatTests(SynchronousTestCase):
-    """The JSON that all transports share."""
-
-    def test_subscription(self) -> None:
-        """The first frame has the topic, the id and whether it recovered."""
-        self.assertEqual(
-            subscription_json("t", Id("e", 7), True),
-            {"subscribed": "t", "id": "e:7", "recovered": True},
-        )
-
-    def test_publication(self) -> None:
-        """Text is sent as data, bytes as base64."""
-        for data, name, value in (("é", "data", "é"), (b"\xff\x00", "base64", "/wA=")):
-            publication = Publication("t", data, Id("e", 7))
-            self.assertEqual(publication_json(publication), {"id": "e:7", name: value})
-
-    def test_json(self) -> None:
-        """JSON has no spaces, and no escapes for characters beyond ASCII."""
-        text = to_json({"a": ["é", "\u2028", '"', 1]})
-        self.assertEqual(text, '{"a":["é","\u2028","\\"",1]}')
-        self.assertEqual(json.loads(text), {"a": ["é", "\u2028", '"', 1]})

@@ -80,9 +80,9 @@ class PublishingTests(BrokerTestCase):
 
     def test_published(self) -> None:
         """A publication is delivered, and its idempotency key remembered."""
-        listener = self.start().listen("t")
+        subscriber = self.start().listen("t")
         ids = [self.publish("t", "a"), self.publish("t", b"b", "k"), self.publish("t", "c", "k")]
-        self.assertEqual(listener.events, [("e0-0:0", False), (ids[0], "a"), (ids[1], b"b")])
+        self.assertEqual(subscriber.events, [("e0-0:0", False), (ids[0], "a"), (ids[1], b"b")])
         self.assertEqual(ids[2], ids[1])
 
     def test_many(self) -> None:
@@ -165,7 +165,7 @@ class SessionTests(BrokerTestCase):
     def test_lost_and_found(self) -> None:
         """What was published meanwhile is delivered once to every subscriber."""
         node = self.start()
-        listeners = [node.listen("t"), node.listen("t"), node.listen("u")]
+        subscribers = [node.listen("t"), node.listen("t"), node.listen("u")]
         self.publish("t", "a")
         self.redis.lose()
         self.assertIn("connection was lost", str(self.broker.fault()))
@@ -173,19 +173,19 @@ class SessionTests(BrokerTestCase):
             self.redis.publish("t", data)
         self.reconnect()
         self.redis.publish("t", "d")
-        for listener in listeners[:2]:
-            self.assertEqual([data for _, data in listener.events[1:]], list("abcd"))
-        self.assertEqual(len(listeners[2].events), 1)
+        for subscriber in subscribers[:2]:
+            self.assertEqual([data for _, data in subscriber.events[1:]], list("abcd"))
+        self.assertEqual(len(subscribers[2].events), 1)
 
     def test_lost_and_empty(self) -> None:
         """If Redis has lost its data, the subscribers are ended."""
-        listener = self.start().listen("t")
+        subscriber = self.start().listen("t")
         self.publish("t", "a")
         self.redis.lose()
         self.redis.history.stop()
         self.redis.forget()
         self.reconnect()
-        self.assertEqual(listener.events[2:], ["lost"])
+        self.assertEqual(subscriber.events[2:], ["lost"])
 
     def test_lost_during_a_read(self) -> None:
         """A read of the history that was interrupted is repeated in the next session."""
@@ -203,7 +203,7 @@ class SessionTests(BrokerTestCase):
         """Wherever a session is lost, the next one continues."""
         node = self.start()
         self.redis.late = True
-        listener = node.listen("t")
+        subscriber = node.listen("t")
         for _ in range(2):
             self.redis.lose()
             self.redis.late = True
@@ -216,7 +216,7 @@ class SessionTests(BrokerTestCase):
         self.assertEqual(self.redis.asked, ["replay"])
         self.redis.lose()
         self.reconnect()
-        self.assertEqual(listener.events, [("e0-0:0", False)])
+        self.assertEqual(subscriber.events, [("e0-0:0", False)])
 
 
 class ListeningTests(BrokerTestCase):
@@ -238,13 +238,13 @@ class ListeningTests(BrokerTestCase):
         """While Redis is unavailable a subscriber waits for 30 seconds; its end is not logged."""
         self.redis.trouble = RedisUnavailable("no route")
         node = self.start()
-        listener = node.listen("t")
+        subscriber = node.listen("t")
         replaying = self.broker.replay("not-followed", None, 1000)
         self.clock.advance(29)
-        self.assertEqual(listener.events, [])
+        self.assertEqual(subscriber.events, [])
         self.assertNoResult(replaying)
         self.clock.advance(1)
-        self.assertEqual(listener.events, ["lost"])
+        self.assertEqual(subscriber.events, ["lost"])
         self.assertEqual(self.why(replaying), "Redis at it: no route")
         self.assertEqual(self.flushLoggedErrors(), [])
 
@@ -261,10 +261,10 @@ class ListeningTests(BrokerTestCase):
         """``stop`` makes everything fail that waits, and everything that comes later."""
         self.redis.trouble = RedisUnavailable("no route")
         node = self.start()
-        listener = node.listen("t")
+        subscriber = node.listen("t")
         replaying = self.broker.replay("not-followed", None, 1000)
         self.broker.stop()
-        self.assertEqual(listener.events, ["lost"])
+        self.assertEqual(subscriber.events, ["lost"])
         self.why(replaying)
         self.assertIn("shutting down", self.why(self.broker.replay("t", None, 1000)))
         self.assertIn("shutting down", self.why(self.broker.publish("t", "x")))

@@ -17,22 +17,22 @@ class FollowingTests(BrokerTestCase):
         node = self.start()
         first, second = node.listen("t"), node.listen("t")
         self.assertEqual(self.redis.sessions[0].channels, [b"pushd:0:t"])
-        for listener in (first, second):
-            assert listener.subscription is not None
-            listener.subscription.cancel()
+        for subscriber in (first, second):
+            assert subscriber.subscription is not None
+            subscriber.subscription.cancel()
         self.assertEqual(self.redis.sessions[0].channels, [])
 
     def test_broker_reads_first(self) -> None:
         """Subscribers read the history after the broker, or they could miss what is in between."""
         node = self.start()
         self.redis.late = True
-        listener = node.listen("t", after="e0-0:0")
+        subscriber = node.listen("t", after="e0-0:0")
         waiting, answer = self.redis.waiting.popleft()
         waiting.callback(answer)
         self.assertEqual(self.redis.asked, ["replay"])
         self.redis.publish("t", "a")
         self.redis.answer()
-        self.assertEqual(listener.events, [("e0-0:0", True), ("e0-0:1", "a")])
+        self.assertEqual(subscriber.events, [("e0-0:0", True), ("e0-0:1", "a")])
 
     def test_unfollowed_in_each_step(self) -> None:
         """A topic that is unfollowed before Redis has answered is not subscribed to any more."""
@@ -41,53 +41,53 @@ class FollowingTests(BrokerTestCase):
                 self.setUp()
                 node = self.start()
                 self.redis.late = True
-                listener = node.listen("t")
+                subscriber = node.listen("t")
                 for _ in range(steps):
                     waiting, answer = self.redis.waiting.popleft()
                     waiting.callback(answer)
-                assert listener.subscription is not None
-                listener.subscription.cancel()
+                assert subscriber.subscription is not None
+                subscriber.subscription.cancel()
                 self.redis.answer()
-                self.assertEqual(listener.events, [("e0-0:0", False)] if steps > 1 else [])
+                self.assertEqual(subscriber.events, [("e0-0:0", False)] if steps > 1 else [])
                 self.assertEqual(self.redis.sessions[0].channels, [])
                 self.stop()
 
     def test_gap(self) -> None:
         """A publication whose message was lost is read when the next message comes."""
-        listener = self.start().listen("t")
+        subscriber = self.start().listen("t")
         self.redis.silent = True
         self.redis.publish("t", "a")
         self.redis.silent = False
         self.redis.publish("t", "b")
-        self.assertEqual([data for _, data in listener.events[1:]], ["a", "b"])
+        self.assertEqual([data for _, data in subscriber.events[1:]], ["a", "b"])
 
     def test_unexpected_messages(self) -> None:
         """A malformed message is logged and ignored; other unexpected ones are ignored."""
         node = self.start()
-        listener = node.listen("t")
+        subscriber = node.listen("t")
         with capturedLogs() as events:
             self.redis.sessions[0].on_message(b"pushd:0:t", b"hello")
         self.assertEqual(len(events), 1)
         self.redis.sessions[0].on_message(b"pushd:0:another", b"e0-0:1 tx")
         self.redis.send(Publication("t", "again", Id("e0-0", 0)))
-        self.assertEqual(len(listener.events), 1)
+        self.assertEqual(len(subscriber.events), 1)
 
     def test_refused(self) -> None:
         """A topic that Redis returned an error for is retried every second, with few log lines."""
         node = self.start()
         self.redis.refusal = "OOM"
         with capturedLogs() as events:
-            listener = node.listen("t", "e0-0:0")
+            subscriber = node.listen("t", "e0-0:0")
             node.listen("u")
             self.clock.advance(1)
         self.assertEqual([event["error"] for event in events], ["OOM"])
-        self.assertEqual(listener.events, [])
+        self.assertEqual(subscriber.events, [])
         with capturedLogs() as events:
             self.clock.pump([1] * 10)
         self.assertEqual([event["error"] for event in events], ["OOM"])
         self.redis.refusal = None
         self.clock.advance(1)
-        self.assertEqual(listener.events, [("e0-0:0", True)])
+        self.assertEqual(subscriber.events, [("e0-0:0", True)])
         self.redis.refusal = "OOM"
         self.assertEqual(node.listen("t", "e0-0:9").events, ["lost"])
 
@@ -95,19 +95,19 @@ class FollowingTests(BrokerTestCase):
         """A topic that is unfollowed after an error is not retried."""
         node = self.start()
         self.redis.late = True
-        listener = node.listen("t")
+        subscriber = node.listen("t")
         waiting, answer = self.redis.waiting.popleft()
         self.redis.refusal = "OOM"
         waiting.callback(answer)
-        assert listener.subscription is not None
-        listener.subscription.cancel()
+        assert subscriber.subscription is not None
+        subscriber.subscription.cancel()
         self.redis.answer()
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
 
     def test_many_topics(self) -> None:
         """At most 64 topics catch up at the same time, and all of them do in the end."""
         node = self.start()
-        listeners = [node.listen(f"t{number}") for number in range(200)]
+        subscribers = [node.listen(f"t{number}") for number in range(200)]
         self.redis.lose()
         ids = [str(self.redis.publish(f"t{number}", "x")) for number in range(200)]
         self.redis.late = True
@@ -116,7 +116,7 @@ class FollowingTests(BrokerTestCase):
         waiting.callback(answer)
         self.assertEqual(len(self.redis.waiting), 64)
         self.redis.answer()
-        self.assertEqual([one.events[-1] for one in listeners], [(id, "x") for id in ids])
+        self.assertEqual([one.events[-1] for one in subscribers], [(id, "x") for id in ids])
 
 
 class TouchingTests(BrokerTestCase):
@@ -124,9 +124,9 @@ class TouchingTests(BrokerTestCase):
 
     def listen(self) -> RecordingSubscriber:
         """Subscribe, and clear the record of commands."""
-        listener = self.start().listen("t")
+        subscriber = self.start().listen("t")
         self.redis.asked.clear()
-        return listener
+        return subscriber
 
     def test_touched(self) -> None:
         """It is renewed every 200 seconds, for up to 500 topics at a time."""
@@ -143,21 +143,21 @@ class TouchingTests(BrokerTestCase):
 
     def test_last_message_lost(self) -> None:
         """A lost message that no other follows is found when the expiry is renewed."""
-        listener = self.listen()
+        subscriber = self.listen()
         self.redis.silent = True
         id = str(self.redis.publish("t", "a"))
         self.clock.advance(200)
-        self.assertEqual(listener.events[1:], [(id, "a")])
+        self.assertEqual(subscriber.events[1:], [(id, "a")])
 
     def test_data_lost(self) -> None:
         """That Redis has lost all data is found when the expiry is renewed."""
-        listener = self.listen()
+        subscriber = self.listen()
         self.redis.history.stop()
         self.redis.ids.clear()
         self.redis.sessions.append(self.redis.sessions[0])
         self.redis.forget()
         self.clock.advance(200)
-        self.assertEqual(listener.events[1:], ["lost"])
+        self.assertEqual(subscriber.events[1:], ["lost"])
 
     def test_refused(self) -> None:
         """After an error or a lost session it is renewed at the next interval."""
@@ -174,11 +174,11 @@ class TouchingTests(BrokerTestCase):
 
     def test_unfollowed_meanwhile(self) -> None:
         """A topic that is unfollowed while its expiry is renewed does not catch up."""
-        listener = self.listen()
+        subscriber = self.listen()
         self.redis.silent = self.redis.late = True
         self.redis.publish("t", "a")
         self.clock.advance(200)
-        assert listener.subscription is not None
-        listener.subscription.cancel()
+        assert subscriber.subscription is not None
+        subscriber.subscription.cancel()
         self.redis.answer()
         self.assertEqual(self.redis.asked, ["touch"])

@@ -86,7 +86,7 @@ class RunPushdTests(SynchronousTestCase):
             call_command(Command(self.reactor), *args)
         self.addCleanup(self.reactor.triggers["before"]["shutdown"][0][0])
 
-    def doors(self) -> list[tuple[str, int]]:
+    def addresses(self) -> list[tuple[str, int]]:
         """Return the addresses that it listens on."""
         return [(server[3], server[0]) for server in self.reactor.tcpServers]
 
@@ -98,7 +98,7 @@ class RunPushdTests(SynchronousTestCase):
         """The reloader runs it in a thread, where signals cannot be handled."""
         self.run_command("--", "--control", "none")
         self.assertEqual(len(self.reloaded), 1)
-        self.assertEqual(self.doors(), [("127.0.0.1", 8000)])
+        self.assertEqual(self.addresses(), [("127.0.0.1", 8000)])
         self.assertEqual(self.reactor.runs, [False])
         self.assertEqual(self.served, [application])
 
@@ -106,7 +106,7 @@ class RunPushdTests(SynchronousTestCase):
         """With --noreload it runs in the main thread."""
         self.run_command("--noreload", "[::1]:9000")
         self.assertEqual(self.reloaded, [])
-        self.assertEqual(self.doors(), [("::1", 9000), ("127.0.0.1", 8081)])
+        self.assertEqual(self.addresses(), [("::1", 9000), ("127.0.0.1", 8081)])
         self.assertEqual(self.reactor.runs, [True])
 
     def test_static_files(self) -> None:
@@ -148,7 +148,7 @@ class RunPushdTests(SynchronousTestCase):
                 self.assertRaisesRegex(CommandError, line),
             ):
                 call_command(Command(self.reactor), *args)
-        self.assertEqual(self.doors(), [])
+        self.assertEqual(self.addresses(), [])
 
     def test_busy(self) -> None:
         """If a port is taken the process exits, in whichever thread."""

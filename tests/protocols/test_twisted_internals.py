@@ -1,4 +1,4 @@
-"""Direct writes, unsent bytes, and closing, with transports of every kind."""
+"""Twisted's internals: direct writes, unsent bytes, closing; and versions that lack a name."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from twisted.web import http
 from zope.interface import implementer
 
 from pushd.access.limits import Limits
-from pushd.protocols import transport as transports
+from pushd.protocols import twisted_internals
 from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FAST_PATHS, FastPaths
-from pushd.protocols.transport import (
+from pushd.protocols.twisted_internals import (
     HTTPChannelAdapter,
     check_requirements,
     lose,
@@ -33,7 +33,8 @@ from pushd.protocols.transport import (
     unsent,
 )
 from pushd.testing import Daemon
-from pushd.views.request import Request, require_websocket
+from pushd.views.decorators import require_websocket
+from pushd.views.request import Request
 
 
 class Descriptor(FileDescriptor):
@@ -99,7 +100,7 @@ class DirectWriterTests(SynchronousTestCase):
         self.deferred += 1
 
     def test_at_once(self) -> None:
-        """A write is one system call, and the reactor is not told to watch the socket."""
+        """A write is one system call, and the reactor does not watch the socket."""
         for data in (b"one", b"two"):
             self.write(data)
         self.assertEqual(self.kernel.sent, [b"one", b"two"])
@@ -206,9 +207,9 @@ class FastPathTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Make a switch for this test alone, and a transport."""
         self.paths = FastPaths()
-        self.patch(transports, "FAST_PATHS", self.paths)
-        transports._lacking_in_transports.cache_clear()
-        self.addCleanup(transports._lacking_in_transports.cache_clear)
+        self.patch(twisted_internals, "FAST_PATHS", self.paths)
+        twisted_internals._lacking_in_transports.cache_clear()
+        self.addCleanup(twisted_internals._lacking_in_transports.cache_clear)
         kernel: Any = Kernel()
         self.transport: Any = Connection(kernel, Protocol(), MemoryReactorClock())
         self.transport.connected = True
@@ -255,7 +256,7 @@ class FastPathTests(SynchronousTestCase):
 
     def assert_off(self, changed: type[Connection], lacking: str) -> None:
         """Check that direct writes are off, and that two lines of the log say what is lacking."""
-        self.patch(transports, "Connection", changed)
+        self.patch(twisted_internals, "Connection", changed)
         kernel: Any = Kernel()
         transport = changed(kernel, Protocol(), MemoryReactorClock())
         with capturedLogs() as logs:
@@ -402,10 +403,10 @@ class HalfCloseTests(SynchronousTestCase):
     def test_lacking(self) -> None:
         """If Twisted's TLS lacks what is needed, it stays as it is, and the log says so."""
         reported = FastPaths()
-        self.patch(transports, "FAST_PATHS", reported)
-        self.patch(transports, "_TLS_METHODS", ("_future",))
-        transports._half_closable.cache_clear()
-        self.addCleanup(transports._half_closable.cache_clear)
+        self.patch(twisted_internals, "FAST_PATHS", reported)
+        self.patch(twisted_internals, "_TLS_METHODS", ("_future",))
+        twisted_internals._half_closable.cache_clear()
+        self.addCleanup(twisted_internals._half_closable.cache_clear)
         factory = TLSMemoryBIOFactory(CertificateOptions(), False, Factory(), MemoryReactorClock())
         with capturedLogs() as events:
             pass_half_closes(factory)

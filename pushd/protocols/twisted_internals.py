@@ -1,6 +1,6 @@
-"""What pushd needs of Twisted's transports and HTTP channel beyond their public interfaces.
+"""All uses of private names of Twisted in this room: those of its transports and HTTP channel.
 
-In ``protocols`` no other module uses private names of Twisted. There are two reasons to do so.
+There are two reasons for them.
 
 **Fast paths** save time, and fall back to the public way (``pushd.protocols.fast_paths``):
 

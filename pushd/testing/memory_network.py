@@ -1,4 +1,4 @@
-"""Transports in memory: a connection whose two ends are in one process."""
+"""A network in memory: connections whose two ends are in one process."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _BUFFER = 1 << 16
 
 
 @implementer(ITCPTransport, IPushProducer)
-class LoopbackTransport:
-    """One end of a connection. What is written arrives when ``Loopback.run`` is called.
+class MemoryTransport:
+    """One end of a connection. What is written arrives when ``MemoryNetwork.run`` is called.
 
     It behaves as Twisted's TCP transport does: ``loseConnection`` waits until everything written
     has been sent, ``abortConnection`` does not, and a full buffer pauses the producer.
@@ -36,7 +36,7 @@ class LoopbackTransport:
         self._producer: Any = None
         self._producer_paused = False
         self.protocol: Any = None
-        self.other: LoopbackTransport = self
+        self.other: MemoryTransport = self
         self.reading_paused = False
         self.no_delay = False
         self.lost: Failure | None = None
@@ -115,7 +115,7 @@ class LoopbackTransport:
         """Close this side once everything has been sent; the other end may still send."""
         self._finishing = True
 
-    # What the loopback calls
+    # What the network calls
 
     @property
     def unsent(self) -> int:
@@ -166,19 +166,19 @@ class LoopbackTransport:
             self.lose(ConnectionDone())
 
 
-class Loopback:
+class MemoryNetwork:
     """All connections of a daemon in memory."""
 
     def __init__(self) -> None:
-        self._transports: list[LoopbackTransport] = []
+        self._transports: list[MemoryTransport] = []
         self._port = 50_000
 
-    def connect(self, server: Any, client: Any) -> LoopbackTransport:
+    def connect(self, server: Any, client: Any) -> MemoryTransport:
         """Connect a client's protocol to a server's factory; return the client's end."""
         self._port += 1
         here = IPv4Address("TCP", "127.0.0.1", self._port)
         there = IPv4Address("TCP", "127.0.0.1", 8080)
-        ours, theirs = LoopbackTransport(here, there), LoopbackTransport(there, here)
+        ours, theirs = MemoryTransport(here, there), MemoryTransport(there, here)
         ours.other, theirs.other = theirs, ours
         ours.protocol, theirs.protocol = client, server.buildProtocol(here) or Protocol()
         self._transports += [ours, theirs]
@@ -198,6 +198,6 @@ class Loopback:
         busy = True
         while busy:
             # Each transport delivers once per round, so that none starves another.
-            turns = [transport.run() for transport in self._transports]
-            busy = any(turns)
+            delivered = [transport.run() for transport in self._transports]
+            busy = any(delivered)
             self._transports = [one for one in self._transports if one.connected]

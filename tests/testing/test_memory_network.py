@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from pushd.testing.loopback import Loopback, LoopbackTransport
+from pushd.testing.memory_network import MemoryNetwork, MemoryTransport
 
 
 class Peer(Protocol):
@@ -54,32 +54,32 @@ class Producer:
     """Records the calls that a producer gets."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def pauseProducing(self) -> None:
-        self.told.append("pause")
+        self.calls.append("pause")
 
     def resumeProducing(self) -> None:
-        self.told.append("resume")
+        self.calls.append("resume")
 
     def stopProducing(self) -> None:
-        self.told.append("stop")
+        self.calls.append("stop")
 
 
-class LoopbackTestCase(SynchronousTestCase):
+class MemoryNetworkTestCase(SynchronousTestCase):
     """One connection with a client and a server."""
 
     def setUp(self) -> None:
         """Connect them."""
-        self.loopback = Loopback()
+        self.network = MemoryNetwork()
         self.factory = PeerFactory()
         self.client = Peer()
-        self.here = self.loopback.connect(self.factory, self.client)
+        self.here = self.network.connect(self.factory, self.client)
         [self.server] = self.factory.peers
         self.there = self.here.other
 
 
-class ConnectTests(LoopbackTestCase):
+class ConnectTests(MemoryNetworkTestCase):
     """Connecting a client with a factory."""
 
     def test_ends(self) -> None:
@@ -94,7 +94,7 @@ class ConnectTests(LoopbackTestCase):
 
     def test_ports(self) -> None:
         """Each client has a port of its own."""
-        other = self.loopback.connect(self.factory, Peer())
+        other = self.network.connect(self.factory, Peer())
         self.assertNotEqual(other.getHost(), self.here.getHost())
         self.assertEqual(other.getPeer(), self.here.getPeer())
 
@@ -106,9 +106,9 @@ class ConnectTests(LoopbackTestCase):
                 return None
 
         client = Peer()
-        transport = self.loopback.connect(Full(), client)
+        transport = self.network.connect(Full(), client)
         transport.write(b"anybody there?")
-        self.loopback.run()
+        self.network.run()
         self.assertEqual((client.received, client.ends), ([], [ConnectionLost]))
         self.assertFalse(transport.connected)
 
@@ -126,15 +126,15 @@ class ConnectTests(LoopbackTestCase):
         self.assertIs(self.here.getTcpKeepAlive(), False)
 
 
-class DeliveryTests(LoopbackTestCase):
-    """What is written arrives when the loopback runs."""
+class DeliveryTests(MemoryNetworkTestCase):
+    """What is written arrives when the network runs."""
 
     def test_not_before(self) -> None:
         """Nothing arrives during write(): no protocol is called back while it writes."""
         self.here.write(b"a")
         self.assertEqual(self.server.received, [])
         self.assertEqual(self.here.unsent, 1)
-        self.loopback.run()
+        self.network.run()
         self.assertEqual(self.server.received, [b"a"])
         self.assertEqual(self.here.unsent, 0)
 
@@ -142,7 +142,7 @@ class DeliveryTests(LoopbackTestCase):
         """A connection is a stream: pieces arrive in order, possibly as one."""
         self.here.write(b"a")
         self.here.writeSequence([b"b", b"c"])
-        self.loopback.run()
+        self.network.run()
         self.assertEqual(b"".join(self.server.received), b"abc")
 
     def test_answers(self) -> None:
@@ -156,7 +156,7 @@ class DeliveryTests(LoopbackTestCase):
         self.server.answer = lambda data: count(self.server, data)
         self.client.answer = lambda data: count(self.client, data)
         self.here.write(b"1")
-        self.loopback.run()
+        self.network.run()
         self.assertEqual(self.server.received, [b"1", b"3", b"5", b"7", b"9"])
         self.assertEqual(self.client.received, [b"2", b"4", b"6", b"8", b"10"])
 
@@ -165,35 +165,35 @@ class DeliveryTests(LoopbackTestCase):
         late = Peer()
 
         def connect(data: bytes) -> None:
-            self.loopback.connect(self.factory, late).write(b"late")
+            self.network.connect(self.factory, late).write(b"late")
 
         self.server.answer = connect
         self.here.write(b"a")
-        self.loopback.run()
+        self.network.run()
         self.assertEqual(self.factory.peers[1].received, [b"late"])
 
     def test_paused_reader(self) -> None:
         """An end that does not read receives nothing until it does."""
         self.there.pauseProducing()
         self.here.write(b"a")
-        self.loopback.run()
+        self.network.run()
         self.assertEqual(self.server.received, [])
         self.here.write(b"b")
         self.there.resumeProducing()
-        self.loopback.run()
+        self.network.run()
         self.assertEqual(self.server.received, [b"ab"])
 
     def test_paused_within(self) -> None:
         """An end that stops reading during a delivery receives nothing more."""
         self.server.answer = lambda data: self.there.pauseProducing()
         self.here.write(b"a")
-        self.loopback.run()
+        self.network.run()
         self.here.write(b"b")
-        self.loopback.run()
+        self.network.run()
         self.assertEqual(self.server.received, [b"a"])
 
 
-class CloseTests(LoopbackTestCase):
+class CloseTests(MemoryNetworkTestCase):
     """The end of a connection, in order or by an abort."""
 
     def test_lose(self) -> None:
@@ -203,7 +203,7 @@ class CloseTests(LoopbackTestCase):
         self.here.write(b"too late")
         self.assertEqual((self.client.ends, self.server.ends), ([], []))
         for _ in range(2):
-            self.loopback.run()
+            self.network.run()
             self.assertEqual(self.server.received, [b"a"])
             self.assertEqual(self.client.ends, [ConnectionDone])
             self.assertEqual(self.server.ends, [ConnectionDone])
@@ -215,10 +215,10 @@ class CloseTests(LoopbackTestCase):
         self.there.pauseProducing()
         self.here.write(b"a")
         self.here.loseConnection()
-        self.loopback.run()
+        self.network.run()
         self.assertEqual(self.client.ends, [])
         self.there.resumeProducing()
-        self.loopback.run()
+        self.network.run()
         self.assertEqual((self.server.received, self.client.ends), ([b"a"], [ConnectionDone]))
 
     def test_deaf(self) -> None:
@@ -226,21 +226,21 @@ class CloseTests(LoopbackTestCase):
         self.there.write(b"for the client")
         self.here.write(b"for the server")
         self.there.loseConnection()
-        self.loopback.run()
+        self.network.run()
         self.assertEqual((self.client.received, self.server.received), ([b"for the client"], []))
 
     def test_synonyms(self) -> None:
         """stopProducing() and loseWriteConnection() end the connection in order."""
-        ends: list[Callable[[LoopbackTransport], None]] = [
-            LoopbackTransport.stopProducing,
-            LoopbackTransport.loseWriteConnection,
+        ends: list[Callable[[MemoryTransport], None]] = [
+            MemoryTransport.stopProducing,
+            MemoryTransport.loseWriteConnection,
         ]
         for end in ends:
             client = Peer()
-            transport = self.loopback.connect(self.factory, client)
+            transport = self.network.connect(self.factory, client)
             transport.write(b"a")
             end(transport)
-            self.loopback.run()
+            self.network.run()
             self.assertEqual(self.factory.peers[-1].received, [b"a"])
             self.assertEqual(client.ends, [ConnectionDone])
 
@@ -250,7 +250,7 @@ class CloseTests(LoopbackTestCase):
         self.here.abortConnection()
         self.here.abortConnection()
         self.assertEqual((self.here.unsent, self.client.ends), (0, []))
-        self.loopback.run()
+        self.network.run()
         self.assertEqual(self.server.received, [])
         self.assertEqual(self.client.ends, [ConnectionAborted])
         self.assertEqual(self.server.ends, [ConnectionLost])
@@ -259,7 +259,7 @@ class CloseTests(LoopbackTestCase):
         """If both sides abort, the first call counts."""
         self.here.abortConnection()
         self.there.abortConnection()
-        self.loopback.run()
+        self.network.run()
         self.assertEqual(self.client.ends, [ConnectionAborted])
         self.assertEqual(self.server.ends, [ConnectionLost])
 
@@ -268,31 +268,31 @@ class CloseTests(LoopbackTestCase):
         self.there.pauseProducing()
         self.here.write(b"a")
         self.here.loseConnection()
-        self.loopback.run()
+        self.network.run()
         self.here.abortConnection()
-        self.loopback.run()
+        self.network.run()
         self.assertEqual((self.client.ends, self.server.received), ([ConnectionAborted], []))
 
     def test_abort_what_is_gone(self) -> None:
         """abortConnection() does nothing after the end."""
         self.here.loseConnection()
-        self.loopback.run()
+        self.network.run()
         self.here.abortConnection()
         self.there.abortConnection()
-        self.loopback.run()
+        self.network.run()
         self.assertEqual(self.client.ends, [ConnectionDone])
 
     def test_aborted_by_peer(self) -> None:
         """What is under way to an end that aborts does not arrive."""
         self.here.write(b"a")
         self.there.abortConnection()
-        self.loopback.run()
+        self.network.run()
         self.assertEqual((self.server.received, self.client.ends), ([], [ConnectionLost]))
 
     def test_write_to_nobody(self) -> None:
         """After the end, what is written is dropped."""
         self.there.abortConnection()
-        self.loopback.run()
+        self.network.run()
         self.here.write(b"a")
         self.assertEqual(self.here.unsent, 0)
 
@@ -300,7 +300,7 @@ class CloseTests(LoopbackTestCase):
         """If both sides close, each gets connectionLost once."""
         self.here.loseConnection()
         self.there.loseConnection()
-        self.loopback.run()
+        self.network.run()
         self.assertEqual(self.client.ends, [ConnectionDone])
         self.assertEqual(self.server.ends, [ConnectionDone])
 
@@ -312,29 +312,29 @@ class CloseTests(LoopbackTestCase):
                 here.write(b"it is gone")
 
         here = self.here
-        other = self.loopback.connect(self.factory, Mourner())
+        other = self.network.connect(self.factory, Mourner())
         other.abortConnection()
-        self.loopback.run()
+        self.network.run()
         self.assertEqual(self.server.received, [b"it is gone"])
 
     def test_cut(self) -> None:
         """cut() aborts every connection, and nothing more arrives."""
         client = Peer()
-        self.loopback.connect(self.factory, client).write(b"a")
-        self.loopback.cut()
-        self.loopback.run()
+        self.network.connect(self.factory, client).write(b"a")
+        self.network.cut()
+        self.network.run()
         for peer in (self.client, client, *self.factory.peers):
             self.assertEqual((peer.received, len(peer.ends)), ([], 1))
 
     def test_forgotten(self) -> None:
         """A connection that has ended is not kept; others are."""
         client = Peer()
-        other = self.loopback.connect(self.factory, client)
+        other = self.network.connect(self.factory, client)
         trace = ref(self.here)
         self.here.abortConnection()
-        self.loopback.run()
+        self.network.run()
         other.write(b"a")
-        self.loopback.run()
+        self.network.run()
         self.assertEqual(self.factory.peers.pop().received, [b"a"])
         del self.here, self.there, self.client, self.server
         self.factory.peers.clear()
@@ -342,7 +342,7 @@ class CloseTests(LoopbackTestCase):
         self.assertIsNone(trace())
 
 
-class ProducerTests(LoopbackTestCase):
+class ProducerTests(MemoryNetworkTestCase):
     """A producer is paused while the buffer is full."""
 
     def setUp(self) -> None:
@@ -354,51 +354,51 @@ class ProducerTests(LoopbackTestCase):
     def test_paused(self) -> None:
         """Beyond 64 KiB a producer is paused, once."""
         self.here.write(bytes(1 << 16))
-        self.assertEqual(self.producer.told, [])
+        self.assertEqual(self.producer.calls, [])
         self.here.write(b"a")
         self.here.write(b"a")
-        self.assertEqual(self.producer.told, ["pause"])
+        self.assertEqual(self.producer.calls, ["pause"])
 
     def test_resumed(self) -> None:
         """A producer is resumed when the buffer is empty, and paused again when it is full."""
         for _ in range(2):
-            self.producer.told.clear()
+            self.producer.calls.clear()
             self.here.write(bytes(100_000))
-            self.loopback.run()
-            self.assertEqual(self.producer.told, ["pause", "resume"])
-            self.loopback.run()
-            self.assertEqual(self.producer.told, ["pause", "resume"])
+            self.network.run()
+            self.assertEqual(self.producer.calls, ["pause", "resume"])
+            self.network.run()
+            self.assertEqual(self.producer.calls, ["pause", "resume"])
 
     def test_not_paused(self) -> None:
         """A producer is not paused while the buffer is not full."""
         for _ in range(10):
             self.here.write(bytes(10_000))
-            self.loopback.run()
-        self.assertEqual(self.producer.told, [])
+            self.network.run()
+        self.assertEqual(self.producer.calls, [])
 
     def test_let_go(self) -> None:
         """A producer that was unregistered while it was paused is not resumed."""
         self.here.write(bytes(100_000))
         self.here.unregisterProducer()
-        self.loopback.run()
-        self.assertEqual(self.producer.told, ["pause"])
+        self.network.run()
+        self.assertEqual(self.producer.calls, ["pause"])
 
     def test_stopped(self) -> None:
         """At the end, stopProducing() is called before connectionLost."""
-        told: list[str] = []
-        self.client.ends = cast(Any, told)
-        self.producer.told = told
+        calls: list[str] = []
+        self.client.ends = cast(Any, calls)
+        self.producer.calls = calls
         for end in (self.there.abortConnection, self.here.abortConnection):
             end()
-            self.loopback.run()
-        self.assertEqual(told, ["stop", ConnectionLost])
+            self.network.run()
+        self.assertEqual(calls, ["stop", ConnectionLost])
 
     def test_not_while_stalled(self) -> None:
         """A producer is not resumed while the other end does not read."""
         self.there.pauseProducing()
         self.here.write(bytes(100_000))
-        self.loopback.run()
-        self.assertEqual(self.producer.told, ["pause"])
+        self.network.run()
+        self.assertEqual(self.producer.calls, ["pause"])
 
     def test_answer_comes_first(self) -> None:
         """A producer is not resumed if the delivery itself has filled the buffer again."""
@@ -410,9 +410,9 @@ class ProducerTests(LoopbackTestCase):
         self.server.answer = write_more
         self.here.write(bytes(100_000))
         self.here.run()
-        self.assertEqual(self.producer.told, ["pause"])
-        self.loopback.run()
-        self.assertEqual(self.producer.told, ["pause", "resume"])
+        self.assertEqual(self.producer.calls, ["pause"])
+        self.network.run()
+        self.assertEqual(self.producer.calls, ["pause", "resume"])
 
     def test_one_at_a_time(self) -> None:
         """A second producer is refused until the first is unregistered."""
@@ -421,13 +421,13 @@ class ProducerTests(LoopbackTestCase):
         self.here.write(bytes(100_000))
         self.here.unregisterProducer()
         self.here.registerProducer(second, True)
-        self.loopback.run()
-        self.assertEqual((self.producer.told, second.told), (["pause"], ["resume"]))
+        self.network.run()
+        self.assertEqual((self.producer.calls, second.calls), (["pause"], ["resume"]))
 
     def test_none(self) -> None:
         """Without a producer, everything arrives."""
         self.here.unregisterProducer()
         self.here.write(bytes(100_000))
-        self.loopback.run()
+        self.network.run()
         self.assertEqual(sum(map(len, self.server.received)), 100_000)
-        self.assertEqual(self.producer.told, [])
+        self.assertEqual(self.producer.calls, [])

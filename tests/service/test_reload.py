@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.options.command_line import Options
 from pushd.options.settings import Settings
-from pushd.service.live import Reloader
+from pushd.service.reload import Reloader
 from pushd.testing import Daemon
 from pushd.views.request import Request
 from tests.support.echo import echo
@@ -238,7 +238,7 @@ class LiveSettingsTests(ReloadTestCase):
         heads = []
         for line in ("compression = true", "compression = false", "compression = true"):
             self.apply(line)
-            wire = self.daemon.open_connection()
+            connection = self.daemon.open_connection()
             fields = {
                 "Host": "localhost:8080",
                 "Upgrade": "websocket",
@@ -248,8 +248,8 @@ class LiveSettingsTests(ReloadTestCase):
                 **offer,
             }
             lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-            wire.send(f"GET / HTTP/1.1\r\n{lines}\r\n".encode())
-            heads.append(b"permessage-deflate" in wire.received)
+            connection.send(f"GET / HTTP/1.1\r\n{lines}\r\n".encode())
+            heads.append(b"permessage-deflate" in connection.received)
         self.assertEqual(heads, [True, False, True])
 
     def test_max_connections(self) -> None:

@@ -1,4 +1,4 @@
-"""Settings that can change at run time, and the reload that changes them (SIGHUP)."""
+"""The settings that can change at run time, and the reload that changes them (SIGHUP)."""
 
 from __future__ import annotations
 
