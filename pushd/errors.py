@@ -3,7 +3,7 @@
 PushdError
 ├── RequestRefused          a request is answered with an HTTP status and one line
 │   ├── BadRequest          it cannot be carried out as it stands
-│   ├── Denied              its origin, host or token does not permit it
+│   ├── Denied              its token does not permit it
 │   └── HandshakeRefused    it is not a valid WebSocket handshake
 ├── BadToken                a token that cannot be trusted
 ├── Unavailable             the broker cannot be reached, or refuses

@@ -16,6 +16,8 @@ _ORIGIN = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 
+_PORT = re.compile(r":[0-9]*\Z")
+
 
 class Origins:
     """The allowed origins: those whose pages may open WebSockets, besides pushd's own.
@@ -75,6 +77,55 @@ class Origins:
         )
 
 
+class Hosts:
+    """The names under which the public port is served; all of them if none is given.
+
+    By DNS rebinding, a page of any site can make a browser send requests to this server under a
+    name of that site, and read the answers: to the browser they are the site's own. Only the Host
+    header gives these requests away.
+
+    :param allowed: names, addresses, or wildcards such as ``*.example.com``, all without a port.
+
+    Raises ValueError if one is none of these.
+    """
+
+    def __init__(self, allowed: Iterable[str] = ()) -> None:
+        self._exact: set[str] = set()
+        # Wildcards: domains such as ``.example.com`` that a name ends in.
+        self._below: tuple[str, ...] = ()
+        for text in allowed:
+            try:
+                if _PORT.search(text):
+                    raise ValueError
+                name = _parse_host(text)
+            except ValueError:
+                raise ValueError(
+                    "must be a name such as example.com or *.example.com, or an address such as "
+                    f"192.0.2.1 or [2001:db8::1], without a port; got {text!r}"
+                ) from None
+            if name.startswith("*."):
+                self._below += (name[1:],)
+            else:
+                self._exact.add(name)
+
+    def replace(self, other: Hosts) -> None:
+        """Serve the same names as another object, from now on."""
+        self._exact, self._below = other._exact, other._below
+
+    def allows(self, host: str | None) -> bool:
+        """Whether a request is for one of the names.
+
+        :param host: the Host header; None if there is none, as in HTTP/1.0, which no browser sends.
+        """
+        if host is None or not (self._exact or self._below):
+            return True
+        try:
+            name = _parse_host(host)
+        except ValueError:
+            return False
+        return name in self._exact or name.endswith(self._below)
+
+
 def is_own_host(host: str, address: str | None) -> bool:
     """Whether a Host header is localhost or our own address, not a name that others control.
 
@@ -89,6 +140,14 @@ def is_own_host(host: str, address: str | None) -> bool:
         return False
     own = read_address(address)
     return name == "localhost" or (own is not None and own == read_address(name))
+
+
+@lru_cache(maxsize=128)
+def _parse_host(host: str) -> str:
+    """Return the name in a Host header, in one form. Raises ValueError if there is none."""
+    name = _parse_origin(f"http://{host.removesuffix(':')}")[1].removesuffix(".")
+    address = read_address(name)
+    return name if address is None else str(address)
 
 
 @lru_cache(maxsize=128)

@@ -37,8 +37,8 @@ class ConnectionListResource(AsyncResource):
         after = _argument(request, "after") or "0"
         if not _ID.fullmatch(after):
             raise BadRequest("after must be the id of a connection", "after")
-        self._context.hub.flush_counters()
-        rest = (one for one in self._context.connections if one.id > int(after))
+        self._state.hub.flush_counters()
+        rest = (one for one in self._state.connections if one.id > int(after))
         listed = [connection_json(one) for one in islice(rest, _MAX_LIST)]
         more = next(rest, None) is not None
         return json_response(200, {"connections": listed, "more": more})
@@ -51,11 +51,11 @@ class ConnectionResource(AsyncResource):
         """Describe it (GET), or close it (DELETE) with ``?code=`` and ``?reason=``."""
         require_method(request, "GET", "DELETE")
         id = int(self._name) if _ID.fullmatch(self._name) else 0
-        connection = self._context.connections.get(id)
+        connection = self._state.connections.get(id)
         if connection is None:
             raise BadRequest("no such connection", "connection", 404)
         if request.method == b"GET":
-            self._context.hub.flush_counters()
+            self._state.hub.flush_counters()
             return json_response(200, connection_json(connection))
         connection.closable.close_with(_closing(request))
         return Response(204)
@@ -67,7 +67,7 @@ class ScheduleListResource(AsyncResource):
     async def answer(self, request: Any) -> Response:
         """List them, oldest first."""
         require_method(request, "GET")
-        schedules = [schedule_json(one) for one in self._context.scheduled.all()]
+        schedules = [schedule_json(one) for one in self._state.scheduled.all()]
         return json_response(200, {"schedules": schedules})
 
 
@@ -77,7 +77,7 @@ class ScheduleResource(AsyncResource):
     async def answer(self, request: Any) -> Response:
         """Describe it (GET), or cancel it (DELETE)."""
         require_method(request, "GET", "DELETE")
-        scheduled = self._context.scheduled.get(self._name)
+        scheduled = self._state.scheduled.get(self._name)
         if scheduled is None:
             raise BadRequest("no such schedule", "schedule", 404)
         if request.method == b"GET":
@@ -92,9 +92,9 @@ class TopicListResource(AsyncResource):
     async def answer(self, request: Any) -> Response:
         """List them, by name."""
         require_method(request, "GET")
-        names = {*self._context.hub.topics(), *await self._context.broker.names()}
+        names = {*self._state.hub.topics(), *await self._state.broker.names()}
         first = nsmallest(_MAX_LIST, names)
-        topics = [await topic_json(self._context, name) for name in first]
+        topics = [await topic_json(self._state, name) for name in first]
         return json_response(200, {"topics": topics, "more": len(names) > _MAX_LIST})
 
 
@@ -126,11 +126,11 @@ def schedule_json(scheduled: ScheduledPublication) -> dict[str, Any]:
     }
 
 
-async def topic_json(context: DaemonState, topic: str) -> dict[str, Any]:
+async def topic_json(state: DaemonState, topic: str) -> dict[str, Any]:
     """Return the JSON that describes a topic."""
-    described: tuple[Id | None, int] = await context.broker.describe(topic)
+    described: tuple[Id | None, int] = await state.broker.describe(topic)
     last, history = described
-    transports = Counter(one.transport for one in context.hub.subscribers(topic))
+    transports = Counter(one.transport for one in state.hub.subscribers(topic))
     return {
         "topic": topic,
         "id": None if last is None else str(last),

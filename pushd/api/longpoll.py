@@ -9,8 +9,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pushd.access.closing import Closing
 from pushd.access.counters import Traffic
-from pushd.protocols.http.response import Response, json_refusal, json_response, write_response
-from pushd.protocols.json_format import publication_json
+from pushd.protocols.http.response import JSON_HEADERS, Response, json_refusal, write_response
+from pushd.protocols.json_format import publication_json, to_json
 from pushd.topics.fanout import Batch
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication
@@ -21,9 +21,6 @@ _ENOUGH = 1 << 20
 
 # Seconds that reading the history may take, in addition to the time that the poll waits.
 _READ_TIMEOUT = 5.0
-
-# Bytes of JSON around the data of a publication, about.
-_OVERHEAD = 50
 
 
 class LongPoll:
@@ -43,8 +40,10 @@ class LongPoll:
         # Where the publications of the response begin, once that is known.
         self._id: Id | None = None
         self._recovered = False
-        self._publications: list[Publication] = []
-        self._bytes = 0
+        # The publications as they are written in the response, the id of the last, and how many.
+        self._written: list[bytes] = []
+        self._last: Id | None = None
+        self._count = self._bytes = 0
         self._subscription: Subscription | None = None
         self._call: IDelayedCall | None = None
         self._open = True
@@ -68,9 +67,11 @@ class LongPoll:
 
     def deliver(self, batch: Batch) -> None:
         """Add publications to the response, which waits for others of this reactor iteration."""
-        for publication in batch:
-            self._publications.append(publication)
-            self._bytes += len(publication.data) + _OVERHEAD
+        written = batch.render(_list_item)
+        self._written.append(written)
+        self._last = batch.last
+        self._bytes += len(written)
+        self._count += batch.count
         self._answer_in(0)
 
     def has_room(self) -> bool:
@@ -79,6 +80,10 @@ class LongPoll:
 
     def keeps_up(self) -> bool:
         """Return whether the response may take more; the next poll gets the rest."""
+        return self.has_room()
+
+    def can_take(self, batch: Batch) -> bool:
+        """Return whether the response may take more: what is beyond comes in the next one."""
         return self.has_room()
 
     def direct_write(self) -> None:
@@ -118,18 +123,20 @@ class LongPoll:
         if not self._open:
             return
         self.forget()
-        self.traffic.messages_out = len(self._publications)
-        self.traffic.bytes_out = self._bytes - _OVERHEAD * len(self._publications)
+        self.traffic.messages_out, self.traffic.bytes_out = self._count, self._bytes
         write_response(self._request, self._make_response())
 
     def _make_response(self) -> Response:
         if self._id is None:
             retry = {"Retry-After": f"{_READ_TIMEOUT:g}"}
             return json_refusal(503, "topic temporarily unavailable", "topic", retry)
-        last = self._publications[-1].id if self._publications else self._id
-        value = {
-            "id": str(last),
-            "recovered": self._recovered,
-            "publications": [publication_json(one) for one in self._publications],
-        }
-        return json_response(200, value)
+        head = to_json({"id": str(self._last or self._id), "recovered": self._recovered})
+        # Without the comma of the first.
+        items = b"".join(self._written)[1:]
+        body = b'%b,"publications":[%b]}\n' % (head[:-1].encode(), items)
+        return Response(200, JSON_HEADERS, body)
+
+
+def _list_item(publication: Publication) -> bytes:
+    """Return a publication in the list of a response, after a comma."""
+    return f",{to_json(publication_json(publication))}".encode()

@@ -49,7 +49,7 @@ class ControlTopicResource(AsyncResource):
         """Publish, schedule or describe."""
         topic = read_topic(self._name, "topic")
         if request.method == b"GET":
-            return json_response(200, await topic_json(self._context, topic))
+            return json_response(200, await topic_json(self._state, topic))
         require_method(request, "GET", "POST")
         data = read_data(request)
         key = read_key(read_header(request, b"idempotency-key"), "Idempotency-Key")
@@ -59,17 +59,17 @@ class ControlTopicResource(AsyncResource):
                 error = "Idempotency-Key cannot be combined with delay, every or count"
                 raise BadRequest(f"{error}; see /schedules", "Idempotency-Key")
             return self._schedule(topic, data, times)
-        return json_response(200, await _publish(self._context, Draft(topic, data, key)))
+        return json_response(200, await _publish(self._state, Draft(topic, data, key)))
 
     def _schedule(self, topic: str, data: str | bytes, times: dict[str, Any]) -> Response:
         count = times["count"]
         if count is not None and count != int(count):
             raise BadRequest(f"count must be an integer; got {count}", "count")
-        if self._context.connections.closing is not None:
+        if self._state.connections.closing is not None:
             error = "server is shutting down; scheduled publications are not accepted"
             raise BadRequest(error, "schedules", 503)
         try:
-            scheduled = self._context.scheduled.add(
+            scheduled = self._state.scheduled.add(
                 topic,
                 data,
                 delay=times["delay"] or 0,
@@ -91,8 +91,8 @@ class PublishResource(AsyncResource):
     :param subject: the publisher; a subject's idempotency keys are separate from all others.
     """
 
-    def __init__(self, context: DaemonState, name: str, subject: str) -> None:
-        super().__init__(context, name)
+    def __init__(self, state: DaemonState, name: str, subject: str) -> None:
+        super().__init__(state, name)
         self._subject = subject
 
     async def answer(self, request: Any) -> Response:
@@ -106,7 +106,7 @@ class PublishResource(AsyncResource):
         if key is not None:
             key = f"{self._subject} {key}"
         draft = Draft(topic, read_data(request), key)
-        return json_response(200, await _publish(self._context, draft))
+        return json_response(200, await _publish(self._state, draft))
 
     def explain(self, error: Unavailable) -> str:
         """Log the reason, which is not for the public."""
@@ -125,13 +125,13 @@ class BatchResource(AsyncResource):
     async def answer(self, request: Any) -> Response:
         """Publish the batch if all of it is valid."""
         require_method(request, "POST")
-        drafts = read_drafts(request.content.read(), self._context.limits.max_message)
+        drafts = read_drafts(request.content.read(), self._state.limits.max_message)
         # If the client disconnects, only this Deferred is cancelled: the batch is still published.
         done: Deferred[list[Id]] = Deferred()
-        self._context.broker.publish_all(drafts).chainDeferred(done)
+        self._state.broker.publish_all(drafts).chainDeferred(done)
         ids = await done
         published = [
-            _published(self._context, draft, id) for draft, id in zip(drafts, ids, strict=True)
+            _published(self._state, draft, id) for draft, id in zip(drafts, ids, strict=True)
         ]
         return json_response(200, {"published": published})
 
@@ -250,12 +250,12 @@ def _read_draft(value: object, where: str) -> Draft:
         raise BadRequest("base64 must be a string in base64", f"{where}.base64") from None
 
 
-async def _publish(context: DaemonState, draft: Draft) -> dict[str, Any]:
+async def _publish(state: DaemonState, draft: Draft) -> dict[str, Any]:
     """Publish; return the JSON of the result."""
-    id = await context.broker.publish(draft.topic, draft.data, draft.key)
-    return _published(context, draft, id)
+    id = await state.broker.publish(draft.topic, draft.data, draft.key)
+    return _published(state, draft, id)
 
 
-def _published(context: DaemonState, draft: Draft, id: Id) -> dict[str, Any]:
+def _published(state: DaemonState, draft: Draft, id: Id) -> dict[str, Any]:
     """Return the JSON of a publication: its id, and the topic's current number of subscribers."""
-    return {"id": str(id), "subscribers": context.hub.count(draft.topic)}
+    return {"id": str(id), "subscribers": state.hub.count(draft.topic)}

@@ -40,9 +40,9 @@ class AsyncResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, context: DaemonState, name: str = "") -> None:
+    def __init__(self, state: DaemonState, name: str = "") -> None:
         super().__init__()
-        self._context = context
+        self._state = state
         self._name = name
 
     def render(self, request: Any) -> int:

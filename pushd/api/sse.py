@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections import deque
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -21,6 +22,10 @@ from pushd.topics.subscription import Subscription
 
 #: Seconds of silence after which a comment is sent, as proxies close silent connections.
 KEEP_ALIVE = 25.0
+
+# How much of what is more than may wait is given to the connection at a time, in bytes. The rest is
+# not copied: all streams that send the same event share it.
+_PIECE = 1 << 18
 
 _HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -49,6 +54,13 @@ class EventStream:
         self._max_buffered = max_buffered
         self._subscription: Subscription | None = None
         self._paused = False
+        # Bytes of the batch that it did not take when it was last asked.
+        self._refused = 0
+        # What is left of an event that is larger, as written, than what may wait, and what follows
+        # it; only while the connection's buffer is full.
+        self._held: deque[memoryview] = deque()
+        # True if the response ends once that is written.
+        self._finishing = False
         self._open = True
         self.traffic = Traffic()
         #: How the stream ended. If the daemon does not end it, the client did.
@@ -81,8 +93,19 @@ class EventStream:
         return self._open and not self._paused
 
     def keeps_up(self) -> bool:
-        """Return whether no more than ``max_buffered`` bytes wait for the client."""
-        return not self._paused or self._unsent() <= self._max_buffered
+        """Return whether no more than ``max_buffered`` bytes wait, with what it did not take."""
+        return not self._paused or self._unsent() + self._refused <= self._max_buffered
+
+    def can_take(self, batch: Batch) -> bool:
+        """Return whether no more than ``max_buffered`` bytes would wait, or nothing waits yet."""
+        self._refused = 0
+        if not self._paused:
+            return True
+        size = len(batch.render(event_for))
+        if self._unsent() + size <= self._max_buffered:
+            return True
+        self._refused = size
+        return False
 
     def direct_write(self) -> None:
         """Return None: chunked HTTP framing is written for each response by itself."""
@@ -101,9 +124,14 @@ class EventStream:
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """Continue."""
+        """Continue with what is left of a large event, then with the history."""
         self._paused = False
-        if self._subscription is not None:
+        self._write_held()
+        if self._paused:
+            return
+        if self._finishing:
+            self._finish()
+        elif self._subscription is not None:
             self._subscription.resume()
 
     def stopProducing(self) -> None:
@@ -122,24 +150,48 @@ class EventStream:
     def end_waiting(self) -> None:
         """End the response in order: the client has closed its side, and may be gone."""
         if self._open:
-            self.forget()
-            self._request.unregisterProducer()
-            self._request.finish()
+            self._stop()
+            self._finishing = True
+            if not self._held:
+                self._finish()
 
     def forget(self) -> None:
         """Cancel everything: the client has disconnected, or the response has ended."""
+        self._stop()
+        self._held.clear()
+
+    def _stop(self) -> None:
         self._open = False
         self._keep_alives.stop(self)
         if self._subscription is not None:
             self._subscription.cancel()
 
     def _write(self, data: bytes) -> None:
-        if self._unsent() > self._max_buffered:
+        waiting = self._unsent()
+        if waiting > self._max_buffered:
             self._break_off()
             return
         self._keep_alives.start(self)
         self.traffic.bytes_out += len(data)
-        self._request.write(data)
+        if self._held or waiting + len(data) > self._max_buffered:
+            self._held.append(memoryview(data))
+            self._write_held()
+        else:
+            self._request.write(data)
+
+    def _write_held(self) -> None:
+        """Write pieces of what is held until the connection's buffer is full."""
+        while self._held and not self._paused:
+            rest = self._held.popleft()
+            if len(rest) > _PIECE:
+                self._held.appendleft(rest[_PIECE:])
+            self._request.write(bytes(rest[:_PIECE]))
+            if self._open:
+                self._keep_alives.start(self)
+
+    def _finish(self) -> None:
+        self._request.unregisterProducer()
+        self._request.finish()
 
     def _break_off(self) -> None:
         """Cut off a client that is too slow. SSE has no close code; the browser reconnects."""
@@ -148,7 +200,7 @@ class EventStream:
         self.forget()
 
     def _unsent(self) -> int:
-        return unsent(self._request.channel.transport)
+        return unsent(self._request.channel.transport) + sum(map(len, self._held))
 
 
 def event_for(publication: Publication) -> bytes:

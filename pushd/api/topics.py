@@ -44,10 +44,10 @@ _PAGE_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
 class TopicDependencies:
     """What the resources of topics need of the daemon, and share."""
 
-    def __init__(self, clock: IReactorTime, views: ViewDependencies, api: DaemonState) -> None:
+    def __init__(self, clock: IReactorTime, views: ViewDependencies, state: DaemonState) -> None:
         self.clock = clock
         self.views = views
-        self.api = api
+        self.state = state
         self.view = TopicView(views.authorizer, views.connections)
         self.keep_alives: TimeoutQueue[EventStream] = TimeoutQueue(
             clock, timeout=KEEP_ALIVE, expired=EventStream.keep_alive
@@ -71,11 +71,11 @@ class TopicResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, context: TopicDependencies, name: str) -> None:
+    def __init__(self, dependencies: TopicDependencies, name: str) -> None:
         super().__init__()
-        self._context = context
-        self._authorizer = context.views.authorizer
-        self._connections = context.api.connections
+        self._dependencies = dependencies
+        self._authorizer = dependencies.views.authorizer
+        self._connections = dependencies.state.connections
         self._name = name
 
     def render(self, request: Any) -> int:
@@ -105,7 +105,7 @@ class TopicResource(Resource):
         is_websocket = request.wants_websocket
         if request.method == b"POST" and self._authorizer.keys and not is_websocket:
             subject = self._read_publisher(request, topic)
-            return PublishResource(self._context.api, topic, subject).render(request)
+            return PublishResource(self._dependencies.state, topic, subject).render(request)
         token = read_token(request) if self._authorizer.keys else None
         identity = self._authorizer.authorize_subscribe(token, topic)
         query = _read_query(request, topic)
@@ -120,11 +120,11 @@ class TopicResource(Resource):
             error = "method not allowed; subscribe with GET, and publish at the control port"
             raise BadRequest(error, "method", 405, {"Allow": self._methods})
         if b"text/event-stream" in (request.getHeader(b"accept") or b"").lower():
-            max_buffered = self._context.api.limits.max_buffered
-            stream = EventStream(request, self._context.keep_alives, max_buffered)
+            max_buffered = self._dependencies.state.limits.max_buffered
+            stream = EventStream(request, self._dependencies.keep_alives, max_buffered)
             self._subscribe(request, stream, query, identity)
         else:
-            poll = LongPoll(request, self._context.clock, query.wait)
+            poll = LongPoll(request, self._dependencies.clock, query.wait)
             self._subscribe(request, poll, query, identity)
         return NOT_DONE_YET
 
@@ -165,9 +165,9 @@ class TopicResource(Resource):
         """Subscribe over WebSocket."""
         after = None if query.after is None else str(query.after)
         parameters = {"topic": query.topic, "after": after}
-        match = Match(self._context.view, parameters, Handshakes.REQUIRED)
+        match = Match(self._dependencies.view, parameters, Handshakes.REQUIRED)
         path = f"/topics/{query.topic}"
-        return ViewResource(self._context.views, match, path, identity).render(request)
+        return ViewResource(self._dependencies.views, match, path, identity).render(request)
 
     def _subscribe(
         self,
@@ -177,7 +177,7 @@ class TopicResource(Resource):
         identity: Identity | None,
     ) -> None:
         """Register a subscriber over HTTP as a connection, and start it."""
-        totals, transport = self._context.views.metrics.traffic, subscriber.transport
+        totals, transport = self._dependencies.views.metrics.traffic, subscriber.transport
 
         def ended(_: object) -> None:
             subscriber.forget()
@@ -203,7 +203,7 @@ class TopicResource(Resource):
         if isinstance(subscriber, EventStream):
             request.has_access_line = False
             log_opened(connection)
-        subscriber.start(self._context.api.hub, query.topic, query.after)
+        subscriber.start(self._dependencies.state.hub, query.topic, query.after)
 
 
 def _read_query(request: Any, topic: str) -> _Query:

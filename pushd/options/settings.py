@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pushd.access.limits import Limits
-from pushd.access.origins import Origins
+from pushd.access.origins import Hosts, Origins
 from pushd.access.proxies import Proxies
 from pushd.access.tokens import TokenKeys, read_token_keys
 from pushd.api.playground import Playground
@@ -172,6 +172,17 @@ class Settings:
         "Origin other than pushd's own whose pages may open WebSockets and use topics, such as "
         "https://example.com or https://*.example.com; * allows every origin. May be given more "
         "than once.",
+        default=(),
+        live=True,
+    )
+    hosts: Hosts = setting(
+        ACCESS,
+        "host",
+        "NAME",
+        Hosts,
+        "Name under which the public port is served, such as example.com, *.example.com or an "
+        "address: requests for other names get 421. By default all names are served. May be given "
+        "more than once.",
         default=(),
         live=True,
     )

@@ -61,9 +61,12 @@ class CheapAwaitable:
 
     def as_deferred(self) -> Deferred[object]:
         """Start to wait, and return a Deferred of the end of the wait."""
-        waiting: Deferred[object] = Deferred(lambda _: self.cancel())
+        waiting: Deferred[object] = Deferred(self._cancel_deferred)
         self.start(lambda result=None: waiting.callback(result))
         return waiting
+
+    def _cancel_deferred(self, _: Deferred[object]) -> None:
+        self.cancel()
 
 
 class Task:

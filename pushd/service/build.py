@@ -240,7 +240,7 @@ def _build_collector(
 def public_policy(live: LiveSettings, proxies: Proxies, metrics: Metrics) -> SitePolicy:
     """Make the policy of the public port."""
     return SitePolicy(
-        guard=public_guard(live.origins),
+        guard=public_guard(live.origins, live.hosts),
         admission=Admission(live.limits, proxies),
         proxies=proxies,
         metrics=metrics,

@@ -180,7 +180,8 @@ class MetricsCollector(Collector):
             ("sse", "open"): self.traffic.count("sse"),
             ("longpoll", "open"): self.traffic.count("longpoll"),
         }
-        # The rest have a request in progress: a view is running, or the response is being sent.
+        # The rest have a request in progress: a view is running, or the response is being sent. So
+        # are WebSockets that are closed, and whose views still have messages to read.
         rest = len(self.site.policy.admission) - sum(states.values())
         states["http", "answering"] = max(0, rest)
         for labels, count in states.items():

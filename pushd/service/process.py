@@ -14,7 +14,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.logger import Logger
 
-from pushd.service.reactor import replace_signal_handlers
+from pushd.service.reactor import keep_signal_handler
 
 _log = Logger(namespace="pushd.service")
 
@@ -57,7 +57,7 @@ class Signals(Service):
     def handle_early(self) -> None:
         """Handle signals from now on; the reactor acts on them as soon as it runs."""
         self._install_handlers()
-        replace_signal_handlers(self._reactor, partial(self._received, self._stop))
+        keep_signal_handler(self._reactor, partial(self._received, self._stop))
 
     def startService(self) -> None:
         """Install the handlers once the reactor runs, and see its end."""

@@ -1,4 +1,4 @@
-"""Patches of Twisted's reactor: readable sockets by a shorter way, monotonic time, and signals.
+"""Patches of Twisted's reactor: a shorter way to readable sockets, monotonic time, and signals.
 
 The first two are fast paths (``--fast-paths``): if Twisted lacks something that a patch relies on,
 or if fast paths are off, the reactor stays as Twisted made it.
@@ -7,8 +7,7 @@ or if fast paths are off, the reactor stays as Twisted made it.
   16.7 µs). It relies on private names of Twisted's epoll reactor.
 - ``run_on_monotonic_time`` is there for correctness, not for speed: without it, a change of the
   system clock delays timers. It relies on the reactor calling its own public method ``seconds``.
-- ``replace_signal_handlers`` leaves no moment in which Twisted handles a signal. It relies on the
-  reactor installing its own public methods ``sigInt`` and ``sigTerm`` when it starts.
+- ``keep_signal_handler`` keeps the handlers that were installed before the reactor started.
 """
 
 from __future__ import annotations
@@ -29,6 +28,14 @@ _RELIED_ON = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelectabl
 # Seconds by which a monotonic clock and the time of day differ at least, as they count from
 # different moments.
 _CLOCKS_DIFFER = 3600.0
+
+
+def keep_signal_handler(reactor: Any, handler: Callable[[int, object], object]) -> None:
+    """Let a reactor that starts install this handler of SIGINT and SIGTERM, not its own.
+
+    Twisted looks its handlers up under these public names.
+    """
+    reactor.sigInt = reactor.sigTerm = handler
 
 
 def poll_directly(reactor: Any, together: AbstractContextManager[object]) -> None:
@@ -109,12 +116,3 @@ def run_on_monotonic_time(reactor: Any, monotonic: Callable[[], float]) -> None:
     for call, left in pending:
         call.seconds = monotonic
         call.reset(left)
-
-
-def replace_signal_handlers(reactor: Any, handler: Callable[[int, object], object]) -> None:
-    """Make a Twisted reactor install a handler of ours for SIGINT and SIGTERM when it starts.
-
-    Its own would make twistd end itself by the signal. A version that installs others has them in
-    force until the reactor has started, when ``Signals`` installs ours once more.
-    """
-    reactor.sigInt = reactor.sigTerm = handler

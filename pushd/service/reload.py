@@ -8,7 +8,7 @@ from dataclasses import replace
 from twisted.logger import Logger
 
 from pushd.access.limits import Limits
-from pushd.access.origins import Origins
+from pushd.access.origins import Hosts, Origins
 from pushd.access.tokens import TokenKeys
 from pushd.errors import InvalidOptions
 from pushd.options.command_line import Options
@@ -21,7 +21,7 @@ _log = Logger(namespace="pushd.service")
 class LiveSettings:
     """The settings that a reload can change, as the parts of a running daemon read them.
 
-    A daemon has one of these. What depends on a setting keeps a reference to one of its three
+    A daemon has one of these. What depends on a setting keeps a reference to one of its four
     objects, which a reload changes in place.
 
     :param allow_connections: gives how many of the wanted connections the process can have.
@@ -32,12 +32,15 @@ class LiveSettings:
         self.limits = Limits()
         #: Origins whose pages may open WebSockets.
         self.origins = Origins()
+        #: Names under which the public port is served.
+        self.hosts = Hosts()
         #: Keys of tokens.
         self.keys = TokenKeys()
 
     def apply(self, settings: Settings) -> None:
         """Put settings in force: at the start, and after each reload."""
         self.origins.replace(settings.origins)
+        self.hosts.replace(settings.hosts)
         self.keys.replace(settings.token_keys)
         allowed = self._allow_connections(settings.limits.max_connections)
         self.limits.change_to(replace(settings.limits, max_connections=allowed))

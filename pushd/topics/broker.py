@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.history import History
-from pushd.topics.publication import Id, Publication, Replay
+from pushd.topics.publication import Id, Publication, Replay, size_of
 
 # How long an idempotency key is remembered, in seconds, and the maximum number of keys.
 KEY_TTL = 300
@@ -173,7 +173,7 @@ class MemoryBroker:
                 await deferLater(self._clock, 0)
                 size = 0
             ids.append(self._publish(draft.topic, draft.data, draft.key))
-            size += len(draft.data)
+            size += size_of(draft.data)
         return ids
 
     def _publish(self, topic: str, data: str | bytes, key: str | None) -> Id:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from sys import getsizeof
 from typing import Any, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from pushd.topics.publication import Id, Publication, Replay
+from pushd.topics.publication import Id, Publication, Replay, size_of
 
 _V = TypeVar("_V")
 
@@ -216,8 +215,7 @@ class History:
 
 
 def _size(publication: Publication) -> int:
-    # Not len(): text takes up to four bytes per character.
-    return getsizeof(publication.data) + _OVERHEAD
+    return size_of(publication.data) + _OVERHEAD
 
 
 def _first(queue: OrderedDict[Any, _V]) -> _V:

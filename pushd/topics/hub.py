@@ -10,7 +10,7 @@ from pushd.access.counters import SubscriberCounters
 from pushd.schedule.histogram import Histogram
 from pushd.topics.broker import TopicSource
 from pushd.topics.fanout import Batch
-from pushd.topics.publication import Id, Publication
+from pushd.topics.publication import Id, Publication, size_of
 from pushd.topics.subscribers import SubscriberList
 from pushd.topics.subscription import SharedState, Subscriber, Subscription
 
@@ -73,7 +73,7 @@ class Hub:
             run = self._runs[topic] = []
             self._pending.append((run, self._clock.seconds()))
         run.append(publication)
-        self._pending_bytes += len(publication.data)
+        self._pending_bytes += size_of(publication.data)
         if self._flush_call is None:
             self._flush_call = self._clock.callLater(0, self._flush_later)
         if self._pending_bytes >= _MAX_PENDING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from sys import getsizeof
 
 # Segments of letters, digits and five punctuation marks, separated by slashes.
 _TOPIC = re.compile(r"[A-Za-z0-9._:-]+(?:/[A-Za-z0-9._:-]+)*")
@@ -51,6 +52,14 @@ class Publication:
     topic: str
     data: str | bytes
     id: Id
+
+
+def size_of(data: str | bytes) -> int:
+    """Return how much memory some data takes, in bytes: text, up to four a character.
+
+    That of text grows when it is encoded, as Python may keep the encoded form, too.
+    """
+    return getsizeof(data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from sys import getsizeof
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -16,7 +15,7 @@ from twisted.python.failure import Failure
 from pushd.errors import TooManyScheduled, Unavailable
 from pushd.schedule.ticks import PushSchedule
 from pushd.topics.broker import Broker
-from pushd.topics.publication import Id
+from pushd.topics.publication import Id, size_of
 
 _log = Logger(namespace="pushd.topics")
 
@@ -101,7 +100,7 @@ class ScheduledPublications:
             raise ValueError(f"count must be an integer from 1 to {MAX_COUNT}; got {count}")
         if len(self._scheduled) >= MAX_SCHEDULED:
             raise TooManyScheduled(f"too many scheduled publications: the limit is {MAX_SCHEDULED}")
-        size = getsizeof(data)
+        size = size_of(data)
         if self.bytes + size > MAX_BYTES:
             raise TooManyScheduled(
                 f"scheduled publications already hold {self.bytes} of {MAX_BYTES} bytes"

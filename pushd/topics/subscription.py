@@ -73,7 +73,13 @@ class Subscriber(Protocol):
         """
 
     def keeps_up(self) -> bool:
-        """Return whether publications may be delivered as they come.
+        """Return whether no more waits for the client than is allowed, with what it did not take.
+
+        If not, the subscriber calls ``Subscription.resume`` later, and ``has_room`` then decides.
+        """
+
+    def can_take(self, batch: Batch) -> bool:
+        """Return whether no more would wait than is allowed, counted as written, or nothing waits.
 
         If not, the subscriber calls ``Subscription.resume`` later, and ``has_room`` then decides.
         """
@@ -174,7 +180,7 @@ class Subscription:
         position = self._position
         if self._state is not _State.LIVE or position is None:
             self._newest = batch.last
-        elif batch.follows(position) and self.subscriber.keeps_up():
+        elif batch.follows(position) and self.subscriber.can_take(batch):
             # Nearly always. In all other cases the history says what is next.
             self._pass_on(batch)
             return self.subscriber.direct_write()
@@ -281,13 +287,14 @@ class Subscription:
         That is read at once if a publication is missing, else once the subscriber has room.
         """
         assert self._position is not None
-        keeps_up = self.subscriber.keeps_up()
-        if keeps_up and batch.first <= self._position.offset + 1:
-            self._pass_on(batch.since(self._position.offset))
-            return
+        if batch.first <= self._position.offset + 1:
+            rest = batch.since(self._position.offset)
+            if self.subscriber.can_take(rest):
+                self._pass_on(rest)
+                return
         self._state = _State.CATCHING_UP
         self._newest = batch.last
-        if keeps_up:
+        if self.subscriber.keeps_up():
             self.resume()
         else:
             self._shared.lagging.start(self)

@@ -299,7 +299,8 @@ class WebSocketExchange(_Exchange):
         """Give back what the connection took, and write its closing log line."""
         context = self._context
         context.connections.remove(self._websocket)
-        self._release_slots()
+        # Not before, or a client that comes back would fill one inbox after the other.
+        self._websocket.when_read(self._release_slots)
         if self._connection is None:
             return  # It could not be taken over.
         ending = protocol.ending

@@ -34,10 +34,14 @@ class ViewResource(Resource):
     isLeaf = True
 
     def __init__(
-        self, context: ViewDependencies, match: Match, path: str, identity: Identity | None = None
+        self,
+        dependencies: ViewDependencies,
+        match: Match,
+        path: str,
+        identity: Identity | None = None,
     ) -> None:
         super().__init__()
-        self._context = context
+        self._dependencies = dependencies
         self._match = match
         self._path = path
         self._identity = identity
@@ -49,12 +53,12 @@ class ViewResource(Resource):
             self._identity = self._identity or self._identify(request)
             if request.wants_websocket:
                 handshake = self._check_handshake(request)
-                exchange = WebSocketExchange(self._context, view, request, handshake)
+                exchange = WebSocketExchange(self._dependencies, view, request, handshake)
                 exchange.start(self._request_fields(request))
             elif handshakes is Handshakes.REQUIRED:
                 _refuse(request, 426, "this URL serves WebSockets only", UPGRADE)
             else:
-                HttpExchange(self._context, view, request).start(self._request_fields(request))
+                HttpExchange(self._dependencies, view, request).start(self._request_fields(request))
         except Denied as denied:
             _refuse(request, denied.status, denied.reason, challenge(denied))
         except HandshakeRefused as refused:
@@ -64,7 +68,7 @@ class ViewResource(Resource):
 
     def _identify(self, request: Any) -> Identity | None:
         """Check the request's token. One that is not valid is ignored if the view needs none."""
-        authorizer = self._context.authorizer
+        authorizer = self._dependencies.authorizer
         has_keys = bool(authorizer.keys)
         if needs_token(self._match.view, has_keys=has_keys):
             return authorizer.require(read_token(request))
@@ -78,7 +82,7 @@ class ViewResource(Resource):
     def _check_handshake(self, request: Any) -> Handshake:
         """Read the opening handshake. Raises HandshakeRefused if it can't be accepted."""
         handshake = read_handshake(request.method, request.clientproto, request.requestHeaders)
-        if self._context.connections.closing is not None:
+        if self._dependencies.connections.closing is not None:
             raise HandshakeRefused(503, "server is shutting down")
         if self._match.handshakes is Handshakes.REFUSED:
             raise HandshakeRefused(400, "this URL does not serve WebSockets")
@@ -92,8 +96,8 @@ class ViewResource(Resource):
             "scheme": request.scheme,
             "host": request.requestHeaders.last(b"Host") or "",
             "peer": request.peer,
-            "clock": self._context.clock,
-            "publisher": self._context.publisher,
+            "clock": self._dependencies.clock,
+            "publisher": self._dependencies.publisher,
             "query_string": request.uri.partition(b"?")[2].decode("latin-1"),
             "parameters": self._match.parameters,
             "raw_headers": request.requestHeaders,

@@ -16,8 +16,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.errors import ConversationOver
+from pushd.schedule.awaited import awaited_schedules
 from pushd.schedule.coroutine import SLOW_STEP, CheapAwaitable, Task, current_task
-from pushd.schedule.ticks import PushSchedule
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.views.request import Request, View, name_of
 
@@ -235,11 +235,8 @@ class ViewRun:
             return  # It is in a thread, or has ended.
         if self._websocket is None:
             self._cancel()
-        elif isinstance(self._work, Task) and self._work.running:
-            # Look again when it has come to its next ``await``.
-            self._runner.clock.callLater(0, self._cancel_schedule)
         else:
-            self._cancel_schedule()
+            self._cancel_schedules()
 
     def view_notified(self) -> None:
         """Start the grace period: by now the view has been notified, or cancelled."""
@@ -281,16 +278,34 @@ class ViewRun:
         self._runner.graces.start(self)
         self._cancel()
 
-    def _cancel_schedule(self) -> None:
-        """Cancel the view if it waits for its PushSchedule and has no messages to read."""
-        work, websocket = self._work, self._websocket
-        if (
-            isinstance(work, Task)
-            and isinstance(work.awaited, PushSchedule)
-            and websocket is not None
-            and not websocket.has_messages()
-        ):
-            self._cancel()
+    def _cancel_schedules(self, *, retry: bool = True) -> None:
+        """Cancel each PushSchedule that the view waits for, if it has no messages to read.
+
+        A view that waits for anything else may come to a PushSchedule before a call of its
+        WebSocket tells it of the end: until then this looks again at each of its awaits.
+
+        :param retry: whether to look again in the next reactor iteration if the view is running.
+        """
+        websocket, work = self._websocket, self._work
+        if websocket is None or websocket.has_messages() or websocket.has_told_end:
+            return
+        awaited = work.awaited if isinstance(work, Task) else work
+        if awaited is None or self.is_calling:
+            if retry:
+                self._runner.clock.callLater(0, self._cancel_schedules, retry=False)
+        elif isinstance(awaited, CheapAwaitable):
+            awaited.cancel()
+        elif not websocket.will_notify(awaited):
+            schedules = awaited_schedules(awaited)
+            for schedule in schedules:
+                schedule.cancel()
+            if not schedules and work is not awaited:
+                awaited.addBoth(self._awaited_fired)
+
+    def _awaited_fired(self, result: object) -> object:
+        """Look at what the view awaits next; a callback of what it awaited until now."""
+        self._cancel_schedules()
+        return result
 
     def _start_in_thread(self, request: Request) -> None:
         self._state = _State.IN_THREAD
@@ -334,7 +349,10 @@ class ViewRun:
         self._state = _State.FINISHED
         done, self._done = self._done, None
         # They refer to this run.
-        self._work = self._websocket = None
+        self._work = None
+        websocket, self._websocket = self._websocket, None
+        if websocket is not None:
+            websocket.set_owner(None)
         assert done is not None
         done(result)
         self._runner.check_settled()

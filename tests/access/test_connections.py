@@ -47,7 +47,7 @@ class FakeProtocol:
     def push_frames(self, frames: bytes) -> None:
         """Discard frames."""
 
-    def is_full(self) -> bool:
+    def is_full(self, more: int = 0) -> bool:
         """Claim to have room."""
         return False
 

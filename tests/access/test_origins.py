@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.access.origins import Origins, is_own_host
+from pushd.access.origins import Hosts, Origins, is_own_host
 
 
 class SameOriginTests(SynchronousTestCase):
@@ -375,3 +375,43 @@ class OwnHostTests(SynchronousTestCase):
         ):
             for address in ("127.0.0.1", "::1", "", None):
                 self.assertFalse(is_own_host(host, address), (host[:80], address))
+
+
+class HostsTests(SynchronousTestCase):
+    """Names under which the public port is served."""
+
+    def test_all(self) -> None:
+        """Without any, all names are served, and what is not a name as well."""
+        for host in ("example.com", "localhost:8080", "192.0.2.1", "", None):
+            self.assertTrue(Hosts().allows(host), host)
+
+    def test_names(self) -> None:
+        """A name is served on any port, and in any spelling."""
+        hosts = Hosts(["Example.com", "*.wild.example", "192.0.2.1", "[2001:DB8:0::1]", "a_b."])
+        for host in (
+            *("example.com", "EXAMPLE.COM:8080", "example.com.", "example.com.:1", "example.com:"),
+            *("a.wild.example", "a.b.wild.example:80", "192.0.2.1:80", "[2001:db8::1]:80", "a_b"),
+        ):
+            self.assertTrue(hosts.allows(host), host)
+        for host in (
+            *("", ":80", ".", "localhost", "127.0.0.1", "[::1]", "example.com.evil.example"),
+            *("wild.example", "xwild.example", "example.com:x", "example.com@evil.example"),
+            *("evil.example/example.com", "192.0.2.10", "3221225985", "[::ffff:192.0.2.2]"),
+        ):
+            self.assertFalse(hosts.allows(host), host)
+        self.assertTrue(hosts.allows(None))
+
+    def test_replaced(self) -> None:
+        """Names can be replaced, by none at all as well."""
+        hosts = Hosts(["a.example"])
+        hosts.replace(Hosts(["*.b.example"]))
+        self.assertFalse(hosts.allows("a.example"))
+        self.assertTrue(hosts.allows("x.b.example"))
+        hosts.replace(Hosts())
+        self.assertTrue(hosts.allows("a.example"))
+
+    def test_invalid(self) -> None:
+        """What is not a name, or has a port, is a mistake."""
+        for text in ("", "*", "https://a.example", "a.example:80", "a b", "::1", "[::1]:80", "a/b"):
+            with self.assertRaisesRegex(ValueError, r"must be a name such as .* got"):
+                Hosts([text])

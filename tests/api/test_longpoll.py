@@ -129,7 +129,7 @@ class LongPollTests(TopicTestCase):
 
     def test_enough_at_once(self) -> None:
         """The same limit holds for publications that come while the poll waits."""
-        self.patch(LongPoll, "has_room", lambda poll: len(poll._publications) < 2)
+        self.patch(LongPoll, "has_room", lambda poll: poll._count < 2)
         # As if each publication were as large as what one reactor iteration may collect.
         self.patch(hub, "_MAX_PENDING", 0)
         connection = self.ask()
@@ -149,7 +149,15 @@ class LongPollTests(TopicTestCase):
         epoch = self.describe("t")["id"].partition(":")[0]
         value = self.read(self.ask(f"?after={epoch}:0"))
         assert value is not None
-        self.assertIn(len(value["publications"]), range(20_000, 22_000))
+        self.assertIn(len(json.dumps(value, separators=(",", ":"))), range(MIB, MIB + 200))
+
+    def test_counted_as_written(self) -> None:
+        """What JSON writes with six characters counts as six bytes."""
+        ids = self.publish_many("t", ["\0" * 50_000] * 5)
+        epoch = ids[0].partition(":")[0]
+        value = self.read(self.ask(f"?after={epoch}:0"))
+        assert value is not None
+        self.assertEqual(len(value["publications"]), 4)
 
     def test_leaving(self) -> None:
         """A poll whose client disconnects leaves nothing behind."""

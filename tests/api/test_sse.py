@@ -134,6 +134,45 @@ class EventStreamTests(TopicTestCase):
         self.publish("t", "last")
         self.assertEqual(len(client.data), 4)
 
+    def test_counted_as_written(self) -> None:
+        """Line feeds, each of which becomes a line, count before they are written."""
+        listener = SseClient(self.daemon, "t")
+        listener.stall()
+        self.publish("t", "x" * 900_000)
+        self.publish("t", "\n" * 100_000)
+        self.publish("t", "after")
+        self.assertLess(listener.server_side.unsent, MIB)
+        listener.resume()
+        self.assertEqual([len(data) for data in listener.data], [900_000, 100_000, 5])
+
+    def test_large_event(self) -> None:
+        """A large event is given to the connection in pieces, and what follows comes behind it."""
+        listener = SseClient(self.daemon, "t")
+        listener.stall()
+        self.publish("t", "\n" * 900_000)
+        self.assertLess(listener.server_side.unsent, 500_000)
+        for data in ("a", "b" * 300_000):
+            self.publish("t", data)
+        self.daemon.advance(LAG_TIMEOUT - 1)
+        listener.resume()
+        self.assertEqual([len(data) for data in listener.data], [900_000, 1, 300_000])
+
+    def test_end_behind_a_large_event(self) -> None:
+        """A stream that is closed ends behind all of a large event, or when its client leaves."""
+        for leaves in (False, True):
+            listener = SseClient(self.daemon, "t")
+            listener.stall()
+            self.publish("t", "\n" * 300_000)
+            self.control("DELETE", f"/connections/{2 if leaves else 1}")
+            self.assertFalse(listener.ended)
+            if leaves:
+                listener.leave()
+            else:
+                listener.resume()
+                self.assertEqual([len(data) for data in listener.data], [300_000])
+                self.assertTrue(listener.ended)
+            self.assertEqual(self.describe("t")["subscribers"], {})
+
     def test_early_resume(self) -> None:
         """Resuming a stream that has not started does nothing."""
         stream = EventStream(None, TimeoutQueue(self.daemon.clock, timeout=1, expired=str), 1)

@@ -250,7 +250,7 @@ class Rules(_Base):
             self.publish("news", HALF)
             for other in others:
                 self.assertEqual(len(other.data), number)
-            self.assertLess(server_side.unsent, 2.2 * MIB)
+            self.assertLess(server_side.unsent, MIB)
         self.daemon.advance(LAG_TIMEOUT)
         self.assertEqual(sum(self.describe("news")["subscribers"].values()), len(others))
         slow.resume()
@@ -272,7 +272,7 @@ class Rules(_Base):
     def assert_cut_off(self, client: TopicClient) -> None:
         """Check that a client that was too slow ended where it can resume."""
         self.assertTrue(client.gone)
-        self.assertIn(len(client.data), (2, 3))
+        self.assertIn(len(client.data), (1, 2))
 
     def test_burst(self) -> None:
         """A client that reads receives everything published in one reactor iteration."""

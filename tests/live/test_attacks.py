@@ -136,6 +136,20 @@ def test_unread_messages(unlimited_daemon: DaemonProcess) -> None:
         cost.assert_limited()
 
 
+def test_unread_emoji(unlimited_daemon: DaemonProcess) -> None:
+    """Unread text takes no more memory than its bytes on the wire, whatever its characters."""
+    message = frame(TEXT, "😀".encode() * (MIB // 4))
+    with measured(unlimited_daemon) as cost:
+        with ExitStack() as stack:
+            for _ in range(10):
+                client = RawClient(url_of(unlimited_daemon)).upgrade("/asleep/")
+                stack.enter_context(client).send_until_refused(message, 32, seconds=0.5)
+        with RawClient(url_of(unlimited_daemon)) as another:
+            assert another.request("/wake/").body == b"awake"
+    # In the inbox, and as it arrives.
+    cost.assert_limited(memory=10 * 3 * MIB)
+
+
 def test_tiny_messages(daemon: DaemonProcess, url: str) -> None:
     """A flood of tiny messages is closed with 1008 after the permitted burst."""
     with measured(daemon) as cost, RawClient(url).upgrade("/goodbye/") as quiet:
@@ -837,6 +851,25 @@ def test_all_origins() -> None:
     with run_daemon("--origin", "*") as daemon:
         for origin in ("https://example.com", "null", None):
             assert open_from(url_of(daemon), origin) == 101, origin
+
+
+def test_dns_rebinding() -> None:
+    """With ``--host``, a page that has rebound its own name reaches nothing."""
+    with run_daemon("--host", "push.example.com", "--host", "127.0.0.1") as daemon:
+        url = url_of(daemon)
+        for path in ("/", "/hits/", "/topics/t?wait=0", "/pushd.js"):
+            for host, status in (
+                ("evil.example", 421),
+                ("localhost", 421),
+                ("push.example.com", 200),
+                (urlsplit(url).netloc, 200),
+            ):
+                with RawClient(url) as client:
+                    client.send(request(host, path))
+                    assert client.read_answer().status == status, (host, path)
+        with RawClient(url) as client:
+            client.send(handshake("evil.example", "/echo/"))
+            assert client.read_head().startswith("HTTP/1.1 421 ")
 
 
 def test_control_port() -> None:

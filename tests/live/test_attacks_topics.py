@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from socket import AF_UNIX, SHUT_RDWR, socket
 from threading import Thread
@@ -173,3 +173,19 @@ def test_batch_of_nothing(daemon: DaemonProcess) -> None:
     # The body, as it arrives, as bytes, and without its strings.
     cost.assert_limited(memory=96 * MIB)
     assert cost.worst <= 0.5, str(cost)
+
+
+def test_unread_line_feeds(daemon: DaemonProcess) -> None:
+    """An event of a million lines, seven times as large as its data, waits once for all clients."""
+    with measured(daemon) as cost, ExitStack() as stack:
+        for _ in range(20):
+            client = stack.enter_context(RawClient(url_of(daemon), receive_buffer=4096))
+            client.send(request(client.host, "/topics/lines", "Accept: text/event-stream"))
+            assert "200 OK" in client.read_head()
+        operator = stack.enter_context(RawClient(control_url_of(daemon)))
+        for data in (b"x" * (MIB // 2), b"\n" * MIB, b"x" * (MIB // 2), b"\n" * MIB):
+            lines = (f"Content-Length: {len(data)}",)
+            answer = operator.request("/topics/lines", *lines, method="POST", body=data)
+            assert answer.status == 200
+    # For each what may wait, and for all together the history and two events.
+    cost.assert_limited(memory=20 * MIB + 24 * MIB)

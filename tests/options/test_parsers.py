@@ -176,6 +176,13 @@ class ValueTests(OptionsTestCase):
             self.assertEqual(origins.allows(origin, scheme="http", host="h"), allowed)
         self.assert_mistake("origin", "a.example", "https://example.com")
 
+    def test_host(self) -> None:
+        """--host may be given more than once."""
+        hosts = parse("--host", "a.example", "--host", "*.b.example").hosts
+        for host, allowed in (("a.example:80", True), ("x.b.example", True), ("c.example", False)):
+            self.assertEqual(hosts.allows(host), allowed)
+        self.assert_mistake("host", "https://a.example", "*.example.com")
+
     def test_trusted_proxy(self) -> None:
         """--trusted-proxy takes networks and addresses, and may be given more than once."""
         proxies = parse("--trusted-proxy", "10.0.0.0/8", "--trusted-proxy", "::1").proxies

@@ -39,6 +39,10 @@ class RecordingSubscriber:
         """Return True."""
         return True
 
+    def can_take(self, batch: Batch) -> bool:
+        """Return True."""
+        return True
+
     def direct_write(self) -> None:
         """Return None: it has no socket."""
 

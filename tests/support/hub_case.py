@@ -69,6 +69,8 @@ class RecordingSubscriber:
         self.room = room
         #: If true, it keeps up no matter how much room it has.
         self.fast = True
+        #: How many publications it takes at once.
+        self.largest = 1 << 30
         #: Called with every event.
         self.react: Callable[[str], object] = lambda event: None
 
@@ -90,6 +92,10 @@ class RecordingSubscriber:
     def keeps_up(self) -> bool:
         """Return whether it keeps up."""
         return self.fast or self.room > 0
+
+    def can_take(self, batch: Batch) -> bool:
+        """Return whether it keeps up, and the batch is not too large."""
+        return self.keeps_up() and batch.count <= self.largest
 
     def direct_write(self) -> DirectWrite | None:
         """Return None: it has no socket."""

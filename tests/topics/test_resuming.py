@@ -160,6 +160,10 @@ class SlowSubscriber:
         """Return whether there is room left."""
         return self.room > 0
 
+    def can_take(self, batch: Batch) -> bool:
+        """Return whether there is room left."""
+        return self.room > 0
+
     def subscription_lost(self) -> None:
         """Record the end."""
         self.lost = True

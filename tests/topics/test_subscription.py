@@ -93,6 +93,17 @@ class SubscriptionTests(HubTestCase):
         self.assertEqual(subscriber.events[7:], ["7", "8"])
         self.assertEqual(list(self.hub._shared.lagging), [])
 
+    def test_too_large(self) -> None:
+        """What a subscriber does not take as it comes is read from the history, piece by piece."""
+        subscriber = self.listen()
+        subscriber.largest = 1
+        self.source.history.add("t", "1")
+        for data in "12":
+            self.hub.deliver(self.source.history.add("t", data))
+        self.hub.flush()
+        self.assertEqual(subscriber.events[1:], ["1", "1", "2"])
+        self.assertEqual(subscriber.deliveries, 3)
+
     def test_stays_behind(self) -> None:
         """A subscriber that reads nothing is cut off after a while; one that reads some is not."""
         subscriber, other = self.listen(room=0), self.listen(room=0)

@@ -206,6 +206,98 @@ class EndOfConversationTests(DaemonTestCase):
         self.assertEqual(self.record, ["a", "b", "c"])
         self.assertEqual(self.daemon.pending_calls, [])
 
+    def test_timed_in_helper(self) -> None:
+        """So is a view that awaits Deferreds of helpers that wait for a PushSchedule."""
+
+        async def tick(request: Request) -> None:
+            async for _ in PushSchedule(request.clock, count=None, interval=1000, delay=1000):
+                pass
+
+        async def single(request: Request) -> None:
+            request.websocket.accept()
+            await Deferred.fromCoroutine(tick(request))
+
+        async def both(request: Request) -> None:
+            reading = Deferred.fromCoroutine(self.read(request))
+            ticking = Deferred.fromCoroutine(tick(request))
+            await gatherResults([reading, ticking], consumeErrors=True)
+
+        @inlineCallbacks
+        def generator(request: Request) -> Generator[Deferred[Any], Any, None]:
+            request.websocket.accept()
+            yield Deferred.fromCoroutine(tick(request))
+
+        for view in (single, both, generator):
+            for end in self.ends:
+                browser = self.open(view)
+                with capturedLogs() as events:
+                    end(browser)
+                self.assertEqual(warnings(events), [])
+                self.daemon.stop()
+                self.assertEqual(self.daemon.pending_calls, [])
+
+    async def read(self, request: Request) -> None:
+        """Read all messages."""
+        async for message in request.websocket:
+            await deferLater(request.clock, 1)
+            self.record.append(message)
+
+    def test_timed_in_helper_reads_on(self) -> None:
+        """Beside a helper that still reads messages, a PushSchedule goes on until it has."""
+
+        async def tick(request: Request) -> None:
+            async for number in PushSchedule(request.clock, count=None, interval=1):
+                self.record.append(number)
+
+        async def view(request: Request) -> None:
+            reading = Deferred.fromCoroutine(self.read(request))
+            ticking = Deferred.fromCoroutine(tick(request))
+            await gatherResults([reading, ticking], consumeErrors=True)
+
+        browser = self.open(view)
+        for message in ("a", "b"):
+            browser.send(message)
+        browser.close()
+        self.daemon.advance(1, 1, 1)
+        self.assertEqual(sorted(map(str, self.record)), ["0", "1", "a", "b"])
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_timed_later(self) -> None:
+        """A view that comes to its PushSchedule after the end is cancelled then, if unaware."""
+
+        async def view(request: Request, *, told: bool) -> None:
+            request.websocket.accept()
+            for _ in range(2):
+                await deferLater(request.clock, 1)
+            if told:
+                self.assertIsNone(await request.websocket.wait())
+            async for number in PushSchedule(request.clock, count=3, interval=1):
+                self.record.append(number)
+
+        for told, expected in ((False, [0]), (True, [0, 1, 2])):
+            browser = self.open(partial(view, told=told))
+            browser.leave()
+            self.daemon.advance(1, 1, 1, 1, 1)
+            self.assertEqual(self.record, expected)
+            self.assertEqual(self.daemon.pending_calls, [])
+            self.record.clear()
+
+    def test_timed_deferred_closes(self) -> None:
+        """A view with inlineCallbacks that closes and then ticks is cancelled at once."""
+
+        @inlineCallbacks
+        def view(request: Request) -> Generator[Deferred[Any], Any, None]:
+            request.websocket.close(4000)
+            yield Deferred.fromCoroutine(tick(request))
+
+        async def tick(request: Request) -> None:
+            async for number in PushSchedule(request.clock, count=None, interval=1):
+                self.record.append(number)
+
+        self.open(view)
+        self.daemon.advance(0.5)
+        self.assertEqual((self.record, self.daemon.pending_calls), ([0], []))
+
     def test_notified(self) -> None:
         """A view that waits for a message gets None, and has time to clean up."""
 
@@ -590,6 +682,31 @@ class LastMessagesTests(DaemonTestCase):
             self.assertEqual(self.record, [*(str(n % 10) for n in range(300)), "after the loop"])
             self.daemon.stop()
             self.record.clear()
+
+    def test_slot(self) -> None:
+        """A connection counts until its messages are read, or its view ends, or the grace does."""
+
+        async def view(request: Request) -> None:
+            messages = request.websocket
+            while (message := await messages.wait()) not in (None, "return"):
+                await deferLater(request.clock, 10 if message == "sleep" else 1)
+
+        for messages, seconds in (("a", 0), ("ab", 1), ("abc", 2), (["a", "return", "b"], 1)):
+            self.check_slot(view, messages, seconds)
+        self.check_slot(view, ["sleep", "a"], 5)
+
+    def check_slot(self, view: View, messages: Sequence[str], seconds: int) -> None:
+        """Check how long a client that leaves after these messages counts as a connection."""
+        browser = self.open(view, limits=Limits(max_connections=1))
+        for message in messages:
+            browser.send(message)
+        browser.leave()
+        for _ in range(seconds):
+            self.assertFalse(self.daemon.connect("/view/").opened)
+            self.daemon.advance(1)
+        self.assertTrue(self.daemon.connect("/view/").opened)
+        self.daemon.advance(10)
+        self.daemon.stop()
 
     def test_option(self) -> None:
         """--view-grace sets the grace."""

@@ -776,7 +776,7 @@ class FakeConnection:
     def push_frames(self, frames: bytes) -> None:
         """Discard frames: no test here subscribes."""
 
-    def is_full(self) -> bool:
+    def is_full(self, more: int = 0) -> bool:
         """Return False."""
         return False
 
@@ -1002,7 +1002,7 @@ class BridgeTests(ThreadsTestCase):
     def test_waits(self) -> None:
         """wait() blocks its thread only, until a message arrives."""
         finished = self.run_view(lambda request: request.websocket.wait(), self.request)
-        self.reactor.pump(lambda: self.websocket.will_notify(None))
+        self.reactor.pump(lambda: self.websocket._inbox.waiter is not None)
         self.assertNoResult(finished)
         self.websocket.message_received("a")
         self.finish(finished)
@@ -1011,7 +1011,7 @@ class BridgeTests(ThreadsTestCase):
     def test_time_out(self) -> None:
         """A timeout is raised in the thread."""
         finished = self.run_view(lambda request: request.websocket.wait(3), self.request)
-        self.reactor.pump(lambda: self.websocket.will_notify(None))
+        self.reactor.pump(lambda: self.websocket._inbox.waiter is not None)
         self.clock.advance(3)
         self.finish(finished)
         self.failureResultOf(finished, TimeoutError)
@@ -1046,7 +1046,7 @@ class BridgeTests(ThreadsTestCase):
                 received.append(request.websocket.wait())
 
         finished = self.run_view(view, self.request)
-        self.reactor.pump(lambda: self.websocket.will_notify(None))
+        self.reactor.pump(lambda: self.websocket._inbox.waiter is not None)
         self.websocket.connection_lost()
         self.finish(finished)
         self.failureResultOf(finished, ConversationOver)

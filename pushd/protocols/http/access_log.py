@@ -20,6 +20,7 @@ _REASONS = {
     408: "request_timeout",
     413: "content_too_large",
     414: "uri_too_long",
+    421: "misdirected",
     426: "upgrade_required",
     431: "headers_too_large",
     503: "busy",

@@ -9,7 +9,7 @@ from typing import Any
 from pushd.access.admission import Admission
 from pushd.access.counters import Metrics
 from pushd.access.limits import Limits
-from pushd.access.origins import Origins, is_own_host
+from pushd.access.origins import Hosts, Origins, is_own_host
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.headers import RequestHeaders, decode_path
 from pushd.protocols.http.response import Response, refusal
@@ -40,16 +40,18 @@ class SitePolicy:
         return size if larger is None else larger(size)
 
 
-def public_guard(origins: Origins) -> Guard:
+def public_guard(origins: Origins, hosts: Hosts) -> Guard:
     """Return the guard of the public port.
 
-    It refuses requests without a Host, and pages of other origins that open a WebSocket or ask for
-    a topic.
+    It refuses requests without a Host or for another name (RFC 9110 §7.4, §15.5.20), and pages of
+    other origins that open a WebSocket or ask for a topic.
     """
 
     def guard(request: Any) -> Response | None:
         if not request.requestHeaders.has_host(request.clientproto):
             return refusal(400, "a request must have exactly one Host, and a valid one")
+        if not hosts.allows(request.header(b"host")):
+            return refusal(421, "Host not served here: the operator can allow it with --host")
         # A page of any origin may send plain requests, but must not read what a topic answers.
         if request.wants_websocket or is_topic(request.path):
             headers: RequestHeaders = request.requestHeaders

@@ -176,13 +176,16 @@ def _has_valid_length(request: Any) -> bool:
     return bool(request.method == b"HEAD" and len(lengths) == 1 and _LENGTH.fullmatch(lengths[0]))
 
 
+#: Headers of a response for programs, which must not be cached.
+JSON_HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+
+
 def json_response(status: int, value: object, headers: Mapping[str, str] | None = None) -> Response:
     """Return a response for programs, which must not be cached."""
-    defaults = {"Content-Type": "application/json", "Cache-Control": "no-store"}
     text = to_json(value)
     if not is_encodable(text):
         text = json.dumps(value)  # Only an escape can write half a surrogate pair.
-    return Response(status, {**defaults, **(headers or {})}, f"{text}\n")
+    return Response(status, {**JSON_HEADERS, **(headers or {})}, f"{text}\n")
 
 
 def json_refusal(

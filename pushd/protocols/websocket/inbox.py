@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from sys import getsizeof
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
@@ -11,6 +12,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 # The inbox is full at this number of bytes, whatever the number of messages: 64 messages of the
 # largest size would take 64 MiB.
 _MAX_BYTES = 1 << 20
+
+# Text beyond ASCII that is longer than this is kept in UTF-8: as str, a single emoji makes each of
+# its characters take four bytes.
+_ENCODED_FROM = 1024
 
 
 class Source(Protocol):
@@ -47,9 +52,9 @@ class Inbox:
     def __init__(self, clock: IReactorTime, capacity: int) -> None:
         self._clock = clock
         self._capacity = capacity
-        #: What can be read. A deque from the first message on that has to wait: an empty one takes
-        #: half a KiB.
-        self.messages: deque[str | bytes] | tuple[()] = ()
+        #: What can be read: as it is kept, the bytes that takes, and whether it must be decoded.
+        #: A deque from the first message on that has to wait: an empty one takes half a KiB.
+        self.messages: deque[tuple[str | bytes, int, bool]] | tuple[()] = ()
         self._size = 0
         self._paused = False
         #: The connection, while it is open.
@@ -67,8 +72,15 @@ class Inbox:
             return
         if isinstance(self.messages, tuple):
             self.messages = deque()
-        self.messages.append(message)
-        self._size += len(message)
+        kept, size, encoded = message, len(message), False
+        if isinstance(message, str) and not message.isascii():
+            if size > _ENCODED_FROM:
+                kept, encoded = message.encode(), True
+                size = len(kept)
+            else:
+                size = getsizeof(message)
+        self.messages.append((kept, size, encoded))
+        self._size += size
         if self.source is not None and not self._paused and self._is_full():
             self._paused = True
             self.source.pause_reading()
@@ -76,8 +88,11 @@ class Inbox:
     def take(self) -> str | bytes:
         """Take the next message; there must be one."""
         assert isinstance(self.messages, deque)
-        message = self.messages.popleft()
-        self._size -= len(message)
+        message, size, encoded = self.messages.popleft()
+        self._size -= size
+        if encoded:
+            assert isinstance(message, bytes)
+            message = message.decode()
         if self._paused and self._is_half_empty() and self.source is not None:
             self._paused = False
             self.source.resume_reading()

@@ -285,11 +285,11 @@ class PushProtocol(WebSocketServerProtocol):
         """The ``send`` of the socket, if the transport's buffer is empty; else None."""
         return None if self._writing_paused else self.factory.cork.sender(self.transport)
 
-    def is_full(self) -> bool:
-        """Whether more than ``--max-buffered`` waits to be sent."""
+    def is_full(self, more: int = 0) -> bool:
+        """Whether more than ``--max-buffered`` waits to be sent, or would with ``more`` bytes."""
         # What the cork holds waits as well.
         self.factory.cork.flush()
-        return unsent(self.transport) > self.factory.limits.max_buffered
+        return unsent(self.transport) + more > self.factory.limits.max_buffered
 
     def pauseProducing(self) -> None:
         """Note that the transport's buffer is full."""

@@ -23,7 +23,7 @@ are in a ``SendQueue``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from math import inf
 from typing import Protocol
@@ -125,6 +125,7 @@ class WebSocket:
         "_hub",
         "_inbox",
         "_offer",
+        "_on_read",
         "_owner",
         "_state",
         "_subprotocol",
@@ -158,6 +159,7 @@ class WebSocket:
         self._owner: Owner | None = None
         self._grace_over = False
         self._calls_after_end = 0
+        self._on_read: Callable[[], object] | None = None
         #: How the conversation ended: the code and the reason of the Close frame of the side that
         #: closed first. The code is None until then, 1005 if the peer's frame had none, and 1006
         #: if the connection was lost without one (RFC 6455 §7.1.5).
@@ -321,9 +323,11 @@ class WebSocket:
         """Whether the handshake has not been answered."""
         return self._state is _OFFERED
 
-    def set_owner(self, owner: Owner) -> None:
-        """Set the run of the view that this WebSocket was made for."""
+    def set_owner(self, owner: Owner | None) -> None:
+        """Set the run of the view that this WebSocket was made for; None once it has finished."""
         self._owner = owner
+        if owner is None:
+            self._all_read()
 
     @property
     def is_grace_over(self) -> bool:
@@ -334,15 +338,26 @@ class WebSocket:
         """Note that the view's grace is over: the messages that it has not read are dropped."""
         self._grace_over = True
         self._inbox.clear()
+        self._all_read()
+
+    @property
+    def has_told_end(self) -> bool:
+        """Whether ``wait`` has told the view that the conversation is over."""
+        return self._calls_after_end >= WAIT_AFTER_END
 
     def will_notify(self, awaited: object) -> bool:
-        """Whether the end of the conversation notifies a task that awaits this.
-
-        :param awaited: None if it is not known what the task awaits.
-        """
-        if awaited is None:
-            return self._inbox.waiter is not None or bool(self._closers)
+        """Whether the end of the conversation notifies a task that awaits this."""
         return awaited is self._inbox.waiter or awaited in self._closers
+
+    def when_read(self, call: Callable[[], object]) -> None:
+        """Call a function once no message is kept for the view, now that the connection is gone.
+
+        That is when the view has read them or has finished, or when its grace is over.
+        """
+        if self._owner is None or not self._inbox.messages:
+            call()
+        else:
+            self._on_read = call
 
     def close_with(self, closing: Closing) -> Deferred[None]:
         """Close with a code and a reason; see ``close``."""
@@ -428,7 +443,14 @@ class WebSocket:
         if self._state is not _OPEN and self._owner is not None:
             self._calls_after_end = 0
             self._owner.message_read()
+            if not self._inbox.messages:
+                self._all_read()
         return message
+
+    def _all_read(self) -> None:
+        call, self._on_read = self._on_read, None
+        if call is not None:
+            call()
 
     def _count_call_after_end(self, cost: int) -> None:
         """Count a call after the end; end the view if it goes on with that, or after its grace.

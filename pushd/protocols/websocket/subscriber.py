@@ -30,8 +30,8 @@ class FrameWriter(Protocol):
     def push_frames(self, frames: bytes) -> None:
         """Send frames that are complete."""
 
-    def is_full(self) -> bool:
-        """Whether more than ``--max-buffered`` waits to be sent."""
+    def is_full(self, more: int = 0) -> bool:
+        """Whether more than ``--max-buffered`` waits to be sent, or would with ``more`` bytes."""
 
     @property
     def sender(self) -> Send | None:
@@ -67,6 +67,7 @@ class WebSocketSubscriber:
     __slots__ = (
         "__weakref__",
         "_form",
+        "_refused",
         "_socket",
         "_stopped",
         "_subscription",
@@ -81,6 +82,8 @@ class WebSocketSubscriber:
         self._socket = socket
         self._subscription: Subscription | None = None
         self._stopped = False
+        # Bytes of the batch that it did not take when it was last asked.
+        self._refused = 0
         # Directly, as a WebSocket that closes stops its subscribers first.
         self._write = socket.wire.push_frames
         self._form = self.choose_form(socket.wire.window_bits)
@@ -141,10 +144,18 @@ class WebSocketSubscriber:
     def keeps_up(self) -> bool:
         """Whether no more than ``--max-buffered`` waits; if not, ``resume`` is called later."""
         queue = self._socket.send_queue
-        if not queue.paused or not self._socket.wire.is_full():
+        if not queue.paused or not self._socket.wire.is_full(self._refused):
             return True
         queue.add(self)
         return False
+
+    def can_take(self, batch: Batch) -> bool:
+        """Whether ``--max-buffered`` or less would wait; if not, ``resume`` is called later."""
+        self._refused = len(batch.render(self._form)) if self._socket.send_queue.paused else 0
+        if not self.keeps_up():
+            return False
+        self._refused = 0
+        return True
 
     def direct_write(self) -> DirectWrite | None:
         """Return how to write directly to the socket if nothing is buffered before it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from pushd.topics.publication import Id, Publication, Replay
+from pushd.topics.publication import Id, Publication, Replay, size_of
 from pushd.topics.redis.waiters import Waiters
 
 # How many publications, and how many bytes of them, are buffered while a topic catches up. What
@@ -56,7 +56,8 @@ class FollowedTopic:
         #: True if Redis has confirmed the subscription to the topic's channel.
         self.subscribed = False
         self.waiters = waiters
-        self._buffer: deque[Publication] = deque()
+        # With each publication, the bytes that were counted for it.
+        self._buffer: deque[tuple[Publication, int]] = deque()
         self._buffered_bytes = 0
         # True if a publication did not fit into the buffer.
         self._dropped = False
@@ -116,8 +117,8 @@ class FollowedTopic:
     def _deliver_buffer(self) -> bool:
         """Deliver what is buffered. Returns False if something is missing."""
         while self._buffer:
-            publication = self._buffer.popleft()
-            self._buffered_bytes -= len(publication.data)
+            publication, size = self._buffer.popleft()
+            self._buffered_bytes -= size
             if not self._deliver_next(publication):
                 return False
         dropped, self._dropped = self._dropped, False
@@ -127,5 +128,6 @@ class FollowedTopic:
         if len(self._buffer) >= _MAX_BUFFERED or self._buffered_bytes >= _MAX_BUFFERED_BYTES:
             self._dropped = True
         else:
-            self._buffer.append(publication)
-            self._buffered_bytes += len(publication.data)
+            size = size_of(publication.data)
+            self._buffer.append((publication, size))
+            self._buffered_bytes += size

@@ -8,7 +8,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.access.origins import Origins
+from pushd.access.origins import Hosts, Origins
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.guard import control_guard, public_guard
 from pushd.protocols.http.headers import RequestHeaders
@@ -101,6 +101,21 @@ class HostTests(GuardTestCase):
         """A request without a Host is refused in HTTP/1.1, and taken in HTTP/1.0."""
         self.assert_refused(self.ask(), 400, "Host")
         self.assertEqual(self.send("GET /echo/ HTTP/1.0\r\n").status, 200)
+
+    def test_served(self) -> None:
+        """With ``--host``, requests for other names reach no view; those without a Host may."""
+        self.start(hosts=Hosts(["example.com", "[::1]"]))
+        for host in ("evil.example", "localhost", "127.0.0.1:8080", "example.com.evil.example", ""):
+            self.assert_refused(self.ask(f"Host: {host}"), 421, "--host")
+            self.assert_refused(self.ask(f"Host: {host}\r\n{UPGRADE.rstrip()}"), 421, "--host")
+        self.assertEqual(self.count("misdirected"), 10)
+        absolute = "GET http://evil.example/echo/ HTTP/1.1\r\nHost: example.com\r\n"
+        self.assert_refused(self.send(absolute), 421, "--host")
+        for host in ("example.com", "EXAMPLE.com.:8080", "[::1]:80", "[0:0::1]"):
+            self.assertEqual(self.ask(f"Host: {host}").status, 200, host)
+        self.assertEqual(self.send("GET /echo/ HTTP/1.0\r\n").status, 200)
+        # The control port has a rule of its own.
+        self.assertEqual(self.ask("Host: localhost", control=True).status, 200)
 
     def test_two(self) -> None:
         """Two Hosts are refused, even if they are the same, and in HTTP/1.0 as well."""
@@ -356,7 +371,7 @@ class OtherAddressTests(SynchronousTestCase):
 
     def test_public(self) -> None:
         """The public port checks the Origin against the Host, whatever its own address is."""
-        guard = public_guard(Origins())
+        guard = public_guard(Origins(), Hosts())
         asked = {"host": "[2001:db8::1]:8080", "upgrade": "websocket"}
         address = UNIXAddress(None)
         self.assertIsNone(guard(self.request(address, **asked)))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from sys import getsizeof
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -77,6 +80,37 @@ class ReadingTests(InboxTestCase):
         self.assertEqual(self.source.events, ["pause"])
         self.take(1)
         self.assertEqual(self.source.events, ["pause", "resume"])
+
+    def test_wide_characters(self) -> None:
+        """Characters count as the bytes that they take, and arrive as they were sent."""
+        long = ("a" * 1024 + "😀") * 100
+        for text, size in (
+            ("é" * 2048, 4096),
+            ("😀" * 1024, 4096),
+            ("😀" * 2048, 8192),
+            (long, 102800),
+        ):
+            self.setUp()
+            self.inbox = Inbox(self.clock, 10_000)
+            self.inbox.source = self.source
+            count = 0
+            while not self.source.events:
+                self.put(text)
+                count += 1
+            self.assertTrue(0.9 * (1 << 20) < count * size <= (1 << 20) + size, (text[-1], size))
+            kept = sum(getsizeof(message) for message, *_ in self.inbox.messages)
+            self.assertLess(kept, 1.1 * (1 << 20) + size)
+            self.assertEqual(self.take(count), [text] * count)
+            self.assertEqual(self.inbox._size, 0)
+
+    @given(st.lists(st.tuples(st.text("aé😀", min_size=1, max_size=3), st.integers(1, 2000))))
+    def test_size(self, messages: list[tuple[str, int]]) -> None:
+        """Whatever arrives and is read, what is counted is what is kept."""
+        for text, times in messages:
+            for message in (text * times, text.encode() * times):
+                self.put(message)
+                self.assertEqual(self.take(1), [message])
+                self.assertEqual(self.inbox._size, 0)
 
     def test_without_source(self) -> None:
         """After the connection is lost nothing is paused or resumed."""

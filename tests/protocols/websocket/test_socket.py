@@ -62,7 +62,7 @@ class FakeConnection:
     def push_frames(self, frames: bytes) -> None:
         """Do nothing: there are no subscribers."""
 
-    def is_full(self) -> bool:
+    def is_full(self, more: int = 0) -> bool:
         """Return False."""
         return False
 
@@ -950,17 +950,6 @@ class EndTests(WebSocketTestCase):
         closing = self.websocket.close()
         self.assertIs(self.websocket.will_notify(closing), True)
         self.assertIs(self.websocket.will_notify(waiting), False)
-
-    def test_will_notify_somebody(self) -> None:
-        """For an unknown task it is True if any task awaits one of those."""
-        self.assertIs(self.websocket.will_notify(None), False)
-        waiting = self.websocket.wait()
-        self.assertIs(self.websocket.will_notify(None), True)
-        self.receive("a")
-        self.successResultOf(waiting)
-        self.assertIs(self.websocket.will_notify(None), False)
-        self.websocket.close()
-        self.assertIs(self.websocket.will_notify(None), True)
 
 
 class DaemonTestCase(SynchronousTestCase):

@@ -35,6 +35,8 @@ class FakeWebSocket:
         self.sender: Send | None = None
         # A subscriber that is stopped with the last message that there is room for.
         self.stopped_last: WebSocketSubscriber | None = None
+        # The largest batch that there is room for, in bytes.
+        self.max_more = 1000
         self.make_room(1000)
 
     @property
@@ -69,9 +71,9 @@ class FakeWebSocket:
             if self.stopped_last is not None:
                 self.stopped_last.stop()
 
-    def is_full(self) -> bool:
-        """Whether there is no room left."""
-        return self.room <= 0
+    def is_full(self, more: int = 0) -> bool:
+        """Whether there is no room left, or there would be none."""
+        return self.room <= 0 or more > self.max_more
 
     def close_with(self, closing: Closing) -> Any:
         """Record the closing."""
@@ -177,6 +179,23 @@ class SubscriberTests(SynchronousTestCase):
         self.socket.make_room(5)
         self.publish("3")
         self.assertEqual([payload for payload, _ in self.socket.sent], [b"0", b"1", b"2", b"3"])
+
+    def test_too_large(self) -> None:
+        """A publication that is too large, as written, comes when nothing waits before it."""
+        subscriber = JsonWebSocketSubscriber(self.socket)
+        subscriber.start(self.hub, "t", None)
+        self.socket.send_queue.pause()
+        self.socket.max_more = 50
+        self.publish("\0" * 10)
+        self.assertEqual(len(self.socket.sent), 1)
+        self.assertFalse(subscriber.keeps_up())
+        self.socket.max_more = 100
+        self.assertTrue(subscriber.keeps_up())
+        self.socket.send_queue.resume()
+        self.assertIn(rb"\u0000", self.socket.sent[1][0])
+        self.socket.send_queue.pause()
+        self.publish("small")
+        self.assertEqual(len(self.socket.sent), 3)
 
     def test_past_it(self) -> None:
         """With an empty buffer publications are written to the socket directly."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.topics.publication import Id, Publication, Replay
+from pushd.topics.publication import Id, Publication, Replay, size_of
 from pushd.topics.redis import followed_topic as module
 from pushd.topics.redis.followed_topic import FollowedTopic
 from pushd.topics.redis.waiters import Waiters, make_timeouts
@@ -138,7 +138,8 @@ class FollowedTopicTests(SynchronousTestCase):
 
     def test_bounds(self) -> None:
         """The buffer is limited in number and in bytes; the rest is read from the history."""
-        for name, limit in [("_MAX_BUFFERED", 2), ("_MAX_BUFFERED_BYTES", 2)]:
+        two = 2 * size_of(made(1).data)
+        for name, limit in [("_MAX_BUFFERED", 2), ("_MAX_BUFFERED_BYTES", two)]:
             self.setUp()
             self.begin(0)
             patched = self.patch(module, name, limit)
