@@ -81,6 +81,17 @@ class Admission:
         return Slot(self, key, connection=connection)
 
 
+def client_key(proxies: Proxies, peer: str) -> Hashable:
+    """Return what is counted for a client; None for a loopback address or a trusted proxy.
+
+    :param peer: the client as the log shows it: an address, with or without a port, or ``unix``.
+    """
+    address = read_address(peer)
+    if peer == "unix" or (address is not None and proxies.is_trusted(str(address))):
+        return None
+    return _key_of(peer if address is None else str(address))
+
+
 @lru_cache(maxsize=4096)
 def _key_of(address: str) -> Hashable:
     """Return what the connections from an address are counted by; None for loopback addresses."""

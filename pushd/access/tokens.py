@@ -78,6 +78,14 @@ class TokenKeys:
         """Use the keys of another object from now on."""
         self._keys = other._keys
 
+    def are_cut_off(self, complete: TokenKeys) -> bool:
+        """Whether a secret is only the beginning of one in another object, as in half a file."""
+        return any(
+            len(key.material) < len(whole.material) and whole.material.startswith(key.material)
+            for key in _secrets(self._keys)
+            for whole in _secrets(complete._keys)
+        )
+
     def verify(self, token: str, now: float) -> Identity:
         """Return the identity in a token. Raises BadToken if it is invalid, or not valid now.
 
@@ -140,6 +148,10 @@ def read_token_keys(paths: Iterable[str]) -> TokenKeys:
 def make_token(key: Key, claims: Mapping[str, Any]) -> str:
     """Make a token of claims, signed with the strongest algorithm of a key."""
     return jwt.encode(dict(claims), key.material, key.algorithms[-1])
+
+
+def _secrets(keys: Iterable[Key]) -> list[Key]:
+    return [key for key in keys if isinstance(key.material, bytes)]
 
 
 def _read_time(claims: Mapping[str, Any], name: str) -> float | None:

@@ -116,8 +116,8 @@ class Settings:
         "threads",
         "N",
         number(1, 100_000),
-        "Maximum number of blocking views, each of which runs in a thread. Further requests for "
-        "such views get 503.",
+        "Maximum number of blocking views, each of which runs in a thread; one client address may "
+        "have half of them. Further requests for such views get 503.",
         default="64",
     )
     max_stragglers: int | None = setting(

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.twisted_internals import pass_half_closes
+from pushd.service.reactor import accept_directly
 
 _log = Logger(namespace="pushd.service")
 
@@ -94,6 +95,7 @@ class PortService(Service):
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
         set_socket_options(port)
+        accept_directly(port)
         pass_half_closes(getattr(port, "factory", None))
         _log.info(self._message, event="listening", url=_url(self._endpoint, port))
 

@@ -1,10 +1,12 @@
-"""Patches of Twisted's reactor: a shorter way to readable sockets, monotonic time, and signals.
+"""Patches of Twisted's reactor: shorter ways to its sockets, monotonic time, and signals.
 
-The first two are fast paths (``--fast-paths``): if Twisted lacks something that a patch relies on,
-or if fast paths are off, the reactor stays as Twisted made it.
+The first three are fast paths (``--fast-paths``): if Twisted lacks something that a patch relies
+on, or if fast paths are off, the reactor and its ports stay as Twisted made them.
 
 - ``poll_directly`` saves ten function calls for each event, a sixth of the cost of an echo (22.2 to
   16.7 µs). It relies on private names of Twisted's epoll reactor.
+- ``accept_directly`` saves a log buffer, a generator and two strings for each new connection: a
+  handshake and close takes 0.97 of the CPU. It relies on private names of ports and sockets.
 - ``run_on_monotonic_time`` is there for correctness, not for speed: without it, a change of the
   system clock delays timers. It relies on the reactor calling its own public method ``seconds``.
 - ``keep_signal_handler`` keeps the handlers that were installed before the reactor started.
@@ -13,10 +15,12 @@ or if fast paths are off, the reactor stays as Twisted made it.
 from __future__ import annotations
 
 import select
+import socket
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from twisted.internet.tcp import Connection, Port, Server
 from twisted.python import log
 
 from pushd.protocols.fast_paths import FAST_PATHS, missing
@@ -24,6 +28,13 @@ from pushd.protocols.fast_paths import FAST_PATHS, missing
 # The reactor whose polling is replaced. Its module can be imported on Linux only.
 _EPOLL = "twisted.internet.epollreactor"
 _RELIED_ON = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelectable", "doIteration")
+
+# What accepting relies on, of a port and of its socket.
+_PORT_NAMES = ("_buildAddr", "_realPortNumber", "numberAccepts", "sessionno")
+_SOCKET_NAMES = ("_accept",)
+
+# A port that accepted as many connections as it may in one poll may accept this many more.
+_MORE_ACCEPTS = 20
 
 # Seconds by which a monotonic clock and the time of day differ at least, as they count from
 # different moments.
@@ -90,6 +101,76 @@ def _read(reactor: Any, selectable: Any) -> None:
             raise
         except BaseException:  # Likewise.
             log.err()
+
+
+def accept_directly(port: Any) -> None:
+    """Let a TCP port accept connections without what Twisted prepares for its own log.
+
+    IPv6 ports, other kinds of ports, and errors of the kernel are left to Twisted.
+    """
+    kind: type = type(port)
+    if kind is not Port or port.addressFamily != socket.AF_INET:
+        return
+    lacking = missing(port, _PORT_NAMES) + missing(port.socket, _SOCKET_NAMES)
+    if not FAST_PATHS.allow("direct accepts", lacking):
+        return
+    accept_one, accept_with_twisted = port.socket._accept, port.doRead
+
+    def accept() -> None:
+        for accepted in range(port.numberAccepts):
+            try:
+                descriptor, client = accept_one()
+            except BlockingIOError:
+                port.numberAccepts = max(1, accepted)
+                return
+            except OSError:  # Twisted meets it as well, and can deal with it.
+                accept_with_twisted()
+                return
+            try:
+                _open(port, descriptor, client)
+            except BaseException:  # As in _read.
+                log.err()
+        port.numberAccepts += _MORE_ACCEPTS
+
+    port.doRead = accept
+
+
+def _open(port: Any, descriptor: int, client: tuple[str, int]) -> None:
+    """Make the transport and the protocol of a connection that was accepted."""
+    handle = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
+    protocol = None
+    try:
+        protocol = port.factory.buildProtocol(port._buildAddr(client))
+    finally:
+        if protocol is None:
+            handle.close()
+    if protocol is not None:
+        protocol.makeConnection(_DirectServer(handle, protocol, client, port))
+
+
+class _DirectServer(Server):
+    """A connection whose names for Twisted's log are made when they are asked for."""
+
+    def __init__(self, handle: socket.socket, protocol: Any, client: Any, port: Any) -> None:
+        # Not that of Server, which makes the names.
+        Connection.__init__(self, handle, protocol, port.reactor)
+        self.server, self.client, self.hostname = port, client, client[0]
+        self.sessionno = port.sessionno
+        port.sessionno += 1
+        self.startReading()
+        self.connected = 1
+
+    @property
+    def logstr(self) -> str:  # type: ignore[override]  # Twisted assigns it.
+        """The prefix of Twisted's log lines."""
+        # The protocol is gone when the connection is.
+        protocol = getattr(self, "protocol", None)
+        return f"{type(protocol).__name__},{self.sessionno},{self.hostname}"
+
+    @property
+    def repstr(self) -> str:  # type: ignore[override]  # likewise
+        """What ``repr`` returns."""
+        return f"<{self.logstr} on {self.server._realPortNumber}>"
 
 
 def run_on_monotonic_time(reactor: Any, monotonic: Callable[[], float]) -> None:

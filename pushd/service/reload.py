@@ -57,6 +57,7 @@ class Reloader:
         self._options = options
         self._appliers = appliers
         self._in_force = {name: given.text for name, given in options.given.items()}
+        self._keys = options.settings.token_keys
 
     def reload(self) -> None:
         """Reload, and log each option that has changed. With any mistake, nothing changes."""
@@ -66,6 +67,15 @@ class Reloader:
             for line in mistakes.lines:
                 _log.error("not reloaded: {mistake}", event="not_reloaded", mistake=line)
             return
+        if settings.token_keys.are_cut_off(self._keys):
+            # Else all tokens would be refused until the next reload.
+            mistake = (
+                "--token-key: a secret is only the beginning of the one in use; "
+                "reload once its file is written, or restart to use it"
+            )
+            _log.error("not reloaded: {mistake}", event="not_reloaded", mistake=mistake)
+            return
+        self._keys = settings.token_keys
         for option in OPTIONS:
             text, before = given[option.name].text, self._in_force.get(option.name, option.default)
             if option.equal(text, before):

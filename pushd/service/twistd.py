@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.base import ReactorBase
 from twisted.logger import globalLogBeginner
 
+from pushd.access.admission import client_key
 from pushd.options.command_line import Options
 from pushd.options.settings import Applier, Settings
 from pushd.protocols.cork import Cork
@@ -87,7 +89,12 @@ def _make_runtime(reactor: Any, settings: Settings, lag: Histogram) -> Runtime:
         wall = time.time
     return Runtime(
         reactor=reactor,
-        threads=ViewThreads(reactor, settings.threads, settings.straggler_limit),
+        threads=ViewThreads(
+            reactor,
+            settings.threads,
+            settings.straggler_limit,
+            partial(client_key, settings.proxies),
+        ),
         wall=wall,
         cork=cork,
         lag=lag,

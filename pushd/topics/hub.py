@@ -60,7 +60,11 @@ class Hub:
             self._source.follow(topic)
         subscribers.add(subscription)
         self.counters.transports[subscriber.transport] += 1
-        subscription.start(after)
+        try:
+            subscription.start(after)
+        except BaseException:
+            subscription.cancel()
+            raise
         return subscription
 
     def deliver(self, publication: Publication) -> None:

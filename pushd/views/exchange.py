@@ -38,7 +38,7 @@ from pushd.views.runner import ViewRun, ViewRunner, is_cancellation
 _log = Logger(namespace="pushd.views")
 
 _BUSY = refusal(
-    503, "all threads for blocking views are in use: try again later", {"Retry-After": "1"}
+    503, "the threads for blocking views are in use: try again later", {"Retry-After": "1"}
 )
 _UNAVAILABLE = refusal(
     503, "temporarily unavailable: try again later", {"Retry-After": f"{Unavailable.retry_after}"}

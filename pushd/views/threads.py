@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextvars import ContextVar, copy_context
 from dataclasses import replace
 from functools import partial
@@ -16,6 +16,7 @@ from twisted.python.threadable import isInIOThread
 from twisted.python.threadpool import ThreadPool
 
 from pushd.access.closing import NORMAL
+from pushd.access.limits import Quota
 from pushd.errors import ConversationOver, NoMoreMessages, ThreadsBusy
 from pushd.protocols.websocket.socket import MAX_CALLS_AFTER_END, WAIT_AFTER_END, WebSocket
 from pushd.topics.publisher import Publisher
@@ -231,6 +232,9 @@ class DaemonThreads(ThreadPool):
 class ThreadPlaces:
     """The places for blocking views: one for each that runs, and more for those that do not end.
 
+    One client may have half of the places, counting its views that do not end, so that it cannot
+    keep all others out.
+
     :param limit: how many blocking views may run at a time.
     :param max_stragglers: how many more may go on after their conversation and its grace.
     """
@@ -241,9 +245,12 @@ class ThreadPlaces:
     def __init__(self, limit: int, max_stragglers: int) -> None:
         self._limit = limit
         self._max_stragglers = max_stragglers
-        # Of the views that run, and of those whose grace is over: what fires at their end.
-        self._running: set[Deferred[Any]] = set()
+        self._share = (limit + 1) // 2
+        # Of the views that run, and of those whose grace is over: what fires at their end. With the
+        # former, the client.
+        self._running: dict[Deferred[Any], Hashable] = {}
         self._abandoned: set[Deferred[Any]] = set()
+        self._clients = Quota()
 
     @property
     def busy(self) -> int:
@@ -265,14 +272,17 @@ class ThreadPlaces:
         """How many views may go on without a place; more than that keep theirs."""
         return self._max_stragglers
 
-    def take(self, finished: Deferred[Any]) -> None:
-        """Take a place for a view. Raises ThreadsBusy if none is free.
+    def take(self, finished: Deferred[Any], client: Hashable = None) -> None:
+        """Take a place for a view. Raises ThreadsBusy if none is free, or none for this client.
 
         :param finished: fires when the view has ended.
+        :param client: what the places of a client are counted by; None if they are not.
         """
         if self.busy >= self._limit:
             raise ThreadsBusy
-        self._running.add(finished)
+        if client is not None and not self._clients.take(client, self._share):
+            raise ThreadsBusy
+        self._running[finished] = client
 
     def abandon(self, finished: Deferred[Any]) -> None:
         """Free the place of a view whose grace is over, now or when another straggler ends."""
@@ -281,7 +291,9 @@ class ThreadPlaces:
 
     def release(self, finished: Deferred[Any]) -> None:
         """Free the place of a view that ends."""
-        self._running.discard(finished)
+        client = self._running.pop(finished, None)
+        if client is not None:
+            self._clients.release(client)
         self._abandoned.discard(finished)
 
 
@@ -291,11 +303,20 @@ class ViewThreads(ThreadPlaces):
     :param reactor: whose thread WebSockets are used on.
     :param limit: how many blocking views may run at a time.
     :param max_stragglers: how many more may go on after their conversation and its grace.
+    :param client_of: returns what a client is counted by, given the peer of its request; None for
+        one that may have all places.
     """
 
-    def __init__(self, reactor: IReactorFromThreads, limit: int, max_stragglers: int = 0) -> None:
+    def __init__(
+        self,
+        reactor: IReactorFromThreads,
+        limit: int,
+        max_stragglers: int = 0,
+        client_of: Callable[[str], Hashable] = lambda peer: None,
+    ) -> None:
         super().__init__(limit, max_stragglers)
         self._reactor = reactor
+        self._client_of = client_of
         self._pool = DaemonThreads(limit + max_stragglers, "views")
         self._others: dict[str, DaemonThreads] = {}
 
@@ -310,13 +331,17 @@ class ViewThreads(ThreadPlaces):
         Raises ThreadsBusy if no thread is free.
         """
         finished: Deferred[Any] = Deferred()
-        self.take(finished)
-        if not self._pool.started:
-            self._pool.start()
-        self._pool.callInThreadWithCallback(
-            partial(self._reactor.callFromThread, self._finish, finished),
-            partial(call_blocking, view, request, self),
-        )
+        self.take(finished, self._client_of(request.peer))
+        try:
+            if not self._pool.started:
+                self._pool.start()
+            self._pool.callInThreadWithCallback(
+                partial(self._reactor.callFromThread, self._finish, finished),
+                partial(call_blocking, view, request, self),
+            )
+        except BaseException:  # The system has no more threads, for example.
+            self.release(finished)
+            raise
         return finished
 
     def call(self, function: Callable[[], Any]) -> Any:

@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import HTTPChannel
 
-from pushd.access.admission import Admission, Slot
+from pushd.access.admission import Admission, Slot, client_key
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.response import Response
@@ -602,3 +602,25 @@ class RefusalQueueTests(AdmissionTestCase):
             connection.leave()
         self.assertEqual(self.get().status, 200)
         self.assertTrue(self.connect().opened)
+
+
+class ClientKeyTests(SynchronousTestCase):
+    """What is counted for a client."""
+
+    def test_keys(self) -> None:
+        """A client is its address, or its network in IPv6; our own and proxies are not counted."""
+        proxies = Proxies(["10.0.0.0/8"])
+
+        def key(peer: str) -> object:
+            return client_key(proxies, peer)
+
+        for peer in ("unix", "127.0.0.1:80", "[::1]:80", "10.1.2.3:80", "10.1.2.3"):
+            self.assertIsNone(key(peer), peer)
+        for one, same, other in (
+            ("192.0.2.1:80", "192.0.2.1", "192.0.2.2"),
+            ("[2001:db8::1]:80", "2001:db8::2", "2001:db8:0:1::1"),
+            ("_hidden", "_hidden", "unknown"),
+        ):
+            self.assertIsNotNone(key(one))
+            self.assertEqual(key(one), key(same))
+            self.assertNotEqual(key(one), key(other))

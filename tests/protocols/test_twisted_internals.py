@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
@@ -17,6 +17,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web import http
+from twisted.web.http import HTTPChannel
 from zope.interface import implementer
 
 from pushd.access.limits import Limits
@@ -24,6 +25,7 @@ from pushd.protocols import twisted_internals
 from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FAST_PATHS, FastPaths
 from pushd.protocols.twisted_internals import (
+    DONE,
     HTTPChannelAdapter,
     check_requirements,
     lose,
@@ -35,6 +37,7 @@ from pushd.protocols.twisted_internals import (
 from pushd.testing import Daemon
 from pushd.views.decorators import require_websocket
 from pushd.views.request import Request
+from tests.support.call_counts import calls_of
 
 
 class Descriptor(FileDescriptor):
@@ -185,6 +188,13 @@ class LoseTests(SynchronousTestCase):
         lose(self.transport)
         self.assertEqual(len(self.lost), 1)
 
+    def test_reason(self) -> None:
+        """The reason of an orderly end is a Failure like others, and knows what it is at once."""
+        self.assertIs(DONE.check(ConnectionDone), ConnectionDone)
+        self.assertIs(DONE.trap(ConnectionAborted, ConnectionDone), ConnectionDone)
+        self.assertIsNone(DONE.check(ConnectionAborted))
+        self.assertLess(calls_of(lambda: DONE.check(ConnectionAborted)), 6)
+
     def test_unsent(self) -> None:
         """Unsent data is sent before the connection is closed."""
         self.transport.write(b"abc")
@@ -234,6 +244,44 @@ class FastPathTests(SynchronousTestCase):
             self.assertTrue(HTTPChannelAdapter.can_handle())
             check_requirements()
         self.assertEqual(logs, [])
+
+    def start(self, transport: Any) -> HTTPChannelAdapter:
+        """Start a channel on a transport, as Twisted does."""
+        channel = HTTPChannelAdapter()
+        channel.timeOut = None
+        channel.makeConnection(transport)
+        self.assertIs(transport.producer, channel)
+        return channel
+
+    def test_start(self) -> None:
+        """A channel registers with its transport; the fast path sets no option of the socket."""
+        for enabled in (True, False):
+            self.paths.enabled = enabled
+            self.transport.unregisterProducer()
+            options: list[object] = []
+            self.transport.setTcpNoDelay = options.append
+            channel = self.start(self.transport)
+            self.assertEqual(options, [] if enabled else [True])
+            # The client does not read: the channel stops reading from it.
+            self.transport.startReading()
+            channel.pauseProducing()
+            self.assertEqual(self.transport.reactor.getReaders(), [])
+            channel.resumeProducing()
+            self.assertEqual(self.transport.reactor.getReaders(), [self.transport])
+
+    def test_start_missing_name(self) -> None:
+        """If twisted.web lacks a name, a channel starts as twisted.web does; the log says why."""
+        self.patch(HTTPChannel, "connectionMade", lambda channel: self.started.append(channel))
+        self.started: list[object] = []
+        twisted_internals._lacking_in_channels.cache_clear()
+        self.addCleanup(twisted_internals._lacking_in_channels.cache_clear)
+        with capturedLogs() as logs:
+            channel = HTTPChannelAdapter()
+            channel.makeConnection(self.transport)
+        self.assertIs(self.started[-1], channel)
+        [event] = logs
+        self.assertEqual((event["event"], event["path"]), ("fast_path_off", "direct starts"))
+        self.assertEqual(event["lacking"], "HTTPChannel._networkProducer")
 
     def test_missing_name(self) -> None:
         """If Twisted lacks a name, direct writes are off and the log says so once."""

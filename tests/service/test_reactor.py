@@ -1,7 +1,8 @@
-"""The patches of Twisted's reactor: direct polling, and monotonic time."""
+"""The patches of Twisted's reactor: direct polling, direct accepts, and monotonic time."""
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -10,19 +11,24 @@ from typing import Any
 from twisted.internet.base import DelayedCall
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.selectreactor import SelectReactor
+from twisted.internet.tcp import Port
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.fast_paths import FastPaths
 from pushd.service import reactor as module
-from pushd.service.reactor import poll_directly, run_on_monotonic_time
+from pushd.service.reactor import accept_directly, poll_directly, run_on_monotonic_time
 from tests.support.call_counts import calls_of
 from tests.support.recording_context import RecordingContext
 
 # Function calls for a poll with one readable socket, most of them the reactor's own.
 MOST_CALLS = 14
+
+# Function calls for accepting one connection, those of the test included.
+MOST_ACCEPT_CALLS = 36
 
 HOUR = 3600.0
 
@@ -254,6 +260,173 @@ class PollingTests(FastPathTestCase):
         [event] = events
         self.assertEqual((event["event"], event["path"]), ("fast_path_off", "direct polling"))
         self.assertEqual(event["lacking"], "twisted.internet.reactor._selectables")
+
+
+class GreetingProtocol(Protocol):
+    """Greets its client, and keeps the transport."""
+
+    def connectionMade(self) -> None:
+        """Greet."""
+        assert self.transport is not None
+        self.transport.write(b"hello")
+
+
+class PortFactory(Factory):
+    """Makes protocols in the way that the test wants."""
+
+    noisy = False
+
+    def __init__(self) -> None:
+        self.make: Callable[[], Protocol | None] = GreetingProtocol
+        self.addresses: list[Any] = []
+
+    def buildProtocol(self, addr: Any) -> Protocol | None:
+        """Note the client's address, and make a protocol."""
+        self.addresses.append(addr)
+        return self.make()
+
+
+class AcceptTests(FastPathTestCase):
+    """A TCP port that accepts connections directly."""
+
+    def setUp(self) -> None:
+        """Listen, with a reactor that is not running."""
+        super().setUp()
+        self.reactor = SelectReactor()
+        self.addCleanup(self.close)
+        self.factory = PortFactory()
+        self.port = self.listen("127.0.0.1")
+
+    def close(self) -> None:
+        """Close what is registered with the reactor."""
+        for selectable in self.reactor.removeAll() + list(self.reactor._internalReaders):
+            selectable.connectionLost(Failure(ConnectionDone()))
+
+    def listen(self, interface: str) -> Any:
+        """Open a port, and let it accept directly."""
+        port: Any = self.reactor.listenTCP(0, self.factory, interface=interface)
+        port.numberAccepts = 2
+        accept_directly(port)
+        return port
+
+    def connect(self, count: int = 1) -> list[socket.socket]:
+        """Connect some clients."""
+        clients = []
+        for _ in range(count):
+            client = socket.create_connection(("127.0.0.1", self.port.getHost().port), timeout=5)
+            self.addCleanup(client.close)
+            clients.append(client)
+        return clients
+
+    @property
+    def transports(self) -> list[Any]:
+        """The transports of the connections that are open, in the order of their numbers."""
+        readers = [one for one in self.reactor.getReaders() if hasattr(one, "sessionno")]
+        return sorted(
+            (one for one in readers if one is not self.port), key=lambda one: one.sessionno
+        )
+
+    def test_accept(self) -> None:
+        """A connection gets its protocol, which serves it as one that Twisted accepted."""
+        [client] = self.connect()
+        self.port.doRead()
+        [transport] = self.transports
+        address = client.getsockname()
+        for peer in (transport.getPeer(), self.factory.addresses[0]):
+            self.assertEqual((peer.host, peer.port), address)
+        self.assertEqual(transport.getHost(), self.port.getHost())
+        self.assertFalse(transport.socket.getblocking())
+        transport.doWrite()
+        self.assertEqual(client.recv(100), b"hello")
+        protocol, lost = transport.protocol, list[Failure]()
+        protocol.connectionLost = lost.append
+        transport.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(len(lost), 1)
+        self.assertEqual(client.recv(100), b"")
+
+    def test_accept_calls(self) -> None:
+        """Accepting takes few function calls: Twisted's own way takes more than a hundred."""
+        self.connect()
+        self.assertLess(calls_of(self.port.doRead), MOST_ACCEPT_CALLS)
+
+    def test_names(self) -> None:
+        """A transport has names for Twisted's log, and after its end as well."""
+        self.connect(2)
+        self.port.doRead()
+        number = self.port.getHost().port
+        first, second = self.transports
+        self.assertEqual(first.logPrefix(), "GreetingProtocol,0,127.0.0.1")
+        self.assertEqual(repr(second), f"<GreetingProtocol,1,127.0.0.1 on {number}>")
+        first.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(first.logPrefix(), "NoneType,0,127.0.0.1")
+
+    def test_number(self) -> None:
+        """As with Twisted, a busy port accepts more in one poll, and an idle one less."""
+        self.connect(3)
+        self.port.doRead()
+        self.assertEqual((len(self.transports), self.port.numberAccepts), (2, 22))
+        self.port.doRead()
+        self.assertEqual((len(self.transports), self.port.numberAccepts), (3, 1))
+        self.port.doRead()
+        self.assertEqual(self.port.numberAccepts, 1)
+
+    def test_refused(self) -> None:
+        """A connection without a protocol is closed."""
+        self.factory.make = lambda: None
+        [client] = self.connect()
+        self.port.doRead()
+        self.assertEqual(client.recv(100), b"")
+
+    def test_failure(self) -> None:
+        """A factory that raises is logged, and the next connection is accepted in the same poll."""
+        made: list[Callable[[], Protocol]] = [raise_error, GreetingProtocol]  # type: ignore[list-item] # raise_error returns nothing
+        self.factory.make = lambda: made.pop(0)()
+        client, _ = self.connect(2)
+        self.port.doRead()
+        self.assertEqual(len(self.transports), 1)
+        self.assertEqual(len(self.flushLoggedErrors(ApplicationError)), 1)
+        self.assertEqual(client.recv(100), b"")
+
+    def test_error(self) -> None:
+        """An error of the kernel is left to Twisted."""
+        twisted: list[str] = []
+        port: Any = self.reactor.listenTCP(0, self.factory, interface="127.0.0.1")
+        port.doRead = lambda: twisted.append("asked")
+        listening, port.socket = port.socket, BrokenSocket()
+        accept_directly(port)
+        port.socket = listening
+        port.doRead()
+        self.assertEqual(twisted, ["asked"])
+
+    def test_others(self) -> None:
+        """An IPv6 port and other kinds of ports accept as Twisted does."""
+        port = Port(0, self.factory, interface="::1", reactor=self.reactor)
+        accept_directly(port)
+        self.assertEqual(port.doRead, Port.doRead.__get__(port))
+        other = object()
+        accept_directly(other)
+
+    def test_off(self) -> None:
+        """With fast paths off, a port accepts as Twisted does."""
+        self.fast_paths.enabled = False
+        port = self.listen("127.0.0.1")
+        self.assertEqual(port.doRead, Port.doRead.__get__(port))
+
+    def test_missing_names(self) -> None:
+        """A port without what direct accepts rely on keeps its own, and a line says why."""
+        self.patch(module, "_PORT_NAMES", ("_renamed",))
+        with capturedLogs() as events:
+            port = self.listen("127.0.0.1")
+        self.assertEqual(port.doRead, Port.doRead.__get__(port))
+        [event] = [one for one in events if one.get("event") == "fast_path_off"]
+        self.assertEqual((event["path"], event["lacking"]), ("direct accepts", "Port._renamed"))
+
+
+class BrokenSocket:
+    """A listening socket for which the process has no descriptors left."""
+
+    def _accept(self) -> object:
+        raise OSError(errno.EMFILE, "too many open files")
 
 
 class WallClockReactor(SelectReactor):

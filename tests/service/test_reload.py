@@ -18,6 +18,7 @@ from pushd.service.reload import Reloader
 from pushd.testing import Daemon
 from pushd.views.request import Request
 from tests.support.echo import echo
+from tests.support.keyring import SECRET, public_pem
 from tests.support.peer import said
 
 
@@ -123,6 +124,33 @@ class ReloaderTests(ReloadTestCase):
         self.file.unlink()
         self.assertIn("No such file", self.reload()[0])
         self.assertEqual(self.applied, [])
+
+    def test_half_a_key(self) -> None:
+        """A secret that is only half written, or too short, is not reloaded."""
+        key = self.folder / "key"
+        self.write(f'token-key = ["{key}"]')
+        key.write_bytes(SECRET)
+        self.start()
+        for size, reason in (
+            (10, "at least 32 bytes"),
+            (40, "only the beginning of the one in use"),
+        ):
+            key.write_bytes(SECRET[:size])
+            lines = self.reload()
+            self.assertEqual(len(lines), 1)
+            self.assertIn("not reloaded", lines[0])
+            self.assertIn(reason, lines[0])
+        self.assertEqual(self.applied, [])
+        # A longer or another one is used, and is then the one in use.
+        for new in (SECRET, SECRET + b"longer", b"x" * 64):
+            key.write_bytes(new)
+            self.assertEqual(self.reload(), ["options reloaded"])
+        key.write_bytes(b"x" * 32)
+        self.assertIn("only the beginning", self.reload()[0])
+        public = self.folder / "public"
+        public.write_bytes(public_pem("EdDSA"))
+        self.write(f'token-key = ["{public}"]')
+        self.assertEqual(self.reload()[-1], "options reloaded")
 
     def test_trouble(self) -> None:
         """An applier that raises is logged, and the others are called."""

@@ -126,6 +126,14 @@ class HubTests(HubTestCase):
         self.assertEqual(second.events[1:], ["1", "2"])
         self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
 
+    def test_fails_to_start(self) -> None:
+        """A subscriber that raises before it has started does not count, and follows nothing."""
+        self.patch(RecordingSubscriber, "has_room", lambda subscriber: 1 / 0)
+        self.assertRaises(ZeroDivisionError, self.listen, "e1:0")
+        self.assertEqual((self.hub.count("t"), self.hub.topics()), (0, []))
+        self.assertEqual(self.hub.counters.transports["fake"], 0)
+        self.assertEqual(self.source.events, ["follow t", "unfollow t"])
+
     def test_cost_of_delivery(self) -> None:
         """Delivering to N subscribers costs N calls and no read, no matter what else there is."""
         others = [self.listen(topic=f"u{number}") for number in range(50)]

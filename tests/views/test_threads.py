@@ -33,6 +33,7 @@ from pushd.views.runner import ViewRun
 from pushd.views.threads import (
     BlockingScheduledPublication,
     BlockingWebSocket,
+    DaemonThreads,
     ThreadPlaces,
     ViewThreads,
     blocking,
@@ -44,14 +45,14 @@ from tests.support.topic_clients import TopicTestCase
 PATIENCE = 30
 
 
-def make_request(websocket: Any = None) -> Request:
+def make_request(websocket: Any = None, peer: str = "b") -> Request:
     """Make a request with or without a WebSocket."""
     return Request(
         method="GET",
         path="/",
         scheme="http",
         host="a",
-        peer="b",
+        peer=peer,
         clock=Clock(),
         websocket=websocket,
     )
@@ -858,6 +859,41 @@ class ViewThreadsTests(ThreadsTestCase):
         finished = self.run_view(lambda _: daemons.append(threading.current_thread().daemon))
         self.finish(finished)
         self.assertEqual(daemons, [True])
+
+    def test_no_thread(self) -> None:
+        """A view for which no thread can be started takes no place."""
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        for name in ("start", "callInThreadWithCallback"):
+            broken = self.patch(DaemonThreads, name, fail)
+            for _ in range(3):
+                self.assertRaises(RuntimeError, self.run_view, print)
+            self.assertEqual(self.threads.busy, 0)
+            broken.restore()
+        self.finish(self.run_view(lambda request: None))
+
+    def test_share(self) -> None:
+        """A client may have half of the threads, counting what goes on after its grace."""
+        self.threads = ViewThreads(self.reactor, 4, 4, lambda peer: peer.partition(":")[0] or None)
+        self.addCleanup(self.threads.stop)
+        done = threading.Event()
+        self.addCleanup(done.set)
+        hold = partial(self.hold, done)
+        running = [self.run_view(hold, make_request(peer=f"192.0.2.1:{n}")) for n in (1, 2)]
+        again = make_request(peer="192.0.2.1:3")
+        self.assertRaises(ThreadsBusy, self.run_view, hold, again)
+        self.threads.abandon(running[0])
+        self.assertRaises(ThreadsBusy, self.run_view, hold, again)
+        # Others are not affected, and one that is not counted may have all the rest.
+        running.append(self.run_view(hold, make_request(peer="192.0.2.2:1")))
+        running += [self.run_view(hold, make_request(peer="")) for _ in range(2)]
+        self.assertRaises(ThreadsBusy, self.run_view, hold, make_request(peer="192.0.2.3:1"))
+        done.set()
+        self.finish(*running)
+        self.finish(self.run_view(hold, again))
+        self.assertEqual((self.threads.busy, len(self.threads._clients)), (0, 0))
 
     def test_none_before(self) -> None:
         """No thread is started before one is needed, or in order to stop."""

@@ -20,8 +20,10 @@ from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import AnswerResource
 from pushd.protocols.twisted_internals import check_requirements
 
-# The most connections beyond the limit that may wait for their 503 at once.
+# The most connections beyond the limit that may wait for their 503 at once, in all and from one
+# client address.
 _MAX_REFUSED = 64
+_MAX_REFUSED_PER_ADDRESS = 16
 
 
 class _ImmediateClose(Protocol):
@@ -57,7 +59,8 @@ class PushdSite(AccessLog, Site):
         #: The open connections that speak HTTP.
         self.connections = HttpConnections(reactor)
         self._beyond_limit = Admission(
-            Limits(max_connections=_MAX_REFUSED, max_per_address=_MAX_REFUSED), policy.proxies
+            Limits(max_connections=_MAX_REFUSED, max_per_address=_MAX_REFUSED_PER_ADDRESS),
+            policy.proxies,
         )
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
@@ -74,7 +77,7 @@ class PushdSite(AccessLog, Site):
         slot = self.policy.admission.admit(address)
         over_limit = slot is None
         if slot is None:
-            slot = self._beyond_limit.admit(None)
+            slot = self._beyond_limit.admit(address)
             if slot is None:
                 reason = "connection limit reached and the 503 queue is full"
                 self.log_refusal(str(address), 503, reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.logger import capturedLogs
 
 from pushd.protocols.http.site import PushdSite
@@ -81,6 +82,22 @@ class LimitTests(ChannelTestCase):
         self.assertIsNone(self.send().lost)
         waiting[1].send(GET)
         self.assertIn(" 503 ", waiting[1].head)
+
+    def test_share_of_the_queue(self) -> None:
+        """One address can take a quarter of the queue, so that others still get their 503."""
+        self.send(), self.send()
+        site = site_of(self.daemon)
+
+        def connect(host: str) -> Any:
+            return site.buildProtocol(IPv4Address("TCP", host, 1))
+
+        waiting = [connect("192.0.2.1") for _ in range(16)]
+        for channel in waiting:
+            self.assertTrue(channel.over_limit)
+        self.assertNotIsInstance(connect("192.0.2.1"), type(waiting[0]))
+        self.assertTrue(connect("192.0.2.2").over_limit)
+        waiting.pop().slot.release()
+        self.assertTrue(connect("192.0.2.1").over_limit)
 
     def test_failure_gives_the_slot_back(self) -> None:
         """A connection whose channel cannot be made does not count."""
