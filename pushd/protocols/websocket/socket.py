@@ -122,6 +122,7 @@ class WebSocket:
         "_calls_after_end",
         "_closers",
         "_grace_over",
+        "_has_told_end",
         "_hub",
         "_inbox",
         "_offer",
@@ -158,6 +159,7 @@ class WebSocket:
         self._subscribers = _NO_SUBSCRIBERS
         self._owner: Owner | None = None
         self._grace_over = False
+        self._has_told_end = False
         self._calls_after_end = 0
         self._on_read: Callable[[], object] | None = None
         #: How the conversation ended: the code and the reason of the Close frame of the side that
@@ -216,7 +218,8 @@ class WebSocket:
         if self._inbox.messages:
             return succeed(self._take())
         if self._state is not _OPEN:
-            self._count_call_after_end(WAIT_AFTER_END)
+            if self._count_call_after_end(WAIT_AFTER_END):
+                self._has_told_end = True
             return succeed(None)
         return self._inbox.wait(timeout)
 
@@ -342,8 +345,8 @@ class WebSocket:
 
     @property
     def has_told_end(self) -> bool:
-        """Whether ``wait`` has told the view that the conversation is over."""
-        return self._calls_after_end >= WAIT_AFTER_END
+        """Whether the view has called ``wait`` after the end, and got None."""
+        return self._has_told_end
 
     def will_notify(self, awaited: object) -> bool:
         """Whether the end of the conversation notifies a task that awaits this."""
@@ -452,18 +455,20 @@ class WebSocket:
         if call is not None:
             call()
 
-    def _count_call_after_end(self, cost: int) -> None:
+    def _count_call_after_end(self, cost: int) -> bool:
         """Count a call after the end; end the view if it goes on with that, or after its grace.
 
         Calls of other code are let pass, whatever their number: only the view itself is ended.
+        Returns whether the view may be what calls.
         """
         calling = self._owner.is_calling if self._owner is not None else False
         if calling is False:
-            return
+            return False
         # A view that returns a Deferred, and may be what calls, recurs with each call.
         self._calls_after_end += cost if calling else WAIT_AFTER_END
         if self._calls_after_end > MAX_CALLS_AFTER_END or (calling and self._grace_over):
             raise CancelledError("the conversation is over")
+        return True
 
 
 def _encode(data: str | bytes | bytearray | memoryview, binary: bool) -> bytes:
