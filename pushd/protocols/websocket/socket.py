@@ -321,11 +321,6 @@ class WebSocket:
 
     # What the run of the view and the connection call
 
-    @property
-    def is_offered(self) -> bool:
-        """Whether the handshake has not been answered."""
-        return self._state is _OFFERED
-
     def set_owner(self, owner: Owner | None) -> None:
         """Set the run of the view that this WebSocket was made for; None once it has finished."""
         self._owner = owner
