@@ -287,7 +287,9 @@ class ViewRun:
         :param retry: whether to look again in the next reactor iteration if the view is running.
         """
         websocket, work = self._websocket, self._work
-        if websocket is None or websocket.has_messages() or websocket.has_told_end:
+        if websocket is None or websocket.has_messages():
+            return
+        if websocket.grace is not None and websocket.grace.has_told_end:
             return
         awaited = work.awaited if isinstance(work, Task) else work
         if awaited is None or self.is_calling:
