@@ -120,7 +120,9 @@ class Subscription:
         "topic",
     )
 
-    def __init__(self, shared: SharedState, topic: str, subscriber: Subscriber) -> None:
+    def __init__(
+        self, shared: SubscriptionDependencies, topic: str, subscriber: Subscriber
+    ) -> None:
         self.topic = topic
         self._shared = shared
         self.subscriber = subscriber
@@ -314,7 +316,7 @@ class Subscription:
         self.subscriber.subscription_lost()
 
 
-class SharedState:
+class SubscriptionDependencies:
     """What the subscriptions of a hub share: the source of the history, those that lag, counters.
 
     :param source: where the history is read.
