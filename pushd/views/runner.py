@@ -236,7 +236,10 @@ class ViewRun:
                 result.cleanFailure()  # Its traceback refers to this frame, and this to it.
 
     def end(self) -> None:
-        """Cancel the view if nothing else can come for it; ``view_notified`` follows."""
+        """Cancel the view if it waits for a PushSchedule and has read everything.
+
+        Over plain HTTP it is cancelled wherever it waits.
+        """
         if self._state is not _State.ON_REACTOR:
             return  # It is in a thread, or has ended.
         if self._websocket is None:

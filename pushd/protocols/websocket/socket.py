@@ -77,7 +77,7 @@ class Owner(Protocol):
         """Whether the call under way comes from the view; None if that cannot be known."""
 
     def end(self) -> None:
-        """End the view if nothing else can come for it."""
+        """Cancel the view if it waits for a PushSchedule and has read everything."""
 
     def view_notified(self) -> None:
         """Start the view's grace: by now it has been notified, if it waited for its WebSocket."""
