@@ -25,7 +25,7 @@ _log = Logger(namespace="pushd.views")
 
 #: The grace period: how long a view may run after the end of its conversation, in seconds. Each
 #: message that it still reads renews it, until the view has had MAX_GRACE in all.
-GRACE = 5.0
+GRACE = 5
 MAX_GRACE = 60.0
 
 # The run of the view that returns a Deferred and whose code runs at this moment.
