@@ -18,6 +18,8 @@ class Ending(NamedTuple):
     by: str
     #: Reason of the Close frame, or another explanation.
     reason: str
+    #: Bytes that were written and that the peer did not take.
+    untaken: int = 0
 
 
 # Codes that an endpoint may send: RFC 6455 §7.4.1 and the IANA registry. 1004, 1005, 1006 and 1015

@@ -165,9 +165,11 @@ def log_opened(connection: Connection) -> None:
 def log_closed(connections: Connections, connection: Connection, ending: Ending) -> None:
     """Log that a connection closed, and everything that answers "why was I cut?"."""
     traffic = connection.traffic
+    untaken = ", {bytes_untaken} bytes were not taken" if ending.untaken else ""
     _emit(
         connections.now(),
-        "#{connection} {peer} {path} closed {code} after {seconds:.3f} s by {by}: {reason}; "
+        "#{connection} {peer} {path} closed {code} after {seconds:.3f} s by {by}: {reason}"
+        f"{untaken}; "
         "{messages_in} messages, {bytes_in} bytes in; {messages_out}, {bytes_out} out",
         event="closed",
         connection=connection.id,
@@ -183,6 +185,7 @@ def log_closed(connections: Connections, connection: Connection, ending: Ending)
         bytes_in=traffic.bytes_in,
         messages_out=traffic.messages_out,
         bytes_out=traffic.bytes_out,
+        bytes_untaken=ending.untaken,
     )
 
 

@@ -20,8 +20,11 @@ There are two reasons for them.
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable, Sequence
+from fcntl import ioctl
 from functools import cache
+from termios import TIOCOUTQ
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -43,14 +46,40 @@ def unsent(transport: Any) -> int:
     Required: Twisted tells a producer only that they are too many. A transport of another kind
     may have a number of its own as ``unsent``; else it counts as empty.
     """
-    if isinstance(transport, ProtocolWrapper):  # TLS, which buffers what it cannot encrypt yet
+    if isinstance(transport, ProtocolWrapper):
+        # TLS buffers what it cannot encrypt yet, and joins small writes of one reactor iteration.
         waiting: list[bytes] = vars(transport).get("_appSendBuffer", [])
-        return unsent(transport.transport) + sum(map(len, waiting))
+        joined: list[bytes] = getattr(vars(transport).get("_aggregator"), "_buffer", [])
+        return unsent(transport.transport) + sum(map(len, waiting)) + sum(map(len, joined))
     try:
         size: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
     except AttributeError:
         size = getattr(transport, "unsent", 0)
     return size
+
+
+def untaken(transport: Any) -> int:
+    """Return how many bytes were written to a transport that its peer's kernel has not taken.
+
+    The kernel's own send buffer grows to 4 MiB. It takes more only when a third of it is free, so a
+    transport's buffer may be unchanged for minutes while a slow peer reads from the kernel's.
+    Linux tells how full that is (TIOCOUTQ in tcp(7)); elsewhere it counts as empty.
+    """
+    return unsent(transport) + _unsent_by_kernel(transport)
+
+
+def _unsent_by_kernel(transport: Any) -> int:
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.transport
+    try:
+        ioctl(transport.fileno(), TIOCOUTQ, _SIZE)
+    except (AttributeError, OSError, ValueError):  # Not a socket, or not a connected one.
+        return 0
+    return int.from_bytes(_SIZE, sys.byteorder)
+
+
+# Where the kernel writes a size, as an int of C.
+_SIZE = bytearray(4)
 
 
 class WriteListener(Protocol):

@@ -130,6 +130,12 @@ class MemoryTransport:
         """Mark the connection as lost; ``run`` calls connectionLost."""
         self.lost = Failure(error)
 
+    def take(self, count: int) -> None:
+        """Let the other end read up to a number of bytes, also if its reading is paused."""
+        data = bytes(self._unsent[:count])
+        del self._unsent[:count]
+        self.other.protocol.dataReceived(data)
+
     def run(self) -> bool:
         """Deliver what can be delivered; return True if anything happened."""
         if self._unsent and self.other._reads and self.other.lost is None:

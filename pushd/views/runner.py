@@ -83,7 +83,7 @@ class ViewRunner:
         return settled
 
     def check_settled(self) -> None:
-        """Fire the Deferred of ``settled``, if it is time for that."""
+        """Fire the Deferred of ``settled`` if no view is waited for any more."""
         if self._settled is not None and not any(run.is_awaited for run in self.graces):
             settled, self._settled = self._settled, None
             settled.callback(None)
@@ -181,7 +181,7 @@ class ViewRun:
         if isinstance(self._work, Task):
             return current_task() is self._work
         if self._state is not _State.ON_REACTOR:
-            return False  # It has ended, or looks after itself in its thread.
+            return False  # It has ended, or it runs in a thread, which BlockingWebSocket knows.
         run = _current_run.get()
         if run is not None:
             return run is self
@@ -190,7 +190,7 @@ class ViewRun:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether a daemon that stops waits for this run, as long as that is in its grace."""
+        """Whether a daemon that stops waits for this run during its grace."""
         return self._state is _State.ON_REACTOR or self._reads_on
 
     @property
@@ -217,7 +217,7 @@ class ViewRun:
         try:
             # What inlineCallbacks runs later inherits this context.
             result = copy_context().run(self._call, request)
-        except BaseException:  # Whatever it is ends the view, and is reported.
+        except BaseException:  # Any exception ends the view, and is reported.
             result = Failure()
         del request
         # A Task measures each of its steps; of a Deferred's work this is all that can be measured.

@@ -151,7 +151,7 @@ class BlockingWebSocket:
 
     @property
     def _is_own(self) -> bool:
-        """Whether the view that this WebSocket was made for is what calls."""
+        """Whether the call comes from the view that this WebSocket was made for."""
         return _own_websocket.get() is self
 
     def _call(self, function: Callable[[], Any]) -> Any:

@@ -134,6 +134,16 @@ def assert_cut(daemon: DaemonProcess, client: RawClient, path: str, code: int) -
     assert 4.9 < seconds_of(daemon, client, path, code) < 30
 
 
+def assert_never_read(daemon: DaemonProcess, client: RawClient, path: str) -> None:
+    """Check that a client that took nothing was dropped 5 s after our Close with 1013.
+
+    The Close cannot have arrived, so the connection ended with 1006.
+    """
+    reason = r"by us: client reads too slowly \(1013\), \d+ bytes were not taken"
+    line = daemon.wait_for(rf":{client.port} {path} closed 1006 after (\S+) s {reason}")
+    assert 4.9 < float(line[1]) < 30
+
+
 @contextmanager
 def run_daemon(*args: str, directory: Path = HERE) -> Iterator[DaemonProcess]:
     """Run a daemon with the attacked views; check that it logs no error and stops in order."""

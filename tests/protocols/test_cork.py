@@ -448,7 +448,7 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual(received, [ticks, ticks, [*ticks[:3], b"there was news", ticks[3]]])
 
     def test_half_close(self) -> None:
-        """Our Close is sent before the write side is shut, though the transport writes between."""
+        """The write side is shut five seconds after our Close was taken, with all before it."""
         server: Any = self.servers[0]
         server.fake_socket.room = 1
         self.daemon.request("POST", "/topics/t", body=b"news", control=True)
@@ -460,6 +460,10 @@ class DaemonTests(SynchronousTestCase):
             server.doWrite()
         news, close = read_frames(server.sent)
         self.assertEqual((news.payload, close.code), (b"news", 1002))
+        self.daemon.advance(5)  # until it is known that all was taken
+        self.assertEqual(closed, [])
+        self.daemon.advance(5)
+        server.doWrite()
         self.assertEqual(closed, [server.sent])
 
     def test_half_open(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from socket import socketpair
 from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
@@ -33,6 +34,7 @@ from pushd.protocols.twisted_internals import (
     sender,
     takes_direct_writes,
     unsent,
+    untaken,
 )
 from pushd.testing import Daemon
 from pushd.views.decorators import require_websocket
@@ -417,6 +419,49 @@ class UnsentTests(SynchronousTestCase):
         self.assertEqual(len(browser.messages), 10)
         assert browser.closing is not None
         self.assertEqual(browser.closing.code, 1013)
+
+
+class UntakenTests(SynchronousTestCase):
+    """How many bytes a transport's peer has not taken."""
+
+    def test_without_a_socket(self) -> None:
+        """Without a socket, or with one that the kernel does not know, it is what is unsent."""
+        unconnected: Any = Kernel()
+        reactor = MemoryReactorClock()
+        for transport in (Descriptor(reactor), Connection(unconnected, Protocol(), reactor)):
+            transport.connected = True
+            transport.write(b"x" * 1000)
+            self.assertEqual(untaken(transport), 1000)
+        self.assertEqual(untaken(StringTransport()), 0)
+
+    def test_kernel(self) -> None:
+        """What waits in the kernel's buffer counts as well, also for a wrapped transport."""
+        near, far = socketpair()
+        self.addCleanup(near.close)
+        self.addCleanup(far.close)
+        transport = Connection(near, Protocol(), MemoryReactorClock())
+        transport.connected = True
+        wrapped: Any = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
+        wrapped.transport = transport
+        self.assertEqual(untaken(wrapped), 0)
+        near.send(b"x" * 10_000)
+        # The kernel counts its own overhead in.
+        self.assertGreaterEqual(untaken(transport), 10_000)
+        transport.write(b"y" * 1000)
+        self.assertEqual(untaken(wrapped), untaken(transport))
+        self.assertGreaterEqual(untaken(transport), 11_000)
+        far.recv(10_000)
+        self.assertEqual(untaken(transport), 1000)
+
+    def test_small_writes_over_tls(self) -> None:
+        """TLS joins small writes, and they count until then."""
+        clock = MemoryReactorClock()
+        factory = TLSMemoryBIOFactory(CertificateOptions(), True, Factory(), clock)
+        wrapped: Any = factory.protocol(factory, Protocol())
+        wrapped.write(b"x" * 10)
+        wrapped.write(b"y" * 20)
+        wrapped.transport = StringTransport()
+        self.assertEqual(unsent(wrapped), 30)
 
 
 class HalfCloseTests(SynchronousTestCase):

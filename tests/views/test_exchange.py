@@ -601,6 +601,9 @@ class EndTests(SynchronousTestCase):
     def test_log_of_codes(self) -> None:
         """The closing line has the close code; 1005 means no code, 1006 no Close frame."""
 
+        def violate(peer: Peer) -> None:
+            peer.send(frame(TEXT, b"x", masked=False), close_frame(1002))
+
         def leave(how: Callable[[Peer], object]) -> str:
             daemon = Daemon({"/echo/": echo})
             peer = Peer(daemon)
@@ -613,7 +616,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(leave(lambda peer: peer.send(frame(8))), "1005")
         self.assertEqual(leave(Peer.vanish), "1006")
         self.assertEqual(leave(Peer.finish), "1006")
-        self.assertEqual(leave(lambda peer: peer.send(frame(TEXT, b"x", masked=False))), "1002")
+        self.assertEqual(leave(violate), "1002")
 
 
 class ThreadTests(SynchronousTestCase):

@@ -1291,7 +1291,9 @@ class NothingLeftTests(SynchronousTestCase):
         """A browser that violates the protocol leaves nothing."""
         for view in (modern, classic, chained):
             for command in ("", "sleep"):
-                self.check(view, command, lambda browser: browser.send_bytes(b"\xff" * 20))
+                self.check(
+                    view, command, lambda browser: browser.send_bytes(b"\x83\x80" + bytes(4))
+                )
 
     def test_many(self) -> None:
         """A thousand conversations leave nothing."""

@@ -29,7 +29,13 @@ from typing import Any, cast
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.utf8validator import Utf8Validator
 from twisted.internet.abstract import FileDescriptor
-from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IPushProducer,
+    IReactorTime,
+    ISSLTransport,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
@@ -49,9 +55,10 @@ from pushd.access.closing import (
 )
 from pushd.access.counters import Traffic
 from pushd.access.limits import Limits, TokenBucket
+from pushd.access.progress import Progress
 from pushd.protocols.cork import Cork, Writable
 from pushd.protocols.fast_paths import FAST_PATHS, missing
-from pushd.protocols.twisted_internals import unsent
+from pushd.protocols.twisted_internals import unsent, untaken
 from pushd.protocols.websocket.deflate import decompressor, negotiate
 from pushd.protocols.websocket.fragments import FragmentedMessage
 from pushd.protocols.websocket.frames import (
@@ -70,13 +77,17 @@ from pushd.topics.fanout import Send
 
 _log = Logger(namespace="pushd.protocols")
 
-#: Seconds for a peer to answer a Close frame, and to take what was sent before it.
+#: Seconds for a peer to answer a Close frame; again as long for one that still takes what was sent
+#: before it; and again for it to close TCP after us.
 CLOSE_TIMEOUT = 5.0
+
+#: Seconds after which a peer that has not taken all is aborted, even if it still takes something.
+CLOSE_LIMIT = 60.0
 
 #: Seconds from one ping to the next. Proxies cut tunnels that are idle for a minute.
 PING_INTERVAL = 25.0
 
-#: Seconds for a peer to answer a ping.
+#: Seconds for a peer to answer a ping, or to show in another way that it lives.
 PONG_TIMEOUT = 10.0
 
 # Work for one connection in one reactor iteration: frames, and every 4 KiB that Autobahn reads.
@@ -163,7 +174,19 @@ class PushProtocol(WebSocketServerProtocol):
     # Whether input is read and dropped, as the connection has failed.
     _discards_input = False
     _ping_payload = b""
-    _ping_expired = False
+    # Whether anything has arrived since the last ping.
+    _heard = False
+    # What the peer takes while a ping waits behind data.
+    _progress: Progress | None = None
+    # Bytes that the peer had not taken when that was last looked at, from our Close on; whether it
+    # had taken some then; when we stop waiting for it to take them; and whether we have closed our
+    # side of TCP.
+    _untaken = 0
+    _takes_on = False
+    _close_deadline: float | None = None
+    _half_closed = False
+    # Why we aborted the connection.
+    _abort_reason = ""
 
     def __init__(
         self,
@@ -221,22 +244,32 @@ class PushProtocol(WebSocketServerProtocol):
             super().connectionLost(reason)
             self.is_closed = None  # This Deferred of Autobahn's refers to the protocol: a cycle.
         self.state = self.STATE_CLOSED
+        if (self._untaken or self._writing_paused) and not self._abort_reason:
+            self._untaken = unsent(self.transport)
         self._websocket.connection_lost()
         self._lost(self)
 
     @property
     def ending(self) -> Ending:
-        """How the connection ended: the side that closed or vanished first ended it."""
+        """How the connection ended: the side that closed or vanished first ended it.
+
+        A Close of ours that stands behind bytes that the peer did not take has not arrived.
+        """
         if self.closedByMe:
-            reason = (self.localCloseReason or b"the view closed").decode()
-            return Ending(self.localCloseCode, US, reason)
+            code, reason = self.localCloseCode, self.localCloseReason or b"the view closed"
+            if self._untaken:
+                return Ending(1006, US, f"{reason.decode()} ({code})", self._untaken)
+            if self._half_closed and not self.wasClean:
+                reason += b", without an answer"
+            return Ending(code, US, reason.decode())
         # RFC 6455 §7.1.5: 1005 for a Close frame without a code, 1006 without a Close frame.
         code = (self.remoteCloseCode or 1005) if self.wasClean else 1006
-        if self._ping_expired:
-            return Ending(code, US, f"no answer to a ping in {PONG_TIMEOUT:g} s")
-        if not self.wasClean:
-            return Ending(code, PEER, "connection lost without a Close frame")
-        return Ending(code, PEER, ascii(self.remoteCloseReason or "the peer closed")[1:-1])
+        if self.wasClean:
+            reason = ascii(self.remoteCloseReason or "the peer closed")[1:-1]
+            return Ending(code, PEER, reason, self._untaken)
+        if self._abort_reason:
+            return Ending(code, US, self._abort_reason, self._untaken)
+        return Ending(code, PEER, "connection lost without a Close frame", self._untaken)
 
     def apply_limits(self) -> None:
         """Apply limits that have changed. Compression stays as negotiated."""
@@ -326,8 +359,9 @@ class PushProtocol(WebSocketServerProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Read the frames in a piece of data; after an unexpected error, close with 1011."""
-        if self._discards_input or self.state is self.STATE_CLOSED:
+        if self.state is self.STATE_CLOSED:
             return
+        self._heard = True
         self._buffer += data
         try:
             self._read()
@@ -339,7 +373,7 @@ class PushProtocol(WebSocketServerProtocol):
                 peer=peer,
             )
             self._buffer = b""
-            self.close(INTERNAL_ERROR)
+            self._fail(INTERNAL_ERROR)
 
     def _read(self) -> None:
         """Read what has arrived, up to the work of one reactor iteration or until it is paused."""
@@ -353,7 +387,9 @@ class PushProtocol(WebSocketServerProtocol):
                     self._read_with_autobahn()
         finally:
             self._reading = False
-        if self._work >= _WORK and self._buffer and not self._reading_paused:
+        if self._discards_input:
+            self._discard()
+        elif self._work >= _WORK and self._buffer and not self._reading_paused:
             self.transport.pauseProducing()
             self._continuation = self.factory.clock.callLater(0, self._continue_reading)
 
@@ -362,6 +398,19 @@ class PushProtocol(WebSocketServerProtocol):
         if self._reading_paused or self._discards_input or self._work >= _WORK:
             return False
         return self.state is not self.STATE_CLOSED
+
+    def _discard(self) -> None:
+        """Drop what has arrived; if the peer's Close is in it, TCP can be closed.
+
+        What the peer sends must be read, or the kernel would reset the connection, and our Close
+        frame would be lost.
+        """
+        data, self._buffer = self._buffer, b""
+        if self._splitter is None:
+            self._splitter = FrameSplitter()
+        if self._splitter.skip_to_close(data):
+            self.wasClean = True
+            self._drop()
 
     def _read_rest(self) -> None:
         """Deliver what arrived before the connection was lost, and was not read at the view's pace.
@@ -494,7 +543,7 @@ class PushProtocol(WebSocketServerProtocol):
             self._fail(RATE_EXCEEDED)
         else:
             # We have closed. The peer may have sent some messages before it saw that, but no flood.
-            self._discards_input, self._buffer = True, b""
+            self._discards_input = True
         return False
 
     # Closing
@@ -510,25 +559,35 @@ class PushProtocol(WebSocketServerProtocol):
         """Send a Close frame, and give the peer five seconds to answer it.
 
         It is ours, Autobahn's reply to the peer's, or, with ``failedByMe``, the answer to a broken
-        rule (RFC 6455 §7.1.7).
+        rule (RFC 6455 §7.1.7). In that case input is dropped from here on, up to the peer's Close.
+        TCP stays open until then: a proxy that reads our FIN right behind our Close may end the
+        client's connection before it has passed the Close on.
         """
         if self.state is not self.STATE_OPEN:
             return
         self._discards_input = self.failedByMe
-        payload = b"" if code is None else code.to_bytes(2, "big") + (reasonUtf8 or b"")
-        self._writer.write(frame(CLOSE, payload))
+        # Autobahn has a reason of its own for this code.
+        reason = TOO_BIG.reason.encode() if code == TOO_BIG.code and self.failedByMe else reasonUtf8
+        close = frame(CLOSE, b"" if code is None else code.to_bytes(2, "big") + (reason or b""))
+        # TCP is closed right after a reply, unless something waits in the transport's buffer.
+        if (not isReply or unsent(self.transport)) and (waiting := untaken(self.transport)):
+            self._untaken = waiting + len(close)
+        self._writer.write(close)
         self.state = self.STATE_CLOSING
         self.closedByMe = not isReply
-        self.localCloseCode, self.localCloseReason = code, reasonUtf8
+        self.localCloseCode, self.localCloseReason = code, reason
         self.factory.closings.start(self)
         # An empty Close frame has no code, which is 1005 (RFC 6455 §7.1.5); a reply echoes it.
-        self._websocket.conversation_ended(code or 1005, (reasonUtf8 or b"").decode())
+        self._websocket.conversation_ended(code or 1005, (reason or b"").decode())
         # The peer's Close frame may stand behind messages that nothing waits for any more.
         if self._reading_paused and not isReply:
             self.resume_reading()
+
+    def onCloseFrame(self, code: Any, reasonRaw: Any) -> None:
+        """Answer the peer's Close frame, or take it for the answer to ours."""
+        super().onCloseFrame(code, reasonRaw)
         if self._discards_input:
-            self._buffer = b""
-            self._half_close()
+            self._drop()  # It may be invalid, but the peer sends nothing behind it.
 
     def dropConnection(self, abort: bool = False) -> None:
         """Close the connection once all is sent: both Close frames are through.
@@ -536,9 +595,15 @@ class PushProtocol(WebSocketServerProtocol):
         Autobahn wants it aborted if the peer's Close frame answers ours. What waits to be sent
         would be lost, and a browser would call the close unclean.
         """
-        # While input is discarded the peer's end of TCP is awaited: Autobahn reads an invalid frame
-        # to its end, and may find it to be a Close frame, or break a second rule.
-        if self._discards_input or self.state is self.STATE_CLOSED:
+        # Autobahn wants it dropped as well if the peer breaks a rule after our Close.
+        if self.failedByMe:
+            self._discards_input = True
+        else:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Close TCP once all is sent."""
+        if self.state is self.STATE_CLOSED:
             return
         self.transport.unregisterProducer()
         self.droppedByMe = True
@@ -547,50 +612,106 @@ class PushProtocol(WebSocketServerProtocol):
 
     def _fail(self, closing: Closing) -> None:
         """Fail the connection: the peer broke one of our rules."""
+        self.failedByMe = True
         if self.state is self.STATE_OPEN:
-            self.failedByMe = True
             self.close(closing)
         else:
-            self.dropConnection()
+            self._discards_input = True
 
     def _half_close(self) -> None:
-        """Close our side of TCP; closing the other is up to the peer.
-
-        What the peer still sends must be read, or the kernel would reset the connection, and our
-        Close frame would be lost.
-        """
-        if isinstance(self.transport, ProtocolWrapper):
+        """Close our side of TCP; closing the other is up to the peer. What it sends is read on."""
+        self._half_closed = True
+        transport: Any = self.transport
+        # One that is wrapped may speak TLS, or be behind the PROXY protocol, or both.
+        if ISSLTransport.providedBy(self.transport):
             # TLS cannot be closed halfway: it says goodbye, and reads on until the peer does, too.
-            self.transport.unregisterProducer()
-            self.transport.loseConnection()
+            transport.unregisterProducer()
+            transport.loseConnection()
         else:
-            # The cork may hold our Close frame.
-            self.factory.cork.flush()
-            self.transport.loseWriteConnection()
+            transport.loseWriteConnection()
 
     # The heartbeat and the time-outs
 
     def ping(self) -> None:
         """Send a ping, and start the time-out for its answer."""
+        if self.state is not self.STATE_OPEN:
+            return  # The time-out of our Close runs.
         self.factory.pings.start(self)
+        if self in self.factory.pongs:
+            return  # The last one still waits behind data, and the peer takes that.
+        if self._progress is None and untaken(self.transport):
+            self._progress = self._start_progress()
         self._ping_payload = os.urandom(4)
         self.sendPing(self._ping_payload)
         # While reading is paused no pong can be seen; if the peer is gone, writing fails.
         if not self._reading_paused:
+            self._heard = False
             self.factory.pongs.start(self)
 
     def onPong(self, payload: bytes) -> None:
         """Stop the time-out if this answers the last ping: the peer reads what we send."""
         if payload == self._ping_payload:
             self.factory.pongs.stop(self)
+            if self._progress is not None:
+                self._progress = None
+        else:
+            self._heard = False  # It does not show that the peer reads.
 
     def ping_expired(self) -> None:
-        """Abort the connection: the peer has not answered a ping."""
-        self._ping_expired = True
-        self.transport.abortConnection()
+        """Abort the connection, unless the peer has shown in another way that it lives.
+
+        Anything that has arrived counts as an answer. A ping that stands behind data has not been
+        sent: while the peer takes that, it is waited for.
+        """
+        if self.state is not self.STATE_OPEN or self._heard:
+            self._progress = None
+        elif self._takes_data():
+            self.factory.pongs.start(self)
+        else:
+            self._abort(f"no answer to a ping in {PONG_TIMEOUT:g} s")
+
+    def _takes_data(self) -> bool:
+        """Whether the peer has taken some of what waits for it since this was last asked."""
+        progress = self._progress
+        waiting = untaken(self.transport)
+        if not waiting:
+            # The ping has left since. Its time begins now.
+            self._progress = None
+            return progress is not None
+        if progress is None:
+            self._progress = self._start_progress()
+            return True
+        return progress.look(self.traffic.bytes_out - waiting, self.factory.clock.seconds())
+
+    def _start_progress(self) -> Progress:
+        taken = self.traffic.bytes_out - untaken(self.transport)
+        return Progress(taken, self.factory.clock.seconds())
 
     def close_expired(self) -> None:
-        """Abort the connection: the peer has not answered a Close frame."""
+        """Wait on for a peer that still takes what was sent before our Close; else end TCP.
+
+        One that has taken some has twice the time to take more: it reads in steps of up to half its
+        kernel's buffer, as TCP announces room only then. If it has taken all and has not answered,
+        our side is closed first.
+        """
+        now, waiting = self.factory.clock.seconds(), untaken(self.transport)
+        if self._close_deadline is None:
+            self._close_deadline = now - CLOSE_TIMEOUT + CLOSE_LIMIT
+        took, self._untaken = waiting < self._untaken, waiting
+        took_before, self._takes_on = self._takes_on, took
+        if (took or (took_before and waiting)) and now < self._close_deadline:
+            self.factory.closings.start(self)
+        elif waiting or self._half_closed or self.state is self.STATE_CLOSED:
+            self._abort("no answer to a Close frame")
+        else:
+            self.factory.closings.start(self)
+            self._half_close()
+
+    def _abort(self, reason: str) -> None:
+        """Reset the connection."""
+        self._abort_reason = reason
+        # Behind our Close there may be the end of TLS.
+        self._untaken = 0 if self._half_closed else untaken(self.transport)
         self.transport.abortConnection()
 
     @cached_property

@@ -436,7 +436,7 @@ class WebSocket:
     def _count_call_after_end(self, *, tells_end: bool = False) -> None:
         """Count a call after the end; end the view if it goes on with that, or after its grace.
 
-        Calls of other code are let pass, whatever their number: only the view itself is ended.
+        Only the view itself is ended; other code may make any number of calls.
         """
         calling = self._owner.is_calling if self._owner is not None else False
         if calling is False:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.protocols.websocket.frames import _MAX_SKIPPED as MAX_SKIPPED
 from pushd.protocols.websocket.frames import (
     BINARY,
     CLOSE,
@@ -203,3 +204,46 @@ class FrameLengthTests(SynchronousTestCase):
                 self.assertEqual(frame_length(data[:head]), len(data))
                 self.assertEqual(frame_length(data[: head - 1]), 0)
         self.assertEqual((frame_length(b""), frame_length(b"\x82")), (0, 0))
+
+
+class SkipTests(SynchronousTestCase):
+    """Skipping all that a peer sends up to its Close frame."""
+
+    def test_any_cut(self) -> None:
+        """The Close is found when its last byte arrives, wherever the stream is cut."""
+        stream = b"".join(
+            (
+                peer.frame(peer.TEXT, b"x" * 200),
+                peer.frame(peer.BINARY, bytes(70_000), fin=False),
+                peer.frame(peer.PING),
+                peer.frame(peer.CONTINUATION, b"\x88" * 9),
+                peer.frame(peer.TEXT, b"x", masked=False),
+                peer.frame(peer.CLOSE, bytes(126)),  # too long to be one
+                peer.close_frame(1000, b"bye"),
+            )
+        )
+        for size in (1, 2, 3, 7, 100, 4096, len(stream)):
+            splitter = FrameSplitter()
+            found = [
+                splitter.skip_to_close(stream[start : start + size])
+                for start in range(0, len(stream), size)
+            ]
+            self.assertEqual((found.count(True), found[-1]), (1, True), size)
+
+    def test_from_the_middle(self) -> None:
+        """It goes on where the frames before it were split."""
+        data = peer.frame(peer.TEXT, b"x" * 1000) + peer.close_frame(1000)
+        for start in (1, 3, 500, 1008, 1010):
+            splitter = FrameSplitter()
+            rest = data[:start]
+            while rest:
+                _, rest, _ = splitter.split(rest)
+            self.assertTrue(splitter.skip_to_close(data[start:]), start)
+
+    def test_flood(self) -> None:
+        """After thousands of frames nothing is looked at any more."""
+        for count, found in ((MAX_SKIPPED - 1, True), (MAX_SKIPPED, False)):
+            splitter = FrameSplitter()
+            flood = peer.frame(peer.PING) * count + peer.close_frame(1000)
+            self.assertIs(splitter.skip_to_close(flood), found)
+        self.assertFalse(splitter.skip_to_close(peer.close_frame(1000)))

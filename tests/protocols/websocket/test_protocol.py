@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from collections.abc import Iterable
 from typing import Any, cast
 
 import txaio
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.task import Clock
-from twisted.logger import capturedLogs
+from twisted.logger import LogEvent, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.limits import Limits
@@ -35,6 +36,7 @@ from tests.support.peer import (
     close_frame,
     frame,
     handshake,
+    said,
 )
 from tests.support.websocket_case import WebSocketTestCase, fragments
 
@@ -88,24 +90,156 @@ class ClosingTests(WebSocketTestCase):
         self.assertIs(self.peer.lost, ConnectionDone)
 
     def test_no_answer(self) -> None:
-        """A peer that does not answer a Close is dropped after five seconds."""
+        """If a peer does not answer a Close, TCP is closed after five seconds, and not reset."""
         peer = self.connect("/idle/")
-        self.requests[0].websocket.close(1001)
-        peer.settle()
-        peer.advance(4.9)
-        self.assertTrue(peer.server.connected)
-        peer.advance(0.2)
+        with capturedLogs() as events:
+            self.requests[0].websocket.close(1001)
+            peer.settle()
+            peer.advance(4.9)
+            self.assertTrue(peer.server.connected)
+            peer.advance(0.2)
         self.assertFalse(peer.server.connected)
-        self.assertIs(peer.server.lost and peer.server.lost.type, ConnectionAborted)
+        self.assertIs(peer.server.lost and peer.server.lost.type, ConnectionDone)
+        self.assertEqual(ending_of(events), (1001, "us", "the view closed, without an answer", 0))
 
     def test_no_reading(self) -> None:
-        """A peer that does not read what was sent before a Close is dropped as well."""
-        self.peer.stall()
-        self.peer.send(frame(TEXT, b"x" * 1000), close_frame(1000))
-        self.assertTrue(self.peer.server.connected)
-        self.peer.advance(5.1)
+        """A peer that does not read what was sent before its Close is dropped as well."""
+        with capturedLogs() as events:
+            self.peer.stall()
+            self.peer.send(frame(TEXT, b"x" * 1000), close_frame(1000))
+            self.assertTrue(self.peer.server.connected)
+            self.peer.advance(5.1)
         self.assertFalse(self.peer.server.connected)
         self.assertEqual(self.daemon.pending_calls, [])
+        self.assertEqual(ending_of(events), (1000, "peer", "the peer closed", 1008))
+
+    def test_nothing_is_taken(self) -> None:
+        """A peer that takes nothing of what was sent before our Close is aborted after 5 s."""
+        peer = self.connect("/idle/")
+        peer.stall()
+        with capturedLogs() as events:
+            self.requests[0].websocket.send("x" * 100_000)
+            self.requests[0].websocket.close(1000)
+            peer.settle()
+            peer.advance(5.1)
+        self.assertIs(peer.server.lost and peer.server.lost.type, ConnectionAborted)
+        self.assertEqual(ending_of(events), (1006, "us", "the view closed (1000)", 100_014))
+        [line] = [line for line in said(events) if " closed 1006 " in line]
+        self.assertIn("the view closed (1000), 100014 bytes were not taken; 0 messages", line)
+
+    def test_slow_reading(self) -> None:
+        """As long as a peer takes what was sent before our Close, it is not cut."""
+        peer = self.connect("/idle/")
+        peer.stall()
+        self.requests[0].websocket.send("x" * 900_000)
+        self.requests[0].websocket.close(1000)
+        peer.settle()
+        for _ in range(9):
+            peer.advance(4.9)
+            peer.server.take(100_000)
+        peer.advance(4.9)
+        self.assertTrue(peer.server.connected)
+        peer.resume()
+        self.assertEqual([len(text) for text in peer.texts], [900_000])
+        # The Close has left only now: the five seconds begin.
+        peer.advance(4.9)
+        self.assert_closed(1000, peer)
+
+    def test_large_steps(self) -> None:
+        """A peer that has taken some has ten seconds to take more."""
+        peer = self.connect("/idle/")
+        peer.stall()
+        self.requests[0].websocket.send("x" * 100_000)
+        self.requests[0].websocket.close(1000)
+        peer.settle()
+        for _ in range(3):
+            peer.advance(4.9)
+            peer.server.take(10_000)
+            peer.advance(0.2, 4.8)
+            self.assertTrue(peer.server.connected)
+        peer.advance(5, 5, 5)
+        self.assertFalse(peer.server.connected)
+
+    def test_answer_to_a_late_close(self) -> None:
+        """The five seconds for the peer's Close begin when it has taken what stands before ours."""
+        peer = self.connect("/idle/")
+        peer.stall()
+        self.requests[0].websocket.send("x" * 100_000)
+        self.requests[0].websocket.close(1000)
+        peer.settle()
+        peer.advance(4.9)
+        peer.resume()
+        peer.advance(0.2, 4.8)
+        self.assertTrue(peer.server.connected)
+        peer.advance(0.3)
+        self.assertFalse(peer.server.connected)
+
+    def test_byte_by_byte(self) -> None:
+        """A peer that takes a little at a time is aborted after a minute."""
+        peer = self.connect("/idle/")
+        peer.stall()
+        with capturedLogs() as events:
+            self.requests[0].websocket.send("x" * 100_000)
+            self.requests[0].websocket.close(4000, "enough")
+            for _ in range(59):
+                peer.advance(1)
+                peer.server.take(1)
+            self.assertTrue(peer.server.connected)
+            peer.advance(1.1)
+        self.assertFalse(peer.server.connected)
+        self.assertEqual(ending_of(events), (1006, "us", "enough (4000)", 100_020 - 59))
+
+    def test_reset_before_all_is_taken(self) -> None:
+        """If the peer resets the connection, the log tells how much it had not taken."""
+        peer = self.connect("/idle/")
+        peer.stall()
+        with capturedLogs() as events:
+            self.requests[0].websocket.send("x" * 100_000)
+            peer.vanish()
+        self.assertEqual(
+            ending_of(events), (1006, "peer", "connection lost without a Close frame", 100_010)
+        )
+
+    def test_no_end_of_tls(self) -> None:
+        """Over TLS a peer that answers neither our Close nor the end of TLS is aborted."""
+        peer = Peer(self.daemon, tls=True)
+        peer.send(handshake("/idle/"))
+        self.requests[0].websocket.close(1000)
+        peer.settle()
+        peer.stall()
+        peer.advance(5.1)
+        self.assertTrue(peer.server.connected)
+        with capturedLogs() as events:
+            peer.advance(5)
+        self.assertFalse(peer.server.connected)
+        self.assertEqual(ending_of(events)[0], 1000)
+
+    def test_no_ping_after_a_close(self) -> None:
+        """While a Close waits for a slow peer, no ping is sent, and none is waited for."""
+        peer = self.connect("/idle/")
+        peer.stall()
+        peer.advance(24.9)
+        self.requests[0].websocket.send("x" * 100_000)
+        self.requests[0].websocket.close(1000)
+        for _ in range(30):
+            peer.advance(1)
+            peer.server.take(1000)
+        peer.resume()
+        self.assertEqual([each.opcode for each in peer.frames], [TEXT, CLOSE])
+        self.assert_closed(1000, peer)
+
+    def test_close_while_a_ping_is_out(self) -> None:
+        """A ping is not waited for any more once we have closed."""
+        peer = self.connect("/idle/")
+        peer.stall()
+        peer.advance(25)
+        self.requests[0].websocket.send("x" * 100_000)
+        self.requests[0].websocket.close(1000)
+        for _ in range(12):
+            peer.advance(1)
+            peer.server.take(1000)
+        peer.resume()
+        self.assert_closed(1000, peer)
 
     def test_clean_close_does_not_abort(self) -> None:
         """A clean close is not a reset, whichever side began it: browsers would call it unclean."""
@@ -164,7 +298,7 @@ class ClosingTests(WebSocketTestCase):
         peer.settle()
         peer.send(frame(3), frame(TEXT, b"\xff"))
         self.assertEqual([each.code for each in peer.frames], [4000])
-        self.assertIs(peer.lost, ConnectionDone)
+        self.assert_closed(4000, peer)
 
     def test_data_is_not_kept(self) -> None:
         """Data that arrives after our Close takes no memory."""
@@ -226,6 +360,93 @@ class HeartbeatTests(WebSocketTestCase):
         self.assertFalse(self.peer.server.connected)
         self.assertEqual(self.ends, ["echo"])
         self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_data_for_an_answer(self) -> None:
+        """Anything that arrives after a ping counts as an answer: a long message is under way."""
+        message = frame(TEXT, b"x" * 1000)
+        self.peer.advance(24)
+        for place in range(0, 1000, 100):
+            self.peer.send(message[place : place + 100])
+            self.peer.advance(*[1] * 9)
+        self.peer.send(message[1000:])
+        self.assertEqual([len(text) for text in self.peer.texts], [1000])
+        self.peer.advance(11, 9.9)
+        self.assertTrue(self.peer.server.connected)
+        self.peer.advance(0.2)
+        self.assertFalse(self.peer.server.connected)
+
+    def test_ping_behind_data(self) -> None:
+        """A ping behind data is waited for while the peer takes that, and ten seconds more."""
+        peer = self.connect("/idle/")
+        peer.stall()
+        peer.advance(24)
+        self.requests[0].websocket.send("x" * 900_000)
+        peer.advance(1)
+        for _ in range(9):
+            peer.advance(9)
+            peer.server.take(99_000)
+            self.assertTrue(peer.server.connected)
+        peer.resume()
+        self.assertEqual(self.pings(peer), 1)
+        peer.advance(9.9)
+        self.assertTrue(peer.server.connected)
+        peer.send(frame(PONG, self.last_ping(peer)))
+        peer.advance(25)
+        self.assertEqual(self.pings(peer), 2)
+        peer.advance(10.1)
+        self.assertFalse(peer.server.connected)
+
+    def test_answer_behind_data(self) -> None:
+        """A pong while the peer takes what stands behind the ping is an answer like any other."""
+        peer = self.connect("/idle/")
+        peer.stall()
+        self.requests[0].websocket.send("x" * 1000)
+        peer.advance(25)
+        peer.resume()
+        peer.send(frame(PONG, self.last_ping(peer)))
+        peer.advance(24.9)
+        self.assertEqual(self.pings(peer), 1)
+        self.assertTrue(peer.server.connected)
+
+    def test_ping_before_data(self) -> None:
+        """Data that is taken behind a ping counts as an answer as well."""
+        peer = self.connect("/idle/")
+        peer.advance(25)
+        peer.stall()
+        self.requests[0].websocket.send("x" * 100_000)
+        for _ in range(2):
+            peer.advance(9.9)
+            peer.server.take(10_000)
+        self.assertTrue(peer.server.connected)
+        with capturedLogs() as events:
+            peer.advance(10, 10.1)
+        self.assertFalse(peer.server.connected)
+        self.assertEqual(
+            ending_of(events), (1006, "us", "no answer to a ping in 10 s", 100_010 - 20_000)
+        )
+
+    def test_ping_that_never_leaves(self) -> None:
+        """A peer that takes nothing of what stands before a ping is dropped as any other."""
+        peer = self.connect("/idle/")
+        peer.stall()
+        self.requests[0].websocket.send("x" * 1000)
+        peer.advance(25, 9.9)
+        self.assertTrue(peer.server.connected)
+        peer.advance(0.2)
+        self.assertFalse(peer.server.connected)
+
+    def test_ping_behind_data_that_drips(self) -> None:
+        """A peer that takes less than 64 KiB a minute does not live on that."""
+        peer = self.connect("/idle/")
+        peer.stall()
+        self.requests[0].websocket.send("x" * 900_000)
+        peer.advance(25)
+        for _ in range(59):
+            peer.advance(1)
+            peer.server.take(1000)
+        self.assertTrue(peer.server.connected)
+        peer.advance(1.1)
+        self.assertFalse(peer.server.connected)
 
     def test_late_pong(self) -> None:
         """A pong just before the time-out counts."""
@@ -292,6 +513,7 @@ class HeartbeatTests(WebSocketTestCase):
         websocket = self.requests[0].websocket
         while websocket.has_messages():
             websocket.read()
+        peer.settle()
         peer.advance(25)
         self.assertTrue(peer.server.connected)
         peer.advance(10.1)
@@ -322,6 +544,7 @@ class TransportTests(WebSocketTestCase):
         peer = Peer(self.daemon, tls=True)
         peer.send(handshake("/echo/"), frame(3))
         self.assertEqual(peer.code, 1002)
+        self.assertTrue(peer.server.connected)
         peer.finish()
         self.assertIsNotNone(peer.lost)
         self.assertEqual(self.ends, ["echo"] * 2)
@@ -336,10 +559,13 @@ class TransportTests(WebSocketTestCase):
         self.assertEqual(self.daemon.pending_calls, [])
 
     def test_unix(self) -> None:
-        """Over a Unix socket, messages are echoed."""
+        """Over a Unix socket, messages are echoed, and a Close ends the connection."""
         transport = UnixTransport(self.daemon)
         self.assertIn(b" 101 ", transport.receive(handshake("/echo/")))
         self.assertEqual(transport.receive(frame(TEXT, b"x")), b"\x81\x01x")
+        self.assertEqual(transport.receive(close_frame(1000)), b"\x88\x02\x03\xe8")
+        self.assertTrue(transport.disconnecting)
+        self.assertEqual(transport.receive(frame(TEXT, b"y")), b"")
 
 
 class FactoryTests(SynchronousTestCase):
@@ -460,6 +686,12 @@ class FastPathTests(SynchronousTestCase):
         ):
             self.patch(protocol, "WebSocketServerProtocol", version)
             self.assertEqual(protocol._share_defaults.__wrapped__(), lacking)
+
+
+def ending_of(events: Iterable[LogEvent]) -> tuple[int, str, str, int]:
+    """Return code, side, reason and untaken bytes of a connection's end from the log."""
+    [event] = [event for event in events if event.get("event") == "closed"]
+    return event["code"], event["by"], event["reason"], event["bytes_untaken"]
 
 
 def protocols() -> list[PushProtocol]:
