@@ -38,12 +38,12 @@ class Threads(Protocol):
     def run(self, view: View, request: Request) -> Deferred[Any]:
         """Call the view in a thread; the Deferred fires with its result or its Failure.
 
-        If the view returns a Deferred or a coroutine, that one's result is meant. Raises
+        If the view returns a Deferred or a coroutine, the result of that is awaited. Raises
         ThreadsBusy if no thread is free.
         """
 
     def abandon(self, finished: Deferred[Any]) -> None:
-        """Give the place of a view that does not end to others, as far as stragglers may be.
+        """Free the place of a view that does not end, unless too many such views go on already.
 
         :param finished: what ``run`` returned.
         """

@@ -227,7 +227,7 @@ class PushProtocol(WebSocketServerProtocol):
         channel.forward(self.dataReceived)
 
     def connectionMade(self) -> None:
-        """Be open from the start."""
+        """Set the state to OPEN: the handshake has been answered."""
         if not self.factory.fast:
             super().connectionMade()
             self.state = self.STATE_OPEN
