@@ -122,6 +122,8 @@ class Channel(StrictChannel):
         if self.connections.draining:
             self.persistent = 0
         self.connections.half_closed.stop(self)
+        # twisted.web would parse the next request at once, inside of the call that ended this one;
+        # a long pipeline would be answered in one reactor iteration.
         self.paused = True
         super().requestDone(request)
         if self.transport is None or not self.persistent:
@@ -318,6 +320,7 @@ class Channel(StrictChannel):
         target, headers = head
         request: Any = self.requestFactory(self)
         request.requestHeaders = headers
+        # Most heads do not have the word at all; checkPersistence decides if it is an option there.
         if b"close" in b"".join(headers.values(b"Connection")).lower():
             self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         if b"Cookie" in headers:

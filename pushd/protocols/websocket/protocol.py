@@ -169,7 +169,8 @@ class PushProtocol(WebSocketServerProtocol):
     # What was read in this reactor iteration, and the call that continues in the next.
     _work = 0
     _continuation: IDelayedCall | None = None
-    # The message that arrives in fragments, or through Autobahn.
+    # The message that arrives in fragments, or through Autobahn. Between messages it is an empty
+    # one that all connections share, and that nothing changes: onMessageBegin replaces it.
     _message = FragmentedMessage()
     # Whether input is read and dropped, as the connection has failed.
     _discards_input = False
@@ -227,7 +228,7 @@ class PushProtocol(WebSocketServerProtocol):
         channel.forward(self.dataReceived)
 
     def connectionMade(self) -> None:
-        """Be open from the start."""
+        """Set the state to OPEN: the handshake has been answered."""
         if not self.factory.fast:
             super().connectionMade()
             self.state = self.STATE_OPEN

@@ -165,7 +165,7 @@ class WebSocketSubscriber:
         return None if send is None else DirectWrite(self._form, send, self._write, self._traffic)
 
     def leave_group(self) -> None:
-        """Be asked again before each delivery: something is about to be buffered."""
+        """Stop direct writes: data is about to be buffered, and what follows must go behind it."""
         if self._subscription is not None:
             self._subscription.leave_group()
 
