@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.channel import (
-    KEEP_ALIVE,
+    IDLE_TIMEOUT,
     REFUSAL_TIMEOUT,
     REQUEST_TIMEOUT,
     STALL_TIMEOUT,
@@ -41,7 +41,7 @@ fuzz = partial(
 # Steps of time, in seconds, after which every connection is closed.
 TIMEOUTS = (
     *(REQUEST_TIMEOUT, REFUSAL_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, CLOSE_TIMEOUT),
-    *(KEEP_ALIVE, REFUSAL_TIMEOUT, STALL_TIMEOUT, REFUSAL_TIMEOUT) * 2,
+    *(IDLE_TIMEOUT, REFUSAL_TIMEOUT, STALL_TIMEOUT, REFUSAL_TIMEOUT) * 2,
 )
 
 MAX_MESSAGE = 5000

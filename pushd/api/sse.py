@@ -21,7 +21,7 @@ from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription
 
 #: Seconds of silence after which a comment is sent, as proxies close silent connections.
-KEEP_ALIVE = 25.0
+COMMENT_INTERVAL = 25.0
 
 # How much of what is more than may wait is given to the connection at a time, in bytes. The rest is
 # not copied: all streams that send the same event share it.

@@ -18,7 +18,7 @@ from pushd.access.tokens import Identity
 from pushd.api.longpoll import LongPoll
 from pushd.api.publish import PublishResource, read_topic
 from pushd.api.resource import DaemonState, refuse
-from pushd.api.sse import KEEP_ALIVE, EventStream
+from pushd.api.sse import COMMENT_INTERVAL, EventStream
 from pushd.api.websocket import TopicView
 from pushd.errors import BadRequest, Denied
 from pushd.protocols.http.guard import is_topic
@@ -50,7 +50,7 @@ class TopicDependencies:
         self.state = state
         self.view = TopicView(views.authorizer, views.connections)
         self.keep_alives: TimeoutQueue[EventStream] = TimeoutQueue(
-            clock, timeout=KEEP_ALIVE, expired=EventStream.keep_alive
+            clock, timeout=COMMENT_INTERVAL, expired=EventStream.keep_alive
         )
 
 

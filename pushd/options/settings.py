@@ -30,6 +30,7 @@ from pushd.topics.history import Retention
 from pushd.topics.redis.address import RedisAddress, parse_broker
 from pushd.views.demo import ticker
 from pushd.views.routes import Routes
+from pushd.views.runner import GRACE
 
 # The groups in which options are listed, in this order.
 PORTS = "Ports"
@@ -68,7 +69,8 @@ def _make_routes(values: Values) -> Routes:
 class Settings:
     """Everything that an operator decides, after validation.
 
-    Each field is made from one option or several. This is the only place that lists them.
+    Each field is made from one option or several. This is the only place that lists them; where the
+    daemon has a default of its own, such as that of ``Limits``, the option takes it from there.
     """
 
     listen: tuple[str, ...] = setting(
@@ -137,7 +139,7 @@ class Settings:
         number(0, 60),
         "Time that a view has after the end of its WebSocket before it is ended. Each message "
         "that it still reads renews it, up to a minute in all.",
-        default="5",
+        default=f"{GRACE}",
     )
     wsgi: Application | None = setting(
         VIEWS,
@@ -206,6 +208,7 @@ class Settings:
         "header is believed. May be given more than once.",
         default=(),
     )
+    # The defaults are in ``access/limits.py``.
     limits: Limits = object_setting(
         Limits,
         Option(
@@ -280,6 +283,7 @@ class Settings:
         "redis+sentinel://host,host/service/db.",
         default="memory",
     )
+    # The defaults are in ``topics/history.py``.
     retention: Retention = object_setting(
         Retention,
         Option(

@@ -12,7 +12,7 @@ from pushd.topics.broker import TopicSource
 from pushd.topics.fanout import Batch
 from pushd.topics.publication import Id, Publication, size_of
 from pushd.topics.subscribers import SubscriberList
-from pushd.topics.subscription import SharedState, Subscriber, Subscription
+from pushd.topics.subscription import Subscriber, Subscription, SubscriptionDependencies
 
 # How many bytes of publications may be pending before they are delivered at once.
 _MAX_PENDING = 1 << 18
@@ -40,7 +40,7 @@ class Hub:
         #: Times from the receipt of a publication until it is written to the last subscriber's
         #: socket, in seconds. Publications that are delivered together count from the first.
         self.delays = Histogram()
-        self._shared = SharedState(source, clock, self.counters, self._forget)
+        self._shared = SubscriptionDependencies(source, clock, self.counters, self._forget)
         self._topics: dict[str, SubscriberList] = {}
         # Publications to be delivered, in runs without a gap, each with the time of its first one;
         # the last run of each topic; and the bytes of them all.

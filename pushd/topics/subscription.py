@@ -129,7 +129,9 @@ class Subscription:
         "topic",
     )
 
-    def __init__(self, shared: SharedState, topic: str, subscriber: Subscriber) -> None:
+    def __init__(
+        self, shared: SubscriptionDependencies, topic: str, subscriber: Subscriber
+    ) -> None:
         self.topic = topic
         self._shared = shared
         self.subscriber = subscriber
@@ -217,7 +219,10 @@ class Subscription:
             self._state = _State.LIVE
 
     def end_at_gap(self, last: Id) -> None:
-        """End unless everything up to an id was delivered, as it cannot be read any more."""
+        """End if the publications up to an id were not delivered: they cannot be read any more.
+
+        While it catches up, only the id is noted: the next read finds the gap, if there is one.
+        """
         if self._state is _State.CATCHING_UP:
             self._newest = last
         elif self._position is None or _is_before(self._position, last):
@@ -317,16 +322,20 @@ class Subscription:
         self.subscriber.deliver(batch)
 
     def _cut_off(self) -> None:
-        """End because the subscriber is too slow."""
+        """End because the subscriber is too slow, and count that."""
         self._shared.counters.cut += 1
         self._lose()
 
     def _lose(self) -> None:
+        """End, and have the subscriber end its connection, so that the client comes back.
+
+        The subscriber chooses the code: a WebSocket closes with 1013, for a gap or for lag.
+        """
         self.cancel()
         self.subscriber.subscription_lost()
 
 
-class SharedState:
+class SubscriptionDependencies:
     """What the subscriptions of a hub share: the source of the history, those that lag, counters.
 
     :param source: where the history is read.

@@ -79,10 +79,10 @@ class HandshakeResponse(Response):
 class _Exchange(ABC):
     """One request and the view that serves it, until the view ends or the client leaves."""
 
-    __slots__ = ("__weakref__", "_context", "_http", "_path", "_peer", "_run", "_view")
+    __slots__ = ("__weakref__", "_dependencies", "_http", "_path", "_peer", "_run", "_view")
 
-    def __init__(self, context: ViewDependencies, view: View, http: Any) -> None:
-        self._context = context
+    def __init__(self, dependencies: ViewDependencies, view: View, http: Any) -> None:
+        self._dependencies = dependencies
         self._view = view
         # The HTTP request, as long as it can be answered over HTTP.
         self._http: Any = http
@@ -92,7 +92,7 @@ class _Exchange(ABC):
 
     def _start(self, request: Request) -> None:
         """Run the view; answer 503 if it needs a thread and none is free."""
-        self._run = ViewRun(self._context.runner, self._view, request, self._finish)
+        self._run = ViewRun(self._dependencies.runner, self._view, request, self._finish)
         try:
             self._run.start()
         except ThreadsBusy:
@@ -126,7 +126,7 @@ class _Exchange(ABC):
             self._abandon(_UNAVAILABLE, BROKER_UNAVAILABLE)
             return
         if not (self._is_gone and is_cancellation(failure)):
-            self._context.metrics.view_errors.inc()
+            self._dependencies.metrics.view_errors.inc()
             _log.failure(
                 "{view} failed at {path} for {peer}",
                 failure=failure,
@@ -180,7 +180,7 @@ class HttpExchange(_Exchange):
 
     def _complete(self, answer: object) -> None:
         if self._http is not None:
-            write_answer(self._http, answer, self._context.files)
+            write_answer(self._http, answer, self._dependencies.files)
 
     def _abandon(self, response: Response, closing: Closing) -> None:
         if self._http is not None:
@@ -203,11 +203,11 @@ class WebSocketExchange(_Exchange):
     __slots__ = ("_connection", "_handshake", "_identity", "_slots", "_websocket", "subprotocols")
 
     def __init__(
-        self, context: ViewDependencies, view: View, http: Any, handshake: Handshake
+        self, dependencies: ViewDependencies, view: View, http: Any, handshake: Handshake
     ) -> None:
-        super().__init__(context, view, http)
+        super().__init__(dependencies, view, http)
         self._handshake = handshake
-        self._websocket = WebSocket(self, context.clock, hub=context.hub)
+        self._websocket = WebSocket(self, dependencies.clock, hub=dependencies.hub)
         self._connection: Connection | None = None
         # What the connection takes of the limits on connections and clients.
         self._slots: list[Slot] = []
@@ -223,18 +223,18 @@ class WebSocketExchange(_Exchange):
 
     def accept(self, websocket: WebSocket, subprotocol: str | None) -> PushProtocol:
         """Answer 101, and let the connection speak WebSocket from now on."""
-        context = self._context
-        request, self._http = self._http, None
-        channel = request.channel
+        dependencies = self._dependencies
+        http, self._http = self._http, None
+        channel = http.channel
         # The slot of the connection, and that of the client if a proxy forwarded the request.
-        self._slots = [slot for slot in (channel.slot, request.slot) if slot]
+        self._slots = [slot for slot in (channel.slot, http.slot) if slot]
         # Free what is of no use any more, as the connection may stay for days.
         handshake = self._handshake
         del self._handshake
-        request.requestHeaders.fold()
+        http.requestHeaders.fold()
         transport = channel.transport
         try:
-            protocol = context.factory.build(websocket, self._connection_lost)
+            protocol = dependencies.factory.build(websocket, self._connection_lost)
             protocol.take_over(channel, handshake, subprotocol)
         except BaseException:
             # The channel may have given up the connection, and releases nothing any more.
@@ -242,7 +242,7 @@ class WebSocketExchange(_Exchange):
             transport.abortConnection()
             raise
         identity = self._identity
-        self._connection = context.connections.add(
+        self._connection = dependencies.connections.add(
             websocket,
             peer=self._peer,
             path=self._path,
@@ -250,11 +250,13 @@ class WebSocketExchange(_Exchange):
             traffic=protocol.traffic,
         )
         if identity is not None:
-            context.connections.close_at(websocket, context.authorizer.end_of_connection(identity))
-        context.metrics.traffic.add("websocket", protocol.traffic)
-        if context.connections.closing is not None:
+            dependencies.connections.close_at(
+                websocket, dependencies.authorizer.end_of_connection(identity)
+            )
+        dependencies.metrics.traffic.add("websocket", protocol.traffic)
+        if dependencies.connections.closing is not None:
             # The daemon began to stop before the view accepted.
-            context.clock.callLater(0, websocket.close_with, context.connections.closing)
+            dependencies.clock.callLater(0, websocket.close_with, dependencies.connections.closing)
         log_opened(self._connection)
         return protocol
 
@@ -264,14 +266,14 @@ class WebSocketExchange(_Exchange):
 
     def _complete(self, answer: object) -> None:
         if isinstance(answer, HandshakeResponse) and answer.status == 500:
-            self._context.metrics.view_errors.inc()
+            self._dependencies.metrics.view_errors.inc()
             _log.error(
                 "{view} answered 500 at {path} for {peer}: its own log has the reason",
                 event="application_failed",
                 **self._log_fields(),
             )
         if self._http is not None and answer is not None:
-            write_answer(self._http, answer, self._context.files)
+            write_answer(self._http, answer, self._dependencies.files)
             self._websocket.connection_lost()
         elif isinstance(answer, HandshakeResponse):
             self._websocket.close_with(answer.closing)
@@ -297,16 +299,16 @@ class WebSocketExchange(_Exchange):
 
     def _connection_lost(self, protocol: PushProtocol) -> None:
         """Give back what the connection took, and write its closing log line."""
-        context = self._context
-        context.connections.remove(self._websocket)
+        dependencies = self._dependencies
+        dependencies.connections.remove(self._websocket)
         # Not before, or a client that comes back would fill one inbox after the other.
         self._websocket.when_read(self._release_slots)
         if self._connection is None:
             return  # It could not be taken over.
         ending = protocol.ending
-        context.metrics.count_closed(ending.code)
-        context.metrics.traffic.remove("websocket", protocol.traffic)
-        log_closed(context.connections, self._connection, ending)
+        dependencies.metrics.count_closed(ending.code)
+        dependencies.metrics.traffic.remove("websocket", protocol.traffic)
+        log_closed(dependencies.connections, self._connection, ending)
 
     def _release_slots(self) -> None:
         for slot in self._slots:

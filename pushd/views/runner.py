@@ -25,7 +25,7 @@ _log = Logger(namespace="pushd.views")
 
 #: The grace period: how long a view may run after the end of its conversation, in seconds. Each
 #: message that it still reads renews it, until the view has had MAX_GRACE in all.
-GRACE = 5.0
+GRACE = 5
 MAX_GRACE = 60.0
 
 # The run of the view that returns a Deferred and whose code runs at this moment.
@@ -83,7 +83,7 @@ class ViewRunner:
         return settled
 
     def check_settled(self) -> None:
-        """Fire the Deferred of ``settled``, if it is time for that."""
+        """Fire the Deferred of ``settled`` if no view is waited for any more."""
         if self._settled is not None and not any(run.is_awaited for run in self.graces):
             settled, self._settled = self._settled, None
             settled.callback(None)
@@ -181,7 +181,7 @@ class ViewRun:
         if isinstance(self._work, Task):
             return current_task() is self._work
         if self._state is not _State.ON_REACTOR:
-            return False  # It has ended, or looks after itself in its thread.
+            return False  # It has ended, or it runs in a thread, which BlockingWebSocket knows.
         run = _current_run.get()
         if run is not None:
             return run is self
@@ -190,8 +190,14 @@ class ViewRun:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether a daemon that stops waits for this run, as long as that is in its grace."""
+        """Whether a daemon that stops waits for this run during its grace."""
         return self._state is _State.ON_REACTOR or self._reads_on
+
+    @property
+    def _awaited(self) -> CheapAwaitable | Deferred[Any] | None:
+        """What a view on the reactor waits for, at its outermost ``await``; None if it runs."""
+        work = self._work
+        return work.awaited if isinstance(work, Task) else work
 
     def start(self) -> None:
         """Call the view, on the reactor or in a thread. It may have ended when this returns.
@@ -200,18 +206,18 @@ class ViewRun:
         """
         request, self._request = self._request, None
         assert request is not None
+        if self._websocket is not None:
+            self._websocket.set_owner(self)
         if not _runs_on_reactor(self._view):
             self._start_in_thread(request)
             return
         self._state = _State.ON_REACTOR
-        if self._websocket is not None:
-            self._websocket.set_owner(self)
         clock = self._runner.clock
         began = clock.seconds()
         try:
             # What inlineCallbacks runs later inherits this context.
             result = copy_context().run(self._call, request)
-        except BaseException:  # Whatever it is ends the view, and is reported.
+        except BaseException:  # Any exception ends the view, and is reported.
             result = Failure()
         del request
         # A Task measures each of its steps; of a Deferred's work this is all that can be measured.
@@ -230,7 +236,10 @@ class ViewRun:
                 result.cleanFailure()  # Its traceback refers to this frame, and this to it.
 
     def end(self) -> None:
-        """Cancel the view if nothing else can come for it; ``view_notified`` follows."""
+        """Cancel the view if it waits for a PushSchedule and has read everything.
+
+        Over plain HTTP it is cancelled wherever it waits.
+        """
         if self._state is not _State.ON_REACTOR:
             return  # It is in a thread, or has ended.
         if self._websocket is None:
@@ -286,10 +295,11 @@ class ViewRun:
 
         :param retry: whether to look again in the next reactor iteration if the view is running.
         """
-        websocket, work = self._websocket, self._work
-        if websocket is None or websocket.has_messages() or websocket.has_told_end:
+        websocket, awaited = self._websocket, self._awaited
+        if websocket is None or websocket.has_messages():
             return
-        awaited = work.awaited if isinstance(work, Task) else work
+        if websocket.grace is not None and websocket.grace.has_told_end:
+            return
         if awaited is None or self.is_calling:
             if retry:
                 self._runner.clock.callLater(0, self._cancel_schedules, retry=False)
@@ -299,7 +309,7 @@ class ViewRun:
             schedules = awaited_schedules(awaited)
             for schedule in schedules:
                 schedule.cancel()
-            if not schedules and work is not awaited:
+            if not schedules and awaited is not self._work:
                 awaited.addBoth(self._awaited_fired)
 
     def _awaited_fired(self, result: object) -> object:
@@ -309,8 +319,6 @@ class ViewRun:
 
     def _start_in_thread(self, request: Request) -> None:
         self._state = _State.IN_THREAD
-        if self._websocket is not None:
-            self._websocket.set_owner(self)
         self._work = finished = self._runner.threads.run(self._view, request)
         finished.addBoth(self._finish)
 
@@ -321,8 +329,7 @@ class ViewRun:
 
     def _cancel(self) -> None:
         """Cancel what the view waits for."""
-        work = self._work
-        awaited = work.awaited if isinstance(work, Task) else work
+        awaited = self._awaited
         if awaited is None:
             return  # It runs, or has not returned what could be cancelled.
         if isinstance(awaited, CheapAwaitable):

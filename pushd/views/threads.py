@@ -18,7 +18,8 @@ from twisted.python.threadpool import ThreadPool
 from pushd.access.closing import NORMAL
 from pushd.access.limits import Quota
 from pushd.errors import ConversationOver, NoMoreMessages, ThreadsBusy
-from pushd.protocols.websocket.socket import MAX_CALLS_AFTER_END, WAIT_AFTER_END, WebSocket
+from pushd.protocols.websocket.grace import TELLING_COST, Grace
+from pushd.protocols.websocket.socket import WebSocket
 from pushd.topics.publisher import Publisher
 from pushd.topics.scheduled import ScheduledPublication
 from pushd.views.request import Request, View
@@ -49,9 +50,8 @@ class BlockingWebSocket:
     def __init__(self, websocket: WebSocket, bridge: Bridge) -> None:
         self._websocket = websocket
         self._bridge = bridge
-        # Calls after the end, of the view itself and of other threads.
-        self._calls_after_end = 0
-        self._calls_after_end_by_others = 0
+        # The calls of other threads are counted apart, and have no time-out.
+        self._grace_of_others = Grace()
 
     @property
     def subprotocol(self) -> str | None:
@@ -76,25 +76,22 @@ class BlockingWebSocket:
         """Wait for the next message; return None at the end of the conversation."""
         message: str | bytes | None = self._call(partial(self._websocket.wait, timeout))
         if message is None:
-            self._count_call_after_end(WAIT_AFTER_END)
-        else:
-            self._calls_after_end = 0
+            self._count_telling_call()
         return message
 
     def read(self, fallback: str | bytes | None = None) -> str | bytes | None:
         """Return the next message if one has arrived, else the fallback; never wait."""
         message: str | bytes | None = self._call(self._websocket.read)
         if message is None:
-            self._count_call_after_end(WAIT_AFTER_END)
+            self._count_telling_call()
             return fallback
-        self._calls_after_end = 0
         return message
 
     def count_messages(self) -> int:
         """Return the number of unread messages."""
         count: int = self._call(self._websocket.count_messages)
         if count == 0:
-            self._count_call_after_end(WAIT_AFTER_END)
+            self._count_telling_call()
         return count
 
     def has_messages(self) -> bool:
@@ -104,8 +101,7 @@ class BlockingWebSocket:
     def send(self, data: str | bytes | bytearray | memoryview, *, binary: bool = False) -> None:
         """Send one message; return when the connection can take more."""
         self._call(partial(self._websocket.send, data, binary=binary))
-        if self._is_own:
-            self._count_call_after_end(1)
+        self._count_call()
 
     def close(self, code: int = NORMAL.code, reason: str = "") -> None:
         """Close the WebSocket; return when the connection is closed."""
@@ -114,6 +110,7 @@ class BlockingWebSocket:
     def subscribe(self, topic: str, after: str | None = None) -> bool:
         """Subscribe the browser to a topic; see ``WebSocket.subscribe``."""
         recovered: bool = self._call(partial(self._websocket.subscribe, topic, after))
+        self._count_call()
         return recovered
 
     def unsubscribe(self, topic: str) -> None:
@@ -133,32 +130,34 @@ class BlockingWebSocket:
             raise StopIteration
         return message
 
-    def _count_call_after_end(self, cost: int) -> None:
-        """Count a call after the end; end the caller if it goes on with that.
+    def _count_call(self, cost: int = 1) -> None:
+        """Count a call of the view after the end; end the view if it goes on with that.
 
-        Raises ConversationOver in the view itself, and NoMoreMessages elsewhere.
+        Calls of other threads are let pass: a loop over many WebSockets comes to its end.
         """
-        if not self._websocket.is_closed():
+        grace = self._websocket.grace
+        if grace is not None and self._is_own and (not grace.allows(cost) or grace.is_over):
+            Event().wait(_THROTTLE)
+            raise ConversationOver
+
+    def _count_telling_call(self) -> None:
+        """Count a call that told of the end, if that has come; end its loop in any thread."""
+        self._count_call(TELLING_COST)
+        if self._websocket.grace is None or self._is_own:
             return
-        if self._is_own:
-            self._calls_after_end += cost
-            if self._calls_after_end > MAX_CALLS_AFTER_END or self._websocket.is_grace_over:
-                Event().wait(_THROTTLE)
-                raise ConversationOver
-        else:
-            self._calls_after_end_by_others += cost
-            if self._calls_after_end_by_others > MAX_CALLS_AFTER_END:
-                Event().wait(_THROTTLE)
-                raise NoMoreMessages("the conversation is over")
+        if not self._grace_of_others.allows(TELLING_COST):
+            Event().wait(_THROTTLE)
+            raise NoMoreMessages("the conversation is over")
 
     @property
     def _is_own(self) -> bool:
-        """Whether the view that this WebSocket was made for is what calls."""
+        """Whether the call comes from the view that this WebSocket was made for."""
         return _own_websocket.get() is self
 
     def _call(self, function: Callable[[], Any]) -> Any:
         """Call a method of the WebSocket; end its view if that has had its grace."""
-        if self._websocket.is_grace_over and self._is_own:
+        grace = self._websocket.grace
+        if grace is not None and grace.is_over and self._is_own:
             raise ConversationOver
         return self._bridge.call(function)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pushd.access.closing import Closing
 from pushd.access.limits import Limits
-from pushd.api.sse import KEEP_ALIVE, EventStream
+from pushd.api.sse import COMMENT_INTERVAL, EventStream
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.subscription import LAG_TIMEOUT
 from tests.support.topic_clients import MIB, SseClient, TopicTestCase
@@ -55,14 +55,14 @@ class EventStreamTests(TopicTestCase):
         """A comment is sent after 25 seconds of silence."""
         client = SseClient(self.daemon, "t")
         begun = len(self.body(client))
-        self.daemon.advance(KEEP_ALIVE - 1)
+        self.daemon.advance(COMMENT_INTERVAL - 1)
         self.assertEqual(len(self.body(client)), begun)
         self.daemon.advance(1)
         self.assertEqual(self.body(client)[begun:], b":\n\n")
-        self.daemon.advance(KEEP_ALIVE - 1)
+        self.daemon.advance(COMMENT_INTERVAL - 1)
         self.publish("t", "x")
         said = len(self.body(client))
-        self.daemon.advance(KEEP_ALIVE - 1)
+        self.daemon.advance(COMMENT_INTERVAL - 1)
         self.assertEqual(len(self.body(client)), said)
         self.daemon.advance(1)
         self.assertEqual(self.body(client)[said:], b":\n\n")

@@ -211,16 +211,25 @@ def test_restart(tmp_path: Path, way: str) -> None:
         assert client.failures == []
 
 
-# How the daemon can be started, in the example's folder.
+# How the daemon can be started.
 OPTIONS = ["--listen", "tcp:0:interface=127.0.0.1", "--control", "none"]
 COMMANDS = {
     "twistd": [str(TWISTD), "-n", "--pidfile=", "pushd", *OPTIONS],
     "tac": [str(TWISTD), "-n", "--pidfile=", "-y", str(ROOT / "pushd.tac")],
-    "runpushd": [sys.executable, "manage.py", "runpushd", "--noreload", "0", "--", *OPTIONS[2:]],
+    "runpushd": [
+        sys.executable,
+        "examples/django/manage.py",
+        "runpushd",
+        "--noreload",
+        "0",
+        "--",
+        *OPTIONS[2:],
+    ],
     # As the first process of a container.
     "pid 1": [
         "unshare",
         "-Urpf",
+        "--mount-proc",
         "--kill-child",
         str(TWISTD),
         "-n",
@@ -236,7 +245,7 @@ def started(way: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Start a daemon in one of these ways; give it and its process id once its port is open."""
     process = subprocess.Popen(
         COMMANDS[way],
-        cwd=ROOT / "examples/django",
+        cwd=ROOT,
         env={**os.environ, "PUSHD_OPTIONS": " ".join(OPTIONS)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -294,7 +303,9 @@ def test_late_signal(way: str) -> None:
 
 def may_make_containers() -> bool:
     """Whether this user may make a process with process ids of its own."""
-    done = subprocess.run(["unshare", "-Urpf", "true"], capture_output=True, check=False)
+    done = subprocess.run(
+        ["unshare", "-Urpf", "--mount-proc", "true"], capture_output=True, check=False
+    )
     return done.returncode == 0
 
 

@@ -282,6 +282,23 @@ class EndOfConversationTests(DaemonTestCase):
             self.assertEqual(self.daemon.pending_calls, [])
             self.record.clear()
 
+    def test_timed_after_sends(self) -> None:
+        """Sends after the end, however many, do not tell a view of it."""
+
+        async def view(request: Request) -> None:
+            request.websocket.accept()
+            await deferLater(request.clock, 1)
+            for _ in range(200):
+                request.websocket.send("unread")
+            async for number in PushSchedule(request.clock, count=3, interval=1):
+                self.record.append(number)
+
+        browser = self.open(view)
+        browser.leave()
+        self.daemon.advance(1)
+        self.assertEqual(self.record, [0])
+        self.assertEqual(self.daemon.pending_calls, [])
+
     def test_timed_deferred_closes(self) -> None:
         """A view with inlineCallbacks that closes and then ticks is cancelled at once."""
 

@@ -344,6 +344,20 @@ class EndTests(DaemonTestCase):
         self.assertEqual(len(self.record), sent + 10_000)
         self.check_threads()
 
+    def test_loop_over_subscribe(self) -> None:
+        """So is one that subscribes."""
+
+        def view(request: Request) -> None:
+            request.websocket.wait()
+            while True:
+                request.websocket.subscribe("t")
+                self.record.append("subscribed")
+
+        browser = self.open(view)
+        browser.leave()
+        self.assertEqual(len(self.record), 9_900)
+        self.check_threads()
+
     def test_loop_that_catches(self) -> None:
         """A loop that catches every Exception is ended all the same."""
         for call in ("wait", "send"):
@@ -1201,7 +1215,7 @@ class BridgeTests(ThreadsTestCase):
             lambda websocket: websocket.close(),
             lambda websocket: websocket.subscribe("t"),
             lambda websocket: websocket.unsubscribe("t"),
-            lambda websocket: websocket._count_call_after_end(1),
+            lambda websocket: websocket._count_call(),
         ]
         self.websocket.connection_lost()
         self.websocket.grace_expired()

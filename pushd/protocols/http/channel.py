@@ -26,7 +26,7 @@ from pushd.schedule.timeouts import TimeoutQueue
 REQUEST_TIMEOUT = 20
 
 # Seconds that a connection may be idle between two requests.
-KEEP_ALIVE = 60
+IDLE_TIMEOUT = 60
 
 # Seconds in which a client that reads slowly must take some bytes, and how many.
 STALL_TIMEOUT = 60
@@ -338,7 +338,7 @@ class HttpConnections:
             clock, timeout=REQUEST_TIMEOUT, expired=Channel.request_timed_out
         )
         #: Connections between two requests.
-        self.idle = TimeoutQueue(clock, timeout=KEEP_ALIVE, expired=Channel.loseConnection)
+        self.idle = TimeoutQueue(clock, timeout=IDLE_TIMEOUT, expired=Channel.loseConnection)
         #: Connections whose client is slow to read.
         self.stalled = TimeoutQueue(clock, timeout=STALL_TIMEOUT, expired=Channel.reader_timed_out)
         #: Connections whose client was refused, and may read the answer before they are closed.

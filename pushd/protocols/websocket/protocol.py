@@ -91,7 +91,7 @@ PING_INTERVAL = 25.0
 #: Seconds for a peer to answer a ping, or to show in another way that it lives.
 PONG_TIMEOUT = 10.0
 
-# Work for one connection in one reactor iteration: frames, and every 4 KiB of their payload.
+# Work for one connection in one reactor iteration: frames, and every 4 KiB that Autobahn reads.
 _WORK = 64
 
 # The longest payload that the fast path reads, in bytes.
@@ -450,7 +450,7 @@ class PushProtocol(WebSocketServerProtocol):
         buffer, traffic, read = self._buffer, self.traffic, 0
         for head, payload, length, end in read_frames(buffer, self.factory.short):
             read = end
-            if not self._spend(1 + (length >> 12)):
+            if not self._spend(1):
                 break
             if head < CLOSE:
                 traffic.messages_in += 1

@@ -32,6 +32,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from pushd.access.closing import NORMAL, Closing
+from pushd.protocols.websocket.grace import TELLING_COST, Grace
 from pushd.protocols.websocket.inbox import Inbox, Source
 from pushd.protocols.websocket.send_queue import SendQueue
 from pushd.protocols.websocket.subscriber import (
@@ -42,12 +43,6 @@ from pushd.protocols.websocket.subscriber import (
 )
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, check_topic
-
-#: A view that makes this number of calls after the end, and reads no message in between, would keep
-#: the reactor busy until its grace is over: it is ended at once. A wait counts as
-#: WAIT_AFTER_END calls, because its None means that nothing will come.
-MAX_CALLS_AFTER_END = 10_000
-WAIT_AFTER_END = 100
 
 # The subscriptions of a WebSocket that has none: replaced, never changed.
 _NO_SUBSCRIBERS: dict[str, WebSocketSubscriber] = {}
@@ -82,7 +77,7 @@ class Owner(Protocol):
         """Whether the call under way comes from the view; None if that cannot be known."""
 
     def end(self) -> None:
-        """End the view if nothing else can come for it."""
+        """Cancel the view if it waits for a PushSchedule and has read everything."""
 
     def view_notified(self) -> None:
         """Start the view's grace: by now it has been notified, if it waited for its WebSocket."""
@@ -119,9 +114,7 @@ class WebSocket:
 
     __slots__ = (
         "__weakref__",
-        "_calls_after_end",
         "_closers",
-        "_grace_over",
         "_hub",
         "_inbox",
         "_offer",
@@ -133,6 +126,7 @@ class WebSocket:
         "_wire",
         "close_code",
         "close_reason",
+        "grace",
         "send_queue",
     )
 
@@ -157,8 +151,8 @@ class WebSocket:
         # By topic.
         self._subscribers = _NO_SUBSCRIBERS
         self._owner: Owner | None = None
-        self._grace_over = False
-        self._calls_after_end = 0
+        #: What the view may still call; None until the end of the conversation.
+        self.grace: Grace | None = None
         self._on_read: Callable[[], object] | None = None
         #: How the conversation ended: the code and the reason of the Close frame of the side that
         #: closed first. The code is None until then, 1005 if the peer's frame had none, and 1006
@@ -216,7 +210,7 @@ class WebSocket:
         if self._inbox.messages:
             return succeed(self._take())
         if self._state is not _OPEN:
-            self._count_call_after_end(WAIT_AFTER_END)
+            self._count_call_after_end(tells_end=True)
             return succeed(None)
         return self._inbox.wait(timeout)
 
@@ -258,7 +252,7 @@ class WebSocket:
         if self._subscribers:
             self._catch_up()  # This may end the conversation.
         if self._wire is None or self._state is not _OPEN:
-            self._count_call_after_end(1)
+            self._count_call_after_end()
             return succeed(None)
         self._wire.send(payload, binary=binary)
         return self.send_queue.wait() if self.send_queue.paused else succeed(None)
@@ -287,7 +281,7 @@ class WebSocket:
             raise RuntimeError("this WebSocket has no topics to subscribe to")
         self.accept()
         if self._state is not _OPEN:
-            self._count_call_after_end(1)
+            self._count_call_after_end()
             return succeed(False)
         if not self._subscribers:
             self._subscribers = {}
@@ -318,32 +312,18 @@ class WebSocket:
 
     # What the run of the view and the connection call
 
-    @property
-    def is_offered(self) -> bool:
-        """Whether the handshake has not been answered."""
-        return self._state is _OFFERED
-
     def set_owner(self, owner: Owner | None) -> None:
         """Set the run of the view that this WebSocket was made for; None once it has finished."""
         self._owner = owner
         if owner is None:
             self._all_read()
 
-    @property
-    def is_grace_over(self) -> bool:
-        """Whether the view's grace after the end of the conversation is over."""
-        return self._grace_over
-
     def grace_expired(self) -> None:
         """Note that the view's grace is over: the messages that it has not read are dropped."""
-        self._grace_over = True
+        assert self.grace is not None
+        self.grace.is_over = True
         self._inbox.clear()
         self._all_read()
-
-    @property
-    def has_told_end(self) -> bool:
-        """Whether ``wait`` has told the view that the conversation is over."""
-        return self._calls_after_end >= WAIT_AFTER_END
 
     def will_notify(self, awaited: object) -> bool:
         """Whether the end of the conversation notifies a task that awaits this."""
@@ -407,6 +387,7 @@ class WebSocket:
             return
         self._state = _CLOSING
         self.close_code, self.close_reason = code, reason
+        self.grace = Grace()
         self._offer = None
         # All before any is told, or what one publishes at its end would go out with another.
         for subscriber in self._subscribers.values():
@@ -440,8 +421,8 @@ class WebSocket:
     def _take(self) -> str | bytes:
         """Take the next message; one read after the end renews the view's grace."""
         message = self._inbox.take()
-        if self._state is not _OPEN and self._owner is not None:
-            self._calls_after_end = 0
+        if self.grace is not None and self._owner is not None:
+            self.grace.message_read()
             self._owner.message_read()
             if not self._inbox.messages:
                 self._all_read()
@@ -452,17 +433,20 @@ class WebSocket:
         if call is not None:
             call()
 
-    def _count_call_after_end(self, cost: int) -> None:
+    def _count_call_after_end(self, *, tells_end: bool = False) -> None:
         """Count a call after the end; end the view if it goes on with that, or after its grace.
 
-        Calls of other code are let pass, whatever their number: only the view itself is ended.
+        Only the view itself is ended; other code may make any number of calls.
         """
         calling = self._owner.is_calling if self._owner is not None else False
         if calling is False:
             return
+        grace = self.grace
+        assert grace is not None
+        grace.has_told_end = grace.has_told_end or tells_end
         # A view that returns a Deferred, and may be what calls, recurs with each call.
-        self._calls_after_end += cost if calling else WAIT_AFTER_END
-        if self._calls_after_end > MAX_CALLS_AFTER_END or (calling and self._grace_over):
+        within_limit = grace.allows(TELLING_COST if tells_end or calling is None else 1)
+        if not within_limit or (calling and grace.is_over):
             raise CancelledError("the conversation is over")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.error import ConnectionDone
 
 from pushd.access.limits import Limits
+from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.testing import Daemon
 from tests.support.echo import echo
 from tests.support.peer import (
@@ -208,6 +209,18 @@ class LimitTests(WebSocketTestCase):
         self.peer.send(frame(TEXT, b"z"))
         self.assertEqual(len(self.peer.texts), 110)
         self.assert_closed(1008)
+
+    def test_rate_of_long_messages(self) -> None:
+        """A message of one frame counts as one, at any length and with or without fast paths."""
+        routes = self.daemon.settings.routes
+        for enabled in (True, False):
+            self.patch(FAST_PATHS, "enabled", enabled)
+            self.daemon = Daemon(routes, limits=Limits(max_rate=10))
+            for length in (4095, 4096, 4097):
+                peer = self.connect("/echo/")
+                peer.send(frame(BINARY, bytes(length)) * 101)
+                self.assertEqual([len(each.payload) for each in peer.frames[:-1]], [length] * 100)
+                self.assert_closed(1008, peer)
 
     def test_rate_of_control_frames(self) -> None:
         """Pings and pongs count against the rate, also between fragments."""

@@ -161,9 +161,9 @@ class OpeningTests(WebSocketTestCase):
         for number, call in enumerate(calls):
             connection = FakeConnection()
             websocket = WebSocket(connection, self.clock)
-            self.assertTrue(websocket.is_offered)
+            self.assertEqual(connection.events, [])
             call(websocket)
-            self.assertFalse(websocket.is_offered)
+            self.assertEqual(connection.events, ["accept None", "resume"], number)
             websocket.read()
             self.assertEqual(connection.events, ["accept None", "resume"], number)
 
@@ -172,7 +172,6 @@ class OpeningTests(WebSocketTestCase):
         self.assertFalse(self.websocket.is_closed())
         self.assertIsNone(self.websocket.subprotocol)
         self.assertIs(self.websocket.__aiter__(), self.websocket)
-        self.assertTrue(self.websocket.is_offered)
         self.assertEqual(self.connection.events, [])
 
     def test_early_messages(self) -> None:
@@ -203,7 +202,7 @@ class OpeningTests(WebSocketTestCase):
         for subprotocol in ("Chat", "", "chat "):
             error = self.assertRaises(ValueError, websocket.accept, subprotocol)
             self.assertIn(repr(subprotocol), str(error))
-        self.assertTrue(websocket.is_offered)
+        self.assertEqual(connection.events, [])
         self.assertIsNone(websocket.subprotocol)
         websocket.accept("chat")
         self.assertEqual(connection.events, ["accept chat", "resume"])
@@ -231,7 +230,6 @@ class OpeningTests(WebSocketTestCase):
         """If the client left before accept(), nothing is answered, and wait() gives None."""
         websocket = WebSocket(FakeConnection(subprotocols=("a",)), self.clock)
         websocket.connection_lost()
-        self.assertFalse(websocket.is_offered)
         self.assertTrue(websocket.is_closed())
         websocket.accept("a")
         websocket.send("nobody hears")
@@ -573,7 +571,7 @@ class SendTests(WebSocketTestCase):
         self.assertRaises(TypeError, self.websocket.send, INVALID_DATA[0])
         self.assertRaises(TypeError, self.websocket.send, "a", binary=True)
         self.assertRaises(ValueError, self.websocket.send, b"\xff")
-        self.assertTrue(self.websocket.is_offered)
+        self.assertEqual(self.connection.events, [])
         self.websocket.send("a")
         self.assertRaises(ValueError, self.websocket.send, b"\xff")
         self.websocket.send("b")
@@ -843,7 +841,7 @@ class CloseTests(WebSocketTestCase):
         codes: list[Any] = [True, "1000", None]
         for wrong in codes:
             self.assertRaises(TypeError, self.websocket.close, wrong)
-        self.assertTrue(self.websocket.is_offered)
+        self.assertEqual(self.connection.events, [])
         self.assertFalse(self.websocket.is_closed())
         self.successResultOf(self.websocket.send("a"))
         self.assertEqual(self.connection.closings, [])
