@@ -74,6 +74,7 @@ from pushd.protocols.websocket.handshake import Handshake, opening
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.fanout import Send
+from pushd.topics.subscription import LAG_TIMEOUT
 
 _log = Logger(namespace="pushd.protocols")
 
@@ -175,9 +176,13 @@ class PushProtocol(WebSocketServerProtocol):
     # Whether input is read and dropped, as the connection has failed.
     _discards_input = False
     _ping_payload = b""
+    # Payload of the peer's last ping while its pong waits for room.
+    _waiting_pong: bytes | None = None
     # Whether anything has arrived since the last ping.
     _heard = False
-    # What the peer takes while a ping waits behind data.
+    # What the peer takes meanwhile.
+    _pong_progress: Progress | None = None
+    # What the peer takes while a ping of ours waits behind data.
     _progress: Progress | None = None
     # Bytes that the peer had not taken when that was last looked at, from our Close on; whether it
     # had taken some then; when we stop waiting for it to take them; and whether we have closed our
@@ -241,6 +246,8 @@ class PushProtocol(WebSocketServerProtocol):
         self._read_rest()
         for queue in self.factory.timeouts:
             queue.stop(self)
+        if self._waiting_pong is not None:
+            self.factory.full.stop(self)
         if not self.factory.fast:
             super().connectionLost(reason)
             self.is_closed = None  # This Deferred of Autobahn's refers to the protocol: a cycle.
@@ -315,6 +322,11 @@ class PushProtocol(WebSocketServerProtocol):
         self._writer.write(frames)
 
     @property
+    def taken(self) -> int:
+        """How many bytes of messages the peer has taken, counted from any start."""
+        return self.traffic.bytes_out - untaken(self.transport)
+
+    @property
     def sender(self) -> Send | None:
         """The ``send`` of the socket, if the transport's buffer is empty; else None."""
         return None if self._writing_paused else self.factory.cork.sender(self.transport)
@@ -333,6 +345,8 @@ class PushProtocol(WebSocketServerProtocol):
     def resumeProducing(self) -> None:
         """Note that the transport's buffer is empty."""
         self._writing_paused = False
+        if self._waiting_pong is not None:
+            self._send_waiting_pong(self._waiting_pong)
         self._websocket.send_queue.resume()
 
     def stopProducing(self) -> None:
@@ -529,11 +543,34 @@ class PushProtocol(WebSocketServerProtocol):
         self._websocket.message_received(payload if isBinary else payload.decode())
 
     def onPing(self, payload: bytes) -> None:
-        """Answer a ping, or close with 1013 if the peer does not read the answers."""
-        if self.is_full():
-            self.close(TRY_AGAIN_LATER)
-        else:
+        """Answer a ping; if the connection is full, when it can take more.
+
+        Of several pings only the last is answered then (RFC 6455 §5.5.3). A peer that sends pings
+        and takes nothing is closed with 1013.
+        """
+        if not self.is_full():
             self.sendPong(payload)
+            return
+        if self._waiting_pong is None and self.state is self.STATE_OPEN:
+            self._pong_progress = Progress(self.taken, self.factory.clock.seconds())
+            self.factory.full.start(self)
+        self._waiting_pong = payload
+
+    def _send_waiting_pong(self, payload: bytes) -> None:
+        self._waiting_pong = self._pong_progress = None
+        self.factory.full.stop(self)
+        self.sendPong(payload)
+
+    def full_expired(self) -> None:
+        """Close with 1013 if the peer takes nothing while a pong waits for it."""
+        payload, progress = self._waiting_pong, self._pong_progress
+        assert payload is not None and progress is not None
+        if not self.is_full():
+            self._send_waiting_pong(payload)
+        elif progress.look(self.taken, self.factory.clock.seconds()):
+            self.factory.full.start(self)
+        else:
+            self.close(TRY_AGAIN_LATER)
 
     def _spend(self, count: int) -> bool:
         """Count a message or control frame against the peer's rate; fail if it is exceeded."""
@@ -641,7 +678,7 @@ class PushProtocol(WebSocketServerProtocol):
         if self in self.factory.pongs:
             return  # The last one still waits behind data, and the peer takes that.
         if self._progress is None and untaken(self.transport):
-            self._progress = self._start_progress()
+            self._progress = Progress(self.taken, self.factory.clock.seconds())
         self._ping_payload = os.urandom(4)
         self.sendPing(self._ping_payload)
         # While reading is paused no pong can be seen; if the peer is gone, writing fails.
@@ -674,19 +711,15 @@ class PushProtocol(WebSocketServerProtocol):
     def _takes_data(self) -> bool:
         """Whether the peer has taken some of what waits for it since this was last asked."""
         progress = self._progress
-        waiting = untaken(self.transport)
-        if not waiting:
+        if not untaken(self.transport):
             # The ping has left since. Its time begins now.
             self._progress = None
             return progress is not None
+        now = self.factory.clock.seconds()
         if progress is None:
-            self._progress = self._start_progress()
+            self._progress = Progress(self.taken, now)
             return True
-        return progress.look(self.traffic.bytes_out - waiting, self.factory.clock.seconds())
-
-    def _start_progress(self) -> Progress:
-        taken = self.traffic.bytes_out - untaken(self.transport)
-        return Progress(taken, self.factory.clock.seconds())
+        return progress.look(self.taken, now)
 
     def close_expired(self) -> None:
         """Wait on for a peer that still takes what was sent before our Close; else end TCP.
@@ -743,6 +776,8 @@ class PushFactory(WebSocketServerFactory):
             reactor, timeout=CLOSE_TIMEOUT, expired=PushProtocol.close_expired
         )
         self.timeouts = (self.pings, self.pongs, self.closings)
+        #: Connections on which a pong waits for room. They are few.
+        self.full = TimeoutQueue(reactor, timeout=LAG_TIMEOUT, expired=PushProtocol.full_expired)
         used, required = _share_defaults()
         #: Whether the fast paths may be taken.
         self.fast = FAST_PATHS.allow("short WebSocket frames", used)
