@@ -22,6 +22,7 @@ connection without Autobahn's handshake, and compression, which is declined if a
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable
 from functools import cache, cached_property
 from typing import Any, cast
@@ -44,6 +45,8 @@ from zope.interface import implementer
 
 from pushd.access.closing import (
     INTERNAL_ERROR,
+    INVALID_COMPRESSION,
+    INVALID_TEXT,
     PEER,
     RATE_EXCEEDED,
     TINY_FRAGMENTS,
@@ -495,7 +498,7 @@ class PushProtocol(WebSocketServerProtocol):
     def maxMessagePayloadSize(self) -> int:
         """The longest message that Autobahn accepts, in bytes."""
         limit = self.factory.limits.max_message
-        # What does not compress is longer when it is compressed; onMessageEnd looks closer.
+        # What does not compress is longer when it is compressed; _decompress looks closer.
         return limit + (limit >> 3) if self.window_bits else limit
 
     maxFramePayloadSize = maxMessagePayloadSize
@@ -503,7 +506,11 @@ class PushProtocol(WebSocketServerProtocol):
     def onMessageBegin(self, isBinary: bool) -> None:
         """Begin a message that Autobahn reads: one that is fragmented, compressed or long."""
         super().onMessageBegin(isBinary)
-        self._message = FragmentedMessage()
+        compressed = self.current_frame.rsv != 0
+        if compressed:
+            # Its text is checked when it is decompressed, at its end.
+            self.utf8validateIncomingCurrentMessage = False
+        self._message = FragmentedMessage(compressed=compressed)
 
     def onMessageFrameBegin(self, length: int) -> None:
         """Check the size of a fragment, that of all together, and their number."""
@@ -526,21 +533,38 @@ class PushProtocol(WebSocketServerProtocol):
         if self.failedByMe:
             return
         message, self._message = self._message, PushProtocol._message
-        if self._perMessageCompress is not None:
-            # Free 40 KiB: nothing is carried over to the next message.
-            self._perMessageCompress._decompressor = None
-        limits, payload = self.factory.limits, message.payload
+        limits = self.factory.limits
+        payload = self._decompress(message) if message.compressed else bytes(message.received)
+        if payload is None:
+            return
         if len(payload) > limits.max_message:
             self._fail(TOO_BIG)
         # A message of any size must fit into a burst.
-        elif self._spend(message.cost(limit=_BURST * limits.max_rate - 1)):
+        elif self._spend(message.cost(len(payload), limit=_BURST * limits.max_rate - 1)):
             self.onMessage(payload, self.message_is_binary)
+
+    def _decompress(self, message: FragmentedMessage) -> bytes | None:
+        """Return a compressed message decompressed; fail and return None if that is impossible."""
+        limit = self.factory.limits.max_message
+        try:
+            payload: bytes = self._perMessageCompress.inflate(message.received, limit)
+        except zlib.error:
+            self._fail(INVALID_COMPRESSION)
+            return None
+        self._work += len(payload) >> 12
+        return payload
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Deliver a whole message to the WebSocket."""
+        try:
+            message = payload if isBinary else payload.decode()
+        except UnicodeDecodeError:
+            # It was compressed: other text is checked as it arrives.
+            self._fail(INVALID_TEXT)
+            return
         self.traffic.messages_in += 1
         self.traffic.bytes_in += len(payload)
-        self._websocket.message_received(payload if isBinary else payload.decode())
+        self._websocket.message_received(message)
 
     def onPing(self, payload: bytes) -> None:
         """Answer a ping; if the connection is full, when it can take more.
