@@ -115,7 +115,7 @@ class ApplicationResource(ViewResource):
             request,
             threads=gateway.threads,
             limits=gateway.limits,
-            failed=gateway.views.metrics.view_errors.inc,
+            failed=gateway.views.counters.view_errors.inc,
         )
         gateway.pool.callInThread(partial(response.run, gateway.application, environ))
         return NOT_DONE_YET
