@@ -34,6 +34,10 @@ class FrameWriter(Protocol):
         """Whether more than ``--max-buffered`` waits to be sent, or would with ``more`` bytes."""
 
     @property
+    def taken(self) -> int:
+        """How many bytes of messages the peer has taken, counted from any start."""
+
+    @property
     def sender(self) -> Send | None:
         """The ``send`` of the socket, if the transport's buffer is empty; else None."""
 
@@ -156,6 +160,11 @@ class WebSocketSubscriber:
             return False
         self._refused = 0
         return True
+
+    @property
+    def taken(self) -> int:
+        """How many bytes the client has taken, counted from any start."""
+        return self._socket.wire.taken
 
     def direct_write(self) -> DirectWrite | None:
         """Return how to write directly to the socket if nothing is buffered before it."""
