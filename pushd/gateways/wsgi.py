@@ -16,14 +16,14 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from pushd.access.limits import Limits
-from pushd.gateways.environ import (
+from pushd.gateways.application import (
     Application,
     HandshakeView,
     Head,
     call_application,
     check_head,
-    make_environ,
 )
+from pushd.gateways.environ import make_environ
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import write_failure
 from pushd.protocols.http.static import StaticFiles

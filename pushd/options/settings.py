@@ -11,7 +11,7 @@ from pushd.access.origins import Hosts, Origins
 from pushd.access.proxies import Proxies
 from pushd.access.tokens import TokenKeys, read_token_keys
 from pushd.api.playground import Playground
-from pushd.gateways.environ import Application
+from pushd.gateways.application import Application
 from pushd.options.option import (
     Option,
     Values,
