@@ -58,6 +58,8 @@ class Closing:
 NORMAL = Closing(1000)
 GOING_AWAY = Closing(1001, "server is shutting down")
 TINY_FRAGMENTS = Closing(1008, "too many tiny fragments")
+INVALID_TEXT = Closing(1007, "text is not UTF-8")
+INVALID_COMPRESSION = Closing(1007, "message cannot be decompressed")
 # web/transports.js compares this reason.
 TOKEN_EXPIRED = Closing(1008, "token expired")
 RATE_EXCEEDED = Closing(1008, "too many messages")

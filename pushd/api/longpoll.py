@@ -86,6 +86,11 @@ class LongPoll:
         """Return whether the response may take more: what is beyond comes in the next one."""
         return self.has_room()
 
+    @property
+    def taken(self) -> int:
+        """How many bytes the client has taken: it takes the response as a whole, at its end."""
+        return 0
+
     def direct_write(self) -> None:
         """Return None: publications are collected for one response."""
 

@@ -13,7 +13,7 @@ from zope.interface import implementer
 from pushd.access.closing import HISTORY_GAP, PEER, TRY_AGAIN_LATER, US, Closing, Ending
 from pushd.access.counters import Traffic
 from pushd.protocols.json_format import subscription_json, to_json
-from pushd.protocols.twisted_internals import unsent
+from pushd.protocols.twisted_internals import unsent, untaken
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.fanout import Batch
 from pushd.topics.hub import Hub
@@ -107,6 +107,12 @@ class EventStream:
         self._refused = size
         return False
 
+    @property
+    def taken(self) -> int:
+        """How many bytes the client has taken, counted from any start."""
+        held = sum(map(len, self._held))
+        return self.traffic.bytes_out - held - untaken(self._request.channel.transport)
+
     def direct_write(self) -> None:
         """Return None: chunked HTTP framing is written for each response by itself."""
 
@@ -138,8 +144,14 @@ class EventStream:
         """Do nothing: ``forget`` follows."""
 
     def keep_alive(self) -> None:
-        """Send a comment. An event would need an id, which would become the client's last id."""
-        self._write(b":\n\n")
+        """Send a comment, unless data waits: then it is not the stream that is silent.
+
+        An event would need an id, which would become the client's last id.
+        """
+        if self._paused:
+            self._keep_alives.start(self)
+        else:
+            self._write(b":\n\n")
 
     def close_with(self, closing: Closing) -> Deferred[None]:
         """End the response in order; the browser reconnects by itself."""

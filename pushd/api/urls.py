@@ -20,8 +20,9 @@ from pushd.api.publish import BatchResource, ControlTopicResource
 from pushd.api.resource import DaemonState
 from pushd.api.topics import TopicDependencies, TopicResource
 from pushd.gateways.wsgi import WsgiGateway
-from pushd.protocols.http.guard import SitePolicy, is_topic
+from pushd.protocols.http.guard import is_topic
 from pushd.protocols.http.headers import decode_path
+from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.response import NOT_FOUND, AnswerResource, refusal
 from pushd.protocols.http.site import PushdSite
 from pushd.views.resource import ViewResource

@@ -24,7 +24,8 @@ from pushd.api.urls import control_site, public_site
 from pushd.gateways.wsgi import Pool, WsgiGateway
 from pushd.options.settings import Settings
 from pushd.protocols.cork import Cork
-from pushd.protocols.http.guard import SitePolicy, control_guard, public_guard
+from pushd.protocols.http.guard import control_guard, public_guard
+from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.http.static import StaticFiles
 from pushd.protocols.websocket.protocol import PushFactory

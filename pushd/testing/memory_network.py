@@ -135,6 +135,13 @@ class MemoryTransport:
         data = bytes(self._unsent[:count])
         del self._unsent[:count]
         self.other.protocol.dataReceived(data)
+        self._ask_for_more()
+
+    def _ask_for_more(self) -> None:
+        """Resume a producer that was paused, once everything has been read."""
+        if self._producer_paused and self._producer and not self._unsent:
+            self._producer_paused = False
+            self._producer.resumeProducing()
 
     def run(self) -> bool:
         """Deliver what can be delivered; return True if anything happened."""
@@ -142,9 +149,7 @@ class MemoryTransport:
             data = bytes(self._unsent)
             self._unsent.clear()
             self.other.protocol.dataReceived(data)
-            if self._producer_paused and self._producer and not self._unsent:
-                self._producer_paused = False
-                self._producer.resumeProducing()
+            self._ask_for_more()
             return True
         if self._finishing and not self._finished and not self._unsent and self.other._reads:
             self._finished = True

@@ -99,6 +99,19 @@ class EventStreamTests(TopicTestCase):
         self.daemon.begin_stop()
         self.assertTrue(client.ended)
 
+    def test_no_comment_behind_data(self) -> None:
+        """No comment is written while an event waits for a slow client."""
+        client = SseClient(self.daemon, "t")
+        client.stall()
+        self.publish("t", "x" * 100_000)
+        for _ in range(2):
+            self.daemon.advance(KEEP_ALIVE)
+            client.server_side.take(40_000)
+        client.resume()
+        self.assertNotIn(b"\n:\n\n", self.body(client))
+        self.daemon.advance(KEEP_ALIVE)
+        self.assertTrue(self.body(client).endswith(b":\n\n"))
+
     def test_too_slow(self) -> None:
         """The response of a client that is too slow breaks off without an end."""
         self.start(limits=Limits(max_buffered=100_000))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
+from pushd.access.progress import PERIOD
 from pushd.errors import Unavailable
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.subscribers import SubscriberList
@@ -120,6 +121,25 @@ class SubscriptionTests(HubTestCase):
         other.room = 5
         self.last.resume()
         self.assertEqual(other.events, ["t from e1:0", "1", "2"])
+
+    def test_follows_slowly(self) -> None:
+        """A subscriber that lags is not cut off while it takes enough."""
+        subscriber, idle, drip = (self.listen(room=0) for _ in range(3))
+        for one in (subscriber, idle, drip):
+            one.fast = False
+        self.publish("1")
+        for seconds in range(1, 70):
+            subscriber.bytes_taken += 20_000
+            drip.bytes_taken += 1
+            self.source.clock.advance(1)
+            self.assertEqual("lost" in idle.events, seconds >= LAG_TIMEOUT, seconds)
+            self.assertEqual("lost" in drip.events, seconds >= PERIOD, seconds)
+        self.assertEqual(subscriber.events, ["t from e1:0"])
+        self.source.clock.advance(LAG_TIMEOUT)
+        self.source.clock.advance(LAG_TIMEOUT)
+        self.assertEqual(subscriber.events, ["t from e1:0", "lost"])
+        self.assertEqual(list(self.hub._shared.lagging), [])
+        self.assertEqual(self.hub._shared._progress, {})
 
     def test_cancelled_while_lagging(self) -> None:
         """A subscription that is cancelled while it lags leaves no timer."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from pushd.protocols.http.guard import SitePolicy
+from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.request import ChannelRequest, path_of
 
 _log = Logger(namespace="pushd.protocols")

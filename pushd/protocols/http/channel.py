@@ -19,7 +19,7 @@ from pushd.access.admission import Slot
 from pushd.protocols.http.headers import read_head
 from pushd.protocols.http.request import ChannelRequest, peer_name
 from pushd.protocols.http.strict import StrictChannel
-from pushd.protocols.twisted_internals import lose, unsent
+from pushd.protocols.twisted_internals import lose, unsent, untaken
 from pushd.schedule.timeouts import TimeoutQueue
 
 # Seconds for a request, from the connection or its own first byte to its last byte.
@@ -65,8 +65,8 @@ class Channel(StrictChannel):
     _writing_paused = False
     # True within dataReceived.
     _receiving = False
-    # Unsent bytes when the time-out of a slow reader began.
-    _unsent = 0
+    # Bytes that a slow reader had not taken when its time-out began.
+    _untaken = 0
     # Bytes of the answer that were written when the time-out of a half-closed connection began.
     _answered = 0
     # Takes the bytes that follow the request, after ``forward``.
@@ -125,6 +125,8 @@ class Channel(StrictChannel):
         if self.connections.draining:
             self.persistent = 0
         self.connections.half_closed.stop(self)
+        # twisted.web would parse the next request at once, inside of the call that ended this one;
+        # a long pipeline would be answered in one reactor iteration.
         self.paused = True
         super().requestDone(request)
         if self.transport is None or not self.persistent:
@@ -234,9 +236,9 @@ class Channel(StrictChannel):
 
     def reader_timed_out(self) -> None:
         """Drop a client that reads too slowly; one that reads enough gets the same time again."""
-        before = self._unsent
+        before = self._untaken
         self._start_stall_timeout()
-        if self._unsent > before - _STALL_BYTES:
+        if self._untaken > before - _STALL_BYTES:
             self.abort()
 
     def answer_timed_out(self) -> None:
@@ -278,7 +280,7 @@ class Channel(StrictChannel):
         self.connections.half_closed.start(self)
 
     def _start_stall_timeout(self) -> None:
-        self._unsent = unsent(self.transport)
+        self._untaken = untaken(self.transport)
         self.connections.stalled.start(self)
 
     def _cancel_next(self) -> None:
@@ -321,6 +323,7 @@ class Channel(StrictChannel):
         target, headers = head
         request: Any = self.requestFactory(self)
         request.requestHeaders = headers
+        # Most heads do not have the word at all; checkPersistence decides if it is an option there.
         if b"close" in b"".join(headers.values(b"Connection")).lower():
             self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         if b"Cookie" in headers:

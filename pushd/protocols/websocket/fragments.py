@@ -9,12 +9,17 @@ _MEAN_SIZE = 32
 
 
 class FragmentedMessage:
-    """A message that is assembled from fragments, and its share of the peer's rate."""
+    """A message that is assembled from fragments, and its share of the peer's rate.
 
-    __slots__ = ("_fragments", "_payload")
+    :param compressed: whether the fragments are compressed; they are kept as they arrive.
+    """
 
-    def __init__(self) -> None:
-        self._payload = bytearray()
+    __slots__ = ("_fragments", "compressed", "received")
+
+    def __init__(self, *, compressed: bool = False) -> None:
+        #: The bytes of all fragments that have arrived.
+        self.received = bytearray()
+        self.compressed = compressed
         self._fragments = 0
 
     def add_fragment(self, total: int) -> bool:
@@ -27,18 +32,14 @@ class FragmentedMessage:
 
     def append(self, piece: bytes) -> None:
         """Append a piece of the payload: a list of small pieces would take far more memory."""
-        self._payload += piece
+        self.received += piece
 
-    @property
-    def payload(self) -> bytes:
-        """The payload of all fragments that have arrived."""
-        return bytes(self._payload)
-
-    def cost(self, limit: int) -> int:
+    def cost(self, size: int, limit: int) -> int:
         """Return for how many messages this one counts against the peer's rate.
 
         Many fragments and many bytes, inflated ones above all, take more work than one message.
 
+        :param size: bytes of its payload, decompressed.
         :param limit: the most that its size alone may count for.
         """
-        return 1 + (self._fragments >> 5) + min(len(self._payload) >> 16, limit)
+        return 1 + (self._fragments >> 5) + min(size >> 16, limit)

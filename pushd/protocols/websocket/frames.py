@@ -107,8 +107,7 @@ class FrameSplitter:
     def split(self, buffer: bytes) -> tuple[bytes, bytes, bool]:
         """Take what a buffer has of one frame.
 
-        Returns that, the rest of the buffer, and whether the frame is a control frame. The latter
-        is said once, when its head is complete.
+        Returns that, the rest of the buffer, and whether it completes the head of a control frame.
         """
         size, control = self._missing, False
         if not size:

@@ -22,6 +22,7 @@ connection without Autobahn's handshake, and compression, which is declined if a
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable
 from functools import cache, cached_property
 from typing import Any, cast
@@ -44,6 +45,8 @@ from zope.interface import implementer
 
 from pushd.access.closing import (
     INTERNAL_ERROR,
+    INVALID_COMPRESSION,
+    INVALID_TEXT,
     PEER,
     RATE_EXCEEDED,
     TINY_FRAGMENTS,
@@ -74,6 +77,7 @@ from pushd.protocols.websocket.handshake import Handshake, opening
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.fanout import Send
+from pushd.topics.subscription import LAG_TIMEOUT
 
 _log = Logger(namespace="pushd.protocols")
 
@@ -169,14 +173,19 @@ class PushProtocol(WebSocketServerProtocol):
     # What was read in this reactor iteration, and the call that continues in the next.
     _work = 0
     _continuation: IDelayedCall | None = None
-    # The message that arrives in fragments, or through Autobahn.
+    # The message that arrives in fragments, or through Autobahn. Between messages it is an empty
+    # one that all connections share, and that nothing changes: onMessageBegin replaces it.
     _message = FragmentedMessage()
     # Whether input is read and dropped, as the connection has failed.
     _discards_input = False
     _ping_payload = b""
+    # Payload of the peer's last ping while its pong waits for room.
+    _waiting_pong: bytes | None = None
     # Whether anything has arrived since the last ping.
     _heard = False
-    # What the peer takes while a ping waits behind data.
+    # What the peer takes meanwhile.
+    _pong_progress: Progress | None = None
+    # What the peer takes while a ping of ours waits behind data.
     _progress: Progress | None = None
     # Bytes that the peer had not taken when that was last looked at, from our Close on; whether it
     # had taken some then; when we stop waiting for it to take them; and whether we have closed our
@@ -227,7 +236,7 @@ class PushProtocol(WebSocketServerProtocol):
         channel.forward(self.dataReceived)
 
     def connectionMade(self) -> None:
-        """Be open from the start."""
+        """Set the state to OPEN: the handshake has been answered."""
         if not self.factory.fast:
             super().connectionMade()
             self.state = self.STATE_OPEN
@@ -240,6 +249,8 @@ class PushProtocol(WebSocketServerProtocol):
         self._read_rest()
         for queue in self.factory.timeouts:
             queue.stop(self)
+        if self._waiting_pong is not None:
+            self.factory.full.stop(self)
         if not self.factory.fast:
             super().connectionLost(reason)
             self.is_closed = None  # This Deferred of Autobahn's refers to the protocol: a cycle.
@@ -314,6 +325,11 @@ class PushProtocol(WebSocketServerProtocol):
         self._writer.write(frames)
 
     @property
+    def taken(self) -> int:
+        """How many bytes of messages the peer has taken, counted from any start."""
+        return self.traffic.bytes_out - untaken(self.transport)
+
+    @property
     def sender(self) -> Send | None:
         """The ``send`` of the socket, if the transport's buffer is empty; else None."""
         return None if self._writing_paused else self.factory.cork.sender(self.transport)
@@ -332,6 +348,8 @@ class PushProtocol(WebSocketServerProtocol):
     def resumeProducing(self) -> None:
         """Note that the transport's buffer is empty."""
         self._writing_paused = False
+        if self._waiting_pong is not None:
+            self._send_waiting_pong(self._waiting_pong)
         self._websocket.send_queue.resume()
 
     def stopProducing(self) -> None:
@@ -480,7 +498,7 @@ class PushProtocol(WebSocketServerProtocol):
     def maxMessagePayloadSize(self) -> int:
         """The longest message that Autobahn accepts, in bytes."""
         limit = self.factory.limits.max_message
-        # What does not compress is longer when it is compressed; onMessageEnd looks closer.
+        # What does not compress is longer when it is compressed; _decompress looks closer.
         return limit + (limit >> 3) if self.window_bits else limit
 
     maxFramePayloadSize = maxMessagePayloadSize
@@ -488,7 +506,11 @@ class PushProtocol(WebSocketServerProtocol):
     def onMessageBegin(self, isBinary: bool) -> None:
         """Begin a message that Autobahn reads: one that is fragmented, compressed or long."""
         super().onMessageBegin(isBinary)
-        self._message = FragmentedMessage()
+        compressed = self.current_frame.rsv != 0
+        if compressed:
+            # Its text is checked when it is decompressed, at its end.
+            self.utf8validateIncomingCurrentMessage = False
+        self._message = FragmentedMessage(compressed=compressed)
 
     def onMessageFrameBegin(self, length: int) -> None:
         """Check the size of a fragment, that of all together, and their number."""
@@ -511,28 +533,68 @@ class PushProtocol(WebSocketServerProtocol):
         if self.failedByMe:
             return
         message, self._message = self._message, PushProtocol._message
-        if self._perMessageCompress is not None:
-            # Free 40 KiB: nothing is carried over to the next message.
-            self._perMessageCompress._decompressor = None
-        limits, payload = self.factory.limits, message.payload
+        limits = self.factory.limits
+        payload = self._decompress(message) if message.compressed else bytes(message.received)
+        if payload is None:
+            return
         if len(payload) > limits.max_message:
             self._fail(TOO_BIG)
         # A message of any size must fit into a burst.
-        elif self._spend(message.cost(limit=_BURST * limits.max_rate - 1)):
+        elif self._spend(message.cost(len(payload), limit=_BURST * limits.max_rate - 1)):
             self.onMessage(payload, self.message_is_binary)
+
+    def _decompress(self, message: FragmentedMessage) -> bytes | None:
+        """Return a compressed message decompressed; fail and return None if that is impossible."""
+        limit = self.factory.limits.max_message
+        try:
+            payload: bytes = self._perMessageCompress.inflate(message.received, limit)
+        except zlib.error:
+            self._fail(INVALID_COMPRESSION)
+            return None
+        self._work += len(payload) >> 12
+        return payload
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Deliver a whole message to the WebSocket."""
+        try:
+            message = payload if isBinary else payload.decode()
+        except UnicodeDecodeError:
+            # It was compressed: other text is checked as it arrives.
+            self._fail(INVALID_TEXT)
+            return
         self.traffic.messages_in += 1
         self.traffic.bytes_in += len(payload)
-        self._websocket.message_received(payload if isBinary else payload.decode())
+        self._websocket.message_received(message)
 
     def onPing(self, payload: bytes) -> None:
-        """Answer a ping, or close with 1013 if the peer does not read the answers."""
-        if self.is_full():
-            self.close(TRY_AGAIN_LATER)
-        else:
+        """Answer a ping; if the connection is full, when it can take more.
+
+        Of several pings only the last is answered then (RFC 6455 §5.5.3). A peer that sends pings
+        and takes nothing is closed with 1013.
+        """
+        if not self.is_full():
             self.sendPong(payload)
+            return
+        if self._waiting_pong is None and self.state is self.STATE_OPEN:
+            self._pong_progress = Progress(self.taken, self.factory.clock.seconds())
+            self.factory.full.start(self)
+        self._waiting_pong = payload
+
+    def _send_waiting_pong(self, payload: bytes) -> None:
+        self._waiting_pong = self._pong_progress = None
+        self.factory.full.stop(self)
+        self.sendPong(payload)
+
+    def full_expired(self) -> None:
+        """Close with 1013 if the peer takes nothing while a pong waits for it."""
+        payload, progress = self._waiting_pong, self._pong_progress
+        assert payload is not None and progress is not None
+        if not self.is_full():
+            self._send_waiting_pong(payload)
+        elif progress.look(self.taken, self.factory.clock.seconds()):
+            self.factory.full.start(self)
+        else:
+            self.close(TRY_AGAIN_LATER)
 
     def _spend(self, count: int) -> bool:
         """Count a message or control frame against the peer's rate; fail if it is exceeded."""
@@ -640,7 +702,7 @@ class PushProtocol(WebSocketServerProtocol):
         if self in self.factory.pongs:
             return  # The last one still waits behind data, and the peer takes that.
         if self._progress is None and untaken(self.transport):
-            self._progress = self._start_progress()
+            self._progress = Progress(self.taken, self.factory.clock.seconds())
         self._ping_payload = os.urandom(4)
         self.sendPing(self._ping_payload)
         # While reading is paused no pong can be seen; if the peer is gone, writing fails.
@@ -673,19 +735,15 @@ class PushProtocol(WebSocketServerProtocol):
     def _takes_data(self) -> bool:
         """Whether the peer has taken some of what waits for it since this was last asked."""
         progress = self._progress
-        waiting = untaken(self.transport)
-        if not waiting:
+        if not untaken(self.transport):
             # The ping has left since. Its time begins now.
             self._progress = None
             return progress is not None
+        now = self.factory.clock.seconds()
         if progress is None:
-            self._progress = self._start_progress()
+            self._progress = Progress(self.taken, now)
             return True
-        return progress.look(self.traffic.bytes_out - waiting, self.factory.clock.seconds())
-
-    def _start_progress(self) -> Progress:
-        taken = self.traffic.bytes_out - untaken(self.transport)
-        return Progress(taken, self.factory.clock.seconds())
+        return progress.look(self.taken, now)
 
     def close_expired(self) -> None:
         """Wait on for a peer that still takes what was sent before our Close; else end TCP.
@@ -742,6 +800,8 @@ class PushFactory(WebSocketServerFactory):
             reactor, timeout=CLOSE_TIMEOUT, expired=PushProtocol.close_expired
         )
         self.timeouts = (self.pings, self.pongs, self.closings)
+        #: Connections on which a pong waits for room. They are few.
+        self.full = TimeoutQueue(reactor, timeout=LAG_TIMEOUT, expired=PushProtocol.full_expired)
         used, required = _share_defaults()
         #: Whether the fast paths may be taken.
         self.fast = FAST_PATHS.allow("short WebSocket frames", used)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -151,6 +152,19 @@ class CompressionTests(WebSocketTestCase):
         data = deflate(bytes((1 << 20) + 1))
         peer.send(frame(BINARY, data[:500], fin=False, rsv=4), frame(CONTINUATION, data[500:]))
         self.assert_closed(1009, peer)
+
+    def test_unfinished(self) -> None:
+        """A compressed message takes no more memory than what has arrived of it."""
+        data = deflate(bytes(1 << 20))
+        self.offer("permessage-deflate").send(frame(BINARY, b"", rsv=4))  # What is made once.
+        peer = self.offer("permessage-deflate")
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        peer.send(frame(BINARY, data[:-1], fin=False, rsv=4))
+        self.assertLess(tracemalloc.get_traced_memory()[0], 1 << 16)
+        tracemalloc.stop()
+        peer.send(frame(CONTINUATION, data[-1:]))
+        self.assertEqual(inflate(peer.frames[0].payload, 12), bytes(1 << 20))
 
     def test_largest_that_does_not_compress(self) -> None:
         """A message of exactly the limit is accepted, even if compression makes it longer."""

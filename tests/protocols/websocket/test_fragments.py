@@ -9,12 +9,12 @@ from pushd.protocols.websocket.fragments import FragmentedMessage
 
 class FragmentedMessageTests(SynchronousTestCase):
     def test_payload(self) -> None:
-        """The payload is that of all fragments."""
+        """What has been received is that of all fragments."""
         message = FragmentedMessage()
-        self.assertEqual(message.payload, b"")
+        self.assertEqual(message.received, b"")
         for piece in (b"a", b"", b"bc"):
             message.append(piece)
-        self.assertEqual(message.payload, b"abc")
+        self.assertEqual(message.received, b"abc")
 
     def test_tiny_fragments(self) -> None:
         """256 fragments may be of any size; more must have 32 bytes on average."""
@@ -26,9 +26,9 @@ class FragmentedMessageTests(SynchronousTestCase):
     def test_cost(self) -> None:
         """Each 32 fragments and each 64 KiB count as one message more; the latter up to a limit."""
         message = FragmentedMessage()
-        self.assertEqual(message.cost(limit=9), 1)
+        self.assertEqual(message.cost(0, limit=9), 1)
         for _ in range(64):
             message.add_fragment(0)
-        self.assertEqual(message.cost(limit=9), 3)
-        message.append(bytes(5 << 16))
-        self.assertEqual((message.cost(limit=9), message.cost(limit=2)), (8, 5))
+        self.assertEqual(message.cost(0, limit=9), 3)
+        size = 5 << 16
+        self.assertEqual((message.cost(size, limit=9), message.cost(size, limit=2)), (8, 5))

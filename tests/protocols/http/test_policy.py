@@ -1,0 +1,29 @@
+"""The policy of a site."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.access.admission import Admission
+from pushd.access.counters import Metrics
+from pushd.access.limits import Limits
+from pushd.access.proxies import Proxies
+from pushd.protocols.http.policy import SitePolicy
+
+
+class BodyLimitTests(SynchronousTestCase):
+    def test_limit(self) -> None:
+        """A body may be as long as a message, at some paths longer, and a reload changes both."""
+        limits, proxies = Limits(max_message=1000), Proxies()
+        policy = SitePolicy(
+            guard=lambda request: None,
+            admission=Admission(limits, proxies),
+            proxies=proxies,
+            metrics=Metrics(),
+            limits=limits,
+            large_bodies={b"/publish": lambda size: 2 * size},
+        )
+        for size in (1000, 500):
+            limits.change_to(Limits(max_message=size))
+            self.assertEqual(policy.body_limit(b"/publish"), 2 * size)
+            self.assertEqual(policy.body_limit(b"/publish/"), size)
