@@ -269,7 +269,7 @@ def _public_port(reactor: Any, endpoint: str, site: PushdSite) -> PortService:
 
 def _control_port(reactor: Any, endpoint: str, site: PushdSite) -> PortService:
     message = "control port listening on {url}"
-    return PortService(reactor, endpoint, site, message=message, option="--control")
+    return PortService(reactor, endpoint, site, message=message, option="--control", private=True)
 
 
 def _own_files(settings: Settings) -> list[Path]:

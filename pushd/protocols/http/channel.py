@@ -91,6 +91,9 @@ class Channel(StrictChannel):
     def dataReceived(self, data: bytes) -> None:
         """Parse a part of a request; after a refusal, drop it."""
         if self._refused:
+            self._may_drop -= len(data)
+            if self._may_drop < 0:
+                self.transport.pauseProducing()
             return
         if self._receiving:
             # The call that is under way goes on with this.
