@@ -6,10 +6,9 @@ The examples are the same in every run, so that failures can be repeated.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
@@ -44,14 +43,7 @@ from tests.support.fuzz_data import (
     packed,
     segments,
 )
-
-fuzz = partial(
-    settings,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+from tests.support.hypothesis_settings import same_examples
 
 # Steps of time, in seconds, after which every connection is closed.
 TIMEOUTS = (
@@ -150,7 +142,7 @@ class FuzzTests(SynchronousTestCase):
     def test_random_bytes(self) -> None:
         """Random bytes are refused."""
 
-        @fuzz(max_examples=150)
+        @same_examples(max_examples=150)
         @given(st.lists(st.binary(max_size=400), max_size=5), st.booleans())
         def noise(pieces: list[bytes], reads: bool) -> None:
             self.assert_answers(self.play(pieces, reads=reads))
@@ -163,7 +155,7 @@ class FuzzTests(SynchronousTestCase):
         lines = [f"{line}\r\n".encode() for line in (*HANDSHAKE, DEFLATE)]
         token = st.one_of(st.sampled_from([*TOKENS, *words, *lines]), st.binary(max_size=3))
 
-        @fuzz(max_examples=200)
+        @same_examples(max_examples=200)
         @given(st.lists(token, max_size=30), CUTS)
         def babble(tokens: list[bytes], cuts: list[float]) -> None:
             self.assert_answers(self.play(segments(b"".join(tokens), cuts)))
@@ -173,7 +165,7 @@ class FuzzTests(SynchronousTestCase):
     def test_mutated_requests(self) -> None:
         """Pipelined requests and handshakes with mutations are refused, or answered."""
 
-        @fuzz(max_examples=500)
+        @same_examples(max_examples=500)
         @given(
             st.lists(st.sampled_from(REQUESTS), min_size=1, max_size=3),
             st.lists(EDITS, max_size=5),
@@ -201,7 +193,7 @@ class FuzzTests(SynchronousTestCase):
         name = st.sampled_from(NAMES)
         path = st.sampled_from(["/echo/", "/pushd.js", "/test/", "/count/", "/healthz", "/metrics"])
 
-        @fuzz(max_examples=300)
+        @same_examples(max_examples=300)
         @given(path, st.lists(st.tuples(name, value), min_size=1, max_size=4), st.booleans())
         def change(path: str, fields: list[tuple[str, str]], shake: bool) -> None:
             control = path in ("/healthz", "/metrics")
@@ -229,7 +221,7 @@ class FuzzTests(SynchronousTestCase):
             st.lists(parameter, max_size=4),
         )
 
-        @fuzz(max_examples=200)
+        @same_examples(max_examples=200)
         @given(st.lists(offer, min_size=1, max_size=3), st.sampled_from(FRAMES))
         def ask(offers: list[str], message: bytes) -> None:
             line = f"Sec-WebSocket-Extensions: {', '.join(offers)}"
@@ -248,7 +240,7 @@ class FuzzTests(SynchronousTestCase):
             st.sampled_from([0x80, 0x80, 0x80, 0]),
         )
 
-        @fuzz(max_examples=400)
+        @same_examples(max_examples=400)
         @given(
             st.sampled_from(OPENINGS),
             st.lists(st.one_of(made, st.sampled_from(FRAMES)), max_size=8),
@@ -266,7 +258,7 @@ class FuzzTests(SynchronousTestCase):
     def test_mutated_frames(self) -> None:
         """Frames with mutations close the connection or are answered."""
 
-        @fuzz(max_examples=400)
+        @same_examples(max_examples=400)
         @given(
             st.sampled_from(OPENINGS),
             st.lists(st.sampled_from(FRAMES), min_size=1, max_size=6),
@@ -294,7 +286,7 @@ class FuzzTests(SynchronousTestCase):
         frames = b"".join([*FRAMES[:6], FRAMES[7], FRAMES[9], FRAMES[11]])
         whole = self.play([OPENINGS[1], frames])
 
-        @fuzz(max_examples=100)
+        @same_examples(max_examples=100)
         @given(CUTS)
         def cut(cuts: list[float]) -> None:
             self.assertEqual(self.play(segments(OPENINGS[1] + frames, cuts)), whole)
@@ -307,7 +299,7 @@ class FuzzTests(SynchronousTestCase):
         requests = [post, get, chunked, get, get, post]
         data = b"".join(requests)
 
-        @fuzz(max_examples=100)
+        @same_examples(max_examples=100)
         @given(CUTS)
         def cut(cuts: list[float]) -> None:
             received = self.play(segments(data, cuts))

@@ -177,7 +177,7 @@ class TopicResource(Resource):
         identity: Identity | None,
     ) -> None:
         """Register a subscriber over HTTP as a connection, and start it."""
-        totals, transport = self._dependencies.views.metrics.traffic, subscriber.transport
+        totals, transport = self._dependencies.views.counters.traffic, subscriber.transport
 
         def ended(_: object) -> None:
             subscriber.forget()

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import IResource
 
-from pushd.access.counters import Metrics
+from pushd.access.counters import Counters
 from pushd.api.admin import (
     ConnectionListResource,
     ConnectionResource,
@@ -74,7 +74,7 @@ def public_site(
 def control_site(
     reactor: IReactorTime,
     policy: SitePolicy,
-    metrics: Metrics,
+    counters: Counters,
     readiness: Readiness,
     state: DaemonState,
 ) -> PushdSite:
@@ -87,7 +87,7 @@ def control_site(
             case b"/readyz":
                 return readiness_resource(readiness)
             case b"/metrics":
-                return metrics_resource(metrics)
+                return metrics_resource(counters)
             case b"/publish":
                 return BatchResource(state)
             case b"/topics":

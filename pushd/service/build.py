@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from pushd.access.admission import Admission
 from pushd.access.authorization import Authorizer
 from pushd.access.connections import Connections
-from pushd.access.counters import Metrics
+from pushd.access.counters import Counters
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.api.health import Readiness
@@ -108,7 +108,7 @@ class _BuildInputs:
     runtime: Runtime
     live: LiveSettings
     clock: CoalescingClock
-    metrics: Metrics
+    counters: Counters
 
 
 def build(settings: Settings, runtime: Runtime) -> PushService:
@@ -120,7 +120,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         runtime=runtime,
         live=live,
         clock=CoalescingClock(runtime.reactor, batch=runtime.cork),
-        metrics=Metrics(),
+        counters=Counters(),
     )
     state = _build_state(inputs)
     views = _build_views(inputs, state)
@@ -128,12 +128,12 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
     public = _build_public_site(inputs, state, views)
     control = control_site(
         runtime.reactor,
-        control_policy(live, inputs.metrics),
-        inputs.metrics,
+        control_policy(live, inputs.counters),
+        inputs.counters,
         readiness,
         state,
     )
-    inputs.metrics.register(_build_collector(inputs, state, views, public))
+    inputs.counters.register(_build_collector(inputs, state, views, public))
     service = PushService(
         state,
         readiness=readiness,
@@ -161,7 +161,7 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
     broker = make_broker(settings.broker, runtime.reactor, settings.retention, _make_name)
     hub = Hub(broker, runtime.reactor, runtime.cork.flush)
     broker.start(hub.deliver, hub.end_at_gap)
-    inputs.metrics.register(TopicCollector(hub.counters, broker))
+    inputs.counters.register(TopicCollector(hub.counters, broker))
     return DaemonState(
         clock=runtime.reactor,
         broker=broker,
@@ -181,7 +181,7 @@ def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
         authorizer=Authorizer(live.keys, runtime.wall),
         factory=PushFactory(runtime.reactor, live.limits, runtime.cork),
         connections=state.connections,
-        metrics=inputs.metrics,
+        counters=inputs.counters,
         hub=state.hub,
         publisher=Publisher(state.broker, state.scheduled, live.limits),
         files=StaticFiles([*_own_files(settings), shipped_client()]),
@@ -195,7 +195,7 @@ def _build_public_site(
     runtime, settings = inputs.runtime, inputs.settings
     return public_site(
         runtime.reactor,
-        public_policy(inputs.live, settings.proxies, inputs.metrics),
+        public_policy(inputs.live, settings.proxies, inputs.counters),
         settings.routes,
         TopicDependencies(runtime.reactor, views, state),
         _build_application(inputs, views),
@@ -225,7 +225,7 @@ def _build_collector(
     return MetricsCollector(
         site=public,
         factory=views.factory,
-        traffic=inputs.metrics.traffic,
+        traffic=inputs.counters.traffic,
         flush_counters=state.hub.flush_counters,
         threads=inputs.runtime.threads.pools,
         fault=state.broker.fault,
@@ -238,18 +238,18 @@ def _build_collector(
     )
 
 
-def public_policy(live: LiveSettings, proxies: Proxies, metrics: Metrics) -> SitePolicy:
+def public_policy(live: LiveSettings, proxies: Proxies, counters: Counters) -> SitePolicy:
     """Make the policy of the public port."""
     return SitePolicy(
         guard=public_guard(live.origins, live.hosts),
         admission=Admission(live.limits, proxies),
         proxies=proxies,
-        metrics=metrics,
+        counters=counters,
         limits=live.limits,
     )
 
 
-def control_policy(live: LiveSettings, metrics: Metrics) -> SitePolicy:
+def control_policy(live: LiveSettings, counters: Counters) -> SitePolicy:
     """Make the policy of the control port: its own connection limit, and no trusted proxies."""
     untrusted = Proxies()
     own = Limits(max_connections=_CONTROL_CONNECTIONS, max_per_address=_CONTROL_CONNECTIONS)
@@ -257,7 +257,7 @@ def control_policy(live: LiveSettings, metrics: Metrics) -> SitePolicy:
         guard=control_guard,
         admission=Admission(own, untrusted),
         proxies=untrusted,
-        metrics=metrics,
+        counters=counters,
         limits=live.limits,
         large_bodies=_LARGE_BODIES,
     )

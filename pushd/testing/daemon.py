@@ -23,9 +23,9 @@ from pushd.access.limits import Limits
 from pushd.options.settings import Settings
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.service.build import Runtime, build
+from pushd.testing.alternating_threads import AlternatingThreads
 from pushd.testing.browser import Browser, make_protocol
 from pushd.testing.connection import Answer, RawConnection, RecordingProtocol
-from pushd.testing.lockstep import LockstepThreads
 from pushd.testing.memory_network import MemoryNetwork
 from pushd.views.request import View
 from pushd.views.routes import Routes
@@ -60,7 +60,7 @@ class Daemon:
             self.settings,
             Runtime(
                 reactor=self.clock,
-                threads=LockstepThreads(self.settings.threads, self.settings.straggler_limit),
+                threads=AlternatingThreads(self.settings.threads, self.settings.straggler_limit),
                 wall=self.clock.seconds,
                 random=lambda: 0.5,
             ),

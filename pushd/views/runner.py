@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.errors import ConversationOver
-from pushd.schedule.awaited import awaited_schedules
+from pushd.schedule.awaited_schedules import awaited_schedules
 from pushd.schedule.coroutine import SLOW_STEP, CheapAwaitable, Task, current_task
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.views.request import Request, View, name_of

@@ -105,11 +105,11 @@ class EventStreamTests(TopicTestCase):
         client.stall()
         self.publish("t", "x" * 100_000)
         for _ in range(2):
-            self.daemon.advance(KEEP_ALIVE)
+            self.daemon.advance(COMMENT_INTERVAL)
             client.server_side.take(40_000)
         client.resume()
         self.assertNotIn(b"\n:\n\n", self.body(client))
-        self.daemon.advance(KEEP_ALIVE)
+        self.daemon.advance(COMMENT_INTERVAL)
         self.assertTrue(self.body(client).endswith(b":\n\n"))
 
     def test_too_slow(self) -> None:

@@ -10,8 +10,7 @@ from pushd import __version__
 from pushd.access.limits import Limits
 from pushd.api.playground import Playground
 from pushd.options.command_line import Options
-from pushd.options.settings import GROUPS, Settings
-from pushd.options.table import OPTIONS
+from pushd.options.settings import GROUPS, OPTIONS, Settings
 from pushd.views.decorators import Handshakes
 from pushd.views.demo import ticker
 from pushd.views.request import Request

@@ -14,7 +14,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.access.counters import Metrics
+from pushd.access.counters import Counters
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.options.settings import Settings
@@ -241,8 +241,8 @@ class PolicyTests(SynchronousTestCase):
         )
         live = LiveSettings(lambda wanted: wanted)
         live.apply(settings)
-        self.public = public_policy(live, settings.proxies, Metrics())
-        self.control = control_policy(live, Metrics())
+        self.public = public_policy(live, settings.proxies, Counters())
+        self.control = control_policy(live, Counters())
 
     def test_places(self) -> None:
         """The connection limits apply to the public port; the control port has its own."""

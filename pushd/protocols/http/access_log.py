@@ -37,7 +37,7 @@ class AccessLog:
 
     def count_refusal(self, status: int) -> None:
         """Count a request, or a connection, that was refused."""
-        self.policy.metrics.refused.labels(reason=_REASONS.get(status, "other")).inc()
+        self.policy.counters.refused.labels(reason=_REASONS.get(status, "other")).inc()
 
     def log_failure(self, peer: str) -> None:
         """Log an exception that was raised while a request was parsed."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pushd.access.admission import Admission
-from pushd.access.counters import Metrics
+from pushd.access.counters import Counters
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.guard import Guard
@@ -24,7 +24,7 @@ class SitePolicy:
     guard: Guard
     admission: Admission
     proxies: Proxies
-    metrics: Metrics
+    counters: Counters
     limits: Limits
     large_bodies: Mapping[bytes, Callable[[int], int]] = field(default_factory=dict)
 

@@ -94,16 +94,16 @@ PING_INTERVAL = 25.0
 #: Seconds for a peer to answer a ping, or to show in another way that it lives.
 PONG_TIMEOUT = 10.0
 
-# Work for one connection in one reactor iteration: frames, and every 4 KiB that Autobahn reads.
-_WORK = 64
+# Most work for one connection in one reactor iteration: frames, and each 4 KiB that Autobahn reads.
+_MAX_WORK = 64
 
 # The longest payload that the fast path reads, in bytes.
-_SHORT = 4096
+_MAX_SHORT_PAYLOAD = 4096
 
-# Messages may arrive in bursts of what is allowed in so many seconds.
+# A burst may have the messages that are allowed in this number of seconds.
 _BURST = 10
 
-# Twisted asks a producer to pause when so many bytes are buffered.
+# Bytes in the transport's buffer from which Twisted asks a producer to pause.
 _PAUSED_FROM = FileDescriptor.bufferSize
 
 # What the fast paths use of Autobahn's objects, and what has no public way.
@@ -407,13 +407,13 @@ class PushProtocol(WebSocketServerProtocol):
             self._reading = False
         if self._discards_input:
             self._discard()
-        elif self._work >= _WORK and self._buffer and not self._reading_paused:
+        elif self._work >= _MAX_WORK and self._buffer and not self._reading_paused:
             self.transport.pauseProducing()
             self._continuation = self.factory.clock.callLater(0, self._continue_reading)
 
     def _may_read(self) -> bool:
         """Whether to read on in this reactor iteration."""
-        if self._reading_paused or self._discards_input or self._work >= _WORK:
+        if self._reading_paused or self._discards_input or self._work >= _MAX_WORK:
             return False
         return self.state is not self.STATE_CLOSED
 
@@ -452,9 +452,9 @@ class PushProtocol(WebSocketServerProtocol):
         if self._splitter is not None and not self._splitter.is_between_messages:
             return False
         buffer, traffic, read = self._buffer, self.traffic, 0
-        for head, payload, length, end in read_frames(buffer, self.factory.short):
+        for head, payload, length, end in read_frames(buffer, self.factory.max_short_payload):
             read = end
-            if not self._spend(1):
+            if not self._charge(1):
                 break
             if head < CLOSE:
                 traffic.messages_in += 1
@@ -483,7 +483,7 @@ class PushProtocol(WebSocketServerProtocol):
         if self._splitter is None:
             self._splitter = FrameSplitter()
         piece, self._buffer, control = self._splitter.split(self._buffer)
-        if control and not self._spend(1):
+        if control and not self._charge(1):
             return
         if self.factory.fast:
             # This is what is left of dataReceived without statistics and log strings.
@@ -540,7 +540,7 @@ class PushProtocol(WebSocketServerProtocol):
         if len(payload) > limits.max_message:
             self._fail(TOO_BIG)
         # A message of any size must fit into a burst.
-        elif self._spend(message.cost(len(payload), limit=_BURST * limits.max_rate - 1)):
+        elif self._charge(message.cost(len(payload), limit=_BURST * limits.max_rate - 1)):
             self.onMessage(payload, self.message_is_binary)
 
     def _decompress(self, message: FragmentedMessage) -> bytes | None:
@@ -596,8 +596,13 @@ class PushProtocol(WebSocketServerProtocol):
         else:
             self.close(TRY_AGAIN_LATER)
 
-    def _spend(self, count: int) -> bool:
-        """Count a message or control frame against the peer's rate; fail if it is exceeded."""
+    def _charge(self, count: int) -> bool:
+        """Count a message or control frame: as work, and against the peer's rate.
+
+        Returns False if the rate is exceeded; the connection has failed then.
+
+        :param count: of messages that it counts for in the rate; as work it is always one.
+        """
         self._work += 1
         if self._bucket.take(count):
             return True
@@ -806,7 +811,7 @@ class PushFactory(WebSocketServerFactory):
         #: Whether the fast paths may be taken.
         self.fast = FAST_PATHS.allow("short WebSocket frames", used)
         #: The longest payload that they may read, in bytes; -1 for none.
-        self.short = -1
+        self.max_short_payload = -1
         #: Whether messages can be compressed.
         self.can_compress = not required
         FAST_PATHS.require("WebSocket compression", required)
@@ -828,7 +833,7 @@ class PushFactory(WebSocketServerFactory):
 
     def _apply_limits(self) -> None:
         if self.fast:
-            self.short = min(_SHORT, self.limits.max_message)
+            self.max_short_payload = min(_MAX_SHORT_PAYLOAD, self.limits.max_message)
         for protocol in self.pings:
             protocol.apply_limits()
 

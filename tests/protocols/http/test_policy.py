@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.admission import Admission
-from pushd.access.counters import Metrics
+from pushd.access.counters import Counters
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.policy import SitePolicy
@@ -19,7 +19,7 @@ class BodyLimitTests(SynchronousTestCase):
             guard=lambda request: None,
             admission=Admission(limits, proxies),
             proxies=proxies,
-            metrics=Metrics(),
+            counters=Counters(),
             limits=limits,
             large_bodies={b"/publish": lambda size: 2 * size},
         )
