@@ -104,6 +104,11 @@ class FrameSplitter:
         """Whether a new message or control frame comes next."""
         return not (self._missing or self._in_message or self._head)
 
+    @property
+    def missing(self) -> int:
+        """Bytes of the current frame that have not arrived; negative for parts of its head."""
+        return self._missing or -len(self._head)
+
     def split(self, buffer: bytes) -> tuple[bytes, bytes, bool]:
         """Take what a buffer has of one frame.
 

@@ -100,6 +100,9 @@ _MAX_WORK = 64
 # The longest payload that the fast path reads, in bytes.
 _MAX_SHORT_PAYLOAD = 4096
 
+# Bytes that a peer on any link takes within ``CLOSE_TIMEOUT``.
+_LITTLE = 4096
+
 # A burst may have the messages that are allowed in this number of seconds.
 _BURST = 10
 
@@ -181,8 +184,8 @@ class PushProtocol(WebSocketServerProtocol):
     _ping_payload = b""
     # Payload of the peer's last ping while its pong waits for room.
     _waiting_pong: bytes | None = None
-    # Whether anything has arrived since the last ping.
-    _heard = False
+    # How much had arrived at the last ping.
+    _received_at_ping = 0
     # What the peer takes meanwhile.
     _pong_progress: Progress | None = None
     # What the peer takes while a ping of ours waits behind data.
@@ -379,7 +382,6 @@ class PushProtocol(WebSocketServerProtocol):
         """Read the frames in a piece of data; after an unexpected error, close with 1011."""
         if self.state is self.STATE_CLOSED:
             return
-        self._heard = True
         self._buffer += data
         try:
             self._read()
@@ -405,11 +407,12 @@ class PushProtocol(WebSocketServerProtocol):
                     self._read_with_autobahn()
         finally:
             self._reading = False
-        if self._discards_input:
-            self._discard()
-        elif self._work >= _MAX_WORK and self._buffer and not self._reading_paused:
-            self.transport.pauseProducing()
-            self._continuation = self.factory.clock.callLater(0, self._continue_reading)
+        if self._buffer:
+            if self._discards_input:
+                self._discard()
+            elif self._work >= _MAX_WORK and not self._reading_paused:
+                self.transport.pauseProducing()
+                self._continuation = self.factory.clock.callLater(0, self._continue_reading)
 
     def _may_read(self) -> bool:
         """Whether to read on in this reactor iteration."""
@@ -636,8 +639,10 @@ class PushProtocol(WebSocketServerProtocol):
         # Autobahn has a reason of its own for this code.
         reason = TOO_BIG.reason.encode() if code == TOO_BIG.code and self.failedByMe else reasonUtf8
         close = frame(CLOSE, b"" if code is None else code.to_bytes(2, "big") + (reason or b""))
-        # TCP is closed right after a reply, unless something waits in the transport's buffer.
-        if (not isReply or unsent(self.transport)) and (waiting := untaken(self.transport)):
+        # To ask takes time, and a little is taken within one time-out. TCP is closed right
+        # after a reply, unless something waits in the transport's buffer.
+        little = isReply or (self.traffic.bytes_out < _LITTLE and not self.failedByMe)
+        if (self._writing_paused or not little) and (waiting := untaken(self.transport)):
             self._untaken = waiting + len(close)
         self._writer.write(close)
         self.state = self.STATE_CLOSING
@@ -712,7 +717,7 @@ class PushProtocol(WebSocketServerProtocol):
         self.sendPing(self._ping_payload)
         # While reading is paused no pong can be seen; if the peer is gone, writing fails.
         if not self._reading_paused:
-            self._heard = False
+            self._received_at_ping = self._received
             self.factory.pongs.start(self)
 
     def onPong(self, payload: bytes) -> None:
@@ -721,21 +726,27 @@ class PushProtocol(WebSocketServerProtocol):
             self.factory.pongs.stop(self)
             if self._progress is not None:
                 self._progress = None
-        else:
-            self._heard = False  # It does not show that the peer reads.
 
     def ping_expired(self) -> None:
         """Abort the connection, unless the peer has shown in another way that it lives.
 
-        Anything that has arrived counts as an answer. A ping that stands behind data has not been
-        sent: while the peer takes that, it is waited for.
+        A message that has arrived, or a part of one, counts as an answer. A ping that stands behind
+        data has not been sent: while the peer takes that, it is waited for.
         """
-        if self.state is not self.STATE_OPEN or self._heard:
+        if self.state is not self.STATE_OPEN or self._received != self._received_at_ping:
             self._progress = None
         elif self._takes_data():
             self.factory.pongs.start(self)
         else:
             self._abort(f"no answer to a ping in {PONG_TIMEOUT:g} s")
+
+    @property
+    def _received(self) -> int:
+        """A number that changes when a part of a message arrives: cheaper than to count all."""
+        traffic, splitter = self.traffic, self._splitter
+        missing = 0 if splitter is None else splitter.missing
+        rest = len(self._buffer) + len(self._message.received)
+        return hash((traffic.messages_in, traffic.bytes_in, missing, rest))
 
     def _takes_data(self) -> bool:
         """Whether the peer has taken some of what waits for it since this was last asked."""
