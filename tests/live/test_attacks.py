@@ -271,6 +271,27 @@ def test_bomb(daemon: DaemonProcess, url: str, pieces: int) -> None:
     cost.assert_limited(memory=24 * MIB)
 
 
+def test_many_inflate(unlimited_daemon: DaemonProcess) -> None:
+    """Many messages of 1 KiB that inflate to 1 MiB are read in turns; others do not wait."""
+    deflater = zlib.compressobj(wbits=-15)
+    packed = deflater.compress(bytes(MIB)) + deflater.flush(zlib.Z_SYNC_FLUSH)
+    message = frame(BINARY, packed.removesuffix(b"\0\0\xff\xff"), rsv=4)
+    with measured(unlimited_daemon) as cost, ExitStack() as stack:
+        clients = []
+        for _ in range(50):
+            client = RawClient(url_of(unlimited_daemon)).upgrade(
+                "/echo/", "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover"
+            )
+            clients.append(stack.enter_context(client))
+        for client in clients:
+            client.send(message)
+        for client in clients:
+            assert client.read_frame() is not None
+    cost.assert_limited(memory=64 * MIB)
+    # All together take half a second or more.
+    assert cost.worst <= 0.2, str(cost)
+
+
 # Clients that do not read, answer or close
 
 
