@@ -179,7 +179,7 @@ def request_of(first: str, client: str | None, token: str | None, *lines: str) -
 
 # What can happen: the name of a method of Play, and its arguments.
 ACT = st.one_of(
-    st.tuples(st.just("connect")),
+    st.tuples(st.just("connect"), st.sampled_from([None, "192.0.2.1", "192.0.2.2"])),
     st.tuples(
         st.just("shake"),
         *(st.sampled_from(SHAKES), CLIENTS, TOKEN, st.booleans(), st.booleans()),
@@ -227,6 +227,7 @@ class Play:
             max_rate=50,
             max_connections=6,
             max_per_address=2,
+            max_rate_per_address=1,
             **settings,
         )
         #: The server of the daemon's topics; None if it keeps them itself.
@@ -265,9 +266,9 @@ class Play:
 
     # What can happen
 
-    def connect(self) -> None:
+    def connect(self, address: str | None = None) -> None:
         """Open a connection."""
-        self.clients.append(self.daemon.open_connection())
+        self.clients.append(self.daemon.open_connection(address=address))
 
     def shake(
         self, path: str, client: str | None, token: str, compressed: bool, whole: bool

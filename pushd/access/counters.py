@@ -30,6 +30,12 @@ class Counters:
             ["reason"],
             registry=self._registry,
         )
+        #: Connections and requests that had to wait.
+        self.slowed = Counter(
+            "pushd_slowed",
+            "Connections and requests delayed because of --max-rate-per-address.",
+            registry=self._registry,
+        )
         #: Views that raised.
         self.view_errors = Counter(
             "pushd_view_errors", "Views that raised an exception.", registry=self._registry

@@ -237,6 +237,16 @@ class Settings:
         ),
         Option(
             LIMITS,
+            "max-rate-per-address",
+            "N",
+            number(1, 10_000_000),
+            "Maximum connections per second that one client address may open, resume or fail, with "
+            "bursts of ten times as many (loopback and trusted proxies are exempt). Further ones "
+            "wait, for 10 seconds at most.",
+            live=True,
+        ),
+        Option(
+            LIMITS,
             "max-message",
             "SIZE",
             Size(1, 1 << 30),

@@ -10,12 +10,15 @@ from pathlib import Path
 from random import random
 from typing import Any, Protocol
 
+from twisted.internet.interfaces import IReactorTime
+
 from pushd.access.admission import Admission
 from pushd.access.authorization import Authorizer
 from pushd.access.connections import Connections
 from pushd.access.counters import Counters
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
+from pushd.access.throttle import Throttle
 from pushd.api.health import Readiness
 from pushd.api.publish import max_batch_body
 from pushd.api.resource import DaemonState
@@ -128,7 +131,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
     public = _build_public_site(inputs, state, views)
     control = control_site(
         runtime.reactor,
-        control_policy(live, inputs.counters),
+        control_policy(runtime.reactor, live, inputs.counters),
         inputs.counters,
         readiness,
         state,
@@ -143,7 +146,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         control=[_control_port(runtime.reactor, one, control) for one in settings.control],
     )
     service.appliers.append(live.apply)
-    service.stopping.append(runtime.threads.stop)
+    service.stopping += [runtime.threads.stop, public.policy.throttle.stop]
     service.addService(InProcess(BlockingPublisher(views.publisher, runtime.threads)))
     return service
 
@@ -195,7 +198,7 @@ def _build_public_site(
     runtime, settings = inputs.runtime, inputs.settings
     return public_site(
         runtime.reactor,
-        public_policy(inputs.live, settings.proxies, inputs.counters),
+        public_policy(runtime.reactor, inputs.live, settings.proxies, inputs.counters),
         settings.routes,
         TopicDependencies(runtime.reactor, views, state),
         _build_application(inputs, views),
@@ -238,24 +241,31 @@ def _build_collector(
     )
 
 
-def public_policy(live: LiveSettings, proxies: Proxies, counters: Counters) -> SitePolicy:
+def public_policy(
+    clock: IReactorTime, live: LiveSettings, proxies: Proxies, counters: Counters
+) -> SitePolicy:
     """Make the policy of the public port."""
     return SitePolicy(
         guard=public_guard(live.origins, live.hosts),
         admission=Admission(live.limits, proxies),
+        throttle=Throttle(clock, live.limits, proxies, counters.slowed),
         proxies=proxies,
         counters=counters,
         limits=live.limits,
     )
 
 
-def control_policy(live: LiveSettings, counters: Counters) -> SitePolicy:
-    """Make the policy of the control port: its own connection limit, and no trusted proxies."""
-    untrusted = Proxies()
+def control_policy(clock: IReactorTime, live: LiveSettings, counters: Counters) -> SitePolicy:
+    """Make the policy of the control port: its own connection limit, and no trusted proxies.
+
+    No client is slowed: all that can reach this port are trusted.
+    """
+    untrusted, trusted = Proxies(), Proxies(["0.0.0.0/0", "::/0"])
     own = Limits(max_connections=_CONTROL_CONNECTIONS, max_per_address=_CONTROL_CONNECTIONS)
     return SitePolicy(
         guard=control_guard,
         admission=Admission(own, untrusted),
+        throttle=Throttle(clock, own, trusted, counters.slowed),
         proxies=untrusted,
         counters=counters,
         limits=live.limits,

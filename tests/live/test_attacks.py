@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import zlib
 from collections.abc import Iterator
@@ -572,6 +573,47 @@ def test_max_per_address() -> None:
             while another.request("/hits/", line).status != 200 and monotonic() < deadline:
                 sleep(0.1)
             assert another.request("/hits/", line).status == 200
+
+
+def test_max_rate_per_address() -> None:
+    """``--max-rate-per-address`` slows a client that opens, resumes or fails too fast, no other."""
+    options = ("--max-rate-per-address", "5", "--trusted-proxy", "127.0.0.0/8", *CONTROL)
+    attacker, other = "X-Forwarded-For: 203.0.113.7", "X-Forwarded-For: 198.51.100.1"
+    with run_daemon(*options) as daemon, measured(daemon) as cost:
+        url, start = url_of(daemon), monotonic()
+        with RawClient(url) as client:
+            # A burst of 50, and 16 more: handshakes and failures.
+            for _ in range(33):
+                with RawClient(url) as opened:
+                    opened.upgrade("/echo/", attacker)
+                assert client.request("/nothing", attacker).status == 404
+            assert monotonic() - start > 15 / 5
+            # One that waits lets others pass.
+            client.send(request(client.host, "/nothing", attacker) * 2)
+            with RawClient(url) as another:
+                for _ in range(70):
+                    assert another.request("/hits/", other).status == 200
+            assert client.read_answer().status == 404
+            assert client.read_answer().status == 404
+        daemon.wait_for(r"203\.0\.113\.7 is slowed")
+        with RawClient(control_url_of(daemon)) as operator:
+            metrics = operator.request("/metrics").body.decode()
+        slowed = re.search(r"^pushd_slowed_total (\d+)", metrics, re.MULTILINE)
+        assert slowed is not None and 1 <= int(slowed[1]) <= 18
+    cost.assert_limited()
+
+
+def test_max_rate_per_address_of_connections() -> None:
+    """The connection of a client that fails too fast is read later."""
+    options = ("--max-rate-per-address", "5", "--listen", "haproxy:tcp:0:interface=127.0.0.1")
+    with run_daemon(*options) as daemon:
+        start = monotonic()
+        with RawClient(url_of(daemon)) as client:
+            client.send(b"PROXY TCP4 203.0.113.7 127.0.0.1 5000 80\r\n")
+            for _ in range(66):
+                assert client.request("/nothing").status == 404
+            assert monotonic() - start > 15 / 5
+        daemon.wait_for(r"203\.0\.113\.7:5000 is slowed")
 
 
 def test_forwarded_without_trusted_proxy(daemon: DaemonProcess, url: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.error import CannotListenError
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
@@ -241,8 +242,8 @@ class PolicyTests(SynchronousTestCase):
         )
         live = LiveSettings(lambda wanted: wanted)
         live.apply(settings)
-        self.public = public_policy(live, settings.proxies, Counters())
-        self.control = control_policy(live, Counters())
+        self.public = public_policy(Clock(), live, settings.proxies, Counters())
+        self.control = control_policy(Clock(), live, Counters())
 
     def test_places(self) -> None:
         """The connection limits apply to the public port; the control port has its own."""

@@ -13,15 +13,17 @@ from typing import Any
 
 from pushd.testing import Daemon
 
-# Attributes that count what has happened since the start, by class and name.
+# Attributes that count what has happened since the start, by class and name; and one that holds a
+# time.
 _TOTALS = {
     "Histogram._counts",
     "Histogram.sum",
     "MemoryBroker.published",
-    "Metrics._closed_by_code",
+    "Counters._closed_by_code",
     "RedisBroker.published",
     "SubscriberCounters.cut",
     "SubscriberCounters.delivered",
+    "TopicSync._log_after",
     "TrafficTotals._closed",
 }
 

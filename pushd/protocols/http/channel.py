@@ -20,7 +20,7 @@ from pushd.protocols.http.headers import read_head
 from pushd.protocols.http.request import ChannelRequest, peer_name
 from pushd.protocols.http.strict import StrictChannel
 from pushd.protocols.twisted_internals import lose, unsent, untaken
-from pushd.schedule.timeouts import TimeoutQueue
+from pushd.schedule.timeouts import TimeoutQueue, TimerHeap
 
 # Seconds for a request, from the connection or its own first byte to its last byte.
 REQUEST_TIMEOUT = 20
@@ -87,6 +87,7 @@ class Channel(StrictChannel):
         super().connectionMade()
         self.connections.add(self)
         self.connections.reading.start(self)
+        self._delay_reading()
 
     def dataReceived(self, data: bytes) -> None:
         """Parse a part of a request; after a refusal, drop it."""
@@ -133,13 +134,15 @@ class Channel(StrictChannel):
             return
         if self._unparsed():
             self.transport.pauseProducing()
-            self._next = self.connections.clock.callLater(0, self._parse_next)
+            if not self._delay_reading():
+                self._next = self.connections.clock.callLater(0, self._parse_next)
             self.connections.reading.start(self)
         elif self.read_ended:
             self.loseConnection()
         else:
             self.paused = False
             self.connections.idle.start(self)
+            self._delay_reading()
 
     def readConnectionLost(self) -> None:
         """Answer what has arrived, and close: the client has closed its side."""
@@ -186,7 +189,9 @@ class Channel(StrictChannel):
         self._writing_paused = False
         super().resumeProducing()
         self.connections.stalled.stop(self)
-        if self.paused:
+        if self in self.connections.delayed:
+            self.transport.pauseProducing()  # twisted.web has resumed it.
+        elif self.paused:
             self._parse_next()
 
     def loseConnection(self) -> None:
@@ -225,6 +230,15 @@ class Channel(StrictChannel):
         self.connections.closing.start(self)
 
     # What time-outs call
+
+    def delay_expired(self) -> None:
+        """Begin to read, with the full time for a request, or between two requests."""
+        idle = self in self.connections.idle
+        (self.connections.idle if idle else self.connections.reading).start(self)
+        if self.paused:
+            self._parse_next()
+        else:
+            self.transport.resumeProducing()
 
     def request_timed_out(self) -> None:
         """Refuse a request that is not complete in time; close a silent connection."""
@@ -274,6 +288,15 @@ class Channel(StrictChannel):
         else:
             self.transport.unregisterProducer()
             lose(self.transport)
+
+    def _delay_reading(self) -> bool:
+        """Stop reading for a while if the address of the client comes too often."""
+        connections = self.connections
+        seconds = self.site.policy.throttle.delay(peer_name(self.transport.getPeer()))
+        if seconds:
+            self.transport.pauseProducing()
+            connections.delayed.start(self, connections.clock.seconds() + seconds)
+        return bool(seconds)
 
     def _start_answer_timeout(self) -> None:
         self._answered = self.requests[0].sentLength
@@ -353,6 +376,8 @@ class HttpConnections:
         self.half_closed = TimeoutQueue(
             clock, timeout=HALF_CLOSED_TIMEOUT, expired=Channel.answer_timed_out
         )
+        #: Connections that are not read yet, as their address comes too often.
+        self.delayed = TimerHeap(clock, now=clock.seconds, expired=Channel.delay_expired)
         #: True after ``drain``: a connection is closed after the answer that is under way.
         self.draining = False
         #: True if a head that arrives in one piece is read at once, which is a fast path.
@@ -375,6 +400,7 @@ class HttpConnections:
         """Stop all time-outs of a connection."""
         for timeouts in (self.reading, self.idle, self.stalled, self.closing, self.half_closed):
             timeouts.stop(channel)
+        self.delayed.stop(channel)
 
     def drain(self) -> Deferred[None]:
         """Close idle connections now, and the others after the answer that is under way.

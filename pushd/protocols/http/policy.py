@@ -9,6 +9,7 @@ from pushd.access.admission import Admission
 from pushd.access.counters import Counters
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
+from pushd.access.throttle import Throttle
 from pushd.protocols.http.guard import Guard
 
 
@@ -23,6 +24,7 @@ class SitePolicy:
 
     guard: Guard
     admission: Admission
+    throttle: Throttle
     proxies: Proxies
     counters: Counters
     limits: Limits

@@ -74,6 +74,7 @@ class PushdSite(AccessLog, Site):
 
     def _make_channel(self, addr: IAddress | None) -> Any:
         address = getattr(addr, "host", None)
+        self.policy.throttle.count(address or "unix")
         slot = self.policy.admission.admit(address)
         over_limit = slot is None
         if slot is None:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.admission import Admission
 from pushd.access.counters import Counters
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
+from pushd.access.throttle import Throttle
 from pushd.protocols.http.policy import SitePolicy
 
 
 class BodyLimitTests(SynchronousTestCase):
     def test_limit(self) -> None:
         """A body may be as long as a message, at some paths longer, and a reload changes both."""
-        limits, proxies = Limits(max_message=1000), Proxies()
+        limits, proxies, counters = Limits(max_message=1000), Proxies(), Counters()
         policy = SitePolicy(
             guard=lambda request: None,
             admission=Admission(limits, proxies),
+            throttle=Throttle(Clock(), limits, proxies, counters.slowed),
             proxies=proxies,
-            counters=Counters(),
+            counters=counters,
             limits=limits,
             large_bodies={b"/publish": lambda size: 2 * size},
         )
