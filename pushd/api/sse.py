@@ -72,9 +72,11 @@ class EventStream:
             self._request.setHeader(name, value)
         self._request.registerProducer(self, True)
         self._keep_alives.start(self)
-        self._subscription = hub.subscribe(topic, self, after)
-        if not self._open:
-            self._subscription.cancel()
+        subscription = hub.subscribe(topic, self, after)
+        if self._open:
+            self._subscription = subscription
+        else:
+            subscription.cancel()
 
     # What the subscription calls
 
@@ -175,8 +177,10 @@ class EventStream:
     def _stop(self) -> None:
         self._open = False
         self._keep_alives.stop(self)
-        if self._subscription is not None:
-            self._subscription.cancel()
+        # The two refer to each other, which would keep what is buffered until garbage is collected.
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.cancel()
 
     def _write(self, data: bytes) -> None:
         waiting = self._unsent()
@@ -206,10 +210,14 @@ class EventStream:
         self._request.finish()
 
     def _break_off(self) -> None:
-        """Cut off a client that is too slow. SSE has no close code; the browser reconnects."""
+        """Abort the connection of a client that is too slow.
+
+        SSE has no close code, and an end in order would stand behind what the client does not read.
+        The browser reconnects.
+        """
         self.ending = Ending(TRY_AGAIN_LATER.code, US, TRY_AGAIN_LATER.reason)
-        self._request.loseConnection()
         self.forget()
+        self._request.channel.abort()
 
     def _unsent(self) -> int:
         return unsent(self._request.channel.transport) + sum(map(len, self._held))

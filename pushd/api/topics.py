@@ -181,7 +181,9 @@ class TopicResource(Resource):
 
         def ended(_: object) -> None:
             subscriber.forget()
-            del request.end_waiting  # Or the two would keep each other in memory.
+            # Or the two would keep each other, and what is buffered, until garbage is collected.
+            del request.end_waiting
+            request.producer = None
             self._connections.remove(subscriber)
             totals.remove(transport, subscriber.traffic)
             if isinstance(subscriber, EventStream):

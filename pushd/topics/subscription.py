@@ -38,9 +38,10 @@ from pushd.access.progress import Progress
 from pushd.errors import Unavailable
 from pushd.schedule.coroutine import Task
 from pushd.schedule.timeouts import TimeoutQueue
+from pushd.schedule.turns import Turns
 from pushd.topics.broker import TopicSource
-from pushd.topics.fanout import Batch, DirectWrite, FanOutGroup
-from pushd.topics.publication import Id
+from pushd.topics.fanout import Batch, BatchCache, DirectWrite, FanOutGroup
+from pushd.topics.publication import Id, Replay
 
 _log = Logger(namespace="pushd.topics")
 
@@ -265,9 +266,23 @@ class Subscription:
 
     async def _read_some(self) -> bool:
         """Read some of the history. Returns whether to stop reading."""
-        replay = await self._shared.source.replay(self.topic, self._position, _READ_SIZE)
+        shared = self._shared
+        if self._position is not None and not shared.turns.is_free:
+            await shared.turns.take(self.topic)
+            if self._has_ended():
+                return True
+        replay = await shared.source.replay(self.topic, self._position, _READ_SIZE)
         if self._has_ended():
             return True
+        began = shared.clock.seconds()
+        try:
+            return self._pass_on_replay(replay)
+        finally:
+            if replay.publications:
+                shared.turns.charge(began)
+
+    def _pass_on_replay(self, replay: Replay) -> bool:
+        """Deliver what was read of the history. Returns whether to stop reading."""
         if not self._announced:
             self._announced = True
             self._position = replay.id
@@ -279,7 +294,9 @@ class Subscription:
         for publication in replay.publications:
             if self._has_ended() or not self.subscriber.has_room():
                 return True
-            self._pass_on(Batch((publication,)))
+            batch = self._shared.batches.get(publication)
+            self._pass_on(batch)
+            self._shared.batches.keep(batch)
         return self._has_ended() or self._has_caught_up(replay.last)
 
     def _has_ended(self) -> bool:
@@ -353,6 +370,10 @@ class SubscriptionDependencies:
         self.clock = clock
         self.counters = counters
         self.forget = forget
+        #: Whose turn it is to read the history, once that takes much time.
+        self.turns = Turns(clock)
+        #: What was read of the history and may be needed again at once.
+        self.batches = BatchCache(clock)
         #: Subscriptions whose subscriber does not keep up.
         self.lagging: TimeoutQueue[Subscription] = TimeoutQueue(
             clock, timeout=LAG_TIMEOUT, expired=Subscription.lag_expired

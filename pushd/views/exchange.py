@@ -235,6 +235,8 @@ class WebSocketExchange(_Exchange):
         transport = channel.transport
         try:
             protocol = dependencies.factory.build(websocket, self._connection_lost)
+            if http.slot is not None:
+                protocol.forwarded_for = self._peer
             protocol.take_over(channel, handshake, subprotocol)
         except BaseException:
             # The channel may have given up the connection, and releases nothing any more.

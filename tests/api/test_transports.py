@@ -406,6 +406,11 @@ class EventsTests(Rules, TopicTestCase):
 
     transport = SseClient
 
+    def assert_cut_off(self, client: TopicClient) -> None:
+        """Check that the connection of a client that was too slow was aborted."""
+        self.assertTrue(client.gone)
+        self.assertEqual((client.data, client.server_side.unsent), ([], 0))
+
 
 class PollerTests(Rules, TopicTestCase):
     """Long polls, one after the other."""

@@ -271,6 +271,27 @@ def test_bomb(daemon: DaemonProcess, url: str, pieces: int) -> None:
     cost.assert_limited(memory=24 * MIB)
 
 
+def test_many_inflate(unlimited_daemon: DaemonProcess) -> None:
+    """Many messages of 1 KiB that inflate to 1 MiB are read in turns; others do not wait."""
+    deflater = zlib.compressobj(wbits=-15)
+    packed = deflater.compress(bytes(MIB)) + deflater.flush(zlib.Z_SYNC_FLUSH)
+    message = frame(BINARY, packed.removesuffix(b"\0\0\xff\xff"), rsv=4)
+    with measured(unlimited_daemon) as cost, ExitStack() as stack:
+        clients = []
+        for _ in range(50):
+            client = RawClient(url_of(unlimited_daemon)).upgrade(
+                "/echo/", "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover"
+            )
+            clients.append(stack.enter_context(client))
+        for client in clients:
+            client.send(message)
+        for client in clients:
+            assert client.read_frame() is not None
+    cost.assert_limited(memory=64 * MIB)
+    # All together take half a second or more.
+    assert cost.worst <= 0.2, str(cost)
+
+
 # Clients that do not read, answer or close
 
 
@@ -412,6 +433,37 @@ def test_unread_file(tmp_path: Path) -> None:
                 client.send(request(client.host, "/large.bin") * 20)
             sleep(2)
         cost.assert_limited()
+
+
+def test_unread_file_for_each_connection(tmp_path: Path) -> None:
+    """As many unread files as connections leave descriptors for the control port."""
+    with (tmp_path / "large.bin").open("wb") as file:
+        file.truncate(16 * MIB)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = min(limits[1], 512)
+    control = ("--control", "tcp:0:interface=127.0.0.1")
+    with DaemonProcess(["--web", str(tmp_path), *control], directory=tmp_path) as daemon:
+        status = ProcessStatus(daemon.pid)
+        with ExitStack() as stack:
+            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (hard, hard))
+            # As many connections as the daemon allows itself under such a limit.
+            for _ in range(hard - 192):
+                client = stack.enter_context(RawClient(url_of(daemon), receive_buffer=4096))
+                client.send(request(client.host, "/large.bin"))
+                assert client.read_head().startswith("HTTP/1.1 200 ")
+            assert status.descriptors < hard - 100
+            with RawClient(control_url_of(daemon)) as operator:
+                assert operator.request("/healthz").status == 200
+
+
+def test_refused_head_goes_on(daemon: DaemonProcess, url: str) -> None:
+    """What a client sends after its request was refused is not read without end."""
+    with measured(daemon) as cost, RawClient(url) as client:
+        client.send(b"nonsense\r\n\r\n")
+        # The kernel takes some MiB that the daemon does not.
+        assert client.send_until_refused(bytes(MIB), times=200, seconds=3) < 50 * MIB
+        assert client.read_head().startswith("HTTP/1.1 400 ")
+    cost.assert_limited(cpu=0.5)
 
 
 def test_unread_file_ends(tmp_path: Path) -> None:

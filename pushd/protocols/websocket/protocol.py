@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cache, cached_property
 from typing import Any, cast
 
@@ -43,6 +43,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from pushd.access.admission import key_of
 from pushd.access.closing import (
     INTERNAL_ERROR,
     INVALID_COMPRESSION,
@@ -76,6 +77,7 @@ from pushd.protocols.websocket.frames import (
 from pushd.protocols.websocket.handshake import Handshake, opening
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.schedule.timeouts import TimeoutQueue
+from pushd.schedule.turns import Turn, Turns
 from pushd.topics.fanout import Send
 from pushd.topics.subscription import LAG_TIMEOUT
 
@@ -173,9 +175,11 @@ class PushProtocol(WebSocketServerProtocol):
     # Splits it for Autobahn, from the first frame that Autobahn reads.
     _splitter: FrameSplitter | None = None
     _reading = False
-    # What was read in this reactor iteration, and the call that continues in the next.
+    # What was read in this reactor iteration, and what continues in a later one.
     _work = 0
-    _continuation: IDelayedCall | None = None
+    _continuation: IDelayedCall | Turn | None = None
+    #: The client's address if a trusted proxy forwards it; set by what builds the protocol.
+    forwarded_for: str | None = None
     # The message that arrives in fragments, or through Autobahn. Between messages it is an empty
     # one that all connections share, and that nothing changes: onMessageBegin replaces it.
     _message = FragmentedMessage()
@@ -396,23 +400,41 @@ class PushProtocol(WebSocketServerProtocol):
             self._fail(INTERNAL_ERROR)
 
     def _read(self) -> None:
-        """Read what has arrived, up to the work of one reactor iteration or until it is paused."""
+        """Read what has arrived, up to the work of one reactor iteration or until it is paused.
+
+        A long or compressed frame may wait for its turn, as it costs up to ten milliseconds, with
+        what its view does: each connection could send one at the same moment.
+        """
         # A view that makes room while a message is delivered to it comes here from the loop below.
         if self._reading or self._continuation is not None:
             return
-        self._reading, self._work = True, 0
+        self._reading, self._work, turn = True, 0, None
         try:
             while self._buffer and self._may_read():
-                if not self._read_short_frames():
-                    self._read_with_autobahn()
+                if self._read_short_frames():
+                    continue
+                if not self.factory.turns.is_free:
+                    turn = self.factory.turns.wait(self._turn_key, self._continue_reading)
+                    break
+                began = self.factory.clock.seconds()
+                self._read_with_autobahn()
+                self.factory.turns.charge(began)
         finally:
             self._reading = False
         if self._buffer:
             if self._discards_input:
                 self._discard()
+            elif turn is not None:
+                self.transport.pauseProducing()
+                self._continuation = turn
             elif self._work >= _MAX_WORK and not self._reading_paused:
                 self.transport.pauseProducing()
                 self._continuation = self.factory.clock.callLater(0, self._continue_reading)
+
+    @property
+    def _turn_key(self) -> Hashable:
+        """Whose turn it is to have long or compressed messages read: the client's address."""
+        return key_of(self.forwarded_for or getattr(self.transport.getPeer(), "host", "unix"))
 
     def _may_read(self) -> bool:
         """Whether to read on in this reactor iteration."""
@@ -818,6 +840,8 @@ class PushFactory(WebSocketServerFactory):
         self.closings = TimeoutQueue(
             reactor, timeout=CLOSE_TIMEOUT, expired=PushProtocol.close_expired
         )
+        #: Whose turn it is to have long or compressed messages read, once that takes much time.
+        self.turns = Turns(reactor)
         self.timeouts = (self.pings, self.pongs, self.closings)
         #: Connections on which a pong waits for room. They are few.
         self.full = TimeoutQueue(reactor, timeout=LAG_TIMEOUT, expired=PushProtocol.full_expired)
