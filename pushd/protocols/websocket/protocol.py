@@ -501,7 +501,10 @@ class PushProtocol(WebSocketServerProtocol):
         else:
             code: Any = int.from_bytes(payload[:2], "big") if payload else None
             reason: Any = payload[2:] or None
-            self.onCloseFrame(code, reason)
+            # Not through the override: most connections end here.
+            super().onCloseFrame(code, reason)
+            if self._discards_input:
+                self._drop()
 
     def _read_with_autobahn(self) -> None:
         """Let Autobahn read one frame, or what has arrived of it."""
