@@ -158,6 +158,13 @@ class Peer(Protocol):
         self._end.abortConnection()
         self.settle()
 
+    def reset(self) -> None:
+        """Reset the connection; what has arrived at the server's kernel can still be read."""
+        self._flush()
+        server: Any = self.server
+        server.socket = ReceiveBuffer(self._end.clear_unsent())
+        self.vanish()
+
     def advance(self, *seconds: float) -> None:
         """Let time pass."""
         for step in seconds:
@@ -175,6 +182,20 @@ class Peer(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost = reason.type
+
+
+class ReceiveBuffer:
+    """What the kernel has received for a socket whose connection is lost."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def recv(self, size: int) -> bytes:
+        """Take up to ``size`` bytes; the error comes behind the last one."""
+        if not self.data:
+            raise ConnectionResetError
+        data, self.data = self.data[:size], self.data[size:]
+        return data
 
 
 class UnixTransport(StringTransport):
