@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from OpenSSL.SSL import TLS_CLIENT_METHOD, TLS_SERVER_METHOD, Context
 from twisted.internet.address import UNIXAddress
-from twisted.internet.interfaces import IOpenSSLContextFactory
+from twisted.internet.interfaces import IAddress, IOpenSSLContextFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, formatEvent
@@ -62,7 +62,13 @@ class Peer(Protocol):
     """A client's connection to a daemon in memory. Each call returns after all its effects."""
 
     def __init__(
-        self, daemon: Daemon, *, control: bool = False, tls: bool = False, haproxy: bool = False
+        self,
+        daemon: Daemon,
+        *,
+        control: bool = False,
+        tls: bool = False,
+        haproxy: bool = False,
+        address: IAddress | None = None,
     ) -> None:
         self._daemon = daemon
         self._network = MemoryNetwork()
@@ -78,7 +84,7 @@ class Peer(Protocol):
             client = TLSMemoryBIOFactory(Tls(Context(TLS_CLIENT_METHOD)), True, ours, daemon.clock)
             client = client.buildProtocol(None)
         pass_half_closes(site)
-        self._end = self._network.connect(site, client)
+        self._end = self._network.connect(site, client, address)
         self.settle()
 
     @property
