@@ -208,7 +208,7 @@ class RestTests(SynchronousTestCase):
         self.saved: list[str | bytes | int | None] = []
         self.gate: Deferred[None] = Deferred()
 
-    def reset(self, *messages: bytes, close: bool = True, **wrapped: bool) -> list[LogEvent]:
+    def reset(self, *messages: bytes, close: bool = True, **wrapped: Any) -> list[LogEvent]:
         """Send messages that fill the inbox, more of them, and a Close; reset the connection."""
 
         @accept_websocket
