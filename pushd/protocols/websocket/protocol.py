@@ -305,17 +305,18 @@ class PushProtocol(WebSocketServerProtocol):
 
     # Sending
 
-    def send(self, payload: bytes, *, binary: bool) -> None:
-        """Send one message as one frame. Raises ValueError for one beyond the limit."""
-        limit = self.factory.limits.max_message
-        if len(payload) > limit:
-            raise ValueError(f"message of {len(payload)} bytes: --max-message allows {limit}")
-        self.push(payload, binary=binary)
+    def send(self, payload: bytes, *, binary: bool, limited: bool = True) -> None:
+        """Send one message as one frame, or close with 1013 if the peer is too slow.
 
-    def push(self, payload: bytes, *, binary: bool) -> None:
-        """Send one message as one frame, or close with 1013 if the peer is too slow."""
+        :param limited: whether to raise ValueError for a message longer than ``--max-message``.
+        """
+        limits = self.factory.limits
+        if limited and len(payload) > limits.max_message:
+            raise ValueError(
+                f"message of {len(payload)} bytes: --max-message allows {limits.max_message}"
+            )
         # As long as the transport has not asked for a pause, its buffer is nearly empty.
-        may_be_full = self._writing_paused or self.factory.limits.max_buffered < _PAUSED_FROM
+        may_be_full = self._writing_paused or limits.max_buffered < _PAUSED_FROM
         if may_be_full and self.is_full():
             self.close(TRY_AGAIN_LATER)
             return
@@ -324,6 +325,10 @@ class PushProtocol(WebSocketServerProtocol):
         traffic.messages_out += 1
         traffic.bytes_out += len(data)
         self._writer.write(data)
+
+    def push(self, payload: bytes, *, binary: bool) -> None:
+        """Send a publication, whose length was checked when it was published."""
+        self.send(payload, binary=binary, limited=False)
 
     def push_frames(self, frames: bytes) -> None:
         """Send frames that are complete."""
