@@ -49,6 +49,7 @@ class BlockingWebSocket:
 
     def __init__(self, websocket: WebSocket, bridge: Bridge) -> None:
         self._websocket = websocket
+        websocket.used_by_threads = True
         self._bridge = bridge
         # The calls of other threads are counted apart, and have no time-out.
         self._grace_of_others = Grace()

@@ -141,6 +141,27 @@ async def _outlive(request: Request, room: Room) -> None:
     await deferLater(request.clock, 1000)
 
 
+async def _ignore(request: Request, room: Room) -> None:
+    """Ignore every error, in a loop that never waits for anything else."""
+    request.websocket.send("joined")
+    while True:
+        try:
+            json.loads(await request.websocket.wait())
+        except BaseException:
+            continue
+
+
+async def _ignore_exceptions(request: Request, room: Room) -> None:
+    """Ignore every Exception, and send."""
+    request.websocket.send("joined")
+    while True:
+        try:
+            await request.websocket.send("tick")
+            await deferLater(request.clock, 0.1)
+        except Exception:
+            continue
+
+
 _ASYNC: dict[str, Callable[[Request, Room], Any]] = {
     "converse": _converse,
     "stay": _stay,
@@ -150,6 +171,8 @@ _ASYNC: dict[str, Callable[[Request, Room], Any]] = {
     "tick": _tick,
     "tick-in-helper": _tick_in_helper,
     "outlive": _outlive,
+    "ignore": _ignore,
+    "ignore-exceptions": _ignore_exceptions,
 }
 
 

@@ -188,6 +188,21 @@ def test_grace(tmp_path: Path) -> None:
             daemon.wait_for(f"{kind} is still running 1 s after the end of its conversation")
 
 
+def test_ignores_everything(tmp_path: Path) -> None:
+    """Loops that ignore every error leave the reactor free; some end, and others are closed."""
+    with DaemonProcess([*ARGS, "--view-grace", "1"], directory=tmp_path) as daemon:
+        rooms = [Room(daemon, kind) for kind in REACTOR]
+        for room in rooms:
+            Room(daemon, room.kind).visit("ignore")
+            room.visit("ignore-exceptions")
+        for room in rooms:
+            room.wait_for_end()
+        began = monotonic()
+        rooms[0].report()
+        assert monotonic() - began < 1
+        assert daemon.stop() == 0
+
+
 @pytest.mark.parametrize("kind", THREADS)
 def test_stragglers(tmp_path: Path, kind: str) -> None:
     """64 views whose threads do not end give up their places, and the log names them once."""
