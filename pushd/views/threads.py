@@ -159,6 +159,7 @@ class BlockingWebSocket:
         """Call a method of the WebSocket; end its view if that has had its grace."""
         grace = self._websocket.grace
         if grace is not None and grace.is_over and self._is_own:
+            Event().wait(_THROTTLE)
             raise ConversationOver
         return self._bridge.call(function)
 

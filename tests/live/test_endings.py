@@ -189,14 +189,19 @@ def test_grace(tmp_path: Path) -> None:
 
 
 def test_ignores_everything(tmp_path: Path) -> None:
-    """Loops that ignore every error leave the reactor free; some end, and others are closed."""
+    """Loops that ignore every error leave the reactor free, and in threads they do not spin."""
     with DaemonProcess([*ARGS, "--view-grace", "1"], directory=tmp_path) as daemon:
         rooms = [Room(daemon, kind) for kind in REACTOR]
         for room in rooms:
             Room(daemon, room.kind).visit("ignore")
             room.visit("ignore-exceptions")
+        in_threads = [Room(daemon, kind) for kind in THREADS]
+        for room in in_threads:
+            room.visit("ignore")
         for room in rooms:
             room.wait_for_end()
+        for room in in_threads:
+            assert room.wait_for_end() == (["slow"], 0)
         began = monotonic()
         rooms[0].report()
         assert monotonic() - began < 1

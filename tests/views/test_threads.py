@@ -22,11 +22,13 @@ from zope.interface import implementer
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.counters import Traffic
 from pushd.access.limits import Limits
+from pushd.django import WebSocket as DjangoWebSocket
 from pushd.errors import ConversationOver, NoMoreMessages, ThreadsBusy
 from pushd.protocols.http.response import Response
 from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Browser, Daemon
+from pushd.views import threads as blocking_views
 from pushd.views.decorators import accept_websocket, require_websocket
 from pushd.views.request import Request, View
 from pushd.views.runner import ViewRun
@@ -513,6 +515,33 @@ class EndTests(DaemonTestCase):
             later[0].callback(None)
         self.assertEqual(self.record, ["back"])
         self.assertEqual([event for event in events if "log_failure" in event], [])
+
+    def test_ignores_everything(self) -> None:
+        """After its grace each call takes a while, so a loop in a bare ``except`` cannot spin."""
+        waits: list[float] = []
+
+        class RecordingEvent:
+            wait = staticmethod(waits.append)
+
+        def view(request: Request) -> None:
+            websocket = request.websocket
+            websocket.accept()
+            websocket._bridge.call(lambda: later)
+            for each in (websocket, DjangoWebSocket(websocket)):
+                for call in (each.wait, each.close, partial(each.send, "a")):
+                    try:
+                        call()
+                    except BaseException as error:
+                        self.record.append(type(error))
+
+        later: Deferred[None] = Deferred()
+        browser = self.open(view)
+        browser.leave()
+        self.daemon.advance(5)
+        self.patch(blocking_views, "Event", RecordingEvent)
+        later.callback(None)
+        self.assertEqual(self.record, [ConversationOver] * 6)
+        self.assertEqual(waits, [0.05] * 6)
 
     def test_daemon_stops(self) -> None:
         """A daemon that stops ends these views like all others."""
