@@ -270,7 +270,10 @@ class ViewRun:
             self._cancel_schedules()
 
     def view_notified(self) -> None:
-        """Start the grace period: by now the view has been notified, or cancelled."""
+        """Start the grace period: by now the view has been notified, or cancelled.
+
+        It starts anew when ``close``, which the view may await, has fired.
+        """
         if self._state is not _State.FINISHED:
             self._reads_on = self._websocket is not None and self._websocket.has_messages()
             self._deadline = self._runner.clock.seconds() + MAX_GRACE
@@ -292,6 +295,9 @@ class ViewRun:
         thread it gives up its place.
         """
         if self._websocket is not None:
+            if self._websocket.is_close_awaited:
+                self._runner.graces.start(self)  # It begins anew when that has come.
+                return
             self._websocket.grace_expired()
         if self._state is _State.IN_THREAD:
             self._runner.warn_straggler(self._view, self._peer)

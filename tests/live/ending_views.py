@@ -38,6 +38,9 @@ from pushd.django import require_websocket as require_django_websocket  # noqa: 
 # How long it takes to save a message, in seconds.
 _SAVING = 0.01
 
+# More than the kernel's buffers take.
+LONG = "x" * 900_000
+
 NOT_UTF8 = "café".encode()[:-1]
 
 
@@ -136,6 +139,13 @@ async def _tick_in_helper(request: Request, room: Room) -> None:
     await Deferred.fromCoroutine(_tick(request, room))
 
 
+async def _close_slowly(request: Request, room: Room) -> None:
+    """Send much, close, and clean up."""
+    request.websocket.send(LONG)
+    await request.websocket.close(4001, "bye")
+    room.saved.append("closed")
+
+
 async def _outlive(request: Request, room: Room) -> None:
     """Wait for something else than the WebSocket."""
     request.websocket.send("joined")
@@ -172,6 +182,7 @@ _ASYNC: dict[str, Callable[[Request, Room], Any]] = {
     "tick": _tick,
     "tick-in-helper": _tick_in_helper,
     "outlive": _outlive,
+    "close-slowly": _close_slowly,
     "ignore": _ignore,
     "ignore-exceptions": _ignore_exceptions,
 }
@@ -270,6 +281,13 @@ def _send_data_blocking(websocket: Any, room: Room, reason: Any = "why") -> None
     websocket.close(4001, reason)
 
 
+def _close_slowly_blocking(websocket: Any, room: Room) -> None:
+    """Do as ``_close_slowly`` does."""
+    websocket.send(LONG)
+    websocket.close(4001)
+    room.saved.append("closed")
+
+
 def _listen_in_helper(websocket: Any, room: Room) -> None:
     """Read in a thread that ends when ``wait`` raises."""
 
@@ -314,6 +332,7 @@ _BLOCKING: dict[str, Callable[[Any, Room], Any]] = {
     "clean-up": _clean_up_blocking,
     "learn": _learn_blocking,
     "data": _send_data_blocking,
+    "close-slowly": _close_slowly_blocking,
     "helper": _listen_in_helper,
     "ignore": _ignore_blocking,
     "sleep": _sleep,

@@ -893,7 +893,7 @@ class GraceTests(DaemonTestCase):
         """A view whose first step outlasts its grace causes a warning as well."""
 
         async def view(request: Request) -> None:
-            request.websocket.close()
+            request.websocket.close_with(NORMAL)
             self.daemon.clock.advance(6)
             try:
                 await deferLater(request.clock, 1000)
@@ -905,6 +905,79 @@ class GraceTests(DaemonTestCase):
             self.daemon.advance(5)
         self.assertEqual(self.record, [11])
         self.assertEqual(len([line for line in warnings(events) if "is still running" in line]), 2)
+
+
+class SlowCloseTests(DaemonTestCase):
+    """A view that awaits ``close`` on a slow link has its grace after that."""
+
+    def check(self, view: View) -> None:
+        """Let a view send much and close, to a browser that reads nothing for 4 s."""
+        browser = self.open(view, limits=Limits(compression=False), view_grace=2)
+        browser.stall()
+        with capturedLogs() as events:
+            browser.send("go")
+            self.daemon.advance(*[0.5] * 8)
+            self.assertEqual(self.record, [])
+            browser.resume()
+            self.assertEqual(browser.closing, Closing(4000, "bye"))
+            self.assertEqual(len(browser.messages[0]), 900_000)
+            self.daemon.advance(*[0.5] * 4)
+        self.assertEqual(self.record, ["closed", "cleaned up"])
+        self.assertEqual(warnings(events), [])
+
+    def test_async(self) -> None:
+        """It goes on after ``close``, and may take its whole grace for its clean-up."""
+
+        async def view(request: Request) -> None:
+            await request.websocket.wait()
+            request.websocket.send("x" * 900_000)
+            await request.websocket.close(4000, "bye")
+            self.record.append("closed")
+            await deferLater(request.clock, 1.4)
+            self.record.append("cleaned up")
+
+        self.check(view)
+
+    def test_inline_callbacks(self) -> None:
+        """So does a view with inlineCallbacks."""
+
+        @inlineCallbacks
+        def view(request: Request) -> Generator[Deferred[Any], Any, None]:
+            yield request.websocket.wait()
+            request.websocket.send("x" * 900_000)
+            yield request.websocket.close(4000, "bye")
+            self.record.append("closed")
+            yield deferLater(request.clock, 1.4)
+            self.record.append("cleaned up")
+
+        self.check(view)
+
+    def test_thread(self) -> None:
+        """A view in a thread keeps its place, and is not ended by its next call."""
+
+        def view(request: Request) -> None:
+            request.websocket.wait()
+            request.websocket.send("x" * 900_000)
+            request.websocket.close(4000, "bye")
+            self.record.append("closed")
+            request.websocket.send("nothing")
+            self.record.append("cleaned up")
+
+        self.check(view)
+
+    def test_then_endless(self) -> None:
+        """After ``close`` the grace is as long as ever."""
+
+        async def view(request: Request) -> None:
+            request.websocket.close()
+            try:
+                await deferLater(request.clock, 1000)
+            finally:
+                self.record.append(request.clock.seconds())
+
+        self.open(view)
+        self.daemon.advance(*[1] * 10)
+        self.assertEqual(self.record, [5])
 
 
 class StubbornTests(DaemonTestCase):
@@ -1065,7 +1138,7 @@ class StubbornTests(DaemonTestCase):
                 results.append(Deferred())
                 return results[-1].addBoth(go_on) if len(results) < 102 else results[-1]
 
-            return cast(Deferred[None], go_on(None))
+            return go_on(None)
 
         browser = self.open(view)
         browser.leave()

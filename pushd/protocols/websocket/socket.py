@@ -125,6 +125,7 @@ class WebSocket:
     __slots__ = (
         "__weakref__",
         "_clock",
+        "_close_called",
         "_close_waiters",
         "_hub",
         "_inbox",
@@ -174,6 +175,8 @@ class WebSocket:
         #: if the connection was lost without one (RFC 6455 §7.1.5).
         self.close_code: int | None = None
         self.close_reason = ""
+        # Whether a view called ``close``.
+        self._close_called = False
         # Deferreds of tasks that wait until the connection is gone.
         self._close_waiters: list[Deferred[None]] | tuple[()] = ()
 
@@ -279,7 +282,9 @@ class WebSocket:
         if self._state is _CLOSED:
             Closing(code, reason)
             return self._call_after_end(None, in_grace_only=False)
-        return self.close_with(Closing(code, reason))
+        closed = self.close_with(Closing(code, reason))
+        self._close_called = True
+        return closed
 
     def subscribe(self, topic: str, after: str | None = None) -> Deferred[bool]:
         """Send the browser what is published to a topic, since an id or from now on.
@@ -349,6 +354,14 @@ class WebSocket:
     def will_notify(self, awaited: object) -> bool:
         """Whether the end of the conversation notifies a task that awaits this."""
         return awaited is self._inbox.waiter or awaited in self._close_waiters
+
+    @property
+    def is_close_awaited(self) -> bool:
+        """Whether ``close`` was called and has yet to fire, once the peer has taken what was sent.
+
+        That is bounded: a peer has a minute for it.
+        """
+        return self._close_called and self._wire is not None
 
     def when_read(self, call: Callable[[], object]) -> None:
         """Call a function once no message is kept for the view, now that the connection is gone.
@@ -427,6 +440,8 @@ class WebSocket:
         """Note that the connection is gone, whichever side ended it."""
         self.conversation_ended()
         self._state = _CLOSED
+        if self._owner is not None and self.is_close_awaited:
+            self._owner.view_notified()
         self._wire = self._inbox.source = None
         while self._close_waiters:
             assert isinstance(self._close_waiters, list)

