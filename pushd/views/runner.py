@@ -29,6 +29,9 @@ _log = Logger(namespace="pushd.views")
 GRACE = 5
 MAX_GRACE = 60.0
 
+# Seconds between two lines about threads that are all in use.
+_BUSY_PAUSE = 60.0
+
 # The run of the view that returns a Deferred and whose code runs at this moment.
 _current_run: ContextVar[ViewRun | None] = ContextVar("current_run", default=None)
 
@@ -43,8 +46,10 @@ class Threads(Protocol):
         ThreadsBusy if no thread is free.
         """
 
-    def abandon(self, finished: Deferred[Any]) -> None:
+    def abandon(self, finished: Deferred[Any]) -> bool:
         """Free the place of a view that does not end, unless too many such views go on already.
+
+        Return whether it is free now.
 
         :param finished: what ``run`` returned.
         """
@@ -73,6 +78,10 @@ class ViewRunner:
         self._warned: set[str] = set()
         self._stragglers: set[str] = set()
         self._dropped: set[str] = set()
+        # Whether the last view that outlived its grace in a thread has kept its place.
+        self._full = False
+        # When to log again that no thread is free.
+        self._busy_again = 0.0
 
     def settled(self) -> Deferred[None]:
         """Return a Deferred that fires when no view is in its grace on the reactor.
@@ -103,9 +112,25 @@ class ViewRunner:
                 seconds=seconds,
             )
 
-    def warn_straggler(self, view: View, peer: str) -> None:
-        """Warn, once per view, that a view in a thread has outlived its grace."""
+    def warn_straggler(self, view: View, peer: str, *, freed: bool) -> None:
+        """Warn, once per view, that a view in a thread has outlived its grace.
+
+        :param freed: whether its place is free; if not, warn when that begins.
+        """
         name = name_of(view)
+        full, self._full = self._full, not freed
+        if not freed:
+            if not full:
+                _log.warn(
+                    "{view} is still running in its thread {grace:g} s after the end of its "
+                    "conversation with {peer}, and as many such views as --max-stragglers allows "
+                    "have given up their places: it and further ones keep theirs until they end",
+                    event="stragglers_full",
+                    view=name,
+                    peer=peer,
+                    grace=self.grace,
+                )
+            return
         if name not in self._stragglers:
             self._stragglers.add(name)
             _log.warn(
@@ -115,6 +140,19 @@ class ViewRunner:
                 view=name,
                 peer=peer,
                 grace=self.grace,
+            )
+
+    def warn_busy(self, view: View, peer: str, reason: str) -> None:
+        """Warn, once in a minute, that a view was not called as no thread is free."""
+        now = self.clock.seconds()
+        if now >= self._busy_again:
+            self._busy_again = now + _BUSY_PAUSE
+            _log.warn(
+                "503 for {peer}: {view} was not called: {reason}",
+                event="threads_busy",
+                view=name_of(view),
+                peer=peer,
+                reason=reason,
             )
 
     def warn_dropped(self, view: View, peer: str) -> None:
@@ -300,8 +338,8 @@ class ViewRun:
                 return
             self._websocket.grace_expired()
         if self._state is _State.IN_THREAD:
-            self._runner.warn_straggler(self._view, self._peer)
-            self._runner.threads.abandon(cast(Deferred[Any], self._work))
+            freed = self._runner.threads.abandon(cast(Deferred[Any], self._work))
+            self._runner.warn_straggler(self._view, self._peer, freed=freed)
             self._runner.check_settled()
             return
         if self._ignored == MAX_IGNORED:

@@ -280,15 +280,23 @@ class ThreadPlaces:
         :param client: what the places of a client are counted by; None if they are not.
         """
         if self.busy >= self._limit:
-            raise ThreadsBusy
+            kept = len(self._abandoned) - self.stragglers
+            raise ThreadsBusy(
+                f"all {self._limit} threads for blocking views are in use, {kept} of them by views "
+                "whose conversation is over"
+            )
         if client is not None and not self._clients.take(client, self._share):
-            raise ThreadsBusy
+            raise ThreadsBusy(f"{client} has {self._share} threads, as many as one client may")
         self._running[finished] = client
 
-    def abandon(self, finished: Deferred[Any]) -> None:
-        """Free the place of a view whose grace is over, now or when another straggler ends."""
+    def abandon(self, finished: Deferred[Any]) -> bool:
+        """Free the place of a view whose grace is over, now or when another straggler ends.
+
+        Return whether it is free now.
+        """
         if finished in self._running:
             self._abandoned.add(finished)
+        return len(self._abandoned) <= self._max_stragglers
 
     def release(self, finished: Deferred[Any]) -> None:
         """Free the place of a view that ends."""

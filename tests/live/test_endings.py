@@ -243,6 +243,18 @@ def test_close_on_a_slow_link(tmp_path: Path) -> None:
         assert not [line for line in daemon.log if "still running" in line], daemon.log
 
 
+def test_no_stragglers(tmp_path: Path) -> None:
+    """The log tells that a view keeps its place, and why the next handshake gets 503."""
+    args = [*ARGS, "--threads", "1", "--max-stragglers", "0", "--view-grace", "0"]
+    with DaemonProcess(args, directory=tmp_path) as daemon:
+        room = Room(daemon, "blocking")
+        room.visit("sleep")
+        daemon.wait_for("it and further ones keep theirs until they end")
+        with pytest.raises(InvalidStatus), room.join("converse"):
+            pass
+        daemon.wait_for("1 of them by views whose conversation is over")
+
+
 @pytest.mark.parametrize("kind", THREADS)
 def test_stragglers(tmp_path: Path, kind: str) -> None:
     """64 views whose threads do not end give up their places, and the log names them once."""

@@ -1653,8 +1653,9 @@ class FakeThreads:
         self.views.append(view)
         return self.finished
 
-    def abandon(self, finished: Deferred[Any]) -> None:
-        """Do nothing."""
+    def abandon(self, finished: Deferred[Any]) -> bool:
+        """Keep its place."""
+        return False
 
     def stop(self) -> None:
         """Do nothing."""

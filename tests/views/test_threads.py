@@ -14,7 +14,7 @@ from weakref import ref
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.task import Clock, deferLater
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python import threadable
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -709,6 +709,39 @@ class StragglerTests(DaemonTestCase):
         self.daemon.connect("/view/").leave()
         self.daemon.advance(5)
         self.assertEqual(self.places, (1, 0))
+
+    def test_log(self) -> None:
+        """The log tells when the bound is reached, and why the next handshake gets 503."""
+        self.serve_holding(threads=2, max_stragglers=0)
+        with capturedLogs() as events:
+            for _ in range(2):
+                self.daemon.connect("/view/").leave()
+            self.daemon.advance(5)
+            for _ in range(3):
+                self.assertIsNotNone(self.daemon.connect("/view/").refused)
+            self.daemon.advance(60)
+            self.assertIsNotNone(self.daemon.connect("/view/").refused)
+        kinds = ("view_straggles", "stragglers_full", "threads_busy")
+        lines = [event for event in events if event.get("event") in kinds]
+        self.assertEqual(
+            [line["event"] for line in lines], ["stragglers_full", "threads_busy", "threads_busy"]
+        )
+        self.assertIn("--max-stragglers", str(formatEvent(lines[0])))
+        self.assertIn("2 of them by views whose", str(formatEvent(lines[1])))
+
+    def test_log_again(self) -> None:
+        """The bound is told again when it is reached again."""
+        self.serve_holding(threads=4, max_stragglers=1)
+        with capturedLogs() as events:
+            for count in (2, 2):
+                for _ in range(count):
+                    self.daemon.connect("/view/").leave()
+                self.daemon.advance(5)
+                while self.held:
+                    self.held.pop().callback(None)
+        names = [event.get("event") for event in events]
+        self.assertEqual(names.count("view_straggles"), 1)
+        self.assertEqual(names.count("stragglers_full"), 2)
 
     def test_plain_http(self) -> None:
         """A view whose client left before it was answered gives up its place as well."""
