@@ -109,11 +109,11 @@ class LastWord:
         self.cleaned_up = 0
 
     async def coroutine(self, request: Request) -> None:
-        """Answer on the reactor, and wait until most of that is sent."""
+        """Answer on the reactor, and wait for each step."""
         await request.websocket.wait()
         await request.websocket.send(self.text)
         self.has_sent = True
-        request.websocket.close(4000, "bye")
+        await request.websocket.close(4000, "bye")
         self.cleaned_up += 1
 
     @inlineCallbacks
