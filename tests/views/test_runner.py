@@ -1144,8 +1144,27 @@ class StubbornTests(DaemonTestCase):
         browser.leave()
         self.daemon.advance(*[5] * 101)
         self.assertEqual(self.daemon.pending_calls, [])
-        self.assertGreater(len(results), 100)
-        results[-1].callback(None)
+        self.assertEqual(len(results), 101)
+        for _ in range(2):
+            results[-1].callback(None)
+        self.assertEqual(len(results), 102)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_dropped_plain_http(self) -> None:
+        """A view over plain HTTP is dropped as well, once its client is gone."""
+
+        async def view(request: Request) -> None:
+            while True:
+                with contextlib.suppress(CancelledError):
+                    await deferLater(request.clock, 1000)
+
+        wire = self.serve(view).open_connection()
+        wire.send(b"GET /view/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+        wire.leave()
+        with capturedLogs() as events:
+            self.daemon.advance(*[5] * 130)
+        dropped = [event for event in events if event.get("event") == "view_dropped"]
+        self.assertEqual((len(dropped), self.daemon.pending_calls), (1, []))
 
     def test_logged_once(self) -> None:
         """The log names a view once, however many of its runs are dropped."""
