@@ -51,7 +51,9 @@ types: .venv/.dev  ## mypy in strict mode
 .PHONY: unit
 unit: .venv/.dev  ## The in-memory tests, with 100 % line and branch coverage
 	# Not pytest-cov: pytest loads pushd's own plugin before pytest-cov would start to measure.
-	$(BIN)/coverage run -m pytest -q tests --ignore tests/live --ignore tests/browser
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q -n 2 tests --ignore tests/live --ignore tests/browser
+	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
 .PHONY: trial
