@@ -72,7 +72,8 @@ live: systemd nginx haproxy redis  ## Tests with real sockets and processes, pro
 
 .PHONY: slow-paths
 slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
-	PUSHD_FAST_PATHS=off $(BIN)/pytest -q tests/protocols tests/topics tests/views tests/api tests/service
+	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 \
+		tests/protocols tests/topics tests/views tests/api tests/service
 	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 --dist loadfile \
 		tests/live/test_demo.py tests/live/test_topics.py
 
