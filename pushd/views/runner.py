@@ -75,9 +75,8 @@ class ViewRunner:
             clock, timeout=grace, expired=ViewRun.grace_expired
         )
         self._settled: Deferred[None] | None = None
-        self._warned: set[str] = set()
-        self._stragglers: set[str] = set()
-        self._dropped: set[str] = set()
+        # Events that are logged once per view, each with the names of the views it was logged for.
+        self._logged: set[tuple[str, str]] = set()
         # Whether the last view that outlived its grace in a thread has kept its place.
         self._full = False
         # When to log again that no thread is free.
@@ -102,8 +101,7 @@ class ViewRunner:
     def warn_blocked(self, view: View, seconds: float) -> None:
         """Warn, once per view, that a view kept the reactor busy for that many seconds."""
         name = name_of(view)
-        if name not in self._warned:
-            self._warned.add(name)
+        if self._is_first("view_blocked", name):
             _log.warn(
                 "{view} blocked the reactor for {seconds:.3f} s: everything else had to wait; "
                 "make it a plain def, which runs in a thread",
@@ -131,8 +129,7 @@ class ViewRunner:
                     grace=self.grace,
                 )
             return
-        if name not in self._stragglers:
-            self._stragglers.add(name)
+        if self._is_first("view_straggles", name):
             _log.warn(
                 "{view} is still running in its thread {grace:g} s after the end of its "
                 "conversation with {peer}: its place is given to others (see --max-stragglers)",
@@ -158,8 +155,7 @@ class ViewRunner:
     def warn_dropped(self, view: View, peer: str) -> None:
         """Warn, once per view, that a view ignored every attempt to end it."""
         name = name_of(view)
-        if name not in self._dropped:
-            self._dropped.add(name)
+        if self._is_first("view_dropped", name):
             _log.warn(
                 "{view} ignored {ignored} times that its conversation with {peer} is over: closed "
                 "where it stands; let CancelledError through wherever it catches every exception",
@@ -168,6 +164,12 @@ class ViewRunner:
                 peer=peer,
                 ignored=MAX_IGNORED,
             )
+
+    def _is_first(self, event: str, name: str) -> bool:
+        """Return whether an event is logged for a view for the first time, and remember it."""
+        first = (event, name) not in self._logged
+        self._logged.add((event, name))
+        return first
 
 
 class _State(Enum):
