@@ -8,18 +8,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.support.daemon_process import DaemonProcess
-from tests.support.proxies import run_proxy
-
-VIEWS = """
-from pushd.views import accept_websocket
-
-@accept_websocket
-async def echo(request):
-    async for message in request.websocket:
-        request.websocket.send(message)
-
-views = {"/echo/": echo}
-"""
+from tests.support.proxies import ECHO_VIEWS, run_proxy
 
 # How often each rule is broken.
 TIMES = 3
@@ -39,7 +28,7 @@ BREAK_RULE = """
 def test_code(page: Page, tmp_path: Path, proxy: str) -> None:
     """A page that exceeds the rate or the size of messages sees our code each time."""
     name, _, options = proxy.partition(" with ")
-    (tmp_path / "views.py").write_text(VIEWS)
+    (tmp_path / "views.py").write_text(ECHO_VIEWS)
     listen = "tcp:0:interface=127.0.0.1"
     args = ["--views", "views:views", "--max-rate", "20", "--max-message", "10000"]
     args += ["--listen", f"haproxy:{listen}" if options else listen]

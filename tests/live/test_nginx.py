@@ -22,6 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 from tests.live.tls_tunnel import wrap_in_tls
 from tests.support.daemon_process import DaemonProcess
 from tests.support.peer import certificate_file
+from tests.support.proxies import NGINX_FRAME
 
 # Debian installs it where only root's PATH looks.
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -45,25 +46,6 @@ async def who(request):
         request.websocket.send(f"{request.peer} says {message}")
 
 views = {"/who/": who}
-"""
-
-# Directives around the sample, so that nginx writes to no other folder.
-FRAME = """
-daemon off;
-user {user};
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log stderr;
-events {{ worker_connections 256; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    include {folder}/pushd.conf;
-}}
 """
 
 
@@ -137,7 +119,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
                 assert sample.count(ours) == 1, ours
                 sample = sample.replace(ours, theirs)
             (tmp_path / "pushd.conf").write_text(sample)
-            frame = FRAME.format(folder=tmp_path, user=getpass.getuser())
+            content = f"include {tmp_path}/pushd.conf;"
+            frame = NGINX_FRAME.format(folder=tmp_path, user=getpass.getuser(), content=content)
             (tmp_path / "nginx.conf").write_text(frame)
             nginx = subprocess.Popen(
                 [NGINX, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"), "-e", "stderr"],

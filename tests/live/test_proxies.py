@@ -18,24 +18,13 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.support.daemon_process import DaemonProcess
-from tests.support.proxies import run_proxy
+from tests.support.proxies import ECHO_VIEWS, run_proxy
 
 # Seconds after which a test gives up waiting.
 TIMEOUT = 60.0
 
 # How often each client tries each violation.
 TIMES = 3
-
-VIEWS = """
-from pushd.views import accept_websocket
-
-@accept_websocket
-async def echo(request):
-    async for message in request.websocket:
-        request.websocket.send(message)
-
-views = {"/echo/": echo}
-"""
 
 LIMITS = ("--max-rate", "20", "--max-message", "10000")
 
@@ -80,7 +69,7 @@ def proxied(
     """Run a daemon behind each proxy; the last one sends the PROXY protocol."""
     name, _, options = str(request.param).partition(" with ")
     folder = tmp_path_factory.mktemp(name)
-    (folder / "views.py").write_text(VIEWS)
+    (folder / "views.py").write_text(ECHO_VIEWS)
     listen = "tcp:0:interface=127.0.0.1"
     if options:
         listen = f"haproxy:{listen}"

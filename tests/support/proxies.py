@@ -18,7 +18,20 @@ _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
 # Seconds after which a proxy must have ended.
 _TIMEOUT = 60.0
 
-_NGINX = """
+#: A view for tests of what passes through a proxy.
+ECHO_VIEWS = """
+from pushd.views import accept_websocket
+
+@accept_websocket
+async def echo(request):
+    async for message in request.websocket:
+        request.websocket.send(message)
+
+views = {"/echo/": echo}
+"""
+
+#: Directives of nginx around ``content``, with which it writes to no other folder.
+NGINX_FRAME = """
 daemon off;
 user {user};
 worker_processes 1;
@@ -32,6 +45,11 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
+    {content}
+}}
+"""
+
+_NGINX_SERVER = """
     server {{
         listen 127.0.0.1:{port};
         location / {{
@@ -42,7 +60,6 @@ http {{
             proxy_set_header Connection $http_connection;
         }}
     }}
-}}
 """
 
 _HAPROXY = """
@@ -74,7 +91,8 @@ def run_proxy(name: str, upstream: str, folder: Path, options: str = "") -> Iter
         file = folder / f"{name}.conf"
         if name == "nginx":
             user = getpass.getuser()
-            file.write_text(_NGINX.format(folder=folder, user=user, port=port, upstream=upstream))
+            server = _NGINX_SERVER.format(port=port, upstream=upstream)
+            file.write_text(NGINX_FRAME.format(folder=folder, user=user, content=server))
             args = ["-p", str(folder), "-c", str(file), "-e", "stderr"]
         else:
             file.write_text(
