@@ -1019,6 +1019,21 @@ class StubbornTests(DaemonTestCase):
             "poll": poll,
         }
 
+    def loop(self, call: Callable[[Request], Any], caught: type[BaseException]) -> View:
+        """Return a view that makes a call again and again, and ignores what it raises."""
+
+        async def view(request: Request) -> None:
+            record = self.record
+            await request.websocket.wait()
+            while len(record) < 100_000:
+                try:
+                    record.append("call")
+                    await call(request)
+                except caught:
+                    continue
+
+        return view
+
     def check(self, view: View, name: str) -> None:
         """Let a browser leave a view; it must end within bounded calls, without an error."""
         record = self.record = []
@@ -1045,18 +1060,7 @@ class StubbornTests(DaemonTestCase):
     def test_exception(self) -> None:
         """A loop in ``except Exception`` ends by the second exception that is raised in it."""
         for name, call in self.calls().items():
-
-            async def view(request: Request, call: Callable[[Request], Any] = call) -> None:
-                record = self.record
-                await request.websocket.wait()
-                while len(record) < 100_000:
-                    try:
-                        record.append("call")
-                        await call(request)
-                    except Exception:
-                        continue
-
-            self.check(view, name)
+            self.check(self.loop(call, Exception), name)
 
     def test_everything(self) -> None:
         """A loop that catches everything is closed, and the log names the view once."""
@@ -1065,18 +1069,7 @@ class StubbornTests(DaemonTestCase):
         calls = self.calls()
         del calls["helped"]  # As it is closed it would start another helper, which goes on.
         for name, call in calls.items():
-
-            async def view(request: Request, call: Callable[[Request], Any] = call) -> None:
-                record = self.record
-                await request.websocket.wait()
-                while len(record) < 100_000:
-                    try:
-                        record.append("call")
-                        await call(request)
-                    except BaseException:
-                        continue
-
-            self.check(view, name)
+            self.check(self.loop(call, BaseException), name)
             self.assertEqual(len(self.record), 1, name)
 
     def test_inline_callbacks(self) -> None:
