@@ -27,7 +27,7 @@ class Origins:
 
     :param allowed: origins, wildcards such as ``https://*.example.com``, or ``*`` for all.
 
-    Raises ValueError if one is none of these.
+    Raises ValueError for anything else.
     """
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
@@ -58,7 +58,7 @@ class Origins:
     def allows(self, origin: str | None, *, scheme: str, host: str) -> bool:
         """Whether a page of an origin may connect.
 
-        :param origin: the Origin header; None if there is none.
+        :param origin: the Origin header; None without one.
         :param scheme: of the request: ``http`` or ``https``.
         :param host: the Host header.
         """
@@ -86,7 +86,7 @@ class Hosts:
 
     :param allowed: names, addresses, or wildcards such as ``*.example.com``, all without a port.
 
-    Raises ValueError if one is none of these.
+    Raises ValueError for anything else.
     """
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
@@ -115,7 +115,7 @@ class Hosts:
     def allows(self, host: str | None) -> bool:
         """Whether a request is for one of the names.
 
-        :param host: the Host header; None if there is none, as in HTTP/1.0, which no browser sends.
+        :param host: the Host header; None without one, as in HTTP/1.0, which no browser sends.
         """
         if host is None or not (self._exact or self._below):
             return True
@@ -144,7 +144,7 @@ def is_own_host(host: str, address: str | None) -> bool:
 
 @lru_cache(maxsize=128)
 def _parse_host(host: str) -> str:
-    """Return the name in a Host header, in one form. Raises ValueError if there is none."""
+    """Return the name in a Host header, in one form. Raises ValueError without a name."""
     name = _parse_origin(f"http://{host.removesuffix(':')}")[1].removesuffix(".")
     address = read_address(name)
     return name if address is None else str(address)

@@ -74,7 +74,7 @@ class Throttle:
         key = client_key(self._proxies, peer)
         now = self._clock.seconds()
         wait = self._used.get(key, now) - now - _BURST
-        # The smallest part of a second that is left by rounding is none.
+        # A tiny remainder is an error of rounding.
         if wait < 1e-6:
             return 0
         self._slowed.inc()

@@ -22,7 +22,7 @@ from pushd.topics.scheduled import ScheduledPublications
 
 @dataclass(frozen=True, kw_only=True)
 class DaemonState:
-    """What a daemon holds at run time: its topics, scheduled publications, connections, limits."""
+    """The state of a running daemon: its topics, scheduled publications, connections, limits."""
 
     clock: IReactorTime
     broker: Broker

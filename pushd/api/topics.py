@@ -42,7 +42,7 @@ _PAGE_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
 
 
 class TopicDependencies:
-    """What the resources of topics need of the daemon, and share."""
+    """The parts of the daemon that the resources of topics use and share."""
 
     def __init__(self, clock: IReactorTime, views: ViewDependencies, state: DaemonState) -> None:
         self.clock = clock

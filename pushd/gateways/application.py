@@ -35,7 +35,7 @@ class Head(NamedTuple):
     status: int
     phrase: str
     headers: list[tuple[str, str]]
-    #: The Content-Length in bytes; None if there is none.
+    #: The Content-Length in bytes; None without one.
     length: int | None
 
 

@@ -292,7 +292,7 @@ class _Body:
 
     A body of another length would make the client misread the next response on the connection.
 
-    :param length: the Content-Length in bytes; None if there is none.
+    :param length: the Content-Length in bytes; None without one.
     """
 
     def __init__(self, length: int | None) -> None:

@@ -47,7 +47,7 @@ _UNAVAILABLE = refusal(
 
 @dataclass(frozen=True, kw_only=True)
 class ViewDependencies:
-    """What exchanges need of the daemon."""
+    """The parts of the daemon that exchanges use."""
 
     clock: IReactorTime
     runner: ViewRunner

@@ -50,7 +50,7 @@ class WholeMessageDeflate(_AnyDeflate):
 
 
 def negotiate(offered: list[tuple[str, dict[str, Any]]]) -> PerMessageDeflateOfferAccept | None:
-    """Accept the first offer of permessage-deflate that can be met; return None if there is none.
+    """Accept the first offer of permessage-deflate that can be met; return None without one.
 
     An offer with unknown or invalid parameters is declined (RFC 7692 §5).
 
