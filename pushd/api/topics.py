@@ -181,6 +181,7 @@ class TopicResource(Resource):
 
         def ended(_: object) -> None:
             subscriber.forget()
+            request.stream = None
             del request.end_waiting  # Or the two would keep each other in memory.
             self._connections.remove(subscriber)
             totals.remove(transport, subscriber.traffic)
@@ -202,6 +203,7 @@ class TopicResource(Resource):
         request.connection = connection.id
         if isinstance(subscriber, EventStream):
             request.has_access_line = False
+            request.stream = subscriber
             log_opened(connection)
         subscriber.start(self._dependencies.state.hub, query.topic, query.after)
 

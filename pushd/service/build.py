@@ -15,6 +15,7 @@ from pushd.access.authorization import Authorizer
 from pushd.access.connections import Connections
 from pushd.access.counters import Metrics
 from pushd.access.limits import Limits
+from pushd.access.memory import Memory
 from pushd.access.proxies import Proxies
 from pushd.api.health import Readiness
 from pushd.api.publish import max_batch_body
@@ -108,6 +109,7 @@ class _BuildInputs:
     live: LiveSettings
     clock: CoalescingClock
     metrics: Metrics
+    memory: Memory
 
 
 def build(settings: Settings, runtime: Runtime) -> PushService:
@@ -120,6 +122,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         live=live,
         clock=CoalescingClock(runtime.reactor, batch=runtime.cork),
         metrics=Metrics(),
+        memory=Memory(runtime.reactor, live.limits),
     )
     state = _build_state(inputs)
     views = _build_views(inputs, state)
@@ -127,7 +130,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
     public = _build_public_site(inputs, state, views)
     control = control_site(
         runtime.reactor,
-        control_policy(live, inputs.metrics),
+        control_policy(live, inputs.metrics, inputs.memory),
         inputs.metrics,
         readiness,
         state,
@@ -157,7 +160,10 @@ def shipped_client() -> Path:
 def _build_state(inputs: _BuildInputs) -> DaemonState:
     """Build what holds topics, scheduled publications and connections."""
     runtime, settings = inputs.runtime, inputs.settings
-    broker = make_broker(settings.broker, runtime.reactor, settings.retention, _make_name)
+    broker = make_broker(
+        settings.broker, runtime.reactor, settings.retention, _make_name, inputs.memory.add
+    )
+    inputs.memory.watch_history(broker)
     hub = Hub(broker, runtime.reactor, runtime.cork.flush)
     broker.start(hub.deliver, hub.end_at_gap)
     inputs.metrics.register(TopicCollector(hub.counters, broker))
@@ -178,7 +184,7 @@ def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
         clock=inputs.clock,
         runner=ViewRunner(runtime.reactor, runtime.threads, grace=settings.view_grace),
         authorizer=Authorizer(live.keys, runtime.wall),
-        factory=PushFactory(runtime.reactor, live.limits, runtime.cork),
+        factory=PushFactory(runtime.reactor, live.limits, runtime.cork, inputs.memory),
         connections=state.connections,
         metrics=inputs.metrics,
         hub=state.hub,
@@ -194,7 +200,7 @@ def _build_public_site(
     runtime, settings = inputs.runtime, inputs.settings
     return public_site(
         runtime.reactor,
-        public_policy(inputs.live, settings.proxies, inputs.metrics),
+        public_policy(inputs.live, settings.proxies, inputs.metrics, inputs.memory),
         settings.routes,
         TopicDependencies(runtime.reactor, views, state),
         _build_application(inputs, views),
@@ -234,21 +240,25 @@ def _build_collector(
             _LAG: inputs.runtime.lag,
         },
         limits=inputs.live.limits,
+        memory=inputs.memory,
     )
 
 
-def public_policy(live: LiveSettings, proxies: Proxies, metrics: Metrics) -> SitePolicy:
+def public_policy(
+    live: LiveSettings, proxies: Proxies, metrics: Metrics, memory: Memory
+) -> SitePolicy:
     """Make the policy of the public port."""
     return SitePolicy(
         guard=public_guard(live.origins, live.hosts),
         admission=Admission(live.limits, proxies),
         proxies=proxies,
         metrics=metrics,
+        memory=memory,
         limits=live.limits,
     )
 
 
-def control_policy(live: LiveSettings, metrics: Metrics) -> SitePolicy:
+def control_policy(live: LiveSettings, metrics: Metrics, memory: Memory) -> SitePolicy:
     """Make the policy of the control port: its own connection limit, and no trusted proxies."""
     untrusted = Proxies()
     own = Limits(max_connections=_CONTROL_CONNECTIONS, max_per_address=_CONTROL_CONNECTIONS)
@@ -257,6 +267,7 @@ def control_policy(live: LiveSettings, metrics: Metrics) -> SitePolicy:
         admission=Admission(own, untrusted),
         proxies=untrusted,
         metrics=metrics,
+        memory=memory,
         limits=live.limits,
         large_bodies=_LARGE_BODIES,
     )
@@ -297,15 +308,20 @@ def check_redis(address: RedisAddress) -> None:
 
 
 def make_broker(
-    address: RedisAddress | None, reactor: Any, retention: Retention, make_name: Callable[[], str]
+    address: RedisAddress | None,
+    reactor: Any,
+    retention: Retention,
+    make_name: Callable[[], str],
+    grown: Callable[[int], object],
 ) -> Broker:
     """Make the broker: over Redis, or in memory without an address.
 
     :param retention: how many publications are kept, and for how long.
     :param make_name: returns a random name that is not in use.
+    :param grown: called with the bytes that each publication adds to what is kept in memory.
     """
     if address is None:
-        return MemoryBroker(reactor, History(reactor, retention, make_name))
+        return MemoryBroker(reactor, History(reactor, retention, make_name, grown))
     # Imported here because its library is an extra, and imports the global reactor.
     from pushd.topics.redis.session import open_session
 

@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.counters import Metrics
 from pushd.access.limits import Limits
+from pushd.access.memory import Memory
 from pushd.access.proxies import Proxies
 from pushd.options.settings import Settings
 from pushd.service.build import (
@@ -193,7 +194,7 @@ UNREACHABLE = RedisAddress(path="/no/such/socket", password="secret")
 class MakeBrokerTests(SynchronousTestCase):
     def make(self, address: RedisAddress | None) -> Broker:
         """Make a broker."""
-        return make_broker(address, MemoryReactorClock(), Retention(), lambda: "name")
+        return make_broker(address, MemoryReactorClock(), Retention(), lambda: "name", id)
 
     def test_memory(self) -> None:
         """Without an address, topics are kept in memory."""
@@ -241,8 +242,9 @@ class PolicyTests(SynchronousTestCase):
         )
         live = LiveSettings(lambda wanted: wanted)
         live.apply(settings)
-        self.public = public_policy(live, settings.proxies, Metrics())
-        self.control = control_policy(live, Metrics())
+        memory = Memory(MemoryReactorClock(), live.limits)
+        self.public = public_policy(live, settings.proxies, Metrics(), memory)
+        self.control = control_policy(live, Metrics(), memory)
 
     def test_places(self) -> None:
         """The connection limits apply to the public port; the control port has its own."""

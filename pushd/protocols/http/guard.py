@@ -9,6 +9,7 @@ from typing import Any
 from pushd.access.admission import Admission
 from pushd.access.counters import Metrics
 from pushd.access.limits import Limits
+from pushd.access.memory import Memory
 from pushd.access.origins import Hosts, Origins, is_own_host
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.headers import RequestHeaders, decode_path
@@ -22,6 +23,7 @@ Guard = Callable[[Any], Response | None]
 class SitePolicy:
     """What a site checks of each connection and request.
 
+    :param memory: bounds what all connections buffer.
     :param limits: ``max_message`` is also the limit of a request's body.
     :param large_bodies: for paths with a higher limit, a function that computes it from
         ``max_message``.
@@ -31,6 +33,7 @@ class SitePolicy:
     admission: Admission
     proxies: Proxies
     metrics: Metrics
+    memory: Memory
     limits: Limits
     large_bodies: Mapping[bytes, Callable[[int], int]] = field(default_factory=dict)
 

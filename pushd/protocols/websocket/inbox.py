@@ -13,6 +13,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 # largest size would take 64 MiB.
 _MAX_BYTES = 1 << 20
 
+# Memory of a message beside its bytes: a tuple, an object, and its place in the queue.
+_OVERHEAD = 160
+
 # Text beyond ASCII that is longer than this is kept in UTF-8: as str, a single emoji makes each of
 # its characters take four bytes.
 _ENCODED_FROM = 1024
@@ -20,6 +23,9 @@ _ENCODED_FROM = 1024
 
 class Source(Protocol):
     """Where messages come from: a connection whose reading can be paused."""
+
+    def message_kept(self, size: int) -> None:
+        """Note that a message waits to be read, which takes a number of bytes."""
 
     def pause_reading(self) -> None:
         """Deliver no more messages until reading is resumed."""
@@ -81,9 +87,12 @@ class Inbox:
                 size = getsizeof(message)
         self.messages.append((kept, size, encoded))
         self._size += size
-        if self.source is not None and not self._paused and self._is_full():
-            self._paused = True
-            self.source.pause_reading()
+        source = self.source
+        if source is not None:
+            source.message_kept(size + _OVERHEAD)
+            if not self._paused and self._is_full():
+                self._paused = True
+                source.pause_reading()
 
     def take(self) -> str | bytes:
         """Take the next message; there must be one."""
@@ -110,6 +119,11 @@ class Inbox:
             self._timer = self._clock.callLater(timeout, self._time_out, timeout)
         self.waiter = Deferred(self._stop_waiting)
         return self.waiter
+
+    @property
+    def memory(self) -> int:
+        """The memory that the messages take, in bytes."""
+        return self._size + _OVERHEAD * len(self.messages)
 
     @property
     def takes_rest(self) -> bool:

@@ -32,6 +32,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from pushd.access.closing import NORMAL, Closing
+from pushd.access.memory import Usage
 from pushd.protocols.websocket.grace import TELLING_COST, Grace
 from pushd.protocols.websocket.inbox import Inbox, Source
 from pushd.protocols.websocket.send_queue import SendQueue
@@ -328,6 +329,21 @@ class WebSocket:
     def will_notify(self, awaited: object) -> bool:
         """Whether the end of the conversation notifies a task that awaits this."""
         return awaited is self._inbox.waiter or awaited in self._closers
+
+    def count_memory(self, usage: Usage) -> int:
+        """Add the messages that were not read to the usage; return their bytes."""
+        inbox = self._inbox
+        if not inbox.messages:
+            return 0
+        size = inbox.memory
+        usage.inbox += size
+        return size
+
+    def free_memory(self) -> None:
+        """Drop the messages that were not read."""
+        self._inbox.clear()
+        if self._state is not _OPEN:
+            self._all_read()
 
     def when_read(self, call: Callable[[], object]) -> None:
         """Call a function once no message is kept for the view, now that the connection is gone.

@@ -20,6 +20,11 @@ class RecordingSource:
 
     def __init__(self) -> None:
         self.events: list[str] = []
+        self.kept = 0
+
+    def message_kept(self, size: int) -> None:
+        """Add up what messages take."""
+        self.kept += size
 
     def pause_reading(self) -> None:
         """Record it."""
