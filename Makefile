@@ -63,7 +63,7 @@ django: .venv/.django  ## The Django tests on the oldest supported Django; "unit
 	PYTHONPATH=.venv/django $(BIN)/pytest -q tests/django
 
 .PHONY: live
-live: systemd nginx redis  ## Tests with real sockets and processes, nginx and Redis
+live: systemd nginx haproxy redis  ## Tests with real sockets and processes, proxies and Redis
 	# More workers than cores, as these tests mostly wait. One file runs in one worker.
 	$(BIN)/pytest -q -n 4 --dist loadfile tests/live
 
@@ -74,7 +74,7 @@ slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
 		tests/live/test_demo.py tests/live/test_topics.py
 
 .PHONY: browser
-browser: chromium  ## Tests of the web pages in Chromium
+browser: chromium nginx haproxy  ## Tests of the web pages in Chromium
 	$(BIN)/pytest -q tests/browser
 
 ##@ Other targets
@@ -193,13 +193,13 @@ chromium: .venv/.dev
 		}
 	fi < /dev/null
 
-# The tests start their own nginx; the service that Debian's package starts is left alone.
-.PHONY: nginx
-nginx:
-	@if ! PATH=$$PATH:/usr/sbin command -v nginx > /dev/null; then
-		echo 'Installing nginx ...'
-		$(APT) update && $(APT) install -y --no-install-recommends nginx || {
-			echo 'The live tests need nginx: apt-get install nginx' >&2
+# The tests start their own proxies; the services that Debian's packages start are left alone.
+.PHONY: nginx haproxy
+nginx haproxy:
+	@if ! PATH=$$PATH:/usr/sbin command -v $@ > /dev/null; then
+		echo 'Installing $@ ...'
+		$(APT) update && $(APT) install -y --no-install-recommends $@ || {
+			echo 'The live tests need $@: apt-get install $@' >&2
 			exit 1
 		}
 	fi < /dev/null

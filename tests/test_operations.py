@@ -11,7 +11,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.options.command_line import Options
-from pushd.options.table import OPTIONS
+from pushd.options.settings import OPTIONS
 from tests.support.options_table import DOCUMENT, make_table, with_table
 
 

@@ -75,7 +75,7 @@ class Admission:
     def _take(self, address: str | None, *, connection: bool) -> Slot | None:
         key = None
         if address is not None and not self._proxies.is_trusted(address):
-            key = _key_of(address)
+            key = key_of(address)
         if key is not None and not self._addresses.take(key, self._limits.max_per_address):
             return None
         return Slot(self, key, connection=connection)
@@ -89,11 +89,11 @@ def client_key(proxies: Proxies, peer: str) -> Hashable:
     address = read_address(peer)
     if peer == "unix" or (address is not None and proxies.is_trusted(str(address))):
         return None
-    return _key_of(peer if address is None else str(address))
+    return key_of(peer if address is None else str(address))
 
 
 @lru_cache(maxsize=4096)
-def _key_of(address: str) -> Hashable:
+def key_of(address: str) -> Hashable:
     """Return what the connections from an address are counted by; None for loopback addresses."""
     parsed = read_address(address)
     if parsed is None:

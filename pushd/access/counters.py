@@ -1,4 +1,4 @@
-"""Counters: Prometheus metrics, and the traffic of each connection and in total."""
+"""Counters: what is counted as it happens, and the traffic of each connection and in total."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from prometheus_client.registry import Collector
 _CODES = frozenset(range(1000, 1016))
 
 
-class Metrics:
-    """The metrics of a daemon, in a registry of its own."""
+class Counters:
+    """The counters of a daemon, in a Prometheus registry of its own.
+
+    Metrics that are read when ``/metrics`` is requested come from collectors, which are registered.
+    """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -25,6 +28,12 @@ class Metrics:
             "pushd_refused",
             "Requests and handshakes refused before a view was called, by reason.",
             ["reason"],
+            registry=self._registry,
+        )
+        #: Connections and requests that had to wait.
+        self.slowed = Counter(
+            "pushd_slowed",
+            "Connections and requests delayed because of --max-rate-per-address.",
             registry=self._registry,
         )
         #: Views that raised.
@@ -54,7 +63,7 @@ class Metrics:
         self._registry.register(collector)
 
     def render(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
+        """Return the counters, and the metrics of all collectors, in Prometheus' text format."""
         return generate_latest(self._registry)
 
 

@@ -30,6 +30,9 @@ class Limits:
     max_connections: int = 10_000
     #: Connections to the public port from one client address.
     max_per_address: int = 100
+    #: Connections to the public port that one client address may open, resume or fail per second in
+    #: the long run.
+    max_rate_per_address: int = 20
     #: Seconds over which a stop spreads the closing of connections; 0 closes all at once.
     drain: int = 5
     _listeners: list[Callable[[], object]] = field(

@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from pushd.access.counters import Metrics
+from pushd.access.counters import Counters
 from pushd.protocols.http.response import Response, refusal, write_response
 
 _JSON = "application/json"
@@ -79,9 +79,9 @@ def readiness_resource(readiness: Readiness) -> ReadOnlyResource:
     return ReadOnlyResource(read)
 
 
-def metrics_resource(metrics: Metrics) -> ReadOnlyResource:
+def metrics_resource(counters: Counters) -> ReadOnlyResource:
     """Make ``/metrics``: all metrics in Prometheus' text format."""
-    return ReadOnlyResource(lambda: _uncached(200, CONTENT_TYPE_LATEST, metrics.render()))
+    return ReadOnlyResource(lambda: _uncached(200, CONTENT_TYPE_LATEST, counters.render()))
 
 
 def _uncached(status: int, kind: str, body: str | bytes) -> Response:

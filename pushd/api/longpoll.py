@@ -52,8 +52,11 @@ class LongPoll:
     def start(self, hub: Hub, topic: str, after: Id | None) -> None:
         """Subscribe."""
         self._after = after
-        self._subscription = hub.subscribe(topic, self, after)
-        if self._open and self._call is None:
+        subscription = hub.subscribe(topic, self, after)
+        if not self._open:
+            return  # It is answered, as the subscription has ended already.
+        self._subscription = subscription
+        if self._call is None:
             self._answer_in(self._wait + _READ_TIMEOUT)
 
     # What the subscription calls
@@ -86,6 +89,11 @@ class LongPoll:
         """Return whether the response may take more: what is beyond comes in the next one."""
         return self.has_room()
 
+    @property
+    def taken(self) -> int:
+        """How many bytes the client has taken: it takes the response as a whole, at its end."""
+        return 0
+
     def direct_write(self) -> None:
         """Return None: publications are collected for one response."""
 
@@ -108,10 +116,13 @@ class LongPoll:
     def forget(self) -> None:
         """Cancel everything: the client has its response, or has disconnected."""
         self._open = False
-        if self._call is not None and self._call.active():
-            self._call.cancel()
-        if self._subscription is not None:
-            self._subscription.cancel()
+        # Both refer to the poll, which would keep it until garbage is collected.
+        call, self._call = self._call, None
+        subscription, self._subscription = self._subscription, None
+        if call is not None and call.active():
+            call.cancel()
+        if subscription is not None:
+            subscription.cancel()
 
     def _answer_in(self, seconds: float) -> None:
         if self._call is not None and self._call.active():

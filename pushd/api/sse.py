@@ -14,7 +14,7 @@ from pushd.access.closing import HISTORY_GAP, PEER, TRY_AGAIN_LATER, US, Closing
 from pushd.access.counters import Traffic
 from pushd.access.memory import Usage
 from pushd.protocols.json_format import subscription_json, to_json
-from pushd.protocols.twisted_internals import unsent
+from pushd.protocols.twisted_internals import unsent, untaken
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.fanout import Batch
 from pushd.topics.hub import Hub
@@ -73,9 +73,11 @@ class EventStream:
             self._request.setHeader(name, value)
         self._request.registerProducer(self, True)
         self._keep_alives.start(self)
-        self._subscription = hub.subscribe(topic, self, after)
-        if not self._open:
-            self._subscription.cancel()
+        subscription = hub.subscribe(topic, self, after)
+        if self._open:
+            self._subscription = subscription
+        else:
+            subscription.cancel()
 
     # What the subscription calls
 
@@ -108,6 +110,12 @@ class EventStream:
         self._refused = size
         return False
 
+    @property
+    def taken(self) -> int:
+        """How many bytes the client has taken, counted from any start."""
+        held = sum(map(len, self._held))
+        return self.traffic.bytes_out - held - untaken(self._request.channel.transport)
+
     def direct_write(self) -> None:
         """Return None: chunked HTTP framing is written for each response by itself."""
 
@@ -139,8 +147,14 @@ class EventStream:
         """Do nothing: ``forget`` follows."""
 
     def keep_alive(self) -> None:
-        """Send a comment. An event would need an id, which would become the client's last id."""
-        self._write(b":\n\n")
+        """Send a comment, unless data waits: then it is not the stream that is silent.
+
+        An event would need an id, which would become the client's last id.
+        """
+        if self._paused:
+            self._keep_alives.start(self)
+        else:
+            self._write(b":\n\n")
 
     def close_with(self, closing: Closing) -> Deferred[None]:
         """End the response in order; the browser reconnects by itself."""
@@ -173,8 +187,10 @@ class EventStream:
     def _stop(self) -> None:
         self._open = False
         self._keep_alives.stop(self)
-        if self._subscription is not None:
-            self._subscription.cancel()
+        # The two refer to each other, which would keep what is buffered until garbage is collected.
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.cancel()
 
     def _write(self, data: bytes) -> None:
         waiting = self._unsent()
@@ -204,10 +220,14 @@ class EventStream:
         self._request.finish()
 
     def _break_off(self) -> None:
-        """Cut off a client that is too slow. SSE has no close code; the browser reconnects."""
+        """Abort the connection of a client that is too slow.
+
+        SSE has no close code, and an end in order would stand behind what the client does not read.
+        The browser reconnects.
+        """
         self.ending = Ending(TRY_AGAIN_LATER.code, US, TRY_AGAIN_LATER.reason)
-        self._request.loseConnection()
         self.forget()
+        self._request.channel.abort()
 
     def _unsent(self) -> int:
         return unsent(self._request.channel.transport) + sum(map(len, self._held))

@@ -109,6 +109,10 @@ class TopicResource(Resource):
         token = read_token(request) if self._authorizer.keys else None
         identity = self._authorizer.authorize_subscribe(token, topic)
         query = _read_query(request, topic)
+        is_stream = b"text/event-stream" in (request.getHeader(b"accept") or b"").lower()
+        # Polls resume, too, but each waits for the answer to the last.
+        if query.after is not None and (is_websocket or is_stream):
+            request.site.policy.throttle.count(request.peer)
         if is_websocket:
             return self._run_view(request, query, identity)
         if request.getHeader(b"sec-websocket-key") is not None:
@@ -119,7 +123,7 @@ class TopicResource(Resource):
         if request.method != b"GET":
             error = "method not allowed; subscribe with GET, and publish at the control port"
             raise BadRequest(error, "method", 405, {"Allow": self._methods})
-        if b"text/event-stream" in (request.getHeader(b"accept") or b"").lower():
+        if is_stream:
             max_buffered = self._dependencies.state.limits.max_buffered
             stream = EventStream(request, self._dependencies.keep_alives, max_buffered)
             self._subscribe(request, stream, query, identity)
@@ -177,12 +181,14 @@ class TopicResource(Resource):
         identity: Identity | None,
     ) -> None:
         """Register a subscriber over HTTP as a connection, and start it."""
-        totals, transport = self._dependencies.views.metrics.traffic, subscriber.transport
+        totals, transport = self._dependencies.views.counters.traffic, subscriber.transport
 
         def ended(_: object) -> None:
             subscriber.forget()
             request.stream = None
-            del request.end_waiting  # Or the two would keep each other in memory.
+            # Or the two would keep each other, and what is buffered, until garbage is collected.
+            del request.end_waiting
+            request.producer = None
             self._connections.remove(subscriber)
             totals.remove(transport, subscriber.traffic)
             if isinstance(subscriber, EventStream):

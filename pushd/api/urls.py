@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import IResource
 
-from pushd.access.counters import Metrics
+from pushd.access.counters import Counters
 from pushd.api.admin import (
     ConnectionListResource,
     ConnectionResource,
@@ -20,8 +20,9 @@ from pushd.api.publish import BatchResource, ControlTopicResource
 from pushd.api.resource import DaemonState
 from pushd.api.topics import TopicDependencies, TopicResource
 from pushd.gateways.wsgi import WsgiGateway
-from pushd.protocols.http.guard import SitePolicy, is_topic
+from pushd.protocols.http.guard import is_topic
 from pushd.protocols.http.headers import decode_path
+from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.response import NOT_FOUND, AnswerResource, refusal
 from pushd.protocols.http.site import PushdSite
 from pushd.views.resource import ViewResource
@@ -73,7 +74,7 @@ def public_site(
 def control_site(
     reactor: IReactorTime,
     policy: SitePolicy,
-    metrics: Metrics,
+    counters: Counters,
     readiness: Readiness,
     state: DaemonState,
 ) -> PushdSite:
@@ -86,7 +87,7 @@ def control_site(
             case b"/readyz":
                 return readiness_resource(readiness)
             case b"/metrics":
-                return metrics_resource(metrics)
+                return metrics_resource(counters)
             case b"/publish":
                 return BatchResource(state)
             case b"/topics":

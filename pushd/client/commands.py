@@ -139,8 +139,8 @@ def check(given: Namespace, runtime: CommandRuntime) -> None:
     """Check options of the daemon, and print the resulting configuration."""
     # Imported only for this command: it loads the whole daemon.
     from pushd.options.command_line import Options
+    from pushd.options.settings import OPTIONS
     from pushd.options.sources import write_values
-    from pushd.options.table import OPTIONS
 
     options = Options(runtime.environ)
     try:

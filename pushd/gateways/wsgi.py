@@ -16,14 +16,14 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from pushd.access.limits import Limits
-from pushd.gateways.environ import (
+from pushd.gateways.application import (
     Application,
     HandshakeView,
     Head,
     call_application,
     check_head,
-    make_environ,
 )
+from pushd.gateways.environ import make_environ
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import write_failure
 from pushd.protocols.http.static import StaticFiles
@@ -115,7 +115,7 @@ class ApplicationResource(ViewResource):
             request,
             threads=gateway.threads,
             limits=gateway.limits,
-            failed=gateway.views.metrics.view_errors.inc,
+            failed=gateway.views.counters.view_errors.inc,
         )
         gateway.pool.callInThread(partial(response.run, gateway.application, environ))
         return NOT_DONE_YET

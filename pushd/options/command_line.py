@@ -12,9 +12,10 @@ from twisted.python.usage import UsageError
 
 from pushd import __version__
 from pushd.errors import InvalidOptions
+from pushd.options.conflicts import find_conflicts
 from pushd.options.help import write_help
 from pushd.options.option import Option, make_settings
-from pushd.options.settings import Settings
+from pushd.options.settings import OPTIONS, Settings
 from pushd.options.sources import (
     Given,
     Sources,
@@ -25,7 +26,6 @@ from pushd.options.sources import (
     write_defaults,
     write_values,
 )
-from pushd.options.table import COMBINATIONS, OPTIONS
 
 # Longer lines are hard to read, however wide the terminal is.
 _MAX_WIDTH = 100
@@ -126,8 +126,7 @@ class Options(UsageOptions):
         values, invalid = parse(OPTIONS, given)
         mistakes += invalid
         if not invalid:
-            conflicts = [conflict for find in COMBINATIONS for conflict in find(values)]
-            mistakes += [describe_conflict(conflict, given) for conflict in conflicts]
+            mistakes += [describe_conflict(one, given) for one in find_conflicts(values)]
         if mistakes:
             # An exception that views raise when they are imported may have a text of many lines.
             raise InvalidOptions([" ".join(mistake.split()) for mistake in mistakes])

@@ -33,12 +33,11 @@ def _limits_of_cgroups(root: Path) -> Iterator[int]:
             top, name = top / "memory", "memory.limit_in_bytes"
         # In a container, the folder at the top may be that of the cgroup itself.
         group = top / path.lstrip("/")
-        for folder in (group, *group.parents):
+        folders = [group, *group.parents]
+        for folder in folders[: folders.index(top) + 1]:
             try:
                 limit = (folder / name).read_text().strip()
             except OSError:
                 limit = ""
             if limit.isdecimal():  # Else "max", or there is no such folder.
                 yield int(limit)
-            if folder == top:
-                break

@@ -10,7 +10,7 @@ from typing import cast
 from twisted.internet.endpoints import serverFromString
 from twisted.logger import LogLevel
 
-from pushd.gateways.environ import Application
+from pushd.gateways.application import Application
 from pushd.views.routes import Routes, load, load_routes
 
 #: Values of ``--log-level``: messages below the level are not logged.

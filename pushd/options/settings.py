@@ -11,8 +11,15 @@ from pushd.access.origins import Hosts, Origins
 from pushd.access.proxies import Proxies
 from pushd.access.tokens import TokenKeys, read_token_keys
 from pushd.api.playground import Playground
-from pushd.gateways.environ import Application
-from pushd.options.option import Option, Values, combined_setting, object_setting, setting
+from pushd.gateways.application import Application
+from pushd.options.option import (
+    Option,
+    Values,
+    combined_setting,
+    declared_options,
+    object_setting,
+    setting,
+)
 from pushd.options.parsers import (
     LEVELS,
     number,
@@ -230,6 +237,16 @@ class Settings:
         ),
         Option(
             LIMITS,
+            "max-rate-per-address",
+            "N",
+            number(1, 10_000_000),
+            "Maximum connections per second that one client address may open, resume or fail, with "
+            "bursts of ten times as many (loopback and trusted proxies are exempt). Further ones "
+            "wait, for 10 seconds at most.",
+            live=True,
+        ),
+        Option(
+            LIMITS,
             "max-message",
             "SIZE",
             Size(1, 1 << 30),
@@ -354,6 +371,9 @@ class Settings:
         """The maximum number of stragglers, given or not."""
         return self.threads if self.max_stragglers is None else self.max_stragglers
 
+
+#: Every option, in the order in which they are listed.
+OPTIONS = tuple(sorted(declared_options(Settings), key=lambda option: GROUPS.index(option.group)))
 
 #: Applies to a running daemon the settings that a reload can change. It is called at every reload:
 #: a file that a setting names, such as a key, may have changed although the setting has not.

@@ -12,13 +12,18 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 Key = TypeVar("Key", bound=Hashable)
 
+# How many keys expire in one iteration of the reactor. The end of a connection takes a third of a
+# millisecond; that of thousands at once must not keep all others waiting.
+_PORTION = 64
+
 
 class TimeoutQueue(Generic[Key]):
     """Timeouts of one length, one for each key.
 
     Ten thousand connections that each wait 25 seconds need one delayed call, not ten thousand,
     because the first to start is the first to expire. The cost of starting, stopping and expiring
-    does not depend on the number of keys. Without keys there is no timer.
+    does not depend on the number of keys. Without keys there is no timer. Of thousands that are due
+    at the same time, a portion expires in each iteration of the reactor.
 
     :param clock: where timers come from.
     :param timeout: seconds from ``start`` to ``expired``.
@@ -62,8 +67,10 @@ class TimeoutQueue(Generic[Key]):
     def _expire(self) -> None:
         now = self._clock.seconds()
         try:
-            # A callback may start and stop keys, so the first key is looked up every time.
-            while self._due and self._first_due() <= now:
+            for _ in range(_PORTION):
+                # A callback may start and stop keys, so the first key is looked up every time.
+                if not self._due or self._first_due() > now:
+                    break
                 key = next(iter(self._due))
                 del self._due[key]
                 self._expired(key)
@@ -89,7 +96,8 @@ class TimerHeap(Generic[Key]):
     """Timeouts at any time, one for each key: a heap knows the next.
 
     The entry of a key that was restarted or stopped stays in the heap until its time, or until
-    such entries outnumber the others. Without keys there is no timer.
+    such entries outnumber the others. Without keys there is no timer. Of thousands that are due at
+    the same time, a portion expires in each iteration of the reactor.
 
     :param clock: where timers come from.
     :param now: the clock of the times, such as ``time.time``; it may be set forward and back.
@@ -162,7 +170,9 @@ class TimerHeap(Generic[Key]):
         # The timer is set once, at the end, however many keys callbacks start and stop.
         self._expiring = True
         try:
-            while self._heap and self._heap[0][0] <= now:
+            for _ in range(_PORTION):
+                if not self._heap or self._heap[0][0] > now:
+                    break
                 key = self._heap[0][2]
                 del self._entries[key]
                 self._drop_stale()

@@ -10,13 +10,16 @@ from pathlib import Path
 from random import random
 from typing import Any, Protocol
 
+from twisted.internet.interfaces import IReactorTime
+
 from pushd.access.admission import Admission
 from pushd.access.authorization import Authorizer
 from pushd.access.connections import Connections
-from pushd.access.counters import Metrics
+from pushd.access.counters import Counters
 from pushd.access.limits import Limits
 from pushd.access.memory import Memory
 from pushd.access.proxies import Proxies
+from pushd.access.throttle import Throttle
 from pushd.api.health import Readiness
 from pushd.api.publish import max_batch_body
 from pushd.api.resource import DaemonState
@@ -25,7 +28,8 @@ from pushd.api.urls import control_site, public_site
 from pushd.gateways.wsgi import Pool, WsgiGateway
 from pushd.options.settings import Settings
 from pushd.protocols.cork import Cork
-from pushd.protocols.http.guard import SitePolicy, control_guard, public_guard
+from pushd.protocols.http.guard import control_guard, public_guard
+from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.http.static import StaticFiles
 from pushd.protocols.websocket.protocol import PushFactory
@@ -108,7 +112,7 @@ class _BuildInputs:
     runtime: Runtime
     live: LiveSettings
     clock: CoalescingClock
-    metrics: Metrics
+    counters: Counters
     memory: Memory
 
 
@@ -121,7 +125,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         runtime=runtime,
         live=live,
         clock=CoalescingClock(runtime.reactor, batch=runtime.cork),
-        metrics=Metrics(),
+        counters=Counters(),
         memory=Memory(runtime.reactor, live.limits),
     )
     state = _build_state(inputs)
@@ -130,12 +134,12 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
     public = _build_public_site(inputs, state, views)
     control = control_site(
         runtime.reactor,
-        control_policy(live, inputs.metrics, inputs.memory),
-        inputs.metrics,
+        control_policy(runtime.reactor, live, inputs.counters, inputs.memory),
+        inputs.counters,
         readiness,
         state,
     )
-    inputs.metrics.register(_build_collector(inputs, state, views, public))
+    inputs.counters.register(_build_collector(inputs, state, views, public))
     service = PushService(
         state,
         readiness=readiness,
@@ -145,7 +149,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         control=[_control_port(runtime.reactor, one, control) for one in settings.control],
     )
     service.appliers.append(live.apply)
-    service.stopping.append(runtime.threads.stop)
+    service.stopping += [runtime.threads.stop, public.policy.throttle.stop]
     service.addService(InProcess(BlockingPublisher(views.publisher, runtime.threads)))
     return service
 
@@ -166,7 +170,7 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
     inputs.memory.watch_history(broker)
     hub = Hub(broker, runtime.reactor, runtime.cork.flush)
     broker.start(hub.deliver, hub.end_at_gap)
-    inputs.metrics.register(TopicCollector(hub.counters, broker))
+    inputs.counters.register(TopicCollector(hub.counters, broker))
     return DaemonState(
         clock=runtime.reactor,
         broker=broker,
@@ -186,7 +190,7 @@ def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
         authorizer=Authorizer(live.keys, runtime.wall),
         factory=PushFactory(runtime.reactor, live.limits, runtime.cork, inputs.memory),
         connections=state.connections,
-        metrics=inputs.metrics,
+        counters=inputs.counters,
         hub=state.hub,
         publisher=Publisher(state.broker, state.scheduled, live.limits),
         files=StaticFiles([*_own_files(settings), shipped_client()]),
@@ -200,7 +204,9 @@ def _build_public_site(
     runtime, settings = inputs.runtime, inputs.settings
     return public_site(
         runtime.reactor,
-        public_policy(inputs.live, settings.proxies, inputs.metrics, inputs.memory),
+        public_policy(
+            runtime.reactor, inputs.live, settings.proxies, inputs.counters, inputs.memory
+        ),
         settings.routes,
         TopicDependencies(runtime.reactor, views, state),
         _build_application(inputs, views),
@@ -230,7 +236,7 @@ def _build_collector(
     return MetricsCollector(
         site=public,
         factory=views.factory,
-        traffic=inputs.metrics.traffic,
+        traffic=inputs.counters.traffic,
         flush_counters=state.hub.flush_counters,
         threads=inputs.runtime.threads.pools,
         fault=state.broker.fault,
@@ -245,28 +251,35 @@ def _build_collector(
 
 
 def public_policy(
-    live: LiveSettings, proxies: Proxies, metrics: Metrics, memory: Memory
+    clock: IReactorTime, live: LiveSettings, proxies: Proxies, counters: Counters, memory: Memory
 ) -> SitePolicy:
     """Make the policy of the public port."""
     return SitePolicy(
         guard=public_guard(live.origins, live.hosts),
         admission=Admission(live.limits, proxies),
+        throttle=Throttle(clock, live.limits, proxies, counters.slowed),
         proxies=proxies,
-        metrics=metrics,
+        counters=counters,
         memory=memory,
         limits=live.limits,
     )
 
 
-def control_policy(live: LiveSettings, metrics: Metrics, memory: Memory) -> SitePolicy:
-    """Make the policy of the control port: its own connection limit, and no trusted proxies."""
-    untrusted = Proxies()
+def control_policy(
+    clock: IReactorTime, live: LiveSettings, counters: Counters, memory: Memory
+) -> SitePolicy:
+    """Make the policy of the control port: its own connection limit, and no trusted proxies.
+
+    No client is slowed: all that can reach this port are trusted.
+    """
+    untrusted, trusted = Proxies(), Proxies(["0.0.0.0/0", "::/0"])
     own = Limits(max_connections=_CONTROL_CONNECTIONS, max_per_address=_CONTROL_CONNECTIONS)
     return SitePolicy(
         guard=control_guard,
         admission=Admission(own, untrusted),
+        throttle=Throttle(clock, own, trusted, counters.slowed),
         proxies=untrusted,
-        metrics=metrics,
+        counters=counters,
         memory=memory,
         limits=live.limits,
         large_bodies=_LARGE_BODIES,
@@ -279,7 +292,7 @@ def _public_port(reactor: Any, endpoint: str, site: PushdSite) -> PortService:
 
 def _control_port(reactor: Any, endpoint: str, site: PushdSite) -> PortService:
     message = "control port listening on {url}"
-    return PortService(reactor, endpoint, site, message=message, option="--control")
+    return PortService(reactor, endpoint, site, message=message, option="--control", private=True)
 
 
 def _own_files(settings: Settings) -> list[Path]:

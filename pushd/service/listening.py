@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
+import stat
 from typing import Any
 
 from twisted.application.service import Service
@@ -27,6 +30,9 @@ _BACKLOG = 2048
 _KEEPALIVE_IDLE = 60
 _USER_TIMEOUT = 60
 
+# The path in the description of a Unix endpoint; a backslash stands before a colon.
+_UNIX_PATH = re.compile(r"unix:(?:address=)?((?:[^:\\]|\\.)+)")
+
 
 class PortService(Service):
     """Listens on one endpoint.
@@ -34,23 +40,35 @@ class PortService(Service):
     :param site: the site that serves its connections.
     :param message: the log line with the URL once it listens.
     :param option: the option that named the endpoint, for the message if it cannot listen.
+    :param private: True if a Unix socket is for the user of the process, and for a group, only.
     """
 
     def __init__(
-        self, reactor: Any, endpoint: str, site: PushdSite, *, message: str, option: str
+        self,
+        reactor: Any,
+        endpoint: str,
+        site: PushdSite,
+        *,
+        message: str,
+        option: str,
+        private: bool = False,
     ) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
         self._site = site
         self._message = message
         self._option = option
+        self._private = private
         self._port: IListeningPort | None = None
 
     def privilegedStartService(self) -> None:
         """Listen, before twistd drops its privileges. Ends the process with one line on failure."""
         failures: list[Failure] = []
         try:
-            endpoint = serverFromString(self._reactor, _with_backlog(self._endpoint))
+            description = _with_backlog(self._endpoint)
+            if self._private:
+                description = _with_mode(description)
+            endpoint = serverFromString(self._reactor, description)
         except LookupError:
             raise self._exit(
                 "systemd did not pass this socket; check index= or name= against the socket unit "
@@ -124,6 +142,22 @@ def _with_backlog(endpoint: str) -> str:
     """Add a backlog for many simultaneous clients; with Twisted's 50, most would have to retry."""
     queues = endpoint.startswith(("tcp:", "tcp6:", "ssl:", "unix:", "reuseport:"))
     return f"{endpoint}:backlog={_BACKLOG}" if queues and ":backlog=" not in endpoint else endpoint
+
+
+def _with_mode(endpoint: str) -> str:
+    """Add the permissions of a private Unix socket; with Twisted's, every user could connect.
+
+    A folder with the setgid bit gives its group to the socket, and that group may connect, too.
+    """
+    path = _UNIX_PATH.match(endpoint)
+    if path is None or ":mode=" in endpoint:
+        return endpoint
+    folder = os.path.dirname(path[1].replace("\\", "")) or "."
+    try:
+        has_group = os.stat(folder).st_mode & stat.S_ISGID
+    except OSError:  # Then listening fails, and says why.
+        has_group = 0
+    return f"{endpoint}:mode={660 if has_group else 600}"
 
 
 def _url(endpoint: str, port: IListeningPort) -> str:

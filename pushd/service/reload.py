@@ -12,8 +12,7 @@ from pushd.access.origins import Hosts, Origins
 from pushd.access.tokens import TokenKeys
 from pushd.errors import InvalidOptions
 from pushd.options.command_line import Options
-from pushd.options.settings import Applier, Settings
-from pushd.options.table import OPTIONS
+from pushd.options.settings import OPTIONS, Applier, Settings
 
 _log = Logger(namespace="pushd.service")
 

@@ -28,7 +28,7 @@ from pushd.service.systemd import Notifier
 from pushd.views.threads import ViewThreads
 
 # Seconds that systemd allows for a stop beyond the drain: for answers, Close frames, and a reserve.
-_STOP_RESERVE = 30.0
+_STOP_RESERVE = 75.0
 
 
 def makeService(

@@ -15,6 +15,7 @@ from dataclasses import fields, replace
 from types import TracebackType
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.testing import MemoryReactorClock
@@ -23,9 +24,9 @@ from pushd.access.limits import Limits
 from pushd.options.settings import Settings
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.service.build import Runtime, build
+from pushd.testing.alternating_threads import AlternatingThreads
 from pushd.testing.browser import Browser, make_protocol
 from pushd.testing.connection import Answer, RawConnection, RecordingProtocol
-from pushd.testing.lockstep import LockstepThreads
 from pushd.testing.memory_network import MemoryNetwork
 from pushd.views.request import View
 from pushd.views.routes import Routes
@@ -60,7 +61,7 @@ class Daemon:
             self.settings,
             Runtime(
                 reactor=self.clock,
-                threads=LockstepThreads(self.settings.threads, self.settings.straggler_limit),
+                threads=AlternatingThreads(self.settings.threads, self.settings.straggler_limit),
                 wall=self.clock.seconds,
                 random=lambda: 0.5,
             ),
@@ -115,11 +116,18 @@ class Daemon:
         connection.send(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
         return connection.answer(method)
 
-    def open_connection(self, *, control: bool = False) -> RawConnection:
-        """Open a connection to send any bytes."""
+    def open_connection(
+        self, *, control: bool = False, address: str | None = None
+    ) -> RawConnection:
+        """Open a connection to send any bytes.
+
+        :param control: open it to the control port.
+        :param address: the client's IPv4 address; None for loopback, which some limits exempt.
+        """
         client = RecordingProtocol()
         site = self._sites[len(self.settings.listen) if control else 0]
-        transport = self._network.connect(site, client)
+        peer = None if address is None else IPv4Address("TCP", address, 50_000)
+        transport = self._network.connect(site, client, peer)
         self.settle()
         return RawConnection(self.settle, client, transport)
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ITCPTransport
+from twisted.internet.interfaces import (
+    IAddress,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -29,7 +34,7 @@ class MemoryTransport:
     _finishing = False
     _finished = False
 
-    def __init__(self, host: IPv4Address, peer: IPv4Address) -> None:
+    def __init__(self, host: Any, peer: Any) -> None:
         self._host = host
         self._peer = peer
         self._unsent = bytearray()
@@ -90,11 +95,11 @@ class MemoryTransport:
 
     def getPeer(self) -> IPv4Address:
         """Return the address of the other end."""
-        return self._peer
+        return cast(IPv4Address, self._peer)
 
     def getHost(self) -> IPv4Address:
         """Return the address of this end."""
-        return self._host
+        return cast(IPv4Address, self._host)
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         """Remember what a socket would be set to."""
@@ -135,6 +140,13 @@ class MemoryTransport:
         data = bytes(self._unsent[:count])
         del self._unsent[:count]
         self.other.protocol.dataReceived(data)
+        self._ask_for_more()
+
+    def _ask_for_more(self) -> None:
+        """Resume a producer that was paused, once everything has been read."""
+        if self._producer_paused and self._producer and not self._unsent:
+            self._producer_paused = False
+            self._producer.resumeProducing()
 
     def run(self) -> bool:
         """Deliver what can be delivered; return True if anything happened."""
@@ -142,9 +154,7 @@ class MemoryTransport:
             data = bytes(self._unsent)
             self._unsent.clear()
             self.other.protocol.dataReceived(data)
-            if self._producer_paused and self._producer and not self._unsent:
-                self._producer_paused = False
-                self._producer.resumeProducing()
+            self._ask_for_more()
             return True
         if self._finishing and not self._finished and not self._unsent and self.other._reads:
             self._finished = True
@@ -179,10 +189,13 @@ class MemoryNetwork:
         self._transports: list[MemoryTransport] = []
         self._port = 50_000
 
-    def connect(self, server: Any, client: Any) -> MemoryTransport:
-        """Connect a client's protocol to a server's factory; return the client's end."""
+    def connect(self, server: Any, client: Any, address: IAddress | None = None) -> MemoryTransport:
+        """Connect a client's protocol to a server's factory; return the client's end.
+
+        :param address: of the client; None for a new port of 127.0.0.1.
+        """
         self._port += 1
-        here = IPv4Address("TCP", "127.0.0.1", self._port)
+        here = address or IPv4Address("TCP", "127.0.0.1", self._port)
         there = IPv4Address("TCP", "127.0.0.1", 8080)
         ours, theirs = MemoryTransport(here, there), MemoryTransport(there, here)
         ours.other, theirs.other = theirs, ours

@@ -1,4 +1,8 @@
-"""History: the last publications of every topic, limited in number, age and bytes."""
+"""History in memory: the last publications of every topic, limited in number, age and bytes.
+
+With Redis it is there: ``pushd.topics.redis.scripts`` limits its number and age, and Redis limits
+the bytes (``maxmemory``).
+"""
 
 from __future__ import annotations
 

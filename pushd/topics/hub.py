@@ -135,6 +135,8 @@ class Hub:
         if not subscribers:
             del self._topics[subscription.topic]
             self._source.unfollow(subscription.topic)
+            if not self._topics:
+                self._shared.batches.clear()
 
     def _flush_later(self) -> None:
         self._flush_call = None

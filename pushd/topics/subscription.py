@@ -34,19 +34,22 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.access.counters import SubscriberCounters
+from pushd.access.progress import Progress
 from pushd.errors import Unavailable
 from pushd.schedule.coroutine import Task
 from pushd.schedule.timeouts import TimeoutQueue
+from pushd.schedule.turns import Turns
 from pushd.topics.broker import TopicSource
-from pushd.topics.fanout import Batch, DirectWrite, FanOutGroup
-from pushd.topics.publication import Id
+from pushd.topics.fanout import Batch, BatchCache, DirectWrite, FanOutGroup
+from pushd.topics.publication import Id, Replay
 
 _log = Logger(namespace="pushd.topics")
 
 # How much of the history is read at a time, in bytes.
 _READ_SIZE = 1 << 18
 
-# How long a subscriber that does not keep up may read nothing, in seconds, before it is cut off.
+# How long a subscriber that does not keep up may take nothing, in seconds, before it is cut off. It
+# must also take what ``Progress`` calls enough.
 LAG_TIMEOUT = 10.0
 
 
@@ -82,6 +85,13 @@ class Subscriber(Protocol):
         """Return whether no more would wait than is allowed, counted as written, or nothing waits.
 
         If not, the subscriber calls ``Subscription.resume`` later, and ``has_room`` then decides.
+        """
+
+    @property
+    def taken(self) -> int:
+        """How many bytes the client has taken, counted from any start.
+
+        A subscription that lags asks from time to time, to see whether the client makes progress.
         """
 
     def direct_write(self) -> DirectWrite | None:
@@ -162,7 +172,7 @@ class Subscription:
     def resume(self) -> None:
         """Continue to read the history; the subscriber has room again."""
         if self._state is _State.CATCHING_UP and not self._reading:
-            self._shared.lagging.stop(self)
+            self._shared.stop_lag(self)
             self._reading = True
             Task(self._read(), self._shared.clock, _ignore, self._have_read).advance()
 
@@ -171,7 +181,7 @@ class Subscription:
         if self._state is not _State.ENDED:
             self.leave_group()
             self._state = _State.ENDED
-            self._shared.lagging.stop(self)
+            self._shared.stop_lag(self)
             self._shared.forget(self)
 
     def deliver(self, batch: Batch) -> DirectWrite | None:
@@ -220,10 +230,13 @@ class Subscription:
             self._lose()
 
     def lag_expired(self) -> None:
-        """Cut off a subscriber that has read nothing since it stopped keeping up."""
+        """Cut off a subscriber that does not keep up and takes nothing, or too little.
+
+        One that goes on reading is waited for, however much it has to read.
+        """
         if self.subscriber.keeps_up():
             self.resume()
-        else:
+        elif not self._shared.still_lags(self):
             self._cut_off()
 
     def failed(self, failure: Failure) -> None:
@@ -253,9 +266,23 @@ class Subscription:
 
     async def _read_some(self) -> bool:
         """Read some of the history. Returns whether to stop reading."""
-        replay = await self._shared.source.replay(self.topic, self._position, _READ_SIZE)
+        shared = self._shared
+        if self._position is not None and not shared.turns.is_free:
+            await shared.turns.take(self.topic)
+            if self._has_ended():
+                return True
+        replay = await shared.source.replay(self.topic, self._position, _READ_SIZE)
         if self._has_ended():
             return True
+        began = shared.clock.seconds()
+        try:
+            return self._pass_on_replay(replay)
+        finally:
+            if replay.publications:
+                shared.turns.charge(began)
+
+    def _pass_on_replay(self, replay: Replay) -> bool:
+        """Deliver what was read of the history. Returns whether to stop reading."""
         if not self._announced:
             self._announced = True
             self._position = replay.id
@@ -267,7 +294,9 @@ class Subscription:
         for publication in replay.publications:
             if self._has_ended() or not self.subscriber.has_room():
                 return True
-            self._pass_on(Batch((publication,)))
+            batch = self._shared.batches.get(publication)
+            self._pass_on(batch)
+            self._shared.batches.keep(batch)
         return self._has_ended() or self._has_caught_up(replay.last)
 
     def _has_ended(self) -> bool:
@@ -302,7 +331,7 @@ class Subscription:
         if self.subscriber.keeps_up():
             self.resume()
         else:
-            self._shared.lagging.start(self)
+            self._shared.start_lag(self)
 
     def _pass_on(self, batch: Batch) -> None:
         self._position = batch.last
@@ -341,10 +370,35 @@ class SubscriptionDependencies:
         self.clock = clock
         self.counters = counters
         self.forget = forget
-        #: Subscriptions whose subscriber does not keep up, and has read nothing since.
+        #: Whose turn it is to read the history, once that takes much time.
+        self.turns = Turns(clock)
+        #: What was read of the history and may be needed again at once.
+        self.batches = BatchCache(clock)
+        #: Subscriptions whose subscriber does not keep up.
         self.lagging: TimeoutQueue[Subscription] = TimeoutQueue(
             clock, timeout=LAG_TIMEOUT, expired=Subscription.lag_expired
         )
+        # What each of them takes meanwhile.
+        self._progress: dict[Subscription, Progress] = {}
+
+    def start_lag(self, subscription: Subscription) -> None:
+        """Note that a subscriber does not keep up from now on."""
+        taken = subscription.subscriber.taken
+        self._progress[subscription] = Progress(taken, self.clock.seconds())
+        self.lagging.start(subscription)
+
+    def still_lags(self, subscription: Subscription) -> bool:
+        """Wait on for a subscriber if it has taken enough meanwhile; return whether it has."""
+        taken = subscription.subscriber.taken
+        if not self._progress[subscription].look(taken, self.clock.seconds()):
+            return False
+        self.lagging.start(subscription)
+        return True
+
+    def stop_lag(self, subscription: Subscription) -> None:
+        """Note that a subscriber keeps up, or has ended; does nothing if it did not lag."""
+        if self._progress.pop(subscription, None) is not None:
+            self.lagging.stop(subscription)
 
 
 def _ignore(_: object) -> None:

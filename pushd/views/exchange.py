@@ -14,7 +14,7 @@ from pushd.access.admission import Slot
 from pushd.access.authorization import Authorizer
 from pushd.access.closing import BROKER_UNAVAILABLE, INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.connections import Connection, Connections, log_closed, log_opened
-from pushd.access.counters import Metrics
+from pushd.access.counters import Counters
 from pushd.errors import ThreadsBusy, Unavailable
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import (
@@ -55,7 +55,7 @@ class ViewDependencies:
     factory: PushFactory
     connections: Connections
     files: StaticFiles
-    metrics: Metrics
+    counters: Counters
     hub: Hub
     publisher: Publisher
 
@@ -126,7 +126,7 @@ class _Exchange(ABC):
             self._abandon(_UNAVAILABLE, BROKER_UNAVAILABLE)
             return
         if not (self._is_gone and is_cancellation(failure)):
-            self._dependencies.metrics.view_errors.inc()
+            self._dependencies.counters.view_errors.inc()
             _log.failure(
                 "{view} failed at {path} for {peer}",
                 failure=failure,
@@ -235,6 +235,8 @@ class WebSocketExchange(_Exchange):
         transport = channel.transport
         try:
             protocol = dependencies.factory.build(websocket, self._connection_lost)
+            if http.slot is not None:
+                protocol.forwarded_for = self._peer
             protocol.take_over(channel, handshake, subprotocol)
         except BaseException:
             # The channel may have given up the connection, and releases nothing any more.
@@ -253,7 +255,7 @@ class WebSocketExchange(_Exchange):
             dependencies.connections.close_at(
                 websocket, dependencies.authorizer.end_of_connection(identity)
             )
-        dependencies.metrics.traffic.add("websocket", protocol.traffic)
+        dependencies.counters.traffic.add("websocket", protocol.traffic)
         if dependencies.connections.closing is not None:
             # The daemon began to stop before the view accepted.
             dependencies.clock.callLater(0, websocket.close_with, dependencies.connections.closing)
@@ -266,7 +268,7 @@ class WebSocketExchange(_Exchange):
 
     def _complete(self, answer: object) -> None:
         if isinstance(answer, HandshakeResponse) and answer.status == 500:
-            self._dependencies.metrics.view_errors.inc()
+            self._dependencies.counters.view_errors.inc()
             _log.error(
                 "{view} answered 500 at {path} for {peer}: its own log has the reason",
                 event="application_failed",
@@ -307,8 +309,8 @@ class WebSocketExchange(_Exchange):
         if self._connection is None:
             return  # It could not be taken over.
         ending = protocol.ending
-        dependencies.metrics.count_closed(ending.code)
-        dependencies.metrics.traffic.remove("websocket", protocol.traffic)
+        dependencies.counters.count_closed(ending.code)
+        dependencies.counters.traffic.remove("websocket", protocol.traffic)
         log_closed(dependencies.connections, self._connection, ending)
 
     def _all_read(self) -> None:

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.errors import ConversationOver
-from pushd.schedule.awaited import awaited_schedules
+from pushd.schedule.awaited_schedules import awaited_schedules
 from pushd.schedule.coroutine import SLOW_STEP, CheapAwaitable, Task, current_task
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.views.request import Request, View, name_of
@@ -38,12 +38,12 @@ class Threads(Protocol):
     def run(self, view: View, request: Request) -> Deferred[Any]:
         """Call the view in a thread; the Deferred fires with its result or its Failure.
 
-        If the view returns a Deferred or a coroutine, that one's result is meant. Raises
+        If the view returns a Deferred or a coroutine, the result of that is awaited. Raises
         ThreadsBusy if no thread is free.
         """
 
     def abandon(self, finished: Deferred[Any]) -> None:
-        """Give the place of a view that does not end to others, as far as stragglers may be.
+        """Free the place of a view that does not end, unless too many such views go on already.
 
         :param finished: what ``run`` returned.
         """
@@ -208,7 +208,7 @@ class ViewRun:
         assert request is not None
         if self._websocket is not None:
             self._websocket.set_owner(self)
-        if not _runs_on_reactor(self._view):
+        if not runs_on_reactor(self._view):
             self._start_in_thread(request)
             return
         self._state = _State.ON_REACTOR
@@ -371,6 +371,14 @@ def runs_on_reactor(view: View) -> bool:
     The latter is known from ``@inlineCallbacks`` or an annotation ``-> Deferred[…]``. Any other
     callable may block, and needs a thread.
     """
+    try:
+        return _runs_on_reactor(view)
+    except TypeError:  # The view is not hashable.
+        return _runs_on_reactor.__wrapped__(view)
+
+
+@lru_cache(maxsize=256)
+def _runs_on_reactor(view: View) -> bool:
     if inspect.iscoroutinefunction(view):
         return True
     function = inspect.unwrap(view)
@@ -378,22 +386,14 @@ def runs_on_reactor(view: View) -> bool:
         function = inspect.unwrap(function.func)
     if not inspect.isroutine(function):
         function = type(function).__call__
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+    if inspect.iscoroutinefunction(function):
+        return True
+    # Unwrapping has gone past inlineCallbacks to its generator.
+    if inspect.isgeneratorfunction(function):
         return True
     returned = getattr(function, "__annotations__", {}).get("return", "")
     origin = getattr(returned, "__origin__", returned)
     return origin is Deferred or str(origin).split("[")[0].split(".")[-1] == "Deferred"
-
-
-_known = lru_cache(maxsize=256)(runs_on_reactor)
-
-
-def _runs_on_reactor(view: View) -> bool:
-    """Cached ``runs_on_reactor``."""
-    try:
-        return _known(view)
-    except TypeError:  # The view is not hashable.
-        return runs_on_reactor(view)
 
 
 def is_cancellation(failure: Failure) -> bool:

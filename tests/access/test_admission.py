@@ -6,8 +6,6 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import HTTPChannel
 
@@ -16,9 +14,9 @@ from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.protocols.http.response import Response
 from pushd.testing import Answer, Browser, Daemon
-from pushd.testing.memory_network import MemoryNetwork
 from pushd.views.decorators import accept_websocket
 from pushd.views.request import Request
+from tests.support.client_from import ClientFrom
 from tests.support.peer import handshake
 
 PROXY = Proxies(["127.0.0.1"])
@@ -449,46 +447,6 @@ class UntrustedProxyTests(AdmissionTestCase):
             self.assertTrue(self.connect("192.0.2.1").opened)
 
 
-class _ClientFrom(Protocol):
-    """A client that connects from a given address."""
-
-    def __init__(self, daemon: Daemon, address: Any) -> None:
-        self.daemon = daemon
-        self.address = address
-        self.received = b""
-        self.gone = False
-        self.network = MemoryNetwork()
-        self.end = self.network.connect(self, self)
-        self.settle()
-
-    def buildProtocol(self, address: IPv4Address) -> Any:
-        """Build the daemon's protocol for the given address, not the actual one."""
-        return self.daemon.clock.tcpServers[0][1].buildProtocol(self.address)
-
-    def ask(self) -> str:
-        """Request a page, and return the status line."""
-        self.end.write(b"GET /page/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
-        self.settle()
-        return self.received.partition(b"\r\n")[0].decode()
-
-    def leave(self) -> None:
-        """Close the connection."""
-        self.end.abortConnection()
-        self.settle()
-
-    def settle(self) -> None:
-        """Deliver everything in both directions."""
-        self.network.run()
-        self.daemon.settle()
-        self.network.run()
-
-    def dataReceived(self, data: bytes) -> None:
-        self.received += data
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.gone = True
-
-
 class AddressTests(AdmissionTestCase):
     """A limit of two connections per address, without a proxy."""
 
@@ -497,11 +455,11 @@ class AddressTests(AdmissionTestCase):
         super().setUp()
         self.start(max_per_address=2)
 
-    def connect_from(self, address: str | None, times: int) -> list[_ClientFrom]:
+    def connect_from(self, address: str | None, times: int) -> list[ClientFrom]:
         """Connect from an address several times."""
         kind = IPv6Address if address and ":" in address else IPv4Address
         where = UNIXAddress(None) if address is None else kind("TCP", address, 50_000)
-        return [_ClientFrom(self.daemon, where) for _ in range(times)]
+        return [ClientFrom(self.daemon, where) for _ in range(times)]
 
     def test_limit(self) -> None:
         """The third connection from an address is refused; other addresses are not affected."""

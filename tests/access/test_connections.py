@@ -47,6 +47,11 @@ class FakeProtocol:
     def push_frames(self, frames: bytes) -> None:
         """Discard frames."""
 
+    @property
+    def taken(self) -> int:
+        """Return that the peer takes nothing."""
+        return 0
+
     def is_full(self, more: int = 0) -> bool:
         """Claim to have room."""
         return False

@@ -5,24 +5,24 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.access.counters import Metrics, Traffic, TrafficTotals
+from pushd.access.counters import Counters, Traffic, TrafficTotals
 from pushd.testing import Daemon
 from pushd.views.decorators import accept_websocket
 from pushd.views.request import Request
 
 
 class MetricsTests(SynchronousTestCase):
-    """Metrics are rendered in Prometheus' text format."""
+    """Counters are rendered in Prometheus' text format."""
 
     def setUp(self) -> None:
-        """Create metrics."""
-        self.metrics = Metrics()
+        """Create the counters of a daemon."""
+        self.counters = Counters()
 
     def read(self) -> dict[tuple[str, ...], float]:
         """Return the samples that have labels, by name and label values."""
         return {
             (sample.name, *sample.labels.values()): sample.value
-            for family in text_string_to_metric_families(self.metrics.render().decode())
+            for family in text_string_to_metric_families(self.counters.render().decode())
             for sample in family.samples
             if sample.name.endswith("_total") and sample.labels
         }
@@ -30,16 +30,16 @@ class MetricsTests(SynchronousTestCase):
     def test_empty(self) -> None:
         """A counter without samples is rendered with its help and type."""
         self.assertEqual(self.read(), {})
-        text = self.metrics.render().decode()
+        text = self.counters.render().decode()
         for name in ("pushd_refused_total", "pushd_closed_total"):
             self.assertRegex(text, rf"(?m)^# HELP {name} [A-Z].*\.$")
             self.assertRegex(text, rf"(?m)^# TYPE {name} counter$")
 
     def test_refused(self) -> None:
         """Refusals are counted by reason."""
-        self.metrics.refused.labels(reason="busy").inc()
-        self.metrics.refused.labels(reason="busy").inc()
-        self.metrics.refused.labels(reason="forbidden").inc()
+        self.counters.refused.labels(reason="busy").inc()
+        self.counters.refused.labels(reason="busy").inc()
+        self.counters.refused.labels(reason="forbidden").inc()
         self.assertEqual(
             self.read(),
             {("pushd_refused_total", "busy"): 2, ("pushd_refused_total", "forbidden"): 1},
@@ -48,7 +48,7 @@ class MetricsTests(SynchronousTestCase):
     def test_closed(self) -> None:
         """Closed WebSockets are counted by close code; unregistered codes share a label."""
         for code in (1000, 1006, 1000, 4000, 3333):
-            self.metrics.count_closed(code)
+            self.counters.count_closed(code)
         self.assertEqual(
             self.read(),
             {
@@ -59,8 +59,8 @@ class MetricsTests(SynchronousTestCase):
         )
 
     def test_separate(self) -> None:
-        """Two daemons in one process do not share their metrics."""
-        Metrics().refused.labels(reason="busy").inc()
+        """Two daemons in one process do not share their counters."""
+        Counters().refused.labels(reason="busy").inc()
         self.assertEqual(self.read(), {})
 
 

@@ -6,11 +6,13 @@ import json
 import os
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
@@ -27,6 +29,7 @@ from tests.support.peer import (
     BINARY,
     CLOSE,
     Frame,
+    Peer,
     frame,
     handshake,
     read_frames,
@@ -180,6 +183,11 @@ class MemoryTests(SynchronousTestCase):
         self.limits.change_to(Limits(max_memory=160))
         self.assert_sizes(0, 0, 0, history=150, closed=2)
 
+    def test_history_last_of_all(self) -> None:
+        """If all connections are closed and that is not enough, history is trimmed twice."""
+        self.set(1550, 0, 0, history=2000)
+        self.assert_sizes(0, 0, 0, history=1500, closed=1)
+
     def test_without_history(self) -> None:
         """Without histories only connections are closed."""
         self.memory.add(1601)
@@ -195,6 +203,8 @@ class MemoryTests(SynchronousTestCase):
         self.limits.change_to(Limits(max_memory=4000))
         self.set(2000, 1500, 400)
         self.assert_sizes(2000, 1500, 400, closed=1)
+        self.limits.change_to(Limits(max_memory=16))
+        self.assert_sizes(0, 0, 0, closed=4)
 
     def test_failure(self) -> None:
         """If one connection cannot be closed, that is logged, and the others are closed."""
@@ -440,6 +450,79 @@ class ConnectionTests(DaemonTestCase):
         for client in clients:
             client.resume()
         self.assert_usage(1)
+
+
+class ClosingTests(DaemonTestCase):
+    """Connections that are told twice to pause, and those that are closing or closed already."""
+
+    def connect(self, *segments: bytes) -> Peer:
+        """Connect, and send bytes."""
+        peer = Peer(self.daemon)
+        peer.send(*segments)
+        return peer
+
+    def protocol(self, peer: Peer) -> Any:
+        """Return what serves a connection."""
+        return peer.server.protocol
+
+    def test_paused_again(self) -> None:
+        """Twisted asks for a pause at each write: what is unsent is added once."""
+        page = request("GET /idle/ HTTP/1.1", "Host: localhost:8080")
+        for peer in (self.connect(handshake("/idle/")), self.connect(page)):
+            protocol = self.protocol(peer)
+            added: list[int] = []
+            memory = getattr(protocol, "factory", None)
+            memory = getattr(memory, "memory", None) or protocol.connections.memory
+            self.patch(memory, "add", added.append)
+            peer.stall()
+            peer.server.write(bytes(70 * KIB))
+            protocol.pauseProducing()
+            self.assertEqual(added, [70 * KIB])
+
+    def test_full(self) -> None:
+        """While the limit is exceeded, nothing more is sent to a client that reads slowly."""
+        peer = self.connect(handshake("/idle/"))
+        protocol = self.protocol(peer)
+        peer.stall()
+        protocol.push_frames(bytes(70 * KIB))
+        self.assertFalse(protocol.is_full())
+        protocol.factory.memory.exceeded = True
+        self.assertTrue(protocol.is_full())
+
+    def test_closed_websocket(self) -> None:
+        """A WebSocket that is closed, but not sent, is reset; then it holds nothing."""
+        peer = self.connect(handshake("/idle/"))
+        protocol = self.protocol(peer)
+        peer.stall()
+        protocol.push_frames(bytes(70 * KIB))
+        peer.send(frame(CLOSE))
+        self.assertIs(protocol.state, protocol.STATE_CLOSED)
+        self.assertGreater(protocol.count_memory(Usage()), 70 * KIB)
+        protocol.free_memory()
+        self.assertEqual(protocol.count_memory(Usage()), 0)
+        peer.settle()
+        self.assertIs(peer.lost, ConnectionLost)
+
+    def test_refused(self) -> None:
+        """A request that is refused holds nothing; one that still holds something is reset."""
+        head = request("POST /idle/ HTTP/1.1", "Host: localhost:8080", f"Content-Length: {LIMIT}")
+        peer = self.connect(head, bytes(70 * KIB))
+        channel = self.protocol(peer)
+        self.assertEqual(channel.count_memory(Usage()), 70 * KIB)
+        channel.free_memory()
+        self.assertEqual(channel.count_memory(Usage()), 0)
+        channel.free_memory()
+        peer.settle()
+        self.assertIs(peer.lost, ConnectionLost)
+
+    def test_unfinished_head(self) -> None:
+        """A head that is not complete is refused with 503 as well."""
+        peer = self.connect(b"GET /topics/t HTTP/1.1\r\nX: ")
+        channel = self.protocol(peer)
+        channel.requests.clear()
+        channel.free_memory()
+        peer.settle()
+        self.assertTrue(peer.head.startswith("HTTP/1.1 503 "), peer.head)
 
 
 class StreamTests(DaemonTestCase):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pushd.access.closing import HISTORY_GAP, TRY_AGAIN_LATER
+from pushd.access.limits import Limits
 from pushd.topics.subscription import LAG_TIMEOUT
 from tests.support.topic_clients import (
     MIB,
@@ -256,6 +257,22 @@ class Rules(_Base):
         slow.resume()
         self.assert_cut_off(slow)
 
+    def test_slow_and_steady(self) -> None:
+        """A client that a small publication finds behind a large one is followed while it reads."""
+        self.start(limits=Limits(max_message=8 * MIB))
+        client = self.listen()
+        client.stall()
+        self.publish("news", "x" * (4 * MIB))
+        self.daemon.advance(0.5)
+        for number in range(9):
+            self.publish("news", str(number))
+        for _ in range(80):
+            self.daemon.advance(1)
+            client.server_side.take(50_000)
+        self.assertFalse(client.gone)
+        client.resume()
+        self.assertEqual([len(data) for data in client.data], [4 * MIB, *[1] * 9])
+
     def test_slow_for_a_while(self) -> None:
         """A client that resumes reading in time has missed nothing."""
         client = self.listen()
@@ -388,6 +405,11 @@ class EventsTests(Rules, TopicTestCase):
     """Server-Sent Events."""
 
     transport = SseClient
+
+    def assert_cut_off(self, client: TopicClient) -> None:
+        """Check that the connection of a client that was too slow was aborted."""
+        self.assertTrue(client.gone)
+        self.assertEqual((client.data, client.server_side.unsent), ([], 0))
 
 
 class PollerTests(Rules, TopicTestCase):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import zlib
 from collections.abc import Callable, Iterator
@@ -349,6 +350,27 @@ def test_all_buffers(attack: Callable[[RawClient], None], kind: str) -> None:
             assert client.read_frame() == Frame(TEXT, b"still")
 
 
+def test_many_inflate(unlimited_daemon: DaemonProcess) -> None:
+    """Many messages of 1 KiB that inflate to 1 MiB are read in turns; others do not wait."""
+    deflater = zlib.compressobj(wbits=-15)
+    packed = deflater.compress(bytes(MIB)) + deflater.flush(zlib.Z_SYNC_FLUSH)
+    message = frame(BINARY, packed.removesuffix(b"\0\0\xff\xff"), rsv=4)
+    with measured(unlimited_daemon) as cost, ExitStack() as stack:
+        clients = []
+        for _ in range(50):
+            client = RawClient(url_of(unlimited_daemon)).upgrade(
+                "/echo/", "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover"
+            )
+            clients.append(stack.enter_context(client))
+        for client in clients:
+            client.send(message)
+        for client in clients:
+            assert client.read_frame() is not None
+    cost.assert_limited(memory=64 * MIB)
+    # All together take half a second or more.
+    assert cost.worst <= 0.2, str(cost)
+
+
 # Clients that do not read, answer or close
 
 
@@ -492,6 +514,37 @@ def test_unread_file(tmp_path: Path) -> None:
         cost.assert_limited()
 
 
+def test_unread_file_for_each_connection(tmp_path: Path) -> None:
+    """As many unread files as connections leave descriptors for the control port."""
+    with (tmp_path / "large.bin").open("wb") as file:
+        file.truncate(16 * MIB)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = min(limits[1], 512)
+    control = ("--control", "tcp:0:interface=127.0.0.1")
+    with DaemonProcess(["--web", str(tmp_path), *control], directory=tmp_path) as daemon:
+        status = ProcessStatus(daemon.pid)
+        with ExitStack() as stack:
+            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (hard, hard))
+            # As many connections as the daemon allows itself under such a limit.
+            for _ in range(hard - 192):
+                client = stack.enter_context(RawClient(url_of(daemon), receive_buffer=4096))
+                client.send(request(client.host, "/large.bin"))
+                assert client.read_head().startswith("HTTP/1.1 200 ")
+            assert status.descriptors < hard - 100
+            with RawClient(control_url_of(daemon)) as operator:
+                assert operator.request("/healthz").status == 200
+
+
+def test_refused_head_goes_on(daemon: DaemonProcess, url: str) -> None:
+    """What a client sends after its request was refused is not read without end."""
+    with measured(daemon) as cost, RawClient(url) as client:
+        client.send(b"nonsense\r\n\r\n")
+        # The kernel takes some MiB that the daemon does not.
+        assert client.send_until_refused(bytes(MIB), times=200, seconds=3) < 50 * MIB
+        assert client.read_head().startswith("HTTP/1.1 400 ")
+    cost.assert_limited(cpu=0.5)
+
+
 def test_unread_file_ends(tmp_path: Path) -> None:
     """A client that does not read a file for a minute is dropped (in memory)."""
     file = tmp_path / "large.bin"
@@ -598,6 +651,47 @@ def test_max_per_address() -> None:
             while another.request("/hits/", line).status != 200 and monotonic() < deadline:
                 sleep(0.1)
             assert another.request("/hits/", line).status == 200
+
+
+def test_max_rate_per_address() -> None:
+    """``--max-rate-per-address`` slows a client that opens, resumes or fails too fast, no other."""
+    options = ("--max-rate-per-address", "5", "--trusted-proxy", "127.0.0.0/8", *CONTROL)
+    attacker, other = "X-Forwarded-For: 203.0.113.7", "X-Forwarded-For: 198.51.100.1"
+    with run_daemon(*options) as daemon, measured(daemon) as cost:
+        url, start = url_of(daemon), monotonic()
+        with RawClient(url) as client:
+            # A burst of 50, and 16 more: handshakes and failures.
+            for _ in range(33):
+                with RawClient(url) as opened:
+                    opened.upgrade("/echo/", attacker)
+                assert client.request("/nothing", attacker).status == 404
+            assert monotonic() - start > 15 / 5
+            # One that waits lets others pass.
+            client.send(request(client.host, "/nothing", attacker) * 2)
+            with RawClient(url) as another:
+                for _ in range(70):
+                    assert another.request("/hits/", other).status == 200
+            assert client.read_answer().status == 404
+            assert client.read_answer().status == 404
+        daemon.wait_for(r"203\.0\.113\.7 is slowed")
+        with RawClient(control_url_of(daemon)) as operator:
+            metrics = operator.request("/metrics").body.decode()
+        slowed = re.search(r"^pushd_slowed_total (\d+)", metrics, re.MULTILINE)
+        assert slowed is not None and 1 <= int(slowed[1]) <= 18
+    cost.assert_limited()
+
+
+def test_max_rate_per_address_of_connections() -> None:
+    """The connection of a client that fails too fast is read later."""
+    options = ("--max-rate-per-address", "5", "--listen", "haproxy:tcp:0:interface=127.0.0.1")
+    with run_daemon(*options) as daemon:
+        start = monotonic()
+        with RawClient(url_of(daemon)) as client:
+            client.send(b"PROXY TCP4 203.0.113.7 127.0.0.1 5000 80\r\n")
+            for _ in range(66):
+                assert client.request("/nothing").status == 404
+            assert monotonic() - start > 15 / 5
+        daemon.wait_for(r"203\.0\.113\.7:5000 is slowed")
 
 
 def test_forwarded_without_trusted_proxy(daemon: DaemonProcess, url: str) -> None:

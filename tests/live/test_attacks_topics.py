@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from os import urandom
 from pathlib import Path
 from socket import AF_UNIX, SHUT_RDWR, socket
 from threading import Thread
-from time import sleep
+from time import monotonic, sleep
 
 import hiredis
 import pytest
 
 from tests.live.attacked_daemon import MIB, control_url_of, measured, run_daemon, url_of
-from tests.live.raw_client import RawClient, request
+from tests.live.process_status import ProcessStatus
+from tests.live.raw_client import TIMEOUT, RawClient, handshake, request
 from tests.support.daemon_process import DaemonProcess
 from tests.support.keyring import SECRET, sign
 from tests.support.redis_server import RedisServer
+
+# Offers compression.
+DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover"
 
 CONTROL = ("--control", "tcp:0:interface=127.0.0.1")
 
@@ -173,6 +178,55 @@ def test_batch_of_nothing(daemon: DaemonProcess) -> None:
     # The body, as it arrives, as bytes, and without its strings.
     cost.assert_limited(memory=96 * MIB)
     assert cost.worst <= 0.5, str(cost)
+
+
+def test_subscribers_that_stop_reading(daemon: DaemonProcess) -> None:
+    """Hundreds that read nothing are cut off while others are served, and their memory is freed."""
+    status = ProcessStatus(daemon.pid)
+    with ExitStack() as stack:
+        for number in range(300):
+            client = stack.enter_context(RawClient(url_of(daemon), receive_buffer=4096))
+            if number % 2:
+                client.upgrade("/topics/flood")
+            else:
+                client.send(request(client.host, "/topics/flood", "Accept: text/event-stream"))
+                assert "200 OK" in client.read_head()
+        operator = stack.enter_context(RawClient(control_url_of(daemon)))
+        descriptors = status.descriptors
+        with measured(daemon) as published:
+            for _ in range(20):
+                data = b"x" * 700_000
+                lines = (f"Content-Length: {len(data)}",)
+                answer = operator.request("/topics/flood", *lines, method="POST", body=data)
+                assert answer.status == 200
+        with measured(daemon) as cut:
+            deadline = monotonic() + TIMEOUT
+            while status.descriptors > descriptors - 295 and monotonic() < deadline:
+                sleep(0.1)
+        assert status.descriptors <= descriptors - 295
+    assert cut.worst <= 0.25, str(cut)
+    assert published.memory <= 300 * MIB, str(published)
+
+
+def test_many_resume(daemon: DaemonProcess) -> None:
+    """Subscribers that resume with compression take turns, and what all need is compressed once."""
+    with RawClient(control_url_of(daemon)) as operator:
+        for _ in range(20):
+            data = urandom(50_000).hex().encode()
+            lines = (f"Content-Length: {len(data)}",)
+            answer = operator.request("/topics/long", *lines, method="POST", body=data)
+        epoch = json.loads(answer.body)["id"].partition(":")[0]
+    with measured(daemon) as cost, ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(url_of(daemon))) for _ in range(40)]
+        for client in clients:
+            client.send(handshake(client.host, f"/topics/long?after={epoch}:0", DEFLATE))
+        for client in clients:
+            assert client.read_head().startswith("HTTP/1.1 101 ")
+            for _ in range(20):
+                assert client.read_frame() is not None
+    # To compress for each would take three seconds.
+    cost.assert_limited(memory=64 * MIB, cpu=1.5)
+    assert cost.worst <= 0.25, str(cost)
 
 
 def test_unread_line_feeds(daemon: DaemonProcess) -> None:

@@ -11,8 +11,7 @@ from pushd.access.limits import Limits
 from pushd.api.playground import Playground
 from pushd.options.command_line import Options
 from pushd.options.machine import memory_size
-from pushd.options.settings import GROUPS, Settings
-from pushd.options.table import OPTIONS
+from pushd.options.settings import GROUPS, OPTIONS, Settings
 from pushd.views.decorators import Handshakes
 from pushd.views.demo import ticker
 from pushd.views.request import Request

@@ -9,8 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.limits import Limits
 from pushd.api.playground import Playground
 from pushd.options.option import make_settings
-from pushd.options.settings import Settings, demo_views
-from pushd.options.table import OPTIONS
+from pushd.options.settings import GROUPS, OPTIONS, Settings, demo_views
 from pushd.topics.history import Retention
 from pushd.views.demo import ticker
 
@@ -42,3 +41,24 @@ class SettingsTests(SynchronousTestCase):
             for one in fields(kind):
                 if one.init:
                     self.assertIn(prefix + one.name.replace("_", "-"), names)
+
+
+class OptionsTests(SynchronousTestCase):
+    def test_names(self) -> None:
+        """Each option has a name of its own, and its default is valid."""
+        names = [option.name for option in OPTIONS]
+        self.assertEqual(len(names), len({*names}))
+        for option in OPTIONS:
+            option.parse(option.default)
+
+    def test_groups(self) -> None:
+        """Options are in the order of their groups, and no group is empty."""
+        found = [option.group for option in OPTIONS]
+        self.assertEqual(list(dict.fromkeys(found)), list(GROUPS))
+        self.assertEqual(found, sorted(found, key=GROUPS.index))
+
+    def test_descriptions(self) -> None:
+        """Each description is made of sentences, and says if an option may be repeated."""
+        for option in OPTIONS:
+            self.assertRegex(option.help, r"\A[A-Z].*\.\Z")
+            self.assertEqual("May be given more than once." in option.help, option.repeatable)

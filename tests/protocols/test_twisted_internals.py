@@ -28,6 +28,7 @@ from pushd.protocols.fast_paths import FAST_PATHS, FastPaths
 from pushd.protocols.twisted_internals import (
     DONE,
     HTTPChannelAdapter,
+    buffered,
     check_requirements,
     lose,
     pass_half_closes,
@@ -135,6 +136,8 @@ class DirectWriterTests(SynchronousTestCase):
         self.write(b"def")
         self.assertEqual(self.kernel.sent, [b"ab"])
         self.assertEqual(unsent(self.transport), 4)
+        # The bytes of both pieces, and the pieces themselves.
+        self.assertEqual(buffered(self.transport), 4 + 2 * 48)
         self.assertIn(self.transport, self.reactor.getWriters())
         self.kernel.takes = 3
         self.transport.doWrite()

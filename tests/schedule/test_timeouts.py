@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,20 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.schedule.timeouts import TimeoutQueue, TimerHeap
 from tests.support.hypothesis_settings import NO_DEADLINE
+
+
+def count_in_iterations(clock: Clock, expired: list[Any], at: float) -> list[int]:
+    """Advance a clock to a time; return how many had expired at the end of each iteration."""
+    numbers: list[int] = []
+
+    def note() -> None:
+        if numbers[-1:] != [len(expired)]:
+            numbers.append(len(expired))
+            clock.callLater(0, note)
+
+    clock.callLater(at, note)
+    clock.advance(at)
+    return numbers
 
 
 class TimeoutQueueTests(SynchronousTestCase):
@@ -64,6 +79,16 @@ class TimeoutQueueTests(SynchronousTestCase):
         self.queue.start("a")
         self.clock.pump([1] * 12)
         self.assertEqual(self.expired, [(10, "b"), (16, "a")])
+
+    def test_portions(self) -> None:
+        """Of many keys that are due at once, a portion expires in each iteration, in order."""
+        keys = [str(number) for number in range(200)]
+        for key in keys:
+            self.queue.start(key)
+        numbers = count_in_iterations(self.clock, self.expired, at=10)
+        self.assertEqual([key for _, key in self.expired], keys)
+        self.assertEqual(numbers, [64, 128, 192, 200])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_stop_unknown(self) -> None:
         """Stopping a key without a timeout does nothing."""
@@ -217,6 +242,16 @@ class TimerHeapTests(SynchronousTestCase):
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
         self.clock.pump([1] * 40)
         self.assertEqual(self.expired, [(10, "a"), (20, "b"), (30, "c")])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_portions(self) -> None:
+        """Of many keys that are due at once, a portion expires in each iteration, in order."""
+        keys = [str(number) for number in range(200)]
+        for key in keys:
+            self.heap.start(key, 10)
+        numbers = count_in_iterations(self.clock, self.expired, at=10)
+        self.assertEqual([key for _, key in self.expired], keys)
+        self.assertEqual(numbers, [64, 128, 192, 200])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_same_time(self) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.error import CannotListenError
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.access.counters import Metrics
+from pushd.access.counters import Counters
 from pushd.access.limits import Limits
 from pushd.access.memory import Memory
 from pushd.access.proxies import Proxies
@@ -242,9 +243,9 @@ class PolicyTests(SynchronousTestCase):
         )
         live = LiveSettings(lambda wanted: wanted)
         live.apply(settings)
-        memory = Memory(MemoryReactorClock(), live.limits)
-        self.public = public_policy(live, settings.proxies, Metrics(), memory)
-        self.control = control_policy(live, Metrics(), memory)
+        memory = Memory(Clock(), live.limits)
+        self.public = public_policy(Clock(), live, settings.proxies, Counters(), memory)
+        self.control = control_policy(Clock(), live, Counters(), memory)
 
     def test_places(self) -> None:
         """The connection limits apply to the public port; the control port has its own."""

@@ -17,7 +17,7 @@ from pushd.options.settings import Settings
 from pushd.service.build import build
 from pushd.service.daemon import Drain
 from pushd.testing import Browser, Daemon
-from pushd.testing.lockstep import LockstepThreads
+from pushd.testing.alternating_threads import AlternatingThreads
 from pushd.views.decorators import accept_websocket
 from pushd.views.request import Request, View
 from pushd.views.routes import Routes
@@ -149,7 +149,7 @@ class StopTests(SynchronousTestCase):
         self.assertTrue(threads.stopped)
 
 
-class RecordingThreads(LockstepThreads):
+class RecordingThreads(AlternatingThreads):
     """Threads that record whether they were stopped."""
 
     def __init__(self) -> None:

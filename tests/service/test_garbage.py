@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import weakref
+from ctypes import CDLL
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
@@ -12,8 +14,10 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.protocols.twisted_internals import unsent
 from pushd.schedule.ticks import PushSchedule
-from pushd.service.garbage import YOUNG, GarbageService
+from pushd.service import garbage
+from pushd.service.garbage import YOUNG, GarbageService, find_trim
 from pushd.testing import Daemon
 from pushd.views.decorators import accept_websocket
 from pushd.views.request import Request
@@ -59,7 +63,9 @@ class GarbageServiceTests(SynchronousTestCase):
         """Start a service."""
         self.clock = Clock()
         self.collector = FakeCollector(self.clock)
-        self.service = GarbageService(self.clock, self.collector)
+        self.service = GarbageService(
+            self.clock, self.collector, lambda: self.collector.calls.append("trim")
+        )
         self.service.startService()
         self.addCleanup(self.service.stopService)
 
@@ -79,11 +85,11 @@ class GarbageServiceTests(SynchronousTestCase):
         self.clock.advance(59)
         self.assertEqual(self.collector.calls, [])
         self.clock.advance(1)
-        self.assertEqual(self.collector.calls, ["collect"])
+        self.assertEqual(self.collector.calls, ["collect", "trim"])
         self.clock.advance(59)
-        self.assertEqual(self.collector.calls, ["collect"])
+        self.assertEqual(self.collector.calls, ["collect", "trim"])
         self.clock.advance(1)
-        self.assertEqual(self.collector.calls, ["collect", "collect"])
+        self.assertEqual(self.collector.calls, ["collect", "trim"] * 2)
 
     def test_log(self) -> None:
         """A debug line says what a collection found, and how long it stopped the process."""
@@ -109,6 +115,12 @@ class GarbageServiceTests(SynchronousTestCase):
         collector = FakeCollector(self.clock)
         GarbageService(self.clock, collector).stopService()
         self.assertEqual(collector.calls, [])
+
+    def test_trim(self) -> None:
+        """Memory is given back where the C library can do that."""
+        for library in (CDLL(None), object()):
+            self.patch(garbage, "CDLL", lambda name, library=library: library)
+            find_trim()()
 
     def test_python(self) -> None:
         """With Python's own collector, a reference cycle is found after a minute."""
@@ -168,14 +180,19 @@ class ReferenceCycleTests(SynchronousTestCase):
             self.patch(Failure, "cleanFailure", forget_traceback)
         self.addCleanup(self.daemon.stop)
 
-    def count_garbage(self, *pieces: bytes) -> int:
-        """Return how many objects a connection that has ended leaves to the collector."""
+    def count_garbage(self, *pieces: bytes, data: str = "") -> int:
+        """Return how many objects a connection that has ended leaves to the collector.
+
+        :param data: is published before it ends.
+        """
 
         def visit() -> None:
             server = SocketConnection(self.daemon)
             for piece in pieces:
                 server.receive(piece)
                 self.daemon.settle()
+            if data:
+                self.publish(data)
             if server.connected:
                 server.connectionLost(Failure(ConnectionDone()))
 
@@ -213,6 +230,44 @@ class ReferenceCycleTests(SynchronousTestCase):
         self.assertEqual(self.count_garbage(head + head), 0)
         pieces = head + handshake("/echo/"), close_frame(1000)
         self.assertEqual(self.count_garbage(*pieces), 0)
+
+    def test_event_stream(self) -> None:
+        """An event stream leaves no garbage, with publications that it did not read, either."""
+        head = request("GET /topics/a HTTP/1.1", "Host: localhost", "Accept: text/event-stream")
+        self.assertEqual(self.count_garbage(head), 0)
+        self.assertEqual(self.count_garbage(head, data="x" * 100_000), 0)
+
+    def test_long_poll(self) -> None:
+        """A long poll leaves no garbage, whether it is answered or its connection is lost."""
+        head = request("GET /topics/a HTTP/1.1", "Host: localhost")
+        self.assertEqual(self.count_garbage(head), 0)
+        self.assertEqual(self.count_garbage(head, data="x"), 0)
+        self.assertEqual(self.count_garbage(head.replace(b"/a ", b"/a?wait=0 ")), 0)
+
+    def test_cut_off(self) -> None:
+        """What a subscriber has not read is freed when it is cut off, without the collector."""
+        gc.disable()
+        self.addCleanup(gc.enable)
+        stream = request("GET /topics/a HTTP/1.1", "Host: localhost", "Accept: text/event-stream")
+        for head, timeouts in ((handshake("/topics/a"), [10, 5]), (stream, [10])):
+            server = SocketConnection(self.daemon)
+            server.receive(head)
+            self.daemon.settle()
+            server.fake_socket.room = 0
+            for _ in range(12):
+                self.publish("x" * 100_000)
+            self.assertGreater(unsent(server), 1_000_000)
+            self.daemon.advance(*timeouts, 0)
+            self.assertFalse(server.connected)
+            freed = weakref.ref(server)
+            del server
+            self.assertIsNone(freed())
+
+    def publish(self, data: str) -> None:
+        """Publish to the topic of these tests."""
+        # Not over a connection, whose end in memory would leave garbage itself.
+        self.daemon._service._broker.publish("a", data)
+        self.daemon.settle()
 
     def test_page(self) -> None:
         """A plain request leaves no garbage."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +32,42 @@ class PortServiceTests(SynchronousTestCase):
                 reactor, endpoint, site_of(daemon), message="{url}", option="--listen"
             ).startService()
             self.assertEqual(reactor.tcpServers[0][2], backlog)
+
+    def test_mode(self) -> None:
+        """A private Unix socket is for its user, or its folder's group, unless told otherwise."""
+        daemon, folder = Daemon(), Path(self.mktemp())
+        folder.mkdir()
+        shared = folder / "a:b"
+        shared.mkdir()
+        shared.chmod(0o2770)
+        for path, private, mode in (
+            (f"{folder}/socket", True, 0o600),
+            ("socket", True, 0o600),
+            (f"address={folder}/socket", True, 0o600),
+            (f"{folder}/a\\:b/socket", True, 0o660),
+            (f"{folder}/nowhere/socket", True, 0o600),
+            (f"{folder}/socket:mode=666", True, 0o666),
+            (f"{folder}/socket", False, 0o666),
+        ):
+            reactor = MemoryReactorClock()
+            port = PortService(
+                reactor,
+                f"unix:{path}",
+                site_of(daemon),
+                message="{url}",
+                option="--control",
+                private=private,
+            )
+            port.startService()
+            self.assertEqual(reactor.unixServers[0][3], mode)
+
+    def test_private_tcp(self) -> None:
+        """A TCP port has no permissions."""
+        reactor = MemoryReactorClock()
+        PortService(
+            reactor, "tcp:1", site_of(Daemon()), message="", option="--control", private=True
+        ).startService()
+        self.assertEqual(len(reactor.tcpServers), 1)
 
     def test_systemd_without_a_socket(self) -> None:
         """A socket that systemd did not pass ends the process, with one line."""

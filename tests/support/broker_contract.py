@@ -35,6 +35,11 @@ class RecordingSubscriber:
         """Return True."""
         return True
 
+    @property
+    def taken(self) -> int:
+        """Return that it takes nothing."""
+        return 0
+
     def keeps_up(self) -> bool:
         """Return True."""
         return True

@@ -72,6 +72,7 @@ class RecordingSubscriber:
         #: How many publications it takes at once.
         self.largest = 1 << 30
         #: Called with every event.
+        self.bytes_taken = 0
         self.react: Callable[[str], object] = lambda event: None
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
@@ -96,6 +97,11 @@ class RecordingSubscriber:
     def can_take(self, batch: Batch) -> bool:
         """Return whether it keeps up, and the batch is not too large."""
         return self.keeps_up() and batch.count <= self.largest
+
+    @property
+    def taken(self) -> int:
+        """Return how many bytes it has taken."""
+        return self.bytes_taken
 
     def direct_write(self) -> DirectWrite | None:
         """Return None: it has no socket."""

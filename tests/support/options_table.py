@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pushd.options.option import Option, by_group
-from pushd.options.table import OPTIONS
+from pushd.options.settings import OPTIONS
 
 DOCUMENT = Path(__file__).parents[2] / "docs/operations.md"
 

@@ -11,7 +11,7 @@ from twisted.internet.testing import MemoryReactorClock
 from zope.interface import implementer
 
 from pushd.service.build import Runtime
-from pushd.testing.lockstep import LockstepThreads
+from pushd.testing.alternating_threads import AlternatingThreads
 
 
 @implementer(IListeningPort)
@@ -55,6 +55,6 @@ class RecordingReactor(MemoryReactorClock):
         )
 
 
-def make_runtime(reactor: RecordingReactor, threads: LockstepThreads | None = None) -> Runtime:
+def make_runtime(reactor: RecordingReactor, threads: AlternatingThreads | None = None) -> Runtime:
     """Make what a daemon is built with, on a reactor in memory."""
-    return Runtime(reactor=reactor, threads=threads or LockstepThreads(1), wall=reactor.seconds)
+    return Runtime(reactor=reactor, threads=threads or AlternatingThreads(1), wall=reactor.seconds)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.counters import Traffic
-from pushd.topics.fanout import Batch, DirectWrite, FanOutGroup
+from pushd.topics.fanout import Batch, BatchCache, DirectWrite, FanOutGroup
 from pushd.topics.publication import Id, Publication
 
 
@@ -18,6 +19,59 @@ def plain(publication: Publication) -> bytes:
     """Render a publication as its data."""
     assert isinstance(publication.data, bytes)
     return publication.data
+
+
+class BatchCacheTests(SynchronousTestCase):
+    """Batches that subscribers who resume have in common."""
+
+    def setUp(self) -> None:
+        """Make an empty cache."""
+        self.clock = Clock()
+        self.cache = BatchCache(self.clock)
+
+    def use(self, publication: Publication) -> Batch:
+        """Get the batch of a publication, render and keep it."""
+        batch = self.cache.get(publication)
+        batch.render(plain)
+        self.cache.keep(batch)
+        return batch
+
+    def test_shared(self) -> None:
+        """A publication that is read again has the same batch, under another topic it has not."""
+        one, again = publications(5, b"x" * 5000) + publications(5, b"x" * 5000)
+        batch = self.use(one)
+        self.assertIs(self.use(again), batch)
+        self.assertIsNot(self.cache.get(Publication("u", one.data, one.id)), batch)
+        self.assertEqual(self.cache.bytes, batch.memory)
+        self.assertGreater(batch.memory, 10_000)
+
+    def test_short(self) -> None:
+        """Short publications are not kept."""
+        self.use(publications(5, b"x" * 1000)[0])
+        self.assertEqual((self.cache.bytes, self.clock.getDelayedCalls()), (0, []))
+
+    def test_limit(self) -> None:
+        """The batches used longest ago make room for others; one beyond the limit is not kept."""
+        many = publications(1, *[bytes(1 << 20)] * 20)
+        batches = [self.use(one) for one in many[:10]]
+        self.assertIs(self.use(many[0]), batches[0])
+        for one in many[10:]:
+            self.use(one)
+        self.assertLessEqual(self.cache.bytes, 24 << 20)
+        self.assertIs(self.cache.get(many[0]), batches[0])
+        self.assertIsNot(self.cache.get(many[1]), batches[1])
+        self.use(Publication("t", bytes(13 << 20), Id("e", 99)))
+        self.assertIs(self.cache.get(many[0]), batches[0])
+
+    def test_expires(self) -> None:
+        """Nothing is kept five seconds after the last use."""
+        self.use(publications(5, b"x" * 5000)[0])
+        self.clock.advance(4)
+        self.use(publications(6, b"x" * 5000)[0])
+        self.clock.advance(4)
+        self.assertGreater(self.cache.bytes, 20_000)
+        self.clock.advance(1)
+        self.assertEqual((self.cache.bytes, self.clock.getDelayedCalls()), (0, []))
 
 
 class BatchTests(SynchronousTestCase):

@@ -156,6 +156,11 @@ class SlowSubscriber:
         """Return whether there is room left."""
         return self.room > 0
 
+    @property
+    def taken(self) -> int:
+        """Return that it takes nothing."""
+        return 0
+
     def keeps_up(self) -> bool:
         """Return whether there is room left."""
         return self.room > 0

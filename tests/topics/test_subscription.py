@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
+from pushd.access.progress import PERIOD
 from pushd.errors import Unavailable
+from pushd.schedule.turns import PORTION
+from pushd.topics.fanout import Batch
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.subscribers import SubscriberList
 from pushd.topics.subscription import LAG_TIMEOUT, Subscription
@@ -53,6 +56,46 @@ class SubscriptionTests(HubTestCase):
         self.last.resume()
         self.publish("6")
         self.assertEqual(subscriber.events[1:], list("123456"))
+
+    def test_turns(self) -> None:
+        """Subscribers that resume read the history in turns, if that takes time."""
+        clock = self.source.clock
+        for data in "123":
+            self.publish(data * 300_000)
+        order: list[str] = []
+        subscribers = [RecordingSubscriber() for _ in range(3)]
+        for name, subscriber in zip("abc", subscribers, strict=True):
+
+            def react(event: str, name: str = name) -> None:
+                if not event.startswith("t "):
+                    order.append(name + event[0])
+                    clock.rightNow += 2 * PORTION
+
+            subscriber.react = react
+            self.subscribe(subscriber, "e1:0", "t")
+            if name == "b":
+                self.last.cancel()
+        self.assertEqual(order, ["a1"])
+        clock.advance(0)
+        self.assertEqual(order, ["a1", "a2", "c1", "a3", "c2", "c3"])
+        self.assertEqual(subscribers[1].events, [])
+        self.publish("4")
+        self.assertEqual(order[6:], ["a4", "c4"])
+        clock.advance(0)
+        self.assertEqual(len(self.hub._shared.turns), 0)
+
+    def test_rendered_once(self) -> None:
+        """What several subscribers read of the history is the same batch, until none is left."""
+        self.publish("x" * 5000)
+        batches: list[Batch] = []
+        for _ in range(2):
+            subscriber = RecordingSubscriber()
+            self.patch(subscriber, "deliver", batches.append)
+            self.subscribe(subscriber, "e1:0", "t")
+        self.assertIs(batches[0], batches[1])
+        for subscription in list(self.hub._topics["t"]):
+            subscription.cancel()
+        self.assertEqual(self.hub._shared.batches.bytes, 0)
 
     def test_no_room_at_all(self) -> None:
         """Without room, a subscriber that resumes gets nothing until it has some."""
@@ -120,6 +163,25 @@ class SubscriptionTests(HubTestCase):
         other.room = 5
         self.last.resume()
         self.assertEqual(other.events, ["t from e1:0", "1", "2"])
+
+    def test_follows_slowly(self) -> None:
+        """A subscriber that lags is not cut off while it takes enough."""
+        subscriber, idle, drip = (self.listen(room=0) for _ in range(3))
+        for one in (subscriber, idle, drip):
+            one.fast = False
+        self.publish("1")
+        for seconds in range(1, 70):
+            subscriber.bytes_taken += 20_000
+            drip.bytes_taken += 1
+            self.source.clock.advance(1)
+            self.assertEqual("lost" in idle.events, seconds >= LAG_TIMEOUT, seconds)
+            self.assertEqual("lost" in drip.events, seconds >= PERIOD, seconds)
+        self.assertEqual(subscriber.events, ["t from e1:0"])
+        self.source.clock.advance(LAG_TIMEOUT)
+        self.source.clock.advance(LAG_TIMEOUT)
+        self.assertEqual(subscriber.events, ["t from e1:0", "lost"])
+        self.assertEqual(list(self.hub._shared.lagging), [])
+        self.assertEqual(self.hub._shared._progress, {})
 
     def test_cancelled_while_lagging(self) -> None:
         """A subscription that is cancelled while it lags leaves no timer."""

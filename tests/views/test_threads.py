@@ -791,6 +791,11 @@ class FakeConnection:
     def push_frames(self, frames: bytes) -> None:
         """Discard frames: no test here subscribes."""
 
+    @property
+    def taken(self) -> int:
+        """Return that the peer takes nothing."""
+        return 0
+
     def is_full(self, more: int = 0) -> bool:
         """Return False."""
         return False

@@ -6,10 +6,14 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from pushd.protocols.http.guard import SitePolicy
+from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.request import ChannelRequest, path_of
 
 _log = Logger(namespace="pushd.protocols")
+
+# The statuses of answers that count as failures for --max-rate-per-address: those with which a
+# request is refused for what it is. Not 503, as that is not the client's fault.
+_FAILURES = {400, 401, 403, 404, 408, 413, 414, 421, 426, 431}
 
 # Values of the label ``reason`` of pushd_refused_total.
 _REASONS = {
@@ -37,7 +41,7 @@ class AccessLog:
 
     def count_refusal(self, status: int) -> None:
         """Count a request, or a connection, that was refused."""
-        self.policy.metrics.refused.labels(reason=_REASONS.get(status, "other")).inc()
+        self.policy.counters.refused.labels(reason=_REASONS.get(status, "other")).inc()
 
     def log_failure(self, peer: str) -> None:
         """Log an exception that was raised while a request was parsed."""
@@ -54,6 +58,7 @@ class AccessLog:
     def log_refusal(self, peer: str, status: int, line: str) -> None:
         """Count and log a refusal that comes too early for an access line."""
         self.count_refusal(status)
+        self._count_failure(peer, status)
         _log.info(
             "{peer} refused {status}: {line}",
             event="refused",
@@ -63,7 +68,8 @@ class AccessLog:
         )
 
     def log(self, request: Any) -> None:
-        """Write the line of a request that was answered."""
+        """Write the line of a request that was answered, and count it if it was refused."""
+        self._count_failure(request.peer, request.code)
         if request.has_access_line:
             _log.info(
                 "{peer} {method} {path} {status} {length} after {seconds:.3f} s",
@@ -81,6 +87,10 @@ class AccessLog:
                 event="left",
                 **_facts(request),
             )
+
+    def _count_failure(self, peer: str, status: int) -> None:
+        if status in _FAILURES:
+            self.policy.throttle.count(peer)
 
 
 def _facts(request: Any) -> dict[str, Any]:

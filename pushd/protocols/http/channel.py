@@ -22,8 +22,8 @@ from pushd.access.memory import Memory, Usage
 from pushd.protocols.http.headers import read_head
 from pushd.protocols.http.request import ChannelRequest, peer_name
 from pushd.protocols.http.strict import StrictChannel
-from pushd.protocols.twisted_internals import buffered, lose, unsent
-from pushd.schedule.timeouts import TimeoutQueue
+from pushd.protocols.twisted_internals import buffered, lose, unsent, untaken
+from pushd.schedule.timeouts import TimeoutQueue, TimerHeap
 
 # Seconds for a request, from the connection or its own first byte to its last byte.
 REQUEST_TIMEOUT = 20
@@ -71,8 +71,8 @@ class Channel(StrictChannel):
     _writing_paused = False
     # True within dataReceived.
     _receiving = False
-    # Unsent bytes when the time-out of a slow reader began.
-    _unsent = 0
+    # Bytes that a slow reader had not taken when its time-out began.
+    _untaken = 0
     # Bytes of the answer that were written when the time-out of a half-closed connection began.
     _answered = 0
     # Whether it is being closed because the daemon's buffers are full; it holds nothing any more.
@@ -95,10 +95,14 @@ class Channel(StrictChannel):
         super().connectionMade()
         self.connections.add(self)
         self.connections.reading.start(self)
+        self._delay_reading()
 
     def dataReceived(self, data: bytes) -> None:
         """Parse a part of a request; after a refusal, drop it."""
         if self._refused:
+            self._may_drop -= len(data)
+            if self._may_drop < 0:
+                self.transport.pauseProducing()
             return
         if self._receiving:
             # The call that is under way goes on with this.
@@ -134,19 +138,23 @@ class Channel(StrictChannel):
         if self.connections.draining:
             self.persistent = 0
         self.connections.half_closed.stop(self)
+        # twisted.web would parse the next request at once, inside of the call that ended this one;
+        # a long pipeline would be answered in one reactor iteration.
         self.paused = True
         super().requestDone(request)
         if self.transport is None or not self.persistent:
             return
         if self._unparsed():
             self.transport.pauseProducing()
-            self._next = self.connections.clock.callLater(0, self._parse_next)
+            if not self._delay_reading():
+                self._next = self.connections.clock.callLater(0, self._parse_next)
             self.connections.reading.start(self)
         elif self.read_ended:
             self.loseConnection()
         else:
             self.paused = False
             self.connections.idle.start(self)
+            self._delay_reading()
 
     def readConnectionLost(self) -> None:
         """Answer what has arrived, and close: the client has closed its side."""
@@ -195,7 +203,9 @@ class Channel(StrictChannel):
         self._writing_paused = False
         super().resumeProducing()
         self.connections.stalled.stop(self)
-        if self.paused:
+        if self in self.connections.delayed:
+            self.transport.pauseProducing()  # twisted.web has resumed it.
+        elif self.paused:
             self._parse_next()
 
     def write(self, data: bytes) -> None:
@@ -249,7 +259,7 @@ class Channel(StrictChannel):
 
     def count_memory(self, usage: Usage) -> int:
         """Add what the connection buffers to the usage; return its bytes."""
-        if self._freed or self.transport is None:
+        if self._freed:
             return 0
         arrived, waiting = self.unparsed_bytes, buffered(self.transport)
         for request in self.requests:
@@ -281,6 +291,15 @@ class Channel(StrictChannel):
 
     # What time-outs call
 
+    def delay_expired(self) -> None:
+        """Begin to read, with the full time for a request, or between two requests."""
+        idle = self in self.connections.idle
+        (self.connections.idle if idle else self.connections.reading).start(self)
+        if self.paused:
+            self._parse_next()
+        else:
+            self.transport.resumeProducing()
+
     def request_timed_out(self) -> None:
         """Refuse a request that is not complete in time; close a silent connection."""
         if self._line or self.requests:
@@ -291,9 +310,9 @@ class Channel(StrictChannel):
 
     def reader_timed_out(self) -> None:
         """Drop a client that reads too slowly; one that reads enough gets the same time again."""
-        before = self._unsent
+        before = self._untaken
         self._start_stall_timeout()
-        if self._unsent > before - _STALL_BYTES:
+        if self._untaken > before - _STALL_BYTES:
             self.abort()
 
     def answer_timed_out(self) -> None:
@@ -330,12 +349,21 @@ class Channel(StrictChannel):
             self.transport.unregisterProducer()
             lose(self.transport)
 
+    def _delay_reading(self) -> bool:
+        """Stop reading for a while if the address of the client comes too often."""
+        connections = self.connections
+        seconds = self.site.policy.throttle.delay(peer_name(self.transport.getPeer()))
+        if seconds:
+            self.transport.pauseProducing()
+            connections.delayed.start(self, connections.clock.seconds() + seconds)
+        return bool(seconds)
+
     def _start_answer_timeout(self) -> None:
         self._answered = self.requests[0].sentLength
         self.connections.half_closed.start(self)
 
     def _start_stall_timeout(self) -> None:
-        self._unsent = unsent(self.transport)
+        self._untaken = untaken(self.transport)
         self.connections.stalled.start(self)
 
     def _cancel_next(self) -> None:
@@ -378,6 +406,7 @@ class Channel(StrictChannel):
         target, headers = head
         request: Any = self.requestFactory(self)
         request.requestHeaders = headers
+        # Most heads do not have the word at all; checkPersistence decides if it is an option there.
         if b"close" in b"".join(headers.values(b"Connection")).lower():
             self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         if b"Cookie" in headers:
@@ -411,6 +440,8 @@ class HttpConnections:
         self.half_closed = TimeoutQueue(
             clock, timeout=HALF_CLOSED_TIMEOUT, expired=Channel.answer_timed_out
         )
+        #: Connections that are not read yet, as their address comes too often.
+        self.delayed = TimerHeap(clock, now=clock.seconds, expired=Channel.delay_expired)
         #: True after ``drain``: a connection is closed after the answer that is under way.
         self.draining = False
         #: True if a head that arrives in one piece is read at once, which is a fast path.
@@ -434,6 +465,7 @@ class HttpConnections:
         """Stop all time-outs of a connection."""
         for timeouts in (self.reading, self.idle, self.stalled, self.closing, self.half_closed):
             timeouts.stop(channel)
+        self.delayed.stop(channel)
 
     def drain(self) -> Deferred[None]:
         """Close idle connections now, and the others after the answer that is under way.

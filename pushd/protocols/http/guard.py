@@ -1,46 +1,16 @@
-"""What is checked before a request is routed: its Host, its Origin, and the limits of its port."""
+"""Guards: the check of a request's Host and Origin before it is routed, for each kind of port."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
-from pushd.access.admission import Admission
-from pushd.access.counters import Metrics
-from pushd.access.limits import Limits
-from pushd.access.memory import Memory
 from pushd.access.origins import Hosts, Origins, is_own_host
-from pushd.access.proxies import Proxies
 from pushd.protocols.http.headers import RequestHeaders, decode_path
 from pushd.protocols.http.response import Response, refusal
 
 # Returns the refusal of a request, or None for a request that is allowed.
 Guard = Callable[[Any], Response | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SitePolicy:
-    """What a site checks of each connection and request.
-
-    :param memory: bounds what all connections buffer.
-    :param limits: ``max_message`` is also the limit of a request's body.
-    :param large_bodies: for paths with a higher limit, a function that computes it from
-        ``max_message``.
-    """
-
-    guard: Guard
-    admission: Admission
-    proxies: Proxies
-    metrics: Metrics
-    memory: Memory
-    limits: Limits
-    large_bodies: Mapping[bytes, Callable[[int], int]] = field(default_factory=dict)
-
-    def body_limit(self, path: bytes) -> int:
-        """Return how many bytes the body of a request to a path may have; more gets 413."""
-        size, larger = self.limits.max_message, self.large_bodies.get(path)
-        return size if larger is None else larger(size)
 
 
 def public_guard(origins: Origins, hosts: Hosts) -> Guard:

@@ -132,6 +132,24 @@ class ChannelRequest(Request):
                 write_response(self, BUSY)
                 return
             self.notifyFinish().addBoth(lambda _: slot.release())
+            if self._is_delayed():
+                return
+        self._answer()
+
+    def _is_delayed(self) -> bool:
+        """Delay the answer for a client behind a proxy if its address comes too often."""
+        site, accepted = self.channel.site, self.getHeader(b"accept") or b""
+        if self.wants_websocket or b"text/event-stream" in accepted.lower():
+            site.policy.throttle.count(self.peer)
+        seconds = site.policy.throttle.delay(self.peer)
+        if not seconds:
+            return False
+        call = site.reactor.callLater(seconds, self._answer)
+        self.notifyFinish().addBoth(lambda _: call.cancel() if call.active() else None)
+        return True
+
+    def _answer(self) -> None:
+        site = self.channel.site
         if self.path == b"*":
             self._answer_star()
             return

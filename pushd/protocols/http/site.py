@@ -15,7 +15,7 @@ from pushd.access.admission import Admission
 from pushd.access.limits import Limits
 from pushd.protocols.http.access_log import AccessLog
 from pushd.protocols.http.channel import Channel, HttpConnections
-from pushd.protocols.http.guard import SitePolicy
+from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import AnswerResource
 from pushd.protocols.twisted_internals import check_requirements
@@ -74,6 +74,7 @@ class PushdSite(AccessLog, Site):
 
     def _make_channel(self, addr: IAddress | None) -> Any:
         address = getattr(addr, "host", None)
+        self.policy.throttle.count(address or "unix")
         slot = self.policy.admission.admit(address)
         over_limit = slot is None
         if slot is None:

@@ -33,6 +33,10 @@ _TAG = re.compile(rb'(?:W/)?("[^"]*")')
 # Bytes of a file that are read at a time.
 _CHUNK = 1 << 16
 
+# Files that may be open while their clients are slow, of each ``StaticFiles``. A daemon has at most
+# three of those, and allow_connections leaves 192 descriptors for such.
+_MAX_WAITING = 16
+
 # Types without which browsers refuse to run or show a file; the machine's own table of types may
 # differ.
 _TYPES = {
@@ -56,6 +60,8 @@ class StaticFiles:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = [folder.resolve() for folder in folders]
+        # Producers whose files are open while their clients are slow.
+        self._waiting: set[FileProducer] = set()
 
     def find(self, path: str) -> StaticFile | None:
         """Return the file of a URL's decoded path, or None; ``/a/`` means ``/a/index.html``."""
@@ -68,7 +74,7 @@ class StaticFiles:
         for folder in self._folders:
             file = folder.joinpath(*segments)
             if _is_served(file, folder):
-                return StaticFile(str(file))
+                return StaticFile(str(file), self._waiting)
         return None
 
 
@@ -77,8 +83,9 @@ class StaticFile(File):
 
     isLeaf = True
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, waiting: set[FileProducer]) -> None:
         super().__init__(path)
+        self._waiting = waiting
         self.type, self.encoding = _type_of(path), None
 
     def render_GET(self, request: Any) -> Any:
@@ -110,7 +117,7 @@ class StaticFile(File):
         offset, size = 0, self.getsize()
         if isinstance(pull, SingleRangeStaticProducer):
             offset, size = pull.offset, pull.size
-        return FileProducer(request, fileForReading, offset, size)
+        return FileProducer(request, fileForReading, offset, size, self._waiting)
 
     def _is_known(self, request: Any, etag: bytes) -> bool:
         """Return whether the client has this version of the file, by If-None-Match.
@@ -143,13 +150,33 @@ class StaticFile(File):
 
 @implementer(IPushProducer)
 class FileProducer:
-    """Writes a part of a file to a request whenever its connection can take more."""
+    """Writes a part of a file to a request whenever its connection can take more.
 
-    def __init__(self, request: Any, file: BinaryIO, offset: int, size: int) -> None:
+    While a client is slow, its file is closed if too many others are open for the same reason: each
+    would take a descriptor in addition to that of the connection. It goes on with the same file, or
+    not at all if that has changed.
+
+    :param waiting: the producers of the folder whose files are open while they are paused.
+    """
+
+    def __init__(
+        self,
+        request: Any,
+        file: BinaryIO,
+        offset: int,
+        size: int,
+        waiting: set[FileProducer],
+    ) -> None:
         self._request = request
-        self._file = file
+        # None while it is closed because its client is slow.
+        self._file: BinaryIO | None = file
+        self._path = file.name
+        self._version = _version_of(file)
+        self._end = offset + size
         self._left = size
+        self._waiting = waiting
         self._paused = False
+        self._finished = False
         file.seek(offset)
 
     def start(self) -> None:
@@ -160,27 +187,67 @@ class FileProducer:
     def resumeProducing(self) -> None:
         """Write until the connection's buffer is full, or all is written."""
         self._paused = False
-        while not self._paused and not self._file.closed:
-            data = self._file.read(min(self._left, _CHUNK))
-            self._left -= len(data)
+        self._waiting.discard(self)
+        while not self._paused and not self._finished:
+            data = self._read()
             if data:
+                self._left -= len(data)
                 self._request.write(data)
-                continue
-            self._file.close()
-            self._request.unregisterProducer()
-            if self._left:
-                # The file became shorter: the next response would be taken for the rest of it.
-                self._request.loseConnection()
             else:
-                self._request.finish()
+                self._finish()
 
     def pauseProducing(self) -> None:
         """Stop until the connection can take more."""
         self._paused = True
+        if self._left and len(self._waiting) < _MAX_WAITING:
+            self._waiting.add(self)
+        else:
+            self._close()
 
     def stopProducing(self) -> None:
         """Close the file, as the client has left."""
-        self._file.close()
+        self._finished = True
+        self._close()
+
+    def _read(self) -> bytes:
+        if self._file is None and self._left:
+            self._file = self._reopen()
+        return b"" if self._file is None else self._file.read(min(self._left, _CHUNK))
+
+    def _reopen(self) -> BinaryIO | None:
+        """Open the file again; return None if it is gone or has changed."""
+        try:
+            # Something else may have taken its place, and to open a FIFO would block.
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            return None
+        file = os.fdopen(descriptor, "rb")
+        if _version_of(file) != self._version:
+            file.close()
+            return None
+        file.seek(self._end - self._left)
+        return file
+
+    def _finish(self) -> None:
+        self.stopProducing()
+        self._request.unregisterProducer()
+        if self._left:
+            # The file became shorter: the next response would be taken for the rest of it.
+            self._request.loseConnection()
+        else:
+            self._request.finish()
+
+    def _close(self) -> None:
+        self._waiting.discard(self)
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+
+def _version_of(file: BinaryIO) -> tuple[int, ...]:
+    """Return what another file, or another version of it, does not have in common with a file."""
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _is_served(file: Path, folder: Path) -> bool:

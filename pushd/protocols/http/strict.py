@@ -31,6 +31,12 @@ _PAGES = (b"text/html", b"application/xhtml")
 # The most digits of a Content-Length: no body is as long.
 _MAX_LENGTH_DIGITS = 18
 
+# Bytes that are read and dropped after a refusal: unread, they would cause a reset, which could
+# destroy the answer. Many clients read the answer to a body that is too large after they have sent
+# all of it; what follows a head that is refused is of no use to an honest client.
+_DROPPED_HEAD = 1 << 18
+_DROPPED_BODY = 1 << 24
+
 # Paths at which all answers are JSON, refusals included.
 _JSON_PATHS = re.compile(rb"/(topics|publish|schedules)(/|$)")
 
@@ -55,6 +61,8 @@ class StrictChannel(HTTPChannelAdapter):
     read_ended = False
     # True after a refusal: nothing more is read.
     _refused = False
+    # Bytes that are read and dropped after it.
+    _may_drop = 0
     # Of the head that is arriving: the number of its lines, its size in bytes, its first line that
     # is not blank, and the number of its headers.
     _line = 0
@@ -177,6 +185,7 @@ class StrictChannel(HTTPChannelAdapter):
     def _answer_and_close(self, answer: Response) -> None:
         """Write an answer and close, but read on: a reset could destroy the answer."""
         self._refused = True
+        self._may_drop = _DROPPED_BODY if answer.status == 413 else _DROPPED_HEAD
         body = str(answer.body).encode()
         headers = Headers({"Connection": ["close"], "Content-Length": [str(len(body))]})
         for name, value in answer.headers.items():

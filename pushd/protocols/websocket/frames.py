@@ -104,11 +104,15 @@ class FrameSplitter:
         """Whether a new message or control frame comes next."""
         return not (self._missing or self._in_message or self._head)
 
+    @property
+    def missing(self) -> int:
+        """Bytes of the current frame that have not arrived; negative for parts of its head."""
+        return self._missing or -len(self._head)
+
     def split(self, buffer: bytes) -> tuple[bytes, bytes, bool]:
         """Take what a buffer has of one frame.
 
-        Returns that, the rest of the buffer, and whether the frame is a control frame. The latter
-        is said once, when its head is complete.
+        Returns that, the rest of the buffer, and whether it completes the head of a control frame.
         """
         size, control = self._missing, False
         if not size:

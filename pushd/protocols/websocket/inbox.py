@@ -127,9 +127,9 @@ class Inbox:
 
     @property
     def takes_rest(self) -> bool:
-        """Whether it may be filled further, once the connection is lost: to twice its bytes.
+        """Whether it has room for what is left to read of a lost connection: up to 2 MiB.
 
-        Reading cannot be paused then, so the number of messages does not count.
+        The number of messages is not limited then: pausing would not hold the peer any more.
         """
         return self._size < 2 * _MAX_BYTES
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cache, cached_property
 from typing import Any, cast
 
@@ -43,6 +43,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from pushd.access.admission import key_of
 from pushd.access.closing import (
     INTERNAL_ERROR,
     INVALID_COMPRESSION,
@@ -78,7 +79,9 @@ from pushd.protocols.websocket.frames import (
 from pushd.protocols.websocket.handshake import Handshake, opening
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.schedule.timeouts import TimeoutQueue
+from pushd.schedule.turns import Turn, Turns
 from pushd.topics.fanout import Send
+from pushd.topics.subscription import LAG_TIMEOUT
 
 _log = Logger(namespace="pushd.protocols")
 
@@ -95,19 +98,22 @@ PING_INTERVAL = 25.0
 #: Seconds for a peer to answer a ping, or to show in another way that it lives.
 PONG_TIMEOUT = 10.0
 
-# Work for one connection in one reactor iteration: frames, and every 4 KiB that Autobahn reads.
-_WORK = 64
+# Most work for one connection in one reactor iteration: frames, and each 4 KiB that Autobahn reads.
+_MAX_WORK = 64
 
 # The longest payload that the fast path reads, in bytes.
-_SHORT = 4096
+_MAX_SHORT_PAYLOAD = 4096
 
-# Messages may arrive in bursts of what is allowed in so many seconds.
+# Bytes that a peer on any link takes within ``CLOSE_TIMEOUT``.
+_LITTLE = 4096
+
+# A burst may have the messages that are allowed in this number of seconds.
 _BURST = 10
 
 # Unsent bytes behind which a Close frame is still sent if the daemon's buffers are full.
 _SENT_BEFORE_CLOSE = 4096
 
-# Twisted asks a producer to pause when so many bytes are buffered.
+# Bytes in the transport's buffer from which Twisted asks a producer to pause.
 _PAUSED_FROM = FileDescriptor.bufferSize
 
 # What the fast paths use of Autobahn's objects, and what has no public way.
@@ -174,19 +180,26 @@ class PushProtocol(WebSocketServerProtocol):
     # Splits it for Autobahn, from the first frame that Autobahn reads.
     _splitter: FrameSplitter | None = None
     _reading = False
-    # What was read in this reactor iteration, and the call that continues in the next.
+    # What was read in this reactor iteration, and what continues in a later one.
     _work = 0
-    _continuation: IDelayedCall | None = None
-    # The message that arrives in fragments, or through Autobahn.
+    _continuation: IDelayedCall | Turn | None = None
+    #: The client's address if a trusted proxy forwards it; set by what builds the protocol.
+    forwarded_for: str | None = None
+    # The message that arrives in fragments, or through Autobahn. Between messages it is an empty
+    # one that all connections share, and that nothing changes: onMessageBegin replaces it.
     _message = FragmentedMessage()
     # Whether it is being closed because the daemon's buffers are full; it holds nothing any more.
     _freed = False
     # Whether input is read and dropped, as the connection has failed.
     _discards_input = False
     _ping_payload = b""
-    # Whether anything has arrived since the last ping.
-    _heard = False
-    # What the peer takes while a ping waits behind data.
+    # Payload of the peer's last ping while its pong waits for room.
+    _waiting_pong: bytes | None = None
+    # How much had arrived at the last ping.
+    _received_at_ping = 0
+    # What the peer takes meanwhile.
+    _pong_progress: Progress | None = None
+    # What the peer takes while a ping of ours waits behind data.
     _progress: Progress | None = None
     # Bytes that the peer had not taken when that was last looked at, from our Close on; whether it
     # had taken some then; when we stop waiting for it to take them; and whether we have closed our
@@ -238,7 +251,7 @@ class PushProtocol(WebSocketServerProtocol):
         channel.forward(self.dataReceived)
 
     def connectionMade(self) -> None:
-        """Be open from the start."""
+        """Set the state to OPEN: the handshake has been answered."""
         if not self.factory.fast:
             super().connectionMade()
             self.state = self.STATE_OPEN
@@ -252,6 +265,8 @@ class PushProtocol(WebSocketServerProtocol):
         self.factory.open.discard(self)
         for queue in self.factory.timeouts:
             queue.stop(self)
+        if self._waiting_pong is not None:
+            self.factory.full.stop(self)
         if not self.factory.fast:
             super().connectionLost(reason)
             self.is_closed = None  # This Deferred of Autobahn's refers to the protocol: a cycle.
@@ -330,6 +345,11 @@ class PushProtocol(WebSocketServerProtocol):
         self._writer.write(frames)
 
     @property
+    def taken(self) -> int:
+        """How many bytes of messages the peer has taken, counted from any start."""
+        return self.traffic.bytes_out - untaken(self.transport)
+
+    @property
     def sender(self) -> Send | None:
         """The ``send`` of the socket, if the transport's buffer is empty; else None."""
         return None if self._writing_paused else self.factory.cork.sender(self.transport)
@@ -356,6 +376,8 @@ class PushProtocol(WebSocketServerProtocol):
     def resumeProducing(self) -> None:
         """Note that the transport's buffer is empty."""
         self._writing_paused = False
+        if self._waiting_pong is not None:
+            self._send_waiting_pong(self._waiting_pong)
         self._websocket.send_queue.resume()
 
     def stopProducing(self) -> None:
@@ -385,7 +407,6 @@ class PushProtocol(WebSocketServerProtocol):
         """Read the frames in a piece of data; after an unexpected error, close with 1011."""
         if self.state is self.STATE_CLOSED:
             return
-        self._heard = True
         self._buffer += data
         try:
             self._read()
@@ -406,26 +427,45 @@ class PushProtocol(WebSocketServerProtocol):
             memory.enforce()
 
     def _read(self) -> None:
-        """Read what has arrived, up to the work of one reactor iteration or until it is paused."""
+        """Read what has arrived, up to the work of one reactor iteration or until it is paused.
+
+        A long or compressed frame may wait for its turn, as it costs up to ten milliseconds, with
+        what its view does: each connection could send one at the same moment.
+        """
         # A view that makes room while a message is delivered to it comes here from the loop below.
         if self._reading or self._continuation is not None:
             return
-        self._reading, self._work = True, 0
+        self._reading, self._work, turn = True, 0, None
         try:
             while self._buffer and self._may_read():
-                if not self._read_short_frames():
-                    self._read_with_autobahn()
+                if self._read_short_frames():
+                    continue
+                if not self.factory.turns.is_free:
+                    turn = self.factory.turns.wait(self._turn_key, self._continue_reading)
+                    break
+                began = self.factory.clock.seconds()
+                self._read_with_autobahn()
+                self.factory.turns.charge(began)
         finally:
             self._reading = False
-        if self._discards_input:
-            self._discard()
-        elif self._work >= _WORK and self._buffer and not self._reading_paused:
-            self.transport.pauseProducing()
-            self._continuation = self.factory.clock.callLater(0, self._continue_reading)
+        if self._buffer:
+            if self._discards_input:
+                self._discard()
+            elif turn is not None:
+                self.transport.pauseProducing()
+                self._continuation = turn
+            elif self._work >= _MAX_WORK and not self._reading_paused:
+                self.transport.pauseProducing()
+                self._continuation = self.factory.clock.callLater(0, self._continue_reading)
+
+    @property
+    def _turn_key(self) -> Hashable:
+        """Whose turn it is to have long or compressed messages read: the client's address."""
+        return key_of(self.forwarded_for or getattr(self.transport.getPeer(), "host", "unix"))
 
     def _may_read(self) -> bool:
         """Whether to read on in this reactor iteration."""
-        if self._reading_paused or self._discards_input or self._work >= _WORK:
+        if self._reading_paused or self._discards_input or self._work >= _MAX_WORK:
             return False
         return self.state is not self.STATE_CLOSED
 
@@ -469,9 +509,9 @@ class PushProtocol(WebSocketServerProtocol):
         if self._splitter is not None and not self._splitter.is_between_messages:
             return False
         buffer, traffic, read = self._buffer, self.traffic, 0
-        for head, payload, length, end in read_frames(buffer, self.factory.short):
+        for head, payload, length, end in read_frames(buffer, self.factory.max_short_payload):
             read = end
-            if not self._spend(1):
+            if not self._charge(1):
                 break
             if head < CLOSE:
                 traffic.messages_in += 1
@@ -501,7 +541,7 @@ class PushProtocol(WebSocketServerProtocol):
             self._splitter = FrameSplitter()
         piece, self._buffer, control = self._splitter.split(self._buffer)
         self.factory.memory.add(len(piece))
-        if control and not self._spend(1):
+        if control and not self._charge(1):
             return
         if self.factory.fast:
             # This is what is left of dataReceived without statistics and log strings.
@@ -558,7 +598,7 @@ class PushProtocol(WebSocketServerProtocol):
         if len(payload) > limits.max_message:
             self._fail(TOO_BIG)
         # A message of any size must fit into a burst.
-        elif self._spend(message.cost(len(payload), limit=_BURST * limits.max_rate - 1)):
+        elif self._charge(message.cost(len(payload), limit=_BURST * limits.max_rate - 1)):
             self.onMessage(payload, self.message_is_binary)
 
     def _decompress(self, message: FragmentedMessage) -> bytes | None:
@@ -586,14 +626,42 @@ class PushProtocol(WebSocketServerProtocol):
         self._websocket.message_received(message)
 
     def onPing(self, payload: bytes) -> None:
-        """Answer a ping, or close with 1013 if the peer does not read the answers."""
-        if self.is_full():
-            self.close(TRY_AGAIN_LATER)
-        else:
-            self.sendPong(payload)
+        """Answer a ping; if the connection is full, when it can take more.
 
-    def _spend(self, count: int) -> bool:
-        """Count a message or control frame against the peer's rate; fail if it is exceeded."""
+        Of several pings only the last is answered then (RFC 6455 §5.5.3). A peer that sends pings
+        and takes nothing is closed with 1013.
+        """
+        if not self.is_full():
+            self.sendPong(payload)
+            return
+        if self._waiting_pong is None and self.state is self.STATE_OPEN:
+            self._pong_progress = Progress(self.taken, self.factory.clock.seconds())
+            self.factory.full.start(self)
+        self._waiting_pong = payload
+
+    def _send_waiting_pong(self, payload: bytes) -> None:
+        self._waiting_pong = self._pong_progress = None
+        self.factory.full.stop(self)
+        self.sendPong(payload)
+
+    def full_expired(self) -> None:
+        """Close with 1013 if the peer takes nothing while a pong waits for it."""
+        payload, progress = self._waiting_pong, self._pong_progress
+        assert payload is not None and progress is not None
+        if not self.is_full():
+            self._send_waiting_pong(payload)
+        elif progress.look(self.taken, self.factory.clock.seconds()):
+            self.factory.full.start(self)
+        else:
+            self.close(TRY_AGAIN_LATER)
+
+    def _charge(self, count: int) -> bool:
+        """Count a message or control frame: as work, and against the peer's rate.
+
+        Returns False if the rate is exceeded; the connection has failed then.
+
+        :param count: of messages that it counts for in the rate; as work it is always one.
+        """
         self._work += 1
         if self._bucket.take(count):
             return True
@@ -627,8 +695,10 @@ class PushProtocol(WebSocketServerProtocol):
         # Autobahn has a reason of its own for this code.
         reason = TOO_BIG.reason.encode() if code == TOO_BIG.code and self.failedByMe else reasonUtf8
         close = frame(CLOSE, b"" if code is None else code.to_bytes(2, "big") + (reason or b""))
-        # TCP is closed right after a reply, unless something waits in the transport's buffer.
-        if (not isReply or unsent(self.transport)) and (waiting := untaken(self.transport)):
+        # To ask takes time, and a little is taken within one time-out. TCP is closed right
+        # after a reply, unless something waits in the transport's buffer.
+        little = isReply or (self.traffic.bytes_out < _LITTLE and not self.failedByMe)
+        if (self._writing_paused or not little) and (waiting := untaken(self.transport)):
             self._untaken = waiting + len(close)
         self._writer.write(close)
         self.state = self.STATE_CLOSING
@@ -724,12 +794,12 @@ class PushProtocol(WebSocketServerProtocol):
         if self in self.factory.pongs:
             return  # The last one still waits behind data, and the peer takes that.
         if self._progress is None and untaken(self.transport):
-            self._progress = self._start_progress()
+            self._progress = Progress(self.taken, self.factory.clock.seconds())
         self._ping_payload = os.urandom(4)
         self.sendPing(self._ping_payload)
         # While reading is paused no pong can be seen; if the peer is gone, writing fails.
         if not self._reading_paused:
-            self._heard = False
+            self._received_at_ping = self._received
             self.factory.pongs.start(self)
 
     def onPong(self, payload: bytes) -> None:
@@ -738,38 +808,40 @@ class PushProtocol(WebSocketServerProtocol):
             self.factory.pongs.stop(self)
             if self._progress is not None:
                 self._progress = None
-        else:
-            self._heard = False  # It does not show that the peer reads.
 
     def ping_expired(self) -> None:
         """Abort the connection, unless the peer has shown in another way that it lives.
 
-        Anything that has arrived counts as an answer. A ping that stands behind data has not been
-        sent: while the peer takes that, it is waited for.
+        A message that has arrived, or a part of one, counts as an answer. A ping that stands behind
+        data has not been sent: while the peer takes that, it is waited for.
         """
-        if self.state is not self.STATE_OPEN or self._heard:
+        if self.state is not self.STATE_OPEN or self._received != self._received_at_ping:
             self._progress = None
         elif self._takes_data():
             self.factory.pongs.start(self)
         else:
             self._abort(f"no answer to a ping in {PONG_TIMEOUT:g} s")
 
+    @property
+    def _received(self) -> int:
+        """A number that changes when a part of a message arrives: cheaper than to count all."""
+        traffic, splitter = self.traffic, self._splitter
+        missing = 0 if splitter is None else splitter.missing
+        rest = len(self._buffer) + len(self._message.received)
+        return hash((traffic.messages_in, traffic.bytes_in, missing, rest))
+
     def _takes_data(self) -> bool:
         """Whether the peer has taken some of what waits for it since this was last asked."""
         progress = self._progress
-        waiting = untaken(self.transport)
-        if not waiting:
+        if not untaken(self.transport):
             # The ping has left since. Its time begins now.
             self._progress = None
             return progress is not None
+        now = self.factory.clock.seconds()
         if progress is None:
-            self._progress = self._start_progress()
+            self._progress = Progress(self.taken, now)
             return True
-        return progress.look(self.traffic.bytes_out - waiting, self.factory.clock.seconds())
-
-    def _start_progress(self) -> Progress:
-        taken = self.traffic.bytes_out - untaken(self.transport)
-        return Progress(taken, self.factory.clock.seconds())
+        return progress.look(self.taken, now)
 
     def close_expired(self) -> None:
         """Wait on for a peer that still takes what was sent before our Close; else end TCP.
@@ -833,12 +905,16 @@ class PushFactory(WebSocketServerFactory):
         self.closings = TimeoutQueue(
             reactor, timeout=CLOSE_TIMEOUT, expired=PushProtocol.close_expired
         )
+        #: Whose turn it is to have long or compressed messages read, once that takes much time.
+        self.turns = Turns(reactor)
         self.timeouts = (self.pings, self.pongs, self.closings)
+        #: Connections on which a pong waits for room. They are few.
+        self.full = TimeoutQueue(reactor, timeout=LAG_TIMEOUT, expired=PushProtocol.full_expired)
         used, required = _share_defaults()
         #: Whether the fast paths may be taken.
         self.fast = FAST_PATHS.allow("short WebSocket frames", used)
         #: The longest payload that they may read, in bytes; -1 for none.
-        self.short = -1
+        self.max_short_payload = -1
         #: Whether messages can be compressed.
         self.can_compress = not required
         FAST_PATHS.require("WebSocket compression", required)
@@ -860,7 +936,7 @@ class PushFactory(WebSocketServerFactory):
 
     def _apply_limits(self) -> None:
         if self.fast:
-            self.short = min(_SHORT, self.limits.max_message)
+            self.max_short_payload = min(_MAX_SHORT_PAYLOAD, self.limits.max_message)
         for protocol in self.pings:
             protocol.apply_limits()
 

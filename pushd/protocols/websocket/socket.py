@@ -50,7 +50,7 @@ _NO_SUBSCRIBERS: dict[str, WebSocketSubscriber] = {}
 
 
 class Wire(FrameWriter, Source, Protocol):
-    """An open WebSocket connection."""
+    """An open WebSocket connection: a ``PushProtocol``."""
 
     def send(self, payload: bytes, *, binary: bool) -> None:
         """Send one message as one frame. Raises ValueError if it is longer than allowed."""
@@ -60,7 +60,7 @@ class Wire(FrameWriter, Source, Protocol):
 
 
 class Offer(Protocol):
-    """An opening handshake that has not been answered."""
+    """An opening handshake that has not been answered: that of a ``WebSocketExchange``."""
 
     @property
     def subprotocols(self) -> Sequence[str]:
@@ -71,7 +71,10 @@ class Offer(Protocol):
 
 
 class Owner(Protocol):
-    """The run of the view that a WebSocket was made for: other code may use it as well."""
+    """The run of the view that a WebSocket was made for, a ``ViewRun``.
+
+    Other code may use the WebSocket as well; only its owner has a grace.
+    """
 
     @property
     def is_calling(self) -> bool | None:
@@ -115,7 +118,7 @@ class WebSocket:
 
     __slots__ = (
         "__weakref__",
-        "_closers",
+        "_close_waiters",
         "_hub",
         "_inbox",
         "_offer",
@@ -160,8 +163,8 @@ class WebSocket:
         #: if the connection was lost without one (RFC 6455 §7.1.5).
         self.close_code: int | None = None
         self.close_reason = ""
-        # What awaits the end of the connection.
-        self._closers: list[Deferred[None]] | tuple[()] = ()
+        # Deferreds of tasks that wait until the connection is gone.
+        self._close_waiters: list[Deferred[None]] | tuple[()] = ()
 
     # What views call
 
@@ -328,7 +331,7 @@ class WebSocket:
 
     def will_notify(self, awaited: object) -> bool:
         """Whether the end of the conversation notifies a task that awaits this."""
-        return awaited is self._inbox.waiter or awaited in self._closers
+        return awaited is self._inbox.waiter or awaited in self._close_waiters
 
     def count_memory(self, usage: Usage) -> int:
         """Add the messages that were not read to the usage; return their bytes."""
@@ -367,11 +370,11 @@ class WebSocket:
             wire.close(closing)
         if self._state is _CLOSED:
             return succeed(None)
-        if isinstance(self._closers, tuple):
-            self._closers = []
-        closer: Deferred[None] = Deferred(self._closers.remove)
-        self._closers.append(closer)
-        return closer
+        if isinstance(self._close_waiters, tuple):
+            self._close_waiters = []
+        closed: Deferred[None] = Deferred(self._close_waiters.remove)
+        self._close_waiters.append(closed)
+        return closed
 
     @property
     def wire(self) -> Wire:
@@ -423,9 +426,9 @@ class WebSocket:
         self.conversation_ended()
         self._state = _CLOSED
         self._wire = self._inbox.source = None
-        while self._closers:
-            assert isinstance(self._closers, list)
-            self._closers.pop(0).callback(None)
+        while self._close_waiters:
+            assert isinstance(self._close_waiters, list)
+            self._close_waiters.pop(0).callback(None)
 
     # Private
 

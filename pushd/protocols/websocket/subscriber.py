@@ -34,6 +34,10 @@ class FrameWriter(Protocol):
         """Whether more than ``--max-buffered`` waits to be sent, or would with ``more`` bytes."""
 
     @property
+    def taken(self) -> int:
+        """How many bytes of messages the peer has taken, counted from any start."""
+
+    @property
     def sender(self) -> Send | None:
         """The ``send`` of the socket, if the transport's buffer is empty; else None."""
 
@@ -157,6 +161,11 @@ class WebSocketSubscriber:
         self._refused = 0
         return True
 
+    @property
+    def taken(self) -> int:
+        """How many bytes the client has taken, counted from any start."""
+        return self._socket.wire.taken
+
     def direct_write(self) -> DirectWrite | None:
         """Return how to write directly to the socket if nothing is buffered before it."""
         if self._stopped:
@@ -165,7 +174,7 @@ class WebSocketSubscriber:
         return None if send is None else DirectWrite(self._form, send, self._write, self._traffic)
 
     def leave_group(self) -> None:
-        """Be asked again before each delivery: something is about to be buffered."""
+        """Stop direct writes: data is about to be buffered, and what follows must go behind it."""
         if self._subscription is not None:
             self._subscription.leave_group()
 

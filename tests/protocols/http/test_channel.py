@@ -222,6 +222,20 @@ class TimeoutTests(ChannelTestCase):
         self.assertFalse(peer.server.connected)
         self.assertEqual(self.daemon.pending_calls, [])
 
+    def test_more_after_a_refusal(self) -> None:
+        """Of what a client sends after a refusal, a bounded part is read and dropped."""
+        large = request("POST /hello/ HTTP/1.1", "Host: a", "Content-Length: 99999999")
+        for sent, status, pieces in ((b"nonsense\r\n\r\n", 400, 4), (large, 413, 256)):
+            transport = UnixTransport(self.daemon)
+            self.assertIn(b" %d " % status, transport.receive(sent))
+            for _ in range(pieces):
+                transport.receive(bytes(1 << 16))
+                self.assertEqual(transport.producerState, "producing")
+            self.assertEqual(transport.receive(b"x"), b"")
+            self.assertEqual(transport.producerState, "paused")
+            self.daemon.advance(5.1)
+            self.assertTrue(transport.aborted)
+
     def test_slow_reader_of_a_refusal(self) -> None:
         """A client that does not read a refusal is dropped after five seconds."""
         peer = Peer(self.daemon)

@@ -60,6 +60,10 @@ class HalfCloseTests(ChannelTestCase):
         """Assert that a connection was closed in order, and left nothing behind."""
         self.assertIs(peer.lost, ConnectionDone)
         self.assertEqual(len(self.site.policy.admission), 0)
+        # The address of a client that was refused is kept for a while.
+        addresses = self.site.policy.throttle._recent
+        for address in list(addresses):
+            addresses.stop(address)
         left = [str(call) for call in self.daemon.pending_calls]
         # The topic's history is kept for a while.
         self.assertEqual([call for call in left if "History._expire" not in call], [])

@@ -293,6 +293,75 @@ class PathTests(FilesTestCase):
         self.assertIsNone(files.find("/nothing.txt"))
 
 
+class SlowReaderTests(FilesTestCase):
+    """Clients that do not read a file as fast as it could be sent."""
+
+    SIZE = 1_000_000
+
+    def setUp(self) -> None:
+        """Let more clients than may hold a file ask for a large one, and read none of it."""
+        super().setUp()
+        self.content = os.urandom(self.SIZE)
+        self.file = self.write("large.bin", self.content)
+        self.peers = [Peer(self.daemon) for _ in range(20)]
+        for peer in self.peers:
+            peer.stall()
+            peer.send(request("GET /large.bin HTTP/1.1", "Host: localhost"))
+
+    def count_open(self) -> int:
+        """Return how many descriptors of the file are open."""
+        links = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+        return sum(os.path.realpath(link).startswith(str(self.file)) for link in links)
+
+    def test_bounded(self) -> None:
+        """Few of them hold a descriptor, and all get the file."""
+        self.assertEqual(self.count_open(), 16)
+        for peer in reversed(self.peers):
+            peer.resume()
+            self.assertEqual(peer.body, self.content)
+        self.assertEqual(self.count_open(), 0)
+
+    def test_leaving(self) -> None:
+        """One that leaves gives its place to another."""
+        self.peers[0].vanish()
+        self.assertEqual(self.count_open(), 15)
+        self.peers[-1].vanish()
+        self.assertEqual(self.count_open(), 15)
+        peer = Peer(self.daemon)
+        peer.stall()
+        peer.send(request("GET /large.bin HTTP/1.1", "Host: localhost"))
+        self.assertEqual(self.count_open(), 16)
+        for peer in self.peers:
+            peer.vanish()
+
+    def test_changed(self) -> None:
+        """A file that was replaced or removed is not continued, except for those that hold it."""
+        new = self.write("new.bin", os.urandom(self.SIZE))
+        new.replace(self.file)
+        for at, peer in ((0, self.peers[0]), (-1, self.peers[-1])):
+            peer.resume()
+            self.assertEqual(peer.body == self.content, at == 0)
+            self.assertEqual(peer.lost is None, at == 0)
+            self.assertTrue(self.content.startswith(peer.body))
+        self.file.unlink()
+        self.peers[-2].resume()
+        self.assertIsNotNone(self.peers[-2].lost)
+        os.mkfifo(self.file)
+        self.peers[-3].resume()
+        self.assertIsNotNone(self.peers[-3].lost)
+
+    def test_all_written(self) -> None:
+        """A client that is slow to take the last part holds no descriptor."""
+        small = self.write("small.bin", bytes(70_000))
+        peer = Peer(self.daemon)
+        peer.stall()
+        peer.send(request("GET /small.bin HTTP/1.1", "Host: localhost"))
+        links = [os.path.realpath(f"/proc/self/fd/{one}") for one in os.listdir("/proc/self/fd")]
+        self.assertNotIn(str(small), links)
+        peer.resume()
+        self.assertEqual(peer.body, bytes(70_000))
+
+
 class RangeTests(FilesTestCase):
     """The Range header (RFC 9110 §14.2)."""
 

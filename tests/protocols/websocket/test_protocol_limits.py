@@ -294,8 +294,50 @@ class LimitTests(WebSocketTestCase):
         peer.stall()
         peer.send(b"".join(frame(PING, b"x" * 125) for _ in range(200)))
         self.assertLess(peer.server.unsent, 11_000)
+        peer.advance(9.9)
+        self.assertTrue(peer.server.connected)
+        peer.advance(0.2)
         peer.resume()
         self.assert_closed(1013, peer)
+
+    def test_last_ping_of_a_slow_reader(self) -> None:
+        """If the connection is full, the last ping is answered when there is room again."""
+        peer = self.connect("/idle/")
+        peer.stall()
+        self.requests[0].websocket.send("x" * (1 << 20))
+        peer.send(frame(PING, b"1"), frame(PING, b"2"))
+        for _ in range(10):
+            peer.advance(9)
+            peer.server.take(100_000)
+        self.assertTrue(peer.server.connected)
+        peer.resume()
+        self.assertEqual([each.payload for each in peer.frames if each.opcode == PONG], [b"2"])
+        peer.send(frame(PING, b"3"))
+        self.assertEqual(peer.frames[-1].payload, b"3")
+
+    def test_ping_while_little_may_wait(self) -> None:
+        """A low ``--max-buffered`` is reached before the transport asks for a pause."""
+        daemon = Daemon(self.daemon.settings.routes, limits=Limits(max_buffered=200))
+        peer = Peer(daemon)
+        peer.send(handshake("/echo/"))
+        peer.stall()
+        peer.send(*(frame(PING, b"%d" % number * 50) for number in range(9)))
+        peer.advance(5)
+        peer.resume()
+        peer.advance(5.1)
+        pongs = [each.payload[:1] for each in peer.frames if each.opcode == PONG]
+        self.assertEqual(pongs, [b"0", b"1", b"2", b"3", b"8"])
+        self.assertTrue(peer.server.connected)
+
+    def test_leaving_before_a_pong(self) -> None:
+        """A peer that leaves before its ping is answered leaves no timer."""
+        daemon = Daemon(self.daemon.settings.routes, limits=Limits(max_buffered=200))
+        peer = Peer(daemon)
+        peer.send(handshake("/echo/"))
+        peer.stall()
+        peer.send(*(frame(PING, b"x" * 100) for _ in range(9)))
+        peer.vanish()
+        self.assertEqual(daemon.pending_calls, [])
 
 
 class SendTests(WebSocketTestCase):

@@ -10,8 +10,10 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.limits import Limits
+from pushd.access.proxies import Proxies
 from pushd.protocols.websocket.socket import WebSocket
-from tests.support.peer import BINARY, PING, PONG, TEXT, Frame, frame, said
+from pushd.schedule.turns import PORTION
+from tests.support.peer import BINARY, PING, PONG, TEXT, Frame, Peer, frame, handshake, said
 from tests.support.websocket_case import WebSocketTestCase, fragments
 
 
@@ -125,6 +127,60 @@ class IterationTests(WebSocketTestCase):
         peer.server.protocol.dataReceived(frame(TEXT, b"x") * 90)
         peer.vanish()
         self.daemon.settle()
+
+
+class TurnTests(WebSocketTestCase):
+    """Long and compressed messages that take much of the reactor's time."""
+
+    def setUp(self) -> None:
+        """Let each message take as much time as one iteration has for them."""
+        super().setUp()
+        self.received: list[str | bytes] = []
+
+        def receive(_: WebSocket, message: str | bytes) -> None:
+            self.received.append(message[:1])
+            self.daemon.clock.rightNow += 2 * PORTION
+
+        self.patch(WebSocket, "message_received", receive)
+
+    def settings(self) -> dict[str, Any]:
+        """Trust a proxy."""
+        return {"proxies": Proxies(["127.0.0.1"])}
+
+    def test_turns(self) -> None:
+        """One connection after the other has its long messages read; short ones do not wait."""
+        peers = [self.connect("/echo/") for _ in range(4)]
+        for peer, letter in zip(peers, (b"a", b"b", b"c"), strict=False):
+            peer.server.protocol.dataReceived(frame(TEXT, letter * 5000) + frame(TEXT, letter))
+        peers[3].server.protocol.dataReceived(frame(TEXT, b"short"))
+        self.assertEqual(self.received, ["a", "a", "s"])
+        self.assertTrue(peers[1].server.reading_paused)
+        self.daemon.clock.advance(0)
+        self.daemon.settle()
+        self.assertEqual(self.received, ["a", "a", "s", "b", "b", "c", "c"])
+        self.assertFalse(peers[1].server.reading_paused)
+
+    def test_addresses(self) -> None:
+        """A client behind a trusted proxy has turns of its own."""
+        peers = []
+        for address in ("203.0.113.1", "203.0.113.1", "203.0.113.1", "203.0.113.2"):
+            peer = Peer(self.daemon)
+            peer.send(handshake("/echo/", f"X-Forwarded-For: {address}"))
+            peers.append(peer)
+        for peer, letter in zip(peers, (b"a", b"b", b"c", b"d"), strict=True):
+            peer.server.protocol.dataReceived(frame(TEXT, letter * 5000))
+        self.daemon.settle()
+        self.assertEqual(self.received, ["a", "b", "d", "c"])
+
+    def test_leaves_before_its_turn(self) -> None:
+        """If the peer leaves while its message waits, what had arrived is delivered, once."""
+        first, second = self.connect("/echo/"), self.connect("/echo/")
+        first.server.protocol.dataReceived(frame(TEXT, b"a" * 5000))
+        second.server.protocol.dataReceived(frame(TEXT, b"b" * 5000))
+        self.assertEqual(self.received, ["a"])
+        second.vanish()
+        self.daemon.settle()
+        self.assertEqual(self.received, ["a", "b"])
 
 
 class ReentryTests(WebSocketTestCase):

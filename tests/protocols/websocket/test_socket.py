@@ -62,6 +62,11 @@ class FakeConnection:
     def push_frames(self, frames: bytes) -> None:
         """Do nothing: there are no subscribers."""
 
+    @property
+    def taken(self) -> int:
+        """Return that the peer takes nothing."""
+        return 0
+
     def is_full(self, more: int = 0) -> bool:
         """Return False."""
         return False

@@ -71,6 +71,11 @@ class FakeWebSocket:
             if self.stopped_last is not None:
                 self.stopped_last.stop()
 
+    @property
+    def taken(self) -> int:
+        """Return that the peer takes nothing."""
+        return 0
+
     def is_full(self, more: int = 0) -> bool:
         """Whether there is no room left, or there would be none."""
         return self.room <= 0 or more > self.max_more

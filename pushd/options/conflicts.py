@@ -1,20 +1,16 @@
-"""All options in the order of their groups, and which values of them conflict."""
+"""Values of options that are valid alone, and conflict with each other."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from pushd.options.option import Values, declared_options
-from pushd.options.settings import GROUPS, Settings
+from pushd.options.option import Values
 from pushd.options.sources import Conflict
 
 # An endpoint for which the system picks a free port, a different one each time.
 _ANY_PORT = re.compile(r"(tcp6?|ssl):0(:|$)")
-
-#: Every option, in the order in which they are listed.
-OPTIONS = tuple(sorted(declared_options(Settings), key=lambda option: GROUPS.index(option.group)))
 
 
 def _find_shared_endpoints(values: Values) -> Iterator[Conflict]:
@@ -25,5 +21,6 @@ def _find_shared_endpoints(values: Values) -> Iterator[Conflict]:
             yield Conflict(names, f"the endpoint {endpoint} is given {count} times")
 
 
-#: Each finds conflicts in the values of all options.
-COMBINATIONS: tuple[Callable[[Values], Iterator[Conflict]], ...] = (_find_shared_endpoints,)
+def find_conflicts(values: Values) -> list[Conflict]:
+    """Find all conflicts in the values of all options."""
+    return list(_find_shared_endpoints(values))

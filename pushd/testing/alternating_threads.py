@@ -46,7 +46,7 @@ class _Outcome:
         return self.result
 
 
-class LockstepThreads(ThreadPlaces):
+class AlternatingThreads(ThreadPlaces):
     """Runs views in threads, one at a time: the test waits while a view runs.
 
     A view runs from one call of its WebSocket to the next that has to wait.
@@ -59,7 +59,7 @@ class LockstepThreads(ThreadPlaces):
         super().__init__(limit, max_stragglers)
         self._local = local()
         #: All pools, by what their threads do.
-        self.pools: dict[str, LockstepThreads | LockstepPool] = {"view": self}
+        self.pools: dict[str, AlternatingThreads | AlternatingPool] = {"view": self}
 
     def run(self, view: View, request: Request) -> Deferred[Any]:
         """Call a view; the Deferred fires with its result. Raises ThreadsBusy beyond the limit."""
@@ -76,9 +76,9 @@ class LockstepThreads(ThreadPlaces):
         handoff.requests.put(function)
         return handoff.answers.get().get()
 
-    def make_page_pool(self, limit: int) -> LockstepPool:
+    def make_page_pool(self, limit: int) -> AlternatingPool:
         """Add a pool for an application's pages."""
-        pool = self.pools["page"] = LockstepPool(self._start, limit)
+        pool = self.pools["page"] = AlternatingPool(self._start, limit)
         return pool
 
     def stop(self) -> None:
@@ -118,7 +118,7 @@ class LockstepThreads(ThreadPlaces):
         self._run_until_wait(handoff, finished)
 
 
-class LockstepPool:
+class AlternatingPool:
     """Threads that take turns with the test, one for each function."""
 
     def __init__(self, start: Callable[[Callable[[], Any]], Deferred[Any]], limit: int) -> None:

@@ -13,19 +13,19 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.errors import ConversationOver, ThreadsBusy
-from pushd.testing import lockstep
-from pushd.testing.lockstep import LockstepThreads
+from pushd.testing import alternating_threads
+from pushd.testing.alternating_threads import AlternatingThreads
 from pushd.views.request import Request, View
 
 REQUEST = Request(method="GET", path="/", scheme="http", host="a", peer="b", clock=Clock())
 
 
-class LockstepThreadsTests(SynchronousTestCase):
+class AlternatingThreadsTests(SynchronousTestCase):
     """One thread runs at a time, the test's included."""
 
     def setUp(self) -> None:
         """Make a pool for two views; all threads must have ended after the test."""
-        self.threads = LockstepThreads(2)
+        self.threads = AlternatingThreads(2)
         self.noted: list[object] = []
         before = set(threading.enumerate())
         self.addCleanup(self.check_threads, before)
@@ -215,7 +215,7 @@ class LockstepThreadsTests(SynchronousTestCase):
 
     def test_stuck(self) -> None:
         """A view that never calls back fails the test in place of blocking it."""
-        self.patch(lockstep, "_LIMIT", 0.05)
+        self.patch(alternating_threads, "_LIMIT", 0.05)
         gate = threading.Event()
         self.assertRaises(Empty, self.run_view, lambda _: gate.wait(30))
         gate.set()

@@ -1,4 +1,4 @@
-"""Tests for pushd.schedule.awaited."""
+"""The PushSchedules that a Deferred waits for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, DeferredList, gatherResults, inline
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.schedule.awaited import awaited_schedules
+from pushd.schedule.awaited_schedules import awaited_schedules
 from pushd.schedule.ticks import PushSchedule
 
 

@@ -1,0 +1,42 @@
+"""The policy of a site: which connections and requests it refuses, and how large bodies may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pushd.access.admission import Admission
+from pushd.access.counters import Counters
+from pushd.access.limits import Limits
+from pushd.access.memory import Memory
+from pushd.access.proxies import Proxies
+from pushd.access.throttle import Throttle
+from pushd.protocols.http.guard import Guard
+
+
+@dataclass(frozen=True, kw_only=True)
+class SitePolicy:
+    """What a site checks of each connection and request.
+
+    :param memory: bounds what all connections buffer.
+    :param limits: ``max_message`` is also the limit of a request's body.
+    :param large_bodies: for paths with a higher limit, a function that computes it from
+        ``max_message``.
+    """
+
+    guard: Guard
+    admission: Admission
+    throttle: Throttle
+    proxies: Proxies
+    counters: Counters
+    memory: Memory
+    limits: Limits
+    large_bodies: Mapping[bytes, Callable[[int], int]] = field(default_factory=dict)
+
+    def body_limit(self, path: bytes) -> int:
+        """Return how many bytes the body of a request to a path may have.
+
+        ``ChannelRequest`` refuses a longer one with 413.
+        """
+        size, larger = self.limits.max_message, self.large_bodies.get(path)
+        return size if larger is None else larger(size)

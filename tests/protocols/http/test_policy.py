@@ -1,0 +1,34 @@
+"""The policy of a site."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.access.admission import Admission
+from pushd.access.counters import Counters
+from pushd.access.limits import Limits
+from pushd.access.memory import Memory
+from pushd.access.proxies import Proxies
+from pushd.access.throttle import Throttle
+from pushd.protocols.http.policy import SitePolicy
+
+
+class BodyLimitTests(SynchronousTestCase):
+    def test_limit(self) -> None:
+        """A body may be as long as a message, at some paths longer, and a reload changes both."""
+        limits, proxies, counters = Limits(max_message=1000), Proxies(), Counters()
+        policy = SitePolicy(
+            guard=lambda request: None,
+            admission=Admission(limits, proxies),
+            throttle=Throttle(Clock(), limits, proxies, counters.slowed),
+            proxies=proxies,
+            counters=counters,
+            memory=Memory(Clock(), limits),
+            limits=limits,
+            large_bodies={b"/publish": lambda size: 2 * size},
+        )
+        for size in (1000, 500):
+            limits.change_to(Limits(max_message=size))
+            self.assertEqual(policy.body_limit(b"/publish"), 2 * size)
+            self.assertEqual(policy.body_limit(b"/publish/"), size)
