@@ -304,8 +304,11 @@ class WebSocketExchange(_Exchange):
         dependencies = self._dependencies
         dependencies.connections.remove(self._websocket)
         # Not before, or a client that comes back would fill one inbox after the other.
-        dependencies.factory.unread.add(self._websocket)
-        self._websocket.when_read(self._all_read)
+        if self._websocket.is_unread:
+            dependencies.factory.unread.add(self._websocket)
+            self._websocket.when_read(self._all_read)
+        else:
+            self._release_slots()
         if self._connection is None:
             return  # It could not be taken over.
         ending = protocol.ending

@@ -109,9 +109,10 @@ class ChannelRequest(Request):
         self.args = parse_qs(query, 1) if query else {}
         if self.content is None:
             self.content = BytesIO()
-        # The buffer has grown in steps. This makes it as long as the body, and read() shares it.
-        self.content.getvalue()
-        self.content.seek(0)
+        elif self.content.tell():
+            # The buffer has grown in steps. This makes it as long as the body; read() shares it.
+            self.content.getvalue()
+            self.content.seek(0)
         self.process()
 
     def process(self) -> None:

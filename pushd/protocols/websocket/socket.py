@@ -353,10 +353,15 @@ class WebSocket:
 
         That is when the view has read them or has finished, or when its grace is over.
         """
-        if self._owner is None or not self._inbox.messages:
-            call()
-        else:
+        if self.is_unread:
             self._on_read = call
+        else:
+            call()
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether messages are kept that the view may still read."""
+        return self._owner is not None and bool(self._inbox.messages)
 
     def close_with(self, closing: Closing) -> Deferred[None]:
         """Close with a code and a reason; see ``close``."""
