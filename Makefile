@@ -18,9 +18,10 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-inp
 	--config-settings editable_mode=compat
 APT := $(if $(filter 0,$(shell id -u)),,sudo )env DEBIAN_FRONTEND=noninteractive apt-get -q
 
-# Options for "make run", such as ARGS='--listen tcp:9000', and for "make bench".
+# Options for "make run", such as ARGS='--listen tcp:9000', for "make bench" and for "make fuzz".
 ARGS ?=
 BENCH ?=
+FUZZ ?=
 
 ##@ Main targets
 
@@ -82,6 +83,10 @@ browser: chromium nginx haproxy  ## Tests of the web pages in Chromium
 .PHONY: conformance
 conformance: .venv/.dev  ## Run the Autobahn|Testsuite (10 min); needs Python 2.7
 	$(BIN)/python -m tests.conformance.run
+
+.PHONY: fuzz
+fuzz: .venv/.dev  ## Look for input that breaks pushd, 10 min; FUZZ='--minutes 60'
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 .PHONY: format
 format: .venv/.dev  ## Reformat the code and apply ruff's fixes

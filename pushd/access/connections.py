@@ -162,15 +162,19 @@ def log_opened(connection: Connection) -> None:
     )
 
 
+_CLOSED = (
+    "#{connection} {peer} {path} closed {code} after {seconds:.3f} s by {by}: {reason}; "
+    "{messages_in} messages, {bytes_in} bytes in; {messages_out}, {bytes_out} out"
+)
+_CLOSED_UNTAKEN = _CLOSED.replace("{reason}", "{reason}, {bytes_untaken} bytes were not taken")
+
+
 def log_closed(connections: Connections, connection: Connection, ending: Ending) -> None:
     """Log that a connection closed, and everything that answers "why was I cut?"."""
     traffic = connection.traffic
-    untaken = ", {bytes_untaken} bytes were not taken" if ending.untaken else ""
     _emit(
         connections.now(),
-        "#{connection} {peer} {path} closed {code} after {seconds:.3f} s by {by}: {reason}"
-        f"{untaken}; "
-        "{messages_in} messages, {bytes_in} bytes in; {messages_out}, {bytes_out} out",
+        _CLOSED_UNTAKEN if ending.untaken else _CLOSED,
         event="closed",
         connection=connection.id,
         transport=connection.closable.transport,

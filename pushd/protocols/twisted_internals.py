@@ -12,9 +12,9 @@ There are two reasons for them.
 * *direct starts* (``HTTPChannelAdapter.connectionMade``): a connection begins without setting an
   option that its socket has from its port, and without looking for adapters of its transport.
 
-**Requirements** have no public way: ``unsent``, half-closed TLS connections, and the rest of
-``HTTPChannelAdapter``. They do not depend on ``--fast-paths``; ``check_requirements`` and
-``pass_half_closes`` log which of them a version of Twisted lacks.
+**Requirements** have no public way: ``unsent``, ``receive_rest``, half-closed TLS connections, and
+the rest of ``HTTPChannelAdapter``. They do not depend on ``--fast-paths``; ``check_requirements``
+and ``pass_half_closes`` log which of them a version of Twisted lacks.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from twisted.web.http import HTTPChannel, Request
 from pushd.protocols.fast_paths import FAST_PATHS, missing
 
 # Memory of a piece of data in a transport's buffer beside its bytes.
-_PIECE = 48
+_PIECE_OVERHEAD = 48
 
 
 def unsent(transport: Any) -> int:
@@ -71,7 +71,7 @@ def buffered(transport: Any) -> int:
         return 0
     while isinstance(transport, ProtocolWrapper):
         transport = transport.transport
-    return waiting + _PIECE * len(getattr(transport, "_tempDataBuffer", ()))
+    return waiting + _PIECE_OVERHEAD * len(getattr(transport, "_tempDataBuffer", ()))
 
 
 def untaken(transport: Any) -> int:
@@ -96,6 +96,30 @@ def _unsent_by_kernel(transport: Any) -> int:
 
 # Where the kernel writes a size, as an int of C.
 _SIZE = bytearray(4)
+
+
+def receive_rest(transport: Any) -> int:
+    """Let a connection that is lost deliver a piece of what its kernel has received before.
+
+    Returns the number of bytes; 0 if there are no more. What cannot be decrypted is dropped.
+
+    Required: Twisted reads nothing more from a connection that was lost while writing. It calls the
+    producer's ``stopProducing`` before it closes the socket: that is the time for this.
+    """
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.transport
+    try:
+        data: bytes = transport.socket.recv(_PIECE)
+    except (AttributeError, OSError):  # Not a socket, or an empty one.
+        return 0
+    if data:
+        # TLS and the PROXY protocol may be in between.
+        transport.protocol.dataReceived(data)
+    return len(data)
+
+
+# Bytes that Twisted reads at a time.
+_PIECE = Connection.bufferSize
 
 
 class WriteListener(Protocol):

@@ -67,7 +67,7 @@ class MemoryTransport:
     def abortConnection(self) -> None:
         """Close at once."""
         if self.lost is None:
-            self._unsent.clear()
+            self.clear_unsent()
             self.lose(ConnectionAborted())
             self.other.lose(ConnectionLost())
 
@@ -142,6 +142,12 @@ class MemoryTransport:
         self.other.protocol.dataReceived(data)
         self._ask_for_more()
 
+    def clear_unsent(self) -> bytes:
+        """Remove and return what the other end has not read."""
+        data = bytes(self._unsent)
+        self._unsent.clear()
+        return data
+
     def _ask_for_more(self) -> None:
         """Resume a producer that was paused, once everything has been read."""
         if self._producer_paused and self._producer and not self._unsent:
@@ -151,9 +157,7 @@ class MemoryTransport:
     def run(self) -> bool:
         """Deliver what can be delivered; return True if anything happened."""
         if self._unsent and self.other._reads and self.other.lost is None:
-            data = bytes(self._unsent)
-            self._unsent.clear()
-            self.other.protocol.dataReceived(data)
+            self.other.protocol.dataReceived(self.clear_unsent())
             self._ask_for_more()
             return True
         if self._finishing and not self._finished and not self._unsent and self.other._reads:

@@ -24,6 +24,7 @@ from pushd.views.request import Request
 from tests.support.client_from import ClientFrom
 from tests.support.fuzz_data import HANDSHAKE, head
 from tests.support.hypothesis_settings import NO_DEADLINE
+from tests.support.peer import Peer
 
 CLIENT = "192.0.2.1:5000"
 OTHER = "192.0.2.2:5000"
@@ -235,6 +236,17 @@ class DelayTests(SynchronousTestCase):
             self.assertEqual(clients[-1].ask() == "", waits)
             for client in clients:
                 client.leave()
+
+    def test_tls(self) -> None:
+        """Over TLS not even the handshake is read before its time."""
+        self.use_up()
+        peer = Peer(self.daemon, tls=True, address=IPv4Address("TCP", "192.0.2.1", 5))
+        peer.send(PAGE)
+        self.assertGreater(peer.server.other.unsent, 0)
+        self.assertEqual(peer.received, b"")
+        peer.advance(1.01)
+        self.assertIn(b"a page", peer.received)
+        peer.vanish()
 
     def test_time_for_the_request(self) -> None:
         """The time for a request begins when it is read."""

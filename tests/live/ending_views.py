@@ -75,6 +75,17 @@ async def _converse(request: Request, room: Room) -> None:
     room.sockets.remove(websocket)
 
 
+async def _answer(request: Request, room: Room) -> None:
+    """Save and answer each message; save the code of the close."""
+    websocket = request.websocket
+    websocket.send("joined")
+    async for message in websocket:
+        await deferLater(request.clock, _SAVING)
+        room.saved.append(message)
+        await websocket.send("ok")
+    room.saved.append(str(websocket.close_code))
+
+
 async def _stay(request: Request, room: Room) -> None:
     """Send each message to all that were ever here."""
     room.sockets.append(request.websocket)
@@ -142,6 +153,7 @@ async def _outlive(request: Request, room: Room) -> None:
 
 
 _ASYNC: dict[str, Callable[[Request, Room], Any]] = {
+    "answer": _answer,
     "converse": _converse,
     "stay": _stay,
     "clean-up": _clean_up,
@@ -197,6 +209,18 @@ def _converse_blocking(websocket: Any, room: Room) -> None:
     for other in list(room.sockets):
         other.send("left")
     room.sockets.remove(websocket)
+
+
+def _answer_blocking(websocket: Any, room: Room) -> None:
+    """Do as ``_answer`` does."""
+    websocket.send("joined")
+    for message in websocket:
+        if message is None:  # pushd.django
+            break
+        Event().wait(_SAVING)
+        room.saved.append(_text(message))
+        websocket.send("ok")
+    room.saved.append(str(websocket.close_code))
 
 
 def _stay_blocking(websocket: Any, room: Room) -> None:
@@ -270,6 +294,7 @@ def _sleep(websocket: Any, room: Room) -> None:
 
 
 _BLOCKING: dict[str, Callable[[Any, Room], Any]] = {
+    "answer": _answer_blocking,
     "converse": _converse_blocking,
     "stay": _stay_blocking,
     "clean-up": _clean_up_blocking,

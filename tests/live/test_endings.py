@@ -18,9 +18,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.live.attacked_daemon import make_tls_endpoint
-from tests.live.raw_client import trusting
+from tests.live.raw_client import RawClient, frame, trusting
 from tests.live.tls_tunnel import wrap_in_tls
 from tests.support.daemon_process import DaemonProcess
+from tests.support.frame_heads import CLOSE, TEXT
 
 PATIENCE = 30.0
 
@@ -110,6 +111,19 @@ def test_ten_messages(room: Room) -> None:
     saved, sockets = room.wait_for_end()
     assert sockets == 0
     assert sorted(saved) == sorted(str(number) for number in range(10) for _ in range(20))
+
+
+def test_reset_while_reading_is_paused(room: Room) -> None:
+    """Messages beyond the inbox are read, too, if an answer meets a client that has closed."""
+    messages = [f"{number:<600}" for number in range(200)]
+    data = b"".join(frame(TEXT, message.encode()) for message in messages)
+    with RawClient(room.url.replace("ws", "http", 1)) as client:
+        client.upgrade(f"/{room.kind}/answer/{room.name}/")
+        joined = client.read_frame()
+        assert joined is not None and joined.payload == b"joined"
+        client.send(data + frame(CLOSE, (4001).to_bytes(2, "big") + b"done"))
+    saved, _ = room.wait_for_end()
+    assert saved == [*messages, "4001"]
 
 
 def test_last_words(room: Room) -> None:

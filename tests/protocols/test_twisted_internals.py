@@ -32,6 +32,7 @@ from pushd.protocols.twisted_internals import (
     check_requirements,
     lose,
     pass_half_closes,
+    receive_rest,
     sender,
     takes_direct_writes,
     unsent,
@@ -465,6 +466,56 @@ class UntakenTests(SynchronousTestCase):
         wrapped.write(b"y" * 20)
         wrapped.transport = StringTransport()
         self.assertEqual(unsent(wrapped), 30)
+
+
+class Collector(Protocol):
+    """Keeps what it receives."""
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+
+class ReceiveRestTests(SynchronousTestCase):
+    """What a kernel has received for a connection that is lost."""
+
+    def test_without_a_socket(self) -> None:
+        """Without a socket there is nothing."""
+        self.assertEqual(receive_rest(StringTransport()), 0)
+
+    def test_in_pieces(self) -> None:
+        """It is delivered in pieces, whatever is wrapped around it, until the socket is empty."""
+        near, far = socketpair()
+        self.addCleanup(near.close)
+        collector = Collector()
+        transport = Connection(near, collector, MemoryReactorClock())
+        wrapped: Any = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
+        wrapped.transport = transport
+        far.send(b"x" * 100_000)
+        self.assertEqual([receive_rest(wrapped) for _ in range(3)], [65_536, 34_464, 0])
+        far.close()
+        self.assertEqual(receive_rest(wrapped), 0)
+        self.assertEqual(collector.received, b"x" * 100_000)
+
+    def test_twisted_calls_stop_producing_first(self) -> None:
+        """When Twisted calls ``stopProducing`` of a connection that is lost, it can be read."""
+
+        class Producer:
+            def stopProducing(self) -> None:
+                pieces.append(receive_rest(transport))
+
+        near, far = socketpair()
+        self.addCleanup(far.close)
+        transport = Connection(near, Collector(), MemoryReactorClock())
+        transport.connected = True
+        transport.registerProducer(Producer(), True)
+        pieces: list[int] = []
+        far.send(b"rest")
+        transport.connectionLost(Failure(ConnectionAborted()))
+        self.assertEqual(pieces, [4])
+        self.assertEqual(receive_rest(transport), 0)
 
 
 class HalfCloseTests(SynchronousTestCase):

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from OpenSSL.SSL import TLS_CLIENT_METHOD, TLS_SERVER_METHOD, Context
 from twisted.internet.address import UNIXAddress
-from twisted.internet.interfaces import IOpenSSLContextFactory
+from twisted.internet.interfaces import IAddress, IOpenSSLContextFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, formatEvent
@@ -62,7 +62,13 @@ class Peer(Protocol):
     """A client's connection to a daemon in memory. Each call returns after all its effects."""
 
     def __init__(
-        self, daemon: Daemon, *, control: bool = False, tls: bool = False, haproxy: bool = False
+        self,
+        daemon: Daemon,
+        *,
+        control: bool = False,
+        tls: bool = False,
+        haproxy: bool = False,
+        address: IAddress | None = None,
     ) -> None:
         self._daemon = daemon
         self._network = MemoryNetwork()
@@ -78,7 +84,7 @@ class Peer(Protocol):
             client = TLSMemoryBIOFactory(Tls(Context(TLS_CLIENT_METHOD)), True, ours, daemon.clock)
             client = client.buildProtocol(None)
         pass_half_closes(site)
-        self._end = self._network.connect(site, client)
+        self._end = self._network.connect(site, client, address)
         self.settle()
 
     @property
@@ -158,6 +164,13 @@ class Peer(Protocol):
         self._end.abortConnection()
         self.settle()
 
+    def reset(self) -> None:
+        """Reset the connection; what has arrived at the server's kernel can still be read."""
+        self._flush()
+        server: Any = self.server
+        server.socket = ReceiveBuffer(self._end.clear_unsent())
+        self.vanish()
+
     def advance(self, *seconds: float) -> None:
         """Let time pass."""
         for step in seconds:
@@ -175,6 +188,20 @@ class Peer(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost = reason.type
+
+
+class ReceiveBuffer:
+    """What the kernel has received for a socket whose connection is lost."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def recv(self, size: int) -> bytes:
+        """Take up to ``size`` bytes; the error comes behind the last one."""
+        if not self.data:
+            raise ConnectionResetError
+        data, self.data = self.data[:size], self.data[size:]
+        return data
 
 
 class UnixTransport(StringTransport):

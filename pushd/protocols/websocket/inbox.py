@@ -13,7 +13,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 # largest size would take 64 MiB.
 _MAX_BYTES = 1 << 20
 
-# Memory of a message beside its bytes: a tuple, an object, and its place in the queue.
+#: The most that is read of what a lost connection has received, in bytes.
+MAX_REST = 2 * _MAX_BYTES
+
+# What a message takes in memory beside its text, in bytes: a tuple, its objects, and its place.
 _OVERHEAD = 160
 
 # Text beyond ASCII that is longer than this is kept in UTF-8: as str, a single emoji makes each of
@@ -129,9 +132,10 @@ class Inbox:
     def takes_rest(self) -> bool:
         """Whether it has room for what is left to read of a lost connection: up to 2 MiB.
 
-        The number of messages is not limited then: pausing would not hold the peer any more.
+        The number of messages is not limited then, as pausing would not hold the peer any more, but
+        what each takes beside its text counts.
         """
-        return self._size < 2 * _MAX_BYTES
+        return self.memory < MAX_REST
 
     def clear(self) -> None:
         """Drop all messages."""

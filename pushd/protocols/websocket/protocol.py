@@ -64,7 +64,7 @@ from pushd.access.memory import Memory, Usage
 from pushd.access.progress import Progress
 from pushd.protocols.cork import Cork, Writable
 from pushd.protocols.fast_paths import FAST_PATHS, missing
-from pushd.protocols.twisted_internals import buffered, unsent, untaken
+from pushd.protocols.twisted_internals import buffered, receive_rest, unsent, untaken
 from pushd.protocols.websocket.deflate import decompressor, negotiate
 from pushd.protocols.websocket.fragments import FragmentedMessage
 from pushd.protocols.websocket.frames import (
@@ -77,6 +77,7 @@ from pushd.protocols.websocket.frames import (
     read_frames,
 )
 from pushd.protocols.websocket.handshake import Handshake, opening
+from pushd.protocols.websocket.inbox import MAX_REST
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.schedule.turns import Turn, Turns
@@ -258,9 +259,6 @@ class PushProtocol(WebSocketServerProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Stop all timers, and tell the WebSocket and the owner that the connection is gone."""
-        if self._continuation is not None:
-            self._continuation.cancel()
-            self._continuation = None
         self._read_rest()
         self.factory.open.discard(self)
         for queue in self.factory.timeouts:
@@ -381,7 +379,8 @@ class PushProtocol(WebSocketServerProtocol):
         self._websocket.send_queue.resume()
 
     def stopProducing(self) -> None:
-        """Do nothing: connectionLost follows."""
+        """Read what the kernel has received: the connection is lost, and its socket still open."""
+        self._read_rest()
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Write what Autobahn sends in the order of all the rest, and without log strings."""
@@ -411,20 +410,23 @@ class PushProtocol(WebSocketServerProtocol):
         try:
             self._read()
         except Exception:
-            peer = str(self.transport.getPeer())
-            _log.failure(
-                "failed to read from {peer}; closing with 1011",
-                event="connection_failed",
-                peer=peer,
-            )
-            self._buffer = b""
-            self._fail(INTERNAL_ERROR)
+            self._reading_failed()
         memory = self.factory.memory
         if self._buffer:
             memory.add(len(data))
         # During the handshake a view waits for this call.
         if memory.exceeded and not self._reading_paused:
             memory.enforce()
+
+    def _reading_failed(self) -> None:
+        peer = str(self.transport.getPeer())
+        _log.failure(
+            "failed to read from {peer}; closing with 1011",
+            event="connection_failed",
+            peer=peer,
+        )
+        self._buffer = b""
+        self._fail(INTERNAL_ERROR)
 
     def _read(self) -> None:
         """Read what has arrived, up to the work of one reactor iteration or until it is paused.
@@ -485,14 +487,31 @@ class PushProtocol(WebSocketServerProtocol):
     def _read_rest(self) -> None:
         """Deliver what arrived before the connection was lost, and was not read at the view's pace.
 
-        It is no more than what one read from the kernel took, but it may have been compressed.
+        It is what was read from the kernel and, as long as the inbox takes it, what was not.
         """
-        self._reading = True
+        if self._continuation is not None:
+            self._continuation.cancel()
+            self._continuation = None
+        # What is received below must not be read at once.
+        self._reading, received = True, 0
+        try:
+            self._read_buffer()
+            while self._websocket.takes_rest and received < MAX_REST:
+                piece = receive_rest(self.transport)
+                if not piece:
+                    break
+                received += piece
+                self._read_buffer()
+        except Exception:
+            self._reading_failed()
+        self._buffer = b""
+
+    def _read_buffer(self) -> None:
+        """Read all that was received for a connection that is lost, unless the inbox is full."""
         while self._buffer and self._websocket.takes_rest:
             self._reading_paused, self._work = False, 0
             if not self._read_short_frames():
                 self._read_with_autobahn()
-        self._buffer = b""
 
     def _continue_reading(self) -> None:
         """Read on, now that other connections have had their turn."""
@@ -533,7 +552,10 @@ class PushProtocol(WebSocketServerProtocol):
         else:
             code: Any = int.from_bytes(payload[:2], "big") if payload else None
             reason: Any = payload[2:] or None
-            self.onCloseFrame(code, reason)
+            # Not through the override: most connections end here.
+            super().onCloseFrame(code, reason)
+            if self._discards_input:
+                self._drop()
 
     def _read_with_autobahn(self) -> None:
         """Let Autobahn read one frame, or what has arrived of it."""

@@ -93,8 +93,18 @@ class SubscriberConnection(CommandConnection, SubscriberProtocol):
         super().__init__()
         self._on_message = on_message
 
+    def replyReceived(self, reply: Any) -> None:
+        """Take an answer or a message. One that Redis does not send raises InvalidData."""
+        if isinstance(reply, list) and not all(
+            isinstance(part, bytes | int | None) for part in reply
+        ):
+            raise InvalidData("neither a message nor the answer to a command")
+        super().replyReceived(reply)
+
     def messageReceived(self, pattern: bytes | None, channel: bytes, message: bytes) -> None:
         """Pass a message on."""
+        if not (isinstance(channel, bytes) and isinstance(message, bytes)):
+            raise InvalidData("not a message")
         self._on_message(channel, message)
 
 
@@ -140,13 +150,15 @@ async def log_in(
         if address.password is not None:
             user = () if address.user is None else (address.user,)
             await connection.run("AUTH", *user, address.password)
-        info: bytes = await connection.run("INFO")
+        info = await connection.run("INFO")
     except RedisError as error:
         raise _explain(str(error)) from None
     except RedisUnavailable:
         if connection.garbled:
             raise RedisMisconfigured("not a Redis server: unexpected protocol data") from None
         raise
+    if not isinstance(info, bytes):
+        raise RedisMisconfigured("not a Redis server: unexpected answer to INFO")
     lines = info.decode("latin-1").splitlines()
     return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}
 
@@ -192,7 +204,11 @@ async def _ask_sentinels(reactor: Any, address: RedisAddress) -> tuple[str, int]
         finally:
             sentinel.abort()
         if found is not None:
-            return found[0].decode(), int(found[1])
+            try:
+                name, number = found
+                return name.decode(), int(number)
+            except (AttributeError, TypeError, ValueError):
+                details = f": unexpected answer of the Sentinel at {host}:{port}"
     raise RedisUnavailable(f"no Sentinel knows the master {address.service}{details}")
 
 

@@ -315,6 +315,19 @@ class LimitTests(WebSocketTestCase):
         peer.send(frame(PING, b"3"))
         self.assertEqual(peer.frames[-1].payload, b"3")
 
+    def test_close_while_a_ping_waits(self) -> None:
+        """A view's Close while a ping waits for its answer is the only one."""
+        peer = self.connect("/idle/")
+        peer.stall()
+        self.requests[0].websocket.send("x" * (1 << 20))
+        peer.send(frame(PING))
+        peer.advance(6)
+        self.requests[0].websocket.close(4000)
+        peer.advance(4.1)
+        peer.resume()
+        self.assertEqual([each.code for each in peer.frames if each.opcode == CLOSE], [4000])
+        self.assert_closed(4000, peer)
+
     def test_ping_while_little_may_wait(self) -> None:
         """A low ``--max-buffered`` is reached before the transport asks for a pause."""
         daemon = Daemon(self.daemon.settings.routes, limits=Limits(max_buffered=200))

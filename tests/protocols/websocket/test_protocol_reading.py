@@ -6,14 +6,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from twisted.logger import capturedLogs
+from twisted.internet.defer import Deferred
+from twisted.logger import LogEvent, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
+from pushd.protocols.fast_paths import FastPaths
+from pushd.protocols.websocket import inbox, protocol
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.schedule.turns import PORTION
-from tests.support.peer import BINARY, PING, PONG, TEXT, Frame, Peer, frame, handshake, said
+from pushd.testing import Daemon
+from pushd.views.decorators import accept_websocket
+from pushd.views.request import Request
+from tests.support.peer import (
+    BINARY,
+    PING,
+    PONG,
+    TEXT,
+    Frame,
+    Peer,
+    close_frame,
+    frame,
+    handshake,
+    said,
+)
 from tests.support.websocket_case import WebSocketTestCase, fragments
 
 
@@ -181,6 +198,93 @@ class TurnTests(WebSocketTestCase):
         second.vanish()
         self.daemon.settle()
         self.assertEqual(self.received, ["a", "b"])
+
+
+class RestTests(SynchronousTestCase):
+    """What had arrived when a connection was lost, and was not read."""
+
+    def setUp(self) -> None:
+        """Make a view that reads only after the end."""
+        self.saved: list[str | bytes | int | None] = []
+        self.gate: Deferred[None] = Deferred()
+
+    def reset(self, *messages: bytes, close: bool = True, **wrapped: Any) -> list[LogEvent]:
+        """Send messages that fill the inbox, more of them, and a Close; reset the connection."""
+
+        @accept_websocket
+        async def late(request: Request) -> None:
+            request.websocket.accept()
+            await self.gate
+            async for message in request.websocket:
+                self.saved.append(message)
+            self.saved.append(request.websocket.close_code)
+
+        with Daemon({"/late/": late}) as daemon, capturedLogs() as events:
+            peer = Peer(daemon, **wrapped)
+            if wrapped.get("haproxy"):
+                peer.send(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n")
+            peer.send(handshake("/late/"))
+            peer.send(b"".join(frame(TEXT, b"first") for _ in range(64)))
+            self.assertTrue(peer.server.reading_paused)
+            data = b"".join(frame(TEXT, message) for message in messages)
+            peer.send(data + close_frame(4001, b"done") * close)
+            self.assertEqual(len(self.saved), 0)
+            peer.reset()
+            self.gate.callback(None)
+            daemon.settle()
+            peer.advance(1)
+            self.assertFalse(daemon.pending_calls)
+        return [event for event in events if event.get("event") == "closed"]
+
+    def test_all_is_read(self) -> None:
+        """All messages are read, and the Close, over TCP and TLS and with the PROXY protocol."""
+        messages = [b"%d" % number * 200 for number in range(500)]
+        cases = [(tls, fast, False) for tls in (False, True) for fast in (False, True)]
+        for tls, fast, haproxy in [*cases, (False, True, True), (True, True, True)]:
+            self.setUp()
+            fast_paths = FastPaths()
+            fast_paths.enabled = fast
+            self.patch(protocol, "FAST_PATHS", fast_paths)
+            [event] = self.reset(*messages, tls=tls, haproxy=haproxy)
+            self.assertEqual(self.saved[:64], ["first"] * 64)
+            self.assertEqual(self.saved[64:-1], [each.decode() for each in messages])
+            self.assertEqual(self.saved[-1], 4001)
+            self.assertEqual((event["code"], event["by"]), (4001, "peer"))
+            self.assertEqual(event["reason"], "done")
+
+    def test_without_a_close(self) -> None:
+        """Without a Close the code is 1006."""
+        [event] = self.reset(b"x", close=False)
+        self.assertEqual(self.saved[64:], ["x", 1006])
+        self.assertEqual((event["code"], event["by"]), (1006, "peer"))
+
+    def test_size(self) -> None:
+        """No more is read than the inbox takes: 2 MiB, and the message that exceeds it."""
+        self.reset(*[b"x" * 300_000] * 10)
+        self.assertEqual(self.saved[64:], ["x" * 300_000] * 7 + [1006])
+
+    def test_small_messages(self) -> None:
+        """What an empty message takes in memory counts as well; up to 64 more are read."""
+        self.reset(*[b""] * 9000)
+        self.assertEqual(len(self.saved), 64 + 9000 + 1)
+        self.setUp()
+        self.patch(inbox, "_OVERHEAD", 1000)
+        self.reset(*[b""] * 9000)
+        self.assertTrue(0 <= len(self.saved) - (1 << 21) // 1000 <= 64, len(self.saved))
+
+    def test_exception_inside(self) -> None:
+        """After an unexpected error the rest is dropped, and the log has one failure."""
+        take = WebSocket.message_received
+
+        def fail(websocket: WebSocket, message: str | bytes) -> None:
+            if message != "first":
+                raise ZeroDivisionError
+            take(websocket, message)
+
+        self.patch(WebSocket, "message_received", fail)
+        self.reset(b"x", b"y")
+        self.assertEqual(self.saved, ["first"] * 64 + [1011])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
 
 class ReentryTests(WebSocketTestCase):

@@ -109,6 +109,37 @@ class FindTests(SessionTestCase):
             self.why(opening, RedisUnavailable), "no Sentinel knows the master main: ERR oh"
         )
 
+    def test_strange_sentinel(self) -> None:
+        """An answer that no Sentinel gives is as none, and the error says whose it was."""
+        for answer in (b":7\r\n", b"*1\r\n$1\r\nh\r\n", b"*2\r\n:1\r\n$1\r\n7\r\n"):
+            self.answers[b"SENTINEL"] = lambda _, answer=answer: answer  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            self.assertEqual(
+                self.why(self.open("redis+sentinel://a:1/main"), RedisUnavailable),
+                "no Sentinel knows the master main: unexpected answer of the Sentinel at a:1",
+            )
+
+    def test_strange_server(self) -> None:
+        """A server that answers INFO with something else is not a Redis server."""
+        for answer in (b"$-1\r\n", b":1\r\n", b"*0\r\n"):
+            self.answers[b"INFO"] = lambda _, answer=answer: answer  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            self.assertIn(
+                "unexpected answer to INFO", self.why(self.open(), RedisMisconfigured), answer
+            )
+
+    def test_strange_messages(self) -> None:
+        """Something that is neither a message nor an answer ends the session."""
+        for sent in (
+            b"*3\r\n*0\r\n$1\r\nc\r\n$1\r\nx\r\n",
+            b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n:1\r\n",
+            b"*3\r\n$7\r\nmessage\r\n$-1\r\n$1\r\nx\r\n",
+        ):
+            self.opened()
+            self.peers[-1].send(sent)
+            self.assertEqual(len(self.lost), 1, sent)
+            self.lost.clear()
+        self.assertEqual(self.messages, [])
+        self.assertEqual(self.flushLoggedErrors(), [])
+
     def test_unreachable_sentinel(self) -> None:
         """The error names the reason why the last Sentinel cannot be reached."""
         address = RedisAddress(hosts=(("a", 1),), service="main")

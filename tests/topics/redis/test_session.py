@@ -189,8 +189,12 @@ class OpeningFailsTests(SessionTestCase):
 
     def test_unexpected_exception(self) -> None:
         """An unexpected exception is passed on."""
-        self.answers[b"INFO"] = lambda _: b":1\r\n"
-        self.why(self.open(), AttributeError)
+
+        async def check_server(*_: object) -> None:
+            raise ZeroDivisionError
+
+        self.patch(session_module, "check_server", check_server)
+        self.why(self.open(), ZeroDivisionError)
 
 
 class CommandTests(SessionTestCase):
