@@ -454,6 +454,7 @@ class UntakenTests(SynchronousTestCase):
         transport.write(b"y" * 1000)
         self.assertEqual(untaken(wrapped), untaken(transport))
         self.assertGreaterEqual(untaken(transport), 11_000)
+        self.assertEqual(buffered(wrapped), 1048)
         far.recv(10_000)
         self.assertEqual(untaken(transport), 1000)
 

@@ -324,7 +324,8 @@ class PushProtocol(WebSocketServerProtocol):
     def push(self, payload: bytes, *, binary: bool) -> None:
         """Send one message as one frame, or close with 1013 if the peer is too slow."""
         # As long as the transport has not asked for a pause, its buffer is nearly empty.
-        may_be_full = self._writing_paused or self.factory.limits.max_buffered < _PAUSED_FROM
+        paused = self._writing_paused
+        may_be_full = paused or self.factory.limits.max_buffered < _PAUSED_FROM
         if may_be_full and self.is_full():
             self.close(TRY_AGAIN_LATER)
             return
@@ -332,7 +333,7 @@ class PushProtocol(WebSocketServerProtocol):
         traffic = self.traffic
         traffic.messages_out += 1
         traffic.bytes_out += len(data)
-        if self._writing_paused:
+        if paused:
             self.factory.memory.add(len(data))
         self._writer.write(data)
 
@@ -411,12 +412,14 @@ class PushProtocol(WebSocketServerProtocol):
             self._read()
         except Exception:
             self._reading_failed()
-        memory = self.factory.memory
-        if self._buffer:
-            memory.add(len(data))
-        # During the handshake a view waits for this call.
-        if memory.exceeded and not self._reading_paused:
-            memory.enforce()
+        # What consists of short frames alone is not unfinished.
+        if self._buffer or self._splitter is not None:
+            memory = self.factory.memory
+            if self._buffer:
+                memory.add(len(data))
+            # During the handshake a view waits for this call.
+            if not self._reading_paused:
+                memory.enforce()
 
     def _reading_failed(self) -> None:
         peer = str(self.transport.getPeer())

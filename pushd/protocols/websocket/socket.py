@@ -349,14 +349,11 @@ class WebSocket:
             self._all_read()
 
     def when_read(self, call: Callable[[], object]) -> None:
-        """Call a function once no message is kept for the view, now that the connection is gone.
+        """Call a function once no message is kept for the view, while ``is_unread`` is true.
 
         That is when the view has read them or has finished, or when its grace is over.
         """
-        if self.is_unread:
-            self._on_read = call
-        else:
-            call()
+        self._on_read = call
 
     @property
     def is_unread(self) -> bool:
