@@ -83,7 +83,7 @@ class FrameReference:
             return False
         size, masked, opcode = data[1] & 127, data[1] >> 7, data[0] & 15
         extended = {126: 2, 127: 8}.get(size, 0)
-        if len(data) < start + extended:
+        if len(data) < start + extended + 4 * masked:
             return False
         if extended:
             size = int.from_bytes(data[start : start + extended], "big")

@@ -87,7 +87,7 @@ def client_key(proxies: Proxies, peer: str) -> Hashable:
     :param peer: the client as the log shows it: an address, with or without a port, or ``unix``.
     """
     address = read_address(peer)
-    if peer == "unix" or (address is not None and proxies.is_trusted(str(address))):
+    if peer == "unix" or (address is not None and proxies.is_trusted(peer)):
         return None
     return key_of(peer if address is None else str(address))
 

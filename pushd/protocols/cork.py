@@ -45,13 +45,13 @@ class Cork:
     code that writes is not interrupted by what a lost connection sets off.
     """
 
-    __slots__ = ("_closing", "_held", "depth")
+    __slots__ = ("_closing", "depth", "held")
 
     def __init__(self) -> None:
         #: The number of ``with`` blocks around what runs; writes are held within any.
         self.depth = 0
-        # Writers, their data, and flags for the system call.
-        self._held: deque[tuple[DirectWriter, bytes, int]] = deque()
+        #: Writers, their data, and flags for the system call.
+        self.held: deque[tuple[DirectWriter, bytes, int]] = deque()
         # Transports that are to be closed.
         self._closing: deque[Any] = deque()
 
@@ -66,7 +66,7 @@ class Cork:
     ) -> None:
         try:
             # What closing a connection sets off is held as well, and let out here.
-            while self.depth == 1 and (self._held or self._closing):
+            while self.depth == 1 and (self.held or self._closing):
                 self.flush()
                 if self._closing:
                     self._close(self._closing.popleft())
@@ -96,26 +96,20 @@ class Cork:
         if not (self.depth and takes_direct_writes(transport)):
             lose(transport)
             return
-        if self._held and self._held[-1][0].transport is transport:
-            writer, data, _ = self._held.pop()
-            self._held.append((writer, data, LAST))
+        if self.held and self.held[-1][0].transport is transport:
+            writer, data, _ = self.held.pop()
+            self.held.append((writer, data, LAST))
         self._closing.append(transport)
 
     def flush(self) -> None:
         """Let out what is held, before something is written in another way."""
-        held = self._held
+        held = self.held
         while held:
             writer, data, flags = held.popleft()
             try:
                 writer.write_now(data, flags)
             except Exception:  # The other connections must not suffer.
                 self._drop(writer.transport)
-
-    def hold(self, writer: DirectWriter, data: bytes) -> None:
-        """Hold data until the end of ``with``, or until there is too much."""
-        self._held.append((writer, data, 0))
-        if len(self._held) >= _MAX_HELD or len(data) > _MAX_LENGTH:
-            self.flush()
 
     def _close(self, transport: Any) -> None:
         try:
@@ -144,7 +138,11 @@ class CorkedWriter(DirectWriter):
 
     def write(self, data: bytes) -> None:
         """Write, unless the connection is lost."""
-        if self._cork.depth:
-            self._cork.hold(self, data)
-        else:
+        cork = self._cork
+        if not cork.depth:
             self.write_now(data)
+            return
+        held = cork.held
+        held.append((self, data, 0))
+        if len(held) >= _MAX_HELD or len(data) > _MAX_LENGTH:
+            cork.flush()

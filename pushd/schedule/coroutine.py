@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
@@ -12,6 +13,14 @@ from twisted.python.failure import Failure
 
 #: A step of a coroutine that holds the reactor for longer is reported, in seconds.
 SLOW_STEP = 0.5
+
+
+async def _do_nothing() -> None:
+    """Be the coroutine of a task that was dropped."""
+
+
+_DROPPED = _do_nothing()
+_DROPPED.close()
 
 # Marks a coroutine that has not returned; no coroutine returns it.
 _NOTHING = object()
@@ -96,6 +105,19 @@ class Task:
         self._done = done
         self.running = False
         self.awaited: Deferred[Any] | CheapAwaitable | None = None
+
+    def drop(self) -> None:
+        """Close the coroutine; it never runs again, even if it ignores that.
+
+        ``done`` is not called. Nothing that it raises matters, not even that it goes on to await.
+        """
+        global _current
+        coroutine, self._coroutine = self._coroutine, _DROPPED
+        self._done = id  # Of what it awaits now.
+        outer, _current = _current, self
+        with suppress(BaseException):
+            self._context.run(coroutine.close)
+        _current = outer
 
     def advance(self, result: object = None) -> None:
         """Run the coroutine up to its next ``await``, and again as soon as that has a result.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from types import coroutine
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import CancelledError
@@ -84,7 +86,8 @@ class PushSchedule(CheapAwaitable):
     def __aiter__(self) -> PushSchedule:
         return self
 
-    async def __anext__(self) -> int:
+    @coroutine
+    def __anext__(self) -> Generator[Any, Any, int]:
         """Wait until the next number is due, and return it."""
         if self._resume is not None:
             raise RuntimeError("another task already waits for the next number of this schedule")
@@ -96,7 +99,10 @@ class PushSchedule(CheapAwaitable):
         self._overdue = 0 if due > now else self._overdue + 1
         if due > now or self._overdue % _BURST == 0:
             try:
-                await self
+                # As CheapAwaitable.__await__ does, but without a generator for each wait.
+                result = yield self
+                if result is self:
+                    yield self.as_deferred()
             except BaseException:  # It was cancelled, or the coroutine was closed.
                 self._stop_timer()
                 raise

@@ -95,7 +95,8 @@ class _Exchange(ABC):
         self._run = ViewRun(self._dependencies.runner, self._view, request, self._finish)
         try:
             self._run.start()
-        except ThreadsBusy:
+        except ThreadsBusy as busy:
+            self._dependencies.runner.warn_busy(self._view, self._peer, str(busy))
             self._http.site.count_refusal(503)
             write_response(self._http, _BUSY)
             return

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.errors import ConversationOver
+from pushd.protocols.websocket.grace import MAX_IGNORED
 from pushd.schedule.awaited_schedules import awaited_schedules
 from pushd.schedule.coroutine import SLOW_STEP, CheapAwaitable, Task, current_task
 from pushd.schedule.timeouts import TimeoutQueue
@@ -27,6 +28,9 @@ _log = Logger(namespace="pushd.views")
 #: message that it still reads renews it, until the view has had MAX_GRACE in all.
 GRACE = 5
 MAX_GRACE = 60.0
+
+# Seconds between two lines about threads that are all in use.
+_BUSY_PAUSE = 60.0
 
 # The run of the view that returns a Deferred and whose code runs at this moment.
 _current_run: ContextVar[ViewRun | None] = ContextVar("current_run", default=None)
@@ -42,8 +46,10 @@ class Threads(Protocol):
         ThreadsBusy if no thread is free.
         """
 
-    def abandon(self, finished: Deferred[Any]) -> None:
+    def abandon(self, finished: Deferred[Any]) -> bool:
         """Free the place of a view that does not end, unless too many such views go on already.
+
+        Return whether it is free now.
 
         :param finished: what ``run`` returned.
         """
@@ -71,6 +77,11 @@ class ViewRunner:
         self._settled: Deferred[None] | None = None
         self._warned: set[str] = set()
         self._stragglers: set[str] = set()
+        self._dropped: set[str] = set()
+        # Whether the last view that outlived its grace in a thread has kept its place.
+        self._full = False
+        # When to log again that no thread is free.
+        self._busy_again = 0.0
 
     def settled(self) -> Deferred[None]:
         """Return a Deferred that fires when no view is in its grace on the reactor.
@@ -101,9 +112,25 @@ class ViewRunner:
                 seconds=seconds,
             )
 
-    def warn_straggler(self, view: View, peer: str) -> None:
-        """Warn, once per view, that a view in a thread has outlived its grace."""
+    def warn_straggler(self, view: View, peer: str, *, freed: bool) -> None:
+        """Warn, once per view, that a view in a thread has outlived its grace.
+
+        :param freed: whether its place is free; if not, warn when that begins.
+        """
         name = name_of(view)
+        full, self._full = self._full, not freed
+        if not freed:
+            if not full:
+                _log.warn(
+                    "{view} is still running in its thread {grace:g} s after the end of its "
+                    "conversation with {peer}, and as many such views as --max-stragglers allows "
+                    "have given up their places: it and further ones keep theirs until they end",
+                    event="stragglers_full",
+                    view=name,
+                    peer=peer,
+                    grace=self.grace,
+                )
+            return
         if name not in self._stragglers:
             self._stragglers.add(name)
             _log.warn(
@@ -115,6 +142,33 @@ class ViewRunner:
                 grace=self.grace,
             )
 
+    def warn_busy(self, view: View, peer: str, reason: str) -> None:
+        """Warn, once in a minute, that a view was not called as no thread is free."""
+        now = self.clock.seconds()
+        if now >= self._busy_again:
+            self._busy_again = now + _BUSY_PAUSE
+            _log.warn(
+                "503 for {peer}: {view} was not called: {reason}",
+                event="threads_busy",
+                view=name_of(view),
+                peer=peer,
+                reason=reason,
+            )
+
+    def warn_dropped(self, view: View, peer: str) -> None:
+        """Warn, once per view, that a view ignored every attempt to end it."""
+        name = name_of(view)
+        if name not in self._dropped:
+            self._dropped.add(name)
+            _log.warn(
+                "{view} ignored {ignored} times that its conversation with {peer} is over: closed "
+                "where it stands; let CancelledError through wherever it catches every exception",
+                event="view_dropped",
+                view=name,
+                peer=peer,
+                ignored=MAX_IGNORED,
+            )
+
 
 class _State(Enum):
     """Where a view runs."""
@@ -122,6 +176,7 @@ class _State(Enum):
     NEW = "it has not been called"
     IN_THREAD = "in a thread, where nothing can cancel it"
     ON_REACTOR = "on the reactor"
+    DROPPED = "nowhere any more: it did not end"
     FINISHED = "it has returned or raised"
 
 
@@ -135,6 +190,8 @@ class ViewRun:
                                             ^      │                        after another grace
                                             └──────┘ message_read
 
+    One that ignores MAX_IGNORED cancellations, or refused calls of its WebSocket, is dropped.
+
     A view in a thread is not cancelled: after its grace it is ended by its next call of its
     WebSocket, and its place is given to others. Over plain HTTP nothing can be told or read: such
     a view is cancelled at once.
@@ -146,6 +203,7 @@ class ViewRun:
         "__weakref__",
         "_deadline",
         "_done",
+        "_ignored",
         "_peer",
         "_reads_on",
         "_request",
@@ -174,13 +232,15 @@ class ViewRun:
         self._deadline = 0.0
         # Whether it had messages to read when its grace began.
         self._reads_on = False
+        # How often it was cancelled.
+        self._ignored = 0
 
     @property
     def is_calling(self) -> bool | None:
         """Whether the code that runs at this moment is the view's; None if that is unknown."""
         if isinstance(self._work, Task):
             return current_task() is self._work
-        if self._state is not _State.ON_REACTOR:
+        if self._state not in (_State.ON_REACTOR, _State.DROPPED):
             return False  # It has ended, or it runs in a thread, which BlockingWebSocket knows.
         run = _current_run.get()
         if run is not None:
@@ -248,7 +308,10 @@ class ViewRun:
             self._cancel_schedules()
 
     def view_notified(self) -> None:
-        """Start the grace period: by now the view has been notified, or cancelled."""
+        """Start the grace period: by now the view has been notified, or cancelled.
+
+        It starts anew when ``close``, which the view may await, has fired.
+        """
         if self._state is not _State.FINISHED:
             self._reads_on = self._websocket is not None and self._websocket.has_messages()
             self._deadline = self._runner.clock.seconds() + MAX_GRACE
@@ -270,12 +333,19 @@ class ViewRun:
         thread it gives up its place.
         """
         if self._websocket is not None:
+            if self._websocket.is_close_awaited:
+                self._runner.graces.start(self)  # It begins anew when that has come.
+                return
             self._websocket.grace_expired()
         if self._state is _State.IN_THREAD:
-            self._runner.warn_straggler(self._view, self._peer)
-            self._runner.threads.abandon(cast(Deferred[Any], self._work))
+            freed = self._runner.threads.abandon(cast(Deferred[Any], self._work))
+            self._runner.warn_straggler(self._view, self._peer, freed=freed)
             self._runner.check_settled()
             return
+        if self._ignored == MAX_IGNORED:
+            self.drop()
+            return
+        self._ignored += 1
         _log.warn(
             "{view} is still running {grace:g} s after the end of its conversation with {peer}: "
             "cancelled",
@@ -286,6 +356,25 @@ class ViewRun:
         )
         self._runner.graces.start(self)
         self._cancel()
+
+    def drop(self) -> None:
+        """Give up a view on the reactor that ignores every attempt to end it.
+
+        Its coroutine is closed. The code behind a Deferred cannot be, but it comes no further than
+        to its next call of its WebSocket.
+        """
+        self._runner.warn_dropped(self._view, self._peer)
+        self._state = _State.DROPPED
+        self._runner.graces.stop(self)
+        if self._websocket is not None:
+            self._websocket.view_dropped()
+        if isinstance(self._work, Task):
+            self._work.drop()
+            self._cancel()
+        done, self._done = self._done, None
+        assert done is not None
+        done(Failure(CancelledError("the conversation is over")))
+        self._runner.check_settled()
 
     def _cancel_schedules(self, *, retry: bool = True) -> None:
         """Cancel each PushSchedule that the view waits for, if it has no messages to read.
@@ -360,9 +449,9 @@ class ViewRun:
         websocket, self._websocket = self._websocket, None
         if websocket is not None:
             websocket.set_owner(None)
-        assert done is not None
-        done(result)
-        self._runner.check_settled()
+        if done is not None:  # Or it was dropped before.
+            done(result)
+            self._runner.check_settled()
 
 
 def runs_on_reactor(view: View) -> bool:

@@ -49,6 +49,7 @@ class BlockingWebSocket:
 
     def __init__(self, websocket: WebSocket, bridge: Bridge) -> None:
         self._websocket = websocket
+        websocket.used_by_threads = True
         self._bridge = bridge
         # The calls of other threads are counted apart, and have no time-out.
         self._grace_of_others = Grace()
@@ -158,6 +159,7 @@ class BlockingWebSocket:
         """Call a method of the WebSocket; end its view if that has had its grace."""
         grace = self._websocket.grace
         if grace is not None and grace.is_over and self._is_own:
+            Event().wait(_THROTTLE)
             raise ConversationOver
         return self._bridge.call(function)
 
@@ -278,15 +280,23 @@ class ThreadPlaces:
         :param client: what the places of a client are counted by; None if they are not.
         """
         if self.busy >= self._limit:
-            raise ThreadsBusy
+            kept = len(self._abandoned) - self.stragglers
+            raise ThreadsBusy(
+                f"all {self._limit} threads for blocking views are in use, {kept} of them by views "
+                "whose conversation is over"
+            )
         if client is not None and not self._clients.take(client, self._share):
-            raise ThreadsBusy
+            raise ThreadsBusy(f"{client} has {self._share} threads, as many as one client may")
         self._running[finished] = client
 
-    def abandon(self, finished: Deferred[Any]) -> None:
-        """Free the place of a view whose grace is over, now or when another straggler ends."""
+    def abandon(self, finished: Deferred[Any]) -> bool:
+        """Free the place of a view whose grace is over, now or when another straggler ends.
+
+        Return whether it is free now.
+        """
         if finished in self._running:
             self._abandoned.add(finished)
+        return len(self._abandoned) <= self._max_stragglers
 
     def release(self, finished: Deferred[Any]) -> None:
         """Free the place of a view that ends."""

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Event, Thread
+from time import monotonic
 from typing import Any
 
 import django
@@ -36,6 +37,9 @@ from pushd.django import require_websocket as require_django_websocket  # noqa: 
 
 # How long it takes to save a message, in seconds.
 _SAVING = 0.01
+
+# More than the kernel's buffers take.
+LONG = "x" * 900_000
 
 NOT_UTF8 = "café".encode()[:-1]
 
@@ -146,10 +150,38 @@ async def _tick_in_helper(request: Request, room: Room) -> None:
     await Deferred.fromCoroutine(_tick(request, room))
 
 
+async def _close_slowly(request: Request, room: Room) -> None:
+    """Send much, close, and clean up."""
+    request.websocket.send(LONG)
+    await request.websocket.close(4001, "bye")
+    room.saved.append("closed")
+
+
 async def _outlive(request: Request, room: Room) -> None:
     """Wait for something else than the WebSocket."""
     request.websocket.send("joined")
     await deferLater(request.clock, 1000)
+
+
+async def _ignore(request: Request, room: Room) -> None:
+    """Ignore every error, in a loop that never waits for anything else."""
+    request.websocket.send("joined")
+    while True:
+        try:
+            json.loads(await request.websocket.wait())
+        except BaseException:
+            continue
+
+
+async def _ignore_exceptions(request: Request, room: Room) -> None:
+    """Ignore every Exception, and send."""
+    request.websocket.send("joined")
+    while True:
+        try:
+            await request.websocket.send("tick")
+            await deferLater(request.clock, 0.1)
+        except Exception:
+            continue
 
 
 _ASYNC: dict[str, Callable[[Request, Room], Any]] = {
@@ -162,6 +194,9 @@ _ASYNC: dict[str, Callable[[Request, Room], Any]] = {
     "tick": _tick,
     "tick-in-helper": _tick_in_helper,
     "outlive": _outlive,
+    "close-slowly": _close_slowly,
+    "ignore": _ignore,
+    "ignore-exceptions": _ignore_exceptions,
 }
 
 
@@ -270,6 +305,13 @@ def _send_data_blocking(websocket: Any, room: Room, reason: Any = "why") -> None
     websocket.close(4001, reason)
 
 
+def _close_slowly_blocking(websocket: Any, room: Room) -> None:
+    """Do as ``_close_slowly`` does."""
+    websocket.send(LONG)
+    websocket.close(4001)
+    room.saved.append("closed")
+
+
 def _listen_in_helper(websocket: Any, room: Room) -> None:
     """Read in a thread that ends when ``wait`` raises."""
 
@@ -293,6 +335,21 @@ def _sleep(websocket: Any, room: Room) -> None:
     Event().wait()
 
 
+def _ignore_blocking(websocket: Any, room: Room) -> None:
+    """Send in a loop that ignores every error; save whether ten took half a second."""
+    websocket.send("joined")
+    refused = 0
+    began = monotonic()
+    while refused < 10:
+        try:
+            websocket.send("tick")
+            Event().wait(0.05)
+            began = monotonic()
+        except BaseException:
+            refused += 1
+    room.saved.append("slow" if monotonic() - began >= 0.45 else "spins")
+
+
 _BLOCKING: dict[str, Callable[[Any, Room], Any]] = {
     "answer": _answer_blocking,
     "converse": _converse_blocking,
@@ -300,7 +357,9 @@ _BLOCKING: dict[str, Callable[[Any, Room], Any]] = {
     "clean-up": _clean_up_blocking,
     "learn": _learn_blocking,
     "data": _send_data_blocking,
+    "close-slowly": _close_slowly_blocking,
     "helper": _listen_in_helper,
+    "ignore": _ignore_blocking,
     "sleep": _sleep,
 }
 

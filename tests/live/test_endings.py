@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from socket import create_connection
+from socket import SO_RCVBUF, SOL_SOCKET, create_connection, socket
 from time import monotonic, sleep
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -30,6 +30,11 @@ THREADS = ("blocking", "wsgi", "django")
 KINDS = (*REACTOR, *THREADS)
 
 ARGS = ["--views", "tests.live.ending_views:views", "--wsgi", "tests.live.ending_views:application"]
+
+_HANDSHAKE = (
+    "GET {} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 
 _numbers = count()
 
@@ -200,6 +205,68 @@ def test_grace(tmp_path: Path) -> None:
             room.visit("outlive")
             room.wait_for_end()
             daemon.wait_for(f"{kind} is still running 1 s after the end of its conversation")
+
+
+def test_ignores_everything(tmp_path: Path) -> None:
+    """Loops that ignore every error leave the reactor free, and in threads they do not spin."""
+    with DaemonProcess([*ARGS, "--view-grace", "1"], directory=tmp_path) as daemon:
+        rooms = [Room(daemon, kind) for kind in REACTOR]
+        for room in rooms:
+            Room(daemon, room.kind).visit("ignore")
+            room.visit("ignore-exceptions")
+        in_threads = [Room(daemon, kind) for kind in THREADS]
+        for room in in_threads:
+            room.visit("ignore")
+        for room in rooms:
+            room.wait_for_end()
+        for room in in_threads:
+            assert room.wait_for_end() == (["slow"], 0)
+        began = monotonic()
+        rooms[0].report()
+        assert monotonic() - began < 1
+        assert daemon.stop() == 0
+
+
+def test_close_on_a_slow_link(tmp_path: Path) -> None:
+    """A view that awaits ``close`` while its client reads slowly has its grace after that."""
+    with DaemonProcess([*ARGS, "--view-grace", "1"], directory=tmp_path) as daemon:
+        rooms = [Room(daemon, kind) for kind in KINDS]
+        clients = []
+        address = urlsplit(rooms[0].url)
+        for room in rooms:
+            client = socket()
+            client.setsockopt(SOL_SOCKET, SO_RCVBUF, 4096)
+            client.settimeout(PATIENCE)
+            client.connect((address.hostname, address.port))
+            path = f"/{room.kind}/close-slowly/{room.name}/"
+            client.sendall(_HANDSHAKE.format(path).encode())
+            clients.append(client)
+        sleep(1.5)
+        assert [room.report()[0] for room in rooms] == [[]] * len(rooms)
+        for client in clients:
+            tail = b""
+            while b"\x0f\xa1" not in tail:
+                received = client.recv(1 << 16)
+                assert received
+                tail = (tail + received)[-16:]
+            client.sendall(b"\x88\x82\0\0\0\0\x0f\xa1")
+        for room in rooms:
+            assert room.wait_for_end() == (["closed"], 0)
+        for client in clients:
+            client.close()
+        assert not [line for line in daemon.log if "still running" in line], daemon.log
+
+
+def test_no_stragglers(tmp_path: Path) -> None:
+    """The log tells that a view keeps its place, and why the next handshake gets 503."""
+    args = [*ARGS, "--threads", "1", "--max-stragglers", "0", "--view-grace", "0"]
+    with DaemonProcess(args, directory=tmp_path) as daemon:
+        room = Room(daemon, "blocking")
+        room.visit("sleep")
+        daemon.wait_for("it and further ones keep theirs until they end")
+        with pytest.raises(InvalidStatus), room.join("converse"):
+            pass
+        daemon.wait_for("1 of them by views whose conversation is over")
 
 
 @pytest.mark.parametrize("kind", THREADS)

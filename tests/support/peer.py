@@ -164,8 +164,10 @@ class Peer(Protocol):
         self._end.abortConnection()
         self.settle()
 
-    def reset(self) -> None:
-        """Reset the connection; what has arrived at the server's kernel can still be read."""
+    def reset(self, last: bytes = b"") -> None:
+        """Send what is last, and reset the connection; the server's kernel has received all."""
+        assert self.transport is not None
+        self.transport.write(last)
         self._flush()
         server: Any = self.server
         server.socket = ReceiveBuffer(self._end.clear_unsent())

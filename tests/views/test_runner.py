@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 from collections.abc import Callable, Generator, Sequence
 from functools import partial, wraps
 from typing import Any, cast
@@ -592,7 +593,7 @@ class EndOfConversationTests(DaemonTestCase):
         browser = self.open(view)
         browser.leave()
         [websocket] = held
-        for _ in range(500):
+        for _ in range(100):
             self.successResultOf(websocket.send("ignored"))
             self.assertIsNone(self.successResultOf(websocket.wait()))
 
@@ -892,7 +893,7 @@ class GraceTests(DaemonTestCase):
         """A view whose first step outlasts its grace causes a warning as well."""
 
         async def view(request: Request) -> None:
-            request.websocket.close()
+            request.websocket.close_with(NORMAL)
             self.daemon.clock.advance(6)
             try:
                 await deferLater(request.clock, 1000)
@@ -904,6 +905,313 @@ class GraceTests(DaemonTestCase):
             self.daemon.advance(5)
         self.assertEqual(self.record, [11])
         self.assertEqual(len([line for line in warnings(events) if "is still running" in line]), 2)
+
+
+class SlowCloseTests(DaemonTestCase):
+    """A view that awaits ``close`` on a slow link has its grace after that."""
+
+    def check(self, view: View) -> None:
+        """Let a view send much and close, to a browser that reads nothing for 4 s."""
+        browser = self.open(view, limits=Limits(compression=False), view_grace=2)
+        browser.stall()
+        with capturedLogs() as events:
+            browser.send("go")
+            self.daemon.advance(*[0.5] * 8)
+            self.assertEqual(self.record, [])
+            browser.resume()
+            self.assertEqual(browser.closing, Closing(4000, "bye"))
+            self.assertEqual(len(browser.messages[0]), 900_000)
+            self.daemon.advance(*[0.5] * 4)
+        self.assertEqual(self.record, ["closed", "cleaned up"])
+        self.assertEqual(warnings(events), [])
+
+    def test_async(self) -> None:
+        """It goes on after ``close``, and may take its whole grace for its clean-up."""
+
+        async def view(request: Request) -> None:
+            await request.websocket.wait()
+            request.websocket.send("x" * 900_000)
+            await request.websocket.close(4000, "bye")
+            self.record.append("closed")
+            await deferLater(request.clock, 1.4)
+            self.record.append("cleaned up")
+
+        self.check(view)
+
+    def test_inline_callbacks(self) -> None:
+        """So does a view with inlineCallbacks."""
+
+        @inlineCallbacks
+        def view(request: Request) -> Generator[Deferred[Any], Any, None]:
+            yield request.websocket.wait()
+            request.websocket.send("x" * 900_000)
+            yield request.websocket.close(4000, "bye")
+            self.record.append("closed")
+            yield deferLater(request.clock, 1.4)
+            self.record.append("cleaned up")
+
+        self.check(view)
+
+    def test_thread(self) -> None:
+        """A view in a thread keeps its place, and is not ended by its next call."""
+
+        def view(request: Request) -> None:
+            request.websocket.wait()
+            request.websocket.send("x" * 900_000)
+            request.websocket.close(4000, "bye")
+            self.record.append("closed")
+            request.websocket.send("nothing")
+            self.record.append("cleaned up")
+
+        self.check(view)
+
+    def test_then_endless(self) -> None:
+        """After ``close`` the grace is as long as ever."""
+
+        async def view(request: Request) -> None:
+            request.websocket.close()
+            try:
+                await deferLater(request.clock, 1000)
+            finally:
+                self.record.append(request.clock.seconds())
+
+        self.open(view)
+        self.daemon.advance(*[1] * 10)
+        self.assertEqual(self.record, [5])
+
+
+class StubbornTests(DaemonTestCase):
+    """Views on the reactor that ignore every exception: they end, and the reactor stays free."""
+
+    def calls(self) -> dict[str, Callable[[Request], Any]]:
+        """Return what is called in endless loops."""
+
+        async def iterate(request: Request) -> None:
+            async for _ in request.websocket:
+                pass
+            raise ValueError
+
+        async def tick(request: Request) -> None:
+            async for _ in PushSchedule(request.clock, count=None, interval=0.01):
+                await request.websocket.send("tick")
+
+        async def helped(request: Request) -> None:
+            await Deferred.fromCoroutine(tick(request))
+
+        async def poll(request: Request) -> None:
+            request.websocket.read()
+            request.websocket.send("tick")  # Not awaited.
+            await deferLater(request.clock, 0.1)
+
+        async def send(request: Request) -> None:
+            await request.websocket.send("tick")
+            await deferLater(request.clock, 0.1)
+
+        return {
+            "wait": lambda request: request.websocket.wait(),
+            "send": send,
+            "tight": lambda request: request.websocket.send("tick"),
+            "close": lambda request: request.websocket.close(),
+            "subscribe": lambda request: request.websocket.subscribe("news"),
+            "iterate": iterate,
+            "tick": tick,
+            "helped": helped,
+            "poll": poll,
+        }
+
+    def check(self, view: View, name: str) -> None:
+        """Let a browser leave a view; it must end within bounded calls, without an error."""
+        record = self.record = []
+        browser = self.open(view)
+        if name not in ("tight", "subscribe"):  # Which take no time before the end.
+            browser.send("go")
+            self.daemon.advance(*[0.01] * 20)
+        browser.leave()
+        with capturedLogs() as events:
+            for _ in range(20_000):
+                self.daemon.advance(0.05)
+                if not self.daemon.pending_calls:
+                    break
+        gc.collect()
+        self.assertEqual(self.daemon.pending_calls, [], name)
+        self.assertLess(len(record), 30_000, name)
+        count = len(record)
+        self.daemon.advance(*[1] * 30)
+        self.assertEqual(len(record), count, name)
+        dropped = [event for event in events if event.get("event") == "view_dropped"]
+        self.assertLessEqual(len(dropped), 1, name)
+        self.record = [*dropped]
+
+    def test_exception(self) -> None:
+        """A loop in ``except Exception`` ends by the second exception that is raised in it."""
+        for name, call in self.calls().items():
+
+            async def view(request: Request, call: Callable[[Request], Any] = call) -> None:
+                record = self.record
+                await request.websocket.wait()
+                while len(record) < 100_000:
+                    try:
+                        record.append("call")
+                        await call(request)
+                    except Exception:
+                        continue
+
+            self.check(view, name)
+
+    def test_everything(self) -> None:
+        """A loop that catches everything is closed, and the log names the view once."""
+        raised: list[object] = []
+        self.patch(sys, "unraisablehook", raised.append)
+        calls = self.calls()
+        del calls["helped"]  # As it is closed it would start another helper, which goes on.
+        for name, call in calls.items():
+
+            async def view(request: Request, call: Callable[[Request], Any] = call) -> None:
+                record = self.record
+                await request.websocket.wait()
+                while len(record) < 100_000:
+                    try:
+                        record.append("call")
+                        await call(request)
+                    except BaseException:
+                        continue
+
+            self.check(view, name)
+            self.assertEqual(len(self.record), 1, name)
+
+    def test_inline_callbacks(self) -> None:
+        """So with inlineCallbacks, whatever the loop catches."""
+        raised: list[object] = []
+        self.patch(sys, "unraisablehook", raised.append)
+        for caught in (Exception, BaseException):
+            for name in ("wait", "tight", "close", "subscribe"):
+                call = self.calls()[name]
+
+                @inlineCallbacks
+                def view(
+                    request: Request,
+                    call: Callable[[Request], Any] = call,
+                    caught: type[BaseException] = caught,
+                ) -> Generator[Deferred[Any], Any, None]:
+                    record = self.record
+                    yield request.websocket.wait()
+                    while len(record) < 100_000:
+                        try:
+                            record.append("call")
+                            yield call(request)
+                        except caught:
+                            continue
+
+                self.check(view, name)
+                self.assertEqual(len(self.record), int(caught is BaseException), name)
+
+    def test_cancellations(self) -> None:
+        """A view that calls nothing of its WebSocket is dropped after 100 cancellations."""
+
+        async def view(request: Request) -> None:
+            request.websocket.accept()
+            while True:
+                try:
+                    await deferLater(request.clock, 1000)
+                except CancelledError:
+                    self.record.append("ignored")
+                finally:
+                    self.record.append("finally")
+
+        browser = self.open(view)
+        browser.leave()
+        with capturedLogs() as events:
+            self.daemon.advance(*[5] * 101)
+        self.assertEqual(self.record, ["ignored", "finally"] * 100 + ["finally"])
+        self.assertEqual(self.daemon.pending_calls, [])
+        [event] = [event for event in events if event.get("event") == "view_dropped"]
+        self.assertIn("ignored 100 times", str(formatEvent(event)))
+
+    def test_dropped_deferred(self) -> None:
+        """What a dropped view's Deferred gives later is ignored."""
+        results: list[Deferred[None]] = []
+
+        def view(request: Request) -> Deferred[None]:
+            request.websocket.accept()
+
+            def go_on(_: object) -> Deferred[None]:
+                results.append(Deferred())
+                return results[-1].addBoth(go_on) if len(results) < 102 else results[-1]
+
+            return go_on(None)
+
+        browser = self.open(view)
+        browser.leave()
+        self.daemon.advance(*[5] * 101)
+        self.assertEqual(self.daemon.pending_calls, [])
+        self.assertEqual(len(results), 101)
+        for _ in range(2):
+            results[-1].callback(None)
+        self.assertEqual(len(results), 102)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_dropped_plain_http(self) -> None:
+        """A view over plain HTTP is dropped as well, once its client is gone."""
+
+        async def view(request: Request) -> None:
+            while True:
+                with contextlib.suppress(CancelledError):
+                    await deferLater(request.clock, 1000)
+
+        wire = self.serve(view).open_connection()
+        wire.send(b"GET /view/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+        wire.leave()
+        with capturedLogs() as events:
+            self.daemon.advance(*[5] * 130)
+        dropped = [event for event in events if event.get("event") == "view_dropped"]
+        self.assertEqual((len(dropped), self.daemon.pending_calls), (1, []))
+
+    def test_logged_once(self) -> None:
+        """The log names a view once, however many of its runs are dropped."""
+
+        async def view(request: Request) -> None:
+            request.websocket.accept()
+            while True:
+                with contextlib.suppress(CancelledError):
+                    await deferLater(request.clock, 1000)
+
+        daemon = self.serve(view)
+        with capturedLogs() as events:
+            for _ in range(2):
+                daemon.connect("/view/").leave()
+            daemon.advance(*[5] * 101)
+        dropped = [event for event in events if event.get("event") == "view_dropped"]
+        self.assertEqual((len(dropped), daemon.pending_calls), (1, []))
+
+    def test_helpers(self) -> None:
+        """Loops of tasks beside the view leave the reactor free as well."""
+
+        async def read(websocket: WebSocket) -> None:
+            await websocket.wait()
+            while len(self.record) < most:
+                with contextlib.suppress(Exception):
+                    self.record.append("read")
+                    if await websocket.wait() is None:
+                        raise ValueError
+
+        async def write(websocket: WebSocket) -> None:
+            await websocket.wait()
+            while len(self.record) < most:
+                self.record.append("sent")
+                await websocket.send("tick")
+
+        for helper in (read, write):
+            self.record, most = [], 100_000
+
+            async def view(request: Request, helper: Callable[..., Any] = helper) -> None:
+                await Deferred.fromCoroutine(helper(request.websocket))
+
+            browser = self.open(view)
+            browser.leave()
+            self.daemon.advance(*[0.1] * 50)
+            self.assertLess(len(self.record), 60_000)
+            most = 0
+            self.daemon.advance(1000)
 
 
 class DeferredViewTests(DaemonTestCase):
@@ -1364,8 +1672,9 @@ class FakeThreads:
         self.views.append(view)
         return self.finished
 
-    def abandon(self, finished: Deferred[Any]) -> None:
-        """Do nothing."""
+    def abandon(self, finished: Deferred[Any]) -> bool:
+        """Keep its place."""
+        return False
 
     def stop(self) -> None:
         """Do nothing."""

@@ -14,7 +14,7 @@ from weakref import ref
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.task import Clock, deferLater
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python import threadable
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -22,11 +22,13 @@ from zope.interface import implementer
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.counters import Traffic
 from pushd.access.limits import Limits
+from pushd.django import WebSocket as DjangoWebSocket
 from pushd.errors import ConversationOver, NoMoreMessages, ThreadsBusy
 from pushd.protocols.http.response import Response
 from pushd.protocols.websocket.protocol import PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Browser, Daemon
+from pushd.views import threads as blocking_views
 from pushd.views.decorators import accept_websocket, require_websocket
 from pushd.views.request import Request, View
 from pushd.views.runner import ViewRun
@@ -514,6 +516,33 @@ class EndTests(DaemonTestCase):
         self.assertEqual(self.record, ["back"])
         self.assertEqual([event for event in events if "log_failure" in event], [])
 
+    def test_ignores_everything(self) -> None:
+        """After its grace each call takes a while, so a loop in a bare ``except`` cannot spin."""
+        waits: list[float] = []
+
+        class RecordingEvent:
+            wait = staticmethod(waits.append)
+
+        def view(request: Request) -> None:
+            websocket = request.websocket
+            websocket.accept()
+            websocket._bridge.call(lambda: later)
+            for each in (websocket, DjangoWebSocket(websocket)):
+                for call in (each.wait, each.close, partial(each.send, "a")):
+                    try:
+                        call()
+                    except BaseException as error:
+                        self.record.append(type(error))
+
+        later: Deferred[None] = Deferred()
+        browser = self.open(view)
+        browser.leave()
+        self.daemon.advance(5)
+        self.patch(blocking_views, "Event", RecordingEvent)
+        later.callback(None)
+        self.assertEqual(self.record, [ConversationOver] * 6)
+        self.assertEqual(waits, [0.05] * 6)
+
     def test_daemon_stops(self) -> None:
         """A daemon that stops ends these views like all others."""
 
@@ -680,6 +709,39 @@ class StragglerTests(DaemonTestCase):
         self.daemon.connect("/view/").leave()
         self.daemon.advance(5)
         self.assertEqual(self.places, (1, 0))
+
+    def test_log(self) -> None:
+        """The log tells when the bound is reached, and why the next handshake gets 503."""
+        self.serve_holding(threads=2, max_stragglers=0)
+        with capturedLogs() as events:
+            for _ in range(2):
+                self.daemon.connect("/view/").leave()
+            self.daemon.advance(5)
+            for _ in range(3):
+                self.assertIsNotNone(self.daemon.connect("/view/").refused)
+            self.daemon.advance(60)
+            self.assertIsNotNone(self.daemon.connect("/view/").refused)
+        kinds = ("view_straggles", "stragglers_full", "threads_busy")
+        lines = [event for event in events if event.get("event") in kinds]
+        self.assertEqual(
+            [line["event"] for line in lines], ["stragglers_full", "threads_busy", "threads_busy"]
+        )
+        self.assertIn("--max-stragglers", str(formatEvent(lines[0])))
+        self.assertIn("2 of them by views whose", str(formatEvent(lines[1])))
+
+    def test_log_again(self) -> None:
+        """The bound is told again when it is reached again."""
+        self.serve_holding(threads=4, max_stragglers=1)
+        with capturedLogs() as events:
+            for count in (2, 2):
+                for _ in range(count):
+                    self.daemon.connect("/view/").leave()
+                self.daemon.advance(5)
+                while self.held:
+                    self.held.pop().callback(None)
+        names = [event.get("event") for event in events]
+        self.assertEqual(names.count("view_straggles"), 1)
+        self.assertEqual(names.count("stragglers_full"), 2)
 
     def test_plain_http(self) -> None:
         """A view whose client left before it was answered gives up its place as well."""

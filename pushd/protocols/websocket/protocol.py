@@ -90,6 +90,9 @@ _log = Logger(namespace="pushd.protocols")
 #: before it; and again for it to close TCP after us.
 CLOSE_TIMEOUT = 5.0
 
+# How often in a row such a peer is seen to have taken nothing before it is aborted.
+_IDLE_LOOKS = 3
+
 #: Seconds after which a peer that has not taken all is aborted, even if it still takes something.
 CLOSE_LIMIT = 60.0
 
@@ -110,6 +113,9 @@ _LITTLE = 4096
 
 # A burst may have the messages that are allowed in this number of seconds.
 _BURST = 10
+
+# The most bytes that TLS adds to a Close frame, and that its own end takes.
+_TLS_GOODBYE = 64
 
 # Unsent bytes behind which a Close frame is still sent if the daemon's buffers are full.
 _SENT_BEFORE_CLOSE = 4096
@@ -202,11 +208,13 @@ class PushProtocol(WebSocketServerProtocol):
     _pong_progress: Progress | None = None
     # What the peer takes while a ping of ours waits behind data.
     _progress: Progress | None = None
-    # Bytes that the peer had not taken when that was last looked at, from our Close on; whether it
-    # had taken some then; when we stop waiting for it to take them; and whether we have closed our
-    # side of TCP.
+    # Bytes that the peer had not taken when that was last looked at, from our Close on; after how
+    # many more looks we stop waiting if it takes nothing, and when in any case; and whether we have
+    # closed our side of TCP.
     _untaken = 0
-    _takes_on = False
+    _idle_looks = 1
+    # Bytes that do not count as untaken: those of our answer to the peer's Close.
+    _goodbye = 0
     _close_deadline: float | None = None
     _half_closed = False
     # Why we aborted the connection.
@@ -270,7 +278,8 @@ class PushProtocol(WebSocketServerProtocol):
             self.is_closed = None  # This Deferred of Autobahn's refers to the protocol: a cycle.
         self.state = self.STATE_CLOSED
         if (self._untaken or self._writing_paused) and not self._abort_reason:
-            self._untaken = unsent(self.transport)
+            waiting = unsent(self.transport)
+            self._untaken = waiting if waiting > self._goodbye else 0
         self._websocket.connection_lost()
         self._lost(self)
 
@@ -314,18 +323,19 @@ class PushProtocol(WebSocketServerProtocol):
 
     # Sending
 
-    def send(self, payload: bytes, *, binary: bool) -> None:
-        """Send one message as one frame. Raises ValueError for one beyond the limit."""
-        limit = self.factory.limits.max_message
-        if len(payload) > limit:
-            raise ValueError(f"message of {len(payload)} bytes: --max-message allows {limit}")
-        self.push(payload, binary=binary)
+    def send(self, payload: bytes, *, binary: bool, limited: bool = True) -> None:
+        """Send one message as one frame, or close with 1013 if the peer is too slow.
 
-    def push(self, payload: bytes, *, binary: bool) -> None:
-        """Send one message as one frame, or close with 1013 if the peer is too slow."""
+        :param limited: whether to raise ValueError for a message longer than ``--max-message``.
+        """
+        limits = self.factory.limits
+        if limited and len(payload) > limits.max_message:
+            raise ValueError(
+                f"message of {len(payload)} bytes: --max-message allows {limits.max_message}"
+            )
         # As long as the transport has not asked for a pause, its buffer is nearly empty.
         paused = self._writing_paused
-        may_be_full = paused or self.factory.limits.max_buffered < _PAUSED_FROM
+        may_be_full = paused or limits.max_buffered < _PAUSED_FROM
         if may_be_full and self.is_full():
             self.close(TRY_AGAIN_LATER)
             return
@@ -336,6 +346,10 @@ class PushProtocol(WebSocketServerProtocol):
         if paused:
             self.factory.memory.add(len(data))
         self._writer.write(data)
+
+    def push(self, payload: bytes, *, binary: bool) -> None:
+        """Send a publication, whose length was checked when it was published."""
+        self.send(payload, binary=binary, limited=False)
 
     def push_frames(self, frames: bytes) -> None:
         """Send frames that are complete."""
@@ -725,6 +739,9 @@ class PushProtocol(WebSocketServerProtocol):
         little = isReply or (self.traffic.bytes_out < _LITTLE and not self.failedByMe)
         if (self._writing_paused or not little) and (waiting := untaken(self.transport)):
             self._untaken = waiting + len(close)
+        if isReply:
+            over_tls = ISSLTransport.providedBy(self.transport)
+            self._goodbye = len(close) + (_TLS_GOODBYE if over_tls else 0)
         self._writer.write(close)
         self.state = self.STATE_CLOSING
         self.closedByMe = not isReply
@@ -871,16 +888,16 @@ class PushProtocol(WebSocketServerProtocol):
     def close_expired(self) -> None:
         """Wait on for a peer that still takes what was sent before our Close; else end TCP.
 
-        One that has taken some has twice the time to take more: it reads in steps of up to half its
-        kernel's buffer, as TCP announces room only then. If it has taken all and has not answered,
-        our side is closed first.
+        One that has taken some has 15 s to take more: it reads in steps of up to half its kernel's
+        buffer, as TCP announces room only then. If it has taken all and has not answered, our side
+        is closed first.
         """
         now, waiting = self.factory.clock.seconds(), untaken(self.transport)
         if self._close_deadline is None:
             self._close_deadline = now - CLOSE_TIMEOUT + CLOSE_LIMIT
         took, self._untaken = waiting < self._untaken, waiting
-        took_before, self._takes_on = self._takes_on, took
-        if (took or (took_before and waiting)) and now < self._close_deadline:
+        self._idle_looks = _IDLE_LOOKS if took else self._idle_looks - 1
+        if (took or (waiting and self._idle_looks > 0)) and now < self._close_deadline:
             self.factory.closings.start(self)
         elif waiting or self._half_closed or self.state is self.STATE_CLOSED:
             self._abort("no answer to a Close frame")

@@ -25,15 +25,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import partial
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from pushd.access.closing import NORMAL, Closing
 from pushd.access.memory import Usage
-from pushd.protocols.websocket.grace import TELLING_COST, Grace
+from pushd.errors import ConversationOver
+from pushd.protocols.websocket.grace import MAX_IGNORED, TELLING_COST, THROTTLE, Grace
 from pushd.protocols.websocket.inbox import Inbox, Source
 from pushd.protocols.websocket.send_queue import SendQueue
 from pushd.protocols.websocket.subscriber import (
@@ -44,6 +46,8 @@ from pushd.protocols.websocket.subscriber import (
 )
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, check_topic
+
+Result = TypeVar("Result")
 
 # The subscriptions of a WebSocket that has none: replaced, never changed.
 _NO_SUBSCRIBERS: dict[str, WebSocketSubscriber] = {}
@@ -89,6 +93,9 @@ class Owner(Protocol):
     def message_read(self) -> None:
         """Renew the view's grace: it has read a message after the end."""
 
+    def drop(self) -> None:
+        """End the view by force: it ignores that its calls are refused."""
+
 
 class _State(Enum):
     """See the module's docstring."""
@@ -118,6 +125,8 @@ class WebSocket:
 
     __slots__ = (
         "__weakref__",
+        "_clock",
+        "_close_called",
         "_close_waiters",
         "_hub",
         "_inbox",
@@ -132,6 +141,7 @@ class WebSocket:
         "close_reason",
         "grace",
         "send_queue",
+        "used_by_threads",
     )
 
     transport = "websocket"
@@ -145,6 +155,7 @@ class WebSocket:
         inbox: int = 64,
     ) -> None:
         self._offer: Offer | None = offer
+        self._clock = clock
         self._hub = hub
         self._state = _OFFERED
         self._subprotocol: str | None = None
@@ -155,6 +166,8 @@ class WebSocket:
         # By topic.
         self._subscribers = _NO_SUBSCRIBERS
         self._owner: Owner | None = None
+        #: Whether a view in a thread uses it, by way of a BlockingWebSocket.
+        self.used_by_threads = False
         #: What the view may still call; None until the end of the conversation.
         self.grace: Grace | None = None
         self._on_read: Callable[[], object] | None = None
@@ -163,6 +176,8 @@ class WebSocket:
         #: if the connection was lost without one (RFC 6455 §7.1.5).
         self.close_code: int | None = None
         self.close_reason = ""
+        # Whether a view called ``close``.
+        self._close_called = False
         # Deferreds of tasks that wait until the connection is gone.
         self._close_waiters: list[Deferred[None]] | tuple[()] = ()
 
@@ -214,8 +229,7 @@ class WebSocket:
         if self._inbox.messages:
             return succeed(self._take())
         if self._state is not _OPEN:
-            self._count_call_after_end(tells_end=True)
-            return succeed(None)
+            return self._call_after_end(None, tells_end=True)
         return self._inbox.wait(timeout)
 
     def read(self, fallback: str | bytes | None = None) -> str | bytes | None:
@@ -256,8 +270,7 @@ class WebSocket:
         if self._subscribers:
             self._catch_up()  # This may end the conversation.
         if self._wire is None or self._state is not _OPEN:
-            self._count_call_after_end()
-            return succeed(None)
+            return self._call_after_end(None)
         self._wire.send(payload, binary=binary)
         return self.send_queue.wait() if self.send_queue.paused else succeed(None)
 
@@ -267,7 +280,12 @@ class WebSocket:
         The Close frame is sent at once. Closing again does nothing. Raises ValueError for a code
         that must not be sent (RFC 6455 §7.4) and for a reason longer than 123 bytes.
         """
-        return self.close_with(Closing(code, reason))
+        if self._state is _CLOSED:
+            Closing(code, reason)
+            return self._call_after_end(None, in_grace_only=False)
+        closed = self.close_with(Closing(code, reason))
+        self._close_called = True
+        return closed
 
     def subscribe(self, topic: str, after: str | None = None) -> Deferred[bool]:
         """Send the browser what is published to a topic, since an id or from now on.
@@ -285,8 +303,7 @@ class WebSocket:
             raise RuntimeError("this WebSocket has no topics to subscribe to")
         self.accept()
         if self._state is not _OPEN:
-            self._count_call_after_end()
-            return succeed(False)
+            return self._call_after_end(False)
         if not self._subscribers:
             self._subscribers = {}
         kind = JsonWebSocketSubscriber if self._subprotocol == V1 else WebSocketSubscriber
@@ -329,6 +346,12 @@ class WebSocket:
         self._inbox.clear()
         self._all_read()
 
+    def view_dropped(self) -> None:
+        """Note that the view was given up: what it awaits of this WebSocket never comes."""
+        self.grace_expired()
+        assert self.grace is not None
+        self.grace.view_dropped = True
+
     def will_notify(self, awaited: object) -> bool:
         """Whether the end of the conversation notifies a task that awaits this."""
         return awaited is self._inbox.waiter or awaited in self._close_waiters
@@ -347,6 +370,14 @@ class WebSocket:
         self._inbox.clear()
         if self._state is not _OPEN:
             self._all_read()
+
+    @property
+    def is_close_awaited(self) -> bool:
+        """Whether ``close`` was called and has yet to fire, once the peer has taken what was sent.
+
+        That is bounded: a peer has a minute for it.
+        """
+        return self._close_called and self._wire is not None
 
     def when_read(self, call: Callable[[], object]) -> None:
         """Call a function once no message is kept for the view, while ``is_unread`` is true.
@@ -427,6 +458,8 @@ class WebSocket:
         """Note that the connection is gone, whichever side ended it."""
         self.conversation_ended()
         self._state = _CLOSED
+        if self._owner is not None and self.is_close_awaited:
+            self._owner.view_notified()
         self._wire = self._inbox.source = None
         while self._close_waiters:
             assert isinstance(self._close_waiters, list)
@@ -454,21 +487,70 @@ class WebSocket:
         if call is not None:
             call()
 
-    def _count_call_after_end(self, *, tells_end: bool = False) -> None:
-        """Count a call after the end; end the view if it goes on with that, or after its grace.
+    def _call_after_end(
+        self, result: Result, *, tells_end: bool = False, in_grace_only: bool = True
+    ) -> Deferred[Result]:
+        """Answer a call after the end; refuse it if the view goes on with such calls.
 
-        Only the view itself is ended; other code may make any number of calls.
+        Only the view itself is ended; other code may make any number of calls, in its own time.
+
+        :param result: what it gives within the limits.
+        :param in_grace_only: whether it is refused after the view's grace, however few they were.
         """
-        calling = self._owner.is_calling if self._owner is not None else False
-        if calling is False:
-            return
         grace = self.grace
         assert grace is not None
+        calling = self._owner.is_calling if self._owner is not None else False
+        if calling is False or (calling is None and grace.view_dropped):
+            if self.used_by_threads:  # They wait for each call, and are counted there.
+                return succeed(result)
+            delay = grace.delay_others(tells_end=tells_end)
+            if not delay:
+                return succeed(result)
+            return self._later(delay, lambda answer: answer.callback(result))
         grace.has_told_end = grace.has_told_end or tells_end
         # A view that returns a Deferred, and may be what calls, recurs with each call.
         within_limit = grace.allows(TELLING_COST if tells_end or calling is None else 1)
-        if not within_limit or (calling and grace.is_over):
+        if within_limit and not (calling and in_grace_only and grace.is_over):
+            return succeed(result)
+        return self._refuse(grace, calling is True)
+
+    def _refuse(self, grace: Grace, calling: bool) -> Deferred[Any]:
+        """Refuse a call of the view, which may be in a loop that ignores every exception.
+
+        Every other call raises, which ends a loop that does not await it, the first one an
+        Exception. Those between raise only after a while, if they are awaited: that leaves the
+        reactor free, whatever the loop ignores.
+        """
+        grace.refusals += 1
+        if grace.refusals == 1:
             raise CancelledError("the conversation is over")
+        if grace.refusals % 2:
+            raise ConversationOver
+        if grace.view_dropped:
+            return Deferred()  # Nothing runs the view any further.
+        return self._later(THROTTLE, partial(self._end_call, grace, calling))
+
+    def _end_call(self, grace: Grace, calling: bool, answer: Deferred[Any]) -> None:
+        """End the view, which has made a call that was refused."""
+        if grace.view_dropped:
+            return
+        if calling and self._owner is not None and grace.refusals >= MAX_IGNORED:
+            grace.view_dropped = True
+            self._owner.drop()
+            return
+        answer.errback(CancelledError("the conversation is over"))
+        answer.addErrback(lambda _: None)  # If it is not awaited, nothing is to be logged.
+
+    def _later(self, seconds: float, call: Callable[[Deferred[Any]], object]) -> Deferred[Any]:
+        """Return a Deferred for a function that is called with it after a time."""
+
+        def stop(_: object) -> None:
+            if timer.active():
+                timer.cancel()
+
+        answer: Deferred[Any] = Deferred(stop)
+        timer = self._clock.callLater(seconds, call, answer)
+        return answer
 
 
 def _encode(data: str | bytes | bytearray | memoryview, binary: bool) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import gc
 import random
 from collections.abc import Callable
 from decimal import Decimal
@@ -15,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import GOING_AWAY, NORMAL, Closing
 from pushd.access.counters import Traffic
 from pushd.access.limits import Limits
+from pushd.errors import ConversationOver
 from pushd.protocols.http.response import Response
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Browser, Daemon
@@ -106,6 +108,10 @@ class FakeViewRun:
     def view_notified(self) -> None:
         """Record it."""
         self.ended.append("told")
+
+    def drop(self) -> None:
+        """Record it."""
+        self.ended.append("dropped")
 
     def message_read(self) -> None:
         """Count a message that was read after the end."""
@@ -352,7 +358,7 @@ class WaitTests(WebSocketTestCase):
             waiting = websocket.wait(timeout)
             websocket.conversation_ended()
             self.assertIsNone(self.successResultOf(waiting))
-            for _ in range(1000):
+            for _ in range(100):
                 self.assertIsNone(self.successResultOf(websocket.wait(timeout)))
             self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -401,12 +407,15 @@ class CallsAfterEndTests(WebSocketTestCase):
     """A view that goes on calling after the end is ended: it would block the reactor."""
 
     def count_calls(self, ask: Callable[[], Deferred[Any]], most: int = 1000) -> int:
-        """Call something until it raises; return how many times it did not."""
+        """Call something until it is refused or delayed; return how many times it was not."""
         for number in range(most):
             try:
-                self.assertIsNone(self.successResultOf(ask()))
-            except CancelledError:
+                answer = ask()
+            except (CancelledError, ConversationOver):
                 return number
+            if not answer.called:
+                return number
+            self.assertIsNone(self.successResultOf(answer))
         return most
 
     def end(self, calling: bool | None) -> None:
@@ -420,6 +429,68 @@ class CallsAfterEndTests(WebSocketTestCase):
         self.end(calling=True)
         self.assertEqual(self.count_calls(self.websocket.wait), 100)
         self.assertEqual(self.count_calls(self.websocket.wait), 0)
+
+    def test_refused(self) -> None:
+        """Every other refused call raises, first CancelledError; those between do after 0.1 s."""
+        self.end(calling=True)
+        self.websocket.grace_expired()
+        self.assertRaises(CancelledError, self.websocket.wait)
+        refused = self.websocket.wait()
+        raised: list[Any] = []
+        refused.addErrback(raised.append)
+        self.assertRaises(ConversationOver, self.websocket.wait)
+        self.clock.advance(0.09)
+        self.assertNoResult(refused)
+        self.clock.advance(0.02)
+        self.assertIsInstance(raised[0].value, CancelledError)
+
+    def test_refused_cancelled(self) -> None:
+        """A refused call can be cancelled, and leaves no timer."""
+        self.end(calling=True)
+        self.websocket.grace_expired()
+        self.assertRaises(CancelledError, self.websocket.wait)
+        refused = self.websocket.wait()
+        refused.cancel()
+        self.failureResultOf(refused, CancelledError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_refused_unawaited(self) -> None:
+        """A refused call that nobody awaits is not logged as unhandled."""
+        self.end(calling=True)
+        self.websocket.grace_expired()
+        self.assertRaises(CancelledError, self.websocket.send, "a")
+        self.websocket.send("a")
+        self.clock.advance(1)
+        gc.collect()
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_dropped(self) -> None:
+        """A view that ignores 100 refusals is dropped: none of its calls is answered any more."""
+        self.end(calling=True)
+        self.websocket.grace_expired()
+        for _ in range(50):
+            with self.assertRaises((CancelledError, ConversationOver)):
+                self.websocket.send("a")
+            refused = self.websocket.send("a")
+        self.assertEqual(self.ended, ["over", "told"])
+        self.clock.advance(0.1)
+        self.assertEqual(self.ended, ["over", "told", "dropped"])
+        self.assertNoResult(refused)
+        self.websocket.view_dropped()
+        self.assertRaises(ConversationOver, self.websocket.send, "a")
+        self.assertNoResult(self.websocket.send("a"))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        for calling in (False, None):
+            self.view.is_calling = calling
+            self.successResultOf(self.websocket.send("a"))
+
+    def test_closes(self) -> None:
+        """close() does nothing 10,000 times, and not only in the view's grace; then it raises."""
+        self.end(calling=True)
+        self.websocket.connection_lost()
+        self.websocket.grace_expired()
+        self.assertEqual(self.count_calls(self.websocket.close, 20_000), 10_000)
+        self.assertRaises(ValueError, self.websocket.close, 999)
 
     def test_view_sends(self) -> None:
         """send() in the view does nothing 10,000 times, then raises CancelledError."""
@@ -440,6 +511,8 @@ class CallsAfterEndTests(WebSocketTestCase):
             for calling in (False, None):
                 self.view.is_calling = calling
                 self.successResultOf(call())
+            self.websocket = WebSocket(self.connection, self.clock)
+            self.websocket.set_owner(self.view)
 
     def test_dropped_after_grace(self) -> None:
         """What the view has not read when its grace is over is dropped."""
@@ -452,8 +525,29 @@ class CallsAfterEndTests(WebSocketTestCase):
         self.assertIsNone(self.wait())
 
     def test_others(self) -> None:
-        """Other tasks may call wait() and send() any number of times."""
+        """Other tasks may call any number of times, but leave the reactor free in between.
+
+        After 100 times, ``wait`` takes longer each time; ``send`` takes 0.1 s every 1,000 times.
+        """
         self.end(calling=False)
+        for _ in range(2):
+            self.assertEqual(self.count_calls(lambda: self.websocket.send("a")), 999)
+        self.assertEqual(self.count_calls(self.websocket.wait), 100)
+        for seconds in (0.2, 0.3, 0.4):
+            told = self.websocket.wait()
+            self.clock.advance(seconds - 0.01)
+            self.assertNoResult(told)
+            self.clock.advance(0.01)
+            self.assertIsNone(self.successResultOf(told))
+        sent = [self.websocket.send("a") for _ in range(1000)]
+        self.clock.advance(0.1)
+        for each in sent:
+            self.successResultOf(each)
+
+    def test_threads(self) -> None:
+        """Calls from threads, which wait for each of them, are not delayed."""
+        self.end(calling=False)
+        self.websocket.used_by_threads = True
         self.assertEqual(self.count_calls(self.websocket.wait), 1000)
         self.assertEqual(self.count_calls(lambda: self.websocket.send("a")), 1000)
 
@@ -476,8 +570,8 @@ class CallsAfterEndTests(WebSocketTestCase):
         """A WebSocket without a view never raises CancelledError."""
         websocket = WebSocket(FakeConnection(), self.clock)
         websocket.connection_lost()
-        self.assertEqual(self.count_calls(websocket.wait), 1000)
-        self.assertEqual(self.count_calls(lambda: websocket.send("a")), 1000)
+        self.assertEqual(self.count_calls(websocket.wait), 100)
+        self.assertEqual(self.count_calls(lambda: websocket.send("a")), 999)
 
     def test_not_in_vain(self) -> None:
         """Calls that give a message are not counted."""
@@ -929,7 +1023,7 @@ class EndTests(WebSocketTestCase):
         self.websocket.conversation_ended()
         self.websocket.connection_lost()
         self.websocket.connection_lost()
-        self.assertEqual(self.ended, ["over", "told"])
+        self.assertEqual(self.ended, ["over", "told", "told"])  # Once more when close() fires.
 
     def test_first(self) -> None:
         """It is ended before tasks that wait are resumed."""
@@ -938,7 +1032,7 @@ class EndTests(WebSocketTestCase):
         self.websocket.send("a").addCallback(lambda _: self.ended.append("sender"))
         self.websocket.close().addCallback(lambda _: self.ended.append("closer"))
         self.websocket.connection_lost()
-        self.assertEqual(self.ended, ["over", "waiter", "sender", "told", "closer"])
+        self.assertEqual(self.ended, ["over", "waiter", "sender", "told", "told", "closer"])
 
     def test_unopened(self) -> None:
         """It is ended if the client leaves before the handshake is answered."""
