@@ -51,7 +51,9 @@ types: .venv/.dev  ## mypy in strict mode
 .PHONY: unit
 unit: .venv/.dev  ## The in-memory tests, with 100 % line and branch coverage
 	# Not pytest-cov: pytest loads pushd's own plugin before pytest-cov would start to measure.
-	$(BIN)/coverage run -m pytest -q tests --ignore tests/live --ignore tests/browser
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q -n 2 tests --ignore tests/live --ignore tests/browser
+	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
 .PHONY: trial
@@ -70,7 +72,8 @@ live: systemd nginx haproxy redis  ## Tests with real sockets and processes, pro
 
 .PHONY: slow-paths
 slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
-	PUSHD_FAST_PATHS=off $(BIN)/pytest -q tests/protocols tests/topics tests/views tests/api tests/service
+	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 \
+		tests/protocols tests/topics tests/views tests/api tests/service
 	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 --dist loadfile \
 		tests/live/test_demo.py tests/live/test_topics.py
 

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
-from pushd.protocols.fast_paths import FastPaths
+from pushd.protocols.fast_paths import FAST_PATHS, FastPaths
 from pushd.protocols.websocket import inbox, protocol
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.schedule.turns import PORTION
@@ -150,7 +150,11 @@ class TurnTests(WebSocketTestCase):
     """Long and compressed messages that take much of the reactor's time."""
 
     def setUp(self) -> None:
-        """Let each message take as much time as one iteration has for them."""
+        """Let each message take as much time as one iteration has for them.
+
+        Short frames wait for no turn by the fast path only.
+        """
+        self.patch(FAST_PATHS, "enabled", True)
         super().setUp()
         self.received: list[str | bytes] = []
 
