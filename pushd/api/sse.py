@@ -12,6 +12,7 @@ from zope.interface import implementer
 
 from pushd.access.closing import HISTORY_GAP, PEER, TRY_AGAIN_LATER, US, Closing, Ending
 from pushd.access.counters import Traffic
+from pushd.access.memory import Usage
 from pushd.protocols.json_format import subscription_json, to_json
 from pushd.protocols.twisted_internals import unsent, untaken
 from pushd.schedule.timeouts import TimeoutQueue
@@ -168,6 +169,15 @@ class EventStream:
             self._finishing = True
             if not self._held:
                 self._finish()
+
+    def count_held(self, usage: Usage) -> int:
+        """Return the bytes that wait to be written; of what many streams hold, only once."""
+        return sum(usage.count_once(piece.obj, len(piece)) for piece in self._held)
+
+    def break_off(self, closing: Closing) -> None:
+        """End the response at once, with what waits, as its connection is about to be reset."""
+        self.ending = Ending(closing.code, US, closing.reason)
+        self.forget()
 
     def forget(self) -> None:
         """Cancel everything: the client has disconnected, or the response has ended."""

@@ -185,6 +185,7 @@ class TopicResource(Resource):
 
         def ended(_: object) -> None:
             subscriber.forget()
+            request.stream = None
             # Or the two would keep each other, and what is buffered, until garbage is collected.
             del request.end_waiting
             request.producer = None
@@ -208,6 +209,7 @@ class TopicResource(Resource):
         request.connection = connection.id
         if isinstance(subscriber, EventStream):
             request.has_access_line = False
+            request.stream = subscriber
             log_opened(connection)
         subscriber.start(self._dependencies.state.hub, query.topic, query.after)
 

@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, MISSING, dataclass, field, fields, replace
 from itertools import groupby
 from typing import Any, TypeVar, cast
 
-from pushd.options.sizes import Size, write_size
+from pushd.options.sizes import AUTO, Size, round_size, write_size
 
 #: What an option was given: one text, or several if it may be given more than once, or None.
 Text = str | tuple[str, ...] | None
@@ -130,6 +130,10 @@ class Option:
             return "[…]" if isinstance(value, list) else "{…}"
         return self.mask(str(value))
 
+    def explain(self, given: Text) -> str | None:
+        """Return the size that ``auto`` stands for; None for all other values."""
+        return round_size(self.parse(given)) if self.is_size and given == AUTO else None
+
     def mask(self, text: str | None) -> str:
         """Mask the parts of a text that are secret."""
         return "***" if self.secret and text else _CREDENTIALS.sub("://***@", text or "")
@@ -165,7 +169,7 @@ def setting(
 def object_setting(kind: Callable[..., _T], *options: Option, prefix: str = "") -> _T:
     """Declare a field that is an object, each attribute of which is the value of one option.
 
-    The defaults of the options are those of the attributes.
+    The defaults of the options are those of the attributes, unless they have others.
 
     :param prefix: prefix of the options' names that the attributes' names do not have.
     """
@@ -173,15 +177,21 @@ def object_setting(kind: Callable[..., _T], *options: Option, prefix: str = "") 
         option.name: option.name.removeprefix(prefix).replace("-", "_") for option in options
     }
     defaults = kind()
-    options = tuple(
-        replace(option, default=_as_text(option, getattr(defaults, attributes[option.name])))
-        for option in options
-    )
+
+    def complete(option: Option) -> Option:
+        if option.default is not None:
+            return option
+        return replace(option, default=_as_text(option, getattr(defaults, attributes[option.name])))
+
+    options = tuple(map(complete, options))
 
     def make(values: Values) -> _T:
         return kind(**{attribute: values[name] for name, attribute in attributes.items()})
 
-    return combined_setting(make, kind, *options)
+    def make_default() -> _T:
+        return make({option.name: option.parse(option.default) for option in options})
+
+    return combined_setting(make, make_default, *options)
 
 
 def combined_setting(

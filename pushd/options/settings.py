@@ -32,7 +32,7 @@ from pushd.options.parsers import (
     parse_views,
     parse_wsgi,
 )
-from pushd.options.sizes import Size
+from pushd.options.sizes import AUTO, ShareOfMemory, Size
 from pushd.topics.history import Retention
 from pushd.topics.redis.address import RedisAddress, parse_broker
 from pushd.views.demo import ticker
@@ -261,6 +261,18 @@ class Settings:
             Size(1, 1 << 30),
             "Maximum amount of unsent data per client. A client that reads too slowly is "
             "disconnected with 1013.",
+            live=True,
+        ),
+        Option(
+            LIMITS,
+            "max-memory",
+            "SIZE",
+            ShareOfMemory(1 << 20, 1 << 44),
+            "Maximum memory for everything that is buffered, all clients together: messages, "
+            "requests, unsent data and history. Beyond it the connections that hold most are "
+            "closed with 1013 or 503. auto is half of the memory of the machine, or of the "
+            "container.",
+            default=AUTO,
             live=True,
         ),
         Option(

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+
+from pushd.options.machine import memory_size
+
+#: The value of a size that is derived from the machine.
+AUTO = "auto"
 
 # Units by how many bytes they are; the first that divides a size is used to write it.
 _BINARY = {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
@@ -37,9 +43,37 @@ class Size:
         return size
 
 
+class ShareOfMemory(Size):
+    """A parser of sizes that may be ``auto``: half of the memory that there is.
+
+    :param memory: returns how many bytes of memory there are.
+    """
+
+    def __init__(self, least: int, most: int, memory: Callable[[], int] = memory_size) -> None:
+        super().__init__(least, most)
+        self._memory = memory
+
+    def __call__(self, given: str) -> int:
+        """Return the size in bytes. Raises ValueError that says what is allowed."""
+        if given == AUTO:
+            return max(self._least, min(self._most, self._memory() // 2))
+        try:
+            return super().__call__(given)
+        except ValueError as error:
+            raise ValueError(f"{error}, or {AUTO}") from None
+
+
 def write_size(size: int) -> str:
     """Write a size with the largest binary unit that divides it."""
     for unit, bytes in _BINARY.items():
         if size and size % bytes == 0:
             return f"{size // bytes}{unit}"
     return str(size)
+
+
+def round_size(size: int) -> str:
+    """Write a size for people, with three digits or so: 11.8 GiB."""
+    for unit, bytes in _BINARY.items():
+        if size >= bytes:
+            return f"{size / bytes:.3g} {unit}"
+    return f"{size} bytes"

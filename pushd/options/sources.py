@@ -165,7 +165,9 @@ def write_values(options: Sequence[Option], given: Mapping[str, Given]) -> str:
         if text is None:
             lines.append(f"# {option.name} is not set")
         else:
-            lines.append(f"{option.name} = {option.write(text)}  # {where or 'default'}")
+            meaning = option.explain(text)
+            comment = (where or "default") + (f": {meaning}" if meaning else "")
+            lines.append(f"{option.name} = {option.write(text)}  # {comment}")
     return "\n".join(lines)
 
 

@@ -39,6 +39,9 @@ from twisted.web.http import HTTPChannel, Request
 
 from pushd.protocols.fast_paths import FAST_PATHS, missing
 
+# Memory of a piece of data in a transport's buffer beside its bytes.
+_PIECE_OVERHEAD = 48
+
 
 def unsent(transport: Any) -> int:
     """Return how many bytes were written to a transport that the kernel has not taken.
@@ -56,6 +59,19 @@ def unsent(transport: Any) -> int:
     except AttributeError:
         size = getattr(transport, "unsent", 0)
     return size
+
+
+def buffered(transport: Any) -> int:
+    """Return the memory that a transport's buffer takes: its bytes, and an object for each write.
+
+    Required, as ``unsent``: thousands of tiny writes take far more memory than they have bytes.
+    """
+    waiting = unsent(transport)
+    if not waiting:
+        return 0
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.transport
+    return waiting + _PIECE_OVERHEAD * len(getattr(transport, "_tempDataBuffer", ()))
 
 
 def untaken(transport: Any) -> int:
@@ -317,6 +333,14 @@ class HTTPChannelAdapter(HTTPChannel):
 
         Required: twisted.web would write an answer of its own, and nothing to our log.
         """
+
+    @property
+    def unparsed_bytes(self) -> int:
+        """How many bytes have arrived and were not parsed: of a head, or of further requests.
+
+        Required: both parsers keep them for themselves.
+        """
+        return len(self._buffer) + sum(map(len, self._dataBuffer))
 
     @property
     def trailer(self) -> Sequence[bytes]:

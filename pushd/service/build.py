@@ -17,6 +17,7 @@ from pushd.access.authorization import Authorizer
 from pushd.access.connections import Connections
 from pushd.access.counters import Counters
 from pushd.access.limits import Limits
+from pushd.access.memory import Memory
 from pushd.access.proxies import Proxies
 from pushd.access.throttle import Throttle
 from pushd.api.health import Readiness
@@ -112,6 +113,7 @@ class _BuildInputs:
     live: LiveSettings
     clock: CoalescingClock
     counters: Counters
+    memory: Memory
 
 
 def build(settings: Settings, runtime: Runtime) -> PushService:
@@ -124,6 +126,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         live=live,
         clock=CoalescingClock(runtime.reactor, batch=runtime.cork),
         counters=Counters(),
+        memory=Memory(runtime.reactor, live.limits),
     )
     state = _build_state(inputs)
     views = _build_views(inputs, state)
@@ -131,7 +134,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
     public = _build_public_site(inputs, state, views)
     control = control_site(
         runtime.reactor,
-        control_policy(runtime.reactor, live, inputs.counters),
+        control_policy(runtime.reactor, live, inputs.counters, inputs.memory),
         inputs.counters,
         readiness,
         state,
@@ -161,7 +164,10 @@ def shipped_client() -> Path:
 def _build_state(inputs: _BuildInputs) -> DaemonState:
     """Build what holds topics, scheduled publications and connections."""
     runtime, settings = inputs.runtime, inputs.settings
-    broker = make_broker(settings.broker, runtime.reactor, settings.retention, _make_name)
+    broker = make_broker(
+        settings.broker, runtime.reactor, settings.retention, _make_name, inputs.memory.add
+    )
+    inputs.memory.watch_history(broker)
     hub = Hub(broker, runtime.reactor, runtime.cork.flush)
     broker.start(hub.deliver, hub.end_at_gap)
     inputs.counters.register(TopicCollector(hub.counters, broker))
@@ -182,7 +188,7 @@ def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
         clock=inputs.clock,
         runner=ViewRunner(runtime.reactor, runtime.threads, grace=settings.view_grace),
         authorizer=Authorizer(live.keys, runtime.wall),
-        factory=PushFactory(runtime.reactor, live.limits, runtime.cork),
+        factory=PushFactory(runtime.reactor, live.limits, runtime.cork, inputs.memory),
         connections=state.connections,
         counters=inputs.counters,
         hub=state.hub,
@@ -198,7 +204,9 @@ def _build_public_site(
     runtime, settings = inputs.runtime, inputs.settings
     return public_site(
         runtime.reactor,
-        public_policy(runtime.reactor, inputs.live, settings.proxies, inputs.counters),
+        public_policy(
+            runtime.reactor, inputs.live, settings.proxies, inputs.counters, inputs.memory
+        ),
         settings.routes,
         TopicDependencies(runtime.reactor, views, state),
         _build_application(inputs, views),
@@ -238,11 +246,12 @@ def _build_collector(
             _LAG: inputs.runtime.lag,
         },
         limits=inputs.live.limits,
+        memory=inputs.memory,
     )
 
 
 def public_policy(
-    clock: IReactorTime, live: LiveSettings, proxies: Proxies, counters: Counters
+    clock: IReactorTime, live: LiveSettings, proxies: Proxies, counters: Counters, memory: Memory
 ) -> SitePolicy:
     """Make the policy of the public port."""
     return SitePolicy(
@@ -251,11 +260,14 @@ def public_policy(
         throttle=Throttle(clock, live.limits, proxies, counters.slowed),
         proxies=proxies,
         counters=counters,
+        memory=memory,
         limits=live.limits,
     )
 
 
-def control_policy(clock: IReactorTime, live: LiveSettings, counters: Counters) -> SitePolicy:
+def control_policy(
+    clock: IReactorTime, live: LiveSettings, counters: Counters, memory: Memory
+) -> SitePolicy:
     """Make the policy of the control port: its own connection limit, and no trusted proxies.
 
     No client is slowed: all that can reach this port are trusted.
@@ -268,6 +280,7 @@ def control_policy(clock: IReactorTime, live: LiveSettings, counters: Counters) 
         throttle=Throttle(clock, own, trusted, counters.slowed),
         proxies=untrusted,
         counters=counters,
+        memory=memory,
         limits=live.limits,
         large_bodies=_LARGE_BODIES,
     )
@@ -308,15 +321,20 @@ def check_redis(address: RedisAddress) -> None:
 
 
 def make_broker(
-    address: RedisAddress | None, reactor: Any, retention: Retention, make_name: Callable[[], str]
+    address: RedisAddress | None,
+    reactor: Any,
+    retention: Retention,
+    make_name: Callable[[], str],
+    grown: Callable[[int], object],
 ) -> Broker:
     """Make the broker: over Redis, or in memory without an address.
 
     :param retention: how many publications are kept, and for how long.
     :param make_name: returns a random name that is not in use.
+    :param grown: called with the bytes that each publication adds to what is kept in memory.
     """
     if address is None:
-        return MemoryBroker(reactor, History(reactor, retention, make_name))
+        return MemoryBroker(reactor, History(reactor, retention, make_name, grown))
     # Imported here because its library is an extra, and imports the global reactor.
     from pushd.topics.redis.session import open_session
 

@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pushd.access.counters import SubscriberCounters, TrafficTotals
 from pushd.access.limits import Limits
+from pushd.access.memory import Memory
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.websocket.protocol import PushFactory
 from pushd.schedule.histogram import Histogram
@@ -112,6 +113,7 @@ class MetricsCollector(Collector):
     fault: Callable[[], str | None]
     histograms: Mapping[tuple[str, str], Histogram]
     limits: Limits
+    memory: Memory
 
     def collect(self) -> Iterator[Metric]:
         """Read the metrics: a few milliseconds for ten thousand connections."""
@@ -130,6 +132,26 @@ class MetricsCollector(Collector):
             self.limits.max_connections,
         )
         yield from self._threads()
+        yield from self._memory()
+
+    def _memory(self) -> Iterator[Metric]:
+        """Yield the metrics of what is buffered."""
+        family = GaugeMetricFamily(
+            "pushd_buffered_bytes", "Bytes that are buffered, by kind.", labels=["kind"]
+        )
+        for kind, size in self.memory.measure():
+            family.add_metric([kind], size)
+        yield family
+        yield GaugeMetricFamily(
+            "pushd_buffered_bytes_limit",
+            "Maximum number of bytes that may be buffered.",
+            self.limits.max_memory,
+        )
+        yield CounterMetricFamily(
+            "pushd_buffered_closed",
+            "Connections closed because too many bytes were buffered.",
+            value=self.memory.closed,
+        )
 
     def _threads(self) -> Iterator[Metric]:
         """Yield the metrics of the thread pools."""

@@ -14,6 +14,8 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.logger import Logger
 
+from pushd.options.settings import Settings
+from pushd.options.sizes import round_size
 from pushd.service.reactor import keep_signal_handler
 
 _log = Logger(namespace="pushd.service")
@@ -143,6 +145,17 @@ def allow_connections(wanted: int) -> int:
             wanted=wanted,
         )
     return allowed
+
+
+def log_memory_limit(settings: Settings) -> None:
+    """Log how much memory buffers may take: at the start, and after each reload."""
+    limit = settings.limits.max_memory
+    _log.info(
+        "memory limit for all buffers is {size}",
+        event="memory_limit",
+        size=round_size(limit),
+        limit=limit,
+    )
 
 
 def _raise_limit(wanted: int) -> int:

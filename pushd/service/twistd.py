@@ -21,7 +21,7 @@ from pushd.service.build import Runtime, build, check_redis
 from pushd.service.garbage import GarbageService
 from pushd.service.logs import LogStyle, style_log_of_twistd
 from pushd.service.metrics import LagMeter
-from pushd.service.process import Signals, allow_connections
+from pushd.service.process import Signals, allow_connections, log_memory_limit
 from pushd.service.reactor import poll_directly, run_on_monotonic_time
 from pushd.service.reload import Reloader
 from pushd.service.systemd import Notifier
@@ -53,6 +53,8 @@ def makeService(
         check_redis(settings.broker)
     lag_meter = LagMeter(reactor)
     service = build(settings, _make_runtime(reactor, settings, lag_meter.lag))
+    log_memory_limit(settings)
+    service.appliers.append(log_memory_limit)
     service.addService(lag_meter)
     service.addService(GarbageService(reactor))
     if style is not None:

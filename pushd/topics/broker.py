@@ -66,6 +66,9 @@ class Broker(TopicSource, Protocol):
     def history_bytes(self) -> int:
         """Memory used by the histories of this node, in bytes."""
 
+    def trim_history(self, size: int) -> None:
+        """Drop the oldest publications of this node, until a number of bytes is freed."""
+
     def start(
         self,
         deliver: Callable[[Publication], None],
@@ -116,6 +119,10 @@ class MemoryBroker:
     def history_bytes(self) -> int:
         """Memory used by all histories, in bytes."""
         return self._history.bytes
+
+    def trim_history(self, size: int) -> None:
+        """Drop the oldest publications, until a number of bytes is freed."""
+        self._history.trim(size)
 
     def start(
         self,

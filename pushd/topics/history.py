@@ -68,11 +68,17 @@ class History:
     and its last id was given out longer ago than publications are kept.
 
     :param make_epoch: returns a new random epoch.
+    :param grown: called with the bytes that each publication adds.
     """
 
     def __init__(
-        self, clock: IReactorTime, retention: Retention, make_epoch: Callable[[], str]
+        self,
+        clock: IReactorTime,
+        retention: Retention,
+        make_epoch: Callable[[], str],
+        grown: Callable[[int], object] = lambda size: None,
     ) -> None:
+        self._grown = grown
         self._clock = clock
         self._retention = retention
         self._make_epoch = make_epoch
@@ -144,6 +150,12 @@ class History:
         """Return the names of all topics."""
         return list(self._topics)
 
+    def trim(self, size: int) -> None:
+        """Drop the oldest publications, until a number of bytes is freed or none is left."""
+        goal = self.bytes - size
+        while self._entries and self.bytes > goal:
+            self._drop(next(iter(self._entries)))
+
     def stop(self) -> None:
         """Forget everything, and stop the timer."""
         self._topics.clear()
@@ -174,8 +186,8 @@ class History:
         self.bytes += size
         if len(topic.kept) > self._retention.size:
             self._drop(topic.oldest)
-        while self.bytes > self._retention.bytes:
-            self._drop(next(iter(self._entries)))
+        self.trim(self.bytes - self._retention.bytes)
+        self._grown(size)
 
     def _drop(self, publication: Publication) -> None:
         """Drop the oldest publication of a topic."""

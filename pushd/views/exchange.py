@@ -305,13 +305,22 @@ class WebSocketExchange(_Exchange):
         dependencies = self._dependencies
         dependencies.connections.remove(self._websocket)
         # Not before, or a client that comes back would fill one inbox after the other.
-        self._websocket.when_read(self._release_slots)
+        if self._websocket.is_unread:
+            dependencies.factory.unread.add(self._websocket)
+            self._websocket.when_read(self._all_read)
+        else:
+            self._release_slots()
         if self._connection is None:
             return  # It could not be taken over.
         ending = protocol.ending
         dependencies.counters.count_closed(ending.code)
         dependencies.counters.traffic.remove("websocket", protocol.traffic)
         log_closed(dependencies.connections, self._connection, ending)
+
+    def _all_read(self) -> None:
+        """Give back the slots, once no message is kept for the view."""
+        self._dependencies.factory.unread.discard(self._websocket)
+        self._release_slots()
 
     def _release_slots(self) -> None:
         for slot in self._slots:

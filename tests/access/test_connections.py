@@ -60,6 +60,9 @@ class FakeProtocol:
         """Record how it was closed."""
         self.closings.append(closing)
 
+    def message_kept(self, size: int) -> None:
+        """Do nothing."""
+
     def pause_reading(self) -> None:
         """Do nothing."""
 

@@ -12,7 +12,7 @@ import os
 import re
 import resource
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from errno import EISCONN
 from pathlib import Path
@@ -270,6 +270,84 @@ def test_bomb(daemon: DaemonProcess, url: str, pieces: int) -> None:
             client.send_until_refused(b"".join(frames))
             assert client.read_code() == 1009
     cost.assert_limited(memory=24 * MIB)
+
+
+def test_unfinished_compressed() -> None:
+    """An unfinished message takes no more memory than what was sent of it."""
+    deflater = zlib.compressobj(9, wbits=-12)
+    packed = deflater.compress(bytes(MIB - 1)) + deflater.flush(zlib.Z_SYNC_FLUSH)
+    assert len(packed) < 2048
+    extension = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
+    with run_daemon("--max-per-address", "1000") as daemon:
+        with measured(daemon) as cost, ExitStack() as stack:
+            for _ in range(200):
+                client = RawClient(url_of(daemon)).upgrade("/echo/", extension)
+                stack.enter_context(client).send(frame(BINARY, packed, fin=False, rsv=4))
+        cost.assert_limited(memory=8 * MIB)
+
+
+def read_buffers(daemon: DaemonProcess) -> dict[str, float]:
+    """Return the metrics of the buffers, once the daemon has closed more than 100 connections."""
+    deadline = monotonic() + TIMEOUT
+    while True:
+        with RawClient(control_url_of(daemon)) as operator:
+            lines = operator.request("/metrics").body.decode().splitlines()
+        parts = [line.partition("pushd_buffered_")[::2] for line in lines]
+        values = {
+            name: float(value)
+            for name, value in (rest.split(" ") for start, rest in parts if rest and not start)
+        }
+        if values["closed_total"] > 100 or monotonic() > deadline:
+            return values
+        sleep(0.1)
+
+
+def _send_message(client: RawClient) -> None:
+    client.upgrade("/echo/").send(frame_head(BINARY, MIB, fin=True, rsv=0) + bytes(4))
+    client.send_until_refused(bytes(MIB - 1))
+
+
+def _send_body(client: RawClient) -> None:
+    client.send(request(client.host, "/upload/", f"Content-Length: {MIB}", method="POST"))
+    client.send_until_refused(bytes(MIB - 1))
+
+
+def _fill_inbox(client: RawClient) -> None:
+    client.upgrade("/asleep/").send_until_refused(frame(BINARY, bytes(1 << 16)) * 16, seconds=1)
+
+
+def _read_nothing(client: RawClient) -> None:
+    client.upgrade("/flood/")
+
+
+@pytest.mark.parametrize(
+    ("attack", "kind"),
+    [
+        (_send_message, "message"),
+        (_send_body, "request"),
+        (_fill_inbox, "inbox"),
+        (_read_nothing, "send"),
+    ],
+)
+def test_all_buffers(attack: Callable[[RawClient], None], kind: str) -> None:
+    """--max-memory bounds the buffers of all connections together; those beyond are closed."""
+    with run_daemon(*UNLIMITED, *CONTROL, "--max-memory", "32MiB") as daemon:
+        daemon.wait_for(r"memory limit for all buffers is 32 MiB")
+        with measured(daemon) as cost, ExitStack() as stack:
+            for _ in range(200):
+                client = RawClient(url_of(daemon), receive_buffer=4096)
+                attack(stack.enter_context(client))
+            used = read_buffers(daemon)
+            with RawClient(url_of(daemon)) as another:
+                assert another.request("/wake/").body == b"awake"
+        # The buffers, and what was freed of them between objects that stayed.
+        cost.assert_limited(memory=2 * 32 * MIB, cpu=8)
+        assert 16 * MIB < used[f'bytes{{kind="{kind}"}}'] < 33 * MIB
+        assert used["closed_total"] > 100
+        daemon.wait_for(r"buffers took \d+ bytes, more than the 33554432 of --max-memory")
+        with RawClient(url_of(daemon)) as client:
+            client.upgrade("/echo/").send(frame(TEXT, b"still"))
+            assert client.read_frame() == Frame(TEXT, b"still")
 
 
 def test_many_inflate(unlimited_daemon: DaemonProcess) -> None:

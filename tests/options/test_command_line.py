@@ -10,6 +10,7 @@ from pushd import __version__
 from pushd.access.limits import Limits
 from pushd.api.playground import Playground
 from pushd.options.command_line import Options
+from pushd.options.machine import memory_size
 from pushd.options.settings import GROUPS, OPTIONS, Settings
 from pushd.views.decorators import Handshakes
 from pushd.views.demo import ticker
@@ -35,7 +36,13 @@ class DefaultsTests(OptionsTestCase):
             self.assertEqual(settings.limits.max_per_address, 100)
             self.assertEqual(
                 settings.limits,
-                Limits(max_message=1 << 20, max_buffered=1 << 20, max_rate=1000, compression=True),
+                Limits(
+                    max_message=1 << 20,
+                    max_buffered=1 << 20,
+                    max_memory=memory_size() // 2,
+                    max_rate=1000,
+                    compression=True,
+                ),
             )
             self.assertFalse(settings.proxies.is_trusted("127.0.0.1"))
             self.assertFalse(settings.origins.allows("http://a", scheme="http", host="b"))
@@ -57,7 +64,7 @@ class CommandLineTests(OptionsTestCase):
         """The start of an option's name will do if no other option starts with it."""
         self.assertEqual(parse("--thr", "3").threads, 3)
         self.assertEqual(
-            self.mistake("--max-m", "1", "--max-c", "1", "--log", "x"),
+            self.mistake("--max-b", "1", "--max-c", "1", "--log", "x"),
             "pushd: --log is ambiguous: it is short for --log-format, --log-level",
         )
 
@@ -304,6 +311,7 @@ class CheckTests(OptionsTestCase):
         self.assertIn('max-message = "10MB"  # pushd.toml: max-message', lines)
         self.assertIn("max-buffered = 5  # pushd.toml: max-buffered", lines)
         self.assertIn('history-bytes = "64MiB"  # default', lines)
+        self.assertRegex(said, r'(?m)^max-memory = "auto"  # default: [0-9.]+ [GMK]iB$')
         self.assertIn("# web is not set", lines)
         self.assertEqual(len(lines), len(OPTIONS))
         shown = self.write(said)

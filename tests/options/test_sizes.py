@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.options.sizes import Size, write_size
+from pushd.options.sizes import ShareOfMemory, Size, round_size, write_size
 
 
 class SizeTests(SynchronousTestCase):
@@ -62,3 +64,22 @@ class SizeTests(SynchronousTestCase):
         ):
             self.assertEqual(write_size(size), text)
             self.assertEqual(Size(0, 1 << 40)(text), size)
+
+    def test_rounded(self) -> None:
+        """For people, a size is rounded to three digits."""
+        for size, text in (
+            (0, "0 bytes"),
+            (1023, "1023 bytes"),
+            (1536, "1.5 KiB"),
+            (12_662_634_496, "11.8 GiB"),
+            (1 << 44, "16 TiB"),
+        ):
+            self.assertEqual(round_size(size), text)
+
+    def test_share_of_memory(self) -> None:
+        """``auto`` is half of the memory, within the range; other sizes are as given."""
+        for memory, share in ((1000, 500), (10, 100), (1 << 30, 1 << 20)):
+            parse = ShareOfMemory(100, 1 << 20, partial(int, memory))
+            self.assertEqual((parse("auto"), parse("64KiB")), (share, 1 << 16))
+        with self.assertRaisesRegex(ValueError, r"from 100 to 1MiB, such as .*, or auto$"):
+            ShareOfMemory(100, 1 << 20)("half")

@@ -28,6 +28,7 @@ from pushd.protocols.fast_paths import FAST_PATHS, FastPaths
 from pushd.protocols.twisted_internals import (
     DONE,
     HTTPChannelAdapter,
+    buffered,
     check_requirements,
     lose,
     pass_half_closes,
@@ -136,6 +137,8 @@ class DirectWriterTests(SynchronousTestCase):
         self.write(b"def")
         self.assertEqual(self.kernel.sent, [b"ab"])
         self.assertEqual(unsent(self.transport), 4)
+        # The bytes of both pieces, and the pieces themselves.
+        self.assertEqual(buffered(self.transport), 4 + 2 * 48)
         self.assertIn(self.transport, self.reactor.getWriters())
         self.kernel.takes = 3
         self.transport.doWrite()
@@ -451,6 +454,7 @@ class UntakenTests(SynchronousTestCase):
         transport.write(b"y" * 1000)
         self.assertEqual(untaken(wrapped), untaken(transport))
         self.assertGreaterEqual(untaken(transport), 11_000)
+        self.assertEqual(buffered(wrapped), 1048)
         far.recv(10_000)
         self.assertEqual(untaken(transport), 1000)
 

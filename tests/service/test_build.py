@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.counters import Counters
 from pushd.access.limits import Limits
+from pushd.access.memory import Memory
 from pushd.access.proxies import Proxies
 from pushd.options.settings import Settings
 from pushd.service.build import (
@@ -194,7 +195,7 @@ UNREACHABLE = RedisAddress(path="/no/such/socket", password="secret")
 class MakeBrokerTests(SynchronousTestCase):
     def make(self, address: RedisAddress | None) -> Broker:
         """Make a broker."""
-        return make_broker(address, MemoryReactorClock(), Retention(), lambda: "name")
+        return make_broker(address, MemoryReactorClock(), Retention(), lambda: "name", id)
 
     def test_memory(self) -> None:
         """Without an address, topics are kept in memory."""
@@ -242,8 +243,9 @@ class PolicyTests(SynchronousTestCase):
         )
         live = LiveSettings(lambda wanted: wanted)
         live.apply(settings)
-        self.public = public_policy(Clock(), live, settings.proxies, Counters())
-        self.control = control_policy(Clock(), live, Counters())
+        memory = Memory(Clock(), live.limits)
+        self.public = public_policy(Clock(), live, settings.proxies, Counters(), memory)
+        self.control = control_policy(Clock(), live, Counters(), memory)
 
     def test_places(self) -> None:
         """The connection limits apply to the public port; the control port has its own."""

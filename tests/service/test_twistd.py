@@ -53,9 +53,10 @@ class MakeServiceTests(SynchronousTestCase):
     def test_options(self) -> None:
         """The service is built as the options say."""
         reactor, lines, service = self.make(
-            "--listen", "tcp:1", "--control", "none", "--max-connections", "5"
+            *("--listen", "tcp:1", "--control", "none"),
+            *("--max-connections", "5", "--max-memory", "64MiB"),
         )
-        self.assertEqual(lines, ["connection limit is 5"])
+        self.assertEqual(lines, ["connection limit is 5", "memory limit for all buffers is 64 MiB"])
         self.assertEqual(reactor.events, [])
         service.startService()
         self.assertEqual(reactor.events, ["opened 1"])
@@ -101,7 +102,7 @@ class MakeServiceTests(SynchronousTestCase):
         """The limit of open files lowers the connection limit, which is logged."""
         self.patch(resource, "getrlimit", lambda _: (200, 200))
         self.patch(resource, "setrlimit", lambda *_: None)
-        reactor, (line,), service = self.make("--max-connections", "100")
+        reactor, (line, _), service = self.make("--max-connections", "100")
         self.assertRegex(line, r"^connection limit is 8, not 100: .*open files")
         service.startService()
         daemon = Daemon()

@@ -14,10 +14,12 @@ from typing import Any
 from pushd.testing import Daemon
 
 # Attributes that count what has happened since the start, by class and name; and one that holds a
-# time.
+# time. (What Memory measures is among the metrics.)
 _TOTALS = {
     "Histogram._counts",
     "Histogram.sum",
+    "Memory._left",
+    "Memory.closed",
     "MemoryBroker.published",
     "Counters._closed_by_code",
     "RedisBroker.published",

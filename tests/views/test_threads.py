@@ -865,6 +865,9 @@ class FakeConnection:
     def close(self, closing: Closing) -> None:
         """Do nothing."""
 
+    def message_kept(self, size: int) -> None:
+        """Do nothing."""
+
     def pause_reading(self) -> None:
         """Do nothing."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from io import BytesIO
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -16,10 +17,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pushd.access.admission import Slot
+from pushd.access.closing import MEMORY_EXCEEDED
+from pushd.access.memory import Memory, Usage
 from pushd.protocols.http.headers import read_head
 from pushd.protocols.http.request import ChannelRequest, peer_name
 from pushd.protocols.http.strict import StrictChannel
-from pushd.protocols.twisted_internals import lose, unsent, untaken
+from pushd.protocols.twisted_internals import buffered, lose, unsent, untaken
 from pushd.schedule.timeouts import TimeoutQueue, TimerHeap
 
 # Seconds for a request, from the connection or its own first byte to its last byte.
@@ -31,6 +34,9 @@ IDLE_TIMEOUT = 60
 # Seconds in which a client that reads slowly must take some bytes, and how many.
 STALL_TIMEOUT = 60
 _STALL_BYTES = 1 << 16
+
+# Unsent bytes behind which a refusal is still sent if the daemon's buffers are full.
+_SENT_BEFORE_REFUSAL = 4096
 
 # Seconds for a client to read the answer that refuses its request, and to close.
 REFUSAL_TIMEOUT = 5
@@ -69,6 +75,8 @@ class Channel(StrictChannel):
     _untaken = 0
     # Bytes of the answer that were written when the time-out of a half-closed connection began.
     _answered = 0
+    # Whether it is being closed because the daemon's buffers are full; it holds nothing any more.
+    _freed = False
     # Takes the bytes that follow the request, after ``forward``.
     _receive: Callable[[bytes], object] | None = None
 
@@ -104,8 +112,10 @@ class Channel(StrictChannel):
             self.connections.idle.stop(self)
             self.connections.reading.start(self)
         self._receiving = True
+        memory = self.connections.memory
         try:
             if not (self.connections.reads_whole_heads and self._read_whole_head(data)):
+                memory.add(len(data))
                 super().dataReceived(data)
         except Exception:
             self.site.log_failure(peer_name(self.transport.getPeer()))
@@ -115,6 +125,8 @@ class Channel(StrictChannel):
         # What is left is an unfinished line; a line feed in it has no carriage return before it.
         if b"\n" in data and self.line_mode and not self.paused and b"\n" in self._unparsed():
             self.refuse(400, "a line of the request's head is malformed")
+        if memory.exceeded:
+            memory.enforce()
 
     def allContentReceived(self) -> None:
         """Answer a request that arrived as a whole, and in time."""
@@ -180,6 +192,8 @@ class Channel(StrictChannel):
 
     def pauseProducing(self) -> None:
         """Give a client that reads slowly a time-out, as the transport's buffer is full."""
+        if not self._writing_paused:
+            self.connections.memory.add(unsent(self.transport))
         self._writing_paused = True
         super().pauseProducing()
         self._start_stall_timeout()
@@ -193,6 +207,18 @@ class Channel(StrictChannel):
             self.transport.pauseProducing()  # twisted.web has resumed it.
         elif self.paused:
             self._parse_next()
+
+    def write(self, data: bytes) -> None:
+        """Write a part of an answer."""
+        if self._writing_paused:
+            self.connections.memory.add(len(data))
+        super().write(data)
+
+    def writeSequence(self, iovec: Sequence[bytes]) -> None:
+        """Write a part of an answer, given in pieces."""
+        if self._writing_paused:
+            self.connections.memory.add(sum(map(len, iovec)))
+        super().writeSequence(iovec)
 
     def loseConnection(self) -> None:
         """Close after all is sent, or after the time-out of a slow reader."""
@@ -228,6 +254,40 @@ class Channel(StrictChannel):
         """Give a client that was refused the time to read the answer and to close."""
         self.connections.stop_timeouts(self)
         self.connections.closing.start(self)
+
+    # What Memory calls
+
+    def count_memory(self, usage: Usage) -> int:
+        """Add what the connection buffers to the usage; return its bytes."""
+        if self._freed:
+            return 0
+        arrived, waiting = self.unparsed_bytes, buffered(self.transport)
+        for request in self.requests:
+            arrived += request.body_bytes
+            if request.stream is not None:
+                waiting += request.stream.count_held(usage)
+        usage.request += arrived
+        usage.send += waiting
+        return arrived + waiting
+
+    def free_memory(self) -> None:
+        """Close, and drop all that is buffered: the daemon's buffers are full.
+
+        A request that is arriving is answered with 503. If one is being answered, or much is
+        unsent, the connection is reset.
+        """
+        self._freed = True
+        arriving = self in self.connections.reading and not self._refused
+        if arriving and self._next is None and unsent(self.transport) <= _SENT_BEFORE_REFUSAL:
+            for request in self.requests:
+                request.content = BytesIO()
+            where = "body" if self.requests else None
+            self.refuse(503, MEMORY_EXCEEDED.reason, where, {"Retry-After": "1"})
+            return
+        for request in self.requests:
+            if request.stream is not None:
+                request.stream.break_off(MEMORY_EXCEEDED)
+        self.abort()
 
     # What time-outs call
 
@@ -358,10 +418,14 @@ class Channel(StrictChannel):
 
 
 class HttpConnections:
-    """The open HTTP connections of a site, and the time-outs that they are under."""
+    """The open HTTP connections of a site, and the time-outs that they are under.
 
-    def __init__(self, clock: IReactorTime) -> None:
+    :param memory: bounds what all connections buffer.
+    """
+
+    def __init__(self, clock: IReactorTime, memory: Memory) -> None:
         self.clock = clock
+        self.memory = memory
         #: Connections on which a request is awaited for the first time, or is arriving.
         self.reading = TimeoutQueue(
             clock, timeout=REQUEST_TIMEOUT, expired=Channel.request_timed_out
@@ -383,6 +447,7 @@ class HttpConnections:
         #: True if a head that arrives in one piece is read at once, which is a fast path.
         self.reads_whole_heads = Channel.can_handle()
         self._open: set[Channel] = set()
+        memory.watch(self._open)
         # Waits for the last connection to close.
         self._emptied: list[Deferred[None]] = []
 

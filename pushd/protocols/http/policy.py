@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pushd.access.admission import Admission
 from pushd.access.counters import Counters
 from pushd.access.limits import Limits
+from pushd.access.memory import Memory
 from pushd.access.proxies import Proxies
 from pushd.access.throttle import Throttle
 from pushd.protocols.http.guard import Guard
@@ -17,6 +18,7 @@ from pushd.protocols.http.guard import Guard
 class SitePolicy:
     """What a site checks of each connection and request.
 
+    :param memory: bounds what all connections buffer.
     :param limits: ``max_message`` is also the limit of a request's body.
     :param large_bodies: for paths with a higher limit, a function that computes it from
         ``max_message``.
@@ -27,6 +29,7 @@ class SitePolicy:
     throttle: Throttle
     proxies: Proxies
     counters: Counters
+    memory: Memory
     limits: Limits
     large_bodies: Mapping[bytes, Callable[[int], int]] = field(default_factory=dict)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from io import BytesIO
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
@@ -16,6 +16,8 @@ from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
 from pushd.access.admission import Slot
+from pushd.access.closing import Closing
+from pushd.access.memory import Usage
 from pushd.protocols.http.headers import (
     RequestHeaders,
     asks_for_websocket,
@@ -30,6 +32,16 @@ _log = Logger(namespace="pushd.protocols")
 # Beyond this many chunks, a body must have this many bytes a chunk on average.
 _FREE_CHUNKS = 4096
 _MEAN_CHUNK = 16
+
+
+class Stream(Protocol):
+    """An answer that goes on for as long as its connection."""
+
+    def count_held(self, usage: Usage) -> int:
+        """Return the bytes that wait to be written; of what many hold, only once for a usage."""
+
+    def break_off(self, closing: Closing) -> None:
+        """End the answer at once, with what waits."""
 
 
 class ChannelRequest(Request):
@@ -56,6 +68,8 @@ class ChannelRequest(Request):
     connection: int | None = None
     #: False for a stream, whose end has a log line of its own.
     has_access_line = True
+    #: What answers it, if that is a stream.
+    stream: Stream | None = None
     #: Ends a wait for news: called once the client has closed its side of the connection.
     end_waiting: Callable[[], object] = staticmethod(lambda: None)
 
@@ -95,7 +109,10 @@ class ChannelRequest(Request):
         self.args = parse_qs(query, 1) if query else {}
         if self.content is None:
             self.content = BytesIO()
-        self.content.seek(0)
+        elif self.content.tell():
+            # The buffer has grown in steps. This makes it as long as the body; read() shares it.
+            self.content.getvalue()
+            self.content.seek(0)
         self.process()
 
     def process(self) -> None:
@@ -177,6 +194,12 @@ class ChannelRequest(Request):
             self.channel.refuse(400, "the body has too many tiny chunks", "body")
         else:
             super().handleContentChunk(data)
+
+    @property
+    def body_bytes(self) -> int:
+        """How many bytes of the body are kept."""
+        content = self.content
+        return 0 if content is None or content.closed else content.getbuffer().nbytes
 
     @property
     def seconds(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -158,17 +159,24 @@ class StrictChannel(HTTPChannelAdapter):
         """The target of the request that is arriving (RFC 9112 §3.2)."""
         return self._request_line.split(b" ")[1]
 
-    def refuse(self, status: int, reason: str, where: str | None = None) -> None:
+    def refuse(
+        self,
+        status: int,
+        reason: str,
+        where: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         """Answer a request that cannot be handled, and close.
 
         :param where: the wrong part of the request, named in a JSON answer.
+        :param headers: of the answer.
         """
         if self._refused:
             return
         self.site.log_refusal(peer_name(self.transport.getPeer()), status, reason)
-        answer = refusal(status, reason)
+        answer = refusal(status, reason, headers)
         if where is not None and _JSON_PATHS.match(path_in(self.target)):
-            answer = json_refusal(status, reason, where)
+            answer = json_refusal(status, reason, where, headers)
         self._answer_and_close(answer)
 
     def await_close(self) -> None:

@@ -16,8 +16,8 @@ _MAX_BYTES = 1 << 20
 #: The most that is read of what a lost connection has received, in bytes.
 MAX_REST = 2 * _MAX_BYTES
 
-# What a message takes in memory beside its text, in bytes.
-_OVERHEAD = 64
+# What a message takes in memory beside its text, in bytes: a tuple, its objects, and its place.
+_OVERHEAD = 160
 
 # Text beyond ASCII that is longer than this is kept in UTF-8: as str, a single emoji makes each of
 # its characters take four bytes.
@@ -26,6 +26,9 @@ _ENCODED_FROM = 1024
 
 class Source(Protocol):
     """Where messages come from: a connection whose reading can be paused."""
+
+    def message_kept(self, size: int) -> None:
+        """Note that a message waits to be read, which takes a number of bytes."""
 
     def pause_reading(self) -> None:
         """Deliver no more messages until reading is resumed."""
@@ -87,9 +90,12 @@ class Inbox:
                 size = getsizeof(message)
         self.messages.append((kept, size, encoded))
         self._size += size
-        if self.source is not None and not self._paused and self._is_full():
-            self._paused = True
-            self.source.pause_reading()
+        source = self.source
+        if source is not None:
+            source.message_kept(size + _OVERHEAD)
+            if not self._paused and self._is_full():
+                self._paused = True
+                source.pause_reading()
 
     def take(self) -> str | bytes:
         """Take the next message; there must be one."""
@@ -118,13 +124,18 @@ class Inbox:
         return self.waiter
 
     @property
+    def memory(self) -> int:
+        """The memory that the messages take, in bytes."""
+        return self._size + _OVERHEAD * len(self.messages)
+
+    @property
     def takes_rest(self) -> bool:
         """Whether it has room for what is left to read of a lost connection: up to 2 MiB.
 
         The number of messages is not limited then, as pausing would not hold the peer any more, but
         what each takes beside its text counts.
         """
-        return self._size + len(self.messages) * _OVERHEAD < MAX_REST
+        return self.memory < MAX_REST
 
     def clear(self) -> None:
         """Drop all messages."""

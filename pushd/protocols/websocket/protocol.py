@@ -48,6 +48,7 @@ from pushd.access.closing import (
     INTERNAL_ERROR,
     INVALID_COMPRESSION,
     INVALID_TEXT,
+    MEMORY_EXCEEDED,
     PEER,
     RATE_EXCEEDED,
     TINY_FRAGMENTS,
@@ -59,10 +60,11 @@ from pushd.access.closing import (
 )
 from pushd.access.counters import Traffic
 from pushd.access.limits import Limits, TokenBucket
+from pushd.access.memory import Memory, Usage
 from pushd.access.progress import Progress
 from pushd.protocols.cork import Cork, Writable
 from pushd.protocols.fast_paths import FAST_PATHS, missing
-from pushd.protocols.twisted_internals import receive_rest, unsent, untaken
+from pushd.protocols.twisted_internals import buffered, receive_rest, unsent, untaken
 from pushd.protocols.websocket.deflate import decompressor, negotiate
 from pushd.protocols.websocket.fragments import FragmentedMessage
 from pushd.protocols.websocket.frames import (
@@ -114,6 +116,9 @@ _BURST = 10
 
 # The most bytes that TLS adds to a Close frame, and that its own end takes.
 _TLS_GOODBYE = 64
+
+# Unsent bytes behind which a Close frame is still sent if the daemon's buffers are full.
+_SENT_BEFORE_CLOSE = 4096
 
 # Bytes in the transport's buffer from which Twisted asks a producer to pause.
 _PAUSED_FROM = FileDescriptor.bufferSize
@@ -190,6 +195,8 @@ class PushProtocol(WebSocketServerProtocol):
     # The message that arrives in fragments, or through Autobahn. Between messages it is an empty
     # one that all connections share, and that nothing changes: onMessageBegin replaces it.
     _message = FragmentedMessage()
+    # Whether it is being closed because the daemon's buffers are full; it holds nothing any more.
+    _freed = False
     # Whether input is read and dropped, as the connection has failed.
     _discards_input = False
     _ping_payload = b""
@@ -248,6 +255,7 @@ class PushProtocol(WebSocketServerProtocol):
         extensions = self._negotiate(handshake.extensions)
         self._writer.write(opening(handshake.key, subprotocol, extensions))
         factory.pings.start(self)
+        factory.open.add(self)
         # Frames may have arrived right behind the handshake.
         channel.forward(self.dataReceived)
 
@@ -260,6 +268,7 @@ class PushProtocol(WebSocketServerProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Stop all timers, and tell the WebSocket and the owner that the connection is gone."""
         self._read_rest()
+        self.factory.open.discard(self)
         for queue in self.factory.timeouts:
             queue.stop(self)
         if self._waiting_pong is not None:
@@ -325,7 +334,8 @@ class PushProtocol(WebSocketServerProtocol):
                 f"message of {len(payload)} bytes: --max-message allows {limits.max_message}"
             )
         # As long as the transport has not asked for a pause, its buffer is nearly empty.
-        may_be_full = self._writing_paused or limits.max_buffered < _PAUSED_FROM
+        paused = self._writing_paused
+        may_be_full = paused or limits.max_buffered < _PAUSED_FROM
         if may_be_full and self.is_full():
             self.close(TRY_AGAIN_LATER)
             return
@@ -333,6 +343,8 @@ class PushProtocol(WebSocketServerProtocol):
         traffic = self.traffic
         traffic.messages_out += 1
         traffic.bytes_out += len(data)
+        if paused:
+            self.factory.memory.add(len(data))
         self._writer.write(data)
 
     def push(self, payload: bytes, *, binary: bool) -> None:
@@ -341,6 +353,8 @@ class PushProtocol(WebSocketServerProtocol):
 
     def push_frames(self, frames: bytes) -> None:
         """Send frames that are complete."""
+        if self._writing_paused:
+            self.factory.memory.add(len(frames))
         self._writer.write(frames)
 
     @property
@@ -354,13 +368,21 @@ class PushProtocol(WebSocketServerProtocol):
         return None if self._writing_paused else self.factory.cork.sender(self.transport)
 
     def is_full(self, more: int = 0) -> bool:
-        """Whether more than ``--max-buffered`` waits to be sent, or would with ``more`` bytes."""
+        """Whether more than ``--max-buffered`` waits to be sent, or would with ``more`` bytes.
+
+        While ``--max-memory`` is exceeded, anything that waits is too much.
+        """
         # What the cork holds waits as well.
         self.factory.cork.flush()
-        return unsent(self.transport) + more > self.factory.limits.max_buffered
+        waiting = unsent(self.transport)
+        if self.factory.memory.exceeded and waiting > _PAUSED_FROM:
+            return True
+        return waiting + more > self.factory.limits.max_buffered
 
     def pauseProducing(self) -> None:
         """Note that the transport's buffer is full."""
+        if not self._writing_paused:
+            self.factory.memory.add(unsent(self.transport))
         self._writing_paused = True
         self._websocket.send_queue.pause()
 
@@ -404,6 +426,14 @@ class PushProtocol(WebSocketServerProtocol):
             self._read()
         except Exception:
             self._reading_failed()
+        # What consists of short frames alone is not unfinished.
+        if self._buffer or self._splitter is not None:
+            memory = self.factory.memory
+            if self._buffer:
+                memory.add(len(data))
+            # During the handshake a view waits for this call.
+            if not self._reading_paused:
+                memory.enforce()
 
     def _reading_failed(self) -> None:
         peer = str(self.transport.getPeer())
@@ -504,6 +534,11 @@ class PushProtocol(WebSocketServerProtocol):
         """Read on, now that other connections have had their turn."""
         self._continuation = None
         self.resume_reading()
+        self.factory.memory.enforce()
+
+    def message_kept(self, size: int) -> None:
+        """Count a message that waits for the view."""
+        self.factory.memory.add(size)
 
     def _read_short_frames(self) -> bool:
         """Read the short frames at the start of the buffer; return whether there was one."""
@@ -544,6 +579,7 @@ class PushProtocol(WebSocketServerProtocol):
         if self._splitter is None:
             self._splitter = FrameSplitter()
         piece, self._buffer, control = self._splitter.split(self._buffer)
+        self.factory.memory.add(len(piece))
         if control and not self._charge(1):
             return
         if self.factory.fast:
@@ -613,6 +649,7 @@ class PushProtocol(WebSocketServerProtocol):
             self._fail(INVALID_COMPRESSION)
             return None
         self._work += len(payload) >> 12
+        self.factory.memory.add(len(payload))
         return payload
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
@@ -763,6 +800,32 @@ class PushProtocol(WebSocketServerProtocol):
         else:
             transport.loseWriteConnection()
 
+    # Memory
+
+    def count_memory(self, usage: Usage) -> int:
+        """Add what the connection buffers to the usage; return its bytes."""
+        if self._freed:
+            return 0
+        inbox, waiting = self._websocket.count_memory(usage), buffered(self.transport)
+        unfinished = len(self._buffer) + len(self._message.received)
+        usage.message += unfinished
+        usage.send += waiting
+        return inbox + unfinished + waiting
+
+    def free_memory(self) -> None:
+        """Close with 1013, and drop all that is buffered: the daemon's buffers are full.
+
+        If much is unsent, the Close frame would not arrive before it: the connection is reset.
+        """
+        self._freed = True
+        self._message = PushProtocol._message
+        self._websocket.free_memory()
+        self._fail(MEMORY_EXCEEDED)
+        if self.state is not self.STATE_CLOSED:
+            self._discard()
+        if unsent(self.transport) > _SENT_BEFORE_CLOSE:
+            self._abort(MEMORY_EXCEEDED.reason)
+
     # The heartbeat and the time-outs
 
     def ping(self) -> None:
@@ -861,13 +924,21 @@ class PushFactory(WebSocketServerFactory):
     :param reactor: where time comes from.
     :param limits: in force at any moment; what a reload changes in them applies at once.
     :param cork: through which all connections write.
+    :param memory: bounds what all connections buffer.
     """
 
-    def __init__(self, reactor: IReactorTime, limits: Limits, cork: Cork) -> None:
+    def __init__(self, reactor: IReactorTime, limits: Limits, cork: Cork, memory: Memory) -> None:
         super().__init__(reactor=reactor, server=None)
         self.clock = reactor
         self.limits = limits
         self.cork = cork
+        self.memory = memory
+        #: Connections that are not lost.
+        self.open: set[PushProtocol] = set()
+        #: WebSockets whose connection is lost, and whose messages the view may still read.
+        self.unread: set[WebSocket] = set()
+        memory.watch(self.open)
+        memory.watch(self.unread)
         #: Connections that will be pinged: all that are open.
         self.pings = TimeoutQueue(reactor, timeout=PING_INTERVAL, expired=PushProtocol.ping)
         #: Connections that have been pinged and have not answered.

@@ -33,6 +33,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from pushd.access.closing import NORMAL, Closing
+from pushd.access.memory import Usage
 from pushd.errors import ConversationOver
 from pushd.protocols.websocket.grace import MAX_IGNORED, TELLING_COST, THROTTLE, Grace
 from pushd.protocols.websocket.inbox import Inbox, Source
@@ -355,6 +356,21 @@ class WebSocket:
         """Whether the end of the conversation notifies a task that awaits this."""
         return awaited is self._inbox.waiter or awaited in self._close_waiters
 
+    def count_memory(self, usage: Usage) -> int:
+        """Add the messages that were not read to the usage; return their bytes."""
+        inbox = self._inbox
+        if not inbox.messages:
+            return 0
+        size = inbox.memory
+        usage.inbox += size
+        return size
+
+    def free_memory(self) -> None:
+        """Drop the messages that were not read."""
+        self._inbox.clear()
+        if self._state is not _OPEN:
+            self._all_read()
+
     @property
     def is_close_awaited(self) -> bool:
         """Whether ``close`` was called and has yet to fire, once the peer has taken what was sent.
@@ -364,14 +380,16 @@ class WebSocket:
         return self._close_called and self._wire is not None
 
     def when_read(self, call: Callable[[], object]) -> None:
-        """Call a function once no message is kept for the view, now that the connection is gone.
+        """Call a function once no message is kept for the view, while ``is_unread`` is true.
 
         That is when the view has read them or has finished, or when its grace is over.
         """
-        if self._owner is None or not self._inbox.messages:
-            call()
-        else:
-            self._on_read = call
+        self._on_read = call
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether messages are kept that the view may still read."""
+        return self._owner is not None and bool(self._inbox.messages)
 
     def close_with(self, closing: Closing) -> Deferred[None]:
         """Close with a code and a reason; see ``close``."""

@@ -93,6 +93,9 @@ class RedisBroker:
         """Return 0: the histories are in Redis."""
         return 0
 
+    def trim_history(self, size: int) -> None:
+        """Do nothing: the histories are in Redis."""
+
     def start(
         self,
         deliver: Callable[[Publication], None],

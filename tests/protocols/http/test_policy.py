@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.admission import Admission
 from pushd.access.counters import Counters
 from pushd.access.limits import Limits
+from pushd.access.memory import Memory
 from pushd.access.proxies import Proxies
 from pushd.access.throttle import Throttle
 from pushd.protocols.http.policy import SitePolicy
@@ -23,6 +24,7 @@ class BodyLimitTests(SynchronousTestCase):
             throttle=Throttle(Clock(), limits, proxies, counters.slowed),
             proxies=proxies,
             counters=counters,
+            memory=Memory(Clock(), limits),
             limits=limits,
             large_bodies={b"/publish": lambda size: 2 * size},
         )

@@ -20,6 +20,11 @@ class RecordingSource:
 
     def __init__(self) -> None:
         self.events: list[str] = []
+        self.kept = 0
+
+    def message_kept(self, size: int) -> None:
+        """Add up what messages take."""
+        self.kept += size
 
     def pause_reading(self) -> None:
         """Record it."""
@@ -111,6 +116,18 @@ class ReadingTests(InboxTestCase):
                 self.put(message)
                 self.assertEqual(self.take(1), [message])
                 self.assertEqual(self.inbox._size, 0)
+
+    def test_memory(self) -> None:
+        """What waits counts with what Python needs for it; a message that is awaited does not."""
+        self.inbox.wait(None)
+        for message in ("awaited", "x" * 1000, b"yz"):
+            self.inbox.put(message)
+        self.assertEqual(self.inbox.memory, 1002 + 2 * 160)
+        self.assertEqual(self.source.kept, self.inbox.memory)
+        self.inbox.take()
+        self.assertEqual(self.inbox.memory, 2 + 160)
+        self.inbox.clear()
+        self.assertEqual(self.inbox.memory, 0)
 
     def test_without_source(self) -> None:
         """After the connection is lost nothing is paused or resumed."""

@@ -15,6 +15,7 @@ from twisted.logger import LogEvent, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.limits import Limits
+from pushd.access.memory import Memory
 from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FastPaths
 from pushd.protocols.websocket import protocol
@@ -597,7 +598,7 @@ class TransportTests(WebSocketTestCase):
 class FactoryTests(SynchronousTestCase):
     def test_no_connection_of_its_own(self) -> None:
         """The factory builds no protocol for a connection that is not an upgrade of HTTP."""
-        factory = PushFactory(Clock(), Limits(), Cork())
+        factory = PushFactory(Clock(), Limits(), Cork(), Memory(Clock(), Limits()))
         with self.assertRaises(RuntimeError):
             factory.buildProtocol(None)
 
@@ -619,7 +620,7 @@ class FastPathTests(SynchronousTestCase):
 
     def make_factory(self) -> PushFactory:
         """Make a factory."""
-        return PushFactory(Clock(), Limits(), Cork())
+        return PushFactory(Clock(), Limits(), Cork(), Memory(Clock(), Limits()))
 
     def test_on(self) -> None:
         """The installed version of Autobahn has everything that they rely on."""

@@ -77,6 +77,9 @@ class FakeConnection:
         """Record the Close."""
         self.closings.append(closing)
 
+    def message_kept(self, size: int) -> None:
+        """Do nothing."""
+
     def pause_reading(self) -> None:
         """Record it."""
         self.events.append("pause")
