@@ -15,8 +15,10 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pushd.options.parsers import BEHIND_PROXY
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.site import PushdSite
+from pushd.protocols.proxy_protocol import ProxyProtocolFactory
 from pushd.protocols.twisted_internals import pass_half_closes
 from pushd.service.reactor import accept_directly
 
@@ -55,6 +57,8 @@ class PortService(Service):
     ) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
+        # Without the prefix: Twisted's own wrapper is not used.
+        self._plain = endpoint.removeprefix(BEHIND_PROXY)
         self._site = site
         self._message = message
         self._option = option
@@ -65,7 +69,7 @@ class PortService(Service):
         """Listen, before twistd drops its privileges. Ends the process with one line on failure."""
         failures: list[Failure] = []
         try:
-            description = _with_backlog(self._endpoint)
+            description = _with_backlog(self._plain)
             if self._private:
                 description = _with_mode(description)
             endpoint = serverFromString(self._reactor, description)
@@ -110,12 +114,22 @@ class PortService(Service):
     def _exit(self, reason: str) -> SystemExit:
         return SystemExit(f"pushd: {self._option} {self._endpoint}: {reason}")
 
+    def _expect_header(self, port: Any) -> None:
+        """Let each connection begin with a header of the PROXY protocol.
+
+        It is outside of TLS, where proxies send it.
+        """
+        wrapped = getattr(port, "factory", self._site)
+        port.factory = ProxyProtocolFactory(wrapped, self._site, self._reactor)
+
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
         set_socket_options(port)
+        if self._plain != self._endpoint:
+            self._expect_header(port)
         accept_directly(port)
         pass_half_closes(getattr(port, "factory", None))
-        _log.info(self._message, event="listening", url=_url(self._endpoint, port))
+        _log.info(self._message, event="listening", url=_url(self._plain, port))
 
 
 def set_socket_options(port: Any) -> None:

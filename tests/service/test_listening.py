@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.http.site import PushdSite
@@ -26,7 +27,11 @@ class PortServiceTests(SynchronousTestCase):
     def test_backlog(self) -> None:
         """The backlog is 2048 unless the endpoint gives another."""
         daemon = Daemon()
-        for endpoint, backlog in (("tcp:1", 2048), ("tcp:1:backlog=7", 7)):
+        for endpoint, backlog in (
+            ("tcp:1", 2048),
+            ("tcp:1:backlog=7", 7),
+            ("haproxy:tcp:1", 2048),
+        ):
             reactor = MemoryReactorClock()
             PortService(
                 reactor, endpoint, site_of(daemon), message="{url}", option="--listen"
@@ -68,6 +73,20 @@ class PortServiceTests(SynchronousTestCase):
             reactor, "tcp:1", site_of(Daemon()), message="", option="--control", private=True
         ).startService()
         self.assertEqual(len(reactor.tcpServers), 1)
+
+    def test_behind_proxy(self) -> None:
+        """Behind haproxy: each connection begins with a header of the PROXY protocol."""
+        reactor, site = MemoryReactorClock(), site_of(Daemon())
+        for endpoint in ("tcp:1", "haproxy:tcp:1"):
+            with capturedLogs() as events:
+                service = PortService(reactor, endpoint, site, message="{url}", option="--listen")
+                service.startService()
+            self.assertEqual(events[0]["url"], "http://127.0.0.1:1/")
+            factory = getattr(service._port, "factory", site)
+            self.assertEqual(
+                type(factory.buildProtocol(None)).__name__,
+                "ProxiedConnection" if endpoint.startswith("haproxy:") else "Channel",
+            )
 
     def test_systemd_without_a_socket(self) -> None:
         """A socket that systemd did not pass ends the process, with one line."""
