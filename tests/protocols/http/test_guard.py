@@ -261,6 +261,24 @@ class OriginTests(GuardTestCase):
         self.assertIsNone(self.connect("https://localhost:8080", **proto))
         self.assert_refused(self.connect("http://localhost:8080", **proto), 403, "origin")
 
+    def test_behind_traefik(self) -> None:
+        """Traefik gives the scheme of a WebSocket's URL, and that of its page is https or http."""
+        self.start(proxies=Proxies(["127.0.0.1"]))
+        for proto, own, other in (
+            ("wss", "https", "http"),
+            ("WSS", "https", "http"),
+            ("ws", "http", "https"),
+        ):
+            self.assertIsNone(self.connect(f"{own}://localhost:8080", X_Forwarded_Proto=proto))
+            refused = self.connect(f"{other}://localhost:8080", X_Forwarded_Proto=proto)
+            self.assert_refused(refused, 403, "origin")
+
+    def test_behind_two_proxies(self) -> None:
+        """Of two proxies the first knows the client's scheme, and says it first."""
+        self.start(proxies=Proxies(["127.0.0.1"]))
+        for proto in ("https, http", "wss,ws", "https,wss, http"):
+            self.assertIsNone(self.connect("https://localhost:8080", X_Forwarded_Proto=proto))
+
     def test_scheme_from_client(self) -> None:
         """X-Forwarded-Proto of a client that is no trusted proxy is ignored."""
         answer = self.connect("https://localhost:8080", X_Forwarded_Proto="https")
