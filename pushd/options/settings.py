@@ -195,6 +195,17 @@ class Settings:
         default=(),
         live=True,
     )
+    control_hosts: Hosts = setting(
+        ACCESS,
+        "control-host",
+        "NAME",
+        Hosts,
+        "Name under which the control port is served besides localhost and its own address, such "
+        "as pushd or *.example.com; others get 403, except for health checks. May be given more "
+        "than once.",
+        default=(),
+        live=True,
+    )
     token_keys: TokenKeys = setting(
         ACCESS,
         "token-key",

@@ -275,7 +275,7 @@ def control_policy(
     untrusted, trusted = Proxies(), Proxies(["0.0.0.0/0", "::/0"])
     own = Limits(max_connections=_CONTROL_CONNECTIONS, max_per_address=_CONTROL_CONNECTIONS)
     return SitePolicy(
-        guard=control_guard,
+        guard=control_guard(live.control_hosts),
         admission=Admission(own, untrusted),
         throttle=Throttle(clock, own, trusted, counters.slowed),
         proxies=untrusted,
