@@ -296,6 +296,32 @@ class Settings:
             live=True,
         ),
         Option(
+            LIMITS,
+            "keep-alive",
+            "SECONDS",
+            number(1, 3600),
+            "Time that a connection may be idle between two requests. It must be longer than a "
+            "proxy keeps idle connections to pushd, which is often 60 seconds.",
+            live=True,
+        ),
+        Option(
+            LIMITS,
+            "request-timeout",
+            "SECONDS",
+            number(1, 3600),
+            "Time for the head of a request. Later ones are rejected with 408.",
+            live=True,
+        ),
+        Option(
+            LIMITS,
+            "body-timeout",
+            "SECONDS",
+            number(1, 3600),
+            "Time over which the body of a request must bring 500 bytes a second on average, or "
+            "its end. Slower ones are rejected with 408.",
+            live=True,
+        ),
+        Option(
             SHUTDOWN,
             "drain",
             "SECONDS",

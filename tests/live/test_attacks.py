@@ -485,7 +485,7 @@ def test_slow_requests(daemon: DaemonProcess, url: str) -> None:
 
 @pytest.mark.parametrize("body", [False, True], ids=["head", "body"])
 def test_slow_request_ends(body: bool) -> None:
-    """A request must be complete within 20 s, or it is answered with 408."""
+    """A head must be complete within 20 s, and a body keep its pace, or the answer is 408."""
     daemon = Daemon()
     wire = daemon.open_connection()
     head = request("localhost:8080", "/test/", "Content-Length: 1000", "X: y", method="POST")
