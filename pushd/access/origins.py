@@ -74,6 +74,20 @@ class Origins:
         self._all, self._apps = other._all, other._apps
         self._exact, self._below = other._exact, other._below
 
+    def names(self, origin: str) -> bool:
+        """Whether an allowed origin is one that the operator has named.
+
+        ``*``, ``null`` and all hosts of an app's scheme name none: anyone can have such an origin.
+        """
+        if origin == _NO_ORIGIN:
+            return False
+        if origin.lower() in self._apps:
+            return True
+        try:
+            return self._is_listed(_parse_origin(origin))
+        except ValueError:
+            return False
+
     def allows(self, origin: str | None, *, scheme: str, host: str) -> bool:
         """Whether a page of an origin may connect.
 
@@ -90,11 +104,14 @@ class Origins:
             own = _parse_origin(f"{scheme}://{host}")
         except ValueError:
             return False
-        if asking == own or asking in self._exact:
+        return asking == own or self._is_listed(asking)
+
+    def _is_listed(self, asking: tuple[str, str, int]) -> bool:
+        if asking in self._exact:
             return True
         return any(
-            asking[0] == scheme_ and asking[2] == port and asking[1].endswith(domain)
-            for scheme_, domain, port in self._below
+            asking[0] == scheme and asking[2] == port and asking[1].endswith(domain)
+            for scheme, domain, port in self._below
         )
 
     def _allows_app(self, origin: str) -> bool:
