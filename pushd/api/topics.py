@@ -21,7 +21,6 @@ from pushd.api.resource import DaemonState, refuse
 from pushd.api.sse import COMMENT_INTERVAL, EventStream
 from pushd.api.websocket import TopicView
 from pushd.errors import BadRequest, Denied
-from pushd.protocols.http.guard import is_topic
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import Response, json_refusal, write_response
 from pushd.schedule.timeouts import TimeoutQueue
@@ -38,7 +37,9 @@ _MAX_WAIT = 60.0
 _SECONDS = re.compile(r"\d{1,3}(\.\d{1,6})?")
 
 # Request headers that a page of an allowed origin may set.
-_PAGE_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+_PAGE_HEADERS = (
+    "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, X-Requested-With"
+)
 
 
 class TopicDependencies:
@@ -80,7 +81,6 @@ class TopicResource(Resource):
 
     def render(self, request: Any) -> int:
         """Answer, or refuse the request."""
-        self._allow_origin(request)
         if self._connections.closing is not None:
             request.site.count_refusal(503)
             retry = {"Retry-After": "1"}
@@ -135,18 +135,6 @@ class TopicResource(Resource):
     @property
     def _methods(self) -> str:
         return "GET, POST" if self._authorizer.keys else "GET"
-
-    def _allow_origin(self, request: Any) -> None:
-        """Let a page of another origin read the response, refusals included.
-
-        The guard has refused requests of other origins than the allowed ones; it recognizes
-        topics by the same function.
-        """
-        origin = request.getHeader(b"origin")
-        if origin is not None and is_topic(request.path):
-            request.setHeader(b"access-control-allow-origin", origin)
-            request.setHeader(b"access-control-expose-headers", b"Retry-After, WWW-Authenticate")
-            request.setHeader(b"vary", b"origin")
 
     def _preflight(self) -> dict[str, str]:
         """Return the headers that answer a CORS preflight request (WHATWG Fetch §3.2.2)."""

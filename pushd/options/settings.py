@@ -179,8 +179,9 @@ class Settings:
         "ORIGIN",
         Origins,
         "Origin other than pushd's own whose pages may open WebSockets and use topics, such as "
-        "https://example.com or https://*.example.com; * allows every origin. May be given more "
-        "than once.",
+        "https://example.com or https://*.example.com, or of an app, such as "
+        "capacitor://localhost, file:// or null; * allows every origin. May be given more than "
+        "once.",
         default=(),
         live=True,
     )
