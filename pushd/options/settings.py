@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from pushd.access.limits import Limits
@@ -116,10 +117,12 @@ class Settings:
             "demo",
             "on|off",
             parse_switch,
-            "Serve the demo at /test/ and /play/, too. With --wsgi there is no demo.",
+            "Serve the demo, too: a start page, /test/, /topics.html and /play/. With --wsgi there "
+            "is no demo.",
             default="on",
         ),
     )
+    demo: bool = combined_setting(itemgetter("demo"), lambda: True)
     threads: int = setting(
         VIEWS,
         "threads",
