@@ -20,7 +20,7 @@ _log = Logger(namespace="pushd.service")
 class LiveSettings:
     """The settings that a reload can change, as the parts of a running daemon read them.
 
-    A daemon has one of these. What depends on a setting keeps a reference to one of its four
+    A daemon has one of these. What depends on a setting keeps a reference to one of its five
     objects, which a reload changes in place.
 
     :param allow_connections: gives how many of the wanted connections the process can have.
@@ -33,6 +33,8 @@ class LiveSettings:
         self.origins = Origins()
         #: Names under which the public port is served.
         self.hosts = Hosts()
+        #: Further names under which the control port is served.
+        self.control_hosts = Hosts()
         #: Keys of tokens.
         self.keys = TokenKeys()
 
@@ -40,6 +42,7 @@ class LiveSettings:
         """Put settings in force: at the start, and after each reload."""
         self.origins.replace(settings.origins)
         self.hosts.replace(settings.hosts)
+        self.control_hosts.replace(settings.control_hosts)
         self.keys.replace(settings.token_keys)
         allowed = self._allow_connections(settings.limits.max_connections)
         self.limits.change_to(replace(settings.limits, max_connections=allowed))
