@@ -78,6 +78,6 @@ class ScriptTests(CommandTestCase):
             dup2=lambda *args: duplicated.append(args),
         )
         self.patch(script, "os", fake)
-        self.patch(sys, "stdout", SimpleNamespace(fileno=lambda: 1))
+        self.patch(sys, "stdout", SimpleNamespace(fileno=lambda: 1, flush=lambda: None))
         self.assertEqual(script.main(), 1)
         self.assertEqual(duplicated, [(77, 1)])
