@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import stat
+from errno import EADDRINUSE
 from typing import Any
 
 from twisted.application.service import Service
@@ -89,7 +90,7 @@ class PortService(Service):
         listening.addCallback(self._listening).addErrback(failures.append)
         if failures:
             self._release(None)
-            raise self._exit(failures[0].getErrorMessage())
+            raise self._exit(failures[0].getErrorMessage() + self._advise(failures[0].value))
 
     def startService(self) -> None:
         """Listen now if the process never had privileges to drop."""
@@ -137,6 +138,14 @@ class PortService(Service):
 
     def _exit(self, reason: str) -> SystemExit:
         return SystemExit(f"pushd: {self._option} {self._endpoint}: {reason}")
+
+    def _advise(self, error: Any) -> str:
+        """Return what an operator can do about an error, to be appended to its text."""
+        if getattr(getattr(error, "socketError", error), "errno", None) != EADDRINUSE:
+            return ""
+        option = self._option
+        none = f", or {option} none" if self._private else ""
+        return f" Stop what listens there, or choose another endpoint with {option}{none}."
 
     def _expect_header(self, port: Any) -> None:
         """Let each connection begin with a header of the PROXY protocol.

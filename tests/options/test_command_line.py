@@ -78,6 +78,7 @@ class CommandLineTests(OptionsTestCase):
             ("--Threads", "unknown option --Threads: did you mean --threads?"),
             ("--max_rate=1", "unknown option --max_rate: did you mean --max-rate?"),
             ("--print-confg", "unknown option --print-confg: did you mean --print-config?"),
+            ("--port", "unknown option --port: did you mean --listen?"),
             ("--colour=red", "unknown option --colour: see twistd pushd --help"),
             ("-t", "unknown option -t: options begin with two dashes, see twistd pushd --help"),
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -156,6 +157,7 @@ class PortsTests(SynchronousTestCase):
             assert isinstance(line, str)
             self.assertTrue(line.startswith("pushd: --listen tcp:80:interface=127.0.0.1: "), line)
             self.assertIn(words, line)
+            self.assertEqual("choose another endpoint with --listen" in line, words == "in use")
             self.assertEqual(line.splitlines(), [line])
 
     def test_no_descriptor(self) -> None:
@@ -326,11 +328,12 @@ class CheckRedisTests(SynchronousTestCase):
 
     def test_not_installed(self) -> None:
         """Without the redis extra, the process ends with the command to install it."""
-        for name in ("pushd.topics.redis.session",):
-            self.addCleanup(sys.modules.__setitem__, name, sys.modules[name])
+        for name in ("pushd.topics.redis.session", "hiredis"):
+            module = importlib.import_module(name)
             sys.modules[name] = None  # type: ignore[assignment]  # what makes an import fail
-        error = self.assertRaises(SystemExit, check_redis, UNREACHABLE)
-        self.assertIn("pip install 'pushd[redis]'", str(error))
+            error = self.assertRaises(SystemExit, check_redis, UNREACHABLE)
+            sys.modules[name] = module
+            self.assertIn("pip install 'pushd[redis]'", str(error))
 
 
 class PolicyTests(SynchronousTestCase):
