@@ -17,13 +17,13 @@ from pushd.access.connections import log_closed, log_opened
 from pushd.access.tokens import Identity
 from pushd.api.longpoll import LongPoll
 from pushd.api.publish import PublishResource, read_topic
-from pushd.api.resource import DaemonState, refuse
-from pushd.api.sse import COMMENT_INTERVAL, EventStream
+from pushd.api.resource import DaemonState, allowed_methods, refuse
+from pushd.api.sse import COMMENT_INTERVAL, STREAM_HEADERS, EventStream
 from pushd.api.websocket import TopicView
 from pushd.errors import BadRequest, Denied
 from pushd.protocols.http.guard import is_topic
 from pushd.protocols.http.request import path_of
-from pushd.protocols.http.response import Response, json_refusal, write_response
+from pushd.protocols.http.response import JSON_HEADERS, Response, json_refusal, write_response
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.publication import Id
 from pushd.views.decorators import Handshakes
@@ -102,6 +102,9 @@ class TopicResource(Resource):
     def _answer(self, request: Any) -> int:
         """Publish, or subscribe by the transport that the request is for."""
         topic = read_topic(self._name, "topic")
+        if request.method == b"OPTIONS":
+            write_response(request, Response(204, {"Allow": self._allow}))
+            return NOT_DONE_YET
         is_websocket = request.wants_websocket
         if request.method == b"POST" and self._authorizer.keys and not is_websocket:
             subject = self._read_publisher(request, topic)
@@ -120,9 +123,15 @@ class TopicResource(Resource):
             request.site.count_refusal(426)
             error = "WebSocket handshake without Upgrade: a proxy in between removed the header"
             raise BadRequest(error, "Upgrade", 426, UPGRADE)
+        if request.method == b"HEAD":
+            # At once, and without a Content-Length, which only the answer to a GET can have.
+            for name, value in (STREAM_HEADERS if is_stream else JSON_HEADERS).items():
+                request.setHeader(name, value)
+            request.finish()
+            return NOT_DONE_YET
         if request.method != b"GET":
             error = "method not allowed; subscribe with GET, and publish at the control port"
-            raise BadRequest(error, "method", 405, {"Allow": self._methods})
+            raise BadRequest(error, "method", 405, {"Allow": self._allow})
         if is_stream:
             max_buffered = self._dependencies.state.limits.max_buffered
             stream = EventStream(request, self._dependencies.keep_alives, max_buffered)
@@ -135,6 +144,10 @@ class TopicResource(Resource):
     @property
     def _methods(self) -> str:
         return "GET, POST" if self._authorizer.keys else "GET"
+
+    @property
+    def _allow(self) -> str:
+        return allowed_methods(*self._methods.split(", "))
 
     def _allow_origin(self, request: Any) -> None:
         """Let a page of another origin read the response, refusals included.
