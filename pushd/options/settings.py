@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from pushd.access.limits import Limits
@@ -116,10 +117,12 @@ class Settings:
             "demo",
             "on|off",
             parse_switch,
-            "Serve the demo at /test/ and /play/, too. With --wsgi there is no demo.",
+            "Serve the demo, too: a start page, /test/, /topics.html and /play/. With --wsgi there "
+            "is no demo.",
             default="on",
         ),
     )
+    demo: bool = combined_setting(itemgetter("demo"), lambda: True)
     threads: int = setting(
         VIEWS,
         "threads",
@@ -179,8 +182,9 @@ class Settings:
         "ORIGIN",
         Origins,
         "Origin other than pushd's own whose pages may open WebSockets and use topics, such as "
-        "https://example.com or https://*.example.com; * allows every origin. May be given more "
-        "than once.",
+        "https://example.com or https://*.example.com, or of an app, such as "
+        "capacitor://localhost, file:// or null; * allows every origin. May be given more than "
+        "once.",
         default=(),
         live=True,
     )

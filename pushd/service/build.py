@@ -28,6 +28,7 @@ from pushd.api.urls import control_site, public_site
 from pushd.gateways.wsgi import Pool, WsgiGateway
 from pushd.options.settings import Settings
 from pushd.protocols.cork import Cork
+from pushd.protocols.http.cors import CrossOrigin
 from pushd.protocols.http.guard import control_guard, public_guard
 from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.site import PushdSite
@@ -68,6 +69,12 @@ _LAG = (
 
 # Connections to the control port: more than operators and publishers need.
 _CONTROL_CONNECTIONS = 1000
+
+# The demo's pages and scripts, by the path of the view that they need.
+_DEMO_FILES = {
+    "/test/": ("test.html", "demo/test.js", "demo/timeline.js"),
+    "/play/publish/": ("topics.html", "demo/topics.js", "demo/costs.js"),
+}
 
 # Requests to the control port whose body may be larger than a message.
 _LARGE_BODIES = {b"/publish": max_batch_body}
@@ -161,6 +168,12 @@ def shipped_client() -> Path:
     return installed if installed.is_dir() else package.parent / "web"
 
 
+def _scripts() -> list[str]:
+    """Return the paths of the client's scripts: also those under which an application has them."""
+    names = [script.name for script in shipped_client().glob("*.js")]
+    return [f"{folder}{name}" for folder in ("/", "/pushd/") for name in names]
+
+
 def _build_state(inputs: _BuildInputs) -> DaemonState:
     """Build what holds topics, scheduled publications and connections."""
     runtime, settings = inputs.runtime, inputs.settings
@@ -209,6 +222,7 @@ def _build_public_site(
         ),
         settings.routes,
         TopicDependencies(runtime.reactor, views, state),
+        StaticFiles([*_own_files(settings), shipped_client()], _hidden_files(settings)),
         _build_application(inputs, views),
     )
 
@@ -256,6 +270,7 @@ def public_policy(
     """Make the policy of the public port."""
     return SitePolicy(
         guard=public_guard(live.origins, live.hosts),
+        share=CrossOrigin(live.origins, _scripts()).share,
         admission=Admission(live.limits, proxies),
         throttle=Throttle(clock, live.limits, proxies, counters.slowed),
         proxies=proxies,
@@ -293,6 +308,19 @@ def _public_port(reactor: Any, endpoint: str, site: PushdSite) -> PortService:
 def _control_port(reactor: Any, endpoint: str, site: PushdSite) -> PortService:
     message = "control port listening on {url}"
     return PortService(reactor, endpoint, site, message=message, option="--control", private=True)
+
+
+def _hidden_files(settings: Settings) -> tuple[str, ...]:
+    """Files of the bundled client that are not served with ``--demo off``.
+
+    The demo's pages, except for those that views of the operator take the place of the demo's for;
+    and the start page, which links to them.
+    """
+    if settings.demo:
+        return ()
+    is_free = {path: settings.routes.match(path) is None for path in _DEMO_FILES}
+    hidden = [name for path, names in _DEMO_FILES.items() if is_free[path] for name in names]
+    return ("index.html", *hidden)
 
 
 def _own_files(settings: Settings) -> list[Path]:

@@ -983,9 +983,8 @@ def test_foreign_origin(url: str) -> None:
 
 def test_allowed_origins() -> None:
     """``--origin`` allows exactly the origins that it names."""
-    with run_daemon(
-        "--origin", "https://example.com", "--origin", "https://*.example.org"
-    ) as daemon:
+    allowed = ("https://example.com", "https://*.example.org", "capacitor://localhost", "file://")
+    with run_daemon(*(word for one in allowed for word in ("--origin", one))) as daemon:
         url = url_of(daemon)
         for origin in (
             "https://example.com",
@@ -993,6 +992,8 @@ def test_allowed_origins() -> None:
             "https://EXAMPLE.com",
             "https://a.example.org",
             "https://a.b.example.org",
+            "capacitor://localhost",
+            "file://",
         ):
             assert open_from(url, origin) == 101, origin
         for origin in (
@@ -1006,6 +1007,8 @@ def test_allowed_origins() -> None:
             "https://evil.example?.example.org",
             "https://evil.example\\.example.org",
             "null",
+            "ionic://localhost",
+            "capacitor://localhost.evil.example",
         ):
             assert open_from(url, origin) == 403, origin
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
@@ -19,6 +22,7 @@ from pushd.access.counters import Counters
 from pushd.access.limits import Limits
 from pushd.access.memory import Memory
 from pushd.access.proxies import Proxies
+from pushd.options.command_line import Options
 from pushd.options.settings import Settings
 from pushd.service.build import (
     build,
@@ -35,6 +39,8 @@ from pushd.topics.history import Retention
 from pushd.topics.redis import session as redis_probe
 from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.broker import RedisBroker
+from pushd.views.demo import ticker
+from pushd.views.routes import Routes
 from tests.support.peer import certificate_file, said
 from tests.support.recording_reactor import RecordingReactor, make_runtime
 
@@ -176,6 +182,83 @@ class PortsTests(SynchronousTestCase):
     def test_shipped_client(self) -> None:
         """The folder of the bundled client has its pages."""
         self.assertTrue((shipped_client() / "test.html").is_file())
+
+
+# A link of a page, and an import of a script.
+_LINK = re.compile(r'(?:href|src)="([^"#]*)|from "([^"]+)"')
+
+
+class DemoFilesTests(SynchronousTestCase):
+    """The start page, and the demo's pages and scripts."""
+
+    DEMO = ("/test.html", "/topics.html", "/demo/test.js", "/demo/costs.js", "/demo/topics.js")
+
+    def daemon(self, *args: str, **settings: Any) -> Daemon:
+        """Start a daemon with options of the command line."""
+        options = Options({})
+        options.parseOptions(args)
+        made = {one.name: getattr(options.settings, one.name) for one in fields(Settings)}
+        daemon = Daemon(**made | settings)
+        self.addCleanup(daemon.stop)
+        return daemon
+
+    def status(self, daemon: Daemon, path: str) -> int:
+        answer = daemon.get(path)
+        assert answer is not None
+        return answer.status
+
+    def crawl(self, daemon: Daemon, *start: str) -> set[str]:
+        """Follow all links from some pages; return the paths, all of which are there."""
+        seen: set[str] = set()
+        waiting = list(start)
+        while waiting:
+            path = waiting.pop()
+            if path in seen:
+                continue
+            seen.add(path)
+            answer = daemon.get(path)
+            assert answer is not None
+            self.assertEqual(answer.status, 404 if path == "/nothing" else 200, path)
+            waiting += [urljoin(path, a or b) for a, b in _LINK.findall(answer.text)]
+        return seen
+
+    def test_with_demo(self) -> None:
+        """The start page leads to all of the demo, and no link is dead."""
+        daemon = self.daemon()
+        seen = self.crawl(daemon, "/", "/nothing")
+        self.assertLess({"/test/", *self.DEMO} - {"/test.html"}, seen)
+
+    def test_without_demo(self) -> None:
+        """With --demo off its pages are 404, and no link is dead."""
+        daemon = self.daemon("--demo", "off")
+        seen = self.crawl(daemon, "/", "/nothing", "/pushd.js")
+        self.assertLess({"/pushd.css", "/favicon.svg", "/transports.js"}, seen)
+        for path in ("/test/", "/index.html", "/demo/timeline.js", *self.DEMO):
+            self.assertEqual(self.status(daemon, path), 404, path)
+        answer = daemon.get("/")
+        assert answer is not None
+        self.assertIn("<h1>pushd is running</h1>", answer.text)
+        self.assertEqual(getattr(daemon.request("POST", "/"), "status", None), 405)
+
+    def test_own_files(self) -> None:
+        """With --demo off, files of the operator are served, whatever their names are."""
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        for name in ("index.html", "test.html"):
+            (folder / name).write_text("ours")
+        daemon = self.daemon("--demo", "off", "--web", str(folder))
+        for path in ("/", "/index.html", "/test.html"):
+            answer = daemon.get(path)
+            assert answer is not None
+            self.assertEqual((answer.status, answer.text), (200, "ours"), path)
+        self.assertEqual(self.status(daemon, "/topics.html"), 404)
+
+    def test_own_view(self) -> None:
+        """With --demo off, a page of the demo stays if a view of the operator is at its path."""
+        daemon = self.daemon("--demo", "off", routes=Routes({"/test/": ticker}))
+        seen = self.crawl(daemon, "/", "/test/", "/test.html")
+        self.assertLess({"/demo/test.js", "/demo/timeline.js"}, seen)
+        self.assertEqual(self.status(daemon, "/topics.html"), 404)
 
 
 class IdTests(SynchronousTestCase):

@@ -100,6 +100,7 @@ class PushdSite(AccessLog, Site):
         if refused is not None:
             self.count_refusal(refused.status)
             return AnswerResource(refused)
+        self.policy.share(request)
         return self._find(request)
 
     def getContentFile(self, length: int | None) -> BytesIO:
