@@ -24,6 +24,9 @@ LEVELS = {
 # The value of --control that closes the control port.
 _NONE = "none"
 
+#: Prefix of an endpoint behind a proxy that speaks the PROXY protocol.
+BEHIND_PROXY = "haproxy:"
+
 # A socket that systemd opens. It cannot be parsed further: the daemon inherits the descriptors, but
 # a check of the options does not.
 _SYSTEMD = re.compile(r"systemd:domain=(INET6?|UNIX):(index=[0-9]{1,4}|name=[^:]+)")
@@ -43,11 +46,12 @@ def parse_listen(given: tuple[str, ...]) -> tuple[str, ...]:
     if not given:
         raise ValueError(_ENDPOINT)
     for endpoint in given:
-        if _SYSTEMD.fullmatch(endpoint):
+        plain = endpoint.removeprefix(BEHIND_PROXY)
+        if _SYSTEMD.fullmatch(plain):
             continue
         which = f"; got {endpoint}" if len(given) > 1 else ""
         try:
-            port = getattr(serverFromString(None, endpoint), "_port", 0)
+            port = getattr(serverFromString(None, plain), "_port", 0)
         except Exception as error:
             # Plugins that parse endpoints may raise anything.
             raise ValueError(f"{_ENDPOINT}{which} ({error})") from None
