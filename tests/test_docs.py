@@ -29,6 +29,7 @@ from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.tokens import read_token_keys
 from pushd.client import Client, publish
 from pushd.django.views import WebSocket as DjangoWebSocket
+from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Answer, Browser, Daemon
 from pushd.views.request import Request
@@ -414,11 +415,27 @@ class ViewsTests(SynchronousTestCase):
     def test_greet(self, names: Names) -> None:
         """A view without a decorator accepts WebSockets if its route says so."""
         with Daemon(names["views"]) as daemon:
-            self.assertEqual(_get(daemon, "/greet/caf%C3%A9/").text, "hello café")
+            self.assertEqual(_get(daemon, "/greet/caf%C3%A9/").text, "<p>hello café</p>")
+            self.assertEqual(_get(daemon, "/greet/%3Cb%3E/").text, "<p>hello &lt;b&gt;</p>")
             browser = daemon.connect("/greet/ann/")
             self.assertEqual((browser.messages, browser.closing), (["hello ann"], NORMAL))
-            self.assertEqual(_get(daemon, "/greet/ann").text, "hello ann")
+            self.assertEqual(_get(daemon, "/greet/ann").text, "<p>hello ann</p>")
             self.assertEqual(_get(daemon, "/greet/ann/lee/").status, 404)
+
+
+class SecurityTests(SynchronousTestCase):
+    """Blocks of docs/security.md."""
+
+    @runs("docs/security.md: Content-Security-Policy")
+    def test_policy(self, names: Names) -> None:
+        """A view's own policy takes the place of the default."""
+        with Daemon(names["views"]) as daemon:
+            [policy] = _get(daemon, "/map/").headers.get_all("Content-Security-Policy") or []
+            self.assertEqual(policy, "default-src 'self'; img-src 'self' https://tiles.example.com")
+
+    def test_default_policy(self) -> None:
+        """The document quotes the default."""
+        self.assertIn(f"\n    Content-Security-Policy: {DEFAULT_CSP}\n", read("docs/security.md"))
 
 
 class TokensTests(SynchronousTestCase):
@@ -568,9 +585,9 @@ class DjangoTests(SynchronousTestCase):
             assert refused is not None
             self.assertEqual(refused.status, 302)
             self.assertEqual(daemon.connect(place, headers=member).messages, [said])
-        answer = daemon.get("/rooms/a/", member)
+        answer = daemon.get("/rooms/%3Cb%3E/", member)
         assert answer is not None
-        self.assertEqual(answer.text, "a")
+        self.assertEqual(answer.text, "&lt;b&gt;")
 
     @runs("docs/django.md: Publishing")
     def test_publish(self, names: Names) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pushd.access.closing import Closing
 from pushd.access.connections import Connection
-from pushd.api.resource import AsyncResource, DaemonState
+from pushd.api.resource import AsyncResource, DaemonState, require_known
 from pushd.errors import BadRequest
 from pushd.protocols.http.response import Response, json_response
 from pushd.topics.publication import Id
@@ -33,6 +33,7 @@ class ConnectionListResource(AsyncResource):
 
     async def answer(self, request: Any) -> Response:
         """List them."""
+        require_known(request, "after")
         after = _argument(request, "after") or "0"
         if not _ID.fullmatch(after):
             raise BadRequest("after must be the id of a connection", "after")
@@ -55,8 +56,10 @@ class ConnectionResource(AsyncResource):
         if connection is None:
             raise BadRequest("no such connection", "connection", 404)
         if request.method != b"DELETE":
+            require_known(request)
             self._state.hub.flush_counters()
             return json_response(200, connection_json(connection))
+        require_known(request, "code", "reason")
         connection.closable.close_with(_closing(request))
         return Response(204)
 
@@ -66,6 +69,7 @@ class ScheduleListResource(AsyncResource):
 
     async def answer(self, request: Any) -> Response:
         """List them, oldest first."""
+        require_known(request)
         schedules = [schedule_json(one) for one in self._state.scheduled.all()]
         return json_response(200, {"schedules": schedules})
 
@@ -77,6 +81,7 @@ class ScheduleResource(AsyncResource):
 
     async def answer(self, request: Any) -> Response:
         """Describe it (GET), or cancel it (DELETE)."""
+        require_known(request)
         scheduled = self._state.scheduled.get(self._name)
         if scheduled is None:
             raise BadRequest("no such schedule", "schedule", 404)
@@ -91,6 +96,7 @@ class TopicListResource(AsyncResource):
 
     async def answer(self, request: Any) -> Response:
         """List them, by name."""
+        require_known(request)
         names = {*self._state.hub.topics(), *await self._state.broker.names()}
         first = nsmallest(_MAX_LIST, names)
         topics = [await topic_json(self._state, name) for name in first]

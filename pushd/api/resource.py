@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote_to_bytes as unquote
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -18,6 +20,12 @@ from pushd.protocols.http.response import Response, json_refusal, write_response
 from pushd.topics.broker import Broker
 from pushd.topics.hub import Hub
 from pushd.topics.scheduled import ScheduledPublications
+
+# Between the parameters of a query.
+_SEPARATOR = re.compile(b"[&;]")
+
+# Longest name of an unknown parameter in an error, in characters.
+_MAX_NAME = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +92,32 @@ class AsyncResource(Resource):
 def refuse(error: BadRequest) -> Response:
     """Return the response for a bad request."""
     return json_refusal(error.status, error.reason, error.where, error.headers)
+
+
+def require_known(request: Any, *names: str) -> None:
+    """Raise BadRequest for a query parameter that is none of these.
+
+    One that is mistyped, belongs to another request or has no value must not be ignored.
+    """
+    query: bytes = request.uri.partition(b"?")[2]
+    if not query:
+        return
+    for given in request.args:
+        if (name := given.decode(errors="replace")) not in names:
+            raise _unknown(name, names)
+    # twisted.web ignores what has no equals sign.
+    for item in filter(None, _SEPARATOR.split(query)):
+        if b"=" not in item:
+            name = unquote(item).decode(errors="replace")
+            raise BadRequest("must have a value", name) if name in names else _unknown(name, names)
+
+
+def _unknown(name: str, names: tuple[str, ...]) -> BadRequest:
+    takes = f"takes {', '.join(names)}" if names else "takes none"
+    # Escaped: it may hold any character.
+    return BadRequest(
+        f"unknown query parameter: this request {takes}", ascii(name)[1:-1][:_MAX_NAME]
+    )
 
 
 def require_method(request: Any, *methods: str) -> None:

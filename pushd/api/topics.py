@@ -18,7 +18,7 @@ from pushd.access.tokens import Identity
 from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL, KeepAlives, read_heartbeat
 from pushd.api.longpoll import LongPoll
 from pushd.api.publish import PublishResource, read_topic
-from pushd.api.resource import DaemonState, allowed_methods, refuse
+from pushd.api.resource import DaemonState, allowed_methods, refuse, require_known
 from pushd.api.sse import STREAM_HEADERS, EventStream
 from pushd.api.websocket import TopicView
 from pushd.errors import BadRequest, Denied
@@ -35,6 +35,9 @@ _WAIT = 25.0
 _MAX_WAIT = 60.0
 
 _SECONDS = re.compile(r"\d{1,3}(\.\d{1,6})?")
+
+# Query parameters of a subscriber.
+_PARAMETERS = ("after", "wait", "token", "heartbeat")
 
 # Request headers that a page of an allowed origin may set.
 _PAGE_HEADERS = (
@@ -222,6 +225,7 @@ class TopicResource(Resource):
 
 def _read_query(request: Any, topic: str) -> _Query:
     """Read what a subscriber asks for. Raises BadRequest."""
+    require_known(request, *_PARAMETERS)
     # The header wins: a browser that reconnects by itself repeats the URL.
     where, given = "Last-Event-ID", (request.getHeader(b"last-event-id") or b"").decode("latin-1")
     if not given:

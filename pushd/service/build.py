@@ -277,6 +277,7 @@ def public_policy(
         counters=counters,
         memory=memory,
         limits=live.limits,
+        page_headers=live.page_headers,
     )
 
 

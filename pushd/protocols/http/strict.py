@@ -17,14 +17,10 @@ from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import BUSY, Response, json_refusal, refusal
 from pushd.protocols.twisted_internals import HTTPChannelAdapter
 
-# Headers of every response, and of every page, unless a view sets others.
+# Headers of every response, unless a view sets others.
 _HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"same-origin",
-}
-_PAGE_HEADERS = {
-    b"content-security-policy": b"default-src 'self'",
-    b"x-frame-options": b"SAMEORIGIN",
 }
 
 _PAGES = (b"text/html", b"application/xhtml")
@@ -178,9 +174,11 @@ class StrictChannel(HTTPChannelAdapter):
         kind = headers.getRawHeaders(b"content-type", [b""])[0]
         if not headers.hasHeader(b"date"):
             headers.setRawHeaders(b"date", [datetimeToString()])
-        shared = _HEADERS | _PAGE_HEADERS if kind.lower().startswith(_PAGES) else _HEADERS
+        shared: Mapping[bytes, bytes] = _HEADERS
         if self.requests and self.requests[0].sets_own_headers:
             shared = {}
+        elif kind.lower().startswith(_PAGES):
+            shared = {**_HEADERS, **self.site.policy.page_headers}
         for name, value in shared.items():
             if not headers.hasHeader(name):
                 headers.setRawHeaders(name, [value])
