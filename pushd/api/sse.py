@@ -31,7 +31,8 @@ _COMMENT = b":\n\n"
 #: Headers of an event stream.
 STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-cache",
+    # A proxy that compresses what it passes on would hold events back until its buffer is full.
+    "cache-control": "no-cache, no-transform",
     # Without this, nginx holds events back until its buffer is full.
     "x-accel-buffering": "no",
 }

@@ -133,6 +133,7 @@ class ChannelRequest(Request):
             self.slot = slot = site.policy.admission.admit_client(client.address)
             if slot is None:
                 site.count_refusal(503)
+                site.policy.share(self)
                 write_response(self, BUSY)
                 return
             self.notifyFinish().addBoth(lambda _: slot.release())

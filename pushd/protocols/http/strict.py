@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -11,7 +11,8 @@ from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 
 from pushd.protocols.http.access_log import AccessLog
-from pushd.protocols.http.headers import has_token, path_in
+from pushd.protocols.http.early import EarlyRequest, read_early
+from pushd.protocols.http.headers import RequestHeaders, has_token, path_in
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import BUSY, Response, json_refusal, refusal
 from pushd.protocols.twisted_internals import HTTPChannelAdapter
@@ -69,6 +70,10 @@ class StrictChannel(HTTPChannelAdapter):
     _head_size = 0
     _request_line = b""
     _headers = 0
+    # Its lines behind that one, until they are all there.
+    _head_lines: Sequence[bytes] = ()
+    # True once that one is too long.
+    _too_long = False
 
     # What twisted.web calls
 
@@ -78,9 +83,14 @@ class StrictChannel(HTTPChannelAdapter):
         if self._refused:
             return
         self._head_size += len(line)
-        if not self._request_line:
+        if self._request_line:
+            self._head_lines = [*self._head_lines, line]
+        else:
             line = self._request_line = _LATER_VERSION.sub(b" HTTP/1.1", line)
-        if line[:1] in (b" ", b"\t") or _CONTROLS.search(line):
+        if self._too_long:
+            if not line or self._head_size > self.totalHeadersSize:
+                self._refuse_target()
+        elif line[:1] in (b" ", b"\t") or _CONTROLS.search(line):
             self.refuse(400, "a line of the request's head is malformed")
         elif self._head_size > self.totalHeadersSize:
             self.refuse(431, "the request has too many headers")
@@ -89,6 +99,8 @@ class StrictChannel(HTTPChannelAdapter):
             self.site.log_refusal(peer_name(self.transport.getPeer()), 503, reason)
             self._answer_and_close(BUSY)
         else:
+            if not line:
+                self._head_lines = ()
             super().lineReceived(line)
 
     def headerReceived(self, line: bytes) -> bool:
@@ -120,11 +132,19 @@ class StrictChannel(HTTPChannelAdapter):
         return persistent
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        """Refuse a line that is too long."""
-        if not self._request_line:
-            self.refuse(414, "the address is too long")
-        else:
-            self.refuse(431, "a header is too long")
+        """Refuse a line that is too long; behind it is all that has arrived."""
+        if self._request_line:
+            self._head_lines = [*self._head_lines, *line.split(b"\r\n")]
+            if self._too_long:
+                self._refuse_target()
+            else:
+                self.refuse(431, "a header is too long")
+            return
+        self._request_line, *self._head_lines = line.split(b"\r\n")
+        self._too_long = True
+        # If more follows, it is read first: it names the page that may read the refusal.
+        if b"\r\n\r\n" in line:
+            self._refuse_target()
 
     def rawDataReceived(self, data: bytes) -> None:
         """Take a part of a body, or of what follows it."""
@@ -194,6 +214,9 @@ class StrictChannel(HTTPChannelAdapter):
     def await_close(self) -> None:
         """Called after a refusal: gives the client the time to read it and to close."""
 
+    def _refuse_target(self) -> None:
+        self.refuse(414, "the address is too long")
+
     def _answer_and_close(self, answer: Response) -> None:
         """Write an answer and close, but read on: a reset could destroy the answer."""
         self._refused = True
@@ -202,6 +225,8 @@ class StrictChannel(HTTPChannelAdapter):
         headers = Headers({"Connection": ["close"], "Content-Length": [str(len(body))]})
         for name, value in answer.headers.items():
             headers.setRawHeaders(name, [str(value)])
+        for header, content in self._share().items():
+            headers.setRawHeaders(header, [content])
         phrase = HTTPStatus(answer.status).phrase.encode()
         self.writeHeaders(b"HTTP/1.1", str(answer.status).encode(), phrase, headers)
         self.transport.write(body)
@@ -210,3 +235,18 @@ class StrictChannel(HTTPChannelAdapter):
             super().loseConnection()
         else:
             self.transport.loseWriteConnection()
+
+    def _share(self) -> Mapping[bytes, bytes]:
+        """Return the headers that let a page of an allowed origin read a refusal."""
+        if self._head_lines:
+            # What has arrived behind them is dropped otherwise.
+            following = self.clearLineBuffer().split(b"\r\n") if self.line_mode else ()
+            headers = read_early((*self._head_lines, *following))
+        else:
+            headers = self.requests[-1].requestHeaders if self.requests else RequestHeaders()
+        request = EarlyRequest(self._request_line, headers)
+        policy, address = self.site.policy, getattr(self.transport.getPeer(), "host", None)
+        scheme = policy.proxies.client(address, headers).scheme
+        request.scheme = scheme or ("https" if self.isSecure() else "http")
+        policy.share(request)
+        return request.answer_headers
