@@ -27,7 +27,7 @@ _STEP = 6
 _SPARE = 4
 
 #: What is measured, by its label in the metrics.
-KINDS = ("inbox", "message", "request", "send", "history")
+KINDS = ("inbox", "message", "compression", "request", "send", "history")
 
 
 @dataclass(slots=True)
@@ -38,6 +38,8 @@ class Usage:
     inbox: int = 0
     #: What has arrived of WebSocket messages that are not complete.
     message: int = 0
+    #: The ends of compressed messages, which the next ones may refer to.
+    compression: int = 0
     #: Requests: what has arrived of them, and bodies while they are answered.
     request: int = 0
     #: What clients have not read.
@@ -53,7 +55,8 @@ class Usage:
     @property
     def total(self) -> int:
         """The bytes of all kinds."""
-        return self.inbox + self.message + self.request + self.send + self.history
+        sockets = self.inbox + self.message + self.compression
+        return sockets + self.request + self.send + self.history
 
     def count_once(self, shared: object, size: int) -> int:
         """Return a size, or 0 if it was counted before: of an object that many connections hold."""

@@ -16,6 +16,16 @@ _ORIGIN = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 
+# The origin of an app, whose pages do not come from a web server: a scheme of its own, and what
+# that has as a host (nothing in ``file://``, and an opaque one elsewhere). ``*`` is any host.
+_APP_ORIGIN = re.compile(
+    r"(?!(?:https?|wss?|ftp)://)[a-z][a-z0-9+.-]{1,39}://(?:\*|[a-z0-9._~-]{0,255}(?::[0-9]{1,5})?)",
+    re.ASCII | re.IGNORECASE,
+)
+
+# The origin of pages without any: in sandboxed frames, and in files.
+_NO_ORIGIN = "null"
+
 _PORT = re.compile(r":[0-9]*\Z")
 
 
@@ -25,7 +35,10 @@ class Origins:
     Checking the origin keeps pages of other sites from using their visitors' cookies (RFC 6455
     §10.2). A request without an Origin header does not come from a browser.
 
-    :param allowed: origins, wildcards such as ``https://*.example.com``, or ``*`` for all.
+    Apps and browser extensions have schemes of their own, such as ``capacitor://localhost``.
+
+    :param allowed: origins, ``null``, wildcards such as ``https://*.example.com`` and
+        ``moz-extension://*``, or ``*`` for all.
 
     Raises ValueError for anything else.
     """
@@ -35,16 +48,21 @@ class Origins:
         self._exact: set[tuple[str, str, int]] = set()
         # Wildcards: a host that ends in one of these domains, such as ``.example.com``.
         self._below: set[tuple[str, str, int]] = set()
+        # Origins of apps, and ``null``.
+        self._apps: set[str] = set()
         for text in allowed:
             if text == "*":
                 self._all = True
+                continue
+            if text == _NO_ORIGIN or _APP_ORIGIN.fullmatch(text):
+                self._apps.add(text.lower())
                 continue
             try:
                 scheme, host, port = _parse_origin(text)
             except ValueError:
                 raise ValueError(
-                    "must be an origin such as https://example.com or https://*.example.com, "
-                    f"or * for all; got {text!r}"
+                    "must be an origin such as https://example.com, https://*.example.com, "
+                    f"capacitor://localhost or null, or * for all; got {text!r}"
                 ) from None
             if host.startswith("*."):
                 self._below.add((scheme, host[1:], port))
@@ -53,7 +71,22 @@ class Origins:
 
     def replace(self, other: Origins) -> None:
         """Allow the same origins as another object, from now on."""
-        self._all, self._exact, self._below = other._all, other._exact, other._below
+        self._all, self._apps = other._all, other._apps
+        self._exact, self._below = other._exact, other._below
+
+    def names(self, origin: str) -> bool:
+        """Whether an allowed origin is one that the operator has named.
+
+        ``*``, ``null`` and all hosts of an app's scheme name none: anyone can have such an origin.
+        """
+        if origin == _NO_ORIGIN:
+            return False
+        if origin.lower() in self._apps:
+            return True
+        try:
+            return self._is_listed(_parse_origin(origin))
+        except ValueError:
+            return False
 
     def allows(self, origin: str | None, *, scheme: str, host: str) -> bool:
         """Whether a page of an origin may connect.
@@ -64,21 +97,34 @@ class Origins:
         """
         if origin is None or self._all:
             return True
+        if self._apps and self._allows_app(origin):
+            return True
         try:
             asking = _parse_origin(origin)
             own = _parse_origin(f"{scheme}://{host}")
         except ValueError:
             return False
-        if asking == own or asking in self._exact:
+        return asking == own or self._is_listed(asking)
+
+    def _is_listed(self, asking: tuple[str, str, int]) -> bool:
+        if asking in self._exact:
             return True
         return any(
-            asking[0] == scheme_ and asking[2] == port and asking[1].endswith(domain)
-            for scheme_, domain, port in self._below
+            asking[0] == scheme and asking[2] == port and asking[1].endswith(domain)
+            for scheme, domain, port in self._below
         )
+
+    def _allows_app(self, origin: str) -> bool:
+        if origin == _NO_ORIGIN:
+            return origin in self._apps
+        if not _APP_ORIGIN.fullmatch(origin):
+            return False
+        scheme, _, _ = origin.lower().partition("://")
+        return origin.lower() in self._apps or f"{scheme}://*" in self._apps
 
 
 class Hosts:
-    """The names under which the public port is served; all of them if none is given.
+    """Names under which a port is served; for the public port, all of them if none is given.
 
     By DNS rebinding, a page of any site can make a browser send requests to this server under a
     name of that site, and read the answers: to the browser they are the site's own. Only the Host
@@ -113,12 +159,14 @@ class Hosts:
         self._exact, self._below = other._exact, other._below
 
     def allows(self, host: str | None) -> bool:
-        """Whether a request is for one of the names.
+        """Whether a request is for one of the names, or there are none.
 
         :param host: the Host header; None without one, as in HTTP/1.0, which no browser sends.
         """
-        if host is None or not (self._exact or self._below):
-            return True
+        return host is None or not (self._exact or self._below) or self.includes(host)
+
+    def includes(self, host: str) -> bool:
+        """Whether a Host header is one of the names."""
         try:
             name = _parse_host(host)
         except ValueError:

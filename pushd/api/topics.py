@@ -15,16 +15,15 @@ from pushd.access.authorization import challenge, read_token
 from pushd.access.closing import GOING_AWAY
 from pushd.access.connections import log_closed, log_opened
 from pushd.access.tokens import Identity
+from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL, KeepAlives, read_heartbeat
 from pushd.api.longpoll import LongPoll
 from pushd.api.publish import PublishResource, read_topic
 from pushd.api.resource import DaemonState, refuse
-from pushd.api.sse import COMMENT_INTERVAL, EventStream
+from pushd.api.sse import EventStream
 from pushd.api.websocket import TopicView
 from pushd.errors import BadRequest, Denied
-from pushd.protocols.http.guard import is_topic
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import Response, json_refusal, write_response
-from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.publication import Id
 from pushd.views.decorators import Handshakes
 from pushd.views.exchange import ViewDependencies
@@ -38,7 +37,9 @@ _MAX_WAIT = 60.0
 _SECONDS = re.compile(r"\d{1,3}(\.\d{1,6})?")
 
 # Request headers that a page of an allowed origin may set.
-_PAGE_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+_PAGE_HEADERS = (
+    "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, X-Requested-With"
+)
 
 
 class TopicDependencies:
@@ -48,19 +49,21 @@ class TopicDependencies:
         self.clock = clock
         self.views = views
         self.state = state
-        self.view = TopicView(views.authorizer, views.connections)
-        self.keep_alives: TimeoutQueue[EventStream] = TimeoutQueue(
-            clock, timeout=COMMENT_INTERVAL, expired=EventStream.keep_alive
-        )
+        self.keep_alives = KeepAlives(clock)
+        self.view = TopicView(views.authorizer, views.connections, self.keep_alives)
 
 
 @dataclass(frozen=True)
 class _Query:
-    """What a subscriber asks for: publications after an id, and how long a poll waits for them."""
+    """What a subscriber asks for."""
 
     topic: str
+    #: The id after which publications are sent.
     after: Id | None
+    #: How long a poll waits for them, in seconds.
     wait: float
+    #: Seconds from one heartbeat to the next; None for no heartbeats.
+    heartbeat: int | None
 
 
 class TopicResource(Resource):
@@ -80,7 +83,6 @@ class TopicResource(Resource):
 
     def render(self, request: Any) -> int:
         """Answer, or refuse the request."""
-        self._allow_origin(request)
         if self._connections.closing is not None:
             request.site.count_refusal(503)
             retry = {"Retry-After": "1"}
@@ -124,8 +126,11 @@ class TopicResource(Resource):
             error = "method not allowed; subscribe with GET, and publish at the control port"
             raise BadRequest(error, "method", 405, {"Allow": self._methods})
         if is_stream:
+            keep_alives = self._dependencies.keep_alives.every(
+                query.heartbeat or KEEP_ALIVE_INTERVAL
+            )
             max_buffered = self._dependencies.state.limits.max_buffered
-            stream = EventStream(request, self._dependencies.keep_alives, max_buffered)
+            stream = EventStream(request, keep_alives, max_buffered, query.heartbeat)
             self._subscribe(request, stream, query, identity)
         else:
             poll = LongPoll(request, self._dependencies.clock, query.wait)
@@ -135,18 +140,6 @@ class TopicResource(Resource):
     @property
     def _methods(self) -> str:
         return "GET, POST" if self._authorizer.keys else "GET"
-
-    def _allow_origin(self, request: Any) -> None:
-        """Let a page of another origin read the response, refusals included.
-
-        The guard has refused requests of other origins than the allowed ones; it recognizes
-        topics by the same function.
-        """
-        origin = request.getHeader(b"origin")
-        if origin is not None and is_topic(request.path):
-            request.setHeader(b"access-control-allow-origin", origin)
-            request.setHeader(b"access-control-expose-headers", b"Retry-After, WWW-Authenticate")
-            request.setHeader(b"vary", b"origin")
 
     def _preflight(self) -> dict[str, str]:
         """Return the headers that answer a CORS preflight request (WHATWG Fetch §3.2.2)."""
@@ -168,7 +161,7 @@ class TopicResource(Resource):
     def _run_view(self, request: Any, query: _Query, identity: Identity | None) -> int:
         """Subscribe over WebSocket."""
         after = None if query.after is None else str(query.after)
-        parameters = {"topic": query.topic, "after": after}
+        parameters = {"topic": query.topic, "after": after, "heartbeat": query.heartbeat}
         match = Match(self._dependencies.view, parameters, Handshakes.REQUIRED)
         path = f"/topics/{query.topic}"
         return ViewResource(self._dependencies.views, match, path, identity).render(request)
@@ -224,7 +217,8 @@ def _read_query(request: Any, topic: str) -> _Query:
         after = Id.parse(given) if given else None
     except ValueError as error:
         raise BadRequest(error, where) from None
-    return _Query(topic, after, _read_wait(_argument(request, b"wait")))
+    wait = _read_wait(_argument(request, b"wait"))
+    return _Query(topic, after, wait, read_heartbeat(_argument(request, b"heartbeat")))
 
 
 def _read_wait(given: str | None) -> float:

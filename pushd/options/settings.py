@@ -184,8 +184,9 @@ class Settings:
         "ORIGIN",
         Origins,
         "Origin other than pushd's own whose pages may open WebSockets and use topics, such as "
-        "https://example.com or https://*.example.com; * allows every origin. May be given more "
-        "than once.",
+        "https://example.com or https://*.example.com, or of an app, such as "
+        "capacitor://localhost, file:// or null; * allows every origin. May be given more than "
+        "once.",
         default=(),
         live=True,
     )
@@ -197,6 +198,17 @@ class Settings:
         "Name under which the public port is served, such as example.com, *.example.com or an "
         "address: requests for other names get 421. By default all names are served. May be given "
         "more than once.",
+        default=(),
+        live=True,
+    )
+    control_hosts: Hosts = setting(
+        ACCESS,
+        "control-host",
+        "NAME",
+        Hosts,
+        "Name under which the control port is served besides localhost and its own address, such "
+        "as pushd or *.example.com; others get 403, except for health checks. May be given more "
+        "than once.",
         default=(),
         live=True,
     )
@@ -297,6 +309,32 @@ class Settings:
             number(1, 10_000_000),
             "Maximum messages per second that one WebSocket may send, with bursts of ten times as "
             "many. Faster ones are closed with 1008.",
+            live=True,
+        ),
+        Option(
+            LIMITS,
+            "keep-alive",
+            "SECONDS",
+            number(1, 3600),
+            "Time that a connection may be idle between two requests. It must be longer than a "
+            "proxy keeps idle connections to pushd, which is often 60 seconds.",
+            live=True,
+        ),
+        Option(
+            LIMITS,
+            "request-timeout",
+            "SECONDS",
+            number(1, 3600),
+            "Time for the head of a request. Later ones are rejected with 408.",
+            live=True,
+        ),
+        Option(
+            LIMITS,
+            "body-timeout",
+            "SECONDS",
+            number(1, 3600),
+            "Time over which the body of a request must bring 500 bytes a second on average, or "
+            "its end. Slower ones are rejected with 408.",
             live=True,
         ),
         Option(

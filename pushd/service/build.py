@@ -28,6 +28,7 @@ from pushd.api.urls import control_site, public_site
 from pushd.gateways.wsgi import Pool, WsgiGateway
 from pushd.options.settings import Settings
 from pushd.protocols.cork import Cork
+from pushd.protocols.http.cors import CrossOrigin
 from pushd.protocols.http.guard import control_guard, public_guard
 from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.site import PushdSite
@@ -167,6 +168,12 @@ def shipped_client() -> Path:
     return installed if installed.is_dir() else package.parent / "web"
 
 
+def _scripts() -> list[str]:
+    """Return the paths of the client's scripts: also those under which an application has them."""
+    names = [script.name for script in shipped_client().glob("*.js")]
+    return [f"{folder}{name}" for folder in ("/", "/pushd/") for name in names]
+
+
 def _build_state(inputs: _BuildInputs) -> DaemonState:
     """Build what holds topics, scheduled publications and connections."""
     runtime, settings = inputs.runtime, inputs.settings
@@ -263,6 +270,7 @@ def public_policy(
     """Make the policy of the public port."""
     return SitePolicy(
         guard=public_guard(live.origins, live.hosts),
+        share=CrossOrigin(live.origins, _scripts()).share,
         admission=Admission(live.limits, proxies),
         throttle=Throttle(clock, live.limits, proxies, counters.slowed),
         proxies=proxies,
@@ -283,7 +291,7 @@ def control_policy(
     untrusted, trusted = Proxies(), Proxies(["0.0.0.0/0", "::/0"])
     own = Limits(max_connections=_CONTROL_CONNECTIONS, max_per_address=_CONTROL_CONNECTIONS)
     return SitePolicy(
-        guard=control_guard,
+        guard=control_guard(live.control_hosts),
         admission=Admission(own, untrusted),
         throttle=Throttle(clock, own, trusted, counters.slowed),
         proxies=untrusted,

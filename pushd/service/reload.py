@@ -34,6 +34,8 @@ class LiveSettings:
         self.origins = Origins()
         #: Names under which the public port is served.
         self.hosts = Hosts()
+        #: Further names under which the control port is served.
+        self.control_hosts = Hosts()
         #: Keys of tokens.
         self.keys = TokenKeys()
         #: Headers of every page.
@@ -43,6 +45,7 @@ class LiveSettings:
         """Put settings in force: at the start, and after each reload."""
         self.origins.replace(settings.origins)
         self.hosts.replace(settings.hosts)
+        self.control_hosts.replace(settings.control_hosts)
         self.keys.replace(settings.token_keys)
         self.page_headers.clear()
         self.page_headers.update(page_headers(settings.csp))

@@ -47,6 +47,12 @@ COMPRESSION = "Sec-WebSocket-Extensions: permessage-deflate"
 REASON = b"the server's buffers are full"
 
 
+def compress(data: bytes) -> bytes:
+    """Compress a message (RFC 7692 §7.2.1)."""
+    deflater = zlib.compressobj(wbits=-15)
+    return (deflater.compress(data) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
 class FakeHolder:
     """A connection that holds a number of bytes."""
 
@@ -131,7 +137,8 @@ class MemoryTests(SynchronousTestCase):
         self.set(1, 2, 3, history=4)
         usage = self.memory.measure()
         self.assertEqual(
-            dict(usage), {"inbox": 0, "message": 4, "request": 0, "send": 2, "history": 4}
+            dict(usage),
+            {"inbox": 0, "message": 4, "compression": 0, "request": 0, "send": 2, "history": 4},
         )
         self.assertEqual((usage.total, tuple(dict(usage))), (10, KINDS))
         shared, other = b"shared", b"other"
@@ -335,13 +342,39 @@ class ConnectionTests(DaemonTestCase):
 
     def test_compressed(self) -> None:
         """An unfinished message that is compressed counts as it was sent."""
-        deflater = zlib.compressobj(wbits=-15)
-        data = deflater.compress(bytes(LIMIT)) + deflater.flush(zlib.Z_SYNC_FLUSH)
+        data = compress(bytes(LIMIT))
         clients = [self.open("/idle/", COMPRESSION) for _ in range(5)]
         for client in clients:
             client.send(frame(BINARY, data, fin=False, rsv=4))
         self.assertEqual([self.frames(client) for client in clients], [[]] * 5)
         self.assert_usage(message=5 * len(data))
+
+    def test_context(self) -> None:
+        """The end of what a client has compressed counts, as long as it may refer to that."""
+        offers = COMPRESSION, COMPRESSION, f"{COMPRESSION}; client_max_window_bits"
+        clients = [self.open("/idle/", offer) for offer in offers]
+        for client, size in zip(clients, (10, 300, 300), strict=True):
+            self.waiting.pop(0).callback(None)
+            client.send(frame(BINARY, compress(bytes(size * KIB)), rsv=4))
+        self.assertEqual(self.ends, [str(size * KIB) for size in (10, 300, 300)])
+        self.assert_usage(compression=(10 + 32 + 4) * KIB)
+        clients[0].send(frame(BINARY, compress(bytes(8 * KIB)), rsv=4))
+        self.assert_usage(compression=(18 + 32 + 4) * KIB)
+        for client in clients:
+            client.leave()
+        self.assert_usage()
+
+    def test_context_is_dropped(self) -> None:
+        """Whatever a closed client has compressed is dropped."""
+        client = self.open("/idle/", COMPRESSION)
+        self.waiting[0].callback(None)
+        client.send(frame(BINARY, compress(bytes(100 * KIB)), rsv=4))
+        head = frame_head(BINARY, LIMIT, fin=True, rsv=0) + bytes(4)
+        client.send(head + bytes(980 * KIB))
+        self.assert_usage(message=980 * KIB, compression=32 * KIB)
+        client.send(bytes(20 * KIB))
+        self.assert_usage(1)
+        self.assertEqual(self.frames(client), [Frame(CLOSE, b"\x03\xf5" + REASON)])
 
     def test_inbox(self) -> None:
         """Messages that are not read are dropped; the view is told of the end."""
@@ -596,6 +629,9 @@ STEPS: dict[str, Callable[[AccountingTests, RawConnection], object]] = {
     "bytes": lambda test, client: client.send(os.urandom(200 * KIB)),
     "message": lambda test, client: client.send(frame(BINARY, bytes(150 * KIB))),
     "messages": lambda test, client: client.send(frame(BINARY, b"xyz") * 3000),
+    "compressed": lambda test, client: client.send(
+        frame(BINARY, compress(os.urandom(60 * KIB)), rsv=4)
+    ),
     "part": lambda test, client: client.send(frame(BINARY, bytes(120 * KIB), fin=False)),
     "stall": lambda test, client: client.stall(),
     "resume": lambda test, client: client.resume(),

@@ -257,7 +257,7 @@ class AllowedOriginTests(SynchronousTestCase):
             "",
             "example.com",
             "//example.com",
-            "null",
+            "NULL",
             "**",
             "http://",
             "http://*",
@@ -282,6 +282,18 @@ class AllowedOriginTests(SynchronousTestCase):
             "http://[::1",
             "ftp://example.com",
             "ws://example.com",
+            "wss://example.com",
+            "capacitor://localhost/",
+            "capacitor://*.localhost",
+            "capacitor:localhost",
+            "capacitor://a@b",
+            "capacitor://local host",
+            "capacitor://localhost:x",
+            "*://*",
+            "https://*",
+            "file:///",
+            "file:",
+            "://localhost",
             "http://example.com ",
             " http://example.com",
             "http://example.com\n",
@@ -292,9 +304,78 @@ class AllowedOriginTests(SynchronousTestCase):
                 Origins(["https://good.example", text])
             self.assertEqual(
                 str(raised.exception),
-                "must be an origin such as https://example.com or https://*.example.com, "
-                f"or * for all; got {text!r}",
+                "must be an origin such as https://example.com, https://*.example.com, "
+                f"capacitor://localhost or null, or * for all; got {text!r}",
             )
+
+
+class AppOriginTests(SynchronousTestCase):
+    """``--origin`` allows apps and browser extensions, whose schemes are not http."""
+
+    APPS = (
+        *("capacitor://localhost", "ionic://localhost", "tauri://localhost", "app://localhost"),
+        *("app://-", "app://.", "app://", "file://", "null", "vscode-webview://1b2c3d"),
+        "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+        "moz-extension://0d0c1e5a-5b5a-4b0e-9c9c-4a5d6e7f8091",
+        "capacitor://localhost:8080",
+    )
+
+    def allows(self, origin: str, *allowed: str) -> bool:
+        """Whether a page of an origin may connect to localhost."""
+        return Origins(allowed).allows(origin, scheme="http", host="localhost")
+
+    def test_by_name(self) -> None:
+        """Each is allowed by its name, which allows no other, and is not allowed otherwise."""
+        for one in self.APPS:
+            self.assertFalse(self.allows(one), one)
+            self.assertFalse(self.allows(one, "https://example.com", "https://*.localhost"), one)
+            for other in (*self.APPS, "http://localhost:8080", "capacitor://localhost:80", ""):
+                self.assertEqual(self.allows(other, one), other == one, (other, one))
+            # Our own origin stays allowed.
+            self.assertTrue(self.allows("http://localhost", one))
+
+    def test_case(self) -> None:
+        """The case of a scheme and host does not matter, that of ``null`` does."""
+        self.assertTrue(self.allows("Capacitor://Localhost", "CAPACITOR://localhost"))
+        self.assertFalse(self.allows("NULL", "null"))
+
+    def test_any_host_of_a_scheme(self) -> None:
+        """``moz-extension://*`` allows all extensions: Firefox makes a host for each profile."""
+        allowed = "moz-extension://*"
+        self.assertTrue(
+            self.allows("moz-extension://0d0c1e5a-5b5a-4b0e-9c9c-4a5d6e7f8091", allowed)
+        )
+        for other in (
+            "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+            "moz-extension2://a",
+            "x-moz-extension://a",
+            "moz-extension://a/b",
+            "moz-extension:a",
+            "https://moz-extension",
+            "null",
+        ):
+            self.assertFalse(self.allows(other, allowed), other)
+
+    def test_garbage(self) -> None:
+        """What only resembles an allowed one is refused."""
+        for origin in (
+            *("capacitor://localhost/", "capacitor://localhost ", "capacitor://localhost\n"),
+            *(
+                "capacitor://localhost.evil.com",
+                "capacitor://evil@localhost",
+                "capacitor:/localhost",
+            ),
+            *("null ", "null, null", "capacitor://localhost, https://evil.com", "x" * 100_000),
+            *("capacitor://" + "a" * 100_000, "a" * 100_000 + "://localhost"),
+        ):
+            self.assertFalse(self.allows(origin, "capacitor://localhost", "null"), origin[:80])
+
+    def test_replaced(self) -> None:
+        """A reload allows and forbids them."""
+        origins = Origins(["null"])
+        origins.replace(Origins(["file://"]))
+        allowed = [one for one in self.APPS if origins.allows(one, scheme="http", host="localhost")]
+        self.assertEqual(allowed, ["file://"])
 
 
 class OwnHostTests(SynchronousTestCase):
@@ -378,7 +459,7 @@ class OwnHostTests(SynchronousTestCase):
 
 
 class HostsTests(SynchronousTestCase):
-    """Names under which the public port is served."""
+    """Names under which a port is served."""
 
     def test_all(self) -> None:
         """Without any, all names are served, and what is not a name as well."""
@@ -400,6 +481,15 @@ class HostsTests(SynchronousTestCase):
         ):
             self.assertFalse(hosts.allows(host), host)
         self.assertTrue(hosts.allows(None))
+
+    def test_included(self) -> None:
+        """What is not one of the names is not included, also if there are none."""
+        hosts = Hosts(["pushd", "*.internal"])
+        for host in ("pushd:8081", "PUSHD", "pushd.", "a.internal:80"):
+            self.assertTrue(hosts.includes(host), host)
+        for host in ("", "pushd.evil.example", "internal", "localhost", "/"):
+            self.assertFalse(hosts.includes(host), host)
+            self.assertFalse(Hosts().includes(host), host)
 
     def test_replaced(self) -> None:
         """Names can be replaced, by none at all as well."""

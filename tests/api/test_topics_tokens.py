@@ -261,7 +261,10 @@ class OriginTests(TokenTestCase):
         self.assertEqual(answer.headers["Access-Control-Allow-Origin"], self.PAGE)
         self.assertEqual(answer.headers["Access-Control-Allow-Methods"], "GET, POST")
         allowed = answer.headers["Access-Control-Allow-Headers"].lower().split(", ")
-        self.assertLessEqual({"authorization", "content-type", "idempotency-key"}, {*allowed})
+        for name in ("authorization", "content-type", "idempotency-key", "last-event-id"):
+            self.assertIn(name, allowed)
+        # Of a request with cookies as well.
+        self.assertEqual(answer.headers["Access-Control-Allow-Credentials"], "true")
         self.assertEqual(answer.headers["Vary"].lower(), "origin")
 
     def test_preflight_of_strangers(self) -> None:

@@ -312,6 +312,33 @@ def test_other_origin(
     assert 'error="invalid_token"' in challenge
 
 
+CROSS_ORIGIN = """
+async ([url, token]) => {
+  const { subscribe } = await import(`${url}pushd.js`);
+  const topic = `${url}topics/news?token=${token}`;
+  const poll = await fetch(`${topic}&wait=0`, { credentials: "include" });
+  const stream = new EventSource(topic, { withCredentials: true });
+  const opened = await new Promise((resolve) => {
+    stream.addEventListener("subscribed", () => resolve(true));
+    stream.addEventListener("error", () => resolve(false));
+  });
+  stream.close();
+  return [typeof subscribe, poll.status, opened];
+}
+"""
+
+
+def test_credentials(
+    page: Page, cross_origin_daemon: DaemonProcess, other_origin: str, key: Path
+) -> None:
+    """A page of an allowed origin can import the client, and subscribe with its cookies."""
+    page.goto(f"{other_origin}/index.html")
+    claims = {"exp": int(time()) + 60, "subscribe": ["news"]}
+    token = make_token(read_signing_key(str(key)), claims)
+    answer = page.evaluate(CROSS_ORIGIN, [cross_origin_daemon.url, token])
+    assert answer == ["function", 200, True]
+
+
 def test_forbidden_origin(
     page: Page, daemon: DaemonProcess, other_origin: str, issuer: TokenIssuer
 ) -> None:

@@ -485,7 +485,7 @@ def test_slow_requests(daemon: DaemonProcess, url: str) -> None:
 
 @pytest.mark.parametrize("body", [False, True], ids=["head", "body"])
 def test_slow_request_ends(body: bool) -> None:
-    """A request must be complete within 20 s, or it is answered with 408."""
+    """A head must be complete within 20 s, and a body keep its pace, or the answer is 408."""
     daemon = Daemon()
     wire = daemon.open_connection()
     head = request("localhost:8080", "/test/", "Content-Length: 1000", "X: y", method="POST")
@@ -983,9 +983,8 @@ def test_foreign_origin(url: str) -> None:
 
 def test_allowed_origins() -> None:
     """``--origin`` allows exactly the origins that it names."""
-    with run_daemon(
-        "--origin", "https://example.com", "--origin", "https://*.example.org"
-    ) as daemon:
+    allowed = ("https://example.com", "https://*.example.org", "capacitor://localhost", "file://")
+    with run_daemon(*(word for one in allowed for word in ("--origin", one))) as daemon:
         url = url_of(daemon)
         for origin in (
             "https://example.com",
@@ -993,6 +992,8 @@ def test_allowed_origins() -> None:
             "https://EXAMPLE.com",
             "https://a.example.org",
             "https://a.b.example.org",
+            "capacitor://localhost",
+            "file://",
         ):
             assert open_from(url, origin) == 101, origin
         for origin in (
@@ -1006,6 +1007,8 @@ def test_allowed_origins() -> None:
             "https://evil.example?.example.org",
             "https://evil.example\\.example.org",
             "null",
+            "ionic://localhost",
+            "capacitor://localhost.evil.example",
         ):
             assert open_from(url, origin) == 403, origin
 

@@ -207,6 +207,15 @@ class ValueTests(OptionsTestCase):
             self.assertEqual(hosts.allows(host), allowed)
         self.assert_mistake("host", "https://a.example", "*.example.com")
 
+    def test_control_host(self) -> None:
+        """--control-host may be given more than once, and allows nothing by default."""
+        self.assertFalse(parse().control_hosts.includes("a.example"))
+        hosts = parse("--control-host", "pushd", "--control-host", "*.b.example").control_hosts
+        for host, allowed in (("pushd:8081", True), ("x.b.example", True), ("c.example", False)):
+            self.assertEqual(hosts.includes(host), allowed)
+        for text in ("pushd:8081", "*"):
+            self.assert_mistake("control-host", text, "*.example.com")
+
     def test_trusted_proxy(self) -> None:
         """--trusted-proxy takes networks and addresses, and may be given more than once."""
         proxies = parse("--trusted-proxy", "10.0.0.0/8", "--trusted-proxy", "::1").proxies

@@ -214,6 +214,20 @@ class LiveSettingsTests(ReloadTestCase):
             assert answer is not None
             self.assertEqual(answer.headers["Content-Security-Policy"], policy or DEFAULT_CSP)
 
+    def test_control_hosts(self) -> None:
+        """The control port is served under changed names."""
+
+        def status() -> int:
+            answer = self.daemon.request("GET", "/metrics", {"Host": "pushd:8081"}, control=True)
+            assert answer is not None
+            return answer.status
+
+        self.assertEqual(status(), 403)
+        self.apply('control-host = ["pushd"]')
+        self.assertEqual(status(), 200)
+        self.apply('control-host = ["*.pushd"]')
+        self.assertEqual(status(), 403)
+
     def test_max_message(self) -> None:
         """A changed message limit applies to open WebSockets and to the bodies of requests."""
         self.apply("max-message = 200")

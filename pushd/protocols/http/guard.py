@@ -12,6 +12,9 @@ from pushd.protocols.http.response import Response, refusal
 # Returns the refusal of a request, or None for a request that is allowed.
 Guard = Callable[[Any], Response | None]
 
+# Paths of the control port that are served under any name, as load balancers choose it.
+_HEALTH_CHECKS = (b"/healthz", b"/readyz")
+
 
 def public_guard(origins: Origins, hosts: Hosts) -> Guard:
     """Return the guard of the public port.
@@ -36,20 +39,35 @@ def public_guard(origins: Origins, hosts: Hosts) -> Guard:
     return guard
 
 
-def control_guard(request: Any) -> Response | None:
-    """Refuse requests of the control port that a web page may have caused.
+def control_guard(hosts: Hosts) -> Guard:
+    """Return the guard of the control port. It refuses what a web page may have caused.
 
     Only browsers send an Origin. With DNS rebinding a page can do without one, but then the Host is
-    a name that its author chose: so only the port's own address and localhost are allowed.
+    a name that its author chose: so only the port's own address, localhost, and the names that the
+    operator gives are allowed. What a page could learn or do by a health check is harmless, and no
+    browser sends a request without a Host, as probes in HTTP/1.0 are.
     """
-    if not request.requestHeaders.has_host(request.clientproto):
-        return refusal(400, "a request must have exactly one Host, and a valid one")
-    if request.header(b"origin") is not None:
-        return refusal(403, "the control port is not for browsers: a request must have no Origin")
-    address = getattr(request.getHost(), "host", None)
-    if not is_own_host(request.header(b"host") or "", address):
-        return refusal(403, "Host not allowed: use the control port's own address or localhost")
-    return None
+
+    def guard(request: Any) -> Response | None:
+        if not request.requestHeaders.has_host(request.clientproto):
+            return refusal(400, "a request must have exactly one Host, and a valid one")
+        if request.header(b"origin") is not None:
+            return refusal(
+                403, "the control port is not for browsers: a request must have no Origin"
+            )
+        host = request.header(b"host")
+        if host is None or request.path in _HEALTH_CHECKS:
+            return None
+        address = getattr(request.getHost(), "host", None)
+        if not is_own_host(host, address) and not hosts.includes(host):
+            return refusal(
+                403,
+                "Host not allowed: use the control port's own address or localhost, or allow it "
+                "with --control-host",
+            )
+        return None
+
+    return guard
 
 
 def is_topic(path: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pushd.access.admission import Admission
 from pushd.access.counters import Counters
@@ -31,6 +32,7 @@ def page_headers(csp: str) -> dict[bytes, bytes]:
 class SitePolicy:
     """What a site checks of each connection and request.
 
+    :param share: lets pages of other origins read the response to a request, where they may.
     :param memory: bounds what all connections buffer.
     :param limits: ``max_message`` is also the limit of a request's body.
     :param large_bodies: for paths with a higher limit, a function that computes it from
@@ -45,6 +47,7 @@ class SitePolicy:
     counters: Counters
     memory: Memory
     limits: Limits
+    share: Callable[[Any], object] = lambda request: None
     large_bodies: Mapping[bytes, Callable[[int], int]] = field(default_factory=dict)
     page_headers: Mapping[bytes, bytes] = field(default_factory=lambda: page_headers(DEFAULT_CSP))
 

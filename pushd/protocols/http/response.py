@@ -94,6 +94,7 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 _KEPT = (
     b"connection",
     b"access-control-allow-origin",
+    b"access-control-allow-credentials",
     b"access-control-expose-headers",
     b"vary",
 )

@@ -57,7 +57,7 @@ class PushdSite(AccessLog, Site):
         self._find = find
         self.policy = policy
         #: The open connections that speak HTTP.
-        self.connections = HttpConnections(reactor, policy.memory)
+        self.connections = HttpConnections(reactor, policy.memory, policy.limits)
         self._beyond_limit = Admission(
             Limits(max_connections=_MAX_REFUSED, max_per_address=_MAX_REFUSED_PER_ADDRESS),
             policy.proxies,
@@ -100,6 +100,7 @@ class PushdSite(AccessLog, Site):
         if refused is not None:
             self.count_refusal(refused.status)
             return AnswerResource(refused)
+        self.policy.share(request)
         return self._find(request)
 
     def getContentFile(self, length: int | None) -> BytesIO:

@@ -20,7 +20,7 @@ _MAX_SKIPPED = 1 << 15
 
 _SIMPLE = frozenset({TEXT, BINARY, CLOSE, PING, PONG})
 
-# Compression. No context is kept between messages, so an idle connection takes none of zlib's
+# Compression. No context is kept between messages sent, so an idle connection takes none of zlib's
 # memory (a context takes 58 KiB or more). A small window is enough for the messages of a push.
 MAX_WINDOW_BITS = 12
 MEMORY_LEVEL = 5

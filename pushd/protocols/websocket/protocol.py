@@ -642,14 +642,15 @@ class PushProtocol(WebSocketServerProtocol):
 
     def _decompress(self, message: FragmentedMessage) -> bytes | None:
         """Return a compressed message decompressed; fail and return None if that is impossible."""
-        limit = self.factory.limits.max_message
+        limit, deflate = self.factory.limits.max_message, self._perMessageCompress
+        kept = len(deflate.context)
         try:
-            payload: bytes = self._perMessageCompress.inflate(message.received, limit)
+            payload: bytes = deflate.inflate(message.received, limit)
         except zlib.error:
             self._fail(INVALID_COMPRESSION)
             return None
         self._work += len(payload) >> 12
-        self.factory.memory.add(len(payload))
+        self.factory.memory.add(len(payload) + len(deflate.context) - kept)
         return payload
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
@@ -808,9 +809,11 @@ class PushProtocol(WebSocketServerProtocol):
             return 0
         inbox, waiting = self._websocket.count_memory(usage), buffered(self.transport)
         unfinished = len(self._buffer) + len(self._message.received)
+        context = len(self._perMessageCompress.context) if self.window_bits else 0
         usage.message += unfinished
         usage.send += waiting
-        return inbox + unfinished + waiting
+        usage.compression += context
+        return inbox + unfinished + waiting + context
 
     def free_memory(self) -> None:
         """Close with 1013, and drop all that is buffered: the daemon's buffers are full.
@@ -819,6 +822,8 @@ class PushProtocol(WebSocketServerProtocol):
         """
         self._freed = True
         self._message = PushProtocol._message
+        if self.window_bits:
+            self._perMessageCompress.context = b""
         self._websocket.free_memory()
         self._fail(MEMORY_EXCEEDED)
         if self.state is not self.STATE_CLOSED:
