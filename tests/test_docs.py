@@ -217,7 +217,7 @@ class DocumentTests(SynchronousTestCase):
         names = find_table_names(read("docs/testing.md"), "Reference")
         self.assertIn("pending_calls", names)
         self.assertIn("stall", names)
-        self.assertEqual(names - _public(Daemon) - _public(Browser) - {"clock"}, set())
+        self.assertEqual(names - _public(Daemon) - _public(Browser) - {"clock", "host"}, set())
 
 
 class RoomsTests(SynchronousTestCase):
