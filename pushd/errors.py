@@ -13,6 +13,7 @@ PushdError
 ├── TooManyScheduled        the limit of scheduled publications is reached
 ├── ThreadsBusy             every thread for blocking views is in use
 ├── NoMoreMessages          a thread waits for messages after the end; an EOFError as well
+├── SocketInUse             the path of a Unix socket is in use
 ├── InvalidOptions          options that cannot be put into force
 ├── UsageError              a command line that ``pushd`` cannot carry out
 ├── Unreachable             (client) no pushd answers at the address
@@ -106,6 +107,10 @@ class TooManyScheduled(PushdError):
 
 class ThreadsBusy(PushdError):
     """Every thread for blocking views is in use."""
+
+
+class SocketInUse(PushdError):
+    """The path of a Unix socket is in use: the text says by what."""
 
 
 class InvalidOptions(PushdError):

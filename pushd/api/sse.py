@@ -28,7 +28,8 @@ _PIECE = 1 << 18
 
 _COMMENT = b":\n\n"
 
-_HEADERS = {
+#: Headers of an event stream.
+STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
     # Without this, nginx holds events back until its buffer is full.
@@ -79,7 +80,7 @@ class EventStream:
 
     def start(self, hub: Hub, topic: str, after: Id | None) -> None:
         """Send the headers, and subscribe."""
-        for name, value in _HEADERS.items():
+        for name, value in STREAM_HEADERS.items():
             self._request.setHeader(name, value)
         self._request.registerProducer(self, True)
         self._keep_alives.start(self)

@@ -10,7 +10,7 @@ from pushd.options.option import Values
 from pushd.options.sources import Conflict
 
 # An endpoint for which the system picks a free port, a different one each time.
-_ANY_PORT = re.compile(r"(tcp6?|ssl):0(:|$)")
+_ANY_PORT = re.compile(r"(haproxy:)?(tcp6?|ssl):0(:|$)")
 
 
 def _find_shared_endpoints(values: Values) -> Iterator[Conflict]:

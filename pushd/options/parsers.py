@@ -26,6 +26,9 @@ LEVELS = {
 # The value of --control that closes the control port, and of --csp that sends no policy.
 _NONE = "none"
 
+#: Prefix of an endpoint behind a proxy that speaks the PROXY protocol.
+BEHIND_PROXY = "haproxy:"
+
 # The name of a directive of a Content-Security-Policy (CSP Level 3, §2.3).
 _DIRECTIVE = re.compile(r"[A-Za-z0-9-]+")
 
@@ -51,11 +54,12 @@ def parse_listen(given: tuple[str, ...]) -> tuple[str, ...]:
     if not given:
         raise ValueError(_ENDPOINT)
     for endpoint in given:
-        if _SYSTEMD.fullmatch(endpoint):
+        plain = endpoint.removeprefix(BEHIND_PROXY)
+        if _SYSTEMD.fullmatch(plain):
             continue
         which = f"; got {endpoint}" if len(given) > 1 else ""
         try:
-            port = getattr(serverFromString(None, endpoint), "_port", 0)
+            port = getattr(serverFromString(None, plain), "_port", 0)
         except Exception as error:
             # Plugins that parse endpoints may raise anything.
             raise ValueError(f"{_ENDPOINT}{which} ({error})") from None

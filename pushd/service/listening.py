@@ -15,10 +15,14 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pushd.errors import SocketInUse
+from pushd.options.parsers import BEHIND_PROXY
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.site import PushdSite
+from pushd.protocols.proxy_protocol import ProxyProtocolFactory
 from pushd.protocols.twisted_internals import pass_half_closes
 from pushd.service.reactor import accept_directly
+from pushd.service.socket_file import SocketFile, unix_path
 
 _log = Logger(namespace="pushd.service")
 
@@ -30,8 +34,8 @@ _BACKLOG = 2048
 _KEEPALIVE_IDLE = 60
 _USER_TIMEOUT = 60
 
-# The path in the description of a Unix endpoint; a backslash stands before a colon.
-_UNIX_PATH = re.compile(r"unix:(?:address=)?((?:[^:\\]|\\.)+)")
+# Twisted's lock of a Unix socket, in the description of an endpoint: SocketFile takes its place.
+_LOCK = re.compile(r":lockfile=[^:]*")
 
 
 class PortService(Service):
@@ -55,20 +59,25 @@ class PortService(Service):
     ) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
+        # Without the prefix: Twisted's own wrapper is not used.
+        self._plain = endpoint.removeprefix(BEHIND_PROXY)
         self._site = site
         self._message = message
         self._option = option
         self._private = private
         self._port: IListeningPort | None = None
+        path = unix_path(self._plain)
+        self._socket_file = None if path is None else SocketFile(path)
 
     def privilegedStartService(self) -> None:
         """Listen, before twistd drops its privileges. Ends the process with one line on failure."""
         failures: list[Failure] = []
         try:
-            description = _with_backlog(self._endpoint)
-            if self._private:
-                description = _with_mode(description)
-            endpoint = serverFromString(self._reactor, description)
+            endpoint = serverFromString(self._reactor, self._describe())
+            if self._socket_file is not None:
+                self._socket_file.claim()
+        except (OSError, SocketInUse) as error:
+            raise self._exit(getattr(error, "strerror", None) or str(error)) from None
         except LookupError:
             raise self._exit(
                 "systemd did not pass this socket; check index= or name= against the socket unit "
@@ -77,6 +86,7 @@ class PortService(Service):
         listening = endpoint.listen(self._site)
         listening.addCallback(self._listening).addErrback(failures.append)
         if failures:
+            self._release(None)
             raise self._exit(failures[0].getErrorMessage())
 
     def startService(self) -> None:
@@ -91,7 +101,7 @@ class PortService(Service):
         if self._port is None:
             return None
         port, self._port = self._port, None
-        return maybeDeferred(port.stopListening)
+        return maybeDeferred(port.stopListening).addBoth(self._release)
 
     def close(self) -> Deferred[Any]:
         """Stop listening, and answer no further request on open connections.
@@ -107,15 +117,41 @@ class PortService(Service):
         """Close the connections on which no request is in progress."""
         self._site.connections.close_silent()
 
+    def _describe(self) -> str:
+        """Return the description of the endpoint for Twisted, with our defaults."""
+        description = _with_backlog(self._plain)
+        path = unix_path(description)
+        if path is None:
+            return description
+        if self._private and ":mode=" not in description:
+            description = f"{description}:mode={_private_mode(path)}"
+        return f"{_LOCK.sub('', description)}:lockfile=0"
+
+    def _release(self, result: Any) -> Any:
+        """Let other daemons have the path of a Unix socket."""
+        if self._socket_file is not None:
+            self._socket_file.release()
+        return result
+
     def _exit(self, reason: str) -> SystemExit:
         return SystemExit(f"pushd: {self._option} {self._endpoint}: {reason}")
+
+    def _expect_header(self, port: Any) -> None:
+        """Let each connection begin with a header of the PROXY protocol.
+
+        It is outside of TLS, where proxies send it.
+        """
+        wrapped = getattr(port, "factory", self._site)
+        port.factory = ProxyProtocolFactory(wrapped, self._site, self._reactor)
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
         set_socket_options(port)
+        if self._plain != self._endpoint:
+            self._expect_header(port)
         accept_directly(port)
         pass_half_closes(getattr(port, "factory", None))
-        _log.info(self._message, event="listening", url=_url(self._endpoint, port))
+        _log.info(self._message, event="listening", url=_url(self._plain, port))
 
 
 def set_socket_options(port: Any) -> None:
@@ -144,20 +180,16 @@ def _with_backlog(endpoint: str) -> str:
     return f"{endpoint}:backlog={_BACKLOG}" if queues and ":backlog=" not in endpoint else endpoint
 
 
-def _with_mode(endpoint: str) -> str:
-    """Add the permissions of a private Unix socket; with Twisted's, every user could connect.
+def _private_mode(path: str) -> int:
+    """Return the permissions of a private Unix socket; with Twisted's, every user could connect.
 
     A folder with the setgid bit gives its group to the socket, and that group may connect, too.
     """
-    path = _UNIX_PATH.match(endpoint)
-    if path is None or ":mode=" in endpoint:
-        return endpoint
-    folder = os.path.dirname(path[1].replace("\\", "")) or "."
     try:
-        has_group = os.stat(folder).st_mode & stat.S_ISGID
+        has_group = os.stat(os.path.dirname(path) or ".").st_mode & stat.S_ISGID
     except OSError:  # Then listening fails, and says why.
         has_group = 0
-    return f"{endpoint}:mode={660 if has_group else 600}"
+    return 660 if has_group else 600
 
 
 def _url(endpoint: str, port: IListeningPort) -> str:

@@ -24,7 +24,7 @@ class ConflictTests(OptionsTestCase):
 
     def test_any_port(self) -> None:
         """An endpoint with port 0 may be given twice: the system picks different ports."""
-        for endpoint in ("tcp:0", "tcp:0:interface=127.0.0.1", "tcp6:0"):
+        for endpoint in ("tcp:0", "tcp:0:interface=127.0.0.1", "tcp6:0", "haproxy:tcp:0"):
             self.assertEqual(
                 parse("--listen", endpoint, "--control", endpoint).control, (endpoint,)
             )

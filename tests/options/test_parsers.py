@@ -48,6 +48,8 @@ class EndpointTests(OptionsTestCase):
             "ssl:8443:privateKey=both.pem:certKey=both.pem",
             "systemd:domain=INET:index=0",
             "systemd:domain=UNIX:name=control.socket",
+            "haproxy:tcp:8080",
+            "haproxy:systemd:domain=INET:index=0",
         ):
             self.assertEqual(parse("--listen", endpoint).listen, (endpoint,))
         self.assertEqual(parse("--listen=tcp:1", "--listen=tcp:2").listen, ("tcp:1", "tcp:2"))
@@ -69,6 +71,8 @@ class EndpointTests(OptionsTestCase):
                 "systemd:domain=IPX:index=0",
                 "systemd:domain=INET",
                 "systemd:domain=INET:index=first",
+                "haproxy:",
+                "haproxy:tcp:web",
             ):
                 self.assert_mistake(option, endpoint, "tcp:8080", "unix:/run/pushd.sock")
 

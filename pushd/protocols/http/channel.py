@@ -62,6 +62,8 @@ class Channel(StrictChannel):
     connections: HttpConnections
     #: The slot that the connection takes of ``--max-connections``.
     slot: Slot
+    #: Whether a header of the PROXY protocol says that the client speaks TLS with the proxy.
+    encrypted_by_proxy = False
 
     # The delayed call that parses the next request.
     _next: IDelayedCall | None = None
@@ -197,7 +199,7 @@ class Channel(StrictChannel):
     def isSecure(self) -> bool:
         """Return whether the connection is encrypted."""
         # twisted.web adapts the transport to this, which takes three times as long.
-        return bool(ISSLTransport.providedBy(self.transport))
+        return self.encrypted_by_proxy or bool(ISSLTransport.providedBy(self.transport))
 
     def pauseProducing(self) -> None:
         """Give a client that reads slowly a time-out, as the transport's buffer is full."""

@@ -119,7 +119,10 @@ class ChannelRequest(Request):
         """Identify the client, take its slot, and answer."""
         site = self.site = self.channel.site
         self._since = site.reactor.seconds()
-        self.wants_websocket = asks_for_websocket(self.requestHeaders)
+        # In HTTP/1.0 there is no Upgrade, and the header must be ignored (RFC 9110 §7.8).
+        self.wants_websocket = self.clientproto != b"HTTP/1.0" and asks_for_websocket(
+            self.requestHeaders
+        )
         address = getattr(self.client, "host", None)
         client = site.policy.proxies.client(address, self.requestHeaders)
         self.scheme = client.scheme or ("https" if self.isSecure() else "http")

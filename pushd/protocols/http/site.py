@@ -11,7 +11,7 @@ from twisted.internet.protocol import Protocol
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
 
-from pushd.access.admission import Admission
+from pushd.access.admission import Admission, Slot
 from pushd.access.limits import Limits
 from pushd.protocols.http.access_log import AccessLog
 from pushd.protocols.http.channel import Channel, HttpConnections
@@ -26,7 +26,7 @@ _MAX_REFUSED = 64
 _MAX_REFUSED_PER_ADDRESS = 16
 
 
-class _ImmediateClose(Protocol):
+class ImmediateClose(Protocol):
     """Protocol of a connection that is closed at once: with TLS, None is not allowed for it."""
 
     transport: Any
@@ -70,7 +70,14 @@ class PushdSite(AccessLog, Site):
         except Exception:
             # Twisted would log it without the address, and delay the connections behind this one.
             self.log_connection_failure("unknown" if addr is None else peer_name(addr))
-            return _ImmediateClose()
+            return ImmediateClose()
+
+    def admit_unknown(self) -> Slot | None:
+        """Admit a connection whose client is not known yet; return None if it must be closed.
+
+        The slot must be released before ``buildProtocol`` is called with the client's address.
+        """
+        return self.policy.admission.admit(None) or self._beyond_limit.admit(None)
 
     def _make_channel(self, addr: IAddress | None) -> Any:
         address = getattr(addr, "host", None)
@@ -82,7 +89,7 @@ class PushdSite(AccessLog, Site):
             if slot is None:
                 reason = "connection limit reached and the 503 queue is full"
                 self.log_refusal(str(address), 503, reason)
-                return _ImmediateClose()
+                return ImmediateClose()
         try:
             # Not by Site.buildProtocol, which sets in each channel what all have in common.
             channel = self.protocol()

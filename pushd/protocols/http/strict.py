@@ -11,7 +11,7 @@ from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 
 from pushd.protocols.http.access_log import AccessLog
-from pushd.protocols.http.headers import path_in
+from pushd.protocols.http.headers import has_token, path_in
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import BUSY, Response, json_refusal, refusal
 from pushd.protocols.twisted_internals import HTTPChannelAdapter
@@ -35,6 +35,10 @@ _DROPPED_BODY = 1 << 24
 
 # Paths at which all answers are JSON, refusals included.
 _JSON_PATHS = re.compile(rb"/(topics|publish|schedules)(/|$)")
+
+# The version at the end of a request line that has a minor version above ours. It is served as
+# HTTP/1.1, the highest version of its major that we speak (RFC 9110 §2.5).
+_LATER_VERSION = re.compile(rb" HTTP/1\.[2-9]\Z")
 
 # Bytes that no line of a request's head may hold (RFC 9110 §5.5): all controls but the tab.
 _CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -74,7 +78,8 @@ class StrictChannel(HTTPChannelAdapter):
         if self._refused:
             return
         self._head_size += len(line)
-        self._request_line = self._request_line or line
+        if not self._request_line:
+            line = self._request_line = _LATER_VERSION.sub(b" HTTP/1.1", line)
         if line[:1] in (b" ", b"\t") or _CONTROLS.search(line):
             self.refuse(400, "a line of the request's head is malformed")
         elif self._head_size > self.totalHeadersSize:
@@ -104,6 +109,15 @@ class StrictChannel(HTTPChannelAdapter):
             self.malformed()
             return False
         return bool(super().headerReceived(line))
+
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        """Return whether the connection stays open after the answer (RFC 9112 §9.3)."""
+        persistent = bool(super().checkPersistence(request, version))
+        # twisted.web finds the option only if blanks are all that is around it.
+        if persistent and has_token(request.requestHeaders.values(b"Connection"), b"close"):
+            request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+            return False
+        return persistent
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """Refuse a line that is too long."""

@@ -10,7 +10,7 @@ from hashlib import sha1
 from typing import NamedTuple
 
 from pushd.errors import HandshakeRefused
-from pushd.protocols.http.headers import RequestHeaders, has_token
+from pushd.protocols.http.headers import RequestHeaders, has_token, split_list
 
 # RFC 9110 §5.6.2; a subprotocol's name is a token (RFC 6455 §4.1).
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -89,7 +89,7 @@ def _read_key(keys: Sequence[bytes]) -> str:
 def _read_subprotocols(values: Sequence[bytes]) -> tuple[str, ...]:
     if not values:
         return ()
-    offered = [name.strip() for name in _join(values).split(",")]
+    offered = [name.decode("latin-1") for name in split_list(values)]
     if len(set(offered)) != len(offered) or not all(map(_TOKEN.fullmatch, offered)):
         raise HandshakeRefused(400, "Sec-WebSocket-Protocol must be a list of different names")
     return tuple(offered)
