@@ -160,6 +160,7 @@ TESTED: set[str] = set()
 # Blocks that are pytest tests, and the files that they are put into.
 PYTEST_FILES = {
     "test_demo.py": "docs/testing.md: Testing views",
+    "test_news.py": "docs/testing.md: Publishing, and the control port",
     "test_chat.py": "docs/testing.md: A chat with two browsers",
 }
 
@@ -216,7 +217,7 @@ class DocumentTests(SynchronousTestCase):
         names = find_table_names(read("docs/testing.md"), "Reference")
         self.assertIn("pending_calls", names)
         self.assertIn("stall", names)
-        self.assertEqual(names - _public(Daemon) - _public(Browser) - {"clock"}, set())
+        self.assertEqual(names - _public(Daemon) - _public(Browser) - {"clock", "host"}, set())
 
 
 class RoomsTests(SynchronousTestCase):
@@ -655,7 +656,7 @@ class PytestTests(SynchronousTestCase):
             check=False,
         )
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        self.assertIn("3 passed", done.stdout)
+        self.assertIn("4 passed", done.stdout)
 
 
 def _public(kind: type) -> set[str]:
