@@ -118,8 +118,8 @@ class PushdSite(AccessLog, Site):
         return BytesIO()
 
     def acceptableProtocols(self) -> list[bytes]:
-        """Offer HTTP/1.1 only over TLS: a WebSocket cannot take over an HTTP/2 connection."""
-        return [b"http/1.1"]
+        """Agree on HTTP/1 only over TLS: a WebSocket cannot take over an HTTP/2 connection."""
+        return [b"http/1.1", b"http/1.0"]
 
     def startFactory(self) -> None:
         """Do nothing: there is no log file to open, and no date to update each second."""
