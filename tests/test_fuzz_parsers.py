@@ -389,6 +389,7 @@ class NameTests(SynchronousTestCase):
         def match(pattern: str, topic: str) -> None:
             segment = r"(\*|[A-Za-z0-9._:-]+)"
             valid = re.fullmatch(rf"({segment}/)*({segment}|\*\*)", pattern) is not None
+            valid = valid and not {".", ".."} & {*pattern.split("/")}
             try:
                 check_pattern(pattern)
             except ValueError:

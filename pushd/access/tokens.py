@@ -33,6 +33,8 @@ _OPTIONS: Any = {
 _SEGMENT = r"(?:[A-Za-z0-9._:-]+|\*)"
 _PATTERN = re.compile(rf"(?:{_SEGMENT}/)*(?:{_SEGMENT}|\*\*)")
 _MAX_PATTERN = 255
+# Segments that no topic has.
+_DOTS = frozenset({".", ".."})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +183,8 @@ def check_pattern(text: str) -> str:
             f"must be a topic pattern of {_MAX_PATTERN} characters at most: "
             "* stands for a segment, and ** at the end for the rest"
         )
+    if not _DOTS.isdisjoint(text.split("/")):
+        raise ValueError("must not have . or .. as a segment: no topic has")
     return text
 
 

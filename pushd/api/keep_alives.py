@@ -37,17 +37,14 @@ class KeepAlives:
     """
 
     def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
-        self._queues: dict[int, TimeoutQueue[KeptAlive]] = {}
+        self._queues: dict[int, TimeoutQueue[KeptAlive]] = {
+            interval: TimeoutQueue(clock, timeout=interval, expired=_keep_alive)
+            for interval in range(1, KEEP_ALIVE_INTERVAL + 1)
+        }
 
     def every(self, interval: int) -> TimeoutQueue[KeptAlive]:
         """Return the queue of an interval, in seconds."""
-        queue = self._queues.get(interval)
-        if queue is None:
-            queue = self._queues[interval] = TimeoutQueue(
-                self._clock, timeout=interval, expired=_keep_alive
-            )
-        return queue
+        return self._queues[interval]
 
 
 class WebSocketHeartbeat:

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pushd.api.admin import schedule_json, topic_json
-from pushd.api.resource import AsyncResource, DaemonState, require_method
+from pushd.api.resource import AsyncResource, DaemonState, require_known
 from pushd.errors import BadRequest, TooManyScheduled, Unavailable
 from pushd.protocols.http.response import Response, json_response
 from pushd.protocols.json_format import is_encodable
@@ -45,12 +45,15 @@ _log = Logger(namespace="pushd.api")
 class ControlTopicResource(AsyncResource):
     """``/topics/<topic>`` at the control port: POST publishes or schedules, GET describes."""
 
+    methods = ("GET", "POST")
+
     async def answer(self, request: Any) -> Response:
         """Publish, schedule or describe."""
         topic = read_topic(self._name, "topic")
-        if request.method == b"GET":
+        if request.method != b"POST":
+            require_known(request)
             return json_response(200, await topic_json(self._state, topic))
-        require_method(request, "GET", "POST")
+        require_known(request, *_SCHEDULE)
         data = read_data(request)
         key = read_key(read_header(request, b"idempotency-key"), "Idempotency-Key")
         times = {name: read_number(request, name) for name in _SCHEDULE}
@@ -95,6 +98,8 @@ class PublishResource(AsyncResource):
         super().__init__(state, name)
         self._subject = subject
 
+    methods = ("POST",)
+
     async def answer(self, request: Any) -> Response:
         """Publish at once."""
         topic = read_topic(self._name, "topic")
@@ -102,6 +107,7 @@ class PublishResource(AsyncResource):
             if name.encode() in request.args:
                 error = f"{', '.join(_SCHEDULE)} are accepted on the control port only"
                 raise BadRequest(error, name)
+        require_known(request, "token")
         key = read_key(read_header(request, b"idempotency-key"), "Idempotency-Key")
         if key is not None:
             key = f"{self._subject} {key}"
@@ -122,9 +128,18 @@ class PublishResource(AsyncResource):
 class BatchResource(AsyncResource):
     """``/publish``: a batch of publications, all of which are made, or none."""
 
+    methods = ("POST",)
+
     async def answer(self, request: Any) -> Response:
         """Publish the batch if all of it is valid."""
-        require_method(request, "POST")
+        for name in _SCHEDULE:
+            if name.encode() in request.args:
+                error = "a batch is published at once; schedule with POST /topics/<topic>"
+                raise BadRequest(error, name)
+        require_known(request)
+        if request.header(b"idempotency-key") is not None:
+            error = "a batch has no key: give each of its publications an idempotency_key"
+            raise BadRequest(error, "Idempotency-Key")
         drafts = read_drafts(request.content.read(), self._state.limits.max_message)
         # If the client disconnects, only this Deferred is cancelled: the batch is still published.
         done: Deferred[list[Id]] = Deferred()
@@ -204,6 +219,8 @@ def read_drafts(body: bytes, max_message: int) -> list[Draft]:
     publications = value.get("publications") if isinstance(value, dict) else None
     if not isinstance(publications, list):
         raise BadRequest('the body must be {"publications": […]}', "body")
+    if unknown := value.keys() - {"publications"}:
+        raise BadRequest("unknown key", _quote(min(unknown)))
     if len(publications) > _MAX_BATCH:
         line = f"a batch must have at most {_MAX_BATCH} publications; got {len(publications)}"
         raise BadRequest(line, "publications", 413)
@@ -234,8 +251,7 @@ def _read_draft(value: object, where: str) -> Draft:
         raise BadRequest("a publication must be an object", where)
     unknown = value.keys() - {"topic", "data", "base64", "idempotency_key"}
     if unknown:
-        # Escaped: it may hold half a surrogate pair, which UTF-8 cannot encode.
-        raise BadRequest("unknown key", f"{where}.{ascii(min(unknown))[1:-1][:100]}")
+        raise BadRequest("unknown key", f"{where}.{_quote(min(unknown))}")
     topic = read_topic(value.get("topic"), f"{where}.topic")
     if ("data" in value) == ("base64" in value):
         raise BadRequest("a publication must have either data or base64", where)
@@ -248,6 +264,11 @@ def _read_draft(value: object, where: str) -> Draft:
         return Draft(topic, b64decode(value["base64"], validate=True), key)
     except (TypeError, ValueError, binascii.Error):
         raise BadRequest("base64 must be a string in base64", f"{where}.base64") from None
+
+
+def _quote(name: str) -> str:
+    """Return a name escaped: it may hold half a surrogate pair, which UTF-8 cannot encode."""
+    return ascii(name)[1:-1][:100]
 
 
 async def _publish(state: DaemonState, draft: Draft) -> dict[str, Any]:

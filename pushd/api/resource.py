@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote_to_bytes as unquote
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -18,6 +20,12 @@ from pushd.protocols.http.response import Response, json_refusal, write_response
 from pushd.topics.broker import Broker
 from pushd.topics.hub import Hub
 from pushd.topics.scheduled import ScheduledPublications
+
+# Between the parameters of a query.
+_SEPARATOR = re.compile(b"[&;]")
+
+# Longest name of an unknown parameter in an error, in characters.
+_MAX_NAME = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +48,9 @@ class AsyncResource(Resource):
 
     isLeaf = True
 
+    #: The methods that ``answer`` takes. With GET it takes HEAD, whose body is not sent.
+    methods: tuple[str, ...] = ("GET",)
+
     def __init__(self, state: DaemonState, name: str = "") -> None:
         super().__init__()
         self._state = state
@@ -59,6 +70,9 @@ class AsyncResource(Resource):
 
     async def _answer_or_refuse(self, request: Any) -> Response:
         try:
+            if request.method == b"OPTIONS":
+                return Response(204, {"Allow": allowed_methods(*self.methods)})
+            require_method(request, *self.methods)
             return await self.answer(request)
         except BadRequest as error:
             return refuse(error)
@@ -80,9 +94,40 @@ def refuse(error: BadRequest) -> Response:
     return json_refusal(error.status, error.reason, error.where, error.headers)
 
 
+def require_known(request: Any, *names: str) -> None:
+    """Raise BadRequest for a query parameter that is none of these.
+
+    One that is mistyped, belongs to another request or has no value must not be ignored.
+    """
+    query: bytes = request.uri.partition(b"?")[2]
+    if not query:
+        return
+    for given in request.args:
+        if (name := given.decode(errors="replace")) not in names:
+            raise _unknown(name, names)
+    # twisted.web ignores what has no equals sign.
+    for item in filter(None, _SEPARATOR.split(query)):
+        if b"=" not in item:
+            name = unquote(item).decode(errors="replace")
+            raise BadRequest("must have a value", name) if name in names else _unknown(name, names)
+
+
+def _unknown(name: str, names: tuple[str, ...]) -> BadRequest:
+    takes = f"takes {', '.join(names)}" if names else "takes none"
+    # Escaped: it may hold any character.
+    return BadRequest(
+        f"unknown query parameter: this request {takes}", ascii(name)[1:-1][:_MAX_NAME]
+    )
+
+
 def require_method(request: Any, *methods: str) -> None:
-    """Raise BadRequest (405) unless a request has one of these methods."""
-    if request.method.decode("latin-1") not in methods:
-        allowed = ", ".join(methods)
+    """Raise BadRequest (405) unless a request has one of these methods, or HEAD in place of GET."""
+    method = request.method.decode("latin-1")
+    if method not in methods and not (method == "HEAD" and "GET" in methods):
         error = f"method not allowed; use {' or '.join(methods)}"
-        raise BadRequest(error, "method", 405, {"Allow": allowed})
+        raise BadRequest(error, "method", 405, {"Allow": allowed_methods(*methods)})
+
+
+def allowed_methods(*methods: str) -> str:
+    """Return the value of an Allow header: these methods, HEAD beside GET, and OPTIONS."""
+    return ", ".join((*methods, "OPTIONS")).replace("GET", "GET, HEAD")

@@ -28,9 +28,11 @@ _PIECE = 1 << 18
 
 _COMMENT = b":\n\n"
 
-_HEADERS = {
+#: Headers of an event stream.
+STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-cache",
+    # A proxy that compresses what it passes on would hold events back until its buffer is full.
+    "cache-control": "no-cache, no-transform",
     # Without this, nginx holds events back until its buffer is full.
     "x-accel-buffering": "no",
 }
@@ -79,7 +81,7 @@ class EventStream:
 
     def start(self, hub: Hub, topic: str, after: Id | None) -> None:
         """Send the headers, and subscribe."""
-        for name, value in _HEADERS.items():
+        for name, value in STREAM_HEADERS.items():
             self._request.setHeader(name, value)
         self._request.registerProducer(self, True)
         self._keep_alives.start(self)

@@ -18,12 +18,13 @@ from pushd.access.tokens import Identity
 from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL, KeepAlives, read_heartbeat
 from pushd.api.longpoll import LongPoll
 from pushd.api.publish import PublishResource, read_topic
-from pushd.api.resource import DaemonState, refuse
-from pushd.api.sse import EventStream
+from pushd.api.resource import DaemonState, allowed_methods, refuse, require_known
+from pushd.api.sse import STREAM_HEADERS, EventStream
 from pushd.api.websocket import TopicView
 from pushd.errors import BadRequest, Denied
 from pushd.protocols.http.request import path_of
-from pushd.protocols.http.response import Response, json_refusal, write_response
+from pushd.protocols.http.response import JSON_HEADERS, Response, json_refusal, write_response
+from pushd.protocols.websocket.handshake import lost_handshake
 from pushd.topics.publication import Id
 from pushd.views.decorators import Handshakes
 from pushd.views.exchange import ViewDependencies
@@ -35,6 +36,9 @@ _WAIT = 25.0
 _MAX_WAIT = 60.0
 
 _SECONDS = re.compile(r"\d{1,3}(\.\d{1,6})?")
+
+# Query parameters of a subscriber.
+_PARAMETERS = ("after", "wait", "token", "heartbeat")
 
 # Request headers that a page of an allowed origin may set.
 _PAGE_HEADERS = (
@@ -85,6 +89,7 @@ class TopicResource(Resource):
         """Answer, or refuse the request."""
         if self._connections.closing is not None:
             request.site.count_refusal(503)
+            request.why_refused = GOING_AWAY.reason
             retry = {"Retry-After": "1"}
             write_response(request, json_refusal(503, GOING_AWAY.reason, None, retry))
             return NOT_DONE_YET
@@ -94,9 +99,11 @@ class TopicResource(Resource):
         try:
             return self._answer(request)
         except BadRequest as error:
+            request.why_refused = error.line
             write_response(request, refuse(error))
         except Denied as denied:
             request.site.count_refusal(denied.status)
+            request.why_refused = denied.line
             headers = challenge(denied)
             write_response(request, json_refusal(denied.status, denied.reason, "token", headers))
         return NOT_DONE_YET
@@ -104,6 +111,9 @@ class TopicResource(Resource):
     def _answer(self, request: Any) -> int:
         """Publish, or subscribe by the transport that the request is for."""
         topic = read_topic(self._name, "topic")
+        if request.method == b"OPTIONS":
+            write_response(request, Response(204, {"Allow": self._allow}))
+            return NOT_DONE_YET
         is_websocket = request.wants_websocket
         if request.method == b"POST" and self._authorizer.keys and not is_websocket:
             subject = self._read_publisher(request, topic)
@@ -117,14 +127,21 @@ class TopicResource(Resource):
             request.site.policy.throttle.count(request.peer)
         if is_websocket:
             return self._run_view(request, query, identity)
-        if request.getHeader(b"sec-websocket-key") is not None:
+        lost = lost_handshake(request.clientproto, request.requestHeaders)
+        if lost is not None:
             # Answered as a poll, its client would wait in vain.
             request.site.count_refusal(426)
-            error = "WebSocket handshake without Upgrade: a proxy in between removed the header"
-            raise BadRequest(error, "Upgrade", 426, UPGRADE)
+            raise BadRequest(lost.reason, "Upgrade", 426, UPGRADE, lost.help)
+        if request.method == b"HEAD":
+            # At once, and without a Content-Length, which only the answer to a GET can have.
+            for name, value in (STREAM_HEADERS if is_stream else JSON_HEADERS).items():
+                request.setHeader(name, value)
+            request.finish()
+            return NOT_DONE_YET
         if request.method != b"GET":
             error = "method not allowed; subscribe with GET, and publish at the control port"
-            raise BadRequest(error, "method", 405, {"Allow": self._methods})
+            allow = {"Allow": self._allow}
+            raise BadRequest(error, "method", 405, allow, "see docs/topics.md and docs/tokens.md")
         if is_stream:
             keep_alives = self._dependencies.keep_alives.every(
                 query.heartbeat or KEEP_ALIVE_INTERVAL
@@ -140,6 +157,10 @@ class TopicResource(Resource):
     @property
     def _methods(self) -> str:
         return "GET, POST" if self._authorizer.keys else "GET"
+
+    @property
+    def _allow(self) -> str:
+        return allowed_methods(*self._methods.split(", "))
 
     def _preflight(self) -> dict[str, str]:
         """Return the headers that answer a CORS preflight request (WHATWG Fetch §3.2.2)."""
@@ -209,6 +230,7 @@ class TopicResource(Resource):
 
 def _read_query(request: Any, topic: str) -> _Query:
     """Read what a subscriber asks for. Raises BadRequest."""
+    require_known(request, *_PARAMETERS)
     # The header wins: a browser that reconnects by itself repeats the URL.
     where, given = "Last-Event-ID", (request.getHeader(b"last-event-id") or b"").decode("latin-1")
     if not given:

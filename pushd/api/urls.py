@@ -23,7 +23,7 @@ from pushd.gateways.wsgi import WsgiGateway
 from pushd.protocols.http.guard import is_topic
 from pushd.protocols.http.headers import decode_path
 from pushd.protocols.http.policy import SitePolicy
-from pushd.protocols.http.response import NOT_FOUND, AnswerResource, refusal
+from pushd.protocols.http.response import NOT_FOUND, AnswerResource, Response, refusal
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.http.static import StaticFiles
 from pushd.views.resource import ViewResource
@@ -72,6 +72,7 @@ def public_site(
             return application.find(request, path)
         if request.wants_websocket:
             request.site.count_refusal(404)
+            request.why_refused = "there is no view at this path: see --views"
             return AnswerResource(NOT_FOUND)
         file = files.find(path) or (files.find(_PLAIN) if path == "/" else None)
         return file or AnswerResource(NOT_FOUND)
@@ -90,6 +91,9 @@ def control_site(
 
     def find(request: Any) -> IResource:
         match request.path:
+            case b"/" if request.method == b"OPTIONS":
+                # A health check of HAProxy, unless it is told another address.
+                return AnswerResource(Response(204))
             case b"/healthz":
                 return health_resource()
             case b"/readyz":

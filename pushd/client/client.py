@@ -26,6 +26,9 @@ _SILENCE = 60.0
 _SHORTEST = 0.5
 _LONGEST = 20.0
 
+# Segments that no topic has.
+_DOTS = frozenset({".", ".."})
+
 
 @dataclass(frozen=True, slots=True)
 class Began:
@@ -77,7 +80,8 @@ def publish(
     :param timeout: seconds that each step of the request may take.
 
     Returns pushd's response: ``{"id": …, "subscribers": …}``, or ``{"schedule": …}`` for scheduled
-    publications. Raises Refused if pushd refuses, and Unreachable if it does not respond. In the
+    publications. Raises ValueError for a topic with ``.`` or ``..`` as a segment, Refused if pushd
+    refuses, and Unreachable if it does not respond. In the
     latter case the publication may have been made; with an ``idempotency_key`` it is safe to try
     again.
     """
@@ -217,6 +221,9 @@ class Client:
 
 
 def _topic_path(topic: str) -> str:
+    if not _DOTS.isdisjoint(topic.split("/")):
+        # A proxy could resolve them, and would ask for another topic.
+        raise ValueError(f"topic must not have . or .. as a segment; got {topic!r}")
     return f"/topics/{quote(topic)}"
 
 

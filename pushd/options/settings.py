@@ -26,6 +26,7 @@ from pushd.options.parsers import (
     number,
     one_of,
     parse_control,
+    parse_csp,
     parse_folder,
     parse_listen,
     parse_stragglers,
@@ -34,6 +35,7 @@ from pushd.options.parsers import (
     parse_wsgi,
 )
 from pushd.options.sizes import AUTO, ShareOfMemory, Size
+from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.topics.history import Retention
 from pushd.topics.redis.address import RedisAddress, parse_broker
 from pushd.views.demo import ticker
@@ -229,6 +231,16 @@ class Settings:
         "Trusted reverse proxy (CIDR), such as 10.0.0.0/8: its Forwarded or X-Forwarded-For "
         "header is believed. May be given more than once.",
         default=(),
+    )
+    csp: str = setting(
+        ACCESS,
+        "csp",
+        "POLICY",
+        parse_csp,
+        "Content-Security-Policy of all pages that do not set their own, or none for no such "
+        "header. Pages of a WSGI application never get it.",
+        default=DEFAULT_CSP,
+        live=True,
     )
     # The defaults are in ``access/limits.py``.
     limits: Limits = object_setting(

@@ -277,6 +277,7 @@ def public_policy(
         counters=counters,
         memory=memory,
         limits=live.limits,
+        page_headers=live.page_headers,
     )
 
 
@@ -291,7 +292,7 @@ def control_policy(
     own = Limits(max_connections=_CONTROL_CONNECTIONS, max_per_address=_CONTROL_CONNECTIONS)
     return SitePolicy(
         guard=control_guard(live.control_hosts),
-        admission=Admission(own, untrusted),
+        admission=Admission(own, untrusted, fixed=True),
         throttle=Throttle(clock, own, trusted, counters.slowed),
         proxies=untrusted,
         counters=counters,

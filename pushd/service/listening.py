@@ -116,6 +116,16 @@ class PortService(Service):
             [maybeDeferred(self.stopService), self._site.connections.drain()], consumeErrors=True
         )
 
+    @property
+    def endpoint(self) -> str:
+        """The endpoint, as it was given."""
+        return self._endpoint
+
+    @property
+    def address(self) -> Any:
+        """The address on which it listens; None while it does not."""
+        return None if self._port is None else self._port.getHost()
+
     def close_unused(self) -> None:
         """Close the connections on which no request is in progress."""
         self._site.connections.close_silent()

@@ -13,6 +13,7 @@ from pushd.access.tokens import TokenKeys
 from pushd.errors import InvalidOptions
 from pushd.options.command_line import Options
 from pushd.options.settings import OPTIONS, Applier, Settings
+from pushd.protocols.http.policy import page_headers
 
 _log = Logger(namespace="pushd.service")
 
@@ -37,6 +38,8 @@ class LiveSettings:
         self.control_hosts = Hosts()
         #: Keys of tokens.
         self.keys = TokenKeys()
+        #: Headers of every page.
+        self.page_headers: dict[bytes, bytes] = {}
 
     def apply(self, settings: Settings) -> None:
         """Put settings in force: at the start, and after each reload."""
@@ -44,6 +47,8 @@ class LiveSettings:
         self.hosts.replace(settings.hosts)
         self.control_hosts.replace(settings.control_hosts)
         self.keys.replace(settings.token_keys)
+        self.page_headers.clear()
+        self.page_headers.update(page_headers(settings.csp))
         allowed = self._allow_connections(settings.limits.max_connections)
         self.limits.change_to(replace(settings.limits, max_connections=allowed))
 

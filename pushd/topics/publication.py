@@ -10,6 +10,10 @@ from sys import getsizeof
 _TOPIC = re.compile(r"[A-Za-z0-9._:-]+(?:/[A-Za-z0-9._:-]+)*")
 _MAX_TOPIC = 255
 
+# Segments that a browser or a proxy resolves before it asks for a URL (RFC 3986 §5.2.4): it would
+# ask for another topic.
+_DOTS = frozenset({".", ".."})
+
 _ID = re.compile(r"(?P<epoch>[A-Za-z0-9_-]{1,32}):(?P<offset>0|[1-9][0-9]{0,17})")
 
 
@@ -19,6 +23,8 @@ def check_topic(name: str) -> str:
         raise ValueError(
             f"topic must be 1 to {_MAX_TOPIC} letters, digits and -_.: in segments separated by /"
         )
+    if "." in name and not _DOTS.isdisjoint(name.split("/")):
+        raise ValueError("topic must not have . or .. as a segment: no browser could ask for it")
     return name
 
 

@@ -347,6 +347,10 @@ class PatternTests(SynchronousTestCase):
             self.assertRaises(ValueError, check_pattern, text)
         self.assertRaises(ValueError, check_pattern, "a" * 256)
         self.assertRaises(ValueError, check_pattern, "a\n")
+        for text in (".", "..", "a/../*", "../**", "*/."):
+            error = self.assertRaises(ValueError, check_pattern, text)
+            self.assertIn("must not have . or ..", str(error))
+        self.assertEqual(check_pattern("a/.../**"), "a/.../**")
 
 
 class IdentityTests(SynchronousTestCase):

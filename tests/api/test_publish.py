@@ -88,7 +88,25 @@ class ControlTopicTests(PublishTestCase):
         for method in ("PUT", "DELETE", "PATCH"):
             answer = self.control(method, "/topics/t")
             self.assert_wrong(answer, 405, "method")
-            self.assertEqual(answer.headers["Allow"], "GET, POST")
+            self.assertEqual(answer.headers["Allow"], "GET, HEAD, POST, OPTIONS")
+
+    def test_head(self) -> None:
+        """HEAD gets the headers of the answer to a GET."""
+        answer = self.control("HEAD", "/topics/t")
+        self.assertEqual((answer.status, answer.body), (200, b""))
+        got = self.control("GET", "/topics/t")
+        self.assertEqual(answer.headers["Content-Length"], got.headers["Content-Length"])
+
+    def test_options(self) -> None:
+        """OPTIONS gets the allowed methods."""
+        for path, allowed in (
+            ("/topics/t", "GET, HEAD, POST, OPTIONS"),
+            ("/publish", "POST, OPTIONS"),
+            ("/topics", "GET, HEAD, OPTIONS"),
+            ("/connections/1", "GET, HEAD, DELETE, OPTIONS"),
+        ):
+            answer = self.control("OPTIONS", path)
+            self.assertEqual((answer.status, answer.headers["Allow"]), (204, allowed))
 
 
 class IdempotencyTests(PublishTestCase):
@@ -310,9 +328,7 @@ class BatchTests(PublishTestCase):
             self.assertIn("and nothing else", value["error"], part)
         # One string, which ends behind what looks like the end.
         body = b'{"publications":[],"data":"%b' % rb"\\\\\"" + b"{}," * 20_000 + b'"}'
-        self.assertEqual(self.post("/publish", body).status, 200)
-        self.assertEqual(self.client.data, [])
-
+        self.assert_wrong(self.post("/publish", body), 400, "data")
         self.assertEqual(self.client.data, [])
         self.assertEqual(self.post_json({"publications": [good] * 1000}).status, 200)
         self.assertEqual(len(self.client.data), 1000)
@@ -328,11 +344,36 @@ class BatchTests(PublishTestCase):
         self.assertEqual(many, marks > limit)
         patched.restore()
 
+    def test_what_single_publications_take(self) -> None:
+        """What ``POST /topics/t`` takes and a batch does not is refused by name."""
+        body = json.dumps({"publications": [{"topic": "t", "data": "x"}]}).encode()
+        for query in ("delay=1", "every=1", "count=2", "delay="):
+            answer = self.post(f"/publish?{query}", body)
+            value = self.assert_wrong(answer, 400, query.partition("=")[0])
+            self.assertIn("/topics/", value["error"])
+        self.assert_wrong(self.post("/publish?delay", body), 400, "delay")
+        answer = self.post("/publish", body, {"Idempotency-Key": "k"})
+        value = self.assert_wrong(answer, 400, "Idempotency-Key")
+        self.assertIn("idempotency_key", value["error"])
+        for name in ("delay", "idempotency_key", "é\ud800"):
+            value = {"publications": [], name: 1}
+            self.assert_wrong(self.post_json(value), 400, ascii(name)[1:-1])
+        self.assertEqual(self.client.data, [])
+
+    def test_dot_segments(self) -> None:
+        """A topic that no browser can ask for is refused."""
+        good = {"topic": "t", "data": "x"}
+        for topic in ("..", "a/../t", "./t"):
+            answer = self.post_json({"publications": [good, {**good, "topic": topic}]})
+            value = self.assert_wrong(answer, 400, "publications[1].topic")
+            self.assertIn("must not have . or ..", value["error"])
+        self.assertEqual(self.client.data, [])
+
     def test_method(self) -> None:
         """Another method than POST is 405."""
         answer = self.control("GET", "/publish")
         self.assert_wrong(answer, 405, "method")
-        self.assertEqual(answer.headers["Allow"], "POST")
+        self.assertEqual(answer.headers["Allow"], "POST, OPTIONS")
 
 
 class PublicationTests(PublishTestCase):

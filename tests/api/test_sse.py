@@ -29,7 +29,7 @@ class EventStreamTests(TopicTestCase):
         self.assertTrue(head.startswith("http/1.1 200"))
         for line in (
             "content-type: text/event-stream; charset=utf-8",
-            "cache-control: no-cache",
+            "cache-control: no-cache, no-transform",
             "x-accel-buffering: no",
         ):
             self.assertIn(line, head)

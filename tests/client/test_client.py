@@ -116,6 +116,14 @@ class PublishTests(ClientTestCase):
         refused = self.assertRaises(Refused, self.client().publish, "t", "x", every=1.0)
         self.assertIn("every and count must be given together (400)", str(refused))
 
+    def test_dot_segments(self) -> None:
+        """A topic that a proxy would take for another is an error before anything is sent."""
+        for topic in ("..", "../t", "a/./t"):
+            with self.assertRaisesRegex(ValueError, "must not have . or .. as a segment"):
+                self.client().publish(topic, "x")
+            with self.assertRaisesRegex(ValueError, "must not have . or .. as a segment"):
+                next(self.client(PUBLIC).follow(topic))
+
     def test_bad_key(self) -> None:
         """A key that cannot be in a header is an error before anything is sent."""
         for key in ("a\nb", "€"):

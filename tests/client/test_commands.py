@@ -78,6 +78,7 @@ class PublishTests(CommandTestCase):
     def test_refused(self) -> None:
         """The text of a refusal is printed."""
         self.assertIn("topic: topic must be", self.bad("publish", "a b", "x"))
+        self.assertIn("must not have . or ..", self.bad("publish", "a/../b", "x"))
         self.assertIn(
             "every and count must be given together", self.bad("publish", "t", "x", "--every", "1")
         )

@@ -164,7 +164,7 @@ def test_modern_versions(url: str, version: ssl.TLSVersion) -> None:
     ],
 )
 def test_no_http2(url: str, offered: list[str], selected: str | None) -> None:
-    """HTTP/2 is never negotiated, as WebSockets need HTTP/1.1. ALPN is not required."""
+    """HTTP/2 is never negotiated: WebSockets need HTTP/1.1, which is spoken without ALPN, too."""
     context = trusting()
     if offered:
         context.set_alpn_protocols(offered)

@@ -12,6 +12,30 @@ from tests.support.keyring import SECRET, private_key, public_pem, sign
 from tests.support.peer import certificate_file
 
 
+class CspTests(OptionsTestCase):
+    def test_csp(self) -> None:
+        """--csp takes a policy, or none for no such header."""
+        for given in (
+            "default-src 'self'",
+            "default-src 'none'; img-src https://example.com:8443/a data: *;",
+            "upgrade-insecure-requests",
+            "script-src 'self' 'sha256-B2yPHKaXnvFWtRChIbabYmUBFZdVfKKXHbWtWidDVF8='",
+        ):
+            self.assertEqual(parse("--csp", given).csp, given)
+        self.assertEqual(parse("--csp", "none").csp, "")
+        self.assertEqual(parse().csp, "default-src 'self'; base-uri 'self'; form-action 'self'")
+
+    def test_bad(self) -> None:
+        """Text that is no policy is a mistake, and so are keywords without their quotes."""
+        for given in ("", ";", "https://example.com", "default-src é"):
+            self.assert_mistake(
+                "csp", given, "a Content-Security-Policy such as default-src 'self'"
+            )
+        self.assertIn("a Content-Security-Policy", self.mistake("--csp", "a b\r\nc: d"))
+        for given in ("default-src self", "script-src https://example.com Self; img-src *"):
+            self.assert_mistake("csp", given, "in single quotes: '")
+
+
 class EndpointTests(OptionsTestCase):
     def test_listen(self) -> None:
         """--listen takes every endpoint that Twisted can parse, more than once."""

@@ -12,7 +12,17 @@ class TopicNameTests(SynchronousTestCase):
 
     def test_valid(self) -> None:
         """A name has up to 255 letters, digits and marks, in segments separated by slashes."""
-        for name in ("a", "A/b/9", "-_.:", "..", "a" * 255, "a/" * 127 + "a"):
+        for name in (
+            "a",
+            "A/b/9",
+            "-_.:",
+            "...",
+            ".a",
+            "a..",
+            "a/.b./c",
+            "a" * 255,
+            "a/" * 127 + "a",
+        ):
             self.assertEqual(check_topic(name), name)
 
     def test_invalid(self) -> None:
@@ -23,6 +33,12 @@ class TopicNameTests(SynchronousTestCase):
         ):
             error = self.assertRaises(ValueError, check_topic, name)
             self.assertIn("255 letters, digits", str(error))
+
+    def test_dot_segments(self) -> None:
+        """A segment that browsers and proxies resolve is refused."""
+        for name in (".", "..", "./a", "../a", "a/.", "a/..", "a/./b", "a/../b", "a/b/.."):
+            error = self.assertRaises(ValueError, check_topic, name)
+            self.assertIn("must not have . or .. as a segment", str(error))
 
 
 class IdTests(SynchronousTestCase):

@@ -102,6 +102,8 @@ class PublisherTests(ViewTestCase):
         invalid: list[tuple[type[Exception], tuple[Any, ...], dict[str, Any]]] = [
             (ValueError, ("a b", "x"), {}),
             (ValueError, ("", "x"), {}),
+            (ValueError, ("a/../b", "x"), {}),
+            (ValueError, ("./b", "x"), {"delay": 1}),
             (ValueError, ("t", "\ud800"), {}),
             (ValueError, ("t", "x" * 1001), {}),
             (ValueError, ("t", "é" * 501), {}),

@@ -18,7 +18,7 @@ from pushd.protocols.http.channel import Channel, HttpConnections
 from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import AnswerResource
-from pushd.protocols.twisted_internals import check_requirements
+from pushd.protocols.twisted_internals import check_requirements, lose
 
 # The most connections beyond the limit that may wait for their 503 at once, in all and from one
 # client address.
@@ -32,8 +32,11 @@ class ImmediateClose(Protocol):
     transport: Any
 
     def connectionMade(self) -> None:
-        """Close in order: a reset could fail the client's attempt to connect."""
-        self.transport.loseConnection()
+        """Close in order: a reset could fail the client's attempt to connect.
+
+        At once, as far as possible: descriptors must not run out while a crowd is turned away.
+        """
+        lose(self.transport)
 
 
 class PushdSite(AccessLog, Site):
@@ -83,12 +86,12 @@ class PushdSite(AccessLog, Site):
         address = getattr(addr, "host", None)
         self.policy.throttle.count(address or "unix")
         slot = self.policy.admission.admit(address)
-        over_limit = slot is None
+        over_limit = ""
         if slot is None:
+            over_limit = self.policy.admission.reached()
             slot = self._beyond_limit.admit(address)
             if slot is None:
-                reason = "connection limit reached and the 503 queue is full"
-                self.log_refusal(str(address), 503, reason)
+                self.log_refusal(str(address), 503, f"{over_limit}; the 503 queue is full, too")
                 return ImmediateClose()
         try:
             # Not by Site.buildProtocol, which sets in each channel what all have in common.

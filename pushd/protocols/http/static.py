@@ -107,10 +107,13 @@ class StaticFile(File):
         return super().render_GET(request)
 
     def render(self, request: Any) -> Any:
-        """Answer GET and HEAD; refuse other methods."""
+        """Answer GET, HEAD and OPTIONS; refuse other methods."""
         if request.method not in (b"GET", b"HEAD"):
+            request.setHeader(b"allow", b"GET, HEAD, OPTIONS")
+            if request.method == b"OPTIONS":
+                request.setResponseCode(204)
+                return b""
             request.setResponseCode(405)
-            request.setHeader(b"allow", b"GET, HEAD")
             request.setHeader(b"content-type", b"text/plain; charset=utf-8")
             return b"use GET or HEAD for a file\n"
         return self.render_GET(request)

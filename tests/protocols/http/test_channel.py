@@ -439,6 +439,45 @@ class RequestTests(ChannelTestCase):
         self.assertEqual(peer.body, b"hello")
         self.assertIs(peer.lost, ConnectionDone)
 
+    def test_http_1_2(self) -> None:
+        """HTTP/1.2 is served as HTTP/1.1: it must have a Host, and the connection stays open."""
+        for version in ("HTTP/1.2", "HTTP/1.9"):
+            peer = self.send(request(f"GET /hello/ {version}", "Host: a"))
+            self.assertTrue(peer.head.startswith("HTTP/1.1 200 OK\r\n"))
+            self.assertIsNone(peer.lost)
+            peer.received.clear()
+            head = request(f"POST /hello/ {version}", "Host: a", "Transfer-Encoding: chunked")
+            peer.send(head + b"3\r\nabc\r\n0\r\n\r\n")
+            self.assertEqual(peer.body, b"hello")
+            self.assertEqual(self.requests[-1].body, b"abc")
+            self.assertIn(" 400 ", self.send(request(f"GET /hello/ {version}")).head)
+
+    def test_other_versions(self) -> None:
+        """Another major version, and what is no version, is refused."""
+        for version in (
+            "HTTP/2.0",
+            "HTTP/0.9",
+            "HTTP/3",
+            "HTTP/1.10",
+            "HTTP/1.",
+            "http/1.2",
+            "1.2",
+        ):
+            self.assert_refused(self.send(request(f"GET /hello/ {version}", "Host: a")), 400)
+
+    def test_close_in_a_list(self) -> None:
+        """``close`` may be anywhere in the list of Connection, and empty elements do not count."""
+        for value in ("close, TE", "TE,close", "keep-alive,,Close", ", close ,", "TE\t, close"):
+            for method in ("GET", "HEAD"):
+                peer = self.send(
+                    request(f"{method} /hello/ HTTP/1.1", "Host: a", f"Connection: {value}")
+                )
+                self.assertIs(peer.lost, ConnectionDone, value)
+                self.assertIn("\r\nConnection: close", peer.head)
+        for value in ("closed", "keep-alive, xclose", "TE", ","):
+            peer = self.send(request("GET /hello/ HTTP/1.1", "Host: a", f"Connection: {value}"))
+            self.assertIsNone(peer.lost, value)
+
     def test_form(self) -> None:
         """The body of a form is not parsed: the view reads it like any other."""
         kind = "Content-Type: application/x-www-form-urlencoded"
