@@ -295,7 +295,7 @@ def test_late_signal(way: str) -> None:
 
 @pytest.mark.parametrize("style", ["text", "json"])
 def test_log_reader_gone(tmp_path: Path, style: str) -> None:
-    """A daemon whose log is read no more, as its reader has ended, serves on, and stops in order."""
+    """A daemon whose log has lost its reader serves on, and stops in order."""
     path = tmp_path / "web"
     command = [str(TWISTD), "-n", "--pidfile=", "pushd", "--control", "none"]
     command += ["--listen", f"unix:{path}", "--log-format", style]
