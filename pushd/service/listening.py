@@ -20,7 +20,7 @@ from pushd.options.parsers import BEHIND_PROXY
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.proxy_protocol import ProxyProtocolFactory
-from pushd.protocols.twisted_internals import pass_half_closes
+from pushd.protocols.twisted_internals import pass_half_closes, refuse_other_protocols
 from pushd.service.reactor import accept_directly
 from pushd.service.socket_file import SocketFile, unix_path
 
@@ -74,6 +74,7 @@ class PortService(Service):
         failures: list[Failure] = []
         try:
             endpoint = serverFromString(self._reactor, self._describe())
+            refuse_other_protocols(endpoint)
             if self._socket_file is not None:
                 self._socket_file.claim()
         except (OSError, SocketInUse) as error:
@@ -112,6 +113,16 @@ class PortService(Service):
         return gatherResults(
             [maybeDeferred(self.stopService), self._site.connections.drain()], consumeErrors=True
         )
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint, as it was given."""
+        return self._endpoint
+
+    @property
+    def address(self) -> Any:
+        """The address on which it listens; None while it does not."""
+        return None if self._port is None else self._port.getHost()
 
     def close_unused(self) -> None:
         """Close the connections on which no request is in progress."""

@@ -18,7 +18,7 @@ from pushd.protocols.http.channel import Channel, HttpConnections
 from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import AnswerResource
-from pushd.protocols.twisted_internals import check_requirements
+from pushd.protocols.twisted_internals import check_requirements, lose
 
 # The most connections beyond the limit that may wait for their 503 at once, in all and from one
 # client address.
@@ -32,8 +32,11 @@ class ImmediateClose(Protocol):
     transport: Any
 
     def connectionMade(self) -> None:
-        """Close in order: a reset could fail the client's attempt to connect."""
-        self.transport.loseConnection()
+        """Close in order: a reset could fail the client's attempt to connect.
+
+        At once, as far as possible: descriptors must not run out while a crowd is turned away.
+        """
+        lose(self.transport)
 
 
 class PushdSite(AccessLog, Site):
@@ -115,8 +118,8 @@ class PushdSite(AccessLog, Site):
         return BytesIO()
 
     def acceptableProtocols(self) -> list[bytes]:
-        """Offer HTTP/1.1 only over TLS: a WebSocket cannot take over an HTTP/2 connection."""
-        return [b"http/1.1"]
+        """Agree on HTTP/1 only over TLS: a WebSocket cannot take over an HTTP/2 connection."""
+        return [b"http/1.1", b"http/1.0"]
 
     def startFactory(self) -> None:
         """Do nothing: there is no log file to open, and no date to update each second."""

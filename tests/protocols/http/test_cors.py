@@ -5,6 +5,7 @@ from __future__ import annotations
 from http.client import parse_headers
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -28,7 +29,7 @@ class CrossOriginTestCase(SynchronousTestCase):
         """Start it."""
         self.start(PAGE)
 
-    def start(self, *origins: str, **settings: object) -> None:
+    def start(self, *origins: str, **settings: Any) -> None:
         """Start a daemon that allows these origins."""
         views = {"/broken/": self.fail_to_answer, "/topics/broken": self.fail_to_answer}
         self.daemon = Daemon(views, origins=Origins(origins), **settings)

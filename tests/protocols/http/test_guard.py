@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.logger import capturedLogs, formatEvent
@@ -25,7 +26,7 @@ UPGRADE = (
 class GuardTestCase(SynchronousTestCase):
     """A daemon with an echo that answers plain HTTP as well."""
 
-    def start(self, **settings: object) -> None:
+    def start(self, **settings: Any) -> None:
         """Start the daemon."""
         self.asked: list[Request] = []
 
