@@ -16,8 +16,8 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.admission import Slot
+from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
-from pushd.protocols.http.channel import IDLE_TIMEOUT
 from pushd.testing import Daemon, RawConnection
 from pushd.topics.history import Retention
 from pushd.topics.redis import session
@@ -42,7 +42,7 @@ from tests.support.keyring import secret_keys, sign, token
 
 # Seconds that publications are kept, and steps of time after which nothing is left of anything.
 TTL = 30
-ENDS = (*(1, 5, 10, 25) * 3, IDLE_TIMEOUT, IDLE_TIMEOUT, 300, 300)
+ENDS = (*(1, 5, 10, 25) * 3, Limits().keep_alive, Limits().keep_alive, 300, 300)
 
 
 @accept_websocket

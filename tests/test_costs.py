@@ -6,7 +6,7 @@ A stop-watch would only measure the machine, so these are counted.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 from twisted.logger import globalLogPublisher
@@ -145,10 +145,12 @@ class CallTests(CostTestCase):
         counted: list[int] = []
         deliver = SubscriberList.deliver
 
-        def count(subscribers: SubscriberList, batch: Batch) -> int:
-            delivered: list[int] = []
-            counted.append(calls_of(lambda: delivered.append(deliver(subscribers, batch))))
-            return delivered[0]
+        def count(
+            subscribers: SubscriberList, batch: Batch, is_late: Callable[[], bool]
+        ) -> Generator[None, None, int]:
+            counted.append(calls_of(lambda: list(deliver(subscribers, batch, is_late))))
+            yield from ()
+            return 0
 
         self.patch(SubscriberList, "deliver", count)
         servers = []

@@ -29,6 +29,7 @@ from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.tokens import read_token_keys
 from pushd.client import Client, publish
 from pushd.django.views import WebSocket as DjangoWebSocket
+from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.testing import Answer, Browser, Daemon
 from pushd.views.request import Request
@@ -159,6 +160,7 @@ TESTED: set[str] = set()
 # Blocks that are pytest tests, and the files that they are put into.
 PYTEST_FILES = {
     "test_demo.py": "docs/testing.md: Testing views",
+    "test_news.py": "docs/testing.md: Publishing, and the control port",
     "test_chat.py": "docs/testing.md: A chat with two browsers",
 }
 
@@ -215,7 +217,7 @@ class DocumentTests(SynchronousTestCase):
         names = find_table_names(read("docs/testing.md"), "Reference")
         self.assertIn("pending_calls", names)
         self.assertIn("stall", names)
-        self.assertEqual(names - _public(Daemon) - _public(Browser) - {"clock"}, set())
+        self.assertEqual(names - _public(Daemon) - _public(Browser) - {"clock", "host"}, set())
 
 
 class RoomsTests(SynchronousTestCase):
@@ -414,11 +416,27 @@ class ViewsTests(SynchronousTestCase):
     def test_greet(self, names: Names) -> None:
         """A view without a decorator accepts WebSockets if its route says so."""
         with Daemon(names["views"]) as daemon:
-            self.assertEqual(_get(daemon, "/greet/caf%C3%A9/").text, "hello café")
+            self.assertEqual(_get(daemon, "/greet/caf%C3%A9/").text, "<p>hello café</p>")
+            self.assertEqual(_get(daemon, "/greet/%3Cb%3E/").text, "<p>hello &lt;b&gt;</p>")
             browser = daemon.connect("/greet/ann/")
             self.assertEqual((browser.messages, browser.closing), (["hello ann"], NORMAL))
-            self.assertEqual(_get(daemon, "/greet/ann").text, "hello ann")
+            self.assertEqual(_get(daemon, "/greet/ann").text, "<p>hello ann</p>")
             self.assertEqual(_get(daemon, "/greet/ann/lee/").status, 404)
+
+
+class SecurityTests(SynchronousTestCase):
+    """Blocks of docs/security.md."""
+
+    @runs("docs/security.md: Content-Security-Policy")
+    def test_policy(self, names: Names) -> None:
+        """A view's own policy takes the place of the default."""
+        with Daemon(names["views"]) as daemon:
+            [policy] = _get(daemon, "/map/").headers.get_all("Content-Security-Policy") or []
+            self.assertEqual(policy, "default-src 'self'; img-src 'self' https://tiles.example.com")
+
+    def test_default_policy(self) -> None:
+        """The document quotes the default."""
+        self.assertIn(f"\n    Content-Security-Policy: {DEFAULT_CSP}\n", read("docs/security.md"))
 
 
 class TokensTests(SynchronousTestCase):
@@ -568,9 +586,9 @@ class DjangoTests(SynchronousTestCase):
             assert refused is not None
             self.assertEqual(refused.status, 302)
             self.assertEqual(daemon.connect(place, headers=member).messages, [said])
-        answer = daemon.get("/rooms/a/", member)
+        answer = daemon.get("/rooms/%3Cb%3E/", member)
         assert answer is not None
-        self.assertEqual(answer.text, "a")
+        self.assertEqual(answer.text, "&lt;b&gt;")
 
     @runs("docs/django.md: Publishing")
     def test_publish(self, names: Names) -> None:
@@ -580,7 +598,9 @@ class DjangoTests(SynchronousTestCase):
         self.assertEqual(_get(daemon, "/login/").status, 200)  # It notes the time of the login.
         last = json.loads(_get(daemon, "/topics/users?wait=0").text)["id"]
         first = last.replace(":1", ":0")
-        self.assertIn("ann was saved", _get(daemon, f"/topics/users?wait=0&after={first}").text)
+        self.assertRegex(
+            _get(daemon, f"/topics/users?wait=0&after={first}").text, r"\b[0-9]+ was saved"
+        )
 
     @runs("docs/django.md: Without Django")
     def test_application(self, names: Names) -> None:
@@ -638,7 +658,7 @@ class PytestTests(SynchronousTestCase):
             check=False,
         )
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        self.assertIn("3 passed", done.stdout)
+        self.assertIn("4 passed", done.stdout)
 
 
 def _public(kind: type) -> set[str]:

@@ -15,12 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
-from pushd.protocols.http.channel import (
-    IDLE_TIMEOUT,
-    REFUSAL_TIMEOUT,
-    REQUEST_TIMEOUT,
-    STALL_TIMEOUT,
-)
+from pushd.protocols.http.channel import REFUSAL_TIMEOUT, STALL_TIMEOUT
 from pushd.protocols.websocket.protocol import CLOSE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT
 from pushd.testing import Daemon
 from pushd.views.decorators import accept_websocket, require_websocket
@@ -47,8 +42,8 @@ from tests.support.hypothesis_settings import same_examples
 
 # Steps of time, in seconds, after which every connection is closed.
 TIMEOUTS = (
-    *(REQUEST_TIMEOUT, REFUSAL_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, CLOSE_TIMEOUT),
-    *(IDLE_TIMEOUT, REFUSAL_TIMEOUT, STALL_TIMEOUT, REFUSAL_TIMEOUT) * 2,
+    *(Limits().request_timeout, REFUSAL_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, CLOSE_TIMEOUT),
+    *(Limits().keep_alive, REFUSAL_TIMEOUT, STALL_TIMEOUT, REFUSAL_TIMEOUT) * 2,
 )
 
 

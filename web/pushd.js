@@ -4,7 +4,7 @@
  * @module pushd
  */
 
-import { TRANSPORTS, poll, requestToken } from "./transports.js";
+import { TRANSPORTS, check, isSupported, requestToken, within } from "./transports.js";
 
 export { webSocketURL } from "./transports.js";
 
@@ -14,15 +14,25 @@ export { webSocketURL } from "./transports.js";
 const [BACKOFF_MIN, BACKOFF_MAX, STABLE_AFTER] = [0.5, 20, 5];
 // How long a transport may take to open.
 const OPEN_TIMEOUT = 10;
-// A reconnect that comes this long after a fallback tries the preferred transport again.
-const FALLBACK_PERIOD = 60;
+// A reconnect that comes this long after a fallback tries the preferred transport again. As long as
+// the connection stays open, better transports are tried after this time, and again after twice the
+// last one, up to MAX_TRY_DELAY, times a random factor from 0.75 to 1.25.
+const [FALLBACK_PERIOD, MAX_TRY_DELAY] = [60, 600];
+// The interval of the server's heartbeats, and the longest. A connection on which nothing is heard
+// for an interval, and as long again but no longer than HEARTBEAT_GRACE, is dead.
+const [HEARTBEAT, MAX_HEARTBEAT, HEARTBEAT_GRACE] = [25, 25, 10];
+// Before it is given up: what has arrived while the page was suspended must be read first.
+const LAST_LOOK = 1;
+// How often in a row that time is doubled at most, for messages that take long to arrive.
+const MAX_DOUBLINGS = 5;
 
 /**
  * Subscribe to a topic until `close()` is called.
  *
  * Reconnects after each failure and resumes after the last id: publications are neither lost nor
- * repeated, unless the server no longer has them (`recovered: false`). If a transport is blocked,
- * the next one is used.
+ * repeated, unless the server no longer has them (`recovered: false`). A connection that has died
+ * without a word is noticed within a minute, as the server sends heartbeats. If a transport is
+ * blocked, the next one is used, and from time to time the better ones are tried again.
  *
  * @param {string | URL} url The topic's address, such as `/topics/news`.
  * @param {(publication: {id: string, data: string | Uint8Array}) => void} onPublication Called once
@@ -35,6 +45,8 @@ const FALLBACK_PERIOD = 60;
  *   10 s, it is called again later.
  * @param {?string} [options.after] The id of the last publication that the page has: the first
  *   connection resumes after it.
+ * @param {number} [options.heartbeat] Seconds from one heartbeat of the server to the next, from 1
+ *   to 25; 25 by default. With 0 there are none, and dead connections are noticed late.
  * @param {(state: State) => void} [options.onState] Called at each change of the state, which is
  *   one of:
  *   `{ state: "connecting", transport }`;
@@ -43,18 +55,22 @@ const FALLBACK_PERIOD = 60;
  *   `{ state: "waiting", seconds }`: reconnects after this delay, or as soon as the browser is
  *   online or the page is visible again;
  *   `{ state: "closed", code, reason }`: final. Closed by the page (1000), closed by the server
- *   (1008), or refused by the server (an HTTP status, 400 or higher).
+ *   (1008), refused by the server (an HTTP status, 400 or higher), or impossible because the
+ *   browser has none of the transports (0).
  * @returns {{readonly id: ?string, readonly state: State, close: () => void}} The last id, the
  *   current state, and a function that ends the subscription.
  * @throws {TypeError} If `transports` is empty or has an unknown name.
  */
 export function subscribe(url, onPublication, options = {}) {
   const known = Object.keys(TRANSPORTS);
-  const { transports = known, token: tokenSource, after = null, onState = () => {} } = options;
-  if (!transports.length || !transports.every((name) => known.includes(name))) {
+  const { transports: wanted = known, token: tokenSource, after = null } = options;
+  const { heartbeat: interval = HEARTBEAT, onState = () => {} } = options;
+  if (!wanted.length || !wanted.every((name) => known.includes(name))) {
     const rule = `transports must list one or more of ${known.join(", ")}`;
-    throw new TypeError(`${rule}; got [${transports.join(", ")}]`);
+    throw new TypeError(`${rule}; got [${wanted.join(", ")}]`);
   }
+  const transports = wanted.filter(isSupported);
+  const heartbeat = interval && within(Math.round(interval), 1, MAX_HEARTBEAT);
   const topic = new URL(url, document.baseURI);
   const listeners = new AbortController();
   // The transports that have opened at least once.
@@ -68,6 +84,9 @@ export function subscribe(url, onPublication, options = {}) {
   let [failures, attempts] = [0, 0];
   // Whether the server has refused the last token.
   let tokenRefused = false;
+  // How many connections in a row fell silent before anything was heard after their opening. That
+  // may be a long message on a slow link, as it is not seen before it is complete.
+  let silences = 0;
 
   function setState(next) {
     state = next;
@@ -79,11 +98,12 @@ export function subscribe(url, onPublication, options = {}) {
     if (current && performance.now() - fellBackAt > FALLBACK_PERIOD * 1000) current = 0;
     const transport = transports[current];
     let [resumeId, openedAt, ended, stop] = [id, 0, false, () => {}];
-    let openTimer, token;
+    let openTimer, token, silenceLimit, watch, trial;
 
     function onOpen({ id: first, recovered }) {
       if (ended) return;
       clearTimeout(openTimer);
+      watch?.heard();
       proven.add(transport);
       failures = 0;
       tokenRefused = false;
@@ -92,15 +112,39 @@ export function subscribe(url, onPublication, options = {}) {
       // Without an id to resume after, nothing can be lost.
       setState({ state: "open", transport, id, recovered: resumeId === null || recovered });
       resumeId = id;
+      if (current && !trial && !ended) tryBetter((trial = new AbortController()).signal);
     }
     function onMessage({ id: next, data, base64 }) {
       if (ended) return;
+      onHeard();
       id = next;
       callSafely(onPublication, { id, data: base64 === undefined ? data : decodeBase64(base64) });
+    }
+    function onHeartbeat(seconds) {
+      if (ended) return;
+      if (watch) return onHeard();
+      silenceLimit = within(seconds, 1, MAX_HEARTBEAT);
+      silenceLimit += Math.min(silenceLimit, HEARTBEAT_GRACE);
+      startWatch();
+    }
+    function onHeard() {
+      if (watch && silences && openedAt) {
+        silences = 0;
+        startWatch();
+      } else watch?.heard();
+    }
+    function startWatch() {
+      watch?.stop();
+      watch = watchSilence(silenceLimit * 2 ** silences, () => {
+        silences = Math.min(silences + 1, MAX_DOUBLINGS);
+        onEnd();
+      });
     }
     function end() {
       ended = true;
       clearTimeout(openTimer);
+      watch?.stop();
+      trial?.abort();
       stop();
     }
     function onEnd(error) {
@@ -118,13 +162,14 @@ export function subscribe(url, onPublication, options = {}) {
     try {
       if (tokenSource) token = await requestToken(tokenSource);
     } catch (error) {
-      reportError(error); // The page's own error; reconnect as after any failure.
+      report(error); // The page's own error; reconnect as after any failure.
       return onEnd({});
     }
     if (ended) return;
     openTimer = setTimeout(() => onEnd(), OPEN_TIMEOUT * 1000);
     try {
-      stop = TRANSPORTS[transport](topic, id, { onOpen, onMessage, onEnd }, token, tokenSource);
+      const request = { url: topic, after: id, token, tokenSource, heartbeat };
+      stop = TRANSPORTS[transport](request, { onOpen, onMessage, onHeartbeat, onEnd });
     } catch {
       onEnd(); // The browser forbids it, such as ws: in a page loaded over https:.
     }
@@ -135,7 +180,7 @@ export function subscribe(url, onPublication, options = {}) {
     const request = new AbortController();
     cancel = () => request.abort();
     try {
-      await poll(topic, null, 0, request.signal, token);
+      await check(topic, id, request.signal, token);
       failures += 1;
       // A proven transport gets a second try: the server may just have been restarted.
       if (current + 1 < transports.length && failures > (proven.has(transport) ? 1 : 0)) {
@@ -147,6 +192,48 @@ export function subscribe(url, onPublication, options = {}) {
       if (error.permanent) onRefused(error);
       else scheduleReconnect(error.retryAfter);
     }
+  }
+
+  /** Try the transports before the current one at intervals, until one opens; change to that one. */
+  async function tryBetter(signal) {
+    for (let delay = FALLBACK_PERIOD; ; delay = Math.min(2 * delay, MAX_TRY_DELAY)) {
+      await pause(delay * (0.75 + Math.random() / 2), signal);
+      for (let index = 0; index < current && !signal.aborted; index += 1) {
+        if (await opens(transports[index], signal) && !signal.aborted) {
+          [current, fellBackAt] = [index, performance.now()];
+          reconnectNow();
+        }
+      }
+      if (signal.aborted) return;
+    }
+  }
+
+  /** Whether a transport opens now; the connection in use stays as it is. */
+  async function opens(name, signal) {
+    let token;
+    try {
+      if (tokenSource) token = await requestToken(tokenSource);
+    } catch {
+      return false;
+    }
+    if (signal.aborted) return false;
+    return new Promise((resolve) => {
+      let stop = () => {};
+      function end(opened) {
+        clearTimeout(timer);
+        stop();
+        resolve(opened);
+      }
+      const timer = setTimeout(end, OPEN_TIMEOUT * 1000, false);
+      signal.addEventListener("abort", () => end(false));
+      const [onOpen, onEnd] = [() => end(true), () => end(false)];
+      try {
+        const request = { url: topic, after: null, token, tokenSource, heartbeat: 0 };
+        stop = TRANSPORTS[name](request, { onOpen, onMessage() {}, onHeartbeat() {}, onEnd });
+      } catch {
+        end(false);
+      }
+    });
   }
 
   /** Close, unless a fresh token may help: the last one may have expired while the page slept. */
@@ -174,6 +261,7 @@ export function subscribe(url, onPublication, options = {}) {
 
   /** Replace the connection at once: the network is back, and an old connection may be dead. */
   function reconnectNow() {
+    if (state.state === "closed") return; // Before Safari 15 the listeners are not removed.
     attempts = 0;
     cancel();
     connect();
@@ -185,7 +273,8 @@ export function subscribe(url, onPublication, options = {}) {
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden && state.state === "waiting") reconnectNow();
   }, { signal });
-  connect();
+  if (transports.length) connect();
+  else finish(0, `this browser has none of ${wanted.join(", ")}`);
   return {
     get id() { return id; },
     get state() { return state; },
@@ -193,12 +282,39 @@ export function subscribe(url, onPublication, options = {}) {
   };
 }
 
+/** Call `onSilence` once nothing was heard for some seconds; whoever hears something calls `heard`. */
+function watchSilence(seconds, onSilence) {
+  let heardAt = performance.now();
+  let timer = setTimeout(look, seconds * 1000, false);
+  function look(isLast) {
+    const left = seconds - (performance.now() - heardAt) / 1000;
+    if (left > 0) timer = setTimeout(look, left * 1000, false);
+    else if (isLast) onSilence();
+    else timer = setTimeout(look, LAST_LOOK * 1000, true);
+  }
+  return { heard: () => { heardAt = performance.now(); }, stop: () => clearTimeout(timer) };
+}
+
+/** Wait for some seconds, or until a signal is aborted. */
+function pause(seconds, signal) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, seconds * 1000);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });
+}
+
+/** Report an error of the page, as if it were uncaught; Safari before 15.4 can only log it. */
+const report = globalThis.reportError ?? ((error) => console.error(error));
+
 /** Call a callback of the page; an error in it is reported, and does not end the subscription. */
 function callSafely(callback, argument) {
   try {
     callback(argument);
   } catch (error) {
-    reportError(error);
+    report(error);
   }
 }
 

@@ -7,6 +7,8 @@
 // In seconds: how long a response may take, beyond the time that it was asked to wait; and how long
 // the server holds a long poll if nothing is published.
 const [RESPONSE_TIMEOUT, POLL_WAIT] = [10, 25];
+// The longest time that is waited for because of a Retry-After, in seconds.
+const MAX_RETRY_AFTER = 300;
 // How long the page's token function may take, in seconds.
 const TOKEN_TIMEOUT = 10;
 // A WebSocket sends a fresh token when this part of the current one's lifetime is over, but not
@@ -33,17 +35,31 @@ export function webSocketURL(path, base = document.baseURI) {
 }
 
 /**
+ * Whether the browser has what a transport needs. Without it, the transport is left out.
+ *
+ * @param {string} name The name of a transport.
+ * @returns {boolean}
+ */
+export function isSupported(name) {
+  if (name === "websocket") return typeof WebSocket === "function";
+  return name !== "sse" || typeof EventSource === "function";
+}
+
+/**
  * The transports by name, the preferred one first. Each is a function that opens a connection:
- * `(url, after, { onOpen, onMessage, onEnd }, token, tokenSource)` returns a function that closes
- * it. `onEnd` gets a `SubscriptionError`, or nothing if the reason is unknown.
+ * `(request, handlers)` returns a function that closes it. The request is `{ url, after, token,
+ * tokenSource, heartbeat }`; the last one is the interval of heartbeats in seconds, or 0 for none.
+ * The handlers are `onOpen`, `onMessage`, `onHeartbeat`, which gets the interval, and `onEnd`, which
+ * gets a `SubscriptionError`, or nothing if the reason is unknown.
  */
 export const TRANSPORTS = {
-  websocket(url, after, { onOpen, onMessage, onEnd }, token, tokenSource) {
-    const socket = new WebSocket(webSocketURL(withQuery(url, { after, token })), "pushd.v1");
+  websocket(request, { onOpen, onMessage, onHeartbeat, onEnd }) {
+    const { tokenSource } = request;
+    const socket = new WebSocket(webSocketURL(subscriptionURL(request)), "pushd.v1");
     let timer;
     async function renewToken() {
       try {
-        const message = JSON.stringify({ token: await tokenSource() });
+        const message = JSON.stringify({ token: await requestToken(tokenSource) });
         if (socket.readyState === WebSocket.OPEN) socket.send(message);
       } catch {
         // The current token is still valid; the server closes the connection when it expires.
@@ -55,9 +71,10 @@ export const TRANSPORTS = {
       const message = JSON.parse(data);
       if ("subscribed" in message) onOpen(message);
       else if ("id" in message) onMessage(message);
+      else if ("heartbeat" in message) onHeartbeat(message.heartbeat);
       else if ("expires_in" in message && tokenSource) {
         clearTimeout(timer);
-        const delay = Math.min(Math.max(message.expires_in * RENEW_AT, 1), MAX_RENEW_DELAY);
+        const delay = within(message.expires_in * RENEW_AT, 1, MAX_RENEW_DELAY);
         timer = setTimeout(renewToken, delay * 1000);
       }
     };
@@ -69,19 +86,20 @@ export const TRANSPORTS = {
     return () => socket.close();
   },
 
-  sse(url, after, { onOpen, onMessage, onEnd }, token) {
-    const source = new EventSource(withQuery(url, { after, token }));
+  sse(request, { onOpen, onMessage, onHeartbeat, onEnd }) {
+    const source = new EventSource(subscriptionURL(request));
     const on = (type, listener) => source.addEventListener(type, listener);
     on("subscribed", ({ data }) => onOpen(JSON.parse(data)));
     on("message", ({ lastEventId, data }) => onMessage({ id: lastEventId, data }));
     on("json", ({ lastEventId, data }) => onMessage({ id: lastEventId, data: JSON.parse(data) }));
     on("base64", ({ lastEventId, data }) => onMessage({ id: lastEventId, base64: data }));
+    on("heartbeat", ({ data }) => onHeartbeat(data));
     // Left alone it would reconnect, but at its own pace and with the old query.
     on("error", () => onEnd());
     return () => source.close();
   },
 
-  longpoll(url, after, { onOpen, onMessage, onEnd }, token, tokenSource) {
+  longpoll({ url, after, token, tokenSource }, { onOpen, onMessage, onEnd }) {
     const request = new AbortController();
     async function pollForever() {
       // The first response comes at once and says where the subscription begins.
@@ -108,14 +126,35 @@ export const TRANSPORTS = {
  * Call the page's token function.
  *
  * @param {() => string | Promise<string>} tokenSource
- * @returns {Promise<string>} The token; rejected if none came within 10 s.
+ * @returns {Promise<string>} The token, without blanks and line ends around it; rejected if none
+ *   came within 10 s.
  */
 export async function requestToken(tokenSource) {
   // Called first: if it throws, a timeout's rejection would be left unhandled.
   const token = tokenSource();
   const error = new Error(`the token function gave no token within ${TOKEN_TIMEOUT} s`);
-  const timeout = new Promise((_, reject) => setTimeout(reject, TOKEN_TIMEOUT * 1000, error));
-  return Promise.race([token, timeout]);
+  let timer;
+  const timeout = new Promise((_, reject) => {
+    timer = setTimeout(reject, TOKEN_TIMEOUT * 1000, error);
+  });
+  try {
+    const given = await Promise.race([token, timeout]);
+    return typeof given === "string" ? given.trim() : given;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/**
+ * Return a number from outside within bounds; what is no number becomes the lower one.
+ *
+ * @param {unknown} value
+ * @param {number} least
+ * @param {number} most
+ * @returns {number}
+ */
+export function within(value, least, most) {
+  return Math.min(Math.max(Number(value) || 0, least), most);
 }
 
 /**
@@ -142,18 +181,63 @@ class SubscriptionError extends Error {
  * @returns {Promise<{id: string, recovered: boolean, publications: Array<object>}>}
  * @throws {SubscriptionError} If the server answers with an error status.
  */
-export async function poll(url, after, wait, signal, token) {
-  const response = await fetch(withQuery(url, { after, wait }), {
-    cache: "no-store",
-    headers: { Accept: "application/json", ...(token && { Authorization: `Bearer ${token}` }) },
-    signal: AbortSignal.any([signal, AbortSignal.timeout((wait + RESPONSE_TIMEOUT) * 1000)]),
-  });
-  if (response.ok) return response.json();
+export function poll(url, after, wait, signal, token) {
+  return get(url, { after, wait }, signal, token, (response) => response.json());
+}
+
+/**
+ * Ask whether the server accepts a subscription; what was published meanwhile is not read.
+ *
+ * @param {URL} url The topic's address.
+ * @param {?string} after The id to resume after, if any.
+ * @param {AbortSignal} signal Aborts the request.
+ * @param {string} [token]
+ * @throws {SubscriptionError} If the server answers with an error status.
+ */
+export function check(url, after, signal, token) {
+  return get(url, { after, wait: 0 }, signal, token, () => {});
+}
+
+async function get(url, query, signal, token, read) {
+  // Not AbortSignal.any and AbortSignal.timeout, which Safari has since 17.4 and 16 only.
+  const request = new AbortController();
+  const abort = () => request.abort();
+  const timer = setTimeout(abort, (query.wait + RESPONSE_TIMEOUT) * 1000);
+  signal.addEventListener("abort", abort);
+  if (signal.aborted) abort();
+  try {
+    const options = { cache: "no-store", headers: headersFor(token), signal: request.signal };
+    const response = await fetch(withQuery(url, query), options);
+    if (!response.ok) throw await refusal(response);
+    return await read(response);
+  } finally {
+    clearTimeout(timer);
+    signal.removeEventListener("abort", abort);
+    // Ends a response that was not read.
+    abort();
+  }
+}
+
+function headersFor(token) {
+  const headers = new Headers({ Accept: "application/json" });
+  try {
+    if (token) headers.set("Authorization", `Bearer ${token}`);
+  } catch {
+    throw new SubscriptionError(401, "the token has characters that no header can hold", true);
+  }
+  return headers;
+}
+
+async function refusal(response) {
   const { status } = response;
   const permanent = status >= 400 && status < 500 && status !== 408 && status !== 429;
   const reason = (await response.text()).slice(0, 200).trim();
-  const retryAfter = Number(response.headers.get("Retry-After")) || 0;
-  throw new SubscriptionError(status, reason, permanent, retryAfter);
+  const retryAfter = within(response.headers.get("Retry-After"), 0, MAX_RETRY_AFTER);
+  return new SubscriptionError(status, reason, permanent, retryAfter);
+}
+
+function subscriptionURL({ url, after, token, heartbeat }) {
+  return withQuery(url, { after, token, heartbeat: heartbeat || null });
 }
 
 function withQuery(url, parameters) {

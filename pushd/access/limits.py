@@ -33,6 +33,12 @@ class Limits:
     #: Connections to the public port that one client address may open, resume or fail per second in
     #: the long run.
     max_rate_per_address: int = 20
+    #: Seconds that a connection may be idle between two requests.
+    keep_alive: int = 75
+    #: Seconds for the head of a request, from the connection or its own first byte.
+    request_timeout: int = 20
+    #: Seconds over which the pace of a request's body is measured.
+    body_timeout: int = 20
     #: Seconds over which a stop spreads the closing of connections; 0 closes all at once.
     drain: int = 5
     _listeners: list[Callable[[], object]] = field(

@@ -124,7 +124,7 @@ class Origins:
 
 
 class Hosts:
-    """The names under which the public port is served; all of them if none is given.
+    """Names under which a port is served; for the public port, all of them if none is given.
 
     By DNS rebinding, a page of any site can make a browser send requests to this server under a
     name of that site, and read the answers: to the browser they are the site's own. Only the Host
@@ -159,12 +159,14 @@ class Hosts:
         self._exact, self._below = other._exact, other._below
 
     def allows(self, host: str | None) -> bool:
-        """Whether a request is for one of the names.
+        """Whether a request is for one of the names, or there are none.
 
         :param host: the Host header; None without one, as in HTTP/1.0, which no browser sends.
         """
-        if host is None or not (self._exact or self._below):
-            return True
+        return host is None or not (self._exact or self._below) or self.includes(host)
+
+    def includes(self, host: str) -> bool:
+        """Whether a Host header is one of the names."""
         try:
             name = _parse_host(host)
         except ValueError:

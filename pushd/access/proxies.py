@@ -17,6 +17,9 @@ _ELEMENT = re.compile(rf"(?:{_PAIR.pattern})(?:;{_PAIR.pattern})*;?")
 # Maximum length of an address: IPv6 with an embedded IPv4 address and a zone name.
 _LONGEST = 64
 
+# The scheme that a proxy gives, and the client's: Traefik gives that of the WebSocket's URL.
+_SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+
 # Stands for the address of a client that its proxy does not give (RFC 7239 §6.2).
 UNKNOWN = "unknown"
 
@@ -61,7 +64,8 @@ class Proxies:
         """
         if not self.is_trusted(peer):
             return ClientAddress(peer or "unix", None)
-        scheme = (_listed(headers, b"x-forwarded-proto") or [""])[-1]
+        # Of proxies behind one another, the first has seen the client's scheme.
+        scheme = (_listed(headers, b"x-forwarded-proto") or [""])[0]
         hops = [(hop, "") for hop in _listed(headers, b"x-forwarded-for")] or _forwarded(headers)
         address = peer or "unix"
         for hop, proto in reversed(hops):
@@ -74,8 +78,7 @@ class Proxies:
             address = str(parsed)
             if not self.is_trusted(address):
                 break
-        scheme = scheme.lower()
-        return ClientAddress(address, scheme if scheme in ("http", "https") else None)
+        return ClientAddress(address, _SCHEMES.get(scheme.lower()))
 
 
 def read_address(text: str | None) -> IPv4Address | IPv6Address | None:

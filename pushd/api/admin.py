@@ -11,7 +11,7 @@ from typing import Any
 
 from pushd.access.closing import Closing
 from pushd.access.connections import Connection
-from pushd.api.resource import AsyncResource, DaemonState, require_known, require_method
+from pushd.api.resource import AsyncResource, DaemonState, require_known
 from pushd.errors import BadRequest
 from pushd.protocols.http.response import Response, json_response
 from pushd.topics.publication import Id
@@ -33,7 +33,6 @@ class ConnectionListResource(AsyncResource):
 
     async def answer(self, request: Any) -> Response:
         """List them."""
-        require_method(request, "GET")
         require_known(request, "after")
         after = _argument(request, "after") or "0"
         if not _ID.fullmatch(after):
@@ -48,14 +47,15 @@ class ConnectionListResource(AsyncResource):
 class ConnectionResource(AsyncResource):
     """``/connections/<id>``: one open connection."""
 
+    methods = ("GET", "DELETE")
+
     async def answer(self, request: Any) -> Response:
         """Describe it (GET), or close it (DELETE) with ``?code=`` and ``?reason=``."""
-        require_method(request, "GET", "DELETE")
         id = int(self._name) if _ID.fullmatch(self._name) else 0
         connection = self._state.connections.get(id)
         if connection is None:
             raise BadRequest("no such connection", "connection", 404)
-        if request.method == b"GET":
+        if request.method != b"DELETE":
             require_known(request)
             self._state.hub.flush_counters()
             return json_response(200, connection_json(connection))
@@ -69,7 +69,6 @@ class ScheduleListResource(AsyncResource):
 
     async def answer(self, request: Any) -> Response:
         """List them, oldest first."""
-        require_method(request, "GET")
         require_known(request)
         schedules = [schedule_json(one) for one in self._state.scheduled.all()]
         return json_response(200, {"schedules": schedules})
@@ -78,14 +77,15 @@ class ScheduleListResource(AsyncResource):
 class ScheduleResource(AsyncResource):
     """``/schedules/<id>``: one scheduled publication."""
 
+    methods = ("GET", "DELETE")
+
     async def answer(self, request: Any) -> Response:
         """Describe it (GET), or cancel it (DELETE)."""
-        require_method(request, "GET", "DELETE")
         require_known(request)
         scheduled = self._state.scheduled.get(self._name)
         if scheduled is None:
             raise BadRequest("no such schedule", "schedule", 404)
-        if request.method == b"GET":
+        if request.method != b"DELETE":
             return json_response(200, schedule_json(scheduled))
         scheduled.cancel()
         return Response(204)
@@ -96,7 +96,6 @@ class TopicListResource(AsyncResource):
 
     async def answer(self, request: Any) -> Response:
         """List them, by name."""
-        require_method(request, "GET")
         require_known(request)
         names = {*self._state.hub.topics(), *await self._state.broker.names()}
         first = nsmallest(_MAX_LIST, names)

@@ -17,7 +17,9 @@ _JSON = "application/json"
 
 
 class ReadOnlyResource(Resource):
-    """Answers GET and HEAD with the current state of something.
+    """Answers GET and HEAD with the current state of something, and OPTIONS likewise.
+
+    OPTIONS is the method of HAProxy's health checks, which look at the status.
 
     :param read: returns the response.
     """
@@ -30,11 +32,12 @@ class ReadOnlyResource(Resource):
 
     def render(self, request: Any) -> int:
         """Answer, or refuse another method."""
-        if request.method in (b"GET", b"HEAD"):
+        if request.method in (b"GET", b"HEAD", b"OPTIONS"):
             response = self._read()
         else:
-            allow = {"Allow": "GET, HEAD"}
-            response = refusal(405, "method not allowed; use GET or HEAD", allow)
+            response = refusal(405, "method not allowed; use GET or HEAD")
+        if request.method not in (b"GET", b"HEAD"):
+            request.setHeader(b"allow", b"GET, HEAD, OPTIONS")
         write_response(request, response)
         return NOT_DONE_YET
 

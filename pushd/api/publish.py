@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pushd.api.admin import schedule_json, topic_json
-from pushd.api.resource import AsyncResource, DaemonState, require_known, require_method
+from pushd.api.resource import AsyncResource, DaemonState, require_known
 from pushd.errors import BadRequest, TooManyScheduled, Unavailable
 from pushd.protocols.http.response import Response, json_response
 from pushd.protocols.json_format import is_encodable
@@ -45,13 +45,14 @@ _log = Logger(namespace="pushd.api")
 class ControlTopicResource(AsyncResource):
     """``/topics/<topic>`` at the control port: POST publishes or schedules, GET describes."""
 
+    methods = ("GET", "POST")
+
     async def answer(self, request: Any) -> Response:
         """Publish, schedule or describe."""
         topic = read_topic(self._name, "topic")
-        if request.method == b"GET":
+        if request.method != b"POST":
             require_known(request)
             return json_response(200, await topic_json(self._state, topic))
-        require_method(request, "GET", "POST")
         require_known(request, *_SCHEDULE)
         data = read_data(request)
         key = read_key(read_header(request, b"idempotency-key"), "Idempotency-Key")
@@ -97,6 +98,8 @@ class PublishResource(AsyncResource):
         super().__init__(state, name)
         self._subject = subject
 
+    methods = ("POST",)
+
     async def answer(self, request: Any) -> Response:
         """Publish at once."""
         topic = read_topic(self._name, "topic")
@@ -125,9 +128,10 @@ class PublishResource(AsyncResource):
 class BatchResource(AsyncResource):
     """``/publish``: a batch of publications, all of which are made, or none."""
 
+    methods = ("POST",)
+
     async def answer(self, request: Any) -> Response:
         """Publish the batch if all of it is valid."""
-        require_method(request, "POST")
         for name in _SCHEDULE:
             if name.encode() in request.args:
                 error = "a batch is published at once; schedule with POST /topics/<topic>"

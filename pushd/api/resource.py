@@ -48,6 +48,9 @@ class AsyncResource(Resource):
 
     isLeaf = True
 
+    #: The methods that ``answer`` takes. With GET it takes HEAD, whose body is not sent.
+    methods: tuple[str, ...] = ("GET",)
+
     def __init__(self, state: DaemonState, name: str = "") -> None:
         super().__init__()
         self._state = state
@@ -67,6 +70,9 @@ class AsyncResource(Resource):
 
     async def _answer_or_refuse(self, request: Any) -> Response:
         try:
+            if request.method == b"OPTIONS":
+                return Response(204, {"Allow": allowed_methods(*self.methods)})
+            require_method(request, *self.methods)
             return await self.answer(request)
         except BadRequest as error:
             return refuse(error)
@@ -115,8 +121,13 @@ def _unknown(name: str, names: tuple[str, ...]) -> BadRequest:
 
 
 def require_method(request: Any, *methods: str) -> None:
-    """Raise BadRequest (405) unless a request has one of these methods."""
-    if request.method.decode("latin-1") not in methods:
-        allowed = ", ".join(methods)
+    """Raise BadRequest (405) unless a request has one of these methods, or HEAD in place of GET."""
+    method = request.method.decode("latin-1")
+    if method not in methods and not (method == "HEAD" and "GET" in methods):
         error = f"method not allowed; use {' or '.join(methods)}"
-        raise BadRequest(error, "method", 405, {"Allow": allowed})
+        raise BadRequest(error, "method", 405, {"Allow": allowed_methods(*methods)})
+
+
+def allowed_methods(*methods: str) -> str:
+    """Return the value of an Allow header: these methods, HEAD beside GET, and OPTIONS."""
+    return ", ".join((*methods, "OPTIONS")).replace("GET", "GET, HEAD")

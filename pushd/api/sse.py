@@ -13,6 +13,7 @@ from zope.interface import implementer
 from pushd.access.closing import HISTORY_GAP, PEER, TRY_AGAIN_LATER, US, Closing, Ending
 from pushd.access.counters import Traffic
 from pushd.access.memory import Usage
+from pushd.api.keep_alives import KeptAlive, heartbeat_event
 from pushd.protocols.json_format import subscription_json, to_json
 from pushd.protocols.twisted_internals import unsent, untaken
 from pushd.schedule.timeouts import TimeoutQueue
@@ -21,16 +22,17 @@ from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription
 
-#: Seconds of silence after which a comment is sent, as proxies close silent connections.
-COMMENT_INTERVAL = 25.0
-
 # How much of what is more than may wait is given to the connection at a time, in bytes. The rest is
 # not copied: all streams that send the same event share it.
 _PIECE = 1 << 18
 
-_HEADERS = {
+_COMMENT = b":\n\n"
+
+#: Headers of an event stream.
+STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-cache",
+    # A proxy that compresses what it passes on would hold events back until its buffer is full.
+    "cache-control": "no-cache, no-transform",
     # Without this, nginx holds events back until its buffer is full.
     "x-accel-buffering": "no",
 }
@@ -42,17 +44,27 @@ class EventStream:
 
     The first event is ``subscribed``, with the same JSON as in ``pushd.v1``. Text is a
     ``message`` event. Data that would not arrive unchanged in one has an event of its own: bytes
-    are ``base64``, and text with a carriage return is ``json``.
+    are ``base64``, and text with a carriage return is ``json``. For a client that asks for
+    heartbeats, one precedes all, and the others come in place of comments.
 
+    :param keep_alives: the time-outs of streams that are silent for as long as this one may be.
     :param max_buffered: bytes that may wait for a slow client.
+    :param heartbeat: the interval of heartbeats, in seconds; None for comments.
     """
 
     transport = "sse"
 
-    def __init__(self, request: Any, keep_alives: TimeoutQueue[EventStream], max_buffered: int):
+    def __init__(
+        self,
+        request: Any,
+        keep_alives: TimeoutQueue[KeptAlive],
+        max_buffered: int,
+        heartbeat: int | None = None,
+    ) -> None:
         self._request = request
         self._keep_alives = keep_alives
         self._max_buffered = max_buffered
+        self._heartbeat = b"" if heartbeat is None else heartbeat_event(heartbeat)
         self._subscription: Subscription | None = None
         self._paused = False
         # Bytes of the batch that it did not take when it was last asked.
@@ -69,7 +81,7 @@ class EventStream:
 
     def start(self, hub: Hub, topic: str, after: Id | None) -> None:
         """Send the headers, and subscribe."""
-        for name, value in _HEADERS.items():
+        for name, value in STREAM_HEADERS.items():
             self._request.setHeader(name, value)
         self._request.registerProducer(self, True)
         self._keep_alives.start(self)
@@ -84,7 +96,8 @@ class EventStream:
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
         """Send the first event. Its id is where a client that reconnects at once continues."""
         self.traffic.messages_out += 1
-        self._write(_event("subscribed", id, to_json(subscription_json(topic, id, recovered))))
+        event = _event("subscribed", id, to_json(subscription_json(topic, id, recovered)))
+        self._write(self._heartbeat + event)
 
     def deliver(self, batch: Batch) -> None:
         """Send publications."""
@@ -147,14 +160,11 @@ class EventStream:
         """Do nothing: ``forget`` follows."""
 
     def keep_alive(self) -> None:
-        """Send a comment, unless data waits: then it is not the stream that is silent.
-
-        An event would need an id, which would become the client's last id.
-        """
+        """Send a heartbeat or a comment, unless data waits: then the stream is not silent."""
         if self._paused:
             self._keep_alives.start(self)
         else:
-            self._write(b":\n\n")
+            self._write(self._heartbeat or _COMMENT)
 
     def close_with(self, closing: Closing) -> Deferred[None]:
         """End the response in order; the browser reconnects by itself."""

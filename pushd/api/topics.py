@@ -15,15 +15,16 @@ from pushd.access.authorization import challenge, read_token
 from pushd.access.closing import GOING_AWAY
 from pushd.access.connections import log_closed, log_opened
 from pushd.access.tokens import Identity
+from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL, KeepAlives, read_heartbeat
 from pushd.api.longpoll import LongPoll
 from pushd.api.publish import PublishResource, read_topic
-from pushd.api.resource import DaemonState, refuse, require_known
-from pushd.api.sse import COMMENT_INTERVAL, EventStream
+from pushd.api.resource import DaemonState, allowed_methods, refuse, require_known
+from pushd.api.sse import STREAM_HEADERS, EventStream
 from pushd.api.websocket import TopicView
 from pushd.errors import BadRequest, Denied
 from pushd.protocols.http.request import path_of
-from pushd.protocols.http.response import Response, json_refusal, write_response
-from pushd.schedule.timeouts import TimeoutQueue
+from pushd.protocols.http.response import JSON_HEADERS, Response, json_refusal, write_response
+from pushd.protocols.websocket.handshake import lost_handshake
 from pushd.topics.publication import Id
 from pushd.views.decorators import Handshakes
 from pushd.views.exchange import ViewDependencies
@@ -52,19 +53,21 @@ class TopicDependencies:
         self.clock = clock
         self.views = views
         self.state = state
-        self.view = TopicView(views.authorizer, views.connections)
-        self.keep_alives: TimeoutQueue[EventStream] = TimeoutQueue(
-            clock, timeout=COMMENT_INTERVAL, expired=EventStream.keep_alive
-        )
+        self.keep_alives = KeepAlives(clock)
+        self.view = TopicView(views.authorizer, views.connections, self.keep_alives)
 
 
 @dataclass(frozen=True)
 class _Query:
-    """What a subscriber asks for: publications after an id, and how long a poll waits for them."""
+    """What a subscriber asks for."""
 
     topic: str
+    #: The id after which publications are sent.
     after: Id | None
+    #: How long a poll waits for them, in seconds.
     wait: float
+    #: Seconds from one heartbeat to the next; None for no heartbeats.
+    heartbeat: int | None
 
 
 class TopicResource(Resource):
@@ -86,6 +89,7 @@ class TopicResource(Resource):
         """Answer, or refuse the request."""
         if self._connections.closing is not None:
             request.site.count_refusal(503)
+            request.why_refused = GOING_AWAY.reason
             retry = {"Retry-After": "1"}
             write_response(request, json_refusal(503, GOING_AWAY.reason, None, retry))
             return NOT_DONE_YET
@@ -95,9 +99,11 @@ class TopicResource(Resource):
         try:
             return self._answer(request)
         except BadRequest as error:
+            request.why_refused = error.line
             write_response(request, refuse(error))
         except Denied as denied:
             request.site.count_refusal(denied.status)
+            request.why_refused = denied.line
             headers = challenge(denied)
             write_response(request, json_refusal(denied.status, denied.reason, "token", headers))
         return NOT_DONE_YET
@@ -105,6 +111,9 @@ class TopicResource(Resource):
     def _answer(self, request: Any) -> int:
         """Publish, or subscribe by the transport that the request is for."""
         topic = read_topic(self._name, "topic")
+        if request.method == b"OPTIONS":
+            write_response(request, Response(204, {"Allow": self._allow}))
+            return NOT_DONE_YET
         is_websocket = request.wants_websocket
         if request.method == b"POST" and self._authorizer.keys and not is_websocket:
             subject = self._read_publisher(request, topic)
@@ -118,17 +127,27 @@ class TopicResource(Resource):
             request.site.policy.throttle.count(request.peer)
         if is_websocket:
             return self._run_view(request, query, identity)
-        if request.getHeader(b"sec-websocket-key") is not None:
+        lost = lost_handshake(request.clientproto, request.requestHeaders)
+        if lost is not None:
             # Answered as a poll, its client would wait in vain.
             request.site.count_refusal(426)
-            error = "WebSocket handshake without Upgrade: a proxy in between removed the header"
-            raise BadRequest(error, "Upgrade", 426, UPGRADE)
+            raise BadRequest(lost.reason, "Upgrade", 426, UPGRADE, lost.help)
+        if request.method == b"HEAD":
+            # At once, and without a Content-Length, which only the answer to a GET can have.
+            for name, value in (STREAM_HEADERS if is_stream else JSON_HEADERS).items():
+                request.setHeader(name, value)
+            request.finish()
+            return NOT_DONE_YET
         if request.method != b"GET":
             error = "method not allowed; subscribe with GET, and publish at the control port"
-            raise BadRequest(error, "method", 405, {"Allow": self._methods})
+            allow = {"Allow": self._allow}
+            raise BadRequest(error, "method", 405, allow, "see docs/topics.md and docs/tokens.md")
         if is_stream:
+            keep_alives = self._dependencies.keep_alives.every(
+                query.heartbeat or KEEP_ALIVE_INTERVAL
+            )
             max_buffered = self._dependencies.state.limits.max_buffered
-            stream = EventStream(request, self._dependencies.keep_alives, max_buffered)
+            stream = EventStream(request, keep_alives, max_buffered, query.heartbeat)
             self._subscribe(request, stream, query, identity)
         else:
             poll = LongPoll(request, self._dependencies.clock, query.wait)
@@ -138,6 +157,10 @@ class TopicResource(Resource):
     @property
     def _methods(self) -> str:
         return "GET, POST" if self._authorizer.keys else "GET"
+
+    @property
+    def _allow(self) -> str:
+        return allowed_methods(*self._methods.split(", "))
 
     def _preflight(self) -> dict[str, str]:
         """Return the headers that answer a CORS preflight request (WHATWG Fetch §3.2.2)."""
@@ -159,7 +182,7 @@ class TopicResource(Resource):
     def _run_view(self, request: Any, query: _Query, identity: Identity | None) -> int:
         """Subscribe over WebSocket."""
         after = None if query.after is None else str(query.after)
-        parameters = {"topic": query.topic, "after": after}
+        parameters = {"topic": query.topic, "after": after, "heartbeat": query.heartbeat}
         match = Match(self._dependencies.view, parameters, Handshakes.REQUIRED)
         path = f"/topics/{query.topic}"
         return ViewResource(self._dependencies.views, match, path, identity).render(request)
@@ -216,7 +239,8 @@ def _read_query(request: Any, topic: str) -> _Query:
         after = Id.parse(given) if given else None
     except ValueError as error:
         raise BadRequest(error, where) from None
-    return _Query(topic, after, _read_wait(_argument(request, b"wait")))
+    wait = _read_wait(_argument(request, b"wait"))
+    return _Query(topic, after, wait, read_heartbeat(_argument(request, b"heartbeat")))
 
 
 def _read_wait(given: str | None) -> float:

@@ -23,14 +23,18 @@ from pushd.gateways.wsgi import WsgiGateway
 from pushd.protocols.http.guard import is_topic
 from pushd.protocols.http.headers import decode_path
 from pushd.protocols.http.policy import SitePolicy
-from pushd.protocols.http.response import NOT_FOUND, AnswerResource, refusal
+from pushd.protocols.http.response import NOT_FOUND, AnswerResource, Response, refusal
 from pushd.protocols.http.site import PushdSite
+from pushd.protocols.http.static import StaticFiles
 from pushd.views.resource import ViewResource
 from pushd.views.routes import Routes
 
 _TOPICS = "/topics/"
 _CONNECTIONS = "/connections/"
 _SCHEDULES = "/schedules/"
+
+# The start page of a daemon without the demo.
+_PLAIN = "/plain.html"
 
 # One line of text: clients of the control port are programs.
 _PLAIN_NOT_FOUND = refusal(404, "not found")
@@ -41,10 +45,13 @@ def public_site(
     policy: SitePolicy,
     routes: Routes,
     topics: TopicDependencies,
+    files: StaticFiles,
     application: WsgiGateway | None = None,
 ) -> PushdSite:
     """Make the site of the public port.
 
+    :param files: served at paths that are no view or topic. ``plain.html`` is served at ``/`` if
+        there is no start page.
     :param application: serves every path that is no view or topic, in place of static files.
     """
     views = topics.views
@@ -65,8 +72,10 @@ def public_site(
             return application.find(request, path)
         if request.wants_websocket:
             request.site.count_refusal(404)
+            request.why_refused = "there is no view at this path: see --views"
             return AnswerResource(NOT_FOUND)
-        return views.files.find(path) or AnswerResource(NOT_FOUND)
+        file = files.find(path) or (files.find(_PLAIN) if path == "/" else None)
+        return file or AnswerResource(NOT_FOUND)
 
     return PushdSite(find, policy, reactor)
 
@@ -82,6 +91,9 @@ def control_site(
 
     def find(request: Any) -> IResource:
         match request.path:
+            case b"/" if request.method == b"OPTIONS":
+                # A health check of HAProxy, unless it is told another address.
+                return AnswerResource(Response(204))
             case b"/healthz":
                 return health_resource()
             case b"/readyz":

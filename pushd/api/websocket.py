@@ -11,7 +11,9 @@ from pushd.access.closing import RATE_EXCEEDED
 from pushd.access.connections import Connections
 from pushd.access.limits import TokenBucket
 from pushd.access.tokens import Identity
+from pushd.api.keep_alives import KeepAlives, WebSocketHeartbeat
 from pushd.errors import Denied
+from pushd.protocols.http.response import Response, json_refusal
 from pushd.protocols.json_format import to_json
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.protocols.websocket.subscriber import V1
@@ -30,38 +32,54 @@ class TopicView:
 
     With ``pushd.v1`` a client that has a token receives the remaining lifetime in seconds,
     ``{"expires_in": 3600}``. It may send a fresh token, ``{"token": "…"}``, which is answered
-    likewise, or with ``error``. Other messages are ignored.
+    likewise, or with ``error``. Other messages are ignored. A client that asks for heartbeats
+    receives ``{"heartbeat": 25}`` at once, before ``subscribed``, and then after each interval.
     """
 
-    def __init__(self, authorizer: Authorizer, connections: Connections) -> None:
+    def __init__(
+        self, authorizer: Authorizer, connections: Connections, keep_alives: KeepAlives
+    ) -> None:
         self._authorizer = authorizer
         self._connections = connections
+        self._keep_alives = keep_alives
 
-    async def __call__(self, request: Request) -> None:
+    async def __call__(self, request: Request) -> Response | None:
         """Serve one client."""
+        interval, speaks_v1 = request.parameters["heartbeat"], V1 in request.subprotocols
+        if interval is not None and not speaks_v1:
+            # In a plain frame it could not be told from data.
+            return json_refusal(400, f"heartbeats need the subprotocol {V1}", "heartbeat")
         websocket: WebSocket = request.websocket
-        websocket.accept(V1 if V1 in request.subprotocols else None)
+        websocket.accept(V1 if speaks_v1 else None)
         topic, after = request.parameters["topic"], request.parameters["after"]
-        clock = request.clock
-        identity, has_tokens = request.identity, websocket.subprotocol == V1
+        clock, identity = request.clock, request.identity
         # The connection may last for days; the request holds more memory than everything else.
         del request
-        await websocket.subscribe(topic, after)
-        if not has_tokens:
-            async for _ in websocket:
-                pass
-            return
-        if identity is not None:
-            websocket.send(self._expires_in(self._authorizer.end_of_connection(identity)))
-        bucket = TokenBucket(rate=_RATE, burst=_BURST, now=clock.seconds)
-        async for message in websocket:
-            token = _read_token(message)
-            if token is None:
-                continue
-            if not bucket.take():
-                websocket.close_with(RATE_EXCEEDED)
-                return
-            websocket.send(self._renew(websocket, identity, token, topic))
+        heartbeat = None
+        if interval is not None:
+            heartbeat = WebSocketHeartbeat(websocket, self._keep_alives, interval)
+            heartbeat.keep_alive()
+        try:
+            await websocket.subscribe(topic, after)
+            if not speaks_v1:
+                async for _ in websocket:
+                    pass
+                return None
+            if identity is not None:
+                websocket.send(self._expires_in(self._authorizer.end_of_connection(identity)))
+            bucket = TokenBucket(rate=_RATE, burst=_BURST, now=clock.seconds)
+            async for message in websocket:
+                token = _read_token(message)
+                if token is None:
+                    continue
+                if not bucket.take():
+                    websocket.close_with(RATE_EXCEEDED)
+                    break
+                websocket.send(self._renew(websocket, identity, token, topic))
+        finally:
+            if heartbeat is not None:
+                heartbeat.stop()
+        return None
 
     def _renew(
         self, websocket: WebSocket, identity: Identity | None, token: str, topic: str

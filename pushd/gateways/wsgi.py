@@ -25,7 +25,7 @@ from pushd.gateways.application import (
 )
 from pushd.gateways.environ import make_environ
 from pushd.protocols.http.request import path_of
-from pushd.protocols.http.response import write_failure
+from pushd.protocols.http.response import refusal, write_failure, write_response
 from pushd.protocols.http.static import StaticFiles
 from pushd.protocols.twisted_internals import unsent
 from pushd.views.decorators import Handshakes
@@ -48,8 +48,17 @@ _PART = 1 << 18
 _OVERHEAD = 128
 
 
+_QUEUE_FULL = refusal(
+    503, "too many requests wait for the application: try again later", {"Retry-After": "1"}
+)
+
+
 class Pool(Protocol):
     """A thread pool with a queue."""
+
+    @property
+    def waiting(self) -> int:
+        """The number of functions in the queue."""
 
     def callInThread(self, function: Callable[..., Any], /) -> object:
         """Call a function in a thread, once one is free."""
@@ -62,7 +71,8 @@ class WsgiGateway:
     :param pool: the threads that produce its pages.
     :param files: files that take precedence over the application's URLs.
     :param shipped: the client that is part of pushd.
-    :param limits: ``max_buffered`` bounds how much of a page waits for a slow reader.
+    :param limits: ``max_buffered`` bounds how much of a page waits for a slow reader, and
+        ``max_connections`` how many requests wait for a thread, those included whose clients left.
     """
 
     def __init__(
@@ -109,6 +119,11 @@ class ApplicationResource(ViewResource):
         if request.wants_websocket:
             return super().render(request)
         gateway = self._gateway
+        if gateway.pool.waiting >= gateway.limits.max_connections:
+            request.site.count_refusal(503)
+            request.why_refused = "too many requests wait for a thread, see --wsgi-threads"
+            write_response(request, _QUEUE_FULL)
+            return NOT_DONE_YET
         asked = Request(body=request.content.read(), **self._request_fields(request))
         environ = make_environ(blocking(asked, gateway.threads))
         response = WsgiResponse(
@@ -117,7 +132,7 @@ class ApplicationResource(ViewResource):
             limits=gateway.limits,
             failed=gateway.views.counters.view_errors.inc,
         )
-        gateway.pool.callInThread(partial(response.run, gateway.application, environ))
+        response.start(gateway.pool, gateway.application, environ)
         return NOT_DONE_YET
 
 
@@ -146,6 +161,8 @@ class WsgiResponse:
         self._body = _Body(None)
         # True from the first byte of the body on; then the head can't be replaced any more.
         self._head_sent = False
+        # The call of the application, until it begins or the client leaves.
+        self._waiting: list[Callable[[], None]] = []
         # Whether the client has left. (Set on the reactor, read in both threads.)
         self._gone = False
         # Whether the transport has asked us to pause, and how many parts it was given since it was
@@ -158,7 +175,22 @@ class WsgiResponse:
         request.defaultContentType = None
         request.notifyFinish().addErrback(lambda _: self.stopProducing())
 
+    def start(self, pool: Pool, application: Application, environ: dict[str, Any]) -> None:
+        """Call the application once a thread is free, unless the client has left by then.
+
+        Its request is dropped then: the queue must not keep bodies of clients that have left.
+        """
+        self._waiting.append(partial(self.run, application, environ))
+        pool.callInThread(self._run_if_waiting)
+
     # What is called in the application's thread
+
+    def _run_if_waiting(self) -> None:
+        try:
+            run = self._waiting.pop()
+        except IndexError:
+            return
+        run()
 
     def run(self, application: Application, environ: dict[str, Any]) -> None:
         """Call the application, and send what it returns."""
@@ -284,6 +316,7 @@ class WsgiResponse:
     def stopProducing(self) -> None:
         """Let the application go on, to its end: the client has left."""
         self._gone = True
+        self._waiting.clear()
         self.resumeProducing()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +12,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.logger import LogLevel
 
 from pushd.gateways.application import Application
+from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.views.routes import Routes, load, load_routes
 
 #: Values of ``--log-level``: messages below the level are not logged.
@@ -21,8 +23,17 @@ LEVELS = {
     "error": LogLevel.error,
 }
 
-# The value of --control that closes the control port.
+# The value of --control that closes the control port, and of --csp that sends no policy.
 _NONE = "none"
+
+#: Prefix of an endpoint behind a proxy that speaks the PROXY protocol.
+BEHIND_PROXY = "haproxy:"
+
+# The name of a directive of a Content-Security-Policy (CSP Level 3, §2.3).
+_DIRECTIVE = re.compile(r"[A-Za-z0-9-]+")
+
+# Keywords of a policy, which stand in single quotes: without them they would be names of hosts.
+_CSP_KEYWORDS = frozenset({"self", "none", "unsafe-inline", "unsafe-eval", "strict-dynamic"})
 
 # A socket that systemd opens. It cannot be parsed further: the daemon inherits the descriptors, but
 # a check of the options does not.
@@ -43,11 +54,12 @@ def parse_listen(given: tuple[str, ...]) -> tuple[str, ...]:
     if not given:
         raise ValueError(_ENDPOINT)
     for endpoint in given:
-        if _SYSTEMD.fullmatch(endpoint):
+        plain = endpoint.removeprefix(BEHIND_PROXY)
+        if _SYSTEMD.fullmatch(plain):
             continue
         which = f"; got {endpoint}" if len(given) > 1 else ""
         try:
-            port = getattr(serverFromString(None, endpoint), "_port", 0)
+            port = getattr(serverFromString(None, plain), "_port", 0)
         except Exception as error:
             # Plugins that parse endpoints may raise anything.
             raise ValueError(f"{_ENDPOINT}{which} ({error})") from None
@@ -65,6 +77,24 @@ def parse_control(given: tuple[str, ...]) -> tuple[str, ...]:
     if len(given) > 1:
         raise ValueError(f"{_NONE} cannot be combined with another endpoint")
     return ()
+
+
+def parse_csp(given: str) -> str:
+    """Return a Content-Security-Policy; an empty text for ``none``."""
+    if given == _NONE:
+        return ""
+    directives = [words for part in given.split(";") if (words := part.split())]
+    is_text = given.isascii() and given.isprintable()
+    if (
+        not is_text
+        or not directives
+        or not all(_DIRECTIVE.fullmatch(one) for one, *_ in directives)
+    ):
+        raise ValueError(f"must be a Content-Security-Policy such as {DEFAULT_CSP}, or {_NONE}")
+    for word in chain(*directives):
+        if word.lower() in _CSP_KEYWORDS:
+            raise ValueError(f"must have {word} in single quotes: '{word}'")
+    return given
 
 
 def parse_folder(given: str | None) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from pushd.access.limits import Limits
@@ -25,6 +26,7 @@ from pushd.options.parsers import (
     number,
     one_of,
     parse_control,
+    parse_csp,
     parse_folder,
     parse_listen,
     parse_stragglers,
@@ -33,6 +35,7 @@ from pushd.options.parsers import (
     parse_wsgi,
 )
 from pushd.options.sizes import AUTO, ShareOfMemory, Size
+from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.topics.history import Retention
 from pushd.topics.redis.address import RedisAddress, parse_broker
 from pushd.views.demo import ticker
@@ -116,10 +119,12 @@ class Settings:
             "demo",
             "on|off",
             parse_switch,
-            "Serve the demo at /test/ and /play/, too. With --wsgi there is no demo.",
+            "Serve the demo, too: a start page, /test/, /topics.html and /play/. With --wsgi there "
+            "is no demo.",
             default="on",
         ),
     )
+    demo: bool = combined_setting(itemgetter("demo"), lambda: True)
     threads: int = setting(
         VIEWS,
         "threads",
@@ -196,6 +201,17 @@ class Settings:
         default=(),
         live=True,
     )
+    control_hosts: Hosts = setting(
+        ACCESS,
+        "control-host",
+        "NAME",
+        Hosts,
+        "Name under which the control port is served besides localhost and its own address, such "
+        "as pushd or *.example.com; others get 403, except for health checks. May be given more "
+        "than once.",
+        default=(),
+        live=True,
+    )
     token_keys: TokenKeys = setting(
         ACCESS,
         "token-key",
@@ -215,6 +231,16 @@ class Settings:
         "Trusted reverse proxy (CIDR), such as 10.0.0.0/8: its Forwarded or X-Forwarded-For "
         "header is believed. May be given more than once.",
         default=(),
+    )
+    csp: str = setting(
+        ACCESS,
+        "csp",
+        "POLICY",
+        parse_csp,
+        "Content-Security-Policy of all pages that do not set their own, or none for no such "
+        "header. Pages of a WSGI application never get it.",
+        default=DEFAULT_CSP,
+        live=True,
     )
     # The defaults are in ``access/limits.py``.
     limits: Limits = object_setting(
@@ -283,6 +309,32 @@ class Settings:
             number(1, 10_000_000),
             "Maximum messages per second that one WebSocket may send, with bursts of ten times as "
             "many. Faster ones are closed with 1008.",
+            live=True,
+        ),
+        Option(
+            LIMITS,
+            "keep-alive",
+            "SECONDS",
+            number(1, 3600),
+            "Time that a connection may be idle between two requests. It must be longer than a "
+            "proxy keeps idle connections to pushd, which is often 60 seconds.",
+            live=True,
+        ),
+        Option(
+            LIMITS,
+            "request-timeout",
+            "SECONDS",
+            number(1, 3600),
+            "Time for the head of a request. Later ones are rejected with 408.",
+            live=True,
+        ),
+        Option(
+            LIMITS,
+            "body-timeout",
+            "SECONDS",
+            number(1, 3600),
+            "Time over which the body of a request must bring 500 bytes a second on average, or "
+            "its end. Slower ones are rejected with 408.",
             live=True,
         ),
         Option(

@@ -64,6 +64,16 @@ class TimeoutQueue(Generic[Key]):
             self._call.cancel()
             self._call = None
 
+    def change(self, timeout: float) -> None:
+        """Change the length of all timeouts, including those that have begun."""
+        later, self._timeout = timeout - self._timeout, timeout
+        if not later:
+            return
+        for key in self._due:
+            self._due[key] += later
+        if self._call is not None:
+            self._call.reset(max(0, self._first_due() - self._clock.seconds()))
+
     def _expire(self) -> None:
         now = self._clock.seconds()
         try:

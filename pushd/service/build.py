@@ -71,6 +71,12 @@ _LAG = (
 # Connections to the control port: more than operators and publishers need.
 _CONTROL_CONNECTIONS = 1000
 
+# The demo's pages and scripts, by the path of the view that they need.
+_DEMO_FILES = {
+    "/test/": ("test.html", "demo/test.js", "demo/timeline.js"),
+    "/play/publish/": ("topics.html", "demo/topics.js", "demo/costs.js"),
+}
+
 # Requests to the control port whose body may be larger than a message.
 _LARGE_BODIES = {b"/publish": max_batch_body}
 
@@ -217,6 +223,7 @@ def _build_public_site(
         ),
         settings.routes,
         TopicDependencies(runtime.reactor, views, state),
+        StaticFiles([*_own_files(settings), shipped_client()], _hidden_files(settings)),
         _build_application(inputs, views),
     )
 
@@ -271,6 +278,7 @@ def public_policy(
         counters=counters,
         memory=memory,
         limits=live.limits,
+        page_headers=live.page_headers,
     )
 
 
@@ -284,8 +292,8 @@ def control_policy(
     untrusted, trusted = Proxies(), Proxies(["0.0.0.0/0", "::/0"])
     own = Limits(max_connections=_CONTROL_CONNECTIONS, max_per_address=_CONTROL_CONNECTIONS)
     return SitePolicy(
-        guard=control_guard,
-        admission=Admission(own, untrusted),
+        guard=control_guard(live.control_hosts),
+        admission=Admission(own, untrusted, fixed=True),
         throttle=Throttle(clock, own, trusted, counters.slowed),
         proxies=untrusted,
         counters=counters,
@@ -304,6 +312,19 @@ def _control_port(reactor: Any, endpoint: str, site: PushdSite) -> PortService:
     return PortService(reactor, endpoint, site, message=message, option="--control", private=True)
 
 
+def _hidden_files(settings: Settings) -> tuple[str, ...]:
+    """Files of the bundled client that are not served with ``--demo off``.
+
+    The demo's pages, except for those that views of the operator take the place of the demo's for;
+    and the start page, which links to them.
+    """
+    if settings.demo:
+        return ()
+    is_free = {path: settings.routes.match(path) is None for path in _DEMO_FILES}
+    hidden = [name for path, names in _DEMO_FILES.items() if is_free[path] for name in names]
+    return ("index.html", *hidden)
+
+
 def _own_files(settings: Settings) -> list[Path]:
     """The operator's folder of static files, if there is one."""
     return [] if settings.web is None else [settings.web]
@@ -320,6 +341,8 @@ def _make_name() -> str:
 def check_redis(address: RedisAddress) -> None:
     """End the process with one line if Redis, its address or the installation must be changed."""
     try:
+        import hiredis  # noqa: F401  # txredisapi misses it only when it connects.
+
         from pushd.topics.redis.session import probe
     except ImportError as error:
         raise SystemExit(

@@ -6,19 +6,25 @@ import os
 import re
 import socket
 import stat
+from errno import EADDRINUSE
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from pushd.errors import SocketInUse
+from pushd.options.conflicts import EXPOSED, is_loopback
+from pushd.options.parsers import BEHIND_PROXY
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.site import PushdSite
-from pushd.protocols.twisted_internals import pass_half_closes
+from pushd.protocols.proxy_protocol import ProxyProtocolFactory
+from pushd.protocols.twisted_internals import pass_half_closes, refuse_other_protocols
 from pushd.service.reactor import accept_directly
+from pushd.service.socket_file import SocketFile, unix_path
 
 _log = Logger(namespace="pushd.service")
 
@@ -30,15 +36,15 @@ _BACKLOG = 2048
 _KEEPALIVE_IDLE = 60
 _USER_TIMEOUT = 60
 
-# The path in the description of a Unix endpoint; a backslash stands before a colon.
-_UNIX_PATH = re.compile(r"unix:(?:address=)?((?:[^:\\]|\\.)+)")
+# Twisted's lock of a Unix socket, in the description of an endpoint: SocketFile takes its place.
+_LOCK = re.compile(r":lockfile=[^:]*")
 
 
 class PortService(Service):
     """Listens on one endpoint.
 
     :param site: the site that serves its connections.
-    :param message: the log line with the URL once it listens.
+    :param message: the log line once it listens, in which ``{url}`` stands for the URL.
     :param option: the option that named the endpoint, for the message if it cannot listen.
     :param private: True if a Unix socket is for the user of the process, and for a group, only.
     """
@@ -55,20 +61,26 @@ class PortService(Service):
     ) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
+        # Without the prefix: Twisted's own wrapper is not used.
+        self._plain = endpoint.removeprefix(BEHIND_PROXY)
         self._site = site
         self._message = message
         self._option = option
         self._private = private
         self._port: IListeningPort | None = None
+        path = unix_path(self._plain)
+        self._socket_file = None if path is None else SocketFile(path)
 
     def privilegedStartService(self) -> None:
         """Listen, before twistd drops its privileges. Ends the process with one line on failure."""
         failures: list[Failure] = []
         try:
-            description = _with_backlog(self._endpoint)
-            if self._private:
-                description = _with_mode(description)
-            endpoint = serverFromString(self._reactor, description)
+            endpoint = serverFromString(self._reactor, self._describe())
+            refuse_other_protocols(endpoint)
+            if self._socket_file is not None:
+                self._socket_file.claim()
+        except (OSError, SocketInUse) as error:
+            raise self._exit(getattr(error, "strerror", None) or str(error)) from None
         except LookupError:
             raise self._exit(
                 "systemd did not pass this socket; check index= or name= against the socket unit "
@@ -77,7 +89,8 @@ class PortService(Service):
         listening = endpoint.listen(self._site)
         listening.addCallback(self._listening).addErrback(failures.append)
         if failures:
-            raise self._exit(failures[0].getErrorMessage())
+            self._release(None)
+            raise self._exit(failures[0].getErrorMessage() + self._advise(failures[0].value))
 
     def startService(self) -> None:
         """Listen now if the process never had privileges to drop."""
@@ -91,7 +104,7 @@ class PortService(Service):
         if self._port is None:
             return None
         port, self._port = self._port, None
-        return maybeDeferred(port.stopListening)
+        return maybeDeferred(port.stopListening).addBoth(self._release)
 
     def close(self) -> Deferred[Any]:
         """Stop listening, and answer no further request on open connections.
@@ -103,19 +116,79 @@ class PortService(Service):
             [maybeDeferred(self.stopService), self._site.connections.drain()], consumeErrors=True
         )
 
+    @property
+    def endpoint(self) -> str:
+        """The endpoint, as it was given."""
+        return self._endpoint
+
+    @property
+    def address(self) -> Any:
+        """The address on which it listens; None while it does not."""
+        return None if self._port is None else self._port.getHost()
+
     def close_unused(self) -> None:
         """Close the connections on which no request is in progress."""
         self._site.connections.close_silent()
 
+    def _describe(self) -> str:
+        """Return the description of the endpoint for Twisted, with our defaults."""
+        description = _with_backlog(self._plain)
+        path = unix_path(description)
+        if path is None:
+            return description
+        if self._private and ":mode=" not in description:
+            description = f"{description}:mode={_private_mode(path)}"
+        return f"{_LOCK.sub('', description)}:lockfile=0"
+
+    def _release(self, result: Any) -> Any:
+        """Let other daemons have the path of a Unix socket."""
+        if self._socket_file is not None:
+            self._socket_file.release()
+        return result
+
     def _exit(self, reason: str) -> SystemExit:
         return SystemExit(f"pushd: {self._option} {self._endpoint}: {reason}")
+
+    def _advise(self, error: Any) -> str:
+        """Return what an operator can do about an error, to be appended to its text."""
+        if getattr(getattr(error, "socketError", error), "errno", None) != EADDRINUSE:
+            return ""
+        option = self._option
+        none = f", or {option} none" if self._private else ""
+        return f" Stop what listens there, or choose another endpoint with {option}{none}."
+
+    def _expect_header(self, port: Any) -> None:
+        """Let each connection begin with a header of the PROXY protocol.
+
+        It is outside of TLS, where proxies send it.
+        """
+        wrapped = getattr(port, "factory", self._site)
+        port.factory = ProxyProtocolFactory(wrapped, self._site, self._reactor)
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
         set_socket_options(port)
+        if self._plain != self._endpoint:
+            self._expect_header(port)
         accept_directly(port)
         pass_half_closes(getattr(port, "factory", None))
-        _log.info(self._message, event="listening", url=_url(self._endpoint, port))
+        self._log_address(port.getHost())
+
+    def _log_address(self, address: IAddress) -> None:
+        real, local = _urls(self._plain, address)
+        message = self._message
+        if local != real:
+            message = message.replace("{url}", "{real} (on this machine: {url})")
+        _log.info(message, event="listening", url=local, real=real)
+        host = getattr(address, "host", None)
+        if self._private and host is not None and not is_loopback(host):
+            _log.warn(
+                "{option} {endpoint}: {reason}",
+                event="control_exposed",
+                option=self._option,
+                endpoint=self._endpoint,
+                reason=EXPOSED,
+            )
 
 
 def set_socket_options(port: Any) -> None:
@@ -144,29 +217,26 @@ def _with_backlog(endpoint: str) -> str:
     return f"{endpoint}:backlog={_BACKLOG}" if queues and ":backlog=" not in endpoint else endpoint
 
 
-def _with_mode(endpoint: str) -> str:
-    """Add the permissions of a private Unix socket; with Twisted's, every user could connect.
+def _private_mode(path: str) -> int:
+    """Return the permissions of a private Unix socket; with Twisted's, every user could connect.
 
     A folder with the setgid bit gives its group to the socket, and that group may connect, too.
     """
-    path = _UNIX_PATH.match(endpoint)
-    if path is None or ":mode=" in endpoint:
-        return endpoint
-    folder = os.path.dirname(path[1].replace("\\", "")) or "."
     try:
-        has_group = os.stat(folder).st_mode & stat.S_ISGID
+        has_group = os.stat(os.path.dirname(path) or ".").st_mode & stat.S_ISGID
     except OSError:  # Then listening fails, and says why.
         has_group = 0
-    return f"{endpoint}:mode={660 if has_group else 600}"
+    return 660 if has_group else 600
 
 
-def _url(endpoint: str, port: IListeningPort) -> str:
-    """Return a URL that a browser on this machine can open."""
-    address = port.getHost()
-    place = peer_name(address)
-    if place == "unix":
-        return endpoint
-    if place.startswith(("0.0.0.0:", "[::]:")):
-        place = place.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
+def _urls(endpoint: str, address: IAddress) -> tuple[str, str]:
+    """Return the URL of the address listened on, and one that a browser on this machine can open.
+
+    They differ if that is the address of all interfaces.
+    """
+    real = peer_name(address)
+    if real == "unix":
+        return endpoint, endpoint
     scheme = "https" if endpoint.startswith(("ssl:", "tls:")) else "http"
-    return f"{scheme}://{place}/"
+    local = re.sub(r"^0\.0\.0\.0:", "127.0.0.1:", real).replace("[::]:", "[::1]:")
+    return f"{scheme}://{real}/", f"{scheme}://{local}/"

@@ -194,7 +194,9 @@ class MetricsCollector(Collector):
         )
         closing = len(self.factory.closings)
         states = {
-            ("http", "reading"): len(self.site.connections.reading),
+            ("http", "reading"): (
+                len(self.site.connections.reading) + len(self.site.connections.reading_bodies)
+            ),
             ("http", "idle"): len(self.site.connections.idle),
             ("http", "closing"): len(self.site.connections.closing),
             ("websocket", "open"): self.traffic.count("websocket") - closing,

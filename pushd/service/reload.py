@@ -13,6 +13,7 @@ from pushd.access.tokens import TokenKeys
 from pushd.errors import InvalidOptions
 from pushd.options.command_line import Options
 from pushd.options.settings import OPTIONS, Applier, Settings
+from pushd.protocols.http.policy import page_headers
 
 _log = Logger(namespace="pushd.service")
 
@@ -20,7 +21,7 @@ _log = Logger(namespace="pushd.service")
 class LiveSettings:
     """The settings that a reload can change, as the parts of a running daemon read them.
 
-    A daemon has one of these. What depends on a setting keeps a reference to one of its four
+    A daemon has one of these. What depends on a setting keeps a reference to one of its five
     objects, which a reload changes in place.
 
     :param allow_connections: gives how many of the wanted connections the process can have.
@@ -33,14 +34,21 @@ class LiveSettings:
         self.origins = Origins()
         #: Names under which the public port is served.
         self.hosts = Hosts()
+        #: Further names under which the control port is served.
+        self.control_hosts = Hosts()
         #: Keys of tokens.
         self.keys = TokenKeys()
+        #: Headers of every page.
+        self.page_headers: dict[bytes, bytes] = {}
 
     def apply(self, settings: Settings) -> None:
         """Put settings in force: at the start, and after each reload."""
         self.origins.replace(settings.origins)
         self.hosts.replace(settings.hosts)
+        self.control_hosts.replace(settings.control_hosts)
         self.keys.replace(settings.token_keys)
+        self.page_headers.clear()
+        self.page_headers.update(page_headers(settings.csp))
         allowed = self._allow_connections(settings.limits.max_connections)
         self.limits.change_to(replace(settings.limits, max_connections=allowed))
 

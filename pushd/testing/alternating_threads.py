@@ -46,6 +46,10 @@ class _Outcome:
         return self.result
 
 
+def _refuse(function: Callable[[], Any]) -> Any:
+    raise RuntimeError("a blocking WebSocket was used outside its view's thread")
+
+
 class AlternatingThreads(ThreadPlaces):
     """Runs views in threads, one at a time: the test waits while a view runs.
 
@@ -53,11 +57,18 @@ class AlternatingThreads(ThreadPlaces):
 
     :param limit: blocking views that may run at once.
     :param max_stragglers: blocking views that may go on beside them after their grace.
+    :param call_for_test: calls a function for code that is not in a view's thread: the test's own.
     """
 
-    def __init__(self, limit: int, max_stragglers: int = 0) -> None:
+    def __init__(
+        self,
+        limit: int,
+        max_stragglers: int = 0,
+        call_for_test: Callable[[Callable[[], Any]], Any] = _refuse,
+    ) -> None:
         super().__init__(limit, max_stragglers)
         self._local = local()
+        self._call_for_test = call_for_test
         #: All pools, by what their threads do.
         self.pools: dict[str, AlternatingThreads | AlternatingPool] = {"view": self}
 
@@ -72,7 +83,7 @@ class AlternatingThreads(ThreadPlaces):
         """Call a function on the test's thread; return what its Deferred fires with."""
         handoff: _Handoff | None = getattr(self._local, "handoff", None)
         if handoff is None:
-            raise RuntimeError("a blocking WebSocket was used outside its view's thread")
+            return self._call_for_test(function)
         handoff.requests.put(function)
         return handoff.answers.get().get()
 

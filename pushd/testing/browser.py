@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,22 +11,46 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from pushd.access.closing import Closing
+from pushd.protocols.http.response import phrase_of
 from pushd.testing.connection import Answer, read_answer
 from pushd.testing.memory_network import MemoryTransport
+
+# Characters of a refusal that are shown, and what of a page is not.
+_SHOWN = 200
+_MARKUP = re.compile(r"<head>.*?</head>|<[a-zA-Z/!][^>]*>", re.DOTALL)
 
 
 class Browser:
     """A WebSocket client: what it has received, and how its connection ended.
 
     :param settle: delivers everything that is under way.
+    :param path: where it has asked for a WebSocket.
     """
 
     def __init__(
-        self, settle: Callable[[], None], client: BrowserProtocol, transport: MemoryTransport
+        self,
+        settle: Callable[[], None],
+        client: BrowserProtocol,
+        transport: MemoryTransport,
+        path: str,
     ) -> None:
         self._settle = settle
         self._client = client
         self._transport = transport
+        self._path = path
+
+    def __repr__(self) -> str:
+        """Say how it stands, for the message of an assertion that fails."""
+        answer = self.refused
+        if answer is not None:
+            state = f"refused: {answer.status} {phrase_of(answer.status)}, {_shorten(answer.text)}"
+        elif not self.opened:
+            state = "gone without an answer" if self.gone else "not answered yet"
+        elif self.closing is not None:
+            state = f"closed: {self.closing.code} {self.closing.reason}".rstrip()
+        else:
+            state = "gone" if self.gone else "open"
+        return f"<Browser {self._path} {state}>"
 
     @property
     def opened(self) -> bool:
@@ -44,7 +69,8 @@ class Browser:
 
     @property
     def messages(self) -> list[str | bytes]:
-        """All messages received, oldest first."""
+        """All messages received, oldest first. Raises AssertionError if it was refused."""
+        self._check_not_refused()
         return self._client.messages
 
     @property
@@ -58,7 +84,8 @@ class Browser:
         return self._client.gone
 
     def send(self, message: str | bytes) -> None:
-        """Send a text or binary message."""
+        """Send a text or binary message. Raises AssertionError if it was refused."""
+        self._check_not_refused()
         payload = message if isinstance(message, bytes) else message.encode()
         self._client.sendMessage(payload, isBinary=payload is message)
         self._settle()
@@ -69,7 +96,8 @@ class Browser:
         self._settle()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Send a Close frame, as a browser does."""
+        """Send a Close frame, as a browser does. Raises AssertionError if it was refused."""
+        self._check_not_refused()
         self._client.sendCloseFrame(code, reason.encode())
         self._settle()
 
@@ -86,6 +114,15 @@ class Browser:
         """Start reading again."""
         self._transport.resumeProducing()
         self._settle()
+
+    def _check_not_refused(self) -> None:
+        if self.refused is not None:
+            raise AssertionError(f"the WebSocket was not opened: {self!r}")
+
+
+def _shorten(text: str) -> str:
+    line = " ".join(_MARKUP.sub(" ", text).split())
+    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…"
 
 
 class BrowserProtocol(WebSocketClientProtocol):

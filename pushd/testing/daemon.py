@@ -10,8 +10,10 @@ Time passes only when the test lets it: ``daemon.advance(0.5)``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
+from threading import get_ident
 from types import TracebackType
 from typing import Any
 
@@ -19,8 +21,10 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
 
 from pushd.access.limits import Limits
+from pushd.options.parsers import parse_folder
 from pushd.options.settings import Settings
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.service.build import Runtime, build
@@ -28,9 +32,11 @@ from pushd.testing.alternating_threads import AlternatingThreads
 from pushd.testing.browser import Browser, make_protocol
 from pushd.testing.connection import Answer, RawConnection, RecordingProtocol
 from pushd.testing.memory_network import MemoryNetwork
+from pushd.views.inprocess import InProcess
 from pushd.views.request import View
 from pushd.views.routes import Routes
 
+# Host of all requests, unless a test chooses another.
 _HOST = "localhost:8080"
 
 _LIMITS = [one for one in fields(Limits) if one.init]
@@ -43,25 +49,37 @@ class Daemon:
     views take turns with the test, in threads.
 
     :param views: the mapping of views; None for the demo's.
+    :param host: the ``Host`` of all requests to the public port, and that of the pages' origin.
     :param settings: other settings, by the names of ``pushd.options.settings.Settings``, and limits
-        by those of ``pushd.access.limits.Limits``, such as ``max_message=1000``. A stop closes all
-        connections at once unless ``drain`` is given.
+        by those of ``pushd.access.limits.Limits``, such as ``max_message=1000``. A folder may be
+        given as text: ``web="web"``. A stop closes all connections at once unless ``drain`` is
+        given.
     """
 
-    def __init__(self, views: Mapping[str, View] | None = None, **settings: Any) -> None:
+    def __init__(
+        self, views: Mapping[str, View] | None = None, *, host: str = _HOST, **settings: Any
+    ) -> None:
         if views is not None:
             settings["routes"] = views if isinstance(views, Routes) else Routes(views)
+        if isinstance(settings.get("web"), str):
+            settings["web"] = parse_folder(settings["web"])
         limits = {one.name: settings.pop(one.name) for one in _LIMITS if one.name in settings}
         settings["limits"] = replace(settings.get("limits", Limits()), **{"drain": 0, **limits})
         self.settings = Settings(**settings)
+        #: The ``Host`` of all requests to the public port.
+        self.host = host
         #: The clock that views see; a memory reactor for everything else.
         self.clock = MemoryReactorClock()
         self._network = MemoryNetwork()
+        # The test's thread, and whether it runs the daemon at the moment.
+        self._thread, self._running = get_ident(), False
         self._service = build(
             self.settings,
             Runtime(
                 reactor=self.clock,
-                threads=AlternatingThreads(self.settings.threads, self.settings.straggler_limit),
+                threads=AlternatingThreads(
+                    self.settings.threads, self.settings.straggler_limit, self._call_for_test
+                ),
                 wall=self.clock.seconds,
                 random=lambda: 0.5,
             ),
@@ -77,19 +95,23 @@ class Daemon:
         *,
         subprotocols: Sequence[str] = (),
         headers: Mapping[str, str] | None = None,
-        origin: str | None = f"http://{_HOST}",
+        origin: str | None = "",
     ) -> Browser:
-        """Ask for a WebSocket as a browser does; the ``Browser`` says whether it was opened."""
+        """Ask for a WebSocket as a browser does; the ``Browser`` says whether it was opened.
+
+        :param origin: the page's origin; by default that of the daemon itself, None for a client
+            that is no browser.
+        """
         client = make_protocol(
-            f"ws://{_HOST}{path}",
+            f"ws://{self.host}{path}",
             self.clock,
             subprotocols=subprotocols,
             headers=headers,
-            origin=origin,
+            origin=f"http://{self.host}" if origin == "" else origin,
         )
         transport = self._network.connect(self._sites[0], client)
         self.settle()
-        return Browser(self.settle, client, transport)
+        return Browser(self.settle, client, transport, path)
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer | None:
         """Send a GET; see ``request``."""
@@ -106,9 +128,10 @@ class Daemon:
     ) -> Answer | None:
         """Send a plain HTTP request; return the response, or None if it is not complete yet.
 
-        :param control: send it to the control port.
+        :param control: send it to the control port, as for ``/metrics`` and ``/connections``.
         """
-        fields = {"Host": _HOST, "Connection": "close", **(headers or {})}
+        host = _HOST if control else self.host  # The control port is called localhost.
+        fields = {"Host": host, "Connection": "close", **(headers or {})}
         if body:
             fields.setdefault("Content-Length", str(len(body)))
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
@@ -131,18 +154,39 @@ class Daemon:
         self.settle()
         return RawConnection(self.settle, client, transport)
 
+    def publish(
+        self,
+        topic: str,
+        data: str | bytes,
+        *,
+        delay: float | None = None,
+        every: float | None = None,
+        count: int | None = None,
+    ) -> Any:
+        """Publish to a topic, and deliver it; see ``pushd.views.publish``.
+
+        ``pushd.views.publish`` itself can be called by the test as well, and reaches the daemon
+        that was started last.
+        """
+        [here] = [service for service in self._service if isinstance(service, InProcess)]
+        return here.publisher.publish(topic, data, delay=delay, every=every, count=count)
+
     def advance(self, *seconds: float) -> None:
         """Let time pass step by step, each with all of its effects."""
         for step in seconds:
-            self.clock.advance(step)
+            with self._run():
+                self.clock.advance(step)
             self.settle()
 
     def settle(self) -> None:
         """Deliver everything under way, and run the calls that are due."""
-        self._network.run()
-        while any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()):
-            self.clock.advance(0)
+        with self._run():
             self._network.run()
+            while any(
+                call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()
+            ):
+                self.clock.advance(0)
+                self._network.run()
 
     @property
     def pending_calls(self) -> list[IDelayedCall]:
@@ -167,6 +211,31 @@ class Daemon:
         # The exit of a process closes the connections that are still open.
         self._network.cut()
         self.settle()
+
+    @contextmanager
+    def _run(self) -> Iterator[None]:
+        """Note that the code inside is the daemon's, not the test's."""
+        before, self._running = self._running, True
+        try:
+            yield
+        finally:
+            self._running = before
+
+    def _call_for_test(self, function: Callable[[], Any]) -> Any:
+        """Call a function for the test's own code, as for that of a thread; deliver its effects."""
+        if self._running or get_ident() != self._thread:
+            raise RuntimeError("a blocking WebSocket was used outside its view's thread")
+        done = maybeDeferred(function)
+        self.settle()
+        if not done.called:
+            done.cancel()
+            done.addErrback(lambda _: None)
+            raise RuntimeError("this would wait for ever: only a view's thread can wait")
+        outcome: list[Any] = []
+        done.addBoth(outcome.append)
+        if isinstance(outcome[0], Failure):
+            outcome[0].raiseException()
+        return outcome[0]
 
     def __enter__(self) -> Daemon:
         return self

@@ -146,6 +146,10 @@ class DirectWrite:
 
 _M = TypeVar("_M")
 
+# After how many bytes a group looks at the time, and how many bytes a system call counts as.
+_BYTES_PER_LOOK = 4 << 20
+_CALL_BYTES = 2048
+
 
 class FanOutGroup(Generic[_M]):
     """Subscribers of a topic that take the same form, are at the same position, and have no buffer.
@@ -184,26 +188,39 @@ class FanOutGroup(Generic[_M]):
         self.flush_counters(direct)
         self._ungrouped[member] = None
 
-    def write(self, batch: Batch) -> list[tuple[_M, bytes]]:
-        """Write a batch to every member. Returns those whose socket took only a part, and the rest.
+    def write(
+        self, batch: Batch, is_late: Callable[[], bool]
+    ) -> tuple[list[tuple[_M, bytes]], tuple[_M, ...]]:
+        """Write a batch to the members, until it is late; at least to some.
 
-        The batch must follow ``last``.
+        Returns those whose socket took only a part, and the rest; and those that were not reached,
+        which must leave. Then ``move_to`` must be called.
+
+        :param batch: must follow ``last``.
         """
         data = batch.render(self.form)
         size = len(data)
+        short: list[tuple[_M, bytes]] = []
+        members = tuple(self._members.items())
+        step = max(1, _BYTES_PER_LOOK // (size + _CALL_BYTES))
+        for start in range(0, len(members), step):
+            if start and is_late():
+                return short, tuple(member for _, member in members[start:])
+            for send, member in members[start : start + step]:
+                try:
+                    sent = send(data)
+                except OSError:
+                    # The socket is full or broken: whatever writes the rest finds out which.
+                    sent = 0
+                if sent < size:
+                    short.append((member, data[sent:]))
+        return short, ()
+
+    def move_to(self, batch: Batch) -> None:
+        """Note that a batch was written to all members."""
         self.last = batch.last
         self._messages += batch.count
-        self._bytes += size
-        short = []
-        for send in tuple(self._members):
-            try:
-                sent = send(data)
-            except OSError:
-                # The socket is full or broken: whatever writes the rest finds out which.
-                sent = 0
-            if sent < size:
-                short.append((self._members[send], data[sent:]))
-        return short
+        self._bytes += len(batch.render(self.form))
 
     def flush_counters(self, direct: DirectWrite) -> None:
         """Add to a member's traffic what was written to it since that was last done."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -14,8 +15,28 @@ from pushd.topics.publication import Id, Publication, size_of
 from pushd.topics.subscribers import SubscriberList
 from pushd.topics.subscription import Subscriber, Subscription, SubscriptionDependencies
 
-# How many bytes of publications may be pending before they are delivered at once.
-_MAX_PENDING = 1 << 18
+# How many bytes of publications are delivered together, at once if they are not under way yet; and
+# how many may wait for a delivery that has begun, which is then completed without a pause.
+_MAX_BATCH = 1 << 18
+_MAX_PENDING = 1 << 22
+
+# How long a delivery may take in one iteration of the reactor, in seconds, before it goes on in the
+# next one: to a thousand subscribers, a megabyte takes about a second.
+_STEP = 0.05
+
+
+class _Run:
+    """Consecutive publications of a topic that are delivered together.
+
+    :param since: when the first was received, in seconds of the clock.
+    """
+
+    __slots__ = ("bytes", "publications", "since")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.publications: list[Publication] = []
+        self.bytes = 0
 
 
 class Hub:
@@ -23,7 +44,8 @@ class Hub:
 
     What is published in one iteration of the reactor is delivered at its end, with one write per
     subscriber, no matter how many publications there are. All subscribers of a topic see the same
-    order, even if one of them publishes during a delivery.
+    order, even if one of them publishes during a delivery. A delivery that takes long is done in
+    steps, between which others are served.
 
     :param source: where the history is read.
     :param uncork: writes to the sockets what has been corked so far.
@@ -42,13 +64,14 @@ class Hub:
         self.delays = Histogram()
         self._shared = SubscriptionDependencies(source, clock, self.counters, self._forget)
         self._topics: dict[str, SubscriberList] = {}
-        # Publications to be delivered, in runs without a gap, each with the time of its first one;
-        # the last run of each topic; and the bytes of them all.
-        self._pending: list[tuple[list[Publication], float]] = []
-        self._runs: dict[str, list[Publication]] = {}
+        # Publications to be delivered; the last run of each topic; and the bytes of them all.
+        self._pending: list[_Run] = []
+        self._runs: dict[str, _Run] = {}
         self._pending_bytes = 0
         self._flush_call: IDelayedCall | None = None
-        # True during a delivery.
+        # The delivery that has begun; until when its current step may take; True during a step.
+        self._delivery: Iterator[None] | None = None
+        self._step_end = 0.0
         self._delivering = False
 
     def subscribe(self, topic: str, subscriber: Subscriber, after: Id | None) -> Subscription:
@@ -73,36 +96,58 @@ class Hub:
         if topic not in self._topics:
             return
         run = self._runs.get(topic)
-        if run is None or not _follows(id, run[-1].id):
-            run = self._runs[topic] = []
-            self._pending.append((run, self._clock.seconds()))
-        run.append(publication)
-        self._pending_bytes += size_of(publication.data)
-        if self._flush_call is None:
-            self._flush_call = self._clock.callLater(0, self._flush_later)
+        if run is None or run.bytes >= _MAX_BATCH or not _follows(id, run.publications[-1].id):
+            run = self._runs[topic] = _Run(self._clock.seconds())
+            self._pending.append(run)
+        size = size_of(publication.data)
+        run.publications.append(publication)
+        run.bytes += size
+        self._pending_bytes += size
+        self._schedule()
         if self._pending_bytes >= _MAX_PENDING:
             self.flush()
+        elif self._pending_bytes >= _MAX_BATCH and self._delivery is None:
+            self._deliver_until(self._clock.seconds() + _STEP)
 
     def flush(self) -> None:
         """Deliver all pending publications now. Does nothing during a delivery."""
+        if self._delivery is not None:
+            self._deliver_until(math.inf)  # Complete what has begun.
+        self._deliver_until(math.inf)
+
+    def _deliver_until(self, step_end: float) -> None:
+        """Begin to deliver what is pending, or go on, until a time."""
         if self._delivering:
             return
-        pending, self._pending = self._pending, []
-        self._runs, self._pending_bytes = {}, 0
-        self._delivering = True
+        if self._delivery is None:
+            self._delivery = self._deliver_pending()
+        self._step_end, self._delivering = step_end, True
         try:
-            for run, since in pending:
-                # Groups are written to directly, which must not overtake what is corked.
-                self._uncork()
-                batch = Batch(run)
-                subscribers = self._topics.get(batch.topic)
-                if subscribers is not None:
-                    grouped = subscribers.deliver(batch)
-                    self.counters.delivered += batch.count * grouped
-                self._uncork()
-                self.delays.observe(self._clock.seconds() - since)
+            # Groups are written to directly, which must not overtake what is corked.
+            self._uncork()
+            next(self._delivery)
+        except StopIteration:
+            self._delivery = None
         finally:
             self._delivering = False
+            if self._delivery is not None or self._pending:
+                self._schedule()
+
+    def _deliver_pending(self) -> Iterator[None]:
+        """Deliver, run by run; yields when the current step has taken too long."""
+        pending, self._pending = self._pending, []
+        self._runs, self._pending_bytes = {}, 0
+        for run in pending:
+            batch = Batch(run.publications)
+            subscribers = self._topics.get(batch.topic)
+            if subscribers is not None:
+                grouped = yield from subscribers.deliver(batch, self._is_late)
+                self.counters.delivered += batch.count * grouped
+            self._uncork()
+            self.delays.observe(self._clock.seconds() - run.since)
+
+    def _is_late(self) -> bool:
+        return self._clock.seconds() >= self._step_end
 
     def end_at_gap(self, topic: str, last: Id) -> None:
         """End every subscription that lacks something up to an id: it cannot be read any more."""
@@ -138,9 +183,13 @@ class Hub:
             if not self._topics:
                 self._shared.batches.clear()
 
+    def _schedule(self) -> None:
+        if self._flush_call is None:
+            self._flush_call = self._clock.callLater(0, self._flush_later)
+
     def _flush_later(self) -> None:
         self._flush_call = None
-        self.flush()
+        self._deliver_until(self._clock.seconds() + _STEP)
 
 
 def _follows(id: Id, last: Id) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import chain
 
 from twisted.python.failure import Failure
@@ -39,18 +39,27 @@ class SubscriberList:
         """Remove a subscription that is in no group."""
         del self._ungrouped[subscription]
 
-    def deliver(self, batch: Batch) -> int:
-        """Deliver a batch that was just published. Returns how many got it through a group.
+    def deliver(self, batch: Batch, is_late: Callable[[], bool]) -> Generator[None, None, int]:
+        """Deliver a batch that was just published, in steps: it yields whenever it is late.
 
-        A subscription that fails is ended; nothing is raised.
+        Whatever happens between two steps, the position of each subscription says what it lacks. A
+        subscription that fails is ended; nothing is raised. Returns how many got the batch through
+        a group.
         """
         grouped = 0
         for form, group in tuple(self._groups.items()):
             if not group:
                 del self._groups[form]
             elif _can_write(batch, group):
+                short, missed = group.write(batch, is_late)
+                # They get it below, by themselves.
+                for subscription in missed:
+                    subscription.leave_group()
+                group.move_to(batch)
                 grouped += len(group)
-                self._write_rest(group.write(batch))
+                self._write_rest(short)
+                if is_late():
+                    yield
             else:
                 # Each finds out by itself what is missing or wrong.
                 _dissolve(group)
@@ -61,6 +70,8 @@ class SubscriberList:
                     subscription.join_group(self._group_for(direct.form, batch.last), direct)
             except Exception:
                 subscription.failed(Failure())
+            if is_late():
+                yield
         return grouped
 
     def end_at_gap(self, last: Id) -> None:

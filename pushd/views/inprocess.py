@@ -16,18 +16,24 @@ class InProcess(Service):
     """Makes ``publish`` work while the daemon runs."""
 
     def __init__(self, publisher: BlockingPublisher) -> None:
-        self._publisher = publisher
+        #: Publishes to the daemon, from any thread but the reactor's.
+        self.publisher = publisher
 
     def startService(self) -> None:
         """Start."""
         super().startService()
-        _running.append(self._publisher)
+        _running.append(self.publisher)
 
     def stopService(self) -> None:
         """Stop; do nothing if it was never started."""
         super().stopService()
-        if self._publisher in _running:
-            _running.remove(self._publisher)
+        if self.publisher in _running:
+            _running.remove(self.publisher)
+
+
+def is_running() -> bool:
+    """Whether a daemon runs in this process."""
+    return bool(_running)
 
 
 def publish(

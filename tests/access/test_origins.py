@@ -459,7 +459,7 @@ class OwnHostTests(SynchronousTestCase):
 
 
 class HostsTests(SynchronousTestCase):
-    """Names under which the public port is served."""
+    """Names under which a port is served."""
 
     def test_all(self) -> None:
         """Without any, all names are served, and what is not a name as well."""
@@ -481,6 +481,15 @@ class HostsTests(SynchronousTestCase):
         ):
             self.assertFalse(hosts.allows(host), host)
         self.assertTrue(hosts.allows(None))
+
+    def test_included(self) -> None:
+        """What is not one of the names is not included, also if there are none."""
+        hosts = Hosts(["pushd", "*.internal"])
+        for host in ("pushd:8081", "PUSHD", "pushd.", "a.internal:80"):
+            self.assertTrue(hosts.includes(host), host)
+        for host in ("", "pushd.evil.example", "internal", "localhost", "/"):
+            self.assertFalse(hosts.includes(host), host)
+            self.assertFalse(Hosts().includes(host), host)
 
     def test_replaced(self) -> None:
         """Names can be replaced, by none at all as well."""

@@ -143,14 +143,23 @@ class ForwardedForTests(ProxiesTestCase):
         self.assertEqual(Proxies().client(None, headers), ClientAddress("unix", None))
 
     def test_scheme(self) -> None:
-        """The last ``X-Forwarded-Proto``, from our proxy, gives the client's scheme."""
+        """The first ``X-Forwarded-Proto`` gives the client's scheme, also as that of WebSockets."""
         for value, scheme in (
             ("https", "https"),
             ("HTTPS", "https"),
             ("http", "http"),
-            ("https, http", "http"),
+            ("https, http", "https"),
+            ("http,https", "http"),
+            (" , https", "https"),
+            (["https", "http"], "https"),
+            ("wss", "https"),
+            ("WSS", "https"),
+            ("wss, ws", "https"),
+            ("ws", "http"),
+            ("Ws", "http"),
             ("", None),
-            ("wss", None),
+            ("tcp", None),
+            ("wss:", None),
             ("https:", None),
             ("javascript", None),
         ):
@@ -184,6 +193,8 @@ class ForwardedTests(ProxiesTestCase):
             "for=192.0.2.1:4711;proto=https;",
             'for=192.0.2.1;host="example.com;for=1.2.3.4";proto=https',
             'for=192.0.2.1;host="\\";for=1.2.3.4";proto=https',
+            "for=192.0.2.1;proto=wss",
+            "for=192.0.2.1;proto=WSS",
         ):
             self.assertEqual(
                 self.find_client(forwarded=element), ClientAddress("192.0.2.1", "https"), element

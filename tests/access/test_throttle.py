@@ -16,7 +16,6 @@ from pushd.access.counters import Counters
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
 from pushd.access.throttle import LONGEST_DELAY, Throttle
-from pushd.protocols.http.channel import IDLE_TIMEOUT
 from pushd.protocols.http.response import Response
 from pushd.testing import Daemon, RawConnection
 from pushd.views.decorators import accept_websocket
@@ -285,7 +284,7 @@ class DelayTests(SynchronousTestCase):
         self.use_up(left=1)
         connection = self.connect(WRONG)
         self.assertEqual(self.slowed, "1.0")
-        self.daemon.advance(1, IDLE_TIMEOUT - 1)
+        self.daemon.advance(1, self.daemon.settings.limits.keep_alive - 1)
         self.assertFalse(connection.closed)
         self.daemon.advance(1)
         self.assertTrue(connection.closed)

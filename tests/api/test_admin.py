@@ -87,10 +87,10 @@ class ScheduleTests(TopicTestCase):
 
     def test_method(self) -> None:
         """Another method is 405, with the allowed methods in Allow."""
-        for path, allowed in (("/schedules", "GET"), ("/schedules/x", "GET, DELETE")):
+        for path, allowed in (("/schedules", "GET, HEAD"), ("/schedules/x", "GET, HEAD, DELETE")):
             answer = self.control("POST", path)
             self.assertEqual(answer.status, 405)
-            self.assertEqual(answer.headers["Allow"], allowed)
+            self.assertEqual(answer.headers["Allow"], f"{allowed}, OPTIONS")
             self.assertEqual(json.loads(answer.body)["where"], "method")
 
     def test_stop(self) -> None:
@@ -245,7 +245,16 @@ class TopicListTests(PublishTestCase):
         """Another method than GET is 405."""
         answer = self.post("/topics")
         self.assert_wrong(answer, 405, "method")
-        self.assertEqual(answer.headers["Allow"], "GET")
+        self.assertEqual(answer.headers["Allow"], "GET, HEAD, OPTIONS")
+
+    def test_head(self) -> None:
+        """HEAD gets the headers of the answer to a GET, its length as well."""
+        for path in ("/topics", "/schedules"):
+            got, answer = self.control("GET", path), self.control("HEAD", path)
+            self.assertEqual((answer.status, answer.body), (200, b""))
+            self.assertEqual(answer.headers["Content-Length"], got.headers["Content-Length"])
+        self.assertEqual(self.control("HEAD", "/connections").status, 200)
+        self.assertEqual(self.control("HEAD", "/connections/0").status, 404)
 
     def test_describe(self) -> None:
         """A topic without subscribers and history can be described as well."""

@@ -34,6 +34,16 @@ class HealthTests(SynchronousTestCase):
         answer = self.ask("/healthz", "HEAD")
         self.assertEqual((answer.status, answer.body), (200, b""))
 
+    def test_options(self) -> None:
+        """OPTIONS, the method of HAProxy's health checks, gets the status of a GET."""
+        for path in ("/healthz", "/readyz"):
+            answer = self.ask(path, "OPTIONS")
+            self.assertEqual((answer.status, answer.headers["Allow"]), (200, "GET, HEAD, OPTIONS"))
+        self.assertEqual(self.ask("/", "OPTIONS").status, 204)
+        self.assertEqual(self.ask("/", "GET").status, 404)
+        answer = self.ask("/healthz", "POST")
+        self.assertEqual((answer.status, answer.headers["Allow"]), (405, "GET, HEAD, OPTIONS"))
+
     def test_metrics(self) -> None:
         """/metrics shows current values in Prometheus' text format, and forbids caching."""
         for count in (1, 2):

@@ -88,7 +88,25 @@ class ControlTopicTests(PublishTestCase):
         for method in ("PUT", "DELETE", "PATCH"):
             answer = self.control(method, "/topics/t")
             self.assert_wrong(answer, 405, "method")
-            self.assertEqual(answer.headers["Allow"], "GET, POST")
+            self.assertEqual(answer.headers["Allow"], "GET, HEAD, POST, OPTIONS")
+
+    def test_head(self) -> None:
+        """HEAD gets the headers of the answer to a GET."""
+        answer = self.control("HEAD", "/topics/t")
+        self.assertEqual((answer.status, answer.body), (200, b""))
+        got = self.control("GET", "/topics/t")
+        self.assertEqual(answer.headers["Content-Length"], got.headers["Content-Length"])
+
+    def test_options(self) -> None:
+        """OPTIONS gets the allowed methods."""
+        for path, allowed in (
+            ("/topics/t", "GET, HEAD, POST, OPTIONS"),
+            ("/publish", "POST, OPTIONS"),
+            ("/topics", "GET, HEAD, OPTIONS"),
+            ("/connections/1", "GET, HEAD, DELETE, OPTIONS"),
+        ):
+            answer = self.control("OPTIONS", path)
+            self.assertEqual((answer.status, answer.headers["Allow"]), (204, allowed))
 
 
 class IdempotencyTests(PublishTestCase):
@@ -355,7 +373,7 @@ class BatchTests(PublishTestCase):
         """Another method than POST is 405."""
         answer = self.control("GET", "/publish")
         self.assert_wrong(answer, 405, "method")
-        self.assertEqual(answer.headers["Allow"], "POST")
+        self.assertEqual(answer.headers["Allow"], "POST, OPTIONS")
 
 
 class PublicationTests(PublishTestCase):

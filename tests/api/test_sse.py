@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pushd.access.closing import Closing
 from pushd.access.limits import Limits
-from pushd.api.sse import COMMENT_INTERVAL, EventStream
+from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL
+from pushd.api.sse import EventStream
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.subscription import LAG_TIMEOUT
 from tests.support.topic_clients import MIB, SseClient, TopicTestCase
@@ -28,7 +29,7 @@ class EventStreamTests(TopicTestCase):
         self.assertTrue(head.startswith("http/1.1 200"))
         for line in (
             "content-type: text/event-stream; charset=utf-8",
-            "cache-control: no-cache",
+            "cache-control: no-cache, no-transform",
             "x-accel-buffering: no",
         ):
             self.assertIn(line, head)
@@ -55,14 +56,14 @@ class EventStreamTests(TopicTestCase):
         """A comment is sent after 25 seconds of silence."""
         client = SseClient(self.daemon, "t")
         begun = len(self.body(client))
-        self.daemon.advance(COMMENT_INTERVAL - 1)
+        self.daemon.advance(KEEP_ALIVE_INTERVAL - 1)
         self.assertEqual(len(self.body(client)), begun)
         self.daemon.advance(1)
         self.assertEqual(self.body(client)[begun:], b":\n\n")
-        self.daemon.advance(COMMENT_INTERVAL - 1)
+        self.daemon.advance(KEEP_ALIVE_INTERVAL - 1)
         self.publish("t", "x")
         said = len(self.body(client))
-        self.daemon.advance(COMMENT_INTERVAL - 1)
+        self.daemon.advance(KEEP_ALIVE_INTERVAL - 1)
         self.assertEqual(len(self.body(client)), said)
         self.daemon.advance(1)
         self.assertEqual(self.body(client)[said:], b":\n\n")
@@ -105,11 +106,11 @@ class EventStreamTests(TopicTestCase):
         client.stall()
         self.publish("t", "x" * 100_000)
         for _ in range(2):
-            self.daemon.advance(COMMENT_INTERVAL)
+            self.daemon.advance(KEEP_ALIVE_INTERVAL)
             client.server_side.take(40_000)
         client.resume()
         self.assertNotIn(b"\n:\n\n", self.body(client))
-        self.daemon.advance(COMMENT_INTERVAL)
+        self.daemon.advance(KEEP_ALIVE_INTERVAL)
         self.assertTrue(self.body(client).endswith(b":\n\n"))
 
     def test_too_slow(self) -> None:

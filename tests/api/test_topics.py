@@ -102,12 +102,45 @@ class TopicResourceTests(TopicTestCase):
 
     def test_method(self) -> None:
         """Without token keys, another method than GET is 405."""
-        for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+        for method in ("POST", "PUT", "DELETE"):
             answer = self.ask("/topics/t", method=method)
             self.assert_wrong(answer, 405, "method")
-            self.assertEqual(answer.headers["Allow"], "GET")
+            self.assertEqual(answer.headers["Allow"], "GET, HEAD, OPTIONS")
             self.assertIn("control port", answer.text)
-        self.assertEqual(self.ask("/topics/t", method="HEAD").status, 405)
+
+    def test_options(self) -> None:
+        """OPTIONS gets the allowed methods, for a valid topic."""
+        answer = self.ask("/topics/t", method="OPTIONS")
+        self.assertEqual((answer.status, answer.body), (204, b""))
+        self.assertEqual(answer.headers["Allow"], "GET, HEAD, OPTIONS")
+        self.assert_wrong(self.ask("/topics/", method="OPTIONS"), 400, "topic")
+
+    def test_head(self) -> None:
+        """HEAD is answered at once with the headers of a poll or an event stream."""
+        for accept, kind in (
+            ("*/*", "application/json"),
+            ("text/event-stream", "text/event-stream; charset=utf-8"),
+        ):
+            answer = self.ask("/topics/t", {"Accept": accept}, method="HEAD")
+            self.assertEqual((answer.status, answer.body), (200, b""))
+            self.assertEqual(answer.headers["Content-Type"], kind)
+            self.assertIn("Cache-Control", answer.headers)
+            # The length of what a GET would wait for is not known.
+            self.assertNotIn("Content-Length", answer.headers)
+            self.assertNotIn("Transfer-Encoding", answer.headers)
+        self.assertEqual(self.describe("t")["subscribers"], {})
+        for path in ("/topics/", "/topics/t?after=x", "/topics/t?wait=x"):
+            self.assertEqual(self.ask(path, method="HEAD").status, 400, path)
+
+    def test_handshake_in_http_1_0(self) -> None:
+        """In HTTP/1.0 an Upgrade is ignored: without a key for a WebSocket, it is a poll."""
+        connection = self.daemon.open_connection()
+        connection.send(
+            b"GET /topics/t?wait=0 HTTP/1.0\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+        )
+        answer = connection.answer()
+        assert answer is not None
+        self.assertEqual((answer.status, answer.headers["Content-Type"]), (200, "application/json"))
 
     def test_origin(self) -> None:
         """A page of an allowed origin may read every answer, refusals included."""

@@ -186,7 +186,7 @@ class PublishTests(TokenTestCase):
         """Without token keys the public port accepts no publications."""
         self.start()
         answer = self.post(WRITER)
-        self.assertEqual((answer.status, answer.headers["Allow"]), (405, "GET"))
+        self.assertEqual((answer.status, answer.headers["Allow"]), (405, "GET, HEAD, OPTIONS"))
 
     def test_mistakes(self) -> None:
         """Bad requests are refused as at the control port."""
@@ -200,7 +200,9 @@ class PublishTests(TokenTestCase):
             answer = self.ask("POST", f"/topics/news?token={WRITER}&{name}=1", None, b"x")
             self.assertEqual((answer.status, self.said(answer)["where"]), (400, name))
         answer = self.ask("PUT", f"/topics/news?token={READER}", None, b"x")
-        self.assertEqual((answer.status, answer.headers["Allow"]), (405, "GET, POST"))
+        self.assertEqual(
+            (answer.status, answer.headers["Allow"]), (405, "GET, HEAD, POST, OPTIONS")
+        )
 
     def test_unavailable(self) -> None:
         """While the broker is unavailable, only the log names it and the reason."""
@@ -274,9 +276,15 @@ class OriginTests(TokenTestCase):
         self.assertNotIn("Access-Control-Allow-Origin", answer.headers)
 
     def test_options(self) -> None:
-        """OPTIONS that is no preflight is a method like any other."""
-        answer = self.ask("OPTIONS", f"/topics/news?token={READER}")
-        self.assertEqual(answer.status, 405)
+        """OPTIONS that is no preflight gets the allowed methods, without a token as well."""
+        answer = self.ask("OPTIONS", "/topics/news")
+        self.assertEqual(answer.status, 204)
+        self.assertEqual(answer.headers["Allow"], "GET, HEAD, POST, OPTIONS")
+
+    def test_head(self) -> None:
+        """HEAD needs the token that a GET needs."""
+        self.assertEqual(self.ask("HEAD", f"/topics/news?token={READER}").status, 200)
+        self.assertEqual(self.ask("HEAD", "/topics/news").status, 401)
 
     def test_token_does_not_help(self) -> None:
         """A valid token does not replace an allowed origin."""

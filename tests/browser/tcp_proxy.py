@@ -37,6 +37,10 @@ class TcpProxy:
         self.silent: set[bytes] = set()
         #: The heads of all requests.
         self.heads: list[bytes] = []
+        # The last head on each open connection from the browser, in lower case; and connections
+        # that have died without a word: they stay open, and nothing goes through them any more.
+        self._last: dict[StreamWriter, bytes] = {}
+        self._dead: set[StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, daemon=True)
         self._writers: set[StreamWriter] = set()
@@ -76,6 +80,10 @@ class TcpProxy:
         self._loop.call_soon_threadsafe(cut)
         assert done.wait(_TIMEOUT)
 
+    def let_die(self, part: bytes) -> None:
+        """Let the connections with such a request die without a word; later ones work."""
+        self._dead = {writer for writer, head in list(self._last.items()) if part in head}
+
     def count(self, part: bytes) -> int:
         """Count the requests with this in their head."""
         return sum(part in head.lower() for head in self.heads)
@@ -108,6 +116,7 @@ class TcpProxy:
         finally:
             writer.transport.abort()
             self._writers.discard(writer)
+            self._last.pop(writer, None)
             self._tasks.discard(task)
 
     async def _relay(self, reader: StreamReader, writer: StreamWriter) -> None:
@@ -123,12 +132,14 @@ class TcpProxy:
                 lower = data.lower()
                 if b"\r\n\r\n" in data and b" http/1.1\r\n" in lower:
                     self.heads.append(data)
+                    self._last[writer] = lower
                 for part, status in self.refused.items():
                     if part in lower:
                         writer.write(_ERROR % status)
                         await writer.drain()
                         return
-                if not any(part in lower for part in self.silent):
+                is_silent = any(part in lower for part in self.silent)
+                if not is_silent and writer not in self._dead:
                     to_daemon.write(data)
                     await to_daemon.drain()
         finally:
@@ -139,6 +150,8 @@ class TcpProxy:
 
     async def _copy(self, reader: StreamReader, writer: StreamWriter) -> None:
         while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
-        writer.transport.close()
+            if writer not in self._dead:
+                writer.write(data)
+                await writer.drain()
+        if writer not in self._dead:
+            writer.transport.close()

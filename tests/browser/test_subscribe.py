@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page
 
-from tests.browser.conftest import assert_clean_exit, start_daemon, stop_clock
+from tests.browser.conftest import TIMEOUT, assert_clean_exit, start_daemon, stop_clock
 from tests.browser.subscribing import (
     TRANSPORTS,
     Publisher,
@@ -168,6 +169,40 @@ def test_fallback_period(page: Page, proxy: TcpProxy, publisher: Publisher, topi
     assert wait_for_state(page, "open")["transport"] == "websocket"
 
 
+def test_better_transport(page: Page, proxy: TcpProxy, publisher: Publisher, topic: str) -> None:
+    """While a worse transport is open, better ones are tried at growing intervals, and taken."""
+    stop_clock(page)
+    proxy.refused = {WEBSOCKET: b"400 Bad Request"}
+    page.add_init_script("Math.random = () => 0.5")
+    open_and_subscribe(page, proxy.url, topic, heartbeat=0)
+    assert wait_for_state(page, "open")["transport"] == "sse"
+    page.clock.run_for(59_000)
+    assert proxy.count(WEBSOCKET) == 1
+    page.clock.run_for(1500)
+    expect_requests(proxy, WEBSOCKET, 2)
+    proxy.refused = {}
+    page.clock.run_for(115_000)
+    publisher.publish(topic, "by event")
+    wait_for_publications(page, ["by event"])
+    # The open connection was not touched.
+    assert state_names(page) == ["connecting", "connecting", "open"]
+    page.clock.run_for(6000)
+    page.wait_for_function("() => handle.state.transport === 'websocket'")
+    assert wait_for_state(page, "open")["recovered"] is True
+    publisher.publish(topic, "by frame")
+    wait_for_publications(page, ["by event", "by frame"])
+    publisher.wait_for_subscriber(topic, "websocket")
+    assert state_names(page)[3:] == ["connecting", "open"]
+
+
+def expect_requests(proxy: TcpProxy, part: bytes, number: int) -> None:
+    """Wait until as many requests have this in their head."""
+    deadline = monotonic() + TIMEOUT / 1000
+    while proxy.count(part) != number:
+        assert monotonic() < deadline, proxy.count(part)
+        sleep(0.02)
+
+
 def test_open_timeout(page: Page, proxy: TcpProxy, topic: str) -> None:
     """A WebSocket handshake without a response falls back to Server-Sent Events after 10 s."""
     stop_clock(page)
@@ -192,6 +227,54 @@ def test_no_fallback_after_success(page: Page, proxy: TcpProxy, topic: str) -> N
     proxy.refused = {}
     page.clock.run_for(1000)
     assert wait_for_state(page, "open")["transport"] == "websocket"
+
+
+@pytest.mark.parametrize("transport", ["websocket", "sse"])
+def test_silence(
+    page: Page, proxy: TcpProxy, publisher: Publisher, topic: str, transport: str
+) -> None:
+    """A connection that dies without a word is replaced after a silence, and nothing is lost."""
+    open_and_subscribe(page, proxy.url, topic, transports=[transport], heartbeat=1)
+    wait_for_state(page, "open")
+    publisher.publish(topic, "before")
+    wait_for_publications(page, ["before"])
+    # Heartbeats alone keep it open for longer than the silence that would end it.
+    page.wait_for_timeout(3500)
+    assert state_names(page) == ["connecting", "open"]
+    proxy.let_die(WEBSOCKET if transport == "websocket" else EVENT_STREAM)
+    publisher.publish(topic, "meanwhile")
+    wait_for_publications(page, ["before", "meanwhile"])
+    assert state_names(page) == ["connecting", "open", "waiting", "connecting", "open"]
+    assert wait_for_state(page, "open")["recovered"] is True
+
+
+def test_silence_after_opening(
+    page: Page, proxy: TcpProxy, publisher: Publisher, topic: str
+) -> None:
+    """A connection that is silent from its opening gets twice the time after each such one."""
+    stop_clock(page)
+    publisher.publish(topic, "first")
+    open_and_subscribe(page, proxy.url, topic, transports=["sse"])
+    wait_for_state(page, "open")
+    for number, seconds in enumerate((35, 70, 140, 35), 1):
+        if number == 4:  # A publication shows that all is well.
+            publisher.publish(topic, "second")
+            wait_for_publications(page, ["second"])
+        page.clock.run_for((seconds - 3) * 1000)
+        assert state_names(page).count("waiting") == number - 1
+        page.clock.run_for(5000)
+        assert state_names(page).count("waiting") == number
+        wait_for_state(page, "open")
+
+
+def test_no_heartbeat(page: Page, proxy: TcpProxy, topic: str) -> None:
+    """With ``heartbeat: 0`` the page asks for none, and waits for ever."""
+    stop_clock(page)
+    open_and_subscribe(page, proxy.url, topic, heartbeat=0)
+    wait_for_state(page, "open")
+    page.clock.run_for(600_000)
+    assert state_names(page) == ["connecting", "open"]
+    assert proxy.count(b"heartbeat=") == 0
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -30,6 +30,31 @@ new MutationObserver(() => {
 """
 
 
+# The distance of the log's first visible line from its top, and of its last line from its bottom.
+MEASURE_LOG = """() => {
+  const log = document.querySelector("#log").getBoundingClientRect();
+  const items = [...document.querySelectorAll("#messages li")];
+  const lines = items.map((item) => item.getBoundingClientRect());
+  const first = lines.find(({ bottom }) => bottom > log.top + 1);
+  return [first.top - log.top, log.bottom - lines.at(-1).bottom];
+}"""
+
+# Returns the numbers that the countdown shows until the next attempt.
+RECORD_COUNTDOWN = """() => new Promise((resolve) => {
+  const numbers = [];
+  const record = () => {
+    const shown = document.querySelector("#state").textContent.match(/in ([0-9.]+) s/);
+    if (shown) numbers.push(Number(shown[1]));
+    // The next attempt may have followed at once.
+    if (numbers.length > 1 && (!shown || numbers.at(-1) > numbers.at(-2))) {
+      clearInterval(timer);
+      resolve(numbers.slice(0, shown ? -1 : undefined));
+    } else if (!shown) numbers.length = 0;
+  };
+  const timer = setInterval(record, 20);
+})"""
+
+
 def publish_from(page: Page, text: str) -> None:
     """Publish with the page's form."""
     page.get_by_label("Message").fill(text)
@@ -129,11 +154,23 @@ def test_cut(page: Page, topics_daemon: DaemonProcess, transport: str) -> None:
     assert [enabled for _, enabled in recorded] == [state == "open" for state, _ in recorded]
 
 
+def test_whole_lines(page: Page, topics_daemon: DaemonProcess) -> None:
+    """However tall its lines are, the log begins with a whole one, and shows the last one whole."""
+    page.set_viewport_size({"width": 360, "height": 640})
+    open_page(page, topics_daemon.url)
+    for number in range(12):
+        publish_from(page, f"{number} {'word ' * (number % 4 * 9)}")
+        expect(page.locator("#messages li")).to_have_count(number + 2)
+        top, bottom = page.evaluate(MEASURE_LOG)
+        assert top == pytest.approx(0, abs=1)
+        assert bottom >= 0
+
+
 def test_unknown_id(page: Page, topics_daemon: DaemonProcess, console_errors: list[str]) -> None:
-    """Resuming after an unknown id shows recovered: false, and then new messages."""
+    """Resuming after an unknown id says that messages may be lost, and then shows new ones."""
     open_page(page, topics_daemon.url)
     page.get_by_role("button", name="Resume too late").click()
-    expect(page.locator("#messages .bad")).to_contain_text("recovered: false")
+    expect(page.locator("#messages .bad")).to_contain_text("some may be lost")
     publish_from(page, "next")
     expect(page.locator("#messages")).to_contain_text("next")
     expect(page.locator("#count")).to_have_text("1 received, some may be missing")
@@ -152,6 +189,9 @@ def test_errors(page: Page, tmp_path: Path) -> None:
         expect(page.locator("#trouble")).to_contain_text("must have at most 1024 bytes")
     assert_clean_exit(daemon)
     expect(page.locator("#state")).to_contain_text("Reconnecting in")
+    shown = page.evaluate(RECORD_COUNTDOWN)
+    assert shown == sorted(shown, reverse=True)
+    assert shown[0] > shown[-1] >= 0
     publish_from(page, "anybody?")
     expect(page.locator("#trouble")).to_contain_text("could not be reached")
     page.get_by_role("button", name="Measure").click()
@@ -251,7 +291,14 @@ def test_phone(browser: Browser, topics_daemon: DaemonProcess, scheme: str) -> N
     page.get_by_label("Interval").select_option("0.5")
     page.get_by_role("button", name="Measure").click()
     expect(page.locator("#numbers tr")).to_have_count(11)
+    expect(page.locator("#progress")).to_have_text(re.compile("([3-9]|10) of 10 messages"))
     assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert (
+        page.locator(".scroll").evaluate(
+            "({ scrollWidth, clientWidth }) => scrollWidth - clientWidth"
+        )
+        == 0
+    )
     for height in page.locator(".home, button, input, select").evaluate_all(
         "elements => elements.map(element => element.getBoundingClientRect().height)"
     ):

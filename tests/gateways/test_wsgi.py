@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +18,8 @@ from pushd.access.proxies import Proxies
 from pushd.options.settings import Settings
 from pushd.protocols.twisted_internals import DONE, unsent
 from pushd.testing import Answer, Daemon
+from pushd.testing.alternating_threads import AlternatingPool
+from pushd.testing.connection import RawConnection
 from pushd.views.request import Request
 from tests.support.peer import Peer, request, said
 from tests.support.recording_socket import SocketConnection
@@ -261,6 +264,62 @@ class PathTests(WsgiTestCase):
         answer = connection.answer()
         assert answer is not None
         self.assertEqual(answer.text, "POST / 127.0.0.1 http 3 abc")
+
+
+class QueueTests(WsgiTestCase):
+    """Requests that wait for a thread."""
+
+    def setUp(self) -> None:
+        """Serve an application whose threads are all in use."""
+        self.calls: list[str] = []
+        self.queue: list[Any] = []
+        run = AlternatingPool.callInThread
+        self.free_threads: list[Callable[[], None]] = []
+
+        def wait(pool: AlternatingPool, function: Any) -> None:
+            self.queue.append(function)
+            self.free_threads.append(partial(run, pool, function))
+            pool.waiting = len(self.queue)
+
+        self.patch(AlternatingPool, "callInThread", wait)
+        self.serve(self.record, limits=Limits(max_connections=3))
+
+    def record(self, environ: Environ, start: Any) -> list[bytes]:
+        """Record the path that is asked for."""
+        self.calls.append(environ["PATH_INFO"])
+        start("200 OK", [])
+        return [environ["wsgi.input"].read()]
+
+    def post(self, path: str) -> RawConnection:
+        """Send a request with a body."""
+        connection = self.daemon.open_connection()
+        connection.send(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n".encode())
+        connection.send(b"something")
+        return connection
+
+    def test_left(self) -> None:
+        """A request whose client has left before a thread was free is dropped, with its body."""
+        leaving, staying = self.post("/left"), self.post("/here")
+        [environ] = self.environs(self.queue[0])
+        self.assertEqual(environ["wsgi.input"].getvalue(), b"something")
+        leaving.leave()
+        self.assertEqual(self.environs(self.queue[0]), [])
+        for free_thread in self.free_threads:
+            free_thread()
+        self.daemon.settle()
+        self.assertEqual(self.calls, ["/here"])
+        self.assertIn(b"something", staying.received)
+
+    def environs(self, function: Any) -> list[Environ]:
+        """Return the environ that a queued function keeps."""
+        return [call.args[1] for call in function.__self__._waiting]
+
+    def test_full(self) -> None:
+        """No more wait than there may be connections, those included whose clients have left."""
+        for _ in range(3):
+            self.post("/").leave()
+        answer = self.ask("/")
+        self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "1"))
 
 
 class BackPressureTests(WsgiTestCase):

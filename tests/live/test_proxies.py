@@ -11,12 +11,17 @@ import subprocess
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from socket import create_connection
 from typing import NamedTuple
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
+from tests.live.attacked_daemon import make_tls_endpoint, url_of
+from tests.live.raw_client import trusting
+from tests.live.tls_tunnel import wrap_in_tls
 from tests.support.daemon_process import DaemonProcess
 from tests.support.proxies import ECHO_VIEWS, run_proxy
 
@@ -127,3 +132,32 @@ def test_code(
     assert [one for one, _ in seen] == [code] * TIMES
     assert all(reason in given for _, given in seen), seen
     proxied.daemon.wait_for(rf" /echo/ closed {code} after \S+ s by us: .*{reason}")
+
+
+@pytest.mark.parametrize("version", ["send-proxy", "send-proxy-v2"])
+def test_tls_behind_it(tmp_path: Path, version: str) -> None:
+    """HAProxy names the client, and passes TLS on: the header comes before it, in any version."""
+    (tmp_path / "views.py").write_text(ECHO_VIEWS)
+    listen = f"haproxy:{make_tls_endpoint(tmp_path)}"
+    args = ["--views", "views:views", "--listen", listen, *LIMITS]
+    with DaemonProcess(args, directory=tmp_path) as daemon:
+        upstream = url_of(daemon).split("/")[2]
+        with run_proxy("haproxy", upstream, tmp_path, version, mode="tcp") as port:
+            # The listening socket was open before HAProxy was, and holds the connection until then.
+            raw = create_connection(("127.0.0.1", port), TIMEOUT)
+            ours = raw.getsockname()[1]
+            with connect(
+                f"ws://127.0.0.1:{port}/echo/",
+                sock=wrap_in_tls(raw, trusting(), "localhost"),
+                origin=Origin(f"https://127.0.0.1:{port}"),
+                open_timeout=TIMEOUT,
+                close_timeout=TIMEOUT,
+            ) as client:
+                client.send("hello")
+                assert client.recv(TIMEOUT) == "hello"
+                client.send("x" * 20_000)
+                with pytest.raises(ConnectionClosed) as caught:
+                    client.recv(TIMEOUT)
+            assert caught.value.rcvd is not None
+            assert caught.value.rcvd.code == 1009
+            daemon.wait_for(rf"127\.0\.0\.1:{ours} /echo/ closed 1009 after \S+ s by us")

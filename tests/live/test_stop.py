@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -213,6 +214,8 @@ def test_restart(tmp_path: Path, way: str) -> None:
 
 # How the daemon can be started.
 OPTIONS = ["--listen", "tcp:0:interface=127.0.0.1", "--control", "none"]
+# Runs a command as the first process of a container.
+CONTAINER = ["unshare", "-Urpf", "--mount-proc", "--kill-child"]
 COMMANDS = {
     "twistd": [str(TWISTD), "-n", "--pidfile=", "pushd", *OPTIONS],
     "tac": [str(TWISTD), "-n", "--pidfile=", "-y", str(ROOT / "pushd.tac")],
@@ -225,18 +228,7 @@ COMMANDS = {
         "--",
         *OPTIONS[2:],
     ],
-    # As the first process of a container.
-    "pid 1": [
-        "unshare",
-        "-Urpf",
-        "--mount-proc",
-        "--kill-child",
-        str(TWISTD),
-        "-n",
-        "--pidfile=",
-        "pushd",
-        *OPTIONS,
-    ],
+    "pid 1": [*CONTAINER, str(TWISTD), "-n", "--pidfile=", "pushd", *OPTIONS],
 }
 
 
@@ -299,6 +291,45 @@ def test_late_signal(way: str) -> None:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
             assert process.wait(PATIENCE) == 0
+
+
+def test_stale_socket(tmp_path: Path) -> None:
+    """The socket of a daemon that was killed is taken over; that of a running one is not.
+
+    In a container, a daemon that was killed had the process id that its successor has: 1.
+    """
+    path = tmp_path / "web"
+    command = [*(CONTAINER if may_make_containers() else []), str(TWISTD), "-n", "--pidfile="]
+    command += ["pushd", "--control", "none", "--listen", f"unix:{path}:mode=640"]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    with start() as first:
+        read_until(first, "listening on")
+        with start() as second:
+            read_until(second, f"pushd: --listen unix:{path}:mode=640: another process listens")
+            assert second.wait(PATIENCE) == 1
+        assert status_of(path) == 200
+        first.kill()
+    assert path.is_socket()
+    path.chmod(0o777)
+    with start() as third:
+        read_until(third, "listening on")
+        assert status_of(path) == 200
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        third.kill()
+
+
+def status_of(path: Path) -> int:
+    """Ask for a page at a Unix socket, and return the status."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        client.connect(str(path))
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        return int(client.recv(12).split()[1])
 
 
 def may_make_containers() -> bool:

@@ -12,6 +12,30 @@ from tests.support.keyring import SECRET, private_key, public_pem, sign
 from tests.support.peer import certificate_file
 
 
+class CspTests(OptionsTestCase):
+    def test_csp(self) -> None:
+        """--csp takes a policy, or none for no such header."""
+        for given in (
+            "default-src 'self'",
+            "default-src 'none'; img-src https://example.com:8443/a data: *;",
+            "upgrade-insecure-requests",
+            "script-src 'self' 'sha256-B2yPHKaXnvFWtRChIbabYmUBFZdVfKKXHbWtWidDVF8='",
+        ):
+            self.assertEqual(parse("--csp", given).csp, given)
+        self.assertEqual(parse("--csp", "none").csp, "")
+        self.assertEqual(parse().csp, "default-src 'self'; base-uri 'self'; form-action 'self'")
+
+    def test_bad(self) -> None:
+        """Text that is no policy is a mistake, and so are keywords without their quotes."""
+        for given in ("", ";", "https://example.com", "default-src é"):
+            self.assert_mistake(
+                "csp", given, "a Content-Security-Policy such as default-src 'self'"
+            )
+        self.assertIn("a Content-Security-Policy", self.mistake("--csp", "a b\r\nc: d"))
+        for given in ("default-src self", "script-src https://example.com Self; img-src *"):
+            self.assert_mistake("csp", given, "in single quotes: '")
+
+
 class EndpointTests(OptionsTestCase):
     def test_listen(self) -> None:
         """--listen takes every endpoint that Twisted can parse, more than once."""
@@ -24,6 +48,8 @@ class EndpointTests(OptionsTestCase):
             "ssl:8443:privateKey=both.pem:certKey=both.pem",
             "systemd:domain=INET:index=0",
             "systemd:domain=UNIX:name=control.socket",
+            "haproxy:tcp:8080",
+            "haproxy:systemd:domain=INET:index=0",
         ):
             self.assertEqual(parse("--listen", endpoint).listen, (endpoint,))
         self.assertEqual(parse("--listen=tcp:1", "--listen=tcp:2").listen, ("tcp:1", "tcp:2"))
@@ -45,6 +71,8 @@ class EndpointTests(OptionsTestCase):
                 "systemd:domain=IPX:index=0",
                 "systemd:domain=INET",
                 "systemd:domain=INET:index=first",
+                "haproxy:",
+                "haproxy:tcp:web",
             ):
                 self.assert_mistake(option, endpoint, "tcp:8080", "unix:/run/pushd.sock")
 
@@ -182,6 +210,15 @@ class ValueTests(OptionsTestCase):
         for host, allowed in (("a.example:80", True), ("x.b.example", True), ("c.example", False)):
             self.assertEqual(hosts.allows(host), allowed)
         self.assert_mistake("host", "https://a.example", "*.example.com")
+
+    def test_control_host(self) -> None:
+        """--control-host may be given more than once, and allows nothing by default."""
+        self.assertFalse(parse().control_hosts.includes("a.example"))
+        hosts = parse("--control-host", "pushd", "--control-host", "*.b.example").control_hosts
+        for host, allowed in (("pushd:8081", True), ("x.b.example", True), ("c.example", False)):
+            self.assertEqual(hosts.includes(host), allowed)
+        for text in ("pushd:8081", "*"):
+            self.assert_mistake("control-host", text, "*.example.com")
 
     def test_trusted_proxy(self) -> None:
         """--trusted-proxy takes networks and addresses, and may be given more than once."""

@@ -53,6 +53,21 @@ class TimeoutQueueTests(SynchronousTestCase):
         self.clock.advance(100)
         self.assertEqual(len(self.expired), 1)
 
+    def test_changed(self) -> None:
+        """A changed length applies to timeouts that have begun, in their order."""
+        self.queue.change(20)
+        self.queue.start("a")
+        self.clock.advance(4)
+        self.queue.start("b")
+        self.queue.change(8)
+        self.queue.change(8)
+        self.clock.advance(4)
+        self.assertEqual(self.expired, [(8, "a")])
+        self.queue.change(3)
+        self.clock.advance(0)
+        self.assertEqual(self.expired, [(8, "a"), (8, "b")])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_several(self) -> None:
         """Each key expires ten seconds after its own start."""
         for key in "abc":

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import shutil
 import sys
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
@@ -19,6 +23,7 @@ from pushd.access.counters import Counters
 from pushd.access.limits import Limits
 from pushd.access.memory import Memory
 from pushd.access.proxies import Proxies
+from pushd.options.command_line import Options
 from pushd.options.settings import Settings
 from pushd.service.build import (
     build,
@@ -35,6 +40,8 @@ from pushd.topics.history import Retention
 from pushd.topics.redis import session as redis_probe
 from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.broker import RedisBroker
+from pushd.views.demo import ticker
+from pushd.views.routes import Routes
 from tests.support.peer import certificate_file, said
 from tests.support.recording_reactor import RecordingReactor, make_runtime
 
@@ -71,7 +78,10 @@ class PortsTests(SynchronousTestCase):
 
     def test_many(self) -> None:
         """Both ports may have several endpoints."""
-        lines = self.start(listen=("tcp:1", "tcp:2"), control=("tcp:3", "tcp:4"))
+        end = ":interface=127.0.0.1"
+        lines = self.start(
+            listen=("tcp:1" + end, "tcp:2" + end), control=("tcp:3" + end, "tcp:4" + end)
+        )
         self.assertEqual(self.reactor.events, [f"opened {port}" for port in (1, 2, 3, 4)])
         self.assertEqual([line.rpartition(":")[2] for line in lines], ["1/", "2/", "3/", "4/"])
 
@@ -94,20 +104,33 @@ class PortsTests(SynchronousTestCase):
         self.assertEqual(self.reactor.events, ["opened 8080"])
 
     def test_urls(self) -> None:
-        """The logged URL can be opened by a browser on this machine."""
+        """The real address is logged, and a URL that a browser on this machine can open."""
         for endpoint, url in (
             ("tcp:80:interface=127.0.0.1", "http://127.0.0.1:80/"),
-            ("tcp:0", "http://127.0.0.1:40000/"),
-            ("tcp:80", "http://127.0.0.1:80/"),
-            ("tcp:80:interface=0.0.0.0", "http://127.0.0.1:80/"),
+            ("tcp:0", "http://0.0.0.0:40000/ (on this machine: http://127.0.0.1:40000/)"),
+            ("tcp:80", "http://0.0.0.0:80/ (on this machine: http://127.0.0.1:80/)"),
             ("tcp:80:interface=10.0.0.0", "http://10.0.0.0:80/"),
             ("tcp:80:interface=10.1.2.3", "http://10.1.2.3:80/"),
-            ("tcp:80:interface=\\:\\:", "http://[::1]:80/"),
+            ("tcp:80:interface=\\:\\:", "http://[::]:80/ (on this machine: http://[::1]:80/)"),
             ("tcp:80:interface=\\:\\:1", "http://[::1]:80/"),
             ("tcp:80:interface=fe80\\:\\:7", "http://[fe80::7]:80/"),
             ("unix:/run/pushd.sock", "unix:/run/pushd.sock"),
         ):
             self.assertEqual(self.start(listen=(endpoint,)), [f"listening on {url}"])
+
+    def test_exposed(self) -> None:
+        """A control port that other machines may reach is a warning."""
+        for endpoint, exposed in (
+            ("tcp:81:interface=127.0.0.1", False),
+            ("tcp:81:interface=\\:\\:1", False),
+            ("unix:control", False),
+            ("tcp:81", True),
+            ("tcp:81:interface=10.1.2.3", True),
+        ):
+            lines = self.start(control=(endpoint,))
+            warned = [line for line in lines if line.startswith(f"--control {endpoint}: the cont")]
+            self.assertEqual(len(warned), exposed, lines)
+            self.successResultOf(self.service.stopService())
 
     def test_url_over_tls(self) -> None:
         """With TLS the logged URL starts with https."""
@@ -116,7 +139,9 @@ class PortsTests(SynchronousTestCase):
         (folder / "both.pem").write_bytes(certificate_file())
         endpoint = f"ssl:443:privateKey={folder}/both.pem:certKey={folder}/both.pem"
         (line,) = self.start(listen=(endpoint,))
-        self.assertRegex(line, r"^listening on https://127\.0\.0\.1:443/$")
+        self.assertRegex(
+            line, r"^listening on https://0\.0\.0\.0:443/ \(.*: https://127\.0\.0\.1:443/\)$"
+        )
 
     def test_port_in_use(self) -> None:
         """If a port cannot be opened, the process ends with one line: which, and why."""
@@ -132,6 +157,7 @@ class PortsTests(SynchronousTestCase):
             assert isinstance(line, str)
             self.assertTrue(line.startswith("pushd: --listen tcp:80:interface=127.0.0.1: "), line)
             self.assertIn(words, line)
+            self.assertEqual("choose another endpoint with --listen" in line, words == "in use")
             self.assertEqual(line.splitlines(), [line])
 
     def test_no_descriptor(self) -> None:
@@ -176,6 +202,83 @@ class PortsTests(SynchronousTestCase):
     def test_shipped_client(self) -> None:
         """The folder of the bundled client has its pages."""
         self.assertTrue((shipped_client() / "test.html").is_file())
+
+
+# A link of a page, and an import of a script.
+_LINK = re.compile(r'(?:href|src)="([^"#]*)|from "([^"]+)"')
+
+
+class DemoFilesTests(SynchronousTestCase):
+    """The start page, and the demo's pages and scripts."""
+
+    DEMO = ("/test.html", "/topics.html", "/demo/test.js", "/demo/costs.js", "/demo/topics.js")
+
+    def daemon(self, *args: str, **settings: Any) -> Daemon:
+        """Start a daemon with options of the command line."""
+        options = Options({})
+        options.parseOptions(args)
+        made = {one.name: getattr(options.settings, one.name) for one in fields(Settings)}
+        daemon = Daemon(**made | settings)
+        self.addCleanup(daemon.stop)
+        return daemon
+
+    def status(self, daemon: Daemon, path: str) -> int:
+        answer = daemon.get(path)
+        assert answer is not None
+        return answer.status
+
+    def crawl(self, daemon: Daemon, *start: str) -> set[str]:
+        """Follow all links from some pages; return the paths, all of which are there."""
+        seen: set[str] = set()
+        waiting = list(start)
+        while waiting:
+            path = waiting.pop()
+            if path in seen:
+                continue
+            seen.add(path)
+            answer = daemon.get(path)
+            assert answer is not None
+            self.assertEqual(answer.status, 404 if path == "/nothing" else 200, path)
+            waiting += [urljoin(path, a or b) for a, b in _LINK.findall(answer.text)]
+        return seen
+
+    def test_with_demo(self) -> None:
+        """The start page leads to all of the demo, and no link is dead."""
+        daemon = self.daemon()
+        seen = self.crawl(daemon, "/", "/nothing")
+        self.assertLess({"/test/", *self.DEMO} - {"/test.html"}, seen)
+
+    def test_without_demo(self) -> None:
+        """With --demo off its pages are 404, and no link is dead."""
+        daemon = self.daemon("--demo", "off")
+        seen = self.crawl(daemon, "/", "/nothing", "/pushd.js")
+        self.assertLess({"/pushd.css", "/favicon.svg", "/transports.js"}, seen)
+        for path in ("/test/", "/index.html", "/demo/timeline.js", *self.DEMO):
+            self.assertEqual(self.status(daemon, path), 404, path)
+        answer = daemon.get("/")
+        assert answer is not None
+        self.assertIn("<h1>pushd is running</h1>", answer.text)
+        self.assertEqual(getattr(daemon.request("POST", "/"), "status", None), 405)
+
+    def test_own_files(self) -> None:
+        """With --demo off, files of the operator are served, whatever their names are."""
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        for name in ("index.html", "test.html"):
+            (folder / name).write_text("ours")
+        daemon = self.daemon("--demo", "off", "--web", str(folder))
+        for path in ("/", "/index.html", "/test.html"):
+            answer = daemon.get(path)
+            assert answer is not None
+            self.assertEqual((answer.status, answer.text), (200, "ours"), path)
+        self.assertEqual(self.status(daemon, "/topics.html"), 404)
+
+    def test_own_view(self) -> None:
+        """With --demo off, a page of the demo stays if a view of the operator is at its path."""
+        daemon = self.daemon("--demo", "off", routes=Routes({"/test/": ticker}))
+        seen = self.crawl(daemon, "/", "/test/", "/test.html")
+        self.assertLess({"/demo/test.js", "/demo/timeline.js"}, seen)
+        self.assertEqual(self.status(daemon, "/topics.html"), 404)
 
 
 class IdTests(SynchronousTestCase):
@@ -225,11 +328,12 @@ class CheckRedisTests(SynchronousTestCase):
 
     def test_not_installed(self) -> None:
         """Without the redis extra, the process ends with the command to install it."""
-        for name in ("pushd.topics.redis.session",):
-            self.addCleanup(sys.modules.__setitem__, name, sys.modules[name])
+        for name in ("pushd.topics.redis.session", "hiredis"):
+            module = importlib.import_module(name)
             sys.modules[name] = None  # type: ignore[assignment]  # what makes an import fail
-        error = self.assertRaises(SystemExit, check_redis, UNREACHABLE)
-        self.assertIn("pip install 'pushd[redis]'", str(error))
+            error = self.assertRaises(SystemExit, check_redis, UNREACHABLE)
+            sys.modules[name] = module
+            self.assertIn("pip install 'pushd[redis]'", str(error))
 
 
 class PolicyTests(SynchronousTestCase):

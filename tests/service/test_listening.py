@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.http.site import PushdSite
 from pushd.service.listening import PortService, set_socket_options
 from pushd.testing import Daemon
+from tests.support.folder import make_folder
 
 
 def site_of(daemon: Daemon) -> PushdSite:
@@ -26,7 +28,11 @@ class PortServiceTests(SynchronousTestCase):
     def test_backlog(self) -> None:
         """The backlog is 2048 unless the endpoint gives another."""
         daemon = Daemon()
-        for endpoint, backlog in (("tcp:1", 2048), ("tcp:1:backlog=7", 7)):
+        for endpoint, backlog in (
+            ("tcp:1", 2048),
+            ("tcp:1:backlog=7", 7),
+            ("haproxy:tcp:1", 2048),
+        ):
             reactor = MemoryReactorClock()
             PortService(
                 reactor, endpoint, site_of(daemon), message="{url}", option="--listen"
@@ -35,8 +41,7 @@ class PortServiceTests(SynchronousTestCase):
 
     def test_mode(self) -> None:
         """A private Unix socket is for its user, or its folder's group, unless told otherwise."""
-        daemon, folder = Daemon(), Path(self.mktemp())
-        folder.mkdir()
+        daemon, folder = Daemon(), make_folder(self)
         shared = folder / "a:b"
         shared.mkdir()
         shared.chmod(0o2770)
@@ -45,9 +50,9 @@ class PortServiceTests(SynchronousTestCase):
             ("socket", True, 0o600),
             (f"address={folder}/socket", True, 0o600),
             (f"{folder}/a\\:b/socket", True, 0o660),
-            (f"{folder}/nowhere/socket", True, 0o600),
             (f"{folder}/socket:mode=666", True, 0o666),
-            (f"{folder}/socket", False, 0o666),
+            (f"mode=640:address={folder}/socket", True, 0o640),
+            (f"{folder}/socket:lockfile=1", False, 0o666),
         ):
             reactor = MemoryReactorClock()
             port = PortService(
@@ -59,15 +64,82 @@ class PortServiceTests(SynchronousTestCase):
                 private=private,
             )
             port.startService()
-            self.assertEqual(reactor.unixServers[0][3], mode)
+            self.assertEqual(reactor.unixServers[0][3:], (mode, False))
+            port.stopService()
+
+    def test_used_path(self) -> None:
+        """A path at which another process listens, or no socket can be, ends the process."""
+        folder = make_folder(self)
+        (folder / "file").touch()
+        for path, reason in (
+            ("used", "another process listens there"),
+            ("file", "there is a file that is not a socket"),
+            ("nowhere/socket", "No such file or directory"),
+        ):
+            endpoint = f"unix:{folder}/{path}"
+            with socket.socket(socket.AF_UNIX) as listening:
+                if path == "used":
+                    listening.bind(f"{folder}/used")
+                    listening.listen()
+                port = PortService(
+                    MemoryReactorClock(),
+                    endpoint,
+                    site_of(Daemon()),
+                    message="",
+                    option="--control",
+                    private=True,
+                )
+                with self.assertRaises(SystemExit) as raised:
+                    port.privilegedStartService()
+            self.assertEqual(raised.exception.code, f"pushd: --control {endpoint}: {reason}")
+
+    def test_failure(self) -> None:
+        """A socket that cannot be opened leaves no lock behind."""
+
+        class Failing(MemoryReactorClock):
+            """Cannot listen."""
+
+            def listenUNIX(self, *args: Any, **options: Any) -> Any:
+                """Fail as Twisted does."""
+                raise CannotListenError(None, "web", OSError("not allowed"))
+
+            def listenTCP(self, *args: Any, **options: Any) -> Any:
+                """Fail likewise."""
+                raise CannotListenError("", 1, OSError("not allowed"))
+
+        folder = make_folder(self)
+        for endpoint in (f"unix:{folder}/web", "tcp:1"):
+            port = PortService(
+                Failing(), endpoint, site_of(Daemon()), message="", option="--listen"
+            )
+            with self.assertRaises(SystemExit) as raised:
+                port.privilegedStartService()
+            self.assertIn("not allowed", str(raised.exception.code))
+        self.assertEqual(list(folder.iterdir()), [])
 
     def test_private_tcp(self) -> None:
         """A TCP port has no permissions."""
         reactor = MemoryReactorClock()
-        PortService(
+        port = PortService(
             reactor, "tcp:1", site_of(Daemon()), message="", option="--control", private=True
-        ).startService()
+        )
+        self.assertIsNone(port.stopService())
+        port.startService()
         self.assertEqual(len(reactor.tcpServers), 1)
+
+    def test_behind_proxy(self) -> None:
+        """Behind haproxy: each connection begins with a header of the PROXY protocol."""
+        reactor, site = MemoryReactorClock(), site_of(Daemon())
+        for endpoint in ("tcp:1", "haproxy:tcp:1"):
+            with capturedLogs() as events:
+                service = PortService(reactor, endpoint, site, message="{url}", option="--listen")
+                service.startService()
+            self.assertEqual(events[0]["url"], "http://127.0.0.1:1/")
+            factory = getattr(service._port, "factory", site)
+            self.assertEqual(
+                type(factory.buildProtocol(None)).__name__,
+                "ProxiedConnection" if endpoint.startswith("haproxy:") else "Channel",
+            )
 
     def test_systemd_without_a_socket(self) -> None:
         """A socket that systemd did not pass ends the process, with one line."""

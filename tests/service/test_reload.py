@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.options.command_line import Options
 from pushd.options.settings import Settings
+from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.service.reload import Reloader
 from pushd.testing import Daemon
 from pushd.views.request import Request
@@ -204,6 +205,28 @@ class LiveSettingsTests(ReloadTestCase):
         self.assertFalse(self.daemon.connect("/", origin=stranger).opened)
         inside.send("still here")
         self.assertEqual(inside.messages, ["still here"])
+
+    def test_control_hosts(self) -> None:
+        """The control port is served under changed names."""
+
+        def status() -> int:
+            answer = self.daemon.request("GET", "/metrics", {"Host": "pushd:8081"}, control=True)
+            assert answer is not None
+            return answer.status
+
+        self.assertEqual(status(), 403)
+        self.apply('control-host = ["pushd"]')
+        self.assertEqual(status(), 200)
+        self.apply('control-host = ["*.pushd"]')
+        self.assertEqual(status(), 403)
+
+    def test_csp(self) -> None:
+        """A changed Content-Security-Policy is that of the pages from then on."""
+        for line, policy in (("csp = \"default-src 'none'\"", "default-src 'none'"), ("", None)):
+            self.apply(line)
+            answer = self.daemon.get("/topics.html")
+            assert answer is not None
+            self.assertEqual(answer.headers["Content-Security-Policy"], policy or DEFAULT_CSP)
 
     def test_max_message(self) -> None:
         """A changed message limit applies to open WebSockets and to the bodies of requests."""

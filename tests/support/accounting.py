@@ -13,11 +13,13 @@ from typing import Any
 
 from pushd.testing import Daemon
 
-# Attributes that count what has happened since the start, by class and name; and one that holds a
-# time. (What Memory measures is among the metrics.)
+# Attributes that count what has happened since the start, by class and name; and those that hold a
+# time. (What Memory measures is among the metrics.) And the way from the threads to the test.
 _TOTALS = {
+    "AlternatingThreads._call_for_test",
     "Histogram._counts",
     "Histogram.sum",
+    "Hub._step_end",
     "Memory._left",
     "Memory.closed",
     "MemoryBroker.published",
@@ -27,6 +29,7 @@ _TOTALS = {
     "SubscriberCounters.delivered",
     "TopicSync._log_after",
     "TrafficTotals._closed",
+    "ViewRunner._busy_again",
 }
 
 # Dictionaries by transport, whose keys stay.

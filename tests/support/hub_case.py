@@ -116,6 +116,15 @@ class RecordingSubscriber:
         self.react(event)
 
 
+def iterate(clock: Clock) -> None:
+    """Make the calls that are due, but none that they schedule, as an iteration of a reactor."""
+    for call in tuple(clock.calls):
+        if call.active() and call.getTime() <= clock.seconds():
+            func, args = call.func, call.args
+            call.cancel()
+            func(*args)
+
+
 class HubTestCase(SynchronousTestCase):
     """A hub and its source."""
 

@@ -19,12 +19,12 @@ from twisted.internet.interfaces import IAddress, IOpenSSLContextFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, formatEvent
-from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
+from pushd.protocols.proxy_protocol import ProxyProtocolFactory
 from pushd.protocols.twisted_internals import pass_half_closes
 from pushd.testing import Daemon
 from pushd.testing.memory_network import MemoryNetwork, MemoryTransport
@@ -59,7 +59,10 @@ class Frame:
 
 
 class Peer(Protocol):
-    """A client's connection to a daemon in memory. Each call returns after all its effects."""
+    """A client's connection to a daemon in memory. Each call returns after all its effects.
+
+    :param proxy_header: what a proxy sends first, outside of TLS; None without a proxy.
+    """
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class Peer(Protocol):
         *,
         control: bool = False,
         tls: bool = False,
-        haproxy: bool = False,
+        proxy_header: bytes | None = None,
         address: IAddress | None = None,
     ) -> None:
         self._daemon = daemon
@@ -76,15 +79,18 @@ class Peer(Protocol):
         self.lost: type[BaseException] | None = None
         site: Any = daemon.clock.tcpServers[1 if control else 0][1]
         client: Any = self
-        if haproxy:
-            site = HAProxyWrappingFactory(site)
+        factory = site
         if tls:
-            site = TLSMemoryBIOFactory(_server_side(), False, site, daemon.clock)
+            factory = TLSMemoryBIOFactory(_server_side(), False, site, daemon.clock)
             ours = Factory.forProtocol(lambda: self)
             client = TLSMemoryBIOFactory(Tls(Context(TLS_CLIENT_METHOD)), True, ours, daemon.clock)
             client = client.buildProtocol(None)
-        pass_half_closes(site)
-        self._end = self._network.connect(site, client, address)
+        if proxy_header is not None:
+            factory = ProxyProtocolFactory(factory, site, daemon.clock)
+        pass_half_closes(factory)
+        self._end = self._network.connect(factory, client, address)
+        if proxy_header:
+            self._end.write(proxy_header + self._end.clear_unsent())
         self.settle()
 
     @property

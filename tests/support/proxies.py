@@ -64,7 +64,7 @@ _NGINX_SERVER = """
 
 _HAPROXY = """
 defaults
-    mode http
+    mode {mode}
     timeout connect 5s
     timeout client 60s
     timeout server 60s
@@ -76,12 +76,15 @@ listen pushd
 
 
 @contextmanager
-def run_proxy(name: str, upstream: str, folder: Path, options: str = "") -> Iterator[int]:
+def run_proxy(
+    name: str, upstream: str, folder: Path, options: str = "", *, mode: str = "http"
+) -> Iterator[int]:
     """Run a proxy in front of a host and port; yield its own port on 127.0.0.1.
 
     :param name: ``nginx`` or ``haproxy``.
     :param folder: where it may write.
     :param options: of HAProxy's server, such as ``send-proxy``.
+    :param mode: of HAProxy: ``http``, or ``tcp`` to pass on bytes, such as those of TLS.
     """
     command = shutil.which(name, path=_PATH)
     assert command is not None, f"there is no {name}: apt-get install {name}"
@@ -96,7 +99,9 @@ def run_proxy(name: str, upstream: str, folder: Path, options: str = "") -> Iter
             args = ["-p", str(folder), "-c", str(file), "-e", "stderr"]
         else:
             file.write_text(
-                _HAPROXY.format(descriptor=descriptor, upstream=upstream, options=options)
+                _HAPROXY.format(
+                    mode=mode, descriptor=descriptor, upstream=upstream, options=options
+                )
             )
             args = ["-db", "-f", str(file)]
         process = subprocess.Popen(
@@ -105,7 +110,8 @@ def run_proxy(name: str, upstream: str, folder: Path, options: str = "") -> Iter
             pass_fds=[descriptor],
         )
     try:
-        _wait_until_it_answers(port, process)
+        if mode == "http":  # Else nothing would tell the proxy's answer from the daemon's.
+            _wait_until_it_answers(port, process)
         yield port
     finally:
         process.terminate()

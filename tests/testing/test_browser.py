@@ -41,7 +41,13 @@ class BrowserTests(SynchronousTestCase):
             await Deferred()
 
         self.daemon = Daemon(
-            {"/echo/": echo, "/watched/": watched, "/refuse/": refuse, "/hesitate/": hesitate}
+            {
+                "/echo/": echo,
+                "/watched/": watched,
+                "/refuse/": refuse,
+                "/hesitate/": hesitate,
+                "/long/": accept_websocket(lambda _: "word " * 100),
+            }
         )
 
     def test_messages(self) -> None:
@@ -69,6 +75,42 @@ class BrowserTests(SynchronousTestCase):
         self.assertEqual((browser.refused.status, browser.refused.text), (403, "no entry"))
         self.assertEqual(browser.refused.headers["X"], "y")
         self.assertEqual((browser.opened, browser.subprotocol), (False, None))
+
+    def test_use_of_refused(self) -> None:
+        """To use a refused browser is an error that says what was answered."""
+        browser = self.daemon.connect("/refuse/")
+        for use in (
+            lambda: browser.messages,
+            lambda: browser.send("hello"),
+            browser.close,
+        ):
+            with self.assertRaises(AssertionError) as raised:
+                use()
+            self.assertEqual(
+                str(raised.exception),
+                "the WebSocket was not opened: <Browser /refuse/ refused: 403 Forbidden, no entry>",
+            )
+
+    def test_repr(self) -> None:
+        """A browser's repr, which a failed assertion shows, says how it stands."""
+        browser = self.daemon.connect("/echo/")
+        self.assertEqual(repr(browser), "<Browser /echo/ open>")
+        browser.close(4000, "bye")
+        self.assertEqual(repr(browser), "<Browser /echo/ closed: 4000 bye>")
+        left = self.daemon.connect("/echo/")
+        left.leave()
+        self.assertEqual(repr(left), "<Browser /echo/ gone>")
+        undecided = self.daemon.connect("/hesitate/")
+        self.assertEqual(repr(undecided), "<Browser /hesitate/ not answered yet>")
+        undecided.leave()
+        self.assertEqual(repr(undecided), "<Browser /hesitate/ gone without an answer>")
+        self.assertEqual(
+            repr(self.daemon.connect("/nothing/")),
+            "<Browser /nothing/ refused: 404 Not Found, pushd 404 Not Found "
+            "There is nothing at this address. Go to the start page>",
+        )
+        long = repr(self.daemon.connect("/long/"))
+        self.assertEqual(long, f"<Browser /long/ refused: 200 OK, {'word ' * 40}…>")
 
     def test_undecided(self) -> None:
         """While the view has not decided, a browser is neither open nor refused."""

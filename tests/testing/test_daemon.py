@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import GOING_AWAY, NORMAL
 from pushd.access.limits import Limits
 from pushd.testing import Daemon
-from pushd.views.decorators import accept_websocket
+from pushd.views.decorators import accept_websocket, require_websocket
+from pushd.views.inprocess import publish
 from pushd.views.request import Request
 from pushd.views.routes import Routes
+from tests.support.folder import make_folder
 from tests.support.peer import handshake
 
 
@@ -115,6 +121,81 @@ class DaemonTests(SynchronousTestCase):
             Daemon(max_message=7, drain=3, limits=Limits(max_rate=5)).settings.limits,
             Limits(max_message=7, drain=3, max_rate=5),
         )
+
+    def test_folder(self) -> None:
+        """A folder may be given as text; one that does not exist is an error."""
+        folder = make_folder(self)
+        (folder / "index.html").write_text("ours")
+        for web in (str(folder), folder):
+            answer = Daemon(web=web).get("/")
+            assert answer is not None
+            self.assertEqual(answer.text, "ours")
+        self.assertRaises(ValueError, Daemon, web=f"{folder}/nothing")
+
+    def test_host(self) -> None:
+        """Requests have another Host if the test says so, and pages its origin."""
+        seen: list[Request] = []
+
+        @accept_websocket
+        async def see(request: Request) -> None:
+            seen.append(request)
+
+        daemon = Daemon({"/": see}, host="testserver")
+        daemon.get("/")
+        self.assertTrue(daemon.connect("/").opened)
+        self.assertFalse(daemon.connect("/", origin="http://localhost:8080").opened)
+        self.assertEqual([asked.host for asked in seen], ["testserver", "testserver:80"])
+        self.assertEqual(seen[1].headers["origin"], "http://testserver")
+        self.assertNotIn("origin", seen[0].headers)
+        answer = daemon.request("GET", "/healthz", control=True)
+        assert answer is not None
+        self.assertEqual((daemon.host, answer.status), ("testserver", 200))
+
+    def test_publish(self) -> None:
+        """The test publishes as a view does, and browsers have it when the call returns."""
+        with Daemon({}) as daemon:
+            browser = daemon.connect("/topics/news", subprotocols=["pushd.v1"])
+            first = daemon.publish("news", "one")
+            second = publish("news", "two")
+            daemon.publish("news", "three", delay=1)
+            said = [json.loads(message) for message in browser.messages]
+            self.assertEqual([one["data"] for one in said if "data" in one], ["one", "two"])
+            self.assertEqual([one["id"] for one in said[1:]], [str(first), str(second)])
+            daemon.advance(1)
+            self.assertIn("three", browser.messages[-1])
+            daemon.publish("news", "never", delay=1).cancel()
+            self.assertRaises(ValueError, daemon.publish, "no topic", "x")
+
+    def test_publish_inside(self) -> None:
+        """An async view can't use what blocks in the test either, as it would block the reactor."""
+        raised: list[Exception] = []
+
+        async def view(request: Request) -> None:
+            try:
+                publish("news", "x")
+            except RuntimeError as error:
+                raised.append(error)
+
+        with Daemon({"/": view}) as daemon:
+            daemon.get("/")
+        self.assertIn("outside its view's thread", str(raised[0]))
+
+    def test_wait_in_test(self) -> None:
+        """The test may use a view's WebSocket, but not wait: that is an error."""
+        kept: list[Any] = []
+
+        @require_websocket
+        def keep(request: Request) -> None:
+            kept.append(request.websocket)
+            request.websocket.wait()
+
+        with Daemon({"/": keep}) as daemon:
+            browser = daemon.connect("/")
+            kept[0].send("from the test")
+            self.assertEqual(browser.messages, ["from the test"])
+            self.assertRaisesRegex(
+                RuntimeError, "only a view's thread can wait", daemon._call_for_test, Deferred
+            )
 
     def test_nothing_pending(self) -> None:
         """An idle daemon has no delayed calls."""

@@ -6,6 +6,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.counters import Traffic
+from pushd.topics import fanout
 from pushd.topics.fanout import Batch, BatchCache, DirectWrite, FanOutGroup
 from pushd.topics.publication import Id, Publication
 
@@ -160,8 +161,12 @@ class FanOutGroupTests(SynchronousTestCase):
         self.group.remove(member, member.direct)
 
     def write(self, *data: bytes) -> list[tuple[FakeMember, bytes]]:
-        """Write what follows."""
-        return self.group.write(Batch(publications(self.group.last.offset + 1, *data)))
+        """Write what follows; return what sockets did not take."""
+        batch = Batch(publications(self.group.last.offset + 1, *data))
+        short, missed = self.group.write(batch, lambda: False)
+        self.assertEqual(missed, ())
+        self.group.move_to(batch)
+        return short
 
     def test_write(self) -> None:
         """Each member gets the whole batch in one call, and the same bytes object."""
@@ -184,6 +189,22 @@ class FanOutGroupTests(SynchronousTestCase):
         [member] = self.add(100)
         member.error = BrokenPipeError()
         self.assertEqual(self.write(b"abc"), [(member, b"abc")])
+
+    def test_late(self) -> None:
+        """Once it is late no more members are written to, but always some; those missed leave."""
+        self.patch(fanout, "_BYTES_PER_LOOK", 2 * (fanout._CALL_BYTES + 3))
+        members = self.add(*[2] * 5)
+        batch = Batch(publications(5, b"abc"))
+        short, missed = self.group.write(batch, lambda: True)
+        self.assertEqual(([member for member, _ in short], missed), (members[:2], (*members[2:],)))
+        for member in missed:
+            self.remove(member)
+        self.group.move_to(batch)
+        self.assertEqual((self.group.last, list(self.group)), (Id("e", 5), members[:2]))
+        for member in members[:2]:
+            self.remove(member)
+        self.assertEqual([one.received for one in members], [[b"ab"]] * 2 + [[]] * 3)
+        self.assertEqual([one.counted for one in members], [(1, 3)] * 2 + [(0, 0)] * 3)
 
     def test_remove(self) -> None:
         """A removed member is written to no more, and is put back among the ungrouped."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pushd.topics.fanout import Batch
-from tests.support.hub_case import Failing, HubTestCase, RecordingSubscriber
+from pushd.topics.hub import _MAX_BATCH, _MAX_PENDING
+from pushd.topics.publication import Id
+from tests.support.hub_case import Failing, HubTestCase, RecordingSubscriber, iterate
 
 
 class HubTests(HubTestCase):
@@ -59,6 +61,71 @@ class HubTests(HubTestCase):
         self.patch(subscriber, "deliver", lambda _: notes.append("deliver"))
         self.publish("a")
         self.assertEqual(notes, ["uncork", "deliver", "uncork"])
+
+    def start_long_delivery(self) -> list[RecordingSubscriber]:
+        """Publish to five subscribers that take 20 ms each; return them after the first step."""
+        subscribers = [self.listen() for _ in range(5)]
+        for subscriber in subscribers:
+            subscriber.react = lambda _: self.pass_time(0.02)
+        self.hub.deliver(self.source.history.add("t", "a"))
+        iterate(self.source.clock)
+        self.assertEqual([len(one.events) for one in subscribers], [2, 2, 2, 1, 1])
+        return subscribers
+
+    def test_long_delivery(self) -> None:
+        """A delivery that takes more than 50 ms goes on in the next iteration, in one order."""
+        subscribers = self.start_long_delivery()
+        late = self.listen("e1:0")
+        self.hub.deliver(self.source.history.add("t", "b"))
+        subscribers[4].react = lambda event: event == "b" and self.publish("c")
+        for _ in range(6):
+            iterate(self.source.clock)
+        for subscriber in (*subscribers, late):
+            self.assertEqual(subscriber.events[1:], ["a", "b", "c"])
+        self.assertEqual(self.hub.counters.delivered, 18)
+        self.assertIsNone(self.hub._flush_call)
+
+    def test_leave_during_a_long_delivery(self) -> None:
+        """Whoever leaves between two steps gets nothing more, and the topic may end."""
+        subscribers = self.start_long_delivery()
+        for subscription in tuple(self.hub._topics["t"]):
+            subscription.cancel()
+        self.source.clock.advance(0)
+        self.assertEqual([len(one.events) for one in subscribers], [2, 2, 2, 1, 1])
+        iterate(self.source.clock)
+        self.assertEqual((self.hub.topics(), self.hub._flush_call), ([], None))
+
+    def test_gap_during_a_long_delivery(self) -> None:
+        """A gap ends those that lack something, after they got what was published before it."""
+        subscribers = self.start_long_delivery()
+        self.hub.deliver(self.source.history.add("t", "b"))
+        self.hub.end_at_gap("t", Id("e1", 2))
+        self.assertEqual([one.events[1:] for one in subscribers], [["a", "b"]] * 5)
+        self.hub.end_at_gap("t", Id("e1", 3))
+        self.assertEqual([one.events[1:] for one in subscribers], [["a", "b", "lost"]] * 5)
+
+    def test_pending_during_a_long_delivery(self) -> None:
+        """What is published meanwhile does not pile up: much of it completes the delivery."""
+        subscribers = self.start_long_delivery()
+        number = _MAX_PENDING // _MAX_BATCH
+        large = ["b" * _MAX_BATCH] * number
+        for data in large[1:]:
+            self.hub.deliver(self.source.history.add("t", data))
+        self.assertEqual(len(subscribers[4].events), 1)
+        self.hub.deliver(self.source.history.add("t", large[0]))
+        self.assertEqual(subscribers[4].events[1:], ["a", *large])
+        # Each is a batch of its own, so that slow subscribers are not asked to take all at once.
+        self.assertEqual(subscribers[4].deliveries, 1 + number)
+
+    def test_large_batch(self) -> None:
+        """Many bytes are not held back until the end of the iteration, but delivered in steps."""
+        subscribers = [self.listen() for _ in range(5)]
+        for subscriber in subscribers:
+            subscriber.react = lambda _: self.pass_time(0.02)
+        self.hub.deliver(self.source.history.add("t", "b" * _MAX_BATCH))
+        self.assertEqual([len(one.events) for one in subscribers], [2, 2, 2, 1, 1])
+        self.source.clock.advance(0)
+        self.assertEqual([len(one.events) for one in subscribers], [2] * 5)
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass without running any calls."""

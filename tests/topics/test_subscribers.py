@@ -13,12 +13,13 @@ from pushd.access.counters import Traffic
 from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.twisted_internals import unsent
 from pushd.testing import Daemon
+from pushd.topics import fanout, hub
 from pushd.topics.fanout import DirectWrite, Form
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription
 from pushd.views.decorators import accept_websocket
 from pushd.views.request import Request
-from tests.support.hub_case import HubTestCase, RecordingSubscriber
+from tests.support.hub_case import HubTestCase, RecordingSubscriber, iterate
 from tests.support.peer import TEXT, close_frame, frame
 from tests.support.recording_socket import SocketConnection, open_websocket
 
@@ -117,6 +118,26 @@ class SubscriberListTests(HubTestCase):
         self.publish("g")
         self.assertEqual((first.events[1:], first.written[2:]), (["a", "e", "f"], ["g"]))
         self.assertEqual(second.written, ["bcd", "e", "f", "g"])
+
+    def test_long_delivery(self) -> None:
+        """Members that a step does not reach get the publication later, and join again."""
+        members = [self.listen_directly() for _ in range(3)]
+        self.publish("a")
+        self.patch(fanout, "_BYTES_PER_LOOK", 0)
+        self.patch(hub, "_STEP", 0)
+        self.hub.deliver(self.source.history.add("t", "b"))
+        (first, one), (second, another), (third, _) = members
+        received = []
+        for _ in range(3):
+            iterate(self.source.clock)
+            received.append([first.written, second.events[2:], third.events[2:]])
+        self.assertEqual(received[0], [["b"], [], []])
+        self.assertEqual(received[2], [["b"], ["b"], ["b"]])
+        self.assertIs(one._group, another._group)
+        self.hub.flush()
+        self.publish("c")
+        self.assertEqual([member.written[-1] for member, _ in members], ["c"] * 3)
+        self.assertEqual(self.hub.counters.delivered, 9)
 
     def test_leave_group(self) -> None:
         """A subscriber that leaves its group misses nothing and gets nothing twice."""

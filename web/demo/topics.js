@@ -18,6 +18,9 @@ const UNKNOWN_ID = "unknown:1";
 /** The maximum number of lines in the log. */
 const MAX_LINES = 200;
 
+/** How often the countdown to a reconnect is updated, in milliseconds. */
+const TICK = 100;
+
 const topicField = document.querySelector("#topic");
 const transportField = document.querySelector("#transport");
 const textField = document.querySelector("#text");
@@ -40,6 +43,13 @@ let missing = 0;
 
 /** When the connection was lost, as `performance.now()` gives it; null while it is open. */
 let lostAt = null;
+
+/** The timer of the countdown to a reconnect. */
+let countdown = 0;
+
+/** The style of the list, which gets room below its last line: see `scrollToEnd`. */
+const [sheet] = document.styleSheets;
+const listStyle = sheet.cssRules[sheet.insertRule("#messages {}", sheet.cssRules.length)].style;
 
 /** Subscribe to the topic in the form, from now on. */
 function start() {
@@ -78,9 +88,11 @@ function onState(now) {
   state.textContent = {
     connecting: () => `Connecting over ${NAMES[now.transport]}`,
     open: () => `Open over ${NAMES[now.transport]}`,
-    waiting: () => `Reconnecting in ${now.seconds.toFixed(1)} s`,
+    waiting: () => "Reconnecting",
     closed: () => "Closed",
   }[now.state]();
+  clearInterval(countdown);
+  if (now.state === "waiting") showCountdown(now.seconds);
   for (const id of ["#cut", "#late"]) document.querySelector(id).disabled = !open;
   if (open) onOpen(now);
   else if (now.state === "waiting" && lostAt === null) {
@@ -91,12 +103,27 @@ function onState(now) {
   }
 }
 
+/** Show the time until the reconnect. Screen readers do not read it out: it changes too often. */
+function showCountdown(seconds) {
+  const end = performance.now() + seconds * 1000;
+  const rest = document.createElement("span");
+  rest.ariaHidden = "true";
+  state.append(rest);
+  const update = () => {
+    const left = Math.max(0, end - performance.now()) / 1000;
+    rest.textContent = ` in ${left.toFixed(1)} s`;
+  };
+  update();
+  countdown = setInterval(update, TICK);
+}
+
 function onOpen({ transport, id, recovered }) {
   const name = NAMES[transport];
   const seconds = ((performance.now() - lostAt) / 1000).toFixed(1);
   if (!recovered) {
     missing = NaN;
-    addEvent(`Reconnected over ${name}. recovered: false, earlier messages may be lost`, "bad");
+    const loss = "The daemon no longer has every message that was missed: some may be lost";
+    addEvent(`Reconnected over ${name}. ${loss}`, "bad");
   } else if (lastId === null) {
     addEvent(`Subscribed over ${name}`);
   } else if (lostAt === null) {
@@ -175,7 +202,19 @@ function addEvent(text, className = "") {
 function append(item) {
   messages.append(item);
   if (messages.children.length > MAX_LINES) messages.firstChild.remove();
-  log.scrollTop = log.scrollHeight;
+  scrollToEnd();
+}
+
+/** Show the last lines, the first of them whole: room below the list makes up for its height. */
+function scrollToEnd() {
+  listStyle.paddingBottom = "";
+  const top = messages.getBoundingClientRect().top;
+  const tops = Array.from(messages.children, (item) => item.getBoundingClientRect().top - top);
+  const end = log.scrollHeight - log.clientHeight;
+  // Without such a line, the last one is taller than the log.
+  const first = tops.find((offset) => offset >= end) ?? tops.at(-1) ?? 0;
+  if (end > 0) listStyle.paddingBottom = `${Math.max(0, first - end)}px`;
+  log.scrollTop = first;
 }
 
 document.querySelector("#subscribe").addEventListener("submit", (event) => {
@@ -190,6 +229,7 @@ document.querySelector("#publish").addEventListener("submit", (event) => {
   textField.select();
 });
 document.querySelector("#cut").addEventListener("click", cut);
+addEventListener("resize", scrollToEnd);
 document.querySelector("#late").addEventListener("click", () => resume(UNKNOWN_ID));
 
 const randomTopic = () => `play/${Math.random().toString(36).slice(2, 8)}`;

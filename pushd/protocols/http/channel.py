@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from pushd.access.admission import Slot
 from pushd.access.closing import MEMORY_EXCEEDED
+from pushd.access.limits import Limits
 from pushd.access.memory import Memory, Usage
 from pushd.protocols.http.headers import read_head
 from pushd.protocols.http.request import ChannelRequest, peer_name
@@ -25,11 +26,8 @@ from pushd.protocols.http.strict import StrictChannel
 from pushd.protocols.twisted_internals import buffered, lose, unsent, untaken
 from pushd.schedule.timeouts import TimeoutQueue, TimerHeap
 
-# Seconds for a request, from the connection or its own first byte to its last byte.
-REQUEST_TIMEOUT = 20
-
-# Seconds that a connection may be idle between two requests.
-IDLE_TIMEOUT = 60
+# Bytes of a body that must arrive per second, on average over ``--body-timeout``.
+_BODY_PACE = 500
 
 # Seconds in which a client that reads slowly must take some bytes, and how many.
 STALL_TIMEOUT = 60
@@ -64,6 +62,8 @@ class Channel(StrictChannel):
     connections: HttpConnections
     #: The slot that the connection takes of ``--max-connections``.
     slot: Slot
+    #: Whether a header of the PROXY protocol says that the client speaks TLS with the proxy.
+    encrypted_by_proxy = False
 
     # The delayed call that parses the next request.
     _next: IDelayedCall | None = None
@@ -71,6 +71,8 @@ class Channel(StrictChannel):
     _writing_paused = False
     # True within dataReceived.
     _receiving = False
+    # Bytes of the body that had arrived when its time-out began.
+    _arrived = 0
     # Bytes that a slow reader had not taken when its time-out began.
     _untaken = 0
     # Bytes of the answer that were written when the time-out of a half-closed connection began.
@@ -128,9 +130,18 @@ class Channel(StrictChannel):
         if memory.exceeded:
             memory.enforce()
 
+    def allHeadersReceived(self) -> None:
+        """Give the body of a request, if it has one, a time-out of its own."""
+        super().allHeadersReceived()
+        if self.length != 0 and not self._refused:
+            self.connections.reading.stop(self)
+            self._arrived = 0
+            self.connections.reading_bodies.start(self)
+
     def allContentReceived(self) -> None:
         """Answer a request that arrived as a whole, and in time."""
         self.connections.reading.stop(self)
+        self.connections.reading_bodies.stop(self)
         super().allContentReceived()
 
     def requestDone(self, request: Any) -> None:
@@ -188,7 +199,7 @@ class Channel(StrictChannel):
     def isSecure(self) -> bool:
         """Return whether the connection is encrypted."""
         # twisted.web adapts the transport to this, which takes three times as long.
-        return bool(ISSLTransport.providedBy(self.transport))
+        return self.encrypted_by_proxy or bool(ISSLTransport.providedBy(self.transport))
 
     def pauseProducing(self) -> None:
         """Give a client that reads slowly a time-out, as the transport's buffer is full."""
@@ -230,7 +241,7 @@ class Channel(StrictChannel):
     def detach(self) -> Any:
         """Give up the connection, and return its transport."""
         self.requests.clear()
-        # The other time-outs are stopped by now, as the request has arrived.
+        # The others are stopped by now, as the request has arrived.
         self.connections.stalled.stop(self)
         self.connections.half_closed.stop(self)
         self.connections.discard(self)
@@ -277,7 +288,7 @@ class Channel(StrictChannel):
         unsent, the connection is reset.
         """
         self._freed = True
-        arriving = self in self.connections.reading and not self._refused
+        arriving = self._is_arriving() and not self._refused
         if arriving and self._next is None and unsent(self.transport) <= _SENT_BEFORE_REFUSAL:
             for request in self.requests:
                 request.content = BytesIO()
@@ -301,12 +312,24 @@ class Channel(StrictChannel):
             self.transport.resumeProducing()
 
     def request_timed_out(self) -> None:
-        """Refuse a request that is not complete in time; close a silent connection."""
+        """Refuse a request whose head is not complete in time; close a silent connection."""
         if self._line or self.requests:
-            self.refuse(408, "the request did not come in time")
+            seconds = self.connections.limits.request_timeout
+            self.refuse(408, f"the head of the request took more than {seconds} seconds")
         else:
             self.site.count_refusal(408)
             self.loseConnection()
+
+    def body_timed_out(self) -> None:
+        """Refuse a body that arrives too slowly; one that keeps the pace gets the same time again.
+
+        Its size is an option, so there is no limit to its time as a whole.
+        """
+        before, self._arrived = self._arrived, self.requests[-1].body_bytes
+        self.connections.reading_bodies.start(self)
+        if self._arrived - before < _BODY_PACE * self.connections.limits.body_timeout:
+            reason = f"the body came too slowly: it must bring {_BODY_PACE} bytes a second"
+            self.refuse(408, reason, "body")
 
     def reader_timed_out(self) -> None:
         """Drop a client that reads too slowly; one that reads enough gets the same time again."""
@@ -328,9 +351,13 @@ class Channel(StrictChannel):
 
     # Private
 
+    def _is_arriving(self) -> bool:
+        """Return whether a request is awaited for the first time, or a part of one has arrived."""
+        return self in self.connections.reading or self in self.connections.reading_bodies
+
     def _continue_half_closed(self) -> None:
         """Go on where nothing more can come: with an answer, a request, or the end."""
-        if self in self.connections.reading:
+        if self._is_arriving():
             if self._next is not None:
                 return  # The next request has arrived; _parse_next comes back here.
             if self._request_line or self.requests or self._unparsed().strip():
@@ -421,17 +448,23 @@ class HttpConnections:
     """The open HTTP connections of a site, and the time-outs that they are under.
 
     :param memory: bounds what all connections buffer.
+    :param limits: the lengths of three time-outs are applied, and their changes.
     """
 
-    def __init__(self, clock: IReactorTime, memory: Memory) -> None:
+    def __init__(self, clock: IReactorTime, memory: Memory, limits: Limits) -> None:
         self.clock = clock
         self.memory = memory
-        #: Connections on which a request is awaited for the first time, or is arriving.
+        self.limits = limits
+        #: Connections on which a request is awaited for the first time, or its head is arriving.
         self.reading = TimeoutQueue(
-            clock, timeout=REQUEST_TIMEOUT, expired=Channel.request_timed_out
+            clock, timeout=limits.request_timeout, expired=Channel.request_timed_out
+        )
+        #: Connections on which the body of a request is arriving.
+        self.reading_bodies = TimeoutQueue(
+            clock, timeout=limits.body_timeout, expired=Channel.body_timed_out
         )
         #: Connections between two requests.
-        self.idle = TimeoutQueue(clock, timeout=IDLE_TIMEOUT, expired=Channel.loseConnection)
+        self.idle = TimeoutQueue(clock, timeout=limits.keep_alive, expired=Channel.loseConnection)
         #: Connections whose client is slow to read.
         self.stalled = TimeoutQueue(clock, timeout=STALL_TIMEOUT, expired=Channel.reader_timed_out)
         #: Connections whose client was refused, and may read the answer before they are closed.
@@ -448,6 +481,7 @@ class HttpConnections:
         self.reads_whole_heads = Channel.can_handle()
         self._open: set[Channel] = set()
         memory.watch(self._open)
+        limits.on_change(self._change_timeouts)
         # Waits for the last connection to close.
         self._emptied: list[Deferred[None]] = []
 
@@ -463,8 +497,12 @@ class HttpConnections:
 
     def stop_timeouts(self, channel: Channel) -> None:
         """Stop all time-outs of a connection."""
-        for timeouts in (self.reading, self.idle, self.stalled, self.closing, self.half_closed):
-            timeouts.stop(channel)
+        self.reading.stop(channel)
+        self.reading_bodies.stop(channel)
+        self.idle.stop(channel)
+        self.stalled.stop(channel)
+        self.closing.stop(channel)
+        self.half_closed.stop(channel)
         self.delayed.stop(channel)
 
     def drain(self) -> Deferred[None]:
@@ -487,3 +525,8 @@ class HttpConnections:
         for channel in list(self._open):
             if not channel.requests:
                 channel.loseConnection()
+
+    def _change_timeouts(self) -> None:
+        self.reading.change(self.limits.request_timeout)
+        self.reading_bodies.change(self.limits.body_timeout)
+        self.idle.change(self.limits.keep_alive)

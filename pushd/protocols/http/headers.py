@@ -206,6 +206,12 @@ def asks_for_websocket(headers: RequestHeaders) -> bool:
     return has_token(headers.values(b"Upgrade"), b"websocket")
 
 
+def split_list(values: Sequence[bytes]) -> list[bytes]:
+    """Return the elements of a list, without empty ones, which do not count (RFC 9110 §5.6.1)."""
+    elements = [element.strip(b" \t") for value in values for element in value.split(b",")]
+    return [element for element in elements if element]
+
+
 def has_token(values: Sequence[bytes], token: bytes) -> bool:
     """Return whether a token is in a list, in upper or lower case (RFC 9110 §5.6.1)."""
     for value in values:

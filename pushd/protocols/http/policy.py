@@ -14,6 +14,19 @@ from pushd.access.proxies import Proxies
 from pushd.access.throttle import Throttle
 from pushd.protocols.http.guard import Guard
 
+#: The Content-Security-Policy of pages, unless ``--csp`` or a view sets another. ``default-src``
+#: covers neither ``<base>`` nor where forms are sent to (CSP Level 3, §6.3, §6.4).
+DEFAULT_CSP = "default-src 'self'; base-uri 'self'; form-action 'self'"
+
+
+def page_headers(csp: str) -> dict[bytes, bytes]:
+    """Return the headers of every page, unless a view sets others.
+
+    :param csp: the Content-Security-Policy; empty for none.
+    """
+    policy = {b"content-security-policy": csp.encode("ascii")} if csp else {}
+    return {**policy, b"x-frame-options": b"SAMEORIGIN"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SitePolicy:
@@ -24,6 +37,7 @@ class SitePolicy:
     :param limits: ``max_message`` is also the limit of a request's body.
     :param large_bodies: for paths with a higher limit, a function that computes it from
         ``max_message``.
+    :param page_headers: headers of every page, unless a view sets others.
     """
 
     guard: Guard
@@ -35,6 +49,7 @@ class SitePolicy:
     limits: Limits
     share: Callable[[Any], object] = lambda request: None
     large_bodies: Mapping[bytes, Callable[[int], int]] = field(default_factory=dict)
+    page_headers: Mapping[bytes, bytes] = field(default_factory=lambda: page_headers(DEFAULT_CSP))
 
     def body_limit(self, path: bytes) -> int:
         """Return how many bytes the body of a request to a path may have.

@@ -68,6 +68,9 @@ class ChannelRequest(Request):
     connection: int | None = None
     #: False for a stream, whose end has a log line of its own.
     has_access_line = True
+    #: Why it is refused, and which option or document helps: for the log only, and empty if it is
+    #: not refused.
+    why_refused = ""
     #: What answers it, if that is a stream.
     stream: Stream | None = None
     #: Ends a wait for news: called once the client has closed its side of the connection.
@@ -119,7 +122,10 @@ class ChannelRequest(Request):
         """Identify the client, take its slot, and answer."""
         site = self.site = self.channel.site
         self._since = site.reactor.seconds()
-        self.wants_websocket = asks_for_websocket(self.requestHeaders)
+        # In HTTP/1.0 there is no Upgrade, and the header must be ignored (RFC 9110 §7.8).
+        self.wants_websocket = self.clientproto != b"HTTP/1.0" and asks_for_websocket(
+            self.requestHeaders
+        )
         address = getattr(self.client, "host", None)
         client = site.policy.proxies.client(address, self.requestHeaders)
         self.scheme = client.scheme or ("https" if self.isSecure() else "http")
@@ -130,6 +136,8 @@ class ChannelRequest(Request):
             self.slot = slot = site.policy.admission.admit_client(client.address)
             if slot is None:
                 site.count_refusal(503)
+                self.why_refused = site.policy.admission.reached(connection=False)
+                site.policy.share(self)
                 write_response(self, BUSY)
                 return
             self.notifyFinish().addBoth(lambda _: slot.release())

@@ -47,17 +47,27 @@ def page(name: str) -> Page:
     return Page(name)
 
 
+# The same frame as that of the pages in web/.
 _PAGE = """<!doctype html>
 <html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{status} {phrase}</title>
-<link rel="stylesheet" href="/pushd.css">
-<main>
-<h1>{status} {phrase}</h1>
-<p>{line}</p>
-<p><a href="/">Home</a></p>
-</main>
+  <head>
+    <meta charset="utf-8">
+    <meta name="viewport" content="width=device-width, initial-scale=1">
+    <meta name="color-scheme" content="light dark">
+    <title>{status} {phrase}</title>
+    <link rel="icon" href="/favicon.svg" type="image/svg+xml">
+    <link rel="stylesheet" href="/pushd.css">
+  </head>
+  <body>
+    <header>
+      <a class="home" href="/"><img src="/favicon.svg" alt="" width="28" height="28">pushd</a>
+    </header>
+    <main>
+      <h1>{status} {phrase}</h1>
+      <p class="lead">{line}</p>
+      <p><a class="go" href="/">Go to the start page</a></p>
+    </main>
+  </body>
 </html>
 """
 

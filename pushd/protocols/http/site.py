@@ -11,14 +11,14 @@ from twisted.internet.protocol import Protocol
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
 
-from pushd.access.admission import Admission
+from pushd.access.admission import Admission, Slot
 from pushd.access.limits import Limits
 from pushd.protocols.http.access_log import AccessLog
 from pushd.protocols.http.channel import Channel, HttpConnections
 from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import AnswerResource
-from pushd.protocols.twisted_internals import check_requirements
+from pushd.protocols.twisted_internals import check_requirements, lose
 
 # The most connections beyond the limit that may wait for their 503 at once, in all and from one
 # client address.
@@ -26,14 +26,17 @@ _MAX_REFUSED = 64
 _MAX_REFUSED_PER_ADDRESS = 16
 
 
-class _ImmediateClose(Protocol):
+class ImmediateClose(Protocol):
     """Protocol of a connection that is closed at once: with TLS, None is not allowed for it."""
 
     transport: Any
 
     def connectionMade(self) -> None:
-        """Close in order: a reset could fail the client's attempt to connect."""
-        self.transport.loseConnection()
+        """Close in order: a reset could fail the client's attempt to connect.
+
+        At once, as far as possible: descriptors must not run out while a crowd is turned away.
+        """
+        lose(self.transport)
 
 
 class PushdSite(AccessLog, Site):
@@ -57,7 +60,7 @@ class PushdSite(AccessLog, Site):
         self._find = find
         self.policy = policy
         #: The open connections that speak HTTP.
-        self.connections = HttpConnections(reactor, policy.memory)
+        self.connections = HttpConnections(reactor, policy.memory, policy.limits)
         self._beyond_limit = Admission(
             Limits(max_connections=_MAX_REFUSED, max_per_address=_MAX_REFUSED_PER_ADDRESS),
             policy.proxies,
@@ -70,19 +73,26 @@ class PushdSite(AccessLog, Site):
         except Exception:
             # Twisted would log it without the address, and delay the connections behind this one.
             self.log_connection_failure("unknown" if addr is None else peer_name(addr))
-            return _ImmediateClose()
+            return ImmediateClose()
+
+    def admit_unknown(self) -> Slot | None:
+        """Admit a connection whose client is not known yet; return None if it must be closed.
+
+        The slot must be released before ``buildProtocol`` is called with the client's address.
+        """
+        return self.policy.admission.admit(None) or self._beyond_limit.admit(None)
 
     def _make_channel(self, addr: IAddress | None) -> Any:
         address = getattr(addr, "host", None)
         self.policy.throttle.count(address or "unix")
         slot = self.policy.admission.admit(address)
-        over_limit = slot is None
+        over_limit = ""
         if slot is None:
+            over_limit = self.policy.admission.reached()
             slot = self._beyond_limit.admit(address)
             if slot is None:
-                reason = "connection limit reached and the 503 queue is full"
-                self.log_refusal(str(address), 503, reason)
-                return _ImmediateClose()
+                self.log_refusal(str(address), 503, f"{over_limit}; the 503 queue is full, too")
+                return ImmediateClose()
         try:
             # Not by Site.buildProtocol, which sets in each channel what all have in common.
             channel = self.protocol()
@@ -108,8 +118,8 @@ class PushdSite(AccessLog, Site):
         return BytesIO()
 
     def acceptableProtocols(self) -> list[bytes]:
-        """Offer HTTP/1.1 only over TLS: a WebSocket cannot take over an HTTP/2 connection."""
-        return [b"http/1.1"]
+        """Agree on HTTP/1 only over TLS: a WebSocket cannot take over an HTTP/2 connection."""
+        return [b"http/1.1", b"http/1.0"]
 
     def startFactory(self) -> None:
         """Do nothing: there is no log file to open, and no date to update each second."""

@@ -56,10 +56,14 @@ class StaticFiles:
 
     Only regular files below a folder are served: no listings, no dotfiles, no devices, and nothing
     outside to which a symbolic link leads.
+
+    :param hidden: beginnings of the paths, below the last folder, of files that are not served,
+        such as ``demo/``.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], hidden: tuple[str, ...] = ()) -> None:
         self._folders = [folder.resolve() for folder in folders]
+        self._hidden = hidden
         # Producers whose files are open while their clients are slow.
         self._waiting: set[FileProducer] = set()
 
@@ -71,7 +75,8 @@ class StaticFiles:
         for segment in segments:
             if segment == "" or segment.startswith(".") or "\0" in segment or "\\" in segment:
                 return None
-        for folder in self._folders:
+        is_hidden = "/".join(segments).startswith(self._hidden)
+        for folder in self._folders[:-1] if is_hidden else self._folders:
             file = folder.joinpath(*segments)
             if _is_served(file, folder):
                 return StaticFile(str(file), self._waiting)
@@ -102,10 +107,13 @@ class StaticFile(File):
         return super().render_GET(request)
 
     def render(self, request: Any) -> Any:
-        """Answer GET and HEAD; refuse other methods."""
+        """Answer GET, HEAD and OPTIONS; refuse other methods."""
         if request.method not in (b"GET", b"HEAD"):
+            request.setHeader(b"allow", b"GET, HEAD, OPTIONS")
+            if request.method == b"OPTIONS":
+                request.setResponseCode(204)
+                return b""
             request.setResponseCode(405)
-            request.setHeader(b"allow", b"GET, HEAD")
             request.setHeader(b"content-type", b"text/plain; charset=utf-8")
             return b"use GET or HEAD for a file\n"
         return self.render_GET(request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -11,19 +11,16 @@ from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 
 from pushd.protocols.http.access_log import AccessLog
-from pushd.protocols.http.headers import path_in
+from pushd.protocols.http.early import EarlyRequest, read_early
+from pushd.protocols.http.headers import RequestHeaders, has_token, path_in
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import BUSY, Response, json_refusal, refusal
 from pushd.protocols.twisted_internals import HTTPChannelAdapter
 
-# Headers of every response, and of every page, unless a view sets others.
+# Headers of every response, unless a view sets others.
 _HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"same-origin",
-}
-_PAGE_HEADERS = {
-    b"content-security-policy": b"default-src 'self'",
-    b"x-frame-options": b"SAMEORIGIN",
 }
 
 _PAGES = (b"text/html", b"application/xhtml")
@@ -40,6 +37,10 @@ _DROPPED_BODY = 1 << 24
 # Paths at which all answers are JSON, refusals included.
 _JSON_PATHS = re.compile(rb"/(topics|publish|schedules)(/|$)")
 
+# The version at the end of a request line that has a minor version above ours. It is served as
+# HTTP/1.1, the highest version of its major that we speak (RFC 9110 §2.5).
+_LATER_VERSION = re.compile(rb" HTTP/1\.[2-9]\Z")
+
 # Bytes that no line of a request's head may hold (RFC 9110 §5.5): all controls but the tab.
 _CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -55,8 +56,8 @@ class StrictChannel(HTTPChannelAdapter):
     site: AccessLog
     transport: Any
 
-    #: True if the connection limit was reached: its request gets a 503.
-    over_limit = False
+    #: If a connection limit was reached, so that its request gets a 503: which one, for the log.
+    over_limit = ""
     #: True once the client has closed its side of the connection: nothing more can come.
     read_ended = False
     # True after a refusal: nothing more is read.
@@ -69,6 +70,10 @@ class StrictChannel(HTTPChannelAdapter):
     _head_size = 0
     _request_line = b""
     _headers = 0
+    # Its lines behind that one, until they are all there.
+    _head_lines: Sequence[bytes] = ()
+    # True once that one is too long.
+    _too_long = False
 
     # What twisted.web calls
 
@@ -78,16 +83,23 @@ class StrictChannel(HTTPChannelAdapter):
         if self._refused:
             return
         self._head_size += len(line)
-        self._request_line = self._request_line or line
-        if line[:1] in (b" ", b"\t") or _CONTROLS.search(line):
+        if self._request_line:
+            self._head_lines = [*self._head_lines, line]
+        else:
+            line = self._request_line = _LATER_VERSION.sub(b" HTTP/1.1", line)
+        if self._too_long:
+            if not line or self._head_size > self.totalHeadersSize:
+                self._refuse_target()
+        elif line[:1] in (b" ", b"\t") or _CONTROLS.search(line):
             self.refuse(400, "a line of the request's head is malformed")
         elif self._head_size > self.totalHeadersSize:
             self.refuse(431, "the request has too many headers")
         elif not line and self._line > 1 and self.over_limit:
-            reason = "connection limit reached"
-            self.site.log_refusal(peer_name(self.transport.getPeer()), 503, reason)
+            self.site.log_refusal(peer_name(self.transport.getPeer()), 503, self.over_limit)
             self._answer_and_close(BUSY)
         else:
+            if not line:
+                self._head_lines = ()
             super().lineReceived(line)
 
     def headerReceived(self, line: bytes) -> bool:
@@ -109,12 +121,29 @@ class StrictChannel(HTTPChannelAdapter):
             return False
         return bool(super().headerReceived(line))
 
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        """Return whether the connection stays open after the answer (RFC 9112 §9.3)."""
+        persistent = bool(super().checkPersistence(request, version))
+        # twisted.web finds the option only if blanks are all that is around it.
+        if persistent and has_token(request.requestHeaders.values(b"Connection"), b"close"):
+            request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+            return False
+        return persistent
+
     def lineLengthExceeded(self, line: bytes) -> None:
-        """Refuse a line that is too long."""
-        if not self._request_line:
-            self.refuse(414, "the address is too long")
-        else:
-            self.refuse(431, "a header is too long")
+        """Refuse a line that is too long; behind it is all that has arrived."""
+        if self._request_line:
+            self._head_lines = [*self._head_lines, *line.split(b"\r\n")]
+            if self._too_long:
+                self._refuse_target()
+            else:
+                self.refuse(431, "a header is too long")
+            return
+        self._request_line, *self._head_lines = line.split(b"\r\n")
+        self._too_long = True
+        # If more follows, it is read first: it names the page that may read the refusal.
+        if b"\r\n\r\n" in line:
+            self._refuse_target()
 
     def rawDataReceived(self, data: bytes) -> None:
         """Take a part of a body, or of what follows it."""
@@ -144,9 +173,11 @@ class StrictChannel(HTTPChannelAdapter):
         kind = headers.getRawHeaders(b"content-type", [b""])[0]
         if not headers.hasHeader(b"date"):
             headers.setRawHeaders(b"date", [datetimeToString()])
-        shared = _HEADERS | _PAGE_HEADERS if kind.lower().startswith(_PAGES) else _HEADERS
+        shared: Mapping[bytes, bytes] = _HEADERS
         if self.requests and self.requests[0].sets_own_headers:
             shared = {}
+        elif kind.lower().startswith(_PAGES):
+            shared = {**_HEADERS, **self.site.policy.page_headers}
         for name, value in shared.items():
             if not headers.hasHeader(name):
                 headers.setRawHeaders(name, [value])
@@ -182,6 +213,9 @@ class StrictChannel(HTTPChannelAdapter):
     def await_close(self) -> None:
         """Called after a refusal: gives the client the time to read it and to close."""
 
+    def _refuse_target(self) -> None:
+        self.refuse(414, "the address is too long")
+
     def _answer_and_close(self, answer: Response) -> None:
         """Write an answer and close, but read on: a reset could destroy the answer."""
         self._refused = True
@@ -190,6 +224,8 @@ class StrictChannel(HTTPChannelAdapter):
         headers = Headers({"Connection": ["close"], "Content-Length": [str(len(body))]})
         for name, value in answer.headers.items():
             headers.setRawHeaders(name, [str(value)])
+        for header, content in self._share().items():
+            headers.setRawHeaders(header, [content])
         phrase = HTTPStatus(answer.status).phrase.encode()
         self.writeHeaders(b"HTTP/1.1", str(answer.status).encode(), phrase, headers)
         self.transport.write(body)
@@ -198,3 +234,18 @@ class StrictChannel(HTTPChannelAdapter):
             super().loseConnection()
         else:
             self.transport.loseWriteConnection()
+
+    def _share(self) -> Mapping[bytes, bytes]:
+        """Return the headers that let a page of an allowed origin read a refusal."""
+        if self._head_lines:
+            # What has arrived behind them is dropped otherwise.
+            following = self.clearLineBuffer().split(b"\r\n") if self.line_mode else ()
+            headers = read_early((*self._head_lines, *following))
+        else:
+            headers = self.requests[-1].requestHeaders if self.requests else RequestHeaders()
+        request = EarlyRequest(self._request_line, headers)
+        policy, address = self.site.policy, getattr(self.transport.getPeer(), "host", None)
+        scheme = policy.proxies.client(address, headers).scheme
+        request.scheme = scheme or ("https" if self.isSecure() else "http")
+        policy.share(request)
+        return request.answer_headers

@@ -10,7 +10,7 @@ from hashlib import sha1
 from typing import NamedTuple
 
 from pushd.errors import HandshakeRefused
-from pushd.protocols.http.headers import RequestHeaders, has_token
+from pushd.protocols.http.headers import RequestHeaders, has_token, split_list
 
 # RFC 9110 §5.6.2; a subprotocol's name is a token (RFC 6455 §4.1).
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -63,6 +63,17 @@ def read_handshake(method: bytes, version: bytes, fields: RequestHeaders) -> Han
     )
 
 
+def lost_handshake(version: bytes, fields: RequestHeaders) -> HandshakeRefused | None:
+    """Return why a plain request was to be a handshake, if it was: it still has the key of one."""
+    if b"Sec-Websocket-Key" not in fields:
+        return None
+    if version == b"HTTP/1.0":
+        reason = "WebSocket handshake in HTTP/1.0: a proxy in between must use HTTP/1.1"
+    else:
+        reason = "WebSocket handshake without Upgrade: a proxy in between removed the header"
+    return HandshakeRefused(426, reason, "see docs/deploying.md")
+
+
 def opening(key: str, subprotocol: str | None, extensions: str | None) -> bytes:
     """Return the 101 that opens a WebSocket (RFC 6455 §4.2.2)."""
     # The base64 ends with a line feed.
@@ -89,7 +100,7 @@ def _read_key(keys: Sequence[bytes]) -> str:
 def _read_subprotocols(values: Sequence[bytes]) -> tuple[str, ...]:
     if not values:
         return ()
-    offered = [name.strip() for name in _join(values).split(",")]
+    offered = [name.decode("latin-1") for name in split_list(values)]
     if len(set(offered)) != len(offered) or not all(map(_TOKEN.fullmatch, offered)):
         raise HandshakeRefused(400, "Sec-WebSocket-Protocol must be a list of different names")
     return tuple(offered)

@@ -127,6 +127,11 @@ _PAUSED_FROM = FileDescriptor.bufferSize
 _USED = ("_connectionMade", "consumeData", "data", "onCloseFrame")
 _REQUIRED = ("_parseExtensionsHeader", "_perMessageCompress", "state")
 
+# Registered with IANA since, and not known to Autobahn, which looks for the code of a peer's Close
+# frame in this list of its own class.
+_BAD_GATEWAY = 1014
+WebSocketServerProtocol.CLOSE_STATUS_CODES_ALLOWED.append(_BAD_GATEWAY)
+
 # What all connections may have in common: values that cannot change, options, counters that nothing
 # reads, and a queue that ``sendData`` does not use.
 _IMMUTABLE = bool | int | float | str | bytes | None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
@@ -103,19 +105,28 @@ class TimeoutTests(ChannelTestCase):
     """Time-outs for requests, idle connections, slow readers and refused clients."""
 
     def test_keep_alive(self) -> None:
-        """A connection may be idle for 60 seconds after each answer."""
+        """A connection may be idle for 75 seconds after each answer, longer than a proxy's 60."""
         peer = self.send(GET)
         for _ in range(3):
-            peer.advance(59.9)
+            peer.advance(74.9)
             self.assertIsNone(peer.lost)
             peer.received.clear()
             peer.send(GET)
             self.assertEqual(peer.body, b"hello")
-        peer.advance(59.9)
+        peer.advance(74.9)
         self.assertIsNone(peer.lost)
         peer.advance(0.2)
         self.assertIs(peer.lost, ConnectionDone)
         self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_keep_alive_of_the_control_port(self) -> None:
+        """The control port keeps idle connections as long."""
+        peer = Peer(self.daemon, control=True)
+        peer.send(request("GET /healthz HTTP/1.1", "Host: localhost"))
+        peer.advance(74.9)
+        self.assertIsNone(peer.lost)
+        peer.advance(0.2)
+        self.assertIs(peer.lost, ConnectionDone)
 
     def test_no_request(self) -> None:
         """A connection on which nothing arrives is closed after 20 seconds without an answer."""
@@ -137,7 +148,7 @@ class TimeoutTests(ChannelTestCase):
         self.assert_refused(peer, 408)
 
     def test_slow_body(self) -> None:
-        """A body that is not complete within 20 seconds gets 408."""
+        """A body of which little comes within 20 seconds gets 408."""
         peer = self.send(request("POST /hello/ HTTP/1.1", "Host: a", "Content-Length: 100"))
         for _ in range(19):
             peer.send(b"x")
@@ -145,6 +156,66 @@ class TimeoutTests(ChannelTestCase):
         self.assertIsNone(peer.lost)
         peer.advance(1.1)
         self.assert_refused(peer, 408)
+
+    def test_steady_body(self) -> None:
+        """A body that brings 500 bytes a second may take as long as it needs, and no less."""
+        for kind, first in (
+            ("Content-Length: 50000", b""),
+            ("Transfer-Encoding: chunked", b"c350\r\n"),
+        ):
+            peer = self.send(request("POST /hello/ HTTP/1.1", "Host: a", kind), first)
+            for _ in range(100):
+                self.assertEqual(peer.received, b"")
+                peer.send(b"x" * 500)
+                peer.advance(1)
+            if first:
+                peer.advance(19.9)
+                peer.send(b"\r\n0\r\n\r\n")
+            self.assertEqual(peer.body, b"hello")
+            self.assertEqual(len(self.requests.pop().body), 50_000)
+            peer.finish()
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_body_that_slows_down(self) -> None:
+        """The pace is asked for in each 20 seconds: what came before them does not help."""
+        peer = self.send(request("POST /hello/ HTTP/1.1", "Host: a", "Content-Length: 200000"))
+        peer.send(b"x" * 100_000)
+        peer.advance(20)
+        self.assertEqual(peer.received, b"")
+        peer.send(b"x" * 9_999)
+        peer.advance(19.9)
+        self.assertEqual(peer.received, b"")
+        peer.advance(0.1)
+        self.assert_refused(peer, 408)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def test_body_of_a_publication(self) -> None:
+        """A publisher whose body is too slow gets the reason as JSON."""
+        peer = self.send(request("POST /topics/t HTTP/1.1", "Host: a", "Content-Length: 9"))
+        peer.advance(20)
+        self.assertIn(" 408 ", peer.head)
+        expected = {
+            "error": "the body came too slowly: it must bring 500 bytes a second",
+            "where": "body",
+        }
+        self.assertEqual(json.loads(peer.body), expected)
+
+    def test_body_behind_a_slow_head(self) -> None:
+        """The time of a body begins with the end of the head."""
+        head = request("POST /hello/ HTTP/1.1", "Host: a", "Content-Length: 5")
+        peer = self.send(head[:-2])
+        peer.advance(19)
+        peer.send(head[-2:])
+        peer.advance(19)
+        peer.send(b"abcde")
+        self.assertEqual(peer.body, b"hello")
+
+    def test_left_in_the_body(self) -> None:
+        """A client that leaves within the body leaves no timer behind."""
+        peer = self.send(request("POST /hello/ HTTP/1.1", "Host: a", "Content-Length: 5"), b"ab")
+        self.assertEqual(len(self.daemon.pending_calls), 1)
+        peer.vanish()
+        self.assertEqual(self.daemon.pending_calls, [])
 
     def test_slow_second_request(self) -> None:
         """The 20 seconds of a later request begin with its first byte."""
@@ -256,6 +327,58 @@ class TimeoutTests(ChannelTestCase):
         self.assertEqual(peer.texts, ["x"])
 
 
+class OtherTimeoutTests(ChannelTestCase):
+    """``--keep-alive``, ``--request-timeout`` and ``--body-timeout``."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return three other lengths."""
+        return {"keep_alive": 620, "request_timeout": 5, "body_timeout": 60}
+
+    def test_keep_alive(self) -> None:
+        """A connection may be idle for the given time."""
+        peer = self.send(GET)
+        peer.advance(619.9)
+        self.assertIsNone(peer.lost)
+        peer.advance(0.2)
+        self.assertIs(peer.lost, ConnectionDone)
+
+    def test_head(self) -> None:
+        """A head may take the given time, which the refusal says."""
+        peer = self.send(GET[:30])
+        peer.advance(4.9)
+        self.assertEqual(peer.received, b"")
+        peer.advance(0.2)
+        self.assert_refused(peer, 408)
+        self.assertEqual(peer.body, b"the head of the request took more than 5 seconds\n")
+
+    def test_body(self) -> None:
+        """The pace of a body is measured over the given time."""
+        peer = self.send(request("POST /hello/ HTTP/1.1", "Host: a", "Content-Length: 60000"))
+        peer.advance(59)
+        peer.send(b"x" * 30_000)
+        peer.advance(1, 58)
+        peer.send(b"x" * 29_999)
+        self.assertEqual(peer.received, b"")
+        peer.advance(2)
+        self.assert_refused(peer, 408)
+
+    def test_changed(self) -> None:
+        """A reload changes the times of open connections."""
+        idle, head = self.send(GET), self.send(GET[:30])
+        self.requests.clear()
+        body = self.send(request("POST /hello/ HTTP/1.1", "Host: a", "Content-Length: 9"))
+        limits = replace(
+            self.daemon.settings.limits, keep_alive=3, request_timeout=1, body_timeout=2
+        )
+        for apply in self.daemon._service.appliers:
+            apply(replace(self.daemon.settings, limits=limits))
+        for peer in (head, body):
+            peer.advance(1)
+            self.assert_refused(peer, 408)
+        idle.advance(1)
+        self.assertIs(idle.lost, ConnectionDone)
+
+
 class RequestTests(ChannelTestCase):
     """Requests that are read and answered one after the other."""
 
@@ -315,6 +438,45 @@ class RequestTests(ChannelTestCase):
         self.assertIn("\r\nConnection: close", peer.head)
         self.assertEqual(peer.body, b"hello")
         self.assertIs(peer.lost, ConnectionDone)
+
+    def test_http_1_2(self) -> None:
+        """HTTP/1.2 is served as HTTP/1.1: it must have a Host, and the connection stays open."""
+        for version in ("HTTP/1.2", "HTTP/1.9"):
+            peer = self.send(request(f"GET /hello/ {version}", "Host: a"))
+            self.assertTrue(peer.head.startswith("HTTP/1.1 200 OK\r\n"))
+            self.assertIsNone(peer.lost)
+            peer.received.clear()
+            head = request(f"POST /hello/ {version}", "Host: a", "Transfer-Encoding: chunked")
+            peer.send(head + b"3\r\nabc\r\n0\r\n\r\n")
+            self.assertEqual(peer.body, b"hello")
+            self.assertEqual(self.requests[-1].body, b"abc")
+            self.assertIn(" 400 ", self.send(request(f"GET /hello/ {version}")).head)
+
+    def test_other_versions(self) -> None:
+        """Another major version, and what is no version, is refused."""
+        for version in (
+            "HTTP/2.0",
+            "HTTP/0.9",
+            "HTTP/3",
+            "HTTP/1.10",
+            "HTTP/1.",
+            "http/1.2",
+            "1.2",
+        ):
+            self.assert_refused(self.send(request(f"GET /hello/ {version}", "Host: a")), 400)
+
+    def test_close_in_a_list(self) -> None:
+        """``close`` may be anywhere in the list of Connection, and empty elements do not count."""
+        for value in ("close, TE", "TE,close", "keep-alive,,Close", ", close ,", "TE\t, close"):
+            for method in ("GET", "HEAD"):
+                peer = self.send(
+                    request(f"{method} /hello/ HTTP/1.1", "Host: a", f"Connection: {value}")
+                )
+                self.assertIs(peer.lost, ConnectionDone, value)
+                self.assertIn("\r\nConnection: close", peer.head)
+        for value in ("closed", "keep-alive, xclose", "TE", ","):
+            peer = self.send(request("GET /hello/ HTTP/1.1", "Host: a", f"Connection: {value}"))
+            self.assertIsNone(peer.lost, value)
 
     def test_form(self) -> None:
         """The body of a form is not parsed: the view reads it like any other."""

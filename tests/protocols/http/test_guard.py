@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.logger import capturedLogs, formatEvent
@@ -25,7 +26,7 @@ UPGRADE = (
 class GuardTestCase(SynchronousTestCase):
     """A daemon with an echo that answers plain HTTP as well."""
 
-    def start(self, **settings: object) -> None:
+    def start(self, **settings: Any) -> None:
         """Start the daemon."""
         self.asked: list[Request] = []
 
@@ -49,13 +50,13 @@ class GuardTestCase(SynchronousTestCase):
         """Send a request line and headers, and return the answer."""
         connection = self.daemon.open_connection(control=control)
         connection.send(f"{head}\r\n".encode("latin-1"))
-        answer = connection.answer()
+        answer = connection.answer(head.partition(" ")[0])
         assert answer is not None, "there is no answer"
         return answer
 
     def ask(self, *headers: str, control: bool = False) -> Answer:
         """Send a GET with these headers, and return the answer."""
-        path = "/healthz" if control else "/echo/"
+        path = "/metrics" if control else "/echo/"
         lines = "".join(f"{line}\r\n" for line in headers)
         return self.send(f"GET {path} HTTP/1.1\r\n{lines}", control=control)
 
@@ -159,8 +160,12 @@ class HostTests(GuardTestCase):
             if str(event["log_namespace"]).startswith("pushd.")
         ]
         self.assertEqual(len(lines), 2, lines)
-        self.assertRegex(lines[0], r"^127\.0\.0\.1:\d+ GET /echo/ 400 \d+ after 0\.000 s$")
-        self.assertRegex(lines[1], r"^127\.0\.0\.1:\d+ GET /healthz 400 \d+ after 0\.000 s$")
+        self.assertRegex(
+            lines[0], r"^127\.0\.0\.1:\d+ GET /echo/ 400 \d+ after 0\.000 s: .*Host.*$"
+        )
+        self.assertRegex(
+            lines[1], r"^127\.0\.0\.1:\d+ GET /metrics 400 \d+ after 0\.000 s: .*Host.*$"
+        )
         self.assertEqual(self.count("bad_request"), 2)
 
 
@@ -198,7 +203,7 @@ class OriginTests(GuardTestCase):
         self.assertEqual(self.count("forbidden"), len(origins))
 
     def test_logged(self) -> None:
-        """The refusal is one line in the log."""
+        """The refusal is one line in the log, which names the Origin and what it must be."""
         with capturedLogs() as events:
             self.connect("http://evil.com")
         lines = [
@@ -207,7 +212,9 @@ class OriginTests(GuardTestCase):
             if str(event["log_namespace"]).startswith("pushd.")
         ]
         self.assertEqual(len(lines), 1, lines)
-        self.assertRegex(lines[0], r"^127\.0\.0\.1:\d+ GET /echo/ 403 \d+ after 0\.000 s$")
+        self.assertRegex(
+            lines[0], r"^127\.0\.0\.1:\d+ GET /echo/ 403 \d+ after 0\.000 s: Origin .*$"
+        )
 
     def test_empty(self) -> None:
         """An empty Origin is refused, as it is not a missing one."""
@@ -261,6 +268,24 @@ class OriginTests(GuardTestCase):
         self.assertIsNone(self.connect("https://localhost:8080", **proto))
         self.assert_refused(self.connect("http://localhost:8080", **proto), 403, "origin")
 
+    def test_behind_traefik(self) -> None:
+        """Traefik gives the scheme of a WebSocket's URL, and that of its page is https or http."""
+        self.start(proxies=Proxies(["127.0.0.1"]))
+        for proto, own, other in (
+            ("wss", "https", "http"),
+            ("WSS", "https", "http"),
+            ("ws", "http", "https"),
+        ):
+            self.assertIsNone(self.connect(f"{own}://localhost:8080", X_Forwarded_Proto=proto))
+            refused = self.connect(f"{other}://localhost:8080", X_Forwarded_Proto=proto)
+            self.assert_refused(refused, 403, "origin")
+
+    def test_behind_two_proxies(self) -> None:
+        """Of two proxies the first knows the client's scheme, and says it first."""
+        self.start(proxies=Proxies(["127.0.0.1"]))
+        for proto in ("https, http", "wss,ws", "https,wss, http"):
+            self.assertIsNone(self.connect("https://localhost:8080", X_Forwarded_Proto=proto))
+
     def test_scheme_from_client(self) -> None:
         """X-Forwarded-Proto of a client that is no trusted proxy is ignored."""
         answer = self.connect("https://localhost:8080", X_Forwarded_Proto="https")
@@ -292,15 +317,43 @@ class ControlTests(GuardTestCase):
 
     def test_first(self) -> None:
         """The guard comes before the path, so a page does not learn which paths exist."""
-        for path in ("/metrics", "/healthz", "/nothing"):
+        for path in ("/metrics", "/topics/t", "/publish", "/nothing", "/healthz/", "//healthz"):
             answer = self.send(f"GET {path} HTTP/1.1\r\nHost: evil.com\r\n", control=True)
             self.assert_refused(answer, 403, "localhost")
 
     def test_without_host(self) -> None:
-        """Without a Host a request is refused in HTTP/1.0 as well, as it is not our own."""
-        answer = self.send("GET /healthz HTTP/1.0\r\n", control=True)
-        self.assert_refused(answer, 403, "localhost")
+        """No browser sends a request without a Host: in HTTP/1.0 it is allowed, as of probes."""
+        for path in ("/healthz", "/readyz", "/metrics", "/topics"):
+            self.assertEqual(self.send(f"GET {path} HTTP/1.0\r\n", control=True).status, 200, path)
         self.assert_refused(self.ask(control=True), 400, "Host")
+        answer = self.send("GET /metrics HTTP/1.0\r\nOrigin: null\r\n", control=True)
+        self.assert_refused(answer, 403, "browsers")
+        answer = self.send("GET /metrics HTTP/1.0\r\nHost: evil.com\r\n", control=True)
+        self.assert_refused(answer, 403, "localhost")
+
+    def test_health(self) -> None:
+        """Health checks are answered under any name, as a load balancer chooses it."""
+        for host in ("pushd:8081", "10.1.2.3:8081", "pushd.default.svc.cluster.local", ""):
+            for path in ("/healthz", "/readyz"):
+                for method in ("GET", "HEAD"):
+                    line = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n"
+                    self.assertEqual(self.send(line, control=True).status, 200, line)
+        line = "GET /healthz HTTP/1.1\r\nHost: a\r\nOrigin: http://a\r\n"
+        self.assert_refused(self.send(line, control=True), 403, "browsers")
+        self.assert_refused(self.send("GET /healthz HTTP/1.1\r\n", control=True), 400, "Host")
+
+    def test_named(self) -> None:
+        """``--control-host`` allows further names, and no others."""
+        self.start(control_hosts=Hosts(["pushd", "*.internal", "192.0.2.1"]))
+        for host in ("pushd:8081", "Pushd", "a.b.internal", "192.0.2.1:80", "localhost"):
+            self.assertEqual(self.ask(f"Host: {host}", control=True).status, 200, host)
+        for host in ("evil.com", "pushd.evil.com", "internal", "192.0.2.2", ""):
+            answer = self.ask(f"Host: {host}", control=True)
+            self.assert_refused(answer, 403, "--control-host")
+        answer = self.ask("Host: pushd:8081", "Origin: http://pushd:8081", control=True)
+        self.assert_refused(answer, 403, "browsers")
+        # The public port has names of its own.
+        self.assertEqual(self.ask("Host: other.example").status, 200)
 
     def test_flag(self) -> None:
         """``--origin`` does not apply to the control port."""
@@ -339,7 +392,7 @@ class OtherAddressTests(SynchronousTestCase):
 
     def status(self, address: object, **headers: str) -> int:
         """Return the status of the control port's guard, 200 if it allows the request."""
-        answer = control_guard(self.request(address, **headers))
+        answer = control_guard(Hosts())(self.request(address, **headers))
         return 200 if answer is None else answer.status
 
     def test_ipv6(self) -> None:

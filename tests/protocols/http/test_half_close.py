@@ -7,11 +7,11 @@ from typing import Any
 from twisted.internet.address import UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.logger import capturedLogs
-from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pushd.protocols.http.channel import HALF_CLOSED_TIMEOUT
+from pushd.protocols.proxy_protocol import ProxyProtocolFactory
 from tests.support.channel_case import GET, ChannelTestCase
 from tests.support.peer import (
     TEXT,
@@ -27,7 +27,7 @@ from tests.support.peer import (
 SLOW = request("GET /slow/ HTTP/1.1", "Host: localhost:8080")
 POLL = request("GET /topics/t?wait=60 HTTP/1.1", "Host: localhost:8080")
 STREAM = request("GET /topics/t HTTP/1.1", "Host: a", "Accept: text/event-stream")
-PROXY = b"PROXY TCP4 192.0.2.1 127.0.0.1 5000 8080\r\n"
+PROXY = b"PROXY TCP4 127.0.0.1 127.0.0.1 5000 8080\r\n"
 
 
 def statuses(peer: Peer) -> list[int]:
@@ -239,15 +239,12 @@ class ProxyTests(HalfCloseTests):
 
     def connect(self) -> Peer:
         """Open a connection, and name its client."""
-        peer = Peer(self.daemon, haproxy=True)
-        peer.send(PROXY)
-        return peer
+        return Peer(self.daemon, proxy_header=PROXY)
 
     def test_no_head(self) -> None:
         """A connection that ends before it has named its client is closed."""
         for sent in (b"", PROXY[:10]):
-            peer = Peer(self.daemon, haproxy=True)
-            peer.send(sent)
+            peer = Peer(self.daemon, proxy_header=sent)
             peer.half_close()
             self.assert_ended(peer)
 
@@ -255,12 +252,26 @@ class ProxyTests(HalfCloseTests):
         """A refusal closes one direction only, or a reset could destroy it."""
         transport = UnixTransport(self.daemon)
         transport.unregisterProducer()
-        wrapper = HAProxyWrappingFactory(self.site).buildProtocol(UNIXAddress(None))
+        factory = ProxyProtocolFactory(self.site, self.site, self.daemon.clock)
+        wrapper = factory.buildProtocol(UNIXAddress(None))
         wrapper.makeConnection(transport)
         wrapper.dataReceived(PROXY + b"GET\r\n\r\n")
         self.assertIn(b" 400 ", transport.value())
         self.assertTrue(transport.write_closed)
         self.assertFalse(transport.disconnecting)
+
+
+class ProxiedTlsTests(HalfCloseTests):
+    """Over TLS behind a proxy that speaks the PROXY protocol."""
+
+    def connect(self) -> Peer:
+        """Open a connection, and name its client."""
+        return Peer(self.daemon, tls=True, proxy_header=PROXY)
+
+    def finish(self, peer: Peer) -> None:
+        """Close both sides of TLS and of TCP."""
+        peer.close_notify()
+        peer.half_close()
 
 
 class CloseNotifyTests(HalfCloseTests):

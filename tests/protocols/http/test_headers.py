@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers, InvalidHeaderName
 
-from pushd.protocols.http.headers import RequestHeaders, read_head
+from pushd.protocols.http.headers import RequestHeaders, read_head, split_list
 from tests.support.hypothesis_settings import NO_DEADLINE
 from tests.support.peer import request
 
@@ -242,3 +242,16 @@ class HeadTests(SynchronousTestCase):
             b"GET / HTTP/1.1\r\nHost: a\r\n\r\nmore",
         ):
             self.assertIsNone(read_head(head), head)
+
+
+class ListTests(SynchronousTestCase):
+    def test_empty_elements(self) -> None:
+        """Empty elements of a list, and blanks around the others, do not count."""
+        for values, elements in (
+            ([], []),
+            ([b""], []),
+            ([b", ,\t"], []),
+            ([b"a"], [b"a"]),
+            ([b"a, , b", b"", b",c d\t"], [b"a", b"b", b"c d"]),
+        ):
+            self.assertEqual(split_list(values), elements)

@@ -19,6 +19,7 @@ from pushd.protocols.http.response import (
     page,
     refusal,
 )
+from pushd.service.build import shipped_client
 from pushd.testing import Answer, Daemon
 from pushd.views.request import Request
 from tests.support.peer import Peer, request, said, serve
@@ -194,14 +195,19 @@ class ErrorTests(SynchronousTestCase):
     """Errors for people and for programs."""
 
     def test_error_page(self) -> None:
-        """An error for people is a page that names it and has a link to the start."""
+        """An error for people is a page like the others, with a link to the start page."""
         answer = error_page(404, "<nothing> & more")
         assert isinstance(answer.body, str)
         self.assertEqual(answer.status, 404)
         self.assertIn("<h1>404 Not Found</h1>", answer.body)
         self.assertIn("<title>404 Not Found</title>", answer.body)
-        self.assertIn("<p>&lt;nothing&gt; &amp; more</p>", answer.body)
-        self.assertIn('<a href="/">', answer.body)
+        self.assertIn('<p class="lead">&lt;nothing&gt; &amp; more</p>', answer.body)
+        self.assertIn('<a class="go" href="/">', answer.body)
+        own = ("description", "<title>", "aria-current")
+        page = (shipped_client() / "index.html").read_text()
+        for line in page.partition("</header>")[0].splitlines():
+            if line.strip() and not any(word in line for word in own):
+                self.assertIn(f"{line}\n", answer.body)
 
     def test_refusal(self) -> None:
         """An error for programs is one line of text."""

@@ -148,13 +148,21 @@ class TypeTests(FilesTestCase):
         self.assertEqual(peer.body, b"")
 
     def test_other_methods(self) -> None:
-        """Any method but GET and HEAD gets 405 with the allowed ones."""
-        for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW"):
+        """Any method but GET, HEAD and OPTIONS gets 405 with the allowed ones."""
+        for method in ("POST", "PUT", "DELETE", "PATCH", "TRACE", "BREW"):
             answer = self.ask(method, "/digits.txt")
             self.assertEqual(answer.status, 405, method)
-            self.assertEqual(answer.headers["Allow"], "GET, HEAD")
+            self.assertEqual(answer.headers["Allow"], "GET, HEAD, OPTIONS")
             self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
             self.assertEqual(answer.text, "use GET or HEAD for a file\n")
+
+    def test_options(self) -> None:
+        """OPTIONS, with which HAProxy checks whether a server is well, gets the allowed methods."""
+        answer = self.ask("OPTIONS", "/digits.txt")
+        self.assertEqual((answer.status, answer.body), (204, b""))
+        self.assertEqual(answer.headers["Allow"], "GET, HEAD, OPTIONS")
+        self.assertNotIn("Content-Type", answer.headers)
+        self.assertEqual(self.ask("OPTIONS", "/nothing").status, 404)
 
     def test_keep_alive(self) -> None:
         """The connection stays open after a file."""

@@ -10,8 +10,14 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 
 from pushd.access.limits import Limits
+from pushd.protocols.http.response import Response
+from pushd.testing import Daemon
 from tests.support.channel_case import GET, ChannelTestCase
 from tests.support.peer import Peer, UnixTransport, handshake, request, serve
+
+
+def _own_policy(_: object) -> Response:
+    return Response(headers={"Content-Security-Policy": "sandbox"}, body="<p>own</p>")
 
 
 class HeadTests(ChannelTestCase):
@@ -48,10 +54,23 @@ class HeadTests(ChannelTestCase):
         for path in ("/", "/test.html", "/hello/", "/nothing"):
             headers = self.get(path).headers
             policy = headers.get_all("Content-Security-Policy")
-            self.assertEqual(policy, ["default-src 'self'"], path)
+            self.assertEqual(
+                policy, ["default-src 'self'; base-uri 'self'; form-action 'self'"], path
+            )
             self.assertEqual(headers.get_all("X-Frame-Options"), ["SAMEORIGIN"], path)
         for path in ("/pushd.js", "/pushd.css", "/favicon.svg"):
             self.assertNotIn("Content-Security-Policy", self.get(path).headers)
+
+    def test_csp(self) -> None:
+        """The operator may choose another policy, or none; a view's own is kept."""
+        for given, sent in (("default-src 'none'", ["default-src 'none'"]), ("", None)):
+            daemon = Daemon({"/hello/": lambda _: "hello", "/own/": _own_policy}, csp=given)
+            for path, expected in (("/hello/", sent), ("/", sent), ("/own/", ["sandbox"])):
+                answer = daemon.get(path)
+                assert answer is not None
+                headers = answer.headers
+                self.assertEqual(headers.get_all("Content-Security-Policy"), expected, path)
+                self.assertEqual(headers.get_all("X-Frame-Options"), ["SAMEORIGIN"], path)
 
     def test_own_headers(self) -> None:
         """A view may set these headers itself; then they occur once."""

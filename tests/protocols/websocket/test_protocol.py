@@ -45,7 +45,7 @@ from tests.support.websocket_case import WebSocketTestCase, fragments
 class ClosingTests(WebSocketTestCase):
     def test_codes(self) -> None:
         """Every code that a view can close with reaches the peer, with its reason."""
-        for code in (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 3000, 4999):
+        for code in (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 1014, 3000, 4999):
             peer = self.connect("/idle/")
             self.requests.pop().websocket.close(code, "dürfte reichen")
             peer.settle()
@@ -77,12 +77,22 @@ class ClosingTests(WebSocketTestCase):
 
     def test_peer_closes(self) -> None:
         """The peer's Close is answered with one, and TCP is closed in order."""
-        for code in (1000, 1001, 1003, 1011, 3000, 4999):
+        codes = (*range(1000, 1004), *range(1007, 1015), 3000, 4999)
+        for code in codes:
             peer = self.connect("/echo/")
-            peer.send(close_frame(code, b"bye"))
-            self.assertEqual([each.opcode for each in peer.frames], [CLOSE])
+            with capturedLogs() as events:
+                peer.send(close_frame(code, b"bye"))
+            self.assertEqual([(each.opcode, each.code) for each in peer.frames], [(CLOSE, code)])
             self.assertIs(peer.lost, ConnectionDone)
-        self.assertEqual(self.ends, ["echo"] * 6)
+            self.assertEqual(ending_of(events)[:3], (code, "peer", "bye"))
+        self.assertEqual(self.ends, ["echo"] * len(codes))
+
+    def test_reserved_codes(self) -> None:
+        """A Close with a code that must not be sent is a protocol error."""
+        for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000):
+            peer = self.connect("/echo/")
+            peer.send(close_frame(code))
+            self.assertEqual(peer.code, 1002, code)
 
     def test_peer_closes_without_a_code(self) -> None:
         """A Close without a code is answered."""

@@ -225,8 +225,6 @@ class RestTests(SynchronousTestCase):
 
         with Daemon({"/late/": late}) as daemon, capturedLogs() as events:
             peer = Peer(daemon, **wrapped)
-            if wrapped.get("haproxy"):
-                peer.send(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n")
             peer.send(handshake("/late/"))
             peer.send(b"".join(frame(TEXT, b"first") for _ in range(64)))
             self.assertTrue(peer.server.reading_paused)
@@ -243,13 +241,14 @@ class RestTests(SynchronousTestCase):
     def test_all_is_read(self) -> None:
         """All messages are read, and the Close, over TCP and TLS and with the PROXY protocol."""
         messages = [b"%d" % number * 200 for number in range(500)]
-        cases = [(tls, fast, False) for tls in (False, True) for fast in (False, True)]
-        for tls, fast, haproxy in [*cases, (False, True, True), (True, True, True)]:
+        header = b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n"
+        cases = [(tls, fast, None) for tls in (False, True) for fast in (False, True)]
+        for tls, fast, first in [*cases, (False, True, header), (True, True, header)]:
             self.setUp()
             fast_paths = FastPaths()
             fast_paths.enabled = fast
             self.patch(protocol, "FAST_PATHS", fast_paths)
-            [event] = self.reset(*messages, tls=tls, haproxy=haproxy)
+            [event] = self.reset(*messages, tls=tls, proxy_header=first)
             self.assertEqual(self.saved[:64], ["first"] * 64)
             self.assertEqual(self.saved[64:-1], [each.decode() for each in messages])
             self.assertEqual(self.saved[-1], 4001)
