@@ -24,6 +24,9 @@ MAX_DELAY = 86_400.0
 MIN_INTERVAL = 0.01
 MAX_COUNT = 1_000_000
 
+#: A time that passed less than this many seconds ago counts as now: it was computed before.
+JUST_PASSED = 1.0
+
 # Limits of all pending schedules together: their number, the bytes of their data, and how many
 # publications those that repeat make a second. Due at the same moment, as many take 0.1 s.
 MAX_SCHEDULED = 10_000
@@ -88,6 +91,10 @@ class ScheduledPublications:
         Raises ValueError, which begins with the name of the parameter, if a time or the count is
         out of range, and TooManyScheduled at the limit of schedules, their data or their rate.
         """
+        # Computed seconds may also be a Decimal or a Fraction.
+        delay, every = float(delay), None if every is None else float(every)
+        if -JUST_PASSED < delay < 0:
+            delay = 0.0
         if not 0 <= delay <= MAX_DELAY:
             raise ValueError(f"delay must be from 0 to {MAX_DELAY:g} seconds; got {delay}")
         if (every is None) != (count is None):
