@@ -26,7 +26,7 @@ FUZZ ?=
 ##@ Main targets
 
 .PHONY: run
-run: .venv/.run  ## Start the daemon and print its URL; ARGS='--listen tcp:9000'
+run: announce .venv/.run  ## Start the daemon and print its URL; ARGS='--listen tcp:9000'
 	exec $(BIN)/twistd -n --pidfile= pushd $(ARGS)
 
 .PHONY: test
@@ -118,6 +118,15 @@ clean:  ## Remove everything that the other targets created
 help:  ## Show this list
 	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: announce
+announce:
+	@if [ -e .venv/.run ]; then
+		echo 'make run: starts pushd; its last line will be the URL to open, Ctrl-C stops it'
+	else
+		echo 'make run: installs pushd into .venv, which takes about a minute, then starts it;'
+		echo '          its last line will be the URL to open, Ctrl-C stops it'
+	fi
 
 # Stamp files: nothing is installed again until the list of its requirements changes.
 

@@ -36,12 +36,19 @@ class RequestRefused(PushdError):
 
     :param status: the HTTP status to answer with.
     :param reason: one line that says why.
+    :param help: which option or document helps, for the log.
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, help: str = "") -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.help = help
+
+    @property
+    def line(self) -> str:
+        """The reason, and what helps, for the log."""
+        return f"{self.reason}: {self.help}" if self.help else self.reason
 
 
 class BadRequest(RequestRefused):
@@ -50,12 +57,18 @@ class BadRequest(RequestRefused):
     :param error: the reason: a text, or an exception with that text.
     :param where: the part of the request that is wrong, such as ``delay`` or ``body``.
     :param headers: headers of the answer.
+    :param help: which option or document helps, for the log.
     """
 
     def __init__(
-        self, error: object, where: str, status: int = 400, headers: dict[str, str] | None = None
+        self,
+        error: object,
+        where: str,
+        status: int = 400,
+        headers: dict[str, str] | None = None,
+        help: str = "",
     ) -> None:
-        super().__init__(status, str(error))
+        super().__init__(status, str(error), help)
         self.where = where
         self.headers = headers
 
@@ -67,7 +80,7 @@ class Denied(RequestRefused):
     """
 
     def __init__(self, status: int, reason: str, error: str = "") -> None:
-        super().__init__(status, reason)
+        super().__init__(status, reason, "see docs/tokens.md")
         self.error = error
 
 

@@ -35,10 +35,12 @@ class Admission:
     limit is lowered.
 
     :param limits: ``max_connections`` and ``max_per_address`` are applied.
+    :param fixed: True if these are not the limits that options set.
     """
 
-    def __init__(self, limits: Limits, proxies: Proxies) -> None:
+    def __init__(self, limits: Limits, proxies: Proxies, *, fixed: bool = False) -> None:
         self._limits = limits
+        self._fixed = fixed
         self._connections = 0
         self._addresses = Quota()
         self._proxies = proxies
@@ -64,6 +66,18 @@ class Admission:
         :param address: of the client.
         """
         return self._take(address, connection=False)
+
+    def reached(self, *, connection: bool = True) -> str:
+        """Return which limit is reached, for the log, after a connection was not admitted.
+
+        :param connection: False for a client behind a proxy.
+        """
+        if connection and self._connections >= self._limits.max_connections:
+            number, option = self._limits.max_connections, "--max-connections"
+        else:
+            number, option = self._limits.max_per_address, "--max-per-address"
+        reason = f"connection limit reached: {number} connections"
+        return reason if self._fixed else f"{reason}, see {option}"
 
     def release(self, key: Hashable, *, connection: bool) -> None:
         """Release what a Slot stands for; called by ``Slot.release``."""

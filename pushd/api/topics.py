@@ -23,6 +23,7 @@ from pushd.api.websocket import TopicView
 from pushd.errors import BadRequest, Denied
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import JSON_HEADERS, Response, json_refusal, write_response
+from pushd.protocols.websocket.handshake import lost_handshake
 from pushd.topics.publication import Id
 from pushd.topics.scheduled import JUST_PASSED
 from pushd.views.decorators import Handshakes
@@ -86,6 +87,7 @@ class TopicResource(Resource):
         """Answer, or refuse the request."""
         if self._connections.closing is not None:
             request.site.count_refusal(503)
+            request.why_refused = GOING_AWAY.reason
             retry = {"Retry-After": "1"}
             write_response(request, json_refusal(503, GOING_AWAY.reason, None, retry))
             return NOT_DONE_YET
@@ -95,9 +97,11 @@ class TopicResource(Resource):
         try:
             return self._answer(request)
         except BadRequest as error:
+            request.why_refused = error.line
             write_response(request, refuse(error))
         except Denied as denied:
             request.site.count_refusal(denied.status)
+            request.why_refused = denied.line
             headers = challenge(denied)
             write_response(request, json_refusal(denied.status, denied.reason, "token", headers))
         return NOT_DONE_YET
@@ -121,11 +125,11 @@ class TopicResource(Resource):
             request.site.policy.throttle.count(request.peer)
         if is_websocket:
             return self._run_view(request, query, identity)
-        if request.getHeader(b"sec-websocket-key") is not None:
+        lost = lost_handshake(request.clientproto, request.requestHeaders)
+        if lost is not None:
             # Answered as a poll, its client would wait in vain.
             request.site.count_refusal(426)
-            error = "WebSocket handshake without Upgrade: a proxy in between removed the header"
-            raise BadRequest(error, "Upgrade", 426, UPGRADE)
+            raise BadRequest(lost.reason, "Upgrade", 426, UPGRADE, lost.help)
         if request.method == b"HEAD":
             # At once, and without a Content-Length, which only the answer to a GET can have.
             for name, value in (STREAM_HEADERS if is_stream else JSON_HEADERS).items():
@@ -134,7 +138,8 @@ class TopicResource(Resource):
             return NOT_DONE_YET
         if request.method != b"GET":
             error = "method not allowed; subscribe with GET, and publish at the control port"
-            raise BadRequest(error, "method", 405, {"Allow": self._allow})
+            allow = {"Allow": self._allow}
+            raise BadRequest(error, "method", 405, allow, "see docs/topics.md and docs/tokens.md")
         if is_stream:
             keep_alives = self._dependencies.keep_alives.every(
                 query.heartbeat or KEEP_ALIVE_INTERVAL

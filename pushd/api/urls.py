@@ -72,6 +72,7 @@ def public_site(
             return application.find(request, path)
         if request.wants_websocket:
             request.site.count_refusal(404)
+            request.why_refused = "there is no view at this path: see --views"
             return AnswerResource(NOT_FOUND)
         file = files.find(path) or (files.find(_PLAIN) if path == "/" else None)
         return file or AnswerResource(NOT_FOUND)

@@ -1,10 +1,10 @@
 """dwebsocket's API for Django views that ``twistd pushd --wsgi`` serves."""
 
+from pushd.django.publishing import publish
 from pushd.django.views import (
     WebSocket,
     WebSocketMiddleware,
     accept_websocket,
-    publish,
     require_websocket,
 )
 

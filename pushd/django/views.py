@@ -17,11 +17,10 @@ from django.utils.module_loading import import_string
 
 from pushd.access.closing import NORMAL
 from pushd.errors import ConversationOver, NoMoreMessages
-from pushd.views.inprocess import publish
 from pushd.views.request import name_of
 from pushd.views.threads import BlockingWebSocket
 
-__all__ = ["WebSocket", "WebSocketMiddleware", "accept_websocket", "publish", "require_websocket"]
+__all__ = ["WebSocket", "WebSocketMiddleware", "accept_websocket", "require_websocket"]
 
 View = TypeVar("View", bound=Callable[..., Any])
 

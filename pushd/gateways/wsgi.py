@@ -121,6 +121,7 @@ class ApplicationResource(ViewResource):
         gateway = self._gateway
         if gateway.pool.waiting >= gateway.limits.max_connections:
             request.site.count_refusal(503)
+            request.why_refused = "too many requests wait for a thread, see --wsgi-threads"
             write_response(request, _QUEUE_FULL)
             return NOT_DONE_YET
         asked = Request(body=request.content.read(), **self._request_fields(request))

@@ -12,9 +12,10 @@ There are two reasons for them.
 * *direct starts* (``HTTPChannelAdapter.connectionMade``): a connection begins without setting an
   option that its socket has from its port, and without looking for adapters of its transport.
 
-**Requirements** have no public way: ``unsent``, ``receive_rest``, half-closed TLS connections, and
-the rest of ``HTTPChannelAdapter``. They do not depend on ``--fast-paths``; ``check_requirements``
-and ``pass_half_closes`` log which of them a version of Twisted lacks.
+**Requirements** have no public way: ``unsent``, ``receive_rest``, half-closed TLS connections,
+ALPN, and the rest of ``HTTPChannelAdapter``. They do not depend on ``--fast-paths``;
+``check_requirements``, ``pass_half_closes`` and ``refuse_other_protocols`` log which of them a
+version of Twisted lacks.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ from termios import TIOCOUTQ
 from types import SimpleNamespace
 from typing import Any, Protocol
 
+from OpenSSL.SSL import Context
+from OpenSSL.SSL import Error as TlsError
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol as TransportProtocol
+from twisted.internet.ssl import CertificateOptions
 from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
@@ -312,6 +316,36 @@ def _half_closable(wrapper: Any) -> Any:
             return wrapper
         mixin = _HalfClosableTLS
     return type(wrapper.__name__, (mixin, wrapper), {})
+
+
+def refuse_other_protocols(endpoint: Any) -> None:
+    """Let an endpoint with TLS refuse clients that by ALPN offer only what the site does not speak.
+
+    Required: their alert must be no_application_protocol (RFC 7301 §3.2), which tells them why;
+    Twisted sends internal_error. A context cannot be changed once it is complete, and Twisted
+    completes it when it makes it.
+    """
+    options = getattr(endpoint, "_sslContextFactory", None)
+    if isinstance(options, CertificateOptions):
+        lacking = missing(options, ["_contextFactory"])
+        FAST_PATHS.require("the alert no_application_protocol", lacking)
+        options._contextFactory = _AlertingContext
+
+
+class _AlertingContext(Context):
+    """A context of TLS whose callback for ALPN need not know how to refuse."""
+
+    def set_alpn_select_callback(self, callback: Callable[[Any, list[bytes]], Any]) -> None:
+        """Set the callback; if it returns no protocol, the client gets an alert."""
+
+        def select(connection: Any, offered: list[bytes]) -> Any:
+            selected = callback(connection, offered)
+            if not selected:
+                # OpenSSL makes the alert of it, and Twisted the end of the connection.
+                raise TlsError([("", "", "no application protocol")])
+            return selected
+
+        super().set_alpn_select_callback(select)
 
 
 class HTTPChannelAdapter(HTTPChannel):

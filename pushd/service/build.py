@@ -292,7 +292,7 @@ def control_policy(
     own = Limits(max_connections=_CONTROL_CONNECTIONS, max_per_address=_CONTROL_CONNECTIONS)
     return SitePolicy(
         guard=control_guard(live.control_hosts),
-        admission=Admission(own, untrusted),
+        admission=Admission(own, untrusted, fixed=True),
         throttle=Throttle(clock, own, trusted, counters.slowed),
         proxies=untrusted,
         counters=counters,
@@ -340,6 +340,8 @@ def _make_name() -> str:
 def check_redis(address: RedisAddress) -> None:
     """End the process with one line if Redis, its address or the installation must be changed."""
     try:
+        import hiredis  # noqa: F401  # txredisapi misses it only when it connects.
+
         from pushd.topics.redis.session import probe
     except ImportError as error:
         raise SystemExit(

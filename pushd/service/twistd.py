@@ -18,6 +18,7 @@ from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.schedule.histogram import Histogram
 from pushd.service.build import Runtime, build, check_redis
+from pushd.service.demo_url import DemoUrl
 from pushd.service.garbage import GarbageService
 from pushd.service.logs import LogStyle, style_log_of_twistd
 from pushd.service.metrics import LagMeter
@@ -76,6 +77,7 @@ def makeService(
 
     signals = Signals(reactor, cut=service.cut, reload=reload)
     service.addService(signals)
+    service.addService(DemoUrl(settings, service.public))
     # Tests with a fake reactor keep the handlers of their process.
     if isinstance(reactor, ReactorBase):
         signals.handle_early()

@@ -98,6 +98,7 @@ class _Exchange(ABC):
         except ThreadsBusy as busy:
             self._dependencies.runner.warn_busy(self._view, self._peer, str(busy))
             self._http.site.count_refusal(503)
+            self._http.why_refused = f"{busy}, see --threads"
             write_response(self._http, _BUSY)
             return
         # Most views have answered, or accepted their WebSocket, by now.
@@ -276,6 +277,7 @@ class WebSocketExchange(_Exchange):
                 **self._log_fields(),
             )
         if self._http is not None and answer is not None:
+            self._http.why_refused = f"{name_of(self._view)} answered, and opened no WebSocket"
             write_answer(self._http, answer, self._dependencies.files)
             self._websocket.connection_lost()
         elif isinstance(answer, HandshakeResponse):

@@ -31,6 +31,11 @@ class InProcess(Service):
             _running.remove(self.publisher)
 
 
+def is_running() -> bool:
+    """Whether a daemon runs in this process."""
+    return bool(_running)
+
+
 def publish(
     topic: str,
     data: str | bytes,

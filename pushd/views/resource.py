@@ -10,11 +10,12 @@ from twisted.web.server import NOT_DONE_YET
 
 from pushd.access.authorization import challenge, read_token
 from pushd.access.tokens import Identity
-from pushd.errors import Denied, HandshakeRefused
+from pushd.errors import Denied, HandshakeRefused, RequestRefused
 from pushd.protocols.http.response import refusal, write_response
-from pushd.protocols.websocket.handshake import Handshake, read_handshake
+from pushd.protocols.websocket.handshake import Handshake, lost_handshake, read_handshake
 from pushd.views.decorators import Handshakes, needs_token
 from pushd.views.exchange import HttpExchange, ViewDependencies, WebSocketExchange
+from pushd.views.request import name_of
 from pushd.views.routes import Match
 
 #: Headers of a 426, which are about this connection only (RFC 9110 §15.5.22, §7.8).
@@ -55,15 +56,19 @@ class ViewResource(Resource):
                 handshake = self._check_handshake(request)
                 exchange = WebSocketExchange(self._dependencies, view, request, handshake)
                 exchange.start(self._request_fields(request))
-            elif handshakes is Handshakes.REQUIRED:
-                _refuse(request, 426, "this URL serves WebSockets only", UPGRADE)
             else:
+                lost = lost_handshake(request.clientproto, request.requestHeaders)
+                if handshakes is Handshakes.REQUIRED:
+                    raise lost or HandshakeRefused(426, "this URL serves WebSockets only")
+                if lost is not None and handshakes is Handshakes.ACCEPTED:
+                    request.why_refused = lost.line  # A page is of no use to its client.
                 HttpExchange(self._dependencies, view, request).start(self._request_fields(request))
         except Denied as denied:
-            _refuse(request, denied.status, denied.reason, challenge(denied))
+            if not self._dependencies.authorizer.keys:
+                denied.help = "without --token-key no token is valid, see docs/tokens.md"
+            _refuse(request, denied, challenge(denied))
         except HandshakeRefused as refused:
-            headers = _REFUSED_HEADERS.get(refused.status, {})
-            _refuse(request, refused.status, refused.reason, headers)
+            _refuse(request, refused, _REFUSED_HEADERS.get(refused.status, {}))
         return NOT_DONE_YET
 
     def _identify(self, request: Any) -> Identity | None:
@@ -85,7 +90,12 @@ class ViewResource(Resource):
         if self._dependencies.connections.closing is not None:
             raise HandshakeRefused(503, "server is shutting down")
         if self._match.handshakes is Handshakes.REFUSED:
-            raise HandshakeRefused(400, "this URL does not serve WebSockets")
+            raise HandshakeRefused(
+                400,
+                "this URL does not serve WebSockets",
+                f"{name_of(self._match.view)} is not decorated with accept_websocket or "
+                "require_websocket, see docs/views.md",
+            )
         return handshake
 
     def _request_fields(self, request: Any) -> dict[str, Any]:
@@ -105,7 +115,8 @@ class ViewResource(Resource):
         }
 
 
-def _refuse(request: Any, status: int, reason: str, headers: Mapping[str, str]) -> None:
+def _refuse(request: Any, refused: RequestRefused, headers: Mapping[str, str]) -> None:
     """Count a refusal, and answer with it."""
-    request.site.count_refusal(status)
-    write_response(request, refusal(status, reason, headers))
+    request.site.count_refusal(refused.status)
+    request.why_refused = refused.line
+    write_response(request, refusal(refused.status, refused.reason, headers))

@@ -15,7 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.limits import Limits
-from pushd.django.views import accept_websocket, publish
+from pushd.django.publishing import publish
+from pushd.django.views import accept_websocket
 from pushd.errors import ConversationOver, NoMoreMessages
 from pushd.testing import Browser, Daemon
 from tests.support.django_site import MIDDLEWARE, WEBSOCKETS, clients, prepare, recorded, script

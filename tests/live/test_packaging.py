@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from select import select
+from signal import SIGTERM
 from urllib.request import ProxyHandler, build_opener
 from zipfile import ZipFile
 
@@ -44,6 +46,58 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     _run(sys.executable, "-m", "venv", folder)
     _run(folder / "bin/python", "-m", "pip", "install", "-q", wheel)
     return folder / "bin"
+
+
+def test_make_run(tmp_path: Path) -> None:
+    """``make run`` says what it does, and ends with one line with the URL of the running demo."""
+    for name in ("Makefile", "setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    # As if pushd were installed: that takes long.
+    programs = tmp_path / ".venv/bin"
+    programs.mkdir(parents=True)
+    (programs / "pip").touch()
+    (programs / "twistd").symlink_to(Path(sys.executable).with_name("twistd"))
+    (tmp_path / ".venv/.run").touch()
+    make = subprocess.Popen(
+        ["make", "run", f"ARGS={' '.join(PORTS)}"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert make.stdout is not None
+        lines = []
+        for line in make.stdout:
+            lines.append(line)
+            if match := re.search(r"open (http://127\.0\.0\.1:\d+/test/) in a browser", line):
+                break
+        assert lines[0] == (
+            "make run: starts pushd; its last line will be the URL to open, Ctrl-C stops it\n"
+        )
+        assert match, lines
+        # Nothing is logged after that line until a browser comes.
+        assert not select([make.stdout], [], [], 0.3)[0]
+        assert _fetch(match[1]) == (ROOT / "web/test.html").read_bytes()
+    finally:
+        os.killpg(make.pid, SIGTERM)
+        make.communicate(timeout=TIMEOUT)
+
+
+def test_make_run_first(tmp_path: Path) -> None:
+    """The first ``make run`` says at once that it installs pushd, before anything else."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("setup.cfg", "pyproject.toml"):
+        (tmp_path / name).touch()
+    # With a Python that cannot be used, it goes no further.
+    done = subprocess.run(
+        ["make", "run", "PYTHON="], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert done.stdout.startswith("make run: installs pushd into .venv, which takes about a minute")
+    assert "pushd needs Python 3.11 or newer" in done.stderr
 
 
 def test_pages(programs: Path, tmp_path: Path) -> None:

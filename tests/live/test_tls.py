@@ -154,14 +154,23 @@ def test_modern_versions(url: str, version: ssl.TLSVersion) -> None:
         assert client.request("/hits/").status == 200
 
 
-@pytest.mark.parametrize("offered", [["h2", "http/1.1"], ["http/1.1", "h2"]])
-def test_no_http2(url: str, offered: list[str]) -> None:
-    """HTTP/2 is never negotiated, as WebSockets need HTTP/1.1."""
+@pytest.mark.parametrize(
+    ("offered", "selected"),
+    [
+        (["h2", "http/1.1"], "http/1.1"),
+        (["http/1.0", "http/1.1", "h2"], "http/1.1"),
+        (["http/1.0"], "http/1.0"),
+        ([], None),
+    ],
+)
+def test_no_http2(url: str, offered: list[str], selected: str | None) -> None:
+    """HTTP/2 is never negotiated: WebSockets need HTTP/1.1, which is spoken without ALPN, too."""
     context = trusting()
-    context.set_alpn_protocols(offered)
+    if offered:
+        context.set_alpn_protocols(offered)
     with RawClient(url, context=context) as client:
         assert isinstance(client.socket, ssl.SSLSocket)
-        assert client.socket.selected_alpn_protocol() == "http/1.1"
+        assert client.socket.selected_alpn_protocol() == selected
         assert client.request("/hits/").status == 200
 
 
@@ -169,7 +178,7 @@ def test_http2_only(url: str) -> None:
     """A client that offers only HTTP/2 is refused (RFC 7301 §3.2)."""
     context = trusting()
     context.set_alpn_protocols(["h2"])
-    with pytest.raises(ssl.SSLError):
+    with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
         RawClient(url, context=context)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from socket import socketpair
+from types import SimpleNamespace
 from typing import Any
 
+from OpenSSL.SSL import Context
+from OpenSSL.SSL import Error as TlsError
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
@@ -33,6 +36,7 @@ from pushd.protocols.twisted_internals import (
     lose,
     pass_half_closes,
     receive_rest,
+    refuse_other_protocols,
     sender,
     takes_direct_writes,
     unsent,
@@ -560,3 +564,26 @@ class HalfCloseTests(SynchronousTestCase):
             pass_half_closes(factory)
         self.assertIs(factory.protocol, TLSMemoryBIOFactory.protocol)
         self.assertEqual([event["event"] for event in events], ["requirement_missing"])
+
+
+class AlpnTests(SynchronousTestCase):
+    """What clients of a port with TLS get that offer other protocols only."""
+
+    def test_alert(self) -> None:
+        """If no protocol is selected, the callback raises, of which OpenSSL makes an alert."""
+        options = CertificateOptions()
+        refuse_other_protocols(SimpleNamespace(_sslContextFactory=options))
+        context = options.getContext()
+        callbacks: list[Any] = []
+        self.patch(Context, "set_alpn_select_callback", lambda _, one: callbacks.append(one))
+        context.set_alpn_select_callback(lambda connection, offered: offered[0])
+        self.assertEqual(callbacks[0](None, [b"http/1.1"]), b"http/1.1")
+        with self.assertRaises(TlsError):
+            callbacks[0](None, [b""])
+
+    def test_others(self) -> None:
+        """Endpoints without TLS, and contexts of other kinds, are left alone."""
+        other = SimpleNamespace(_contextFactory=None)
+        refuse_other_protocols(SimpleNamespace())
+        refuse_other_protocols(SimpleNamespace(_sslContextFactory=other))
+        self.assertIsNone(other._contextFactory)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.protocols.http.site import PushdSite
 from pushd.service.listening import PortService, set_socket_options
 from pushd.testing import Daemon
+from tests.support.folder import make_folder
 
 
 def site_of(daemon: Daemon) -> PushdSite:
@@ -41,8 +41,7 @@ class PortServiceTests(SynchronousTestCase):
 
     def test_mode(self) -> None:
         """A private Unix socket is for its user, or its folder's group, unless told otherwise."""
-        daemon, folder = Daemon(), Path(self.mktemp())
-        folder.mkdir()
+        daemon, folder = Daemon(), make_folder(self)
         shared = folder / "a:b"
         shared.mkdir()
         shared.chmod(0o2770)
@@ -70,8 +69,7 @@ class PortServiceTests(SynchronousTestCase):
 
     def test_used_path(self) -> None:
         """A path at which another process listens, or no socket can be, ends the process."""
-        folder = Path(self.mktemp())
-        folder.mkdir()
+        folder = make_folder(self)
         (folder / "file").touch()
         for path, reason in (
             ("used", "another process listens there"),
@@ -109,8 +107,7 @@ class PortServiceTests(SynchronousTestCase):
                 """Fail likewise."""
                 raise CannotListenError("", 1, OSError("not allowed"))
 
-        folder = Path(self.mktemp())
-        folder.mkdir()
+        folder = make_folder(self)
         for endpoint in (f"unix:{folder}/web", "tcp:1"):
             port = PortService(
                 Failing(), endpoint, site_of(Daemon()), message="", option="--listen"

@@ -60,7 +60,8 @@ from django.urls import path  # noqa: E402
 from django.utils.decorators import method_decorator  # noqa: E402
 from django.views import View  # noqa: E402
 
-from pushd.django.views import accept_websocket, publish, require_websocket  # noqa: E402
+from pushd.django.publishing import publish  # noqa: E402
+from pushd.django.views import accept_websocket, require_websocket  # noqa: E402
 
 # What views record.
 recorded: list[Any] = []

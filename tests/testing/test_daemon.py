@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -17,6 +16,7 @@ from pushd.views.decorators import accept_websocket, require_websocket
 from pushd.views.inprocess import publish
 from pushd.views.request import Request
 from pushd.views.routes import Routes
+from tests.support.folder import make_folder
 from tests.support.peer import handshake
 
 
@@ -124,8 +124,7 @@ class DaemonTests(SynchronousTestCase):
 
     def test_folder(self) -> None:
         """A folder may be given as text; one that does not exist is an error."""
-        folder = Path(self.mktemp())
-        folder.mkdir()
+        folder = make_folder(self)
         (folder / "index.html").write_text("ours")
         for web in (str(folder), folder):
             answer = Daemon(web=web).get("/")

@@ -70,14 +70,14 @@ class AccessLog:
     def log(self, request: Any) -> None:
         """Write the line of a request that was answered, and count it if it was refused."""
         self._count_failure(request.peer, request.code)
-        if request.has_access_line:
-            _log.info(
-                "{peer} {method} {path} {status} {length} after {seconds:.3f} s",
-                event="request",
-                **_facts(request),
-                status=request.code,
-                length=request.sentLength,
-            )
+        if not request.has_access_line:
+            return
+        facts = {**_facts(request), "status": request.code, "length": request.sentLength}
+        line = "{peer} {method} {path} {status} {length} after {seconds:.3f} s"
+        if request.why_refused:
+            facts["reason"] = request.why_refused
+            line += ": {reason}"
+        _log.info(line, event="request", **facts)
 
     def log_left(self, request: ChannelRequest) -> None:
         """Write the line of a request whose client left before it was answered."""

@@ -12,6 +12,11 @@ from pushd.protocols.http.response import Response, refusal
 # Returns the refusal of a request, or None for a request that is allowed.
 Guard = Callable[[Any], Response | None]
 
+_NO_HOST = "a request must have exactly one Host, and a valid one"
+
+# The most characters of a header in the log.
+_MAX_QUOTED = 200
+
 # Paths of the control port that are served under any name, as load balancers choose it.
 _HEALTH_CHECKS = (b"/healthz", b"/readyz")
 
@@ -25,14 +30,23 @@ def public_guard(origins: Origins, hosts: Hosts) -> Guard:
 
     def guard(request: Any) -> Response | None:
         if not request.requestHeaders.has_host(request.clientproto):
-            return refusal(400, "a request must have exactly one Host, and a valid one")
+            request.why_refused = _NO_HOST
+            return refusal(400, _NO_HOST)
         if not hosts.allows(request.header(b"host")):
+            request.why_refused = (
+                f"Host {_quote(request.header(b'host'))} is not served, see --host"
+            )
             return refusal(421, "Host not served here: the operator can allow it with --host")
         # A page of any origin may send plain requests, but must not read what a topic answers.
         if request.wants_websocket or is_topic(request.path):
             headers: RequestHeaders = request.requestHeaders
             origin, host = headers.last(b"Origin"), headers.last(b"Host") or ""
             if not origins.allows(origin, scheme=request.scheme, host=host):
+                request.why_refused = (
+                    f"Origin {_quote(origin)} is not that of {request.scheme}://{_quote(host)}: "
+                    "allow it with --origin, or let the proxy pass on Host and X-Forwarded-Proto "
+                    "(docs/deploying.md)"
+                )
                 return refusal(403, "Origin not allowed: the operator can allow it with --origin")
         return None
 
@@ -50,16 +64,18 @@ def control_guard(hosts: Hosts) -> Guard:
 
     def guard(request: Any) -> Response | None:
         if not request.requestHeaders.has_host(request.clientproto):
-            return refusal(400, "a request must have exactly one Host, and a valid one")
+            request.why_refused = _NO_HOST
+            return refusal(400, _NO_HOST)
         if request.header(b"origin") is not None:
-            return refusal(
-                403, "the control port is not for browsers: a request must have no Origin"
-            )
+            reason = "the control port is not for browsers: a request must have no Origin"
+            request.why_refused = f"{reason}; pages publish at the public port (docs/tokens.md)"
+            return refusal(403, reason)
         host = request.header(b"host")
         if host is None or request.path in _HEALTH_CHECKS:
             return None
         address = getattr(request.getHost(), "host", None)
         if not is_own_host(host, address) and not hosts.includes(host):
+            request.why_refused = f"Host {_quote(host)} is not allowed, see --control-host"
             return refusal(
                 403,
                 "Host not allowed: use the control port's own address or localhost, or allow it "
@@ -68,6 +84,11 @@ def control_guard(hosts: Hosts) -> Guard:
         return None
 
     return guard
+
+
+def _quote(value: str | None) -> str:
+    """Return the beginning of a header in printable ASCII, for the log."""
+    return ascii((value or "")[:_MAX_QUOTED])[1:-1]
 
 
 def is_topic(path: bytes) -> bool:

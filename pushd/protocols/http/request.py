@@ -68,6 +68,9 @@ class ChannelRequest(Request):
     connection: int | None = None
     #: False for a stream, whose end has a log line of its own.
     has_access_line = True
+    #: Why it is refused, and which option or document helps: for the log only, and empty if it is
+    #: not refused.
+    why_refused = ""
     #: What answers it, if that is a stream.
     stream: Stream | None = None
     #: Ends a wait for news: called once the client has closed its side of the connection.
@@ -133,6 +136,7 @@ class ChannelRequest(Request):
             self.slot = slot = site.policy.admission.admit_client(client.address)
             if slot is None:
                 site.count_refusal(503)
+                self.why_refused = site.policy.admission.reached(connection=False)
                 site.policy.share(self)
                 write_response(self, BUSY)
                 return

@@ -86,12 +86,12 @@ class PushdSite(AccessLog, Site):
         address = getattr(addr, "host", None)
         self.policy.throttle.count(address or "unix")
         slot = self.policy.admission.admit(address)
-        over_limit = slot is None
+        over_limit = ""
         if slot is None:
+            over_limit = self.policy.admission.reached()
             slot = self._beyond_limit.admit(address)
             if slot is None:
-                reason = "connection limit reached and the 503 queue is full"
-                self.log_refusal(str(address), 503, reason)
+                self.log_refusal(str(address), 503, f"{over_limit}; the 503 queue is full, too")
                 return ImmediateClose()
         try:
             # Not by Site.buildProtocol, which sets in each channel what all have in common.
@@ -118,8 +118,8 @@ class PushdSite(AccessLog, Site):
         return BytesIO()
 
     def acceptableProtocols(self) -> list[bytes]:
-        """Offer HTTP/1.1 only over TLS: a WebSocket cannot take over an HTTP/2 connection."""
-        return [b"http/1.1"]
+        """Agree on HTTP/1 only over TLS: a WebSocket cannot take over an HTTP/2 connection."""
+        return [b"http/1.1", b"http/1.0"]
 
     def startFactory(self) -> None:
         """Do nothing: there is no log file to open, and no date to update each second."""

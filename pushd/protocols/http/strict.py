@@ -56,8 +56,8 @@ class StrictChannel(HTTPChannelAdapter):
     site: AccessLog
     transport: Any
 
-    #: True if the connection limit was reached: its request gets a 503.
-    over_limit = False
+    #: If a connection limit was reached, so that its request gets a 503: which one, for the log.
+    over_limit = ""
     #: True once the client has closed its side of the connection: nothing more can come.
     read_ended = False
     # True after a refusal: nothing more is read.
@@ -95,8 +95,7 @@ class StrictChannel(HTTPChannelAdapter):
         elif self._head_size > self.totalHeadersSize:
             self.refuse(431, "the request has too many headers")
         elif not line and self._line > 1 and self.over_limit:
-            reason = "connection limit reached"
-            self.site.log_refusal(peer_name(self.transport.getPeer()), 503, reason)
+            self.site.log_refusal(peer_name(self.transport.getPeer()), 503, self.over_limit)
             self._answer_and_close(BUSY)
         else:
             if not line:

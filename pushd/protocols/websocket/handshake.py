@@ -63,6 +63,17 @@ def read_handshake(method: bytes, version: bytes, fields: RequestHeaders) -> Han
     )
 
 
+def lost_handshake(version: bytes, fields: RequestHeaders) -> HandshakeRefused | None:
+    """Return why a plain request was to be a handshake, if it was: it still has the key of one."""
+    if b"Sec-Websocket-Key" not in fields:
+        return None
+    if version == b"HTTP/1.0":
+        reason = "WebSocket handshake in HTTP/1.0: a proxy in between must use HTTP/1.1"
+    else:
+        reason = "WebSocket handshake without Upgrade: a proxy in between removed the header"
+    return HandshakeRefused(426, reason, "see docs/deploying.md")
+
+
 def opening(key: str, subprotocol: str | None, extensions: str | None) -> bytes:
     """Return the 101 that opens a WebSocket (RFC 6455 §4.2.2)."""
     # The base64 ends with a line feed.

@@ -160,8 +160,12 @@ class HostTests(GuardTestCase):
             if str(event["log_namespace"]).startswith("pushd.")
         ]
         self.assertEqual(len(lines), 2, lines)
-        self.assertRegex(lines[0], r"^127\.0\.0\.1:\d+ GET /echo/ 400 \d+ after 0\.000 s$")
-        self.assertRegex(lines[1], r"^127\.0\.0\.1:\d+ GET /metrics 400 \d+ after 0\.000 s$")
+        self.assertRegex(
+            lines[0], r"^127\.0\.0\.1:\d+ GET /echo/ 400 \d+ after 0\.000 s: .*Host.*$"
+        )
+        self.assertRegex(
+            lines[1], r"^127\.0\.0\.1:\d+ GET /metrics 400 \d+ after 0\.000 s: .*Host.*$"
+        )
         self.assertEqual(self.count("bad_request"), 2)
 
 
@@ -199,7 +203,7 @@ class OriginTests(GuardTestCase):
         self.assertEqual(self.count("forbidden"), len(origins))
 
     def test_logged(self) -> None:
-        """The refusal is one line in the log."""
+        """The refusal is one line in the log, which names the Origin and what it must be."""
         with capturedLogs() as events:
             self.connect("http://evil.com")
         lines = [
@@ -208,7 +212,9 @@ class OriginTests(GuardTestCase):
             if str(event["log_namespace"]).startswith("pushd.")
         ]
         self.assertEqual(len(lines), 1, lines)
-        self.assertRegex(lines[0], r"^127\.0\.0\.1:\d+ GET /echo/ 403 \d+ after 0\.000 s$")
+        self.assertRegex(
+            lines[0], r"^127\.0\.0\.1:\d+ GET /echo/ 403 \d+ after 0\.000 s: Origin .*$"
+        )
 
     def test_empty(self) -> None:
         """An empty Origin is refused, as it is not a missing one."""

@@ -1,0 +1,103 @@
+"""Publishing from any process of a Django site."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from django.core import mail
+from django.db import transaction
+from django.test import override_settings
+from django.test.utils import setup_test_environment, teardown_test_environment
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.client import Client
+from pushd.django import publish
+from pushd.errors import Refused, Unavailable
+from pushd.testing import Daemon
+from pushd.topics.publication import Id
+from pushd.views import inprocess
+from tests.support import django_site
+from tests.support.fake_network import FakeNetwork
+
+
+class PublishTests(SynchronousTestCase):
+    """``publish`` in a process in which no pushd runs; one runs elsewhere."""
+
+    def setUp(self) -> None:
+        """Start a daemon that is reached over a network only."""
+        self.daemon = Daemon({})
+        self.addCleanup(self.daemon.stop)
+        self.patch(inprocess, "_running", [])
+        self.network = FakeNetwork(self.daemon)
+        defaults = dict(Client.__init__.__kwdefaults__ or {})
+        defaults["connect"] = self.network.connect
+        self.patch(Client.__init__, "__kwdefaults__", defaults)
+
+    def history(self, topic: str) -> int:
+        """Return the number of publications that a topic keeps."""
+        answer = self.daemon.request("GET", f"/topics/{topic}", control=True)
+        assert answer is not None
+        count: int = json.loads(answer.text)["history"]
+        return count
+
+    def test_elsewhere(self) -> None:
+        """It is a request to the control port of a pushd on this machine."""
+        id = publish("news", "hello")
+        self.assertIsInstance(id, Id)
+        self.assertEqual((id.offset, self.history("news")), (1, 1))
+        self.assertEqual(self.network.addresses, ["http://127.0.0.1:8081"])
+
+    def test_scheduled(self) -> None:
+        """With a time, it returns the id of the schedule."""
+        id = publish("news", b"hello", delay=1)
+        answer = self.daemon.request("DELETE", f"/schedules/{id}", control=True)
+        assert answer is not None
+        self.assertEqual(answer.status, 204)
+        self.assertEqual(self.history("news"), 0)
+
+    def test_setting(self) -> None:
+        """A setting says where pushd is; with None nothing is sent."""
+        with override_settings(PUSHD_CONTROL_URL="http://localhost:8081"):
+            publish("news", "hello")
+        with override_settings(PUSHD_CONTROL_URL=None):
+            self.assertIsNone(publish("news", "hello"))
+        self.assertEqual(self.network.addresses, ["http://localhost:8081"])
+
+    def test_in_tests(self) -> None:
+        """Django's tests send nothing, but a daemon in memory is published to."""
+        setup_test_environment()
+        self.addCleanup(teardown_test_environment)
+        self.assertEqual(mail.outbox, [])
+        self.assertIsNone(publish("news", "hello"))
+        self.assertEqual(self.network.addresses, [])
+        with Daemon({}) as daemon:
+            browser = daemon.connect("/topics/news", subprotocols=["pushd.v1"])
+            publish("news", "hello")
+            self.assertIn("hello", browser.messages[-1])
+
+    def test_unreachable(self) -> None:
+        """Without a pushd there it raises Unavailable, which names the setting."""
+        self.network.daemon = None
+        error = self.assertRaises(Unavailable, publish, "news", "hello")
+        self.assertIn("not published to news", str(error))
+        self.assertIn("PUSHD_CONTROL_URL", str(error))
+
+    def test_refused(self) -> None:
+        """What pushd refuses raises what it raises in pushd's own process."""
+        self.assertRaises(ValueError, publish, "no topic", "hello")
+        self.assertRaises(TypeError, publish, "news", 1)
+        self.network.canned = b"HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\nno"
+        self.assertRaises(Unavailable, publish, "news", "hello")
+        self.network.canned = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"
+        self.assertRaises(Refused, publish, "news", "hello")
+
+    def test_robust(self) -> None:
+        """A failure in ``on_commit(…, robust=True)`` is logged, and the command goes on."""
+        django_site.prepare()
+        self.network.daemon = None
+        calls: list[Callable[[], Any]] = [lambda: publish("news", "hello")]
+        with self.assertLogs("django.db.backends.base", "ERROR") as logged, transaction.atomic():
+            transaction.on_commit(calls[0], robust=True)
+        self.assertIn("not published to news", logged.output[0])
