@@ -24,8 +24,8 @@ from pushd.errors import BadRequest, Denied
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import JSON_HEADERS, Response, json_refusal, write_response
 from pushd.protocols.websocket.handshake import lost_handshake
+from pushd.schedule.ticks import JUST_PASSED
 from pushd.topics.publication import Id
-from pushd.topics.scheduled import JUST_PASSED
 from pushd.views.decorators import Handshakes
 from pushd.views.exchange import ViewDependencies
 from pushd.views.resource import UPGRADE, ViewResource

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.errors import TooManyScheduled, Unavailable
-from pushd.schedule.ticks import PushSchedule
+from pushd.schedule.ticks import JUST_PASSED, PushSchedule
 from pushd.topics.broker import Broker
 from pushd.topics.publication import Id, size_of
 
@@ -23,9 +23,6 @@ _log = Logger(namespace="pushd.topics")
 MAX_DELAY = 86_400.0
 MIN_INTERVAL = 0.01
 MAX_COUNT = 1_000_000
-
-#: A time that passed less than this many seconds ago counts as now: it was computed before.
-JUST_PASSED = 1.0
 
 # Limits of all pending schedules together: their number, the bytes of their data, and how many
 # publications those that repeat make a second. Due at the same moment, as many take 0.1 s.
