@@ -24,7 +24,11 @@ def main() -> int:
         pause=Event().wait,
     )
     try:
-        return run(sys.argv[1:], runtime)
+        try:
+            return run(sys.argv[1:], runtime)
+        finally:
+            # Not when Python exits, where a failure could not be handled: --help prints, too.
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our output has exited, as head does. Python flushes the rest of the output
         # when it exits, which must not fail again.

@@ -27,7 +27,8 @@ examples:
   pushdctl connections                   list the open connections
   pushdctl close 17                      close one of them
 
-  Each command has a --help of its own. The daemon is started with: twistd -n pushd
+  Each command has a --help of its own. --control, --url, --token and --json may also stand before
+  the command. The daemon is started with: twistd -n pushd
   pushd is the same program, but bash and zsh have a builtin of that name.
 """
 
@@ -80,6 +81,10 @@ examples:
 """
 
 
+# Options that several commands have, and may stand before the command: whether they take a value.
+_COMMON = {"--control": True, "--url": True, "--token": True, "--json": False}
+
+
 class Parser(ArgumentParser):
     """A parser whose errors are one line and exit code 1, as those of the daemon."""
 
@@ -100,6 +105,22 @@ class Parser(ArgumentParser):
         command = next((one for one in arguments if not one.startswith("-")), None)
         if command is not None and command not in self.commands:
             self.error(suggest("unknown command", command, self.commands))
+
+    def reorder(self, arguments: Sequence[str]) -> list[str]:
+        """Move common options from before the command to behind it.
+
+        Reports it as an error if one of them has no value, or if there is no command.
+        """
+        rest, moved = list(arguments), []
+        while rest and rest[0].partition("=")[0] in _COMMON:
+            moved.append(rest.pop(0))
+            if _COMMON.get(moved[-1]):
+                if not rest or rest[0].startswith("-"):
+                    self.error(f"{moved[-1]}: expected one argument")
+                moved.append(rest.pop(0))
+        if moved and not rest:
+            self.error("missing argument: COMMAND")
+        return [*rest[:1], *moved, *rest[1:]]
 
     def error(self, message: str) -> NoReturn:
         """Print one line to standard error, and exit with 1."""

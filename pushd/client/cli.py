@@ -16,6 +16,7 @@ def run(arguments: Sequence[str], runtime: commands.CommandRuntime) -> int:
     BrokenPipeError if the reader of the output has gone.
     """
     parser = make_parser(runtime.environ)
+    arguments = parser.reorder(arguments)
     parser.check_command(arguments)
     given, rest = parser.parse_known_args(arguments)
     if given.action is None and not rest:

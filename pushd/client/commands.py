@@ -150,6 +150,8 @@ def check(given: Namespace, runtime: CommandRuntime) -> None:
             raise UsageError(str(error.code).removeprefix("pushd: ")) from None
         return
     print(write_values(OPTIONS, options.given), file=runtime.stdout)
+    for line in options.warnings():
+        print(f"pushd: {line}", file=runtime.stderr)
 
 
 def _client(given: Namespace, runtime: CommandRuntime, url: str) -> Client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from getopt import GetoptError
 from shutil import get_terminal_size
@@ -12,7 +13,7 @@ from twisted.python.usage import UsageError
 
 from pushd import __version__
 from pushd.errors import InvalidOptions
-from pushd.options.conflicts import find_conflicts
+from pushd.options.conflicts import EXPOSED, find_conflicts, find_exposed
 from pushd.options.help import write_help
 from pushd.options.option import Option, make_settings
 from pushd.options.settings import OPTIONS, Settings
@@ -68,18 +69,15 @@ class Options(UsageOptions):
 
     def opt_print_config(self) -> None:
         """Print a configuration file with all options and their defaults, and exit."""
-        print(write_defaults(OPTIONS), end="")  # noqa: T201 - the output that was asked for
-        raise SystemExit(0)
+        raise _print_and_exit(write_defaults(OPTIONS).removesuffix("\n"))
 
     def opt_version(self) -> None:
         """Print the version and exit."""
-        print(f"pushd {__version__}")  # noqa: T201 - the output that was asked for
-        raise SystemExit(0)
+        raise _print_and_exit(f"pushd {__version__}")
 
     def opt_help(self) -> None:
         """Print this help and exit."""
-        print(self)  # noqa: T201 - the output that was asked for
-        raise SystemExit(0)
+        raise _print_and_exit(str(self))
 
     def getUsage(self, width: int | None = None) -> str:
         """Return the help without its first line."""
@@ -114,8 +112,14 @@ class Options(UsageOptions):
         except InvalidOptions as mistakes:
             raise SystemExit("\n".join(f"pushd: {line}" for line in mistakes.lines)) from None
         if self._check:
-            print(write_values(OPTIONS, self.given))  # noqa: T201 - the output that was asked for
-            raise SystemExit(0)
+            for line in self.warnings():
+                print(f"pushd: {line}", file=sys.stderr)  # noqa: T201 - the output asked for
+            raise _print_and_exit(write_values(OPTIONS, self.given))
+
+    def warnings(self) -> list[str]:
+        """Return a line for each option that is valid, but may be a mistake."""
+        where = self.given["control"].where
+        return [f"warning: {where} {one}: {EXPOSED}" for one in find_exposed(self.settings.control)]
 
     def resolve(self) -> tuple[Settings, dict[str, Given]]:
         """Return the settings, and what each option was given. Reads the configuration file again.
@@ -149,6 +153,16 @@ class Options(UsageOptions):
         guess = f"--{near}" if near else None
         line = unknown_option(f"--{error.opt}", guess)
         return line if guess else f"{line}: {_SEE_HELP}"
+
+
+def _print_and_exit(text: str) -> SystemExit:
+    """Print what was asked for, and return the exit; the reader may have gone, as head does."""
+    try:
+        print(text, flush=True)  # noqa: T201 - the output that was asked for
+    except BrokenPipeError:
+        # Python flushes the rest of the output when it exits, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return SystemExit(0)
 
 
 def _add_to_command_line(option: Option) -> None:

@@ -1,12 +1,16 @@
-"""Values of options that are valid alone, and conflict with each other."""
+"""Values of options that are valid, and conflict with each other or open too much."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
+
+from twisted.internet.endpoints import serverFromString
 
 from pushd.options.option import Values
+from pushd.options.parsers import BEHIND_PROXY
 from pushd.options.sources import Conflict
 
 # An endpoint for which the system picks a free port, a different one each time.
@@ -24,3 +28,32 @@ def _find_shared_endpoints(values: Values) -> Iterator[Conflict]:
 def find_conflicts(values: Values) -> list[Conflict]:
     """Find all conflicts in the values of all options."""
     return list(_find_shared_endpoints(values))
+
+
+#: What is wrong with a control port that other machines can reach.
+EXPOSED = (
+    "the control port has no password, and every machine that reaches this address is trusted: use "
+    "interface=127.0.0.1 or a Unix socket, or let a firewall protect it (docs/security.md)"
+)
+
+
+def find_exposed(endpoints: Iterable[str]) -> Iterator[str]:
+    """Find endpoints of the control port that other machines may reach.
+
+    Sockets that systemd passes are not among them: their addresses are known once they are open.
+    """
+    for endpoint in endpoints:
+        plain = endpoint.removeprefix(BEHIND_PROXY)
+        if plain.startswith(("unix:", "systemd:")):
+            continue
+        # Endpoints of a plugin may have no such attribute, and are taken for open.
+        if not is_loopback(getattr(serverFromString(None, plain), "_interface", "")):
+            yield endpoint
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can connect to an address that it listens on."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

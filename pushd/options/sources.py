@@ -30,9 +30,15 @@ _NOT_OPTIONS = {_FILE, "PUSHD_OPTIONS", "PUSHD_CONTROL_URL", "PUSHD_URL", "PUSHD
 # Variables that Kubernetes sets for a service named pushd or pushd-…
 _SERVICE_LINK = re.compile(r"_(PORT|SERVICE_HOST|SERVICE_PORT)(_|$)")
 
-# How similar an unknown variable must be to that of an option to be taken for a misspelling of it.
-# Others belong to other programs.
-_LIKENESS = 0.8
+# Options by the names that other servers have for them.
+_OTHER_NAMES = {
+    "port": "listen",
+    "bind": "listen",
+    "address": "listen",
+    "interface": "listen",
+    "redis": "broker",
+    "static": "web",
+}
 
 
 class Given(NamedTuple):
@@ -77,7 +83,7 @@ class Sources:
                 given[option.name] = Given(text, option.variable)
             else:
                 given[option.name] = written.get(option.name, Given(option.default, ""))
-        return given, mistakes + list(_misspelt_variables(options, self.environ))
+        return given, mistakes + list(_unknown_variables(options, self.environ))
 
 
 def unknown_option(name: str, guess: str | None) -> str:
@@ -88,24 +94,24 @@ def unknown_option(name: str, guess: str | None) -> str:
     return f"unknown option {name}" + (f": did you mean {guess}?" if guess else "")
 
 
-def closest(name: str, names: Iterable[str], likeness: float = 0.6) -> str | None:
-    """Return the name that is most similar to a misspelt one, if one is similar enough.
-
-    :param likeness: from 0 for every name to 1 for an equal one.
-    """
-    near = get_close_matches(name.replace("_", "-").lower(), names, n=1, cutoff=likeness)
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """Return the name that is meant by another, or most similar to it; None if none is similar."""
+    name, names = name.replace("_", "-").lower(), list(names)
+    meant = _OTHER_NAMES.get(name)
+    if meant in names:
+        return meant
+    near = get_close_matches(name, names, n=1)
     return near[0] if near else None
 
 
-def _misspelt_variables(options: Sequence[Option], environ: Mapping[str, str]) -> Iterator[str]:
+def _unknown_variables(options: Sequence[Option], environ: Mapping[str, str]) -> Iterator[str]:
     variables = {option.name: option.variable for option in options} | {"config": _FILE}
     known = {*variables.values(), *_NOT_OPTIONS}
     for variable in environ:
         name = variable.removeprefix("PUSHD_")
         if name != variable and variable not in known and not _SERVICE_LINK.search(variable):
-            guess = closest(name, variables, _LIKENESS)
-            if guess is not None:
-                yield unknown_option(variable, variables[guess])
+            guess = closest(name, variables)
+            yield unknown_option(variable, variables[guess] if guess else None)
 
 
 def read_file(options: Sequence[Option], path: str) -> tuple[dict[str, Given], list[str]]:

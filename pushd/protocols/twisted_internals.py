@@ -12,10 +12,10 @@ There are two reasons for them.
 * *direct starts* (``HTTPChannelAdapter.connectionMade``): a connection begins without setting an
   option that its socket has from its port, and without looking for adapters of its transport.
 
-**Requirements** have no public way: ``unsent``, ``receive_rest``, half-closed TLS connections, ALPN,
-and the rest of ``HTTPChannelAdapter``. They do not depend on ``--fast-paths``;
-``check_requirements``, ``pass_half_closes`` and ``refuse_other_protocols`` log which of them a version of
-Twisted lacks.
+**Requirements** have no public way: ``unsent``, ``receive_rest``, half-closed TLS connections,
+ALPN, and the rest of ``HTTPChannelAdapter``. They do not depend on ``--fast-paths``;
+``check_requirements``, ``pass_half_closes`` and ``refuse_other_protocols`` log which of them a
+version of Twisted lacks.
 """
 
 from __future__ import annotations

@@ -340,6 +340,8 @@ def _make_name() -> str:
 def check_redis(address: RedisAddress) -> None:
     """End the process with one line if Redis, its address or the installation must be changed."""
     try:
+        import hiredis  # noqa: F401  # txredisapi misses it only when it connects.
+
         from pushd.topics.redis.session import probe
     except ImportError as error:
         raise SystemExit(

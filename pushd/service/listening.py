@@ -6,16 +6,18 @@ import os
 import re
 import socket
 import stat
+from errno import EADDRINUSE
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.errors import SocketInUse
+from pushd.options.conflicts import EXPOSED, is_loopback
 from pushd.options.parsers import BEHIND_PROXY
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.site import PushdSite
@@ -42,7 +44,7 @@ class PortService(Service):
     """Listens on one endpoint.
 
     :param site: the site that serves its connections.
-    :param message: the log line with the URL once it listens.
+    :param message: the log line once it listens, in which ``{url}`` stands for the URL.
     :param option: the option that named the endpoint, for the message if it cannot listen.
     :param private: True if a Unix socket is for the user of the process, and for a group, only.
     """
@@ -88,7 +90,7 @@ class PortService(Service):
         listening.addCallback(self._listening).addErrback(failures.append)
         if failures:
             self._release(None)
-            raise self._exit(failures[0].getErrorMessage())
+            raise self._exit(failures[0].getErrorMessage() + self._advise(failures[0].value))
 
     def startService(self) -> None:
         """Listen now if the process never had privileges to drop."""
@@ -147,6 +149,14 @@ class PortService(Service):
     def _exit(self, reason: str) -> SystemExit:
         return SystemExit(f"pushd: {self._option} {self._endpoint}: {reason}")
 
+    def _advise(self, error: Any) -> str:
+        """Return what an operator can do about an error, to be appended to its text."""
+        if getattr(getattr(error, "socketError", error), "errno", None) != EADDRINUSE:
+            return ""
+        option = self._option
+        none = f", or {option} none" if self._private else ""
+        return f" Stop what listens there, or choose another endpoint with {option}{none}."
+
     def _expect_header(self, port: Any) -> None:
         """Let each connection begin with a header of the PROXY protocol.
 
@@ -162,7 +172,23 @@ class PortService(Service):
             self._expect_header(port)
         accept_directly(port)
         pass_half_closes(getattr(port, "factory", None))
-        _log.info(self._message, event="listening", url=_url(self._plain, port))
+        self._log_address(port.getHost())
+
+    def _log_address(self, address: IAddress) -> None:
+        real, local = _urls(self._plain, address)
+        message = self._message
+        if local != real:
+            message = message.replace("{url}", "{real} (on this machine: {url})")
+        _log.info(message, event="listening", url=local, real=real)
+        host = getattr(address, "host", None)
+        if self._private and host is not None and not is_loopback(host):
+            _log.warn(
+                "{option} {endpoint}: {reason}",
+                event="control_exposed",
+                option=self._option,
+                endpoint=self._endpoint,
+                reason=EXPOSED,
+            )
 
 
 def set_socket_options(port: Any) -> None:
@@ -203,13 +229,14 @@ def _private_mode(path: str) -> int:
     return 660 if has_group else 600
 
 
-def _url(endpoint: str, port: IListeningPort) -> str:
-    """Return a URL that a browser on this machine can open."""
-    address = port.getHost()
-    place = peer_name(address)
-    if place == "unix":
-        return endpoint
-    if place.startswith(("0.0.0.0:", "[::]:")):
-        place = place.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
+def _urls(endpoint: str, address: IAddress) -> tuple[str, str]:
+    """Return the URL of the address listened on, and one that a browser on this machine can open.
+
+    They differ if that is the address of all interfaces.
+    """
+    real = peer_name(address)
+    if real == "unix":
+        return endpoint, endpoint
     scheme = "https" if endpoint.startswith(("ssl:", "tls:")) else "http"
-    return f"{scheme}://{place}/"
+    local = re.sub(r"^0\.0\.0\.0:", "127.0.0.1:", real).replace("[::]:", "[::1]:")
+    return f"{scheme}://{real}/", f"{scheme}://{local}/"

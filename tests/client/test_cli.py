@@ -41,6 +41,46 @@ class UnreachableTests(CommandTestCase):
         self.assertIn("got 'nowhere'", self.bad("topics", "--control", "nowhere"))
 
 
+class CommonOptionTests(CommandTestCase):
+    """Options that several commands have, before the command."""
+
+    def test_before(self) -> None:
+        """They mean the same before the command as behind it."""
+        self.network.daemon = None
+        for args in (
+            ["--control", "http://i:2", "topics"],
+            ["--control=http://i:2", "--json", "topics"],
+            ["--json", "--control", "http://i:2", "publish", "t", "x"],
+            ["--token=secret", "--control=http://i:2", "publish", "t", "x"],
+            ["--url", "http://i:2", "tail", "t"],
+        ):
+            self.assertIn("http://i:2 does not respond", self.bad(*args))
+
+    def test_works(self) -> None:
+        """They may stand before it and behind it at once; the last one of two wins."""
+        url = "http://localhost:8081"
+        said = self.good("--json", "--control", "http://h:1", "topics", f"--control={url}")
+        self.assertEqual(said, "")
+
+    def test_mistakes(self) -> None:
+        """Without a value or a command, or with a command that lacks the option, it is one line."""
+        for args, line in (
+            (["--control"], "--control: expected one argument (see pushdctl --help)"),
+            (["--control", "--json"], "--control: expected one argument (see pushdctl --help)"),
+            (["--control", "topics"], "missing argument: COMMAND (see pushdctl --help)"),
+            (["--json"], "missing argument: COMMAND (see pushdctl --help)"),
+            (
+                ["--control", "http://h:1", "shout"],
+                "unknown command shout (see pushdctl --help)",
+            ),
+            (
+                ["--url", "http://h:1", "topics"],
+                "unknown option --url (see pushdctl topics --help)",
+            ),
+        ):
+            self.assertEqual(self.bad(*args), line)
+
+
 class ScriptTests(CommandTestCase):
     """``python -m pushd`` and the console script."""
 
@@ -78,6 +118,6 @@ class ScriptTests(CommandTestCase):
             dup2=lambda *args: duplicated.append(args),
         )
         self.patch(script, "os", fake)
-        self.patch(sys, "stdout", SimpleNamespace(fileno=lambda: 1))
+        self.patch(sys, "stdout", SimpleNamespace(fileno=lambda: 1, flush=lambda: None))
         self.assertEqual(script.main(), 1)
         self.assertEqual(duplicated, [(77, 1)])

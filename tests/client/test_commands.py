@@ -326,6 +326,12 @@ class CheckTests(CommandTestCase):
             f"pushd: {path}: drain true: must be a number, without quotes\n",
         )
 
+    def test_warning(self) -> None:
+        """So is a control port that other machines may reach, which is no mistake."""
+        self.assertEqual(self.run_command("check", "--control", "tcp:1"), 0)
+        self.assertIn('control = ["tcp:1"]', self.stdout.getvalue())
+        self.assertTrue(self.stderr.getvalue().startswith("pushd: warning: --control tcp:1: "))
+
     def test_version(self) -> None:
         """Options that print something and exit are allowed, too."""
         code = self.run_command("check", "--version")

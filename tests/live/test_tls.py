@@ -164,7 +164,7 @@ def test_modern_versions(url: str, version: ssl.TLSVersion) -> None:
     ],
 )
 def test_no_http2(url: str, offered: list[str], selected: str | None) -> None:
-    """HTTP/2 is never negotiated, as WebSockets need HTTP/1.1; without ALPN it is spoken as well."""
+    """HTTP/2 is never negotiated: WebSockets need HTTP/1.1, which is spoken without ALPN, too."""
     context = trusting()
     if offered:
         context.set_alpn_protocols(offered)
@@ -178,7 +178,7 @@ def test_http2_only(url: str) -> None:
     """A client that offers only HTTP/2 is refused (RFC 7301 §3.2)."""
     context = trusting()
     context.set_alpn_protocols(["h2"])
-    with pytest.raises(ssl.SSLError, match="(?i)no.application.protocol"):
+    with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
         RawClient(url, context=context)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 import tomllib
@@ -76,6 +78,7 @@ class CommandLineTests(OptionsTestCase):
             ("--Threads", "unknown option --Threads: did you mean --threads?"),
             ("--max_rate=1", "unknown option --max_rate: did you mean --max-rate?"),
             ("--print-confg", "unknown option --print-confg: did you mean --print-config?"),
+            ("--port", "unknown option --port: did you mean --listen?"),
             ("--colour=red", "unknown option --colour: see twistd pushd --help"),
             ("-t", "unknown option -t: options begin with two dashes, see twistd pushd --help"),
         ):
@@ -317,6 +320,33 @@ class CheckTests(OptionsTestCase):
         shown = self.write(said)
         self.assertEqual(parse("--config", shown).listen, ("tcp:1",))
         self.assertEqual(parse("--config", shown).limits.max_message, 10_000_000)
+
+    def test_warning(self) -> None:
+        """--check warns of a control port that other machines may reach, on standard error."""
+        for endpoint, count in (("tcp:2", 1), ("tcp:2:interface=127.0.0.1", 0)):
+            errors = io.StringIO()
+            with contextlib.redirect_stderr(errors):
+                _, code = self.run_and_exit("--check", "--control", endpoint)
+            self.assertEqual(code, 0)
+            lines = errors.getvalue().splitlines()
+            self.assertEqual(len(lines), count)
+            for line in lines:
+                self.assertTrue(
+                    line.startswith(f"pushd: warning: --control {endpoint}: the "), line
+                )
+
+    def test_reader_gone(self) -> None:
+        """If the reader of the output has exited, as head does, nothing is said."""
+        for option in ("--check", "--help", "--version", "--print-config"):
+            read, write = os.pipe()
+            os.close(read)
+            with (
+                open(write, "w") as broken,
+                contextlib.redirect_stdout(broken),
+                self.assertRaises(SystemExit) as raised,
+            ):
+                parse(option)
+            self.assertEqual(raised.exception.code, 0)
 
     def test_every_mistake(self) -> None:
         """--check prints all mistakes, not only the first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pushd.options.conflicts import find_exposed
 from tests.options.options_case import OptionsTestCase, parse
 
 
@@ -29,3 +30,26 @@ class ConflictTests(OptionsTestCase):
                 parse("--listen", endpoint, "--control", endpoint).control, (endpoint,)
             )
         self.mistake("--listen", "tcp:01", "--control", "tcp:01")
+
+
+class ExposedTests(OptionsTestCase):
+    def test_addresses(self) -> None:
+        """A control port is exposed unless only this machine can connect to it."""
+        exposed = [
+            "tcp:8081",
+            "tcp:8081:interface=0.0.0.0",
+            "tcp:8081:interface=10.1.2.3",
+            "tcp6:8081",
+            "haproxy:tcp:8081",
+            "reuseport:8081",
+        ]
+        closed = [
+            "tcp:8081:interface=127.0.0.1",
+            "tcp:8081:interface=localhost",
+            "tcp:8081:interface=\\:\\:1",
+            "tcp6:8081:interface=\\:\\:1",
+            "reuseport:8081:interface=127.0.0.1",
+            "unix:/run/control",
+            "systemd:domain=INET:index=0",
+        ]
+        self.assertEqual(list(find_exposed(exposed + closed)), exposed)

@@ -31,7 +31,7 @@ TABLE = (COUNT, NAME, MANY)
 class SourcesTests(SynchronousTestCase):
     def test_order(self) -> None:
         """The command line takes precedence over the environment, and that over the default."""
-        environ = {"PUSHD_COUNT": "3", "PUSHD_MANY": " a  b ", "PUSHD_ELSE": "x", "OTHER": "y"}
+        environ = {"PUSHD_COUNT": "3", "PUSHD_MANY": " a  b ", "OTHER": "y"}
         given, mistakes = Sources({"count": ["4", "5"]}, environ).collect(TABLE)
         self.assertEqual(mistakes, [])
         self.assertEqual(
@@ -50,28 +50,34 @@ class SourcesTests(SynchronousTestCase):
         self.assertEqual(given["many"], Given((), "PUSHD_MANY"))
 
 
-class MisspeltVariableTests(SynchronousTestCase):
+class UnknownVariableTests(SynchronousTestCase):
     def mistakes(self, *names: str) -> list[str]:
         """Return the lines for variables in the environment."""
         return Sources({}, dict.fromkeys(names, "1")).collect(TABLE)[1]
 
-    def test_misspelt(self) -> None:
-        """A variable that is nearly that of an option is a mistake."""
+    def test_unknown(self) -> None:
+        """A variable that is none of an option is a mistake, as an unknown key of a file is."""
         self.assertEqual(
-            self.mistakes("PUSHD_CUONT", "PUSHD_NAME", "PUSHD_MANYY", "PUSHD_CONFG"),
+            self.mistakes(
+                *("PUSHD_CUONT", "PUSHD_NAME", "PUSHD_MANYY", "PUSHD_CONFG"),
+                *("PUSHD_HOME", "PUSHD_", "PUSHD_PORTS"),
+            ),
             [
                 "unknown option PUSHD_CUONT: did you mean PUSHD_COUNT?",
                 "unknown option PUSHD_NAME: did you mean PUSHD_A_NAME?",
                 "unknown option PUSHD_MANYY: did you mean PUSHD_MANY?",
                 "unknown option PUSHD_CONFG: did you mean PUSHD_CONFIG?",
+                "unknown option PUSHD_HOME",
+                "unknown option PUSHD_",
+                "unknown option PUSHD_PORTS",
             ],
         )
 
     def test_others(self) -> None:
-        """Variables that are not similar to an option belong to other programs."""
+        """Variables of other programs, and those that are set without asking, are left alone."""
         self.assertEqual(
             self.mistakes(
-                *("PUSHD_HOME", "PUSHD_VERSION", "COUNTT", "PUSHD_"),
+                *("COUNTT", "pushd_count", "XPUSHD_COUNT"),
                 # Of pushd.tac and pushdctl.
                 *("PUSHD_OPTIONS", "PUSHD_URL", "PUSHD_CONTROL_URL", "PUSHD_TOKEN"),
                 # Of Kubernetes, for services named pushd, pushd-count and pushd-many.
@@ -84,7 +90,11 @@ class MisspeltVariableTests(SynchronousTestCase):
         """The most similar name is found, whatever its case and with _ for -."""
         self.assertEqual(closest("MAX_RAT", ["max-rate", "max-message"]), "max-rate")
         self.assertIsNone(closest("colour", ["max-rate", "max-message"]))
-        self.assertIsNone(closest("max-rat", ["max-rate"], 0.99))
+
+    def test_other_names(self) -> None:
+        """The names of other servers' options are known."""
+        self.assertEqual(closest("port", ["ports", "listen"]), "listen")
+        self.assertEqual(closest("port", ["ports"]), "ports")
 
 
 class FileTests(SynchronousTestCase):

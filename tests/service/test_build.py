@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -77,7 +78,10 @@ class PortsTests(SynchronousTestCase):
 
     def test_many(self) -> None:
         """Both ports may have several endpoints."""
-        lines = self.start(listen=("tcp:1", "tcp:2"), control=("tcp:3", "tcp:4"))
+        end = ":interface=127.0.0.1"
+        lines = self.start(
+            listen=("tcp:1" + end, "tcp:2" + end), control=("tcp:3" + end, "tcp:4" + end)
+        )
         self.assertEqual(self.reactor.events, [f"opened {port}" for port in (1, 2, 3, 4)])
         self.assertEqual([line.rpartition(":")[2] for line in lines], ["1/", "2/", "3/", "4/"])
 
@@ -100,20 +104,33 @@ class PortsTests(SynchronousTestCase):
         self.assertEqual(self.reactor.events, ["opened 8080"])
 
     def test_urls(self) -> None:
-        """The logged URL can be opened by a browser on this machine."""
+        """The real address is logged, and a URL that a browser on this machine can open."""
         for endpoint, url in (
             ("tcp:80:interface=127.0.0.1", "http://127.0.0.1:80/"),
-            ("tcp:0", "http://127.0.0.1:40000/"),
-            ("tcp:80", "http://127.0.0.1:80/"),
-            ("tcp:80:interface=0.0.0.0", "http://127.0.0.1:80/"),
+            ("tcp:0", "http://0.0.0.0:40000/ (on this machine: http://127.0.0.1:40000/)"),
+            ("tcp:80", "http://0.0.0.0:80/ (on this machine: http://127.0.0.1:80/)"),
             ("tcp:80:interface=10.0.0.0", "http://10.0.0.0:80/"),
             ("tcp:80:interface=10.1.2.3", "http://10.1.2.3:80/"),
-            ("tcp:80:interface=\\:\\:", "http://[::1]:80/"),
+            ("tcp:80:interface=\\:\\:", "http://[::]:80/ (on this machine: http://[::1]:80/)"),
             ("tcp:80:interface=\\:\\:1", "http://[::1]:80/"),
             ("tcp:80:interface=fe80\\:\\:7", "http://[fe80::7]:80/"),
             ("unix:/run/pushd.sock", "unix:/run/pushd.sock"),
         ):
             self.assertEqual(self.start(listen=(endpoint,)), [f"listening on {url}"])
+
+    def test_exposed(self) -> None:
+        """A control port that other machines may reach is a warning."""
+        for endpoint, exposed in (
+            ("tcp:81:interface=127.0.0.1", False),
+            ("tcp:81:interface=\\:\\:1", False),
+            ("unix:control", False),
+            ("tcp:81", True),
+            ("tcp:81:interface=10.1.2.3", True),
+        ):
+            lines = self.start(control=(endpoint,))
+            warned = [line for line in lines if line.startswith(f"--control {endpoint}: the cont")]
+            self.assertEqual(len(warned), exposed, lines)
+            self.successResultOf(self.service.stopService())
 
     def test_url_over_tls(self) -> None:
         """With TLS the logged URL starts with https."""
@@ -122,7 +139,9 @@ class PortsTests(SynchronousTestCase):
         (folder / "both.pem").write_bytes(certificate_file())
         endpoint = f"ssl:443:privateKey={folder}/both.pem:certKey={folder}/both.pem"
         (line,) = self.start(listen=(endpoint,))
-        self.assertRegex(line, r"^listening on https://127\.0\.0\.1:443/$")
+        self.assertRegex(
+            line, r"^listening on https://0\.0\.0\.0:443/ \(.*: https://127\.0\.0\.1:443/\)$"
+        )
 
     def test_port_in_use(self) -> None:
         """If a port cannot be opened, the process ends with one line: which, and why."""
@@ -138,6 +157,7 @@ class PortsTests(SynchronousTestCase):
             assert isinstance(line, str)
             self.assertTrue(line.startswith("pushd: --listen tcp:80:interface=127.0.0.1: "), line)
             self.assertIn(words, line)
+            self.assertEqual("choose another endpoint with --listen" in line, words == "in use")
             self.assertEqual(line.splitlines(), [line])
 
     def test_no_descriptor(self) -> None:
@@ -308,11 +328,12 @@ class CheckRedisTests(SynchronousTestCase):
 
     def test_not_installed(self) -> None:
         """Without the redis extra, the process ends with the command to install it."""
-        for name in ("pushd.topics.redis.session",):
-            self.addCleanup(sys.modules.__setitem__, name, sys.modules[name])
+        for name in ("pushd.topics.redis.session", "hiredis"):
+            module = importlib.import_module(name)
             sys.modules[name] = None  # type: ignore[assignment]  # what makes an import fail
-        error = self.assertRaises(SystemExit, check_redis, UNREACHABLE)
-        self.assertIn("pip install 'pushd[redis]'", str(error))
+            error = self.assertRaises(SystemExit, check_redis, UNREACHABLE)
+            sys.modules[name] = module
+            self.assertIn("pip install 'pushd[redis]'", str(error))
 
 
 class PolicyTests(SynchronousTestCase):

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 NO_DEADLINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 #: The environment variable that ``make fuzz`` sets: by how much it multiplies the examples.
-FUZZ_VARIABLE = "PUSHD_FUZZ_EXAMPLES"
+FUZZ_VARIABLE = "FUZZ_EXAMPLES"
 
 
 def same_examples(*, max_examples: int) -> settings:

@@ -71,7 +71,9 @@ class Command(BaseCommand):
             service = makeService(options, reactor, style)
             service.privilegedStartService()
         except SystemExit as error:
-            self.stderr.write(str(error))
+            advice = " With runpushd: manage.py runpushd [ADDRESS:]PORT -- --control none."
+            in_use = "another endpoint" in str(error)
+            self.stderr.write(f"{error}{advice if in_use else ''}")
             sys.stderr.flush()
             os._exit(1)  # SystemExit would end this thread only.
         service.startService()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from errno import EADDRINUSE
 from io import StringIO
 from typing import Any
 
@@ -41,7 +42,7 @@ class FakeReactor(MemoryReactorClock):
 
     def listenTCP(self, port: int, *args: Any, **more: Any) -> Any:
         if self.busy:
-            raise CannotListenError("127.0.0.1", port, OSError("in use"))
+            raise CannotListenError("127.0.0.1", port, OSError(EADDRINUSE, "in use"))
         return super().listenTCP(port, *args, **more)
 
     def run(self, installSignalHandlers: bool = True) -> None:
@@ -153,7 +154,10 @@ class RunPushdTests(SynchronousTestCase):
     def test_busy(self) -> None:
         """If a port is taken the process exits, in whichever thread."""
         self.reactor.busy = True
-        self.assertIn("in use", self.fail_to_serve())
+        line = self.fail_to_serve()
+        self.assertIn("in use", line)
+        self.assertIn("choose another endpoint", line)
+        self.assertIn("With runpushd: manage.py runpushd [ADDRESS:]PORT -- --control none", line)
 
     def test_no_daemon(self) -> None:
         """Any other failure to start, such as an unsuitable Redis, ends the process as well."""
