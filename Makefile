@@ -85,7 +85,7 @@ django: .venv/.django  ## The Django tests on the oldest supported Django; "unit
 	PYTHONPATH=.venv/django $(BIN)/pytest -q tests/django
 
 .PHONY: live
-live: systemd nginx haproxy redis  ## Tests with real sockets and processes, proxies and Redis
+live: systemd nginx haproxy caddy redis  ## Tests with real sockets and processes, proxies and Redis
 	# More workers than cores, as these tests mostly wait. One file runs in one worker.
 	$(BIN)/pytest -q -n 4 --dist loadfile tests/live
 
@@ -236,8 +236,8 @@ chromium: .venv/.dev
 	fi < /dev/null
 
 # The tests start their own proxies; the services that Debian's packages start are left alone.
-.PHONY: nginx haproxy
-nginx haproxy:
+.PHONY: nginx haproxy caddy
+nginx haproxy caddy:
 	@$(APT_INSTALL)
 	if ! PATH=$$PATH:/usr/sbin command -v $@ > /dev/null; then
 		echo 'Installing $@ ...'
