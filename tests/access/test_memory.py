@@ -536,6 +536,15 @@ class ClosingTests(DaemonTestCase):
         peer.settle()
         self.assertIs(peer.lost, ConnectionLost)
 
+    def test_measuring_copies_nothing(self) -> None:
+        """A body that is shared with what answers the request is still shared once measured."""
+        head = request("POST /idle/ HTTP/1.1", "Host: localhost:8080", f"Content-Length: {2 * KIB}")
+        channel = self.protocol(self.connect(head, bytes(KIB), bytes(KIB)))
+        content = channel.requests[0].content
+        body = content.getvalue()
+        self.assertEqual(channel.count_memory(Usage()), 2 * KIB)
+        self.assertIs(content.getvalue(), body)
+
     def test_refused(self) -> None:
         """A request that is refused holds nothing; one that still holds something is reset."""
         head = request("POST /idle/ HTTP/1.1", "Host: localhost:8080", f"Content-Length: {LIMIT}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IAddress
@@ -207,7 +207,13 @@ class ChannelRequest(Request):
     def body_bytes(self) -> int:
         """How many bytes of the body are kept."""
         content = self.content
-        return 0 if content is None or content.closed else content.getbuffer().nbytes
+        if content is None or content.closed:
+            return 0
+        # Not getbuffer(), which would copy a body that read() has shared with a view.
+        position = content.tell()
+        size: int = content.seek(0, SEEK_END)
+        content.seek(position)
+        return size
 
     @property
     def seconds(self) -> float:
