@@ -151,7 +151,8 @@ class Refused(PushdError):
     :param status: the HTTP status of the answer.
     :param error: the text of the answer.
     :param where: the part of the request that is wrong, if the answer named one.
-    :param retry_after: seconds after which another attempt may succeed; None if it did not say.
+    :param retry_after: seconds after which another attempt may succeed, 300 at most; None if it did
+        not say.
     """
 
     def __init__(

@@ -70,10 +70,11 @@ class Authorizer:
 def read_token(request: Any) -> str | None:
     """Return the token of a request, from ``Authorization: Bearer`` or from ``?token=``.
 
-    Browsers cannot set the header of a WebSocket or an event stream. Returns None if there is no
-    token. Raises Denied if there is more than one, as RFC 6750 §2 demands.
+    Browsers cannot set the header of a WebSocket or an event stream. Blanks and line ends around
+    the token, such as the last line end of a file, do not count. Returns None if there is no token.
+    Raises Denied if there is more than one, as RFC 6750 §2 demands.
     """
-    tokens = [value.decode("latin-1") for value in request.args.get(b"token", ())]
+    tokens = [value.decode("latin-1").strip() for value in request.args.get(b"token", ())]
     for value in request.requestHeaders.getRawHeaders(b"authorization", ()):
         scheme, _, rest = value.decode("latin-1").partition(" ")
         if scheme.lower() == "bearer":

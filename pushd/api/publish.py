@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pushd.api.admin import schedule_json, topic_json
-from pushd.api.resource import AsyncResource, DaemonState, require_known
+from pushd.api.resource import AsyncResource, DaemonState, parse_number, require_known
 from pushd.errors import BadRequest, TooManyScheduled, Unavailable
 from pushd.protocols.http.response import Response, json_response
 from pushd.protocols.json_format import is_encodable
@@ -36,8 +36,6 @@ _SCHEDULE = ("delay", "every", "count")
 # An idempotency key: short and valid in a header. As it has no blank, one can separate the hash of
 # a subject from it.
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
-
-_NUMBER = re.compile(r"\d{1,9}(\.\d{1,6})?")
 
 _log = Logger(namespace="pushd.api")
 
@@ -194,11 +192,10 @@ def read_number(request: Any, name: str) -> float | None:
     values = request.args.get(name.encode())
     if not values:
         return None
-    text = values[-1].decode("latin-1")
-    if not _NUMBER.fullmatch(text):
-        error = f"{name} must be a number such as 0.5, with at most 9 digits, and 6 decimals"
-        raise BadRequest(error, name)
-    return float(text)
+    number = parse_number(values[-1].decode("latin-1"))
+    if number is None:
+        raise BadRequest(f"{name} must be a number such as 0.5", name)
+    return number
 
 
 def read_header(request: Any, name: bytes) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 from urllib.parse import unquote_to_bytes as unquote
 
@@ -23,6 +24,10 @@ from pushd.topics.scheduled import ScheduledPublications
 
 # Between the parameters of a query.
 _SEPARATOR = re.compile(b"[&;]")
+
+# A number as programs print what they computed: 0.3333333333333333, 1e-05.
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?")
+_MAX_NUMBER = 64
 
 # Longest name of an unknown parameter in an error, in characters.
 _MAX_NAME = 100
@@ -118,6 +123,14 @@ def _unknown(name: str, names: tuple[str, ...]) -> BadRequest:
     return BadRequest(
         f"unknown query parameter: this request {takes}", ascii(name)[1:-1][:_MAX_NAME]
     )
+
+
+def parse_number(text: str) -> float | None:
+    """Return the number in a text, or None if there is none, or an infinite one."""
+    if len(text) > _MAX_NUMBER or not _NUMBER.fullmatch(text):
+        return None
+    number = float(text)
+    return number if isfinite(number) else None
 
 
 def require_method(request: Any, *methods: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -18,13 +17,14 @@ from pushd.access.tokens import Identity
 from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL, KeepAlives, read_heartbeat
 from pushd.api.longpoll import LongPoll
 from pushd.api.publish import PublishResource, read_topic
-from pushd.api.resource import DaemonState, allowed_methods, refuse, require_known
+from pushd.api.resource import DaemonState, allowed_methods, parse_number, refuse, require_known
 from pushd.api.sse import STREAM_HEADERS, EventStream
 from pushd.api.websocket import TopicView
 from pushd.errors import BadRequest, Denied
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import JSON_HEADERS, Response, json_refusal, write_response
 from pushd.protocols.websocket.handshake import lost_handshake
+from pushd.schedule.ticks import JUST_PASSED
 from pushd.topics.publication import Id
 from pushd.views.decorators import Handshakes
 from pushd.views.exchange import ViewDependencies
@@ -34,8 +34,6 @@ from pushd.views.routes import Match
 # Seconds that a long poll waits, by default and at most.
 _WAIT = 25.0
 _MAX_WAIT = 60.0
-
-_SECONDS = re.compile(r"\d{1,3}(\.\d{1,6})?")
 
 # Query parameters of a subscriber.
 _PARAMETERS = ("after", "wait", "token", "heartbeat")
@@ -246,9 +244,11 @@ def _read_query(request: Any, topic: str) -> _Query:
 def _read_wait(given: str | None) -> float:
     if given is None:
         return _WAIT
-    if not _SECONDS.fullmatch(given) or float(given) > _MAX_WAIT:
+    wait = parse_number(given)
+    # Time that was left a moment ago may be negative when the request is made.
+    if wait is None or not -JUST_PASSED < wait <= _MAX_WAIT:
         raise BadRequest(f"wait must be a number of seconds from 0 to {_MAX_WAIT:g}", "wait")
-    return float(given)
+    return max(0.0, wait)
 
 
 def _argument(request: Any, name: bytes) -> str | None:

@@ -104,7 +104,7 @@ class TopicView:
 
 
 def _read_token(message: str | bytes) -> str | None:
-    """Return the token in ``{"token": "…"}``, or None for any other message."""
+    """Return the token in ``{"token": "…"}``, without blanks around it; None for other messages."""
     if len(message) > _MAX_LENGTH:
         return None
     try:
@@ -112,4 +112,4 @@ def _read_token(message: str | bytes) -> str | None:
     except (ValueError, RecursionError):
         return None
     token = value.get("token") if isinstance(value, dict) else None
-    return token if isinstance(token, str) else None
+    return token.strip() if isinstance(token, str) else None

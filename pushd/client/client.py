@@ -18,8 +18,9 @@ from pushd.errors import PushdError, Refused, Unreachable
 # Seconds that each step of a request may take.
 TIMEOUT = 10.0
 
-# Seconds after which a silent event stream is given up: pushd sends a comment every 25 seconds.
-_SILENCE = 60.0
+# Seconds after which a silent event stream is given up as dead: pushd sends a comment every 25
+# seconds, which we can see, as a page cannot.
+_SILENCE = 45.0
 
 # Seconds before an event stream is reconnected: the longest pause after the first break, and the
 # longest of all.
@@ -128,7 +129,12 @@ class Client:
         """Publish; see the function ``publish``."""
         if not isinstance(data, str | bytes):
             raise TypeError(f"data must be str or bytes; got {type(data).__name__}")
-        query = {name: value for name, value in times.items() if value is not None}
+        # Seconds may have been computed, as a Decimal or a Fraction.
+        query = {
+            name: value if isinstance(value, int) else float(value)
+            for name, value in times.items()
+            if value is not None
+        }
         kind = "text/plain; charset=utf-8" if isinstance(data, str) else "application/octet-stream"
         headers = {"Content-Type": kind}
         if idempotency_key is not None:

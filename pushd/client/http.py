@@ -13,6 +13,9 @@ from pushd.errors import PushdError, Refused, Unreachable
 # Makes a connection that is not open yet, from a scheme, a host, a port and a timeout in seconds.
 Connect = Callable[[str, str, int | None, float], HTTPConnection]
 
+# The longest time that a server can have us wait, in seconds: it may send any number.
+MAX_RETRY_AFTER = 300.0
+
 # A longer text of an error response is not shown: it is a page for people.
 _MAX_ERROR = 200
 
@@ -27,7 +30,7 @@ class HttpClient:
     """Makes requests to one port of a pushd, with a new connection for each.
 
     :param url: such as ``http://127.0.0.1:8081``. A path in it is put before all other paths.
-    :param token: token to send with each request.
+    :param token: token to send with each request; blanks and line ends around it do not count.
     :param connect: makes the connections.
 
     Raises ValueError if the URL is not valid.
@@ -45,7 +48,8 @@ class HttpClient:
         self._url = url
         self._scheme, self._host, self._port = parts.scheme, parts.hostname, port
         self._path = parts.path.rstrip("/")
-        self._token = token
+        # One that was read from a file or an answer often has a line end.
+        self._token = token and token.strip()
         self._connect = connect
 
     @contextmanager
@@ -108,7 +112,9 @@ def _refusal(response: HTTPResponse) -> Refused:
     """Return the exception for a response whose status is not 2xx."""
     text = response.read().decode(errors="replace")
     wait = response.getheader("Retry-After") or ""
-    retry_after = float(wait) if wait.isascii() and wait.isdigit() else None
+    retry_after = None
+    if wait.isascii() and wait.isdigit():
+        retry_after = min(float(wait), MAX_RETRY_AFTER)
     try:
         value = json.loads(text)
         error, where = str(value["error"]), value.get("where")

@@ -15,6 +15,10 @@ from pushd.schedule.coalescing import CoalescedCall, CoalescingClock
 from pushd.schedule.coroutine import CheapAwaitable
 from pushd.schedule.histogram import Histogram
 
+#: A time that passed less than this many seconds ago counts as now: what is left until a time was
+#: computed a moment before it is used.
+JUST_PASSED = 1.0
+
 # Maximum number of overdue numbers in a row; after a suspend there may be thousands, and other
 # views must not wait until all of them have come.
 _BURST = 64
@@ -42,7 +46,7 @@ class PushSchedule(CheapAwaitable):
     :param clock: where time comes from; in a view, ``request.clock``.
     :param count: how many numbers come; None for endless.
     :param interval: seconds from one number to the next; more than 0.
-    :param delay: seconds until the first number.
+    :param delay: seconds until the first number. What passed less than a second ago counts as 0.
     """
 
     __slots__ = (
@@ -67,6 +71,8 @@ class PushSchedule(CheapAwaitable):
             raise ValueError(f"count must be 0 or more, or None for endless; got {count}")
         if not 0 < interval < float("inf"):
             raise ValueError(f"interval must be a number of seconds above 0; got {interval}")
+        if -JUST_PASSED < delay < 0:
+            delay = 0
         if not 0 <= delay < float("inf"):
             raise ValueError(f"delay must be a number of seconds, 0 or more; got {delay}")
         self._clock = clock

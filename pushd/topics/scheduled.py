@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.errors import TooManyScheduled, Unavailable
-from pushd.schedule.ticks import PushSchedule
+from pushd.schedule.ticks import JUST_PASSED, PushSchedule
 from pushd.topics.broker import Broker
 from pushd.topics.publication import Id, size_of
 
@@ -88,6 +88,10 @@ class ScheduledPublications:
         Raises ValueError, which begins with the name of the parameter, if a time or the count is
         out of range, and TooManyScheduled at the limit of schedules, their data or their rate.
         """
+        # Computed seconds may also be a Decimal or a Fraction.
+        delay, every = float(delay), None if every is None else float(every)
+        if -JUST_PASSED < delay < 0:
+            delay = 0.0
         if not 0 <= delay <= MAX_DELAY:
             raise ValueError(f"delay must be from 0 to {MAX_DELAY:g} seconds; got {delay}")
         if (every is None) != (count is None):

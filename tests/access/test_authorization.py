@@ -110,6 +110,8 @@ class ReadTokenTests(SynchronousTestCase):
             make_request("bearer   a.b.c "),
             make_request("BEARER a.b.c", "Basic YTpi"),
             make_request(query=("a.b.c",)),
+            make_request(query=("a.b.c\r\n",)),
+            make_request(query=(" a.b.c\n",)),
         ):
             self.assertEqual(read_token(request), "a.b.c")
 

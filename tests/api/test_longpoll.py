@@ -66,14 +66,30 @@ class LongPollTests(TopicTestCase):
     def test_nothing(self) -> None:
         """Without a publication, a poll is answered with an empty list after ``wait`` seconds."""
         id = self.publish("t", "x")
-        for query, seconds in (("?", 25.0), ("?wait=3", 3), ("?wait=0.5", 0.5), ("?wait=60", 60)):
+        for query, seconds in (
+            ("?", 25.0),
+            ("?wait=3", 3),
+            ("?wait=0.5", 0.5),
+            ("?wait=60", 60),
+            # As programs print what they computed.
+            ("?wait=0.30000000000000004", 0.3),
+            ("?wait=24.999999999999996", 25),
+        ):
             connection = self.ask(f"{query}&after={id}")
             self.daemon.advance(seconds - 0.1)
             self.assertIsNone(self.read(connection))
-            self.daemon.advance(0.1)
-            self.assertEqual(
-                self.read(connection), {"id": id, "recovered": True, "publications": []}
-            )
+            self.daemon.advance(0.101)
+            self.assertEqual(self.read(connection), self.nothing(id))
+
+    def test_wait_passed(self) -> None:
+        """A poll whose time to wait was over a moment ago is answered at once."""
+        id = self.publish("t", "x")
+        for wait in ("-2.384185791015625e-07", "-0.5"):
+            self.assertEqual(self.read(self.ask(f"?wait={wait}&after={id}")), self.nothing(id))
+
+    def nothing(self, id: str) -> dict[str, Any]:
+        """Return the answer to a poll without publications."""
+        return {"id": id, "recovered": True, "publications": []}
 
     def test_plain_poll(self) -> None:
         """A poll with ``wait=0`` is answered at once, with or without publications."""

@@ -181,6 +181,18 @@ class ScheduleTests(PublishTestCase):
         self.daemon.advance(0.05)
         self.assertEqual(self.client.data, [b"\xff"])
 
+    def test_computed(self) -> None:
+        """Seconds may be printed as a program computed them; what has just passed is now."""
+        delays = ["0.3333333333333333", "0.30000000000000004", "3.5999999871253967", "1e-05"]
+        delays += ["-2.384185791015625e-07", "-0.5", "0.3333333333333333333333333333", "1E-2"]
+        for delay in delays:
+            self.assertEqual(self.post(f"/topics/t?delay={delay}").status, 202, delay)
+        every = "0.3333333333333333"
+        answer = self.post(f"/topics/t?every={every}&count=3")
+        self.assertEqual((answer.status, json.loads(answer.body)["every"]), (202, 1 / 3))
+        self.daemon.advance(4)
+        self.assertEqual(len(self.client.data), len(delays) + 3)
+
     def test_both(self) -> None:
         """A delay may precede the interval; a count may be written with a decimal point."""
         self.post("/topics/t?delay=2&every=1&count=3.0")
@@ -196,6 +208,14 @@ class ScheduleTests(PublishTestCase):
             ("delay=-1", "delay"),
             ("delay=", "delay"),
             ("delay=nan", "delay"),
+            ("delay=inf", "delay"),
+            ("delay=1e999", "delay"),
+            ("delay=1e300", "delay"),
+            ("delay=" + "1" * 5000, "delay"),
+            ("delay=1_0", "delay"),
+            ("delay=-1.5", "delay"),
+            ("every=-1&count=1", "every"),
+            ("every=1&count=-1", "count"),
             ("delay=86401", "delay"),
             ("every=1", "every"),
             ("count=1", "every"),

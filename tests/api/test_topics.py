@@ -84,7 +84,7 @@ class TopicResourceTests(TopicTestCase):
 
     def test_bad_wait(self) -> None:
         """A wait that is no number from 0 to 60 is refused."""
-        for wait in ("", "x", "-1", "1e3", "60.1", "61", "1.", "inf", "nan", "0.0000001"):
+        for wait in ("", "x", "-1", "1e3", "60.1", "61", "1.", "inf", "nan", "1e999"):
             self.assert_wrong(self.ask(f"/topics/t?wait={wait}"), 400, "wait")
 
     def test_the_last_of_many(self) -> None:

@@ -394,6 +394,8 @@ class FreshTests(TokenTestCase):
         browser = self.connect(self.make(exp=10))
         self.daemon.advance(5)
         self.assertEqual(self.fresh(browser, self.make(exp=20)), {"expires_in": 15})
+        # A line end around it, as in a file, does not count.
+        self.assertEqual(self.fresh(browser, f" {self.make(exp=20)}\n"), {"expires_in": 15})
         self.daemon.advance(14.9)
         self.assertIsNone(browser.closing)
         self.publish("news", "x")

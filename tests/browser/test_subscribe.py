@@ -287,6 +287,71 @@ def test_refused(page: Page, topics_daemon: DaemonProcess, transport: str) -> No
     assert state_names(page) == ["connecting", "closed"]
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_malformed_id(page: Page, topics_daemon: DaemonProcess, topic: str, transport: str) -> None:
+    """An id that is none closes the subscription with the reason: it would be refused for ever."""
+    open_and_subscribe(page, topics_daemon.url, topic, transports=[transport], after="x")
+    state = wait_for_state(page, "closed")
+    assert state["code"] == 400
+    assert "id must be EPOCH:OFFSET" in state["reason"]
+
+
+# What Safari lacked at some time since version 14, and browsers of its age.
+OLD_BROWSER = """
+delete AbortSignal.any;
+delete AbortSignal.timeout;
+delete window.reportError;
+const addListener = EventTarget.prototype.addEventListener;
+EventTarget.prototype.addEventListener = function (type, listener, options) {
+  const { signal, ...rest } = Object(options);
+  addListener.call(this, type, listener, rest);
+};
+"""
+
+
+def test_old_browser(page: Page, proxy: TcpProxy, publisher: Publisher, topic: str) -> None:
+    """Browsers as old as the documented ones subscribe, fall back, resume and close."""
+    page.add_init_script(OLD_BROWSER)
+    proxy.refused = {WEBSOCKET: b"400 Bad Request"}
+    open_and_subscribe(page, proxy.url, topic)
+    assert wait_for_state(page, "open")["transport"] == "sse"
+    publisher.publish(topic, "by event")
+    wait_for_publications(page, ["by event"])
+    proxy.refused[EVENT_STREAM] = b"502 Bad Gateway"
+    proxy.cut()
+    publisher.publish(topic, "by poll")
+    wait_for_publications(page, ["by event", "by poll"])
+    assert wait_for_state(page, "open")["transport"] == "longpoll"
+    page.evaluate("handle.close()")
+    page.evaluate("dispatchEvent(new Event('online'))")
+    assert wait_for_state(page, "closed")["code"] == 1000
+    assert state_names(page)[-1] == "closed"
+
+
+def test_missing_transports(page: Page, topics_daemon: DaemonProcess, topic: str) -> None:
+    """Transports that the browser lacks are left out; if none is left, the page is told."""
+    page.add_init_script("delete window.WebSocket; delete window.EventSource;")
+    open_and_subscribe(page, topics_daemon.url, topic)
+    assert wait_for_state(page, "open")["transport"] == "longpoll"
+    page.evaluate("handle.close()")
+    subscribe(page, f"/topics/{topic}", transports=["websocket", "sse"])
+    reason = "this browser has none of websocket, sse"
+    assert page.evaluate("states") == [{"state": "closed", "code": 0, "reason": reason}]
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("7", 7), ("99999999999", 300), ("Infinity", 300), ("-5", 0), ("x", 0)]
+)
+def test_retry_after(page: Page, proxy: TcpProxy, topic: str, given: str, seconds: int) -> None:
+    """A Retry-After delays the next attempt, within bounds."""
+    stop_clock(page)
+    page.add_init_script("Math.random = () => 0")
+    proxy.refused = {b"wait=0": f"503 Busy\r\nRetry-After: {given}".encode()}
+    open_and_subscribe(page, proxy.url, topic, transports=["longpoll"])
+    assert wait_for_state(page, "waiting")["seconds"] == seconds
+    page.evaluate("handle.close()")
+
+
 def test_too_many_requests(page: Page, proxy: TcpProxy, topic: str) -> None:
     """A 429 is retried."""
     proxy.refused = {b"wait=0": b"429 Too Many Requests"}

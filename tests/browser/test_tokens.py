@@ -161,6 +161,38 @@ def test_forbidden_topic(
     assert "does not permit subscribing to news" in state["reason"]
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_token_with_line_end(
+    page: Page, daemon: DaemonProcess, issuer: TokenIssuer, transport: str
+) -> None:
+    """A token as ``(await fetch(…)).text()`` gives it has a line end, which does not count."""
+    page.goto(daemon.url)
+    page.evaluate(
+        "() => { const make = makeToken; makeToken = async () => `${await make()}\\r\\n`; }"
+    )
+    subscribe(page, "/topics/news", transports=[transport])
+    wait_for_state(page, "open")
+    # A second long poll, with the token in its header again.
+    publisher = Publisher(daemon)
+    publisher.publish("news", "one")
+    publisher.publish("news", "two")
+    wait_for_publications(page, ["one", "two"])
+    assert page.evaluate("states.length") == 2
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_page_in_place_of_token(page: Page, daemon: DaemonProcess, transport: str) -> None:
+    """What no header can hold, such as a page with an error, is refused: that does not go on."""
+    page.goto(daemon.url)
+    page.evaluate("() => { window.makeToken = () => '<html>\\n“not found”\\n</html>'; }")
+    subscribe(page, "/topics/news", transports=[transport])
+    state = wait_for_state(page, "closed")
+    assert (state["code"], state["reason"]) == (
+        401,
+        "the token has characters that no header can hold",
+    )
+
+
 def test_failing_token_function(page: Page, daemon: DaemonProcess, issuer: TokenIssuer) -> None:
     """If the token function fails, it is called again later."""
     issuer.failing = {1, 2}

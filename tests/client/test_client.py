@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +15,7 @@ from typing import Any, cast
 from twisted.trial.unittest import SynchronousTestCase
 
 import pushd.client
+from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL
 from pushd.client import Began, Broken, Client, Message, PushdError, Refused, Unreachable
 from tests.support.fake_network import FakeNetwork
 from tests.support.keyring import secret_keys, token
@@ -108,6 +111,22 @@ class PublishTests(ClientTestCase):
         refused = self.assertRaises(Refused, client.publish, "other", "x")
         self.assertEqual((refused.status, refused.where), (403, "token"))
 
+    def test_token_with_blanks(self) -> None:
+        """Blanks and line ends around a token, as in a file, do not count."""
+        self.start(token_keys=secret_keys())
+        self.network.daemon = self.daemon
+        for given in (f"{token(publish=['t'])}\n", f" {token(publish=['t'])}\r\n"):
+            self.assertIn("id", self.client(PUBLIC, given).publish("t", "x"))
+
+    def test_computed_times(self) -> None:
+        """Seconds may be what a program computed, also a Decimal or a Fraction."""
+        times: list[Any] = [1 / 3, 0.1 + 0.2, 1e-05, -2.4e-07, Decimal("0.25"), Fraction(1, 3), 2]
+        for delay in times:
+            said = self.client().publish("t", "x", delay=delay)
+            self.assertIn("schedule", said, delay)
+        self.assertEqual(self.client().publish("t", "x", every=1 / 3, count=2)["every"], 1 / 3)
+        self.daemon.advance(3)
+
     def test_refused(self) -> None:
         """If pushd refuses, the exception has the status, the part and the text."""
         refused = self.assertRaises(Refused, self.client().publish, "a b", "x")
@@ -192,6 +211,17 @@ class FollowTests(ClientTestCase):
         self.later(lambda: self.daemon.advance(25, 25), lambda: self.publish("t", "x"))
         self.assertEqual(list(islice(self.follow(), 2))[1].data, "x")
 
+    def test_silence(self) -> None:
+        """A stream that is silent for clearly longer than the comments' interval is replaced."""
+        events = self.follow()
+        next(events)
+        self.assertTrue(KEEP_ALIVE_INTERVAL + 10 < self.network.timeout < 60)
+        # The fake network lets reading time out.
+        broken = next(events)
+        self.assertEqual(broken.reason, f"{PUBLIC} does not respond in time")
+        self.publish("t", "meanwhile")
+        self.assertEqual([type(next(events)), next(events).data], [Began, "meanwhile"])
+
     def test_resume(self) -> None:
         """After a break, the publications missed in the meantime are received."""
         self.later(
@@ -240,13 +270,16 @@ class FollowTests(ClientTestCase):
         self.assertEqual(len(self.network.pauses), 12)
 
     def test_busy(self) -> None:
-        """It waits at least as long as the Retry-After of a 503 says."""
+        """It waits at least as long as the Retry-After of a 503 says, but 300 s at most."""
         events = self.follow()
         next(events)
         self.later(self.cut)
         next(events)
         self.network.canned = b"HTTP/1.1 503 Busy\r\nRetry-After: 33\r\n\r\n"
         self.assertEqual(next(events).seconds, 33)
+        for given in ("86400", "9" * 400):
+            self.network.canned = b"HTTP/1.1 503 Busy\r\nRetry-After: %b\r\n\r\n" % given.encode()
+            self.assertEqual(next(events).seconds, 300)
 
     def test_refused(self) -> None:
         """It raises if it is refused, at first or when it reconnects."""

@@ -90,7 +90,8 @@ class PublishTests(CommandTestCase):
         args = ("publish", "t", "x", "--control", "http://127.0.0.1:8080")
         self.assertIn("a token is required", self.bad(*args))
         self.good(*args, "--token", token(publish=["t"]))
-        self.environ["PUSHD_TOKEN"] = token(publish=["t"])
+        # As some shells and .env files have it.
+        self.environ["PUSHD_TOKEN"] = f"{token(publish=['t'])}\r\n"
         self.good(*args)
 
 

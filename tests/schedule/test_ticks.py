@@ -339,6 +339,22 @@ class DelayTests(SynchronousTestCase):
         clock.advance(0.5)
         self.successResultOf(running)
 
+    def test_just_passed(self) -> None:
+        """A delay that was computed and has just passed is none: the first number comes at once."""
+        for delay in (-2.4e-07, -0.5):
+            clock, seen = Clock(), list[int]()
+
+            async def run(schedule: PushSchedule, seen: list[int]) -> None:
+                async for number in schedule:
+                    seen.append(number)
+
+            schedule = PushSchedule(clock, count=2, interval=1 / 3, delay=delay)
+            running = Deferred.fromCoroutine(run(schedule, seen))
+            self.assertEqual(seen, [0])
+            clock.pump([1 / 3] * 3)
+            self.assertEqual(seen, [0, 1])
+            self.successResultOf(running)
+
     def test_lateness(self) -> None:
         """The lateness of each number is observed; that of the end is not."""
         clock = Clock()

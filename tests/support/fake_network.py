@@ -33,10 +33,13 @@ class FakeNetwork:
         self.connections: list[RawConnection] = []
         #: Seconds that clients have paused for.
         self.pauses: list[float] = []
+        #: The timeout of the last connection, in seconds.
+        self.timeout = 0.0
 
     def connect(self, scheme: str, host: str, port: int | None, timeout: float) -> HTTPConnection:
         """Make a connection, as ``pushd.client.connect`` does."""
         self.addresses.append(f"{scheme}://{host}:{port}")
+        self.timeout = timeout
         return _FakeConnection(self, host, port, timeout)
 
     def pause(self, seconds: float) -> None:
