@@ -16,7 +16,26 @@ BIN := .venv/bin
 # Only in this mode does twistd find the plugin of an editable install.
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
 	--config-settings editable_mode=compat
-APT := $(if $(filter 0,$(shell id -u)),,sudo )env DEBIAN_FRONTEND=noninteractive apt-get -q
+APT := $(if $(filter 0,$(shell id -u)),,sudo )env LC_ALL=C DEBIAN_FRONTEND=noninteractive apt-get -q \
+	-o DPkg::Lock::Timeout=600
+
+# A shell function that installs packages. A new machine often installs some itself: the option above
+# waits for one of apt's three locks, and this for the others, some ten minutes each.
+APT_PAUSE ?= 5
+define APT_INSTALL
+apt_install() {
+	local log=$$(mktemp) tries=120
+	until { $(APT) update && $(APT) install -y --no-install-recommends "$$@"; } 2>&1 | tee $$log; do
+		if [ $$((tries -= 1)) = 0 ] || ! grep -q 'Could not get lock' $$log; then
+			rm $$log
+			return 1
+		fi
+		echo 'Another program is installing packages: waiting until it has finished ...'
+		sleep $(APT_PAUSE)
+	done
+	rm $$log
+}
+endef
 
 # Options for "make run", such as ARGS='--listen tcp:9000', for "make bench" and for "make fuzz".
 ARGS ?=
@@ -66,7 +85,7 @@ django: .venv/.django  ## The Django tests on the oldest supported Django; "unit
 	PYTHONPATH=.venv/django $(BIN)/pytest -q tests/django
 
 .PHONY: live
-live: systemd nginx haproxy redis  ## Tests with real sockets and processes, proxies and Redis
+live: systemd nginx haproxy caddy redis  ## Tests with real sockets and processes, proxies and Redis
 	# More workers than cores, as these tests mostly wait. One file runs in one worker.
 	$(BIN)/pytest -q -n 4 --dist loadfile tests/live
 
@@ -79,7 +98,8 @@ slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
 
 .PHONY: browser
 browser: chromium nginx haproxy  ## Tests of the web pages in Chromium
-	$(BIN)/pytest -q tests/browser
+	# By name, as some of them take long.
+	$(BIN)/pytest -v --no-header tests/browser
 
 ##@ Other targets
 
@@ -144,7 +164,8 @@ announce:
 # could not be installed as missing.
 .venv/bench/.ready: setup.cfg pyproject.toml bench/requirements.txt | $(BIN)/pip
 	@echo 'Installing pushd and the servers to compare with into .venv/bench ...'
-	command -v g++ > /dev/null || { $(APT) update && $(APT) install -y g++; } < /dev/null
+	$(APT_INSTALL)
+	command -v g++ > /dev/null || apt_install g++ libc6-dev < /dev/null
 	$(BIN)/python -m venv .venv/bench
 	$(subst $(BIN),.venv/bench/bin,$(INSTALL)) -e . -r bench/requirements.txt < /dev/null
 	if command -v npm > /dev/null; then
@@ -163,14 +184,15 @@ announce:
 
 # Debian and Ubuntu have ensurepip, which venv needs, in a separate package.
 $(BIN)/pip:
-	@if [ -z '$(PYTHON)' ]; then
+	@$(APT_INSTALL)
+	if [ -z '$(PYTHON)' ]; then
 		echo 'pushd needs Python 3.11 or newer: apt-get install python3' >&2
 		exit 1
 	fi
 	if ! $(PYTHON) -c 'import ensurepip, venv' 2> /dev/null; then
 		package=$$($(PYTHON) -c 'import sys; print("python3.%d-venv" % sys.version_info[1])')
 		echo "Installing $$package ..."
-		$(APT) update && $(APT) install -y --no-install-recommends $$package || {
+		apt_install $$package || {
 			echo "$(PYTHON) cannot make virtual environments: apt-get install $$package" >&2
 			exit 1
 		}
@@ -180,18 +202,20 @@ $(BIN)/pip:
 # The tests check the systemd units with systemd-analyze.
 .PHONY: systemd
 systemd: .venv/.dev
-	@if ! command -v systemd-analyze > /dev/null; then
+	@$(APT_INSTALL)
+	if ! command -v systemd-analyze > /dev/null; then
 		echo 'Installing systemd, for systemd-analyze ...'
-		{ $(APT) update && $(APT) install -y --no-install-recommends systemd; } ||
+		apt_install systemd ||
 			echo 'systemd-analyze is missing: the systemd units will not be checked' >&2
 	fi < /dev/null
 
 .PHONY: redis
 redis:
-	@if ! command -v redis-server > /dev/null; then
+	@$(APT_INSTALL)
+	if ! command -v redis-server > /dev/null; then
 		echo 'Installing Redis ...'
 		# Only for its program: the tests start their own server.
-		$(APT) update && $(APT) install -y --no-install-recommends redis-server || {
+		apt_install redis-server || {
 			echo 'The live tests need Redis: apt-get install redis-server' >&2
 			exit 1
 		}
@@ -201,9 +225,10 @@ redis:
 # which the tests use if there is no command "chromium".
 .PHONY: chromium
 chromium: .venv/.dev
-	@if ! command -v chromium > /dev/null && [ ! -e .venv/.chromium ]; then
+	@$(APT_INSTALL)
+	if ! command -v chromium > /dev/null && [ ! -e .venv/.chromium ]; then
 		echo 'Installing Chromium ...'
-		{ $(APT) update && $(APT) install -y --no-install-recommends chromium; } ||
+		apt_install chromium ||
 		{ $(BIN)/playwright install --with-deps chromium && touch .venv/.chromium; } || {
 			echo 'The browser tests need Chromium: apt-get install chromium' >&2
 			exit 1
@@ -211,11 +236,12 @@ chromium: .venv/.dev
 	fi < /dev/null
 
 # The tests start their own proxies; the services that Debian's packages start are left alone.
-.PHONY: nginx haproxy
-nginx haproxy:
-	@if ! PATH=$$PATH:/usr/sbin command -v $@ > /dev/null; then
+.PHONY: nginx haproxy caddy
+nginx haproxy caddy:
+	@$(APT_INSTALL)
+	if ! PATH=$$PATH:/usr/sbin command -v $@ > /dev/null; then
 		echo 'Installing $@ ...'
-		$(APT) update && $(APT) install -y --no-install-recommends $@ || {
+		apt_install $@ || {
 			echo 'The live tests need $@: apt-get install $@' >&2
 			exit 1
 		}

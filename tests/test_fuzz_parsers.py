@@ -29,6 +29,7 @@ from pushd.topics.history import Retention
 from pushd.topics.publication import Id, check_topic
 from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.broker import RedisBroker
+from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.redis.session import open_session
 from pushd.views.decorators import accept_websocket, require_websocket
 from pushd.views.request import Request
@@ -614,7 +615,7 @@ class RedisTests(SessionTestCase):
             self.clock,
             open_real,
             name="it",
-            db=0,
+            names=RedisNames(),
             retention=Retention(),
             make_name=lambda: "fresh",
         )

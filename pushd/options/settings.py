@@ -362,7 +362,8 @@ class Settings:
         parse_broker,
         "Topic broker: memory for a single process, or a Redis URL to share topics between "
         "processes: redis:// or rediss://[user:password@]host:port/db, unix:///path, or "
-        "redis+sentinel://host,host/service/db.",
+        "redis+sentinel://host,host/service/db. With ?prefix=NAME (&prefix=NAME after ?db=) "
+        "several deployments can share one Redis.",
         default="memory",
     )
     # The defaults are in ``topics/history.py``.

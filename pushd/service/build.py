@@ -47,6 +47,7 @@ from pushd.topics.hub import Hub
 from pushd.topics.publisher import Publisher
 from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.broker import RedisBroker
+from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.scheduled import ScheduledPublications
 from pushd.views.exchange import ViewDependencies
 from pushd.views.inprocess import InProcess
@@ -373,7 +374,7 @@ def make_broker(
         reactor,
         partial(open_session, reactor, address),
         name=str(address),
-        db=address.db,
+        names=RedisNames(address.prefix, address.db),
         retention=retention,
         make_name=make_name,
     )

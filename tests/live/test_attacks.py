@@ -1061,7 +1061,7 @@ def test_dns_rebinding() -> None:
 
 
 def test_control_port() -> None:
-    """The control port refuses pages, and unknown names in Host."""
+    """The control port refuses pages, and unknown names in Host but for health checks."""
     with run_daemon(*CONTROL) as daemon:
         url = control_url_of(daemon)
         with RawClient(url) as client:
@@ -1077,8 +1077,10 @@ def test_control_port() -> None:
                 "",
                 "\x80",
             ):
-                client.send(request(host, "/healthz"))
+                client.send(request(host, "/metrics"))
                 assert client.read_answer().status in (400, 403), host
+            client.send(request("evil.example", "/healthz"))
+            assert client.read_answer().status == 200
             for origin in ("http://evil.example", "null", url.rstrip("/")):
                 assert client.request("/healthz", f"Origin: {origin}").status == 403, origin
             client.send(handshake("evil.example", "/healthz"))

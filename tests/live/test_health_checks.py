@@ -15,12 +15,19 @@ def test_haproxy(tmp_path: Path) -> None:
     """HAProxy's checks of the control port succeed, with any Host and without one."""
     with DaemonProcess(CONTROL, directory=tmp_path) as daemon:
         control = daemon.wait_for(r"control port listening on http://\S+:(\d+)")[1]
-        for check in ("GET /readyz", "GET /healthz HTTP/1.1\\r\\nHost:\\ health.example"):
+        for number, (check, line) in enumerate(
+            (
+                ("GET /readyz", " GET /readyz 200 "),
+                ("/readyz", " OPTIONS /readyz 200 "),
+                ("", " OPTIONS / 204 "),
+                ("GET /healthz HTTP/1.1\\r\\nHost:\\ health.example", " GET /healthz 200 "),
+            )
+        ):
             options = f"check port {control} inter 100ms\n    option httpchk {check}"
-            folder = tmp_path / check[5:8]
+            folder = tmp_path / f"{number}"
             folder.mkdir()
             with run_proxy("haproxy", daemon.url.split("/")[2], folder, options):
-                daemon.wait_for(rf" {check.partition(' HTTP')[0]} 200 ")
+                daemon.wait_for(line)
 
 
 def test_names(tmp_path: Path) -> None:

@@ -87,6 +87,15 @@ class Site(NamedTuple):
             open_timeout=TIMEOUT,
         )
 
+    def negotiated(self) -> str | None:
+        """Return the protocol that a browser would get, which offers HTTP/2 and HTTP/1.1."""
+        self.trust.set_alpn_protocols(["h2", "http/1.1"])
+        with (
+            socket.create_connection(("127.0.0.1", self.port), TIMEOUT) as raw,
+            self.trust.wrap_socket(raw, server_hostname="localhost") as secure,
+        ):
+            return secure.selected_alpn_protocol()
+
     def publish(self, data: str) -> None:
         """Publish to the topic."""
         connection = HTTPConnection("127.0.0.1", self.control, timeout=TIMEOUT)
@@ -148,11 +157,13 @@ def test_log(site: Site, tmp_path: Path) -> None:
 
 
 def test_page(site: Site) -> None:
-    """The peer is the client and the scheme https, whatever headers the client sends."""
+    """The peer is the client, the scheme https, whatever headers it sends; browsers get HTTP/2."""
     for headers in ({}, {"X-Forwarded-For": "192.0.2.6", "Forwarded": "for=192.0.2.7;proto=http"}):
         with site.ask("GET", "/who/", headers) as answer:
             assert answer().read().decode() == f"{CLIENT} https"
     site.daemon.wait_for(rf"{CLIENT} GET /who/ 200 ")
+    # Over HTTP/1.1 six event streams would take all connections of a browser.
+    assert site.negotiated() == "h2"
 
 
 def test_websocket(site: Site) -> None:

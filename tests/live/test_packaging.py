@@ -100,6 +100,50 @@ def test_make_run_first(tmp_path: Path) -> None:
     assert "pushd needs Python 3.11 or newer" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("failures", "said", "code"),
+    [
+        (["E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7"] * 2, 2, 0),
+        (["E: Unable to locate package redis-server"], 0, 2),
+    ],
+)
+def test_make_apt_lock(tmp_path: Path, failures: list[str], said: int, code: int) -> None:
+    """While another program installs packages, ``make`` waits; other failures end it."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    needed = ("bash", "env", "grep", "id", "make", "mktemp", "rm", "sed", "sleep", "tee", "cat")
+    for name in needed:
+        found = shutil.which(name)
+        assert found is not None
+        (programs / name).symlink_to(found)
+    (tmp_path / "failures").write_text("".join(f"{line}\n" for line in failures))
+    for name, script in (
+        ("sudo", 'exec "$@"'),
+        # Fails once for each line of the file, and removes it; or installs a program.
+        (
+            "apt-get",
+            'read -r line < failures && sed -i 1d failures && echo "$line" >&2 && exit 100\n'
+            'case "$*" in *install*redis-server) echo installed ;; esac',
+        ),
+    ):
+        (programs / name).write_text(f"#!{programs}/bash\n{script}\n")
+        (programs / name).chmod(0o755)
+    done = subprocess.run(
+        ["make", "redis", "APT_PAUSE=0", "PYTHON=none"],
+        cwd=tmp_path,
+        env={"PATH": str(programs), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == code, done
+    assert done.stdout.count("Another program is installing packages: waiting") == said
+    assert ("installed\n" in done.stdout) == (code == 0), done
+    assert ("The live tests need Redis" in done.stderr) == (code != 0)
+
+
 def test_pages(programs: Path, tmp_path: Path) -> None:
     """The installed daemon serves the files of the checkout, byte for byte."""
     folder = ROOT / "web"

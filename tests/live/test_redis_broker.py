@@ -22,15 +22,19 @@ from pushd.topics.history import Retention
 from pushd.topics.publication import Id
 from pushd.topics.redis.address import parse_broker
 from pushd.topics.redis.broker import RedisBroker
-from pushd.topics.redis.scripts import idempotency_key
+from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.redis.session import open_session
 from tests.support.broker_contract import RULES, Node, RecordingSubscriber, Rule
+from tests.support.held_port import held_port
 from tests.support.redis_server import RedisServer
 from tests.topics import test_resuming as resuming
 from tests.topics.test_resuming import FUZZ, SlowSubscriber
 
 # Timeout of single steps, in seconds.
 PATIENCE = 60.0
+
+# Replicate at once.
+SYNC = ["--repl-diskless-sync-delay", "0"]
 
 _names = count()
 
@@ -55,9 +59,9 @@ class Cluster:
         assert address is not None
         broker = RedisBroker(
             self.reactor,
-            partial(open_session, self.reactor, address),
+            settings.get("open_session", partial(open_session, self.reactor, address)),
             name="it",
-            db=settings.get("db", 0),
+            names=RedisNames(db=settings.get("db", 0), prefix=settings.get("prefix", "pushd")),
             retention=retention or Retention(),
             make_name=lambda: f"e{next(_names)}",
         )
@@ -76,6 +80,36 @@ class Cluster:
     async def wait(self, seconds: float) -> None:
         """Let time pass."""
         await deferLater(self.reactor, seconds)
+
+
+class MovingAddress:
+    """An address that leads to one server or another, as a name or a proxy does."""
+
+    def __init__(self, cluster: Cluster, server: RedisServer) -> None:
+        self.cluster = cluster
+        self.server = server
+
+    async def start_node(self) -> Node:
+        """Start a node that connects to it."""
+        node = await self.cluster.start_node(open_session=self.open)
+        return node
+
+    def open(self, *args: Any) -> Deferred[Any]:
+        """Open a session with the present server."""
+        address = parse_broker(self.server.url)
+        assert address is not None
+        return open_session(self.cluster.reactor, address, *args)
+
+    async def move(self, server: RedisServer) -> None:
+        """Let it lead to a server, and all nodes connect again."""
+        brokers: list[Any] = [node.broker for node in self.cluster.nodes]
+        reconnectors = [one._reconnector for one in brokers]
+        lost = [one.session for one in reconnectors]
+        former, self.server = self.server, server
+        former.ask("CLIENT", "KILL", "TYPE", "normal")
+        await self.cluster.until(
+            lambda: not any(one.session in (None, *lost) for one in reconnectors)
+        )
 
 
 @pytest.fixture
@@ -311,6 +345,105 @@ async def test_becomes_a_replica(cluster: Cluster, server: RedisServer) -> None:
     assert await received(cluster, first, ids[1]) == ids
 
 
+async def replicate(cluster: Cluster, replica: RedisServer, port: int) -> None:
+    """Make a server the replica of another, and wait until it has all data."""
+    replica.ask("REPLICAOF", "127.0.0.1", port)
+    await cluster.until(lambda: b"master_link_status:up" in replica.ask("INFO", "replication"))
+
+
+@pytest.mark.parametrize("appendonly", ["no", "yes"])
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_demoted_and_promoted(appendonly: str) -> None:
+    """A server that took the data of a stale replica, and is the master again, has new epochs."""
+    with (
+        held_port() as one,
+        held_port() as two,
+        RedisServer([*SYNC, "--appendonly", appendonly], port=one) as server,
+        RedisServer(SYNC, port=two) as replica,
+    ):
+        cluster = Cluster(server)
+        node, _ = await cluster.start(Retention())
+        first = await listen(cluster, node)
+        await replicate(cluster, replica, one)
+        ids = [await node.publish("t", "a")]
+        await cluster.until(lambda: replica.ask("XLEN", "pushd:{t}:history") == 1)
+        replica.ask("REPLICAOF", "NO", "ONE")
+        ids += [await node.publish("t", data) for data in "bc"]
+        await received(cluster, first, ids[2])
+        await replicate(cluster, server, two)
+        server.ask("REPLICAOF", "NO", "ONE")
+        # The node has not noticed anything.
+        assert node.broker.fault() is None
+        assert (await node.broker.describe("t"))[0] is None
+        new = [await node.publish("t", data) for data in "de"]
+        assert not {*new} & {*ids}
+        assert not new[0].startswith(ids[0].partition(":")[0])
+        await cluster.until(lambda: first.events[-1] == "lost")
+        for id in ids:
+            assert not (await node.replay("t", id)).recovered
+        assert (await node.replay("t", new[0])).recovered
+        for each in cluster.nodes:
+            each.broker.stop()
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_replica_promoted(cluster: Cluster) -> None:
+    """A replica that took over without a restart of anything has new epochs."""
+    with held_port() as port, RedisServer(SYNC, port=port) as server, RedisServer(SYNC) as replica:
+        cluster = Cluster(server)
+        node, _ = await cluster.start(Retention())
+        ids = [await node.publish("t", data) for data in "ab"]
+        await replicate(cluster, replica, port)
+        replica.ask("REPLICAOF", "NO", "ONE")
+        cluster.server = replica
+        other = await cluster.start_node()
+        ids += [await other.publish("t", data) for data in "cde"]
+        assert len({*ids}) == 5
+        assert not (await other.replay("t", ids[1])).recovered
+        for each in cluster.nodes:
+            each.broker.stop()
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_back_at_the_former_server(cluster: Cluster, server: RedisServer) -> None:
+    """What was published at another server meanwhile is missing: each change has new epochs."""
+    with RedisServer() as another:
+        moving = MovingAddress(cluster, server)
+        nodes = [await moving.start_node() for _ in range(2)]
+        ids, epochs = [], []
+        for place in (server, another, server, another):
+            await moving.move(place)
+            ids.append(await nodes[0].publish("t", "x"))
+            # The other node does not change the epoch once more.
+            ids.append(await nodes[1].publish("t", "x"))
+            epochs.append(ids[-1].partition(":")[0])
+            assert ids[-2].partition(":")[0] == epochs[-1]
+            assert [(await nodes[0].replay("t", id)).recovered for id in ids] == [
+                id.startswith(f"{epochs[-1]}:") for id in ids
+            ]
+        assert len({*epochs}) == 4
+        # A new session with the same server changes nothing.
+        await moving.move(another)
+        assert (await nodes[1].publish("t", "x")).startswith(f"{epochs[-1]}:")
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_prefix(cluster: Cluster, server: RedisServer) -> None:
+    """Two deployments on one Redis share nothing: neither topics and keys, nor messages."""
+    one, _ = await cluster.start(Retention())
+    other = await cluster.start_node(prefix="other")
+    first, second = await listen(cluster, one), await listen(cluster, other)
+    ids = [await one.publish("t", "a", "k"), await other.publish("t", "b", "k")]
+    assert await received(cluster, first, ids[0]) == ids[:1]
+    assert await received(cluster, second, ids[1]) == ids[1:]
+    assert ids[1].endswith(":1")
+    await other.publish("u", "x")
+    assert [sorted(await node.broker.names()) for node in (one, other)] == [["t"], ["t", "u"]]
+    keys = sorted(server.ask("KEYS", "*"))
+    assert {key.partition(b":")[0] for key in keys} == {b"pushd", b"other"}
+    assert b"other:server" in keys
+
+
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_slow_node(cluster: Cluster, server: RedisServer) -> None:
     """A node whose connection Redis closes because it reads too slowly catches up."""
@@ -351,7 +484,7 @@ async def test_keys_expire(cluster: Cluster, server: RedisServer) -> None:
     for key, most in [
         (b"pushd:{t}:topic", 900),
         (b"pushd:{t}:history", 300),
-        (idempotency_key("t", "k").encode(), 300),
+        (RedisNames().idempotency_key("t", "k").encode(), 300),
     ]:
         assert most - 30 <= ages.pop(key) <= most
     assert ages == {}

@@ -293,6 +293,27 @@ def test_late_signal(way: str) -> None:
             assert process.wait(PATIENCE) == 0
 
 
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_log_reader_gone(tmp_path: Path, style: str) -> None:
+    """A daemon whose log has lost its reader serves on, and stops in order."""
+    path = tmp_path / "web"
+    command = [str(TWISTD), "-n", "--pidfile=", "pushd", "--control", "none"]
+    command += ["--listen", f"unix:{path}", "--log-format", style]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        read_until(process, "listening on")
+        assert process.stdout is not None
+        process.stdout.close()
+        # Each is a line in the log.
+        assert [status_of(path) for _ in range(5)] == [200] * 5
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+    finally:
+        process.kill()
+
+
 def test_stale_socket(tmp_path: Path) -> None:
     """The socket of a daemon that was killed is taken over; that of a running one is not.
 

@@ -15,12 +15,14 @@ from pushd.topics.redis.scripts import (
     DESCRIBE,
     PUBLISH,
     REPLAY,
+    SETTLE,
     TOUCH,
+    RedisNames,
     Script,
-    channel_name,
     encode,
-    read_topic,
 )
+
+NAMES = RedisNames()
 
 
 class FakeRedis:
@@ -33,6 +35,8 @@ class FakeRedis:
         self.trouble: Exception | None = None
         #: The error that every command returns, if they are to fail.
         self.refusal: str | None = None
+        #: The error of the command with which a session begins, if it is to fail.
+        self.settling: Exception | None = None
         #: If true, publications are not published on channels.
         self.silent = False
         #: If true, answers are delayed until ``answer`` is called.
@@ -96,7 +100,7 @@ class FakeRedis:
 
     def send(self, publication: Publication) -> None:
         """Send a publication to all sessions that are subscribed to its channel."""
-        channel = channel_name(0, publication.topic)
+        channel = NAMES.channel(publication.topic)
         kind, data = encode(publication.data)
         for session in self.sessions:
             if session.open and channel in session.channels:
@@ -119,16 +123,23 @@ class FakeSession:
         self.trusted = False
         self.open = True
         self.channels: list[bytes] = []
+        #: The generations that the node knew when it asked for the present one.
+        self.generations: list[str] = []
 
     def run_script(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Deferred[Any]:
         """Run a script."""
+        if script is SETTLE:
+            # Each session begins with it: it is not recorded, and never late.
+            self.generations.append(args[2])
+            settling = self.redis.settling
+            return succeed(b"generation") if settling is None else fail(settling)
         names = {PUBLISH: "publish", REPLAY: "replay", DESCRIBE: "describe", TOUCH: "touch"}
         self.redis.asked.append(names[script])
         if not self.open:
             return self.redis.reply(RedisUnavailable("not open"))
         if self.redis.refusal is not None:
             return self.redis.reply(RedisError(self.redis.refusal))
-        return self.redis.reply(getattr(self, f"_{names[script]}")(keys[1:], args[5:]))
+        return self.redis.reply(getattr(self, f"_{names[script]}")(keys[1:], args[6:]))
 
     def run(self, *args: Any) -> Deferred[Any]:
         """Run SCAN, which takes two calls to list all topics."""
@@ -161,7 +172,7 @@ class FakeSession:
             _, kind, data = args[2 + place : 5 + place]
             id = self.redis.ids.get(key)
             if id is None:
-                name = read_topic(topic.encode())
+                name = NAMES.read_topic(topic.encode())
                 id = self.redis.publish(name, data.decode() if kind == "t" else data)
                 if key != topic:
                     self.redis.ids[key] = id
@@ -171,7 +182,7 @@ class FakeSession:
     def _replay(self, keys: Sequence[str], args: Sequence[Any]) -> list[Any]:
         epoch, offset, limit = args
         after = Id(epoch, offset) if epoch else None
-        replay = self.redis.history.replay(read_topic(keys[0].encode()), after, limit)
+        replay = self.redis.history.replay(NAMES.read_topic(keys[0].encode()), after, limit)
         entries = []
         for one in replay.publications:
             kind, data = encode(one.data)
@@ -185,9 +196,9 @@ class FakeSession:
         ]
 
     def _describe(self, keys: Sequence[str], args: Sequence[Any]) -> list[Any] | None:
-        id, kept = self.redis.history.describe(read_topic(keys[0].encode()))
+        id, kept = self.redis.history.describe(NAMES.read_topic(keys[0].encode()))
         return None if id is None else [str(id).encode(), kept]
 
     def _touch(self, keys: Sequence[str], args: Sequence[Any]) -> list[bytes]:
-        ids = [self.redis.history.describe(read_topic(key.encode()))[0] for key in keys]
+        ids = [self.redis.history.describe(NAMES.read_topic(key.encode()))[0] for key in keys]
         return [b"" if id is None else str(id).encode() for id in ids]

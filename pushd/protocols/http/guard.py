@@ -71,7 +71,8 @@ def control_guard(hosts: Hosts) -> Guard:
             request.why_refused = f"{reason}; pages publish at the public port (docs/tokens.md)"
             return refusal(403, reason)
         host = request.header(b"host")
-        if host is None or request.path in _HEALTH_CHECKS:
+        is_health_check = request.path in _HEALTH_CHECKS and not request.wants_websocket
+        if host is None or is_health_check:
             return None
         address = getattr(request.getHost(), "host", None)
         if not is_own_host(host, address) and not hosts.includes(host):

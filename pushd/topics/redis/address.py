@@ -13,8 +13,20 @@ SENTINEL_PORT = 26379
 
 _FORMS = (
     "memory, redis://[user:password@]host[:port][/db], rediss://…, "
-    "unix://[user:password@]/path[?db=n], or redis+sentinel://host[:port],…/service[/db]"
+    "unix://[user:password@]/path[?db=n], or redis+sentinel://host[:port],…/service[/db]; "
+    "each with prefix=NAME after ? or &, for several deployments on one Redis"
 )
+
+#: The prefix of the names of keys and channels.
+PREFIX = "pushd"
+
+_MARKS = (
+    "after ? only prefix=NAME is allowed, and db=n for a Unix socket; in a password write ? and # "
+    "as %3F and %23"
+)
+
+# A colon would make names of one deployment look like those of another.
+_PREFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +43,22 @@ class RedisAddress:
     db: int = 0
     user: str | None = None
     password: str | None = field(default=None, repr=False)
+    #: What the names of all keys and channels begin with.
+    prefix: str = PREFIX
 
     def __str__(self) -> str:
         login = f"{self.user or ''}:***@" if self.password is not None else ""
         if self.path is not None:
-            return f"unix://{login}{self.path}?db={self.db}"
+            return f"unix://{login}{self.path}?db={self.db}{self._prefix('&')}"
         scheme = "redis+sentinel" if self.service is not None else "rediss" if self.tls else "redis"
         hosts = ",".join(
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts
         )
         service = f"/{self.service}" if self.service is not None else ""
-        return f"{scheme}://{login}{hosts}{service}/{self.db}"
+        return f"{scheme}://{login}{hosts}{service}/{self.db}{self._prefix('?')}"
+
+    def _prefix(self, mark: str) -> str:
+        return "" if self.prefix == PREFIX else f"{mark}prefix={self.prefix}"
 
 
 def parse_broker(given: str) -> RedisAddress | None:
@@ -67,27 +84,28 @@ def _parse_plain(url: SplitResult) -> RedisAddress:
     login, hosts = _parse_hosts(url, REDIS_PORT)
     if len(hosts) != 1:
         raise _InvalidAddress("several hosts are allowed with redis+sentinel:// only")
-    _check_no_query(url)
+    prefix = _parse_prefix(_parse_query(url))
     db = _parse_db(url.path.removeprefix("/"))
-    return RedisAddress(hosts=hosts, tls=url.scheme == "rediss", db=db, **login)
+    return RedisAddress(hosts=hosts, tls=url.scheme == "rediss", db=db, prefix=prefix, **login)
 
 
 def _parse_sentinel(url: SplitResult) -> RedisAddress:
     login, hosts = _parse_hosts(url, SENTINEL_PORT)
-    _check_no_query(url)
+    prefix = _parse_prefix(_parse_query(url))
     service, _, db = url.path.removeprefix("/").partition("/")
     if not re.fullmatch(r"[A-Za-z0-9._-]+", service):
         raise _InvalidAddress("the name of the master must be letters, digits and ._-")
-    return RedisAddress(hosts=hosts, service=service, db=_parse_db(db), **login)
+    return RedisAddress(hosts=hosts, service=service, db=_parse_db(db), prefix=prefix, **login)
 
 
 def _parse_unix(url: SplitResult) -> RedisAddress:
     login, _, host = url.netloc.rpartition("@")
-    query = parse_qs(url.query, strict_parsing=bool(url.query), keep_blank_values=True)
-    db = query.pop("db", ["0"])[-1]
-    if host or query or url.fragment or len(url.path) < 2:
+    query = _parse_query(url)
+    db = _parse_db(query.pop("db", ["0"])[-1])
+    if host or len(url.path) < 2:
         raise _InvalidAddress("a Unix socket must be given as unix:///path?db=n")
-    return RedisAddress(path=unquote(url.path), db=_parse_db(db), **_parse_login(login))
+    prefix = _parse_prefix(query)
+    return RedisAddress(path=unquote(url.path), db=db, prefix=prefix, **_parse_login(login))
 
 
 def _parse_hosts(url: SplitResult, port: int) -> tuple[dict[str, Any], tuple[tuple[str, int], ...]]:
@@ -118,9 +136,23 @@ def _parse_db(given: str) -> int:
     return int(given or 0)
 
 
-def _check_no_query(url: SplitResult) -> None:
-    if url.query or url.fragment:
-        raise _InvalidAddress("? and # are not allowed; in a password write them as %3F and %23")
+def _parse_query(url: SplitResult) -> dict[str, list[str]]:
+    if url.fragment:
+        raise _InvalidAddress(_MARKS)
+    try:
+        return parse_qs(url.query, strict_parsing=bool(url.query), keep_blank_values=True)
+    except ValueError:
+        raise _InvalidAddress(_MARKS) from None
+
+
+def _parse_prefix(query: dict[str, list[str]]) -> str:
+    """Return the prefix in the rest of a query."""
+    prefix = query.pop("prefix", [PREFIX])[-1]
+    if query:
+        raise _InvalidAddress(_MARKS)
+    if not _PREFIX.fullmatch(prefix):
+        raise _InvalidAddress("the prefix must be 1 to 64 letters, digits and ._-")
+    return prefix
 
 
 _PARSERS = {

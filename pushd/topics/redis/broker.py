@@ -36,6 +36,7 @@ from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.redis.commands import TopicCommands
 from pushd.topics.redis.followed_topic import FollowedTopic
 from pushd.topics.redis.reconnect import Reconnector
+from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.redis.topic_sync import TopicSync
 from pushd.topics.redis.waiters import Waiters, make_timeouts
 
@@ -54,7 +55,7 @@ class RedisBroker:
     :param open_session: opens a session, given what to call with a channel and a message, and what
         to call when the session is lost.
     :param name: the address of Redis for the log, without the password.
-    :param db: the number of the database, which is part of the channels' names.
+    :param names: the names of keys and channels.
     :param make_name: returns a new random name, for an epoch or a generation.
     """
 
@@ -64,7 +65,7 @@ class RedisBroker:
         open_session: Opener,
         *,
         name: str,
-        db: int,
+        names: RedisNames,
         retention: Retention,
         make_name: Callable[[], str],
     ) -> None:
@@ -78,7 +79,7 @@ class RedisBroker:
             on_open=self._connected,
             on_close=self._disconnected,
         )
-        self._commands = TopicCommands(db=db, retention=retention, make_name=make_name)
+        self._commands = TopicCommands(names, retention=retention, make_name=make_name)
         self._sync = TopicSync(reactor, self._reconnector, self._commands, name=name)
         self._wait_timeouts = make_timeouts(reactor, self.fault)
         # Reads of topics that are not followed wait for a session.

@@ -17,17 +17,13 @@ from pushd.topics.redis.scripts import (
     HOLD,
     PUBLISH,
     REPLAY,
-    SERVER,
-    TOPIC_PATTERN,
+    SETTLE,
     TOPIC_TYPE,
     TOUCH,
-    channel_name,
+    RedisNames,
     encode,
-    idempotency_key,
     read_id,
     read_replay,
-    read_topic,
-    topic_keys,
 )
 
 if TYPE_CHECKING:
@@ -50,12 +46,16 @@ _MAX_SCANS = 100
 class TopicCommands:
     """Sends commands over a session. All of them may fail with RedisError or RedisUnavailable.
 
-    :param db: the number of the database, which is part of the channels' names.
+    :param names: the names of keys and channels.
     :param make_name: returns a new random name, for an epoch or a generation.
     """
 
-    def __init__(self, *, db: int, retention: Retention, make_name: Callable[[], str]) -> None:
-        self._db = db
+    def __init__(
+        self, names: RedisNames, *, retention: Retention, make_name: Callable[[], str]
+    ) -> None:
+        self._names = names
+        # The last generation that this node knows of: of this server, or of one before it.
+        self._generation = ""
         self._retention = retention
         self._make_name = make_name
         self._reads = DeferredSemaphore(_MAX_READS)
@@ -64,18 +64,19 @@ class TopicCommands:
 
     def channel(self, topic: str) -> bytes:
         """Return the name of a topic's channel."""
-        return channel_name(self._db, topic)
+        return self._names.channel(topic)
 
     def publish(self, session: RedisSession, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
         """Publish all drafts or none. Fails with Unavailable if too many are not answered yet.
 
         If the Deferred is cancelled, they are published all the same, and count until then.
         """
-        keys, args, size = [SERVER], [*self._common(session), self._retention.size, KEY_TTL], 0
+        names, size = self._names, 0
+        keys, args = [names.server], [*self._common(session), self._retention.size, KEY_TTL]
         for draft in drafts:
             kind, data = encode(draft.data)
-            topic, history = topic_keys(draft.topic)
-            key = topic if draft.key is None else idempotency_key(draft.topic, draft.key)
+            topic, history = names.topic_keys(draft.topic)
+            key = topic if draft.key is None else names.idempotency_key(draft.topic, draft.key)
             keys += topic, history, key
             args += self.channel(draft.topic), kind, data
             size += len(data)
@@ -92,11 +93,20 @@ class TopicCommands:
         running.chainDeferred(published)
         return published
 
+    async def settle(self, session: RedisSession) -> None:
+        """Learn the generation, at the start of a session.
+
+        It is a new one if this server has forgotten something, or another one was used meanwhile.
+        """
+        answer = await session.run_script(SETTLE, [self._names.server], self._common(session))
+        with _reading():
+            self._generation = answer.decode("latin-1")
+
     async def read(self, session: RedisSession, topic: str, after: Id | None, limit: int) -> Replay:
         """Read the publications after an id, about ``limit`` bytes of them."""
         epoch, offset = ("", 0) if after is None else (after.epoch, after.offset)
         args = (*self._common(session), epoch, offset, limit)
-        keys = (SERVER, *topic_keys(topic))
+        keys = (self._names.server, *self._names.topic_keys(topic))
         await self._reads.acquire()
         try:
             with _reading():
@@ -106,7 +116,7 @@ class TopicCommands:
 
     async def describe(self, session: RedisSession, topic: str) -> tuple[Id | None, int]:
         """Return a topic's last id, and the number of publications in its history."""
-        keys = (SERVER, *topic_keys(topic))
+        keys = (self._names.server, *self._names.topic_keys(topic))
         answer = await session.run_script(DESCRIBE, keys, self._common(session))
         with _reading():
             return (None, 0) if answer is None else (read_id(answer[0]), int(answer[1]))
@@ -115,20 +125,20 @@ class TopicCommands:
         """Return the names of all topics, or of about 100,000 if there are more."""
         names: set[str] = set()
         cursor = b"0"
-        rest = ("MATCH", TOPIC_PATTERN, "COUNT", 1000, "TYPE", TOPIC_TYPE)
+        rest = ("MATCH", self._names.topic_pattern, "COUNT", 1000, "TYPE", TOPIC_TYPE)
         for _ in range(_MAX_SCANS):
             with _reading():
                 cursor, keys = await session.run("SCAN", cursor, *rest)
                 for key in keys:
                     with suppress(ValueError):  # A key of another program.
-                        names.add(read_topic(key))
+                        names.add(self._names.read_topic(key))
             if cursor == b"0":
                 break
         return list(names)
 
     async def touch(self, session: RedisSession, topics: Sequence[str]) -> list[str]:
         """Renew the expiry of topics. Returns their last ids, "" for one that has expired."""
-        keys = [SERVER, *(topic_keys(topic)[0] for topic in topics)]
+        keys = [self._names.server, *(self._names.topic_keys(topic)[0] for topic in topics)]
         ids = await session.run_script(TOUCH, keys, self._common(session))
         with _reading():
             if len(ids) == len(topics):
@@ -140,6 +150,7 @@ class TopicCommands:
         return [
             session.run_id,
             int(session.trusted),
+            self._generation,
             self._make_name(),
             self._retention.ttl * 1000,
             HOLD * 1000,

@@ -5,15 +5,27 @@ epoch, its last offset and its generation; ``pushd:{topic}:history`` is a stream
 the id ``offset-milliseconds`` and one field, ``t`` for text or ``b`` for bytes. What was published
 with an idempotency key is in ``pushd:{topic}:key:SHA-256``. Only topics, whose characters cannot be
 mistaken for the rest of a key, are written into keys as they are given. ``pushd:server`` is
-a hash with the run id of the server that wrote last, and the generation. A script writes to it
-first, before any topic, with commands that a full Redis denies: so it denies the first write or
-none.
+a hash about the server that wrote last, and the generation. A script writes to it first, before any
+topic, with commands that a full Redis denies: so it denies the first write or none. ``pushd`` is
+the prefix, unless the address has another.
 
-The generation: a Redis that was restarted, or a replica that took over, may have forgotten
+The generation: a Redis that was restarted, or took the data of another server, may have forgotten
 publications that subscribers have received, and would give their offsets to new ones. So every
-script gets the run id of the server that it is sent to. If the last write was in another run,
-and this server cannot be trusted to have everything (see ``RedisSession.trusted``), the generation
-changes, and every topic of an older generation gets a new epoch when it is next used.
+script asks Redis for its replication id. That is a new one after each restart, when a replica
+becomes a master, and when the first replica comes; in the second case, Redis also has the former id
+and the offset up to which it has kept that. The generation is kept only if it is known that nothing
+was forgotten:
+
+* The replication id is that of the last write; or it is another one of the same run, which has no
+  former id, so that it was never a replica.
+* The server was demoted and promoted again, and has followed no other in between: it is the run
+  that wrote last, its former id is that of the last write, and it has kept all up to an offset
+  beyond that.
+* It was restarted, and can be trusted to have everything (see ``RedisSession.trusted``).
+
+It is not kept if this node has last seen a generation that this server knows nothing of: then
+another server was the master meanwhile, and this one lacks what was published there. When the
+generation changes, every topic of an older one gets a new epoch when it is next used.
 """
 
 from __future__ import annotations
@@ -25,16 +37,15 @@ from hashlib import sha1, sha256
 from typing import Any
 
 from pushd.topics.publication import Id, Publication, Replay, check_topic
+from pushd.topics.redis.address import PREFIX
 
 #: How much longer than its publications a topic is kept, in seconds. Nodes where it has subscribers
 #: renew that.
 HOLD = 600
 
-#: The key with the run id of the server that wrote last, and the generation of all topics.
-SERVER = "pushd:server"
-
 _OPENING = """
-local run, trusted, fresh, ttl, hold = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local run, trusted, seen, fresh = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local ttl, hold = tonumber(ARGV[5]), ARGV[6]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -42,16 +53,40 @@ local function whole(number)
     return string.format('%.0f', number)
 end
 
+-- Returns the generation, or nil for a new one, and what has to be written if it changes.
+local function find_generation()
+    local info = redis.call('INFO', 'replication')
+    local id = string.match(info, 'master_replid:(%w+)') or run
+    local former = string.match(info, 'master_replid2:(%w+)')
+    local kept = tonumber(string.match(info, 'second_repl_offset:(%-?%d+)') or -1)
+    local now_at = string.match(info, 'master_repl_offset:(%d+)') or '0'
+    local known = redis.call('HMGET', KEYS[1], 'run', 'replication', 'offset', 'generation', 'past')
+    local generation, past = known[4], known[5] or ''
+    local stayed = known[1] == run and kept == -1
+    local returned = known[1] == run and known[2] == former and tonumber(known[3]) < kept
+    if not (known[2] == id or stayed or returned or (trusted == '1' and kept == -1)) then
+        generation = nil
+    end
+    if seen ~= '' and seen ~= known[4] and not string.find(past, seen, 1, true) then
+        generation = nil
+    end
+    local record = nil
+    if not generation or known[2] ~= id then
+        if not generation then
+            -- What is known to precede the new one; other nodes will come from there, too.
+            past = string.sub(past .. ' ' .. (known[4] or '') .. ' ' .. seen, -2000)
+        end
+        record = {'run', run, 'replication', id, 'offset', now_at, 'past', past}
+    end
+    return generation, record
+end
+
 local function read_generation()
-    local known = redis.call('HMGET', KEYS[1], 'run', 'generation')
-    if known[1] == run then
-        return known[2]
+    local generation, record = find_generation()
+    generation = generation or fresh
+    if record then
+        redis.call('HSET', KEYS[1], 'generation', generation, unpack(record))
     end
-    local generation = known[2]
-    if not generation or trusted ~= '1' then
-        generation = fresh
-    end
-    redis.call('HSET', KEYS[1], 'run', run, 'generation', generation)
     return generation
 end
 
@@ -90,12 +125,12 @@ end
 """
 
 _PUBLISH = """
-local size, key_ttl = tonumber(ARGV[6]), ARGV[7]
+local size, key_ttl = tonumber(ARGV[7]), ARGV[8]
 local generation = nil
 local ids = {}
 for number = 1, (#KEYS - 1) / 3 do
     local topic, history, key = KEYS[3 * number - 1], KEYS[3 * number], KEYS[3 * number + 1]
-    local channel, kind, data = unpack(ARGV, 5 + 3 * number, 7 + 3 * number)
+    local channel, kind, data = unpack(ARGV, 6 + 3 * number, 8 + 3 * number)
     local id = key ~= topic and redis.call('GET', key)
     if not id then
         generation = generation or read_generation()
@@ -120,7 +155,7 @@ return ids
 """
 
 _REPLAY = """
-local after_epoch, after, room = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local after_epoch, after, room = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 local epoch, last = open(KEYS[2], KEYS[3], read_generation())
 redis.call('PEXPIRE', KEYS[2], whole(ttl + hold))
 trim(KEYS[3], last)
@@ -141,7 +176,7 @@ while room > 0 and offset < last do
         chosen[#chosen + 1] = {entry[1], entry[2][1], entry[2][2]}
     end
     -- As many more as fit, if they are as long on average as those so far.
-    local length = (tonumber(ARGV[8]) - room) / #chosen
+    local length = (tonumber(ARGV[9]) - room) / #chosen
     count = math.max(1, math.min(1000, math.floor(room / length)))
 end
 return {epoch, whole(after), 1, whole(last), chosen}
@@ -149,8 +184,7 @@ return {epoch, whole(after), 1, whole(last), chosen}
 
 _DESCRIBE = """
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'offset', 'generation')
-local server = redis.call('HMGET', KEYS[1], 'run', 'generation')
-if not known[1] or known[3] ~= server[2] or (server[1] ~= run and trusted ~= '1') then
+if not known[1] or known[3] ~= find_generation() then
     return false
 end
 trim(KEYS[3], tonumber(known[2]))
@@ -166,6 +200,10 @@ for number = 2, #KEYS do
     redis.call('PEXPIRE', KEYS[number], whole(ttl + hold))
 end
 return ids
+"""
+
+_SETTLE = """
+return read_generation()
 """
 
 
@@ -189,32 +227,52 @@ REPLAY = Script(_OPENING + _REPLAY)
 DESCRIBE = Script(_OPENING + _DESCRIBE)
 #: Renews the expiry of topics. Returns their last ids.
 TOUCH = Script(_OPENING + _TOUCH)
+#: Returns the generation, which is a new one if this server may have forgotten something.
+SETTLE = Script(_OPENING + _SETTLE)
 
-ALL = (PUBLISH, REPLAY, DESCRIBE, TOUCH)
+ALL = (PUBLISH, REPLAY, DESCRIBE, TOUCH, SETTLE)
 
-
-def topic_keys(topic: str) -> tuple[str, str]:
-    """Return the two keys of a topic: its hash and its history."""
-    return f"pushd:{{{topic}}}:topic", f"pushd:{{{topic}}}:history"
-
-
-def idempotency_key(topic: str, key: str) -> str:
-    """Return the key that stores the id published with an idempotency key."""
-    return f"pushd:{{{topic}}}:key:{sha256(key.encode()).hexdigest()}"
+#: The type of the values of topics' keys, for SCAN.
+TOPIC_TYPE = "hash"
 
 
-#: Matches the keys of topics, for SCAN, and the type of their values.
-TOPIC_PATTERN, TOPIC_TYPE = "pushd:{*}:topic", "hash"
+@dataclass(frozen=True)
+class RedisNames:
+    """The names of keys and channels of one deployment.
 
+    :param prefix: what all of them begin with; without a colon, so that no two deployments share
+        a name.
+    :param db: the number of the database.
+    """
 
-def read_topic(key: bytes) -> str:
-    """Return the topic that a key belongs to. Raises ValueError if it is another program's."""
-    return check_topic(key[len("pushd:{") : -len("}:topic")].decode("latin-1"))
+    prefix: str = PREFIX
+    db: int = 0
 
+    @property
+    def server(self) -> str:
+        """The key about the server that wrote last, with the generation of all topics."""
+        return f"{self.prefix}:server"
 
-def channel_name(db: int, topic: str) -> bytes:
-    """Return the channel of a topic. It names the database, as all databases share channels."""
-    return f"pushd:{db}:{topic}".encode()
+    @property
+    def topic_pattern(self) -> str:
+        """The pattern of the keys of topics, for SCAN."""
+        return f"{self.prefix}:{{*}}:topic"
+
+    def topic_keys(self, topic: str) -> tuple[str, str]:
+        """Return the two keys of a topic: its hash and its history."""
+        return f"{self.prefix}:{{{topic}}}:topic", f"{self.prefix}:{{{topic}}}:history"
+
+    def idempotency_key(self, topic: str, key: str) -> str:
+        """Return the key that stores the id published with an idempotency key."""
+        return f"{self.prefix}:{{{topic}}}:key:{sha256(key.encode()).hexdigest()}"
+
+    def read_topic(self, key: bytes) -> str:
+        """Return the topic that a key belongs to. Raises ValueError if it is another program's."""
+        return check_topic(key[len(self.prefix) + 2 : -len("}:topic")].decode("latin-1"))
+
+    def channel(self, topic: str) -> bytes:
+        """Return the channel of a topic. It names the database, as all databases share channels."""
+        return f"{self.prefix}:{self.db}:{topic}".encode()
 
 
 def encode(data: str | bytes) -> tuple[str, bytes]:

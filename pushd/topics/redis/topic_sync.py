@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -86,6 +87,7 @@ class TopicSync:
 
     def connected(self) -> None:
         """Let all topics catch up in a new session."""
+        self._start_settling()
         for topic in list(self._topics.values()):
             self._enqueue(topic)
         self._touch_call = self._reactor.callLater(_TOUCH_INTERVAL, self._touch_all)
@@ -176,9 +178,21 @@ class TopicSync:
     def _is_followed(self, topic: FollowedTopic) -> bool:
         return self.find(topic.topic) is topic
 
+    def _start_settling(self) -> None:
+        settling = Deferred.fromCoroutine(self._settle())
+        settling.addErrback(self._reconnector.log_failure)
+
+    async def _settle(self) -> None:
+        """Learn whether something was forgotten. If that fails, each later command asks again."""
+        assert self._reconnector.session is not None
+        with suppress(RedisUnavailable, RedisError):
+            await self._commands.settle(self._reconnector.session)
+
     def _touch_all(self) -> None:
         assert self._reconnector.session is not None
         self._touch_call = self._reactor.callLater(_TOUCH_INTERVAL, self._touch_all)
+        # Redis forgets after an hour that it was a replica, and nothing else may ask until then.
+        self._start_settling()
         touching = Deferred.fromCoroutine(self._touch(self._reconnector.session))
         touching.addErrback(self._reconnector.log_failure)
 

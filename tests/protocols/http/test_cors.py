@@ -153,6 +153,8 @@ class EarlyRefusalTests(CrossOriginTestCase):
                 connection.send(data[start : start + size])
             answers.append(connection.answer(lines[0].partition(" ")[0]))
         assert answers[0] is not None and answers[1] is not None, answers
+        # A second may begin between the two.
+        del answers[0].headers["Date"], answers[1].headers["Date"]
         self.assertEqual(answers[0].headers.items(), answers[1].headers.items())
         self.assertEqual(answers[0].status, answers[1].status)
         return answers[0]

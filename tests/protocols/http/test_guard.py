@@ -341,6 +341,8 @@ class ControlTests(GuardTestCase):
         line = "GET /healthz HTTP/1.1\r\nHost: a\r\nOrigin: http://a\r\n"
         self.assert_refused(self.send(line, control=True), 403, "browsers")
         self.assert_refused(self.send("GET /healthz HTTP/1.1\r\n", control=True), 400, "Host")
+        line = f"GET /healthz HTTP/1.1\r\nHost: a\r\n{UPGRADE}"
+        self.assert_refused(self.send(line, control=True), 403, "--control-host")
 
     def test_named(self) -> None:
         """``--control-host`` allows further names, and no others."""

@@ -33,7 +33,7 @@ class FactoryTests(ChannelTestCase):
 
     def test_only_http_1_over_tls(self) -> None:
         """HTTP/2 is not offered over TLS: a WebSocket could not take over its connection."""
-        self.assertEqual(site_of(self.daemon).acceptableProtocols(), [b"http/1.1"])
+        self.assertEqual(site_of(self.daemon).acceptableProtocols(), [b"http/1.1", b"http/1.0"])
 
 
 class LimitTests(ChannelTestCase):

@@ -46,6 +46,22 @@ class ParseTests(SynchronousTestCase):
                 RedisAddress(hosts=(("a", 26379),), service="main", user="u", password="pw"),
                 "redis+sentinel://u:***@a:26379/main/0",
             ),
+            (
+                "redis://:pw@h/2?prefix=app-1.x_Y",
+                RedisAddress(hosts=(("h", 6379),), db=2, password="pw", prefix="app-1.x_Y"),
+                "redis://:***@h:6379/2?prefix=app-1.x_Y",
+            ),
+            (
+                "unix:///r?prefix=a&db=3",
+                RedisAddress(path="/r", db=3, prefix="a"),
+                "unix:///r?db=3&prefix=a",
+            ),
+            (
+                "redis+sentinel://a/main?prefix=b",
+                RedisAddress(hosts=(("a", 26379),), service="main", prefix="b"),
+                "redis+sentinel://a:26379/main/0?prefix=b",
+            ),
+            ("redis://h?prefix=pushd", RedisAddress(hosts=(("h", 6379),)), "redis://h:6379/0"),
         ]:
             self.assertEqual(parse_broker(given), address, given)
             self.assertEqual(str(address), text)
@@ -71,6 +87,14 @@ class ParseTests(SynchronousTestCase):
             *("unix://secret/path", "unix://", "unix:///", "unix:///s?secret=1", "unix:///s?db=x"),
             *("unix:///secret?db", "redis+sentinel://secret", "redis+sentinel://h/se%20cret/1"),
             *("redis+sentinel://h/s/secret", "redis://:%FFsecret@h"),
+            *("redis://h?prefix=", "redis://h?prefix=sec:ret", "redis://h?prefix=sec{ret}"),
+            *(
+                "redis://h?prefix=" + 65 * "a",
+                "redis://h?prefix",
+                "redis://h?db=1",
+                "unix:///s?x=1",
+            ),
+            *("rediss://h?prefix=a&secret=1", "redis+sentinel://h/s?secret=1", "unix:///s#secret"),
         ):
             error = self.assertRaises(ValueError, parse_broker, given)
             self.assertIn("must be memory, redis://", str(error), given)

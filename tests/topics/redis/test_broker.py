@@ -13,6 +13,7 @@ from pushd.topics.broker import Draft
 from pushd.topics.history import Retention
 from pushd.topics.publication import Id, Publication
 from pushd.topics.redis.broker import RedisBroker
+from pushd.topics.redis.scripts import RedisNames
 from tests.support.broker_contract import Node
 from tests.support.fake_redis import FakeRedis
 
@@ -37,7 +38,7 @@ class BrokerTestCase(SynchronousTestCase):
             self.clock,
             self.redis.open,
             name="it",
-            db=0,
+            names=RedisNames(),
             retention=Retention(),
             make_name=lambda: "fresh",
         )

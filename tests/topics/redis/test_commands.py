@@ -6,9 +6,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from pushd.errors import RedisError
+from pushd.errors import RedisError, RedisUnavailable
 from pushd.topics.broker import Draft
 from pushd.topics.redis import commands as module
+from pushd.topics.redis.scripts import Script
 from tests.support.fake_redis import FakeSession
 from tests.topics.redis.test_broker import BrokerTestCase
 
@@ -78,6 +79,8 @@ class TopicCommandsTests(BrokerTestCase):
                 Deferred.fromCoroutine(commands.touch(session, ["t", "u"])),
                 Deferred.fromCoroutine(commands.names(session)),
             ]
+            if not isinstance(answer, bytes):
+                asked.append(Deferred.fromCoroutine(commands.settle(session)))
             if answer is not None:  # That means that there is no such topic.
                 asked.append(Deferred.fromCoroutine(commands.describe(session, "t")))
             for one in asked:
@@ -85,6 +88,40 @@ class TopicCommandsTests(BrokerTestCase):
                 self.assertIn("unexpected answer", str(error), answer)
             self.assertEqual(self.unanswered, (0, 0))
             self.assertEqual(commands._reads.tokens, commands._reads.limit)
+
+    def test_generation(self) -> None:
+        """A node tells each server the last generation that it knows of, from any server."""
+        self.start()
+        arguments: list[Any] = []
+        run_script = FakeSession.run_script
+
+        def record(session: FakeSession, script: Script, keys: Any, args: Any) -> Any:
+            arguments.append(args)
+            return run_script(session, script, keys, args)
+
+        self.patch(FakeSession, "run_script", record)
+        self.publish("t")
+        self.redis.lose()
+        self.reconnect()
+        self.publish("t")
+        self.assertEqual([args[2] for args in arguments], ["generation"] * 3)
+        self.assertEqual(
+            [session.generations for session in self.redis.sessions], [[""], ["generation"]]
+        )
+
+    def test_generation_unknown(self) -> None:
+        """If Redis does not say the generation, the commands give the last one that is known."""
+        self.start()
+        for failure in (RedisError("OOM"), RedisUnavailable("lost")):
+            self.redis.settling = failure
+            self.redis.lose()
+            self.reconnect()
+            self.publish("t")
+        self.redis.settling = None
+        self.redis.lose()
+        self.reconnect()
+        sessions = self.redis.sessions[1:]
+        self.assertEqual([one.generations for one in sessions], [["generation"]] * 3)
 
     def test_many_topics(self) -> None:
         """If there are very many topics, only some are listed."""

@@ -13,16 +13,14 @@ from pushd.topics.publication import Id, Replay
 from pushd.topics.redis.scripts import (
     ALL,
     PUBLISH,
-    TOPIC_PATTERN,
-    channel_name,
+    RedisNames,
     encode,
-    idempotency_key,
     read_id,
     read_message,
     read_replay,
-    read_topic,
-    topic_keys,
 )
+
+NAMES = RedisNames()
 
 
 class NameTests(SynchronousTestCase):
@@ -30,32 +28,46 @@ class NameTests(SynchronousTestCase):
 
     def test_keys(self) -> None:
         """All keys of a topic share a hash tag, and the topic can be read from its key."""
-        topic, history = topic_keys("a/b:c")
+        topic, history = NAMES.topic_keys("a/b:c")
         self.assertEqual((topic, history), ("pushd:{a/b:c}:topic", "pushd:{a/b:c}:history"))
-        self.assertRegex(idempotency_key("t", "k"), r"^pushd:\{t\}:key:[0-9a-f]{64}$")
-        self.assertNotEqual(idempotency_key("t", "k"), idempotency_key("t", "K"))
-        self.assertEqual(read_topic(topic.encode()), "a/b:c")
+        self.assertRegex(NAMES.idempotency_key("t", "k"), r"^pushd:\{t\}:key:[0-9a-f]{64}$")
+        self.assertNotEqual(NAMES.idempotency_key("t", "k"), NAMES.idempotency_key("t", "K"))
+        self.assertEqual(NAMES.read_topic(topic.encode()), "a/b:c")
 
     @given(st.text())
     def test_idempotency_key(self, text: str) -> None:
         """Whatever an idempotency key is, its key in Redis is not taken for that of a topic."""
-        key = idempotency_key("t", text)
-        self.assertFalse(fnmatchcase(key, TOPIC_PATTERN))
-        self.assertEqual(len(key), len(idempotency_key("t", "k")))
+        key = NAMES.idempotency_key("t", text)
+        self.assertFalse(fnmatchcase(key, NAMES.topic_pattern))
+        self.assertEqual(len(key), len(NAMES.idempotency_key("t", "k")))
 
     def test_key_of_another_program(self) -> None:
         """A key that is like that of a topic, but has no valid topic in it, raises ValueError."""
         for name in ("", "t}:key:a", "a b", "\xff", "/a"):
-            self.assertRaises(ValueError, read_topic, topic_keys(name)[0].encode("latin-1"))
+            self.assertRaises(
+                ValueError, NAMES.read_topic, NAMES.topic_keys(name)[0].encode("latin-1")
+            )
 
     def test_channel(self) -> None:
         """The name of a channel contains the number of the database."""
-        self.assertEqual(channel_name(3, "a/b"), b"pushd:3:a/b")
+        self.assertEqual(RedisNames(db=3).channel("a/b"), b"pushd:3:a/b")
+
+    def test_prefix(self) -> None:
+        """With another prefix, no name is one of the default's, and none matches its pattern."""
+        other = RedisNames("app-1", db=3)
+        self.assertEqual(other.server, "app-1:server")
+        keys = other.topic_keys("a/b")
+        self.assertEqual(keys, ("app-1:{a/b}:topic", "app-1:{a/b}:history"))
+        self.assertEqual(other.channel("a/b"), b"app-1:3:a/b")
+        self.assertEqual(other.read_topic(keys[0].encode()), "a/b")
+        self.assertTrue(other.idempotency_key("t", "k").startswith("app-1:{t}:key:"))
+        self.assertTrue(fnmatchcase(keys[0], other.topic_pattern))
+        self.assertFalse(fnmatchcase(keys[0], NAMES.topic_pattern))
 
     def test_scripts(self) -> None:
         """A script has the SHA-1 by which Redis knows it."""
         self.assertEqual(PUBLISH.sha1, sha1(PUBLISH.source.encode()).hexdigest())
-        self.assertEqual(len({script.sha1 for script in ALL}), 4)
+        self.assertEqual(len({script.sha1 for script in ALL}), 5)
 
 
 class DataTests(SynchronousTestCase):
