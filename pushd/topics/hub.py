@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
 
 from pushd.access.counters import SubscriberCounters
 from pushd.schedule.histogram import Histogram
@@ -31,12 +34,25 @@ class _Run:
     :param since: when the first was received, in seconds of the clock.
     """
 
-    __slots__ = ("bytes", "publications", "since")
+    __slots__ = ("bytes", "complete", "publications", "since")
 
     def __init__(self, since: float) -> None:
         self.since = since
         self.publications: list[Publication] = []
         self.bytes = 0
+        #: The publications as they are delivered, once no more are added.
+        self.complete: Batch | None = None
+
+    @property
+    def topic(self) -> str:
+        """Their topic."""
+        return self.publications[0].topic
+
+    def batch(self) -> Batch:
+        """Return the publications as they are delivered. No more must be added from then on."""
+        if self.complete is None:
+            self.complete = Batch(self.publications)
+        return self.complete
 
 
 class Hub:
@@ -69,8 +85,10 @@ class Hub:
         self._runs: dict[str, _Run] = {}
         self._pending_bytes = 0
         self._flush_call: IDelayedCall | None = None
-        # The delivery that has begun; until when its current step may take; True during a step.
+        # The delivery that has begun, and its runs that are not delivered to all; until when its
+        # current step may take; True during a step.
         self._delivery: Iterator[None] | None = None
+        self._begun: deque[_Run] = deque()
         self._step_end = 0.0
         self._delivering = False
 
@@ -96,7 +114,12 @@ class Hub:
         if topic not in self._topics:
             return
         run = self._runs.get(topic)
-        if run is None or run.bytes >= _MAX_BATCH or not _follows(id, run.publications[-1].id):
+        if (
+            run is None
+            or run.complete is not None
+            or run.bytes >= _MAX_BATCH
+            or not _follows(id, run.publications[-1].id)
+        ):
             run = self._runs[topic] = _Run(self._clock.seconds())
             self._pending.append(run)
         size = size_of(publication.data)
@@ -114,6 +137,30 @@ class Hub:
         if self._delivery is not None:
             self._deliver_until(math.inf)  # Complete what has begun.
         self._deliver_until(math.inf)
+
+    def catch_up(self, subscription: Subscription) -> None:
+        """Deliver to one subscription what is pending, before something else is written to it.
+
+        Unlike ``flush`` it does not complete a delivery that takes long: others must not wait while
+        thousands are written to because one of them is. Does nothing during a delivery.
+        """
+        if self._delivering:
+            return
+        if self._delivery is None and self._pending:
+            self._deliver_until(self._clock.seconds() + _STEP)
+        if self._delivery is None:
+            return
+        topic = subscription.topic
+        runs = [run for run in chain(self._begun, self._pending) if run.topic == topic]
+        if not runs:
+            return
+        # What its group is written to afterwards would come too late.
+        subscription.leave_group()
+        for run in runs:
+            try:
+                subscription.deliver(run.batch())
+            except Exception:
+                subscription.failed(Failure())
 
     def _deliver_until(self, step_end: float) -> None:
         """Begin to deliver what is pending, or go on, until a time."""
@@ -135,14 +182,16 @@ class Hub:
 
     def _deliver_pending(self) -> Iterator[None]:
         """Deliver, run by run; yields when the current step has taken too long."""
-        pending, self._pending = self._pending, []
+        self._begun, self._pending = deque(self._pending), []
         self._runs, self._pending_bytes = {}, 0
-        for run in pending:
-            batch = Batch(run.publications)
+        while self._begun:
+            run = self._begun[0]
+            batch = run.batch()
             subscribers = self._topics.get(batch.topic)
             if subscribers is not None:
                 grouped = yield from subscribers.deliver(batch, self._is_late)
                 self.counters.delivered += batch.count * grouped
+            self._begun.popleft()
             self._uncork()
             self.delays.observe(self._clock.seconds() - run.since)
 

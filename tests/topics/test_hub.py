@@ -85,6 +85,63 @@ class HubTests(HubTestCase):
         self.assertEqual(self.hub.counters.delivered, 18)
         self.assertIsNone(self.hub._flush_call)
 
+    def test_catch_up_during_a_long_delivery(self) -> None:
+        """A subscription is caught up alone: the others still wait for the next step."""
+        subscribers = self.start_long_delivery()
+        self.hub.deliver(self.source.history.add("t", "b"))
+        for _ in range(2):
+            self.hub.catch_up(self.last)
+            self.assertEqual([one.events[1:] for one in subscribers[3:]], [[], ["a", "b"]])
+        # What comes then is no part of the batch that it got.
+        self.hub.deliver(self.source.history.add("t", "c"))
+        for _ in range(6):
+            iterate(self.source.clock)
+        self.assertEqual([one.events[1:] for one in subscribers], [["a", "b", "c"]] * 5)
+        self.assertEqual((self.hub.counters.delivered, len(self.hub._begun)), (15, 0))
+
+    def test_catch_up_of_another_topic(self) -> None:
+        """Nothing is delivered to a subscription of whose topic nothing is pending."""
+        subscribers = self.start_long_delivery()
+        other = self.listen(topic="u")
+        self.hub.catch_up(self.last)
+        self.assertEqual([len(one.events) for one in (*subscribers, other)], [2, 2, 2, 1, 1, 1])
+
+    def test_catch_up_fails(self) -> None:
+        """A subscription that cannot be caught up ends, and nothing else."""
+        subscribers = self.start_long_delivery()
+        self.patch(subscribers[4], "deliver", lambda _: self.fail_as_told())
+        self.hub.catch_up(self.last)
+        self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
+        self.assertEqual(subscribers[4].events[1:], ["lost"])
+        iterate(self.source.clock)
+        self.assertEqual([one.events[1:] for one in subscribers[:4]], [["a"]] * 4)
+
+    def test_catch_up(self) -> None:
+        """What is pending is delivered to all, if that takes no time; not during a delivery."""
+        first, second = self.listen(), self.listen()
+        self.hub.catch_up(self.last)
+        self.hub.deliver(self.source.history.add("t", "a"))
+        subscription = self.last
+        first.react = lambda _: self.hub.catch_up(subscription)
+        second.react = lambda event: self.assertEqual(first.events[-1], event)
+        self.hub.catch_up(subscription)
+        self.assertEqual([one.events[1:] for one in (first, second)], [["a"]] * 2)
+
+    def test_catch_up_long(self) -> None:
+        """What is pending begins to be delivered, and is completed for the subscription only."""
+        subscribers = [self.listen() for _ in range(5)]
+        for subscriber in subscribers:
+            subscriber.react = lambda _: self.pass_time(0.02)
+        self.hub.deliver(self.source.history.add("t", "a"))
+        self.hub.catch_up(self.last)
+        self.assertEqual([len(one.events) for one in subscribers], [2, 2, 2, 1, 2])
+        iterate(self.source.clock)
+        self.assertEqual([len(one.events) for one in subscribers], [2] * 5)
+
+    def fail_as_told(self) -> None:
+        """Raise the exception of this test."""
+        raise Failing
+
     def test_leave_during_a_long_delivery(self) -> None:
         """Whoever leaves between two steps gets nothing more, and the topic may end."""
         subscribers = self.start_long_delivery()

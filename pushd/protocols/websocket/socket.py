@@ -469,8 +469,8 @@ class WebSocket:
 
     def _catch_up(self) -> None:
         """Send what was published before this moment, ahead of what follows."""
-        if self._hub is not None:
-            self._hub.flush()
+        for subscriber in tuple(self._subscribers.values()):
+            subscriber.catch_up()
 
     def _take(self) -> str | bytes:
         """Take the next message; one read after the end renews the view's grace."""

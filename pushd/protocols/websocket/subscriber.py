@@ -71,6 +71,7 @@ class WebSocketSubscriber:
     __slots__ = (
         "__weakref__",
         "_form",
+        "_hub",
         "_refused",
         "_socket",
         "_stopped",
@@ -85,6 +86,7 @@ class WebSocketSubscriber:
     def __init__(self, socket: Socket) -> None:
         self._socket = socket
         self._subscription: Subscription | None = None
+        self._hub: Hub | None = None
         self._stopped = False
         # Bytes of the batch that it did not take when it was last asked.
         self._refused = 0
@@ -102,6 +104,7 @@ class WebSocketSubscriber:
 
     def start(self, hub: Hub, topic: str, after: Id | None) -> None:
         """Subscribe to a topic, since an id or from now on."""
+        self._hub = hub
         self._subscription = hub.subscribe(topic, self, after)
         if self._stopped:  # by the first publications, as they ended the WebSocket
             self.cancel()
@@ -118,6 +121,11 @@ class WebSocketSubscriber:
         self.cancel()
         if not self.recovered.called:
             self.recovered.callback(False)
+
+    def catch_up(self) -> None:
+        """Send what was published before this moment."""
+        if self._subscription is not None and self._hub is not None:
+            self._hub.catch_up(self._subscription)
 
     def resume(self) -> None:
         """Send on: the connection has room again."""
