@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from twisted.application.service import Service
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import Logger
 
 from pushd.options.settings import Settings
@@ -13,9 +13,6 @@ from pushd.service.listening import PortService
 from pushd.views.demo import ticker
 
 _log = Logger(namespace="pushd.service")
-
-# Addresses of all interfaces, and those by which a browser on this machine reaches them.
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class DemoUrl(Service):
@@ -35,18 +32,8 @@ class DemoUrl(Service):
         if match is None or match.view is not ticker:
             return
         for port in self._public:
-            place = _place(port)
-            if place is not None and self._settings.hosts.allows(place):
-                scheme = "https" if port.endpoint.startswith(("ssl:", "tls:")) else "http"
-                url = f"{scheme}://{place}/test/"
+            url = port.browser_url
+            if url is not None and self._settings.hosts.allows(urlsplit(url).netloc):
+                url += "test/"
                 _log.info("open {url} in a browser to watch the demo", event="demo", url=url)
                 return
-
-
-def _place(port: PortService) -> str | None:
-    """Return host and port of a port for browsers; None for a Unix socket, or behind a proxy."""
-    address = port.address
-    if not isinstance(address, IPv4Address | IPv6Address) or port.endpoint.startswith("haproxy:"):
-        return None
-    host = _LOOPBACK.get(address.host, address.host)
-    return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"

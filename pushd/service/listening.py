@@ -117,14 +117,15 @@ class PortService(Service):
         )
 
     @property
-    def endpoint(self) -> str:
-        """The endpoint, as it was given."""
-        return self._endpoint
+    def browser_url(self) -> str | None:
+        """The URL for a browser on this machine, while it listens.
 
-    @property
-    def address(self) -> Any:
-        """The address on which it listens; None while it does not."""
-        return None if self._port is None else self._port.getHost()
+        None for a Unix socket, and for a port that only a proxy can use.
+        """
+        if self._port is None or self._plain != self._endpoint:
+            return None
+        url = _urls(self._plain, self._port.getHost())[1]
+        return url if url.startswith("http") else None
 
     def close_unused(self) -> None:
         """Close the connections on which no request is in progress."""

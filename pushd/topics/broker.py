@@ -10,6 +10,7 @@ from typing import Protocol
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.history import History
@@ -22,6 +23,8 @@ _MAX_KEYS = 100_000
 # How many bytes of a long list are published in one iteration of the reactor, approximately: as
 # many as Twisted passes to the kernel per connection and iteration, with room for framing.
 _SLICE = 1 << 16
+
+_log = Logger(namespace="pushd.topics")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,8 @@ class MemoryBroker:
         self._clock = clock
         self._history = history
         self._deliver: Callable[[Publication], None] | None = None
+        # When it may be logged again that keys are forgotten early.
+        self._warn_after = 0.0
         # The ids of the publications that had a key, by topic and key.
         self._ids: OrderedDict[tuple[str, str], Id] = OrderedDict()
         self._keys: TimeoutQueue[tuple[str, str]] = TimeoutQueue(
@@ -197,5 +202,18 @@ class MemoryBroker:
     def _remember(self, key: tuple[str, str], id: Id) -> None:
         if len(self._ids) >= _MAX_KEYS:
             self._keys.stop(self._ids.popitem(last=False)[0])
+            self._warn_of_forgotten_keys()
         self._ids[key] = id
         self._keys.start(key)
+
+    def _warn_of_forgotten_keys(self) -> None:
+        now = self._clock.seconds()
+        if now >= self._warn_after:
+            self._warn_after = now + KEY_TTL
+            _log.warn(
+                "more than {limit} idempotency keys in {seconds} s: the oldest are forgotten, and "
+                "a publication that repeats one is made twice (docs/topics.md)",
+                event="keys_forgotten",
+                limit=_MAX_KEYS,
+                seconds=KEY_TTL,
+            )

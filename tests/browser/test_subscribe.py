@@ -287,7 +287,7 @@ def test_refused(page: Page, topics_daemon: DaemonProcess, transport: str) -> No
     assert state_names(page) == ["connecting", "closed"]
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", ["websocket", "sse"])
 def test_malformed_id(page: Page, topics_daemon: DaemonProcess, topic: str, transport: str) -> None:
     """An id that is none closes the subscription with the reason: it would be refused for ever."""
     open_and_subscribe(page, topics_daemon.url, topic, transports=[transport], after="x")
@@ -339,17 +339,16 @@ def test_missing_transports(page: Page, topics_daemon: DaemonProcess, topic: str
     assert page.evaluate("states") == [{"state": "closed", "code": 0, "reason": reason}]
 
 
-@pytest.mark.parametrize(
-    ("given", "seconds"), [("7", 7), ("99999999999", 300), ("Infinity", 300), ("-5", 0), ("x", 0)]
-)
-def test_retry_after(page: Page, proxy: TcpProxy, topic: str, given: str, seconds: int) -> None:
+def test_retry_after(page: Page, proxy: TcpProxy, topic: str) -> None:
     """A Retry-After delays the next attempt, within bounds."""
     stop_clock(page)
     page.add_init_script("Math.random = () => 0")
-    proxy.refused = {b"wait=0": f"503 Busy\r\nRetry-After: {given}".encode()}
-    open_and_subscribe(page, proxy.url, topic, transports=["longpoll"])
-    assert wait_for_state(page, "waiting")["seconds"] == seconds
-    page.evaluate("handle.close()")
+    page.goto(proxy.url)
+    for given, seconds in (("7", 7), ("9" * 400, 300), ("Infinity", 300), ("-5", 0), ("x", 0)):
+        proxy.refused = {b"wait=0": f"503 Busy\r\nRetry-After: {given}".encode()}
+        subscribe(page, f"/topics/{topic}", transports=["longpoll"])
+        assert wait_for_state(page, "waiting")["seconds"] == seconds
+        page.evaluate("handle.close()")
 
 
 def test_too_many_requests(page: Page, proxy: TcpProxy, topic: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.support.daemon_process import DaemonProcess
+from tests.support.proxies import run_proxy
 
 # Seconds after which a test gives up waiting.
 TIMEOUT = 60.0
@@ -101,3 +102,31 @@ def test_application_disconnect(tmp_path: Path) -> None:
             assert connection.getresponse().read() == b"/next/"
             connection.close()
     assert not [line for line in daemon.log if "Traceback" in line]
+
+
+def test_compressing_proxy(tmp_path: Path) -> None:
+    """A proxy that compresses passes events on as they are, and at once."""
+    compression = "\n    compression algo gzip\n    compression type text/event-stream text/html"
+    with (
+        DaemonProcess(["--control", "tcp:0:interface=127.0.0.1"], directory=tmp_path) as daemon,
+        run_proxy("haproxy", urlsplit(daemon.url).netloc, tmp_path, compression) as port,
+    ):
+        connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+        accepted = {"Accept": "text/event-stream", "Accept-Encoding": "gzip"}
+        connection.request("GET", "/", headers=accepted)
+        page = connection.getresponse()
+        assert page.getheader("Content-Encoding") == "gzip"
+        page.read()
+        connection.request("GET", "/topics/news", headers=accepted)
+        stream = connection.getresponse()
+        assert stream.getheader("Content-Encoding") is None
+        assert stream.getheader("Cache-Control") == "no-cache, no-transform"
+        assert stream.readline() == b"event: subscribed\n"
+        control = daemon.wait_for(r"control port listening on http://\S+:(\d+)")[1]
+        publisher = HTTPConnection("127.0.0.1", int(control), timeout=TIMEOUT)
+        publisher.request("POST", "/topics/news", b"at once")
+        assert publisher.getresponse().status == 200
+        publisher.close()
+        while (line := stream.readline()) != b"data: at once\n":
+            assert line, "the stream has ended"
+        connection.close()

@@ -157,7 +157,7 @@ def test_log(site: Site, tmp_path: Path) -> None:
 
 
 def test_page(site: Site) -> None:
-    """The peer is the client and the scheme https, whatever it sends; browsers get HTTP/2."""
+    """The peer is the client, the scheme https, whatever headers it sends; browsers get HTTP/2."""
     for headers in ({}, {"X-Forwarded-For": "192.0.2.6", "Forwarded": "for=192.0.2.7;proto=http"}):
         with site.ask("GET", "/who/", headers) as answer:
             assert answer().read().decode() == f"{CLIENT} https"

@@ -5,11 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
-import shutil
 import sys
-import tempfile
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
@@ -42,6 +39,7 @@ from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.broker import RedisBroker
 from pushd.views.demo import ticker
 from pushd.views.routes import Routes
+from tests.support.folder import make_folder
 from tests.support.peer import certificate_file, said
 from tests.support.recording_reactor import RecordingReactor, make_runtime
 
@@ -105,6 +103,7 @@ class PortsTests(SynchronousTestCase):
 
     def test_urls(self) -> None:
         """The real address is logged, and a URL that a browser on this machine can open."""
+        path = make_folder(self) / "socket"
         for endpoint, url in (
             ("tcp:80:interface=127.0.0.1", "http://127.0.0.1:80/"),
             ("tcp:0", "http://0.0.0.0:40000/ (on this machine: http://127.0.0.1:40000/)"),
@@ -114,7 +113,7 @@ class PortsTests(SynchronousTestCase):
             ("tcp:80:interface=\\:\\:", "http://[::]:80/ (on this machine: http://[::1]:80/)"),
             ("tcp:80:interface=\\:\\:1", "http://[::1]:80/"),
             ("tcp:80:interface=fe80\\:\\:7", "http://[fe80::7]:80/"),
-            ("unix:/run/pushd.sock", "unix:/run/pushd.sock"),
+            (f"unix:{path}", f"unix:{path}"),
         ):
             self.assertEqual(self.start(listen=(endpoint,)), [f"listening on {url}"])
 
@@ -123,7 +122,7 @@ class PortsTests(SynchronousTestCase):
         for endpoint, exposed in (
             ("tcp:81:interface=127.0.0.1", False),
             ("tcp:81:interface=\\:\\:1", False),
-            ("unix:control", False),
+            (f"unix:{make_folder(self)}/control", False),
             ("tcp:81", True),
             ("tcp:81:interface=10.1.2.3", True),
         ):
@@ -134,8 +133,7 @@ class PortsTests(SynchronousTestCase):
 
     def test_url_over_tls(self) -> None:
         """With TLS the logged URL starts with https."""
-        folder = Path(tempfile.mkdtemp())
-        self.addCleanup(shutil.rmtree, folder)
+        folder = make_folder(self)
         (folder / "both.pem").write_bytes(certificate_file())
         endpoint = f"ssl:443:privateKey={folder}/both.pem:certKey={folder}/both.pem"
         (line,) = self.start(listen=(endpoint,))
@@ -190,8 +188,7 @@ class PortsTests(SynchronousTestCase):
 
     def test_files(self) -> None:
         """Files in --web take precedence over the bundled client."""
-        folder = Path(tempfile.mkdtemp())
-        self.addCleanup(shutil.rmtree, folder)
+        folder = make_folder(self)
         (folder / "pushd.css").write_text("ours")
         daemon = Daemon(web=folder)
         for path, ours in (("/pushd.css", True), ("/pushd.js", False)):
@@ -262,8 +259,7 @@ class DemoFilesTests(SynchronousTestCase):
 
     def test_own_files(self) -> None:
         """With --demo off, files of the operator are served, whatever their names are."""
-        folder = Path(tempfile.mkdtemp())
-        self.addCleanup(shutil.rmtree, folder)
+        folder = make_folder(self)
         for name in ("index.html", "test.html"):
             (folder / name).write_text("ours")
         daemon = self.daemon("--demo", "off", "--web", str(folder))

@@ -26,6 +26,9 @@ class DemoUrlTests(SynchronousTestCase):
         with capturedLogs() as events:
             DemoUrl(settings, service.public).startService()
         self.successResultOf(service.stopService())
+        self.assertEqual(
+            [port.browser_url for port in service.public], [None] * len(service.public)
+        )
         return said(events)
 
     def assert_url(self, url: str, **given: Any) -> None:
@@ -65,7 +68,7 @@ class DemoUrlTests(SynchronousTestCase):
         settings = Settings(control=())
         service = build(settings, make_runtime(RecordingReactor()))
         service.startService()
-        service.public[0]._endpoint = "ssl:8080:privateKey=a.pem"
+        service.public[0]._endpoint = service.public[0]._plain = "ssl:8080:privateKey=a.pem"
         with capturedLogs() as events:
             DemoUrl(settings, service.public).startService()
         self.assertIn("open https://127.0.0.1:8080/test/ in", said(events)[0])

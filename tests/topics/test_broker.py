@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.topics import broker as module
@@ -62,11 +63,18 @@ class MemoryBrokerTests(SynchronousTestCase):
     def test_many_keys(self) -> None:
         """At the limit of keys, the oldest is forgotten."""
         self.patch(module, "_MAX_KEYS", 2)
-        for key in "abc":
-            self.publish("t", key, key)
-        self.assertEqual(self.publish("t", "again", "c"), "e1:3")
-        self.assertEqual(self.publish("t", "again", "b"), "e1:2")
-        self.assertEqual(self.publish("t", "again", "a"), "e1:4")
+        with capturedLogs() as events:
+            for key in "abc":
+                self.publish("t", key, key)
+            self.assertEqual(self.publish("t", "again", "c"), "e1:3")
+            self.assertEqual(self.publish("t", "again", "b"), "e1:2")
+            self.assertEqual(self.publish("t", "again", "a"), "e1:4")
+            # It is logged once in five minutes.
+            self.assertEqual([event["event"] for event in events], ["keys_forgotten"])
+            self.clock.advance(KEY_TTL)
+            for key in "abc":
+                self.publish("t", key, key)
+        self.assertEqual([event["limit"] for event in events], [2, 2])
         self.broker.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 

@@ -294,6 +294,23 @@ class SubprotocolTests(HandshakeTestCase):
             self.shake(*lines)
             self.assertEqual(self.requests.pop().subprotocols, offered)
 
+    def test_empty_elements_elsewhere(self) -> None:
+        """Empty elements count in no other list of a handshake either."""
+        for replaced, by in (
+            (b"Upgrade: websocket", b"Upgrade: , websocket,"),
+            (b"Connection: Upgrade", b"Connection: keep-alive, ,Upgrade"),
+            (b"Connection: Upgrade", b"Connection: ,close,, Upgrade"),
+        ):
+            self.assert_opened(self.send(handshake("/view/").replace(replaced, by)))
+        for offer, agreed in (
+            (",,permessage-deflate,, x,", True),
+            (",", False),
+            ("", False),
+        ):
+            peer = self.shake(f"Sec-WebSocket-Extensions: {offer}")
+            self.assert_opened(peer)
+            self.assertEqual("Sec-WebSocket-Extensions" in peer.head, agreed, offer)
+
     def test_bad_offers(self) -> None:
         """Subprotocols that are not a list of different names are refused."""
         for names in (
