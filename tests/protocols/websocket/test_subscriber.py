@@ -101,6 +101,18 @@ class SubscriberTests(SynchronousTestCase):
         self.broker.publish("t", data)
         self.hub.flush()
 
+    def test_catch_up(self) -> None:
+        """It sends what was published before; nothing once it was stopped."""
+        subscriber = WebSocketSubscriber(self.socket)
+        subscriber.start(self.hub, "t", None)
+        self.broker.publish("t", "a")
+        subscriber.catch_up()
+        self.assertEqual(self.socket.sent, [(b"a", False)])
+        self.broker.publish("t", "b")
+        subscriber.stop()
+        subscriber.catch_up()
+        self.assertEqual(len(self.socket.sent), 1)
+
     def test_plain(self) -> None:
         """Text is a text frame, bytes are a binary one."""
         subscriber = WebSocketSubscriber(self.socket)
