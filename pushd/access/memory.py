@@ -26,6 +26,10 @@ _STEP = 6
 # Beyond the limit, this part of it is freed as well, so that not every message measures it all.
 _SPARE = 4
 
+# Seconds from one log line to the next: a publication to thousands that do not read exceeds the
+# limit many times.
+_LOG_INTERVAL = 1.0
+
 #: What is measured, by its label in the metrics.
 KINDS = ("inbox", "message", "compression", "request", "send", "history")
 
@@ -100,6 +104,8 @@ class Memory:
         self._clock = clock
         self._limits = limits
         self._sources: list[Iterable[Holder]] = []
+        # Those that are closed only if closing all others is not enough.
+        self._last_sources: list[Iterable[Holder]] = []
         self._history: KeptHistory | None = None
         # What may still be added before all is measured again.
         self._left = limits.max_memory
@@ -109,11 +115,18 @@ class Memory:
         self.exceeded = False
         #: The number of connections closed because the limit was exceeded.
         self.closed = 0
+        # Since the last log line: connections that were closed, and bytes of history dropped; and
+        # when the next line may be written.
+        self._unlogged = [0, 0]
+        self._log_after = 0.0
         limits.on_change(self._measure)
 
-    def watch(self, holders: Iterable[Holder]) -> None:
-        """Measure all that a collection contains, whenever memory is measured."""
-        self._sources.append(holders)
+    def watch(self, holders: Iterable[Holder], *, freed_last: bool = False) -> None:
+        """Measure all that a collection contains, whenever memory is measured.
+
+        :param freed_last: close these only if closing all others is not enough.
+        """
+        (self._last_sources if freed_last else self._sources).append(holders)
 
     def watch_history(self, history: KeptHistory) -> None:
         """Measure the histories as well, and trim them."""
@@ -131,7 +144,7 @@ class Memory:
     def measure(self) -> Usage:
         """Return what is buffered now."""
         usage = Usage(history=self._history.history_bytes if self._history else 0)
-        for holders in self._sources:
+        for holders in (*self._sources, *self._last_sources):
             for holder in holders:
                 holder.count_memory(usage)
         return usage
@@ -147,9 +160,7 @@ class Memory:
         if self._call is not None and self._call.active():
             self._call.cancel()
         usage = Usage(history=self._history.history_bytes if self._history else 0)
-        sizes = [
-            (holder.count_memory(usage), holder) for source in self._sources for holder in source
-        ]
+        sizes = _sizes_of(self._sources, usage) + _sizes_of(self._last_sources, usage)
         limit = self._limits.max_memory
         if usage.total > limit:
             self._free(usage, sizes, limit)
@@ -176,9 +187,11 @@ class Memory:
         others = max(size for kind, size in usage if kind != "history")
         trimmed = self._trim(min(excess, max(0, usage.history - others)))
         freed = trimmed
-        for size, holder in sorted(sizes, key=itemgetter(0), reverse=True):
-            if freed >= excess or not size:
+        for size, holder in sizes:
+            if freed >= excess:
                 break
+            if not size:
+                continue
             self._close(holder)
             closed += 1
             freed += size
@@ -187,11 +200,22 @@ class Memory:
             trimmed, freed = trimmed + more, freed + more
         self.closed += closed
         self._left = max(limit - total + freed, limit >> _STEP)
+        self._unlogged[0] += closed
+        self._unlogged[1] += trimmed
+        self._log(usage, limit)
+
+    def _log(self, usage: Usage, limit: int) -> None:
+        """Log what was done since the last line, at most once a second."""
+        now = self._clock.seconds()
+        if now < self._log_after:
+            return
+        self._log_after = now + _LOG_INTERVAL
+        (closed, trimmed), self._unlogged = self._unlogged, [0, 0]
         _log.warn(
             "buffers took {total} bytes, more than the {limit} of --max-memory: closed the "
             "{closed} connections that held most, dropped {trimmed} bytes of history",
             event="memory_exceeded",
-            total=total,
+            total=usage.total,
             limit=limit,
             closed=closed,
             trimmed=trimmed,
@@ -211,3 +235,10 @@ class Memory:
             holder.free_memory()
         except Exception:  # The other connections must be closed nevertheless.
             _log.failure("closing a connection raised an exception", event="connection_failed")
+
+
+def _sizes_of(sources: list[Iterable[Holder]], usage: Usage) -> list[tuple[int, Holder]]:
+    """Count what holders have, and return them with that, the largest first."""
+    sizes = [(holder.count_memory(usage), holder) for source in sources for holder in source]
+    sizes.sort(key=itemgetter(0), reverse=True)
+    return sizes

@@ -11,6 +11,7 @@ from pushd.access.closing import Closing
 from pushd.access.counters import Traffic
 from pushd.protocols.http.response import JSON_HEADERS, Response, json_refusal, write_response
 from pushd.protocols.json_format import publication_json, to_json
+from pushd.schedule.turns import Turn, Turns
 from pushd.topics.fanout import Batch
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication
@@ -26,14 +27,18 @@ _READ_TIMEOUT = 5.0
 class LongPoll:
     """One poll: answered when there are publications, or when its time is up.
 
+    :param turns: thousands of polls that a publication answers take turns, which keeps others from
+        waiting, and bounds what is buffered for slow clients before the limit is looked at.
     :param wait: seconds to wait for a publication; 0 asks for the current ones only.
     """
 
     transport = "longpoll"
 
-    def __init__(self, request: Any, clock: IReactorTime, wait: float) -> None:
+    def __init__(self, request: Any, clock: IReactorTime, turns: Turns, wait: float) -> None:
         self._request = request
         self._clock = clock
+        self._turns = turns
+        self._turn: Turn | None = None
         self._wait = wait
         # The last id that the client has.
         self._after: Id | None = None
@@ -75,7 +80,8 @@ class LongPoll:
         self._last = batch.last
         self._bytes += len(written)
         self._count += batch.count
-        self._answer_in(0)
+        if self._turn is None:
+            self._turn = self._turns.wait("", self._answer_in_turn)
 
     def has_room(self) -> bool:
         """Return whether the response may take more."""
@@ -118,9 +124,12 @@ class LongPoll:
         self._open = False
         # Both refer to the poll, which would keep it until garbage is collected.
         call, self._call = self._call, None
+        turn, self._turn = self._turn, None
         subscription, self._subscription = self._subscription, None
         if call is not None and call.active():
             call.cancel()
+        if turn is not None:
+            turn.cancel()
         if subscription is not None:
             subscription.cancel()
 
@@ -129,6 +138,11 @@ class LongPoll:
             self._call.reset(seconds)
         else:
             self._call = self._clock.callLater(seconds, self._answer)
+
+    def _answer_in_turn(self) -> None:
+        began = self._clock.seconds()
+        self._answer()
+        self._turns.charge(began)
 
     def _answer(self) -> None:
         if not self._open:

@@ -141,7 +141,8 @@ class BatchResource(AsyncResource):
         drafts = read_drafts(request.content.read(), self._state.limits.max_message)
         # If the client disconnects, only this Deferred is cancelled: the batch is still published.
         done: Deferred[list[Id]] = Deferred()
-        self._state.broker.publish_all(drafts).chainDeferred(done)
+        room = self._state.hub.room()
+        room.addCallback(lambda _: self._state.broker.publish_all(drafts)).chainDeferred(done)
         ids = await done
         published = [
             _published(self._state, draft, id) for draft, id in zip(drafts, ids, strict=True)
@@ -269,7 +270,8 @@ def _quote(name: str) -> str:
 
 
 async def _publish(state: DaemonState, draft: Draft) -> dict[str, Any]:
-    """Publish; return the JSON of the result."""
+    """Publish, once there is room; return the JSON of the result."""
+    await state.hub.room()
     id = await state.broker.publish(draft.topic, draft.data, draft.key)
     return _published(state, draft, id)
 

@@ -25,6 +25,7 @@ from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import JSON_HEADERS, Response, json_refusal, write_response
 from pushd.protocols.websocket.handshake import lost_handshake
 from pushd.schedule.ticks import JUST_PASSED
+from pushd.schedule.turns import Turns
 from pushd.topics.publication import Id
 from pushd.views.decorators import Handshakes
 from pushd.views.exchange import ViewDependencies
@@ -52,6 +53,8 @@ class TopicDependencies:
         self.views = views
         self.state = state
         self.keep_alives = KeepAlives(clock)
+        #: Long polls that are to be answered.
+        self.turns = Turns(clock)
         self.view = TopicView(views.authorizer, views.connections, self.keep_alives)
 
 
@@ -148,7 +151,7 @@ class TopicResource(Resource):
             stream = EventStream(request, keep_alives, max_buffered, query.heartbeat)
             self._subscribe(request, stream, query, identity)
         else:
-            poll = LongPoll(request, self._dependencies.clock, query.wait)
+            poll = LongPoll(request, self._dependencies.clock, self._dependencies.turns, query.wait)
             self._subscribe(request, poll, query, identity)
         return NOT_DONE_YET
 

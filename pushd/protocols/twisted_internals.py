@@ -66,16 +66,18 @@ def unsent(transport: Any) -> int:
 
 
 def buffered(transport: Any) -> int:
-    """Return the memory that a transport's buffer takes: its bytes, and an object for each write.
+    """Return the memory that a transport's buffer takes.
 
-    Required, as ``unsent``: thousands of tiny writes take far more memory than they have bytes.
+    Required, as ``unsent``. Thousands of tiny writes take far more memory than they have bytes. And
+    of a large write, Twisted keeps all until the kernel has taken all.
     """
     waiting = unsent(transport)
     if not waiting:
         return 0
     while isinstance(transport, ProtocolWrapper):
         transport = transport.transport
-    return waiting + _PIECE_OVERHEAD * len(getattr(transport, "_tempDataBuffer", ()))
+    pieces = len(getattr(transport, "_tempDataBuffer", ()))
+    return waiting + getattr(transport, "offset", 0) + _PIECE_OVERHEAD * pieces
 
 
 def untaken(transport: Any) -> int:

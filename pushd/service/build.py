@@ -182,8 +182,9 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
         settings.broker, runtime.reactor, settings.retention, _make_name, inputs.memory.add
     )
     inputs.memory.watch_history(broker)
-    hub = Hub(broker, runtime.reactor, runtime.cork.flush)
-    broker.start(hub.deliver, hub.end_at_gap)
+    memory = inputs.memory
+    hub = Hub(broker, runtime.reactor, runtime.cork.flush, lambda: memory.exceeded)
+    broker.start(hub.deliver, hub.end_at_gap, hub.room)
     inputs.counters.register(TopicCollector(hub.counters, broker))
     return DaemonState(
         clock=runtime.reactor,
@@ -300,6 +301,7 @@ def control_policy(
         memory=memory,
         limits=live.limits,
         large_bodies=_LARGE_BODIES,
+        freed_last=True,
     )
 
 

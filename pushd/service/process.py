@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from pushd.options.settings import Settings
 from pushd.options.sizes import round_size
+from pushd.service.early_signals import noted
 from pushd.service.reactor import keep_signal_handler
 
 _log = Logger(namespace="pushd.service")
@@ -59,6 +60,8 @@ class Signals(Service):
     def handle_early(self) -> None:
         """Handle signals from now on; the reactor acts on them as soon as it runs."""
         self._install_handlers()
+        while noted:
+            self._received(self._hang_up, noted.pop(), None)
         keep_signal_handler(self._reactor, partial(self._received, self._stop))
 
     def startService(self) -> None:

@@ -41,6 +41,11 @@ def ignore_gap(topic: str, last: Id) -> None:
     """Ignore that publications are missing."""
 
 
+def succeed_at_once() -> Deferred[None]:
+    """Return a Deferred that has fired: there is always room."""
+    return succeed(None)
+
+
 class TopicSource(Protocol):
     """The part of a broker that a hub needs."""
 
@@ -76,12 +81,14 @@ class Broker(TopicSource, Protocol):
         self,
         deliver: Callable[[Publication], None],
         on_gap: Callable[[str, Id], None] = ignore_gap,
+        room: Callable[[], Deferred[None]] = succeed_at_once,
     ) -> None:
         """Start.
 
         :param deliver: called with each publication to a topic that is followed, without a gap.
         :param on_gap: called when publications are lost, with the topic and the id that the next
             publication will follow.
+        :param room: awaited between the parts of a large batch, where that is possible.
         """
 
     def publish(self, topic: str, data: str | bytes, key: str | None = None) -> Deferred[Id]:
@@ -112,6 +119,7 @@ class MemoryBroker:
         self._clock = clock
         self._history = history
         self._deliver: Callable[[Publication], None] | None = None
+        self._room: Callable[[], Deferred[None]] = succeed_at_once
         # When it may be logged again that keys are forgotten early.
         self._warn_after = 0.0
         # The ids of the publications that had a key, by topic and key.
@@ -133,9 +141,10 @@ class MemoryBroker:
         self,
         deliver: Callable[[Publication], None],
         on_gap: Callable[[str, Id], None] = ignore_gap,
+        room: Callable[[], Deferred[None]] = succeed_at_once,
     ) -> None:
         """Start. ``deliver`` is called with every publication; there are never gaps."""
-        self._deliver = deliver
+        self._deliver, self._room = deliver, room
 
     def publish(self, topic: str, data: str | bytes, key: str | None = None) -> Deferred[Id]:
         """Publish. For a key that the topic has seen, only give the id of the first time."""
@@ -183,6 +192,7 @@ class MemoryBroker:
                 # Let the sockets take what there is, or these publications alone would be more
                 # than subscribers may have unsent.
                 await deferLater(self._clock, 0)
+                await self._room()
                 size = 0
             ids.append(self._publish(draft.topic, draft.data, draft.key))
             size += size_of(draft.data)

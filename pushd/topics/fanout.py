@@ -150,6 +150,9 @@ _M = TypeVar("_M")
 _BYTES_PER_LOOK = 4 << 20
 _CALL_BYTES = 2048
 
+# After how many bytes that sockets did not take a group stops, so that these are buffered first.
+_MAX_SHORT = 4 << 20
+
 
 class FanOutGroup(Generic[_M]):
     """Subscribers of a topic that take the same form, are at the same position, and have no buffer.
@@ -191,7 +194,7 @@ class FanOutGroup(Generic[_M]):
     def write(
         self, batch: Batch, is_late: Callable[[], bool]
     ) -> tuple[list[tuple[_M, bytes]], tuple[_M, ...]]:
-        """Write a batch to the members, until it is late; at least to some.
+        """Write a batch to the members, until it is late or much is not taken; at least to some.
 
         Returns those whose socket took only a part, and the rest; and those that were not reached,
         which must leave. Then ``move_to`` must be called.
@@ -201,10 +204,11 @@ class FanOutGroup(Generic[_M]):
         data = batch.render(self.form)
         size = len(data)
         short: list[tuple[_M, bytes]] = []
+        untaken = 0
         members = tuple(self._members.items())
         step = max(1, _BYTES_PER_LOOK // (size + _CALL_BYTES))
         for start in range(0, len(members), step):
-            if start and is_late():
+            if start and (untaken > _MAX_SHORT or is_late()):
                 return short, tuple(member for _, member in members[start:])
             for send, member in members[start : start + step]:
                 try:
@@ -213,6 +217,7 @@ class FanOutGroup(Generic[_M]):
                     # The socket is full or broken: whatever writes the rest finds out which.
                     sent = 0
                 if sent < size:
+                    untaken += size - sent
                     short.append((member, data[sent:]))
         return short, ()
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import chain
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
@@ -22,6 +23,9 @@ from pushd.topics.subscription import Subscriber, Subscription, SubscriptionDepe
 # how many may wait for a delivery that has begun, which is then completed without a pause.
 _MAX_BATCH = 1 << 18
 _MAX_PENDING = 1 << 22
+
+# How many bytes may wait for a delivery that has begun before publishers that can wait do so.
+_MUCH_PENDING = 1 << 20
 
 # How long a delivery may take in one iteration of the reactor, in seconds, before it goes on in the
 # next one: to a thousand subscribers, a megabyte takes about a second.
@@ -65,14 +69,20 @@ class Hub:
 
     :param source: where the history is read.
     :param uncork: writes to the sockets what has been corked so far.
+    :param is_overloaded: whether subscribers must not be given more in this iteration.
     """
 
     def __init__(
-        self, source: TopicSource, clock: IReactorTime, uncork: Callable[[], object] = lambda: None
+        self,
+        source: TopicSource,
+        clock: IReactorTime,
+        uncork: Callable[[], object] = lambda: None,
+        is_overloaded: Callable[[], bool] = lambda: False,
     ) -> None:
         self._source = source
         self._clock = clock
         self._uncork = uncork
+        self._is_overloaded = is_overloaded
         #: Numbers for the metrics.
         self.counters = SubscriberCounters()
         #: Times from the receipt of a publication until it is written to the last subscriber's
@@ -91,6 +101,8 @@ class Hub:
         self._begun: deque[_Run] = deque()
         self._step_end = 0.0
         self._delivering = False
+        # Publishers that wait until less is pending.
+        self._publishers: deque[Deferred[None]] = deque()
 
     def subscribe(self, topic: str, subscriber: Subscriber, after: Id | None) -> Subscription:
         """Subscribe to a topic, from an id on or from now on."""
@@ -131,6 +143,17 @@ class Hub:
             self.flush()
         elif self._pending_bytes >= _MAX_BATCH and self._delivery is None:
             self._deliver_until(self._clock.seconds() + _STEP)
+
+    def room(self) -> Deferred[None]:
+        """Return what fires as soon as more may be published by those that can wait.
+
+        If much waits for a delivery that has begun, more would only make it wait longer.
+        """
+        if self._delivery is None or self._pending_bytes < _MUCH_PENDING:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred(self._publishers.remove)
+        self._publishers.append(waiting)
+        return waiting
 
     def flush(self) -> None:
         """Deliver all pending publications now. Does nothing during a delivery."""
@@ -177,26 +200,32 @@ class Hub:
             self._delivery = None
         finally:
             self._delivering = False
-            if self._delivery is not None or self._pending:
+            if self._delivery is not None or self._begun or self._pending:
                 self._schedule()
+        while self._publishers and self._pending_bytes < _MUCH_PENDING:
+            self._publishers.popleft().callback(None)
 
     def _deliver_pending(self) -> Iterator[None]:
         """Deliver, run by run; yields when the current step has taken too long."""
-        self._begun, self._pending = deque(self._pending), []
+        self._begun.extend(self._pending)
+        self._pending = []
         self._runs, self._pending_bytes = {}, 0
         while self._begun:
             run = self._begun[0]
             batch = run.batch()
             subscribers = self._topics.get(batch.topic)
-            if subscribers is not None:
-                grouped = yield from subscribers.deliver(batch, self._is_late)
-                self.counters.delivered += batch.count * grouped
-            self._begun.popleft()
+            try:
+                if subscribers is not None:
+                    grouped = yield from subscribers.deliver(batch, self._is_late)
+                    self.counters.delivered += batch.count * grouped
+            finally:  # If it fails, those behind it are delivered nevertheless.
+                self._begun.popleft()
             self._uncork()
             self.delays.observe(self._clock.seconds() - run.since)
 
     def _is_late(self) -> bool:
-        return self._clock.seconds() >= self._step_end
+        end = self._step_end
+        return self._clock.seconds() >= end or (end < math.inf and self._is_overloaded())
 
     def end_at_gap(self, topic: str, last: Id) -> None:
         """End every subscription that lacks something up to an id: it cannot be read any more."""

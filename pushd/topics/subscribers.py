@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from itertools import chain
 
@@ -58,18 +59,23 @@ class SubscriberList:
                 group.move_to(batch)
                 grouped += len(group)
                 self._write_rest(short)
+                # They may be closed between two steps, and must not be kept with all they buffer.
+                del short, missed
                 if is_late():
                     yield
             else:
                 # Each finds out by itself what is missing or wrong.
                 _dissolve(group)
-        for subscription in tuple(self._ungrouped):
+        waiting = deque(self._ungrouped)
+        while waiting:
+            subscription = waiting.popleft()
             try:
                 direct = subscription.deliver(batch)
                 if direct is not None:
                     subscription.join_group(self._group_for(direct.form, batch.last), direct)
             except Exception:
                 subscription.failed(Failure())
+            del subscription
             if is_late():
                 yield
         return grouped

@@ -114,6 +114,20 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual((self.memory.closed, self.memory.exceeded), (closed, False))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_freed_last(self) -> None:
+        """Those of a site that is freed last are closed if closing all others is not enough."""
+        last = FakeHolder(900)
+        self.memory.watch([last], freed_last=True)
+        self.memory.add(900)
+        self.set(800, 10, 0)
+        self.assertEqual(self.memory.measure().total, 1710)
+        self.assert_sizes(0, 10, 0, closed=1)
+        self.assertEqual(last.size, 900)
+        last.size = 1800
+        self.memory.add(1800)
+        self.assert_sizes(0, 0, 0, closed=3)
+        self.assertEqual(last.size, 0)
+
     def test_when_measured(self) -> None:
         """Nothing is measured until as much was added as there was room."""
         holder = self.holders[0]

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.testing import StringTransport
 
 from pushd.api.longpoll import LongPoll
+from pushd.schedule.turns import Turns
 from pushd.testing import RawConnection
 from pushd.topics import hub
 from pushd.topics.hub import Hub
@@ -186,7 +187,7 @@ class LongPollTests(TopicTestCase):
 
     def test_leaving_with_an_answer_on_its_way(self) -> None:
         """A client that disconnects between a publication and its response is not written to."""
-        poll = LongPoll(StringTransport(), self.daemon.clock, 25)
+        poll = LongPoll(StringTransport(), self.daemon.clock, Turns(self.daemon.clock), 25)
         hub: Hub = self.daemon._service._broker._deliver.__self__  # type: ignore[attr-defined]
         poll.start(hub, "t", None)
         self.assertEqual(hub.count("t"), 1)

@@ -351,6 +351,39 @@ def test_all_buffers(attack: Callable[[RawClient], None], kind: str) -> None:
             assert client.read_frame() == Frame(TEXT, b"still")
 
 
+@pytest.mark.parametrize("transport", ["websocket", "event stream", "long poll"])
+def test_unread_publications(transport: str) -> None:
+    """--max-memory also bounds what subscribers do not read of large publications."""
+    options = ("--max-memory", "32MiB", "--max-connections", "1000")
+    with run_daemon(*UNLIMITED, *CONTROL, *options) as daemon, ExitStack() as stack:
+        for _ in range(300):
+            client = stack.enter_context(RawClient(url_of(daemon), receive_buffer=4096))
+            if transport == "websocket":
+                client.upgrade("/topics/t")
+            else:
+                accept = "text/event-stream" if transport == "event stream" else "*/*"
+                client.send(request(client.host, "/topics/t", f"Accept: {accept}"))
+        deadline = monotonic() + TIMEOUT
+        while subscribers_of(daemon) < 300 and monotonic() < deadline:
+            sleep(0.05)
+        with measured(daemon) as cost:
+            for _ in range(8):
+                with RawClient(control_url_of(daemon)) as publisher:
+                    length = f"Content-Length: {MIB - 1}"
+                    publisher.send(request(publisher.host, "/topics/t", length, method="POST"))
+                    publisher.send(b"x" * (MIB - 1))
+                    assert publisher.read_answer().status == 200
+        # The buffers, the history, and what was freed of them between objects that stayed.
+        cost.assert_limited(memory=3 * 32 * MIB, cpu=8)
+
+
+def subscribers_of(daemon: DaemonProcess) -> int:
+    """Return the number of subscribers of a topic."""
+    with RawClient(control_url_of(daemon)) as operator:
+        described = json.loads(operator.request("/topics/t").body)
+    return sum(described["subscribers"].values())
+
+
 def test_many_inflate(unlimited_daemon: DaemonProcess) -> None:
     """Many messages of 1 KiB that inflate to 1 MiB are read in turns; others do not wait."""
     deflater = zlib.compressobj(wbits=-15)

@@ -206,6 +206,16 @@ class FanOutGroupTests(SynchronousTestCase):
         self.assertEqual([one.received for one in members], [[b"ab"]] * 2 + [[]] * 3)
         self.assertEqual([one.counted for one in members], [(1, 3)] * 2 + [(0, 0)] * 3)
 
+    def test_much_not_taken(self) -> None:
+        """Once much was not taken no more members are written to: that is buffered first."""
+        self.patch(fanout, "_BYTES_PER_LOOK", 0)
+        self.patch(fanout, "_MAX_SHORT", 3)
+        members = self.add(3, 0, 1, 0)
+        batch = Batch(publications(5, b"abc"))
+        short, missed = self.group.write(batch, lambda: False)
+        self.assertEqual(short, [(members[1], b"abc"), (members[2], b"bc")])
+        self.assertEqual(missed, (members[3],))
+
     def test_remove(self) -> None:
         """A removed member is written to no more, and is put back among the ungrouped."""
         first, second = self.add(100, 100)

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+
+from twisted.internet.defer import CancelledError, Deferred
+
 from pushd.topics.fanout import Batch
-from pushd.topics.hub import _MAX_BATCH, _MAX_PENDING
+from pushd.topics.hub import _MAX_BATCH, _MAX_PENDING, _MUCH_PENDING
 from pushd.topics.publication import Id
+from pushd.topics.subscribers import SubscriberList
 from tests.support.hub_case import Failing, HubTestCase, RecordingSubscriber, iterate
+
+
+def fail_for(subscribers: set[SubscriberList]) -> Callable[..., Generator[None, None, int]]:
+    """Return a ``SubscriberList.deliver`` that raises ZeroDivisionError for some."""
+    deliver = SubscriberList.deliver
+
+    def fail_or_deliver(
+        self: SubscriberList, batch: Batch, is_late: Callable[[], bool]
+    ) -> Generator[None, None, int]:
+        if self in subscribers:
+            raise ZeroDivisionError
+        return (yield from deliver(self, batch, is_late))
+
+    return fail_or_deliver
 
 
 class HubTests(HubTestCase):
@@ -183,6 +202,53 @@ class HubTests(HubTestCase):
         self.assertEqual([len(one.events) for one in subscribers], [2, 2, 2, 1, 1])
         self.source.clock.advance(0)
         self.assertEqual([len(one.events) for one in subscribers], [2] * 5)
+
+    def test_room(self) -> None:
+        """Publishers that can wait do so while much waits for a delivery, and go on in order."""
+        self.assertEqual(self.successResultOf(self.hub.room()), None)
+        self.start_long_delivery()
+        self.successResultOf(self.hub.room())
+        published = list[int]()
+        for _ in range(_MUCH_PENDING // _MAX_BATCH):
+            self.hub.deliver(self.source.history.add("t", "b" * _MAX_BATCH))
+
+        def publish(number: int) -> None:
+            published.append(number)
+            if number != 2:
+                self.hub.deliver(self.source.history.add("t", "c" * (_MUCH_PENDING // 2)))
+
+        def wait_and_publish(number: int) -> Deferred[None]:
+            return self.hub.room().addCallback(lambda _: publish(number))
+
+        waiting = [wait_and_publish(number) for number in range(4)]
+        waiting[1].addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+        self.assertEqual(published, [])
+        self.hub.flush()
+        self.assertEqual(published, [0, 2, 3])
+        self.assertEqual(len(self.hub._publishers), 0)
+
+    def test_overloaded(self) -> None:
+        """If subscribers must not be given more, a delivery goes on in the next iteration."""
+        subscribers = [self.listen() for _ in range(3)]
+        overloaded = [False, True, False, False]
+        self.patch(self.hub, "_is_overloaded", lambda: bool(overloaded) and overloaded.pop(0))
+        self.hub.deliver(self.source.history.add("t", "a"))
+        iterate(self.source.clock)
+        self.assertEqual([len(one.events) for one in subscribers], [2, 2, 1])
+        overloaded[:] = [True] * 100
+        self.hub.flush()
+        self.assertEqual([len(one.events) for one in subscribers], [2, 2, 2])
+
+    def test_failing_delivery(self) -> None:
+        """If a delivery fails as a whole, those behind it are made nevertheless."""
+        first, second = self.listen(), self.listen(topic="u")
+        for topic in ("t", "u"):
+            self.hub.deliver(self.source.history.add(topic, "a"))
+        self.patch(SubscriberList, "deliver", fail_for({self.hub._topics["t"]}))
+        self.assertRaises(ZeroDivisionError, self.source.clock.advance, 0)
+        self.source.clock.advance(0)
+        self.source.clock.advance(0)
+        self.assertEqual((first.events[1:], second.events[1:]), ([], ["a"]))
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass without running any calls."""

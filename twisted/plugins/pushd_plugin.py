@@ -3,11 +3,25 @@
 This folder must not contain an ``__init__.py``: it would hide Twisted's own plugins.
 """
 
+from typing import Any
+
 from twisted.application.service import ServiceMaker
 
+from pushd.service.early_signals import note_hangups
 from pushd.service.reuse_port import ReusePortParser
 
-pushd = ServiceMaker(
+
+class PushdMaker(ServiceMaker):
+    """Makes the service, and notes SIGHUP from before the import of the daemon."""
+
+    @property
+    def options(self) -> Any:
+        """The class of the options; twistd asks for it if it is to run this service."""
+        note_hangups()
+        return super().options
+
+
+pushd = PushdMaker(
     "pushd",
     "pushd.service",
     "A push daemon: views and topics over WebSocket, Server-Sent Events and HTTP",

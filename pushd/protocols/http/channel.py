@@ -204,7 +204,7 @@ class Channel(StrictChannel):
     def pauseProducing(self) -> None:
         """Give a client that reads slowly a time-out, as the transport's buffer is full."""
         if not self._writing_paused:
-            self.connections.memory.add(unsent(self.transport))
+            self.connections.memory.add(buffered(self.transport))
         self._writing_paused = True
         super().pauseProducing()
         self._start_stall_timeout()
@@ -449,9 +449,12 @@ class HttpConnections:
 
     :param memory: bounds what all connections buffer.
     :param limits: the lengths of three time-outs are applied, and their changes.
+    :param freed_last: whether others are closed first if all buffers are full.
     """
 
-    def __init__(self, clock: IReactorTime, memory: Memory, limits: Limits) -> None:
+    def __init__(
+        self, clock: IReactorTime, memory: Memory, limits: Limits, *, freed_last: bool = False
+    ) -> None:
         self.clock = clock
         self.memory = memory
         self.limits = limits
@@ -480,7 +483,7 @@ class HttpConnections:
         #: True if a head that arrives in one piece is read at once, which is a fast path.
         self.reads_whole_heads = Channel.can_handle()
         self._open: set[Channel] = set()
-        memory.watch(self._open)
+        memory.watch(self._open, freed_last=freed_last)
         limits.on_change(self._change_timeouts)
         # Waits for the last connection to close.
         self._emptied: list[Deferred[None]] = []

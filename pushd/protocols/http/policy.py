@@ -38,6 +38,7 @@ class SitePolicy:
     :param large_bodies: for paths with a higher limit, a function that computes it from
         ``max_message``.
     :param page_headers: headers of every page, unless a view sets others.
+    :param freed_last: whether connections of other sites are closed first if all buffers are full.
     """
 
     guard: Guard
@@ -50,6 +51,7 @@ class SitePolicy:
     share: Callable[[Any], object] = lambda request: None
     large_bodies: Mapping[bytes, Callable[[int], int]] = field(default_factory=dict)
     page_headers: Mapping[bytes, bytes] = field(default_factory=lambda: page_headers(DEFAULT_CSP))
+    freed_last: bool = False
 
     def body_limit(self, path: bytes) -> int:
         """Return how many bytes the body of a request to a path may have.

@@ -60,7 +60,9 @@ class PushdSite(AccessLog, Site):
         self._find = find
         self.policy = policy
         #: The open connections that speak HTTP.
-        self.connections = HttpConnections(reactor, policy.memory, policy.limits)
+        self.connections = HttpConnections(
+            reactor, policy.memory, policy.limits, freed_last=policy.freed_last
+        )
         self._beyond_limit = Admission(
             Limits(max_connections=_MAX_REFUSED, max_per_address=_MAX_REFUSED_PER_ADDRESS),
             policy.proxies,

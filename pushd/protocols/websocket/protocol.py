@@ -387,7 +387,7 @@ class PushProtocol(WebSocketServerProtocol):
     def pauseProducing(self) -> None:
         """Note that the transport's buffer is full."""
         if not self._writing_paused:
-            self.factory.memory.add(unsent(self.transport))
+            self.factory.memory.add(buffered(self.transport))
         self._writing_paused = True
         self._websocket.send_queue.pause()
 

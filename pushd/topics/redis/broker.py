@@ -30,7 +30,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
 from pushd.errors import RedisError, RedisUnavailable, Unavailable
-from pushd.topics.broker import Draft, ignore_gap
+from pushd.topics.broker import Draft, ignore_gap, succeed_at_once
 from pushd.topics.history import Retention
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.redis.commands import TopicCommands
@@ -101,8 +101,9 @@ class RedisBroker:
         self,
         deliver: Callable[[Publication], None],
         on_gap: Callable[[str, Id], None] = ignore_gap,
+        room: Callable[[], Deferred[None]] = succeed_at_once,
     ) -> None:
-        """Start, and connect as soon as the reactor runs."""
+        """Start, and connect as soon as the reactor runs. Batches are published in one part."""
         self._deliver, self._on_gap = deliver, on_gap
         self._reconnector.start()
 
