@@ -149,6 +149,11 @@ class Hosts:
                     "must be a name such as example.com or *.example.com, or an address such as "
                     f"192.0.2.1 or [2001:db8::1], without a port; got {text!r}"
                 ) from None
+            if name in ("0.0.0.0", "::"):
+                raise ValueError(
+                    f"must be a name that clients use; {name} stands for all addresses: to listen "
+                    "on them, use an endpoint such as tcp:8080"
+                )
             if name.startswith("*."):
                 self._below += (name[1:],)
             else:

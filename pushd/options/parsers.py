@@ -29,8 +29,9 @@ _NONE = "none"
 #: Prefix of an endpoint behind a proxy that speaks the PROXY protocol.
 BEHIND_PROXY = "haproxy:"
 
-# The name of a directive of a Content-Security-Policy (CSP Level 3, §2.3).
-_DIRECTIVE = re.compile(r"[A-Za-z0-9-]+")
+# The name of a directive of a Content-Security-Policy (CSP Level 3, §6). All but two have a dash:
+# browsers would ignore the policy "off".
+_DIRECTIVE = re.compile(r"[A-Za-z]+(-[A-Za-z]+)+|sandbox|webrtc", re.IGNORECASE)
 
 # Keywords of a policy, which stand in single quotes: without them they would be names of hosts.
 _CSP_KEYWORDS = frozenset({"self", "none", "unsafe-inline", "unsafe-eval", "strict-dynamic"})

@@ -27,8 +27,15 @@ _HEAD = """\
 _FILE = "PUSHD_CONFIG"
 _NOT_OPTIONS = {_FILE, "PUSHD_OPTIONS", "PUSHD_CONTROL_URL", "PUSHD_URL", "PUSHD_TOKEN"}
 
-# Variables that Kubernetes sets for a service named pushd or pushd-…
-_SERVICE_LINK = re.compile(r"_(PORT|SERVICE_HOST|SERVICE_PORT)(_|$)")
+# Variables that Kubernetes sets for a service named pushd or pushd-…, with their values. Others set
+# PUSHD_PORT=8080, which is a mistake.
+_SERVICE_LINK = re.compile(
+    r"\w*_(SERVICE_(HOST|PORT)(_\w+)?=.*|PORT(_\d+_[A-Z]+)?=[a-z]+://.*|PORT_\d+_[A-Z]+_[A-Z]+=.*)"
+)
+
+# How similar a name must be to be suggested, from 0 to 1: less than "allow-origin" is to "origin",
+# more than "reload" is to "threads".
+_SIMILAR = 0.65
 
 # Options by the names that other servers have for them.
 _OTHER_NAMES = {
@@ -100,16 +107,18 @@ def closest(name: str, names: Iterable[str]) -> str | None:
     meant = _OTHER_NAMES.get(name)
     if meant in names:
         return meant
-    near = get_close_matches(name, names, n=1)
+    near = get_close_matches(name, names, n=1, cutoff=_SIMILAR)
     return near[0] if near else None
 
 
 def _unknown_variables(options: Sequence[Option], environ: Mapping[str, str]) -> Iterator[str]:
     variables = {option.name: option.variable for option in options} | {"config": _FILE}
     known = {*variables.values(), *_NOT_OPTIONS}
-    for variable in environ:
+    for variable, value in environ.items():
         name = variable.removeprefix("PUSHD_")
-        if name != variable and variable not in known and not _SERVICE_LINK.search(variable):
+        if name == variable or variable in known:
+            continue
+        if not _SERVICE_LINK.fullmatch(f"{variable}={value}"):
             guess = closest(name, variables)
             yield unknown_option(variable, variables[guess] if guess else None)
 

@@ -500,6 +500,12 @@ class HostsTests(SynchronousTestCase):
         hosts.replace(Hosts())
         self.assertTrue(hosts.allows("a.example"))
 
+    def test_all_addresses(self) -> None:
+        """0.0.0.0, with which other servers listen on all addresses, is a mistake."""
+        for text in ("0.0.0.0", "[::]"):
+            with self.assertRaisesRegex(ValueError, "to listen on them, use an endpoint such as"):
+                Hosts([text])
+
     def test_invalid(self) -> None:
         """What is not a name, or has a port, is a mistake."""
         for text in ("", "*", "https://a.example", "a.example:80", "a b", "::1", "[::1]:80", "a/b"):

@@ -19,6 +19,7 @@ class CspTests(OptionsTestCase):
             "default-src 'self'",
             "default-src 'none'; img-src https://example.com:8443/a data: *;",
             "upgrade-insecure-requests",
+            "sandbox allow-scripts; script-src-elem 'self'",
             "script-src 'self' 'sha256-B2yPHKaXnvFWtRChIbabYmUBFZdVfKKXHbWtWidDVF8='",
         ):
             self.assertEqual(parse("--csp", given).csp, given)
@@ -27,7 +28,7 @@ class CspTests(OptionsTestCase):
 
     def test_bad(self) -> None:
         """Text that is no policy is a mistake, and so are keywords without their quotes."""
-        for given in ("", ";", "https://example.com", "default-src é"):
+        for given in ("", ";", "https://example.com", "default-src é", "off", "default 'self'"):
             self.assert_mistake(
                 "csp", given, "a Content-Security-Policy such as default-src 'self'"
             )

@@ -51,9 +51,9 @@ class SourcesTests(SynchronousTestCase):
 
 
 class UnknownVariableTests(SynchronousTestCase):
-    def mistakes(self, *names: str) -> list[str]:
+    def mistakes(self, *names: str, **environ: str) -> list[str]:
         """Return the lines for variables in the environment."""
-        return Sources({}, dict.fromkeys(names, "1")).collect(TABLE)[1]
+        return Sources({}, dict.fromkeys(names, "1") | environ).collect(TABLE)[1]
 
     def test_unknown(self) -> None:
         """A variable that is none of an option is a mistake, as an unknown key of a file is."""
@@ -81,15 +81,31 @@ class UnknownVariableTests(SynchronousTestCase):
                 # Of pushd.tac and pushdctl.
                 *("PUSHD_OPTIONS", "PUSHD_URL", "PUSHD_CONTROL_URL", "PUSHD_TOKEN"),
                 # Of Kubernetes, for services named pushd, pushd-count and pushd-many.
-                *("PUSHD_PORT", "PUSHD_SERVICE_HOST", "PUSHD_COUNT_PORT", "PUSHD_MANY_PORT_80_TCP"),
+                *("PUSHD_SERVICE_HOST", "PUSHD_SERVICE_PORT", "PUSHD_COUNT_SERVICE_PORT_HTTP"),
+                *("PUSHD_PORT_80_TCP_ADDR", "PUSHD_PORT_80_TCP_PORT", "PUSHD_PORT_80_TCP_PROTO"),
+                PUSHD_PORT="tcp://10.0.0.1:80",
+                PUSHD_COUNT_PORT="udp://10.0.0.1:53",
+                PUSHD_MANY_PORT_80_TCP="tcp://10.0.0.1:80",
             ),
             [],
         )
 
+    def test_port(self) -> None:
+        """A port in place of what Kubernetes sets is a mistake: it belongs into PUSHD_LISTEN."""
+        table = [*TABLE, Option("First", "listen", "X", str, "An endpoint.", default="x")]
+        for name in ("PUSHD_PORT", "PUSHD_HTTP_PORT", "PUSHD_PORT_80_TCP"):
+            [mistake] = Sources({}, {name: "8080"}).collect(table)[1]
+            self.assertIn(f"unknown option {name}", mistake)
+        [mistake] = Sources({}, {"PUSHD_PORT": "8080"}).collect(table)[1]
+        self.assertEqual(mistake, "unknown option PUSHD_PORT: did you mean PUSHD_LISTEN?")
+
     def test_closest(self) -> None:
         """The most similar name is found, whatever its case and with _ for -."""
         self.assertEqual(closest("MAX_RAT", ["max-rate", "max-message"]), "max-rate")
+        self.assertEqual(closest("allow-origin", ["threads", "origin"]), "origin")
         self.assertIsNone(closest("colour", ["max-rate", "max-message"]))
+        self.assertIsNone(closest("reload", ["threads", "broker"]))
+        self.assertIsNone(closest("workers", ["threads", "broker"]))
 
     def test_other_names(self) -> None:
         """The names of other servers' options are known."""

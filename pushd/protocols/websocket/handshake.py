@@ -47,7 +47,8 @@ def read_handshake(method: bytes, version: bytes, fields: RequestHeaders) -> Han
     if len(values(b"Host", ())) != 1:
         raise HandshakeRefused(400, "a WebSocket handshake must have one Host header")
     if not has_token(values(b"Connection", ()), b"upgrade"):
-        raise HandshakeRefused(400, "a WebSocket handshake must have Connection: Upgrade")
+        reason = "a WebSocket handshake must have Connection: Upgrade"
+        raise HandshakeRefused(400, reason, "a proxy in between must set it, see docs/deploying.md")
     if values(b"Transfer-Encoding") or any(
         value != b"0" for value in values(b"Content-Length", ())
     ):

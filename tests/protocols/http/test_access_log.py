@@ -160,6 +160,11 @@ class ReasonTests(SynchronousTestCase):
             (handshake("/plain/"), 400, ("plain", "accept_websocket", "docs/views.md")),
             (handshake("/token/"), 401, ("a token is required", "--token-key", "docs/tokens.md")),
             (handshake("/both/", without=("Sec-WebSocket-Key",)), 400, ("Sec-WebSocket-Key",)),
+            (
+                handshake("/both/").replace(b"Connection: Upgrade", b"Connection: close"),
+                400,
+                ("Connection: Upgrade", "proxy", "docs/deploying.md"),
+            ),
             (handshake("/both/").replace(b"13", b"12"), 426, ("Version must be 13",)),
             (handshake("/topics/"), 400, ("topic",)),
             (handshake("/topics/t?after=x"), 400, ("id",)),
