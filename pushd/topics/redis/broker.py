@@ -179,6 +179,7 @@ class RedisBroker:
             except RedisUnavailable:
                 pass  # Wait for the next session.
             except RedisError as error:
+                self._reconnector.refused(session, error)
                 raise Unavailable(f"Redis at {self._name}: {error}") from None
 
     async def _wait(self, waiters: Waiters) -> None:
@@ -188,11 +189,13 @@ class RedisBroker:
 
     async def _ask(self, ask: Callable[[RedisSession], Awaitable[_Answer]]) -> _Answer:
         """Run a command of which a late answer is of no use. Fails if there is no session."""
-        if self._reconnector.session is None:
+        session = self._reconnector.session
+        if session is None:
             raise Unavailable(self.fault())
         try:
-            return await ask(self._reconnector.session)
+            return await ask(session)
         except (RedisUnavailable, RedisError) as error:
+            self._reconnector.refused(session, error)
             raise Unavailable(f"Redis at {self._name}: {error}") from None
 
     def _published(self, ids: list[Id]) -> list[Id]:
@@ -206,8 +209,7 @@ class RedisBroker:
                 "or may not have been accepted; repeat it with its Idempotency-Key"
             )
         if failure.check(RedisError):
-            if "READONLY" in str(failure.value):
-                self._reconnector.drop(session, "it has become a read-only replica")
+            self._reconnector.refused(session, failure.value)
             raise Unavailable(
                 f"Redis at {self._name} returned an error: {failure.getErrorMessage()}"
             )

@@ -79,6 +79,14 @@ class Reconnector:
             session.close()
             self._lost(reason)
 
+    def refused(self, session: RedisSession, error: BaseException | None) -> None:
+        """Drop a session if an error says that its server has become a read-only replica.
+
+        A node that only subscribes must notice it as well as one that publishes.
+        """
+        if "READONLY" in str(error):
+            self.drop(session, "it has become a read-only replica")
+
     def log_failure(self, failure: Failure) -> None:
         """Log an unexpected exception."""
         _log.failure(

@@ -140,6 +140,7 @@ class TopicSync:
                     return
                 except RedisError as error:
                     self._log_error(topic, error)
+                    self._reconnector.refused(session, error)
                     if self._is_followed(topic):
                         self._retries.start(topic)
         finally:
@@ -203,7 +204,8 @@ class TopicSync:
             some = topics[start : start + _TOUCH_COUNT]
             try:
                 ids = await self._commands.touch(session, [topic.topic for topic in some])
-            except (RedisUnavailable, RedisError):
+            except (RedisUnavailable, RedisError) as error:
+                self._reconnector.refused(session, error)
                 return
             for topic, id in zip(some, ids, strict=True):
                 if topic.live and id != str(topic.position) and self._is_followed(topic):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -131,6 +132,24 @@ class PublishingTests(BrokerTestCase):
         self.redis.refusal = None
         self.reconnect()
         self.publish("t")
+
+    def test_read_only_for_subscribers(self) -> None:
+        """A node that publishes nothing notices it as well."""
+        node = self.start()
+        asks: list[Callable[[], Deferred[Any]]] = [
+            lambda: self.broker.describe("t"),
+            lambda: self.broker.replay("t", Id("e", 1), 100),
+        ]
+        for ask in asks:
+            self.redis.refusal = "READONLY You can't write"
+            self.assertIn("READONLY", self.why(ask()))
+            self.assertFalse(self.redis.sessions[-1].open)
+            self.redis.refusal = None
+            self.reconnect()
+            self.publish("t")
+        self.redis.refusal = "READONLY You can't write"
+        node.listen("followed")
+        self.assertFalse(self.redis.sessions[-1].open)
 
     def test_read_only_twice(self) -> None:
         """Two such errors at the same time drop it once."""
