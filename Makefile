@@ -99,7 +99,7 @@ slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
 .PHONY: browser
 browser: chromium nginx haproxy  ## Tests of the web pages in Chromium
 	# By name, as some of them take long.
-	$(BIN)/pytest -v --no-header tests/browser
+	$(BIN)/pytest -v --no-header -n 3 --dist loadfile tests/browser
 
 ##@ Other targets
 
