@@ -27,6 +27,7 @@ from pushd.options.sources import (
     write_defaults,
     write_values,
 )
+from pushd.topics.redis.address import find_missing_package
 
 # Longer lines are hard to read, however wide the terminal is.
 _MAX_WIDTH = 100
@@ -112,6 +113,9 @@ class Options(UsageOptions):
         except InvalidOptions as mistakes:
             raise SystemExit("\n".join(f"pushd: {line}" for line in mistakes.lines)) from None
         if self._check:
+            broker = self.settings.broker
+            if broker is not None and (missing := find_missing_package()) is not None:
+                raise SystemExit(f"pushd: --broker {broker}: {missing}")
             for line in self.warnings():
                 print(f"pushd: {line}", file=sys.stderr)  # noqa: T201 - the output asked for
             raise _print_and_exit(write_values(OPTIONS, self.given))

@@ -45,7 +45,7 @@ from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
 from pushd.topics.publisher import Publisher
-from pushd.topics.redis.address import RedisAddress
+from pushd.topics.redis.address import RedisAddress, find_missing_package
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.scheduled import ScheduledPublications
@@ -342,14 +342,10 @@ def _make_name() -> str:
 
 def check_redis(address: RedisAddress) -> None:
     """End the process with one line if Redis, its address or the installation must be changed."""
-    try:
-        import hiredis  # noqa: F401  # txredisapi misses it only when it connects.
+    if (missing := find_missing_package()) is not None:
+        raise SystemExit(f"pushd: --broker {address}: {missing}")
+    from pushd.topics.redis.session import probe
 
-        from pushd.topics.redis.session import probe
-    except ImportError as error:
-        raise SystemExit(
-            f"pushd: --broker {address}: pip install 'pushd[redis]' ({error})"
-        ) from None
     if (reason := probe(address)) is not None:
         raise SystemExit(f"pushd: --broker {address}: {reason}")
 

@@ -11,6 +11,7 @@ import tomllib
 from pushd import __version__
 from pushd.access.limits import Limits
 from pushd.api.playground import Playground
+from pushd.options import command_line
 from pushd.options.command_line import Options
 from pushd.options.machine import memory_size
 from pushd.options.settings import GROUPS, OPTIONS, Settings
@@ -347,6 +348,14 @@ class CheckTests(OptionsTestCase):
             ):
                 parse(option)
             self.assertEqual(raised.exception.code, 0)
+
+    def test_check_without_redis(self) -> None:
+        """--check says what to install if the broker needs it; without one nothing is needed."""
+        self.patch(command_line, "find_missing_package", lambda: "pip install it")
+        error = self.assertRaises(SystemExit, parse, "--check", "--broker", "redis://host")
+        self.assertEqual(str(error), "pushd: --broker redis://host:6379/0: pip install it")
+        _, code = self.run_and_exit("--check")
+        self.assertEqual(code, 0)
 
     def test_every_mistake(self) -> None:
         """--check prints all mistakes, not only the first."""

@@ -324,7 +324,7 @@ class CheckRedisTests(SynchronousTestCase):
 
     def test_not_installed(self) -> None:
         """Without the redis extra, the process ends with the command to install it."""
-        for name in ("pushd.topics.redis.session", "hiredis"):
+        for name in ("txredisapi", "hiredis"):
             module = importlib.import_module(name)
             sys.modules[name] = None  # type: ignore[assignment]  # what makes an import fail
             error = self.assertRaises(SystemExit, check_redis, UNREACHABLE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
@@ -161,3 +162,14 @@ _PARSERS = {
     "unix": _parse_unix,
     "redis+sentinel": _parse_sentinel,
 }
+
+
+def find_missing_package() -> str | None:
+    """Return in one line what to install if a package for Redis is missing; None if none is."""
+    try:
+        # Of its own, as txredisapi misses it only when it connects.
+        import_module("hiredis")
+        import_module("txredisapi")
+    except ImportError as error:
+        return f"pip install 'pushd[redis]' ({error})"
+    return None
