@@ -106,6 +106,23 @@ class MemoryBrokerTests(SynchronousTestCase):
         self.assertIsNone(self.broker.fault())
         self.assertIsNone(ignore_gap("t", ids[0]))  # type: ignore[func-returns-value]  # the default callback
 
+    def test_in_parts(self) -> None:
+        """Many bytes take more than one iteration, and wait for room between the parts."""
+        drafts = [Draft("t", "x" * (module._SLICE + 1), None) for _ in range(3)]
+        done = self.broker.publish_all(drafts)
+        self.assertEqual(len(self.delivered), 1)
+        self.clock.advance(0)
+        self.successResultOf(done)
+        room: Deferred[None] = Deferred()
+        self.broker.start(self.delivered.append, room=lambda: room)
+        done = self.broker.publish_all(drafts)
+        self.clock.advance(0)
+        self.assertEqual(len(self.delivered), 4)
+        room.callback(None)
+        self.clock.advance(0)
+        self.successResultOf(done)
+        self.assertEqual(len(self.delivered), 6)
+
 
 class SingleNodeCluster:
     """A cluster of one node, with a fake clock."""
