@@ -95,6 +95,7 @@ class Admission:
         return Slot(self, key, connection=connection)
 
 
+@lru_cache(maxsize=4096)
 def client_key(proxies: Proxies, peer: str) -> Hashable:
     """Return what is counted for a client; None for a loopback address or a trusted proxy.
 

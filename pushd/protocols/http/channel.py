@@ -379,7 +379,7 @@ class Channel(StrictChannel):
     def _delay_reading(self) -> bool:
         """Stop reading for a while if the address of the client comes too often."""
         connections = self.connections
-        seconds = self.site.policy.throttle.delay(peer_name(self.transport.getPeer()))
+        seconds = self.site.policy.throttle.delay(getattr(self.transport.getPeer(), "host", "unix"))
         if seconds:
             self.transport.pauseProducing()
             connections.delayed.start(self, connections.clock.seconds() + seconds)
