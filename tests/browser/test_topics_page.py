@@ -47,8 +47,11 @@ RECORD_COUNTDOWN = """() => new Promise((resolve) => {
     if (shown) numbers.push(Number(shown[1]));
     // The next attempt may have followed at once.
     if (numbers.length > 1 && (!shown || numbers.at(-1) > numbers.at(-2))) {
+      const waited = numbers.splice(0, shown ? numbers.length - 1 : numbers.length);
+      // Of a wait that was nearly over there is nothing to see.
+      if (waited[0] <= 0.1) return;
       clearInterval(timer);
-      resolve(numbers.slice(0, shown ? -1 : undefined));
+      resolve(waited);
     } else if (!shown) numbers.length = 0;
   };
   const timer = setInterval(record, 20);
