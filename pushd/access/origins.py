@@ -164,7 +164,7 @@ class Hosts:
         self._exact, self._below = other._exact, other._below
 
     def allows(self, host: str | None) -> bool:
-        """Whether a request is for one of the names, or there are none.
+        """Whether a request is for one of the names; any is if no names are given.
 
         :param host: the Host header; None without one, as in HTTP/1.0, which no browser sends.
         """

@@ -100,7 +100,7 @@ def refuse(error: BadRequest) -> Response:
 
 
 def require_known(request: Any, *names: str) -> None:
-    """Raise BadRequest for a query parameter that is none of these.
+    """Raise BadRequest for a query parameter other than these.
 
     One that is mistyped, belongs to another request or has no value must not be ignored.
     """
@@ -126,7 +126,7 @@ def _unknown(name: str, names: tuple[str, ...]) -> BadRequest:
 
 
 def parse_number(text: str) -> float | None:
-    """Return the number in a text, or None if there is none, or an infinite one."""
+    """Return the number in a text; None if the text is no number, or an infinite one."""
     if len(text) > _MAX_NUMBER or not _NUMBER.fullmatch(text):
         return None
     number = float(text)

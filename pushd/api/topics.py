@@ -60,7 +60,7 @@ class TopicDependencies:
 
 @dataclass(frozen=True)
 class _Query:
-    """What a subscriber asks for."""
+    """The topic, position and times that a subscriber asks for."""
 
     topic: str
     #: The id after which publications are sent.

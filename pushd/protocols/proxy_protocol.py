@@ -62,7 +62,7 @@ _MALFORMED = "the header of the PROXY protocol is malformed"
 
 
 class ProxyHeader(NamedTuple):
-    """What a proxy says of a connection."""
+    """The header of a proxy: the addresses of a connection, and whether it is encrypted."""
 
     #: The client; None if the proxy does not know it, or if the connection is its own.
     client: IAddress | None

@@ -30,7 +30,7 @@ def page_headers(csp: str) -> dict[bytes, bytes]:
 
 @dataclass(frozen=True, kw_only=True)
 class SitePolicy:
-    """What a site checks of each connection and request.
+    """The checks that a site makes of each connection and request.
 
     :param share: lets pages of other origins read the response to a request, where they may.
     :param memory: bounds what all connections buffer.
