@@ -20,6 +20,7 @@ from pushd.errors import BadRequest, Unavailable
 from pushd.protocols.http.response import Response, json_refusal, write_response
 from pushd.topics.broker import Broker
 from pushd.topics.hub import Hub
+from pushd.topics.rules import Rules
 from pushd.topics.scheduled import ScheduledPublications
 
 # Between the parameters of a query.
@@ -35,7 +36,7 @@ _MAX_NAME = 100
 
 @dataclass(frozen=True, kw_only=True)
 class DaemonState:
-    """The state of a running daemon: its topics, scheduled publications, connections, limits."""
+    """The state of a running daemon: its topics and their rules, its connections and limits."""
 
     clock: IReactorTime
     broker: Broker
@@ -43,6 +44,7 @@ class DaemonState:
     scheduled: ScheduledPublications
     connections: Connections
     limits: Limits
+    rules: Rules
 
 
 class AsyncResource(Resource):

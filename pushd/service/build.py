@@ -48,6 +48,7 @@ from pushd.topics.publisher import Publisher
 from pushd.topics.redis.address import RedisAddress, find_missing_package
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.scripts import RedisNames
+from pushd.topics.rules import Rules
 from pushd.topics.scheduled import ScheduledPublications
 from pushd.views.exchange import ViewDependencies
 from pushd.views.inprocess import InProcess
@@ -193,6 +194,7 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
         scheduled=ScheduledPublications(inputs.clock, broker, _make_name),
         connections=Connections(runtime.reactor, runtime.wall),
         limits=inputs.live.limits,
+        rules=Rules(),
     )
 
 

@@ -35,6 +35,9 @@ class Draft:
     data: str | bytes
     #: The idempotency key, which makes publishing safe to repeat.
     key: str | None = None
+    #: The name of its event, and whether the data is JSON; see ``Publication``.
+    event: str | None = None
+    is_json: bool = False
 
 
 def ignore_gap(topic: str, last: Id) -> None:

@@ -14,6 +14,13 @@ _MAX_TOPIC = 255
 # ask for another topic.
 _DOTS = frozenset({".", ".."})
 
+# Names of events; those that pushd itself sends, or that EventSource gives a meaning, are taken.
+_EVENT = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_TAKEN = frozenset(
+    {"base64", "closed", "error", "heartbeat", "joined", "json", "left", "message", "open"}
+    | {"subscribed", "unsubscribed"}
+)
+
 _ID = re.compile(r"(?P<epoch>[A-Za-z0-9_-]{1,32}):(?P<offset>0|[1-9][0-9]{0,17})")
 
 
@@ -25,6 +32,15 @@ def check_topic(name: str) -> str:
         )
     if "." in name and not _DOTS.isdisjoint(name.split("/")):
         raise ValueError("topic must not have . or .. as a segment: no browser could ask for it")
+    return name
+
+
+def check_event(name: str) -> str:
+    """Return the name if it is valid for an event. Raises ValueError with the rule if not."""
+    if not _EVENT.fullmatch(name):
+        raise ValueError("event must be 1 to 64 letters, digits and -_.:")
+    if name in _TAKEN:
+        raise ValueError(f"event must not be {name}, which pushd or the browser uses itself")
     return name
 
 
@@ -58,6 +74,12 @@ class Publication:
     topic: str
     data: str | bytes
     id: Id
+    #: The name under which an event stream sends it; None for the default.
+    event: str | None = None
+    #: Whether it was published as application/json. The data is then its text.
+    is_json: bool = False
+    #: Its place among the publications of all topics: counts up, and may have gaps.
+    sequence: int = 0
 
 
 def size_of(data: str | bytes) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.topics.publication import Id, Publication, check_topic
+from pushd.topics.publication import Id, Publication, check_event, check_topic
 
 
 class TopicNameTests(SynchronousTestCase):
@@ -39,6 +39,24 @@ class TopicNameTests(SynchronousTestCase):
         for name in (".", "..", "./a", "../a", "a/.", "a/..", "a/./b", "a/../b", "a/b/.."):
             error = self.assertRaises(ValueError, check_topic, name)
             self.assertIn("must not have . or .. as a segment", str(error))
+
+
+class EventNameTests(SynchronousTestCase):
+    """Names of events."""
+
+    def test_valid(self) -> None:
+        """A name has up to 64 letters, digits and marks."""
+        for name in ("paid", "order.paid", "A:b-c_9", "e" * 64):
+            self.assertEqual(check_event(name), name)
+
+    def test_invalid(self) -> None:
+        """Another one raises ValueError with the rule, and so does one that pushd uses itself."""
+        for name in ("", "a b", "a\n", "é", "e" * 65):
+            error = self.assertRaises(ValueError, check_event, name)
+            self.assertIn("64 letters, digits", str(error))
+        for name in ("message", "subscribed", "open", "error"):
+            error = self.assertRaises(ValueError, check_event, name)
+            self.assertIn("uses itself", str(error))
 
 
 class IdTests(SynchronousTestCase):

@@ -1,0 +1,71 @@
+"""Rules for topics: how each is kept, and who may subscribe and publish to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from pushd.access.tokens import matches
+
+#: What a client needs to do something with a topic: nothing, a token that permits it, or the
+#: consent of the authorizer; ``nobody`` may do it at the public port.
+Access = Literal["anyone", "token", "authorize", "nobody"]
+
+# Topics whose rule is remembered, so that it is not looked up for each publication.
+_MAX_KNOWN = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """What holds for the topics that match a pattern. None stands for the daemon's default."""
+
+    #: The pattern, as in tokens; None for the rule of topics that match none.
+    match: str | None = None
+    #: Publications kept, and for how many seconds; see ``Retention``.
+    history_size: int | None = None
+    history_ttl: int | None = None
+    #: What subscribers and publishers at the public port need.
+    subscribe: Access | None = None
+    publish: Access | None = None
+    #: Whether it is known who listens.
+    presence: bool = False
+    #: Whether slow subscribers, and those that come back, get the newest publication only.
+    latest: bool = False
+    #: Bytes of a publication, at most.
+    max_message: int | None = None
+    #: Whether the newest publication is kept until it is replaced, and new subscribers get it.
+    retain: bool = False
+
+
+#: The rule of topics that match no other.
+DEFAULT = Rule()
+
+
+class Rules:
+    """The rules of a daemon; the first that matches a topic holds for it."""
+
+    def __init__(self, rules: Iterable[Rule] = ()) -> None:
+        self._rules = tuple(rules)
+        self._known: dict[str, Rule] = {}
+
+    def __iter__(self) -> Iterator[Rule]:
+        return iter(self._rules)
+
+    def find(self, topic: str) -> Rule:
+        """Return the rule that holds for a topic."""
+        if not self._rules:
+            return DEFAULT
+        known = self._known.get(topic)
+        if known is None:
+            found = (one for one in self._rules if one.match and matches(one.match, topic))
+            known = next(found, DEFAULT)
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[topic] = known
+        return known
+
+    def replace(self, other: Rules) -> None:
+        """Use the rules of another object from now on."""
+        self._rules = other._rules
+        self._known.clear()
