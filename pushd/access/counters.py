@@ -115,7 +115,7 @@ class TrafficTotals:
 
     def __init__(self) -> None:
         self._open: dict[str, dict[Traffic, None]] = {}
-        self._closed: dict[str, Traffic] = {}
+        self._closed: defaultdict[str, Traffic] = defaultdict(Traffic)
 
     def add(self, transport: str, traffic: Traffic) -> None:
         """Include the traffic of a connection that opened."""
@@ -124,7 +124,7 @@ class TrafficTotals:
     def remove(self, transport: str, traffic: Traffic) -> None:
         """Keep the final numbers of a connection that closed; does nothing when called again."""
         if self._open.get(transport, {}).pop(traffic, self) is None:
-            self._closed.setdefault(transport, Traffic()).add([traffic])
+            self._closed[transport].add([traffic])
 
     def count(self, transport: str) -> int:
         """Return the number of open connections of a transport."""

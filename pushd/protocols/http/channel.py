@@ -94,6 +94,7 @@ class Channel(StrictChannel):
 
     def connectionMade(self) -> None:
         """Wait for the first request."""
+        self.client = self.transport.getPeer()
         super().connectionMade()
         self.connections.add(self)
         self.connections.reading.start(self)
@@ -120,7 +121,7 @@ class Channel(StrictChannel):
                 memory.add(len(data))
                 super().dataReceived(data)
         except Exception:
-            self.site.log_failure(peer_name(self.transport.getPeer()))
+            self.site.log_failure(peer_name(self.client))
             self.refuse(400, "the request is malformed")
         finally:
             self._receiving = False
@@ -379,7 +380,7 @@ class Channel(StrictChannel):
     def _delay_reading(self) -> bool:
         """Stop reading for a while if the address of the client comes too often."""
         connections = self.connections
-        seconds = self.site.policy.throttle.delay(getattr(self.transport.getPeer(), "host", "unix"))
+        seconds = self.site.policy.throttle.delay(getattr(self.client, "host", "unix"))
         if seconds:
             self.transport.pauseProducing()
             connections.delayed.start(self, connections.clock.seconds() + seconds)

@@ -29,19 +29,18 @@ def public_guard(origins: Origins, hosts: Hosts) -> Guard:
     """
 
     def guard(request: Any) -> Response | None:
-        if not request.requestHeaders.has_host(request.clientproto):
+        headers: RequestHeaders = request.requestHeaders
+        if not headers.has_host(request.clientproto):
             request.why_refused = _NO_HOST
             return refusal(400, _NO_HOST)
-        if not hosts.allows(request.header(b"host")):
-            request.why_refused = (
-                f"Host {_quote(request.header(b'host'))} is not served, see --host"
-            )
+        host = headers.last(b"Host")
+        if not hosts.allows(host):
+            request.why_refused = f"Host {_quote(host)} is not served, see --host"
             return refusal(421, "Host not served here: the operator can allow it with --host")
         # A page of any origin may send plain requests, but must not read what a topic answers.
         if request.wants_websocket or is_topic(request.path):
-            headers: RequestHeaders = request.requestHeaders
-            origin, host = headers.last(b"Origin"), headers.last(b"Host") or ""
-            if not origins.allows(origin, scheme=request.scheme, host=host):
+            origin = headers.last(b"Origin")
+            if not origins.allows(origin, scheme=request.scheme, host=host or ""):
                 request.why_refused = (
                     f"Origin {_quote(origin)} is not that of {request.scheme}://{_quote(host)}: "
                     "allow it with --origin, or let the proxy pass on Host and X-Forwarded-Proto "

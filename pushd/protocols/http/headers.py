@@ -107,11 +107,11 @@ class RequestHeaders(Headers):
 
     def values(self, name: bytes) -> Sequence[bytes]:
         """Return all values of a header, in their order."""
-        return self.raw.get(name, ())
+        return (self._parsed or self.raw).get(name, ())
 
     def last(self, name: bytes) -> str | None:
         """Return the last value of a header, decoded as Latin-1, as its bytes may be any."""
-        values = self.raw.get(name)
+        values = (self._parsed or self.raw).get(name)
         return values[-1].decode("latin-1") if values else None
 
     def holds(self, byte: bytes) -> bool:
@@ -129,7 +129,7 @@ class RequestHeaders(Headers):
         return len(hosts) == 1 and _HOST.fullmatch(hosts[0]) is not None
 
     def __contains__(self, name: bytes) -> bool:
-        return name in self.raw
+        return name in (self._parsed or self.raw)
 
     # The methods of Headers
 

@@ -85,7 +85,7 @@ class ChannelRequest(Request):
         # Not that of twisted.web's request, which asks the kernel for our address each time.
         self.channel = channel
         self.transport = channel.transport
-        self.client = channel.getPeer()
+        self.client = channel.client
         self.requestHeaders = RequestHeaders()
         self.responseHeaders = Headers()
         self.cookies = []
@@ -108,7 +108,10 @@ class ChannelRequest(Request):
         self.method, self.uri, self.clientproto = command, target, version
         self.path, _, query = target.partition(b"?")
         # For views that return twisted.web resources.
-        self.prepath, self.postpath = [], [decode_path(one) for one in self.path[1:].split(b"/")]
+        segments = self.path[1:].split(b"/")
+        if b"%" in self.path:
+            segments = [decode_path(one) for one in segments]
+        self.prepath, self.postpath = [], segments
         self.args = parse_qs(query, 1) if query else {}
         if self.content is None:
             self.content = BytesIO()

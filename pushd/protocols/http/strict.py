@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+from twisted.internet.interfaces import IAddress
 from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 
@@ -58,6 +59,8 @@ class StrictChannel(HTTPChannelAdapter):
 
     #: If a connection limit was reached, so that its request gets a 503: which one, for the log.
     over_limit = ""
+    #: The client's address. Twisted makes an object of it whenever it is asked.
+    client: IAddress
     #: True once the client has closed its side of the connection: nothing more can come.
     read_ended = False
     # True after a refusal: nothing more is read.
@@ -95,7 +98,7 @@ class StrictChannel(HTTPChannelAdapter):
         elif self._head_size > self.totalHeadersSize:
             self.refuse(431, "the request has too many headers")
         elif not line and self._line > 1 and self.over_limit:
-            self.site.log_refusal(peer_name(self.transport.getPeer()), 503, self.over_limit)
+            self.site.log_refusal(peer_name(self.client), 503, self.over_limit)
             self._answer_and_close(BUSY)
         else:
             if not line:
@@ -204,7 +207,7 @@ class StrictChannel(HTTPChannelAdapter):
         """
         if self._refused:
             return
-        self.site.log_refusal(peer_name(self.transport.getPeer()), status, reason)
+        self.site.log_refusal(peer_name(self.client), status, reason)
         answer = refusal(status, reason, headers)
         if where is not None and _JSON_PATHS.match(path_in(self.target)):
             answer = json_refusal(status, reason, where, headers)
@@ -244,7 +247,7 @@ class StrictChannel(HTTPChannelAdapter):
         else:
             headers = self.requests[-1].requestHeaders if self.requests else RequestHeaders()
         request = EarlyRequest(self._request_line, headers)
-        policy, address = self.site.policy, getattr(self.transport.getPeer(), "host", None)
+        policy, address = self.site.policy, getattr(self.client, "host", None)
         scheme = policy.proxies.client(address, headers).scheme
         request.scheme = scheme or ("https" if self.isSecure() else "http")
         policy.share(request)

@@ -175,4 +175,6 @@ class ReprTests(SynchronousTestCase):
         with Daemon({"/a/<b>": view}) as daemon:
             daemon.get("/a/b?token=secret")
         self.assertEqual(shown, ["<ChannelRequest /a/b>"])
-        self.assertEqual(repr(ChannelRequest(DummyChannel())), "<ChannelRequest not read yet>")
+        channel: Any = DummyChannel()
+        channel.client = channel.getPeer()
+        self.assertEqual(repr(ChannelRequest(channel)), "<ChannelRequest not read yet>")
