@@ -53,6 +53,7 @@ class ControlTopicResource(AsyncResource):
             return json_response(200, await topic_json(self._state, topic))
         require_known(request, *_SCHEDULE)
         data = read_data(request)
+        check_size(self._state, topic, data, "body")
         key = read_key(read_header(request, b"idempotency-key"), "Idempotency-Key")
         times = {name: read_number(request, name) for name in _SCHEDULE}
         if any(value is not None for value in times.values()):
@@ -110,6 +111,7 @@ class PublishResource(AsyncResource):
         if key is not None:
             key = f"{self._subject} {key}"
         draft = Draft(topic, read_data(request), key)
+        check_size(self._state, topic, draft.data, "body")
         return json_response(200, await _publish(self._state, draft))
 
     def explain(self, error: Unavailable) -> str:
@@ -139,6 +141,8 @@ class BatchResource(AsyncResource):
             error = "a batch has no key: give each of its publications an idempotency_key"
             raise BadRequest(error, "Idempotency-Key")
         drafts = read_drafts(request.content.read(), self._state.limits.max_message)
+        for number, draft in enumerate(drafts):
+            check_size(self._state, draft.topic, draft.data, f"publications[{number}]")
         # If the client disconnects, only this Deferred is cancelled: the batch is still published.
         done: Deferred[list[Id]] = Deferred()
         room = self._state.hub.room()
@@ -163,6 +167,17 @@ def read_topic(name: object, where: str) -> str:
         return check_topic(name)
     except ValueError as error:
         raise BadRequest(error, where) from None
+
+
+def check_size(state: DaemonState, topic: str, data: str | bytes, where: str) -> None:
+    """Raise BadRequest (413) for data that is too long for the rule of its topic."""
+    rule = state.rules.find(topic)
+    if rule.max_message is None:
+        return  # The limit of the daemon has been checked.
+    size = len(data.encode() if isinstance(data, str) else data)
+    if size > rule.max_message:
+        line = f"a publication of {size} bytes: max-message of {rule.match} is {rule.max_message}"
+        raise BadRequest(line, where, 413)
 
 
 def read_key(given: object, where: str) -> str | None:

@@ -221,7 +221,7 @@ def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
         connections=state.connections,
         counters=inputs.counters,
         hub=state.hub,
-        publisher=Publisher(state.broker, state.scheduled, live.limits),
+        publisher=Publisher(state.broker, state.scheduled, live.limits, state.rules),
         files=StaticFiles([*_own_files(settings), shipped_client()]),
     )
 
