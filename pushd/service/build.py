@@ -366,7 +366,8 @@ def make_broker(
     :param grown: called with the bytes that each publication adds to what is kept in memory.
     """
     if address is None:
-        return MemoryBroker(reactor, History(reactor, retention, make_name, grown))
+        history = History(reactor, retention, make_name, grown)
+        return MemoryBroker(reactor, history, generation=make_name())
     # Imported here because its library is an extra, and imports the global reactor.
     from pushd.topics.redis.session import open_session
 

@@ -40,6 +40,7 @@ from pushd.schedule.coroutine import Task
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.schedule.turns import Turns
 from pushd.topics.broker import TopicSource
+from pushd.topics.cursor import CursorTracker
 from pushd.topics.fanout import Batch, BatchCache, DirectWrite, FanOutGroup
 from pushd.topics.publication import Id, Replay
 
@@ -126,14 +127,21 @@ class Subscription:
         "_reading",
         "_shared",
         "_state",
+        "_tracker",
         "subscriber",
         "topic",
     )
 
     def __init__(
-        self, shared: SubscriptionDependencies, topic: str, subscriber: Subscriber
+        self,
+        shared: SubscriptionDependencies,
+        topic: str,
+        subscriber: Subscriber,
+        tracker: CursorTracker | None = None,
     ) -> None:
         self.topic = topic
+        # Told how far the subscription is, if its connection has a cursor.
+        self._tracker = tracker
         self._shared = shared
         self.subscriber = subscriber
         self._state = _State.CATCHING_UP
@@ -179,10 +187,9 @@ class Subscription:
     def cancel(self) -> None:
         """End the subscription. Does nothing if it has ended."""
         if self._state is not _State.ENDED:
-            self.leave_group()
-            self._state = _State.ENDED
-            self._shared.stop_lag(self)
-            self._shared.forget(self)
+            self._end()
+            if self._tracker is not None:
+                self._tracker.dropped(self.topic)
 
     def deliver(self, batch: Batch) -> DirectWrite | None:
         """Deliver a batch that was just published.
@@ -286,6 +293,8 @@ class Subscription:
         if not self._announced:
             self._announced = True
             self._position = replay.id
+            if self._tracker is not None:
+                self._tracker.began(self.topic, replay.id, replay.recovered)
             self.subscriber.subscribed(self.topic, replay.id, replay.recovered)
         elif not replay.recovered:
             # The next publication was dropped from the history before it was read.
@@ -313,6 +322,8 @@ class Subscription:
         if _is_before(self._position, last):
             return False
         self._state = _State.LIVE
+        if self._tracker is not None:
+            self._tracker.caught_up(self.topic)
         return True
 
     def _fall_behind(self, batch: Batch) -> None:
@@ -328,6 +339,8 @@ class Subscription:
                 return
         self._state = _State.CATCHING_UP
         self._newest = batch.last
+        if self._tracker is not None:
+            self._tracker.fell_behind(self.topic)
         if self.subscriber.keeps_up():
             self.resume()
         else:
@@ -348,8 +361,17 @@ class Subscription:
 
         The subscriber chooses the code: a WebSocket closes with 1013, for a gap or for lag.
         """
-        self.cancel()
+        self._end()
+        if self._tracker is not None:
+            # The client does not know yet that something is missing.
+            self._tracker.fell_behind(self.topic)
         self.subscriber.subscription_lost()
+
+    def _end(self) -> None:
+        self.leave_group()
+        self._state = _State.ENDED
+        self._shared.stop_lag(self)
+        self._shared.forget(self)
 
 
 class SubscriptionDependencies:
