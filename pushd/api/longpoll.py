@@ -164,4 +164,4 @@ class LongPoll:
 
 def _list_item(publication: Publication) -> bytes:
     """Return a publication in the list of a response, after a comma."""
-    return f",{to_json(publication_json(publication))}".encode()
+    return f",{publication_json(publication)}".encode()

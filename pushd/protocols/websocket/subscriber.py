@@ -226,7 +226,7 @@ def _in_json_frames(window_bits: int) -> Form:
     """Return the format in which a frame holds a publication with its id as JSON."""
 
     def form(publication: Publication) -> bytes:
-        payload = to_json(publication_json(publication)).encode()
+        payload = publication_json(publication).encode()
         return message(payload, binary=False, window_bits=window_bits)
 
     return form
