@@ -214,6 +214,7 @@ def _fill_publish(command: Parser, environ: Mapping[str, str]) -> None:
     command.add_argument(
         "--binary", action="store_true", help="publish bytes, unchanged, instead of text"
     )
+    command.add_argument("--event", metavar="NAME", help="name of the event, for event streams")
     command.add_argument("--delay", metavar="S", type=_seconds, help="publish after S seconds")
     command.add_argument("--every", metavar="S", type=_seconds, help="repeat every S seconds")
     command.add_argument(

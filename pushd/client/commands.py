@@ -45,6 +45,7 @@ def publish(given: Namespace, runtime: CommandRuntime) -> None:
     response = _client(given, runtime, given.control).publish(
         given.topic,
         data if text is None else text,
+        event=given.event,
         idempotency_key=given.idempotency_key,
         delay=given.delay,
         every=given.every,
@@ -167,11 +168,12 @@ def _client(given: Namespace, runtime: CommandRuntime, url: str) -> Client:
 def _print_message(message: Message, as_json: bool, runtime: CommandRuntime) -> None:
     if isinstance(message.data, bytes):
         encoded = b64encode(message.data).decode()
-        value, shown = {"id": message.id, "base64": encoded}, f"base64:{encoded}"
+        value, shown = {"base64": encoded}, f"base64:{encoded}"
     else:
-        value, shown = {"id": message.id, "data": message.data}, printable(message.data)
+        value, shown = {"data": message.data}, printable(message.data)
     if as_json:
-        print_json([value], runtime.stdout)
+        event = {} if message.event is None else {"event": message.event}
+        print_json([{"id": message.id, **event, **value}], runtime.stdout)
     else:
         print(f"{printable(message.id)}\t{shown}", file=runtime.stdout)
     runtime.stdout.flush()

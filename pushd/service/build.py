@@ -184,7 +184,13 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
     )
     inputs.memory.watch_history(broker)
     memory = inputs.memory
-    hub = Hub(broker, runtime.reactor, runtime.cork.flush, lambda: memory.exceeded)
+    hub = Hub(
+        broker,
+        runtime.reactor,
+        runtime.cork.flush,
+        lambda: memory.exceeded,
+        inputs.live.rules,
+    )
     broker.start(hub.deliver, hub.end_at_gap, hub.room)
     inputs.counters.register(TopicCollector(hub.counters, broker))
     return DaemonState(
@@ -378,7 +384,8 @@ def make_broker(
     :param grown: called with the bytes that each publication adds to what is kept in memory.
     """
     if address is None:
-        return MemoryBroker(reactor, History(reactor, retention, make_name, grown))
+        history = History(reactor, retention, make_name, grown)
+        return MemoryBroker(reactor, history, generation=make_name())
     # Imported here because its library is an extra, and imports the global reactor.
     from pushd.topics.redis.session import open_session
 

@@ -6,6 +6,7 @@ the bytes (``maxmemory``).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,12 +40,15 @@ class Retention:
 class Topic:
     """The history of one topic."""
 
-    __slots__ = ("epoch", "held", "kept", "name", "offset")
+    __slots__ = ("epoch", "floor", "held", "kept", "name", "offset", "sequence")
 
-    def __init__(self, name: str, epoch: str) -> None:
+    def __init__(self, name: str, epoch: str, floor: int) -> None:
         self.name = name
         self.epoch = epoch
         self.offset = 0
+        #: The sequence of the last publication, and that of the last one that is not kept.
+        self.sequence = 0
+        self.floor = floor
         #: True while the topic has subscribers.
         self.held = False
         #: The last publications by offset, without a gap.
@@ -92,18 +96,28 @@ class History:
         self._expiry: IDelayedCall | None = None
         #: Memory used, in bytes.
         self.bytes = 0
+        #: The number of publications of all topics; the sequence of the last one.
+        self.sequence = 0
+        # The highest sequence of the topics that were forgotten.
+        self._floor = 0
 
     def __len__(self) -> int:
         return len(self._topics)
 
-    def add(self, name: str, data: str | bytes) -> Publication:
+    def add(
+        self, name: str, data: str | bytes, event: str | None = None, is_json: bool = False
+    ) -> Publication:
         """Make the next publication of a topic, and keep it."""
         topic = self._get(name)
         self._touch(topic)
         topic.offset += 1
-        publication = Publication(topic.name, data, topic.last)
+        self.sequence += 1
+        topic.sequence = self.sequence
+        publication = Publication(topic.name, data, topic.last, event, is_json, self.sequence)
         if self._retention.size:
             self._keep(topic, publication)
+        else:
+            topic.floor = self.sequence
         return publication
 
     def replay(self, name: str, after: Id | None, limit: int) -> Replay:
@@ -127,6 +141,27 @@ class History:
             chosen.append(topic.kept[offset])
             limit -= _size(chosen[-1])
         return Replay(after, True, tuple(chosen), last)
+
+    def locate(self, name: str, sequence: int) -> Id | None:
+        """Return the id of a topic's last publication up to a sequence; None if it is not known.
+
+        It is not if a later publication is not kept any more.
+        """
+        topic = self._topics.get(name)
+        floor = self._floor if topic is None else topic.floor
+        if not floor <= sequence <= self.sequence:
+            return None
+        topic = self._get(name)
+        self._touch(topic)
+        first = topic.offset - len(topic.kept) + 1
+        offsets = range(first, topic.offset + 1)
+        later = bisect_right(offsets, sequence, key=lambda offset: topic.kept[offset].sequence)
+        return Id(topic.epoch, first + later - 1)
+
+    def newest(self, name: str) -> int:
+        """Return the sequence of a topic's last publication; 0 if it is not known."""
+        topic = self._topics.get(name)
+        return 0 if topic is None else topic.sequence
 
     def hold(self, name: str) -> None:
         """Keep a topic, as it has subscribers."""
@@ -167,7 +202,7 @@ class History:
     def _get(self, name: str) -> Topic:
         topic = self._topics.get(name)
         if topic is None:
-            topic = self._topics[name] = Topic(name, self._make_epoch())
+            topic = self._topics[name] = Topic(name, self._make_epoch(), self._floor)
         return topic
 
     def _touch(self, topic: Topic) -> None:
@@ -194,12 +229,14 @@ class History:
         topic = self._topics[publication.topic]
         self.bytes -= self._entries.pop(publication)[1]
         del topic.kept[publication.id.offset]
+        topic.floor = publication.sequence
         self._forget(topic)
 
     def _forget(self, topic: Topic) -> None:
         """Forget a topic, unless there is a reason to keep it."""
         if not (topic.kept or topic.held or topic in self._idle):
             del self._topics[topic.name]
+            self._floor = max(self._floor, topic.sequence)
 
     def _due(self) -> float:
         """Return when what is added now expires. Starts the timer."""

@@ -66,6 +66,13 @@ class PublishTests(CommandTestCase):
         self.daemon.advance(5, 0.5)
         self.assertEqual(client.data, ["x", "x"])
 
+    def test_event(self) -> None:
+        """With --event, the publication has an event."""
+        client = V1WebSocketClient(self.daemon, "t")
+        self.good("publish", "t", "x", "--event", "paid")
+        self.assertEqual(json.loads(client.browser.messages[-1])["event"], "paid")
+        self.assertIn("event must not be open", self.bad("publish", "t", "x", "--event", "open"))
+
     def test_idempotency_key(self) -> None:
         """With the same key, a command that is repeated publishes once."""
         args = ("publish", "t", "x", "--idempotency-key", "k")
@@ -143,6 +150,16 @@ class TailTests(CommandTestCase):
         said = [json.loads(line) for line in printed]
         self.assertEqual([sorted(one) for one in said], [["data", "id"], ["base64", "id"]])
         self.assertEqual((said[0]["data"], said[1]["base64"]), ("ü\n", "/w=="))
+
+    def test_event(self) -> None:
+        """With --json, the name of its event is in the object, if it has one."""
+        steps: list[Callable[[], object]] = [
+            lambda: self.publish("t", "x"),
+            lambda: self.publish("t", "y", event="e"),
+        ]
+        printed, _ = self.tail("--json", then=steps)
+        said = [json.loads(line) for line in printed]
+        self.assertEqual([one.get("event") for one in said], [None, "e"])
 
     def test_after(self) -> None:
         """With --after it starts after an id, and says if publications are lost."""
