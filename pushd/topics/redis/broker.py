@@ -22,7 +22,8 @@ publishes it on the topic's channel. The following can go wrong, and this is how
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,6 +32,7 @@ from twisted.python.failure import Failure
 
 from pushd.errors import RedisError, RedisUnavailable, Unavailable
 from pushd.topics.broker import Draft, ignore_gap, succeed_at_once
+from pushd.topics.cursor import UNKNOWN, Cursor
 from pushd.topics.history import Retention
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.redis.commands import TopicCommands
@@ -90,6 +92,16 @@ class RedisBroker:
     # Called by the daemon and the hub
 
     @property
+    def generation(self) -> str:
+        """The generation of all topics in Redis, as far as this node knows."""
+        return self._commands.generation or UNKNOWN
+
+    @property
+    def settled(self) -> int:
+        """The sequence up to which every publication of followed topics was delivered."""
+        return self._sync.settled
+
+    @property
     def history_bytes(self) -> int:
         """Return 0: the histories are in Redis."""
         return 0
@@ -140,6 +152,14 @@ class RedisBroker:
         """Read the publications after an id. Waits for Redis if it is unavailable."""
         return Deferred.fromCoroutine(self._replay(topic, after, limit))
 
+    def newest(self, topic: str) -> int:
+        """Return the sequence of the newest publication of a topic that may have been read."""
+        return self._sync.newest(topic)
+
+    def locate(self, topics: Sequence[str], cursor: Cursor) -> Deferred[list[Id | None]]:
+        """Find the id for each topic. Waits for Redis if it is unavailable."""
+        return Deferred.fromCoroutine(self._locate(topics, cursor))
+
     def follow(self, topic: str) -> None:
         """Deliver what is published to a topic."""
         waiters = Waiters(self._wait_timeouts)
@@ -181,13 +201,43 @@ class RedisBroker:
             if session is None or not (topic is None or topic.ready):
                 await self._wait(self._waiters if topic is None else topic.waiters)
                 continue
-            try:
-                return await self._commands.read(session, name, after, limit)
-            except RedisUnavailable:
-                pass  # Wait for the next session.
-            except RedisError as error:
-                self._reconnector.refused(session, error)
-                raise Unavailable(f"Redis at {self._name}: {error}") from None
+            with self._reading(session):
+                replay = await self._commands.read(session, name, after, limit)
+                topic = self._sync.find(name)
+                if topic is not None:
+                    topic.note_read(replay)
+                return replay
+
+    async def _locate(self, topics: Sequence[str], cursor: Cursor) -> list[Id | None]:
+        found: dict[str, Id | None] = {}
+        sequences: dict[str, int] = {}
+        for topic in topics:
+            position = cursor.position(topic)
+            if isinstance(position, Id):
+                found[topic] = position
+            else:
+                sequences[topic] = position
+        while sequences:
+            session = self._reconnector.session
+            if session is None:
+                await self._wait(self._waiters)
+                continue
+            with self._reading(session):
+                ids = await self._commands.locate(session, cursor.generation, sequences)
+                found |= dict(zip(sequences, ids, strict=True))
+                break
+        return [found[topic] for topic in topics]
+
+    @contextmanager
+    def _reading(self, session: RedisSession) -> Iterator[None]:
+        """Turn errors of a read into Unavailable; if the session is lost, wait for the next one."""
+        try:
+            yield
+        except RedisUnavailable:
+            pass
+        except RedisError as error:
+            self._reconnector.refused(session, error)
+            raise Unavailable(f"Redis at {self._name}: {error}") from None
 
     async def _wait(self, waiters: Waiters) -> None:
         if self._reconnector.stopped:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from pushd.topics.publication import Id, Replay
 from pushd.topics.redis.scripts import (
     DESCRIBE,
     HOLD,
+    LOCATE,
     PUBLISH,
     REPLAY,
     SETTLE,
@@ -54,8 +55,8 @@ class TopicCommands:
         self, names: RedisNames, *, retention: Retention, make_name: Callable[[], str]
     ) -> None:
         self._names = names
-        # The last generation that this node knows of: of this server, or of one before it.
-        self._generation = ""
+        #: The last generation that this node knows of: of this server, or of one before it.
+        self.generation = ""
         self._retention = retention
         self._make_name = make_name
         self._reads = DeferredSemaphore(_MAX_READS)
@@ -74,7 +75,7 @@ class TopicCommands:
         names, size = self._names, 0
         keys, args = [names.server], [*self._common(session), self._retention.size, KEY_TTL]
         for draft in drafts:
-            kind, data = encode(draft.data)
+            kind, data = encode(draft.data, draft.event, draft.is_json)
             topic, history = names.topic_keys(draft.topic)
             key = topic if draft.key is None else names.idempotency_key(draft.topic, draft.key)
             keys += topic, history, key
@@ -100,7 +101,8 @@ class TopicCommands:
         """
         answer = await session.run_script(SETTLE, [self._names.server], self._common(session))
         with _reading():
-            self._generation = answer.decode("latin-1")
+            # Its characters are checked: it becomes part of a line in event streams.
+            self.generation = read_id(b"%b:0" % answer).epoch
 
     async def read(self, session: RedisSession, topic: str, after: Id | None, limit: int) -> Replay:
         """Read the publications after an id, about ``limit`` bytes of them."""
@@ -113,6 +115,18 @@ class TopicCommands:
                 return read_replay(topic, await session.run_script(REPLAY, keys, args))
         finally:
             self._reads.release()
+
+    async def locate(
+        self, session: RedisSession, generation: str, sequences: Mapping[str, int]
+    ) -> list[Id | None]:
+        """Find for each topic its last id up to a sequence; None if that is not certain."""
+        topics = [key for topic in sequences for key in self._names.topic_keys(topic)]
+        args = [*self._common(session), generation, *sequences.values()]
+        ids = await session.run_script(LOCATE, [self._names.server, *topics], args)
+        with _reading():
+            if len(ids) == len(sequences):
+                return [read_id(id) if id else None for id in ids]
+        raise RedisError(_UNEXPECTED)
 
     async def describe(self, session: RedisSession, topic: str) -> tuple[Id | None, int]:
         """Return a topic's last id, and the number of publications in its history."""
@@ -150,7 +164,7 @@ class TopicCommands:
         return [
             session.run_id,
             int(session.trusted),
-            self._generation,
+            self.generation,
             self._make_name(),
             self._retention.ttl * 1000,
             HOLD * 1000,
