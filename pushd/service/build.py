@@ -399,4 +399,5 @@ def make_broker(
         names=RedisNames(address.prefix, address.db),
         retention=retention,
         make_name=make_name,
+        rules=rules,
     )

@@ -40,6 +40,15 @@ class Retention:
     #: Maximum bytes of all topics together.
     bytes: int = 64 << 20
 
+    def size_for(self, rule: Rule) -> int:
+        """Return how many publications are kept of a topic with a rule."""
+        size = self.size if rule.history_size is None else rule.history_size
+        return max(size, 1) if rule.retain else size
+
+    def ttl_for(self, rule: Rule) -> int:
+        """Return for how many seconds publications are kept of a topic with a rule."""
+        return self.ttl if rule.history_ttl is None else rule.history_ttl
+
 
 class Topic:
     """The history of one topic."""
@@ -122,7 +131,7 @@ class History:
     ) -> Publication:
         """Make the next publication of a topic, and keep it."""
         rule = self._rule_for(name)
-        topic, size = self._get(name), self._size_for(rule)
+        topic, size = self._get(name), self._retention.size_for(rule)
         self._touch(topic, rule)
         while topic.kept and not size:
             self._drop(topic.oldest)  # Kept by a rule that has changed.
@@ -246,7 +255,7 @@ class History:
         if topic.held:
             return
         self._stop_idle(topic)
-        ttl = self._ttl_for(rule)
+        ttl = self._retention.ttl_for(rule)
         self._idle.setdefault(ttl, OrderedDict())[topic] = self._due(ttl)
         if sum(map(len, self._idle.values())) > _MAX_IDLE:
             used = {_first(queue) - ttl: queue for ttl, queue in self._idle.items() if queue}
@@ -260,7 +269,7 @@ class History:
         """Keep a publication of a topic that keeps at most ``limit``."""
         replaced = topic.kept.get(topic.offset - 1)
         topic.kept[topic.offset] = publication
-        size, ttl = _size(publication), self._ttl_for(rule)
+        size, ttl = _size(publication), self._retention.ttl_for(rule)
         self._entries.setdefault(ttl, OrderedDict())[publication] = (self._due(ttl), size)
         self.bytes += size
         if replaced in self._retained:
@@ -310,15 +319,6 @@ class History:
         if len(queues) < 2:
             return queues[0] if queues else None
         return min(queues, key=lambda queue: next(iter(queue)).sequence)
-
-    def _size_for(self, rule: Rule) -> int:
-        """Return how many publications of a topic are kept."""
-        size = self._retention.size if rule.history_size is None else rule.history_size
-        return max(size, 1) if rule.retain else size
-
-    def _ttl_for(self, rule: Rule) -> int:
-        """Return for how many seconds publications of a topic are kept."""
-        return self._retention.ttl if rule.history_ttl is None else rule.history_ttl
 
     def _due(self, ttl: int) -> float:
         """Return when what is added now expires. Starts the timer, or sets it earlier."""
