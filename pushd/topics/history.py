@@ -113,9 +113,7 @@ class History:
         # The newest publications of topics that retain them, each the only one of its topic, once
         # they would have been dropped; with their bytes.
         self._retained: OrderedDict[Publication, int] = OrderedDict()
-        # The timer, and the time that it is set to.
         self._expiry: IDelayedCall | None = None
-        self._expires_at = 0.0
         #: Memory used, in bytes.
         self.bytes = 0
         #: The number of publications of all topics; the sequence of the last one.
@@ -325,10 +323,8 @@ class History:
         due = self._clock.seconds() + ttl
         if self._expiry is None:
             self._expiry = self._clock.callLater(ttl, self._expire)
-            self._expires_at = due
-        elif due < self._expires_at:
+        elif due < self._expiry.getTime():
             self._expiry.reset(ttl)
-            self._expires_at = due
         return due
 
     def _expire(self) -> None:
@@ -346,8 +342,7 @@ class History:
         dues = [_first(entries)[0] for entries in self._entries.values()]
         dues += [_first(idle) for idle in self._idle.values()]
         if dues:
-            self._expires_at = min(dues)
-            self._expiry = self._clock.callLater(self._expires_at - now, self._expire)
+            self._expiry = self._clock.callLater(min(dues) - now, self._expire)
         if not self._topics:
             self._topics.clear()
 
