@@ -252,9 +252,16 @@ class History:
         """Keep a topic's epoch for a while, as its last id is about to be given out."""
         if topic.held:
             return
-        self._stop_idle(topic)
         ttl = self._retention.ttl_for(rule)
-        self._idle.setdefault(ttl, OrderedDict())[topic] = self._due(ttl)
+        queue = self._idle.get(ttl)
+        if queue is None:
+            queue = self._idle[ttl] = OrderedDict()
+        if topic in queue:
+            queue[topic] = self._due(ttl)
+            queue.move_to_end(topic)
+            return
+        self._stop_idle(topic)
+        queue[topic] = self._due(ttl)
         if sum(map(len, self._idle.values())) > _MAX_IDLE:
             used = {_first(queue) - ttl: queue for ttl, queue in self._idle.items() if queue}
             self._forget(used[min(used)].popitem(last=False)[0])
@@ -268,7 +275,10 @@ class History:
         replaced = topic.kept.get(topic.offset - 1)
         topic.kept[topic.offset] = publication
         size, ttl = _size(publication), self._retention.ttl_for(rule)
-        self._entries.setdefault(ttl, OrderedDict())[publication] = (self._due(ttl), size)
+        queue = self._entries.get(ttl)
+        if queue is None:
+            queue = self._entries[ttl] = OrderedDict()
+        queue[publication] = (self._due(ttl), size)
         self.bytes += size
         if replaced in self._retained:
             self._drop(topic.oldest)
