@@ -254,9 +254,8 @@ class WebSocketExchange(_Exchange):
             traffic=protocol.traffic,
         )
         if identity is not None:
-            dependencies.connections.close_at(
-                websocket, dependencies.authorizer.end_of_connection(identity)
-            )
+            end = dependencies.authorizer.end_of_connection(identity)
+            dependencies.connections.close_at(websocket, end, identity.closing)
         dependencies.counters.traffic.add("websocket", protocol.traffic)
         if dependencies.connections.closing is not None:
             # The daemon began to stop before the view accepted.
