@@ -1,5 +1,6 @@
-"""dwebsocket's API for Django views that ``twistd pushd --wsgi`` serves."""
+"""Django sites that ``twistd pushd --wsgi`` serves: dwebsocket's API for views, and topics."""
 
+from pushd.access.permissions import Permission
 from pushd.django.publishing import publish
 from pushd.django.views import (
     WebSocket,
@@ -7,5 +8,7 @@ from pushd.django.views import (
     accept_websocket,
     require_websocket,
 )
+from pushd.errors import NotPermitted
 
-__all__ = ["WebSocket", "WebSocketMiddleware", "accept_websocket", "publish", "require_websocket"]
+__all__ = ["NotPermitted", "Permission", "WebSocket", "WebSocketMiddleware", "accept_websocket"]
+__all__ += ["publish", "require_websocket"]

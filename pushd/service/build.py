@@ -25,6 +25,7 @@ from pushd.api.publish import max_batch_body
 from pushd.api.resource import DaemonState
 from pushd.api.topics import TopicDependencies
 from pushd.api.urls import control_site, public_site
+from pushd.gateways.application import find_authorizer
 from pushd.gateways.wsgi import Pool, WsgiGateway
 from pushd.options.settings import Settings
 from pushd.protocols.cork import Cork
@@ -50,7 +51,7 @@ from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.rules import Rules
 from pushd.topics.scheduled import ScheduledPublications
-from pushd.views.authorizer import TopicAuthorizer
+from pushd.views.authorizer import AuthorizeFunction, TopicAuthorizer
 from pushd.views.exchange import ViewDependencies
 from pushd.views.inprocess import InProcess
 from pushd.views.runner import Threads, ViewRunner
@@ -220,30 +221,38 @@ def _build_public_site(
 ) -> PushdSite:
     """Build the site of the public port: views, topics, and an application or static files."""
     runtime, settings = inputs.runtime, inputs.settings
-    pool = None
-    if settings.wsgi is not None or settings.authorize is not None:
+    authorize, pool = _find_authorizer(settings), None
+    if settings.wsgi is not None or authorize is not None:
         pool = runtime.threads.make_page_pool(settings.wsgi_threads)
+    authorizer = None
+    if authorize is not None and pool is not None:
+        authorizer = _build_authorizer(inputs, views, authorize, pool)
     return public_site(
         runtime.reactor,
         public_policy(
             runtime.reactor, inputs.live, settings.proxies, inputs.counters, inputs.memory
         ),
         settings.routes,
-        TopicDependencies(runtime.reactor, views, state, _build_authorizer(inputs, views, pool)),
+        TopicDependencies(runtime.reactor, views, state, authorizer),
         StaticFiles([*_own_files(settings), shipped_client()], _hidden_files(settings)),
         _build_application(inputs, views, pool),
     )
 
 
+def _find_authorizer(settings: Settings) -> AuthorizeFunction | None:
+    """Return the operator's authorizer, or that of the application; None without one."""
+    if settings.authorize is not None or settings.wsgi is None:
+        return settings.authorize
+    return find_authorizer()
+
+
 def _build_authorizer(
-    inputs: _BuildInputs, views: ViewDependencies, pool: Pool | None
-) -> TopicAuthorizer | None:
-    """Build what asks the operator's authorizer; None without one."""
+    inputs: _BuildInputs, views: ViewDependencies, function: AuthorizeFunction, pool: Pool
+) -> TopicAuthorizer:
+    """Build what asks the authorizer."""
     runtime, settings = inputs.runtime, inputs.settings
-    if settings.authorize is None or pool is None:
-        return None
     return TopicAuthorizer(
-        settings.authorize,
+        function,
         runtime.reactor,
         now=runtime.wall,
         publisher=views.publisher,
