@@ -16,6 +16,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from pushd.access.connections import Connections
 from pushd.access.limits import Limits
+from pushd.access.permissions import PermissionCache, Revoker
 from pushd.errors import BadRequest, Unavailable
 from pushd.protocols.http.response import Response, json_refusal, write_response
 from pushd.topics.broker import Broker
@@ -45,6 +46,8 @@ class DaemonState:
     connections: Connections
     limits: Limits
     rules: Rules
+    permissions: PermissionCache
+    revoker: Revoker
 
 
 class AsyncResource(Resource):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -65,6 +66,7 @@ class EventStream:
         self._keep_alives = keep_alives
         self._max_buffered = max_buffered
         self._heartbeat = b"" if heartbeat is None else heartbeat_event(heartbeat)
+        self._topic = ""
         self._subscription: Subscription | None = None
         self._paused = False
         # Bytes of the batch that it did not take when it was last asked.
@@ -85,6 +87,7 @@ class EventStream:
             self._request.setHeader(name, value)
         self._request.registerProducer(self, True)
         self._keep_alives.start(self)
+        self._topic = topic
         subscription = hub.subscribe(topic, self, after)
         if self._open:
             self._subscription = subscription
@@ -171,6 +174,13 @@ class EventStream:
         self.ending = Ending(closing.code, US, closing.reason)
         self.end_waiting()
         return succeed(None)
+
+    def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
+        """End the response if its topic matches."""
+        ends = self._open and matches(self._topic)
+        if ends:
+            self.close_with(closing)
+        return int(ends)
 
     def end_waiting(self) -> None:
         """End the response in order: the client has closed its side, and may be gone."""

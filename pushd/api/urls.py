@@ -13,6 +13,7 @@ from pushd.api.admin import (
     ConnectionResource,
     ScheduleListResource,
     ScheduleResource,
+    SubscriptionListResource,
     TopicListResource,
 )
 from pushd.api.health import Readiness, health_resource, metrics_resource, readiness_resource
@@ -106,6 +107,8 @@ def control_site(
                 return TopicListResource(state)
             case b"/connections":
                 return ConnectionListResource(state)
+            case b"/subscriptions":
+                return SubscriptionListResource(state)
             case b"/schedules":
                 return ScheduleListResource(state)
         path = _path(request) or (_TOPICS if is_topic(request.path) else "")

@@ -1,6 +1,7 @@
 """Django sites that ``twistd pushd --wsgi`` serves: dwebsocket's API for views, and topics."""
 
 from pushd.access.permissions import Permission
+from pushd.django.authorizing import revoke
 from pushd.django.publishing import publish
 from pushd.django.views import (
     WebSocket,
@@ -11,4 +12,4 @@ from pushd.django.views import (
 from pushd.errors import NotPermitted
 
 __all__ = ["NotPermitted", "Permission", "WebSocket", "WebSocketMiddleware", "accept_websocket"]
-__all__ += ["publish", "require_websocket"]
+__all__ += ["publish", "require_websocket", "revoke"]

@@ -1,7 +1,7 @@
-"""The setting ``PUSHD_AUTHORIZE``: a function of the site decides who may use topics.
+"""The setting ``PUSHD_AUTHORIZE``: a function of the site decides who may use topics; revoking.
 
-It is called with the request that a page would get for the same cookies: this runs the middleware
-of the site, with a view of its own at the end.
+The function is called with the request that a page would get for the same cookies: this runs the
+middleware of the site, with a view of its own at the end.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from inspect import iscoroutinefunction
 from typing import Any, cast
 
 from django.conf import settings
+from django.core import mail
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
 from django.core.signals import request_started
@@ -20,11 +21,20 @@ from django.urls import re_path
 from django.utils.module_loading import import_string
 
 from pushd.access.permissions import Permission
-from pushd.errors import NotPermitted
+from pushd.client.client import Client
+from pushd.errors import NotPermitted, Unavailable, Unreachable
 from pushd.gateways.environ import make_environ
+from pushd.views import inprocess
 from pushd.views.request import Request
 
 _SETTING = "PUSHD_AUTHORIZE"
+
+# The setting with the URL of the control port, and its default: that of a pushd on this machine.
+_CONTROL_SETTING = "PUSHD_CONTROL_URL"
+_CONTROL_URL = "http://127.0.0.1:8081"
+
+# Seconds that each step of a request to it may take: a page waits for it.
+_TIMEOUT = 5.0
 
 
 def find_function() -> Callable[..., Any]:
@@ -52,6 +62,29 @@ def authorize(request: Request, action: str, topic: str) -> Any:
     function names another.
     """
     return _ask(find_function(), WSGIRequest(make_environ(request)), action, topic)
+
+
+def revoke(*, topic: str | None = None, subject: str | None = None) -> int:
+    """End the subscriptions to a topic, or of a subject, from any process of the site.
+
+    Returns how many these are. The topic may be a pattern; the subject of a user is the primary
+    key, as text. As ``publish`` does, this asks the pushd of this process, or else the one at the
+    setting ``PUSHD_CONTROL_URL``; in Django's tests it does nothing unless a
+    ``pushd.testing.Daemon`` runs. Raises ValueError without topic and subject, Unavailable if pushd
+    cannot be reached, and Refused if it refuses.
+    """
+    if topic is None and subject is None:
+        raise ValueError("topic or subject must be given")
+    if inprocess.is_running():
+        return inprocess.revoke(topic=topic, subject=subject)
+    url = getattr(settings, _CONTROL_SETTING, _CONTROL_URL)
+    # Django's test runners replace the mailbox by a list of this name.
+    if url is None or hasattr(mail, "outbox"):
+        return 0
+    try:
+        return Client(url, timeout=_TIMEOUT).revoke(topic=topic, subject=subject)
+    except Unreachable as error:
+        raise Unavailable(f"not revoked: {error} (setting {_CONTROL_SETTING})") from error
 
 
 def _ask(function: Callable[..., Any], request: Any, action: str, topic: str) -> Any:

@@ -28,6 +28,9 @@ _STATUS = re.compile(r"([2-5]\d\d)(?: ([ -~]*))?")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
+# The module of Django's settings.
+_SETTINGS = "django.conf"
+
 # The annex that asks a Django site, which only a daemon that serves one loads.
 _DJANGO = "pushd.django.authorizing"
 
@@ -121,7 +124,7 @@ def find_authorizer() -> AuthorizeFunction | None:
     Django is not imported, unless the application has done that. Raises what Django raises if the
     setting is wrong.
     """
-    conf = sys.modules.get("django.conf")
+    conf = sys.modules.get(_SETTINGS)
     if conf is None or not conf.settings.configured:
         return None
     if getattr(conf.settings, "PUSHD_AUTHORIZE", None) is None:

@@ -18,6 +18,7 @@ from pushd.access.connections import Connections
 from pushd.access.counters import Counters
 from pushd.access.limits import Limits
 from pushd.access.memory import Memory
+from pushd.access.permissions import PermissionCache, Revoker
 from pushd.access.proxies import Proxies
 from pushd.access.throttle import Throttle
 from pushd.api.health import Readiness
@@ -189,14 +190,18 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
     hub = Hub(broker, runtime.reactor, runtime.cork.flush, lambda: memory.exceeded)
     broker.start(hub.deliver, hub.end_at_gap, hub.room)
     inputs.counters.register(TopicCollector(hub.counters, broker))
+    connections = Connections(runtime.reactor, runtime.wall)
+    permissions = PermissionCache(runtime.reactor.seconds, runtime.wall)
     return DaemonState(
         clock=runtime.reactor,
         broker=broker,
         hub=hub,
         scheduled=ScheduledPublications(inputs.clock, broker, _make_name),
-        connections=Connections(runtime.reactor, runtime.wall),
+        connections=connections,
         limits=inputs.live.limits,
         rules=Rules(),
+        permissions=permissions,
+        revoker=Revoker(connections, permissions),
     )
 
 
@@ -211,7 +216,7 @@ def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
         connections=state.connections,
         counters=inputs.counters,
         hub=state.hub,
-        publisher=Publisher(state.broker, state.scheduled, live.limits),
+        publisher=Publisher(state.broker, state.scheduled, live.limits, state.revoker),
         files=StaticFiles([*_own_files(settings), shipped_client()]),
     )
 
@@ -226,7 +231,7 @@ def _build_public_site(
         pool = runtime.threads.make_page_pool(settings.wsgi_threads)
     authorizer = None
     if authorize is not None and pool is not None:
-        authorizer = _build_authorizer(inputs, views, authorize, pool)
+        authorizer = _build_authorizer(inputs, views, state, authorize, pool)
     return public_site(
         runtime.reactor,
         public_policy(
@@ -247,7 +252,11 @@ def _find_authorizer(settings: Settings) -> AuthorizeFunction | None:
 
 
 def _build_authorizer(
-    inputs: _BuildInputs, views: ViewDependencies, function: AuthorizeFunction, pool: Pool
+    inputs: _BuildInputs,
+    views: ViewDependencies,
+    state: DaemonState,
+    function: AuthorizeFunction,
+    pool: Pool,
 ) -> TopicAuthorizer:
     """Build what asks the authorizer."""
     runtime, settings = inputs.runtime, inputs.settings
@@ -261,6 +270,7 @@ def _build_authorizer(
         # An authorizer that hangs must leave threads for pages.
         limit=(settings.wsgi_threads + 1) // 2,
         failed=inputs.counters.view_errors.inc,
+        cache=state.permissions,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 
 from pushd.access.limits import Limits
+from pushd.access.permissions import Revoker
 from pushd.topics.broker import Broker
 from pushd.topics.publication import Id, check_topic
 from pushd.topics.scheduled import ScheduledPublication, ScheduledPublications
@@ -13,10 +14,17 @@ from pushd.topics.scheduled import ScheduledPublication, ScheduledPublications
 class Publisher:
     """Publishes to topics, at once or on a schedule."""
 
-    def __init__(self, broker: Broker, scheduled: ScheduledPublications, limits: Limits) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        scheduled: ScheduledPublications,
+        limits: Limits,
+        revoker: Revoker,
+    ) -> None:
         self._broker = broker
         self._scheduled = scheduled
         self._limits = limits
+        self._revoker = revoker
 
     def publish(
         self,
@@ -48,3 +56,7 @@ class Publisher:
         if delay is None and every is None and count is None:
             return self._broker.publish(topic, data)
         return self._scheduled.add(topic, data, delay=delay or 0, every=every, count=count)
+
+    def revoke(self, topic: str | None = None, subject: str | None = None) -> int:
+        """End the subscriptions to a topic, or of a subject; see ``Revoker.revoke``."""
+        return self._revoker.revoke(topic, subject)

@@ -55,3 +55,13 @@ def publish(
             "no pushd runs in this process: pushd.client.publish publishes to one elsewhere"
         )
     return _running[-1].publish(topic, data, delay=delay, every=every, count=count)
+
+
+def revoke(*, topic: str | None = None, subject: str | None = None) -> int:
+    """End the subscriptions to a topic, or of a subject, from any thread but the reactor's.
+
+    See ``Request.revoke``. Raises RuntimeError if no pushd runs in this process.
+    """
+    if not _running:
+        raise RuntimeError("no pushd runs in this process: pushd.client can reach one elsewhere")
+    return _running[-1].revoke(topic, subject)

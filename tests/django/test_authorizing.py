@@ -13,13 +13,19 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import got_request_exception, request_finished, request_started
 from django.http import HttpResponse
 from django.test import override_settings
+from django.test.utils import setup_test_environment, teardown_test_environment
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.access.closing import PERMISSION_REVOKED
+from pushd.django import authorizing, revoke
 from pushd.django.authorizing import find_function
+from pushd.errors import Unavailable
+from pushd.gateways import application
 from pushd.gateways.application import find_authorizer
 from pushd.testing import Answer, Daemon
-from pushd.views import NotPermitted, Permission
+from pushd.views import NotPermitted, Permission, inprocess
 from tests.support.django_site import MIDDLEWARE, prepare
+from tests.support.held_port import held_port
 
 NAME = f"{__name__}.may"
 
@@ -216,12 +222,75 @@ class AuthorizeTests(SynchronousTestCase):
         self.assertEqual(self.ask("/topics/t?wait=0").status, 200)
 
 
+class RevokeTests(SynchronousTestCase):
+    """``pushd.django.revoke``."""
+
+    def setUp(self) -> None:
+        """Forget daemons that other tests did not stop."""
+        self.patch(inprocess, "_running", [])
+        prepare()
+
+    def test_in_process(self) -> None:
+        """In pushd's process, subscriptions end at once."""
+        with (
+            override_settings(PUSHD_AUTHORIZE=NAME, MIDDLEWARE=MIDDLEWARE),
+            Daemon({}, wsgi=WSGIHandler()) as daemon,
+        ):
+            script[:] = [lambda *_: Permission(subject="ann")]
+            browsers = [daemon.connect("/topics/t"), daemon.connect("/topics/u")]
+            self.assertEqual(revoke(topic="t", subject="ann"), 1)
+            closings = [one.closing for one in browsers]
+            self.assertEqual(closings, [PERMISSION_REVOKED, None])
+
+    def test_elsewhere(self) -> None:
+        """In another process, the control port is asked."""
+        asked: list[Any] = []
+
+        class FakeClient:
+            """Records what it is asked for."""
+
+            def __init__(self, url: str, *, timeout: float) -> None:
+                asked.append(url)
+
+            def revoke(self, **query: Any) -> int:
+                """Record."""
+                asked.append(query)
+                return 3
+
+        self.patch(authorizing, "Client", FakeClient)
+        with override_settings(PUSHD_CONTROL_URL="http://h:1"):
+            self.assertEqual(revoke(subject="7"), 3)
+        self.assertEqual(asked, ["http://h:1", {"topic": None, "subject": "7"}])
+
+    def test_nowhere(self) -> None:
+        """Without a control port, and in Django's tests, nothing is done."""
+        with override_settings(PUSHD_CONTROL_URL=None):
+            self.assertEqual(revoke(topic="t"), 0)
+        setup_test_environment()
+        self.addCleanup(teardown_test_environment)
+        self.assertEqual(revoke(topic="t"), 0)
+        self.assertRaises(ValueError, revoke)
+
+    def test_unreachable(self) -> None:
+        """A control port that cannot be reached raises Unavailable, which names the setting."""
+        with (
+            held_port() as port,
+            override_settings(PUSHD_CONTROL_URL=f"http://127.0.0.1:{port}"),
+            self.assertRaisesRegex(Unavailable, "PUSHD_CONTROL_URL"),
+        ):
+            revoke(topic="t")
+
+
 class SettingTests(SynchronousTestCase):
     """The setting is checked at the start."""
 
     def test_none(self) -> None:
-        """Without the setting there is no authorizer."""
+        """Without the setting, or without Django, there is no authorizer."""
         self.assertIsNone(find_authorizer())
+        with override_settings(PUSHD_AUTHORIZE=NAME):
+            self.assertIsNotNone(find_authorizer())
+            self.patch(application, "_SETTINGS", "django.not_imported")
+            self.assertIsNone(find_authorizer())
 
     def test_names(self) -> None:
         """It names a function, and may be one."""

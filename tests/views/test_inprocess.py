@@ -49,6 +49,8 @@ class PublishTests(SynchronousTestCase):
         self.assertRaisesRegex(
             RuntimeError, "no pushd runs in this process", inprocess.publish, "a", "b"
         )
+        with self.assertRaisesRegex(RuntimeError, "no pushd runs in this process"):
+            inprocess.revoke(topic="a")
 
     def test_stopped_unstarted(self) -> None:
         """A daemon that was never started can be stopped."""
