@@ -50,6 +50,12 @@ examples:
   PUSHD_TOKEN=$(pushdctl token --key F --subscribe news) pushdctl tail news
 """
 
+_RULES = """\
+examples:
+  pushdctl rules chat/7                   what the configuration file says of this topic
+  pushdctl rules chat/7 --json | jq .match
+"""
+
 _CONNECTIONS = """\
 examples:
   pushdctl connections
@@ -191,9 +197,12 @@ def make_parser(environ: Mapping[str, str]) -> Parser:
     help = "Subscribe to a topic, and print its publications; reconnects when necessary."
     _fill_tail(add("tail", commands.tail, help, _TAIL), environ)
     topics = add("topics", commands.topics, "List the topics.")
+    help = "Show the rule that holds for a topic."
+    rules = add("rules", commands.rules, help, _RULES)
+    _add_topic(rules)
     help = "List the open connections."
     connections = add("connections", commands.connections, help, _CONNECTIONS)
-    for command in (topics, connections):
+    for command in (topics, rules, connections):
         _add_control(command, environ)
         _add_json(command)
     _fill_close(add("close", commands.close, "Close a connection.", _CLOSE), environ)
@@ -216,6 +225,7 @@ def _fill_publish(command: Parser, environ: Mapping[str, str]) -> None:
     command.add_argument(
         "--binary", action="store_true", help="publish bytes, unchanged, instead of text"
     )
+    command.add_argument("--event", metavar="NAME", help="name of the event, for event streams")
     command.add_argument("--delay", metavar="S", type=_seconds, help="publish after S seconds")
     command.add_argument("--every", metavar="S", type=_seconds, help="repeat every S seconds")
     command.add_argument(

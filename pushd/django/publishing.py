@@ -23,8 +23,9 @@ _TIMEOUT = 5.0
 
 def publish(
     topic: str,
-    data: str | bytes,
+    data: str | bytes | dict[str, Any] | list[Any],
     *,
+    event: str | None = None,
     delay: float | None = None,
     every: float | None = None,
     count: int | None = None,
@@ -41,14 +42,21 @@ def publish(
     or its Redis cannot be reached, and Refused if pushd refuses for another reason.
     """
     if inprocess.is_running():
-        return inprocess.publish(topic, data, delay=delay, every=every, count=count)
+        return inprocess.publish(topic, data, event=event, delay=delay, every=every, count=count)
     url = getattr(settings, _SETTING, _DEFAULT)
     # Django's test runners replace the mailbox by a list of this name.
     if url is None or hasattr(mail, "outbox"):
         return None
     try:
         answer = client.publish(
-            url, topic, data, delay=delay, every=every, count=count, timeout=_TIMEOUT
+            url,
+            topic,
+            data,
+            event=event,
+            delay=delay,
+            every=every,
+            count=count,
+            timeout=_TIMEOUT,
         )
     except Unreachable as error:
         raise Unavailable(f"not published to {topic}: {error} (setting {_SETTING})") from error

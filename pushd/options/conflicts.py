@@ -35,6 +35,16 @@ def _find_wrong_authorizer(values: Values) -> Iterator[Conflict]:
             yield Conflict(("wsgi",), str(error))
 
 
+def has_authorizer(values: Values) -> bool:
+    """Return whether there is an authorizer, or a setting of a Django site that should name one."""
+    if values["authorize"] is not None or values["wsgi"] is None:
+        return values["authorize"] is not None
+    try:
+        return find_authorizer() is not None
+    except Exception:  # It is among the conflicts.
+        return True
+
+
 def find_conflicts(values: Values) -> list[Conflict]:
     """Find all conflicts in the values of all options."""
     return [*_find_shared_endpoints(values), *_find_wrong_authorizer(values)]

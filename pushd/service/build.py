@@ -50,7 +50,7 @@ from pushd.topics.publisher import Publisher
 from pushd.topics.redis.address import RedisAddress, find_missing_package
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.scripts import RedisNames
-from pushd.topics.rules import Rules
+from pushd.topics.rules import Rule, Rules, default_access
 from pushd.topics.scheduled import ScheduledPublications
 from pushd.views.authorizer import AuthorizeFunction, TopicAuthorizer
 from pushd.views.exchange import ViewDependencies
@@ -182,12 +182,19 @@ def _scripts() -> list[str]:
 def _build_state(inputs: _BuildInputs) -> DaemonState:
     """Build what holds topics, scheduled publications and connections."""
     runtime, settings = inputs.runtime, inputs.settings
+    rules = inputs.live.rules
     broker = make_broker(
-        settings.broker, runtime.reactor, settings.retention, _make_name, inputs.memory.add
+        settings.broker, runtime.reactor, settings.retention, _make_name, inputs.memory.add, rules
     )
     inputs.memory.watch_history(broker)
     memory = inputs.memory
-    hub = Hub(broker, runtime.reactor, runtime.cork.flush, lambda: memory.exceeded)
+    hub = Hub(
+        broker,
+        runtime.reactor,
+        runtime.cork.flush,
+        lambda: memory.exceeded,
+        rules,
+    )
     broker.start(hub.deliver, hub.end_at_gap, hub.room)
     inputs.counters.register(TopicCollector(hub.counters, broker))
     connections = Connections(runtime.reactor, runtime.wall)
@@ -199,9 +206,26 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
         scheduled=ScheduledPublications(inputs.clock, broker, _make_name),
         connections=connections,
         limits=inputs.live.limits,
-        rules=Rules(),
+        rules=rules,
+        default_rule=partial(_make_default_rule, settings, inputs.live),
         permissions=permissions,
         revoker=Revoker(connections, permissions),
+    )
+
+
+def _make_default_rule(settings: Settings, live: LiveSettings) -> Rule:
+    """Return what holds for topics without a rule at the moment."""
+    access = partial(
+        default_access,
+        has_keys=bool(live.keys),
+        has_authorizer=_find_authorizer(settings) is not None,
+    )
+    return Rule(
+        history_size=settings.retention.size,
+        history_ttl=settings.retention.ttl,
+        subscribe=access(publish=False),
+        publish=access(publish=True),
+        max_message=live.limits.max_message,
     )
 
 
@@ -216,7 +240,7 @@ def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
         connections=state.connections,
         counters=inputs.counters,
         hub=state.hub,
-        publisher=Publisher(state.broker, state.scheduled, live.limits, state.revoker),
+        publisher=Publisher(state.broker, state.scheduled, live.limits, state.rules, state.revoker),
         files=StaticFiles([*_own_files(settings), shipped_client()]),
     )
 
@@ -403,15 +427,18 @@ def make_broker(
     retention: Retention,
     make_name: Callable[[], str],
     grown: Callable[[int], object],
+    rules: Rules,
 ) -> Broker:
     """Make the broker: over Redis, or in memory without an address.
 
     :param retention: how many publications are kept, and for how long.
     :param make_name: returns a random name that is not in use.
     :param grown: called with the bytes that each publication adds to what is kept in memory.
+    :param rules: of topics that are kept otherwise.
     """
     if address is None:
-        return MemoryBroker(reactor, History(reactor, retention, make_name, grown))
+        history = History(reactor, retention, make_name, grown, rules)
+        return MemoryBroker(reactor, history, generation=make_name())
     # Imported here because its library is an extra, and imports the global reactor.
     from pushd.topics.redis.session import open_session
 
@@ -422,4 +449,5 @@ def make_broker(
         names=RedisNames(address.prefix, address.db),
         retention=retention,
         make_name=make_name,
+        rules=rules,
     )

@@ -157,8 +157,9 @@ class Daemon:
     def publish(
         self,
         topic: str,
-        data: str | bytes,
+        data: str | bytes | dict[str, Any] | list[Any],
         *,
+        event: str | None = None,
         delay: float | None = None,
         every: float | None = None,
         count: int | None = None,
@@ -169,7 +170,9 @@ class Daemon:
         that was started last.
         """
         [here] = [service for service in self._service if isinstance(service, InProcess)]
-        return here.publisher.publish(topic, data, delay=delay, every=every, count=count)
+        return here.publisher.publish(
+            topic, data, event=event, delay=delay, every=every, count=count
+        )
 
     def advance(self, *seconds: float) -> None:
         """Let time pass step by step, each with all of its effects."""

@@ -38,8 +38,9 @@ def is_running() -> bool:
 
 def publish(
     topic: str,
-    data: str | bytes,
+    data: str | bytes | dict[str, Any] | list[Any],
     *,
+    event: str | None = None,
     delay: float | None = None,
     every: float | None = None,
     count: int | None = None,
@@ -54,7 +55,7 @@ def publish(
         raise RuntimeError(
             "no pushd runs in this process: pushd.client.publish publishes to one elsewhere"
         )
-    return _running[-1].publish(topic, data, delay=delay, every=every, count=count)
+    return _running[-1].publish(topic, data, event=event, delay=delay, every=every, count=count)
 
 
 def revoke(*, topic: str | None = None, subject: str | None = None) -> int:

@@ -57,6 +57,12 @@ class PublishTests(SynchronousTestCase):
         self.assertEqual(answer.status, 204)
         self.assertEqual(self.history("news"), 0)
 
+    def test_event(self) -> None:
+        """A dict is published as JSON, and may have an event."""
+        browser = self.daemon.connect("/topics/news?format=json", subprotocols=("pushd.v1",))
+        publish("news", {"total": 7}, event="paid")
+        self.assertIn(',"event":"paid","data":{"total":7}}', browser.messages[-1])
+
     def test_setting(self) -> None:
         """A setting says where pushd is; with None nothing is sent."""
         with override_settings(PUSHD_CONTROL_URL="http://localhost:8081"):
