@@ -3,7 +3,7 @@
 PushdError
 ├── RequestRefused          a request is answered with an HTTP status and one line
 │   ├── BadRequest          it cannot be carried out as it stands
-│   ├── Denied              its token does not permit it
+│   ├── Denied              it is not permitted
 │   └── HandshakeRefused    it is not a valid WebSocket handshake
 ├── BadToken                a token that cannot be trusted
 ├── Unavailable             the broker cannot be reached, or refuses
@@ -77,11 +77,22 @@ class Denied(RequestRefused):
     """A request is not permitted.
 
     :param error: the error code of RFC 6750 §3.1; empty if the request had no token at all.
+    :param where: the part of the request that decides: ``token`` or ``topic``.
+    :param help: which option or document helps, for the log.
     """
 
-    def __init__(self, status: int, reason: str, error: str = "") -> None:
-        super().__init__(status, reason, "see docs/tokens.md")
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        error: str = "",
+        *,
+        where: str = "token",
+        help: str = "see docs/tokens.md",
+    ) -> None:
+        super().__init__(status, reason, help)
         self.error = error
+        self.where = where
 
 
 class HandshakeRefused(RequestRefused):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
+from math import inf
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -122,9 +123,11 @@ class Connections:
 
         A later call, for a fresh token, replaces an earlier one.
 
-        :param time: in seconds since 1970.
+        :param time: in seconds since 1970; infinite for never.
         """
-        if closable in self._open:
+        if time == inf:
+            self._expiries.stop(closable)
+        elif closable in self._open:
             self._expiries.start(closable, time)
 
     def age(self, connection: Connection) -> float:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from math import floor
+from math import floor, inf
 from typing import Any
 
 from pushd.access.authorization import Authorizer
 from pushd.access.closing import RATE_EXCEEDED
 from pushd.access.connections import Connections
 from pushd.access.limits import TokenBucket
-from pushd.access.tokens import Identity
 from pushd.api.keep_alives import KeepAlives, WebSocketHeartbeat
+from pushd.api.topic_access import Caller, TopicAccess
 from pushd.errors import Denied
 from pushd.protocols.http.response import Response, json_refusal
 from pushd.protocols.json_format import to_json
@@ -37,9 +37,14 @@ class TopicView:
     """
 
     def __init__(
-        self, authorizer: Authorizer, connections: Connections, keep_alives: KeepAlives
+        self,
+        authorizer: Authorizer,
+        access: TopicAccess,
+        connections: Connections,
+        keep_alives: KeepAlives,
     ) -> None:
         self._authorizer = authorizer
+        self._access = access
         self._connections = connections
         self._keep_alives = keep_alives
 
@@ -52,7 +57,7 @@ class TopicView:
         websocket: WebSocket = request.websocket
         websocket.accept(V1 if speaks_v1 else None)
         topic, after = request.parameters["topic"], request.parameters["after"]
-        clock, identity = request.clock, request.identity
+        clock, identity, caller = request.clock, request.identity, request.parameters["caller"]
         # The connection may last for days; the request holds more memory than everything else.
         del request
         heartbeat = None
@@ -65,7 +70,7 @@ class TopicView:
                 async for _ in websocket:
                     pass
                 return None
-            if identity is not None:
+            if identity is not None and identity.expires != inf:
                 websocket.send(self._expires_in(self._authorizer.end_of_connection(identity)))
             bucket = TokenBucket(rate=_RATE, burst=_BURST, now=clock.seconds)
             async for message in websocket:
@@ -75,29 +80,26 @@ class TopicView:
                 if not bucket.take():
                     websocket.close_with(RATE_EXCEEDED)
                     break
-                websocket.send(self._renew(websocket, identity, token, topic))
+                caller, answer = await self._renew(websocket, caller, token, topic)
+                websocket.send(answer)
         finally:
             if heartbeat is not None:
                 heartbeat.stop()
         return None
 
-    def _renew(
-        self, websocket: WebSocket, identity: Identity | None, token: str, topic: str
-    ) -> str:
-        """Replace the connection's token by a fresh one; return the answer."""
+    async def _renew(
+        self, websocket: WebSocket, caller: Caller, token: str, topic: str
+    ) -> tuple[Caller, str]:
+        """Replace the connection's token by a fresh one; return its caller, and the answer."""
         try:
-            fresh = self._authorizer.authorize_subscribe(token, topic)
-            if fresh is None or identity is None:
-                raise Denied(
-                    403, "this connection was opened without a token; a token cannot be added"
-                )
-            if fresh.subject != identity.subject:
-                raise Denied(403, "the fresh token is for another subject")
+            fresh = self._access.renew(caller, token)
+            identity = await self._access.authorize(fresh, "subscribe", topic)
         except Denied as denied:
-            return to_json({"error": str(denied), "where": "token"})
-        ends = self._authorizer.end_of_connection(fresh)
+            return caller, to_json({"error": str(denied), "where": denied.where})
+        assert identity is not None  # It has a token.
+        ends = self._authorizer.end_of_connection(identity)
         self._connections.close_at(websocket, ends)
-        return self._expires_in(ends)
+        return fresh, self._expires_in(ends)
 
     def _expires_in(self, ends: float) -> str:
         return to_json({"expires_in": floor(ends - self._authorizer.now())})

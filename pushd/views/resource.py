@@ -64,8 +64,6 @@ class ViewResource(Resource):
                     request.why_refused = lost.line  # A page is of no use to its client.
                 HttpExchange(self._dependencies, view, request).start(self._request_fields(request))
         except Denied as denied:
-            if not self._dependencies.authorizer.keys:
-                denied.help = "without --token-key no token is valid, see docs/tokens.md"
             _refuse(request, denied, challenge(denied))
         except HandshakeRefused as refused:
             _refuse(request, refused, _REFUSED_HEADERS.get(refused.status, {}))
