@@ -18,6 +18,7 @@ from pushd.access.connections import Connections
 from pushd.access.limits import Limits
 from pushd.errors import BadRequest, Unavailable
 from pushd.protocols.http.response import Response, json_refusal, write_response
+from pushd.topics.attendance import Attendances
 from pushd.topics.broker import Broker
 from pushd.topics.hub import Hub
 from pushd.topics.rules import Rules
@@ -45,6 +46,7 @@ class DaemonState:
     connections: Connections
     limits: Limits
     rules: Rules
+    attendances: Attendances
 
 
 class AsyncResource(Resource):

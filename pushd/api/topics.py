@@ -17,6 +17,7 @@ from pushd.access.connections import log_closed, log_opened
 from pushd.access.tokens import Identity
 from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL, KeepAlives, read_heartbeat
 from pushd.api.longpoll import LongPoll
+from pushd.api.presence import PresencePoll, read_client, read_presence, require_presence
 from pushd.api.publish import PublishResource, read_topic
 from pushd.api.resource import DaemonState, allowed_methods, parse_number, refuse, require_known
 from pushd.api.sse import STREAM_HEADERS, EventStream
@@ -28,6 +29,7 @@ from pushd.protocols.http.response import JSON_HEADERS, Response, json_refusal, 
 from pushd.protocols.websocket.handshake import lost_handshake
 from pushd.schedule.ticks import JUST_PASSED
 from pushd.schedule.turns import Turns
+from pushd.topics.presence import Presence
 from pushd.topics.publication import Id
 from pushd.views.decorators import Handshakes
 from pushd.views.exchange import ViewDependencies
@@ -39,7 +41,7 @@ _WAIT = 25.0
 _MAX_WAIT = 60.0
 
 # Query parameters of a subscriber.
-_PARAMETERS = ("after", "wait", "token", "heartbeat")
+_PARAMETERS = ("after", "wait", "token", "heartbeat", "presence", "client")
 
 # Request headers that a page of an allowed origin may set.
 _PAGE_HEADERS = (
@@ -58,7 +60,13 @@ class TopicDependencies:
         #: Long polls that are to be answered.
         self.turns = Turns(clock)
         self.access = TopicAccess(views.authorizer, state.rules)
-        self.view = TopicView(views.authorizer, self.access, views.connections, self.keep_alives)
+        self.view = TopicView(
+            views.authorizer,
+            self.access,
+            views.connections,
+            self.keep_alives,
+            state.attendances,
+        )
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,10 @@ class _Query:
     wait: float
     #: Seconds from one heartbeat to the next; None for no heartbeats.
     heartbeat: int | None
+    #: Whether it asks who is present: ``1``, or the version that a poll has; None if it does not.
+    presence: str | None
+    #: How the client names its connection.
+    client: str | None
 
 
 class TopicResource(Resource):
@@ -165,8 +177,10 @@ class TopicResource(Resource):
         if self._refuses_all(request):
             return
         is_websocket = request.wants_websocket
-        query = _read_query(request, topic)
         is_stream = b"text/event-stream" in (request.getHeader(b"accept") or b"").lower()
+        query = _read_query(request, topic, is_poll=not (is_websocket or is_stream))
+        if query.presence is not None:
+            require_presence(self._dependencies.state.attendances, topic, "presence")
         # Polls resume, too, but each waits for the answer to the last.
         if query.after is not None and (is_websocket or is_stream):
             request.site.policy.throttle.count(request.peer)
@@ -195,9 +209,19 @@ class TopicResource(Resource):
             max_buffered = self._dependencies.state.limits.max_buffered
             stream = EventStream(request, keep_alives, max_buffered, query.heartbeat)
             self._subscribe(request, stream, query, identity)
+            if query.presence is not None:
+                stream.tell_presence(self._presence, topic)
         else:
-            poll = LongPoll(request, self._dependencies.clock, self._dependencies.turns, query.wait)
+            presence = None
+            if query.presence is not None:
+                presence = PresencePoll(self._presence, (topic,), query.presence)
+            clock, turns = self._dependencies.clock, self._dependencies.turns
+            poll = LongPoll(request, clock, turns, query.wait, presence)
             self._subscribe(request, poll, query, identity)
+
+    @property
+    def _presence(self) -> Presence:
+        return self._dependencies.state.attendances.presence
 
     @property
     def _takes_post(self) -> bool:
@@ -228,6 +252,8 @@ class TopicResource(Resource):
             "after": None if query.after is None else str(query.after),
             "heartbeat": query.heartbeat,
             "caller": caller,
+            "presence": query.presence is not None,
+            "client": query.client,
         }
         match = Match(self._dependencies.view, parameters, Handshakes.REQUIRED)
         path = f"/topics/{query.topic}"
@@ -245,6 +271,8 @@ class TopicResource(Resource):
 
         def ended(_: object) -> None:
             subscriber.forget()
+            if attendance is not None:
+                attendance.leave()
             request.stream = None
             # Or the two would keep each other, and what is buffered, until garbage is collected.
             del request.end_waiting
@@ -260,6 +288,9 @@ class TopicResource(Resource):
             path=path_of(request),
             subject=None if identity is None else identity.subject,
             traffic=subscriber.traffic,
+        )
+        attendance = self._dependencies.state.attendances.join(
+            query.topic, subscriber, identity, query.client
         )
         request.end_waiting = subscriber.end_waiting
         request.notifyFinish().addBoth(ended)
@@ -289,7 +320,7 @@ def _owner_of_keys(request: Any, identity: Identity | None) -> str:
     return sha256(owner.encode()).hexdigest()
 
 
-def _read_query(request: Any, topic: str) -> _Query:
+def _read_query(request: Any, topic: str, *, is_poll: bool) -> _Query:
     """Read what a subscriber asks for. Raises BadRequest."""
     require_known(request, *_PARAMETERS)
     # The header wins: a browser that reconnects by itself repeats the URL.
@@ -300,8 +331,14 @@ def _read_query(request: Any, topic: str) -> _Query:
         after = Id.parse(given) if given else None
     except ValueError as error:
         raise BadRequest(error, where) from None
-    wait = _read_wait(_argument(request, b"wait"))
-    return _Query(topic, after, wait, read_heartbeat(_argument(request, b"heartbeat")))
+    return _Query(
+        topic,
+        after,
+        wait=_read_wait(_argument(request, b"wait")),
+        heartbeat=read_heartbeat(_argument(request, b"heartbeat")),
+        presence=read_presence(request, is_poll=is_poll),
+        client=read_client(request),
+    )
 
 
 def _read_wait(given: str | None) -> float:

@@ -41,9 +41,11 @@ from pushd.service.daemon import Drain, PushService
 from pushd.service.listening import PortService
 from pushd.service.metrics import MetricsCollector, PoolUsage, TopicCollector
 from pushd.service.reload import LiveSettings
+from pushd.topics.attendance import Attendances
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
+from pushd.topics.presence import Presence
 from pushd.topics.publisher import Publisher
 from pushd.topics.redis.address import RedisAddress, find_missing_package
 from pushd.topics.redis.broker import RedisBroker
@@ -187,14 +189,17 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
     hub = Hub(broker, runtime.reactor, runtime.cork.flush, lambda: memory.exceeded)
     broker.start(hub.deliver, hub.end_at_gap, hub.room)
     inputs.counters.register(TopicCollector(hub.counters, broker))
+    rules, connections = Rules(), Connections(runtime.reactor, runtime.wall)
+    presence = Presence(runtime.reactor, inputs.live.limits, _make_name()[:6], None)
     return DaemonState(
         clock=runtime.reactor,
         broker=broker,
         hub=hub,
         scheduled=ScheduledPublications(inputs.clock, broker, _make_name),
-        connections=Connections(runtime.reactor, runtime.wall),
+        connections=connections,
         limits=inputs.live.limits,
-        rules=Rules(),
+        rules=rules,
+        attendances=Attendances(presence, rules, connections),
     )
 
 
@@ -209,6 +214,7 @@ def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
         connections=state.connections,
         counters=inputs.counters,
         hub=state.hub,
+        attendances=state.attendances,
         publisher=Publisher(state.broker, state.scheduled, live.limits),
         files=StaticFiles([*_own_files(settings), shipped_client()]),
     )
