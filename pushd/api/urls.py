@@ -19,6 +19,7 @@ from pushd.api.health import Readiness, health_resource, metrics_resource, readi
 from pushd.api.presence import SUFFIX, PresenceResource
 from pushd.api.publish import BatchResource, ControlTopicResource
 from pushd.api.resource import DaemonState
+from pushd.api.rules import RulesResource
 from pushd.api.topics import TopicDependencies, TopicResource
 from pushd.gateways.wsgi import WsgiGateway
 from pushd.protocols.http.guard import is_topic
@@ -107,6 +108,8 @@ def control_site(
                 return TopicListResource(state)
             case b"/connections":
                 return ConnectionListResource(state)
+            case b"/rules":
+                return RulesResource(state)
             case b"/schedules":
                 return ScheduleListResource(state)
             case b"/presence":

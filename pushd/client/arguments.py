@@ -50,6 +50,12 @@ examples:
   PUSHD_TOKEN=$(pushdctl token --key F --subscribe news) pushdctl tail news
 """
 
+_RULES = """\
+examples:
+  pushdctl rules chat/7                   what the configuration file says of this topic
+  pushdctl rules chat/7 --json | jq .match
+"""
+
 _CONNECTIONS = """\
 examples:
   pushdctl connections
@@ -182,9 +188,12 @@ def make_parser(environ: Mapping[str, str]) -> Parser:
     help = "Subscribe to a topic, and print its publications; reconnects when necessary."
     _fill_tail(add("tail", commands.tail, help, _TAIL), environ)
     topics = add("topics", commands.topics, "List the topics.")
+    help = "Show the rule that holds for a topic."
+    rules = add("rules", commands.rules, help, _RULES)
+    _add_topic(rules)
     help = "List the open connections."
     connections = add("connections", commands.connections, help, _CONNECTIONS)
-    for command in (topics, connections):
+    for command in (topics, rules, connections):
         _add_control(command, environ)
         _add_json(command)
     _fill_close(add("close", commands.close, "Close a connection.", _CLOSE), environ)

@@ -147,6 +147,10 @@ class Client:
         """Return up to a thousand topics, and ``more``: whether there are further ones."""
         return self._check(self.ask("GET", "/topics"), "topics")
 
+    def rules(self, topic: str) -> dict[str, Any]:
+        """Return the rule that holds for a topic, with the daemon's defaults in their places."""
+        return self._check(self.ask("GET", "/rules", {"topic": topic}), "match")
+
     def connections(self) -> Iterator[dict[str, Any]]:
         """Return all open connections, in the order of their ids."""
         after, more = 0, True

@@ -90,6 +90,13 @@ def topics(given: Namespace, runtime: CommandRuntime) -> None:
         print(f"pushd: there are more than these {len(rows)} topics", file=runtime.stderr)
 
 
+def rules(given: Namespace, runtime: CommandRuntime) -> None:
+    """Print the rule of a topic."""
+    rule = _client(given, runtime, given.control).rules(given.topic)
+    rows = [[name, _plain(value)] for name, value in rule.items()]
+    _show(given, runtime, ["RULE", "VALUE"], rows, [rule])
+
+
 def connections(given: Namespace, runtime: CommandRuntime) -> None:
     """Print the open connections."""
     found = list(_client(given, runtime, given.control).connections())
@@ -139,8 +146,6 @@ def check(given: Namespace, runtime: CommandRuntime) -> None:
     """Check options of the daemon, and print the resulting configuration."""
     # Imported only for this command: it loads the whole daemon.
     from pushd.options.command_line import Options
-    from pushd.options.settings import OPTIONS
-    from pushd.options.sources import write_values
 
     options = Options(runtime.environ)
     try:
@@ -149,7 +154,7 @@ def check(given: Namespace, runtime: CommandRuntime) -> None:
         if error.code:
             raise UsageError(str(error.code).removeprefix("pushd: ")) from None
         return
-    print(write_values(OPTIONS, options.given), file=runtime.stdout)
+    print(options.effective(), file=runtime.stdout)
     for line in options.warnings():
         print(f"pushd: {line}", file=runtime.stderr)
 
@@ -170,6 +175,13 @@ def _print_message(message: Message, as_json: bool, runtime: CommandRuntime) -> 
     else:
         print(f"{printable(message.id)}\t{shown}", file=runtime.stdout)
     runtime.stdout.flush()
+
+
+def _plain(value: object) -> str:
+    """Return a value of JSON as a configuration file has it, without quotes; - for none."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "-" if value is None else str(value)
 
 
 def _traffic(connection: Mapping[str, Any], direction: str) -> str:

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd import __version__
 from pushd.access.tokens import TokenKeys
 from pushd.client.commands import print_json, print_table, printable
+from pushd.topics.rules import Rule, Rules
 from tests.client.command_case import CommandTestCase
 from tests.support.keyring import SECRET, private_pem, public_pem, secret_keys, token
 from tests.support.topic_clients import RawWebSocketClient, SseClient, V1WebSocketClient
@@ -199,6 +200,30 @@ class ListTests(CommandTestCase):
         self.assertEqual(lines[2], ["b/c", id, "1", "none"])
         said = [json.loads(line)["topic"] for line in self.good("topics", "--json").splitlines()]
         self.assertEqual(said, ["a", "b/c"])
+
+    def test_rules(self) -> None:
+        """The rule of a topic is a table, or with --json an object."""
+        self.start(rules=Rules([Rule(match="a/*", history_size=7, presence=True)]))
+        self.network.daemon = self.daemon
+        self.assertEqual(
+            [line.split() for line in self.good("rules", "a/b").splitlines()],
+            [
+                ["RULE", "VALUE"],
+                ["topic", "a/b"],
+                ["match", "a/*"],
+                ["history-size", "7"],
+                ["history-ttl", "300"],
+                ["subscribe", "anyone"],
+                ["publish", "nobody"],
+                ["presence", "true"],
+                ["latest", "false"],
+                ["max-message", "1048576"],
+                ["retain", "false"],
+            ],
+        )
+        self.assertIn("match         -\n", self.good("rules", "b"))
+        self.assertIsNone(json.loads(self.good("rules", "b", "--json"))["match"])
+        self.assertIn("topic must be", self.bad("rules", "a b"))
 
     def test_more_topics(self) -> None:
         """If there are more topics than listed, a line on standard error says so."""
