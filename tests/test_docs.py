@@ -439,6 +439,27 @@ class SecurityTests(SynchronousTestCase):
         self.assertIn(f"\n    Content-Security-Policy: {DEFAULT_CSP}\n", read("docs/security.md"))
 
 
+class AuthorizerTests(SynchronousTestCase):
+    """Blocks of docs/authorizer.md."""
+
+    @runs("docs/authorizer.md: Authorizer")
+    def test_may(self, names: Names) -> None:
+        """Users subscribe to their own topic and to those of all, and to no other."""
+        with Daemon({}, authorize=names["may"]) as daemon:
+
+            def status(topic: str, cookie: str = "", method: str = "GET") -> int:
+                path = f"/topics/{topic}?wait=0" if method == "GET" else f"/topics/{topic}"
+                answer = daemon.request(method, path, {"Cookie": cookie})
+                assert answer is not None
+                return answer.status
+
+            self.assertEqual(status("news"), 401)
+            self.assertEqual(status("news", "session=7f3a"), 200)
+            self.assertEqual(status("users/ann", "session=7f3a"), 200)
+            self.assertEqual(status("users/bob", "session=7f3a"), 403)
+            self.assertEqual(status("news", "session=7f3a", "POST"), 403)
+
+
 class TokensTests(SynchronousTestCase):
     """Blocks of docs/tokens.md."""
 

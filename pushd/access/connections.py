@@ -52,6 +52,8 @@ class Connection:
     subject: str | None
     #: Messages and bytes until now, except for what ``Hub.flush_counters`` will add.
     traffic: Traffic
+    #: How it is closed when the identity of its client expires.
+    expires_with: Closing = TOKEN_EXPIRED
 
 
 class Connections:
@@ -67,7 +69,7 @@ class Connections:
         self._open: dict[Closable, Connection] = {}
         self._ids = count(1)
         self._expiries: TimerHeap[Closable] = TimerHeap(
-            clock, now=now, expired=lambda closable: closable.close_with(TOKEN_EXPIRED)
+            clock, now=now, expired=lambda one: one.close_with(self._open[one].expires_with)
         )
         #: What open connections are closed with, once the daemon is stopping; None before.
         self.closing: Closing | None = None
@@ -118,16 +120,20 @@ class Connections:
         while self._emptied and not self._open:
             self._emptied.pop().callback(None)
 
-    def close_at(self, closable: Closable, time: float) -> None:
+    def close_at(self, closable: Closable, time: float, closing: Closing = TOKEN_EXPIRED) -> None:
         """Close a connection when its token expires; does nothing if it is not open.
 
         A later call, for a fresh token, replaces an earlier one.
 
         :param time: in seconds since 1970; infinite for never.
         """
+        connection = self._open.get(closable)
+        if connection is None:
+            return
+        connection.expires_with = closing
         if time == inf:
             self._expiries.stop(closable)
-        elif closable in self._open:
+        else:
             self._expiries.start(closable, time)
 
     def age(self, connection: Connection) -> float:

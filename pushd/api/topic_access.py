@@ -1,4 +1,4 @@
-"""Access to topics: decides whether a client may subscribe or publish, by rules and tokens."""
+"""Access to topics: rules, tokens and the authorizer decide who may subscribe and publish."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pushd.access.authorization import Action, Authorizer, read_token
 from pushd.access.tokens import Identity
 from pushd.errors import Denied
 from pushd.topics.rules import Access, Rules
+from pushd.views.authorizer import TopicAuthorizer
+from pushd.views.request import Request
 
 # What is denied, for the text of an error.
 _DOING = {
@@ -28,6 +30,8 @@ class Caller:
     identity: Identity | None = None
     #: Why its token cannot be used, if that is so. Topics that need no token ignore it.
     problem: Denied | None = None
+    #: Its request, for the authorizer; None without one.
+    request: Request | None = None
 
 
 class TopicAccess:
@@ -35,17 +39,31 @@ class TopicAccess:
 
     :param authorizer: verifies tokens.
     :param rules: say what clients need to subscribe and to publish.
+    :param topic_authorizer: decides about topics whose rule says so, and those without a rule.
     """
 
-    def __init__(self, authorizer: Authorizer, rules: Rules) -> None:
+    def __init__(
+        self,
+        authorizer: Authorizer,
+        rules: Rules,
+        topic_authorizer: TopicAuthorizer | None = None,
+    ) -> None:
         self._authorizer = authorizer
         self._rules = rules
+        self._topic_authorizer = topic_authorizer
 
     def identify(self, request: Any) -> Caller:
-        """Return who sent a request.
+        """Return who sent a request to the public port.
 
-        :param request: of the public port: a ``ChannelRequest``, not that of a view.
+        :param request: the ``ChannelRequest``, not that of a view.
         """
+        caller = self._read_token(request)
+        if self._topic_authorizer is None:
+            return caller
+        asked = self._topic_authorizer.make_request(request, caller.identity)
+        return replace(caller, request=asked)
+
+    def _read_token(self, request: Any) -> Caller:
         if not self._authorizer.keys:
             return Caller()  # Tokens are ignored, however many there are.
         try:
@@ -57,11 +75,14 @@ class TopicAccess:
         """Return a Deferred of the identity with which a client may act; None for any client.
 
         The subscription of an identity ends when it ``expires``; see
-        ``Authorizer.end_of_connection``. The Deferred fails with Denied (401 or 403). If it has
-        not fired yet, it can be cancelled.
+        ``Authorizer.end_of_connection``. The Deferred fails with Denied (401 or 403), or with
+        BadRequest if the authorizer fails (500) or does not answer (503). It can be cancelled.
         """
+        needed, authorizer = self._needed(action, topic), self._topic_authorizer
+        if needed == "authorize" and authorizer is not None:
+            return self._ask(authorizer, caller, action, topic)
         try:
-            return succeed(self._check(caller, action, topic))
+            return succeed(self._check(needed, caller, action, topic))
         except Denied as denied:
             return fail(denied)
 
@@ -76,7 +97,8 @@ class TopicAccess:
             raise Denied(403, reason)
         if fresh.subject != caller.identity.subject:
             raise Denied(403, "the fresh token is for another subject")
-        return replace(caller, identity=fresh)
+        request = caller.request and replace(caller.request, identity=fresh)
+        return replace(caller, identity=fresh, request=request)
 
     def may_publish(self, topic: str) -> bool:
         """Whether any client may publish to a topic at the public port."""
@@ -88,13 +110,24 @@ class TopicAccess:
         given = rule.publish if action == "publish" else rule.subscribe
         if given is not None:
             return given
+        if self._topic_authorizer is not None:
+            return "authorize"
         if self._authorizer.keys:
             return "token"
         return "nobody" if action == "publish" else "anyone"
 
-    def _check(self, caller: Caller, action: Action, topic: str) -> Identity | None:
-        """Check what needs no authorizer. Raises Denied."""
-        needed = self._needed(action, topic)
+    def _ask(
+        self, authorizer: TopicAuthorizer, caller: Caller, action: Action, topic: str
+    ) -> Deferred[Identity | None]:
+        """Ask the authorizer, unless the client has a token that is not valid."""
+        if caller.problem is not None:
+            return fail(caller.problem)
+        assert caller.request is not None  # There is an authorizer.
+        permitted = authorizer.ask(caller.request, action, topic)
+        return permitted.addCallback(lambda permission: permission.identity(caller.identity))
+
+    def _check(self, needed: Access, caller: Caller, action: Action, topic: str) -> Identity | None:
+        """Return the identity of a client that may act without the authorizer. Raises Denied."""
         if needed == "anyone":
             return caller.identity
         if needed == "token":

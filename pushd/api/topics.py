@@ -31,6 +31,7 @@ from pushd.schedule.ticks import JUST_PASSED
 from pushd.schedule.turns import Turns
 from pushd.topics.presence import Presence
 from pushd.topics.publication import Id
+from pushd.views.authorizer import TopicAuthorizer
 from pushd.views.decorators import Handshakes
 from pushd.views.exchange import ViewDependencies
 from pushd.views.resource import UPGRADE, ViewResource
@@ -52,14 +53,20 @@ _PAGE_HEADERS = (
 class TopicDependencies:
     """The parts of the daemon that the resources of topics use and share."""
 
-    def __init__(self, clock: IReactorTime, views: ViewDependencies, state: DaemonState) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        views: ViewDependencies,
+        state: DaemonState,
+        authorizer: TopicAuthorizer | None = None,
+    ) -> None:
         self.clock = clock
         self.views = views
         self.state = state
         self.keep_alives = KeepAlives(clock)
         #: Long polls that are to be answered.
         self.turns = Turns(clock)
-        self.access = TopicAccess(views.authorizer, state.rules)
+        self.access = TopicAccess(views.authorizer, state.rules, authorizer)
         self.view = TopicView(
             views.authorizer,
             self.access,
@@ -158,8 +165,9 @@ class TopicResource(Resource):
     def _refuse(self, refused: RequestRefused, request: Any) -> None:
         """Answer a request that is refused."""
         request.why_refused = refused.line
-        if isinstance(refused, Denied):
+        if isinstance(refused, Denied) or refused.status >= 500:
             request.site.count_refusal(refused.status)
+        if isinstance(refused, Denied):
             headers = challenge(refused)
             answer = json_refusal(refused.status, refused.reason, refused.where, headers)
         else:
@@ -295,7 +303,8 @@ class TopicResource(Resource):
         request.end_waiting = subscriber.end_waiting
         request.notifyFinish().addBoth(ended)
         if identity is not None:
-            self._connections.close_at(subscriber, self._authorizer.end_of_connection(identity))
+            end = self._authorizer.end_of_connection(identity)
+            self._connections.close_at(subscriber, end, identity.closing)
         totals.add(transport, subscriber.traffic)
         request.connection = connection.id
         if isinstance(subscriber, EventStream):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from math import floor, inf
+from math import floor
 from typing import Any
 
 from pushd.access.authorization import Authorizer
-from pushd.access.closing import RATE_EXCEEDED
+from pushd.access.closing import RATE_EXCEEDED, TOKEN_EXPIRED
 from pushd.access.connections import Connections
 from pushd.access.limits import TokenBucket
 from pushd.api.keep_alives import KeepAlives, WebSocketHeartbeat
 from pushd.api.topic_access import Caller, TopicAccess
-from pushd.errors import Denied
+from pushd.errors import BadRequest, Denied
 from pushd.protocols.http.response import Response, json_refusal
 from pushd.protocols.json_format import to_json
 from pushd.protocols.websocket.socket import WebSocket
@@ -83,7 +83,7 @@ class TopicView:
                 async for _ in websocket:
                     pass
                 return None
-            if identity is not None and identity.expires != inf:
+            if identity is not None and identity.closing is TOKEN_EXPIRED:
                 websocket.send(self._expires_in(self._authorizer.end_of_connection(identity)))
             bucket = TokenBucket(rate=_RATE, burst=_BURST, now=clock.seconds)
             async for message in websocket:
@@ -109,11 +109,11 @@ class TopicView:
         try:
             fresh = self._access.renew(caller, token)
             identity = await self._access.authorize(fresh, "subscribe", topic)
-        except Denied as denied:
-            return caller, to_json({"error": str(denied), "where": denied.where})
+        except (Denied, BadRequest) as refused:
+            return caller, to_json({"error": refused.reason, "where": refused.where})
         assert identity is not None  # It has a token.
         ends = self._authorizer.end_of_connection(identity)
-        self._connections.close_at(websocket, ends)
+        self._connections.close_at(websocket, ends, identity.closing)
         return fresh, self._expires_in(ends)
 
     def _expires_in(self, ends: float) -> str:

@@ -25,6 +25,7 @@ from pushd.options.parsers import (
     LEVELS,
     number,
     one_of,
+    parse_authorize,
     parse_control,
     parse_csp,
     parse_folder,
@@ -39,6 +40,7 @@ from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.topics.history import Retention
 from pushd.topics.redis.address import RedisAddress, parse_broker
 from pushd.topics.rules import Rules
+from pushd.views.authorizer import AuthorizeFunction
 from pushd.views.demo import ticker
 from pushd.views.routes import Routes
 from pushd.views.runner import GRACE
@@ -223,6 +225,15 @@ class Settings:
         "public port. May be given more than once.",
         default=(),
         live=True,
+    )
+    authorize: AuthorizeFunction | None = setting(
+        ACCESS,
+        "authorize",
+        "MODULE:FUNCTION",
+        parse_authorize,
+        "Your authorizer: a Python module, and the function in it that decides, for each request, "
+        "whether a client may subscribe or publish to a topic. A Django site names it in its "
+        "setting PUSHD_AUTHORIZE.",
     )
     proxies: Proxies = setting(
         ACCESS,

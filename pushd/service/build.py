@@ -52,6 +52,7 @@ from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.rules import Rule
 from pushd.topics.scheduled import ScheduledPublications
+from pushd.views.authorizer import TopicAuthorizer
 from pushd.views.exchange import ViewDependencies
 from pushd.views.inprocess import InProcess
 from pushd.views.runner import Threads, ViewRunner
@@ -237,28 +238,53 @@ def _build_public_site(
 ) -> PushdSite:
     """Build the site of the public port: views, topics, and an application or static files."""
     runtime, settings = inputs.runtime, inputs.settings
+    pool = None
+    if settings.wsgi is not None or settings.authorize is not None:
+        pool = runtime.threads.make_page_pool(settings.wsgi_threads)
     return public_site(
         runtime.reactor,
         public_policy(
             runtime.reactor, inputs.live, settings.proxies, inputs.counters, inputs.memory
         ),
         settings.routes,
-        TopicDependencies(runtime.reactor, views, state),
+        TopicDependencies(runtime.reactor, views, state, _build_authorizer(inputs, views, pool)),
         StaticFiles([*_own_files(settings), shipped_client()], _hidden_files(settings)),
-        _build_application(inputs, views),
+        _build_application(inputs, views, pool),
     )
 
 
-def _build_application(inputs: _BuildInputs, views: ViewDependencies) -> WsgiGateway | None:
+def _build_authorizer(
+    inputs: _BuildInputs, views: ViewDependencies, pool: Pool | None
+) -> TopicAuthorizer | None:
+    """Build what asks the operator's authorizer; None without one."""
+    runtime, settings = inputs.runtime, inputs.settings
+    if settings.authorize is None or pool is None:
+        return None
+    return TopicAuthorizer(
+        settings.authorize,
+        runtime.reactor,
+        now=runtime.wall,
+        publisher=views.publisher,
+        threads=runtime.threads,
+        pool=pool,
+        # An authorizer that hangs must leave threads for pages.
+        limit=(settings.wsgi_threads + 1) // 2,
+        failed=inputs.counters.view_errors.inc,
+    )
+
+
+def _build_application(
+    inputs: _BuildInputs, views: ViewDependencies, pool: Pool | None
+) -> WsgiGateway | None:
     """Build what an application's pages are made with; None without an application."""
     runtime, settings = inputs.runtime, inputs.settings
-    if settings.wsgi is None:
+    if settings.wsgi is None or pool is None:
         return None
     return WsgiGateway(
         settings.wsgi,
         views,
         threads=runtime.threads,
-        pool=runtime.threads.make_page_pool(settings.wsgi_threads),
+        pool=pool,
         files=StaticFiles(_own_files(settings)),
         shipped=StaticFiles([shipped_client()]),
         limits=inputs.live.limits,

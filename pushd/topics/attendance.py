@@ -53,7 +53,7 @@ class Attendances:
         connection = self._connections.find(closable)
         if connection is None:
             return None  # It has ended.
-        info = None if identity is None else identity.claims.get("info")
+        info = None if identity is None else identity.info
         return self.presence.join(topic, connection.id, subject=subject, info=info, client=client)
 
 

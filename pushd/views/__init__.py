@@ -1,6 +1,7 @@
 """Views: what users of pushd write, and how it is run."""
 
-from pushd.errors import Unavailable
+from pushd.access.permissions import Permission
+from pushd.errors import NotPermitted, Unavailable
 from pushd.protocols.http.response import Page, Response, page
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.views.decorators import accept_websocket, heed_tokens, require_token, require_websocket
@@ -8,6 +9,6 @@ from pushd.views.inprocess import publish
 from pushd.views.request import Request
 from pushd.views.routes import Routes
 
-__all__ = ["Page", "Request", "Response", "Routes", "Unavailable", "WebSocket"]
-__all__ += ["accept_websocket", "heed_tokens", "page", "publish", "require_token"]
+__all__ = ["NotPermitted", "Page", "Permission", "Request", "Response", "Routes", "Unavailable"]
+__all__ += ["WebSocket", "accept_websocket", "heed_tokens", "page", "publish", "require_token"]
 __all__ += ["require_websocket"]

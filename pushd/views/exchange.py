@@ -256,9 +256,8 @@ class WebSocketExchange(_Exchange):
             traffic=protocol.traffic,
         )
         if identity is not None:
-            dependencies.connections.close_at(
-                websocket, dependencies.authorizer.end_of_connection(identity)
-            )
+            end = dependencies.authorizer.end_of_connection(identity)
+            dependencies.connections.close_at(websocket, end, identity.closing)
         websocket.participant = Participant(dependencies.attendances, websocket, identity)
         dependencies.counters.traffic.add("websocket", protocol.traffic)
         if dependencies.connections.closing is not None:

@@ -117,6 +117,18 @@ class Request:
         return ImmutableMultiDict(parse_cookie(text))
 
 
+def fields_of(http: Any) -> dict[str, Any]:
+    """Return the fields of a view's request that an HTTP request has by itself."""
+    return {
+        "method": http.method.decode("latin-1"),
+        "scheme": http.scheme,
+        "host": http.requestHeaders.last(b"Host") or "",
+        "peer": http.peer,
+        "query_string": http.uri.partition(b"?")[2].decode("latin-1"),
+        "raw_headers": http.requestHeaders,
+    }
+
+
 def name_of(view: View) -> str:
     """Return a view's name for the log: its module and qualified name."""
     while isinstance(view, partial):

@@ -1,0 +1,142 @@
+"""Permissions: what an authorizer may answer, and how long an answer is remembered."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from math import inf, nan
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from pushd.access import permissions
+from pushd.access.closing import PERMISSION_EXPIRED, TOKEN_EXPIRED
+from pushd.access.permissions import Permission, PermissionCache, Question
+from pushd.access.tokens import Identity
+from pushd.errors import NotPermitted
+
+TOKEN = Identity(subject="ann", expires=100, subscribe=("a",), info="of the token")
+
+
+class PermissionTests(SynchronousTestCase):
+    """A Permission is checked when it is made."""
+
+    def test_until(self) -> None:
+        """It ends at a time in seconds, or at a datetime with a time zone, or never."""
+        self.assertEqual(Permission().expires, inf)
+        self.assertEqual(Permission(until=7.5).expires, 7.5)
+        self.assertEqual(Permission(until=datetime(1970, 1, 1, 0, 1, tzinfo=UTC)).expires, 60)
+
+    def test_invalid(self) -> None:
+        """A value that makes no sense is refused with a text that names it."""
+        wrong: list[tuple[str, dict[str, Any]]] = [
+            ("subject", {"subject": 7}),
+            ("subject", {"subject": "ü" * 128}),
+            ("surrogates", {"subject": "\ud800"}),
+            ("time zone", {"until": datetime(2030, 1, 1)}),
+            ("until", {"until": inf}),
+            ("until", {"until": nan}),
+            ("cache", {"cache": -1}),
+            ("cache", {"cache": inf}),
+            ("JSON", {"info": nan}),
+            ("JSON", {"info": {1, 2}}),
+            ("1024", {"info": "x" * 1023}),
+        ]
+        for text, values in wrong:
+            with self.assertRaises((TypeError, ValueError)) as caught:
+                Permission(**values)
+            self.assertIn(text, str(caught.exception))
+        Permission(subject="x" * 255, info="x" * 1022, cache=0)
+
+    def test_identity(self) -> None:
+        """What it says goes before the token; the earlier end counts, and how it closes."""
+        self.assertIsNone(Permission().identity(None))
+        self.assertEqual(Permission().identity(TOKEN), TOKEN)
+        made = Permission(subject="bob", until=50, info=[1]).identity(TOKEN)
+        assert made is not None
+        self.assertEqual((made.subject, made.expires, made.info), ("bob", 50, [1]))
+        self.assertEqual((made.subscribe, made.closing), (("a",), PERMISSION_EXPIRED))
+        later = Permission(until=150).identity(TOKEN)
+        assert later is not None
+        self.assertEqual((later.subject, later.expires), ("ann", 100))
+        self.assertEqual((later.closing, later.info), (TOKEN_EXPIRED, "of the token"))
+        alone = Permission(info="x").identity(None)
+        assert alone is not None
+        self.assertEqual((alone.subject, alone.expires, alone.info), ("", inf, "x"))
+
+
+class PermissionCacheTests(SynchronousTestCase):
+    """Answers are remembered for as long as each allows."""
+
+    def setUp(self) -> None:
+        """Make a cache whose clock the test sets."""
+        self.clock = Clock()
+        self.now = 0.0
+        self.cache = PermissionCache(self.clock.seconds, lambda: self.now)
+        self.question = Question(b"c", "subscribe", "t")
+
+    def test_time(self) -> None:
+        """An answer is forgotten after its time; one without a time is not remembered."""
+        for answer in (Permission(cache=5), NotPermitted(cache=5)):
+            self.cache.add(self.question, answer)
+            self.assertIs(self.cache.get(self.question), answer)
+            self.clock.advance(5)
+            self.assertIsNone(self.cache.get(self.question))
+        self.cache.add(self.question, Permission())
+        self.assertIsNone(self.cache.get(self.question))
+        self.assertEqual(len(self.cache), 0)
+
+    def test_until(self) -> None:
+        """A permission that has ended is forgotten, although its time is not over."""
+        self.cache.add(self.question, Permission(cache=50, until=10))
+        self.now = 9
+        self.assertIsNotNone(self.cache.get(self.question))
+        self.now = 10
+        self.assertIsNone(self.cache.get(self.question))
+
+    def test_question(self) -> None:
+        """Credentials, action and topic must all be the same."""
+        self.cache.add(self.question, Permission(cache=5))
+        for other in (
+            Question(b"d", "subscribe", "t"),
+            Question(b"c", "publish", "t"),
+            Question(b"c", "subscribe", "u"),
+        ):
+            self.assertIsNone(self.cache.get(other))
+
+    def test_bound(self) -> None:
+        """Beyond the limit the oldest answer is forgotten."""
+        self.patch(permissions, "_MAX_ANSWERS", 2)
+        questions = [Question(bytes([n]), "subscribe", "t") for n in range(3)]
+        for question in questions:
+            self.cache.add(question, Permission(cache=5))
+        known = [self.cache.get(question) is not None for question in questions]
+        self.assertEqual(known, [False, True, True])
+
+    def test_forget(self) -> None:
+        """Answers are forgotten by topic and by subject; those of an unknown subject, too."""
+        answers: dict[str, Permission | NotPermitted] = {
+            "a/ann": Permission(subject="ann", cache=5),
+            "a/bob": Permission(subject="bob", cache=5),
+            "a/token": Permission(cache=5),
+            "a/no": NotPermitted(cache=5),
+            "b/ann": Permission(subject="ann", cache=5),
+        }
+        for topic, answer in answers.items():
+            self.cache.add(Question(b"c", "subscribe", topic), answer)
+        self.cache.forget(lambda topic: topic.startswith("a/"), "ann")
+        left = [topic for topic in answers if self.cache.get(Question(b"c", "subscribe", topic))]
+        self.assertEqual(left, ["a/bob", "b/ann"])
+        self.cache.forget(lambda topic: True)
+        self.assertEqual(len(self.cache), 0)
+
+
+class NotPermittedTests(SynchronousTestCase):
+    """The answer that refuses."""
+
+    def test_status(self) -> None:
+        """It is a 403, or a 401 for a client that should log in; nothing else."""
+        self.assertEqual(NotPermitted().status, 403)
+        self.assertEqual(NotPermitted("log in", status=401).reason, "log in")
+        with self.assertRaisesRegex(ValueError, "401 or 403"):
+            NotPermitted(status=404)
