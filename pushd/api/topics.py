@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
@@ -127,13 +128,22 @@ class TopicResource(Resource):
             return NOT_DONE_YET
         caller, publishes = self._access.identify(request), self._publishes(request)
         asked = self._access.authorize(caller, "publish" if publishes else "subscribe", topic)
-        if not asked.called:
+        if not publishes and b"presence" in request.args:
+            asked.addCallback(self._authorize_presence, caller, topic)
+        if not asked.called or asked.paused:
             request.end_waiting = self._half_closed
             request.notifyFinish().addErrback(lambda _: asked.cancel())
         answer = self._publish if publishes else self._answer
         asked.addCallback(lambda identity: answer(request, topic, caller, identity))
         asked.addErrback(self._failed, request)
         return NOT_DONE_YET
+
+    def _authorize_presence(
+        self, identity: Identity | None, caller: Caller, topic: str
+    ) -> Deferred[Identity | None]:
+        """Check that a subscriber may learn who is present, too; return its identity."""
+        asked = self._access.authorize(caller, "presence", topic)
+        return asked.addCallback(lambda _: identity)
 
     def _refuses_all(self, request: Any) -> bool:
         """Refuse a request if the daemon is stopping."""

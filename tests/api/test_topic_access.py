@@ -12,7 +12,6 @@ from pushd.access.authorization import Authorizer
 from pushd.access.tokens import TokenKeys
 from pushd.api.topic_access import Caller, TopicAccess
 from pushd.errors import Denied
-from pushd.service import build
 from pushd.testing import Answer
 from pushd.topics.rules import Access, Rule, Rules
 from tests.support.keyring import secret_keys, token
@@ -105,8 +104,7 @@ class RuleTests(TopicTestCase):
 
     def use(self, *rules: Rule, **settings: Any) -> None:
         """Start a daemon with rules."""
-        self.patch(build, "Rules", lambda: Rules(rules))
-        self.start(**settings)
+        self.start(rules=Rules(rules), **settings)
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
         """Send a request to the public port that is answered at once."""
