@@ -16,7 +16,7 @@ from pushd.api.admin import (
     TopicListResource,
 )
 from pushd.api.health import Readiness, health_resource, metrics_resource, readiness_resource
-from pushd.api.publish import BatchResource, ControlTopicResource
+from pushd.api.publish import BatchResource, ControlTopicResource, LastIdResource
 from pushd.api.resource import DaemonState
 from pushd.api.topics import TopicDependencies, TopicResource
 from pushd.gateways.wsgi import WsgiGateway
@@ -102,6 +102,8 @@ def control_site(
                 return metrics_resource(counters)
             case b"/publish":
                 return BatchResource(state)
+            case b"/last-id":
+                return LastIdResource(state)
             case b"/topics":
                 return TopicListResource(state)
             case b"/connections":

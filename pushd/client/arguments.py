@@ -50,6 +50,12 @@ examples:
   PUSHD_TOKEN=$(pushdctl token --key F --subscribe news) pushdctl tail news
 """
 
+_LAST_ID = """\
+examples:
+  pushdctl last-id news
+  pushdctl tail news --after $(pushdctl last-id news)
+"""
+
 _CONNECTIONS = """\
 examples:
   pushdctl connections
@@ -181,10 +187,13 @@ def make_parser(environ: Mapping[str, str]) -> Parser:
     _fill_publish(publish, environ)
     help = "Subscribe to a topic, and print its publications; reconnects when necessary."
     _fill_tail(add("tail", commands.tail, help, _TAIL), environ)
+    help = "Print the id after which a subscriber of a topic misses nothing from now on."
+    last_id = add("last-id", commands.last_id, help, _LAST_ID)
+    _add_topic(last_id)
     topics = add("topics", commands.topics, "List the topics.")
     help = "List the open connections."
     connections = add("connections", commands.connections, help, _CONNECTIONS)
-    for command in (topics, connections):
+    for command in (last_id, topics, connections):
         _add_control(command, environ)
         _add_json(command)
     _fill_close(add("close", commands.close, "Close a connection.", _CLOSE), environ)

@@ -143,6 +143,15 @@ class Client:
         response = self.ask("POST", _topic_path(topic), query, body, headers)
         return self._check(response, "schedule" if query else "id")
 
+    def last_id(self, topic: str) -> str:
+        """Return the id after which a subscriber that comes later misses nothing.
+
+        It is that of the topic's newest publication, or the one before the first, and is kept for
+        the daemon's ``--history-ttl``. The URL must be that of the control port.
+        """
+        id: str = self._check(self.ask("GET", "/last-id", {"topic": topic}), "id")["id"]
+        return id
+
     def topics(self) -> dict[str, Any]:
         """Return up to a thousand topics, and ``more``: whether there are further ones."""
         return self._check(self.ask("GET", "/topics"), "topics")

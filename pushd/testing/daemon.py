@@ -35,6 +35,7 @@ from pushd.testing.memory_network import MemoryNetwork
 from pushd.views.inprocess import InProcess
 from pushd.views.request import View
 from pushd.views.routes import Routes
+from pushd.views.threads import BlockingPublisher
 
 # Host of all requests, unless a test chooses another.
 _HOST = "localhost:8080"
@@ -168,8 +169,11 @@ class Daemon:
         ``pushd.views.publish`` itself can be called by the test as well, and reaches the daemon
         that was started last.
         """
-        [here] = [service for service in self._service if isinstance(service, InProcess)]
-        return here.publisher.publish(topic, data, delay=delay, every=every, count=count)
+        return self._publisher.publish(topic, data, delay=delay, every=every, count=count)
+
+    def last_id(self, topic: str) -> str:
+        """Return a topic's last id; see ``pushd.views.last_id``."""
+        return self._publisher.last_id(topic)
 
     def advance(self, *seconds: float) -> None:
         """Let time pass step by step, each with all of its effects."""
@@ -211,6 +215,11 @@ class Daemon:
         # The exit of a process closes the connections that are still open.
         self._network.cut()
         self.settle()
+
+    @property
+    def _publisher(self) -> BlockingPublisher:
+        [here] = [service for service in self._service if isinstance(service, InProcess)]
+        return here.publisher
 
     @contextmanager
     def _run(self) -> Iterator[None]:
