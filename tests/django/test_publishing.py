@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from django.test.utils import setup_test_environment, teardown_test_environment
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.client import Client
-from pushd.django import publish
+from pushd.django import last_id, publish
 from pushd.errors import Refused, Unavailable
 from pushd.testing import Daemon
 from pushd.topics.publication import Id
@@ -65,6 +66,24 @@ class PublishTests(SynchronousTestCase):
             self.assertIsNone(publish("news", "hello"))
         self.assertEqual(self.network.addresses, ["http://localhost:8081"])
 
+    def test_environment(self) -> None:
+        """Without the setting, the environment variable of the same name says where pushd is."""
+        self.patch(os, "environ", {"PUSHD_CONTROL_URL": "http://localhost:8081"})
+        publish("news", "hello")
+        with override_settings(PUSHD_CONTROL_URL="http://127.0.0.1:8081"):
+            publish("news", "hello")
+        self.assertEqual(self.network.addresses, ["http://localhost:8081", "http://127.0.0.1:8081"])
+
+    def test_last_id(self) -> None:
+        """The last id of a topic comes from where publications go, and is None if none do."""
+        id = publish("news", "hello")
+        self.assertEqual(last_id("news"), str(id))
+        with override_settings(PUSHD_CONTROL_URL=None):
+            self.assertIsNone(last_id("news"))
+        with Daemon({}) as daemon:
+            self.assertEqual(last_id("news"), daemon.last_id("news"))
+        self.assertEqual(self.network.addresses, ["http://127.0.0.1:8081"] * 2)
+
     def test_in_tests(self) -> None:
         """Django's tests send nothing, but a daemon in memory is published to."""
         setup_test_environment()
@@ -101,3 +120,60 @@ class PublishTests(SynchronousTestCase):
         with self.assertLogs("django.db.backends.base", "ERROR") as logged, transaction.atomic():
             transaction.on_commit(calls[0], robust=True)
         self.assertIn("not published to news", logged.output[0])
+
+
+class OnCommitTests(SynchronousTestCase):
+    """``publish(…, on_commit=True)``."""
+
+    def setUp(self) -> None:
+        """Start a daemon, and make a site with a database."""
+        django_site.prepare()
+        self.daemon = Daemon({})
+        self.addCleanup(self.daemon.stop)
+
+    def kept(self) -> int:
+        """Return the number of publications that the topic keeps."""
+        answer = self.daemon.request("GET", "/topics/news", control=True)
+        assert answer is not None
+        count: int = json.loads(answer.text)["history"]
+        return count
+
+    def test_commit(self) -> None:
+        """It publishes when the transaction is committed, and returns None."""
+        with transaction.atomic():
+            self.assertIsNone(publish("news", "hello", on_commit=True))
+            self.assertEqual(self.kept(), 0)
+        self.assertEqual(self.kept(), 1)
+
+    def test_rollback(self) -> None:
+        """If the transaction is rolled back, nothing is published."""
+
+        def fail() -> None:
+            with transaction.atomic():
+                publish("news", "hello", on_commit=True, using="default")
+                raise ZeroDivisionError
+
+        self.assertRaises(ZeroDivisionError, fail)
+        self.assertEqual(self.kept(), 0)
+
+    def test_no_transaction(self) -> None:
+        """Without a transaction it publishes at once."""
+        publish("news", "hello", on_commit=True)
+        self.assertEqual(self.kept(), 1)
+
+    def test_failure(self) -> None:
+        """A failure is logged, and the code that committed goes on."""
+        self.daemon.stop()
+        with (
+            override_settings(PUSHD_CONTROL_URL="http://127.0.0.1:1"),
+            self.assertLogs("django.db.backends.base", "ERROR") as logged,
+            transaction.atomic(),
+        ):
+            publish("news", "hello", on_commit=True)
+        self.assertIn("not published to news", logged.output[0])
+
+    def test_invalid(self) -> None:
+        """An invalid topic, and data of another type, are errors of the call itself."""
+        with transaction.atomic():
+            self.assertRaises(ValueError, publish, "no topic", "hello", on_commit=True)
+            self.assertRaises(TypeError, publish, "news", 1, on_commit=True)
