@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import unittest
 from collections.abc import Callable
 from typing import Any
 
+from django.contrib.auth import get_user_model
 from django.core import mail
+from django.core.handlers.wsgi import WSGIHandler
 from django.db import transaction
-from django.test import override_settings
+from django.db.models.signals import post_save
+from django.test import TestCase, override_settings
 from django.test.utils import setup_test_environment, teardown_test_environment
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -21,6 +25,11 @@ from pushd.topics.publication import Id
 from pushd.views import inprocess
 from tests.support import django_site
 from tests.support.fake_network import FakeNetwork
+
+
+def ann() -> Any:
+    """Return a user of the site."""
+    return get_user_model().objects.get(username="ann")
 
 
 class PublishTests(SynchronousTestCase):
@@ -177,3 +186,57 @@ class OnCommitTests(SynchronousTestCase):
         with transaction.atomic():
             self.assertRaises(ValueError, publish, "no topic", "hello", on_commit=True)
             self.assertRaises(TypeError, publish, "news", 1, on_commit=True)
+
+
+class SignalTests(SynchronousTestCase):
+    """A signal handler that publishes, in tests of a site."""
+
+    def setUp(self) -> None:
+        """Publish when a user is saved, as a site does."""
+        django_site.prepare()
+        setup_test_environment()
+        self.addCleanup(teardown_test_environment)
+        post_save.connect(self.saved, sender="auth.User")
+        self.addCleanup(post_save.disconnect, self.saved, sender="auth.User")
+        self.daemon = Daemon({}, wsgi=WSGIHandler(), host="localhost")
+        self.addCleanup(self.daemon.stop)
+        self.browser = self.daemon.connect("/topics/users")
+
+    def saved(self, instance: Any, **more: object) -> None:
+        """Publish."""
+        publish("users", instance.username, on_commit=True)
+
+    def test_in_body(self) -> None:
+        """The body of the test saves, and browsers have the publication when that returns."""
+        user = ann()
+        user.save()
+        self.assertEqual(self.browser.messages, ["ann"])
+        with transaction.atomic():
+            user.save()
+            self.assertEqual(self.browser.messages, ["ann"])
+        self.assertEqual(self.browser.messages, ["ann", "ann"])
+
+    def test_in_view(self) -> None:
+        """A page saves."""
+        answer = self.daemon.get("/login/")  # It notes the time of the login.
+        assert answer is not None
+        self.assertEqual((answer.status, self.browser.messages), (200, ["ann"]))
+
+    def test_in_test_case(self) -> None:
+        """In Django's TestCase, what would run on commit is captured and executed."""
+        browser = self.browser
+
+        class Case(TestCase):
+            def test(self) -> None:
+                with self.captureOnCommitCallbacks(execute=True):
+                    ann().save()
+                    self.assertEqual(browser.messages, [])
+                self.assertEqual(browser.messages, ["ann"])
+
+            async def test_async(self) -> None:
+                publish("users", "from another thread")
+
+        outcome = unittest.TestResult()
+        unittest.TestSuite([Case("test"), Case("test_async")]).run(outcome)
+        self.assertEqual([text for _, text in outcome.errors + outcome.failures], [])
+        self.assertEqual(self.browser.messages, ["ann", "from another thread"])
