@@ -203,3 +203,9 @@ def matches(pattern: str, topic: str) -> bool:
     return len(wanted) == len(given) and all(
         one in ("*", other) for one, other in zip(wanted, given, strict=True)
     )
+
+
+def covers(pattern: str, other: str) -> bool:
+    """Whether a pattern matches every topic that another pattern matches."""
+    # Read as a topic, the other one stands for all of its topics, unless they may be longer.
+    return matches(pattern, other) and (pattern.endswith("**") or not other.endswith("**"))

@@ -30,11 +30,21 @@ class LongPoll:
     :param turns: thousands of polls that a publication answers take turns, which keeps others from
         waiting, and bounds what is buffered for slow clients before the limit is looked at.
     :param wait: seconds to wait for a publication; 0 asks for the current ones only.
+    :param format_json: whether JSON is written as a value, not as text.
     """
 
     transport = "longpoll"
 
-    def __init__(self, request: Any, clock: IReactorTime, turns: Turns, wait: float) -> None:
+    def __init__(
+        self,
+        request: Any,
+        clock: IReactorTime,
+        turns: Turns,
+        wait: float,
+        *,
+        format_json: bool = False,
+    ) -> None:
+        self._form = _list_item_with_value if format_json else _list_item
         self._request = request
         self._clock = clock
         self._turns = turns
@@ -75,7 +85,7 @@ class LongPoll:
 
     def deliver(self, batch: Batch) -> None:
         """Add publications to the response, which waits for others of this reactor iteration."""
-        written = batch.render(_list_item)
+        written = batch.render(self._form)
         self._written.append(written)
         self._last = batch.last
         self._bytes += len(written)
@@ -164,4 +174,9 @@ class LongPoll:
 
 def _list_item(publication: Publication) -> bytes:
     """Return a publication in the list of a response, after a comma."""
-    return f",{to_json(publication_json(publication))}".encode()
+    return f",{publication_json(publication)}".encode()
+
+
+def _list_item_with_value(publication: Publication) -> bytes:
+    """Return the same, with JSON as a value."""
+    return f",{publication_json(publication, format_json=True)}".encode()

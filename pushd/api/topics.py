@@ -37,7 +37,7 @@ _WAIT = 25.0
 _MAX_WAIT = 60.0
 
 # Query parameters of a subscriber.
-_PARAMETERS = ("after", "wait", "token", "heartbeat")
+_PARAMETERS = ("after", "wait", "token", "heartbeat", "format")
 
 # Request headers that a page of an allowed origin may set.
 _PAGE_HEADERS = (
@@ -69,6 +69,8 @@ class _Query:
     wait: float
     #: Seconds from one heartbeat to the next; None for no heartbeats.
     heartbeat: int | None
+    #: Whether what was published as JSON is sent as a value.
+    format_json: bool
 
 
 class TopicResource(Resource):
@@ -148,10 +150,22 @@ class TopicResource(Resource):
                 query.heartbeat or KEEP_ALIVE_INTERVAL
             )
             max_buffered = self._dependencies.state.limits.max_buffered
-            stream = EventStream(request, keep_alives, max_buffered, query.heartbeat)
+            stream = EventStream(
+                request,
+                keep_alives,
+                max_buffered,
+                query.heartbeat,
+                format_json=query.format_json,
+            )
             self._subscribe(request, stream, query, identity)
         else:
-            poll = LongPoll(request, self._dependencies.clock, self._dependencies.turns, query.wait)
+            poll = LongPoll(
+                request,
+                self._dependencies.clock,
+                self._dependencies.turns,
+                query.wait,
+                format_json=query.format_json,
+            )
             self._subscribe(request, poll, query, identity)
         return NOT_DONE_YET
 
@@ -183,7 +197,12 @@ class TopicResource(Resource):
     def _run_view(self, request: Any, query: _Query, identity: Identity | None) -> int:
         """Subscribe over WebSocket."""
         after = None if query.after is None else str(query.after)
-        parameters = {"topic": query.topic, "after": after, "heartbeat": query.heartbeat}
+        parameters = {
+            "topic": query.topic,
+            "after": after,
+            "heartbeat": query.heartbeat,
+            "format": "json" if query.format_json else None,
+        }
         match = Match(self._dependencies.view, parameters, Handshakes.REQUIRED)
         path = f"/topics/{query.topic}"
         return ViewResource(self._dependencies.views, match, path, identity).render(request)
@@ -241,7 +260,11 @@ def _read_query(request: Any, topic: str) -> _Query:
     except ValueError as error:
         raise BadRequest(error, where) from None
     wait = _read_wait(_argument(request, b"wait"))
-    return _Query(topic, after, wait, read_heartbeat(_argument(request, b"heartbeat")))
+    heartbeat = read_heartbeat(_argument(request, b"heartbeat"))
+    format = _argument(request, b"format")
+    if format not in (None, "json"):
+        raise BadRequest("format must be json", "format")
+    return _Query(topic, after, wait, heartbeat, format == "json")
 
 
 def _read_wait(given: str | None) -> float:

@@ -18,6 +18,7 @@ from pushd.api.admin import (
 from pushd.api.health import Readiness, health_resource, metrics_resource, readiness_resource
 from pushd.api.publish import BatchResource, ControlTopicResource, LastIdResource
 from pushd.api.resource import DaemonState
+from pushd.api.rules import RulesResource
 from pushd.api.topics import TopicDependencies, TopicResource
 from pushd.gateways.wsgi import WsgiGateway
 from pushd.protocols.http.guard import is_topic
@@ -108,6 +109,8 @@ def control_site(
                 return TopicListResource(state)
             case b"/connections":
                 return ConnectionListResource(state)
+            case b"/rules":
+                return RulesResource(state)
             case b"/schedules":
                 return ScheduleListResource(state)
         path = _path(request) or (_TOPICS if is_topic(request.path) else "")

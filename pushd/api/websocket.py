@@ -49,6 +49,9 @@ class TopicView:
         if interval is not None and not speaks_v1:
             # In a plain frame it could not be told from data.
             return json_refusal(400, f"heartbeats need the subprotocol {V1}", "heartbeat")
+        format = request.parameters["format"]
+        if format is not None and not speaks_v1:
+            return json_refusal(400, f"format=json needs the subprotocol {V1}", "format")
         websocket: WebSocket = request.websocket
         websocket.accept(V1 if speaks_v1 else None)
         topic, after = request.parameters["topic"], request.parameters["after"]
@@ -60,7 +63,7 @@ class TopicView:
             heartbeat = WebSocketHeartbeat(websocket, self._keep_alives, interval)
             heartbeat.keep_alive()
         try:
-            await websocket.subscribe(topic, after)
+            await websocket.subscribe(topic, after, format=format)
             if not speaks_v1:
                 async for _ in websocket:
                     pass

@@ -23,8 +23,9 @@ _TIMEOUT = 5.0
 
 def publish(
     topic: str,
-    data: str | bytes,
+    data: str | bytes | dict[str, Any] | list[Any],
     *,
+    event: str | None = None,
     delay: float | None = None,
     every: float | None = None,
     count: int | None = None,
@@ -42,8 +43,10 @@ def publish(
     """
     daemon = find_daemon()
     if daemon is not None:
-        return daemon.publish(topic, data, delay=delay, every=every, count=count)
-    return publish_at(control_url(), topic, data, delay=delay, every=every, count=count)
+        return daemon.publish(topic, data, event=event, delay=delay, every=every, count=count)
+    return publish_at(
+        control_url(), topic, data, event=event, delay=delay, every=every, count=count
+    )
 
 
 def last_id(topic: str) -> str:
@@ -74,7 +77,9 @@ def control_url() -> str:
     return os.environ.get(_VARIABLE, _DEFAULT)
 
 
-def publish_at(url: str, topic: str, data: str | bytes, **options: Any) -> Any:
+def publish_at(
+    url: str, topic: str, data: str | bytes | dict[str, Any] | list[Any], **options: Any
+) -> Any:
     """Publish by a request to a control port; return the id, or that of the schedule."""
     with _translated(f"not published to {topic}"):
         answer = Client(url, timeout=_TIMEOUT).publish(topic, data, **options)

@@ -52,17 +52,19 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A publication that was received."""
+    """A publication that was received, and the name of its event, if any."""
 
     id: str
     data: str | bytes
+    event: str | None = None
 
 
 def publish(
     url: str,
     topic: str,
-    data: str | bytes,
+    data: str | bytes | dict[str, Any] | list[Any],
     *,
+    event: str | None = None,
     delay: float | None = None,
     every: float | None = None,
     count: int | None = None,
@@ -70,10 +72,12 @@ def publish(
     token: str | None = None,
     timeout: float = TIMEOUT,
 ) -> dict[str, Any]:
-    """Publish text or bytes to a topic, with one request on a connection of its own.
+    """Publish text, bytes or JSON to a topic, with one request on a connection of its own.
 
     :param url: URL of the control port, such as ``http://127.0.0.1:8081``, or of the public port
         together with a token.
+    :param data: a dict or list is published as JSON.
+    :param event: the name of its event.
     :param delay: seconds after which to publish.
     :param every: seconds between repetitions; requires ``count``.
     :param count: number of times to publish; requires ``every``.
@@ -88,7 +92,7 @@ def publish(
     """
     times = {"delay": delay, "every": every, "count": count}
     return Client(url, token=token, timeout=timeout).publish(
-        topic, data, idempotency_key=idempotency_key, **times
+        topic, data, event=event, idempotency_key=idempotency_key, **times
     )
 
 
@@ -121,27 +125,28 @@ class Client:
     def publish(
         self,
         topic: str,
-        data: str | bytes,
+        data: str | bytes | dict[str, Any] | list[Any],
         *,
+        event: str | None = None,
         idempotency_key: str | None = None,
         **times: float | None,
     ) -> dict[str, Any]:
         """Publish; see the function ``publish``."""
-        if not isinstance(data, str | bytes):
-            raise TypeError(f"data must be str or bytes; got {type(data).__name__}")
+        kind, body = _encode(data)
         # Seconds may have been computed, as a Decimal or a Fraction.
-        query = {
+        query: dict[str, object] = {
             name: value if isinstance(value, int) else float(value)
             for name, value in times.items()
             if value is not None
         }
-        kind = "text/plain; charset=utf-8" if isinstance(data, str) else "application/octet-stream"
+        expected = "schedule" if query else "id"
+        if event is not None:
+            query["event"] = event
         headers = {"Content-Type": kind}
         if idempotency_key is not None:
             headers["Idempotency-Key"] = idempotency_key
-        body = data.encode() if isinstance(data, str) else data
         response = self.ask("POST", _topic_path(topic), query, body, headers)
-        return self._check(response, "schedule" if query else "id")
+        return self._check(response, expected)
 
     def last_id(self, topic: str) -> str:
         """Return the id after which a subscriber that comes later misses nothing.
@@ -155,6 +160,10 @@ class Client:
     def topics(self) -> dict[str, Any]:
         """Return up to a thousand topics, and ``more``: whether there are further ones."""
         return self._check(self.ask("GET", "/topics"), "topics")
+
+    def rules(self, topic: str) -> dict[str, Any]:
+        """Return the rule that holds for a topic, with the daemon's defaults in their places."""
+        return self._check(self.ask("GET", "/rules", {"topic": topic}), "match")
 
     def connections(self) -> Iterator[dict[str, Any]]:
         """Return all open connections, in the order of their ids."""
@@ -225,7 +234,7 @@ class Client:
                 raise self._http.not_pushd()
             try:
                 yield from _read_events(stream)
-            except (LookupError, TypeError):
+            except (AttributeError, LookupError, TypeError):
                 raise self._http.not_pushd() from None
 
     def _check(self, response: Any, name: str) -> dict[str, Any]:
@@ -233,6 +242,18 @@ class Client:
         if not isinstance(response, dict) or name not in response:
             raise self._http.not_pushd()
         return response
+
+
+def _encode(data: object) -> tuple[str, bytes]:
+    """Return the type and the body of a request that publishes."""
+    if isinstance(data, str):
+        return "text/plain; charset=utf-8", data.encode()
+    if isinstance(data, bytes):
+        return "application/octet-stream", data
+    if isinstance(data, dict | list):
+        text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return "application/json", text.encode()
+    raise TypeError(f"data must be str, bytes, dict or list; got {type(data).__name__}")
 
 
 def _topic_path(topic: str) -> str:
@@ -263,8 +284,13 @@ def _read_event(event: str, id: str, data: str) -> Began | Message:
         case "subscribed":
             value = json.loads(data)
             return Began(value["id"], value["recovered"])
-        case "json":
-            return Message(id, json.loads(data))
         case "base64":
             return Message(id, b64decode(data))
-    return Message(id, data)
+        case "json":
+            value = json.loads(data)
+            if isinstance(value, str):
+                return Message(id, value)
+            encoded = value.get("base64")
+            content = value["data"] if encoded is None else b64decode(encoded)
+            return Message(id, content, value.get("event"))
+    return Message(id, data, event or None)

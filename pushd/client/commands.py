@@ -45,6 +45,7 @@ def publish(given: Namespace, runtime: CommandRuntime) -> None:
     response = _client(given, runtime, given.control).publish(
         given.topic,
         data if text is None else text,
+        event=given.event,
         idempotency_key=given.idempotency_key,
         delay=given.delay,
         every=given.every,
@@ -99,6 +100,13 @@ def topics(given: Namespace, runtime: CommandRuntime) -> None:
         print(f"pushd: there are more than these {len(rows)} topics", file=runtime.stderr)
 
 
+def rules(given: Namespace, runtime: CommandRuntime) -> None:
+    """Print the rule of a topic."""
+    rule = _client(given, runtime, given.control).rules(given.topic)
+    rows = [[name, _plain(value)] for name, value in rule.items()]
+    _show(given, runtime, ["RULE", "VALUE"], rows, [rule])
+
+
 def connections(given: Namespace, runtime: CommandRuntime) -> None:
     """Print the open connections."""
     found = list(_client(given, runtime, given.control).connections())
@@ -148,8 +156,6 @@ def check(given: Namespace, runtime: CommandRuntime) -> None:
     """Check options of the daemon, and print the resulting configuration."""
     # Imported only for this command: it loads the whole daemon.
     from pushd.options.command_line import Options
-    from pushd.options.settings import OPTIONS
-    from pushd.options.sources import write_values
 
     options = Options(runtime.environ)
     try:
@@ -158,7 +164,7 @@ def check(given: Namespace, runtime: CommandRuntime) -> None:
         if error.code:
             raise UsageError(str(error.code).removeprefix("pushd: ")) from None
         return
-    print(write_values(OPTIONS, options.given), file=runtime.stdout)
+    print(options.effective(), file=runtime.stdout)
     for line in options.warnings():
         print(f"pushd: {line}", file=runtime.stderr)
 
@@ -171,14 +177,22 @@ def _client(given: Namespace, runtime: CommandRuntime, url: str) -> Client:
 def _print_message(message: Message, as_json: bool, runtime: CommandRuntime) -> None:
     if isinstance(message.data, bytes):
         encoded = b64encode(message.data).decode()
-        value, shown = {"id": message.id, "base64": encoded}, f"base64:{encoded}"
+        value, shown = {"base64": encoded}, f"base64:{encoded}"
     else:
-        value, shown = {"id": message.id, "data": message.data}, printable(message.data)
+        value, shown = {"data": message.data}, printable(message.data)
     if as_json:
-        print_json([value], runtime.stdout)
+        event = {} if message.event is None else {"event": message.event}
+        print_json([{"id": message.id, **event, **value}], runtime.stdout)
     else:
         print(f"{printable(message.id)}\t{shown}", file=runtime.stdout)
     runtime.stdout.flush()
+
+
+def _plain(value: object) -> str:
+    """Return a value of JSON as a configuration file has it, without quotes; - for none."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "-" if value is None else str(value)
 
 
 def _traffic(connection: Mapping[str, Any], direction: str) -> str:

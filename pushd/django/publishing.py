@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 from django.conf import settings
@@ -9,7 +10,8 @@ from django.core import mail
 from django.db import transaction
 
 from pushd.client import anywhere
-from pushd.topics.publication import check_topic
+from pushd.topics.json_data import encode_json
+from pushd.topics.publication import check_event, check_topic
 
 # The setting with the URL of the control port. Without it, the environment variable of the same
 # name counts; with None, nothing is sent.
@@ -18,8 +20,9 @@ _SETTING = "PUSHD_CONTROL_URL"
 
 def publish(
     topic: str,
-    data: str | bytes,
+    data: str | bytes | dict[str, Any] | list[Any],
     *,
+    event: str | None = None,
     delay: float | None = None,
     every: float | None = None,
     count: int | None = None,
@@ -44,13 +47,18 @@ def publish(
     refuses for another reason.
     """
     if not on_commit:
-        return _publish(topic, data, delay=delay, every=every, count=count)
+        return _publish(topic, data, event=event, delay=delay, every=every, count=count)
     check_topic(topic)
-    if not isinstance(data, str | bytes):
-        raise TypeError(f"publication must be str or bytes; got {type(data).__name__}")
+    if event is not None:
+        check_event(event)
+    if isinstance(data, dict | list):
+        encode_json(data)  # Raises what the call in the transaction would raise later.
+        data = deepcopy(data)
+    elif not isinstance(data, str | bytes):
+        raise TypeError(f"publication must be str, bytes, dict or list; got {type(data).__name__}")
 
     def send() -> None:
-        _publish(topic, data, delay=delay, every=every, count=count)
+        _publish(topic, data, event=event, delay=delay, every=every, count=count)
 
     transaction.on_commit(send, using=using, robust=True)
     return None
@@ -70,12 +78,12 @@ def last_id(topic: str) -> str | None:
     return None if url is None else anywhere.last_id_at(url, topic)
 
 
-def _publish(topic: str, data: str | bytes, **times: Any) -> Any:
+def _publish(topic: str, data: str | bytes | dict[str, Any] | list[Any], **options: Any) -> Any:
     daemon = anywhere.find_daemon()
     if daemon is not None:
-        return daemon.publish(topic, data, **times)
+        return daemon.publish(topic, data, **options)
     url = _control_url()
-    return None if url is None else anywhere.publish_at(url, topic, data, **times)
+    return None if url is None else anywhere.publish_at(url, topic, data, **options)
 
 
 def _control_url() -> str | None:

@@ -38,6 +38,7 @@ from pushd.options.sizes import AUTO, ShareOfMemory, Size
 from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.topics.history import Retention
 from pushd.topics.redis.address import RedisAddress, parse_broker
+from pushd.topics.rules import Rules
 from pushd.views.demo import ticker
 from pushd.views.routes import Routes
 from pushd.views.runner import GRACE
@@ -393,6 +394,8 @@ class Settings:
         ),
         prefix="history-",
     )
+    #: Rules for topics. They have no option: they are tables of the configuration file.
+    rules: Rules = combined_setting(lambda values: Rules(values.get("rules", ())), Rules)
     fast_paths: bool = setting(
         PERFORMANCE,
         "fast-paths",

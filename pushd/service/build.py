@@ -48,7 +48,7 @@ from pushd.topics.publisher import Publisher
 from pushd.topics.redis.address import RedisAddress, find_missing_package
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.scripts import RedisNames
-from pushd.topics.rules import Rules
+from pushd.topics.rules import Rule
 from pushd.topics.scheduled import ScheduledPublications
 from pushd.views.exchange import ViewDependencies
 from pushd.views.inprocess import InProcess
@@ -184,7 +184,13 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
     )
     inputs.memory.watch_history(broker)
     memory = inputs.memory
-    hub = Hub(broker, runtime.reactor, runtime.cork.flush, lambda: memory.exceeded)
+    hub = Hub(
+        broker,
+        runtime.reactor,
+        runtime.cork.flush,
+        lambda: memory.exceeded,
+        inputs.live.rules,
+    )
     broker.start(hub.deliver, hub.end_at_gap, hub.room)
     inputs.counters.register(TopicCollector(hub.counters, broker))
     return DaemonState(
@@ -194,7 +200,19 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
         scheduled=ScheduledPublications(inputs.clock, broker, _make_name),
         connections=Connections(runtime.reactor, runtime.wall),
         limits=inputs.live.limits,
-        rules=Rules(),
+        rules=inputs.live.rules,
+        default_rule=partial(_make_default_rule, settings.retention, inputs.live),
+    )
+
+
+def _make_default_rule(retention: Retention, live: LiveSettings) -> Rule:
+    """Return what holds for topics without a rule at the moment."""
+    return Rule(
+        history_size=retention.size,
+        history_ttl=retention.ttl,
+        subscribe="token" if live.keys else "anyone",
+        publish="token" if live.keys else "nobody",
+        max_message=live.limits.max_message,
     )
 
 

@@ -159,8 +159,9 @@ class Daemon:
     def publish(
         self,
         topic: str,
-        data: str | bytes,
+        data: str | bytes | dict[str, Any] | list[Any],
         *,
+        event: str | None = None,
         delay: float | None = None,
         every: float | None = None,
         count: int | None = None,
@@ -170,7 +171,9 @@ class Daemon:
         ``pushd.views.publish`` itself can be called by the test as well, and reaches the daemon
         that was started last.
         """
-        return self._publisher.publish(topic, data, delay=delay, every=every, count=count)
+        return self._publisher.publish(
+            topic, data, event=event, delay=delay, every=every, count=count
+        )
 
     def last_id(self, topic: str) -> str:
         """Return a topic's last id; see ``pushd.views.last_id``."""

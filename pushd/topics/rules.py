@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from pushd.access.tokens import matches
@@ -36,6 +36,19 @@ class Rule:
     max_message: int | None = None
     #: Whether the newest publication is kept until it is replaced, and new subscribers get it.
     retain: bool = False
+
+    def with_defaults(self, defaults: Rule) -> Rule:
+        """Return the rule with the values of another one in place of None."""
+        missing = {
+            one.name: getattr(defaults, one.name)
+            for one in fields(self)
+            if getattr(self, one.name) is None
+        }
+        return replace(self, **missing)
+
+    def message_limit(self, limit: int) -> int:
+        """Return how many bytes a publication may have, given the limit of the daemon."""
+        return limit if self.max_message is None else min(limit, self.max_message)
 
 
 #: The rule of topics that match no other.

@@ -38,8 +38,9 @@ def is_running() -> bool:
 
 def publish(
     topic: str,
-    data: str | bytes,
+    data: str | bytes | dict[str, Any] | list[Any],
     *,
+    event: str | None = None,
     delay: float | None = None,
     every: float | None = None,
     count: int | None = None,
@@ -50,7 +51,7 @@ def publish(
     ValueError and TypeError like ``Request.publish``, and RuntimeError if no pushd runs in this
     process.
     """
-    return _latest().publish(topic, data, delay=delay, every=every, count=count)
+    return _latest().publish(topic, data, event=event, delay=delay, every=every, count=count)
 
 
 def last_id(topic: str) -> str:

@@ -69,6 +69,13 @@ class ElsewhereTests(SynchronousTestCase):
         assert answer is not None
         self.assertEqual(answer.status, 204)
 
+    def test_json(self) -> None:
+        """A dict is published as JSON, with its event."""
+        browser = self.daemon.connect("/topics/news", subprotocols=["pushd.v1"])
+        pushd.publish("news", {"order": 66}, event="paid")
+        said = json.loads(browser.messages[-1])
+        self.assertEqual((said["data"], said["event"]), ('{"order":66}', "paid"))
+
     def test_variable(self) -> None:
         """The environment variable says where the control port is."""
         os.environ["PUSHD_CONTROL_URL"] = "http://localhost:8081"

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd import __version__
 from pushd.access.tokens import TokenKeys
 from pushd.client.commands import print_json, print_table, printable
+from pushd.topics.rules import Rule, Rules
 from tests.client.command_case import CommandTestCase
 from tests.support.keyring import SECRET, private_pem, public_pem, secret_keys, token
 from tests.support.topic_clients import RawWebSocketClient, SseClient, V1WebSocketClient
@@ -64,6 +65,13 @@ class PublishTests(CommandTestCase):
         self.assertEqual(said, f"{schedule['schedule']} (scheduled: 2)\n")
         self.daemon.advance(5, 0.5)
         self.assertEqual(client.data, ["x", "x"])
+
+    def test_event(self) -> None:
+        """With --event, the publication has an event."""
+        client = V1WebSocketClient(self.daemon, "t")
+        self.good("publish", "t", "x", "--event", "paid")
+        self.assertEqual(json.loads(client.browser.messages[-1])["event"], "paid")
+        self.assertIn("event must not be open", self.bad("publish", "t", "x", "--event", "open"))
 
     def test_idempotency_key(self) -> None:
         """With the same key, a command that is repeated publishes once."""
@@ -143,6 +151,16 @@ class TailTests(CommandTestCase):
         self.assertEqual([sorted(one) for one in said], [["data", "id"], ["base64", "id"]])
         self.assertEqual((said[0]["data"], said[1]["base64"]), ("ü\n", "/w=="))
 
+    def test_event(self) -> None:
+        """With --json, the name of its event is in the object, if it has one."""
+        steps: list[Callable[[], object]] = [
+            lambda: self.publish("t", "x"),
+            lambda: self.publish("t", "y", event="e"),
+        ]
+        printed, _ = self.tail("--json", then=steps)
+        said = [json.loads(line) for line in printed]
+        self.assertEqual([one.get("event") for one in said], [None, "e"])
+
     def test_after(self) -> None:
         """With --after it starts after an id, and says if publications are lost."""
         first, second = self.publish("t", "1"), self.publish("t", "2")
@@ -207,6 +225,30 @@ class ListTests(CommandTestCase):
         said = json.loads(self.good("last-id", "news", "--json"))
         self.assertEqual(said, {"topic": "news", "id": id})
         self.assertIn("topic must be", self.bad("last-id", "a b"))
+
+    def test_rules(self) -> None:
+        """The rule of a topic is a table, or with --json an object."""
+        self.start(rules=Rules([Rule(match="a/*", history_size=7, presence=True)]))
+        self.network.daemon = self.daemon
+        self.assertEqual(
+            [line.split() for line in self.good("rules", "a/b").splitlines()],
+            [
+                ["RULE", "VALUE"],
+                ["topic", "a/b"],
+                ["match", "a/*"],
+                ["history-size", "7"],
+                ["history-ttl", "300"],
+                ["subscribe", "anyone"],
+                ["publish", "nobody"],
+                ["presence", "true"],
+                ["latest", "false"],
+                ["max-message", "1048576"],
+                ["retain", "false"],
+            ],
+        )
+        self.assertIn("match         -\n", self.good("rules", "b"))
+        self.assertIsNone(json.loads(self.good("rules", "b", "--json"))["match"])
+        self.assertIn("topic must be", self.bad("rules", "a b"))
 
     def test_more_topics(self) -> None:
         """If there are more topics than listed, a line on standard error says so."""

@@ -67,6 +67,12 @@ class PublishTests(SynchronousTestCase):
         self.assertEqual(answer.status, 204)
         self.assertEqual(self.history("news"), 0)
 
+    def test_event(self) -> None:
+        """A dict is published as JSON, and may have an event."""
+        browser = self.daemon.connect("/topics/news?format=json", subprotocols=("pushd.v1",))
+        publish("news", {"total": 7}, event="paid")
+        self.assertIn(',"event":"paid","data":{"total":7}}', browser.messages[-1])
+
     def test_setting(self) -> None:
         """A setting says where pushd is; with None nothing is sent."""
         with override_settings(PUSHD_CONTROL_URL="http://localhost:8081"):
@@ -186,6 +192,18 @@ class OnCommitTests(SynchronousTestCase):
         with transaction.atomic():
             self.assertRaises(ValueError, publish, "no topic", "hello", on_commit=True)
             self.assertRaises(TypeError, publish, "news", 1, on_commit=True)
+            self.assertRaises(ValueError, publish, "news", "x", event="a b", on_commit=True)
+            self.assertRaises(TypeError, publish, "news", [object()], on_commit=True)
+
+    def test_json(self) -> None:
+        """JSON is published as it was when the function was called, with its event."""
+        browser = self.daemon.connect("/topics/news", subprotocols=["pushd.v1"])
+        with transaction.atomic():
+            data = {"state": "paid"}
+            publish("news", data, event="order", on_commit=True)
+            data["state"] = "changed later"
+        said = json.loads(browser.messages[-1])
+        self.assertEqual((said["data"], said["event"]), ('{"state":"paid"}', "order"))
 
 
 class SignalTests(SynchronousTestCase):

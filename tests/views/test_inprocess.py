@@ -38,6 +38,10 @@ class PublishTests(SynchronousTestCase):
         with self.daemon(partial(inprocess.publish, "a", "news")) as daemon:
             id = self.ask(daemon, "/").text
             self.assertIn(id, self.ask(daemon, "/topics/a?wait=0").text)
+        with self.daemon(partial(inprocess.publish, "a", {"b": 1}, event="paid")) as daemon:
+            browser = daemon.connect("/topics/a", subprotocols=("pushd.v1",))
+            self.ask(daemon, "/")
+            self.assertIn('"event":"paid"', browser.messages[-1])
         later = partial(inprocess.publish, "a", "news", delay=1)
         with self.daemon(lambda: later().cancel()) as daemon:
             self.assertEqual(self.ask(daemon, "/").text, "None")
