@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import re
@@ -37,6 +38,7 @@ from pushd.views.threads import BlockingWebSocket
 from tests.support import django_site
 from tests.support.fake_network import FakeNetwork
 from tests.support.keyring import secret_keys, token
+from tests.support.loopback import Loopback
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")]
@@ -505,6 +507,17 @@ class ClientTests(SynchronousTestCase):
         said = names["order_page"](66, lambda order: f"<p>{order}</p>")
         last = self.daemon.last_id("orders/66")
         self.assertEqual(said, f'<script>var after = "{last}"</script><p>66</p>')
+
+
+    @runs("docs/clients.md: asyncio")
+    def test_asyncio(self, names: Names) -> None:
+        """An asyncio program publishes, and gets what it has published."""
+
+        async def run() -> Any:
+            async with asyncio.timeout(30), Loopback(self.daemon) as loopback:
+                return await names["count_orders"](loopback.url, loopback.control)
+
+        self.assertEqual(asyncio.run(run()), [("paid", {"order": 66}), (None, "67")])
 
 
 class FromDwebsocketTests(SynchronousTestCase):
