@@ -141,8 +141,9 @@ class OnCommitTests(SynchronousTestCase):
     """``publish(…, on_commit=True)``."""
 
     def setUp(self) -> None:
-        """Start a daemon, and make a site with a database."""
+        """Start a daemon, the only one of this process, and make a site with a database."""
         django_site.prepare()
+        self.patch(inprocess, "_running", [])
         self.daemon = Daemon({})
         self.addCleanup(self.daemon.stop)
 
