@@ -35,6 +35,7 @@ class LongPoll:
         waiting, and bounds what is buffered for slow clients before the limit is looked at.
     :param wait: seconds to wait for a publication; 0 asks for the current ones only.
     :param presence: reads who is present, if the client asks for that.
+    :param format_json: whether JSON is written as a value, not as text.
     """
 
     transport = "longpoll"
@@ -46,7 +47,10 @@ class LongPoll:
         turns: Turns,
         wait: float,
         presence: PresencePoll | None = None,
+        *,
+        format_json: bool = False,
     ) -> None:
+        self._form = _list_item_with_value if format_json else _list_item
         self._request = request
         self._presence = presence
         # True once it is only waited for who is present, which is being read; and once a change of
@@ -94,7 +98,7 @@ class LongPoll:
 
     def deliver(self, batch: Batch) -> None:
         """Add publications to the response, which waits for others of this reactor iteration."""
-        written = batch.render(_list_item)
+        written = batch.render(self._form)
         self._written.append(written)
         self._last = batch.last
         self._bytes += len(written)
@@ -210,4 +214,9 @@ class LongPoll:
 
 def _list_item(publication: Publication) -> bytes:
     """Return a publication in the list of a response, after a comma."""
-    return f",{to_json(publication_json(publication))}".encode()
+    return f",{publication_json(publication)}".encode()
+
+
+def _list_item_with_value(publication: Publication) -> bytes:
+    """Return the same, with JSON as a value."""
+    return f",{publication_json(publication, format_json=True)}".encode()

@@ -15,7 +15,12 @@ from pushd.access.closing import HISTORY_GAP, PEER, TRY_AGAIN_LATER, US, Closing
 from pushd.access.counters import Traffic
 from pushd.access.memory import Usage
 from pushd.api.keep_alives import KeptAlive, heartbeat_event
-from pushd.protocols.json_format import presence_event_json, subscription_json, to_json
+from pushd.protocols.json_format import (
+    presence_event_json,
+    publication_json,
+    subscription_json,
+    to_json,
+)
 from pushd.protocols.twisted_internals import unsent, untaken
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.fanout import Batch
@@ -44,14 +49,14 @@ STREAM_HEADERS = {
 class EventStream:
     """One response that streams a topic.
 
-    The first event is ``subscribed``, with the same JSON as in ``pushd.v1``. Text is a
-    ``message`` event. Data that would not arrive unchanged in one has an event of its own: bytes
-    are ``base64``, and text with a carriage return is ``json``. For a client that asks for
-    heartbeats, one precedes all, and the others come in place of comments.
+    The first event is ``subscribed``, with the same JSON as in ``pushd.v1``. Then each publication
+    is one event; ``event_for`` says how it is written. For a client that asks for heartbeats, one
+    precedes all, and the others come in place of comments.
 
     :param keep_alives: the time-outs of streams that are silent for as long as this one may be.
     :param max_buffered: bytes that may wait for a slow client.
     :param heartbeat: the interval of heartbeats, in seconds; None for comments.
+    :param format_json: whether the data of each event is the JSON of ``pushd.v1``.
     """
 
     transport = "sse"
@@ -62,11 +67,14 @@ class EventStream:
         keep_alives: TimeoutQueue[KeptAlive],
         max_buffered: int,
         heartbeat: int | None = None,
+        *,
+        format_json: bool = False,
     ) -> None:
         self._request = request
         self._keep_alives = keep_alives
         self._max_buffered = max_buffered
         self._heartbeat = b"" if heartbeat is None else heartbeat_event(heartbeat)
+        self._form = json_event_for if format_json else event_for
         self._subscription: Subscription | None = None
         self._watch: Watch | None = None
         self._paused = False
@@ -110,7 +118,7 @@ class EventStream:
     def deliver(self, batch: Batch) -> None:
         """Send publications."""
         self.traffic.messages_out += len(batch.publications)
-        self._write(batch.render(event_for))
+        self._write(batch.render(self._form))
 
     def has_room(self) -> bool:
         """Return whether the connection's buffer may take more."""
@@ -125,7 +133,7 @@ class EventStream:
         self._refused = 0
         if not self._paused:
             return True
-        size = len(batch.render(event_for))
+        size = len(batch.render(self._form))
         if self._unsent() + size <= self._max_buffered:
             return True
         self._refused = size
@@ -266,14 +274,27 @@ class EventStream:
 
 
 def event_for(publication: Publication) -> bytes:
-    """Return the event of a publication."""
-    data = publication.data
+    """Return the event of a publication, with the name that it was published with.
+
+    Without a name, text is a ``message`` event. Data that would not arrive unchanged has an event
+    of its own: bytes are ``base64``, and text with a carriage return is ``json``, its data a
+    string. If it has a name, too, that is in the event's data: the object of ``pushd.v1``.
+    """
+    data, name = publication.data, publication.event
+    # A carriage return would end a line and arrive as a line feed.
+    if isinstance(data, str) and "\r" not in data:
+        return _event(name, publication.id, data)
+    if name is not None:
+        return _event("json", publication.id, publication_json(publication))
     if isinstance(data, bytes):
         return _event("base64", publication.id, b64encode(data).decode())
-    if "\r" in data:
-        # In a message, a carriage return would end a line and arrive as a line feed.
-        return _event("json", publication.id, to_json(data))
-    return _event(None, publication.id, data)
+    return _event("json", publication.id, to_json(data))
+
+
+def json_event_for(publication: Publication) -> bytes:
+    """Return the event of a publication, its data the object that ``pushd.v1`` sends."""
+    data = publication_json(publication, format_json=True)
+    return _event(publication.event, publication.id, data)
 
 
 def _event(kind: str | None, id: Id, data: str) -> bytes:

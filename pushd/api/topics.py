@@ -43,7 +43,7 @@ _WAIT = 25.0
 _MAX_WAIT = 60.0
 
 # Query parameters of a subscriber.
-_PARAMETERS = ("after", "wait", "token", "heartbeat", "presence", "client")
+_PARAMETERS = ("after", "wait", "token", "heartbeat", "format", "presence", "client")
 
 # Request headers that a page of an allowed origin may set.
 _PAGE_HEADERS = (
@@ -88,6 +88,8 @@ class _Query:
     wait: float
     #: Seconds from one heartbeat to the next; None for no heartbeats.
     heartbeat: int | None
+    #: Whether what was published as JSON is sent as a value.
+    format_json: bool
     #: Whether it asks who is present: ``1``, or the version that a poll has; None if it does not.
     presence: str | None
     #: How the client names its connection.
@@ -225,7 +227,13 @@ class TopicResource(Resource):
                 query.heartbeat or KEEP_ALIVE_INTERVAL
             )
             max_buffered = self._dependencies.state.limits.max_buffered
-            stream = EventStream(request, keep_alives, max_buffered, query.heartbeat)
+            stream = EventStream(
+                request,
+                keep_alives,
+                max_buffered,
+                query.heartbeat,
+                format_json=query.format_json,
+            )
             self._subscribe(request, stream, query, identity)
             if query.presence is not None:
                 stream.tell_presence(self._presence, topic)
@@ -234,7 +242,9 @@ class TopicResource(Resource):
             if query.presence is not None:
                 presence = PresencePoll(self._presence, (topic,), query.presence)
             clock, turns = self._dependencies.clock, self._dependencies.turns
-            poll = LongPoll(request, clock, turns, query.wait, presence)
+            poll = LongPoll(
+                request, clock, turns, query.wait, presence, format_json=query.format_json
+            )
             self._subscribe(request, poll, query, identity)
 
     @property
@@ -272,6 +282,7 @@ class TopicResource(Resource):
             "caller": caller,
             "presence": query.presence is not None,
             "client": query.client,
+            "format": "json" if query.format_json else None,
         }
         match = Match(self._dependencies.view, parameters, Handshakes.REQUIRED)
         path = f"/topics/{query.topic}"
@@ -350,11 +361,15 @@ def _read_query(request: Any, topic: str, *, is_poll: bool) -> _Query:
         after = Id.parse(given) if given else None
     except ValueError as error:
         raise BadRequest(error, where) from None
+    format = _argument(request, b"format")
+    if format not in (None, "json"):
+        raise BadRequest("format must be json", "format")
     return _Query(
         topic,
         after,
         wait=_read_wait(_argument(request, b"wait")),
         heartbeat=read_heartbeat(_argument(request, b"heartbeat")),
+        format_json=format == "json",
         presence=read_presence(request, is_poll=is_poll),
         client=read_client(request),
     )

@@ -17,7 +17,7 @@ from pushd.api.admin import (
 )
 from pushd.api.health import Readiness, health_resource, metrics_resource, readiness_resource
 from pushd.api.presence import SUFFIX, PresenceResource
-from pushd.api.publish import BatchResource, ControlTopicResource
+from pushd.api.publish import BatchResource, ControlTopicResource, LastIdResource
 from pushd.api.resource import DaemonState
 from pushd.api.rules import RulesResource
 from pushd.api.topics import TopicDependencies, TopicResource
@@ -104,6 +104,8 @@ def control_site(
                 return metrics_resource(counters)
             case b"/publish":
                 return BatchResource(state)
+            case b"/last-id":
+                return LastIdResource(state)
             case b"/topics":
                 return TopicListResource(state)
             case b"/connections":

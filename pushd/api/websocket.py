@@ -61,6 +61,9 @@ class TopicView:
         watches, client = request.parameters["presence"], request.parameters["client"]
         if watches and not speaks_v1:
             return json_refusal(400, f"presence needs the subprotocol {V1}", "presence")
+        format = request.parameters["format"]
+        if format is not None and not speaks_v1:
+            return json_refusal(400, f"format=json needs the subprotocol {V1}", "format")
         websocket: WebSocket = request.websocket
         websocket.accept(V1 if speaks_v1 else None)
         topic, after = request.parameters["topic"], request.parameters["after"]
@@ -75,7 +78,7 @@ class TopicView:
             participant = Participant(self._attendances, websocket, identity, client)
             websocket.participant = participant
         try:
-            await websocket.subscribe(topic, after)
+            await websocket.subscribe(topic, after, format=format)
             if watches:
                 watcher = WebSocketWatcher(websocket)
                 watcher.start(self._attendances.presence, topic)

@@ -50,6 +50,12 @@ examples:
   PUSHD_TOKEN=$(pushdctl token --key F --subscribe news) pushdctl tail news
 """
 
+_LAST_ID = """\
+examples:
+  pushdctl last-id news
+  pushdctl tail news --after $(pushdctl last-id news)
+"""
+
 _RULES = """\
 examples:
   pushdctl rules chat/7                   what the configuration file says of this topic
@@ -187,13 +193,16 @@ def make_parser(environ: Mapping[str, str]) -> Parser:
     _fill_publish(publish, environ)
     help = "Subscribe to a topic, and print its publications; reconnects when necessary."
     _fill_tail(add("tail", commands.tail, help, _TAIL), environ)
+    help = "Print the id after which a subscriber of a topic misses nothing from now on."
+    last_id = add("last-id", commands.last_id, help, _LAST_ID)
+    _add_topic(last_id)
     topics = add("topics", commands.topics, "List the topics.")
     help = "Show the rule that holds for a topic."
     rules = add("rules", commands.rules, help, _RULES)
     _add_topic(rules)
     help = "List the open connections."
     connections = add("connections", commands.connections, help, _CONNECTIONS)
-    for command in (topics, rules, connections):
+    for command in (last_id, topics, rules, connections):
         _add_control(command, environ)
         _add_json(command)
     _fill_close(add("close", commands.close, "Close a connection.", _CLOSE), environ)
@@ -214,6 +223,7 @@ def _fill_publish(command: Parser, environ: Mapping[str, str]) -> None:
     command.add_argument(
         "--binary", action="store_true", help="publish bytes, unchanged, instead of text"
     )
+    command.add_argument("--event", metavar="NAME", help="name of the event, for event streams")
     command.add_argument("--delay", metavar="S", type=_seconds, help="publish after S seconds")
     command.add_argument("--every", metavar="S", type=_seconds, help="repeat every S seconds")
     command.add_argument(

@@ -45,6 +45,7 @@ def publish(given: Namespace, runtime: CommandRuntime) -> None:
     response = _client(given, runtime, given.control).publish(
         given.topic,
         data if text is None else text,
+        event=given.event,
         idempotency_key=given.idempotency_key,
         delay=given.delay,
         every=given.every,
@@ -75,6 +76,15 @@ def tail(given: Namespace, runtime: CommandRuntime) -> None:
         else:
             line = f"pushd: {event.reason}; reconnecting in {event.seconds:.1f} s"
             print(printable(line), file=runtime.stderr)
+
+
+def last_id(given: Namespace, runtime: CommandRuntime) -> None:
+    """Print the last id of a topic."""
+    id = _client(given, runtime, given.control).last_id(given.topic)
+    if given.json:
+        print_json([{"topic": given.topic, "id": id}], runtime.stdout)
+    else:
+        print(printable(id), file=runtime.stdout)
 
 
 def topics(given: Namespace, runtime: CommandRuntime) -> None:
@@ -167,11 +177,12 @@ def _client(given: Namespace, runtime: CommandRuntime, url: str) -> Client:
 def _print_message(message: Message, as_json: bool, runtime: CommandRuntime) -> None:
     if isinstance(message.data, bytes):
         encoded = b64encode(message.data).decode()
-        value, shown = {"id": message.id, "base64": encoded}, f"base64:{encoded}"
+        value, shown = {"base64": encoded}, f"base64:{encoded}"
     else:
-        value, shown = {"id": message.id, "data": message.data}, printable(message.data)
+        value, shown = {"data": message.data}, printable(message.data)
     if as_json:
-        print_json([value], runtime.stdout)
+        event = {} if message.event is None else {"event": message.event}
+        print_json([{"id": message.id, **event, **value}], runtime.stdout)
     else:
         print(f"{printable(message.id)}\t{shown}", file=runtime.stdout)
     runtime.stdout.flush()

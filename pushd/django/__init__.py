@@ -1,6 +1,6 @@
-"""dwebsocket's API for Django views that ``twistd pushd --wsgi`` serves."""
+"""dwebsocket's API for Django views that ``twistd pushd --wsgi`` serves, and publishing."""
 
-from pushd.django.publishing import publish
+from pushd.django.publishing import last_id, publish
 from pushd.django.views import (
     WebSocket,
     WebSocketMiddleware,
@@ -8,4 +8,5 @@ from pushd.django.views import (
     require_websocket,
 )
 
-__all__ = ["WebSocket", "WebSocketMiddleware", "accept_websocket", "publish", "require_websocket"]
+__all__ = ["WebSocket", "WebSocketMiddleware", "accept_websocket", "last_id", "publish"]
+__all__ += ["require_websocket"]

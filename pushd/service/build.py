@@ -187,7 +187,13 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
     )
     inputs.memory.watch_history(broker)
     memory = inputs.memory
-    hub = Hub(broker, runtime.reactor, runtime.cork.flush, lambda: memory.exceeded)
+    hub = Hub(
+        broker,
+        runtime.reactor,
+        runtime.cork.flush,
+        lambda: memory.exceeded,
+        inputs.live.rules,
+    )
     broker.start(hub.deliver, hub.end_at_gap, hub.room)
     inputs.counters.register(TopicCollector(hub.counters, broker))
     connections = Connections(runtime.reactor, runtime.wall)

@@ -94,7 +94,14 @@ class Broker(TopicSource, Protocol):
         :param room: awaited between the parts of a large batch, where that is possible.
         """
 
-    def publish(self, topic: str, data: str | bytes, key: str | None = None) -> Deferred[Id]:
+    def publish(
+        self,
+        topic: str,
+        data: str | bytes,
+        key: str | None = None,
+        event: str | None = None,
+        is_json: bool = False,
+    ) -> Deferred[Id]:
         """Publish. For a key that the topic has seen, only give the id of the first time."""
 
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
@@ -149,9 +156,16 @@ class MemoryBroker:
         """Start. ``deliver`` is called with every publication; there are never gaps."""
         self._deliver, self._room = deliver, room
 
-    def publish(self, topic: str, data: str | bytes, key: str | None = None) -> Deferred[Id]:
+    def publish(
+        self,
+        topic: str,
+        data: str | bytes,
+        key: str | None = None,
+        event: str | None = None,
+        is_json: bool = False,
+    ) -> Deferred[Id]:
         """Publish. For a key that the topic has seen, only give the id of the first time."""
-        return succeed(self._publish(topic, data, key))
+        return succeed(self._publish(Draft(topic, data, key, event, is_json)))
 
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
         """Publish all drafts. Many bytes take more than one iteration of the reactor."""
@@ -197,14 +211,15 @@ class MemoryBroker:
                 await deferLater(self._clock, 0)
                 await self._room()
                 size = 0
-            ids.append(self._publish(draft.topic, draft.data, draft.key))
+            ids.append(self._publish(draft))
             size += size_of(draft.data)
         return ids
 
-    def _publish(self, topic: str, data: str | bytes, key: str | None) -> Id:
+    def _publish(self, draft: Draft) -> Id:
+        topic, key = draft.topic, draft.key
         if key is not None and (topic, key) in self._ids:
             return self._ids[topic, key]
-        publication = self._history.add(topic, data)
+        publication = self._history.add(topic, draft.data, draft.event, draft.is_json)
         self.published += 1
         if key is not None:
             self._remember((topic, key), publication.id)

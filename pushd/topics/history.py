@@ -96,12 +96,14 @@ class History:
     def __len__(self) -> int:
         return len(self._topics)
 
-    def add(self, name: str, data: str | bytes) -> Publication:
+    def add(
+        self, name: str, data: str | bytes, event: str | None = None, is_json: bool = False
+    ) -> Publication:
         """Make the next publication of a topic, and keep it."""
         topic = self._get(name)
         self._touch(topic)
         topic.offset += 1
-        publication = Publication(topic.name, data, topic.last)
+        publication = Publication(topic.name, data, topic.last, event, is_json)
         if self._retention.size:
             self._keep(topic, publication)
         return publication

@@ -16,8 +16,14 @@ from pushd.schedule.histogram import Histogram
 from pushd.topics.broker import TopicSource
 from pushd.topics.fanout import Batch
 from pushd.topics.publication import Id, Publication, size_of
+from pushd.topics.rules import Rules
 from pushd.topics.subscribers import SubscriberList
-from pushd.topics.subscription import Subscriber, Subscription, SubscriptionDependencies
+from pushd.topics.subscription import (
+    LatestSubscription,
+    Subscriber,
+    Subscription,
+    SubscriptionDependencies,
+)
 
 # How many bytes of publications are delivered together, at once if they are not under way yet; and
 # how many may wait for a delivery that has begun, which is then completed without a pause.
@@ -70,6 +76,7 @@ class Hub:
     :param source: where the history is read.
     :param uncork: writes to the sockets what has been corked so far.
     :param is_overloaded: whether subscribers must not be given more in this iteration.
+    :param rules: which topics are ``latest``.
     """
 
     def __init__(
@@ -78,11 +85,13 @@ class Hub:
         clock: IReactorTime,
         uncork: Callable[[], object] = lambda: None,
         is_overloaded: Callable[[], bool] = lambda: False,
+        rules: Rules | None = None,
     ) -> None:
         self._source = source
         self._clock = clock
         self._uncork = uncork
         self._is_overloaded = is_overloaded
+        self._rules = Rules() if rules is None else rules
         #: Numbers for the metrics.
         self.counters = SubscriberCounters()
         #: Times from the receipt of a publication until it is written to the last subscriber's
@@ -106,7 +115,8 @@ class Hub:
 
     def subscribe(self, topic: str, subscriber: Subscriber, after: Id | None) -> Subscription:
         """Subscribe to a topic, from an id on or from now on."""
-        subscription = Subscription(self._shared, topic, subscriber)
+        kind = LatestSubscription if self._rules.find(topic).latest else Subscription
+        subscription = kind(self._shared, topic, subscriber)
         subscribers = self._topics.get(topic)
         if subscribers is None:
             subscribers = self._topics[topic] = SubscriberList()

@@ -80,6 +80,8 @@ class Publication:
     is_json: bool = False
     #: Its place among the publications of all topics: counts up, and may have gaps.
     sequence: int = 0
+    #: How many publications before it a subscriber did not get, as their topic is a ``latest`` one.
+    conflated: int = 0
 
 
 def size_of(data: str | bytes) -> int:

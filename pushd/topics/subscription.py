@@ -21,11 +21,16 @@
 There is no queue. A publication that comes while the subscription catches up is in the history by
 the time that it is read there, and one that the subscriber cannot take makes the subscription
 catch up again. The position decides what is next, so nothing is left out or delivered twice.
+
+``LatestSubscription`` differs: when it catches up, it passes on the newest publication only, and
+leaves out those before it. It holds that one itself, so it needs the history for its first read
+only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from typing import Protocol
 
@@ -34,14 +39,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.access.counters import SubscriberCounters
-from pushd.access.progress import Progress
+from pushd.access.progress import ENOUGH, Progress
 from pushd.errors import Unavailable
 from pushd.schedule.coroutine import Task
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.schedule.turns import Turns
 from pushd.topics.broker import TopicSource
 from pushd.topics.fanout import Batch, BatchCache, DirectWrite, FanOutGroup
-from pushd.topics.publication import Id, Replay
+from pushd.topics.publication import Id, Publication, Replay
 
 _log = Logger(namespace="pushd.topics")
 
@@ -352,6 +357,149 @@ class Subscription:
         self.subscriber.subscription_lost()
 
 
+class LatestSubscription(Subscription):
+    """A subscription to a topic of which only the newest publication matters.
+
+    A subscriber that keeps up gets all. One that has no room, or comes back, gets the newest, which
+    says how many it ``conflated``: those that were left out before it. So nothing queues up, and a
+    subscriber is never too slow. Only one that takes nothing at all for ``LAG_TIMEOUT`` while the
+    newest waits is cut off: it is gone, or will resume.
+    """
+
+    __slots__ = ("_waiting",)
+
+    def __init__(
+        self, shared: SubscriptionDependencies, topic: str, subscriber: Subscriber
+    ) -> None:
+        super().__init__(shared, topic, subscriber)
+        # The newest publication, while the subscription catches up.
+        self._waiting: Publication | None = None
+
+    def resume(self) -> None:
+        """Deliver the newest publication; the subscriber has room again."""
+        if not self._announced:
+            super().resume()
+        elif self._state is _State.CATCHING_UP and self.subscriber.has_room():
+            self._shared.stop_lag(self)
+            self._pass_on_waiting()
+
+    def deliver(self, batch: Batch) -> DirectWrite | None:
+        """Deliver a batch that was just published; or its end, if something before is missing."""
+        position = self._position
+        if self._state is not _State.LIVE or position is None:
+            self._keep(batch.publications[-1])
+        elif position.epoch != batch.epoch:
+            self._lose()
+        elif position.offset < batch.last.offset:
+            if self.subscriber.has_room():
+                self._pass_on_rest(batch.since(position.offset), position)
+                return self.subscriber.direct_write()
+            self._state = _State.CATCHING_UP
+            self._keep(batch.publications[-1])
+            self._shared.start_lag(self, enough=0)
+        return None
+
+    def end_at_gap(self, last: Id) -> None:
+        """End if the publications up to an id were not delivered; when it returns it skips them."""
+        if self._announced and _is_before(self.position, last):
+            self._lose()
+
+    def lag_expired(self) -> None:
+        """Cut off a subscriber that takes nothing; one that is slow is waited for."""
+        if self.subscriber.has_room():
+            self.resume()
+        elif not self._shared.still_lags(self):
+            self._cut_off()
+
+    async def _read_some(self) -> bool:
+        """Read the newest publication, once. Returns whether to stop reading."""
+        shared = self._shared
+        if self._position is not None and not shared.turns.is_free:
+            await shared.turns.take(self.topic)
+            if self._has_ended():
+                return True
+        replay = await self._read_newest()
+        if self._has_ended():
+            return True
+        newest = replay.publications[-1] if replay.publications else None
+        last = replay.id if newest is None else newest.id
+        if self._waiting is not None and self._waiting.id.epoch != last.epoch:
+            # One of the two is from before the epoch changed: the next read finds out which.
+            self._waiting = None
+            return False
+        if newest is not None:
+            self._keep(newest)
+        began = shared.clock.seconds()
+        try:
+            self._begin(replay)
+        finally:
+            if replay.publications:
+                shared.turns.charge(began)
+        return True
+
+    async def _read_newest(self) -> Replay:
+        """Read the newest publication if the subscriber lacks it, else what follows its id.
+
+        The result is recovered if nothing that matters is missing. It may hold others before the
+        newest. If it is too large for that, this is delivered soon, as the topic is followed.
+        """
+        source, topic, after = self._shared.source, self.topic, self._position
+        replay = await source.replay(topic, None, _READ_SIZE)
+        if after is None:
+            return replay
+        last = replay.last
+        if after.epoch == last.epoch and after.offset >= last.offset:
+            # It is up to date, or ahead of what this node has seen.
+            return await source.replay(topic, after, _READ_SIZE)
+        if not last.offset:
+            return replay
+        replay = await source.replay(topic, Id(last.epoch, last.offset - 1), _READ_SIZE)
+        if replay.recovered and after.epoch == replay.id.epoch:
+            return replace(replay, id=after)
+        return replay
+
+    def _begin(self, replay: Replay) -> None:
+        """Announce where the subscription begins, and deliver the newest publication."""
+        self._announced = True
+        self._position = replay.id
+        if self._waiting is not None and not _is_before(replay.id, self._waiting.id):
+            self._waiting = None  # It was delivered by another connection.
+        self.subscriber.subscribed(self.topic, replay.id, replay.recovered)
+        if self._has_ended():
+            return
+        if self._waiting is None or self.subscriber.has_room():
+            self._pass_on_waiting()
+        else:
+            self._shared.start_lag(self, enough=0)
+
+    def _pass_on_waiting(self) -> None:
+        """Deliver what waits, if anything, and what is published from now on."""
+        waiting, self._waiting = self._waiting, None
+        self._state = _State.LIVE
+        if waiting is not None:
+            self._pass_on_newest(waiting, self.position)
+
+    def _pass_on_rest(self, batch: Batch, position: Id) -> None:
+        """Deliver a batch, or its end if something is missing between a position and its start."""
+        if batch.follows(position):
+            self._pass_on(batch)
+        else:
+            self._pass_on_newest(batch.publications[-1], position)
+
+    def _pass_on_newest(self, newest: Publication, position: Id) -> None:
+        """Deliver a publication, with the number of those that are left out before it."""
+        conflated = newest.id.offset - position.offset - 1
+        batch = self._shared.batches.get(replace(newest, conflated=conflated))
+        self._pass_on(batch)
+        self._shared.batches.keep(batch)
+
+    def _keep(self, publication: Publication) -> None:
+        """Keep a publication until there is room, unless a newer one is kept."""
+        waiting = self._waiting
+        if waiting is None or _is_before(waiting.id, publication.id):
+            self._waiting = publication
+
+
 class SubscriptionDependencies:
     """What the subscriptions of a hub share: the source of the history, those that lag, counters.
 
@@ -376,15 +524,18 @@ class SubscriptionDependencies:
         self.batches = BatchCache(clock)
         #: Subscriptions whose subscriber does not keep up.
         self.lagging: TimeoutQueue[Subscription] = TimeoutQueue(
-            clock, timeout=LAG_TIMEOUT, expired=Subscription.lag_expired
+            clock, timeout=LAG_TIMEOUT, expired=_lag_expired
         )
         # What each of them takes meanwhile.
         self._progress: dict[Subscription, Progress] = {}
 
-    def start_lag(self, subscription: Subscription) -> None:
-        """Note that a subscriber does not keep up from now on."""
+    def start_lag(self, subscription: Subscription, enough: int = ENOUGH) -> None:
+        """Note that a subscriber does not keep up from now on.
+
+        :param enough: bytes that it must take in each ``PERIOD``.
+        """
         taken = subscription.subscriber.taken
-        self._progress[subscription] = Progress(taken, self.clock.seconds())
+        self._progress[subscription] = Progress(taken, self.clock.seconds(), enough)
         self.lagging.start(subscription)
 
     def still_lags(self, subscription: Subscription) -> bool:
@@ -399,6 +550,10 @@ class SubscriptionDependencies:
         """Note that a subscriber keeps up, or has ended; does nothing if it did not lag."""
         if self._progress.pop(subscription, None) is not None:
             self.lagging.stop(subscription)
+
+
+def _lag_expired(subscription: Subscription) -> None:
+    subscription.lag_expired()
 
 
 def _ignore(_: object) -> None:

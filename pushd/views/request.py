@@ -68,7 +68,7 @@ class Request:
     #: The WebSocket, or None for plain HTTP. (A view that is a plain function gets a
     #: ``pushd.views.threads.BlockingWebSocket``.)
     websocket: Any = None
-    #: What ``publish`` calls. (A view that is a plain function gets one that blocks.)
+    #: What ``publish`` and ``last_id`` call. (In a view that is a plain function, it blocks.)
     publisher: Any = field(default=None, repr=False)
     #: The client's identity according to its token; None without a valid token.
     identity: Identity | None = None
@@ -81,23 +81,38 @@ class Request:
     def publish(
         self,
         topic: str,
-        data: str | bytes,
+        data: str | bytes | dict[str, Any] | list[Any],
         *,
+        event: str | None = None,
         delay: float | None = None,
         every: float | None = None,
         count: int | None = None,
     ) -> Any:
         """Publish to a topic, for all of its subscribers.
 
+        A dict or list is published as JSON. ``event`` is the name under which event streams send
+        it, for ``addEventListener`` in a browser.
+
         Without a time it is published at once, and the result is a Deferred of its id (in a
         blocking view, the id itself). With ``delay`` it is published that many seconds later, with
         ``every`` repeatedly at that interval, ``count`` times if given; the result is a handle with
         ``cancel()``.
 
-        Raises ValueError for an invalid topic or time, and TypeError for data that is neither
-        ``str`` nor ``bytes``.
+        Raises ValueError for an invalid topic, event or time, and TypeError for data of another
+        type.
         """
-        return self.publisher.publish(topic, data, delay=delay, every=every, count=count)
+        return self.publisher.publish(
+            topic, data, event=event, delay=delay, every=every, count=count
+        )
+
+    def last_id(self, topic: str) -> Any:
+        """Return a Deferred of the id with which a page that is made now subscribes to a topic.
+
+        In a blocking view, return the id itself. It is that of the topic's newest publication, or
+        the one before the first; a subscription after it misses nothing, for as long as
+        publications are kept. Raises ValueError for an invalid topic.
+        """
+        return self.publisher.last_id(topic)
 
     @cached_property
     def headers(self) -> Mapping[str, str]:

@@ -7,7 +7,7 @@ from contextvars import ContextVar, copy_context
 from dataclasses import replace
 from functools import partial
 from threading import Event, Thread
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorFromThreads
@@ -108,9 +108,13 @@ class BlockingWebSocket:
         """Close the WebSocket; return when the connection is closed."""
         self._call(partial(self._websocket.close, code, reason))
 
-    def subscribe(self, topic: str, after: str | None = None) -> bool:
+    def subscribe(
+        self, topic: str, after: str | None = None, *, format: Literal["json"] | None = None
+    ) -> bool:
         """Subscribe the browser to a topic; see ``WebSocket.subscribe``."""
-        recovered: bool = self._call(partial(self._websocket.subscribe, topic, after))
+        recovered: bool = self._call(
+            partial(self._websocket.subscribe, topic, after, format=format)
+        )
         self._count_call()
         return recovered
 
@@ -193,14 +197,19 @@ class BlockingPublisher:
         self._publisher = publisher
         self._bridge = bridge
 
-    def publish(self, topic: str, data: str | bytes, **times: Any) -> Any:
+    def publish(self, topic: str, data: Any, **options: Any) -> Any:
         """Publish; see ``Publisher.publish``."""
-        done = self._bridge.call(partial(self._publisher.publish, topic, data, **times))
+        done = self._bridge.call(partial(self._publisher.publish, topic, data, **options))
         return (
             BlockingScheduledPublication(done, self._bridge)
             if isinstance(done, ScheduledPublication)
             else done
         )
+
+    def last_id(self, topic: str) -> str:
+        """Return a topic's last id; see ``Publisher.last_id``."""
+        id: str = self._bridge.call(partial(self._publisher.last_id, topic))
+        return id
 
 
 class DaemonThreads(ThreadPool):

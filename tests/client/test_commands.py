@@ -66,6 +66,13 @@ class PublishTests(CommandTestCase):
         self.daemon.advance(5, 0.5)
         self.assertEqual(client.data, ["x", "x"])
 
+    def test_event(self) -> None:
+        """With --event, the publication has an event."""
+        client = V1WebSocketClient(self.daemon, "t")
+        self.good("publish", "t", "x", "--event", "paid")
+        self.assertEqual(json.loads(client.browser.messages[-1])["event"], "paid")
+        self.assertIn("event must not be open", self.bad("publish", "t", "x", "--event", "open"))
+
     def test_idempotency_key(self) -> None:
         """With the same key, a command that is repeated publishes once."""
         args = ("publish", "t", "x", "--idempotency-key", "k")
@@ -144,6 +151,16 @@ class TailTests(CommandTestCase):
         self.assertEqual([sorted(one) for one in said], [["data", "id"], ["base64", "id"]])
         self.assertEqual((said[0]["data"], said[1]["base64"]), ("ü\n", "/w=="))
 
+    def test_event(self) -> None:
+        """With --json, the name of its event is in the object, if it has one."""
+        steps: list[Callable[[], object]] = [
+            lambda: self.publish("t", "x"),
+            lambda: self.publish("t", "y", event="e"),
+        ]
+        printed, _ = self.tail("--json", then=steps)
+        said = [json.loads(line) for line in printed]
+        self.assertEqual([one.get("event") for one in said], [None, "e"])
+
     def test_after(self) -> None:
         """With --after it starts after an id, and says if publications are lost."""
         first, second = self.publish("t", "1"), self.publish("t", "2")
@@ -200,6 +217,14 @@ class ListTests(CommandTestCase):
         self.assertEqual(lines[2], ["b/c", id, "1", "none"])
         said = [json.loads(line)["topic"] for line in self.good("topics", "--json").splitlines()]
         self.assertEqual(said, ["a", "b/c"])
+
+    def test_last_id(self) -> None:
+        """The last id of a topic is printed."""
+        id = str(self.daemon.publish("news", "x"))
+        self.assertEqual(self.good("last-id", "news"), f"{id}\n")
+        said = json.loads(self.good("last-id", "news", "--json"))
+        self.assertEqual(said, {"topic": "news", "id": id})
+        self.assertIn("topic must be", self.bad("last-id", "a b"))
 
     def test_rules(self) -> None:
         """The rule of a topic is a table, or with --json an object."""

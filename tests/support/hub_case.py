@@ -12,6 +12,7 @@ from pushd.topics.fanout import Batch, DirectWrite
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication, Replay
+from pushd.topics.rules import Rule, Rules
 from pushd.topics.subscription import Subscription
 
 
@@ -80,11 +81,12 @@ class RecordingSubscriber:
         self._record(f"{topic} from {id}{' recovered' if recovered else ''}")
 
     def deliver(self, batch: Batch) -> None:
-        """Record the data of each publication."""
+        """Record the data of each publication, and how many were left out before it."""
         self.deliveries += 1
         for publication in batch:
             self.room -= 1
-            self._record(str(publication.data))
+            skipped = f" after {publication.conflated}" if publication.conflated else ""
+            self._record(f"{publication.data!s}{skipped}")
 
     def has_room(self) -> bool:
         """Return whether there is room left."""
@@ -126,12 +128,17 @@ def iterate(clock: Clock) -> None:
 
 
 class HubTestCase(SynchronousTestCase):
-    """A hub and its source."""
+    """A hub and its source.
+
+    The rules for topics are those of the class.
+    """
+
+    rules: tuple[Rule, ...] = ()
 
     def setUp(self) -> None:
         """Make a hub without subscribers."""
         self.source = RecordingSource()
-        self.hub = Hub(self.source, self.source.clock)
+        self.hub = Hub(self.source, self.source.clock, rules=Rules(self.rules))
 
     def publish(self, data: str, topic: str = "t") -> Publication:
         """Publish as a broker does, and deliver at once."""

@@ -49,6 +49,19 @@ class ViewTestCase(TopicTestCase):
 class PublisherTests(ViewTestCase):
     """Publishing in both kinds of view."""
 
+    def test_json(self) -> None:
+        """A view publishes a dict or list as JSON, with an event, at once and later."""
+        browser = self.daemon.connect("/topics/t?format=json", subprotocols=("pushd.v1",))
+        for path in self.views:
+            for times in ({}, {"delay": 1}):
+                self.run_task(
+                    lambda request, t=times: request.publish("t", {"é": [1]}, event="paid", **t),
+                    path,
+                )
+                self.daemon.advance(1)
+                self.assertIn(',"event":"paid","data":{"é":[1]}}', browser.messages[-1])
+        self.assertEqual(len(browser.messages), 5)
+
     def test_publish(self) -> None:
         """A view publishes text and bytes, and gets the id of each."""
         client = V1WebSocketClient(self.daemon, "t")
@@ -58,6 +71,19 @@ class PublisherTests(ViewTestCase):
                 assert isinstance(id, Id)
                 self.assertEqual((str(id), data), client.got[-1])
         self.assertEqual(len(client.got), 4)
+
+    def test_last_id(self) -> None:
+        """A view gets the id of a topic's newest publication, also of a topic that is new."""
+        for path in self.views:
+            last = self.run_task(lambda request: request.last_id("t"), path)
+            id = self.run_task(lambda request: request.publish("t", "x"), path)
+            self.assertEqual((id.epoch, id.offset), (last[:-2], int(last[-1]) + 1))
+            self.assertEqual(self.run_task(lambda request: request.last_id("t"), path), str(id))
+
+            def fail(request: Request) -> None:
+                self.assertRaises(ValueError, request.last_id, "no topic")
+
+            self.run_task(fail, path)
 
     def test_delay(self) -> None:
         """With a delay the publication is made later."""
@@ -108,6 +134,11 @@ class PublisherTests(ViewTestCase):
             (ValueError, ("t", "x" * 1001), {}),
             (ValueError, ("t", "é" * 501), {}),
             (ValueError, ("t", b"x" * 1001), {"delay": 1}),
+            (ValueError, ("t", "x"), {"event": "a b"}),
+            (ValueError, ("t", ["x" * 1000]), {}),
+            (ValueError, ("t", ["\ud800"]), {}),
+            (ValueError, ("t", [float("nan")]), {}),
+            (TypeError, ("t", {"x": b"y"}), {}),
             (TypeError, ("t", 7), {}),
             (TypeError, ("t", None), {}),
             (TypeError, ("t", bytearray(b"x")), {}),

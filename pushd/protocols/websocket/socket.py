@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import partial
 from math import inf
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -41,6 +41,7 @@ from pushd.protocols.websocket.send_queue import SendQueue
 from pushd.protocols.websocket.subscriber import (
     V1,
     FrameWriter,
+    JsonValueWebSocketSubscriber,
     JsonWebSocketSubscriber,
     WebSocketSubscriber,
 )
@@ -302,11 +303,16 @@ class WebSocket:
         self._close_called = True
         return closed
 
-    def subscribe(self, topic: str, after: str | None = None) -> Deferred[bool]:
+    def subscribe(
+        self, topic: str, after: str | None = None, *, format: Literal["json"] | None = None
+    ) -> Deferred[bool]:
         """Send the browser what is published to a topic, since an id or from now on.
 
         Each publication is sent as a frame of its own; the view does not see it. The Deferred
         fires with True if nothing is missing since ``after``, else with False.
+
+        :param format: with ``json``, and the subprotocol ``pushd.v1``, what was published as JSON
+            is sent as a value, not as text.
 
         Raises ValueError for an invalid topic or id, and for a topic that it is subscribed to.
         """
@@ -321,7 +327,9 @@ class WebSocket:
             return self._call_after_end(False)
         if not self._subscribers:
             self._subscribers = {}
-        kind = JsonWebSocketSubscriber if self._subprotocol == V1 else WebSocketSubscriber
+        kind = WebSocketSubscriber
+        if self._subprotocol == V1:
+            kind = JsonWebSocketSubscriber if format is None else JsonValueWebSocketSubscriber
         subscriber = self._subscribers[topic] = kind(self)
         subscriber.start(self._hub, topic, id)
         if self.participant is not None:

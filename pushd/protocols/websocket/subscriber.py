@@ -211,13 +211,24 @@ class JsonWebSocketSubscriber(WebSocketSubscriber):
     @staticmethod
     def choose_form(window_bits: int) -> Form:
         """Return the format of publications: JSON with their ids."""
-        return _in_json_frames(window_bits)
+        return json_frames(window_bits)
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
         """Send the id that the publications follow."""
         text = to_json(subscription_json(topic, id, recovered))
         self._socket.wire.push(text.encode(), binary=False)
         super().subscribed(topic, id, recovered)
+
+
+class JsonValueWebSocketSubscriber(JsonWebSocketSubscriber):
+    """Delivers what was published as JSON as a value, not as its text."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def choose_form(window_bits: int) -> Form:
+        """Return the format of publications: JSON with their ids, and with values in JSON."""
+        return json_frames(window_bits, format_json=True)
 
 
 @cache
@@ -234,11 +245,11 @@ def _in_plain_frames(window_bits: int) -> Form:
 
 
 @cache
-def _in_json_frames(window_bits: int) -> Form:
-    """Return the format in which a frame holds a publication with its id as JSON."""
+def json_frames(window_bits: int, *, topic: bool = False, format_json: bool = False) -> Form:
+    """Return the format in which a frame holds a publication as JSON; see ``publication_json``."""
 
     def form(publication: Publication) -> bytes:
-        payload = to_json(publication_json(publication)).encode()
-        return message(payload, binary=False, window_bits=window_bits)
+        payload = publication_json(publication, topic=topic, format_json=format_json)
+        return message(payload.encode(), binary=False, window_bits=window_bits)
 
     return form

@@ -117,9 +117,16 @@ class RedisBroker:
         for waiters in (self._waiters, *(topic.waiters for topic in self._sync)):
             waiters.fail(str(self.fault()))
 
-    def publish(self, topic: str, data: str | bytes, key: str | None = None) -> Deferred[Id]:
+    def publish(
+        self,
+        topic: str,
+        data: str | bytes,
+        key: str | None = None,
+        event: str | None = None,
+        is_json: bool = False,
+    ) -> Deferred[Id]:
         """Publish. For a key that the topic has seen, only give the id of the first time."""
-        return self.publish_all((Draft(topic, data, key),)).addCallback(_first)
+        return self.publish_all((Draft(topic, data, key, event, is_json),)).addCallback(_first)
 
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
         """Publish all drafts or none."""
