@@ -529,7 +529,6 @@ class ClientTests(SynchronousTestCase):
         last = self.daemon.last_id("orders/66")
         self.assertEqual(said, f'<script>var after = "{last}"</script><p>66</p>')
 
-
     @runs("docs/clients.md: asyncio")
     def test_asyncio(self, names: Names) -> None:
         """An asyncio program publishes, and gets what it has published."""

@@ -197,7 +197,7 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
     broker.start(hub.deliver, hub.end_at_gap, hub.room)
     inputs.counters.register(TopicCollector(hub.counters, broker))
     connections = Connections(runtime.reactor, runtime.wall)
-    presence = Presence(runtime.reactor, inputs.live.limits, _make_name()[:6], None)
+    presence = Presence(runtime.reactor, inputs.live.limits, _make_name()[:6], broker.presence)
     return DaemonState(
         clock=runtime.reactor,
         broker=broker,

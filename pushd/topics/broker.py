@@ -14,6 +14,7 @@ from twisted.logger import Logger
 
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.history import History
+from pushd.topics.presence import PresenceExchange
 from pushd.topics.publication import Id, Publication, Replay, size_of
 
 # How long an idempotency key is remembered, in seconds, and the maximum number of keys.
@@ -70,6 +71,10 @@ class Broker(TopicSource, Protocol):
     """
 
     @property
+    def presence(self) -> PresenceExchange | None:
+        """Shares presence with other nodes; None for a single process."""
+
+    @property
     def published(self) -> int:
         """Publications that this node has accepted."""
 
@@ -122,6 +127,9 @@ class Broker(TopicSource, Protocol):
 
 class MemoryBroker:
     """Broker of a single process, which keeps all publications in memory."""
+
+    #: There are no other nodes.
+    presence: PresenceExchange | None = None
 
     def __init__(self, clock: IReactorTime, history: History) -> None:
         #: Publications accepted.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
@@ -11,6 +12,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.limits import Limits
+from pushd.topics.broker import MemoryBroker
+from pushd.topics.history import History, Retention
 from pushd.topics.presence import (
     COUNTS_ONLY,
     LINGER,
@@ -26,6 +29,7 @@ from pushd.topics.presence import (
 from tests.support.hub_case import iterate
 from tests.support.hypothesis_settings import same_examples
 from tests.support.presence import RecordingWatcher
+from tests.support.presence_contract import PRESENCE_RULES, PresenceNode
 
 
 class FakeExchange:
@@ -503,6 +507,45 @@ class ExchangeTests(PresenceTestCase):
         self.join("alice").leave()
         self.presence.stop()
         self.assertEqual(self.exchange.calls[-1], "stop")
+
+
+class MemoryCluster:
+    """One node in both roles."""
+
+    def __init__(self, case: SynchronousTestCase) -> None:
+        self.clock = Clock()
+        self._case = case
+
+    async def start_presence(self) -> tuple[PresenceNode, PresenceNode]:
+        """Start the node."""
+        history = History(self.clock, Retention(), lambda: "e")
+        node = PresenceNode(MemoryBroker(self.clock, history), self.clock, "n")
+        self._case.addCleanup(node.presence.stop)
+        return node, node
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Let time pass until a condition is true."""
+        for _ in range(1000):
+            if condition():
+                return
+            await self.wait(0.1)
+        raise AssertionError("it takes too long")
+
+    async def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self.clock.advance(seconds)
+        self.clock.advance(0)
+
+
+class ContractTests(SynchronousTestCase):
+    """The contract of presence, in memory."""
+
+    def test_rules(self) -> None:
+        """A single node keeps every rule."""
+        for contract_rule in PRESENCE_RULES:
+            with self.subTest(rule=contract_rule.__name__):
+                kept = Deferred.fromCoroutine(contract_rule(MemoryCluster(self)))
+                self.assertIsNone(self.successResultOf(kept))
 
 
 SUBJECTS = st.sampled_from(["alice", "bob", "carol", "dave", None])

@@ -32,9 +32,11 @@ from twisted.python.failure import Failure
 from pushd.errors import RedisError, RedisUnavailable, Unavailable
 from pushd.topics.broker import Draft, ignore_gap, succeed_at_once
 from pushd.topics.history import Retention
+from pushd.topics.presence import PresenceExchange
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.redis.commands import TopicCommands
 from pushd.topics.redis.followed_topic import FollowedTopic
+from pushd.topics.redis.presence import RedisPresence
 from pushd.topics.redis.reconnect import Reconnector
 from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.redis.topic_sync import TopicSync
@@ -80,6 +82,11 @@ class RedisBroker:
             on_close=self._disconnected,
         )
         self._commands = TopicCommands(names, retention=retention, make_name=make_name)
+        #: Shares presence with the other nodes.
+        self.presence: PresenceExchange | None
+        self.presence = self._presence = RedisPresence(
+            reactor, self._reconnector, names, node=make_name(), name=name
+        )
         self._sync = TopicSync(reactor, self._reconnector, self._commands, name=name)
         self._wait_timeouts = make_timeouts(reactor, self.fault)
         # Reads of topics that are not followed wait for a session.
@@ -163,12 +170,15 @@ class RedisBroker:
     def _connected(self, session: RedisSession) -> None:
         self._waiters.wake()
         self._sync.connected()
+        self._presence.connected()
 
     def _disconnected(self) -> None:
         self._sync.disconnected()
+        self._presence.disconnected()
 
     def _receive(self, channel: bytes, message: bytes) -> None:
-        self._sync.receive(channel, message)
+        if not self._presence.receive(channel, message):
+            self._sync.receive(channel, message)
 
     async def _replay(self, name: str, after: Id | None, limit: int) -> Replay:
         while True:
