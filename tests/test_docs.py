@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import re
@@ -38,6 +39,7 @@ from pushd.views.threads import BlockingWebSocket
 from tests.support import django_site
 from tests.support.fake_network import FakeNetwork
 from tests.support.keyring import secret_keys, token
+from tests.support.loopback import Loopback
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")]
@@ -507,6 +509,38 @@ class CommandTests(SynchronousTestCase):
         self.assertIs(names["publish"], publish)
 
 
+class ClientTests(SynchronousTestCase):
+    """Blocks of docs/clients.md."""
+
+    def setUp(self) -> None:
+        """Start a daemon."""
+        self.daemon = Daemon({})
+        self.addCleanup(self.daemon.stop)
+
+    @runs("docs/clients.md: Anywhere")
+    def test_anywhere(self, names: Names) -> None:
+        """A function publishes."""
+        names["order_paid"](66)
+        self.assertEqual(self.daemon.last_id("orders/66")[-2:], ":1")
+
+    @runs("docs/clients.md: A page that misses nothing")
+    def test_page(self, names: Names) -> None:
+        """A page has the id that the next publication follows."""
+        said = names["order_page"](66, lambda order: f"<p>{order}</p>")
+        last = self.daemon.last_id("orders/66")
+        self.assertEqual(said, f'<script>var after = "{last}"</script><p>66</p>')
+
+    @runs("docs/clients.md: asyncio")
+    def test_asyncio(self, names: Names) -> None:
+        """An asyncio program publishes, and gets what it has published."""
+
+        async def run() -> Any:
+            async with asyncio.timeout(30), Loopback(self.daemon) as loopback:
+                return await names["count_orders"](loopback.url, loopback.control)
+
+        self.assertEqual(asyncio.run(run()), [("paid", {"order": 66}), (None, "67")])
+
+
 class FromDwebsocketTests(SynchronousTestCase):
     """Blocks of docs/from-dwebsocket.md."""
 
@@ -650,6 +684,13 @@ class DjangoTests(SynchronousTestCase):
         self.assertRegex(
             _get(daemon, f"/topics/users?wait=0&after={first}").text, r"\b[0-9]+ was saved"
         )
+
+    @runs("docs/django.md: Publishing 2")
+    def test_last_id(self, names: Names) -> None:
+        """A page has the last id of its topic, and what the database holds."""
+        daemon = self.serve(("users", names["users"]))
+        said = _get(daemon, "/users/").text
+        self.assertIn(f'data-after="{daemon.last_id("users")}">', said)
 
     @runs("docs/django.md: Without Django")
     def test_application(self, names: Names) -> None:

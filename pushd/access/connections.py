@@ -146,6 +146,10 @@ class Connections:
         """Return for how many seconds a connection has been open."""
         return self._clock.seconds() - connection.started
 
+    def find(self, closable: Closable) -> Connection | None:
+        """Return the entry of an open connection; None if it is not open."""
+        return self._open.get(closable)
+
     def get(self, id: int) -> Connection | None:
         """Return the open connection with this id, or None."""
         return next((one for one in self._open.values() if one.id == id), None)

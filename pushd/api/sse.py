@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -15,11 +15,17 @@ from pushd.access.closing import HISTORY_GAP, PEER, TRY_AGAIN_LATER, US, Closing
 from pushd.access.counters import Traffic
 from pushd.access.memory import Usage
 from pushd.api.keep_alives import KeptAlive, heartbeat_event
-from pushd.protocols.json_format import publication_json, subscription_json, to_json
+from pushd.protocols.json_format import (
+    presence_event_json,
+    publication_json,
+    subscription_json,
+    to_json,
+)
 from pushd.protocols.twisted_internals import unsent, untaken
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.fanout import Batch
 from pushd.topics.hub import Hub
+from pushd.topics.presence import Notice, Presence, PresenceChange, PresenceList, Watch
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription
 
@@ -71,6 +77,7 @@ class EventStream:
         self._topic = ""
         self._form = json_event_for if format_json else event_for
         self._subscription: Subscription | None = None
+        self._watch: Watch | None = None
         self._paused = False
         # Bytes of the batch that it did not take when it was last asked.
         self._refused = 0
@@ -96,6 +103,11 @@ class EventStream:
             self._subscription = subscription
         else:
             subscription.cancel()
+
+    def tell_presence(self, presence: Presence, topic: str) -> None:
+        """Tell who is present at a topic from now on, unless the stream has ended."""
+        if self._open:
+            self._watch = presence.watch(topic, self)
 
     # What the subscription calls
 
@@ -145,6 +157,15 @@ class EventStream:
         else:
             self._break_off()
 
+    def notify(self, notice: Notice) -> bool:
+        """Send what presence tells, if there is room."""
+        if self._open and (self._paused or self._held):
+            return False
+        if self._open:
+            self.traffic.messages_out += len(notice.events)
+            self._write(notice.render(_presence_events))
+        return True
+
     # What the connection and the daemon call
 
     def pauseProducing(self) -> None:
@@ -161,6 +182,8 @@ class EventStream:
             self._finish()
         elif self._subscription is not None:
             self._subscription.resume()
+        if self._watch is not None and not self._paused:
+            self._watch.resume()
 
     def stopProducing(self) -> None:
         """Do nothing: ``forget`` follows."""
@@ -210,7 +233,10 @@ class EventStream:
     def _stop(self) -> None:
         self._open = False
         self._keep_alives.stop(self)
-        # The two refer to each other, which would keep what is buffered until garbage is collected.
+        # They refer to each other, which would keep what is buffered until garbage is collected.
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             subscription.cancel()
@@ -284,3 +310,13 @@ def _event(kind: str | None, id: Id, data: str) -> bytes:
     head = f"event: {kind}\n" if kind else ""
     lines = data.replace("\n", "\ndata: ")
     return f"{head}id: {id}\ndata: {lines}\n\n".encode()
+
+
+def _presence_events(events: Sequence[PresenceList | PresenceChange]) -> bytes:
+    """Return events of presence; they have no id, as that would become the client's last id."""
+    written = []
+    for event in events:
+        value = presence_event_json(event)
+        kind = next(iter(value))  # presence, joined or left
+        written.append(f"event: {kind}\ndata: {to_json(value)}\n\n")
+    return "".join(written).encode()

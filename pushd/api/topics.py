@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
@@ -17,6 +18,7 @@ from pushd.access.connections import log_closed, log_opened
 from pushd.access.tokens import Identity
 from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL, KeepAlives, read_heartbeat
 from pushd.api.longpoll import LongPoll
+from pushd.api.presence import PresencePoll, read_client, read_presence, require_presence
 from pushd.api.publish import PublishResource, read_topic
 from pushd.api.resource import DaemonState, allowed_methods, parse_number, refuse, require_known
 from pushd.api.sse import STREAM_HEADERS, EventStream
@@ -28,6 +30,7 @@ from pushd.protocols.http.response import JSON_HEADERS, Response, json_refusal, 
 from pushd.protocols.websocket.handshake import lost_handshake
 from pushd.schedule.ticks import JUST_PASSED
 from pushd.schedule.turns import Turns
+from pushd.topics.presence import Presence
 from pushd.topics.publication import Id
 from pushd.views.authorizer import TopicAuthorizer
 from pushd.views.decorators import Handshakes
@@ -40,7 +43,7 @@ _WAIT = 25.0
 _MAX_WAIT = 60.0
 
 # Query parameters of a subscriber.
-_PARAMETERS = ("after", "wait", "token", "heartbeat", "format")
+_PARAMETERS = ("after", "wait", "token", "heartbeat", "format", "presence", "client")
 
 # Request headers that a page of an allowed origin may set.
 _PAGE_HEADERS = (
@@ -65,7 +68,13 @@ class TopicDependencies:
         #: Long polls that are to be answered.
         self.turns = Turns(clock)
         self.access = TopicAccess(views.authorizer, state.rules, authorizer)
-        self.view = TopicView(views.authorizer, self.access, views.connections, self.keep_alives)
+        self.view = TopicView(
+            views.authorizer,
+            self.access,
+            views.connections,
+            self.keep_alives,
+            state.attendances,
+        )
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,10 @@ class _Query:
     heartbeat: int | None
     #: Whether what was published as JSON is sent as a value.
     format_json: bool
+    #: Whether it asks who is present: ``1``, or the version that a poll has; None if it does not.
+    presence: str | None
+    #: How the client names its connection.
+    client: str | None
 
 
 class TopicResource(Resource):
@@ -117,13 +130,22 @@ class TopicResource(Resource):
             return NOT_DONE_YET
         caller, publishes = self._access.identify(request), self._publishes(request)
         asked = self._access.authorize(caller, "publish" if publishes else "subscribe", topic)
-        if not asked.called:
+        if not publishes and b"presence" in request.args:
+            asked.addCallback(self._authorize_presence, caller, topic)
+        if not asked.called or asked.paused:
             request.end_waiting = self._half_closed
             request.notifyFinish().addErrback(lambda _: asked.cancel())
         answer = self._publish if publishes else self._answer
         asked.addCallback(lambda identity: answer(request, topic, caller, identity))
         asked.addErrback(self._failed, request)
         return NOT_DONE_YET
+
+    def _authorize_presence(
+        self, identity: Identity | None, caller: Caller, topic: str
+    ) -> Deferred[Identity | None]:
+        """Check that a subscriber may learn who is present, too; return its identity."""
+        asked = self._access.authorize(caller, "presence", topic)
+        return asked.addCallback(lambda _: identity)
 
     def _refuses_all(self, request: Any) -> bool:
         """Refuse a request if the daemon is stopping."""
@@ -175,8 +197,10 @@ class TopicResource(Resource):
         if self._refuses_all(request):
             return
         is_websocket = request.wants_websocket
-        query = _read_query(request, topic)
         is_stream = b"text/event-stream" in (request.getHeader(b"accept") or b"").lower()
+        query = _read_query(request, topic, is_poll=not (is_websocket or is_stream))
+        if query.presence is not None:
+            require_presence(self._dependencies.state.attendances, topic, "presence")
         # Polls resume, too, but each waits for the answer to the last.
         if query.after is not None and (is_websocket or is_stream):
             request.site.policy.throttle.count(request.peer)
@@ -211,15 +235,21 @@ class TopicResource(Resource):
                 format_json=query.format_json,
             )
             self._subscribe(request, stream, query, identity)
+            if query.presence is not None:
+                stream.tell_presence(self._presence, topic)
         else:
+            presence = None
+            if query.presence is not None:
+                presence = PresencePoll(self._presence, (topic,), query.presence)
+            clock, turns = self._dependencies.clock, self._dependencies.turns
             poll = LongPoll(
-                request,
-                self._dependencies.clock,
-                self._dependencies.turns,
-                query.wait,
-                format_json=query.format_json,
+                request, clock, turns, query.wait, presence, format_json=query.format_json
             )
             self._subscribe(request, poll, query, identity)
+
+    @property
+    def _presence(self) -> Presence:
+        return self._dependencies.state.attendances.presence
 
     @property
     def _takes_post(self) -> bool:
@@ -251,6 +281,8 @@ class TopicResource(Resource):
             "heartbeat": query.heartbeat,
             "format": "json" if query.format_json else None,
             "caller": caller,
+            "presence": query.presence is not None,
+            "client": query.client,
         }
         match = Match(self._dependencies.view, parameters, Handshakes.REQUIRED)
         path = f"/topics/{query.topic}"
@@ -268,6 +300,8 @@ class TopicResource(Resource):
 
         def ended(_: object) -> None:
             subscriber.forget()
+            if attendance is not None:
+                attendance.leave()
             request.stream = None
             # Or the two would keep each other, and what is buffered, until garbage is collected.
             del request.end_waiting
@@ -283,6 +317,9 @@ class TopicResource(Resource):
             path=path_of(request),
             subject=None if identity is None else identity.subject,
             traffic=subscriber.traffic,
+        )
+        attendance = self._dependencies.state.attendances.join(
+            query.topic, subscriber, identity, query.client
         )
         request.end_waiting = subscriber.end_waiting
         request.notifyFinish().addBoth(ended)
@@ -313,7 +350,7 @@ def _owner_of_keys(request: Any, identity: Identity | None) -> str:
     return sha256(owner.encode()).hexdigest()
 
 
-def _read_query(request: Any, topic: str) -> _Query:
+def _read_query(request: Any, topic: str, *, is_poll: bool) -> _Query:
     """Read what a subscriber asks for. Raises BadRequest."""
     require_known(request, *_PARAMETERS)
     # The header wins: a browser that reconnects by itself repeats the URL.
@@ -324,12 +361,18 @@ def _read_query(request: Any, topic: str) -> _Query:
         after = Id.parse(given) if given else None
     except ValueError as error:
         raise BadRequest(error, where) from None
-    wait = _read_wait(_argument(request, b"wait"))
-    heartbeat = read_heartbeat(_argument(request, b"heartbeat"))
     format = _argument(request, b"format")
     if format not in (None, "json"):
         raise BadRequest("format must be json", "format")
-    return _Query(topic, after, wait, heartbeat, format == "json")
+    return _Query(
+        topic,
+        after,
+        wait=_read_wait(_argument(request, b"wait")),
+        heartbeat=read_heartbeat(_argument(request, b"heartbeat")),
+        format_json=format == "json",
+        presence=read_presence(request, is_poll=is_poll),
+        client=read_client(request),
+    )
 
 
 def _read_wait(given: str | None) -> float:

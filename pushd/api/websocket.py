@@ -17,6 +17,8 @@ from pushd.protocols.http.response import Response, json_refusal
 from pushd.protocols.json_format import to_json
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.protocols.websocket.subscriber import V1
+from pushd.protocols.websocket.watcher import WebSocketWatcher
+from pushd.topics.attendance import Attendances, Participant
 from pushd.views.request import Request
 
 # Rate and burst of fresh tokens: checking one takes longer than reading a message.
@@ -42,11 +44,13 @@ class TopicView:
         access: TopicAccess,
         connections: Connections,
         keep_alives: KeepAlives,
+        attendances: Attendances,
     ) -> None:
         self._authorizer = authorizer
         self._access = access
         self._connections = connections
         self._keep_alives = keep_alives
+        self._attendances = attendances
 
     async def __call__(self, request: Request) -> Response | None:
         """Serve one client."""
@@ -54,6 +58,9 @@ class TopicView:
         if interval is not None and not speaks_v1:
             # In a plain frame it could not be told from data.
             return json_refusal(400, f"heartbeats need the subprotocol {V1}", "heartbeat")
+        watches, client = request.parameters["presence"], request.parameters["client"]
+        if watches and not speaks_v1:
+            return json_refusal(400, f"presence needs the subprotocol {V1}", "presence")
         format = request.parameters["format"]
         if format is not None and not speaks_v1:
             return json_refusal(400, f"format=json needs the subprotocol {V1}", "format")
@@ -64,12 +71,18 @@ class TopicView:
         clock, identity, caller = request.clock, request.identity, request.parameters["caller"]
         # The connection may last for days; the request holds more memory than everything else.
         del request
-        heartbeat = None
+        heartbeat = watcher = None
         if interval is not None:
             heartbeat = WebSocketHeartbeat(websocket, self._keep_alives, interval)
             heartbeat.keep_alive()
+        if client is not None and not websocket.is_closed():
+            participant = Participant(self._attendances, websocket, identity, client)
+            websocket.participant = participant
         try:
             await websocket.subscribe(topic, after, format=format)
+            if watches:
+                watcher = WebSocketWatcher(websocket)
+                watcher.start(self._attendances.presence, topic)
             if not speaks_v1:
                 async for _ in websocket:
                     pass
@@ -89,6 +102,8 @@ class TopicView:
         finally:
             if heartbeat is not None:
                 heartbeat.stop()
+            if watcher is not None:
+                watcher.stop()
         return None
 
     async def _renew(

@@ -50,6 +50,12 @@ examples:
   PUSHD_TOKEN=$(pushdctl token --key F --subscribe news) pushdctl tail news
 """
 
+_LAST_ID = """\
+examples:
+  pushdctl last-id news
+  pushdctl tail news --after $(pushdctl last-id news)
+"""
+
 _RULES = """\
 examples:
   pushdctl rules chat/7                   what the configuration file says of this topic
@@ -196,13 +202,16 @@ def make_parser(environ: Mapping[str, str]) -> Parser:
     _fill_publish(publish, environ)
     help = "Subscribe to a topic, and print its publications; reconnects when necessary."
     _fill_tail(add("tail", commands.tail, help, _TAIL), environ)
+    help = "Print the id after which a subscriber of a topic misses nothing from now on."
+    last_id = add("last-id", commands.last_id, help, _LAST_ID)
+    _add_topic(last_id)
     topics = add("topics", commands.topics, "List the topics.")
     help = "Show the rule that holds for a topic."
     rules = add("rules", commands.rules, help, _RULES)
     _add_topic(rules)
     help = "List the open connections."
     connections = add("connections", commands.connections, help, _CONNECTIONS)
-    for command in (topics, rules, connections):
+    for command in (last_id, topics, rules, connections):
         _add_control(command, environ)
         _add_json(command)
     _fill_close(add("close", commands.close, "Close a connection.", _CLOSE), environ)

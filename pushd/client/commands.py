@@ -78,6 +78,15 @@ def tail(given: Namespace, runtime: CommandRuntime) -> None:
             print(printable(line), file=runtime.stderr)
 
 
+def last_id(given: Namespace, runtime: CommandRuntime) -> None:
+    """Print the last id of a topic."""
+    id = _client(given, runtime, given.control).last_id(given.topic)
+    if given.json:
+        print_json([{"topic": given.topic, "id": id}], runtime.stdout)
+    else:
+        print(printable(id), file=runtime.stdout)
+
+
 def topics(given: Namespace, runtime: CommandRuntime) -> None:
     """Print the topics."""
     page = _client(given, runtime, given.control).topics()

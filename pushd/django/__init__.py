@@ -2,7 +2,7 @@
 
 from pushd.access.permissions import Permission
 from pushd.django.authorizing import revoke
-from pushd.django.publishing import publish
+from pushd.django.publishing import last_id, publish
 from pushd.django.views import (
     WebSocket,
     WebSocketMiddleware,
@@ -12,4 +12,4 @@ from pushd.django.views import (
 from pushd.errors import NotPermitted
 
 __all__ = ["NotPermitted", "Permission", "WebSocket", "WebSocketMiddleware", "accept_websocket"]
-__all__ += ["publish", "require_websocket", "revoke"]
+__all__ += ["last_id", "publish", "require_websocket", "revoke"]

@@ -43,9 +43,11 @@ from pushd.service.daemon import Drain, PushService
 from pushd.service.listening import PortService
 from pushd.service.metrics import MetricsCollector, PoolUsage, TopicCollector
 from pushd.service.reload import LiveSettings
+from pushd.topics.attendance import Attendances
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
+from pushd.topics.presence import Presence
 from pushd.topics.publisher import Publisher
 from pushd.topics.redis.address import RedisAddress, find_missing_package
 from pushd.topics.redis.broker import RedisBroker
@@ -199,6 +201,7 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
     inputs.counters.register(TopicCollector(hub.counters, broker))
     connections = Connections(runtime.reactor, runtime.wall)
     permissions = PermissionCache(runtime.reactor.seconds, runtime.wall)
+    presence = Presence(runtime.reactor, inputs.live.limits, _make_name()[:6], broker.presence)
     return DaemonState(
         clock=runtime.reactor,
         broker=broker,
@@ -207,6 +210,7 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
         connections=connections,
         limits=inputs.live.limits,
         rules=rules,
+        attendances=Attendances(presence, rules, connections),
         default_rule=partial(_make_default_rule, settings, inputs.live),
         permissions=permissions,
         revoker=Revoker(connections, permissions),
@@ -240,6 +244,7 @@ def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
         connections=state.connections,
         counters=inputs.counters,
         hub=state.hub,
+        attendances=state.attendances,
         publisher=Publisher(state.broker, state.scheduled, live.limits, state.rules, state.revoker),
         files=StaticFiles([*_own_files(settings), shipped_client()]),
     )

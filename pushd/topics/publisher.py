@@ -1,4 +1,4 @@
-"""The publisher that views use, as ``request.publish``."""
+"""The publisher that views use, as ``request.publish`` and ``request.last_id``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pushd.topics.scheduled import ScheduledPublication, ScheduledPublications
 
 
 class Publisher:
-    """Publishes to topics, at once or on a schedule."""
+    """Publishes to topics, at once or on a schedule, and tells their last ids."""
 
     def __init__(
         self,
@@ -80,3 +80,13 @@ class Publisher:
     def revoke(self, topic: str | None = None, subject: str | None = None) -> int:
         """End the subscriptions to a topic, or of a subject; see ``Revoker.revoke``."""
         return self._revoker.revoke(topic, subject)
+
+    def last_id(self, topic: str) -> Deferred[str]:
+        """Give the id after which a subscriber that comes later misses nothing.
+
+        It is that of the newest publication, or the one before the first, and is kept for
+        ``--history-ttl``. Raises ValueError if the topic is invalid; the Deferred fails with
+        Unavailable if the broker cannot be reached.
+        """
+        replay = self._broker.replay(check_topic(topic), None, 0)
+        return replay.addCallback(lambda found: str(found.last))

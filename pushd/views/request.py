@@ -68,7 +68,7 @@ class Request:
     #: The WebSocket, or None for plain HTTP. (A view that is a plain function gets a
     #: ``pushd.views.threads.BlockingWebSocket``.)
     websocket: Any = None
-    #: What ``publish`` calls. (A view that is a plain function gets one that blocks.)
+    #: What ``publish`` and ``last_id`` call. (In a view that is a plain function, it blocks.)
     publisher: Any = field(default=None, repr=False)
     #: The client's identity according to its token; None without a valid token.
     identity: Identity | None = None
@@ -113,6 +113,15 @@ class Request:
         """
         ended: int = self.publisher.revoke(topic, subject)
         return ended
+
+    def last_id(self, topic: str) -> Any:
+        """Return a Deferred of the id with which a page that is made now subscribes to a topic.
+
+        In a blocking view, return the id itself. It is that of the topic's newest publication, or
+        the one before the first; a subscription after it misses nothing, for as long as
+        publications are kept. Raises ValueError for an invalid topic.
+        """
+        return self.publisher.last_id(topic)
 
     @cached_property
     def headers(self) -> Mapping[str, str]:

@@ -211,6 +211,11 @@ class BlockingPublisher:
         ended: int = self._bridge.call(partial(self._publisher.revoke, topic, subject))
         return ended
 
+    def last_id(self, topic: str) -> str:
+        """Return a topic's last id; see ``Publisher.last_id``."""
+        id: str = self._bridge.call(partial(self._publisher.last_id, topic))
+        return id
+
 
 class DaemonThreads(ThreadPool):
     """A thread pool of daemon threads, which do not keep the process from exiting.

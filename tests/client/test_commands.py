@@ -218,6 +218,14 @@ class ListTests(CommandTestCase):
         said = [json.loads(line)["topic"] for line in self.good("topics", "--json").splitlines()]
         self.assertEqual(said, ["a", "b/c"])
 
+    def test_last_id(self) -> None:
+        """The last id of a topic is printed."""
+        id = str(self.daemon.publish("news", "x"))
+        self.assertEqual(self.good("last-id", "news"), f"{id}\n")
+        said = json.loads(self.good("last-id", "news", "--json"))
+        self.assertEqual(said, {"topic": "news", "id": id})
+        self.assertIn("topic must be", self.bad("last-id", "a b"))
+
     def test_rules(self) -> None:
         """The rule of a topic is a table, or with --json an object."""
         self.start(rules=Rules([Rule(match="a/*", history_size=7, presence=True)]))
