@@ -234,7 +234,7 @@ def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
         counters=inputs.counters,
         hub=state.hub,
         attendances=state.attendances,
-        publisher=Publisher(state.broker, state.scheduled, live.limits),
+        publisher=Publisher(state.broker, state.scheduled, live.limits, state.attendances),
         files=StaticFiles([*_own_files(settings), shipped_client()]),
     )
 

@@ -1,4 +1,4 @@
-"""The publisher that views use, as ``request.publish`` and ``request.last_id``."""
+"""The publisher that views use: ``request.publish``, ``last_id`` and ``presence``."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from pushd.access.limits import Limits
+from pushd.topics.attendance import Attendances
 from pushd.topics.broker import Broker, Draft
 from pushd.topics.json_data import encode_json
+from pushd.topics.presence import PresenceList
 from pushd.topics.publication import Id, check_event, check_topic
 from pushd.topics.scheduled import ScheduledPublication, ScheduledPublications
 
 
 class Publisher:
-    """Publishes to topics, at once or on a schedule, and tells their last ids."""
+    """Publishes to topics, at once or on a schedule, and tells their last ids and presence."""
 
-    def __init__(self, broker: Broker, scheduled: ScheduledPublications, limits: Limits) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        scheduled: ScheduledPublications,
+        limits: Limits,
+        attendances: Attendances,
+    ) -> None:
         self._broker = broker
+        self._attendances = attendances
         self._scheduled = scheduled
         self._limits = limits
 
@@ -73,3 +82,7 @@ class Publisher:
         """
         replay = self._broker.replay(check_topic(topic), None, 0)
         return replay.addCallback(lambda found: str(found.last))
+
+    def presence(self, topic: str) -> Deferred[PresenceList]:
+        """Give who is present at a topic; see ``Attendances.describe``."""
+        return self._attendances.describe(topic)

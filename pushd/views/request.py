@@ -68,7 +68,8 @@ class Request:
     #: The WebSocket, or None for plain HTTP. (A view that is a plain function gets a
     #: ``pushd.views.threads.BlockingWebSocket``.)
     websocket: Any = None
-    #: What ``publish`` and ``last_id`` call. (In a view that is a plain function, it blocks.)
+    #: What ``publish``, ``last_id`` and ``presence`` call. (In a view that is a plain function, it
+    #: blocks.)
     publisher: Any = field(default=None, repr=False)
     #: The client's identity according to its token; None without a valid token.
     identity: Identity | None = None
@@ -113,6 +114,14 @@ class Request:
         publications are kept. Raises ValueError for an invalid topic.
         """
         return self.publisher.last_id(topic)
+
+    def presence(self, topic: str) -> Any:
+        """Return a Deferred of who is present at a topic: its subjects, and their connections.
+
+        In a blocking view, return the ``PresenceList`` itself. Raises ValueError for an invalid
+        topic, and for one whose rule has no presence.
+        """
+        return self.publisher.presence(topic)
 
     @cached_property
     def headers(self) -> Mapping[str, str]:

@@ -11,6 +11,7 @@ from pushd.access.limits import Limits
 from pushd.errors import TooManyScheduled
 from pushd.topics import scheduled
 from pushd.topics.publication import Id
+from pushd.topics.rules import Rule, Rules
 from pushd.views.decorators import accept_websocket, require_websocket
 from pushd.views.request import Request
 from tests.support.topic_clients import TopicTestCase, V1WebSocketClient
@@ -82,6 +83,19 @@ class PublisherTests(ViewTestCase):
 
             def fail(request: Request) -> None:
                 self.assertRaises(ValueError, request.last_id, "no topic")
+
+            self.run_task(fail, path)
+
+    def test_presence(self) -> None:
+        """A view asks who is present; a topic without presence cannot be asked about."""
+        self.start(self.views, rules=Rules([Rule(match="t", presence=True)]))
+        self.daemon.connect("/topics/t?client=tab")
+        for path in self.views:
+            listed = self.run_task(lambda request: request.presence("t"), path)
+            self.assertEqual([one.connection for one in listed.subjects], ["tab"])
+
+            def fail(request: Request) -> None:
+                self.assertRaises(ValueError, request.presence, "u")
 
             self.run_task(fail, path)
 
