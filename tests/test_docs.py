@@ -20,6 +20,7 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from django import urls
+from django.contrib.auth import get_user_model
 from django.core.handlers.wsgi import WSGIHandler
 from django.db.models.signals import post_save
 from django.test import override_settings
@@ -625,6 +626,33 @@ class DjangoTests(SynchronousTestCase):
         self.assertEqual(browser.messages, ["service message: 1", "service message: 2"])
         browser.close()
         self.assertEqual(browser.closing, NORMAL)
+
+    @runs("docs/django.md: Django, and any other WSGI application 2")
+    def test_three_lines(self, names: Names) -> None:
+        """A user may read the own topic, and no other; an anonymous client may read none."""
+        self.assert_readers(names["may"], {"users/{}": (403, 200), "news": (403, 403)})
+
+    @runs("docs/django.md: Who may read a topic")
+    def test_may(self, names: Names) -> None:
+        """Everyone reads the news, users their topics, and members their rooms."""
+        self.assert_readers(
+            names["may"],
+            {"news": (200, 200), "users/7": (401, 200), "rooms/a": (401, 403), "x": (401, 403)},
+        )
+
+    def assert_readers(self, may: Any, wanted: dict[str, tuple[int, int]]) -> None:
+        """Check the statuses that topics have for an anonymous client and for Ann."""
+        middleware = override_settings(MIDDLEWARE=django_site.MIDDLEWARE, PUSHD_AUTHORIZE=may)
+        middleware.enable()
+        self.addCleanup(middleware.disable)
+        daemon = self.serve(("login", django_site.login))
+        cookies = _get(daemon, "/login/").headers.get_all("Set-Cookie") or []
+        ann = {"Cookie": "; ".join(cookie.partition(";")[0] for cookie in cookies)}
+        key = get_user_model().objects.get(username="ann").pk
+        for topic, statuses in wanted.items():
+            path = f"/topics/{topic.format(key)}?wait=0"
+            answers = [daemon.get(path, headers) for headers in ({}, ann)]
+            self.assertEqual(tuple(one.status for one in answers if one), statuses, topic)
 
     @runs("docs/django.md: Decorators and middleware")
     def test_members(self, names: Names) -> None:

@@ -29,6 +29,12 @@ class Closable(Protocol):
     def close_with(self, closing: Closing) -> Any:
         """Close the connection, giving this reason."""
 
+    def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
+        """End the subscriptions to topics that match; return how many these are.
+
+        :param closing: how to close a connection whose only purpose this was.
+        """
+
     def __hash__(self) -> int:
         """Return a hash; each connection equals itself alone."""
 

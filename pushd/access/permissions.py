@@ -1,18 +1,20 @@
-"""Permissions: the answers of an authorizer, and those that are remembered for a while."""
+"""Permissions: the answers of an authorizer, what is remembered of them, and revoking."""
 
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from pushd.access.authorization import Action
-from pushd.access.closing import PERMISSION_EXPIRED
-from pushd.access.tokens import Identity
+from pushd.access.closing import PERMISSION_EXPIRED, PERMISSION_REVOKED
+from pushd.access.connections import Connections
+from pushd.access.tokens import Identity, check_pattern, matches
 from pushd.errors import NotPermitted
 
 # Bytes of ``info`` as JSON, at most: all who may see the presence of a topic get that of each.
@@ -23,6 +25,9 @@ _MAX_SUBJECT = 255
 
 # Answers that are remembered, at most.
 _MAX_ANSWERS = 10_000
+
+# Revocations that are remembered, for answers that were asked for before.
+_MAX_REVOCATIONS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +106,18 @@ class Question:
     topic: str
 
 
+class _Revocation(NamedTuple):
+    """Which permissions were revoked."""
+
+    matches: Callable[[str], bool]
+    subject: str | None
+
+    def concerns(self, topic: str, answer: Answer) -> bool:
+        """Whether an answer was revoked; one without a subject may be for any."""
+        known = answer.subject if isinstance(answer, Permission) else None
+        return self.matches(topic) and (self.subject is None or known in (None, self.subject))
+
+
 class PermissionCache:
     """Remembers answers of an authorizer for the time that each allows, 10,000 at most.
 
@@ -113,6 +130,10 @@ class PermissionCache:
         self._now = now
         # With the time at which each is forgotten, the oldest first.
         self._answers: OrderedDict[Question, tuple[Answer, float]] = OrderedDict()
+        # The last revocations, and how many there have been.
+        self._revocations: deque[_Revocation] = deque(maxlen=_MAX_REVOCATIONS)
+        #: How many revocations there have been.
+        self.revoked = 0
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -142,7 +163,53 @@ class PermissionCache:
 
         Permissions without a subject of their own are forgotten, too: it may be in the token.
         """
+        revocation = _Revocation(matches, subject)
+        self._revocations.append(revocation)
+        self.revoked += 1
         for question, (answer, _) in tuple(self._answers.items()):
-            known = answer.subject if isinstance(answer, Permission) else None
-            if matches(question.topic) and (subject is None or known in (None, subject)):
+            if revocation.concerns(question.topic, answer):
                 del self._answers[question]
+
+    def is_revoked(self, question: Question, permission: Permission, since: int) -> bool:
+        """Whether a permission was revoked before the answer came.
+
+        :param since: the value of ``revoked`` when the question was asked.
+        """
+        count = self.revoked - since
+        if count > len(self._revocations):
+            return True  # Some are not known any more.
+        recent = islice(reversed(self._revocations), count)
+        return any(one.concerns(question.topic, permission) for one in recent)
+
+
+class Revoker:
+    """Ends subscriptions of this node whose permission has been withdrawn."""
+
+    def __init__(self, connections: Connections, cache: PermissionCache) -> None:
+        self._connections = connections
+        self._cache = cache
+
+    def revoke(self, topic: str | None = None, subject: str | None = None) -> int:
+        """End the subscriptions to a topic, or of a subject; return how many these are.
+
+        Remembered permissions are forgotten. A client that is still permitted may come back.
+
+        :param topic: a topic, or a pattern of topics as in tokens; None for all.
+        :param subject: whose subscriptions; None for all.
+
+        Raises ValueError if both are None, or the pattern is not valid.
+        """
+        if topic is None and subject is None:
+            raise ValueError("topic or subject must be given")
+        if topic is not None:
+            check_pattern(topic)
+
+        def concerns(name: str) -> bool:
+            return topic is None or matches(topic, name)
+
+        self._cache.forget(concerns, subject)
+        return sum(
+            one.closable.end_subscriptions(concerns, PERMISSION_REVOKED)
+            for one in self._connections
+            if subject is None or one.subject == subject
+        )

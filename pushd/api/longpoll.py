@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -60,6 +61,7 @@ class LongPoll:
         self._turns = turns
         self._turn: Turn | None = None
         self._wait = wait
+        self._topic = ""
         # The last id that the client has.
         self._after: Id | None = None
         # Where the publications of the response begin, once that is known.
@@ -76,7 +78,7 @@ class LongPoll:
 
     def start(self, hub: Hub, topic: str, after: Id | None) -> None:
         """Subscribe."""
-        self._after = after
+        self._topic, self._after = topic, after
         if self._presence is not None:
             self._presence.start(self._presence_changed)
         subscription = hub.subscribe(topic, self, after)
@@ -136,6 +138,13 @@ class LongPoll:
         """Answer now, as the daemon shuts down or the token has expired."""
         self._answer()
         return succeed(None)
+
+    def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
+        """Answer now if the topic matches."""
+        ends = self._open and matches(self._topic)
+        if ends:
+            self._answer()
+        return int(ends)
 
     def end_waiting(self) -> None:
         """Answer with what there is: the client has closed its side, and may be gone."""

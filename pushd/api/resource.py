@@ -17,6 +17,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from pushd.access.connections import Connections
 from pushd.access.limits import Limits
+from pushd.access.permissions import PermissionCache, Revoker
 from pushd.errors import BadRequest, Unavailable
 from pushd.protocols.http.response import Response, json_refusal, write_response
 from pushd.topics.attendance import Attendances
@@ -50,6 +51,8 @@ class DaemonState:
     attendances: Attendances
     #: Returns the rule of topics that match none, with all defaults of the daemon in their places.
     default_rule: Callable[[], Rule]
+    permissions: PermissionCache
+    revoker: Revoker
 
 
 class AsyncResource(Resource):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -74,6 +74,7 @@ class EventStream:
         self._keep_alives = keep_alives
         self._max_buffered = max_buffered
         self._heartbeat = b"" if heartbeat is None else heartbeat_event(heartbeat)
+        self._topic = ""
         self._form = json_event_for if format_json else event_for
         self._subscription: Subscription | None = None
         self._watch: Watch | None = None
@@ -96,6 +97,7 @@ class EventStream:
             self._request.setHeader(name, value)
         self._request.registerProducer(self, True)
         self._keep_alives.start(self)
+        self._topic = topic
         subscription = hub.subscribe(topic, self, after)
         if self._open:
             self._subscription = subscription
@@ -197,6 +199,13 @@ class EventStream:
         self.ending = Ending(closing.code, US, closing.reason)
         self.end_waiting()
         return succeed(None)
+
+    def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
+        """End the response if its topic matches."""
+        ends = self._open and matches(self._topic)
+        if ends:
+            self.close_with(closing)
+        return int(ends)
 
     def end_waiting(self) -> None:
         """End the response in order: the client has closed its side, and may be gone."""

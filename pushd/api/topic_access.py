@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from pushd.access.authorization import Action, Authorizer, read_token
 from pushd.access.tokens import Identity
 from pushd.errors import Denied
-from pushd.topics.rules import Access, Rules
+from pushd.topics.rules import Access, Rules, default_access
 from pushd.views.authorizer import TopicAuthorizer
 from pushd.views.request import Request
 
@@ -110,11 +110,11 @@ class TopicAccess:
         given = rule.publish if action == "publish" else rule.subscribe
         if given is not None:
             return given
-        if self._topic_authorizer is not None:
-            return "authorize"
-        if self._authorizer.keys:
-            return "token"
-        return "nobody" if action == "publish" else "anyone"
+        return default_access(
+            publish=action == "publish",
+            has_keys=bool(self._authorizer.keys),
+            has_authorizer=self._topic_authorizer is not None,
+        )
 
     def _ask(
         self, authorizer: TopicAuthorizer, caller: Caller, action: Action, topic: str

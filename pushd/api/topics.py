@@ -279,10 +279,10 @@ class TopicResource(Resource):
             "topic": query.topic,
             "after": None if query.after is None else str(query.after),
             "heartbeat": query.heartbeat,
+            "format": "json" if query.format_json else None,
             "caller": caller,
             "presence": query.presence is not None,
             "client": query.client,
-            "format": "json" if query.format_json else None,
         }
         match = Match(self._dependencies.view, parameters, Handshakes.REQUIRED)
         path = f"/topics/{query.topic}"

@@ -13,6 +13,7 @@ from pushd.api.admin import (
     ConnectionResource,
     ScheduleListResource,
     ScheduleResource,
+    SubscriptionListResource,
     TopicListResource,
 )
 from pushd.api.health import Readiness, health_resource, metrics_resource, readiness_resource
@@ -112,6 +113,8 @@ def control_site(
                 return ConnectionListResource(state)
             case b"/rules":
                 return RulesResource(state)
+            case b"/subscriptions":
+                return SubscriptionListResource(state)
             case b"/schedules":
                 return ScheduleListResource(state)
             case b"/presence":

@@ -66,6 +66,7 @@ class TopicView:
             return json_refusal(400, f"format=json needs the subprotocol {V1}", "format")
         websocket: WebSocket = request.websocket
         websocket.accept(V1 if speaks_v1 else None)
+        websocket.serves_topics = True
         topic, after = request.parameters["topic"], request.parameters["after"]
         clock, identity, caller = request.clock, request.identity, request.parameters["caller"]
         # The connection may last for days; the request holds more memory than everything else.

@@ -81,6 +81,15 @@ examples:
   pushdctl close 17 --code 4000 --reason 'please log in again'
 """
 
+_REVOKE = """\
+examples:
+  pushdctl revoke --subject ann           end all subscriptions of ann
+  pushdctl revoke --topic chat/7 --subject ann
+  pushdctl revoke --topic 'chat/**'       end those of all clients to the topics of chat
+
+  A client that is still permitted comes back: first take the permission from it.
+"""
+
 _TOKEN = """\
 examples:
   openssl rand -base64 48 > key           make a secret
@@ -215,6 +224,8 @@ def make_parser(environ: Mapping[str, str]) -> Parser:
         _add_control(command, environ)
         _add_json(command)
     _fill_close(add("close", commands.close, "Close a connection.", _CLOSE), environ)
+    help = "End subscriptions, of clients that are not permitted any more."
+    _fill_revoke(add("revoke", commands.revoke, help, _REVOKE), environ)
     _fill_token(add("token", commands.token, "Make a token, for tests and experiments.", _TOKEN))
     help = "Check options of the daemon, and print the resulting configuration."
     add("check", commands.check, help, _CHECK, "pushdctl check [-h] [OPTION ...]")
@@ -270,6 +281,18 @@ def _fill_close(command: Parser, environ: Mapping[str, str]) -> None:
         "--code", metavar="N", type=_integer, help="close code of a WebSocket (default: 1008)"
     )
     command.add_argument("--reason", metavar="TEXT", help="close reason of a WebSocket")
+    _add_control(command, environ)
+
+
+def _fill_revoke(command: Parser, environ: Mapping[str, str]) -> None:
+    command.add_argument(
+        "--topic", metavar="PATTERN", help="subscriptions to this topic, or to all that match"
+    )
+    command.add_argument(
+        "--subject",
+        metavar="NAME",
+        help="subscriptions of this user, as pushdctl connections has it",
+    )
     _add_control(command, environ)
 
 

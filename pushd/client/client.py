@@ -187,6 +187,15 @@ class Client:
         query = {name: value for name, value in closing.items() if value is not None}
         self.ask("DELETE", f"/connections/{id}", query)
 
+    def revoke(self, *, topic: str | None = None, subject: str | None = None) -> int:
+        """End the subscriptions to a topic, or of a subject; return how many these are.
+
+        Those of the node that is asked. The topic may be a pattern, as in tokens.
+        """
+        query = {"topic": topic, "subject": subject}
+        given = {name: value for name, value in query.items() if value is not None}
+        return int(self._check(self.ask("DELETE", "/subscriptions", given), "ended")["ended"])
+
     def follow(self, topic: str, after: str | None = None) -> Iterator[Began | Broken | Message]:
         """Subscribe to a topic without end: after a break, resume with the last id.
 

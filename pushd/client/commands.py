@@ -149,6 +149,14 @@ def close(given: Namespace, runtime: CommandRuntime) -> None:
     _client(given, runtime, given.control).close(given.id, code=given.code, reason=given.reason)
 
 
+def revoke(given: Namespace, runtime: CommandRuntime) -> None:
+    """End subscriptions, and print how many."""
+    if given.topic is None and given.subject is None:
+        raise UsageError("revoke needs --topic, --subject or both")
+    ended = _client(given, runtime, given.control).revoke(topic=given.topic, subject=given.subject)
+    print(ended, file=runtime.stdout)
+
+
 def token(given: Namespace, runtime: CommandRuntime) -> None:
     """Print a token."""
     # Imported only for this command: cryptography takes long to load.

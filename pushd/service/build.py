@@ -18,6 +18,7 @@ from pushd.access.connections import Connections
 from pushd.access.counters import Counters
 from pushd.access.limits import Limits
 from pushd.access.memory import Memory
+from pushd.access.permissions import PermissionCache, Revoker
 from pushd.access.proxies import Proxies
 from pushd.access.throttle import Throttle
 from pushd.api.health import Readiness
@@ -25,6 +26,7 @@ from pushd.api.publish import max_batch_body
 from pushd.api.resource import DaemonState
 from pushd.api.topics import TopicDependencies
 from pushd.api.urls import control_site, public_site
+from pushd.gateways.application import find_authorizer
 from pushd.gateways.wsgi import Pool, WsgiGateway
 from pushd.options.settings import Settings
 from pushd.protocols.cork import Cork
@@ -50,9 +52,9 @@ from pushd.topics.publisher import Publisher
 from pushd.topics.redis.address import RedisAddress, find_missing_package
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.scripts import RedisNames
-from pushd.topics.rules import Rule
+from pushd.topics.rules import Rule, Rules, default_access
 from pushd.topics.scheduled import ScheduledPublications
-from pushd.views.authorizer import TopicAuthorizer
+from pushd.views.authorizer import AuthorizeFunction, TopicAuthorizer
 from pushd.views.exchange import ViewDependencies
 from pushd.views.inprocess import InProcess
 from pushd.views.runner import Threads, ViewRunner
@@ -182,8 +184,9 @@ def _scripts() -> list[str]:
 def _build_state(inputs: _BuildInputs) -> DaemonState:
     """Build what holds topics, scheduled publications and connections."""
     runtime, settings = inputs.runtime, inputs.settings
+    rules = inputs.live.rules
     broker = make_broker(
-        settings.broker, runtime.reactor, settings.retention, _make_name, inputs.memory.add
+        settings.broker, runtime.reactor, settings.retention, _make_name, inputs.memory.add, rules
     )
     inputs.memory.watch_history(broker)
     memory = inputs.memory
@@ -192,11 +195,12 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
         runtime.reactor,
         runtime.cork.flush,
         lambda: memory.exceeded,
-        inputs.live.rules,
+        rules,
     )
     broker.start(hub.deliver, hub.end_at_gap, hub.room)
     inputs.counters.register(TopicCollector(hub.counters, broker))
     connections = Connections(runtime.reactor, runtime.wall)
+    permissions = PermissionCache(runtime.reactor.seconds, runtime.wall)
     presence = Presence(runtime.reactor, inputs.live.limits, _make_name()[:6], broker.presence)
     return DaemonState(
         clock=runtime.reactor,
@@ -205,19 +209,26 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
         scheduled=ScheduledPublications(inputs.clock, broker, _make_name),
         connections=connections,
         limits=inputs.live.limits,
-        rules=inputs.live.rules,
-        attendances=Attendances(presence, inputs.live.rules, connections),
-        default_rule=partial(_make_default_rule, settings.retention, inputs.live),
+        rules=rules,
+        attendances=Attendances(presence, rules, connections),
+        default_rule=partial(_make_default_rule, settings, inputs.live),
+        permissions=permissions,
+        revoker=Revoker(connections, permissions),
     )
 
 
-def _make_default_rule(retention: Retention, live: LiveSettings) -> Rule:
+def _make_default_rule(settings: Settings, live: LiveSettings) -> Rule:
     """Return what holds for topics without a rule at the moment."""
+    access = partial(
+        default_access,
+        has_keys=bool(live.keys),
+        has_authorizer=_find_authorizer(settings) is not None,
+    )
     return Rule(
-        history_size=retention.size,
-        history_ttl=retention.ttl,
-        subscribe="token" if live.keys else "anyone",
-        publish="token" if live.keys else "nobody",
+        history_size=settings.retention.size,
+        history_ttl=settings.retention.ttl,
+        subscribe=access(publish=False),
+        publish=access(publish=True),
         max_message=live.limits.max_message,
     )
 
@@ -234,7 +245,14 @@ def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
         counters=inputs.counters,
         hub=state.hub,
         attendances=state.attendances,
-        publisher=Publisher(state.broker, state.scheduled, live.limits, state.attendances),
+        publisher=Publisher(
+            state.broker,
+            state.scheduled,
+            live.limits,
+            state.attendances,
+            state.rules,
+            state.revoker,
+        ),
         files=StaticFiles([*_own_files(settings), shipped_client()]),
     )
 
@@ -244,30 +262,42 @@ def _build_public_site(
 ) -> PushdSite:
     """Build the site of the public port: views, topics, and an application or static files."""
     runtime, settings = inputs.runtime, inputs.settings
-    pool = None
-    if settings.wsgi is not None or settings.authorize is not None:
+    authorize, pool = _find_authorizer(settings), None
+    if settings.wsgi is not None or authorize is not None:
         pool = runtime.threads.make_page_pool(settings.wsgi_threads)
+    authorizer = None
+    if authorize is not None and pool is not None:
+        authorizer = _build_authorizer(inputs, views, state, authorize, pool)
     return public_site(
         runtime.reactor,
         public_policy(
             runtime.reactor, inputs.live, settings.proxies, inputs.counters, inputs.memory
         ),
         settings.routes,
-        TopicDependencies(runtime.reactor, views, state, _build_authorizer(inputs, views, pool)),
+        TopicDependencies(runtime.reactor, views, state, authorizer),
         StaticFiles([*_own_files(settings), shipped_client()], _hidden_files(settings)),
         _build_application(inputs, views, pool),
     )
 
 
+def _find_authorizer(settings: Settings) -> AuthorizeFunction | None:
+    """Return the operator's authorizer, or that of the application; None without one."""
+    if settings.authorize is not None or settings.wsgi is None:
+        return settings.authorize
+    return find_authorizer()
+
+
 def _build_authorizer(
-    inputs: _BuildInputs, views: ViewDependencies, pool: Pool | None
-) -> TopicAuthorizer | None:
-    """Build what asks the operator's authorizer; None without one."""
+    inputs: _BuildInputs,
+    views: ViewDependencies,
+    state: DaemonState,
+    function: AuthorizeFunction,
+    pool: Pool,
+) -> TopicAuthorizer:
+    """Build what asks the authorizer."""
     runtime, settings = inputs.runtime, inputs.settings
-    if settings.authorize is None or pool is None:
-        return None
     return TopicAuthorizer(
-        settings.authorize,
+        function,
         runtime.reactor,
         now=runtime.wall,
         publisher=views.publisher,
@@ -276,6 +306,7 @@ def _build_authorizer(
         # An authorizer that hangs must leave threads for pages.
         limit=(settings.wsgi_threads + 1) // 2,
         failed=inputs.counters.view_errors.inc,
+        cache=state.permissions,
     )
 
 
@@ -408,15 +439,18 @@ def make_broker(
     retention: Retention,
     make_name: Callable[[], str],
     grown: Callable[[int], object],
+    rules: Rules,
 ) -> Broker:
     """Make the broker: over Redis, or in memory without an address.
 
     :param retention: how many publications are kept, and for how long.
     :param make_name: returns a random name that is not in use.
     :param grown: called with the bytes that each publication adds to what is kept in memory.
+    :param rules: of topics that are kept otherwise.
     """
     if address is None:
-        return MemoryBroker(reactor, History(reactor, retention, make_name, grown))
+        history = History(reactor, retention, make_name, grown, rules)
+        return MemoryBroker(reactor, history, generation=make_name())
     # Imported here because its library is an extra, and imports the global reactor.
     from pushd.topics.redis.session import open_session
 
@@ -427,4 +461,5 @@ def make_broker(
         names=RedisNames(address.prefix, address.db),
         retention=retention,
         make_name=make_name,
+        rules=rules,
     )

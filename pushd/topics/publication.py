@@ -103,3 +103,5 @@ class Replay:
     publications: tuple[Publication, ...]
     #: The topic's last id.
     last: Id
+    #: The sequence of the topic's last publication, or a higher one; see ``TopicSource.newest``.
+    sequence: int = 0

@@ -7,11 +7,13 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from pushd.access.limits import Limits
+from pushd.access.permissions import Revoker
 from pushd.topics.attendance import Attendances
 from pushd.topics.broker import Broker, Draft
 from pushd.topics.json_data import encode_json
 from pushd.topics.presence import PresenceList
 from pushd.topics.publication import Id, check_event, check_topic
+from pushd.topics.rules import Rules
 from pushd.topics.scheduled import ScheduledPublication, ScheduledPublications
 
 
@@ -24,11 +26,15 @@ class Publisher:
         scheduled: ScheduledPublications,
         limits: Limits,
         attendances: Attendances,
+        rules: Rules,
+        revoker: Revoker,
     ) -> None:
         self._broker = broker
         self._attendances = attendances
         self._scheduled = scheduled
         self._limits = limits
+        self._revoker = revoker
+        self._rules = rules
 
     def publish(
         self,
@@ -63,11 +69,13 @@ class Publisher:
             )
         # Encoding also finds lone surrogates, which UTF-8 does not allow.
         length = len(data.encode() if isinstance(data, str) else data)
-        limit = self._limits.max_message
+        rule = self._rules.find(topic)
+        limit = rule.message_limit(self._limits.max_message)
         if length > limit:
-            raise ValueError(
-                f"publication must be at most {limit} bytes (--max-message); got {length}"
+            source = (
+                f"max-message of {rule.match}" if limit == rule.max_message else "--max-message"
             )
+            raise ValueError(f"publication must be at most {limit} bytes ({source}); got {length}")
         if delay is None and every is None and count is None:
             return self._broker.publish(topic, data, event=event, is_json=is_json)
         draft = Draft(topic, data, event=event, is_json=is_json)
@@ -86,3 +94,7 @@ class Publisher:
     def presence(self, topic: str) -> Deferred[PresenceList]:
         """Give who is present at a topic; see ``Attendances.describe``."""
         return self._attendances.describe(topic)
+
+    def revoke(self, topic: str | None = None, subject: str | None = None) -> int:
+        """End the subscriptions to a topic, or of a subject; see ``Revoker.revoke``."""
+        return self._revoker.revoke(topic, subject)

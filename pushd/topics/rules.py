@@ -55,12 +55,27 @@ class Rule:
 DEFAULT = Rule()
 
 
+def default_access(*, publish: bool, has_keys: bool, has_authorizer: bool) -> Access:
+    """Return what clients need to publish, or else to subscribe, where no rule says it.
+
+    :param has_keys: whether there are keys for tokens.
+    :param has_authorizer: whether there is an authorizer, which is asked then.
+    """
+    if has_authorizer:
+        return "authorize"
+    if has_keys:
+        return "token"
+    return "nobody" if publish else "anyone"
+
+
 class Rules:
     """The rules of a daemon; the first that matches a topic holds for it."""
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         self._rules = tuple(rules)
         self._known: dict[str, Rule] = {}
+        #: Counts the calls of ``replace``.
+        self.version = 0
 
     def __iter__(self) -> Iterator[Rule]:
         return iter(self._rules)
@@ -82,3 +97,4 @@ class Rules:
         """Use the rules of another object from now on."""
         self._rules = other._rules
         self._known.clear()
+        self.version += 1

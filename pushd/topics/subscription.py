@@ -45,6 +45,7 @@ from pushd.schedule.coroutine import Task
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.schedule.turns import Turns
 from pushd.topics.broker import TopicSource
+from pushd.topics.cursor import CursorTracker
 from pushd.topics.fanout import Batch, BatchCache, DirectWrite, FanOutGroup
 from pushd.topics.publication import Id, Publication, Replay
 
@@ -131,14 +132,21 @@ class Subscription:
         "_reading",
         "_shared",
         "_state",
+        "_tracker",
         "subscriber",
         "topic",
     )
 
     def __init__(
-        self, shared: SubscriptionDependencies, topic: str, subscriber: Subscriber
+        self,
+        shared: SubscriptionDependencies,
+        topic: str,
+        subscriber: Subscriber,
+        tracker: CursorTracker | None = None,
     ) -> None:
         self.topic = topic
+        # Told how far the subscription is, if its connection has a cursor.
+        self._tracker = tracker
         self._shared = shared
         self.subscriber = subscriber
         self._state = _State.CATCHING_UP
@@ -184,10 +192,9 @@ class Subscription:
     def cancel(self) -> None:
         """End the subscription. Does nothing if it has ended."""
         if self._state is not _State.ENDED:
-            self.leave_group()
-            self._state = _State.ENDED
-            self._shared.stop_lag(self)
-            self._shared.forget(self)
+            self._end()
+            if self._tracker is not None:
+                self._tracker.dropped(self.topic)
 
     def deliver(self, batch: Batch) -> DirectWrite | None:
         """Deliver a batch that was just published.
@@ -291,6 +298,8 @@ class Subscription:
         if not self._announced:
             self._announced = True
             self._position = replay.id
+            if self._tracker is not None:
+                self._tracker.began(self.topic, replay.id, replay.recovered)
             self.subscriber.subscribed(self.topic, replay.id, replay.recovered)
         elif not replay.recovered:
             # The next publication was dropped from the history before it was read.
@@ -318,6 +327,8 @@ class Subscription:
         if _is_before(self._position, last):
             return False
         self._state = _State.LIVE
+        if self._tracker is not None:
+            self._tracker.caught_up(self.topic)
         return True
 
     def _fall_behind(self, batch: Batch) -> None:
@@ -333,6 +344,8 @@ class Subscription:
                 return
         self._state = _State.CATCHING_UP
         self._newest = batch.last
+        if self._tracker is not None:
+            self._tracker.fell_behind(self.topic)
         if self.subscriber.keeps_up():
             self.resume()
         else:
@@ -353,8 +366,17 @@ class Subscription:
 
         The subscriber chooses the code: a WebSocket closes with 1013, for a gap or for lag.
         """
-        self.cancel()
+        self._end()
+        if self._tracker is not None:
+            # The client does not know yet that something is missing.
+            self._tracker.fell_behind(self.topic)
         self.subscriber.subscription_lost()
+
+    def _end(self) -> None:
+        self.leave_group()
+        self._state = _State.ENDED
+        self._shared.stop_lag(self)
+        self._shared.forget(self)
 
 
 class LatestSubscription(Subscription):
@@ -369,9 +391,13 @@ class LatestSubscription(Subscription):
     __slots__ = ("_waiting",)
 
     def __init__(
-        self, shared: SubscriptionDependencies, topic: str, subscriber: Subscriber
+        self,
+        shared: SubscriptionDependencies,
+        topic: str,
+        subscriber: Subscriber,
+        tracker: CursorTracker | None = None,
     ) -> None:
-        super().__init__(shared, topic, subscriber)
+        super().__init__(shared, topic, subscriber, tracker)
         # The newest publication, while the subscription catches up.
         self._waiting: Publication | None = None
 
@@ -396,6 +422,8 @@ class LatestSubscription(Subscription):
                 return self.subscriber.direct_write()
             self._state = _State.CATCHING_UP
             self._keep(batch.publications[-1])
+            if self._tracker is not None:
+                self._tracker.fell_behind(self.topic)
             self._shared.start_lag(self, enough=0)
         return None
 
@@ -464,6 +492,8 @@ class LatestSubscription(Subscription):
         self._position = replay.id
         if self._waiting is not None and not _is_before(replay.id, self._waiting.id):
             self._waiting = None  # It was delivered by another connection.
+        if self._tracker is not None:
+            self._tracker.began(self.topic, replay.id, replay.recovered)
         self.subscriber.subscribed(self.topic, replay.id, replay.recovered)
         if self._has_ended():
             return
@@ -478,6 +508,8 @@ class LatestSubscription(Subscription):
         self._state = _State.LIVE
         if waiting is not None:
             self._pass_on_newest(waiting, self.position)
+        if self._tracker is not None and self._state is _State.LIVE:
+            self._tracker.caught_up(self.topic)
 
     def _pass_on_rest(self, batch: Batch, position: Id) -> None:
         """Deliver a batch, or its end if something is missing between a position and its start."""

@@ -5,10 +5,10 @@ from pushd.errors import NotPermitted, Unavailable
 from pushd.protocols.http.response import Page, Response, page
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.views.decorators import accept_websocket, heed_tokens, require_token, require_websocket
-from pushd.views.inprocess import last_id, publish
+from pushd.views.inprocess import last_id, publish, revoke
 from pushd.views.request import Request
 from pushd.views.routes import Routes
 
 __all__ = ["NotPermitted", "Page", "Permission", "Request", "Response", "Routes", "Unavailable"]
 __all__ += ["WebSocket", "accept_websocket", "heed_tokens", "last_id", "page", "publish"]
-__all__ += ["require_token", "require_websocket"]
+__all__ += ["require_token", "require_websocket", "revoke"]

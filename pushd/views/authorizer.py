@@ -57,6 +57,7 @@ _NO_CREDENTIALS = frozenset(
 
 _FAILED = "the authorizer failed"
 _LATE = "the authorizer took too long: try again later"
+_REVOKED = "permissions were revoked meanwhile: try again"
 
 _log = Logger(namespace="pushd.views")
 
@@ -81,6 +82,7 @@ class TopicAuthorizer:
     :param pool: the threads in which it runs.
     :param limit: how many of them it may use at a time.
     :param failed: counts an authorizer that raises.
+    :param cache: answers that are remembered.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class TopicAuthorizer:
         pool: Pool,
         limit: int,
         failed: Callable[[], object],
+        cache: PermissionCache,
     ) -> None:
         self._function = function
         self._clock = clock
@@ -106,8 +109,7 @@ class TopicAuthorizer:
         self._timeouts: TimeoutQueue[_Call] = TimeoutQueue(
             clock, timeout=TIMEOUT, expired=_Call.expire
         )
-        #: Answers that are remembered.
-        self.cache = PermissionCache(clock.seconds, now)
+        self._cache = cache
 
     def make_request(self, http: Any, identity: Identity | None) -> Request:
         """Return the request of a view for an HTTP request, without its body."""
@@ -126,10 +128,10 @@ class TopicAuthorizer:
         long (503).
         """
         question = Question(_credentials_of(request), action, topic)
-        known = self.cache.get(question)
+        known = self._cache.get(question)
         if known is not None:
             return execute(self._grant, known)
-        call = _Call()
+        call = _Call(self._cache.revoked)
         self._timeouts.start(call)
         function = partial(self._function, request, action, topic)
         if runs_on_reactor(self._function):
@@ -190,7 +192,11 @@ class TopicAuthorizer:
                 **fields,
             )
             raise BadRequest(_FAILED, "topic", 500, help="the log has the reason") from None
-        self.cache.add(question, answer)
+        if isinstance(answer, Permission) and self._cache.is_revoked(
+            question, answer, call.revoked
+        ):
+            raise BadRequest(_REVOKED, "topic", 503, {"Retry-After": "1"})
+        self._cache.add(question, answer)
         return self._grant(answer)
 
     def _grant(self, answer: Answer) -> Permission:
@@ -203,9 +209,13 @@ class TopicAuthorizer:
 
 
 class _Call:
-    """One call of the function, until it has answered, is late, or its client is gone."""
+    """One call of the function, until it has answered, is late, or its client is gone.
 
-    def __init__(self) -> None:
+    :param revoked: how many revocations there had been before.
+    """
+
+    def __init__(self, revoked: int) -> None:
+        self.revoked = revoked
         #: Fires with what the function returns, or its Failure.
         self.answered: Deferred[Any] = Deferred(self._cancel)
         #: What can be cancelled: a wait for a thread, or the function on the reactor.

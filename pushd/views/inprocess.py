@@ -67,3 +67,11 @@ def _latest() -> BlockingPublisher:
     if not _running:
         raise RuntimeError("no pushd runs in this process: pushd.publish reaches one elsewhere")
     return _running[-1]
+
+
+def revoke(*, topic: str | None = None, subject: str | None = None) -> int:
+    """End the subscriptions to a topic, or of a subject, from any thread but the reactor's.
+
+    See ``Request.revoke``. Raises RuntimeError if no pushd runs in this process.
+    """
+    return _latest().revoke(topic, subject)

@@ -123,6 +123,15 @@ class Request:
         """
         return self.publisher.presence(topic)
 
+    def revoke(self, *, topic: str | None = None, subject: str | None = None) -> int:
+        """End the subscriptions to a topic, or of a subject, on this node; return how many.
+
+        The topic may be a pattern, as in tokens. With both, only the subscriptions of the subject
+        to the topic end. Raises ValueError without either, or for a pattern that is not valid.
+        """
+        ended: int = self.publisher.revoke(topic, subject)
+        return ended
+
     @cached_property
     def headers(self) -> Mapping[str, str]:
         """The headers, by name in any case."""

@@ -222,6 +222,11 @@ class BlockingPublisher:
         listed: PresenceList = self._bridge.call(partial(self._publisher.presence, topic))
         return listed
 
+    def revoke(self, topic: str | None = None, subject: str | None = None) -> int:
+        """End subscriptions; see ``Publisher.revoke``."""
+        ended: int = self._bridge.call(partial(self._publisher.revoke, topic, subject))
+        return ended
+
 
 class DaemonThreads(ThreadPool):
     """A thread pool of daemon threads, which do not keep the process from exiting.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from math import inf, nan
 from typing import Any
@@ -10,8 +11,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access import permissions
-from pushd.access.closing import PERMISSION_EXPIRED, TOKEN_EXPIRED
-from pushd.access.permissions import Permission, PermissionCache, Question
+from pushd.access.closing import PERMISSION_EXPIRED, PERMISSION_REVOKED, TOKEN_EXPIRED, Closing
+from pushd.access.connections import Connections
+from pushd.access.permissions import Permission, PermissionCache, Question, Revoker
 from pushd.access.tokens import Identity
 from pushd.errors import NotPermitted
 
@@ -129,6 +131,88 @@ class PermissionCacheTests(SynchronousTestCase):
         self.assertEqual(left, ["a/bob", "b/ann"])
         self.cache.forget(lambda topic: True)
         self.assertEqual(len(self.cache), 0)
+
+    def test_revoked(self) -> None:
+        """A permission is revoked by what came after its question, and concerns it."""
+        ann = Permission(subject="ann")
+        since = self.cache.revoked
+        self.cache.forget(lambda topic: topic == "u")
+        self.cache.forget(lambda topic: True, "bob")
+        self.assertFalse(self.cache.is_revoked(self.question, ann, since))
+        self.assertTrue(self.cache.is_revoked(self.question, Permission(), since))
+        self.cache.forget(lambda topic: True, "ann")
+        self.assertTrue(self.cache.is_revoked(self.question, ann, since))
+        self.assertFalse(self.cache.is_revoked(self.question, ann, self.cache.revoked))
+        for _ in range(permissions._MAX_REVOCATIONS + 1):
+            self.cache.forget(lambda topic: False)
+        # One that is not remembered may have concerned it.
+        self.assertTrue(self.cache.is_revoked(self.question, ann, since + 3))
+
+
+class FakeConnection:
+    """A connection with one topic."""
+
+    transport = "fake"
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.closing: Closing | None = None
+
+    def close_with(self, closing: Closing) -> None:
+        """Do nothing."""
+
+    def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
+        """Record the closing if the topic matches."""
+        if not matches(self.topic):
+            return 0
+        self.closing = closing
+        return 1
+
+
+class RevokerTests(SynchronousTestCase):
+    """A Revoker ends subscriptions, and forgets the permissions for them."""
+
+    def setUp(self) -> None:
+        """Open connections of two subjects to two topics."""
+        clock = Clock()
+        self.connections = Connections(clock, clock.seconds)
+        self.cache = PermissionCache(clock.seconds, clock.seconds)
+        self.revoker = Revoker(self.connections, self.cache)
+        self.all: dict[str, FakeConnection] = {}
+        for topic in ("chat/1", "chat/2", "news"):
+            for subject in ("ann", "bob", None):
+                self.all[f"{subject} {topic}"] = connection = FakeConnection(topic)
+                self.connections.add(connection, subject=subject)
+                question = Question(f"{subject}".encode(), "subscribe", topic)
+                self.cache.add(question, Permission(subject=subject or "", cache=5))
+
+    def assert_ended(self, *names: str) -> None:
+        """Check which connections were ended."""
+        ended = [name for name, one in self.all.items() if one.closing is not None]
+        self.assertEqual(ended, list(names))
+        self.assertEqual({self.all[name].closing for name in names}, {PERMISSION_REVOKED})
+        self.assertEqual(len(self.cache), 9 - len(names))
+
+    def test_topic(self) -> None:
+        """Those to a topic are ended, of all clients."""
+        self.assertEqual(self.revoker.revoke("news"), 3)
+        self.assert_ended("ann news", "bob news", "None news")
+
+    def test_subject(self) -> None:
+        """Those of a subject are ended, to all topics."""
+        self.assertEqual(self.revoker.revoke(subject="ann"), 3)
+        self.assert_ended("ann chat/1", "ann chat/2", "ann news")
+
+    def test_both(self) -> None:
+        """With both, and a pattern, those of the subject to the topics that match are ended."""
+        self.assertEqual(self.revoker.revoke("chat/*", "bob"), 2)
+        self.assert_ended("bob chat/1", "bob chat/2")
+
+    def test_mistakes(self) -> None:
+        """Neither, or a pattern that is not valid, is refused."""
+        for topic in (None, "", "a//b", "**/a"):
+            self.assertRaises(ValueError, self.revoker.revoke, topic)
+        self.assertEqual(self.cache.revoked, 0)
 
 
 class NotPermittedTests(SynchronousTestCase):

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.authorization import Authorizer
 from pushd.access.tokens import TokenKeys
+from pushd.api.longpoll import LongPoll
 from pushd.api.topic_access import Caller, TopicAccess
 from pushd.errors import Denied
 from pushd.testing import Answer
@@ -141,6 +142,12 @@ class RuleTests(TopicTestCase):
             self.assertEqual(answer.headers["Allow"], methods)
         for path in ("/topics/votes/1?delay=1", "/topics/votes/1?x=1"):
             self.assertEqual(self.ask("POST", path, b"yes").status, 400)
+
+    def test_failure(self) -> None:
+        """An exception while a request is answered is logged once, and answered with 500."""
+        self.patch(LongPoll, "start", lambda *_: 1 / 0)
+        self.assertEqual(self.ask("GET", "/topics/t?wait=0").status, 500)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_idempotency(self) -> None:
         """Clients without a token share their idempotency keys, and those with one do not."""

@@ -15,6 +15,7 @@ from typing import Any, cast
 from twisted.trial.unittest import SynchronousTestCase
 
 import pushd.client
+from pushd.access.closing import PERMISSION_REVOKED
 from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL
 from pushd.client import Began, Broken, Client, Message, PushdError, Refused, Unreachable
 from tests.support.fake_network import FakeNetwork
@@ -216,6 +217,13 @@ class ConnectionTests(ClientTestCase):
             self.assertEqual(client.closing.code, code)
         refused = self.assertRaises(Refused, self.client().close, 1)
         self.assertEqual(refused.status, 404)
+
+    def test_revoke(self) -> None:
+        """Subscriptions end, and it is returned how many."""
+        client = RawWebSocketClient(self.daemon, "t")
+        self.assertEqual(self.client().revoke(subject="ann"), 0)
+        self.assertEqual(self.client().revoke(topic="t"), 1)
+        self.assertEqual(client.closing, PERMISSION_REVOKED)
 
     def test_topics(self) -> None:
         """Topics are returned as in pushd's response."""

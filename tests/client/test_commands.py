@@ -331,6 +331,22 @@ class ListTests(CommandTestCase):
         self.assertIn("code", self.bad("close", "1", "--code", "x"))
 
 
+class RevokeTests(CommandTestCase):
+    """``pushdctl revoke``."""
+
+    def test_revoke(self) -> None:
+        """Subscriptions end by topic and subject, and it is printed how many."""
+        clients = [RawWebSocketClient(self.daemon, topic) for topic in ("a/1", "a/2", "b")]
+        self.assertEqual(self.good("revoke", "--topic", "a/*", "--subject", "ann"), "0\n")
+        self.assertEqual(self.good("revoke", "--topic", "a/*"), "2\n")
+        self.assertEqual([one.closing is None for one in clients], [False, False, True])
+
+    def test_mistakes(self) -> None:
+        """Without topic and subject, or with a wrong pattern, it fails in one line."""
+        self.assertIn("--topic, --subject or both", self.bad("revoke"))
+        self.assertIn("topic pattern", self.bad("revoke", "--topic", "a//b"))
+
+
 class TokenTests(CommandTestCase):
     """``pushdctl token``."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.topics.cursor import UNKNOWN, Cursor
 from pushd.topics.fanout import Batch, DirectWrite
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
@@ -22,6 +23,8 @@ class Failing(Exception):
 
 class RecordingSource:
     """A source that answers from a history at once, and records what is read and followed."""
+
+    generation = UNKNOWN
 
     def __init__(self) -> None:
         epochs = iter(range(1, 100))
@@ -43,6 +46,19 @@ class RecordingSource:
         replay = self.history.replay(topic, after, limit)
         self.publications += len(replay.publications)
         return succeed(replay)
+
+    @property
+    def settled(self) -> int:
+        """Return the sequence of the last publication."""
+        return self.history.sequence
+
+    def newest(self, topic: str) -> int:
+        """Return the sequence of the newest publication of a topic."""
+        return self.history.newest(topic)
+
+    def locate(self, topics: Sequence[str], cursor: Cursor) -> Deferred[list[Id | None]]:
+        """Refuse: no test asks for it."""
+        raise NotImplementedError
 
     def follow(self, topic: str) -> None:
         """Record the call, and keep the topic."""

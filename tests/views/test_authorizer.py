@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
 from pushd.access.closing import PERMISSION_EXPIRED
+from pushd.access.permissions import PermissionCache
 from pushd.errors import BadRequest
 from pushd.testing import Answer
 from pushd.views import NotPermitted, Permission, Request
@@ -392,6 +393,7 @@ class QueueTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Make an authorizer that may use one thread."""
         self.clock, self.pool = Clock(), FakePool()
+        self.cache = PermissionCache(self.clock.seconds, self.clock.seconds)
         self.asked: list[str] = []
         self.authorizer = TopicAuthorizer(
             self.note,
@@ -402,6 +404,7 @@ class QueueTests(SynchronousTestCase):
             pool=self.pool,
             limit=1,
             failed=lambda: None,
+            cache=self.cache,
         )
         self.request = Request(
             method="GET", path="/", scheme="http", host="h", peer="p", clock=self.clock
@@ -452,6 +455,20 @@ class QueueTests(SynchronousTestCase):
         self.run_next()
         self.assertEqual(self.asked, ["b"])
         self.successResultOf(second)
+
+    def test_revoked(self) -> None:
+        """An answer to a question from before a revocation that concerns it does not count."""
+        concerned, other = self.ask("a"), self.ask("b")
+        self.cache.forget(lambda topic: topic == "a")
+        self.run_next()
+        self.run_next()
+        error = self.failureResultOf(concerned, BadRequest).value
+        assert isinstance(error, BadRequest)
+        self.assertEqual((error.status, error.where), (503, "topic"))
+        self.successResultOf(other)
+        again = self.ask("a")
+        self.run_next()
+        self.successResultOf(again)
 
     def test_late(self) -> None:
         """Ten seconds include the wait; a thread that goes on keeps its place until it ends."""

@@ -61,6 +61,8 @@ class PublishTests(SynchronousTestCase):
             RuntimeError, "no pushd runs in this process", inprocess.publish, "a", "b"
         )
         self.assertRaises(RuntimeError, inprocess.last_id, "a")
+        with self.assertRaisesRegex(RuntimeError, "no pushd runs in this process"):
+            inprocess.revoke(topic="a")
 
     def test_stopped_unstarted(self) -> None:
         """A daemon that was never started can be stopped."""

@@ -155,6 +155,7 @@ class WebSocket:
         "grace",
         "participant",
         "send_queue",
+        "serves_topics",
         "used_by_threads",
     )
 
@@ -182,6 +183,8 @@ class WebSocket:
         self._owner: Owner | None = None
         #: Takes part in the presence of the topics that it is subscribed to, while it is open.
         self.participant: Participant | None = None
+        #: Whether it is of no use without its subscriptions, as at ``/topics/…``.
+        self.serves_topics = False
         #: Whether a view in a thread uses it, by way of a BlockingWebSocket.
         self.used_by_threads = False
         #: What the view may still call; None until the end of the conversation.
@@ -444,6 +447,15 @@ class WebSocket:
         closed: Deferred[None] = Deferred(self._close_waiters.remove)
         self._close_waiters.append(closed)
         return closed
+
+    def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
+        """End the subscriptions to topics that match, without a word to the view."""
+        ended = [topic for topic in self._subscribers if matches(topic)]
+        for topic in ended:
+            self.unsubscribe(topic)
+        if ended and self.serves_topics:
+            self.close_with(closing)
+        return len(ended)
 
     @property
     def wire(self) -> Wire:
