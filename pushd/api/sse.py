@@ -159,11 +159,10 @@ class EventStream:
 
     def notify(self, notice: Notice) -> bool:
         """Send what presence tells, if there is room."""
-        if self._open and (self._paused or self._held):
+        if self._paused or self._held:
             return False
-        if self._open:
-            self.traffic.messages_out += len(notice.events)
-            self._write(notice.render(_presence_events))
+        self.traffic.messages_out += len(notice.events)
+        self._write(notice.render(_presence_events))
         return True
 
     # What the connection and the daemon call

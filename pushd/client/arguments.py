@@ -62,6 +62,12 @@ examples:
   pushdctl rules chat/7 --json | jq .match
 """
 
+_PRESENCE = """\
+examples:
+  pushdctl presence chat/7                one line per subject, with its connections
+  pushdctl presence chat/7 --json | jq .count
+"""
+
 _CONNECTIONS = """\
 examples:
   pushdctl connections
@@ -209,9 +215,12 @@ def make_parser(environ: Mapping[str, str]) -> Parser:
     help = "Show the rule that holds for a topic."
     rules = add("rules", commands.rules, help, _RULES)
     _add_topic(rules)
+    help = "List who is present at a topic."
+    presence = add("presence", commands.presence, help, _PRESENCE)
+    _add_topic(presence)
     help = "List the open connections."
     connections = add("connections", commands.connections, help, _CONNECTIONS)
-    for command in (last_id, topics, rules, connections):
+    for command in (last_id, topics, rules, presence, connections):
         _add_control(command, environ)
         _add_json(command)
     _fill_close(add("close", commands.close, "Close a connection.", _CLOSE), environ)

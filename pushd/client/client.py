@@ -164,6 +164,14 @@ class Client:
         """Return the rule that holds for a topic, with the daemon's defaults in their places."""
         return self._check(self.ask("GET", "/rules", {"topic": topic}), "match")
 
+    def presence(self, topic: str) -> dict[str, Any]:
+        """Return who is present at a topic, whose rule must have presence.
+
+        ``subjects`` is None if there are more than ``--max-present``: then only ``count`` and
+        ``connections``, the numbers of subjects and of their connections, are known.
+        """
+        return self._check(self.ask("GET", "/presence", {"topic": topic}), "subjects")
+
     def connections(self) -> Iterator[dict[str, Any]]:
         """Return all open connections, in the order of their ids."""
         after, more = 0, True

@@ -107,6 +107,23 @@ def rules(given: Namespace, runtime: CommandRuntime) -> None:
     _show(given, runtime, ["RULE", "VALUE"], rows, [rule])
 
 
+def presence(given: Namespace, runtime: CommandRuntime) -> None:
+    """Print who is present at a topic."""
+    found = _client(given, runtime, given.control).presence(given.topic)
+    rows = [
+        [
+            "-" if one["subject"] is None else one["subject"],
+            " ".join(one["connections"]) or "-",
+            "-" if one["info"] is None else json.dumps(one["info"], ensure_ascii=False),
+        ]
+        for one in found["subjects"] or ()
+    ]
+    _show(given, runtime, ["SUBJECT", "CONNECTIONS", "INFO"], rows, [found])
+    if found["subjects"] is None:
+        counts = f"{found['count']} subjects with {found['connections']} connections"
+        print(f"pushd: {counts}: too many to list (--max-present)", file=runtime.stderr)
+
+
 def connections(given: Namespace, runtime: CommandRuntime) -> None:
     """Print the open connections."""
     found = list(_client(given, runtime, given.control).connections())

@@ -304,6 +304,15 @@ class Settings:
         ),
         Option(
             LIMITS,
+            "max-present",
+            "N",
+            number(0, 100_000),
+            "Maximum subjects that the presence of a topic lists, and of which its subscribers are "
+            "told when they join and leave. More are only counted.",
+            live=True,
+        ),
+        Option(
+            LIMITS,
             "max-memory",
             "SIZE",
             ShareOfMemory(1 << 20, 1 << 44),

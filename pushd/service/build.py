@@ -245,7 +245,14 @@ def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
         counters=inputs.counters,
         hub=state.hub,
         attendances=state.attendances,
-        publisher=Publisher(state.broker, state.scheduled, live.limits, state.rules, state.revoker),
+        publisher=Publisher(
+            state.broker,
+            state.scheduled,
+            live.limits,
+            state.attendances,
+            state.rules,
+            state.revoker,
+        ),
         files=StaticFiles([*_own_files(settings), shipped_client()]),
     )
 

@@ -59,9 +59,9 @@ class Topic:
         self.name = name
         self.epoch = epoch
         self.offset = 0
-        #: The sequence of the last publication, and that of the last one that is not kept.
-        self.sequence = 0
-        self.floor = floor
+        #: The sequence of the last publication, and that of the last one that is not kept; of a new
+        #: topic, the highest that a topic of its name may have had before it was forgotten.
+        self.sequence = self.floor = floor
         #: True while the topic has subscribers.
         self.held = False
         #: The last publications by offset, without a gap.
@@ -252,9 +252,16 @@ class History:
         """Keep a topic's epoch for a while, as its last id is about to be given out."""
         if topic.held:
             return
-        self._stop_idle(topic)
         ttl = self._retention.ttl_for(rule)
-        self._idle.setdefault(ttl, OrderedDict())[topic] = self._due(ttl)
+        queue = self._idle.get(ttl)
+        if queue is None:
+            queue = self._idle[ttl] = OrderedDict()
+        if topic in queue:
+            queue[topic] = self._due(ttl)
+            queue.move_to_end(topic)
+            return
+        self._stop_idle(topic)
+        queue[topic] = self._due(ttl)
         if sum(map(len, self._idle.values())) > _MAX_IDLE:
             used = {_first(queue) - ttl: queue for ttl, queue in self._idle.items() if queue}
             self._forget(used[min(used)].popitem(last=False)[0])
@@ -268,7 +275,10 @@ class History:
         replaced = topic.kept.get(topic.offset - 1)
         topic.kept[topic.offset] = publication
         size, ttl = _size(publication), self._retention.ttl_for(rule)
-        self._entries.setdefault(ttl, OrderedDict())[publication] = (self._due(ttl), size)
+        queue = self._entries.get(ttl)
+        if queue is None:
+            queue = self._entries[ttl] = OrderedDict()
+        queue[publication] = (self._due(ttl), size)
         self.bytes += size
         if replaced in self._retained:
             self._drop(topic.oldest)

@@ -7,11 +7,16 @@ from typing import Any
 from unittest import mock
 
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.access.closing import NORMAL
+from pushd.access.limits import Limits
 from pushd.access.permissions import Permission
+from pushd.api.presence import PresencePoll
 from pushd.errors import NotPermitted, Unavailable
 from pushd.testing import Answer, Browser, RawConnection
-from pushd.topics.presence import LINGER, PresenceList
+from pushd.topics.presence import LINGER, Presence, PresenceList
 from pushd.topics.rules import Rule, Rules
 from pushd.views import accept_websocket
 from tests.support.keyring import secret_keys, sign
@@ -273,6 +278,18 @@ class WebSocketTests(PresenceTestCase):
         browser.send("leave")
         self.assertEqual(self.subjects(), [(None, 0)])
 
+    def test_blocking_view(self) -> None:
+        """A view in a thread gets the list itself."""
+
+        @accept_websocket
+        def view(request: Any) -> None:
+            request.websocket.subscribe("chat/7")
+            listed = request.websocket.presence("chat/7")
+            request.websocket.send(f"{listed.count} {listed.connections}")
+
+        self.start({"/view/": view}, rules=RULES)
+        self.assertEqual(self.daemon.connect("/view/").messages, ["1 1"])
+
     def test_view_that_asks_too_late(self) -> None:
         """After the end, and for a topic without presence, a view gets a ValueError."""
         errors = []
@@ -345,9 +362,14 @@ class SseTests(PresenceTestCase):
 
     def test_ends_at_once(self) -> None:
         """A stream that ends as it starts watches nothing."""
-        self.daemon.begin_stop()
-        stream = self.stream(f"{named('ann')}&presence=1")
-        self.assertIn(b"503", stream.received)
+        connection = self.stream(named("ann"))
+        service: Any = self.daemon._service
+        [open] = service.connections
+        open.closable.close_with(NORMAL)
+        open.closable.tell_presence(service._presence, "chat/7")
+        self.connect(named("bob"))
+        self.daemon.advance(1)
+        self.assertEqual(self.events(connection), [])
 
 
 class LongPollTests(PresenceTestCase):
@@ -458,6 +480,34 @@ class LongPollTests(PresenceTestCase):
             self.assertEqual(json.loads(answer.body)["where"], "presence")
         answer = self.get(f"{named('ann')}&presence=1", "news")
         self.assertEqual((answer.status, json.loads(answer.body)["where"]), (400, "presence"))
+
+
+class PresencePollTests(SynchronousTestCase):
+    """The presence of several topics in one poll."""
+
+    def test_several(self) -> None:
+        """The version stands for all of them, and changes with each."""
+        clock = Clock()
+        presence = Presence(clock, Limits(), "n", None)
+        self.addCleanup(presence.stop)
+        poll, calls = PresencePoll(presence, ("a", "b"), "1"), []
+        self.assertEqual((poll.is_ready, poll.is_news, poll.is_first), (False, False, True))
+        poll.start(lambda: calls.append(poll.is_news))
+        first = poll.json()
+        assert first is not None
+        self.assertEqual(list(first["topics"]), ["a", "b"])
+        presence.join("b", 1)
+        clock.advance(0.1)
+        second = poll.json()
+        assert second is not None
+        self.assertNotEqual(first["version"], second["version"])
+        self.assertEqual(second["topics"]["b"]["count"], 1)
+        poll.stop()
+        again = PresencePoll(presence, ("a", "b"), second["version"])
+        again.start(lambda: None)
+        self.assertEqual((again.json(), again.is_news), (None, False))
+        again.stop()
+        self.assertTrue(all(calls))
 
 
 class AuthorizerTests(PresenceTestCase):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from pushd.access.limits import Limits
@@ -57,7 +57,7 @@ class PresenceCluster(Protocol):
         """Let time pass."""
 
 
-PresenceRule = Callable[[PresenceCluster], Awaitable[None]]
+PresenceRule = Callable[[PresenceCluster], Coroutine[Any, Any, None]]
 
 
 async def all_nodes_list(cluster: PresenceCluster) -> None:

@@ -86,6 +86,19 @@ class PublisherTests(ViewTestCase):
 
             self.run_task(fail, path)
 
+    def test_presence(self) -> None:
+        """A view asks who is present; a topic without presence cannot be asked about."""
+        self.start(self.views, rules=Rules([Rule(match="t", presence=True)]))
+        self.daemon.connect("/topics/t?client=tab")
+        for path in self.views:
+            listed = self.run_task(lambda request: request.presence("t"), path)
+            self.assertEqual([one.connection for one in listed.subjects], ["tab"])
+
+            def fail(request: Request) -> None:
+                self.assertRaises(ValueError, request.presence, "u")
+
+            self.run_task(fail, path)
+
     def test_delay(self) -> None:
         """With a delay the publication is made later."""
         client = V1WebSocketClient(self.daemon, "t")

@@ -60,9 +60,9 @@ class PublishTests(SynchronousTestCase):
         self.assertRaisesRegex(
             RuntimeError, "no pushd runs in this process", inprocess.publish, "a", "b"
         )
+        self.assertRaises(RuntimeError, inprocess.last_id, "a")
         with self.assertRaisesRegex(RuntimeError, "no pushd runs in this process"):
             inprocess.revoke(topic="a")
-        self.assertRaises(RuntimeError, inprocess.last_id, "a")
 
     def test_stopped_unstarted(self) -> None:
         """A daemon that was never started can be stopped."""

@@ -181,10 +181,10 @@ class WebSocket:
         # By topic.
         self._subscribers = _NO_SUBSCRIBERS
         self._owner: Owner | None = None
-        #: Whether it is of no use without its subscriptions, as at ``/topics/…``.
-        self.serves_topics = False
         #: Takes part in the presence of the topics that it is subscribed to, while it is open.
         self.participant: Participant | None = None
+        #: Whether it is of no use without its subscriptions, as at ``/topics/…``.
+        self.serves_topics = False
         #: Whether a view in a thread uses it, by way of a BlockingWebSocket.
         self.used_by_threads = False
         #: What the view may still call; None until the end of the conversation.

@@ -348,8 +348,6 @@ class RedisPresence:
             self._not_done(session, error)
             self._beat_in(session, _RETRY_DELAY)
             return False
-        if self._reconnector.session is not session:
-            return False
         self._beats += 1
         self._beat_in(session, BEAT)
         if not known:
@@ -387,10 +385,9 @@ class RedisPresence:
             self._write_call = self._reactor.callLater(seconds, self._start_writing)
 
     def _start_writing(self) -> None:
-        self._write_call = None
-        if self._session is not None:
-            self._is_writing = True
-            self._start(self._write(self._session))
+        self._write_call, self._is_writing = None, True
+        assert self._session is not None  # Its end cancels the call.
+        self._start(self._write(self._session))
 
     async def _write(self, session: RedisSession) -> None:
         """Write until nothing is left to be written."""

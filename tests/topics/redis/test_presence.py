@@ -115,14 +115,14 @@ class RedisPresenceTestCase(SynchronousTestCase):
         self.one, self.two = self.cluster.start(), self.cluster.start()
         self.addCleanup(lambda: self.assertEqual(self.cluster.stop(), []))
 
-    def list(self, node: PresenceNode) -> PresenceList:
+    def listed(self, node: PresenceNode) -> PresenceList:
         """Return who is present."""
         listed: PresenceList = self.successResultOf(node.presence.describe("t"))
         return listed
 
     def names(self, node: PresenceNode) -> list[str]:
         """Return the names of those who are present."""
-        subjects = self.list(node).subjects
+        subjects = self.listed(node).subjects
         assert subjects is not None
         return [one.subject or one.connection for one in subjects]
 
@@ -290,6 +290,21 @@ class FollowTests(RedisPresenceTestCase):
 
     def test_unwatched_while_reading(self) -> None:
         """A topic that is not watched any more when Redis answers is forgotten."""
+        for refusal in (None, "OOM"):
+            watch = self.two.presence.watch("t", RecordingWatcher())
+            self.cluster.pass_time(1)
+            self.redis.late, self.redis.refusal = True, refusal
+            self.send(node="m", version=9, previous=8, subjects=1, changes={})
+            self.cluster.pass_time(1)
+            watch.cancel()
+            self.cluster.pass_time(31)
+            self.redis.refusal = None
+            self.redis.answer()
+            self.cluster.pass_time(1)
+            self.assertIsNone(self.two.presence.known("t"))
+
+    def test_unwatched_while_subscribing(self) -> None:
+        """A topic that is not watched any more when its channel is subscribed to is not read."""
         self.two.presence.join("u", 1)
         self.cluster.pass_time(1)
         self.redis.late = True
@@ -299,6 +314,16 @@ class FollowTests(RedisPresenceTestCase):
         self.cluster.pass_time(31)
         self.redis.answer()
         self.cluster.pass_time(1)
+        self.assertEqual(self.count("read presence"), 0)
+
+    def test_unwatched_without_redis(self) -> None:
+        """A topic can be unwatched while Redis is away."""
+        watch = self.two.presence.watch("t", RecordingWatcher())
+        self.cluster.pass_time(1)
+        self.redis.trouble = RedisUnavailable("no route")
+        self.redis.lose()
+        watch.cancel()
+        self.cluster.pass_time(31)
         self.assertIsNone(self.two.presence.known("t"))
 
     def test_malformed(self) -> None:
@@ -352,7 +377,7 @@ class FollowTests(RedisPresenceTestCase):
         self.assertLessEqual(self.count("read presence"), before + 2)
         self.cluster.pass_time(10)
         self.assertEqual(watcher.events[-1], "# 30 30")
-        self.assertEqual(self.list(self.two).count, 30)
+        self.assertEqual(self.listed(self.two).count, 30)
 
 
 class FaultTests(RedisPresenceTestCase):
@@ -472,21 +497,6 @@ class FaultTests(RedisPresenceTestCase):
         self.redis.refusal = None
         self.cluster.pass_time(8)
         self.assertEqual(watcher.present, {"ann", "bob"})
-
-    def test_refused_until_unwatched(self) -> None:
-        """A topic that is not watched any more is not read again."""
-        self.two.presence.join("u", 1)
-        self.cluster.pass_time(1)
-        watch = self.two.presence.watch("t", RecordingWatcher())
-        self.redis.late = True
-        self.redis.refusal = "OOM"
-        self.cluster.pass_time(1)
-        watch.cancel()
-        self.cluster.pass_time(31)
-        self.redis.refusal = None
-        self.redis.answer()
-        self.cluster.pass_time(5)
-        self.assertEqual(self.two.presence.topics(), ["u"])
 
     def test_lost_while_beating(self) -> None:
         """A beat, a write and a read that are not answered are repeated in the next session."""
