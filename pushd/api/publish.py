@@ -18,7 +18,7 @@ from pushd.protocols.http.response import Response, json_response
 from pushd.protocols.json_format import is_encodable
 from pushd.topics.broker import Draft
 from pushd.topics.json_data import check_json, encode_json
-from pushd.topics.publication import Id, check_event, check_topic
+from pushd.topics.publication import Id, Replay, check_event, check_topic
 
 # Lower bound of the limit on the body of a batch, in bytes, for a small --max-message.
 _BATCH_BODY = 16 << 20
@@ -91,6 +91,19 @@ class ControlTopicResource(AsyncResource):
             raise BadRequest(error, "schedules", 503, {"Retry-After": "60"}) from None
         location = {"Location": f"/schedules/{scheduled.id}"}
         return json_response(202, schedule_json(scheduled), location)
+
+
+class LastIdResource(AsyncResource):
+    """``/last-id?topic=NAME`` at the control port: where a subscriber that comes later begins."""
+
+    async def answer(self, request: Any) -> Response:
+        """Return the id of the newest publication, or the one before the first."""
+        require_known(request, "topic")
+        given = request.args.get(b"topic", [b""])
+        topic = read_topic(given[-1].decode(errors="replace"), "topic")
+        # Unlike a description, it is kept for a subscriber that comes back with it.
+        replay: Replay = await self._state.broker.replay(topic, None, 0)
+        return json_response(200, {"topic": topic, "id": str(replay.last)})
 
 
 class PublishResource(AsyncResource):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from base64 import b64decode
-from collections.abc import Callable, Iterator, Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPResponse
 from random import uniform
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from pushd.client.http import Connect, HttpClient, connect
@@ -132,21 +132,29 @@ class Client:
         **times: float | None,
     ) -> dict[str, Any]:
         """Publish; see the function ``publish``."""
-        kind, body = _encode(data)
-        # Seconds may have been computed, as a Decimal or a Fraction.
-        query: dict[str, object] = {
-            name: value if isinstance(value, int) else float(value)
-            for name, value in times.items()
-            if value is not None
-        }
-        expected = "schedule" if query else "id"
-        if event is not None:
-            query["event"] = event
-        headers = {"Content-Type": kind}
-        if idempotency_key is not None:
-            headers["Idempotency-Key"] = idempotency_key
-        response = self.ask("POST", _topic_path(topic), query, body, headers)
-        return self._check(response, expected)
+        request = write_publication(topic, data, event, idempotency_key, times)
+        response = self.ask("POST", request.path, request.query, request.body, request.headers)
+        return self._check(response, request.expected)
+
+    def publish_all(self, publications: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Publish up to a thousand publications with one request: all of them or none.
+
+        Each is a mapping with ``topic``, ``data``, and if wanted ``event`` and ``idempotency_key``,
+        as the arguments of ``publish``. Returns the response for each. The URL must be that of the
+        control port.
+        """
+        response = self.ask("POST", "/publish", body=write_batch(publications))
+        published: list[dict[str, Any]] = self._check(response, "published")["published"]
+        return published
+
+    def last_id(self, topic: str) -> str:
+        """Return the id after which a subscriber that comes later misses nothing.
+
+        It is that of the topic's newest publication, or the one before the first, and is kept for
+        the daemon's ``--history-ttl``. The URL must be that of the control port.
+        """
+        id: str = self._check(self.ask("GET", "/last-id", {"topic": topic}), "id")["id"]
+        return id
 
     def topics(self) -> dict[str, Any]:
         """Return up to a thousand topics, and ``more``: whether there are further ones."""
@@ -155,6 +163,14 @@ class Client:
     def rules(self, topic: str) -> dict[str, Any]:
         """Return the rule that holds for a topic, with the daemon's defaults in their places."""
         return self._check(self.ask("GET", "/rules", {"topic": topic}), "match")
+
+    def presence(self, topic: str) -> dict[str, Any]:
+        """Return who is present at a topic, whose rule must have presence.
+
+        ``subjects`` is None if there are more than ``--max-present``: then only ``count`` and
+        ``connections``, the numbers of subjects and of their connections, are known.
+        """
+        return self._check(self.ask("GET", "/presence", {"topic": topic}), "subjects")
 
     def connections(self) -> Iterator[dict[str, Any]]:
         """Return all open connections, in the order of their ids."""
@@ -170,6 +186,15 @@ class Client:
         closing = {"code": code, "reason": reason}
         query = {name: value for name, value in closing.items() if value is not None}
         self.ask("DELETE", f"/connections/{id}", query)
+
+    def revoke(self, *, topic: str | None = None, subject: str | None = None) -> int:
+        """End the subscriptions to a topic, or of a subject; return how many these are.
+
+        Those of the node that is asked. The topic may be a pattern, as in tokens.
+        """
+        query = {"topic": topic, "subject": subject}
+        given = {name: value for name, value in query.items() if value is not None}
+        return int(self._check(self.ask("DELETE", "/subscriptions", given), "ended")["ended"])
 
     def follow(self, topic: str, after: str | None = None) -> Iterator[Began | Broken | Message]:
         """Subscribe to a topic without end: after a break, resume with the last id.
@@ -219,7 +244,7 @@ class Client:
         headers = {"Accept": "text/event-stream"}
         if after is not None:
             headers["Last-Event-ID"] = after
-        path = _topic_path(topic)
+        path = topic_path(topic)
         with self._http.open("GET", path, headers=headers, timeout=_SILENCE) as stream:
             if not (stream.getheader("Content-Type") or "").startswith("text/event-stream"):
                 raise self._http.not_pushd()
@@ -235,6 +260,60 @@ class Client:
         return response
 
 
+class PublishRequest(NamedTuple):
+    """A request that publishes."""
+
+    path: str
+    query: dict[str, object]
+    body: bytes
+    headers: dict[str, str]
+    #: A member that the response has.
+    expected: str
+
+
+def write_publication(
+    topic: str,
+    data: object,
+    event: str | None,
+    idempotency_key: str | None,
+    times: Mapping[str, float | None],
+) -> PublishRequest:
+    """Write the request of ``publish``. Raises ValueError and TypeError like that function."""
+    kind, body = _encode(data)
+    # Seconds may have been computed, as a Decimal or a Fraction.
+    query: dict[str, object] = {
+        name: value if isinstance(value, int) else float(value)
+        for name, value in times.items()
+        if value is not None
+    }
+    expected = "schedule" if query else "id"
+    if event is not None:
+        query["event"] = event
+    headers = {"Content-Type": kind}
+    if idempotency_key is not None:
+        headers["Idempotency-Key"] = idempotency_key
+    return PublishRequest(topic_path(topic), query, body, headers, expected)
+
+
+def write_batch(publications: Iterable[Mapping[str, Any]]) -> bytes:
+    """Write the body of a request that publishes several; see ``Client.publish_all``."""
+    members = [_write_member(**publication) for publication in publications]
+    return json.dumps({"publications": members}, allow_nan=False).encode()
+
+
+def _write_member(
+    topic: str, data: object, event: str | None = None, idempotency_key: str | None = None
+) -> dict[str, object]:
+    given = {"topic": topic, "event": event, "idempotency_key": idempotency_key}
+    member: dict[str, object] = {name: one for name, one in given.items() if one is not None}
+    if isinstance(data, bytes):
+        member["base64"] = b64encode(data).decode()
+    else:
+        _encode(data)  # Raises TypeError for another type.
+        member["data" if isinstance(data, str) else "json"] = data
+    return member
+
+
 def _encode(data: object) -> tuple[str, bytes]:
     """Return the type and the body of a request that publishes."""
     if isinstance(data, str):
@@ -247,27 +326,47 @@ def _encode(data: object) -> tuple[str, bytes]:
     raise TypeError(f"data must be str, bytes, dict or list; got {type(data).__name__}")
 
 
-def _topic_path(topic: str) -> str:
+def topic_path(topic: str) -> str:
+    """Return the path of a topic. Raises ValueError if a proxy could take it for another."""
     if not _DOTS.isdisjoint(topic.split("/")):
-        # A proxy could resolve them, and would ask for another topic.
         raise ValueError(f"topic must not have . or .. as a segment; got {topic!r}")
     return f"/topics/{quote(topic)}"
 
 
-def _read_events(stream: HTTPResponse) -> Iterator[Began | Message]:
-    """Read events; one that is cut off in the middle is dropped."""
-    event, id, data = "", "", list[str]()
-    for line in stream:
+class EventReader:
+    """Reads an event stream line by line (WHATWG HTML §9.2), as far as pushd uses its format."""
+
+    def __init__(self) -> None:
+        self._event, self._id = "", ""
+        self._data: list[str] = []
+
+    def read_line(self, line: bytes) -> tuple[str, str, str] | None:
+        """Take the next line; return the name, id and data of an event that it completes.
+
+        The id is that of an earlier event if this one has none. Raises ValueError if the line is
+        not UTF-8.
+        """
         name, _, value = line.decode().rstrip("\n").partition(": ")
         if name == "event":
-            event = value
+            self._event = value
         elif name == "id":
-            id = value
+            self._id = value
         elif name == "data":
-            data.append(value)
-        elif not name and data:
-            yield _read_event(event, id, "\n".join(data))
-            event, data = "", []
+            self._data.append(value)
+        elif not name and self._data:
+            complete = self._event, self._id, "\n".join(self._data)
+            self._event, self._data = "", []
+            return complete
+        return None
+
+
+def _read_events(stream: HTTPResponse) -> Iterator[Began | Message]:
+    """Read events; one that is cut off in the middle is dropped."""
+    reader = EventReader()
+    for line in stream:
+        complete = reader.read_line(line)
+        if complete is not None:
+            yield _read_event(*complete)
 
 
 def _read_event(event: str, id: str, data: str) -> Began | Message:

@@ -78,6 +78,15 @@ def tail(given: Namespace, runtime: CommandRuntime) -> None:
             print(printable(line), file=runtime.stderr)
 
 
+def last_id(given: Namespace, runtime: CommandRuntime) -> None:
+    """Print the last id of a topic."""
+    id = _client(given, runtime, given.control).last_id(given.topic)
+    if given.json:
+        print_json([{"topic": given.topic, "id": id}], runtime.stdout)
+    else:
+        print(printable(id), file=runtime.stdout)
+
+
 def topics(given: Namespace, runtime: CommandRuntime) -> None:
     """Print the topics."""
     page = _client(given, runtime, given.control).topics()
@@ -96,6 +105,23 @@ def rules(given: Namespace, runtime: CommandRuntime) -> None:
     rule = _client(given, runtime, given.control).rules(given.topic)
     rows = [[name, _plain(value)] for name, value in rule.items()]
     _show(given, runtime, ["RULE", "VALUE"], rows, [rule])
+
+
+def presence(given: Namespace, runtime: CommandRuntime) -> None:
+    """Print who is present at a topic."""
+    found = _client(given, runtime, given.control).presence(given.topic)
+    rows = [
+        [
+            "-" if one["subject"] is None else one["subject"],
+            " ".join(one["connections"]) or "-",
+            "-" if one["info"] is None else json.dumps(one["info"], ensure_ascii=False),
+        ]
+        for one in found["subjects"] or ()
+    ]
+    _show(given, runtime, ["SUBJECT", "CONNECTIONS", "INFO"], rows, [found])
+    if found["subjects"] is None:
+        counts = f"{found['count']} subjects with {found['connections']} connections"
+        print(f"pushd: {counts}: too many to list (--max-present)", file=runtime.stderr)
 
 
 def connections(given: Namespace, runtime: CommandRuntime) -> None:
@@ -121,6 +147,14 @@ def connections(given: Namespace, runtime: CommandRuntime) -> None:
 def close(given: Namespace, runtime: CommandRuntime) -> None:
     """Close a connection."""
     _client(given, runtime, given.control).close(given.id, code=given.code, reason=given.reason)
+
+
+def revoke(given: Namespace, runtime: CommandRuntime) -> None:
+    """End subscriptions, and print how many."""
+    if given.topic is None and given.subject is None:
+        raise UsageError("revoke needs --topic, --subject or both")
+    ended = _client(given, runtime, given.control).revoke(topic=given.topic, subject=given.subject)
+    print(ended, file=runtime.stdout)
 
 
 def token(given: Namespace, runtime: CommandRuntime) -> None:

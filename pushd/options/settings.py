@@ -25,6 +25,7 @@ from pushd.options.parsers import (
     LEVELS,
     number,
     one_of,
+    parse_authorize,
     parse_control,
     parse_csp,
     parse_folder,
@@ -39,6 +40,7 @@ from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.topics.history import Retention
 from pushd.topics.redis.address import RedisAddress, parse_broker
 from pushd.topics.rules import Rules
+from pushd.views.authorizer import AuthorizeFunction
 from pushd.views.demo import ticker
 from pushd.views.routes import Routes
 from pushd.views.runner import GRACE
@@ -224,6 +226,15 @@ class Settings:
         default=(),
         live=True,
     )
+    authorize: AuthorizeFunction | None = setting(
+        ACCESS,
+        "authorize",
+        "MODULE:FUNCTION",
+        parse_authorize,
+        "Your authorizer: a Python module, and the function in it that decides, for each request, "
+        "whether a client may subscribe or publish to a topic. A Django site names it in its "
+        "setting PUSHD_AUTHORIZE.",
+    )
     proxies: Proxies = setting(
         ACCESS,
         "trusted-proxy",
@@ -289,6 +300,15 @@ class Settings:
             Size(1, 1 << 30),
             "Maximum amount of unsent data per client. A client that reads too slowly is "
             "disconnected with 1013.",
+            live=True,
+        ),
+        Option(
+            LIMITS,
+            "max-present",
+            "N",
+            number(0, 100_000),
+            "Maximum subjects that the presence of a topic lists, and of which its subscribers are "
+            "told when they join and leave. More are only counted.",
             live=True,
         ),
         Option(

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from pushd.access.tokens import check_pattern, covers
+from pushd.options.conflicts import has_authorizer
 from pushd.options.option import Option, Values
 from pushd.options.parsers import number, one_of, parse_switch
 from pushd.options.sizes import Size, write_size
@@ -197,10 +198,12 @@ def _find_conflicts(before: Sequence[Rule], rule: Rule, values: Values) -> Itera
             f"max-message {write_size(rule.max_message)}: must be at most --max-message, "
             f"which is {write_size(limit)}"
         )
-    if not values["token-key"]:
-        for name in ("subscribe", "publish"):
-            if getattr(rule, name) == "token":
-                yield f'{name} "token": needs --token-key'
+    for name in ("subscribe", "publish"):
+        needed = getattr(rule, name)
+        if needed == "token" and not values["token-key"]:
+            yield f'{name} "token": needs --token-key'
+        elif needed == "authorize" and not has_authorizer(values):
+            yield f'{name} "authorize": needs --authorize'
 
 
 def _write_rule(rule: Rule) -> list[str]:

@@ -6,6 +6,7 @@ import json
 from base64 import b64encode
 from typing import Any
 
+from pushd.topics.presence import PresenceChange, PresenceList
 from pushd.topics.publication import Id, Publication
 
 
@@ -25,6 +26,37 @@ def is_encodable(text: str) -> bool:
 def subscription_json(topic: str, id: Id, recovered: bool) -> dict[str, Any]:
     """Return the JSON of a start: the publications that are sent follow this id."""
     return {"subscribed": topic, "id": str(id), "recovered": recovered}
+
+
+def presence_json(listed: PresenceList) -> dict[str, Any]:
+    """Return the JSON of who is present: all subjects, or counts only."""
+    subjects = listed.subjects
+    return {
+        "subjects": None
+        if subjects is None
+        else [
+            {"subject": one.subject, "connections": one.connections, "info": one.info}
+            for one in subjects
+        ],
+        "count": listed.count,
+        "connections": listed.connections,
+    }
+
+
+def presence_event_json(event: PresenceList | PresenceChange) -> dict[str, Any]:
+    """Return the JSON that tells a subscriber who is present, has joined or has left.
+
+    Its first key says which of them: ``presence``, ``joined`` or ``left``.
+    """
+    if isinstance(event, PresenceList):
+        return {"presence": event.topic, **presence_json(event)}
+    present = event.present
+    return {
+        "joined" if event.joined else "left": event.topic,
+        "subject": present.subject,
+        "connection": present.connection,
+        "info": present.info,
+    }
 
 
 def publication_json(

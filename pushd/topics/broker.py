@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.cursor import UNKNOWN, Cursor
 from pushd.topics.history import History
+from pushd.topics.presence import PresenceExchange
 from pushd.topics.publication import Id, Publication, Replay, size_of
 
 # How long an idempotency key is remembered, in seconds, and the maximum number of keys.
@@ -91,6 +92,10 @@ class Broker(TopicSource, Protocol):
     """
 
     @property
+    def presence(self) -> PresenceExchange | None:
+        """Shares presence with other nodes; None for a single process."""
+
+    @property
     def published(self) -> int:
         """Publications that this node has accepted."""
 
@@ -146,6 +151,9 @@ class MemoryBroker:
 
     :param generation: a random name; see ``TopicSource.generation``.
     """
+
+    #: There are no other nodes.
+    presence: PresenceExchange | None = None
 
     def __init__(self, clock: IReactorTime, history: History, generation: str = UNKNOWN) -> None:
         #: Publications accepted.

@@ -18,7 +18,7 @@ _DOTS = frozenset({".", ".."})
 _EVENT = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _TAKEN = frozenset(
     {"base64", "closed", "error", "heartbeat", "joined", "json", "left", "message", "open"}
-    | {"subscribed", "unsubscribed"}
+    | {"presence", "subscribed", "unsubscribed"}
 )
 
 _ID = re.compile(r"(?P<epoch>[A-Za-z0-9_-]{1,32}):(?P<offset>0|[1-9][0-9]{0,17})")

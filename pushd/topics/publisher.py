@@ -1,4 +1,4 @@
-"""The publisher that views use, as ``request.publish``."""
+"""The publisher that views use: ``request.publish``, ``last_id`` and ``presence``."""
 
 from __future__ import annotations
 
@@ -7,26 +7,33 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from pushd.access.limits import Limits
+from pushd.access.permissions import Revoker
+from pushd.topics.attendance import Attendances
 from pushd.topics.broker import Broker, Draft
 from pushd.topics.json_data import encode_json
+from pushd.topics.presence import PresenceList
 from pushd.topics.publication import Id, check_event, check_topic
 from pushd.topics.rules import Rules
 from pushd.topics.scheduled import ScheduledPublication, ScheduledPublications
 
 
 class Publisher:
-    """Publishes to topics, at once or on a schedule."""
+    """Publishes to topics, at once or on a schedule, and tells their last ids and presence."""
 
     def __init__(
         self,
         broker: Broker,
         scheduled: ScheduledPublications,
         limits: Limits,
+        attendances: Attendances,
         rules: Rules,
+        revoker: Revoker,
     ) -> None:
         self._broker = broker
+        self._attendances = attendances
         self._scheduled = scheduled
         self._limits = limits
+        self._revoker = revoker
         self._rules = rules
 
     def publish(
@@ -73,3 +80,21 @@ class Publisher:
             return self._broker.publish(topic, data, event=event, is_json=is_json)
         draft = Draft(topic, data, event=event, is_json=is_json)
         return self._scheduled.add(draft, delay=delay or 0, every=every, count=count)
+
+    def last_id(self, topic: str) -> Deferred[str]:
+        """Give the id after which a subscriber that comes later misses nothing.
+
+        It is that of the newest publication, or the one before the first, and is kept for
+        ``--history-ttl``. Raises ValueError if the topic is invalid; the Deferred fails with
+        Unavailable if the broker cannot be reached.
+        """
+        replay = self._broker.replay(check_topic(topic), None, 0)
+        return replay.addCallback(lambda found: str(found.last))
+
+    def presence(self, topic: str) -> Deferred[PresenceList]:
+        """Give who is present at a topic; see ``Attendances.describe``."""
+        return self._attendances.describe(topic)
+
+    def revoke(self, topic: str | None = None, subject: str | None = None) -> int:
+        """End the subscriptions to a topic, or of a subject; see ``Revoker.revoke``."""
+        return self._revoker.revoke(topic, subject)

@@ -55,6 +55,19 @@ class Rule:
 DEFAULT = Rule()
 
 
+def default_access(*, publish: bool, has_keys: bool, has_authorizer: bool) -> Access:
+    """Return what clients need to publish, or else to subscribe, where no rule says it.
+
+    :param has_keys: whether there are keys for tokens.
+    :param has_authorizer: whether there is an authorizer, which is asked then.
+    """
+    if has_authorizer:
+        return "authorize"
+    if has_keys:
+        return "token"
+    return "nobody" if publish else "anyone"
+
+
 class Rules:
     """The rules of a daemon; the first that matches a topic holds for it."""
 

@@ -20,6 +20,7 @@ from pushd.access.limits import Quota
 from pushd.errors import ConversationOver, NoMoreMessages, ThreadsBusy
 from pushd.protocols.websocket.grace import TELLING_COST, Grace
 from pushd.protocols.websocket.socket import WebSocket
+from pushd.topics.presence import PresenceList
 from pushd.topics.publisher import Publisher
 from pushd.topics.scheduled import ScheduledPublication
 from pushd.views.request import Request, View
@@ -118,6 +119,11 @@ class BlockingWebSocket:
         self._count_call()
         return recovered
 
+    def presence(self, topic: str) -> PresenceList:
+        """Return who is present at a topic; see ``WebSocket.presence``."""
+        listed: PresenceList = self._call(partial(self._websocket.presence, topic))
+        return listed
+
     def unsubscribe(self, topic: str) -> None:
         """End the browser's subscription to a topic."""
         self._call(partial(self._websocket.unsubscribe, topic))
@@ -205,6 +211,21 @@ class BlockingPublisher:
             if isinstance(done, ScheduledPublication)
             else done
         )
+
+    def last_id(self, topic: str) -> str:
+        """Return a topic's last id; see ``Publisher.last_id``."""
+        id: str = self._bridge.call(partial(self._publisher.last_id, topic))
+        return id
+
+    def presence(self, topic: str) -> PresenceList:
+        """Return who is present at a topic; see ``Publisher.presence``."""
+        listed: PresenceList = self._bridge.call(partial(self._publisher.presence, topic))
+        return listed
+
+    def revoke(self, topic: str | None = None, subject: str | None = None) -> int:
+        """End subscriptions; see ``Publisher.revoke``."""
+        ended: int = self._bridge.call(partial(self._publisher.revoke, topic, subject))
+        return ended
 
 
 class DaemonThreads(ThreadPool):

@@ -132,6 +132,34 @@ class ControlTopicTests(PublishTestCase):
             self.assertEqual((answer.status, answer.headers["Allow"]), (204, allowed))
 
 
+class LastIdTests(PublishTestCase):
+    """``/last-id``: where a subscriber that comes later begins."""
+
+    def ask(self, query: str) -> Answer:
+        """Ask for a topic's last id."""
+        return self.control("GET", f"/last-id{query}")
+
+    def test_newest(self) -> None:
+        """It is the id of the newest publication."""
+        ids = self.publish_many("a/b", ["1", "2"])
+        self.assertEqual(json.loads(self.ask("?topic=a/b").body), {"topic": "a/b", "id": ids[-1]})
+
+    def test_none_yet(self) -> None:
+        """Before the first publication it is the id that this one follows."""
+        last = json.loads(self.ask("?topic=new").body)["id"]
+        self.assertEqual(self.publish("new", "x"), last.replace(":0", ":1"))
+        client = V1WebSocketClient(self.daemon, "new", last)
+        self.assertEqual((client.recovered, client.data), (True, ["x"]))
+
+    def test_wrong(self) -> None:
+        """A topic must be given, and be valid; nothing else may be."""
+        self.assert_wrong(self.ask(""), 400, "topic")
+        self.assert_wrong(self.ask("?topic=a%20b"), 400, "topic")
+        self.assert_wrong(self.ask("?topic=%ff"), 400, "topic")
+        self.assert_wrong(self.ask("?topic=t&after=1"), 400, "after")
+        self.assert_wrong(self.control("POST", "/last-id?topic=t"), 405, "method")
+
+
 class IdempotencyTests(PublishTestCase):
     """Publishing with ``Idempotency-Key``."""
 

@@ -39,6 +39,9 @@ class RulesTests(TopicTestCase):
         self.start(token_keys=secret_keys(), max_message=1000)
         tokens = {"subscribe": "token", "publish": "token", "max-message": 1000}
         self.assertEqual(self.rule("news"), {"topic": "news", **DEFAULTS, **tokens})
+        self.start(token_keys=secret_keys(), authorize=lambda *_: True)
+        asked = {"subscribe": "authorize", "publish": "authorize"}
+        self.assertEqual(self.rule("news"), {"topic": "news", **DEFAULTS, **asked})
 
     def test_rule(self) -> None:
         """The first rule that matches holds, also for a topic that does not exist."""

@@ -15,6 +15,7 @@ from typing import Any, cast
 from twisted.trial.unittest import SynchronousTestCase
 
 import pushd.client
+from pushd.access.closing import PERMISSION_REVOKED
 from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL
 from pushd.client import Began, Broken, Client, Message, PushdError, Refused, Unreachable
 from tests.support.fake_network import FakeNetwork
@@ -115,6 +116,23 @@ class PublishTests(ClientTestCase):
         refused = self.assertRaises(Refused, self.client().publish, "t", "x", event="message")
         self.assertEqual((refused.status, refused.where), (400, "event"))
 
+    def test_all(self) -> None:
+        """Several are published with one request: all of them or none."""
+        client = V1WebSocketClient(self.daemon, "t")
+        publications: list[dict[str, Any]] = [
+            {"topic": "t", "data": "x", "idempotency_key": "k", "event": "e"},
+            {"topic": "t", "data": b"\xff"},
+            {"topic": "t", "data": {"n": 1}},
+        ]
+        said = self.client().publish_all(publications)
+        self.assertEqual([one["id"] for one in said], client.ids)
+        self.assertEqual(client.data, ["x", b"\xff", '{"n":1}'])
+        bad = [*publications, {"topic": "a b", "data": "x"}]
+        self.assertRaises(Refused, self.client().publish_all, bad)
+        self.assertRaises(TypeError, self.client().publish_all, [{"topic": "t", "data": 1}])
+        self.assertRaises(TypeError, self.client().publish_all, [{"topic": "t", "dtaa": "x"}])
+        self.assertEqual(len(client.ids), 3)
+
     def test_scheduled(self) -> None:
         """With ``every`` and ``count`` it publishes repeatedly."""
         client = RawWebSocketClient(self.daemon, "t")
@@ -199,6 +217,13 @@ class ConnectionTests(ClientTestCase):
             self.assertEqual(client.closing.code, code)
         refused = self.assertRaises(Refused, self.client().close, 1)
         self.assertEqual(refused.status, 404)
+
+    def test_revoke(self) -> None:
+        """Subscriptions end, and it is returned how many."""
+        client = RawWebSocketClient(self.daemon, "t")
+        self.assertEqual(self.client().revoke(subject="ann"), 0)
+        self.assertEqual(self.client().revoke(topic="t"), 1)
+        self.assertEqual(client.closing, PERMISSION_REVOKED)
 
     def test_topics(self) -> None:
         """Topics are returned as in pushd's response."""

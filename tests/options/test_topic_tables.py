@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
+from django.test import override_settings
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.errors import InvalidOptions
@@ -14,6 +15,7 @@ from pushd.options.settings import OPTIONS, Settings
 from pushd.options.topic_tables import KEYS, read_rules, show_rules, write_example
 from pushd.topics.rules import Rule
 from tests.options.options_case import OptionsTestCase, parse
+from tests.support import django_site
 from tests.support.keyring import SECRET
 
 DOCUMENT = Path(__file__).parents[2] / "docs/topic-rules.md"
@@ -193,6 +195,23 @@ class FileTests(OptionsTestCase):
             "pushd.toml: topic 1: max-message 2KiB: must be at most --max-message, which is 1KiB",
         )
         parse("--config", self.write(*rule), "--max-message", "2KiB")
+
+    def test_authorizer(self) -> None:
+        """A rule that asks the authorizer needs one: of an option, or of a Django site."""
+        self.assertTrue(django_site.MIDDLEWARE)  # The import has configured Django.
+        self.module("access", "def application(environ, start_response): ...")
+        wsgi = ("--wsgi", "access:application")
+        for name in ("subscribe", "publish"):
+            rule = ("[[topic]]", 'match = "a"', f'{name} = "authorize"')
+            expected = f'pushd.toml: topic 1: {name} "authorize": needs --authorize'
+            self.assertEqual(self.conflict(*rule), expected)
+            given = ("--config", self.write(*rule))
+            parse(*given, "--authorize", "access:view")
+            self.assertEqual(self.mistake(*given, *wsgi), f"pushd: {expected}")
+            with override_settings(PUSHD_AUTHORIZE="tests.support.django_site.plain"):
+                parse(*given, *wsgi)
+            with override_settings(PUSHD_AUTHORIZE="nowhere.may"):
+                self.assertIn("nowhere", self.mistake(*given, *wsgi))
 
     def test_tokens(self) -> None:
         """A rule that requires tokens needs a key to verify them with."""

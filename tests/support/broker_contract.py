@@ -362,6 +362,19 @@ async def topics_are_described(cluster: Cluster) -> None:
     assert (one.broker.fault(), two.broker.fault()) == (None, None)
 
 
+async def last_ids_are_kept(cluster: Cluster) -> None:
+    """A subscriber that comes later misses nothing since a last id, even one before the first."""
+    one, two = await cluster.start(Retention())
+    for topic in ("new", "used"):
+        if topic == "used":
+            await one.publish(topic, "before")
+        last = str((await one.replay(topic, None, 0)).last)
+        assert await two.publish(topic, "after") == last[:-1] + str(int(last[-1]) + 1)
+        replay = await two.replay(topic, last)
+        assert replay.recovered
+        assert [publication.data for publication in replay.publications] == ["after"]
+
+
 async def subscribers_resume(cluster: Cluster) -> None:
     """A subscriber that leaves and resumes, at any node, receives what it missed, and goes on."""
     one, two = await cluster.start(Retention())
@@ -524,6 +537,7 @@ RULES: tuple[Rule, ...] = (
     rules_limit_ages,
     newest_is_retained,
     topics_are_described,
+    last_ids_are_kept,
     subscribers_resume,
     kinds_are_kept,
     publications_are_numbered,

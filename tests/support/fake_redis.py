@@ -24,6 +24,7 @@ from pushd.topics.redis.scripts import (
     encode,
 )
 from pushd.topics.rules import Rules
+from tests.support.fake_presence_redis import PRESENCE_SCRIPTS, FakePresenceData
 
 NAMES = RedisNames()
 
@@ -59,6 +60,7 @@ class FakeRedis:
 
     def forget(self) -> None:
         """Delete all data."""
+        self.presence = FakePresenceData(self.clock, self.send_message)
         epochs = iter(range(1000))
         count = len(self.sessions)
         self.history = History(
@@ -118,7 +120,12 @@ class FakeRedis:
         """Send a publication to all sessions that are subscribed to its channel."""
         channel = NAMES.channel(publication.topic)
         kind, data = encode(publication.data, publication.event, publication.is_json)
-        message = f"{publication.id} {publication.sequence} {kind}".encode() + data
+        self.send_message(
+            channel, f"{publication.id} {publication.sequence} {kind}".encode() + data
+        )
+
+    def send_message(self, channel: bytes, message: bytes) -> None:
+        """Send a message to all sessions that are subscribed to a channel."""
         for session in self.sessions:
             if session.open and channel in session.channels:
                 session.on_message(channel, message)
@@ -150,6 +157,13 @@ class FakeSession:
             self.generations.append(args[2])
             settling = self.redis.settling
             return succeed(GENERATION.encode()) if settling is None else fail(settling)
+        if script in PRESENCE_SCRIPTS:
+            self.redis.asked.append(PRESENCE_SCRIPTS[script])
+            if not self.open:
+                return self.redis.reply(RedisUnavailable("not open"))
+            if self.redis.refusal is not None:
+                return self.redis.reply(RedisError(self.redis.refusal))
+            return self.redis.reply(self.redis.presence.run(script, keys, args))
         names = {
             PUBLISH: "publish",
             REPLAY: "replay",

@@ -73,6 +73,32 @@ class PublisherTests(ViewTestCase):
                 self.assertEqual((str(id), data), client.got[-1])
         self.assertEqual(len(client.got), 4)
 
+    def test_last_id(self) -> None:
+        """A view gets the id of a topic's newest publication, also of a topic that is new."""
+        for path in self.views:
+            last = self.run_task(lambda request: request.last_id("t"), path)
+            id = self.run_task(lambda request: request.publish("t", "x"), path)
+            self.assertEqual((id.epoch, id.offset), (last[:-2], int(last[-1]) + 1))
+            self.assertEqual(self.run_task(lambda request: request.last_id("t"), path), str(id))
+
+            def fail(request: Request) -> None:
+                self.assertRaises(ValueError, request.last_id, "no topic")
+
+            self.run_task(fail, path)
+
+    def test_presence(self) -> None:
+        """A view asks who is present; a topic without presence cannot be asked about."""
+        self.start(self.views, rules=Rules([Rule(match="t", presence=True)]))
+        self.daemon.connect("/topics/t?client=tab")
+        for path in self.views:
+            listed = self.run_task(lambda request: request.presence("t"), path)
+            self.assertEqual([one.connection for one in listed.subjects], ["tab"])
+
+            def fail(request: Request) -> None:
+                self.assertRaises(ValueError, request.presence, "u")
+
+            self.run_task(fail, path)
+
     def test_delay(self) -> None:
         """With a delay the publication is made later."""
         client = V1WebSocketClient(self.daemon, "t")

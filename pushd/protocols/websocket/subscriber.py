@@ -14,6 +14,7 @@ from pushd.protocols.websocket.frames import message
 from pushd.protocols.websocket.send_queue import SendQueue
 from pushd.topics.fanout import Batch, DirectWrite, Form, Send
 from pushd.topics.hub import Hub
+from pushd.topics.presence import Attendance
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription
 
@@ -70,6 +71,7 @@ class WebSocketSubscriber:
 
     __slots__ = (
         "__weakref__",
+        "_attendance",
         "_form",
         "_hub",
         "_refused",
@@ -88,6 +90,8 @@ class WebSocketSubscriber:
         self._subscription: Subscription | None = None
         self._hub: Hub | None = None
         self._stopped = False
+        # That it takes part in the topic's presence.
+        self._attendance: Attendance | None = None
         # Bytes of the batch that it did not take when it was last asked.
         self._refused = 0
         # Directly, as a WebSocket that closes stops its subscribers first.
@@ -109,9 +113,17 @@ class WebSocketSubscriber:
         if self._stopped:  # by the first publications, as they ended the WebSocket
             self.cancel()
 
+    def attend(self, attendance: Attendance | None) -> None:
+        """End an attendance when the subscription ends."""
+        self._attendance = attendance
+        if attendance is not None and self._stopped:
+            attendance.leave()
+
     def cancel(self) -> None:
         """Send nothing more."""
         self._stopped = True
+        if self._attendance is not None:
+            self._attendance.leave()
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             subscription.cancel()

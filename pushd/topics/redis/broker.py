@@ -34,9 +34,11 @@ from pushd.errors import RedisError, RedisUnavailable, Unavailable
 from pushd.topics.broker import Draft, ignore_gap, succeed_at_once
 from pushd.topics.cursor import UNKNOWN, Cursor
 from pushd.topics.history import Retention
+from pushd.topics.presence import PresenceExchange
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.redis.commands import TopicCommands
 from pushd.topics.redis.followed_topic import FollowedTopic
+from pushd.topics.redis.presence import RedisPresence
 from pushd.topics.redis.reconnect import Reconnector
 from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.redis.topic_sync import TopicSync
@@ -89,6 +91,11 @@ class RedisBroker:
             retention=retention,
             make_name=make_name,
             rules=Rules() if rules is None else rules,
+        )
+        #: Shares presence with the other nodes.
+        self.presence: PresenceExchange | None
+        self.presence = self._presence = RedisPresence(
+            reactor, self._reconnector, names, node=make_name(), name=name
         )
         self._sync = TopicSync(reactor, self._reconnector, self._commands, name=name)
         self._wait_timeouts = make_timeouts(reactor, self.fault)
@@ -191,12 +198,15 @@ class RedisBroker:
     def _connected(self, session: RedisSession) -> None:
         self._waiters.wake()
         self._sync.connected()
+        self._presence.connected()
 
     def _disconnected(self) -> None:
         self._sync.disconnected()
+        self._presence.disconnected()
 
     def _receive(self, channel: bytes, message: bytes) -> None:
-        self._sync.receive(channel, message)
+        if not self._presence.receive(channel, message):
+            self._sync.receive(channel, message)
 
     async def _replay(self, name: str, after: Id | None, limit: int) -> Replay:
         while True:

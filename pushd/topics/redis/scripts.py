@@ -392,6 +392,20 @@ class RedisNames:
         """Return the two keys of a topic: its hash and its history."""
         return f"{self.prefix}:{{{topic}}}:topic", f"{self.prefix}:{{{topic}}}:history"
 
+    @property
+    def nodes(self) -> str:
+        """The key of the sorted set of nodes, each with the time until which it is alive."""
+        return f"{self.prefix}:nodes"
+
+    def presence_keys(self, topic: str, node: str) -> tuple[str, str]:
+        """Return the keys of a topic's presence: of all nodes, and of one."""
+        present = f"{self.prefix}:{{{topic}}}:present"
+        return present, f"{present}:{node}"
+
+    def presence_channel(self, topic: str) -> bytes:
+        """Return the channel of a topic's presence, whose name is that of no topic's channel."""
+        return f"{self.prefix}:{self.db}@{topic}".encode()
+
     def idempotency_key(self, topic: str, key: str) -> str:
         """Return the key that stores the id published with an idempotency key."""
         return f"{self.prefix}:{{{topic}}}:key:{sha256(key.encode()).hexdigest()}"
