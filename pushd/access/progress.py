@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Bytes that a slow peer must take, usually, in each ``PERIOD``, in seconds, to be waited for.
+#: Bytes that a slow peer must take in each ``PERIOD``, in seconds, to be waited for.
 ENOUGH = 1 << 16
 PERIOD = 60.0
 
@@ -10,18 +10,16 @@ PERIOD = 60.0
 class Progress:
     """Judges a slow peer by what it takes, not by how much waits for it.
 
-    It must have taken something at each look, and enough in each ``PERIOD``: a peer that takes a
-    byte a second would hold its memory for ever.
+    It must have taken something at each look, and ``ENOUGH`` in each ``PERIOD``: a peer that takes
+    a byte a second would hold its memory for ever.
 
     :param taken: the number of bytes that the peer has taken until now, from any start.
     :param now: the time in seconds, from any start.
-    :param enough: the number of bytes that it must take in each ``PERIOD``.
     """
 
-    __slots__ = ("_enough", "_mark", "_taken", "_until")
+    __slots__ = ("_mark", "_taken", "_until")
 
-    def __init__(self, taken: int, now: float, enough: int = ENOUGH) -> None:
-        self._enough = enough
+    def __init__(self, taken: int, now: float) -> None:
         self._taken = taken
         # What it had taken when the current period began, and when that ends.
         self._mark, self._until = taken, now + PERIOD
@@ -30,7 +28,7 @@ class Progress:
         """Return whether the peer has taken enough since the last look."""
         before, self._taken = self._taken, taken
         if now >= self._until:
-            if taken < self._mark + self._enough:
+            if taken < self._mark + ENOUGH:
                 return False
             self._mark, self._until = taken, now + PERIOD
         return taken > before

@@ -61,6 +61,7 @@ class ControlTopicResource(AsyncResource):
         event = _read_event(_argument(request, "event"), "event")
         key = read_key(read_header(request, b"idempotency-key"), "Idempotency-Key")
         draft = Draft(topic, data, key, event, is_json)
+        check_size(self._state, draft, "body")
         times = {name: read_number(request, name) for name in _SCHEDULE}
         if any(value is not None for value in times.values()):
             if key is not None:
@@ -118,6 +119,7 @@ class PublishResource(AsyncResource):
         data, is_json = read_data(request)
         event = _read_event(_argument(request, "event"), "event")
         draft = Draft(topic, data, key, event, is_json)
+        check_size(self._state, draft, "body")
         return json_response(200, await _publish(self._state, draft))
 
     def explain(self, error: Unavailable) -> str:
@@ -147,6 +149,8 @@ class BatchResource(AsyncResource):
             error = "a batch has no key: give each of its publications an idempotency_key"
             raise BadRequest(error, "Idempotency-Key")
         drafts = read_drafts(request.content.read(), self._state.limits.max_message)
+        for number, draft in enumerate(drafts):
+            check_size(self._state, draft, f"publications[{number}]")
         # If the client disconnects, only this Deferred is cancelled: the batch is still published.
         done: Deferred[list[Id]] = Deferred()
         room = self._state.hub.room()
@@ -171,6 +175,17 @@ def read_topic(name: object, where: str) -> str:
         return check_topic(name)
     except ValueError as error:
         raise BadRequest(error, where) from None
+
+
+def check_size(state: DaemonState, draft: Draft, where: str) -> None:
+    """Raise BadRequest (413) for a draft that is too long for the rule of its topic."""
+    rule = state.rules.find(draft.topic)
+    if rule.max_message is None:
+        return  # The limit of the daemon has been checked.
+    size = len(draft.data.encode() if isinstance(draft.data, str) else draft.data)
+    if size > rule.max_message:
+        line = f"a publication of {size} bytes: max-message of {rule.match} is {rule.max_message}"
+        raise BadRequest(line, where, 413)
 
 
 def read_key(given: object, where: str) -> str | None:

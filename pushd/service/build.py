@@ -48,7 +48,7 @@ from pushd.topics.publisher import Publisher
 from pushd.topics.redis.address import RedisAddress, find_missing_package
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.scripts import RedisNames
-from pushd.topics.rules import Rule
+from pushd.topics.rules import Rule, Rules
 from pushd.topics.scheduled import ScheduledPublications
 from pushd.views.exchange import ViewDependencies
 from pushd.views.inprocess import InProcess
@@ -179,8 +179,9 @@ def _scripts() -> list[str]:
 def _build_state(inputs: _BuildInputs) -> DaemonState:
     """Build what holds topics, scheduled publications and connections."""
     runtime, settings = inputs.runtime, inputs.settings
+    rules = inputs.live.rules
     broker = make_broker(
-        settings.broker, runtime.reactor, settings.retention, _make_name, inputs.memory.add
+        settings.broker, runtime.reactor, settings.retention, _make_name, inputs.memory.add, rules
     )
     inputs.memory.watch_history(broker)
     memory = inputs.memory
@@ -189,7 +190,7 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
         runtime.reactor,
         runtime.cork.flush,
         lambda: memory.exceeded,
-        inputs.live.rules,
+        rules,
     )
     broker.start(hub.deliver, hub.end_at_gap, hub.room)
     inputs.counters.register(TopicCollector(hub.counters, broker))
@@ -200,7 +201,7 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
         scheduled=ScheduledPublications(inputs.clock, broker, _make_name),
         connections=Connections(runtime.reactor, runtime.wall),
         limits=inputs.live.limits,
-        rules=inputs.live.rules,
+        rules=rules,
         default_rule=partial(_make_default_rule, settings.retention, inputs.live),
     )
 
@@ -227,7 +228,7 @@ def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
         connections=state.connections,
         counters=inputs.counters,
         hub=state.hub,
-        publisher=Publisher(state.broker, state.scheduled, live.limits),
+        publisher=Publisher(state.broker, state.scheduled, live.limits, state.rules),
         files=StaticFiles([*_own_files(settings), shipped_client()]),
     )
 
@@ -376,15 +377,17 @@ def make_broker(
     retention: Retention,
     make_name: Callable[[], str],
     grown: Callable[[int], object],
+    rules: Rules,
 ) -> Broker:
     """Make the broker: over Redis, or in memory without an address.
 
     :param retention: how many publications are kept, and for how long.
     :param make_name: returns a random name that is not in use.
     :param grown: called with the bytes that each publication adds to what is kept in memory.
+    :param rules: of topics that are kept otherwise.
     """
     if address is None:
-        history = History(reactor, retention, make_name, grown)
+        history = History(reactor, retention, make_name, grown, rules)
         return MemoryBroker(reactor, history, generation=make_name())
     # Imported here because its library is an extra, and imports the global reactor.
     from pushd.topics.redis.session import open_session
@@ -396,4 +399,5 @@ def make_broker(
         names=RedisNames(address.prefix, address.db),
         retention=retention,
         make_name=make_name,
+        rules=rules,
     )

@@ -10,16 +10,24 @@ from pushd.access.limits import Limits
 from pushd.topics.broker import Broker, Draft
 from pushd.topics.json_data import encode_json
 from pushd.topics.publication import Id, check_event, check_topic
+from pushd.topics.rules import Rules
 from pushd.topics.scheduled import ScheduledPublication, ScheduledPublications
 
 
 class Publisher:
     """Publishes to topics, at once or on a schedule."""
 
-    def __init__(self, broker: Broker, scheduled: ScheduledPublications, limits: Limits) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        scheduled: ScheduledPublications,
+        limits: Limits,
+        rules: Rules,
+    ) -> None:
         self._broker = broker
         self._scheduled = scheduled
         self._limits = limits
+        self._rules = rules
 
     def publish(
         self,
@@ -54,11 +62,13 @@ class Publisher:
             )
         # Encoding also finds lone surrogates, which UTF-8 does not allow.
         length = len(data.encode() if isinstance(data, str) else data)
-        limit = self._limits.max_message
+        rule = self._rules.find(topic)
+        limit = rule.message_limit(self._limits.max_message)
         if length > limit:
-            raise ValueError(
-                f"publication must be at most {limit} bytes (--max-message); got {length}"
+            source = (
+                f"max-message of {rule.match}" if limit == rule.max_message else "--max-message"
             )
+            raise ValueError(f"publication must be at most {limit} bytes ({source}); got {length}")
         if delay is None and every is None and count is None:
             return self._broker.publish(topic, data, event=event, is_json=is_json)
         draft = Draft(topic, data, event=event, is_json=is_json)

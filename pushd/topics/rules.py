@@ -61,6 +61,8 @@ class Rules:
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         self._rules = tuple(rules)
         self._known: dict[str, Rule] = {}
+        #: Counts the calls of ``replace``.
+        self.version = 0
 
     def __iter__(self) -> Iterator[Rule]:
         return iter(self._rules)
@@ -82,3 +84,4 @@ class Rules:
         """Use the rules of another object from now on."""
         self._rules = other._rules
         self._known.clear()
+        self.version += 1

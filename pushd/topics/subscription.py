@@ -39,7 +39,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushd.access.counters import SubscriberCounters
-from pushd.access.progress import ENOUGH, Progress
+from pushd.access.progress import Progress
 from pushd.errors import Unavailable
 from pushd.schedule.coroutine import Task
 from pushd.schedule.timeouts import TimeoutQueue
@@ -383,9 +383,9 @@ class LatestSubscription(Subscription):
     """A subscription to a topic of which only the newest publication matters.
 
     A subscriber that keeps up gets all. One that has no room, or comes back, gets the newest, which
-    says how many it ``conflated``: those that were left out before it. So nothing queues up, and a
-    subscriber is never too slow. Only one that takes nothing at all for ``LAG_TIMEOUT`` while the
-    newest waits is cut off: it is gone, or will resume.
+    says how many it ``conflated``: those that were left out before it. So nothing queues up, and no
+    connection is cut off for being slower than what is published. One whose peer seems to be gone
+    still is: it takes nothing for ``LAG_TIMEOUT``, or less than ``Progress`` calls enough.
     """
 
     __slots__ = ("_waiting",)
@@ -424,7 +424,7 @@ class LatestSubscription(Subscription):
             self._keep(batch.publications[-1])
             if self._tracker is not None:
                 self._tracker.fell_behind(self.topic)
-            self._shared.start_lag(self, enough=0)
+            self._shared.start_lag(self)
         return None
 
     def end_at_gap(self, last: Id) -> None:
@@ -433,7 +433,7 @@ class LatestSubscription(Subscription):
             self._lose()
 
     def lag_expired(self) -> None:
-        """Cut off a subscriber that takes nothing; one that is slow is waited for."""
+        """Cut off a subscriber that takes nothing, or too little; see ``Progress``."""
         if self.subscriber.has_room():
             self.resume()
         elif not self._shared.still_lags(self):
@@ -500,7 +500,7 @@ class LatestSubscription(Subscription):
         if self._waiting is None or self.subscriber.has_room():
             self._pass_on_waiting()
         else:
-            self._shared.start_lag(self, enough=0)
+            self._shared.start_lag(self)
 
     def _pass_on_waiting(self) -> None:
         """Deliver what waits, if anything, and what is published from now on."""
@@ -561,13 +561,10 @@ class SubscriptionDependencies:
         # What each of them takes meanwhile.
         self._progress: dict[Subscription, Progress] = {}
 
-    def start_lag(self, subscription: Subscription, enough: int = ENOUGH) -> None:
-        """Note that a subscriber does not keep up from now on.
-
-        :param enough: bytes that it must take in each ``PERIOD``.
-        """
+    def start_lag(self, subscription: Subscription) -> None:
+        """Note that a subscriber does not keep up from now on."""
         taken = subscription.subscriber.taken
-        self._progress[subscription] = Progress(taken, self.clock.seconds(), enough)
+        self._progress[subscription] = Progress(taken, self.clock.seconds())
         self.lagging.start(subscription)
 
     def still_lags(self, subscription: Subscription) -> bool:

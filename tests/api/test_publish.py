@@ -14,6 +14,8 @@ from pushd.access.limits import Limits
 from pushd.api import publish as module
 from pushd.testing import Answer
 from pushd.topics import broker, scheduled
+from pushd.topics.rules import Rule, Rules
+from tests.support.keyring import secret_keys, token
 from tests.support.topic_clients import (
     RawWebSocketClient,
     SseClient,
@@ -82,6 +84,27 @@ class ControlTopicTests(PublishTestCase):
         self.assertEqual(self.post("/topics/t", b"x" * 1000).status, 200)
         value = self.assert_refused(self.post("/topics/t", b"x" * 1001), "body")
         self.assertIn("1000", value["error"])
+
+    def test_too_big_for_rule(self) -> None:
+        """The rule of a topic can lower the limit: for each way of publishing."""
+        rules = Rules([Rule(match="t", max_message=3), Rule(match="**", history_size=9)])
+        self.start(rules=rules, token_keys=secret_keys())
+        reason = "a publication of 4 bytes: max-message of t is 3"
+        writer = {"Authorization": f"Bearer {token(publish=['**'])}"}
+        for path in ("/topics/t", "/topics/t?delay=1"):
+            value = self.assert_wrong(self.post(path, "éé".encode()), 413, "body")
+            self.assertEqual(value["error"], reason)
+        public = self.daemon.request("POST", "/topics/t", writer, b"xxxx")
+        assert public is not None
+        self.assertEqual(self.assert_wrong(public, 413, "body")["error"], reason)
+        good, bad = {"topic": "u", "data": "xxxx"}, {"topic": "t", "base64": "eHh4eA=="}
+        answer = self.post_json({"publications": [good, bad]})
+        value = self.assert_wrong(answer, 413, "publications[1]")
+        self.assertEqual(value["error"], reason)
+        self.assertEqual(self.describe("u")["history"], 0)
+        self.assertEqual(self.post("/topics/t", b"xxx").status, 200)
+        self.assertEqual(self.post("/topics/u", b"xxxx").status, 200)
+        self.assertEqual(self.post_json({"publications": [good]}).status, 200)
 
     def test_method(self) -> None:
         """Another method is 405, with the allowed methods in Allow."""

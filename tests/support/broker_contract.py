@@ -12,6 +12,8 @@ from pushd.topics.fanout import Batch
 from pushd.topics.history import Retention
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication, Replay
+from pushd.topics.rules import Rule as TopicRule
+from pushd.topics.rules import Rules as TopicRules
 from pushd.topics.subscription import Subscription
 
 
@@ -111,8 +113,10 @@ class Node:
 class Cluster(Protocol):
     """Nodes that share their topics; with a memory broker, one node in both roles."""
 
-    async def start(self, retention: Retention) -> tuple[Node, Node]:
-        """Start two nodes."""
+    async def start(
+        self, retention: Retention, rules: TopicRules | None = None
+    ) -> tuple[Node, Node]:
+        """Start two nodes, with the same rules for topics."""
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until a condition is true; fail if that takes too long."""
@@ -276,6 +280,75 @@ async def age_is_limited(cluster: Cluster) -> None:
     assert await two.broker.describe("t") == (Id.parse(ids[8]), 0)
     assert (await two.replay("t", ids[8])).recovered
     assert await one.publish("t", "next") == ids[0].replace(":1", ":10")
+
+
+async def rules_limit_numbers(cluster: Cluster) -> None:
+    """The number of publications kept is that of a topic's rule; a reload changes it."""
+    rules = TopicRules([TopicRule(match="a", history_size=3), TopicRule(match="b", history_size=0)])
+    one, two = await cluster.start(Retention(size=2), rules)
+    drafts = [Draft(topic, f"{number}") for number in range(5) for topic in ("a", "b", "c")]
+    await one.broker.publish_all(drafts)
+
+    async def counts() -> list[int]:
+        return [(await two.broker.describe(topic))[1] for topic in ("a", "b", "c")]
+
+    assert await counts() == [3, 0, 2]
+    rules.replace(TopicRules([TopicRule(match="a", history_size=0)]))
+    assert await counts() == [3, 0, 2]
+    last = [await one.publish(topic, "x") for topic in ("a", "b", "c")][1]
+    assert await counts() == [0, 1, 2]
+    replay = await two.replay("b", last.replace(":6", ":5"))
+    assert [one.data for one in replay.publications] == ["x"]
+    rules.replace(TopicRules())
+    last = await two.publish("a", "y")
+    replay = await one.replay("a", last.replace(":7", ":6"))
+    assert (replay.recovered, [one.data for one in replay.publications]) == (True, ["y"])
+    assert not (await one.replay("a", last.replace(":7", ":5"))).recovered
+
+
+async def rules_limit_ages(cluster: Cluster) -> None:
+    """Publications of one topic expire, while those of others are still kept."""
+    rules = TopicRules([TopicRule(match="a", history_ttl=2)])
+    one, two = await cluster.start(Retention(), rules)
+    ids = [await one.publish(topic, "x") for topic in ("a", "b", "a")]
+    for topic, kept in (("a", 2), ("b", 1)):
+        assert (await two.broker.describe(topic))[1] == kept
+    await cluster.wait(2.5)
+    assert (await two.replay("b", ids[1].replace(":1", ":0"))).recovered
+    ids.append(await two.publish("b", "y"))
+    assert await two.broker.describe("b") == (Id.parse(ids[3]), 2)
+    # The topic is forgotten in memory, and has nothing to be read in Redis.
+    assert not (await two.replay("a", ids[0])).recovered
+
+
+async def newest_is_retained(cluster: Cluster) -> None:
+    """A topic may retain its newest publication; subscribers that cannot resume begin with it."""
+    rules = TopicRules([TopicRule(match="a", history_ttl=2, retain=True)])
+    one, two = await cluster.start(Retention(), rules)
+    new = await one.replay("a", None)
+    assert (new.recovered, new.publications, new.id) == (False, (), new.last)
+    ids = [await one.publish("a", data) for data in ("1", b"2")]
+    live = one.listen("a")
+    await cluster.until(partial(live.has_received, 1))
+    await cluster.wait(2.5)
+    assert await two.broker.describe("a") == (Id.parse(ids[1]), 1)
+    assert (await two.replay("a", ids[0])).recovered
+    for after in (None, "other:1", str(new.id)):
+        replay = await two.replay("a", after)
+        assert (str(replay.id), replay.recovered, str(replay.last)) == (ids[0], False, ids[1])
+        assert [publication.data for publication in replay.publications] == [b"2"]
+    subscribers = [live, one.listen("a"), two.listen("a"), one.listen("a", "other:7")]
+    for subscriber in subscribers:
+        await cluster.until(partial(subscriber.has_received, 1))
+        assert subscriber.events == [(ids[0], False), (ids[1], b"2")]
+    ids.append(await two.publish("a", "3"))
+    for subscriber in subscribers:
+        await cluster.until(partial(subscriber.has_received, 2))
+        assert subscriber.events[2:] == [(ids[2], "3")]
+    assert (await one.broker.describe("a"))[1] == 1
+    rules.replace(TopicRules())
+    replay = await one.replay("a", None)
+    assert (replay.publications, str(replay.id)) == ((), ids[2])
 
 
 async def topics_are_described(cluster: Cluster) -> None:
@@ -447,6 +520,9 @@ RULES: tuple[Rule, ...] = (
     number_is_limited,
     nothing_is_kept,
     age_is_limited,
+    rules_limit_numbers,
+    rules_limit_ages,
+    newest_is_retained,
     topics_are_described,
     subscribers_resume,
     kinds_are_kept,

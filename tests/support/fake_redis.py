@@ -23,6 +23,7 @@ from pushd.topics.redis.scripts import (
     decode,
     encode,
 )
+from pushd.topics.rules import Rules
 
 NAMES = RedisNames()
 
@@ -47,6 +48,11 @@ class FakeRedis:
         #: If true, answers are delayed until ``answer`` is called.
         self.late = False
         self.waiting: deque[tuple[Deferred[Any], Any]] = deque()
+        #: How each publication was to be kept: the size of its history, its age in ms, and 1 if the
+        #: newest is retained.
+        self.kept: list[tuple[Any, ...]] = []
+        #: The topics that retain their newest publication.
+        self.rules = Rules()
         #: The names of the scripts and commands that were run.
         self.asked: list[str] = []
         self.forget()
@@ -56,7 +62,10 @@ class FakeRedis:
         epochs = iter(range(1000))
         count = len(self.sessions)
         self.history = History(
-            self.clock, Retention(ttl=100_000), lambda: f"e{count}-{next(epochs)}"
+            self.clock,
+            Retention(ttl=100_000),
+            lambda: f"e{count}-{next(epochs)}",
+            rules=self.rules,
         )
         self.ids: dict[str, Id] = {}
 
@@ -183,7 +192,8 @@ class FakeSession:
         ids = []
         for place in range(0, len(keys), 3):
             topic, _, key = keys[place : place + 3]
-            _, kind, data = args[2 + place : 5 + place]
+            _, kind, data, *kept = args[1 + 2 * place : 7 + 2 * place]
+            self.redis.kept.append(tuple(kept))
             id = self.redis.ids.get(key)
             if id is None:
                 name = NAMES.read_topic(topic.encode())
@@ -194,7 +204,7 @@ class FakeSession:
         return ids
 
     def _replay(self, keys: Sequence[str], args: Sequence[Any]) -> list[Any]:
-        epoch, offset, limit = args
+        epoch, offset, limit, _ = args
         after = Id(epoch, offset) if epoch else None
         replay = self.redis.history.replay(NAMES.read_topic(keys[0].encode()), after, limit)
         entries = []
@@ -212,7 +222,8 @@ class FakeSession:
         ]
 
     def _locate(self, keys: Sequence[str], args: Sequence[Any]) -> list[bytes]:
-        generation, *sequences = args
+        generation, *rest = args
+        sequences = rest[::3]
         ids = []
         for key, sequence in zip(keys[::2], sequences, strict=True):
             id = self.redis.history.locate(NAMES.read_topic(key.encode()), sequence)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
-from pushd.access.progress import PERIOD
+from pushd.access.progress import ENOUGH, PERIOD
 from pushd.topics.fanout import Batch
 from pushd.topics.publication import Id, Publication, Replay
-from pushd.topics.rules import Rule
+from pushd.topics.rules import Rule, Rules
 from pushd.topics.subscription import LAG_TIMEOUT, LatestSubscription
 from tests.support.hub_case import HubTestCase, RecordingSubscriber
+from tests.support.topic_clients import (
+    MIB,
+    TRANSPORTS,
+    RawWebSocketClient,
+    SseClient,
+    TopicClient,
+    TopicTestCase,
+    V1WebSocketClient,
+)
+
+HALF = "x" * (MIB // 2)
 
 LATEST = (Rule(match="t", latest=True),)
 
@@ -207,11 +219,12 @@ class LagTests(LatestTestCase):
         self.assertEqual(self.subscriber.events[-1], "lost")
         self.assertEqual(self.hub.counters.cut, 1)
 
-    def test_takes_little(self) -> None:
-        """One that takes anything is not, however slow it is, and gets the newest in the end."""
+    def test_takes_something(self) -> None:
+        """One that goes on reading is not, however much it missed, and gets the newest."""
         for number in range(int(3 * PERIOD / LAG_TIMEOUT)):
             self.publish(str(number))
-            self.subscriber.bytes_taken += 1
+            self.drop()
+            self.subscriber.bytes_taken += ENOUGH // 5
             self.source.clock.advance(LAG_TIMEOUT)
         self.subscriber.room = 1
         self.last.resume()
@@ -327,6 +340,86 @@ class TurnTests(LatestTestCase):
         leaving.cancel()
         self.source.clock.pump([0.1] * 200)
         self.assertEqual((gone.events, staying.events), ([], ["t from e1:0 recovered", "a"]))
+
+
+class TransportTests(TopicTestCase):
+    """The same over every transport."""
+
+    #: More than may wait for a subscriber, as the number of publications of half a megabyte.
+    many = 20
+
+    def setUp(self) -> None:
+        """Start a daemon with the rule."""
+        super().setUp()
+        self.start(rules=Rules(LATEST))
+
+    def publish_many_large(self) -> None:
+        """Publish so much that a client that does not read cannot have it all."""
+        for number in range(self.many):
+            self.publish("t", f"{number} {HALF}")
+
+    def numbers(self, client: TopicClient) -> list[int]:
+        """Return the numbers of what a client has received."""
+        return [int(str(data).partition(" ")[0]) for data in client.data]
+
+    def test_slow(self) -> None:
+        """A client that reads again in time gets the newest, however much it missed."""
+        for transport in (RawWebSocketClient, V1WebSocketClient, SseClient):
+            client = transport(self.daemon, "t")
+            client.stall()
+            self.publish_many_large()
+            self.assertLess(client.server_side.unsent, 2 * MIB)
+            self.daemon.advance(LAG_TIMEOUT - 1)
+            client.resume()
+            numbers = self.numbers(client)
+            self.assertEqual(numbers[-1], self.many - 1)
+            self.assertLess(len(numbers), 5)
+            self.publish("t", "20 live")
+            self.assertEqual(self.numbers(client), [*numbers, 20])
+            self.assertFalse(client.gone)
+            client.leave()
+
+    def test_conflated(self) -> None:
+        """With pushd.v1 it is told how many were left out."""
+        client = V1WebSocketClient(self.daemon, "t")
+        client.stall()
+        self.publish_many_large()
+        client.resume()
+        _, *said = map(json.loads, client.browser.messages)
+        self.assertEqual(len(said) + sum(one.get("conflated", 0) for one in said), self.many)
+        self.assertEqual(said[-1]["conflated"], self.many - len(said))
+
+    def test_very_slow(self) -> None:
+        """One that goes on reading is never cut off, one that reads nothing is."""
+        for transport in (RawWebSocketClient, V1WebSocketClient, SseClient):
+            client, dead = transport(self.daemon, "t"), transport(self.daemon, "t")
+            client.stall()
+            dead.stall()
+            self.publish_many_large()
+            for _ in range(30):
+                client.server_side.take(12_000)
+                self.daemon.advance(LAG_TIMEOUT)
+                self.publish("t", "20")
+            self.assertEqual((client.gone, dead.server_side.connected), (False, False))
+            client.resume()
+            self.assertEqual(self.numbers(client)[-1], 20)
+            client.leave()
+
+    def test_resumes(self) -> None:
+        """One that comes back gets the newest only, and has missed nothing that matters."""
+        ids = [self.publish("t", str(number)) for number in range(5)]
+        for transport in TRANSPORTS:
+            client = transport(self.daemon, "t", ids[1])
+            self.assertEqual(client.data, ["4"])
+            self.assertEqual(client.recovered, True if client.has_ids else None)
+            client.leave()
+        answer = self.daemon.get(f"/topics/t?after={ids[1]}")
+        assert answer is not None
+        publication = {"id": ids[4], "conflated": 2, "data": "4"}
+        self.assertEqual(
+            json.loads(answer.body),
+            {"id": ids[4], "recovered": True, "publications": [publication]},
+        )
 
 
 class Keeper(RecordingSubscriber):

@@ -11,6 +11,7 @@ from pushd.access.limits import Limits
 from pushd.errors import TooManyScheduled
 from pushd.topics import scheduled
 from pushd.topics.publication import Id
+from pushd.topics.rules import Rule, Rules
 from pushd.views.decorators import accept_websocket, require_websocket
 from pushd.views.request import Request
 from tests.support.topic_clients import TopicTestCase, V1WebSocketClient
@@ -107,6 +108,26 @@ class PublisherTests(ViewTestCase):
             self.daemon.advance(*[0.5] * 10)
             self.assertEqual(len(client.got) - before, 5)
             self.assertEqual(self.control("GET", "/schedules").body, b'{"schedules":[]}\n')
+
+    def test_rule(self) -> None:
+        """The rule of a topic can lower the limit on publications, also on scheduled ones."""
+        self.start(self.views, max_message=9, rules=Rules([Rule(match="a/*", max_message=3)]))
+
+        def attempt(request: Request, topic: str, data: str, **times: Any) -> str:
+            error = self.assertRaises(ValueError, request.publish, topic, data, **times)
+            return str(error)
+
+        for path in self.views:
+            for times in ({}, {"delay": 1}):
+                self.assertEqual(
+                    self.run_task(lambda one, t=times: attempt(one, "a/b", "xxxx", **t), path),
+                    "publication must be at most 3 bytes (max-message of a/*); got 4",
+                )
+            self.assertEqual(
+                self.run_task(lambda one: attempt(one, "b", "x" * 10), path),
+                "publication must be at most 9 bytes (--max-message); got 10",
+            )
+            self.run_task(lambda one: one.publish("a/b", "xxx"), path)
 
     def test_invalid(self) -> None:
         """Invalid topics, data and times raise in the view, and nothing is published."""

@@ -41,6 +41,7 @@ from pushd.topics.redis.reconnect import Reconnector
 from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.redis.topic_sync import TopicSync
 from pushd.topics.redis.waiters import Waiters, make_timeouts
+from pushd.topics.rules import Rules
 
 if TYPE_CHECKING:
     from pushd.topics.redis.session import RedisSession
@@ -59,6 +60,7 @@ class RedisBroker:
     :param name: the address of Redis for the log, without the password.
     :param names: the names of keys and channels.
     :param make_name: returns a new random name, for an epoch or a generation.
+    :param rules: of topics that are kept otherwise than ``retention`` says.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class RedisBroker:
         names: RedisNames,
         retention: Retention,
         make_name: Callable[[], str],
+        rules: Rules | None = None,
     ) -> None:
         #: Publications that this node has accepted.
         self.published = 0
@@ -81,7 +84,12 @@ class RedisBroker:
             on_open=self._connected,
             on_close=self._disconnected,
         )
-        self._commands = TopicCommands(names, retention=retention, make_name=make_name)
+        self._commands = TopicCommands(
+            names,
+            retention=retention,
+            make_name=make_name,
+            rules=Rules() if rules is None else rules,
+        )
         self._sync = TopicSync(reactor, self._reconnector, self._commands, name=name)
         self._wait_timeouts = make_timeouts(reactor, self.fault)
         # Reads of topics that are not followed wait for a session.
@@ -193,8 +201,8 @@ class RedisBroker:
     async def _replay(self, name: str, after: Id | None, limit: int) -> Replay:
         while True:
             topic = self._sync.find(name)
-            if topic is not None and topic.live and after in (None, topic.position):
-                # All that is published from now on will be delivered: there is nothing to read.
+            if topic is not None and topic.live and self._has_nothing_for(topic, after):
+                # All that is published from now on will be delivered.
                 assert topic.position is not None
                 return Replay(topic.position, after is not None, (), topic.position)
             session = self._reconnector.session
@@ -238,6 +246,12 @@ class RedisBroker:
         except RedisError as error:
             self._reconnector.refused(session, error)
             raise Unavailable(f"Redis at {self._name}: {error}") from None
+
+    def _has_nothing_for(self, topic: FollowedTopic, after: Id | None) -> bool:
+        """Return whether a subscriber of a live topic has nothing to read."""
+        if after is None:
+            return not self._commands.retains(topic.topic)
+        return after == topic.position
 
     async def _wait(self, waiters: Waiters) -> None:
         if self._reconnector.stopped:

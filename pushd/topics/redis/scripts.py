@@ -17,6 +17,9 @@ for a topic without publications, the number from which on all are known. If a n
 version, which numbers nothing, publishes, then ``numbered`` is not the last offset, and no position
 is proven until the next publication with a number.
 
+How much is kept of a topic, and how long, can differ from topic to topic: scripts are told it with
+each. A topic that retains its newest publication does not expire, nor does its history.
+
 The generation: a Redis that was restarted, or took the data of another server, may have forgotten
 publications that subscribers have received, and would give their offsets to new ones. So every
 script asks Redis for its replication id. That is a new one after each restart, when a replica
@@ -53,7 +56,9 @@ HOLD = 600
 
 _OPENING = """
 local run, trusted, seen, fresh = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local ttl, hold = tonumber(ARGV[5]), ARGV[6]
+-- How long the topic at hand keeps publications, and whether it retains the newest.
+local ttl, retain = tonumber(ARGV[5]), false
+local hold = ARGV[6]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -128,10 +133,11 @@ end
 
 local function trim(history, last)
     local oldest = last - redis.call('XLEN', history) + 1
-    if oldest > last or not is_old(history, oldest) then
+    local young = retain and last or last + 1
+    if oldest >= young or not is_old(history, oldest) then
         return
     end
-    local old, young = oldest, last + 1
+    local old = oldest
     while young - old > 1 do
         local middle = math.floor((old + young) / 2)
         if is_old(history, middle) then
@@ -142,16 +148,30 @@ local function trim(history, last)
     end
     redis.call('XTRIM', history, 'MINID', '=', whole(young))
 end
+
+-- Keeps a topic that is used: for a while, or without a limit if it has something to retain.
+local function keep(topic, history)
+    if retain and redis.call('XLEN', history) > 0 then
+        redis.call('PERSIST', topic)
+        redis.call('PERSIST', history)
+        return
+    end
+    redis.call('PEXPIRE', topic, whole(ttl + hold))
+    if redis.call('PTTL', history) == -1 then
+        redis.call('PEXPIRE', history, whole(ttl)) -- It was retained by a rule that has changed.
+    end
+end
 """
 
 _PUBLISH = """
-local size, key_ttl = tonumber(ARGV[7]), ARGV[8]
+local key_ttl = ARGV[7]
 local count = (#KEYS - 1) / 3
 local generation, sequence = nil, nil
 local ids = {}
 for number = 1, count do
     local topic, history, key = KEYS[3 * number - 1], KEYS[3 * number], KEYS[3 * number + 1]
-    local channel, kind, data = unpack(ARGV, 6 + 3 * number, 8 + 3 * number)
+    local channel, kind, data, size, time_to_live, retained =
+        unpack(ARGV, 2 + 6 * number, 7 + 6 * number)
     local id = key ~= topic and redis.call('GET', key)
     if not id then
         if not generation then
@@ -164,6 +184,9 @@ for number = 1, count do
         redis.call('HSET', topic, 'offset', whole(offset),
             'sequence', whole(sequence), 'numbered', whole(offset))
         id = epoch .. ':' .. whole(offset)
+        ttl, size = tonumber(time_to_live), tonumber(size)
+        -- What was the newest until now need not be retained.
+        retain = false
         redis.call('PEXPIRE', topic, whole(ttl + hold))
         if size > 0 then
             trim(history, offset - 1)
@@ -172,6 +195,12 @@ for number = 1, count do
             local numbers = whole(sequence) .. ':' .. whole(previous or sequence)
             redis.call('XADD', history, 'MAXLEN', '=', size, place, kind, data, 's', numbers)
             redis.call('PEXPIRE', history, whole(ttl))
+        else
+            redis.call('DEL', history) -- If it was kept by a rule that has changed.
+        end
+        if retained == '1' then
+            redis.call('PERSIST', topic)
+            redis.call('PERSIST', history)
         end
         if key ~= topic then
             redis.call('SET', key, id, 'EX', key_ttl)
@@ -185,14 +214,25 @@ return ids
 
 _REPLAY = """
 local after_epoch, after, room = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+retain = ARGV[10] == '1'
 local generation = read_generation()
 local total = last_sequence()
 local epoch, last, newest = open(KEYS[2], KEYS[3], generation, total)
 newest = whole(newest or total)
-redis.call('PEXPIRE', KEYS[2], whole(ttl + hold))
 trim(KEYS[3], last)
+keep(KEYS[2], KEYS[3])
+
+local function read_entry(entry)
+    local sequence = string.match(entry[2][4] or '', '^%d+') or '0'
+    return {entry[1], entry[2][1], entry[2][2], sequence}
+end
+
 local kept = redis.call('XLEN', KEYS[3])
 if after_epoch ~= epoch or after > last or last - after > kept then
+    local entry = retain and redis.call('XRANGE', KEYS[3], whole(last), '+', 'COUNT', 1)[1]
+    if entry then
+        return {epoch, whole(last - 1), 0, whole(last), {read_entry(entry)}, newest}
+    end
     return {epoch, whole(last), 0, whole(last), {}, newest}
 end
 local chosen, count, offset = {}, 1, after
@@ -205,8 +245,7 @@ while room > 0 and offset < last do
     for _, entry in ipairs(entries) do
         offset = offset + 1
         room = room - #entry[2][2] - 100
-        local sequence = string.match(entry[2][4] or '', '^%d+') or '0'
-        chosen[#chosen + 1] = {entry[1], entry[2][1], entry[2][2], sequence}
+        chosen[#chosen + 1] = read_entry(entry)
     end
     -- As many more as fit, if they are as long on average as those so far.
     local length = (tonumber(ARGV[9]) - room) / #chosen
@@ -247,13 +286,14 @@ end
 local ids = {}
 for number = 1, (#KEYS - 1) / 2 do
     local topic, history = KEYS[2 * number], KEYS[2 * number + 1]
-    local sequence = tonumber(ARGV[7 + number])
+    local sequence = tonumber(ARGV[5 + 3 * number])
+    ttl, retain = tonumber(ARGV[6 + 3 * number]), ARGV[7 + 3 * number] == '1'
     local known = read_topic(topic)
     local offset = nil
     if ARGV[7] == generation and known[1] == generation and sequence <= total
             and known[5] == known[3] then
         local last = tonumber(known[3])
-        redis.call('PEXPIRE', topic, whole(ttl + hold))
+        keep(topic, history)
         if sequence >= tonumber(known[4]) then
             offset = last
         else
@@ -271,6 +311,7 @@ local known = redis.call('HMGET', KEYS[2], 'epoch', 'offset', 'generation')
 if not known[1] or known[3] ~= find_generation() then
     return false
 end
+retain = ARGV[7] == '1'
 trim(KEYS[3], tonumber(known[2]))
 return {known[1] .. ':' .. known[2], redis.call('XLEN', KEYS[3])}
 """
@@ -281,7 +322,10 @@ local ids = {}
 for number = 2, #KEYS do
     local known = redis.call('HMGET', KEYS[number], 'epoch', 'offset', 'generation')
     ids[number - 1] = known[3] == generation and known[1] .. ':' .. known[2] or ''
-    redis.call('PEXPIRE', KEYS[number], whole(ttl + hold))
+    -- One that retains something must not expire.
+    if ARGV[4 + 2 * number] ~= '1' or redis.call('PTTL', KEYS[number]) ~= -1 then
+        redis.call('PEXPIRE', KEYS[number], whole(ARGV[3 + 2 * number] + hold))
+    end
 end
 return ids
 """
