@@ -71,10 +71,59 @@ class NodeSource(LateSource):
         )
 
 
-def make_history(clock: Any, retention: Retention) -> History:
-    """Make a history whose epochs are e0, e1 and so on."""
-    epochs = iter(range(10_000))
-    return History(clock, retention, lambda: f"e{next(epochs)}", rules=RULES)
+class Log:
+    """All publications of each topic, in their order."""
+
+    def __init__(self) -> None:
+        self.topics: dict[str, list[Publication]] = {topic: [] for topic in TOPICS}
+        # How many publications a topic had when an epoch was first seen.
+        self.begun: dict[tuple[str, str], int] = {}
+
+    def add(self, publication: Publication) -> None:
+        """Note a publication."""
+        self.topics[publication.topic].append(publication)
+
+    def index(self, topic: str, id: Id) -> int:
+        """Return how many publications of a topic a client at an id has behind it."""
+        return self.begun[topic, id.epoch] + id.offset
+
+    def begin(self, topic: str, epoch: str) -> None:
+        """Note an epoch, if it is new."""
+        self.begun.setdefault((topic, epoch), len(self.topics[topic]))
+
+    def check(self, cursor: Cursor, received: dict[str, Id]) -> None:
+        """Check that a cursor says of each topic what a client has received of it."""
+        for topic, id in received.items():
+            position = cursor.position(topic)
+            if isinstance(position, Id):
+                assert position == id, (topic, str(cursor), str(id))
+                continue
+            index = self.index(topic, id)
+            before, after = self.topics[topic][:index], self.topics[topic][index:]
+            assert not before or before[-1].sequence <= position, (topic, str(cursor), str(id))
+            assert not after or after[0].sequence > position, (topic, str(cursor), str(id))
+
+
+class LoggedHistory(History):
+    """A history that logs what is published, with epochs e0, e1 and so on."""
+
+    def __init__(self, clock: Any, retention: Retention) -> None:
+        epochs = iter(range(10_000))
+        super().__init__(clock, retention, lambda: f"e{next(epochs)}", rules=RULES)
+        self.log = Log()
+
+    def add(
+        self, name: str, data: str | bytes, event: str | None = None, is_json: bool = False
+    ) -> Publication:
+        """Publish, and log that."""
+        publication = super().add(name, data, event, is_json)
+        self.log.add(publication)
+        return publication
+
+    def _get(self, name: str) -> Topic:
+        topic = super()._get(name)
+        self.log.begin(name, topic.epoch)
+        return topic
 
 
 class Nodes(Protocol):
@@ -82,7 +131,7 @@ class Nodes(Protocol):
 
     clock: Any
     hubs: list[Hub]
-    history: History
+    history: LoggedHistory
 
     def locate(self, node: int, topics: Sequence[str], cursor: Cursor) -> Deferred[list[Id | None]]:
         """Locate a cursor at a node."""
@@ -105,7 +154,7 @@ class PlainNodes:
 
     def __init__(self, retention: Retention) -> None:
         self.clock = Clock()
-        self.history = make_history(self.clock, retention)
+        self.history = LoggedHistory(self.clock, retention)
         self.sources = [NodeSource(self.history), NodeSource(self.history)]
         self.hubs = []
         for source in self.sources:
@@ -180,7 +229,7 @@ class RedisNodes:
     def __init__(self, retention: Retention) -> None:
         self.clock = MemoryReactorClock()
         self.redis = FakeRedis(self.clock)
-        self.history = make_history(self.clock, retention)
+        self.history = LoggedHistory(self.clock, retention)
         self.redis.history = self.history
         self.brokers = [LateBroker(self.clock, self.redis) for _ in range(2)]
         self.hubs = []
@@ -239,39 +288,6 @@ class RedisNodes:
         self.history.stop()
 
 
-class Log:
-    """All publications of each topic, in their order."""
-
-    def __init__(self) -> None:
-        self.topics: dict[str, list[Publication]] = {topic: [] for topic in TOPICS}
-        # How many publications a topic had when an epoch was first seen.
-        self.begun: dict[tuple[str, str], int] = {}
-
-    def add(self, publication: Publication) -> None:
-        """Note a publication."""
-        self.topics[publication.topic].append(publication)
-
-    def index(self, topic: str, id: Id) -> int:
-        """Return how many publications of a topic a client at an id has behind it."""
-        return self.begun[topic, id.epoch] + id.offset
-
-    def begin(self, topic: str, epoch: str) -> None:
-        """Note an epoch, if it is new."""
-        self.begun.setdefault((topic, epoch), len(self.topics[topic]))
-
-    def check(self, cursor: Cursor, received: dict[str, Id]) -> None:
-        """Check that a cursor says of each topic what a client has received of it."""
-        for topic, id in received.items():
-            position = cursor.position(topic)
-            if isinstance(position, Id):
-                assert position == id, (topic, str(cursor), str(id))
-                continue
-            index = self.index(topic, id)
-            before, after = self.topics[topic][:index], self.topics[topic][index:]
-            assert not before or before[-1].sequence <= position, (topic, str(cursor), str(id))
-            assert not after or after[0].sequence > position, (topic, str(cursor), str(id))
-
-
 class Connection:
     """A connection with several topics, and what its client has received.
 
@@ -310,13 +326,13 @@ class Connection:
             self.subscribe(topic, id or LOST)
 
     def subscribe(self, topic: str, after: Id | None) -> None:
-        """Subscribe to a topic that was registered."""
-        if self.gone:
+        """Subscribe to a topic that was registered, unless the connection is over."""
+        if not self.open:
             return
         subscriber = TopicOfConnection(self, topic)
-        self.subscriptions[topic] = self.hub.subscribe(topic, subscriber, after, self.tracker)
-        if self.gone:
-            self.subscriptions[topic].cancel()
+        subscription = self.hub.subscribe(topic, subscriber, after, self.tracker)
+        self.subscriptions[topic] = subscription
+        self.cancel_if_over()
 
     def unsubscribe(self, topic: str) -> None:
         """Unsubscribe from a topic."""
@@ -344,8 +360,13 @@ class Connection:
     def cut(self) -> None:
         """End the connection."""
         self.gone, self.open = True, False
-        for subscription in self.subscriptions.values():
-            subscription.cancel()
+        self.cancel_if_over()
+
+    def cancel_if_over(self) -> None:
+        """Cancel all subscriptions if the connection has ended."""
+        if self.gone:
+            for subscription in self.subscriptions.values():
+                subscription.cancel()
 
 
 class TopicOfConnection:
@@ -422,24 +443,10 @@ class World:
     def __init__(self, nodes: Nodes, seen: Counter[str]) -> None:
         self.nodes = nodes
         self.seen = seen
-        self.log = Log()
+        self.log = nodes.history.log
         self.places: list[Connection | None] = [None] * 3
         #: The connections of each place that are over.
         self.former: list[list[Connection]] = [[], [], []]
-        add, get = nodes.history.add, nodes.history._get
-
-        def find(topic: str) -> Topic:
-            found = get(topic)
-            self.log.begin(topic, found.epoch)
-            return found
-
-        def record(*args: Any) -> Publication:
-            publication = add(*args)
-            self.log.add(publication)
-            return publication
-
-        nodes.history._get = find  # type: ignore[method-assign]  # sees when an epoch begins
-        nodes.history.add = record  # type: ignore[method-assign]  # sees what is published
 
     def connect(self, place: int, node: int, topics: str, choice: int) -> None:
         """Connect, and resume from any cursor that the client was given."""
