@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from itertools import cycle
 
@@ -352,6 +353,10 @@ class FakeConnection:
         self.closed.append((self._clock.seconds(), closing))
         if self._answers:
             self._connections.remove(self)
+
+    def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
+        """Do nothing: it has no subscriptions."""
+        return 0
 
 
 class DrainTests(SynchronousTestCase):
