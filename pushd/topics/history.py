@@ -59,9 +59,9 @@ class Topic:
         self.name = name
         self.epoch = epoch
         self.offset = 0
-        #: The sequence of the last publication, and that of the last one that is not kept.
-        self.sequence = 0
-        self.floor = floor
+        #: The sequence of the last publication, and that of the last one that is not kept; of a new
+        #: topic, the highest that a topic of its name may have had before it was forgotten.
+        self.sequence = self.floor = floor
         #: True while the topic has subscribers.
         self.held = False
         #: The last publications by offset, without a gap.
