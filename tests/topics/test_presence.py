@@ -611,7 +611,7 @@ class PresenceMachine(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        """A watcher with room knows who is present, once subjects have left and counts have come."""
+        """A watcher with room knows who is present, once subjects left and counts have come."""
         for _ in range(120):
             self.clock.advance(0.1)
         expected, listed = self.names(), self.presence.known("t")
