@@ -35,7 +35,12 @@ def presence_json(listed: PresenceList) -> dict[str, Any]:
         "subjects": None
         if subjects is None
         else [
-            {"subject": one.subject, "connections": one.connections, "info": one.info}
+            {
+                "subject": one.subject,
+                "connection": one.connection,
+                "connections": one.connections,
+                "info": one.info,
+            }
             for one in subjects
         ],
         "count": listed.count,

@@ -190,7 +190,8 @@ class WebSocketTests(PresenceTestCase):
         self.daemon.advance(LINGER, 1)
         connection = self.listed()["subjects"][0]["connections"][0]
         node = connection.partition(".")[0]
-        told = [{"subject": "ann", "connections": [connection], "info": 1}]
+        ids = {"connection": connection, "connections": [connection]}
+        told = [{"subject": "ann", **ids, "info": 1}]
         change = {"subject": "bob", "connection": f"{node}.3", "info": "B"}
         self.assertEqual(
             self.said(ann),

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from itertools import count
 from pathlib import Path
+from signal import SIGKILL
+from time import monotonic, sleep
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
+from websockets.sync.client import connect
 
 from pushd.topics.history import Retention
 from pushd.topics.redis.address import parse_broker
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.redis.session import open_session
+from tests.support.daemon_process import DaemonProcess
 from tests.support.presence_contract import (
     PRESENCE_RULES,
     PresenceNode,
@@ -82,6 +91,57 @@ class Cluster:
     async def wait(self, seconds: float) -> None:
         """Let time pass."""
         await deferLater(self.reactor, seconds)
+
+
+def ask_control(daemon: DaemonProcess, path: str) -> Any:
+    """Return what a daemon answers at its control port."""
+    url = daemon.wait_for(r"control port listening on (http://\S+)")[1]
+    with urlopen(url.rstrip("/") + path, timeout=PATIENCE) as answer:
+        return json.loads(answer.read())
+
+
+def test_daemons(tmp_path: Path) -> None:
+    """A daemon that is killed is forgotten within 30 seconds, one that stops within ten."""
+    rules = tmp_path / "pushd.toml"
+    rules.write_text('[[topic]]\nmatch = "chat/*"\npresence = true\n')
+    with RedisServer() as server, ExitStack() as stack:
+        options = ["--config", str(rules), "--broker", server.url, "--drain", "0"]
+        options += ["--control", "tcp:0:interface=127.0.0.1"]
+        daemons = [DaemonProcess(options, directory=tmp_path) for _ in range(3)]
+        for daemon in daemons:
+            stack.enter_context(daemon)
+            daemon.wait_for("connected to Redis at")
+        clients = []
+        for name, daemon in zip(("a", "b", "c"), daemons, strict=True):
+            netloc = urlsplit(daemon.url).netloc
+            url = f"ws://{netloc}/topics/chat/7?client={name}&presence=1"
+            subprotocols: Any = ["pushd.v1"]
+            connection = connect(url, subprotocols=subprotocols, proxy=None, open_timeout=PATIENCE)
+            clients.append(stack.enter_context(connection))
+        for daemon in daemons:
+            wait_for(partial(ask_control, daemon, "/presence?topic=chat/7"), 3, 5)
+        os.kill(daemons[0].pid, SIGKILL)
+        daemons[0].wait()
+        began = monotonic()
+        daemons[1].stop()
+        wait_for(lambda: ask_control(daemons[2], "/topics/chat/7/presence"), 2, 12)
+        listed = wait_for(lambda: ask_control(daemons[2], "/topics/chat/7/presence"), 1, 32)
+        assert monotonic() - began < 30
+        assert [one["connection"] for one in listed["subjects"]] == ["c"]
+        told: list[str] = []
+        while len(told) < 2:
+            said = json.loads(clients[2].recv(PATIENCE))
+            told += [said["connection"]] if "left" in said else []
+        assert told == ["b", "a"]
+
+
+def wait_for(ask: Callable[[], Any], count: int, seconds: float) -> Any:
+    """Ask until there are so many subjects, and return the answer."""
+    deadline = monotonic() + seconds
+    while (answer := ask())["count"] != count:
+        assert monotonic() < deadline, answer
+        sleep(0.2)
+    return answer
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -22,6 +24,10 @@ class FakeConnection:
 
     def close_with(self, closing: Closing) -> None:
         """Do nothing."""
+
+    def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
+        """End none."""
+        return 0
 
 
 class AttendancesTests(SynchronousTestCase):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from pushd.access.progress import ENOUGH, PERIOD
+from pushd.topics.cursor import Cursor, CursorTracker, Position
 from pushd.topics.fanout import Batch
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.rules import Rule, Rules
@@ -201,6 +202,52 @@ class LatestSubscriptionTests(LatestTestCase):
         self.source.failure = ValueError("unreadable")
         self.assertEqual(self.listen("e1:0").events, ["lost"])
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+
+class TrackedSubscriber(RecordingSubscriber):
+    """A subscriber of a connection with a cursor."""
+
+    def __init__(self, tracker: CursorTracker, room: int) -> None:
+        super().__init__(room)
+        self.tracker = tracker
+
+    def deliver(self, batch: Batch) -> None:
+        """Report what is written."""
+        for publication in batch:
+            self.tracker.delivered(publication)
+        super().deliver(batch)
+
+
+class CursorTests(LatestTestCase):
+    """The cursor of a connection that also has a ``latest`` topic."""
+
+    def subscribe_tracked(self, after: Cursor | None, id: Id | None, room: int) -> None:
+        """Subscribe, resuming from a cursor that was found to stand for an id."""
+        self.tracker = CursorTracker(self.hub, after)
+        self.tracker.started("t", after)
+        self.subscriber = TrackedSubscriber(self.tracker, room)
+        self.last = self.hub.subscribe("t", self.subscriber, id, self.tracker)
+
+    @property
+    def position(self) -> Position:
+        """The topic's position in the cursor at this moment."""
+        return Cursor.parse(self.tracker.value()).position("t")
+
+    def test_cursor(self) -> None:
+        """It stays before the publication that waits, and goes past those that were left out."""
+        self.subscribe_tracked(None, None, 1)
+        sequences = [self.publish(data).sequence for data in "abcd"]
+        self.assertEqual(self.position, sequences[0])
+        self.subscriber.room = 9
+        self.last.resume()
+        self.assertEqual(self.position, sequences[3])
+        cursor = Cursor.parse(self.tracker.value())
+        self.last.cancel()
+        sequences += [self.publish(data).sequence for data in "ef"]
+        self.subscribe_tracked(cursor, Id("e1", 4), 9)
+        self.assertEqual(self.subscriber.events, ["t from e1:4 recovered", "f after 1"])
+        self.assertEqual(self.position, sequences[5])
+        self.assertEqual(self.publish("g").sequence, self.position)
 
 
 class LagTests(LatestTestCase):

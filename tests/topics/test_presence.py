@@ -611,8 +611,8 @@ class PresenceMachine(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        """A watcher with room knows who is present within five seconds, if nothing changes."""
-        for _ in range(60):
+        """A watcher with room knows who is present, once subjects left and counts have come."""
+        for _ in range(120):
             self.clock.advance(0.1)
         expected, listed = self.names(), self.presence.known("t")
         assert listed is not None

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import HISTORY_GAP, Closing
 from pushd.access.counters import Traffic
+from pushd.access.limits import Limits
 from pushd.protocols.websocket.send_queue import SendQueue
 from pushd.protocols.websocket.subscriber import (
     JsonWebSocketSubscriber,
@@ -18,6 +19,7 @@ from pushd.topics.broker import MemoryBroker
 from pushd.topics.fanout import Send
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
+from pushd.topics.presence import Presence
 from pushd.topics.publication import Id
 
 
@@ -112,6 +114,22 @@ class SubscriberTests(SynchronousTestCase):
         subscriber.stop()
         subscriber.catch_up()
         self.assertEqual(len(self.socket.sent), 1)
+
+    def test_attendance(self) -> None:
+        """An attendance ends with the subscription, at once if that has ended before."""
+        presence = Presence(self.clock, Limits(), "n", None)
+        self.addCleanup(presence.stop)
+        for stops_first in (False, True):
+            subscriber = WebSocketSubscriber(self.socket)
+            subscriber.start(self.hub, "t", None)
+            if stops_first:
+                subscriber.stop()
+            subscriber.attend(presence.join("t", 1))
+            self.assertEqual(presence.counts("t"), (1, 0 if stops_first else 1))
+            subscriber.stop()
+            subscriber.stop()
+            self.assertEqual(presence.counts("t"), (1, 0))
+        subscriber.attend(None)
 
     def test_plain(self) -> None:
         """Text is a text frame, bytes are a binary one."""
