@@ -195,7 +195,7 @@ class MemoryBroker:
         is_json: bool = False,
     ) -> Deferred[Id]:
         """Publish. For a key that the topic has seen, only give the id of the first time."""
-        return succeed(self._publish(Draft(topic, data, key, event, is_json)))
+        return succeed(self._publish(topic, data, key, event, is_json))
 
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
         """Publish all drafts. Many bytes take more than one iteration of the reactor."""
@@ -249,15 +249,17 @@ class MemoryBroker:
                 await deferLater(self._clock, 0)
                 await self._room()
                 size = 0
-            ids.append(self._publish(draft))
+            kind = draft.event, draft.is_json
+            ids.append(self._publish(draft.topic, draft.data, draft.key, *kind))
             size += size_of(draft.data)
         return ids
 
-    def _publish(self, draft: Draft) -> Id:
-        topic, key = draft.topic, draft.key
+    def _publish(
+        self, topic: str, data: str | bytes, key: str | None, event: str | None, is_json: bool
+    ) -> Id:
         if key is not None and (topic, key) in self._ids:
             return self._ids[topic, key]
-        publication = self._history.add(topic, draft.data, draft.event, draft.is_json)
+        publication = self._history.add(topic, data, event, is_json)
         self.published += 1
         if key is not None:
             self._remember((topic, key), publication.id)

@@ -137,6 +137,55 @@ class _Counting(dict[int, Any]):
     keys = values = items = __iter__
 
 
+class LocateTests(HistoryTestCase):
+    """Which id a topic had at a number of all publications."""
+
+    def locate(self, topic: str) -> list[str | None]:
+        """Return the id of a topic at each number up to one that is not used yet."""
+        found = [self.history.locate(topic, number) for number in range(self.history.sequence + 2)]
+        return [None if id is None else str(id) for id in found]
+
+    def test_numbers(self) -> None:
+        """Publications of all topics are numbered together; one from the future is not known."""
+        numbers = [self.history.add(topic, "x").sequence for topic in "tuut"]
+        self.assertEqual(numbers, [1, 2, 3, 4])
+        self.assertEqual(self.locate("t"), ["e1:0", "e1:1", "e1:1", "e1:1", "e1:2", None])
+        self.assertEqual(self.locate("u"), ["e2:0", "e2:0", "e2:1", "e2:2", "e2:2", None])
+        self.assertEqual((self.history.newest("t"), self.history.newest("u")), (4, 3))
+        self.assertEqual(self.history.newest("v"), 0)
+
+    def test_dropped(self) -> None:
+        """Before the last publication that was dropped, nothing is known."""
+        self.keep(size=2)
+        for topic in "tttt":
+            self.history.add(topic, "x")
+        self.assertEqual(self.locate("t"), [None, None, "e1:2", "e1:3", "e1:4", None])
+
+    def test_no_size(self) -> None:
+        """If nothing is kept, only the last number is known."""
+        self.keep(size=0)
+        for topic in "ttu":
+            self.history.add(topic, "x")
+        self.assertEqual(self.locate("t"), [None, None, "e1:2", "e1:2", None])
+
+    def test_new(self) -> None:
+        """A topic that had no publications is at its beginning, and is kept for a while."""
+        self.history.add("t", "x")
+        self.assertEqual(self.locate("new"), ["e2:0", "e2:0", None])
+        self.clock.advance(9)
+        self.assertEqual(str(self.history.replay("new", None, FAR).last), "e2:0")
+
+    def test_forgotten(self) -> None:
+        """Before the last number of all forgotten topics, nothing is known of those not kept."""
+        for topic in "tu":
+            self.history.add(topic, "x")
+        self.clock.advance(20)
+        self.assertEqual(len(self.history), 0)
+        self.assertEqual(self.history.add("v", "x").sequence, 3)
+        self.assertEqual(self.locate("t"), [None, None, "e4:0", "e4:0", None])
+        self.assertEqual(self.locate("v"), [None, None, "e3:0", "e3:1", None])
+
+
 class LimitTests(HistoryTestCase):
     """Limits on what is kept."""
 

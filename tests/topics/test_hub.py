@@ -348,3 +348,69 @@ class HubTests(HubTestCase):
         """A topic that has subscribers but no publications costs no timer."""
         self.listen()
         self.assertEqual(self.source.clock.getDelayedCalls(), [])
+
+
+class SettledTests(HubTestCase):
+    """Up to which number everything was delivered."""
+
+    def settled_during(self, *topics: str) -> dict[str, list[tuple[int, int]]]:
+        """Publish to topics in one iteration; return what is settled as each is delivered.
+
+        That is given without the topic's own run, and with it.
+        """
+        settled: dict[str, list[tuple[int, int]]] = {}
+        for topic in dict.fromkeys(topics):
+            subscriber = self.listen(topic=topic)
+
+            def note(event: str, topic: str = topic) -> None:
+                seen = settled.setdefault(topic, [])
+                seen.append((self.hub.settled(topic), self.hub.settled()))
+
+            subscriber.react = note
+        for topic in topics:
+            self.hub.deliver(self.source.history.add(topic, "x"))
+        self.assertEqual(self.hub.settled(), 0)
+        self.hub.flush()
+        return settled
+
+    def test_runs(self) -> None:
+        """During a delivery it is what precedes all runs that are not delivered yet."""
+        settled = self.settled_during("a", "b", "a", "c", "b")
+        self.assertEqual(settled, {"a": [(1, 0)] * 2, "b": [(3, 1)] * 2, "c": [(5, 3)]})
+        self.assertEqual(self.hub.settled(), 5)
+
+    def test_published_meanwhile(self) -> None:
+        """What is published during a delivery is not settled before the next one."""
+        settled: list[int] = []
+
+        def react(event: str) -> None:
+            if event == "a":
+                self.hub.deliver(self.source.history.add("t", "b"))
+            settled.append(self.hub.settled("t"))
+
+        self.listen().react = react
+        self.publish("a")
+        self.assertEqual((settled, self.hub.settled()), ([1], 1))
+        self.hub.flush()
+        self.assertEqual((settled, self.hub.settled()), ([1, 2], 2))
+
+    def test_out_of_order(self) -> None:
+        """A topic that has caught up late holds back what is settled, wherever it waits."""
+        settled: list[int] = []
+        for topic in ("a", "b", "late"):
+
+            def note(event: str, topic: str = topic) -> None:
+                settled.append(self.hub.settled(topic))
+
+            self.listen(topic=topic).react = note
+        late, *others = [self.source.history.add(topic, "x") for topic in ("late", "a", "b")]
+        for publication in (*others, late):
+            self.hub.deliver(publication)
+        self.hub.flush()
+        self.assertEqual((settled, self.hub.settled()), ([0, 0, 3], 3))
+
+    def test_no_subscribers(self) -> None:
+        """A topic without subscribers on this node does not matter."""
+        self.publish("x", "other")
+        self.assertEqual((self.hub.settled(), self.hub.newest("other")), (1, 1))
+        self.assertEqual(self.hub.generation, self.source.generation)

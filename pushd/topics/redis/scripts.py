@@ -104,7 +104,7 @@ local function read_generation()
 end
 
 local function last_sequence()
-    return tonumber(redis.call('HGET', KEYS[1], 'sequence') or 0)
+    return tonumber(redis.call('HMGET', KEYS[1], 'sequence')[1] or 0)
 end
 
 -- Returns the generation, epoch, last offset, last sequence, and the offset that has that.
@@ -157,9 +157,8 @@ local function keep(topic, history)
         return
     end
     redis.call('PEXPIRE', topic, whole(ttl + hold))
-    if redis.call('PTTL', history) == -1 then
-        redis.call('PEXPIRE', history, whole(ttl)) -- It was retained by a rule that has changed.
-    end
+    -- It may have been retained by a rule that has changed.
+    redis.call('PEXPIRE', history, whole(ttl))
 end
 """
 

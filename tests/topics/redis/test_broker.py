@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.errors import RedisUnavailable, Unavailable
 from pushd.topics.broker import Draft
+from pushd.topics.cursor import Cursor, hash_topic
 from pushd.topics.history import Retention
 from pushd.topics.publication import Id, Publication
 from pushd.topics.redis.broker import RedisBroker
@@ -331,3 +332,47 @@ class DescribeTests(BrokerTestCase):
         self.redis.lose("gone")
         for asking in (self.broker.names(), self.broker.describe("t")):
             self.assertEqual(self.why(asking), "Redis at it: gone")
+
+
+class LocateTests(BrokerTestCase):
+    """Where cursors are located."""
+
+    def cursor(self, sequence: int) -> Cursor:
+        """Make a cursor without exceptions."""
+        return Cursor(self.broker.generation, sequence)
+
+    def test_waits(self) -> None:
+        """A cursor that comes while Redis is unavailable is located once it is back."""
+        self.start()
+        id = Id.parse(self.publish("t"))
+        self.redis.lose()
+        locating = self.broker.locate(["t"], self.cursor(1))
+        self.assertNoResult(locating)
+        self.redis.late = True
+        self.reconnect()
+        self.redis.answer()
+        self.assertEqual(self.successResultOf(locating), [id])
+
+    def test_lost_meanwhile(self) -> None:
+        """If the session is lost before the answer, the next one is asked."""
+        self.start()
+        id = Id.parse(self.publish("t"))
+        self.redis.late = True
+        locating = self.broker.locate(["t"], self.cursor(1))
+        self.redis.lose()
+        self.assertNoResult(locating)
+        self.reconnect()
+        self.assertEqual(self.successResultOf(locating), [id])
+
+    def test_refused(self) -> None:
+        """If Redis returns an error, the cursor is not located, and the client is told to retry."""
+        self.start()
+        self.redis.refusal = "OOM"
+        self.assertIn("OOM", self.why(self.broker.locate(["t"], self.cursor(0))))
+
+    def test_no_command(self) -> None:
+        """Positions that are ids are known without a command."""
+        self.start()
+        cursor = Cursor("g", 1, {hash_topic("g", "t"): Id("e", 7)})
+        self.assertEqual(self.successResultOf(self.broker.locate(["t"], cursor)), [Id("e", 7)])
+        self.assertEqual(self.redis.asked, [])

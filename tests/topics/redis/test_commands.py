@@ -94,6 +94,7 @@ class TopicCommandsTests(BrokerTestCase):
                 Deferred.fromCoroutine(commands.read(session, "t", None, 100)),
                 Deferred.fromCoroutine(commands.touch(session, ["t", "u"])),
                 Deferred.fromCoroutine(commands.names(session)),
+                Deferred.fromCoroutine(commands.locate(session, "g", {"t": 1, "u": 2})),
             ]
             if not isinstance(answer, bytes):
                 asked.append(Deferred.fromCoroutine(commands.settle(session)))
