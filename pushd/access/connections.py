@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from itertools import count
 from math import inf
@@ -41,7 +41,7 @@ class Closable(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """An open connection, as the log and operators see it; only its traffic changes."""
+    """An open connection, as the log and operators see it; only its traffic and topics change."""
 
     #: Number of the connection, counted from 1; unique in this process.
     id: int
@@ -60,6 +60,8 @@ class Connection:
     traffic: Traffic
     #: How it is closed when the identity of its client expires.
     expires_with: Closing = TOKEN_EXPIRED
+    #: The topics of a connection that may have many; None for others.
+    topics: Sized | None = None
 
 
 class Connections:
@@ -118,6 +120,10 @@ class Connections:
             )
             self._open[closable] = connection
         return connection
+
+    def set_topics(self, closable: Closable, topics: Sized) -> None:
+        """Let operators see how many topics an open connection has."""
+        self._open[closable].topics = topics
 
     def remove(self, closable: Closable) -> None:
         """Remove a connection that is gone; does nothing if it is not open."""

@@ -22,6 +22,8 @@ class Limits:
     max_buffered: int = 1 << 20
     #: Bytes of all buffers together. (Without the option: half of the machine's memory.)
     max_memory: int = 1 << 30
+    #: Topics that one connection to ``/topics`` may subscribe to.
+    max_topics: int = 128
     #: Messages and control frames per second from one WebSocket in the long run.
     max_rate: int = 1000
     #: Whether permessage-deflate (RFC 7692) is negotiated on new WebSockets.

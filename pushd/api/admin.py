@@ -124,7 +124,7 @@ class TopicListResource(AsyncResource):
 def connection_json(connection: Connection) -> dict[str, Any]:
     """Return the JSON that describes a connection."""
     traffic = connection.traffic
-    return {
+    described = {
         "id": connection.id,
         "transport": connection.closable.transport,
         "peer": connection.peer,
@@ -136,6 +136,9 @@ def connection_json(connection: Connection) -> dict[str, Any]:
         "messages_out": traffic.messages_out,
         "bytes_out": traffic.bytes_out,
     }
+    if connection.topics is not None:
+        described["topics"] = len(connection.topics)
+    return described
 
 
 def schedule_json(scheduled: ScheduledPublication) -> dict[str, Any]:

@@ -45,8 +45,8 @@ _MAX_WAIT = 60.0
 # Query parameters of a subscriber.
 _PARAMETERS = ("after", "wait", "token", "heartbeat", "format", "presence", "client")
 
-# Request headers that a page of an allowed origin may set.
-_PAGE_HEADERS = (
+#: Request headers that a page of an allowed origin may set.
+PAGE_HEADERS = (
     "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, X-Requested-With"
 )
 
@@ -267,7 +267,7 @@ class TopicResource(Resource):
         """Return the headers that answer a CORS preflight request (WHATWG Fetch §3.2.2)."""
         return {
             "Access-Control-Allow-Methods": self._methods,
-            "Access-Control-Allow-Headers": _PAGE_HEADERS,
+            "Access-Control-Allow-Headers": PAGE_HEADERS,
             "Access-Control-Max-Age": "600",
         }
 

@@ -17,18 +17,21 @@ from pushd.api.admin import (
     TopicListResource,
 )
 from pushd.api.health import Readiness, health_resource, metrics_resource, readiness_resource
+from pushd.api.many_topics import PATH as MANY_TOPICS
+from pushd.api.many_topics import ManyTopicsResource
 from pushd.api.presence import SUFFIX, PresenceResource
 from pushd.api.publish import BatchResource, ControlTopicResource, LastIdResource
 from pushd.api.resource import DaemonState
 from pushd.api.rules import RulesResource
 from pushd.api.topics import TopicDependencies, TopicResource
 from pushd.gateways.wsgi import WsgiGateway
-from pushd.protocols.http.guard import is_topic
-from pushd.protocols.http.headers import decode_path
+from pushd.protocols.http.guard import is_for_topics, is_topic
+from pushd.protocols.http.headers import decode_path, has_token
 from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.response import NOT_FOUND, AnswerResource, Response, refusal
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.http.static import StaticFiles
+from pushd.protocols.websocket.subscriber import V1
 from pushd.views.resource import ViewResource
 from pushd.views.routes import Routes
 
@@ -71,13 +74,18 @@ def public_site(
             return ViewResource(views, match, path)
         if path.startswith(_TOPICS):
             return TopicResource(topics, path.removeprefix(_TOPICS))
+        if path == MANY_TOPICS and _chooses_topics(request):
+            return ManyTopicsResource(topics)
         if application is not None:
             return application.find(request, path)
+        file = None
+        if not request.wants_websocket:
+            file = files.find(path) or (files.find(_PLAIN) if path == "/" else None)
+        if file is None and path == MANY_TOPICS:
+            return ManyTopicsResource(topics)  # The answer says what is missing.
         if request.wants_websocket:
             request.site.count_refusal(404)
             request.why_refused = "there is no view at this path: see --views"
-            return AnswerResource(NOT_FOUND)
-        file = files.find(path) or (files.find(_PLAIN) if path == "/" else None)
         return file or AnswerResource(NOT_FOUND)
 
     return PushdSite(find, policy, reactor)
@@ -134,6 +142,12 @@ def control_site(
         return AnswerResource(_PLAIN_NOT_FOUND)
 
     return PushdSite(find, policy, reactor)
+
+
+def _chooses_topics(request: Any) -> bool:
+    """Return whether a request for ``/topics`` is for topics, not for a page of that name."""
+    offered = request.requestHeaders.raw.get(b"Sec-Websocket-Protocol", ())
+    return is_for_topics(request) or (request.wants_websocket and has_token(offered, V1.encode()))
 
 
 def _path(request: Any) -> str | None:

@@ -313,6 +313,15 @@ class Settings:
         ),
         Option(
             LIMITS,
+            "max-topics",
+            "N",
+            number(1, 100_000),
+            "Maximum topics per connection to /topics. A request for more gets 400, and a message "
+            "that subscribes to one more an error.",
+            live=True,
+        ),
+        Option(
+            LIMITS,
             "max-memory",
             "SIZE",
             ShareOfMemory(1 << 20, 1 << 44),

@@ -215,19 +215,32 @@ class Hub:
         Unlike ``flush`` it does not complete a delivery that takes long: others must not wait while
         thousands are written to because one of them is. Does nothing during a delivery.
         """
+        if self._begin_pending():
+            self._catch_up({subscription.topic: subscription}.get)
+
+    def catch_up_all(self, find: Callable[[str], Subscription | None]) -> None:
+        """Do the same for all subscriptions of one connection.
+
+        :param find: returns the one of a topic; called for topics with pending publications only.
+        """
+        if self._begin_pending():
+            self._catch_up(find)
+
+    def _begin_pending(self) -> bool:
+        """Begin to deliver what is pending; return whether some of it has yet to be delivered."""
         if self._delivering:
-            return
+            return False
         if self._delivery is None and self._pending:
             self._deliver_until(self._clock.seconds() + _STEP)
-        if self._delivery is None:
-            return
-        topic = subscription.topic
-        runs = [run for run in chain(self._begun, self._pending) if run.topic == topic]
-        if not runs:
-            return
-        # What its group is written to afterwards would come too late.
-        subscription.leave_group()
-        for run in runs:
+        return self._delivery is not None
+
+    def _catch_up(self, find: Callable[[str], Subscription | None]) -> None:
+        runs = [(find(run.topic), run) for run in chain(self._begun, self._pending)]
+        for subscription, run in runs:
+            if subscription is None:
+                continue
+            # What its group is written to afterwards would come too late.
+            subscription.leave_group()
             try:
                 subscription.deliver(run.batch())
             except Exception:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pushd.access.origins import Origins
-from pushd.protocols.http.guard import is_topic
+from pushd.protocols.http.guard import is_for_topics
 
 # Headers of a response that a page may read, besides a few that it always may.
 _EXPOSED = b"Retry-After, WWW-Authenticate"
@@ -41,7 +41,7 @@ class CrossOrigin:
         if is_script:
             # Without an Origin as well: caches must not give that response to a page.
             request.setHeader(b"vary", b"origin")
-        elif not is_topic(request.path):
+        elif not is_for_topics(request):
             return
         origin, host = request.requestHeaders.last(b"Origin"), request.requestHeaders.last(b"Host")
         if origin is None:

@@ -38,7 +38,7 @@ def public_guard(origins: Origins, hosts: Hosts) -> Guard:
             request.why_refused = f"Host {_quote(host)} is not served, see --host"
             return refusal(421, "Host not served here: the operator can allow it with --host")
         # A page of any origin may send plain requests, but must not read what a topic answers.
-        if request.wants_websocket or is_topic(request.path):
+        if request.wants_websocket or is_for_topics(request):
             origin = headers.last(b"Origin")
             if not origins.allows(origin, scheme=request.scheme, host=host or ""):
                 request.why_refused = (
@@ -94,3 +94,12 @@ def _quote(value: str | None) -> str:
 def is_topic(path: bytes) -> bool:
     """Return whether a request's path, in any encoding, is that of a topic."""
     return decode_path(path).startswith(b"/topics/")
+
+
+def is_for_topics(request: Any) -> bool:
+    """Return whether a plain request is for a topic, or for several.
+
+    Without any in its query, ``/topics`` may be a page.
+    """
+    path: bytes = request.path
+    return is_topic(path) or (decode_path(path) == b"/topics" and b"topic" in request.args)

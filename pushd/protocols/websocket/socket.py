@@ -62,8 +62,30 @@ class Participant(Protocol):
         """Return who is present at a topic. Raises ValueError if it has no presence."""
 
 
-# The subscriptions of a WebSocket that has none: replaced, never changed.
-_NO_SUBSCRIBERS: dict[str, WebSocketSubscriber] = {}
+# The subscribers of a WebSocket that has none: replaced, never changed.
+_NO_SUBSCRIBERS: dict[str, TopicSender] = {}
+
+# Where one that chooses its topics itself is kept; no topic has this name.
+_ATTACHED = ""
+
+
+class TopicSender(Protocol):
+    """What sends publications over a WebSocket, of one topic or of many, besides its view."""
+
+    def catch_up(self) -> None:
+        """Send what was published before this moment."""
+
+    def leave_group(self) -> None:
+        """Stop direct writes: data is about to be buffered, and what follows must go behind it."""
+
+    def cancel(self) -> None:
+        """Send nothing more."""
+
+    def stop(self) -> None:
+        """Send nothing more, and tell what waits for the start."""
+
+    def resume(self) -> None:
+        """Send on: the connection has room again."""
 
 
 class Wire(FrameWriter, Source, Protocol):
@@ -338,6 +360,10 @@ class WebSocket:
         if self.participant is not None:
             subscriber.attend(self.participant.join(topic))
         return subscriber.recovered
+
+    def attach(self, sender: TopicSender) -> None:
+        """Have something send publications that chooses its topics itself, until the end."""
+        self._subscribers = {_ATTACHED: sender}
 
     def unsubscribe(self, topic: str) -> None:
         """Send no more publications of a topic; do nothing if it is not subscribed to."""

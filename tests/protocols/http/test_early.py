@@ -21,6 +21,12 @@ class EarlyRequestTests(SynchronousTestCase):
         ):
             self.assertEqual(EarlyRequest(line, RequestHeaders()).path, path, line)
 
+    def test_arguments(self) -> None:
+        """So is the query."""
+        request = EarlyRequest(b"GET /topics?topic=a&topic=b/c", RequestHeaders())
+        self.assertEqual((request.path, request.args), (b"/topics", {b"topic": [b"a", b"b/c"]}))
+        self.assertEqual(EarlyRequest(b"", RequestHeaders()).args, {})
+
     def test_answer(self) -> None:
         """Headers of the answer are kept."""
         request = EarlyRequest(b"GET / HTTP/1.1", RequestHeaders())
