@@ -44,7 +44,7 @@ const TRANSPORTS = ["websocket", "sse", "longpoll"];
  *   transport.
  * @param {(message: object) => void} user.onMessage
  * @param {(error: RequestError) => boolean} [user.onRefused] Called if the server refuses the
- *   connection; returns true if the next attempt will ask for something else.
+ *   connection; returns true if it has asked for something else instead.
  * @param {(state: object) => void} user.onState Called at each change of the state.
  * @returns {{readonly state: object, reconnect: () => void, replace: () => void, rest: () => void,
  *   close: (code: number, reason: string) => void}}
@@ -227,8 +227,7 @@ export function keepOpen(options, user) {
     if (error.code === 401 && tokenSource && !tokenRefused) {
       tokenRefused = true;
       scheduleReconnect();
-    } else if (user.onRefused?.(error)) connect();
-    else close(error.code, error.message);
+    } else if (!user.onRefused?.(error)) close(error.code, error.message);
   }
 
   function scheduleReconnect(retryAfter = 0) {

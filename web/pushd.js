@@ -8,6 +8,7 @@ import { callSafely, decode, keepOpen } from "./connection.js";
 import { check, withQuery } from "./requests.js";
 import { TRANSPORTS } from "./transports.js";
 
+export { connect } from "./multiplex.js";
 export { webSocketURL } from "./transports.js";
 
 /**

@@ -50,12 +50,12 @@ export function within(value, least, most) {
  * Why a connection ended: a close code or an HTTP status, and the server's reason.
  *
  * `permanent` means that another attempt would fail as well; `retryAfter` is how long to wait
- * before it at least, in seconds.
+ * before it at least, in seconds; `details` is the JSON of the server's response, or empty.
  */
 export class RequestError extends Error {
-  constructor(code, message, permanent = false, retryAfter = 0) {
+  constructor(code, message, permanent = false, retryAfter = 0, details = {}) {
     super(message);
-    Object.assign(this, { code, permanent, retryAfter });
+    Object.assign(this, { code, permanent, retryAfter, details });
   }
 }
 
@@ -133,7 +133,15 @@ function headersFor(token) {
 async function refusal(response) {
   const { status } = response;
   const permanent = status >= 400 && status < 500 && status !== 408 && status !== 429;
-  const reason = (await response.text()).slice(0, 200).trim();
+  const text = await response.text();
   const retryAfter = within(response.headers.get("Retry-After"), 0, MAX_RETRY_AFTER);
-  return new RequestError(status, reason, permanent, retryAfter);
+  return new RequestError(status, text.slice(0, 200).trim(), permanent, retryAfter, parse(text));
+}
+
+function parse(text) {
+  try {
+    return Object(JSON.parse(text));
+  } catch {
+    return {}; // Not pushd's answer, but a proxy's.
+  }
 }
