@@ -129,7 +129,8 @@ export function connect(url = "/topics", options = {}) {
     if (!topic) return false;
     topics.delete(name);
     topic.closed(code, error);
-    apply();
+    if (topics.size) connection.replace();
+    else connection.rest();
     return true;
   }
 
@@ -159,7 +160,9 @@ export function connect(url = "/topics", options = {}) {
 
   const connection = keepOpen(options, {
     open,
-    check: (signal, token) => checkTopics({ url: address, topics, cursor, format, client }, signal, token),
+    check(signal, token) {
+      return checkTopics({ url: address, topics, cursor, format, client }, signal, token);
+    },
     onOpen: () => ({}),
     onMessage,
     onRefused,

@@ -7,6 +7,9 @@
 import { check, poll, withQuery } from "./requests.js";
 import { openSocket, pollForever } from "./transports.js";
 
+// A plain request has its token in a header, and needs no heartbeat.
+const IN_HEADER = { token: null, heartbeat: 0 };
+
 // The events of a stream that hold the same JSON as a message of a WebSocket.
 const EVENTS = ["message", "subscribed", "unsubscribed", "presence", "joined", "left"];
 
@@ -90,7 +93,7 @@ export const TRANSPORTS = {
     let { cursor } = request;
     const hear = once(onOpen);
     const ask = (wait, signal, token) => {
-      return poll(topicsURL({ ...request, cursor, token: null, heartbeat: 0 }), wait, signal, token);
+      return poll(topicsURL({ ...request, ...IN_HEADER, cursor, wait }), wait, signal, token);
     };
     const stop = pollForever(ask, request, onEnd, ({ id, recovered, publications }, isFirst) => {
       hear();
@@ -115,7 +118,7 @@ export const TRANSPORTS = {
  * @throws {RequestError} If the server answers with an error status.
  */
 export function checkTopics(request, signal, token) {
-  return check(topicsURL({ ...request, token: null, heartbeat: 0 }), signal, token);
+  return check(topicsURL({ ...request, ...IN_HEADER, wait: 0 }), signal, token);
 }
 
 /**
@@ -133,12 +136,12 @@ function isAnswerToUnsubscribe(message) {
   return "unsubscribed" in message && !("reason" in message);
 }
 
-function topicsURL({ url, topics, cursor, format, client, token, heartbeat }) {
+function topicsURL({ url, topics, cursor, format, client, token, heartbeat, wait = null }) {
   const wanted = [...topics.values()];
   const presence = wanted.some(({ wantsPresence }) => wantsPresence) ? 1 : null;
   const areCovered = cursor !== null && wanted.every(({ isCovered }) => isCovered);
   const after = areCovered ? cursor : null;
-  const others = { after, format, client, presence, token, heartbeat: heartbeat || null };
+  const others = { after, format, client, presence, token, heartbeat: heartbeat || null, wait };
   const result = withQuery(url, others);
   for (const { name, id } of wanted) {
     // Not by searchParams, which would write three characters for each of those in a long list.

@@ -68,7 +68,7 @@ export function subscribe(url, onPublication, options = {}) {
   }
   const connection = keepOpen(options, {
     open,
-    check: (signal, token) => check(withQuery(topic, { after: id }), signal, token),
+    check: (signal, token) => check(withQuery(topic, { after: id, wait: 0 }), signal, token),
     onOpen,
     onMessage,
     onState: (state) => callSafely(onState, state),

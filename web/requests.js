@@ -62,8 +62,8 @@ export class RequestError extends Error {
 /**
  * Ask for publications; if there are none, wait for one.
  *
- * @param {string | URL} url What to ask for.
- * @param {number} wait How long to wait at most, in seconds.
+ * @param {string | URL} url What to ask for, and to wait for so long.
+ * @param {number} wait How long the server waits at most, in seconds.
  * @param {AbortSignal} signal Aborts the request.
  * @param {string} [token]
  * @returns {Promise<object>} The response.
@@ -76,7 +76,7 @@ export function poll(url, wait, signal, token) {
 /**
  * Ask whether the server accepts a subscription; what was published meanwhile is not read.
  *
- * @param {string | URL} url What to ask for.
+ * @param {string | URL} url What to ask for, without waiting for it.
  * @param {AbortSignal} signal Aborts the request.
  * @param {string} [token]
  * @throws {RequestError} If the server answers with an error status.
@@ -109,7 +109,7 @@ async function get(url, wait, signal, token, read) {
   if (signal.aborted) abort();
   try {
     const options = { cache: "no-store", headers: headersFor(token), signal: request.signal };
-    const response = await fetch(withQuery(url, { wait }).href, options);
+    const response = await fetch(url, options);
     if (!response.ok) throw await refusal(response);
     return await read(response);
   } finally {

@@ -62,7 +62,9 @@ export const TRANSPORTS = {
   },
 
   longpoll({ url, after, token, tokenSource }, { onOpen, onMessage, onEnd }) {
-    const ask = (wait, signal, token) => poll(withQuery(url, { after }), wait, signal, token);
+    const ask = (wait, signal, token) => {
+      return poll(withQuery(url, { after, wait }), wait, signal, token);
+    };
     return pollForever(ask, { token, tokenSource }, onEnd, (answer, isFirst) => {
       const { id, recovered, publications } = answer;
       const [epoch, offset] = id.split(":");
